@@ -1,0 +1,1 @@
+"""The Excise workers: the numerical core and the Celery tasks that run it."""
