@@ -1,0 +1,209 @@
+"""The frozen values that travel between the stages of a job. Nothing here computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+
+class Granularity(StrEnum):
+    """What one component is."""
+
+    NEURON = "neuron"
+    """One MLP neuron: a feature of the down projection's input."""
+
+
+class Verdict(StrEnum):
+    """How a correction ended."""
+
+    PASSED = "passed"
+    """Every gate was measured and met on held-out prompts."""
+    REJECTED = "rejected"
+    """The correction does something, but at least one gate was not met."""
+    NO_EFFECT = "no_effect"
+    """There was nothing to correct, or nothing within budget corrected it."""
+
+
+@dataclass(frozen=True, order=True)
+class Component:
+    """One prunable component: feature `index` of the input of linear module `module`."""
+
+    module: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Per-component relevance statistics over the tokens of a set of reference samples.
+
+    Every mapping goes from module name to a float32 tensor of shape `(feature,)` on the CPU.
+    """
+
+    mean: Mapping[str, torch.Tensor]
+    """Mean over tokens of the signed relevance (Eq. 1, per token instead of per sample)."""
+    mean_absolute: Mapping[str, torch.Tensor]
+    """Mean over tokens of |relevance|: what the tokens lean on, whatever its sign."""
+    tokens: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One tokenised sample: a prompt and, where there is one, the model's own response to it."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...] = ()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and response, as the model saw them."""
+        return self.prompt_ids + self.response_ids
+
+
+class ReportModel(BaseModel):
+    """Base of the report's parts: immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitEffect(ReportModel):
+    """A behaviour's mean metric on one split, before and after."""
+
+    n: int
+    before: float
+    after: float
+
+
+class HeldOutEffect(SplitEffect):
+    """The same with the paired bootstrap 95 % interval of after − before."""
+
+    ci_low: float
+    ci_high: float
+
+
+class RandomControl(ReportModel):
+    """The held-out metric after pruning as many random neurons, layer by layer alike."""
+
+    before: float
+    after: float
+    ci_low: float
+    ci_high: float
+    draws: int
+
+
+class BehaviourEffect(ReportModel):
+    """What the correction did to one behaviour."""
+
+    name: str
+    metric: str
+    direction: Literal["higher_is_better", "lower_is_better"]
+    threshold: float
+    prompts: int
+    """Prompts given."""
+    triggering: int
+    """Prompts on which the base model shows the behaviour; only these are counted below."""
+    tune: SplitEffect
+    held_out: HeldOutEffect | None
+    random_control: RandomControl | None
+
+
+class PerplexityDamage(ReportModel):
+    """Perplexity of one named corpus at one context length, before and after."""
+
+    corpus: str
+    context: int
+    tokens: int
+    before: float
+    after: float
+
+
+class DivergenceDamage(ReportModel):
+    """KL(base ‖ corrected) of the next-token distribution on reference text, nats a token."""
+
+    mean: float
+    p95: float
+    tokens: int
+
+
+class Damage(ReportModel):
+    """What the correction cost on text that must keep working."""
+
+    perplexity: PerplexityDamage
+    kl: DivergenceDamage
+
+
+class PatchSummary(ReportModel):
+    """What was pruned, out of how much."""
+
+    granularity: Granularity
+    components: int
+    of: int
+    modules: dict[str, list[int]]
+    """Module name → indices of the pruned neurons in it."""
+
+
+class SearchStep(ReportModel):
+    """One amount tried on the tuning split."""
+
+    components: int
+    tune_metric: float
+    perplexity: float
+    kl: float
+    within_budget: bool
+    chosen: bool
+
+
+class GateResult(ReportModel):
+    """One limit of the job spec against its measured value; unmeasured counts as failed."""
+
+    name: str
+    sentence: str
+    """What the gate demands, in words a reader understands."""
+    limit: float
+    value: float | None
+    passed: bool
+
+
+class Sample(ReportModel):
+    """One prompt with the base and the corrected model's response, greedy."""
+
+    prompt: str
+    split: Literal["tune", "held_out"]
+    before: str
+    after: str
+    metric_before: float
+    metric_after: float
+
+
+class ModelIdentity(ReportModel):
+    """Which checkpoint was corrected; `sha256` is over its weights (see `pruning.patch`)."""
+
+    id: str
+    sha256: str
+
+
+class Report(ReportModel):
+    """The whole outcome of a correction job, as `report.json` holds it."""
+
+    schema_version: Literal[1] = 1
+    job_id: str
+    verdict: Verdict
+    reason: str
+    """One sentence: why this verdict."""
+    behaviours: list[BehaviourEffect]
+    damage: Damage | None
+    patch: PatchSummary | None
+    search: list[SearchStep]
+    gates: list[GateResult]
+    samples: list[Sample]
+    attribution: dict[str, str]
+    """Attributor, score and granularity used."""
+    timings: dict[str, float]
+    seed: int
+    versions: dict[str, str]
+    model: ModelIdentity
