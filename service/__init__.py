@@ -1,1 +1,1 @@
-"""The Excise service: REST API, database, command line. Never imports workers, torch or transformers."""
+"""The Excise service: REST API, database, command line. Never imports torch or `workers`."""

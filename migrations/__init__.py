@@ -1,0 +1,1 @@
+"""Database migrations, run by `service.database.upgrade_to_head`."""

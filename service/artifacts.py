@@ -1,0 +1,218 @@
+"""The artifact store: files kept under the SHA-256 of their content.
+
+Workers write through it and the API reads through it; see docs/decisions/0001.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+import fsspec
+
+from service.errors import ArtifactCorruptError, ArtifactNotFoundError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK_BYTES = 1024 * 1024
+_SPOOL_BYTES = 16 * 1024 * 1024
+
+
+class ArtifactStore(ABC):
+    """Content-addressed files. An id is 64 hex digits and never a path.
+
+    Every read checks the hash before the first byte is handed on.
+    """
+
+    def put_bytes(self, content: bytes) -> str:
+        """The SHA-256 `content` is now stored under."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        if not self.exists(sha256):
+            with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as source:
+                source.write(content)
+                source.seek(0)
+                self._write(sha256, cast(IO[bytes], source))
+        return sha256
+
+    def put_file(self, path: Path) -> str:
+        """The SHA-256 the file at `path` is now stored under."""
+        with path.open("rb") as source:
+            sha256 = hashlib.file_digest(source, "sha256").hexdigest()
+            if not self.exists(sha256):
+                source.seek(0)
+                self._write(sha256, source)
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """The content stored under `sha256`.
+
+        Raises `ArtifactNotFoundError` for an unknown or malformed id and
+        `ArtifactCorruptError` when the stored bytes have another hash.
+        """
+        with self.open(sha256) as stream:
+            return stream.read()
+
+    def fetch_file(self, sha256: str, destination: Path) -> Path:
+        """Copy the content to `destination` (whole or not at all) and return that path.
+
+        Raises as `get` does.
+        """
+        with self.open(sha256) as stream, _replacing(destination) as target:
+            shutil.copyfileobj(stream, target, _CHUNK_BYTES)
+        return destination
+
+    @contextmanager
+    def open(self, sha256: str) -> Iterator[IO[bytes]]:
+        """The content as a stream, copied aside and its hash checked first; raises as `get`."""
+        check_artifact_id(sha256)
+        digest = hashlib.sha256()
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+            with self._read(sha256) as source:
+                while chunk := source.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    spool.write(chunk)
+            if digest.hexdigest() != sha256:
+                raise ArtifactCorruptError(
+                    f"Artifact {sha256} has the hash {digest.hexdigest()}. "
+                    "Delete the stored file and run the job again."
+                )
+            spool.seek(0)
+            yield cast(IO[bytes], spool)
+
+    @abstractmethod
+    def exists(self, sha256: str) -> bool:
+        """Whether something is stored under `sha256`."""
+
+    @abstractmethod
+    def size(self, sha256: str) -> int:
+        """Stored size in bytes; raises `ArtifactNotFoundError`."""
+
+    @abstractmethod
+    def _read(self, sha256: str) -> IO[bytes]:
+        """The stored bytes, unchecked; raises `ArtifactNotFoundError`."""
+
+    @abstractmethod
+    def _write(self, sha256: str, source: IO[bytes]) -> None:
+        """Store all of `source` under `sha256`, atomically."""
+
+
+class LocalArtifactStore(ArtifactStore):
+    """Artifacts in a folder: `<folder>/<first two digits>/<sha256>`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def exists(self, sha256: str) -> bool:
+        """Whether something is stored under `sha256`."""
+        return self._path(sha256).is_file()
+
+    def size(self, sha256: str) -> int:
+        """Stored size in bytes; raises `ArtifactNotFoundError`."""
+        try:
+            return self._path(sha256).stat().st_size
+        except FileNotFoundError:
+            raise _not_found(sha256) from None
+
+    def _read(self, sha256: str) -> IO[bytes]:
+        try:
+            return self._path(sha256).open("rb")
+        except FileNotFoundError:
+            raise _not_found(sha256) from None
+
+    def _write(self, sha256: str, source: IO[bytes]) -> None:
+        path = self._path(sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as target:
+            shutil.copyfileobj(source, target, _CHUNK_BYTES)
+
+    def _path(self, sha256: str) -> Path:
+        check_artifact_id(sha256)
+        return self._folder / sha256[:2] / sha256
+
+
+class RemoteArtifactStore(ArtifactStore):
+    """Artifacts behind an fsspec URL such as `s3://bucket/prefix`.
+
+    Object stores show an object only when its upload is complete, so no rename is needed.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._files, prefix = fsspec.core.url_to_fs(url, **options)
+        self._prefix = str(prefix).rstrip("/")
+
+    def exists(self, sha256: str) -> bool:
+        """Whether something is stored under `sha256`."""
+        return bool(self._files.isfile(self._path(sha256)))
+
+    def size(self, sha256: str) -> int:
+        """Stored size in bytes; raises `ArtifactNotFoundError`."""
+        try:
+            return int(self._files.size(self._path(sha256)))
+        except FileNotFoundError:
+            raise _not_found(sha256) from None
+
+    def _read(self, sha256: str) -> IO[bytes]:
+        try:
+            return cast(IO[bytes], self._files.open(self._path(sha256), "rb"))
+        except FileNotFoundError:
+            raise _not_found(sha256) from None
+
+    def _write(self, sha256: str, source: IO[bytes]) -> None:
+        path = self._path(sha256)
+        with self._files.transaction, self._files.open(path, "wb") as target:
+            shutil.copyfileobj(source, target, _CHUNK_BYTES)
+
+    def _path(self, sha256: str) -> str:
+        check_artifact_id(sha256)
+        return f"{self._prefix}/{sha256[:2]}/{sha256}"
+
+
+def open_artifact_store(location: str) -> ArtifactStore:
+    """The store at `location`: a folder path, or an fsspec URL (`s3://…`)."""
+    if "://" in location and not location.startswith("file://"):
+        return RemoteArtifactStore(location)
+    return LocalArtifactStore(Path(location.removeprefix("file://")).expanduser())
+
+
+def check_artifact_id(sha256: str) -> None:
+    """Raise `ArtifactNotFoundError` unless `sha256` is 64 lower-case hex digits."""
+    if not _SHA256.fullmatch(sha256):
+        raise ArtifactNotFoundError("An artifact id is 64 lower-case hex digits.")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path` that takes its place once the block ends well."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the platform can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _not_found(sha256: str) -> ArtifactNotFoundError:
+    return ArtifactNotFoundError(f"There is no artifact {sha256}. It may have been cleaned up.")

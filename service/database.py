@@ -1,0 +1,96 @@
+"""The database: engine, session factory, migrations, and the only commit in the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    URL,
+    Connection,
+    DateTime,
+    Engine,
+    create_engine,
+    func,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.orm import Session, sessionmaker
+
+import migrations
+
+_MIGRATION_LOCK = 7_204_118_331  # any constant: the advisory lock that serialises migrations
+
+
+def parse_database_url(url: str) -> URL:
+    """The SQLAlchemy URL for `url`, with the psycopg 3 driver where none is named."""
+    parsed = make_url(url)
+    if parsed.drivername in {"postgres", "postgresql"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database."""
+
+    def __init__(self, url: str, *, pool_size: int = 20, max_overflow: int = 20) -> None:
+        self.engine: Engine = create_engine(
+            parse_database_url(url),
+            pool_pre_ping=True,
+            pool_size=pool_size,
+            max_overflow=max_overflow,
+            pool_timeout=10,
+            connect_args={"connect_timeout": 5},
+            hide_parameters=True,
+        )
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that commits when the block ends and rolls back when it raises."""
+        with self._sessions() as session:
+            yield session
+            session.commit()
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def fetch_now(session: Session) -> datetime:
+    """The database's clock, read now (not at the start of the transaction)."""
+    return session.execute(select(func.clock_timestamp(type_=DateTime(True)))).scalar_one()
+
+
+def upgrade_to_head(url: str) -> None:
+    """Bring the database at `url` to the newest schema; safe to call from many processes."""
+    engine = create_engine(parse_database_url(url), connect_args={"connect_timeout": 5})
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def fetch_revisions(connection: Connection) -> tuple[str | None, str | None]:
+    """The schema revision the database is at, and the newest one this code knows."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    return current, ScriptDirectory.from_config(_alembic_config()).get_current_head()
+
+
+def _alembic_config() -> Config:
+    """Alembic's configuration, pointing at the installed `migrations` package."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    return config

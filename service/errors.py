@@ -1,0 +1,142 @@
+"""The service's errors. Each class carries its HTTP status and code; messages carry a remedy.
+
+ExciseError
+├── InvalidRequestError        422 invalid_request
+│   └── ModelSourceError       422 invalid_request, param "model"
+├── UnauthorizedError          401 unauthorized
+├── ForbiddenError             403 forbidden
+├── NotFoundError              404 not_found
+│   └── ArtifactNotFoundError  404 not_found
+├── MethodNotAllowedError      405 invalid_request
+├── ConflictError              409 conflict
+│   └── LeaseLostError         409 conflict (workers only; never leaves a request)
+├── NotReadyError              409 not_ready
+├── TooLargeError              413 too_large
+├── TooManyOpenJobsError       429 too_many_open_jobs
+├── UnavailableError           503 unavailable
+└── InternalError              500 internal
+    └── ArtifactCorruptError   500 internal
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ExciseError(Exception):
+    """Anything that goes wrong in a way the caller can be told about."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    retry_after_seconds: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequestError(ExciseError):
+    """The request breaks a rule; the message names the field, the limit and the remedy."""
+
+    status = 422
+    code = "invalid_request"
+    title = "Invalid request"
+
+
+class ModelSourceError(InvalidRequestError):
+    """The named checkpoint is unknown, out of bounds or in a format Excise does not load."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model")
+
+
+class UnauthorizedError(ExciseError):
+    """No API key, an unknown one, or one that was revoked."""
+
+    status = 401
+    code = "unauthorized"
+    title = "Unauthorized"
+
+
+class ForbiddenError(ExciseError):
+    """The API key is valid but lacks the scope."""
+
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class NotFoundError(ExciseError):
+    """Nothing of that name exists for this tenant."""
+
+    status = 404
+    code = "not_found"
+    title = "Not found"
+
+
+class ArtifactNotFoundError(NotFoundError):
+    """The artifact store holds nothing under this hash."""
+
+
+class MethodNotAllowedError(ExciseError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "invalid_request"
+    title = "Method not allowed"
+
+
+class ConflictError(ExciseError):
+    """The request contradicts what is already there."""
+
+    status = 409
+    code = "conflict"
+    title = "Conflict"
+
+
+class LeaseLostError(ConflictError):
+    """This worker no longer holds the job: stop working on it, another worker may have it."""
+
+
+class NotReadyError(ExciseError):
+    """The artifact does not exist yet."""
+
+    status = 409
+    code = "not_ready"
+    title = "Not ready"
+
+
+class TooLargeError(ExciseError):
+    """The request body is over its limit."""
+
+    status = 413
+    code = "too_large"
+    title = "Too large"
+
+
+class TooManyOpenJobsError(ExciseError):
+    """The API key has as many queued and running jobs as it may have."""
+
+    status = 429
+    code = "too_many_open_jobs"
+    title = "Too many open jobs"
+    retry_after_seconds = 30
+
+
+class UnavailableError(ExciseError):
+    """The database or the broker does not answer."""
+
+    status = 503
+    code = "unavailable"
+    title = "Unavailable"
+    retry_after_seconds = 5
+
+
+class InternalError(ExciseError):
+    """A fault of the service itself."""
+
+
+class ArtifactCorruptError(InternalError):
+    """A stored artifact no longer has the hash it is filed under."""

@@ -1,0 +1,381 @@
+"""What workers call to carry out a job. Every write needs the newest fencing token of its lease.
+
+Functions take an open session and never commit; wrap each in `Database.transaction()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.artifacts import check_artifact_id
+from service.database import fetch_now
+from service.errors import LeaseLostError, NotFoundError
+from service.jobs.schemas import CorrectionSpec
+from service.jobs.transitions import (
+    Level,
+    append_event,
+    cancel,
+    fail_as_poison,
+    finish,
+    lock_job,
+    requeue_or_give_up,
+)
+from service.models import (
+    Job,
+    JobArtifact,
+    JobStatus,
+    PromptSet,
+    Stage,
+    StageResult,
+    StageStatus,
+    Worker,
+)
+from service.prompt_sets.parsing import parse_prompts
+
+_MAX_MESSAGE_CHARACTERS = 4000
+_VERDICTS = {
+    JobStatus.SUCCEEDED: ("passed",),
+    JobStatus.REJECTED: ("rejected", "no_effect"),
+    JobStatus.FAILED: (None,),
+    JobStatus.CANCELLED: (None,),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to a job: write with `token` until the lease is lost."""
+
+    job_id: str
+    tenant_id: str
+    token: int
+    attempt: int
+    spec: CorrectionSpec
+    created_at: datetime
+
+
+class PromptSetInfo(NamedTuple):
+    """What a report says about a prompt set."""
+
+    name: str
+    sha256: str
+
+
+def claim_job(
+    session: Session, job_id: str, worker_id: str, lease_seconds: float, max_attempts: int = 3
+) -> Claim | None:
+    """A claim on the job, or None when there is nothing to do for this worker.
+
+    A queued job is claimed, and so is a running one whose lease has expired. One whose cancellation
+    was asked for becomes `cancelled`, one with no attempts left `failed` (`poison_job`).
+    """
+    job = lock_job(session, job_id)
+    if job is None or not _is_claimable(job, fetch_now(session)):
+        return None
+    if job.cancel_requested:
+        cancel(session, job)
+        return None
+    if job.attempts >= max_attempts:
+        fail_as_poison(session, job, "The worker stopped answering.")
+        return None
+    _take(session, job, worker_id, lease_seconds)
+    return Claim(
+        job_id=job.id,
+        tenant_id=job.tenant_id,
+        token=job.lease_token,
+        attempt=job.attempts,
+        spec=CorrectionSpec.model_validate(job.spec),
+        created_at=job.created_at,
+    )
+
+
+def renew_lease(session: Session, job_id: str, token: int, lease_seconds: float) -> bool:
+    """Prolong the lease; whether cancellation was asked for. Raises `LeaseLostError`."""
+    job = _lock_lease(session, job_id, token)
+    job.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
+    return job.cancel_requested
+
+
+def release_job(
+    session: Session, job_id: str, token: int, reason: str, max_attempts: int = 3
+) -> None:
+    """Give the job back after its attempt ended early: queued again, or failed as `poison_job`.
+
+    Raises `LeaseLostError`.
+    """
+    job = _lock_lease(session, job_id, token)
+    requeue_or_give_up(session, job, _clean(reason), max_attempts)
+
+
+def is_cancel_requested(session: Session, job_id: str) -> bool:
+    """Whether someone asked for the job to be cancelled; an unknown job counts as cancelled."""
+    flag = session.scalar(select(Job.cancel_requested).where(Job.id == job_id))
+    return flag is not False
+
+
+def start_stage(session: Session, job_id: str, token: int, name: str) -> None:
+    """Mark a stage as running. Raises `LeaseLostError`."""
+    stage = _lock_stage(session, job_id, token, name)
+    stage.status, stage.started_at, stage.finished_at = (
+        StageStatus.RUNNING,
+        fetch_now(session),
+        None,
+    )
+    stage.done, stage.total, stage.message = 0, None, None
+    append_event(session, job_id, "stage.started", f"Stage {name} started.", {"stage": name})
+
+
+def report_progress(
+    session: Session,
+    job_id: str,
+    token: int,
+    name: str,
+    done: int,
+    total: int | None,
+    message: str | None = None,
+) -> None:
+    """Say how far a stage has come; an event is kept only at each tenth and at the end.
+
+    Raises `LeaseLostError`.
+    """
+    stage = _lock_stage(session, job_id, token, name)
+    is_new_tenth = _tenth(done, total) != _tenth(stage.done, stage.total)
+    stage.done, stage.total = done, total
+    stage.message = None if message is None else _clean(message)
+    if is_new_tenth:
+        text = stage.message or f"Stage {name}: {done} of {total}."
+        data = {"stage": name, "done": done, "total": total}
+        append_event(session, job_id, "stage.progress", text, data)
+
+
+def find_stage_result(session: Session, job_id: str, name: str, key: str) -> str | None:
+    """SHA-256 of the artifact this job's stage made from the inputs behind `key`, if it did."""
+    result = session.get(StageResult, (job_id, name, key))
+    return None if result is None else result.sha256
+
+
+def finish_stage(
+    session: Session,
+    job_id: str,
+    token: int,
+    name: str,
+    key: str,
+    result_sha256: str,
+    reused: bool,
+) -> None:
+    """Mark a stage as succeeded and file its result under `key`; the first result filed stays.
+
+    Raises `LeaseLostError`.
+    """
+    check_artifact_id(result_sha256)
+    stage = _lock_stage(session, job_id, token, name)
+    session.execute(
+        insert(StageResult)
+        .values(job_id=job_id, name=name, key=key, sha256=result_sha256)
+        .on_conflict_do_nothing()
+    )
+    stage.status, stage.finished_at = StageStatus.SUCCEEDED, fetch_now(session)
+    stage.done = stage.done if stage.total is None else stage.total
+    seconds = _seconds(stage)
+    how = "found its earlier result" if reused else f"finished in {seconds:.1f} s"
+    data = {"stage": name, "seconds": seconds, "reused": reused, "sha256": result_sha256}
+    append_event(session, job_id, "stage.succeeded", f"Stage {name} {how}.", data)
+
+
+def skip_stage(session: Session, job_id: str, token: int, name: str, message: str) -> None:
+    """Mark a stage as not needed, and say why. Raises `LeaseLostError`."""
+    stage = _lock_stage(session, job_id, token, name)
+    stage.status, stage.message = StageStatus.SKIPPED, _clean(message)
+    stage.started_at = stage.finished_at = None
+    append_event(session, job_id, "stage.skipped", stage.message, {"stage": name})
+
+
+def record_event(
+    session: Session,
+    job_id: str,
+    token: int,
+    type: str,  # noqa: A002 - the name the API uses
+    message: str,
+    data: Mapping[str, Any] | None = None,
+    level: Level = "info",
+) -> None:
+    """Tell the job's owner something. Raises `LeaseLostError`."""
+    _lock_lease(session, job_id, token)
+    append_event(session, job_id, type, _clean(message), data, level)
+
+
+def set_estimated_finish(session: Session, job_id: str, token: int, at: datetime | None) -> None:
+    """Say when the job will probably be done. Raises `LeaseLostError`."""
+    _lock_lease(session, job_id, token).estimated_finish = at
+
+
+def attach_artifact(
+    session: Session,
+    job_id: str,
+    token: int,
+    name: str,
+    sha256: str,
+    size: int,
+    media_type: str,
+) -> None:
+    """List a stored artifact among the job's files; the same name again replaces it.
+
+    Raises `LeaseLostError`.
+    """
+    check_artifact_id(sha256)
+    _lock_lease(session, job_id, token)
+    values = {"sha256": sha256, "bytes": size, "media_type": media_type}
+    session.execute(
+        insert(JobArtifact)
+        .values(job_id=job_id, name=name, **values)
+        .on_conflict_do_update(index_elements=["job_id", "name"], set_=values)
+    )
+
+
+def finish_job(
+    session: Session,
+    job_id: str,
+    token: int,
+    status: str,
+    verdict: str | None = None,
+    error_code: str | None = None,
+    error_message: str | None = None,
+) -> None:
+    """End the job and give back its lease; a second call finds the lease lost.
+
+    Raises `ValueError` when status, verdict and error disagree, and `LeaseLostError`.
+    """
+    outcome = JobStatus(status)
+    if verdict not in _VERDICTS.get(outcome, ()):
+        raise ValueError(f"A job cannot end as {status!r} with the verdict {verdict!r}.")
+    if (outcome is JobStatus.FAILED) != (error_code is not None):
+        raise ValueError("Exactly a failed job has an error_code.")
+    job = _lock_lease(session, job_id, token)
+    cleaned = None if error_message is None else _clean(error_message)
+    message = cleaned or f"The job ended: {verdict or outcome.value}."
+    finish(
+        session,
+        job,
+        outcome,
+        message,
+        verdict=verdict,
+        error_code=error_code,
+        error_message=message if outcome is JobStatus.FAILED else None,
+    )
+
+
+def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]:
+    """The prompts of one of the tenant's sets, in order. Raises `NotFoundError`."""
+    row = session.execute(
+        select(PromptSet.content, PromptSet.format).where(
+            PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
+        )
+    ).one_or_none()
+    if row is None:
+        raise _no_prompt_set(prompt_set_id)
+    return parse_prompts(row.content, row.format)
+
+
+def load_prompt_set_info(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSetInfo:
+    """Name and SHA-256 of one of the tenant's sets. Raises `NotFoundError`."""
+    row = session.execute(
+        select(PromptSet.name, PromptSet.sha256).where(
+            PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
+        )
+    ).one_or_none()
+    if row is None:
+        raise _no_prompt_set(prompt_set_id)
+    return PromptSetInfo(row.name, row.sha256)
+
+
+def heartbeat_worker(
+    session: Session, worker_id: str, hostname: str, pid: int, busy_job_id: str | None
+) -> None:
+    """Say that a worker is alive and what it works on."""
+    values = {"hostname": hostname, "pid": pid, "busy_job_id": busy_job_id}
+    session.execute(
+        insert(Worker)
+        .values(id=worker_id, **values)
+        .on_conflict_do_update(
+            index_elements=["id"], set_={**values, "heartbeat_at": func.clock_timestamp()}
+        )
+    )
+
+
+def _is_claimable(job: Job, now: datetime) -> bool:
+    """Whether the job waits for a worker, or lost the one it had."""
+    if job.status == JobStatus.QUEUED:
+        return True
+    has_expired = job.lease_expires_at is None or job.lease_expires_at < now
+    return job.status == JobStatus.RUNNING and has_expired
+
+
+def _take(session: Session, job: Job, worker_id: str, lease_seconds: float) -> None:
+    """Give the locked job to the worker under a new token."""
+    now = fetch_now(session)
+    was_running = job.status == JobStatus.RUNNING
+    job.status, job.attempts, job.lease_token = (
+        JobStatus.RUNNING,
+        job.attempts + 1,
+        job.lease_token + 1,
+    )
+    job.lease_worker, job.lease_expires_at = worker_id, now + timedelta(seconds=lease_seconds)
+    job.started_at = job.started_at or now
+    data = {"attempt": job.attempts, "worker": worker_id}
+    if job.attempts == 1:
+        append_event(session, job.id, "job.started", f"Worker {worker_id} took the job.", data)
+        return
+    why = "its worker stopped answering" if was_running else "it was queued again"
+    message = f"Worker {worker_id} took the job over after {why} (attempt {job.attempts})."
+    append_event(session, job.id, "job.resumed", message, data, "warning")
+
+
+def _lock_lease(session: Session, job_id: str, token: int) -> Job:
+    """The job's row, locked, if `token` is the newest and the job is running.
+
+    The lock keeps every other claim out until the transaction ends, so whatever is written
+    in the same transaction is fenced. Raises `LeaseLostError`.
+    """
+    job = lock_job(session, job_id)
+    if job is None or job.lease_token != token or job.status != JobStatus.RUNNING:
+        raise LeaseLostError(
+            f"Token {token} no longer holds job {job_id}. Stop working on it and write nothing."
+        )
+    return job
+
+
+def _lock_stage(session: Session, job_id: str, token: int, name: str) -> Stage:
+    """The job's stage, its lease checked and locked. Raises `LeaseLostError`, `ValueError`."""
+    _lock_lease(session, job_id, token)
+    stage = session.get(Stage, (job_id, name), populate_existing=True)
+    if stage is None:
+        raise ValueError(f"Job {job_id} has no stage {name!r}.")
+    return stage
+
+
+def _tenth(done: int, total: int | None) -> int:
+    """Which tenth of `total` has been reached; -1 while the total is unknown."""
+    return -1 if not total else done * 10 // total
+
+
+def _seconds(stage: Stage) -> float:
+    """How long the stage took."""
+    if stage.started_at is None or stage.finished_at is None:
+        return 0.0
+    return (stage.finished_at - stage.started_at).total_seconds()
+
+
+def _clean(message: str) -> str:
+    """`message` in a form PostgreSQL can hold: no NUL, no lone surrogates, bounded length."""
+    text = message.replace("\0", "").encode("utf-8", "replace").decode()
+    return text[:_MAX_MESSAGE_CHARACTERS]
+
+
+def _no_prompt_set(prompt_set_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no prompt set {prompt_set_id}.")

@@ -1,0 +1,121 @@
+"""A job's changes of state. Every function here expects the caller to hold the job's row lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from service.database import fetch_now
+from service.models import Event, Job, JobStatus, Stage, StageStatus
+from service.outbox import enqueue
+
+Level = Literal["debug", "info", "warning", "error"]
+_LEVELS: dict[str, Level] = {"failed": "error", "rejected": "warning", "cancelled": "warning"}
+
+
+def lock_job(session: Session, job_id: str) -> Job | None:
+    """The job's current row, locked until the transaction ends."""
+    statement = select(Job).where(Job.id == job_id).with_for_update()
+    return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+
+
+def append_event(
+    session: Session,
+    job_id: str,
+    type: str,  # noqa: A002 - the name the API uses
+    message: str,
+    data: Mapping[str, Any] | None = None,
+    level: Level = "info",
+) -> None:
+    """Record that something happened to the job."""
+    session.add(
+        Event(job_id=job_id, type=type, level=level, message=message, data=dict(data or {}))
+    )
+
+
+def finish(
+    session: Session,
+    job: Job,
+    status: JobStatus,
+    message: str,
+    *,
+    verdict: str | None = None,
+    error_code: str | None = None,
+    error_message: str | None = None,
+) -> None:
+    """End the job for good: give back its lease, close its stages, record the last event."""
+    now = fetch_now(session)
+    job.status, job.verdict, job.finished_at = status, verdict, now
+    job.error_code, job.error_message = error_code, error_message
+    job.lease_worker = job.lease_expires_at = job.estimated_finish = None
+    _close_stages(session, job.id, status, now)
+    data = {"status": status.value, "verdict": verdict, "error_code": error_code}
+    append_event(
+        session, job.id, f"job.{status.value}", message, data, _LEVELS.get(status.value, "info")
+    )
+
+
+def cancel(session: Session, job: Job) -> None:
+    """End the job as cancelled."""
+    job.cancel_requested = True
+    finish(session, job, JobStatus.CANCELLED, "The job was cancelled.")
+
+
+def fail_as_poison(session: Session, job: Job, reason: str) -> None:
+    """Give the job up because its worker died too often."""
+    message = (
+        f"The job ended its worker {job.attempts} times and was given up. Last reason: {reason} "
+        "Look at the worker's log, then submit the job again, smaller if it ran out of memory."
+    )
+    finish(
+        session,
+        job,
+        JobStatus.FAILED,
+        message,
+        error_code="poison_job",
+        error_message=message,
+    )
+
+
+def requeue_or_give_up(session: Session, job: Job, reason: str, max_attempts: int) -> None:
+    """After its worker is gone: cancel the job if asked for, give it up, or queue it again."""
+    if job.cancel_requested:
+        cancel(session, job)
+    elif job.attempts >= max_attempts:
+        fail_as_poison(session, job, reason)
+    else:
+        _requeue(session, job, reason, max_attempts)
+
+
+def _requeue(session: Session, job: Job, reason: str, max_attempts: int) -> None:
+    """Put the job back into the queue, its finished stages kept."""
+    job.status, job.queued_at = JobStatus.QUEUED, fetch_now(session)
+    job.lease_worker = job.lease_expires_at = job.estimated_finish = None
+    session.execute(
+        update(Stage)
+        .where(Stage.job_id == job.id, Stage.status == StageStatus.RUNNING)
+        .values(status=StageStatus.PENDING, started_at=None)
+    )
+    message = f"Attempt {job.attempts} of {max_attempts} ended early and is queued again: {reason}"
+    append_event(session, job.id, "job.requeued", message, {"attempt": job.attempts}, "warning")
+    enqueue(session, job.id)
+
+
+def _close_stages(session: Session, job_id: str, status: JobStatus, now: datetime) -> None:
+    """Leave no stage of a finished job open: running ones failed, pending ones were skipped."""
+    session.flush()
+    interrupted = "The job was cancelled." if status is JobStatus.CANCELLED else None
+    of_job = update(Stage).where(Stage.job_id == job_id)
+    session.execute(
+        of_job.where(Stage.status == StageStatus.RUNNING).values(
+            {Stage.status: StageStatus.FAILED, Stage.finished_at: now}
+            | ({Stage.message: interrupted} if interrupted else {})
+        )
+    )
+    session.execute(
+        of_job.where(Stage.status == StageStatus.PENDING).values(status=StageStatus.SKIPPED)
+    )

@@ -1,0 +1,244 @@
+"""Which checkpoint a job means, and whether its files are of a kind Excise loads. No torch here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from service.errors import ModelSourceError
+
+ALLOWED_ARCHITECTURES = frozenset({"LlamaForCausalLM"})
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+MAX_CONFIG_BYTES = 1024 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_HUB_REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_HUB_ID = re.compile(rf"(?P<repository>{_HUB_REPOSITORY})@(?P<revision>[0-9a-f]{{40}})")
+_HUB_UNPINNED = re.compile(rf"{_HUB_REPOSITORY}(@.*)?")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_FORMS = (
+    "Give the name of a folder under one of the model roots, an absolute path inside one of them, "
+    "or a hub id pinned to a commit (org/name@<40 hex digits>)."
+)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A checkpoint that passed the checks which need no download and no torch."""
+
+    id: str
+    """What the job asked for."""
+    kind: Literal["local", "hub"]
+    path: Path | None
+    """The resolved folder of a local checkpoint."""
+    revision: str | None
+    """The pinned commit of a hub checkpoint."""
+
+    @property
+    def repository(self) -> str | None:
+        """`org/name` of a hub checkpoint."""
+        return self.id.partition("@")[0] if self.kind == "hub" else None
+
+
+def resolve_model_source(model: str, roots: Sequence[Path]) -> ModelSource:
+    """The checkpoint `model` stands for; a local one has its files checked.
+
+    Raises `ModelSourceError`, whose message names the problem, the limit and the remedy.
+    """
+    if hub := _HUB_ID.fullmatch(model):
+        return ModelSource(id=model, kind="hub", path=None, revision=hub["revision"])
+    if model.startswith("/"):
+        path = _find_path(model, roots)
+    elif _NAME.fullmatch(model):
+        path = _find_name(model, roots)
+    else:
+        raise ModelSourceError(_explain_malformed(model))
+    check_checkpoint_folder(path, roots)
+    return ModelSource(id=model, kind="local", path=path, revision=None)
+
+
+def check_checkpoint_folder(folder: Path, roots: Sequence[Path]) -> str:
+    """The architecture of the checkpoint in `folder`, once its files are known to be safe to load.
+
+    Raises `ModelSourceError` for a missing or unreadable config.json, custom code, pickled weights,
+    missing safetensors, files that point outside the roots, and unknown architectures.
+    """
+    config = _load_config(folder / "config.json", roots)
+    _refuse_custom_code(folder, config, roots)
+    _refuse_pickles(folder)
+    _check_weights(folder, roots)
+    return _check_architecture(config)
+
+
+def list_checkpoints(roots: Sequence[Path]) -> dict[str, Path]:
+    """Checkpoint folders by name: directly under a root, with a config.json; first root wins."""
+    found: dict[str, Path] = {}
+    for root in roots:
+        if root.is_dir():
+            for folder in sorted(root.iterdir()):
+                if _NAME.fullmatch(folder.name) and (folder / "config.json").is_file():
+                    found.setdefault(folder.name, folder)
+    return found
+
+
+def _explain_malformed(model: str) -> str:
+    """Why `model` is in none of the three forms; the input itself is not repeated."""
+    if _URL.match(model):
+        return f"model is a URL; URLs are never loaded. {_FORMS}"
+    if "\\" in model or ".." in model.split("/"):
+        return f"model must not contain '..' or backslashes. {_FORMS}"
+    if _HUB_UNPINNED.fullmatch(model):
+        return (
+            "model is a hub id that is not pinned to a commit. "
+            "Append @ and the commit's 40 lower-case hex digits, not a branch or tag."
+        )
+    return f"model is not in a known form. {_FORMS}"
+
+
+def _find_path(model: str, roots: Sequence[Path]) -> Path:
+    """The folder at the absolute path `model`, inside one of the roots, symlinks resolved."""
+    if "\0" in model or ".." in model.split("/"):
+        raise ModelSourceError(f"model must not contain '..' or NUL. {_FORMS}")
+    try:
+        path = Path(model).resolve()
+        if _is_inside(path, roots) and path.is_dir():
+            return path
+    except (OSError, RuntimeError):  # too long, or a loop of symlinks
+        pass
+    raise ModelSourceError(
+        "model is not a folder inside one of the configured model roots. "
+        "Move it there or add its parent folder to EXCISE_MODEL_ROOTS."
+    )
+
+
+def _find_name(name: str, roots: Sequence[Path]) -> Path:
+    """The folder called `name` under the first root that has one."""
+    for root in roots:
+        folder = root / name
+        if folder.is_dir():
+            path = folder.resolve()
+            if not _is_inside(path, roots):
+                raise ModelSourceError(
+                    f"model {name!r} is a link that leaves the model roots. "
+                    "Put the files themselves under a root."
+                )
+            return path
+    known = sorted(list_checkpoints(roots))[:10]
+    names = f"Known checkpoints: {', '.join(known)}." if known else "The model roots are empty."
+    raise ModelSourceError(f"There is no checkpoint {name!r} under the model roots. {names}")
+
+
+def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether the resolved `path` lies strictly below one of the roots."""
+    return any(root.resolve() in path.parents for root in roots)
+
+
+def _load_config(path: Path, roots: Sequence[Path]) -> dict[str, Any]:
+    """The JSON object in the file at `path`, which must be small and inside the roots."""
+    if not path.is_file():
+        raise ModelSourceError(
+            f"The checkpoint has no {path.name}. Save it with save_pretrained() and try again."
+        )
+    _refuse_escape(path, roots)
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ModelSourceError(
+            f"The checkpoint's {path.name} is over {MAX_CONFIG_BYTES} bytes. Remove what is extra."
+        )
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise ModelSourceError(
+            f"The checkpoint's {path.name} is not a JSON object. Save the checkpoint again."
+        )
+    return config
+
+
+def _refuse_custom_code(folder: Path, config: dict[str, Any], roots: Sequence[Path]) -> None:
+    """Refuse checkpoints that bring their own Python code for the model or the tokenizer."""
+    configs = {"config.json": config}
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        configs[tokenizer.name] = _load_config(tokenizer, roots)
+    for name, content in configs.items():
+        if content.get("auto_map"):
+            raise ModelSourceError(
+                f"The checkpoint's {name} has an auto_map: it wants to run its own code, and "
+                "Excise never does. Use a checkpoint whose architecture is part of transformers."
+            )
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Refuse folders with pickled files, which can run code when loaded."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            raise ModelSourceError(
+                f"The checkpoint has the pickle file {path.name[:100]!r}; only safetensors are "
+                "accepted. Convert the weights to safetensors and delete the file."
+            )
+
+
+def _check_weights(folder: Path, roots: Sequence[Path]) -> None:
+    """Require safetensors, all inside the roots, and an index that names only files beside it."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelSourceError(
+            "The checkpoint has no *.safetensors file. "
+            "Save it with save_pretrained(safe_serialization=True)."
+        )
+    for path in weights:
+        _refuse_escape(path, roots)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        _check_index(_load_index(index, roots))
+
+
+def _load_index(path: Path, roots: Sequence[Path]) -> dict[str, Any]:
+    """The safetensors index, which may be larger than a config."""
+    _refuse_escape(path, roots)
+    try:
+        index = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        index = None
+    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+        raise ModelSourceError(
+            f"The checkpoint's {path.name} has no weight_map. Save the checkpoint again."
+        )
+    return index
+
+
+def _check_index(index: dict[str, Any]) -> None:
+    """Refuse an index that points anywhere but at safetensors files in the same folder."""
+    for name in index["weight_map"].values():
+        if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
+            raise ModelSourceError(
+                "The checkpoint's index names a file that is not a *.safetensors file beside it. "
+                "Save the checkpoint again."
+            )
+
+
+def _check_architecture(config: dict[str, Any]) -> str:
+    """The checkpoint's one architecture, if Excise knows it."""
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and len(architectures) == 1:
+        architecture = architectures[0]
+        if isinstance(architecture, str) and architecture in ALLOWED_ARCHITECTURES:
+            return architecture
+    raise ModelSourceError(
+        f"The checkpoint's architecture is {str(architectures)[:100]}; supported are "
+        f"{', '.join(sorted(ALLOWED_ARCHITECTURES))}. Use a checkpoint of one of these."
+    )
+
+
+def _refuse_escape(path: Path, roots: Sequence[Path]) -> None:
+    """Refuse a file that is a link to somewhere outside the roots."""
+    if not _is_inside(path.resolve(), roots):
+        raise ModelSourceError(
+            f"The checkpoint's {path.name[:100]!r} is a link that leaves the model roots. "
+            "Put the file itself under a root."
+        )

@@ -1,0 +1,159 @@
+"""Jobs and what belongs to them: stages, stage results, artifacts, events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from service.models.base import Base, CreatedAt
+
+
+class JobStatus(StrEnum):
+    """Where a job is on its way."""
+
+    QUEUED = "queued"
+    """Waiting for a worker, for the first time or again."""
+    RUNNING = "running"
+    """Held by a worker through a lease."""
+    SUCCEEDED = "succeeded"
+    """Ended with the verdict `passed`."""
+    REJECTED = "rejected"
+    """Ended with the verdict `rejected` or `no_effect`."""
+    FAILED = "failed"
+    """Could not be carried out; the error says why."""
+    CANCELLED = "cancelled"
+    """Stopped because someone asked for it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether work on the job may still happen."""
+        return self in OPEN_STATUSES
+
+
+OPEN_STATUSES = (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+class StageStatus(StrEnum):
+    """Where one stage of a job is on its way."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class Job(Base):
+    """One request for work, its lease and its outcome."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('queued', 'running', 'succeeded', 'rejected', 'failed', 'cancelled')",
+            name="status",
+        ),
+        CheckConstraint(
+            "(verdict = 'passed') IS NOT DISTINCT FROM"
+            " (CASE WHEN status = 'succeeded' THEN true"
+            " WHEN status = 'rejected' THEN false END)",
+            name="status_agrees_with_verdict",
+        ),
+        Index("ix_jobs_tenant_number", "tenant_id", "number"),
+        Index("ix_jobs_open", "status", postgresql_where="status IN ('queued', 'running')"),
+        Index("ix_jobs_api_key_status", "api_key_id", "status"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    """Order of arrival; what paging goes by."""
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    kind: Mapped[str]
+    model: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    user_metadata: Mapped[dict[str, str]] = mapped_column("metadata")
+    status: Mapped[str] = mapped_column(default=JobStatus.QUEUED)
+    verdict: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    created_at: Mapped[CreatedAt]
+    queued_at: Mapped[CreatedAt]
+    """When it last became `queued`."""
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    estimated_finish: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    lease_token: Mapped[int] = mapped_column(default=0)
+    """Fencing token: grows with every claim; only its holder may write."""
+    lease_worker: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+
+    stages: Mapped[list[Stage]] = relationship(order_by="Stage.position", lazy="raise_on_sql")
+    artifacts: Mapped[list[JobArtifact]] = relationship(
+        order_by="JobArtifact.name", lazy="raise_on_sql"
+    )
+
+
+class Stage(Base):
+    """One step of a job and how far it has come."""
+
+    __tablename__ = "stages"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+    status: Mapped[str] = mapped_column(default=StageStatus.PENDING)
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int | None]
+    message: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class StageResult(Base):
+    """The artifact a stage produced from the inputs its key was derived from."""
+
+    __tablename__ = "stage_results"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+    created_at: Mapped[CreatedAt]
+
+
+class JobArtifact(Base):
+    """One file a job gives to its owner, by name."""
+
+    __tablename__ = "job_artifacts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+    bytes: Mapped[int]
+    media_type: Mapped[str]
+    created_at: Mapped[CreatedAt]
+
+
+class Event(Base):
+    """Something that happened to a job.
+
+    Whoever adds one holds the job's row lock, so ids of one job become visible in order
+    and a stream that remembers the last id misses nothing.
+    """
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_job_id_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    type: Mapped[str]
+    level: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[CreatedAt]

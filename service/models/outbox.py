@@ -1,0 +1,25 @@
+"""The outbox: messages to the broker, written with the change they announce."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Identity, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.models.base import Base, CreatedAt
+
+
+class OutboxMessage(Base):
+    """One message "run this job"; unsent while `sent_at` is empty."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index("ix_outbox_unsent", "id", postgresql_where="sent_at IS NULL"),
+        Index("ix_outbox_job_id", "job_id"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[CreatedAt]
+    sent_at: Mapped[datetime | None]

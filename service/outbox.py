@@ -1,0 +1,73 @@
+"""The outbox: "run this job" messages, written in the job's own transaction and sent later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.orm import Session
+
+from service.models import Job, JobStatus, OutboxMessage
+
+_KEEP_SENT = timedelta(days=1)
+
+
+def enqueue(session: Session, job_id: str) -> None:
+    """Write the message for one job; it is sent once the transaction has committed."""
+    session.add(OutboxMessage(job_id=job_id))
+
+
+def send_unsent(session: Session, publish: Callable[[str], None], limit: int = 100) -> int:
+    """Publish unsent messages, oldest first, and return how many.
+
+    Messages locked by another relay are passed over. They count as sent only when the transaction
+    commits: a crash in between sends them again, which workers bear.
+    """
+    statement = (
+        select(OutboxMessage)
+        .where(OutboxMessage.sent_at.is_(None))
+        .order_by(OutboxMessage.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    messages = session.scalars(statement).all()
+    for message in messages:
+        publish(message.job_id)
+        message.sent_at = func.clock_timestamp()
+    return len(messages)
+
+
+def count_unsent(session: Session) -> int:
+    """How many messages wait to be sent."""
+    statement = select(func.count()).where(OutboxMessage.sent_at.is_(None))
+    return session.execute(statement.select_from(OutboxMessage)).scalar_one()
+
+
+def resend_queued(session: Session, unclaimed_seconds: float = 0.0) -> int:
+    """Write a message for every queued job that has waited this long without one; return how many.
+
+    A job with an unsent message, or one sent within that time, is left alone
+    (with 0 seconds: only one with an unsent message).
+    """
+    since = func.clock_timestamp() - timedelta(seconds=unclaimed_seconds)
+    recent = exists().where(
+        OutboxMessage.job_id == Job.id,
+        OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since),
+    )
+    statement = (
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED, Job.queued_at <= since, ~recent)
+        .order_by(Job.number)
+        .with_for_update(skip_locked=True)
+    )
+    job_ids = session.scalars(statement).all()
+    for job_id in job_ids:
+        enqueue(session, job_id)
+    return len(job_ids)
+
+
+def delete_old_sent(session: Session) -> None:
+    """Forget messages sent more than a day ago."""
+    before = func.clock_timestamp() - _KEEP_SENT
+    session.execute(delete(OutboxMessage).where(OutboxMessage.sent_at < before))

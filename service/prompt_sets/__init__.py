@@ -1,0 +1,1 @@
+"""Prompt sets: uploading and reading immutable lists of prompts."""

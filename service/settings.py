@@ -1,0 +1,61 @@
+"""The service's settings: read from the environment, and only at entry points."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Everything an operator may choose; each field is read from `EXCISE_<NAME>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EXCISE_", extra="ignore", hide_input_in_errors=True, frozen=True
+    )
+
+    database_url: SecretStr
+    """PostgreSQL URL; `postgresql://` means psycopg 3. Holds a password: never logged."""
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """Redis or Valkey URL. May hold a password: never logged."""
+    artifacts: str
+    """Where results are kept: a folder, or an `s3://bucket/prefix` URL."""
+    model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders checkpoints may be taken from, separated like PATH."""
+    max_open_jobs_per_key: int = Field(default=20, ge=1)
+    """Jobs one API key may have queued or running at once."""
+    lease_seconds: int = Field(default=30, ge=2)
+    """How long a worker may be silent before its job is given to another one."""
+    max_attempts: int = Field(default=3, ge=1)
+    """How often a job is started before it is given up as `poison_job`."""
+    max_body_bytes: int = Field(default=MEBIBYTE, ge=1024)
+    """Largest request body, prompt sets excepted."""
+    max_prompt_set_bytes: int = Field(default=8 * MEBIBYTE, ge=1024)
+    """Largest prompt set."""
+    max_json_depth: int = Field(default=32, ge=4)
+    """Deepest nesting a JSON body may have."""
+    relay_enabled: bool = True
+    """Whether this process sends the outbox and sweeps expired leases."""
+    relay_seconds: float = Field(default=0.5, gt=0)
+    """Pause between two looks at the outbox."""
+    sweep_seconds: float = Field(default=5.0, gt=0)
+    """Pause between two sweeps for expired leases and lost messages."""
+    resend_seconds: float = Field(default=300.0, gt=0)
+    """A job queued and unclaimed for this long is sent again."""
+    stream_poll_seconds: float = Field(default=0.5, gt=0)
+    """Pause between two looks for new events while an event stream is open."""
+    worker_silent_seconds: float = Field(default=60.0, gt=0)
+    """A worker whose heartbeat is older than this does not count as alive."""
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: object) -> object:
+        """The roots of one PATH-like string; other inputs pass through."""
+        if isinstance(value, str):
+            return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
+        return value
