@@ -1,0 +1,1 @@
+"""Checkpoints: which models a job may name."""

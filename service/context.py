@@ -1,0 +1,31 @@
+"""What the running application holds, and how a handler gets at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from service.artifacts import ArtifactStore
+from service.broker import Broker
+from service.database import Database
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class AppContext:
+    """The settings and the open resources of one application."""
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+    broker: Broker
+
+
+def get_context(request: Request) -> AppContext:
+    """The context of the application that serves this request."""
+    return cast(AppContext, request.app.state.context)
+
+
+Context = Annotated[AppContext, Depends(get_context)]

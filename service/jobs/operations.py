@@ -1,0 +1,220 @@
+"""The rules of jobs, as the API sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from service.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    NotReadyError,
+    TooManyOpenJobsError,
+)
+from service.jobs import repository
+from service.jobs.schemas import MIN_REFERENCE_TEXTS, MIN_UNDESIRED_PROMPTS, STAGES, JobSpec
+from service.jobs.transitions import append_event, cancel
+from service.keys.operations import Identity
+from service.keys.repository import lock_key
+from service.model_sources import resolve_model_source
+from service.models import Event, IdempotencyKey, Job, JobArtifact, JobStatus, new_id
+from service.outbox import enqueue
+from service.settings import Settings
+
+_ID = re.compile(r"job_[0-9a-f]{24}")
+_ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+def submit_job(
+    session: Session,
+    identity: Identity,
+    spec: JobSpec,
+    settings: Settings,
+    idempotency_key: str | None = None,
+) -> tuple[Job, bool]:
+    """The job for this request and whether it is new.
+
+    The job, the claim on its idempotency key and the message to the workers are one transaction.
+    Raises `InvalidRequestError`, `ConflictError` and `TooManyOpenJobsError`.
+    """
+    check_idempotency_key(idempotency_key)
+    request_sha256 = hash_spec(spec)
+    lock_key(session, identity.key_id)
+    if earlier := _find_earlier(session, identity, idempotency_key):
+        return _replay(session, earlier, request_sha256), False
+    _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
+    resolve_model_source(spec.model, settings.model_roots)
+    _check_prompt_sets(session, identity.tenant_id, spec)
+    job = _build_job(identity, spec)
+    if idempotency_key is not None and not repository.reserve_idempotency_key(
+        session, identity.tenant_id, idempotency_key, request_sha256, job.id
+    ):  # another key of the same tenant was faster
+        winner = _find_earlier(session, identity, idempotency_key)
+        assert winner is not None
+        return _replay(session, winner, request_sha256), False
+    repository.insert_job(session, job, STAGES[spec.kind])
+    append_event(session, job.id, "job.queued", "The job is waiting for a worker.")
+    enqueue(session, job.id)
+    session.flush()
+    return get_job(session, identity.tenant_id, job.id), True
+
+
+def get_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
+    """The tenant's job with this id. Raises `NotFoundError`."""
+    job = None
+    if _ID.fullmatch(job_id):
+        job = repository.find_job(session, tenant_id, job_id, lock=lock)
+    if job is None:
+        raise NotFoundError("There is no such job. List them with GET /v1/jobs.")
+    return job
+
+
+def list_jobs(
+    session: Session, tenant_id: str, after: str | None, limit: int
+) -> tuple[Sequence[Job], bool]:
+    """One page of the tenant's jobs, newest first, and whether there are more."""
+    number = None
+    if after is not None:
+        try:
+            number = get_job(session, tenant_id, after).number
+        except NotFoundError:
+            raise InvalidRequestError(
+                "after names no job. Use the id of the last one on the page before.", param="after"
+            ) from None
+    page = repository.list_page(session, tenant_id, number, limit + 1)
+    return page[:limit], len(page) > limit
+
+
+def cancel_job(session: Session, tenant_id: str, job_id: str) -> Job:
+    """The job, cancelled if it was queued and asked to stop if it runs.
+
+    Raises `NotFoundError`, and `ConflictError` for a job that has ended.
+    """
+    job = get_job(session, tenant_id, job_id, lock=True)
+    if not JobStatus(job.status).is_open:
+        raise ConflictError(f"The job has already ended as {job.status}; it cannot be cancelled.")
+    if job.status == JobStatus.QUEUED:
+        cancel(session, job)
+    elif not job.cancel_requested:
+        job.cancel_requested = True
+        message = "Cancellation was asked for; the worker stops at its next check."
+        append_event(session, job.id, "job.cancel_requested", message)
+    session.flush()
+    return get_job(session, tenant_id, job_id)
+
+
+def list_events(
+    session: Session, tenant_id: str, job_id: str, after: int, limit: int
+) -> tuple[Job, Sequence[Event], bool]:
+    """The job, one page of its events, oldest first, and whether there are more.
+
+    The job is read first: if it has ended, the events include its last one.
+    """
+    job = get_job(session, tenant_id, job_id)
+    page = repository.list_events(session, job.id, after, limit + 1)
+    return job, page[:limit], len(page) > limit
+
+
+def get_artifact(session: Session, tenant_id: str, job_id: str, name: str) -> JobArtifact:
+    """One of the job's files.
+
+    Raises `NotReadyError` while the job may still make it and `NotFoundError` once it will not.
+    """
+    job = get_job(session, tenant_id, job_id)
+    artifact = None
+    if _ARTIFACT_NAME.fullmatch(name):
+        artifact = repository.find_artifact(session, job.id, name)
+    if artifact is not None:
+        return artifact
+    if JobStatus(job.status).is_open:
+        raise NotReadyError(f"The job is {job.status} and has no such file yet. Try again later.")
+    raise NotFoundError(f"The job ended as {job.status} without such a file. See its artifacts.")
+
+
+def hash_spec(spec: JobSpec) -> str:
+    """SHA-256 of a spec: equal for requests that mean the same."""
+    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_idempotency_key(key: str | None) -> None:
+    """Raise `InvalidRequestError` for a key that is empty, too long or not printable."""
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequestError(
+            "Idempotency-Key must be 1 to 255 printable ASCII characters. Use a UUID.",
+            param="Idempotency-Key",
+        )
+
+
+def _find_earlier(
+    session: Session, identity: Identity, idempotency_key: str | None
+) -> IdempotencyKey | None:
+    """What this key of the tenant stood for before."""
+    if idempotency_key is None:
+        return None
+    return repository.find_idempotency_key(session, identity.tenant_id, idempotency_key)
+
+
+def _replay(session: Session, earlier: IdempotencyKey, request_sha256: str) -> Job:
+    """The job an earlier request with the same idempotency key made. Raises `ConflictError`."""
+    if earlier.request_sha256 != request_sha256:
+        raise ConflictError(
+            "This Idempotency-Key was used with another body. Use a new key for a new request.",
+            param="Idempotency-Key",
+        )
+    return get_job(session, earlier.tenant_id, earlier.job_id)
+
+
+def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:
+    """Raise `TooManyOpenJobsError` if the key has no room for another job."""
+    if repository.count_open_jobs(session, identity.key_id) >= limit:
+        raise TooManyOpenJobsError(
+            f"This API key has {limit} queued or running jobs, which is the limit. "
+            "Wait for one to end, or cancel one."
+        )
+
+
+def _check_prompt_sets(session: Session, tenant_id: str, spec: JobSpec) -> None:
+    """Check that every prompt set the spec names is the tenant's and large enough."""
+    for index, behaviour in enumerate(spec.behaviours):
+        field = f"behaviours[{index}].prompts"
+        _check_prompt_set(session, tenant_id, field, behaviour.prompts, MIN_UNDESIRED_PROMPTS)
+    _check_prompt_set(session, tenant_id, "reference", spec.reference, MIN_REFERENCE_TEXTS)
+    if spec.perplexity is not None:
+        _check_prompt_set(session, tenant_id, "perplexity.prompts", spec.perplexity.prompts, 1)
+
+
+def _check_prompt_set(
+    session: Session, tenant_id: str, field: str, prompt_set_id: str, least: int
+) -> None:
+    """Raise `InvalidRequestError` if there is no such set or it has too few prompts."""
+    count = repository.count_prompts(session, tenant_id, prompt_set_id)
+    if count is None:
+        raise InvalidRequestError(
+            f"{field} names no prompt set. Upload one with POST /v1/prompt-sets and use its id.",
+            param=field,
+        )
+    if count < least:
+        raise InvalidRequestError(
+            f"{field} has {count} prompts; the least is {least}. Upload a larger set.", param=field
+        )
+
+
+def _build_job(identity: Identity, spec: JobSpec) -> Job:
+    """A queued job for the spec."""
+    return Job(
+        id=new_id("job"),
+        tenant_id=identity.tenant_id,
+        api_key_id=identity.key_id,
+        kind=spec.kind,
+        model=spec.model,
+        spec=spec.model_dump(mode="json"),
+        user_metadata=dict(spec.metadata),
+        status=JobStatus.QUEUED,
+    )

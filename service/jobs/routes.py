@@ -1,0 +1,160 @@
+"""`/v1/jobs`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sse_starlette import EventSourceResponse
+
+from service.context import AppContext, Context
+from service.errors import InvalidRequestError
+from service.jobs import operations
+from service.jobs.schemas import EventList, JobList, JobSpec, JobView
+from service.jobs.streaming import build_download, stream_events
+from service.jobs.views import compute_etag, is_known_etag, view_event, view_job
+from service.keys.authentication import Reader, Submitter
+from service.keys.operations import Identity
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+MAX_EVENT_ID = 2**63 - 1
+IfNoneMatch = Annotated[str | None, Header()]
+_FILE: dict[int | str, dict[str, object]] = {
+    200: {"description": "The file", "content": {"application/octet-stream": {}}}
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": JobView, "description": "The job this key made before"}},
+)
+def submit_job(
+    spec: JobSpec,
+    context: Context,
+    submitter: Submitter,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> JobView:
+    """Submit a job."""
+    with context.database.transaction() as session:
+        job, is_new = operations.submit_job(
+            session, submitter, spec, context.settings, idempotency_key
+        )
+        response.status_code = 201 if is_new else 200
+        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        return view_job(job)
+
+
+@router.get("")
+def list_jobs(
+    context: Context,
+    reader: Reader,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> JobList:
+    """One page of the tenant's jobs, newest first."""
+    with context.database.transaction() as session:
+        page, has_more = operations.list_jobs(session, reader.tenant_id, after, limit)
+        return JobList(data=[view_job(job) for job in page], has_more=has_more)
+
+
+@router.get("/{job_id}", response_model=JobView)
+def get_job(
+    job_id: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
+) -> Response:
+    """One job, with an ETag."""
+    with context.database.transaction() as session:
+        body = view_job(operations.get_job(session, reader.tenant_id, job_id)).model_dump_json()
+    headers = {"ETag": compute_etag(body)}
+    if is_known_etag(headers["ETag"], if_none_match):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, context: Context, submitter: Submitter) -> JobView:
+    """Cancel a queued job, or ask a running one to stop."""
+    with context.database.transaction() as session:
+        return view_job(operations.cancel_job(session, submitter.tenant_id, job_id))
+
+
+@router.get("/{job_id}/events", response_model=EventList)
+def get_events(
+    request: Request,
+    job_id: str,
+    context: Context,
+    reader: Reader,
+    after: Annotated[int, Query(ge=0, le=MAX_EVENT_ID)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    stream: bool = False,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response | EventList:
+    """A job's events, oldest first: a page of them, or a stream that resumes where it ended."""
+    if stream or "text/event-stream" in request.headers.get("accept", ""):
+        start = after if last_event_id is None else _parse_event_id(last_event_id)
+        return _open_stream(context, reader, job_id, start)
+    with context.database.transaction() as session:
+        _, page, has_more = operations.list_events(session, reader.tenant_id, job_id, after, limit)
+        return EventList(data=[view_event(event) for event in page], has_more=has_more)
+
+
+@router.get("/{job_id}/report", response_class=Response, responses=_FILE)
+def get_report(
+    job_id: str,
+    context: Context,
+    reader: Reader,
+    format: Literal["json", "md", "html"] = "json",  # noqa: A002 - the API's name
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """The job's report."""
+    return _download(context, reader, job_id, f"report.{format}", if_none_match, inline=True)
+
+
+@router.get("/{job_id}/patch", response_class=Response, responses=_FILE)
+def get_patch(
+    job_id: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
+) -> Response:
+    """The job's patch."""
+    return _download(context, reader, job_id, "patch.safetensors", if_none_match)
+
+
+@router.get("/{job_id}/artifacts/{name}", response_class=Response, responses=_FILE)
+def get_artifact(
+    job_id: str, name: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
+) -> Response:
+    """Any file the job lists."""
+    return _download(context, reader, job_id, name, if_none_match)
+
+
+def _open_stream(context: AppContext, reader: Identity, job_id: str, after: int) -> Response:
+    """The event stream of a job that exists. Raises `NotFoundError`."""
+    with context.database.transaction() as session:
+        operations.get_job(session, reader.tenant_id, job_id)
+    return EventSourceResponse(stream_events(context, reader.tenant_id, job_id, after), ping=15)
+
+
+def _parse_event_id(text: str) -> int:
+    """The event id in a `Last-Event-ID` header. Raises `InvalidRequestError`."""
+    if text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) <= MAX_EVENT_ID:
+        return int(text)
+    raise InvalidRequestError(
+        "Last-Event-ID is not an event id. Send the id of the last event you received.",
+        param="Last-Event-ID",
+    )
+
+
+def _download(
+    context: AppContext,
+    reader: Identity,
+    job_id: str,
+    name: str,
+    if_none_match: str | None,
+    *,
+    inline: bool = False,
+) -> Response:
+    """One of the job's files as a response."""
+    with context.database.transaction() as session:
+        artifact = operations.get_artifact(session, reader.tenant_id, job_id, name)
+    return build_download(context, artifact, if_none_match, inline=inline)

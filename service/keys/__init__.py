@@ -1,0 +1,1 @@
+"""API keys: making, checking and revoking them."""

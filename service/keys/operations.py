@@ -1,0 +1,88 @@
+"""The rules of API keys."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from service.database import fetch_now
+from service.errors import ForbiddenError, NotFoundError, UnauthorizedError
+from service.keys import repository
+from service.models import ApiKey, new_id
+
+KEY_PREFIX = "exc_"
+ALL_SCOPES = ("submit", "publish", "admin")
+_KEY = re.compile(r"exc_[A-Za-z0-9_-]{43}")
+_SHOWN_CHARACTERS = 8
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who makes a request: a tenant, through one of its keys."""
+
+    tenant_id: str
+    key_id: str
+    scopes: frozenset[str]
+
+    def require(self, scope: str) -> None:
+        """Raise `ForbiddenError` unless the key carries `scope`; `admin` covers the others."""
+        if not self.scopes & {scope, "admin"}:
+            raise ForbiddenError(f"The API key lacks the scope {scope!r}. Use a key that has it.")
+
+
+def create_key(
+    session: Session, tenant_id: str, name: str, scopes: Sequence[str]
+) -> tuple[ApiKey, str]:
+    """A new key's row, and the key itself, which is not kept anywhere."""
+    if unknown := set(scopes) - set(ALL_SCOPES):
+        raise ValueError(f"Unknown scopes {sorted(unknown)}; known are {', '.join(ALL_SCOPES)}.")
+    secret = KEY_PREFIX + secrets.token_urlsafe(32)
+    key = ApiKey(
+        id=new_id("key"),
+        tenant_id=tenant_id,
+        name=name,
+        sha256=hash_key(secret),
+        prefix=secret[:_SHOWN_CHARACTERS],
+        scopes=sorted(set(scopes)),
+    )
+    repository.add_key(session, key)
+    return key, secret
+
+
+def create_tenant_key(
+    session: Session, tenant_name: str, name: str, scopes: Sequence[str] = ALL_SCOPES
+) -> str:
+    """A new key of the tenant called `tenant_name`, which is made if need be: for bootstrapping."""
+    tenant_id = repository.ensure_tenant(session, tenant_name)
+    return create_key(session, tenant_id, name, scopes)[1]
+
+
+def authenticate(session: Session, secret: str | None) -> Identity:
+    """Whose key `secret` is. Raises `UnauthorizedError`."""
+    if secret is None:
+        raise UnauthorizedError("The request has no API key. Send Authorization: Bearer <key>.")
+    key = repository.find_valid_key(session, hash_key(secret)) if _KEY.fullmatch(secret) else None
+    if key is None:
+        raise UnauthorizedError("The API key is unknown or revoked. Ask an admin for a new one.")
+    repository.touch_key(session, key.id)
+    return Identity(tenant_id=key.tenant_id, key_id=key.id, scopes=frozenset(key.scopes))
+
+
+def revoke_key(session: Session, tenant_id: str, key_id: str) -> ApiKey:
+    """The tenant's key, no longer valid. Raises `NotFoundError`."""
+    key = repository.find_key(session, tenant_id, key_id) if key_id.isascii() else None
+    if key is None:
+        raise NotFoundError("There is no such API key.")
+    key.revoked_at = key.revoked_at or fetch_now(session)
+    session.flush()
+    return key
+
+
+def hash_key(secret: str) -> str:
+    """The only form of a key that is stored; keys are random, so a plain hash is enough."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

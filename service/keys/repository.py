@@ -1,0 +1,63 @@
+"""Every query about tenants and API keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.models import ApiKey, Tenant, new_id
+
+_USE_RESOLUTION = timedelta(minutes=1)
+
+
+def ensure_tenant(session: Session, name: str) -> str:
+    """The id of the tenant called `name`, made if there is none."""
+    session.execute(insert(Tenant).values(id=new_id("ten"), name=name).on_conflict_do_nothing())
+    return session.execute(select(Tenant.id).where(Tenant.name == name)).scalar_one()
+
+
+def add_key(session: Session, key: ApiKey) -> None:
+    """Store a new key."""
+    session.add(key)
+    session.flush()
+
+
+def find_valid_key(session: Session, sha256: str) -> ApiKey | None:
+    """The key with this hash, unless it was revoked."""
+    statement = select(ApiKey).where(ApiKey.sha256 == sha256, ApiKey.revoked_at.is_(None))
+    return session.scalars(statement).one_or_none()
+
+
+def find_key(session: Session, tenant_id: str, key_id: str) -> ApiKey | None:
+    """The tenant's key with this id."""
+    statement = select(ApiKey).where(ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)
+    return session.scalars(statement).one_or_none()
+
+
+def list_keys(session: Session, tenant_id: str) -> Sequence[ApiKey]:
+    """The tenant's keys, newest first."""
+    statement = (
+        select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.created_at.desc())
+    )
+    return session.scalars(statement).all()
+
+
+def touch_key(session: Session, key_id: str) -> None:
+    """Note that the key was used; to the minute, so that reads stay reads."""
+    now = func.clock_timestamp()
+    is_stale = ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < now - _USE_RESOLUTION)
+    session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id, is_stale)
+        .values(last_used_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def lock_key(session: Session, key_id: str) -> None:
+    """Make others wait who submit with the same key, until the transaction ends."""
+    session.execute(select(ApiKey.id).where(ApiKey.id == key_id).with_for_update(key_share=True))

@@ -1,0 +1,40 @@
+"""`/v1/keys`: a tenant's admins manage the tenant's keys."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.context import Context
+from service.keys import operations, repository
+from service.keys.authentication import Admin
+from service.keys.schemas import KeyList, KeyRequest, KeyView, NewKeyView
+from service.models import ApiKey
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"])
+
+
+@router.post("", status_code=201)
+def create_key(request: KeyRequest, context: Context, admin: Admin) -> NewKeyView:
+    """A new key, shown this once."""
+    with context.database.transaction() as session:
+        key, secret = operations.create_key(session, admin.tenant_id, request.name, request.scopes)
+        return NewKeyView(**_view(key).model_dump(), key=secret)
+
+
+@router.get("")
+def list_keys(context: Context, admin: Admin) -> KeyList:
+    """The tenant's keys."""
+    with context.database.transaction() as session:
+        keys = repository.list_keys(session, admin.tenant_id)
+        return KeyList(data=[_view(key) for key in keys])
+
+
+@router.delete("/{key_id}")
+def revoke_key(key_id: str, context: Context, admin: Admin) -> KeyView:
+    """The key, revoked: it is refused from now on."""
+    with context.database.transaction() as session:
+        return _view(operations.revoke_key(session, admin.tenant_id, key_id))
+
+
+def _view(key: ApiKey) -> KeyView:
+    return KeyView.model_validate(key, from_attributes=True)

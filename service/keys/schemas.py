@@ -1,0 +1,49 @@
+"""API keys on the wire. The key itself appears once, in the answer that made it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Scope = Literal["submit", "publish", "admin"]
+KeyName = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+]
+
+
+class KeyRequest(BaseModel):
+    """What a new key is called and may do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: KeyName
+    scopes: list[Scope] = Field(min_length=1, max_length=3)
+
+
+class KeyView(BaseModel):
+    """One API key, without the key."""
+
+    id: str
+    object: Literal["api_key"] = "api_key"
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKeyView(KeyView):
+    """A key that was just made; `key` is shown this once."""
+
+    key: str
+
+
+class KeyList(BaseModel):
+    """All keys of a tenant, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[KeyView]
+    has_more: bool = False

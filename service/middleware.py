@@ -1,0 +1,156 @@
+"""What surrounds every request: its id, security headers, body limits, the last catch-all."""
+
+from __future__ import annotations
+
+import logging
+import re
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import ExciseError, InvalidRequestError, TooLargeError
+from service.problems import build_internal_response, build_problem_response
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PROMPT_SETS_PATH = "/v1/prompt-sets"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_LOCKED_DOWN = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+)
+
+
+class RequestEnvelope:
+    """Outermost: names the request, adds security headers, answers what nothing else caught."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        has_started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                _add_headers(MutableHeaders(scope=message), scope["path"], request_id)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            logger.exception("request %s failed: %s", request_id, scope["method"])
+            if has_started:
+                raise
+            await build_internal_response()(scope, receive, send_with_headers)
+
+
+class BodyLimits:
+    """Refuses bodies that are too large, while they arrive, and JSON that is nested too deeply."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, its body already read and checked."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await self._read_body(scope, receive)
+        except ExciseError as error:
+            await build_problem_response(error)(scope, receive, send)
+            return
+        if body is None:  # the client went away
+            return
+        is_replayed = False
+
+        async def replay() -> Message:
+            nonlocal is_replayed
+            if is_replayed:
+                return await receive()
+            is_replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replay, send)
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body, or None if the client left; raises `TooLargeError` at the limit."""
+        headers = Headers(scope=scope)
+        limit = self._limit(scope["path"])
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > limit:
+            raise _too_large(limit)
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            chunks.append(chunk)
+        body = b"".join(chunks)
+        if "json" in headers.get("content-type", "") and scope["path"] != PROMPT_SETS_PATH:
+            check_json_depth(body, self._settings.max_json_depth)
+        return body
+
+    def _limit(self, path: str) -> int:
+        """The largest body allowed at `path`."""
+        settings = self._settings
+        return (
+            settings.max_prompt_set_bytes if path == PROMPT_SETS_PATH else settings.max_body_bytes
+        )
+
+
+def check_json_depth(body: bytes, limit: int) -> None:
+    """Raise `InvalidRequestError` if the JSON in `body` is nested deeper than `limit`."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(_JSON_STRING.sub(b"", body)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > limit:
+            raise InvalidRequestError(
+                f"The body is nested more than {limit} levels deep. Flatten it.", param="body"
+            )
+
+
+def _too_large(limit: int) -> TooLargeError:
+    return TooLargeError(
+        f"The request body is over the limit of {limit} bytes ({limit / 2**20:g} MiB). "
+        "Send less, or split it.",
+        param="body",
+    )
+
+
+def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
+    """The request's id and the security headers, where a handler has not set its own."""
+    headers["X-Request-ID"] = request_id
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+    if path.startswith("/v1"):
+        headers.setdefault("Cache-Control", "private, no-cache")
+    if path not in {
+        "/docs",
+        "/redoc",
+        "/docs/oauth2-redirect",
+    }:  # these load their scripts from a CDN
+        headers.setdefault("Content-Security-Policy", _LOCKED_DOWN)

@@ -1,0 +1,203 @@
+"""Errors as `application/problem+json`: RFC 9457 members plus OpenAI's `error` object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from service.errors import (
+    ExciseError,
+    ForbiddenError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from service.jobs.schemas import SUPPORTED_KINDS
+
+TYPE_PREFIX = "https://excise.dev/errors/"
+_MAX_PARAM_CHARACTERS = 200
+_MAX_MESSAGE_CHARACTERS = 1000
+_UNION_TAGS = frozenset(SUPPORTED_KINDS)
+_BY_STATUS: Mapping[int, tuple[type[ExciseError], str]] = {
+    401: (UnauthorizedError, "The request needs an API key. Send Authorization: Bearer <key>."),
+    403: (ForbiddenError, "The API key does not allow this. Use a key with the right scope."),
+    404: (NotFoundError, "There is nothing at this path. See /docs for the paths that exist."),
+    405: (MethodNotAllowedError, "The path exists but not for this method. See /docs."),
+    413: (TooLargeError, "The request body is too large. Send less."),
+}
+_OBJECT = "must be an object. Send {...}."
+_TYPE_MESSAGES: Mapping[str, str] = {
+    "int_type": "must be an integer, without quotes.",
+    "int_parsing": "must be an integer.",
+    "int_from_float": "must be a whole number.",
+    "int_parsing_size": "is too large a number. Use a smaller one.",
+    "float_type": "must be a number, without quotes.",
+    "float_parsing": "must be a number.",
+    "finite_number": "must be a finite number. NaN and infinity are not accepted.",
+    "bool_parsing": "must be true or false.",
+    "string_type": "must be a string.",
+    "string_unicode": "must be valid Unicode. Remove half surrogate pairs.",
+    "list_type": "must be a list. Send [...].",
+    "dict_type": _OBJECT,
+    "model_type": _OBJECT,
+    "model_attributes_type": _OBJECT,
+    "missing": "is required. Add it.",
+    "extra_forbidden": "is not a known field. Remove it or check its spelling.",
+}
+
+
+def build_problem(error: ExciseError) -> dict[str, Any]:
+    """The body that tells a client about `error`."""
+    message = _storable(error.message, _MAX_MESSAGE_CHARACTERS)
+    param = None if error.param is None else _storable(error.param, _MAX_PARAM_CHARACTERS)
+    return {
+        "type": f"{TYPE_PREFIX}{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": message,
+        "error": {"code": error.code, "message": message, "param": param},
+    }
+
+
+def build_problem_response(error: ExciseError) -> JSONResponse:
+    """The whole response for `error`, with the headers its status calls for."""
+    headers: dict[str, str] = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = 'Bearer realm="excise"'
+    return JSONResponse(
+        build_problem(error), error.status, headers, media_type="application/problem+json"
+    )
+
+
+def build_internal_response() -> JSONResponse:
+    """The response for an unforeseen exception: nothing about it leaves the service."""
+    return build_problem_response(
+        InternalError("Something went wrong in the service. Try again; the log has the details.")
+    )
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every error of the application a problem+json response."""
+    app.add_exception_handler(ExciseError, _handle_excise_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    for outage in (OperationalError, InterfaceError, PoolTimeoutError):
+        app.add_exception_handler(outage, _handle_outage)
+
+
+def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
+    """One error for the first broken rule; `kind` goes first, for it decides about the rest."""
+    first = min(errors, key=lambda error: _format_param(error["loc"]) != "kind")
+    param = _format_param(first["loc"])
+    return InvalidRequestError(f"{param or 'body'} {_describe(first)}", param=param or "body")
+
+
+def _handle_excise_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ExciseError)
+    return build_problem_response(error)
+
+
+def _handle_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return build_problem_response(translate_validation_errors(error.errors()))
+
+
+def _handle_http_exception(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if found := _BY_STATUS.get(error.status_code):
+        response = build_problem_response(found[0](found[1]))
+        response.headers.update(error.headers or {})
+        return response
+    if error.status_code < 500:
+        return build_problem_response(
+            InvalidRequestError("The body could not be read. Send valid UTF-8 JSON.", param="body")
+        )
+    return build_internal_response()
+
+
+def _handle_outage(_: Request, __: Exception) -> JSONResponse:
+    return build_problem_response(
+        UnavailableError("The database does not answer. Try again in a few seconds.")
+    )
+
+
+def _format_param(location: Sequence[int | str]) -> str:
+    """`behaviours[0].max_new_tokens` for pydantic's location of that field."""
+    parts = list(location[1:] if location and location[0] in _SOURCES else location)
+    if parts and parts[0] in _UNION_TAGS:
+        parts = parts[1:]
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part != "[key]":
+            text += f".{part}" if text else part
+    return _storable(text, _MAX_PARAM_CHARACTERS)
+
+
+_SOURCES = ("body", "query", "path", "header", "cookie")
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    """What is wrong, the limit and the remedy, as the end of a sentence about the field."""
+    kind, context = error["type"], error.get("ctx", {})
+    if bound := _describe_bound(kind, context, error.get("input")):
+        return bound
+    if kind == "json_invalid":
+        return "is not valid JSON. Check it near the position the parser stopped at."
+    if kind == "literal_error":
+        return f"is not supported. Use one of: {context['expected']}."
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        return f"names no kind of job. Supported kinds: {', '.join(SUPPORTED_KINDS)}."
+    if kind == "string_pattern_mismatch":
+        return f"has characters that are not allowed; it must match {context['pattern']}."
+    if kind == "value_error":
+        return str(context["error"])
+    return _TYPE_MESSAGES.get(kind, "is not valid. See /docs for what is accepted.")
+
+
+def _describe_bound(kind: str, context: Mapping[str, Any], value: object) -> str | None:
+    """The sentence for a value, a text or a list that is over or under its limit."""
+    shown = f"is {value}" if _is_short_number(value) else "is out of range"
+    length = f"has {context.get('actual_length')} {{}}" if context.get("actual_length") else "has"
+    match kind:
+        case "less_than_equal":
+            return f"{shown}; the limit is {context['le']}. Use at most {context['le']}."
+        case "less_than":
+            return f"{shown}; it must be below {context['lt']}. Use a smaller value."
+        case "greater_than_equal":
+            return f"{shown}; the least is {context['ge']}. Use at least {context['ge']}."
+        case "greater_than":
+            return f"{shown}; it must be above {context['gt']}. Use a larger value."
+        case "too_long":
+            return f"{length.format('entries')}; the limit is {context['max_length']}. Send fewer."
+        case "too_short":
+            return f"has too few entries; the least is {context['min_length']}. Send more."
+        case "string_too_long":
+            return f"is too long; the limit is {context['max_length']} characters. Shorten it."
+        case "string_too_short":
+            return f"is too short; the least is {context['min_length']} characters. Fill it in."
+    return None
+
+
+def _is_short_number(value: object) -> bool:
+    """Whether repeating `value` in a message is harmless."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+
+
+def _storable(text: str, limit: int) -> str:
+    """`text` as valid UTF-8 of bounded length."""
+    return text[:limit].encode("utf-8", "replace").decode()

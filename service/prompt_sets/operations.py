@@ -1,0 +1,93 @@
+"""The rules of prompt sets."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from service.errors import InvalidRequestError, NotFoundError
+from service.models import PromptSet, new_id
+from service.prompt_sets import repository
+from service.prompt_sets.parsing import parse_prompts
+
+MAX_NAME_CHARACTERS = 128
+_ID = re.compile(r"ps_[0-9a-f]{24}")
+_FORMATS = {
+    "text/plain": "text",
+    "application/jsonl": "jsonl",
+    "application/x-ndjson": "jsonl",
+}
+
+
+def create_prompt_set(
+    session: Session, tenant_id: str, name: str, content_type: str, content: bytes
+) -> tuple[PromptSet, bool]:
+    """The tenant's set with this name, format and content, and whether it is new.
+
+    Raises `InvalidRequestError`.
+    """
+    kind = choose_format(content_type)
+    check_name(name)
+    prompt_set = PromptSet(
+        id=new_id("ps"),
+        tenant_id=tenant_id,
+        name=name,
+        format=kind,
+        sha256=hashlib.sha256(content).hexdigest(),
+        content=content,
+        prompts=len(parse_prompts(content, kind)),
+        bytes=len(content),
+    )
+    is_new = repository.insert_if_new(session, prompt_set)
+    return repository.find_same(session, prompt_set), is_new
+
+
+def get_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet:
+    """The tenant's set with this id. Raises `NotFoundError`."""
+    found = None
+    if _ID.fullmatch(prompt_set_id):
+        found = repository.find(session, tenant_id, prompt_set_id)
+    if found is None:
+        raise NotFoundError("There is no such prompt set. List them with GET /v1/prompt-sets.")
+    return found
+
+
+def list_prompt_sets(
+    session: Session, tenant_id: str, after: str | None, limit: int
+) -> tuple[Sequence[PromptSet], bool]:
+    """One page of the tenant's sets, newest first, and whether there are more."""
+    start = None
+    if after is not None:
+        try:
+            start = get_prompt_set(session, tenant_id, after)
+        except NotFoundError:
+            raise InvalidRequestError(
+                "after names no prompt set. Use the id of the last one on the page before.",
+                param="after",
+            ) from None
+    page = repository.list_page(session, tenant_id, start, limit + 1)
+    return page[:limit], len(page) > limit
+
+
+def choose_format(content_type: str) -> str:
+    """`text` or `jsonl`. Raises `InvalidRequestError` for other content types."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in _FORMATS:
+        raise InvalidRequestError(
+            "Content-Type must be text/plain (one prompt a line) or application/jsonl "
+            "(one object a line). Set the header.",
+            param="Content-Type",
+        )
+    return _FORMATS[media_type]
+
+
+def check_name(name: str) -> None:
+    """Raise `InvalidRequestError` for a name that is empty, too long or not printable."""
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+        raise InvalidRequestError(
+            f"name must be 1 to {MAX_NAME_CHARACTERS} printable characters. Choose another.",
+            param="name",
+        )

@@ -1,0 +1,72 @@
+"""`/v1/prompt-sets`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from service.context import Context
+from service.keys.authentication import Reader, Submitter
+from service.prompt_sets import operations
+from service.prompt_sets.schemas import PromptSetList, PromptSetView
+
+router = APIRouter(prefix="/v1/prompt-sets", tags=["prompt sets"])
+
+_BODY = {"schema": {"type": "string", "format": "binary"}}
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {"text/plain": _BODY, "application/jsonl": _BODY},
+    }
+}
+
+
+async def _read_body(request: Request) -> bytes:
+    """The raw body; its size was checked as it arrived."""
+    return await request.body()
+
+
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra=_UPLOAD,
+    responses={200: {"model": PromptSetView, "description": "The same set was there already"}},
+)
+def create_prompt_set(
+    name: Annotated[str, Query(description="What to call the set")],
+    content: Annotated[bytes, Depends(_read_body)],
+    context: Context,
+    submitter: Submitter,
+    response: Response,
+    content_type: Annotated[str, Header(include_in_schema=False)] = "",
+) -> PromptSetView:
+    """Upload a file of prompts; the same file and name again give the same set."""
+    with context.database.transaction() as session:
+        prompt_set, is_new = operations.create_prompt_set(
+            session, submitter.tenant_id, name, content_type, content
+        )
+        response.status_code = 201 if is_new else 200
+        return PromptSetView.model_validate(prompt_set, from_attributes=True)
+
+
+@router.get("")
+def list_prompt_sets(
+    context: Context,
+    reader: Reader,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> PromptSetList:
+    """One page of the tenant's prompt sets, newest first."""
+    with context.database.transaction() as session:
+        page, has_more = operations.list_prompt_sets(session, reader.tenant_id, after, limit)
+        views = [PromptSetView.model_validate(found, from_attributes=True) for found in page]
+        return PromptSetList(data=views, has_more=has_more)
+
+
+@router.get("/{prompt_set_id}")
+def get_prompt_set(prompt_set_id: str, context: Context, reader: Reader) -> PromptSetView:
+    """One prompt set."""
+    with context.database.transaction() as session:
+        found = operations.get_prompt_set(session, reader.tenant_id, prompt_set_id)
+        return PromptSetView.model_validate(found, from_attributes=True)

@@ -1,0 +1,107 @@
+"""The relay: background threads that send the outbox and give orphaned jobs to new workers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from service.broker import Broker
+from service.database import Database
+from service.jobs.leases import sweep_expired_leases
+from service.outbox import count_unsent, delete_old_sent, resend_queued, send_unsent
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_MAX_PAUSE_SECONDS = 10.0
+
+
+class Relay:
+    """Sends what the outbox holds and sweeps up after workers that died.
+
+    Any number of relays may run at once: rows are locked and locked ones passed over. Outages of the
+    database or the broker are logged and waited out.
+    """
+
+    def __init__(self, database: Database, broker: Broker, settings: Settings) -> None:
+        self._database = database
+        self._broker = broker
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._threads = [
+            self._thread("outbox", self.send_once, settings.relay_seconds),
+            self._thread("sweeper", self.sweep_once, settings.sweep_seconds),
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_seconds: float = 15.0) -> None:
+        """Ask the threads to end and wait for them."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout_seconds)
+
+    def send_once(self) -> int:
+        """Send every unsent message, after a wipe of the broker every queued job; how many."""
+        self._recover_from_wipe()
+        sent = 0
+        while batch := self._send_batch():
+            sent += batch
+        return sent
+
+    def sweep_once(self) -> None:
+        """Requeue jobs whose worker went silent, re-send forgotten ones, tidy the outbox."""
+        settings = self._settings
+        with self._database.transaction() as session:
+            for job_id in sweep_expired_leases(session, settings.max_attempts):
+                logger.warning("lease of job %s expired", job_id)
+        with self._database.transaction() as session:
+            if count := resend_queued(session, settings.resend_seconds):
+                logger.warning("%d queued jobs were not claimed in time; sending again", count)
+            delete_old_sent(session)
+
+    def _recover_from_wipe(self) -> None:
+        """Re-send every queued job if the broker no longer has the marker.
+
+        The marker is set last: a crash before it sends twice, which workers bear.
+        """
+        if self._broker.has_epoch():
+            return
+        with self._database.transaction() as session:
+            count = resend_queued(session)
+        logger.warning("the broker is new or was wiped; sending %d queued jobs again", count)
+        self._broker.set_epoch()
+
+    def _send_batch(self) -> int:
+        """Send one batch in one transaction; how many."""
+        with self._database.transaction() as session:
+            if not count_unsent(session):
+                return 0
+            with self._broker.publisher() as publish:
+                return send_unsent(session, publish)
+
+    def _thread(self, name: str, tick: Callable[[], object], pause: float) -> threading.Thread:
+        """A thread that runs `tick` every `pause` seconds, and less often while it fails."""
+
+        def loop() -> None:
+            failures = 0
+            while not self._stopping.is_set():
+                try:
+                    tick()
+                    failures = 0
+                except Exception as error:
+                    failures += 1
+                    # The class alone: a driver's message may hold the URL with its password.
+                    logger.exception("relay %s failed: %s", name, type(error).__name__)
+                self._stopping.wait(
+                    min(
+                        pause * 2 ** min(failures, 10),
+                        _MAX_PAUSE_SECONDS,
+                    )
+                )
+
+        return threading.Thread(target=loop, name=f"excise-{name}", daemon=True)
