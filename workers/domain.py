@@ -153,6 +153,9 @@ class SearchStep(ReportModel):
     components: int
     tune_metric: float
     perplexity: float
+    """Of the tuning part of the reference text."""
+    perplexity_increase: float
+    """Relative to the base model on the same text."""
     kl: float
     within_budget: bool
     chosen: bool
@@ -191,7 +194,6 @@ class Report(ReportModel):
     """The whole outcome of a correction job, as `report.json` holds it."""
 
     schema_version: Literal[1] = 1
-    job_id: str
     verdict: Verdict
     reason: str
     """One sentence: why this verdict."""

@@ -1,0 +1,1 @@
+"""Attribution: relevance of components by AttnLRP, and the baselines it is compared with."""

@@ -1,0 +1,87 @@
+"""LRP rules in gradient × input form: each leaves values alone and changes only the gradient.
+
+With ε → 0 a linear layer needs no rule: its relevance is input · modified gradient
+(AttnLRP, arXiv 2402.05602; arXiv 2506.13727, appendix). What remains are the operations
+below. Every rule returns its values bit for bit, so logits do not depend on them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd import Function
+
+
+class _ScaleGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+        return (None if ctx.factor == 0.0 else grads[0] * ctx.factor), None
+
+
+class _ReplaceGradient(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: torch.Tensor, outputs: torch.Tensor, *factors: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(*factors)
+        ctx.factor_count = len(factors)
+        return outputs.view_as(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient = grads[0]
+        for factor in ctx.saved_tensors:
+            gradient = gradient * factor
+        return gradient, None, *([None] * ctx.factor_count)
+
+
+def scale_gradient(values: torch.Tensor, factor: float) -> torch.Tensor:
+    """Return `values` unchanged, with the gradient through them multiplied by `factor`.
+
+    The uniform rule for a product of two factors is `factor = 1/2` at the product, which
+    halves what both of them receive (AttnLRP, Eq. 15). A factor of 0 stops the gradient, as
+    CP-LRP does with queries and keys. Any shape.
+    """
+    return values if factor == 1.0 else _scale(values, factor)
+
+
+def _scale(values: torch.Tensor, factor: float) -> torch.Tensor:
+    scaled: torch.Tensor = _ScaleGradient.apply(values, factor)
+    return scaled
+
+
+def apply_identity_rule(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """Return `outputs` = f(inputs) of an element-wise f, with f′(x) replaced by f(x)/x.
+
+    AttnLRP, Eq. 9: all relevance of the output goes to the one input. Where the input is 0
+    its relevance is 0 whatever the gradient, and the ratio is taken as 0. Any shape, equal
+    for both.
+    """
+    with torch.no_grad():
+        ratio = torch.where(inputs == 0, torch.zeros_like(inputs), outputs / inputs)
+    result: torch.Tensor = _ReplaceGradient.apply(inputs, outputs.detach(), ratio)
+    return result
+
+
+def apply_rms_norm_rule(
+    inputs: torch.Tensor, outputs: torch.Tensor, weight: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    """Return `outputs` of an RMSNorm over the last axis, with no gradient through the variance.
+
+    AttnLRP, section 3.3.3: with the root mean square taken as a constant the norm is linear
+    and relevance passes it unchanged. `inputs`, `outputs` `(..., feature)`, `weight`
+    `(feature,)`.
+    """
+    with torch.no_grad():
+        variance = inputs.float().pow(2).mean(-1, keepdim=True)
+        inverse_rms = torch.rsqrt(variance + epsilon).to(inputs.dtype)
+    result: torch.Tensor = _ReplaceGradient.apply(
+        inputs, outputs.detach(), inverse_rms, weight.detach()
+    )
+    return result

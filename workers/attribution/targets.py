@@ -1,0 +1,59 @@
+"""What relevance starts from: one scalar a predicted position, as directions in hidden space.
+
+The head is linear, so `logit[a] − logit[b] = hidden · (W[a] − W[b])`. A target is therefore a
+direction `(hidden,)` for each position, computed without a graph, and the backward pass
+starts at the last hidden states: no gradient ever flows through the vocabulary.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+
+from workers.batches import TokenBatch
+
+
+class Target(StrEnum):
+    """Which quantity of the next-token logits is explained at a position."""
+
+    EMITTED_MINUS_RUNNER_UP = "emitted_minus_runner_up"
+    """Logit of the token that follows, minus the best other logit: why this token won."""
+    EMITTED_LOG_PROBABILITY = "emitted_log_probability"
+    """Log-probability of the token that follows."""
+    TOP_LOGIT = "top_logit"
+    """The largest logit."""
+
+
+def find_target_positions(batch: TokenBatch) -> torch.Tensor:
+    """Return a bool tensor `(sample, token)`: positions whose next token is to be explained.
+
+    With a response these are the positions that predict it (so the last prompt token is in,
+    the last response token is not); without one, all that have a next token.
+    """
+    followed = torch.zeros_like(batch.is_token)
+    followed[:, :-1] = batch.is_token[:, 1:]
+    predicts_response = torch.zeros_like(batch.is_response)
+    predicts_response[:, :-1] = batch.is_response[:, 1:]
+    has_response = batch.is_response.any(dim=1, keepdim=True)
+    return torch.where(has_response, predicts_response, followed)
+
+
+@torch.no_grad()
+def compute_target_directions(
+    hidden: torch.Tensor, next_ids: torch.Tensor, head: torch.Tensor, target: Target
+) -> torch.Tensor:
+    """Return the direction `(position, hidden)` whose product with `hidden` is the target.
+
+    `hidden` `(position, hidden)` are the normalised last hidden states, `next_ids`
+    `(position,)` the tokens that follow, `head` `(vocabulary, hidden)`. For the
+    log-probability the direction is its gradient (the softmax's linearisation).
+    """
+    logits = hidden @ head.T
+    if target is Target.TOP_LOGIT:
+        return head[logits.argmax(dim=-1)]
+    if target is Target.EMITTED_LOG_PROBABILITY:
+        probabilities = torch.softmax(logits.float(), dim=-1).to(head.dtype)
+        return head[next_ids] - probabilities @ head
+    logits.scatter_(1, next_ids[:, None], -torch.inf)
+    return head[next_ids] - head[logits.argmax(dim=-1)]

@@ -1,0 +1,70 @@
+"""Token sequences to padded batches, right-padded so that causal attention never sees a pad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from workers.domain import TokenSequence
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """One right-padded batch; every tensor is `(sample, token)`.
+
+    In a causal model no real token can attend to a pad on its right, so the batch needs no
+    attention mask and gives each sample what it would get alone.
+    """
+
+    token_ids: torch.Tensor
+    is_token: torch.Tensor
+    """True at real tokens."""
+    is_response: torch.Tensor
+    """True at response tokens; a sample without a response has none."""
+    sample_indices: tuple[int, ...]
+    """Position of each row in the sequence of samples the batch was cut from."""
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """Return the batch on `device`."""
+        return TokenBatch(
+            self.token_ids.to(device),
+            self.is_token.to(device),
+            self.is_response.to(device),
+            self.sample_indices,
+        )
+
+
+def build_batches(
+    samples: Sequence[TokenSequence], batch_tokens: int, pad_id: int
+) -> Iterator[TokenBatch]:
+    """Yield batches of at most `batch_tokens` padded tokens (at least one sample), by length.
+
+    Samples of like length go together to save padding; the order is fixed by the input.
+    Raises `ValueError` on an empty sample.
+    """
+    for index, sample in enumerate(samples):
+        if not sample.token_ids:
+            raise ValueError(f"sample {index} has no tokens; drop empty samples first")
+    order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].token_ids), i))
+    start = 0
+    while start < len(order):
+        longest = len(samples[order[start]].token_ids)
+        size = max(1, batch_tokens // longest)
+        yield _pad(samples, order[start : start + size], longest, pad_id)
+        start += size
+
+
+def _pad(
+    samples: Sequence[TokenSequence], indices: Sequence[int], longest: int, pad_id: int
+) -> TokenBatch:
+    token_ids = torch.full((len(indices), longest), pad_id, dtype=torch.long)
+    is_token = torch.zeros((len(indices), longest), dtype=torch.bool)
+    is_response = torch.zeros((len(indices), longest), dtype=torch.bool)
+    for row, index in enumerate(indices):
+        ids = samples[index].token_ids
+        token_ids[row, : len(ids)] = torch.tensor(ids)
+        is_token[row, : len(ids)] = True
+        is_response[row, len(samples[index].prompt_ids) : len(ids)] = True
+    return TokenBatch(token_ids, is_token, is_response, tuple(indices))

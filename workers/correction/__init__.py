@@ -1,0 +1,1 @@
+"""Correction: the search for how much to prune, under a damage budget."""

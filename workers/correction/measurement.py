@@ -1,0 +1,42 @@
+"""What a set of pruned components does to a behaviour and to reference text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from workers.correction.results import PromptOutcome, Response
+from workers.domain import Component
+from workers.pruning.components import pruned
+from workers.validation.generation import generate_responses
+from workers.validation.uniqueness import compute_response_uniqueness
+
+Advance = Callable[[int], None]
+"""Called with the number of finished units of work; may raise to stop."""
+
+
+def measure_responses(
+    model: Any,
+    tokenizer: Any,
+    pad_id: int,
+    components: Sequence[Component],
+    outcomes: Sequence[PromptOutcome],
+    max_new_tokens: int,
+    advance: Advance,
+) -> tuple[Response, ...]:
+    """Return the greedy responses to `outcomes`' prompts with `components` pruned."""
+    with pruned(model, components):
+        sequences = generate_responses(
+            model,
+            [outcome.prompt_ids for outcome in outcomes],
+            max_new_tokens,
+            pad_id,
+            on_batch=advance,
+        )
+    return tuple(
+        Response(
+            response=tokenizer.decode(sequence.response_ids),
+            metric=compute_response_uniqueness(sequence.response_ids),
+        )
+        for sequence in sequences
+    )

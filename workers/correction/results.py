@@ -1,0 +1,133 @@
+"""What the stages of a correction hand to one another, as immutable JSON documents."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from pydantic import BaseModel, ConfigDict
+
+from workers.domain import Component, TokenSequence
+
+
+class StageDocument(BaseModel):
+    """Base of stage results: immutable, strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_bytes(self) -> bytes:
+        """Return the document as JSON bytes; equal documents give equal bytes."""
+        return self.model_dump_json().encode()
+
+
+class PromptOutcome(StageDocument):
+    """One undesired prompt with the base model's own greedy response to it."""
+
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    response: str
+    metric: float
+    triggering: bool
+    """Whether the base model shows the behaviour here."""
+    held_out: bool
+
+    @property
+    def sequence(self) -> TokenSequence:
+        """The tokens as the model saw them."""
+        return TokenSequence(self.prompt_ids, self.response_ids)
+
+
+class ReferenceSplit(StageDocument):
+    """Reference token sequences by use; a text is in one part only."""
+
+    attribute: tuple[tuple[int, ...], ...]
+    tune: tuple[tuple[int, ...], ...]
+    held_out: tuple[tuple[int, ...], ...]
+
+
+class PreparedCorrection(StageDocument):
+    """Everything later stages need to know about model, prompts and reference texts."""
+
+    model_sha256: str
+    neurons: int
+    """MLP neurons of the model."""
+    prompts: tuple[PromptOutcome, ...]
+    reference: ReferenceSplit
+    corpus: tuple[tuple[int, ...], ...]
+    """Windows of the perplexity corpus; empty when the held-out reference serves."""
+    too_weak: str | None
+    """Why there is nothing to correct, or None."""
+
+    def triggering(self, *, held_out: bool) -> tuple[PromptOutcome, ...]:
+        """Return the prompts of one split on which the base model shows the behaviour."""
+        return tuple(
+            outcome
+            for outcome in self.prompts
+            if outcome.triggering and outcome.held_out is held_out
+        )
+
+
+class ChosenComponent(StageDocument):
+    """A component as JSON."""
+
+    module: str
+    index: int
+
+    def to_component(self) -> Component:
+        """Return the domain value."""
+        return Component(self.module, self.index)
+
+
+class Trial(StageDocument):
+    """One amount tried: its effect and its cost on the tuning split."""
+
+    components: tuple[ChosenComponent, ...]
+    metrics: tuple[float, ...]
+    """The behaviour's metric for each tuning prompt that triggers."""
+    perplexity: float
+    base_perplexity: float
+    kl_mean: float
+    within_budget: bool
+
+    @property
+    def mean_metric(self) -> float:
+        """Mean of the metric over the tuning prompts."""
+        return fmean(self.metrics)
+
+
+class SearchOutcome(StageDocument):
+    """Every amount tried, and which one is within budget and best."""
+
+    trials: tuple[Trial, ...]
+    chosen: int | None
+    """Index into `trials`; None when nothing within budget improves the behaviour."""
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The components of the chosen trial, none when there is none."""
+        if self.chosen is None:
+            return ()
+        return tuple(entry.to_component() for entry in self.trials[self.chosen].components)
+
+
+class Response(StageDocument):
+    """A corrected (or control) model's response to one prompt."""
+
+    response: str
+    metric: float
+
+
+class ValidationOutcome(StageDocument):
+    """Measurements of the chosen correction: effect on every triggering prompt, and damage."""
+
+    responses: tuple[Response, ...]
+    """For `PreparedCorrection.triggering`, tuning prompts first, then held-out ones."""
+    control_metrics: tuple[tuple[float, ...], ...]
+    """One row a random draw: the metric for each held-out prompt."""
+    perplexity_before: float
+    perplexity_after: float
+    perplexity_tokens: int
+    perplexity_context: int
+    kl_mean: float
+    kl_p95: float
+    kl_tokens: int

@@ -1,0 +1,1 @@
+"""Pruning: scores over relevance, ranking, masks on a model in memory, reversible patches."""

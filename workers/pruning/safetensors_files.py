@@ -1,0 +1,105 @@
+"""Safetensors files as bytes: where each tensor lies, and a hash of a folder's weights.
+
+Works on raw bytes without torch, so every dtype is exact and a folder of any size needs
+little memory. Format: https://huggingface.co/docs/safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1}
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+
+
+class SafetensorsFormatError(ValueError):
+    """The file is not a valid safetensors file."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor's bytes lie."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """Offset of the first byte in the file."""
+    end: int
+
+
+def list_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """Return tensor name → place for every `*.safetensors` file in a checkpoint folder.
+
+    Raises `SafetensorsFormatError` on a broken file, a name stored twice, or no file at all.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        for tensor in _read_header(file):
+            if tensor.name in tensors:
+                raise SafetensorsFormatError(f"tensor {tensor.name} is stored twice in {directory}")
+            tensors[tensor.name] = tensor
+    if not tensors:
+        raise SafetensorsFormatError(f"{directory} holds no *.safetensors weights")
+    return tensors
+
+
+def compute_checkpoint_sha256(
+    directory: Path, replaced: Mapping[str, NDArray[Any]] | None = None
+) -> str:
+    """Return the hex SHA-256 of a checkpoint's weights, whatever their sharding.
+
+    Hashed in order of tensor name: name, dtype, shape and bytes of each. `replaced` gives the
+    values some tensors would have, as C-contiguous arrays, for the hash of a checkpoint that
+    is not written yet.
+    """
+    digest = hashlib.sha256()
+    tensors = list_tensors(directory)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        header = json.dumps([name, tensor.dtype, list(tensor.shape)], separators=(",", ":"))
+        digest.update(header.encode())
+        if replaced is not None and name in replaced:
+            digest.update(memoryview(replaced[name]).cast("B"))
+        elif tensor.end > tensor.start:
+            with (
+                tensor.file.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
+                memoryview(view) as data,
+                data[tensor.start : tensor.end] as part,
+            ):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _read_header(file: Path) -> Iterator[StoredTensor]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            raise SafetensorsFormatError(f"{file} is not a safetensors file: bad header length")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise SafetensorsFormatError(f"{file} has a header that is not JSON") from error
+    base = 8 + length
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape = entry["dtype"], tuple(int(axis) for axis in entry["shape"])
+            start, end = (base + int(offset) for offset in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SafetensorsFormatError(f"{file}: tensor {name} is described badly") from error
+        if not base <= start <= end <= size:
+            raise SafetensorsFormatError(f"{file}: tensor {name} lies outside the file")
+        yield StoredTensor(name, file, dtype, shape, start, end)

@@ -1,0 +1,49 @@
+"""Scores that turn relevance on two sets into "prune this first", larger is pruned earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import torch
+
+from workers.domain import Relevance
+
+
+class Score(StrEnum):
+    """How general and undesired relevance are contrasted."""
+
+    BENEFIT_COST = "benefit_cost"
+    """max(R̄_undesired, 0) / (E|R_general| + 0.1 · its mean over all components)."""
+    SIGNED_DIFFERENCE = "signed_difference"
+    """R̄_undesired − R̄_general: the paper's Eq. 7 as printed."""
+
+
+COST_FLOOR = 0.1
+"""Share of the mean cost added to every cost, so that a silent component is no free lunch."""
+
+
+def compute_scores(
+    general: Relevance, undesired: Relevance, score: Score
+) -> dict[str, torch.Tensor]:
+    """Return module → score `(feature,)` for relevance of the same components on two sets.
+
+    Raises `ValueError` when the two cover different modules.
+    """
+    if general.mean.keys() != undesired.mean.keys():
+        raise ValueError("general and undesired relevance cover different modules")
+    if score is Score.SIGNED_DIFFERENCE:
+        return {name: undesired.mean[name] - general.mean[name] for name in general.mean}
+    return _benefit_over_cost(undesired.mean, general.mean_absolute)
+
+
+def _benefit_over_cost(
+    benefit: Mapping[str, torch.Tensor], cost: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    floor = COST_FLOOR * torch.cat([values.flatten() for values in cost.values()]).mean()
+    # Where nothing general flows at all the floor is 0; any benefit then wins, none is 0.
+    smallest = torch.finfo(torch.float32).tiny
+    return {
+        name: values.clamp(min=0) / (cost[name] + floor).clamp(min=smallest)
+        for name, values in benefit.items()
+    }

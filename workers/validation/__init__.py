@@ -1,0 +1,1 @@
+"""Validation: what a correction changed and what it cost, on prompts it never saw."""

@@ -1,0 +1,59 @@
+"""Prompts split by hash into tuning and held-out, near-duplicates always on the same side."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+NEAR_DUPLICATE_JACCARD = 0.6
+"""Two prompts sharing at least this share of their character trigrams are one group."""
+
+_SHINGLE = 3
+
+
+def split_by_hash(texts: Sequence[str], tune_share: float) -> list[bool]:
+    """Return for each text whether it belongs to the tuning split; the rest is held out.
+
+    The side depends only on the text's own group, never on the order or on a seed, so a
+    prompt stays held out when others are added. Expected share of groups: `tune_share`.
+    """
+    groups = group_near_duplicates(texts)
+    smallest: dict[int, str] = {}
+    for group, text in zip(groups, texts, strict=True):
+        digest = hashlib.sha256(_normalise(text).encode()).hexdigest()
+        smallest[group] = min(smallest.get(group, digest), digest)
+    return [int(smallest[group][:8], 16) / 2**32 < tune_share for group in groups]
+
+
+def group_near_duplicates(texts: Sequence[str]) -> list[int]:
+    """Return a group number for each text; near-duplicates, also through a chain, share it."""
+    shingles = [_shingles(text) for text in texts]
+    parents = list(range(len(texts)))
+    holders: defaultdict[str, list[int]] = defaultdict(list)
+    for index, own in enumerate(shingles):
+        shared = Counter(other for shingle in own for other in holders[shingle])
+        for other, common in shared.items():
+            union = len(own) + len(shingles[other]) - common
+            if common / union >= NEAR_DUPLICATE_JACCARD:
+                parents[_root(parents, index)] = _root(parents, other)
+        for shingle in own:
+            holders[shingle].append(index)
+    return [_root(parents, index) for index in range(len(texts))]
+
+
+def _root(parents: list[int], index: int) -> int:
+    while parents[index] != index:
+        parents[index] = parents[parents[index]]
+        index = parents[index]
+    return index
+
+
+def _normalise(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _shingles(text: str) -> frozenset[str]:
+    padded = f" {_normalise(text)} "
+    return frozenset(padded[start : start + _SHINGLE] for start in range(len(padded) - 2))

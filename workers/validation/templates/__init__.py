@@ -1,0 +1,1 @@
+"""The Jinja templates of the report; a package only so that they are installed with it."""
