@@ -153,6 +153,13 @@ def title(identifier: str) -> str:
     return _METRIC_TITLES.get(identifier, words[:1].upper() + words[1:])
 
 
+def sentence(text: str) -> str:
+    """`text` with a capital letter and a full stop."""
+    stripped = text.strip()
+    ending = "" if stripped.endswith((".", "!", "?")) else "."
+    return stripped[:1].upper() + stripped[1:] + ending
+
+
 # --- samples --------------------------------------------------------------------------------
 
 
@@ -332,12 +339,19 @@ class SampleGroup:
 
 
 def _sample_groups(report: Report) -> list[SampleGroup]:
-    """Held-out samples first: largest effects, worst cases, the rest; then the tuning split."""
+    """Held-out samples first: largest effects, worst cases, the rest; then the tuning split.
+
+    Without a patch there is nothing to compare: the base model's responses, the worst first.
+    """
     lower = report.behaviours[:1] and report.behaviours[0].direction == "lower_is_better"
 
     def gain(sample: Sample) -> float:
         return (sample.metric_before - sample.metric_after) * (1 if lower else -1)
 
+    if report.patch is None:
+        ranked = sorted(report.samples, key=lambda s: s.metric_before, reverse=bool(lower))
+        views = [_compare(s.model_copy(update={"after": s.before}), 0.0, "") for s in ranked]
+        return [SampleGroup("Closest to the behaviour first", views)] if views else []
     ranked = sorted(report.samples, key=gain, reverse=True)
     held_out = [s for s in ranked if s.split == "held_out"]
     worst_from = max(len(held_out) - _WORST_SHOWN, (len(held_out) + 1) // 2)
@@ -348,7 +362,7 @@ def _sample_groups(report: Report) -> list[SampleGroup]:
     groups = [
         SampleGroup("Held-out prompts, largest effect first", best[:_BEST_SHOWN]),
         SampleGroup("Held-out prompts, worst cases", worst),
-        SampleGroup(f"The other held-out prompts ({len(rest)})", rest, folded=True),
+        SampleGroup(f"More held-out prompts ({len(rest)})", rest, folded=True),
         SampleGroup(f"Tuning prompts ({len(tune)}), used to choose the neurons", tune, folded=True),
     ]
     return [group for group in groups if group.samples]
@@ -414,32 +428,20 @@ class DosePoint:
 
 @dataclass(frozen=True)
 class DoseChart:
-    """The dose-response plot: the tuning metric and the damage over the amount."""
+    """The dose-response plot: the tuning metric and the perplexity change over the amount."""
 
     points: list[DosePoint]
     metric_axis: Axis
     damage_axis: Axis
-    relative: bool
-    """True where damage is a change in %, False where it is the perplexity itself."""
-
-
-def _base_perplexity(report: Report) -> float | None:
-    """The perplexity the search started from, where the report lets it be known."""
-    untouched = next((s.perplexity for s in report.search if s.components == 0), None)
-    if untouched or report.damage is None:
-        return untouched
-    measured = report.damage.perplexity
-    chosen = next((s.perplexity for s in report.search if s.chosen), math.nan)
-    return measured.before if math.isclose(chosen, measured.after, rel_tol=1e-9) else None
+    """Perplexity change in %."""
 
 
 def _dose_chart(report: Report) -> DoseChart | None:
     steps = sorted(report.search, key=lambda s: (s.components, s.tune_metric))
     if not steps:
         return None
-    base = _base_perplexity(report)
-    damages = [100 * (s.perplexity / base - 1) if base else s.perplexity for s in steps]
-    floor = 0.0 if base else min(damages)
+    damages = [100 * s.perplexity_increase for s in steps]
+    floor = min(0.0, *damages)
     allowed = [d for d, s in zip(damages, steps, strict=True) if s.within_budget]
     ceiling = max(damages)
     if allowed:  # keep the amounts that count readable beside ruinous ones
@@ -457,7 +459,6 @@ def _dose_chart(report: Report) -> DoseChart | None:
         ],
         metric_axis=build_axis([s.tune_metric for s in steps], intervals=3),
         damage_axis=axis,
-        relative=base is not None,
     )
 
 
@@ -542,6 +543,7 @@ _FILTERS = {
     "percent": format_percent,
     "compact": format_compact,
     "title": title,
+    "sentence": sentence,
 }
 
 
