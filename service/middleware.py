@@ -28,6 +28,7 @@ _HEADERS = {
 _LOCKED_DOWN = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 )
+_WITH_SCRIPTS = frozenset({"/docs", "/docs/oauth2-redirect"})  # loaded from a CDN
 
 
 class RequestEnvelope:
@@ -148,9 +149,5 @@ def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
         headers.setdefault(name, value)
     if path.startswith("/v1"):
         headers.setdefault("Cache-Control", "private, no-cache")
-    if path not in {
-        "/docs",
-        "/redoc",
-        "/docs/oauth2-redirect",
-    }:  # these load their scripts from a CDN
+    if path not in _WITH_SCRIPTS:
         headers.setdefault("Content-Security-Policy", _LOCKED_DOWN)

@@ -20,8 +20,8 @@ _MAX_PAUSE_SECONDS = 10.0
 class Relay:
     """Sends what the outbox holds and sweeps up after workers that died.
 
-    Any number of relays may run at once: rows are locked and locked ones passed over. Outages of the
-    database or the broker are logged and waited out.
+    Any number of relays may run at once: rows are locked and locked ones passed over. Outages
+    of the database or the broker are logged and waited out.
     """
 
     def __init__(self, database: Database, broker: Broker, settings: Settings) -> None:
@@ -43,7 +43,8 @@ class Relay:
         """Ask the threads to end and wait for them."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(timeout_seconds)
+            if thread.is_alive():
+                thread.join(timeout_seconds)
 
     def send_once(self) -> int:
         """Send every unsent message, after a wipe of the broker every queued job; how many."""
@@ -95,13 +96,11 @@ class Relay:
                     failures = 0
                 except Exception as error:
                     failures += 1
-                    # The class alone: a driver's message may hold the URL with its password.
-                    logger.exception("relay %s failed: %s", name, type(error).__name__)
-                self._stopping.wait(
-                    min(
-                        pause * 2 ** min(failures, 10),
-                        _MAX_PAUSE_SECONDS,
-                    )
-                )
+                    if failures == 1:
+                        logger.exception("relay %s failed", name)
+                    else:
+                        logger.warning("relay %s still fails: %s", name, type(error).__name__)
+                delay = pause * 2 ** min(failures, 10)
+                self._stopping.wait(min(delay, max(pause, _MAX_PAUSE_SECONDS)))
 
         return threading.Thread(target=loop, name=f"excise-{name}", daemon=True)

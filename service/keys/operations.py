@@ -18,6 +18,7 @@ from service.models import ApiKey, new_id
 KEY_PREFIX = "exc_"
 ALL_SCOPES = ("submit", "publish", "admin")
 _KEY = re.compile(r"exc_[A-Za-z0-9_-]{43}")
+_KEY_ID = re.compile(r"key_[0-9a-f]{24}")
 _SHOWN_CHARACTERS = 8
 
 
@@ -75,7 +76,9 @@ def authenticate(session: Session, secret: str | None) -> Identity:
 
 def revoke_key(session: Session, tenant_id: str, key_id: str) -> ApiKey:
     """The tenant's key, no longer valid. Raises `NotFoundError`."""
-    key = repository.find_key(session, tenant_id, key_id) if key_id.isascii() else None
+    key = None
+    if _KEY_ID.fullmatch(key_id):
+        key = repository.find_key(session, tenant_id, key_id)
     if key is None:
         raise NotFoundError("There is no such API key.")
     key.revoked_at = key.revoked_at or fetch_now(session)
