@@ -7,13 +7,15 @@ would leave it behind if this process were killed and expose it to the terminal'
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
 
 from service.embedded.processes import Program, StackError, Supervised
 
@@ -44,14 +46,13 @@ class Valkey:
 
     def _answers(self) -> bool:
         """Whether a PING with our password is answered."""
-        request = f"AUTH {self.password}\r\nPING\r\n".encode()
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection((_HOST, self.port), timeout=1) as connection,
-        ):
-            connection.sendall(request)
-            return b"+PONG" in connection.recv(64) + connection.recv(64)
-        return False
+        client = Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1)
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+        finally:
+            client.close()
 
 
 def prepare_valkey(folder: Path, log: Path) -> Valkey:
@@ -66,9 +67,7 @@ def prepare_valkey(folder: Path, log: Path) -> Valkey:
             'daemonize no\nsave ""\nappendonly no\nlogfile ""\nloglevel warning\n'
         )
     arguments = [str(_find_binary()), str(config)]
-    program = Program(
-        name="valkey", arguments=arguments, log=log, folder=folder, environment=dict(os.environ)
-    )
+    program = Program(name="valkey", arguments=arguments, log=log, folder=folder)
     return Valkey(program=program, port=port, password=password)
 
 
