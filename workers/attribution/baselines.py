@@ -74,9 +74,7 @@ def _summed_inputs(
 
         return hook
 
-    handles = [
-        module.register_forward_pre_hook(hook_for(name)) for name, module in modules.items()
-    ]
+    handles = [module.register_forward_pre_hook(hook_for(name)) for name, module in modules.items()]
     try:
         yield
     finally:

@@ -27,7 +27,10 @@ class _ScaleGradient(Function):
 class _ReplaceGradient(Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: torch.Tensor, outputs: torch.Tensor, *factors: torch.Tensor
+        ctx: Any,
+        inputs: torch.Tensor,  # noqa: ARG004 - takes the gradient
+        outputs: torch.Tensor,
+        *factors: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(*factors)
         ctx.factor_count = len(factors)
@@ -52,7 +55,7 @@ def scale_gradient(values: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def _scale(values: torch.Tensor, factor: float) -> torch.Tensor:
-    scaled: torch.Tensor = _ScaleGradient.apply(values, factor)
+    scaled: torch.Tensor = _ScaleGradient.apply(values, factor)  # type: ignore[no-untyped-call]
     return scaled
 
 
@@ -65,7 +68,9 @@ def apply_identity_rule(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Te
     """
     with torch.no_grad():
         ratio = torch.where(inputs == 0, torch.zeros_like(inputs), outputs / inputs)
-    result: torch.Tensor = _ReplaceGradient.apply(inputs, outputs.detach(), ratio)
+    result: torch.Tensor = _ReplaceGradient.apply(  # type: ignore[no-untyped-call]
+        inputs, outputs.detach(), ratio
+    )
     return result
 
 
@@ -81,7 +86,7 @@ def apply_rms_norm_rule(
     with torch.no_grad():
         variance = inputs.float().pow(2).mean(-1, keepdim=True)
         inverse_rms = torch.rsqrt(variance + epsilon).to(inputs.dtype)
-    result: torch.Tensor = _ReplaceGradient.apply(
+    result: torch.Tensor = _ReplaceGradient.apply(  # type: ignore[no-untyped-call]
         inputs, outputs.detach(), inverse_rms, weight.detach()
     )
     return result

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.correction.results import PreparedCorrection, PromptOutcome, ReferenceSplit
+from workers.correction.results import PromptOutcome, ReferenceSplit
 from workers.validation.generation import generate_responses
 from workers.validation.splits import split_by_hash
 from workers.validation.uniqueness import compute_response_uniqueness

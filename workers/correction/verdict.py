@@ -231,9 +231,7 @@ def _build_gates(
 
 
 def _at_least(name: str, value: float, limit: float, sentence: str) -> GateResult:
-    return GateResult(
-        name=name, sentence=sentence, limit=limit, value=value, passed=value >= limit
-    )
+    return GateResult(name=name, sentence=sentence, limit=limit, value=value, passed=value >= limit)
 
 
 def _above(name: str, value: float, limit: float, sentence: str) -> GateResult:
@@ -241,9 +239,7 @@ def _above(name: str, value: float, limit: float, sentence: str) -> GateResult:
 
 
 def _at_most(name: str, value: float, limit: float, sentence: str) -> GateResult:
-    return GateResult(
-        name=name, sentence=sentence, limit=limit, value=value, passed=value <= limit
-    )
+    return GateResult(name=name, sentence=sentence, limit=limit, value=value, passed=value <= limit)
 
 
 def _summarise_patch(

