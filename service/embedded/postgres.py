@@ -273,7 +273,7 @@ def _ensure_socket_folder(base: Path, account: pwd.struct_passwd | None) -> Path
     folder = base / "postgres.socket"
     too_long = len(os.fsencode(folder / _SOCKET_NAME)) > _MAX_SOCKET_PATH_BYTES
     if too_long or '"' in str(folder):
-        folder = Path(tempfile.mkdtemp(prefix="excise-pg-", dir="/tmp"))  # noqa: S108 - short
+        folder = Path(tempfile.mkdtemp(prefix="excise-pg-", dir="/tmp"))
     folder.mkdir(mode=0o700, exist_ok=True)
     if account is not None:
         os.chown(folder, account.pw_uid, account.pw_gid)

@@ -320,7 +320,9 @@ def fetch_missing(url: str) -> str | None:
     try:
         answer: Any = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()
         checks: dict[str, Any] = answer["checks"]
-        missing = [f"{name}: {check['detail']}" for name, check in checks.items() if not check["ok"]]
+        missing = [
+            f"{name}: {check['detail']}" for name, check in checks.items() if not check["ok"]
+        ]
     except (httpx.HTTPError, json.JSONDecodeError, KeyError, TypeError) as error:
         return f"the API does not answer ({type(error).__name__})"
     return "; ".join(missing) or None

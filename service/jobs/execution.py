@@ -180,7 +180,8 @@ def finish_stage(
         .values(job_id=job_id, name=name, key=key, sha256=result_sha256)
         .on_conflict_do_nothing()
     )
-    stage.status, stage.finished_at = StageStatus.SUCCEEDED, fetch_now(session)
+    if not (reused and stage.status == StageStatus.SUCCEEDED):
+        stage.status, stage.finished_at = StageStatus.SUCCEEDED, fetch_now(session)
     stage.done = stage.done if stage.total is None else stage.total
     seconds = _seconds(stage)
     how = "found its earlier result" if reused else f"finished in {seconds:.1f} s"
@@ -292,6 +293,23 @@ def load_prompt_set_info(session: Session, tenant_id: str, prompt_set_id: str) -
     if row is None:
         raise _no_prompt_set(prompt_set_id)
     return PromptSetInfo(row.name, row.sha256)
+
+
+def load_stage_seconds(session: Session, job_id: str) -> dict[str, float]:
+    """Seconds each finished stage of the job took, by stage name, in order of execution."""
+    stages = session.scalars(
+        select(Stage)
+        .where(Stage.job_id == job_id, Stage.status == StageStatus.SUCCEEDED)
+        .order_by(Stage.position)
+    )
+    return {stage.name: _seconds(stage) for stage in stages}
+
+
+def is_job_waiting(session: Session, seconds: float) -> bool:
+    """Whether some job has been queued and unclaimed for at least this long."""
+    since = fetch_now(session) - timedelta(seconds=seconds)
+    statement = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queued_at <= since)
+    return session.scalar(statement.limit(1)) is not None
 
 
 def heartbeat_worker(

@@ -1,0 +1,1 @@
+"""The commands of `excise`, one module a group, and what they share."""

@@ -1,0 +1,82 @@
+"""`excise keys`: API keys, made and revoked in the database itself."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from sqlalchemy import select
+
+from service.commands.connection import JsonOption, open_database
+from service.commands.output import CommandError, build_console, clean, print_json
+from service.errors import ExciseError
+from service.keys import operations, repository
+from service.models import Tenant
+
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+
+TenantOption = Annotated[str, typer.Option("--tenant", help="Whose key it is.")]
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    SUBMIT = "submit"
+    PUBLISH = "publish"
+    ADMIN = "admin"
+
+
+@app.command("create")
+def create_key(
+    tenant: TenantOption = "default",
+    scope: Annotated[list[Scope] | None, typer.Option(help="May be given several times.")] = None,
+    name: Annotated[str, typer.Option(help="What to call the key.")] = "cli",
+) -> None:
+    """Make a key and print it, this once, on standard output."""
+    scopes = [chosen.value for chosen in scope or [Scope.SUBMIT]]
+    with open_database() as database, database.transaction() as session:
+        secret = operations.create_tenant_key(session, tenant, name, scopes)
+    print(secret, flush=True)
+
+
+@app.command("list")
+def list_keys(tenant: TenantOption = "default", as_json: JsonOption = False) -> None:
+    """Show a tenant's keys, newest first; the keys themselves are not stored."""
+    with open_database() as database, database.transaction() as session:
+        tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant))
+        keys = repository.list_keys(session, tenant_id) if tenant_id is not None else []
+        rows = [
+            {
+                "id": key.id,
+                "name": key.name,
+                "prefix": key.prefix,
+                "scopes": list(key.scopes),
+                "created_at": key.created_at.isoformat(),
+                "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+            }
+            for key in keys
+        ]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("id", "name", "begins with", "scopes", "created", "revoked", box=None)
+    for row in rows:
+        cells = [row["id"], row["name"], row["prefix"], ", ".join(row["scopes"] or ())]
+        table.add_row(*(clean(str(cell)) for cell in cells), row["created_at"], row["revoked_at"])
+    build_console().print(table)
+
+
+@app.command("revoke")
+def revoke_key(key_id: str, tenant: TenantOption = "default") -> None:
+    """Make a key useless at once."""
+    with open_database() as database, database.transaction() as session:
+        tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant))
+        if tenant_id is None:
+            raise CommandError(f"There is no tenant {tenant!r}.", param="tenant")
+        try:
+            operations.revoke_key(session, tenant_id, key_id)
+        except ExciseError as error:
+            raise CommandError(error.message) from None
+    print(f"revoked {key_id}")

@@ -1,0 +1,81 @@
+"""The artifact store: one contract, two places."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from service.artifacts import ArtifactStore, LocalArtifactStore, open_artifact_store
+from service.errors import ArtifactCorruptError, ArtifactNotFoundError
+
+UNKNOWN = "0" * 64
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    if request.param == "local":
+        return open_artifact_store(str(tmp_path / "artifacts"))
+    return open_artifact_store(f"memory://{tmp_path.name}")
+
+
+def test_content_comes_back(store: ArtifactStore, tmp_path: Path) -> None:
+    sha256 = store.put_bytes(b"content")
+    assert sha256 == hashlib.sha256(b"content").hexdigest()
+    assert store.put_bytes(b"content") == sha256
+    assert store.get(sha256) == b"content"
+    assert store.size(sha256) == 7
+    assert store.exists(sha256)
+    assert store.fetch_file(sha256, tmp_path / "copy").read_bytes() == b"content"
+    with store.open(sha256) as stream:
+        assert stream.read(3) == b"con"
+
+
+def test_files_are_stored_by_content(store: ArtifactStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 10_000)
+    sha256 = store.put_file(source)
+    assert store.get(sha256) == source.read_bytes()
+
+
+def test_unknown_and_malformed_ids(store: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    assert not store.exists(UNKNOWN)
+    for bad in (UNKNOWN, "", "../secret", str(tmp_path / "secret"), "A" * 64, UNKNOWN + "\n"):
+        with pytest.raises(ArtifactNotFoundError):
+            store.get(bad)
+        with pytest.raises(ArtifactNotFoundError):
+            store.size(bad)
+
+
+def test_changed_content_is_noticed_on_read(tmp_path: Path) -> None:
+    store = LocalArtifactStore(tmp_path)
+    sha256 = store.put_bytes(b"content")
+    (tmp_path / sha256[:2] / sha256).write_bytes(b"Content")
+    with pytest.raises(ArtifactCorruptError):
+        store.get(sha256)
+    with pytest.raises(ArtifactCorruptError):
+        store.fetch_file(sha256, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_changed_remote_content_is_noticed_on_read(tmp_path: Path) -> None:
+    store = open_artifact_store(f"memory://{tmp_path.name}")
+    sha256 = store.put_bytes(b"content")
+    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/{sha256[:2]}/{sha256}", b"other")
+    with pytest.raises(ArtifactCorruptError):
+        store.get(sha256)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalArtifactStore(tmp_path / "artifacts")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("service.artifacts.os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        store.put_bytes(b"content")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
