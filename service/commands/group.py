@@ -48,9 +48,11 @@ class ExciseGroup(TyperGroup):
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,
+        windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
         """Run a command and end the process with its exit code."""
+        extra["windows_expand_args"] = windows_expand_args
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         sys.exit(self._run(args, prog_name, complete_var, extra))
@@ -96,9 +98,17 @@ def load_group(entry_point: EntryPoint) -> Any:
     return typer.main.get_command(group) if isinstance(group, typer.Typer) else group
 
 
+def describe_missing(error: ImportError) -> str:
+    """What is not installed, and what installs it."""
+    missing = f"{error.name!r} is not installed" if error.name else str(error)
+    return (
+        f"This command works on checkpoints and needs the worker's packages: {missing}. "
+        "Run: pip install 'excise[worker]'"
+    )
+
+
 def _build_hint(name: str, error: ImportError) -> Any:
     """A stand-in for the group called `name`."""
-    missing = f"{error.name!r} is not installed" if error.name else str(error)
     stand_in = typer.Typer(add_completion=False)
 
     @stand_in.command(
@@ -107,10 +117,7 @@ def _build_hint(name: str, error: ImportError) -> Any:
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def explain() -> None:
-        raise CommandError(
-            f"`excise {name}` works on checkpoints and needs the worker's packages: {missing}. "
-            "Run: pip install 'excise[worker]'"
-        )
+        raise CommandError(describe_missing(error))
 
     return typer.main.get_command(stand_in)
 
@@ -129,6 +136,8 @@ def _fail_unexpectedly(error: Exception) -> int:
             return int(ExitCode.ERROR)
         hint = f" Try: {usage.ctx.command_path} --help" if getattr(usage, "ctx", None) else ""
         return _fail(f"{usage.format_message()}{hint}")
+    if isinstance(error, ModuleNotFoundError):
+        return _fail(describe_missing(error))
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exc()
     first_line = (str(error).strip() or "no message").splitlines()[0]

@@ -13,7 +13,7 @@ from service.commands.connection import JsonOption, open_database
 from service.commands.output import CommandError, build_console, clean, print_json
 from service.errors import ExciseError
 from service.keys import operations, repository
-from service.models import Tenant
+from service.models import ApiKey, Tenant
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
@@ -47,24 +47,13 @@ def list_keys(tenant: TenantOption = "default", as_json: JsonOption = False) -> 
     with open_database() as database, database.transaction() as session:
         tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant))
         keys = repository.list_keys(session, tenant_id) if tenant_id is not None else []
-        rows = [
-            {
-                "id": key.id,
-                "name": key.name,
-                "prefix": key.prefix,
-                "scopes": list(key.scopes),
-                "created_at": key.created_at.isoformat(),
-                "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
-            }
-            for key in keys
-        ]
+        rows = [_describe_key(key) for key in keys]
     if as_json:
         print_json(rows)
         return
     table = Table("id", "name", "begins with", "scopes", "created", "revoked", box=None)
     for row in rows:
-        cells = [row["id"], row["name"], row["prefix"], ", ".join(row["scopes"] or ())]
-        table.add_row(*(clean(str(cell)) for cell in cells), row["created_at"], row["revoked_at"])
+        table.add_row(*(clean(_join(value)) for value in row.values()))
     build_console().print(table)
 
 
@@ -80,3 +69,20 @@ def revoke_key(key_id: str, tenant: TenantOption = "default") -> None:
         except ExciseError as error:
             raise CommandError(error.message) from None
     print(f"revoked {key_id}")
+
+
+def _describe_key(key: ApiKey) -> dict[str, str | list[str] | None]:
+    """What may be shown of a key."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": list(key.scopes),
+        "created_at": key.created_at.isoformat(timespec="seconds"),
+        "revoked_at": key.revoked_at.isoformat(timespec="seconds") if key.revoked_at else None,
+    }
+
+
+def _join(value: str | list[str] | None) -> str:
+    """A table cell's text."""
+    return ", ".join(value) if isinstance(value, list) else value or "-"

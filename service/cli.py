@@ -1,0 +1,35 @@
+"""The `excise` command: a client of the REST API, and the starter of the embedded stack.
+
+Exit codes: 0 the verdict is "passed" (or the command did what it should), 100 the gates were not
+met, 1 anything else, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from service.commands import jobs, keys, stack
+from service.commands.group import ExciseGroup
+
+app = typer.Typer(
+    name="excise",
+    cls=ExciseGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the few neurons behind a misbehaviour, prune them, prove nothing else broke.",
+)
+app.command("demo")(stack.demo)
+app.command("up")(stack.up)
+app.add_typer(keys.app, name="keys")
+app.add_typer(jobs.prompts_app, name="prompts")
+app.command("submit")(jobs.submit)
+app.command("watch")(jobs.watch)
+app.command("report")(jobs.report)
+app.command("jobs")(jobs.list_jobs)
+app.command("cancel")(jobs.cancel)
+app.command("migrate")(stack.migrate)
+app.command("version")(stack.version)
+
+if __name__ == "__main__":
+    app()
