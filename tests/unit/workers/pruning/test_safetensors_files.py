@@ -1,0 +1,211 @@
+"""Safetensors as bytes: the hash sees every bit and no sharding, and broken files are named."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from workers.pruning.safetensors_files import (
+    SafetensorsFormatError,
+    compute_checkpoint_sha256,
+    list_tensors,
+)
+
+TENSORS = {
+    "b": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "a": torch.tensor([1.0, -0.0, 3.0], dtype=torch.bfloat16),
+    "empty": torch.zeros(0, 4),
+    "scalar": torch.tensor(5, dtype=torch.int64),
+}
+
+
+def write(folder: Path, *files: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir()
+    for index, tensors in enumerate(files):
+        save_file(tensors, folder / f"model-{index}.safetensors")
+    return folder
+
+
+def write_raw(folder: Path, data: bytes) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
+def frame(header: Any, body: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def describe(**changes: Any) -> dict[str, Any]:
+    return {"t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes}
+
+
+def test_places_are_where_the_bytes_lie(tmp_path: Path) -> None:
+    found = list_tensors(write(tmp_path / "x", TENSORS))
+    assert set(found) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        stored = found[name]
+        data = stored.file.read_bytes()[stored.start : stored.end]
+        assert data == tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        assert stored.shape == tuple(tensor.shape)
+    assert {name: place.dtype for name, place in found.items()} == {
+        "a": "BF16",
+        "b": "F32",
+        "empty": "F32",
+        "scalar": "I64",
+    }
+
+
+def test_the_hash_does_not_see_sharding_or_other_files(tmp_path: Path) -> None:
+    whole = compute_checkpoint_sha256(write(tmp_path / "whole", TENSORS))
+    shards = [{name: tensor} for name, tensor in TENSORS.items()]
+    folder = write(tmp_path / "shards", *shards)
+    (folder / "config.json").write_text("{}")
+    assert compute_checkpoint_sha256(folder) == whole
+    assert compute_checkpoint_sha256(write(tmp_path / "turned", *shards[::-1])) == whole
+
+
+def test_the_hash_does_not_see_metadata(tmp_path: Path) -> None:
+    whole = compute_checkpoint_sha256(write(tmp_path / "whole", TENSORS))
+    folder = tmp_path / "described"
+    folder.mkdir()
+    save_file(TENSORS, folder / "x.safetensors", metadata={"format": "pt", "note": "hello"})
+    assert compute_checkpoint_sha256(folder) == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a": torch.tensor([1.0, 0.0, 3.0], dtype=torch.bfloat16)},
+        {"a": TENSORS["a"].view(torch.float16)},
+        {"b": TENSORS["b"].reshape(3, 2)},
+        {"scalar": torch.tensor(6, dtype=torch.int64)},
+        {"empty": torch.zeros(4, 0)},
+        {"more": torch.zeros(1)},
+    ],
+    ids=["sign of zero", "dtype", "shape", "value", "empty shape", "another tensor"],
+)
+def test_the_hash_sees_every_difference(tmp_path: Path, change: dict[str, torch.Tensor]) -> None:
+    before = compute_checkpoint_sha256(write(tmp_path / "before", TENSORS))
+    assert compute_checkpoint_sha256(write(tmp_path / "after", TENSORS | change)) != before
+
+
+def test_the_hash_sees_names_and_which_bytes_belong_to_them(tmp_path: Path) -> None:
+    one, two = torch.tensor([1.0]), torch.tensor([2.0])
+    hashes = {
+        compute_checkpoint_sha256(write(tmp_path / str(index), tensors))
+        for index, tensors in enumerate(
+            ({"x": one, "y": two}, {"x": two, "y": one}, {"x": one, "z": two})
+        )
+    }
+    assert len(hashes) == 3
+
+
+def test_the_hash_sees_any_single_bit(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", {"t": torch.zeros(4)})
+    stored = list_tensors(folder)["t"]
+    clean = stored.file.read_bytes()
+    seen = {compute_checkpoint_sha256(folder)}
+    for bit in range(8 * (stored.end - stored.start)):
+        flipped = bytearray(clean)
+        flipped[stored.start + bit // 8] ^= 1 << bit % 8
+        stored.file.write_bytes(flipped)
+        seen.add(compute_checkpoint_sha256(folder))
+    assert len(seen) == 1 + 8 * 16
+
+
+def test_replaced_values_give_the_hash_of_the_checkpoint_to_come(tmp_path: Path) -> None:
+    changed = TENSORS | {"b": TENSORS["b"] * 2, "a": -TENSORS["a"]}
+    before, after = write(tmp_path / "x", TENSORS), write(tmp_path / "y", changed)
+    replaced = {
+        "b": changed["b"].numpy().T.copy().T,  # not C-contiguous
+        "a": changed["a"].view(torch.int16).numpy().view(np.uint16),
+    }
+    assert compute_checkpoint_sha256(before, replaced) == compute_checkpoint_sha256(after)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(SafetensorsFormatError, match=r"holds no \*\.safetensors"):
+        list_tensors(tmp_path)
+
+
+def test_a_name_stored_twice_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", {"t": torch.zeros(1)}, {"t": torch.ones(1)})
+    with pytest.raises(SafetensorsFormatError, match="tensor t is stored twice"):
+        list_tensors(folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "bad header length"),
+        (b"\1\0\0", "bad header length"),
+        (b"\xff" * 40, "bad header length"),
+        ((9).to_bytes(8, "little") + b"12345678", "bad header length"),
+        ((8).to_bytes(8, "little") + b"not json", "not JSON"),
+        ((2).to_bytes(8, "little") + b"\xff\xfe", "not JSON"),
+        (frame({"t": {}}), "described badly"),
+        (frame({"t": "F32"}), "described badly"),
+        (frame(describe(shape=None), b"8" * 8), "described badly"),
+        (frame(describe(shape=["x"]), b"8" * 8), "described badly"),
+        (frame(describe(data_offsets=[0]), b"8" * 8), "described badly"),
+        (frame(describe(data_offsets=[0, 8, 16]), b"8" * 8), "described badly"),
+        (frame(describe(), b"8" * 7), "lies outside the file"),
+        (frame(describe(data_offsets=[-4, 4]), b"8" * 8), "lies outside the file"),
+        (frame(describe(data_offsets=[8, 0]), b"8" * 8), "lies outside the file"),
+    ],
+)
+def test_broken_files_are_refused(tmp_path: Path, data: bytes, complaint: str) -> None:
+    folder = write_raw(tmp_path, data)
+    with pytest.raises(SafetensorsFormatError, match=complaint):
+        list_tensors(folder)
+    with pytest.raises(SafetensorsFormatError):
+        compute_checkpoint_sha256(folder)
+
+
+def read_anything(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = write_raw(Path(name), data)
+        try:
+            compute_checkpoint_sha256(folder)
+        except SafetensorsFormatError as error:
+            assert str(error)
+
+
+@given(st.binary(max_size=80))
+def test_arbitrary_bytes_are_read_or_refused(data: bytes) -> None:
+    read_anything(data)
+
+
+@given(st.binary(max_size=60), st.binary(max_size=20))
+def test_arbitrary_headers_are_read_or_refused(header: bytes, body: bytes) -> None:
+    read_anything(len(header).to_bytes(8, "little") + header + body)
+
+
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "X", ""]) | st.none(),
+        "shape": st.lists(st.integers(-3, 9)) | st.none() | st.text(max_size=3),
+        "data_offsets": st.lists(st.integers(-3, 20), max_size=3) | st.none(),
+    },
+)
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), ENTRIES | st.integers() | st.text(max_size=5), max_size=4),
+    st.binary(max_size=20),
+)
+def test_arbitrary_descriptions_are_read_or_refused(header: dict[str, Any], body: bytes) -> None:
+    read_anything(frame(header, body))

@@ -1,0 +1,81 @@
+"""Scores against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workers.domain import Relevance
+from workers.pruning.scoring import COST_FLOOR, Score, compute_scores
+
+
+def relevance(mean: dict[str, list[float]], absolute: dict[str, list[float]]) -> Relevance:
+    return Relevance(
+        mean={name: torch.tensor(values) for name, values in mean.items()},
+        mean_absolute={name: torch.tensor(values) for name, values in absolute.items()},
+        tokens=1,
+        samples=1,
+    )
+
+
+GENERAL = relevance(
+    {"a": [1.0, -3.0], "b": [0.5, -2.0, 0.0]}, {"a": [1.0, 4.0], "b": [2.0, 3.0, 0.0]}
+)
+UNDESIRED = relevance(
+    {"a": [6.0, -8.0], "b": [0.0, 1.0, 3.0]}, {"a": [9.0, 9.0], "b": [9.0, 9.0, 9.0]}
+)
+
+
+def test_benefit_cost_by_hand() -> None:
+    # The mean cost is (1 + 4 + 2 + 3 + 0) / 5 = 2, so the floor is 0.2.
+    assert COST_FLOOR == 0.1
+    scores = compute_scores(GENERAL, UNDESIRED, Score.BENEFIT_COST)
+    assert list(scores) == ["a", "b"]
+    torch.testing.assert_close(scores["a"], torch.tensor([6 / 1.2, 0.0]))
+    torch.testing.assert_close(scores["b"], torch.tensor([0.0, 1 / 3.2, 3 / 0.2]))
+
+
+def test_signed_difference_by_hand() -> None:
+    scores = compute_scores(GENERAL, UNDESIRED, Score.SIGNED_DIFFERENCE)
+    torch.testing.assert_close(scores["a"], torch.tensor([5.0, -5.0]))
+    torch.testing.assert_close(scores["b"], torch.tensor([-0.5, 3.0, 3.0]))
+
+
+def test_without_any_cost_benefit_wins_and_none_is_zero() -> None:
+    nothing = relevance({"a": [0.0, 0.0, 0.0]}, {"a": [0.0, 0.0, 0.0]})
+    undesired = relevance({"a": [0.5, 0.0, -1.0]}, {"a": [1.0, 1.0, 1.0]})
+    scores = compute_scores(nothing, undesired, Score.BENEFIT_COST)["a"]
+    assert scores[0] > 1e30
+    assert scores[1:].tolist() == [0.0, 0.0]
+
+
+def test_the_score_grows_with_benefit_and_falls_with_cost() -> None:
+    general = relevance({"a": [0.0] * 3}, {"a": [1.0, 2.0, 2.0]})
+    undesired = relevance({"a": [1.0, 1.0, 2.0]}, {"a": [1.0] * 3})
+    low_cost, plain, high_benefit = compute_scores(general, undesired, Score.BENEFIT_COST)["a"]
+    assert low_cost > plain
+    assert high_benefit > plain
+
+
+def test_scaling_the_model_s_relevance_keeps_the_ranking() -> None:
+    scores = compute_scores(GENERAL, UNDESIRED, Score.BENEFIT_COST)["b"]
+    tripled = relevance(
+        {name: (3 * values).tolist() for name, values in GENERAL.mean.items()},
+        {name: (3 * values).tolist() for name, values in GENERAL.mean_absolute.items()},
+    )
+    torch.testing.assert_close(
+        compute_scores(tripled, UNDESIRED, Score.BENEFIT_COST)["b"], scores / 3
+    )
+
+
+@pytest.mark.parametrize("score", list(Score))
+def test_different_modules_are_refused(score: Score) -> None:
+    with pytest.raises(ValueError, match="different modules"):
+        compute_scores(GENERAL, relevance({"a": [1.0, 2.0]}, {"a": [1.0, 2.0]}), score)
+
+
+@pytest.mark.parametrize("score", list(Score))
+def test_scoring_leaves_the_relevance_alone(score: Score) -> None:
+    compute_scores(GENERAL, UNDESIRED, score)
+    assert UNDESIRED.mean["a"].tolist() == [6.0, -8.0]
+    assert GENERAL.mean_absolute["b"].tolist() == [2.0, 3.0, 0.0]

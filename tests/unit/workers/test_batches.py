@@ -1,0 +1,82 @@
+"""Padded batches: every sample once, pads on the right, within the token limit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.batches import TokenBatch, build_batches
+from workers.domain import TokenSequence
+
+PAD = 99
+
+
+def batches_of(samples: list[TokenSequence], tokens: int) -> list[TokenBatch]:
+    return list(build_batches(samples, tokens, PAD))
+
+
+def test_a_batch_is_padded_on_the_right_and_marks_the_response() -> None:
+    samples = [TokenSequence((1, 2)), TokenSequence((3,), (4, 5)), TokenSequence((6, 7, 8), (9,))]
+    (batch,) = batches_of(samples, 12)
+    assert batch.sample_indices == (2, 1, 0)
+    assert batch.token_ids.tolist() == [[6, 7, 8, 9], [3, 4, 5, PAD], [1, 2, PAD, PAD]]
+    assert batch.is_token.tolist() == [
+        [True, True, True, True],
+        [True, True, True, False],
+        [True, True, False, False],
+    ]
+    assert batch.is_response.tolist() == [
+        [False, False, False, True],
+        [False, True, True, False],
+        [False, False, False, False],
+    ]
+
+
+def test_equal_lengths_keep_their_order() -> None:
+    samples = [TokenSequence((index, index)) for index in range(5)]
+    assert [batch.sample_indices for batch in batches_of(samples, 4)] == [(0, 1), (2, 3), (4,)]
+
+
+def test_a_sample_longer_than_the_limit_is_a_batch_of_its_own() -> None:
+    samples = [TokenSequence((1,) * 10), TokenSequence((2,)), TokenSequence((3,))]
+    assert [batch.sample_indices for batch in batches_of(samples, 4)] == [(0,), (1, 2)]
+
+
+def test_an_empty_sample_is_refused_by_its_index() -> None:
+    with pytest.raises(ValueError, match="sample 1 has no tokens"):
+        batches_of([TokenSequence((1,)), TokenSequence(())], 8)
+
+
+def test_no_samples_give_no_batches() -> None:
+    assert batches_of([], 8) == []
+
+
+def test_moving_a_batch_keeps_its_content() -> None:
+    (batch,) = batches_of([TokenSequence((1,), (2,))], 8)
+    moved = batch.to(torch.device("cpu"))
+    assert moved.token_ids.tolist() == batch.token_ids.tolist()
+    assert moved.is_token.tolist() == batch.is_token.tolist()
+    assert moved.is_response.tolist() == batch.is_response.tolist()
+    assert moved.sample_indices == batch.sample_indices
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), max_size=20), st.integers(1, 60))
+def test_every_sample_comes_once_and_whole(lengths: list[tuple[int, int]], tokens: int) -> None:
+    samples = [
+        TokenSequence(tuple(range(prompt)), tuple(range(50, 50 + response)))
+        for prompt, response in lengths
+    ]
+    batches = batches_of(samples, tokens)
+    assert sorted(i for batch in batches for i in batch.sample_indices) == list(range(len(samples)))
+    for batch in batches:
+        rows, width = batch.token_ids.shape
+        assert rows == 1 or rows * width <= tokens
+        for row, index in enumerate(batch.sample_indices):
+            sample = samples[index]
+            assert tuple(batch.token_ids[row][batch.is_token[row]].tolist()) == sample.token_ids
+            response = batch.token_ids[row][batch.is_response[row]]
+            assert tuple(response.tolist()) == sample.response_ids
+            assert not (batch.is_token[row, 1:] & ~batch.is_token[row, :-1]).any()
+            assert set(batch.token_ids[row][~batch.is_token[row]].tolist()) <= {PAD}
