@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO_ARGS ?=
+UP_ARGS ?=
 
 export EXCISE_HOME ?= $(CURDIR)/.excise
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -13,16 +14,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 install: $(STAMP)
 
 # PyPI's own torch wheel carries CUDA; where there is no GPU, the CPU build is taken from
-# PyTorch's index, or from whatever local wheel pip already knows of (see scripts/install_torch).
+# PyTorch's index, or from whatever local wheel pip already knows of (see scripts/install.sh).
 $(STAMP): pyproject.toml scripts/install.sh
-	bash scripts/install.sh $(PYTHON) $(VENV)
+	@bash scripts/install.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 
+# The exit status is the verdict: 0 passed, 100 gates not met (make shows it as "Error 100").
 demo: $(STAMP)
-	$(BIN)/excise demo $(DEMO_ARGS)
+	@$(BIN)/excise demo $(DEMO_ARGS)
 
 up: $(STAMP)
-	$(BIN)/excise up
+	@$(BIN)/excise up $(UP_ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -33,5 +35,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# As root, a home that PostgreSQL's user cannot reach keeps its data under /var/lib/excise.
 clean:
-	rm -rf $(VENV) .excise demo-output
+	@if grep -qxE '[0-9a-f]{16}' .excise/stack-id 2>/dev/null; then \
+		rm -rf "/var/lib/excise/$$(cat .excise/stack-id)"; fi
+	rm -rf $(VENV) .excise demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

