@@ -36,6 +36,7 @@ _RETRIED_STATUSES = frozenset({502, 503, 504})
 _FIRST_PAUSE_SECONDS = 0.3
 _MAX_PAUSE_SECONDS = 5.0
 _MAX_MESSAGE_CHARACTERS = 500
+_PRINTABLE = re.compile(r"[!-~]+")
 _UNSAFE_NAME = re.compile(r"[^A-Za-z0-9 ._-]+")
 
 
@@ -84,13 +85,15 @@ class ExciseClient:
         self.patience_seconds = patience_seconds
         headers = {"User-Agent": "excise-client"}
         if api_key:
+            if not _PRINTABLE.fullmatch(api_key):  # a library's message would show it
+                raise ClientError("The API key has characters no key has. Copy it again.")
             headers["Authorization"] = f"Bearer {api_key}"
         try:
             self._http = httpx.Client(
                 base_url=self.url, headers=headers, timeout=_TIMEOUT, transport=transport
             )
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise ClientError(f"The service's URL or the API key is malformed: {error}.") from None
+            raise ClientError(f"The service's URL is malformed: {error}.") from None
 
     def __enter__(self) -> Self:
         return self

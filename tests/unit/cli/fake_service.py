@@ -1,0 +1,291 @@
+"""A small service that speaks the REST contract from a script, on a real port."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+STAGES = ("prepare", "attribute", "search", "validate", "package")
+
+
+def build_report(job_id: str, verdict: str) -> dict[str, Any]:
+    """A report as the workers write it."""
+    effect = {"n": 20, "before": 0.3, "after": 0.8, "ci_low": 0.4, "ci_high": 0.6}
+    return {
+        "schema_version": 1,
+        "job_id": job_id,
+        "verdict": verdict,
+        "reason": f"because it is {verdict}\x1b[31m",
+        "behaviours": [
+            {
+                "name": "repetition",
+                "metric": "response_uniqueness",
+                "direction": "higher_is_better",
+                "threshold": 0.5,
+                "prompts": 60,
+                "triggering": 40,
+                "tune": {"n": 20, "before": 0.3, "after": 0.8},
+                "held_out": effect,
+                "random_control": {
+                    "before": 0.3,
+                    "after": 0.31,
+                    "ci_low": -0.1,
+                    "ci_high": 0.1,
+                    "draws": 3,
+                },
+            }
+        ],
+        "damage": {
+            "perplexity": {
+                "corpus": "wiki[text]",
+                "context": 512,
+                "tokens": 9,
+                "before": 20.0,
+                "after": 20.2,
+            },
+            "kl": {"mean": 0.01, "p95": 0.1, "tokens": 9},
+        },
+        "patch": {"granularity": "neuron", "components": 12, "of": 46080, "modules": {}},
+        "search": [],
+        "gates": [
+            {"name": "effect", "sentence": "it helps", "limit": 0.1, "value": 0.5, "passed": True},
+            {"name": "kl", "sentence": "it is close", "limit": 0.1, "value": None, "passed": False},
+        ],
+        "samples": [
+            {
+                "prompt": f"prompt {index}",
+                "split": "tune" if index < 2 else "held_out",
+                "before": "la la [bold]la[/bold] " * 30,
+                "after": "words \x07and more",
+                "metric_before": 0.1,
+                "metric_after": 0.9,
+            }
+            for index in range(6)
+        ],
+    }
+
+
+class FakeService:
+    """The service's state, and what it is to do wrong."""
+
+    def __init__(self) -> None:
+        self.verdict = "passed"
+        self.final_status: str | None = None
+        self.events_total = 6
+        self.drop_stream_after = 0
+        self.unavailable = 0
+        self.corrupt: str | None = None
+        self.endless = False
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.specs: list[dict[str, Any]] = []
+        self.idempotency_keys: list[str] = []
+        self.resumed_from: list[str | None] = []
+        self.uploads: list[tuple[str, str, bytes]] = []
+        self.cancelled: list[str] = []
+        self.files: dict[str, bytes] = {}
+        self._polls = 0
+
+    def build_app(self) -> FastAPI:
+        """The routes of docs/guides/api.md that the client uses."""
+        app = FastAPI()
+        app.middleware("http")(self._gate)
+        app.post("/v1/prompt-sets")(self.upload)
+        app.post("/v1/jobs")(self.create)
+        app.get("/v1/jobs")(self.list)
+        app.get("/v1/jobs/{job_id}")(self.get)
+        app.post("/v1/jobs/{job_id}/cancel")(self.cancel)
+        app.get("/v1/jobs/{job_id}/events")(self.events)
+        app.get("/v1/jobs/{job_id}/report")(self.report)
+        app.get("/v1/jobs/{job_id}/artifacts/{name}")(self.artifact)
+        return app
+
+    async def _gate(self, request: Request, call_next: Any) -> Any:
+        if self.unavailable:
+            self.unavailable -= 1
+            return problem(503, "unavailable", "The database does not answer.")
+        if request.headers.get("authorization") != "Bearer exc_test":
+            return problem(401, "unauthorized", "The API key is unknown.")
+        return await call_next(request)
+
+    async def upload(self, request: Request, name: str) -> Any:
+        content = await request.body()
+        self.uploads.append((name, request.headers["content-type"], content))
+        return {
+            "id": f"ps_{len(self.uploads)}",
+            "object": "prompt_set",
+            "name": name,
+            "format": "text",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "prompts": 1,
+            "bytes": len(content),
+            "created_at": now(),
+        }
+
+    async def create(self, request: Request) -> Any:
+        spec = await request.json()
+        if spec.get("kind") != "correction":
+            return problem(422, "invalid_request", "kind is unknown.", "kind")
+        key = request.headers["idempotency-key"]
+        if key not in self.idempotency_keys:
+            self.idempotency_keys.append(key)
+            self.specs.append(spec)
+            job_id = f"job_{len(self.specs)}"
+            self.jobs[job_id] = self._build_job(job_id, spec)
+        return list(self.jobs.values())[self.idempotency_keys.index(key)]
+
+    async def list(self) -> Any:
+        return {"object": "list", "data": list(self.jobs.values())[::-1], "has_more": False}
+
+    async def get(self, job_id: str) -> Any:
+        if job_id not in self.jobs:
+            return problem(404, "not_found", "There is no such job.")
+        self._polls += 1
+        self._advance(self.jobs[job_id])
+        return self.jobs[job_id]
+
+    async def cancel(self, job_id: str) -> Any:
+        self.cancelled.append(job_id)
+        self.jobs[job_id].update(status="cancelled", cancel_requested=True)
+        return self.jobs[job_id]
+
+    async def events(self, request: Request, job_id: str) -> Any:
+        last = request.headers.get("last-event-id")
+        self.resumed_from.append(last)
+        return StreamingResponse(self._stream(int(last or 0)), media_type="text/event-stream")
+
+    async def report(self, job_id: str, format: str = "json") -> Any:  # noqa: A002
+        name = f"report.{format}"
+        if name not in self.files or not self.jobs[job_id]["verdict"]:
+            return problem(409, "not_ready", "There is no report yet.")
+        return Response(self.files[name])
+
+    async def artifact(self, job_id: str, name: str) -> Any:
+        content = self.files[name]
+        return Response(content + b"!" if name == self.corrupt else content)
+
+    def _stream(self, after: int) -> Iterator[str]:
+        for number in range(after + 1, self.events_total + 1):
+            event = {
+                "id": number,
+                "object": "job.event",
+                "type": "stage.started",
+                "level": "info",
+                "message": f"event {number}",
+                "data": {},
+                "created_at": now(),
+            }
+            yield f": ping\nid: {number}\nevent: stage.started\ndata: {json.dumps(event)}\n\n"
+            if self.drop_stream_after and number - after >= self.drop_stream_after:
+                return
+        if not self.endless:
+            yield "event: done\ndata: {}\n\n"
+
+    def _build_job(self, job_id: str, spec: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": job_id,
+            "object": "job",
+            "kind": "correction",
+            "status": "queued",
+            "verdict": None,
+            "model": spec["model"],
+            "spec": spec,
+            "metadata": {},
+            "created_at": now(),
+            "started_at": None,
+            "finished_at": None,
+            "estimated_finish": None,
+            "attempts": 0,
+            "cancel_requested": False,
+            "stage": None,
+            "stages": [self._build_stage(name, "pending") for name in STAGES],
+            "error": None,
+            "artifacts": [],
+        }
+
+    def _build_stage(self, name: str, status: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "status": status,
+            "done": 3,
+            "total": 10,
+            "message": "busy [x]",
+            "seconds": 1.5 if status == "succeeded" else None,
+        }
+
+    def _advance(self, job: dict[str, Any]) -> None:
+        if job["status"] == "queued":
+            job["status"] = "running"
+            job["stages"][0] = self._build_stage("prepare", "running")
+            job["estimated_finish"] = (datetime.now(UTC) + timedelta(seconds=90)).isoformat()
+        elif job["status"] == "running" and not self.endless:
+            self._finish(job)
+
+    def _finish(self, job: dict[str, Any]) -> None:
+        if self.final_status in {"failed", "cancelled"}:
+            error = {"code": "poison_job", "message": "it broke", "param": None}
+            job.update(status=self.final_status, error=error)
+            return
+        status = "succeeded" if self.verdict == "passed" else "rejected"
+        job.update(status=status, verdict=self.verdict)
+        job["stages"] = [self._build_stage(name, "succeeded") for name in STAGES]
+        self.files = {
+            "report.json": json.dumps(build_report(job["id"], self.verdict)).encode(),
+            "report.md": b"# report\n",
+            "report.html": b"<p>report</p>",
+            "manifest.json": b"{}",
+        }
+        if self.verdict == "passed":
+            self.files["patch.safetensors"] = b"\x00\x01"
+        job["artifacts"] = [
+            {
+                "name": name,
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "bytes": len(content),
+                "media_type": "application/octet-stream",
+            }
+            for name, content in self.files.items()
+        ]
+
+
+def problem(status: int, code: str, message: str, param: str | None = None) -> JSONResponse:
+    """An RFC 9457 answer."""
+    error = {"code": code, "message": message, "param": param}
+    body = {"type": "about:blank", "title": code, "status": status, "detail": message}
+    return JSONResponse({**body, "error": error}, status, media_type="application/problem+json")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+@contextmanager
+def serve(service: FakeService, port: int = 0) -> Iterator[str]:
+    """The URL at which the fake answers during the block."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    config = uvicorn.Config(
+        service.build_app(), log_level="error", ws="none", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
