@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,8 @@ def test_broken_files_are_refused(tmp_path: Path, data: bytes, complaint: str) -
 def read_anything(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = write_raw(Path(name), data)
-        try:
-            compute_checkpoint_sha256(folder)
-        except SafetensorsFormatError as error:
-            assert str(error)
+        with suppress(SafetensorsFormatError):
+            assert len(compute_checkpoint_sha256(folder)) == 64
 
 
 @given(st.binary(max_size=80))

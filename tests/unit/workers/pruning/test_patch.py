@@ -1,0 +1,304 @@
+"""The patch: build, write, apply, revert; the base comes back byte for byte or nothing happens."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from tests.tiny import HIDDEN, MODULES, NEURONS, build_tiny_model, save_tiny_checkpoint
+from workers.checkpoints import load_checkpoint
+from workers.domain import Component, Granularity
+from workers.pruning.components import pruned
+from workers.pruning.patch import (
+    Patch,
+    PatchError,
+    WrongCheckpointError,
+    apply_patch,
+    build_patch,
+    parse_patch,
+    revert_patch,
+    serialise_patch,
+)
+from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
+
+FIRST, SECOND = MODULES
+CHOSEN = (Component(SECOND, 47), Component(FIRST, 3), Component(SECOND, 0), Component(FIRST, 11))
+INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+ODD_BITS = {
+    torch.float32: (-(2**31), 0x7FC00001, 0x7F800001, 0x7F800000, 1),
+    torch.bfloat16: (-(2**15), 0x7FC1, 0x7F81, 0x7F80, 1),
+    torch.float16: (-(2**15), 0x7E01, 0x7C01, 0x7C00, 1),
+}
+"""−0.0, a quiet and a signalling NaN with payloads, infinity, the smallest subnormal."""
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def plant_odd_bits(model: LlamaForCausalLM, dtype: torch.dtype) -> None:
+    bits = model.get_submodule(FIRST).weight.data.view(INTEGERS[dtype])
+    for row, value in enumerate(ODD_BITS[dtype]):
+        bits[row, 3] = value
+
+
+@pytest.fixture(scope="module")
+def patch(checkpoint: Path) -> Patch:
+    return build_patch(checkpoint, CHOSEN)
+
+
+@pytest.fixture
+def corrected(checkpoint: Path, patch: Patch, tmp_path: Path) -> Path:
+    apply_patch(patch, checkpoint, tmp_path / "corrected")
+    return tmp_path / "corrected"
+
+
+@pytest.mark.parametrize("dtype", list(ODD_BITS))
+@pytest.mark.parametrize("shard_size", ["50GB", "20KB"])
+def test_the_base_comes_back_byte_for_byte(
+    tmp_path: Path, dtype: torch.dtype, shard_size: str
+) -> None:
+    model = build_tiny_model().to(dtype)
+    plant_odd_bits(model, dtype)
+    base = save_tiny_checkpoint(tmp_path / "base", model, shard_size)
+    assert (len(list(base.glob("*.safetensors"))) > 1) is (shard_size == "20KB")
+    before = read_files(base)
+    patch = parse_patch(serialise_patch(build_patch(base, CHOSEN)))
+    apply_patch(patch, base, tmp_path / "corrected")
+    revert_patch(patch, tmp_path / "corrected", tmp_path / "back")
+    assert read_files(base) == before
+    assert read_files(tmp_path / "back") == before
+    changed = read_files(tmp_path / "corrected")
+    assert changed.keys() == before.keys()
+    differing = {name for name in before if changed[name] != before[name]}
+    assert differing
+    assert all(name.endswith(".safetensors") for name in differing)
+
+
+def test_the_originals_hold_the_exact_bits(tmp_path: Path) -> None:
+    model = build_tiny_model().to(torch.bfloat16)
+    plant_odd_bits(model, torch.bfloat16)
+    patch = build_patch(save_tiny_checkpoint(tmp_path / "base", model), CHOSEN)
+    kept = patch.originals[f"{FIRST}.weight"]
+    assert kept.dtype == np.uint16
+    assert kept.shape == (HIDDEN, 2)
+    expected = [bits % 2**16 for bits in ODD_BITS[torch.bfloat16]]
+    assert kept[:5, 0].tolist() == expected
+
+
+def test_applying_is_pruning_in_memory(checkpoint: Path, corrected: Path) -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 90]])
+    base, other = load_checkpoint(checkpoint).model, load_checkpoint(corrected).model
+    with torch.no_grad():
+        plain = base(ids).logits
+        with pruned(base, CHOSEN):
+            in_memory = base(ids).logits
+        on_disk = other(ids).logits
+    assert torch.equal(on_disk, in_memory)
+    assert not torch.equal(on_disk, plain)
+
+
+def test_only_the_columns_are_zero_in_the_corrected_checkpoint(
+    checkpoint: Path, corrected: Path
+) -> None:
+    before = load_checkpoint(checkpoint).model.state_dict()
+    after = load_checkpoint(corrected).model.state_dict()
+    for name, values in before.items():
+        for component in CHOSEN:
+            if name == f"{component.module}.weight":
+                values[:, component.index] = 0
+        assert torch.equal(after[name], values), name
+
+
+def test_a_patch_says_what_it_removes(patch: Patch, checkpoint: Path, corrected: Path) -> None:
+    assert patch.components == tuple(sorted(CHOSEN))
+    assert patch.granularity is Granularity.NEURON
+    assert patch.base_sha256 == compute_checkpoint_sha256(checkpoint)
+    assert patch.corrected_sha256 == compute_checkpoint_sha256(corrected)
+    assert patch.base_sha256 != patch.corrected_sha256
+
+
+def test_a_patch_survives_its_bytes(patch: Patch) -> None:
+    parsed = parse_patch(serialise_patch(patch))
+    for one, other in ((parsed.columns, patch.columns), (parsed.originals, patch.originals)):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            assert np.array_equal(one[name], other[name])
+    assert replace(parsed, columns={}, originals={}) == replace(patch, columns={}, originals={})
+
+
+def test_equal_patches_have_equal_bytes(patch: Patch, checkpoint: Path, tmp_path: Path) -> None:
+    data = serialise_patch(patch)
+    assert serialise_patch(build_patch(checkpoint, CHOSEN[::-1])) == data
+    assert serialise_patch(parse_patch(data)) == data
+    sharded = save_tiny_checkpoint(tmp_path / "sharded", shard_size="20KB")
+    assert serialise_patch(build_patch(sharded, CHOSEN)) == data
+    assert serialise_patch(build_patch(checkpoint, CHOSEN[:3])) != data
+
+
+def test_a_patch_fits_the_same_weights_sharded_otherwise(patch: Patch, tmp_path: Path) -> None:
+    sharded = save_tiny_checkpoint(tmp_path / "sharded", shard_size="20KB")
+    apply_patch(patch, sharded, tmp_path / "corrected")
+    assert compute_checkpoint_sha256(tmp_path / "corrected") == patch.corrected_sha256
+
+
+def test_a_read_only_base_and_linked_files_are_fine(
+    patch: Patch, checkpoint: Path, tmp_path: Path
+) -> None:
+    # The hub's cache keeps a snapshot as links to blobs.
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    shutil.copytree(checkpoint, blobs)
+    snapshot.mkdir()
+    for file in blobs.iterdir():
+        file.chmod(0o444)
+        (snapshot / file.name).symlink_to(file)
+    before = read_files(blobs)
+    apply_patch(patch, snapshot, tmp_path / "corrected")
+    assert read_files(blobs) == before
+    assert not any(file.is_symlink() for file in (tmp_path / "corrected").iterdir())
+    assert compute_checkpoint_sha256(tmp_path / "corrected") == patch.corrected_sha256
+
+
+def test_missing_parents_of_the_output_are_made(
+    patch: Patch, checkpoint: Path, tmp_path: Path
+) -> None:
+    apply_patch(patch, checkpoint, tmp_path / "some" / "where" / "corrected")
+    found = [path.name for path in (tmp_path / "some" / "where").iterdir()]
+    assert found == ["corrected"]
+
+
+@pytest.mark.parametrize("module", [f"{FIRST}x", "model.norm", "lm_head.absent"])
+def test_building_refuses_what_the_checkpoint_does_not_have(checkpoint: Path, module: str) -> None:
+    with pytest.raises(PatchError, match=f"no matrix {module}.weight"):
+        build_patch(checkpoint, [*CHOSEN, Component(module, 0)])
+
+
+def test_building_refuses_a_neuron_beyond_the_matrix(checkpoint: Path) -> None:
+    with pytest.raises(PatchError, match=f"input feature {NEURONS}"):
+        build_patch(checkpoint, [*CHOSEN, Component(FIRST, NEURONS)])
+
+
+def test_building_refuses_an_empty_selection(checkpoint: Path) -> None:
+    with pytest.raises(PatchError, match="at least one component"):
+        build_patch(checkpoint, [])
+
+
+def test_building_refuses_a_folder_without_weights(tmp_path: Path) -> None:
+    with pytest.raises(SafetensorsFormatError):
+        build_patch(tmp_path, CHOSEN)
+
+
+def test_building_changes_nothing(tmp_path: Path) -> None:
+    base = save_tiny_checkpoint(tmp_path / "base")
+    before = read_files(base)
+    build_patch(base, CHOSEN)
+    assert read_files(base) == before
+
+
+def assert_refused_without_trace(parent: Path, error: type[Exception], match: str, call) -> None:
+    before = read_files(parent), sorted(parent.iterdir())
+    with pytest.raises(error, match=match):
+        call()
+    assert (read_files(parent), sorted(parent.iterdir())) == before
+
+
+def test_another_base_is_refused(patch: Patch, tmp_path: Path) -> None:
+    model = build_tiny_model()
+    model.lm_head.weight.data[0, 0] += 1
+    other = save_tiny_checkpoint(tmp_path / "other", model)
+    match = "apply takes the base"
+    output = tmp_path / "out"
+    assert_refused_without_trace(
+        tmp_path, WrongCheckpointError, match, lambda: apply_patch(patch, other, output)
+    )
+
+
+def test_a_corrected_checkpoint_is_not_corrected_again(
+    patch: Patch, corrected: Path, tmp_path: Path
+) -> None:
+    assert_refused_without_trace(
+        tmp_path,
+        WrongCheckpointError,
+        f"{patch.corrected_sha256}, the patch needs {patch.base_sha256}",
+        lambda: apply_patch(patch, corrected, tmp_path / "out"),
+    )
+
+
+def test_a_base_is_not_reverted(patch: Patch, checkpoint: Path, tmp_path: Path) -> None:
+    assert_refused_without_trace(
+        tmp_path,
+        WrongCheckpointError,
+        "revert takes the corrected checkpoint",
+        lambda: revert_patch(patch, checkpoint, tmp_path / "out"),
+    )
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_existing_output_is_refused(
+    patch: Patch, checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    output = tmp_path / "out"
+    output.write_text("mine") if kind == "file" else output.mkdir()
+    assert_refused_without_trace(
+        tmp_path, FileExistsError, "out exists", lambda: apply_patch(patch, checkpoint, output)
+    )
+
+
+def test_a_patch_that_breaks_its_promise_leaves_nothing(
+    patch: Patch, checkpoint: Path, tmp_path: Path
+) -> None:
+    lying = replace(patch, corrected_sha256="0" * 64)
+    assert_refused_without_trace(
+        tmp_path,
+        PatchError,
+        f"{patch.corrected_sha256}, the patch promised 0000",
+        lambda: apply_patch(lying, checkpoint, tmp_path / "out"),
+    )
+
+
+def test_tampered_originals_are_not_reverted_to(
+    patch: Patch, corrected: Path, tmp_path: Path
+) -> None:
+    name = f"{FIRST}.weight"
+    originals = patch.originals[name].copy()
+    originals[4, 1] ^= 1
+    tampered = replace(patch, originals=dict(patch.originals) | {name: originals})
+    assert_refused_without_trace(
+        tmp_path,
+        PatchError,
+        f"the patch promised {patch.base_sha256}",
+        lambda: revert_patch(tampered, corrected, tmp_path / "out"),
+    )
+
+
+def test_a_patch_for_a_matrix_that_is_absent_leaves_nothing(
+    patch: Patch, checkpoint: Path, tmp_path: Path
+) -> None:
+    columns = dict(patch.columns) | {"absent.weight": np.array([0], dtype=np.int32)}
+    assert_refused_without_trace(
+        tmp_path,
+        PatchError,
+        r"no matrix absent\.weight",
+        lambda: apply_patch(replace(patch, columns=columns), checkpoint, tmp_path / "out"),
+    )
+
+
+def test_matrices_of_an_unknown_width_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        {f"{FIRST}.weight": torch.zeros(4, 12).to(torch.float8_e4m3fn)}, tmp_path / "x.safetensors"
+    )
+    with pytest.raises(PatchError, match="dtype F8_E4M3, which a patch cannot hold"):
+        build_patch(tmp_path, [Component(FIRST, 3)])

@@ -1,0 +1,104 @@
+"""Greedy responses in batches: the same tokens as one prompt at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from tests.tiny import build_tiny_model, draw_samples
+from workers.domain import TokenSequence
+from workers.validation.generation import generate_responses
+
+LENGTHS = (5, 1, 12, 3, 3, 20, 7, 2)
+PROMPTS = [sample.prompt_ids for sample in draw_samples([(length, 0) for length in LENGTHS], 4)]
+NEW = 15
+
+
+def generate_alone(model: LlamaForCausalLM, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    """Greedy without `generate`, cache or padding: the whole sequence again for each token."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(NEW):
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return tuple(ids[len(prompt) :])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batches_give_what_each_prompt_gives_alone(seed: int, batch_size: int) -> None:
+    model = build_tiny_model(seed)
+    found = generate_responses(model, PROMPTS, NEW, pad_id=0, batch_size=batch_size)
+    expected = [TokenSequence(prompt, generate_alone(model, prompt)) for prompt in PROMPTS]
+    assert found == expected
+
+
+def test_the_library_s_own_greedy_search_agrees(model: LlamaForCausalLM) -> None:
+    found = generate_responses(model, PROMPTS, NEW, pad_id=0)
+    for prompt, sequence in zip(PROMPTS, found, strict=True):
+        ids = torch.tensor([prompt])
+        output = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False
+        )
+        assert sequence.token_ids == tuple(output[0].tolist())
+
+
+def test_the_pad_token_may_be_any_token(model: LlamaForCausalLM) -> None:
+    expected = generate_responses(model, PROMPTS, NEW, pad_id=0)
+    for pad_id in (1, 50, expected[0].response_ids[0]):
+        assert generate_responses(model, PROMPTS, NEW, pad_id=pad_id) == expected
+
+
+def test_the_end_token_stops_a_response_and_is_no_part_of_it(model: LlamaForCausalLM) -> None:
+    free = generate_responses(model, PROMPTS, NEW, pad_id=0)
+    end = free[0].response_ids[4]
+    model.generation_config.eos_token_id = end
+    stopped = generate_responses(model, PROMPTS, NEW, pad_id=end)
+    assert stopped[0].response_ids == free[0].response_ids[: free[0].response_ids.index(end)]
+    for before, after in zip(free, stopped, strict=True):
+        ids = before.response_ids
+        expected = ids[: ids.index(end)] if end in ids else ids
+        assert after.response_ids == expected
+    assert any(len(sequence.response_ids) == NEW for sequence in stopped)
+
+
+def test_any_of_several_end_tokens_stops(model: LlamaForCausalLM) -> None:
+    ids = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)[0].response_ids
+    ends = [ids[6], ids[2]]
+    model.generation_config.eos_token_id = ends
+    (stopped,) = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)
+    assert stopped.response_ids == ids[: min(map(ids.index, ends))]
+
+
+def test_an_end_at_once_is_an_empty_response(model: LlamaForCausalLM) -> None:
+    ids = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)[0].response_ids
+    model.generation_config.eos_token_id = ids[0]
+    (stopped,) = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)
+    assert stopped == TokenSequence(PROMPTS[0], ())
+
+
+def test_batches_are_counted(model: LlamaForCausalLM) -> None:
+    counts: list[int] = []
+    generate_responses(model, PROMPTS, 2, pad_id=0, batch_size=3, on_batch=counts.append)
+    assert counts == [3, 3, 2]
+
+
+def test_a_callback_that_raises_stops_the_generation(model: LlamaForCausalLM) -> None:
+    counts: list[int] = []
+
+    def stop(answered: int) -> None:
+        counts.append(answered)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        generate_responses(model, PROMPTS, 2, pad_id=0, batch_size=3, on_batch=stop)
+    assert counts == [3]
+
+
+def test_an_empty_prompt_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="a prompt has no tokens"):
+        generate_responses(None, [(1, 2), ()], 2, pad_id=0)
+
+
+def test_no_prompts_give_no_responses(model: LlamaForCausalLM) -> None:
+    assert generate_responses(model, [], 2, pad_id=0) == []
