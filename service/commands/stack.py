@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -40,7 +41,7 @@ def up(
                 f"\nExcise answers at {stack.url} (API page: {stack.url}/docs)\n"
                 "In another terminal, make a key and tell the client:\n"
                 f"  export EXCISE_HOME={stack.home} EXCISE_URL={stack.url}\n"
-                "  export EXCISE_API_KEY=$(excise keys create)\n"
+                f"  export EXCISE_API_KEY=$({find_program()} keys create)\n"
                 f"Logs: {stack.home / 'logs'}. Ctrl-C stops everything."
             )
             stack.wait()
@@ -79,6 +80,12 @@ def version() -> None:
         print_line(f"excise {find_version('excise')}")
     except PackageNotFoundError:
         print_line("excise (not installed, run from a checkout)")
+
+
+def find_program() -> str:
+    """What to type for `excise` in another terminal."""
+    beside = Path(sys.executable).with_name("excise")
+    return "excise" if shutil.which("excise") or not beside.exists() else str(beside)
 
 
 def print_line(text: str) -> None:
