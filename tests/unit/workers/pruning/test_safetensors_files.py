@@ -187,11 +187,6 @@ def test_arbitrary_bytes_are_read_or_refused(data: bytes) -> None:
     read_anything(data)
 
 
-@given(st.binary(max_size=60), st.binary(max_size=20))
-def test_arbitrary_headers_are_read_or_refused(header: bytes, body: bytes) -> None:
-    read_anything(len(header).to_bytes(8, "little") + header + body)
-
-
 ENTRIES = st.fixed_dictionaries(
     {},
     optional={
