@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import sys
 import time
@@ -29,13 +30,14 @@ MODEL = "smollm2-135m-instruct"
 FILES = ("report.json", "report.md", "report.html", "patch.safetensors", "manifest.json")
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
+_PROGRESS_BAR = re.compile(r"\d+%\|")  # tqdm's: made for terminals, a flood in a log
 _FETCH_SECONDS = 1800.0
 _PATIENCE_SECONDS = 120.0
 _CANCEL_SECONDS = 3.0
-_REDUCED_PROMPTS = 60
-_REDUCED_REFERENCE = 32
+_REDUCED_PROMPTS = 24
+_REDUCED_REFERENCE = 16
 _REDUCED_AMOUNTS = 2
-_REDUCED_PERPLEXITY = {"context": 128, "sequences": 8}
+_REDUCED_PERPLEXITY = {"context": 128, "sequences": 6}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def run_demo(options: DemoOptions) -> ExitCode:
         with ExciseClient(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
             job = _submit(client, inputs, options)
             say(f"submitted {job.id}: correct {job.model}")
-            job = _follow(client, job, console)
+            job = _follow(client, job, console, started)
             return _conclude(client, job, options, console)
 
 
@@ -142,7 +144,12 @@ def fetch_model(stack: EmbeddedStack, model: str, say: Callable[[str], None]) ->
     """Convert the bundled model unless that was done before. Raises `StackError`."""
     say(f"fetching {model} (converted once, kept in {stack.home / 'models'})")
     arguments = [sys.executable, "-P", "-m", "workers.cli", "models", "fetch", model]
-    stack.run(arguments, "fetch-model", on_line=say, timeout_seconds=_FETCH_SECONDS)
+
+    def show(line: str) -> None:
+        if line.strip() and not _PROGRESS_BAR.search(line):
+            say(line)
+
+    stack.run(arguments, "fetch-model", on_line=show, timeout_seconds=_FETCH_SECONDS)
 
 
 def create_throwaway_key(database_url: str) -> str:
@@ -188,10 +195,10 @@ def _submit(client: ExciseClient, inputs: DemoInputs, options: DemoOptions) -> J
     return client.create_job(build_spec(inputs, options, *ids))
 
 
-def _follow(client: ExciseClient, job: JobView, console: Console) -> JobView:
+def _follow(client: ExciseClient, job: JobView, console: Console, started: float) -> JobView:
     """Follow the job to its end; interrupted, cancel it before everything is stopped."""
     try:
-        return follow_job(client, job, console)
+        return follow_job(client, job, console, started=started)
     except KeyboardInterrupt:
         console.print(Text("interrupted; cancelling the job and stopping everything"))
         with contextlib.suppress(ClientError):

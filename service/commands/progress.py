@@ -24,9 +24,15 @@ _LAST_EVENTS_SECONDS = 5.0
 _HIDDEN_EVENTS = frozenset({"stage.progress"})
 
 
-def follow_job(client: ExciseClient, job: JobView, console: Console) -> JobView:
-    """Show the job's progress and events until it has ended; the job as it ended."""
-    display = _Bars(console) if console.is_terminal else _Lines(console)
+def follow_job(
+    client: ExciseClient, job: JobView, console: Console, *, started: float | None = None
+) -> JobView:
+    """Show the job's progress and events until it has ended; the job as it ended.
+
+    Times are shown as since `started`, on the monotonic clock; since now by default.
+    """
+    started = time.monotonic() if started is None else started
+    display = (_Bars if console.is_terminal else _Lines)(console, started)
     events: SimpleQueue[EventView] = SimpleQueue()
     reader = threading.Thread(
         target=_read_events, args=(client, job.id, events.put), name="events", daemon=True
@@ -48,9 +54,9 @@ def follow_job(client: ExciseClient, job: JobView, console: Console) -> JobView:
 class _Display:
     """Something that shows a job."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, started: float) -> None:
         self._console = console
-        self._started = time.monotonic()
+        self._started = started
 
     def shown(self) -> AbstractContextManager[object]:
         """The block during which the display is on."""
@@ -73,8 +79,8 @@ class _Display:
 class _Lines(_Display):
     """Plain lines: a stage's progress at most every ten seconds."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, started: float) -> None:
+        super().__init__(console, started)
         self._last_shown = time.monotonic()
 
     def show_job(self, job: JobView) -> None:
@@ -96,8 +102,8 @@ class _Lines(_Display):
 class _Bars(_Display):
     """A bar for each stage, and the events scrolling by above them."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, started: float) -> None:
+        super().__init__(console, started)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
