@@ -15,6 +15,12 @@ patch_commands = typer.Typer(
 )
 model_commands = typer.Typer(no_args_is_help=True, help="Fetch the embedded base models.")
 
+
+@model_commands.callback()
+def _model_group() -> None:
+    """Keep `models fetch` a group: typer would make its only command the group itself."""
+
+
 PatchOption = Annotated[
     Path, typer.Option("--patch", exists=True, dir_okay=False, help="patch.safetensors")
 ]

@@ -57,13 +57,15 @@ def _run_stages(context: JobContext, inputs: CorrectionInputs) -> None:
     prepared = PreparedCorrection.model_validate_json(prepare_output.data)
     if prepared.too_weak is not None:
         for stage in ("attribute", "search", "validate"):
-            context.skip_stage(stage, "The signal is too weak.")
+            context.skip_stage(stage, f"Skipped {stage}: the signal is too weak.")
     else:
         attribute_output = attribute.run(context, inputs, prepared, prepare_output.sha256)
         search_output = search.run(context, inputs, prepared, attribute_output)
         searched = SearchOutcome.model_validate_json(search_output.data)
         if searched.chosen is None:
-            context.skip_stage("validate", "Nothing within the budget improves the behaviour.")
+            context.skip_stage(
+                "validate", "Skipped validate: nothing within the budget improves the behaviour."
+            )
         else:
             output = validate.run(context, inputs, prepared, searched, search_output.sha256)
             validated = ValidationOutcome.model_validate_json(output.data)

@@ -70,7 +70,10 @@ class Supervisor:
         try:
             reason = self._watch(claim, child)
         except LeaseLostError:
-            logger.warning("job %s: lease lost, ending this attempt", claim.job_id)
+            # Either another worker has the job, or the child ended it a moment ago.
+            child.join(_JOIN_SECONDS)
+            if child.exitcode != 0:
+                logger.warning("job %s: lease lost, ending this attempt", claim.job_id)
             return
         finally:
             _end(child)
