@@ -39,4 +39,4 @@ lint: $(STAMP)
 clean:
 	@if grep -qxE '[0-9a-f]{16}' .excise/stack-id 2>/dev/null; then \
 		rm -rf "/var/lib/excise/$$(cat .excise/stack-id)"; fi
-	rm -rf $(VENV) .excise demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .excise demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache excise.egg-info
