@@ -167,6 +167,8 @@ def test_a_read_only_base_and_linked_files_are_fine(
     apply_patch(patch, snapshot, tmp_path / "corrected")
     assert read_files(blobs) == before
     assert not any(file.is_symlink() for file in (tmp_path / "corrected").iterdir())
+    # Root may write to any file; others only where the copy was made writable.
+    assert (tmp_path / "corrected" / "model.safetensors").stat().st_mode & 0o200
     assert compute_checkpoint_sha256(tmp_path / "corrected") == patch.corrected_sha256
 
 
