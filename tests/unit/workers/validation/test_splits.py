@@ -61,7 +61,7 @@ def _digest(text: str) -> str:
 
 
 def test_the_order_does_not_matter() -> None:
-    texts = [*DIFFERENT, *(f"{text}!" for text in DIFFERENT[:50])]
+    texts = [*DIFFERENT, *(f"{text} x" for text in DIFFERENT[:50])]
     sides = dict(zip(texts, split_by_hash(texts, 0.4), strict=True))
     for seed in range(3):
         shuffled = random.Random(seed).sample(texts, len(texts))
