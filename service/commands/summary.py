@@ -78,7 +78,6 @@ class _Sample(BaseModel):
 class ReportSummary(BaseModel):
     """The parts of report.json that the summary shows; newer fields are passed over."""
 
-    job_id: str
     verdict: str
     reason: str = ""
     behaviours: list[_Behaviour] = Field(default_factory=list)
