@@ -103,14 +103,21 @@ def renew_lease(session: Session, job_id: str, token: int, lease_seconds: float)
 
 
 def release_job(
-    session: Session, job_id: str, token: int, reason: str, max_attempts: int = 3
+    session: Session,
+    job_id: str,
+    token: int,
+    reason: str,
+    max_attempts: int = 3,
+    *,
+    counts: bool = True,
 ) -> None:
     """Give the job back after its attempt ended early: queued again, or failed as `poison_job`.
 
-    Raises `LeaseLostError`.
+    An attempt that does not count, as when the worker was told to stop, uses up none of
+    `max_attempts`. Raises `LeaseLostError`.
     """
     job = _lock_lease(session, job_id, token)
-    requeue_or_give_up(session, job, _clean(reason), max_attempts)
+    requeue_or_give_up(session, job, _clean(reason), max_attempts, counts=counts)
 
 
 def is_cancel_requested(session: Session, job_id: str) -> bool:
@@ -346,7 +353,7 @@ def _take(session: Session, job: Job, worker_id: str, lease_seconds: float) -> N
     job.lease_worker, job.lease_expires_at = worker_id, now + timedelta(seconds=lease_seconds)
     job.started_at = job.started_at or now
     data = {"attempt": job.attempts, "worker": worker_id}
-    if job.attempts == 1:
+    if job.lease_token == 1:
         append_event(session, job.id, "job.started", f"Worker {worker_id} took the job.", data)
         return
     why = "its worker stopped answering" if was_running else "it was queued again"

@@ -81,17 +81,19 @@ def fail_as_poison(session: Session, job: Job, reason: str) -> None:
     )
 
 
-def requeue_or_give_up(session: Session, job: Job, reason: str, max_attempts: int) -> None:
+def requeue_or_give_up(
+    session: Session, job: Job, reason: str, max_attempts: int, *, counts: bool = True
+) -> None:
     """After its worker is gone: cancel the job if asked for, give it up, or queue it again."""
     if job.cancel_requested:
         cancel(session, job)
-    elif job.attempts >= max_attempts:
+    elif counts and job.attempts >= max_attempts:
         fail_as_poison(session, job, reason)
     else:
-        _requeue(session, job, reason, max_attempts)
+        _requeue(session, job, reason, max_attempts, counts=counts)
 
 
-def _requeue(session: Session, job: Job, reason: str, max_attempts: int) -> None:
+def _requeue(session: Session, job: Job, reason: str, max_attempts: int, *, counts: bool) -> None:
     """Put the job back into the queue, its finished stages kept."""
     job.status, job.queued_at = JobStatus.QUEUED, fetch_now(session)
     job.lease_worker = job.lease_expires_at = job.estimated_finish = None
@@ -101,7 +103,10 @@ def _requeue(session: Session, job: Job, reason: str, max_attempts: int) -> None
         .values(status=StageStatus.PENDING, started_at=None)
     )
     message = f"Attempt {job.attempts} of {max_attempts} ended early and is queued again: {reason}"
-    append_event(session, job.id, "job.requeued", message, {"attempt": job.attempts}, "warning")
+    data = {"attempt": job.attempts, "counts": counts}
+    append_event(session, job.id, "job.requeued", message, data, "warning")
+    if not counts:
+        job.attempts -= 1
     enqueue(session, job.id)
 
 

@@ -9,6 +9,8 @@ import sys
 import threading
 from multiprocessing.connection import wait
 
+from sqlalchemy.exc import InterfaceError, OperationalError
+
 from service.database import Database
 from service.errors import ExciseError, LeaseLostError
 from service.jobs.execution import Claim, finish_job
@@ -27,8 +29,8 @@ def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
     _exit_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Imported here: the parent never loads torch.
-    from workers.tasks.context import CancelledJobError, JobContext
-    from workers.tasks.pipeline import InvalidInputError, run_correction
+    from workers.tasks.context import CancelledJobError, InvalidInputError, JobContext
+    from workers.tasks.pipeline import run_correction
 
     database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=1)
     try:
@@ -42,6 +44,9 @@ def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
         _finish(database, claim, "failed", "invalid_input", str(error))
     except ExciseError as error:
         _finish(database, claim, "failed", error.code, str(error))
+    except (OperationalError, InterfaceError):
+        # No verdict on the job: another attempt, once the database is back, goes on from here.
+        sys.exit("the database is away")
     except MemoryError:
         # Freed by a fresh process, perhaps: the parent gives the job back.
         sys.exit("out of memory")

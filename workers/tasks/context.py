@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.database import Database, fetch_now
@@ -28,14 +32,24 @@ from service.jobs.execution import (
 )
 from workers.settings import WorkerSettings
 
+logger = logging.getLogger(__name__)
+
 PROGRESS_SECONDS = 1.0
 """Least time between two progress writes of one stage."""
 
+OUTAGE_PAUSE_SECONDS = 0.5
+"""Pause between two tries while the database is away."""
+
 Progress = Callable[[int, int], None]
+_Result = TypeVar("_Result")
 
 
 class CancelledJobError(Exception):
     """Somebody asked for the job to be cancelled; the stage stops between two batches."""
+
+
+class InvalidInputError(Exception):
+    """The job cannot be done with what it was given; the message is for its owner."""
 
 
 class StageOutput(NamedTuple):
@@ -101,15 +115,17 @@ class JobContext:
 
     def check_cancelled(self) -> None:
         """Raise `CancelledJobError` when the job is to be cancelled."""
-        with self.database.transaction() as session:
-            if is_cancel_requested(session, self.claim.job_id):
-                raise CancelledJobError
+        if self.transact(lambda session: is_cancel_requested(session, self.claim.job_id)):
+            raise CancelledJobError
 
     def estimate_remaining(self, seconds: float) -> None:
         """Say that the job will probably be done in so many seconds."""
-        with self.database.transaction() as session:
+
+        def write(session: Session) -> None:
             at: datetime = fetch_now(session) + timedelta(seconds=seconds)
             set_estimated_finish(session, self.claim.job_id, self.claim.token, at)
+
+        self.transact(write)
 
     def event(self, type: str, message: str, data: Mapping[str, Any] | None = None) -> None:  # noqa: A002
         """Tell the job's owner something."""
@@ -122,19 +138,29 @@ class JobContext:
 
     def finish(self, status: str, verdict: str, message: str) -> None:
         """End the job with a verdict."""
-        with self.database.transaction() as session:
-            finish_job(
-                session,
-                self.claim.job_id,
-                self.claim.token,
-                status,
-                verdict=verdict,
-                error_message=message,
-            )
+        self._write(finish_job, status, verdict, None, message)
+
+    def transact(self, operation: Callable[[Session], _Result]) -> _Result:
+        """The result of `operation` in a transaction of its own.
+
+        An outage of the database is waited out for as long as the lease lasts, and `operation`
+        done again: hours of work are not thrown away because a server restarted.
+        """
+        give_up_at = time.monotonic() + self.settings.lease_seconds
+        while True:
+            try:
+                with self.database.transaction() as session:
+                    return operation(session)
+            except (OperationalError, InterfaceError) as error:
+                if time.monotonic() > give_up_at:
+                    raise
+                logger.warning("database away, trying again: %s", type(error.orig).__name__)
+                time.sleep(OUTAGE_PAUSE_SECONDS)
 
     def _find_earlier(self, name: str, key: str) -> StageOutput | None:
-        with self.database.transaction() as session:
-            sha256 = find_stage_result(session, self.claim.job_id, name, key)
+        sha256 = self.transact(
+            lambda session: find_stage_result(session, self.claim.job_id, name, key)
+        )
         if sha256 is None:
             return None
         try:
@@ -143,8 +169,9 @@ class JobContext:
             return None
 
     def _write(self, operation: Callable[..., Any], *arguments: Any) -> None:
-        with self.database.transaction() as session:
-            operation(session, self.claim.job_id, self.claim.token, *arguments)
+        self.transact(
+            lambda session: operation(session, self.claim.job_id, self.claim.token, *arguments)
+        )
 
 
 def _compute_key(name: str, inputs: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -10,11 +12,19 @@ import torch
 from service.jobs.execution import PromptSetInfo, load_prompt_set_info, load_prompts
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.attribution.attributors import Attributor
-from workers.checkpoints import Checkpoint, fetch_hub_checkpoint, load_checkpoint
+from workers.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    fetch_hub_checkpoint,
+    load_checkpoint,
+)
 from workers.correction.search import Budget
 from workers.families import Family, find_family
-from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
 from workers.tasks.context import JobContext
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""A checkpoint has at least one of these, or no tokenizer at all."""
 
 
 class CorrectionInputs:
@@ -43,18 +53,42 @@ class CorrectionInputs:
 
     @cached_property
     def model_sha256(self) -> str:
-        """The hash of the checkpoint's weights."""
-        return compute_checkpoint_sha256(self.checkpoint_path)
+        """The hash of the checkpoint's weights. Raises `CheckpointError`."""
+        with self._reading_checkpoint() as folder:
+            return compute_checkpoint_sha256(folder)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The loaded model, on the worker's device."""
-        return load_checkpoint(self.checkpoint_path, device=self.device)
+        """The loaded model, on the worker's device. Raises `CheckpointError`."""
+        with self._reading_checkpoint() as folder:
+            if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+                raise CheckpointError(
+                    "The checkpoint has no tokenizer (tokenizer.json or tokenizer.model). "
+                    "Save it into the same folder with save_pretrained()."
+                )
+            return load_checkpoint(folder, device=self.device)
 
     @cached_property
     def family(self) -> Family:
         """The description of the model's architecture."""
         return find_family(self.checkpoint.model)
+
+    @contextmanager
+    def _reading_checkpoint(self) -> Iterator[Path]:
+        """The checkpoint's folder; its faults become `CheckpointError`s that do not tell where."""
+        folder = self.checkpoint_path
+        try:
+            yield folder
+        except (CheckpointError, SafetensorsFormatError) as error:
+            message = str(error).replace(str(folder), self.spec.model)
+            raise CheckpointError(message) from error
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # transformers', whose message is for programmers
+            raise CheckpointError(
+                f"The weights of {self.spec.model} do not have the shapes its config.json "
+                "describes. Save the checkpoint again."
+            ) from error
 
     @property
     def device(self) -> str:
@@ -77,10 +111,14 @@ class CorrectionInputs:
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""
-        with self._context.database.transaction() as session:
-            return load_prompts(session, self._context.claim.tenant_id, prompt_set_id)
+        tenant_id = self._context.claim.tenant_id
+        return self._context.transact(
+            lambda session: load_prompts(session, tenant_id, prompt_set_id)
+        )
 
     def prompt_set(self, prompt_set_id: str) -> PromptSetInfo:
         """Return name and hash of a prompt set of the job's tenant."""
-        with self._context.database.transaction() as session:
-            return load_prompt_set_info(session, self._context.claim.tenant_id, prompt_set_id)
+        tenant_id = self._context.claim.tenant_id
+        return self._context.transact(
+            lambda session: load_prompt_set_info(session, tenant_id, prompt_set_id)
+        )

@@ -17,7 +17,7 @@ from workers.correction.verdict import ReportFrame, build_report
 from workers.domain import Verdict
 from workers.families import UnsupportedArchitectureError
 from workers.tasks import attribute, package, prepare, search, validate
-from workers.tasks.context import JobContext
+from workers.tasks.context import InvalidInputError, JobContext
 from workers.tasks.loading import CorrectionInputs
 
 STATUSES = {
@@ -32,10 +32,6 @@ INVALID_INPUT = (
     UnsupportedArchitectureError,
 )
 """What the core raises when the job's own input is at fault; the messages name the remedy."""
-
-
-class InvalidInputError(Exception):
-    """The job cannot be done with what it was given."""
 
 
 def run_correction(context: JobContext) -> None:
@@ -76,8 +72,7 @@ def _run_stages(context: JobContext, inputs: CorrectionInputs) -> None:
 
 def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
     spec = inputs.spec
-    with context.database.transaction() as session:
-        timings = load_stage_seconds(session, context.claim.job_id)
+    timings = context.transact(lambda session: load_stage_seconds(session, context.claim.job_id))
     return ReportFrame(
         behaviour=spec.behaviours[0].name,
         metric=spec.behaviours[0].metric,

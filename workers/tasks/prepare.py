@@ -12,9 +12,9 @@ from workers.correction.preparation import (
     judge_signal,
     split_reference,
 )
-from workers.correction.results import PreparedCorrection
+from workers.correction.results import PreparedCorrection, ReferenceSplit
 from workers.families import find_mlp_outputs
-from workers.tasks.context import JobContext, Progress, StageOutput
+from workers.tasks.context import InvalidInputError, JobContext, Progress, StageOutput
 from workers.tasks.loading import CorrectionInputs
 
 
@@ -38,6 +38,8 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
 
 def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
     checkpoint, behaviour = inputs.checkpoint, inputs.behaviour
+    reference = _split_reference(inputs)  # before the costly part: it may be refused
+    windows = _cut_corpus(inputs)
     outcomes = generate_outcomes(
         checkpoint.model,
         checkpoint.tokenizer,
@@ -46,19 +48,37 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
         BehaviourSettings(behaviour.max_new_tokens, behaviour.threshold),
         progress,
     )
-    corpus = inputs.spec.perplexity
-    windows: tuple[tuple[int, ...], ...] = ()
-    if corpus is not None:
-        lines = inputs.prompts(corpus.prompts)
-        windows = cut_corpus(checkpoint.tokenizer, lines, corpus.context, corpus.sequences)
     modules = find_mlp_outputs(checkpoint.model, inputs.family)
     return PreparedCorrection(
         model_sha256=inputs.model_sha256,
         neurons=sum(module.in_features for module in modules.values()),
         prompts=outcomes,
-        reference=split_reference(
-            checkpoint.tokenizer, inputs.prompts(inputs.spec.reference), ReferenceTokens()
-        ),
+        reference=reference,
         corpus=windows,
         too_weak=judge_signal(outcomes, behaviour.threshold),
     ).to_bytes()
+
+
+def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
+    """Raises `InvalidInputError` where a part would be left without text."""
+    texts = inputs.prompts(inputs.spec.reference)
+    split = split_reference(inputs.checkpoint.tokenizer, texts, ReferenceTokens())
+    if not (split.attribute and split.tune and split.held_out):
+        raise InvalidInputError(
+            f"reference has {len(texts)} texts, too little for its three parts (attribution, "
+            "search, held-out check), each of which needs a text of two tokens. "
+            "Give more and longer texts."
+        )
+    return split
+
+
+def _cut_corpus(inputs: CorrectionInputs) -> tuple[tuple[int, ...], ...]:
+    """Raises `InvalidInputError` for a corpus shorter than one window."""
+    corpus = inputs.spec.perplexity
+    if corpus is None:
+        return ()
+    lines = inputs.prompts(corpus.prompts)
+    try:
+        return cut_corpus(inputs.checkpoint.tokenizer, lines, corpus.context, corpus.sequences)
+    except ValueError as error:
+        raise InvalidInputError(str(error)) from error

@@ -8,7 +8,7 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from service.database import Database
 from service.errors import LeaseLostError
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
+_SHUTDOWN = "The worker is shutting down."
 
 
 class Supervisor:
@@ -43,14 +44,7 @@ class Supervisor:
 
     def run(self, job_id: str) -> None:
         """Claim the job and run it to the end of this attempt; return at once if it is taken."""
-        with self._database.transaction() as session:
-            claim = claim_job(
-                session,
-                job_id,
-                self.worker_id,
-                self._settings.lease_seconds,
-                self._settings.max_attempts,
-            )
+        claim = self._claim(job_id)
         if claim is None:
             logger.info("job %s is not to be run here", job_id)
             return
@@ -59,6 +53,24 @@ class Supervisor:
             self._run_claimed(claim)
         finally:
             self.job_id = None
+
+    def _claim(self, job_id: str) -> Claim | None:
+        """A claim on the job; an outage of the database is waited out, or its message were lost."""
+        while True:
+            try:
+                with self._database.transaction() as session:
+                    return claim_job(
+                        session,
+                        job_id,
+                        self.worker_id,
+                        self._settings.lease_seconds,
+                        self._settings.max_attempts,
+                    )
+            except (OperationalError, InterfaceError) as error:
+                if self._stopping:
+                    raise
+                logger.warning("job %s not claimed yet: %s", job_id, type(error).__name__)
+                time.sleep(_LOOK_SECONDS)
 
     def _run_claimed(self, claim: Claim) -> None:
         logger.info("job %s: attempt %d", claim.job_id, claim.attempt)
@@ -90,10 +102,12 @@ class Supervisor:
         cancel_seen_at: float | None = None
         while True:
             child.join(min(_LOOK_SECONDS, pause))
+            if child.exitcode == 0:
+                return None
+            if self._stopping:  # the signal may have reached the child as well
+                return _SHUTDOWN
             if child.exitcode is not None:
-                return None if child.exitcode == 0 else _describe_exit(child.exitcode)
-            if self._stopping:
-                return "The worker is shutting down."
+                return _describe_exit(child.exitcode)
             now = time.monotonic()
             if now - renewed_at < pause:
                 continue
@@ -129,9 +143,19 @@ class Supervisor:
         """Queue the job again, unless the child finished it before it ended."""
         try:
             with self._database.transaction() as session:
-                release_job(session, claim.job_id, claim.token, reason, self._settings.max_attempts)
+                release_job(
+                    session,
+                    claim.job_id,
+                    claim.token,
+                    reason,
+                    self._settings.max_attempts,
+                    counts=reason != _SHUTDOWN,
+                )
         except LeaseLostError:
             logger.info("job %s had ended already", claim.job_id)
+        except SQLAlchemyError as error:
+            # Once the lease has run out the sweeper does it.
+            logger.warning("job %s not given back: %s", claim.job_id, type(error).__name__)
         else:
             logger.warning("job %s given back: %s", claim.job_id, reason)
 
