@@ -1,0 +1,56 @@
+"""What the supervisor's child processes do in these tests; a module, because they are spawned."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from service.database import Database
+from service.jobs.execution import Claim, finish_job
+from workers.settings import WorkerSettings
+from workers.tasks.child import _exit_with_parent
+
+
+def announce(claim: Claim, settings: WorkerSettings) -> None:
+    """Tell the test which process this is."""
+    path = find_announcement(settings, claim.job_id)
+    path.with_suffix(".new").write_text(str(os.getpid()))
+    path.with_suffix(".new").rename(path)
+
+
+def find_announcement(settings: WorkerSettings, job_id: str) -> Path:
+    """Where a child says its process id."""
+    return Path(settings.artifacts).with_name(job_id)
+
+
+def hang(claim: Claim, settings: WorkerSettings) -> None:
+    announce(claim, settings)
+    time.sleep(600)
+
+
+def hang_until_the_parent_dies(claim: Claim, settings: WorkerSettings) -> None:
+    _exit_with_parent()
+    hang(claim, settings)
+
+
+def ignore_everything(claim: Claim, settings: WorkerSettings) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hang(claim, settings)
+
+
+def die(claim: Claim, settings: WorkerSettings) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def finish(claim: Claim, settings: WorkerSettings) -> None:
+    database = Database(settings.database_url.get_secret_value())
+    with database.transaction() as session:
+        finish_job(session, claim.job_id, claim.token, "succeeded", "passed")
+    database.dispose()
+
+
+def finish_and_die(claim: Claim, settings: WorkerSettings) -> None:
+    finish(claim, settings)
+    die(claim, settings)

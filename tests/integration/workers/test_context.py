@@ -1,0 +1,210 @@
+"""A job's context over a real database: stages done once, cancellation seen, writes fenced."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from service.database import Database
+from service.errors import LeaseLostError
+from service.jobs.execution import is_job_waiting, load_stage_seconds, release_job
+from service.jobs.operations import cancel_job
+from service.models import Event, Job, JobArtifact, Stage
+from tests.integration.workers.conftest import claim
+from workers.settings import WorkerSettings
+from workers.tasks import child, pipeline
+from workers.tasks import context as context_module
+from workers.tasks.context import CancelledJobError, JobContext, Progress
+
+
+@pytest.fixture
+def context(database: Database, settings: WorkerSettings, job_id: str) -> JobContext:
+    return JobContext(database, settings, claim(database, job_id))
+
+
+def read(database: Database, job_id: str) -> Job:
+    with database.transaction() as session:
+        return session.scalars(select(Job).where(Job.id == job_id)).one()
+
+
+def count_runs(context: JobContext, inputs: dict[str, object], result: bytes = b"result") -> int:
+    """How often the stage's work was done for one call of it."""
+    runs = 0
+
+    def work(progress: Progress) -> bytes:
+        nonlocal runs
+        runs += 1
+        progress(1, 1)
+        return result
+
+    assert context.run_stage("prepare", inputs, work).data == result
+    return runs
+
+
+def test_a_result_is_reused_for_equal_inputs_only(
+    database: Database, settings: WorkerSettings, context: JobContext
+) -> None:
+    assert count_runs(context, {"model": "a", "seed": 0}) == 1
+    with database.transaction() as session:
+        release_job(session, context.claim.job_id, context.claim.token, "crash")
+    second = JobContext(database, settings, claim(database, context.claim.job_id))
+    assert count_runs(second, {"seed": 0, "model": "a"}) == 0
+    assert count_runs(second, {"model": "a", "seed": 1}, b"other") == 1
+    assert count_runs(second, {"model": "a", "seed": 0}) == 0
+
+
+def test_a_result_whose_file_is_gone_is_made_again(
+    context: JobContext, settings: WorkerSettings
+) -> None:
+    inputs: dict[str, object] = {"model": "a"}
+    assert count_runs(context, inputs) == 1
+    (stored,) = Path(settings.artifacts).glob("*/*")
+    stored.unlink()
+    assert count_runs(context, inputs) == 1
+    assert count_runs(context, inputs) == 0
+
+
+def test_another_jobs_result_is_not_reused(
+    database: Database, settings: WorkerSettings, make_job: Callable[[], str]
+) -> None:
+    first, second = (JobContext(database, settings, claim(database, make_job())) for _ in "ab")
+    assert count_runs(first, {"model": "a"}) == count_runs(second, {"model": "a"}) == 1
+
+
+def test_progress_sees_a_cancellation(
+    database: Database, context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context_module, "PROGRESS_SECONDS", 0.0)
+    reached = []
+
+    def work(progress: Progress) -> bytes:
+        for done in range(1, 10):
+            if done == 4:
+                with database.transaction() as session:
+                    cancel_job(session, context.claim.tenant_id, context.claim.job_id)
+            progress(done, 10)
+            reached.append(done)
+        return b""
+
+    with pytest.raises(CancelledJobError):
+        context.run_stage("prepare", {}, work)
+    assert reached == [1, 2, 3]
+
+
+def test_an_old_token_stops_every_write(
+    database: Database, settings: WorkerSettings, context: JobContext
+) -> None:
+    job_id = context.claim.job_id
+
+    def lose(progress: Progress) -> bytes:
+        newer = claim(database, job_id, "another")
+        JobContext(database, settings, newer).run_stage("prepare", {}, lambda _: b"theirs")
+        with pytest.raises(LeaseLostError):
+            progress(10, 10)
+        return b"ours"
+
+    for write in (
+        lambda: context.run_stage("prepare", {}, lose),
+        lambda: context.event("note", "hello"),
+        lambda: context.publish_file("report.json", b"{}", "application/json"),
+        lambda: context.skip_stage("validate", "why"),
+        lambda: context.estimate_remaining(10),
+        lambda: context.finish("succeeded", "passed", "done"),
+    ):
+        with pytest.raises(LeaseLostError):
+            write()
+    with database.transaction() as session:
+        assert (
+            session.scalar(select(Event.id).where(Event.job_id == job_id, Event.type == "note"))
+            is None
+        )
+        assert session.scalar(select(JobArtifact.name).where(JobArtifact.job_id == job_id)) is None
+    assert read(database, job_id).status == "running"
+    current = claim(database, job_id, "third")
+    found = JobContext(database, settings, current).run_stage("prepare", {}, lambda _: b"again")
+    assert found.data == b"theirs"
+
+
+def test_a_job_is_finished_only_once(database: Database, context: JobContext) -> None:
+    context.finish("rejected", "no_effect", "nothing to correct")
+    with pytest.raises(LeaseLostError):
+        context.finish("succeeded", "passed", "done")
+    job = read(database, context.claim.job_id)
+    assert (job.status, job.verdict) == ("rejected", "no_effect")
+
+
+def test_stage_seconds_are_those_of_finished_stages(
+    database: Database, context: JobContext
+) -> None:
+    job_id = context.claim.job_id
+    count_runs(context, {})
+    context.skip_stage("attribute", "no need")
+    with database.transaction() as session:
+        session.execute(
+            text(
+                "UPDATE stages SET started_at = finished_at - interval '90 seconds' "
+                "WHERE job_id = :id AND name = 'prepare'"
+            ),
+            {"id": job_id},
+        )
+        assert load_stage_seconds(session, job_id) == {"prepare": 90.0}
+    assert count_runs(context, {}) == 0
+    with database.transaction() as session:
+        assert load_stage_seconds(session, job_id) == {"prepare": 90.0}  # as when it was made
+        assert session.get_one(Stage, (job_id, "attribute")).status == "skipped"
+
+
+def test_only_an_unclaimed_job_waits(database: Database, job_id: str) -> None:
+    with database.transaction() as session:
+        assert not is_job_waiting(session, 3600)
+        assert is_job_waiting(session, 0)
+    claim(database, job_id)
+    with database.transaction() as session:
+        assert not is_job_waiting(session, 0)
+
+
+def break_connection(session: Session) -> None:
+    session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+def test_an_outage_of_the_database_is_waited_out(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context_module, "OUTAGE_PAUSE_SECONDS", 0.01)
+    calls = []
+
+    def operate(session: Session) -> str:
+        calls.append(session)
+        if len(calls) < 3:
+            break_connection(session)
+        return "done"
+
+    assert context.transact(operate) == "done"
+    assert len(calls) == 3
+
+
+def test_an_outage_longer_than_the_lease_ends_the_attempt_not_the_job(
+    database: Database,
+    settings: WorkerSettings,
+    context: JobContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child, "_exit_with_parent", lambda: None)
+    monkeypatch.setattr(context_module, "OUTAGE_PAUSE_SECONDS", 0.01)
+
+    def lose_database(_: JobContext) -> None:
+        hasty = settings.model_copy(update={"lease_seconds": 0})
+        lost = JobContext(database, hasty, context.claim)
+        time.sleep(0.01)
+        lost.transact(break_connection)
+
+    monkeypatch.setattr(pipeline, "run_correction", lose_database)
+    with pytest.raises(SystemExit) as ending:
+        child.run_claimed_job(context.claim, settings)
+    assert ending.value.code not in {0, None}
+    assert read(database, context.claim.job_id).status == "running"
