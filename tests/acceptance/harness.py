@@ -30,13 +30,13 @@ STAGES = ["prepare", "attribute", "search", "validate", "package"]
 FILES = ["manifest.json", "patch.safetensors", "report.html", "report.json", "report.md"]
 MODEL = "tiny"
 WAIT_SECONDS = 240.0
-NEW_TOKENS = 24
+NEW_TOKENS = 16
 CONTEXT = 256
 LOOP = 5
 FAULTY_NEURON = 7
 
 _Value = TypeVar("_Value")
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.1
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -60,6 +60,7 @@ class Harness:
         self.database = Database(stack.database_url, pool_size=1, max_overflow=2)
         self.key = self.create_key("first")
         self.client = self.connect(self.key)
+        self._http = httpx.Client(base_url=stack.url, timeout=60, trust_env=False)
 
     def create_key(self, tenant: str) -> str:
         """A new key of a tenant."""
@@ -73,13 +74,14 @@ class Harness:
     def close(self) -> None:
         """Close every connection."""
         self.client.close()
+        self._http.close()
         self.database.dispose()
 
     def build_spec(self, client: ExciseClient | None = None, **changes: Any) -> dict[str, Any]:
         """A job of some seconds that runs through every stage, its prompt sets uploaded."""
         client = client or self.client
-        undesired = client.upload_prompts(build_prompts(48, 6, 1, f" w{LOOP}"), "undesired")
-        reference = client.upload_prompts(build_prompts(200, 60, 2), "reference")
+        undesired = client.upload_prompts(build_prompts(40, 6, 1, f" w{LOOP}"), "undesired")
+        reference = client.upload_prompts(build_prompts(120, 60, 2), "reference")
         return {
             "kind": "correction",
             "model": MODEL,
@@ -102,6 +104,12 @@ class Harness:
         """The id of a new job."""
         client = client or self.client
         return client.create_job(self.build_spec(client, **changes)).id
+
+    def submit_quick(self) -> str:
+        """The id of a new job that ends after its first stage: nothing there to correct."""
+        spec = self.build_spec()
+        spec["behaviours"][0]["threshold"] = 0.01
+        return self.client.create_job(spec).id
 
     def job(self, job_id: str) -> JobView:
         """The job as it is now."""
@@ -143,8 +151,7 @@ class Harness:
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One plain request with the tenant's key, or with the headers given."""
         headers = {"Authorization": f"Bearer {self.key}"} | options.pop("headers", {})
-        url = self.stack.url + path
-        return httpx.request(method, url, headers=headers, timeout=60, trust_env=False, **options)
+        return self._http.request(method, path, headers=headers, **options)
 
     def wait_for_event(
         self, job_id: str, kind: str, matches: Callable[[dict[str, Any]], bool] = lambda _: True

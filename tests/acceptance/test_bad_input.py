@@ -10,9 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.acceptance.harness import CONTEXT, MODEL, Harness, build_prompts, wait_for
 
+LOST_WEIGHT = "model.layers.3.mlp.up_proj.weight"
 TEXT = {"Content-Type": "text/plain"}
 
 
@@ -210,16 +212,17 @@ def cut_weights(folder: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
-def overwrite_header(folder: Path) -> None:
-    """The weights' header is noise."""
-    path = folder / "model.safetensors"
-    content = path.read_bytes()
-    path.write_bytes(content[:8] + b"\xff" * 200 + content[208:])
-
-
 def forget_tokenizer(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
+
+
+def lose_a_weight(folder: Path) -> None:
+    """One tensor is not there; transformers would make one up."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    del weights[LOST_WEIGHT]
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def disagree_about_the_shape(folder: Path) -> None:
@@ -231,8 +234,8 @@ def disagree_about_the_shape(folder: Path) -> None:
     ("spoil", "mentions"),
     [
         (cut_weights, ("model.safetensors", "outside the file")),
-        (overwrite_header, ("model.safetensors", "header")),
         (forget_tokenizer, ("no tokenizer", "save_pretrained")),
+        (lose_a_weight, ("lacks 1 of its weights", LOST_WEIGHT)),
         (disagree_about_the_shape, ("shapes", "config.json")),
     ],
 )

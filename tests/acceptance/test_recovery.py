@@ -45,6 +45,11 @@ def check_finished(
     first_files.update(first_files or files)
 
 
+def check_quick(job: JobView) -> None:
+    """A job of `submit_quick` ended as it should, at its first attempt."""
+    assert (job.status, job.verdict, job.attempts) == ("rejected", "no_effect", 1)
+
+
 def check_resumed(stack: Harness, job: JobView, reason: str) -> None:
     """The second attempt took over from the first where that one was interrupted."""
     assert job.attempts == 2
@@ -116,8 +121,8 @@ def test_a_worker_told_to_end_gives_its_job_back(
 
 
 @contextmanager
-def killing_job_processes(stack: Harness, job_id: str) -> Iterator[None]:
-    """Kill every process this job gets while the block lasts."""
+def killing_job_processes(stack: Harness) -> Iterator[None]:
+    """Kill every process a job gets while the block lasts."""
     stop = threading.Event()
 
     def kill() -> None:
@@ -135,12 +140,10 @@ def killing_job_processes(stack: Harness, job_id: str) -> Iterator[None]:
             killer.result()
 
 
-def test_a_job_that_always_dies_is_given_up(
-    stack: Harness, folder: Path, first_files: dict[str, bytes]
-) -> None:
+def test_a_job_that_always_dies_is_given_up(stack: Harness) -> None:
     worker = stack.worker_pid()
     poisonous = stack.submit()
-    with killing_job_processes(stack, poisonous):
+    with killing_job_processes(stack):
         job = stack.wait(poisonous)
     assert (job.status, job.attempts) == ("failed", 3)
     assert job.error is not None
@@ -149,7 +152,7 @@ def test_a_job_that_always_dies_is_given_up(
     assert "SIGKILL" in job.error.message
     assert list_types(stack.events(poisonous)).count("job.resumed") == 2
     assert [stage.status for stage in job.stages] == ["skipped"] * 5
-    check_finished(stack, stack.wait(stack.submit()), folder, first_files)
+    check_quick(stack.wait(stack.submit_quick()))
     assert stack.worker_pid() == worker
 
 
@@ -206,15 +209,15 @@ def test_a_submission_whose_answer_was_lost_is_not_done_twice(stack: Harness) ->
 def test_an_emptied_broker_loses_no_job(
     stack: Harness, folder: Path, first_files: dict[str, bytes]
 ) -> None:
-    running, queued = stack.submit(), stack.submit()
+    running, queued = stack.submit(), stack.submit_quick()
     stack.wait_for_attribution(running)
     assert stack.job(queued).status == "queued"
     with stack.broker() as broker:
         broker.flushall()
-    for name, job_id in (("running", running), ("queued", queued)):
-        job = stack.wait(job_id)
-        assert job.attempts == 1
-        check_finished(stack, job, folder / name, first_files)
+    job = stack.wait(running)
+    assert job.attempts == 1
+    check_finished(stack, job, folder, first_files)
+    check_quick(stack.wait(queued))
 
 
 def test_a_killed_broker_leaves_no_worker_deaf(
@@ -225,9 +228,9 @@ def test_a_killed_broker_leaves_no_worker_deaf(
     stack.wait_for_attribution(running)
     stack.kill_part("valkey")
     stack.wait_for_restart("valkey", before)
-    later = stack.submit()
-    for name, job_id in (("running", running), ("later", later)):
-        check_finished(stack, stack.wait(job_id), folder / name, first_files)
+    later = stack.submit_quick()
+    check_finished(stack, stack.wait(running), folder, first_files)
+    check_quick(stack.wait(later))
 
 
 def crash_postgres(stack: Harness) -> None:

@@ -20,7 +20,11 @@ from workers.checkpoints import (
 )
 from workers.correction.search import Budget
 from workers.families import Family, find_family
-from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
+from workers.pruning.safetensors_files import (
+    SafetensorsFormatError,
+    compute_checkpoint_sha256,
+    list_tensors,
+)
 from workers.tasks.context import JobContext
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -66,7 +70,9 @@ class CorrectionInputs:
                     "The checkpoint has no tokenizer (tokenizer.json or tokenizer.model). "
                     "Save it into the same folder with save_pretrained()."
                 )
-            return load_checkpoint(folder, device=self.device)
+            checkpoint = load_checkpoint(folder, device=self.device)
+            _require_all_weights(folder, checkpoint)
+            return checkpoint
 
     @cached_property
     def family(self) -> Family:
@@ -121,4 +127,14 @@ class CorrectionInputs:
         tenant_id = self._context.claim.tenant_id
         return self._context.transact(
             lambda session: load_prompt_set_info(session, tenant_id, prompt_set_id)
+        )
+
+
+def _require_all_weights(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise `CheckpointError` if a weight is not in the files: it would have random values."""
+    stored = list_tensors(folder)
+    if missing := [name for name, _ in checkpoint.model.named_parameters() if name not in stored]:
+        raise CheckpointError(
+            f"The checkpoint lacks {len(missing)} of its weights, {missing[0]} for one. "
+            "Save it again, or copy every file of it."
         )
