@@ -33,16 +33,17 @@ from workers.domain import (
 )
 from workers.validation.report import (
     NonFiniteReportError,
-    build_axis,
-    fenced,
-    find_loops,
-    format_number,
-    format_percent,
-    format_signed,
-    layer_of,
     render_html,
     render_json,
     render_markdown,
+)
+from workers.validation.report_charts import build_axis, layer_of
+from workers.validation.report_samples import find_loops
+from workers.validation.report_text import (
+    fenced,
+    format_number,
+    format_percent,
+    format_signed,
     sentence,
     visible_text,
 )
