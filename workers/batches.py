@@ -21,8 +21,8 @@ class TokenBatch:
     token_ids: torch.Tensor
     is_token: torch.Tensor
     """True at real tokens."""
-    is_response: torch.Tensor
-    """True at response tokens; a sample without a response has none."""
+    is_explained: torch.Tensor
+    """True at response tokens to be explained; a sample without a response has none."""
     sample_indices: tuple[int, ...]
     """Position of each row in the sequence of samples the batch was cut from."""
 
@@ -31,7 +31,7 @@ class TokenBatch:
         return TokenBatch(
             self.token_ids.to(device),
             self.is_token.to(device),
-            self.is_response.to(device),
+            self.is_explained.to(device),
             self.sample_indices,
         )
 
@@ -42,11 +42,13 @@ def build_batches(
     """Yield batches of at most `batch_tokens` padded tokens (at least one sample), by length.
 
     Samples of like length go together to save padding; the order is fixed by the input.
-    Raises `ValueError` on an empty sample.
+    Raises `ValueError` on an empty sample, or one with flags for some response tokens only.
     """
     for index, sample in enumerate(samples):
         if not sample.token_ids:
             raise ValueError(f"sample {index} has no tokens; drop empty samples first")
+        if len(sample.is_explained) not in (0, len(sample.response_ids)):
+            raise ValueError(f"sample {index} needs a flag for every response token, or none")
     order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].token_ids), i))
     start = 0
     while start < len(order):
@@ -61,10 +63,13 @@ def _pad(
 ) -> TokenBatch:
     token_ids = torch.full((len(indices), longest), pad_id, dtype=torch.long)
     is_token = torch.zeros((len(indices), longest), dtype=torch.bool)
-    is_response = torch.zeros((len(indices), longest), dtype=torch.bool)
+    is_explained = torch.zeros((len(indices), longest), dtype=torch.bool)
     for row, index in enumerate(indices):
         ids = samples[index].token_ids
         token_ids[row, : len(ids)] = torch.tensor(ids)
         is_token[row, : len(ids)] = True
-        is_response[row, len(samples[index].prompt_ids) : len(ids)] = True
-    return TokenBatch(token_ids, is_token, is_response, tuple(indices))
+        flags = samples[index].is_explained or (True,) * len(samples[index].response_ids)
+        is_explained[row, len(samples[index].prompt_ids) : len(ids)] = torch.tensor(
+            flags, dtype=torch.bool
+        )
+    return TokenBatch(token_ids, is_token, is_explained, tuple(indices))

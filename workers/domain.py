@@ -58,6 +58,8 @@ class TokenSequence:
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = ()
+    is_explained: tuple[bool, ...] = ()
+    """For each response token whether its prediction is to be explained; empty means all."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -28,15 +28,16 @@ class Target(StrEnum):
 def find_target_positions(batch: TokenBatch) -> torch.Tensor:
     """Return a bool tensor `(sample, token)`: positions whose next token is to be explained.
 
-    With a response these are the positions that predict it (so the last prompt token is in,
-    the last response token is not); without one, all that have a next token.
+    With a response these are the positions that predict its explained tokens (so the last
+    prompt token may be in, the last response token never is); without one, all that have a
+    next token.
     """
     followed = torch.zeros_like(batch.is_token)
     followed[:, :-1] = batch.is_token[:, 1:]
-    predicts_response = torch.zeros_like(batch.is_response)
-    predicts_response[:, :-1] = batch.is_response[:, 1:]
-    has_response = batch.is_response.any(dim=1, keepdim=True)
-    return torch.where(has_response, predicts_response, followed)
+    predicts_explained = torch.zeros_like(batch.is_explained)
+    predicts_explained[:, :-1] = batch.is_explained[:, 1:]
+    has_explained = batch.is_explained.any(dim=1, keepdim=True)
+    return torch.where(has_explained, predicts_explained, followed)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from statistics import fmean
 from pydantic import BaseModel, ConfigDict
 
 from workers.domain import Component, TokenSequence
+from workers.validation.uniqueness import find_repeated_tokens
 
 
 class StageDocument(BaseModel):
@@ -32,9 +33,14 @@ class PromptOutcome(StageDocument):
     held_out: bool
 
     @property
-    def sequence(self) -> TokenSequence:
-        """The tokens as the model saw them."""
-        return TokenSequence(self.prompt_ids, self.response_ids)
+    def undesired_sequence(self) -> TokenSequence:
+        """The tokens as the model saw them, with those that repeat marked for explanation.
+
+        Where nothing repeats by bigram the whole response is explained.
+        """
+        repeated = find_repeated_tokens(self.prompt_ids, self.response_ids)
+        flags = repeated if any(repeated) else ()
+        return TokenSequence(self.prompt_ids, self.response_ids, flags)
 
 
 class ReferenceSplit(StageDocument):

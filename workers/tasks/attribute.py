@@ -23,7 +23,7 @@ def run(
 
 def _work(inputs: CorrectionInputs, prepared: PreparedCorrection, progress: Progress) -> bytes:
     general = [TokenSequence(ids) for ids in prepared.reference.attribute]
-    undesired = [outcome.sequence for outcome in prepared.triggering(held_out=False)]
+    undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
     total = len(general) + len(undesired)
     done = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def compute_response_uniqueness(response_ids: Sequence[int]) -> float:
@@ -13,3 +14,22 @@ def compute_response_uniqueness(response_ids: Sequence[int]) -> float:
     if not response_ids:
         return 0.0
     return len(set(response_ids)) / len(response_ids)
+
+
+def find_repeated_tokens(
+    prompt_ids: Sequence[int], response_ids: Sequence[int]
+) -> tuple[bool, ...]:
+    """Return for each response token whether it repeats: its bigram stood in the text before.
+
+    These are the tokens that make a response repetitive; what comes before the first of them
+    is ordinary text.
+    """
+    seen: set[tuple[int | None, int]] = set(pairwise(prompt_ids))
+    repeated = []
+    previous = prompt_ids[-1] if prompt_ids else None
+    for token in response_ids:
+        repeated.append((previous, token) in seen)
+        if previous is not None:
+            seen.add((previous, token))
+        previous = token
+    return tuple(repeated)

@@ -27,7 +27,7 @@ def test_a_batch_is_padded_on_the_right_and_marks_the_response() -> None:
         [True, True, True, False],
         [True, True, False, False],
     ]
-    assert batch.is_response.tolist() == [
+    assert batch.is_explained.tolist() == [
         [False, False, False, True],
         [False, True, True, False],
         [False, False, False, False],
@@ -58,7 +58,7 @@ def test_moving_a_batch_keeps_its_content() -> None:
     moved = batch.to(torch.device("cpu"))
     assert moved.token_ids.tolist() == batch.token_ids.tolist()
     assert moved.is_token.tolist() == batch.is_token.tolist()
-    assert moved.is_response.tolist() == batch.is_response.tolist()
+    assert moved.is_explained.tolist() == batch.is_explained.tolist()
     assert moved.sample_indices == batch.sample_indices
 
 
@@ -76,7 +76,18 @@ def test_every_sample_comes_once_and_whole(lengths: list[tuple[int, int]], token
         for row, index in enumerate(batch.sample_indices):
             sample = samples[index]
             assert tuple(batch.token_ids[row][batch.is_token[row]].tolist()) == sample.token_ids
-            response = batch.token_ids[row][batch.is_response[row]]
+            response = batch.token_ids[row][batch.is_explained[row]]
             assert tuple(response.tolist()) == sample.response_ids
             assert not (batch.is_token[row, 1:] & ~batch.is_token[row, :-1]).any()
             assert set(batch.token_ids[row][~batch.is_token[row]].tolist()) <= {PAD}
+
+
+def test_flags_choose_the_response_tokens_to_be_explained():
+    sample = TokenSequence((1, 2), (3, 4, 5), (False, True, False))
+    (batch,) = build_batches([sample], 64, pad_id=0)
+    assert batch.is_explained.tolist() == [[False, False, False, True, False]]
+
+
+def test_flags_must_cover_the_response():
+    with pytest.raises(ValueError, match="a flag for every response token"):
+        list(build_batches([TokenSequence((1,), (2, 3), (True,))], 64, pad_id=0))

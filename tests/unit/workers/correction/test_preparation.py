@@ -59,7 +59,7 @@ def test_outcomes_are_the_model_s_own_responses(
     assert [not entry.held_out for entry in found] == split_by_hash(PROMPTS, 0.4)
     for entry in found:
         assert entry.prompt_ids == encode_text(tokenizer, entry.prompt)
-        assert entry.sequence.token_ids == entry.prompt_ids + entry.response_ids
+        assert entry.undesired_sequence.token_ids == entry.prompt_ids + entry.response_ids
         assert len(entry.response_ids) == SETTINGS.max_new_tokens
         assert entry.response == tokenizer.decode(entry.response_ids)
         assert entry.metric == len(set(entry.response_ids)) / len(entry.response_ids)
@@ -107,7 +107,7 @@ def test_a_prompt_that_just_fits_is_answered(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     (found,) = outcomes_of(model, tokenizer, [words(CONTEXT - SETTINGS.max_new_tokens)])
-    assert len(found.sequence.token_ids) == CONTEXT
+    assert len(found.undesired_sequence.token_ids) == CONTEXT
 
 
 def test_a_prompt_that_is_too_long_is_named_with_the_remedy(
