@@ -95,7 +95,8 @@ def split_reference(
     """Return reference sequences for attribution, for the search and for the held-out check.
 
     A text falls, with its near-duplicates, into one part by hash: half of the texts are for
-    attribution, a quarter each for the others. Each part stops at its number of tokens.
+    attribution, a quarter each for the others. Each part holds at most its number of tokens,
+    its last sequence cut to what is left; a sequence of a single token predicts nothing.
     """
     attributes = split_by_hash(texts, 0.5)
     tunes = split_by_hash(texts, 0.75)
@@ -108,9 +109,10 @@ def split_reference(
     for text, attribute, tune in zip(texts, attributes, tunes, strict=True):
         part = "attribute" if attribute else "tune" if tune else "held_out"
         for sequence in _cut(encode_text(tokenizer, text)):
-            if budgets[part] > 0:
-                parts[part].append(sequence)
-                budgets[part] -= len(sequence)
+            kept = sequence[: budgets[part]]
+            if len(kept) > 1:
+                parts[part].append(kept)
+                budgets[part] -= len(kept)
     return ReferenceSplit(**{name: tuple(sequences) for name, sequences in parts.items()})
 
 
@@ -133,6 +135,8 @@ def cut_corpus(
 
 def judge_signal(outcomes: Sequence[PromptOutcome], threshold: float) -> str | None:
     """Return why the base model does not show the behaviour enough to correct it, or None."""
+    if not outcomes:
+        return f"signal too weak: no prompts; {MIN_TRIGGERING} needed in each split"
     counts = {
         side: sum(outcome.triggering for outcome in outcomes if outcome.held_out is held_out)
         for side, held_out in (("tuning", False), ("held-out", True))

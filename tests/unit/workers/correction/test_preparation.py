@@ -7,9 +7,11 @@ from itertools import chain
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.tiny import CONTEXT, build_tiny_model
+from tests.tiny import CONTEXT, build_tiny_model, build_tiny_tokenizer
 from workers.correction.preparation import (
     MIN_TRIGGERING,
     REFERENCE_TOKENS,
@@ -154,18 +156,34 @@ def test_reference_texts_are_split_without_overlap(tokenizer: PreTrainedTokenize
         assert encode_text(tokenizer, text) in part
 
 
-def test_each_part_takes_texts_until_its_tokens_are_reached(
-    tokenizer: PreTrainedTokenizerFast,
+@pytest.mark.parametrize("attribute", [100, 101, 102, 103, 300])
+def test_each_part_takes_texts_up_to_its_tokens_and_no_further(
+    tokenizer: PreTrainedTokenizerFast, attribute: int
 ) -> None:
     everything = split_reference(tokenizer, TEXTS, ReferenceTokens(10**6, 10**6, 10**6))
-    split = split_reference(tokenizer, TEXTS, ReferenceTokens(attribute=100, tune=60, held_out=0))
+    split = split_reference(
+        tokenizer, TEXTS, ReferenceTokens(attribute=attribute, tune=60, held_out=0)
+    )
     assert split.held_out == ()
     for part, whole, limit in (
-        (split.attribute, everything.attribute, 100),
+        (split.attribute, everything.attribute, attribute),
         (split.tune, everything.tune, 60),
     ):
-        assert part == whole[: len(part)]
-        assert 0 < sum(map(len, part[:-1])) < limit
+        available = sum(map(len, whole))
+        # One token may be left over: a sequence of one predicts nothing.
+        assert min(limit, available) - 1 <= sum(map(len, part)) <= limit
+        assert part[:-1] == whole[: len(part) - 1]
+        assert part[-1] == whole[len(part) - 1][: len(part[-1])]
+        assert all(len(sequence) > 1 for sequence in part)
+
+
+@given(*[st.integers(0, 60)] * 3)
+def test_no_part_exceeds_its_tokens(attribute: int, tune: int, held_out: int) -> None:
+    limits = ReferenceTokens(attribute, tune, held_out)
+    split = split_reference(build_tiny_tokenizer(), TEXTS, limits)
+    assert sum(map(len, split.attribute)) <= attribute
+    assert sum(map(len, split.tune)) <= tune
+    assert sum(map(len, split.held_out)) <= held_out
 
 
 def test_long_reference_texts_are_cut_and_single_tokens_dropped(
@@ -222,3 +240,8 @@ def test_too_few_on_either_side_are_a_weak_signal(tune: int, held_out: int) -> N
     assert f"at most 0.5 ({tune} tuning, {held_out} held-out; 4 needed in each)" in reason
     mean = (0.2 * tune + 0.4 * held_out + 2.7) / (total + 3)
     assert reason.endswith(f"the mean over all prompts is {mean:.3f}")
+
+
+def test_no_prompts_are_no_signal() -> None:
+    reason = judge_signal([], 0.5)
+    assert reason == "signal too weak: no prompts; 4 needed in each split"
