@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ EMBEDDED_MODELS = {
 
 
 HUB_FILE_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+
+_NAMES_SHOWN = 3
 
 
 class CheckpointError(RuntimeError):
@@ -45,22 +47,24 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load model and tokenizer from a folder of safetensors, in evaluation mode.
 
-    Nothing is fetched and no code from the folder runs. Raises `CheckpointError`.
+    Every weight comes from the files and every weight in them is used. Nothing is fetched and
+    no code from the folder runs. Raises `CheckpointError`.
     """
-    with _quiet_transformers():
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                directory,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"cannot load a checkpoint from {directory}: {error}") from error
+    with _quiet_transformers(), _one_line_errors(directory):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check_weights` refuses them, by name
+        )
+        model, loading = loaded
+        _check_weights(loading)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     model.to(device)
     model.eval()
     pad_id = tokenizer.pad_token_id
@@ -114,6 +118,64 @@ def fetch_hub_checkpoint(repository: str, revision: str) -> Path:
             f"cannot fetch {repository} at commit {revision} from the hub: {error}"
         ) from error
     return Path(folder)
+
+
+@contextmanager
+def _one_line_errors(directory: Path) -> Iterator[None]:
+    """Turn whatever a broken checkpoint makes the libraries raise into a `CheckpointError`.
+
+    There is no common base class: a wrong `config.json` alone gives a dozen types.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot load a checkpoint from {directory}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's message, with the next where it only announces that."""
+    if isinstance(error, KeyError):  # its message is the bare key
+        return f"{error} is missing or unknown in one of its JSON files"
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if first.endswith(":") and others:
+        return f"{first} {others[0]}"
+    return first or type(error).__name__
+
+
+def _check_weights(loading: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers would fill with random values, or leave out.
+
+    Tied weights and buffers that are computed do not count: transformers leaves them out of
+    its lists.
+    """
+    complaints = (
+        (
+            loading["missing_keys"],
+            "it lacks {} of its weights ({}); copy every file of it, or correct config.json",
+        ),
+        (
+            {name for name, *_ in loading["mismatched_keys"]},
+            "{} of its weights have other shapes than config.json describes ({}); save it again",
+        ),
+        (
+            loading["unexpected_keys"],
+            "{} of its weights have no place in the model that config.json describes ({}); "
+            "correct config.json, or save it again",
+        ),
+        (loading["error_msgs"], "{} of its weights cannot be read ({}); save it again"),
+    )
+    for names, complaint in complaints:
+        if names:
+            raise ValueError(complaint.format(len(names), _enumerate(names)))
+
+
+def _enumerate(names: Collection[str]) -> str:
+    shown = sorted(names)[:_NAMES_SHOWN]
+    return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)
 
 
 def _convert_gguf(source: Path, file_name: str, target: Path) -> None:

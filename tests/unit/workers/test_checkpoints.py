@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from tests.tiny import build_tiny_model, build_tiny_tokenizer, save_tiny_checkpoint, weight_bytes
@@ -100,6 +103,177 @@ def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, spoil
     spoil(folder)
     with pytest.raises(CheckpointError, match=f"cannot load a checkpoint from {folder}"):
         load_checkpoint(folder)
+
+
+def configure(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def truncate(folder: Path, size: int) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:size])
+
+
+DOWN = "model.layers.1.mlp.down_proj.weight"
+Spoil = Callable[[Path], object]
+SPOILT_WEIGHTS: dict[str, tuple[Spoil, str]] = {
+    "a weight is missing": (
+        lambda folder: edit_weights(folder, lambda weights: weights.pop(DOWN)),
+        rf"it lacks 1 of its weights \({DOWN}\); copy every file",
+    ),
+    "the untied head is missing": (
+        lambda folder: edit_weights(folder, lambda weights: weights.pop("lm_head.weight")),
+        r"it lacks 1 of its weights \(lm_head\.weight\)",
+    ),
+    "more layers than the file has": (
+        lambda folder: configure(folder, num_hidden_layers=3),
+        r"it lacks 9 of its weights \(model\.layers\.2\.\S+, \S+, \S+, …\)",
+    ),
+    "fewer layers than the file has": (
+        lambda folder: configure(folder, num_hidden_layers=1),
+        r"9 of its weights have no place in .* config\.json describes \(model\.layers\.1",
+    ),
+    "a weight of another shape": (
+        lambda folder: edit_weights(
+            folder, lambda weights: weights.update({"model.norm.weight": torch.ones(31)})
+        ),
+        r"1 of its weights have other shapes than config\.json describes \(model\.norm\.weight\)",
+    ),
+    "another vocabulary": (
+        lambda folder: configure(folder, vocab_size=7),
+        r"2 of its weights have other shapes .*\(lm_head\.weight, model\.embed_tokens\.weight\)",
+    ),
+    "a weight too many": (
+        lambda folder: edit_weights(
+            folder, lambda weights: weights.update({"model.adapter.weight": torch.ones(3)})
+        ),
+        r"1 of its weights have no place .*\(model\.adapter\.weight\); correct config\.json",
+    ),
+    "a truncated file": (lambda folder: truncate(folder, 9000), "file not fully covered"),
+    "nearly no file": (lambda folder: truncate(folder, 5), "header too small"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "complaint"), SPOILT_WEIGHTS.values(), ids=SPOILT_WEIGHTS)
+def test_weights_that_do_not_fit_the_model_are_refused_by_name(
+    tmp_path: Path, spoil: Spoil, complaint: str
+) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "spoilt")
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=f"from {folder}: .*{complaint}") as caught:
+        load_checkpoint(folder)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "sharded", shard_size="20KB")
+    max(folder.glob("model-*.safetensors")).unlink()
+    with pytest.raises(CheckpointError, match=r"cannot load .*model-.*\.safetensors"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["stored once", "stored twice"])
+def test_tied_weights_need_not_be_stored(tmp_path: Path, stored: bool) -> None:
+    model = build_tiny_model(tie_word_embeddings=True)
+    folder = save_tiny_checkpoint(tmp_path / "tied", model)
+    if stored:
+        embedding = model.get_input_embeddings().weight.detach()
+        edit_weights(folder, lambda weights: weights.update({"lm_head.weight": embedding.clone()}))
+    assert weight_bytes(load_checkpoint(folder).model) == weight_bytes(model)
+
+
+def test_buffers_that_transformers_computes_itself_do_no_harm(tmp_path: Path) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "old")
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"  # older versions stored it
+    edit_weights(folder, lambda weights: weights.update({name: torch.ones(4)}))
+    assert weight_bytes(load_checkpoint(folder).model) == weight_bytes(build_tiny_model())
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+SPOILT_FILES: dict[str, tuple[Spoil, str]] = {
+    "a number that is text": (
+        lambda folder: configure(folder, hidden_size="x"),
+        "Validation error for field 'hidden_size': TypeError: Field 'hidden_size' expected int",
+    ),
+    "a width the heads do not divide": (
+        lambda folder: configure(folder, hidden_size=33),
+        r"The hidden size \(33\) is not a multiple",
+    ),
+    "no heads": (lambda folder: configure(folder, num_attention_heads=0), "modulo by zero"),
+    "a negative width": (lambda folder: configure(folder, hidden_size=-32), "negative dimension"),
+    "an unknown dtype": (lambda folder: configure(folder, dtype="nope"), "'nope'"),
+    "an unknown position embedding": (
+        lambda folder: configure(folder, rope_parameters={"rope_type": "nope"}),
+        "'nope' is missing or unknown",
+    ),
+    "another quantiser": (
+        lambda folder: configure(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
+        "optimum",
+    ),
+    "code of its own": (
+        lambda folder: configure(folder, model_type="own", auto_map={"AutoConfig": "own.Config"}),
+        "custom code",
+    ),
+    "a configuration that is a list": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        "Unrecognized model",
+    ),
+    "an encoder and decoder": (
+        lambda folder: configure(folder, model_type="t5"),
+        "Unrecognized configuration class",
+    ),
+    "generation settings that are a list": (
+        lambda folder: (folder / "generation_config.json").write_text("[]"),
+        "not a mapping",
+    ),
+    "no tokenizer": (remove_tokenizer, "instantiate the backend tokenizer"),
+    "an empty tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        "'added_tokens' is missing or unknown",
+    ),
+    "a tokenizer that is a list": (
+        lambda folder: (folder / "tokenizer.json").write_text("[]"),
+        "cannot be interpreted",
+    ),
+    "tokenizer settings that are a list": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
+        "'list' object",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "complaint"), SPOILT_FILES.values(), ids=SPOILT_FILES)
+def test_whatever_is_wrong_is_said_in_one_line(
+    tmp_path: Path, spoil: Spoil, complaint: str
+) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "spoilt")
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=f"from {folder}: .*{complaint}") as caught:
+        load_checkpoint(folder)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError()])
+def test_too_little_memory_is_not_the_checkpoint_s_fault(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(type(error)):
+        load_checkpoint(checkpoint)
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
