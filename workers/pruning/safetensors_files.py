@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -90,17 +91,27 @@ def _read_header(file: Path) -> Iterator[StoredTensor]:
             raise SafetensorsFormatError(f"{file} is not a safetensors file: bad header length")
         try:
             header = json.loads(stream.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SafetensorsFormatError(f"{file} has a header that is not JSON") from error
-    base = 8 + length
+    if not isinstance(header, dict):
+        raise SafetensorsFormatError(f"{file} has a header that is not a JSON object")
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            dtype, shape = entry["dtype"], tuple(int(axis) for axis in entry["shape"])
-            start, end = (base + int(offset) for offset in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SafetensorsFormatError(f"{file}: tensor {name} is described badly") from error
-        if not base <= start <= end <= size:
-            raise SafetensorsFormatError(f"{file}: tensor {name} lies outside the file")
-        yield StoredTensor(name, file, dtype, shape, start, end)
+        if name != "__metadata__":
+            yield _read_entry(file, name, entry, base=8 + length, size=size)
+
+
+def _read_entry(file: Path, name: str, entry: object, *, base: int, size: int) -> StoredTensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [first, last]} if all(
+            type(number) is int for number in (*shape, first, last)
+        ):
+            stored = StoredTensor(name, file, dtype, tuple(shape), base + first, base + last)
+        case _:
+            raise SafetensorsFormatError(f"{file}: tensor {name} is described badly")
+    if not base <= stored.start <= stored.end <= size:
+        raise SafetensorsFormatError(f"{file}: tensor {name} lies outside the file")
+    if any(axis < 0 for axis in shape):
+        raise SafetensorsFormatError(f"{file}: tensor {name} has a negative axis")
+    if dtype in ITEM_BYTES and math.prod(shape) * ITEM_BYTES[dtype] != last - first:
+        raise SafetensorsFormatError(f"{file}: tensor {name} does not fill its place in the file")
+    return stored

@@ -14,7 +14,10 @@ class Score(StrEnum):
     """How general and undesired relevance are contrasted."""
 
     BENEFIT_COST = "benefit_cost"
-    """max(R̄_undesired, 0) / (E|R_general| + 0.1 · its mean over all components)."""
+    """max(R̄_undesired, 0) / (E|R_general| + 0.1 · its mean over all components).
+
+    Where no component has any general relevance, max(R̄_undesired, 0).
+    """
     SIGNED_DIFFERENCE = "signed_difference"
     """R̄_undesired − R̄_general: the paper's Eq. 7 as printed."""
 
@@ -28,22 +31,25 @@ def compute_scores(
 ) -> dict[str, torch.Tensor]:
     """Return module → score `(feature,)` for relevance of the same components on two sets.
 
+    The scores are float64: a quotient of two float32 numbers is always finite there.
     Raises `ValueError` when the two cover different modules.
     """
     if general.mean.keys() != undesired.mean.keys():
         raise ValueError("general and undesired relevance cover different modules")
     if score is Score.SIGNED_DIFFERENCE:
-        return {name: undesired.mean[name] - general.mean[name] for name in general.mean}
-    return _benefit_over_cost(undesired.mean, general.mean_absolute)
+        given, taken = _to_float64(undesired.mean), _to_float64(general.mean)
+        return {name: given[name] - taken[name] for name in taken}
+    return _benefit_over_cost(_to_float64(undesired.mean), _to_float64(general.mean_absolute))
+
+
+def _to_float64(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.double() for name, tensor in values.items()}
 
 
 def _benefit_over_cost(
     benefit: Mapping[str, torch.Tensor], cost: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     floor = COST_FLOOR * torch.cat([values.flatten() for values in cost.values()]).mean()
-    # Where nothing general flows at all the floor is 0; any benefit then wins, none is 0.
-    smallest = torch.finfo(torch.float32).tiny
-    return {
-        name: values.clamp(min=0) / (cost[name] + floor).clamp(min=smallest)
-        for name, values in benefit.items()
-    }
+    if floor == 0:  # nothing general flows anywhere, every cost is 0: the benefit alone decides
+        return {name: values.clamp(min=0) for name, values in benefit.items()}
+    return {name: values.clamp(min=0) / (cost[name] + floor) for name, values in benefit.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,10 @@ def write_raw(folder: Path, data: bytes) -> Path:
 
 
 def frame(header: Any, body: bytes = b"") -> bytes:
-    text = json.dumps(header).encode()
+    return frame_text(json.dumps(header).encode(), body)
+
+
+def frame_text(text: bytes, body: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + body
 
 
@@ -165,6 +169,29 @@ def test_a_name_stored_twice_is_refused(tmp_path: Path) -> None:
         (frame(describe(), b"8" * 7), "lies outside the file"),
         (frame(describe(data_offsets=[-4, 4]), b"8" * 8), "lies outside the file"),
         (frame(describe(data_offsets=[8, 0]), b"8" * 8), "lies outside the file"),
+        *[(frame(header), "not a JSON object") for header in (None, 5, "t", [describe()], [])],
+        (frame_text(b"[" * 100_000), "not JSON"),
+        (frame_text(b'{"t":' * 100_000), "not JSON"),
+        *[
+            (frame(describe(dtype=dtype), b"8" * 8), "described badly")
+            for dtype in (None, 5, ["F32"], {})
+        ],
+        *[
+            (frame(describe(shape=shape), b"8" * 8), "described badly")
+            for shape in (2, "2", [math.inf], [math.nan], [2.0], [True], [None], [[2]], {"2": 2})
+        ],
+        *[
+            (frame(describe(data_offsets=offsets), b"8" * 8), "described badly")
+            for offsets in (8, [0, math.inf], [0.0, 8.0], [False, 8], ["0", "8"], {"0": 8})
+        ],
+        (frame(describe(shape=[-2]), b"8" * 8), "negative axis"),
+        (frame(describe(shape=[-1, -2]), b"8" * 8), "negative axis"),
+        (frame(describe(dtype="F4", shape=[-1]), b"8" * 8), "negative axis"),
+        *[
+            (frame(describe(shape=shape), b"8" * 8), "does not fill its place")
+            for shape in ([], [0], [1], [3], [2, 2], [10**30, 10**30])
+        ],
+        (frame(describe(dtype="F64"), b"8" * 8), "does not fill its place"),
     ],
 )
 def test_broken_files_are_refused(tmp_path: Path, data: bytes, complaint: str) -> None:
@@ -173,6 +200,12 @@ def test_broken_files_are_refused(tmp_path: Path, data: bytes, complaint: str) -
         list_tensors(folder)
     with pytest.raises(SafetensorsFormatError):
         compute_checkpoint_sha256(folder)
+
+
+def test_an_unknown_dtype_is_listed_as_it_is(tmp_path: Path) -> None:
+    folder = write_raw(tmp_path, frame(describe(dtype="F4", shape=[16]), b"8" * 8))
+    stored = list_tensors(folder)["t"]
+    assert (stored.dtype, stored.shape, stored.end - stored.start) == ("F4", (16,), 8)
 
 
 def read_anything(data: bytes) -> None:
@@ -187,18 +220,28 @@ def test_arbitrary_bytes_are_read_or_refused(data: bytes) -> None:
     read_anything(data)
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 30) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
 ENTRIES = st.fixed_dictionaries(
     {},
     optional={
-        "dtype": st.sampled_from(["F32", "X", ""]) | st.none(),
-        "shape": st.lists(st.integers(-3, 9)) | st.none() | st.text(max_size=3),
-        "data_offsets": st.lists(st.integers(-3, 20), max_size=3) | st.none(),
+        "dtype": st.sampled_from(["F32", "U8", "X", ""]) | JSON,
+        "shape": st.lists(st.integers(-3, 9), max_size=3) | JSON,
+        "data_offsets": st.lists(st.integers(-3, 20), max_size=3) | JSON,
     },
 )
 
 
+@given(JSON, st.binary(max_size=20))
+def test_arbitrary_headers_are_read_or_refused(header: Any, body: bytes) -> None:
+    read_anything(frame(header, body))
+
+
 @given(
-    st.dictionaries(st.text(max_size=5), ENTRIES | st.integers() | st.text(max_size=5), max_size=4),
+    st.dictionaries(st.text(max_size=5), ENTRIES | JSON, max_size=4),
     st.binary(max_size=20),
 )
 def test_arbitrary_descriptions_are_read_or_refused(header: dict[str, Any], body: bytes) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.domain import Relevance
+from workers.domain import Component, Relevance
+from workers.pruning.ranking import rank_components
 from workers.pruning.scoring import COST_FLOOR, Score, compute_scores
 
 
@@ -31,22 +32,41 @@ def test_benefit_cost_by_hand() -> None:
     assert COST_FLOOR == 0.1
     scores = compute_scores(GENERAL, UNDESIRED, Score.BENEFIT_COST)
     assert list(scores) == ["a", "b"]
-    torch.testing.assert_close(scores["a"], torch.tensor([6 / 1.2, 0.0]))
-    torch.testing.assert_close(scores["b"], torch.tensor([0.0, 1 / 3.2, 3 / 0.2]))
+    torch.testing.assert_close(scores["a"], torch.tensor([6 / 1.2, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        scores["b"], torch.tensor([0.0, 1 / 3.2, 3 / 0.2], dtype=torch.float64)
+    )
 
 
 def test_signed_difference_by_hand() -> None:
     scores = compute_scores(GENERAL, UNDESIRED, Score.SIGNED_DIFFERENCE)
-    torch.testing.assert_close(scores["a"], torch.tensor([5.0, -5.0]))
-    torch.testing.assert_close(scores["b"], torch.tensor([-0.5, 3.0, 3.0]))
+    torch.testing.assert_close(scores["a"], torch.tensor([5.0, -5.0], dtype=torch.float64))
+    torch.testing.assert_close(scores["b"], torch.tensor([-0.5, 3.0, 3.0], dtype=torch.float64))
 
 
-def test_without_any_cost_benefit_wins_and_none_is_zero() -> None:
-    nothing = relevance({"a": [0.0, 0.0, 0.0]}, {"a": [0.0, 0.0, 0.0]})
-    undesired = relevance({"a": [0.5, 0.0, -1.0]}, {"a": [1.0, 1.0, 1.0]})
-    scores = compute_scores(nothing, undesired, Score.BENEFIT_COST)["a"]
-    assert scores[0] > 1e30
-    assert scores[1:].tolist() == [0.0, 0.0]
+def test_without_any_cost_the_benefit_decides() -> None:
+    nothing = relevance({"a": [0.0] * 3, "b": [0.0] * 3}, {"a": [0.0] * 3, "b": [0.0] * 3})
+    undesired = relevance({"a": [7.0, 0.0, -1.0], "b": [6.0, 5e-30, 9e37]}, {})
+    scores = compute_scores(nothing, undesired, Score.BENEFIT_COST)
+    assert all(values.isfinite().all() for values in scores.values())
+    best = [Component("b", 2), Component("a", 0), Component("b", 0), Component("b", 1)]
+    assert list(rank_components(scores, 6)) == best
+
+
+@pytest.mark.parametrize("cost", [1e-45, 1e-38, 1e-20, 1.0, 1e20, 1e38])
+def test_scores_are_finite_and_in_order_at_any_scale(cost: float) -> None:
+    general = relevance({"a": [0.0] * 3}, {"a": [0.0, cost, cost]})
+    undesired = relevance({"a": [3e38, 2e38, 1e38]}, {"a": [0.0] * 3})
+    scores = compute_scores(general, undesired, Score.BENEFIT_COST)
+    assert scores["a"].isfinite().all()
+    assert [found.index for found in rank_components(scores, 3)] == [0, 1, 2]
+
+
+def test_a_difference_of_extremes_is_finite() -> None:
+    general = relevance({"a": [-3e38, 0.0]}, {"a": [3e38, 0.0]})
+    undesired = relevance({"a": [3e38, 3e38]}, {"a": [3e38, 3e38]})
+    scores = compute_scores(general, undesired, Score.SIGNED_DIFFERENCE)
+    assert [found.index for found in rank_components(scores, 2)] == [0, 1]
 
 
 def test_the_score_grows_with_benefit_and_falls_with_cost() -> None:
