@@ -12,9 +12,9 @@ from workers.domain import Component
 
 
 def group_by_module(components: Iterable[Component]) -> dict[str, list[int]]:
-    """Return module → sorted indices, modules in order of their first component's name."""
+    """Return module → ascending indices without duplicates, modules in order of their names."""
     groups: dict[str, list[int]] = {}
-    for component in sorted(components):
+    for component in sorted(set(components)):
         groups.setdefault(component.module, []).append(component.index)
     return groups
 
@@ -23,15 +23,16 @@ def group_by_module(components: Iterable[Component]) -> dict[str, list[int]]:
 def pruned(model: nn.Module, components: Sequence[Component]) -> Iterator[None]:
     """Within the context the neurons are removed: their columns in the projection are zero.
 
-    The original values are put back bit for bit on exit. Raises `ValueError` on an index
-    outside the module.
+    The original values are put back bit for bit on exit. Raises `ValueError` before anything
+    is touched on a module that is absent or not linear and on an index outside it.
     """
+    chosen = [
+        (_find_linear(model, name, indices), indices)
+        for name, indices in group_by_module(components).items()
+    ]
     saved: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
     try:
-        for name, indices in group_by_module(components).items():
-            module = model.get_submodule(name)
-            if not isinstance(module, nn.Linear) or indices[-1] >= module.in_features:
-                raise ValueError(f"{name} has no input feature {indices[-1]}")
+        for module, indices in chosen:
             columns = torch.tensor(indices, device=module.weight.device)
             saved.append((module, columns, module.weight.detach()[:, columns].clone()))
             with torch.no_grad():
@@ -41,6 +42,19 @@ def pruned(model: nn.Module, components: Sequence[Component]) -> Iterator[None]:
         with torch.no_grad():
             for module, columns, values in saved:
                 module.weight[:, columns] = values
+
+
+def _find_linear(model: nn.Module, name: str, indices: Sequence[int]) -> nn.Linear:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"the model has no module {name}") from error
+    features = module.in_features if isinstance(module, nn.Linear) else 0
+    for index in indices:
+        if not 0 <= index < features:
+            raise ValueError(f"{name} has no input feature {index}")
+    assert isinstance(module, nn.Linear)
+    return module
 
 
 def draw_random_components(

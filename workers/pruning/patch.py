@@ -9,10 +9,12 @@ base back bit for bit. Checkpoints are recognised by the hash of their weights.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +40,7 @@ Values = NDArray[Any]
 
 
 class PatchError(ValueError):
-    """The patch cannot be read, or does not belong to this checkpoint."""
+    """The patch cannot be built or read, or does not fit this checkpoint or output folder."""
 
 
 class WrongCheckpointError(PatchError):
@@ -70,15 +72,14 @@ class Patch:
 def build_patch(base: Path, components: Iterable[Component]) -> Patch:
     """Return the patch that removes `components` from the checkpoint in folder `base`.
 
-    Raises `PatchError` on an empty selection or a component the checkpoint does not have.
+    Raises `PatchError` on an empty selection, a component named twice or one the checkpoint
+    does not have.
     """
-    groups = group_by_module(components)
-    if not groups:
-        raise PatchError("a patch needs at least one component")
+    groups = group_by_module(_require_distinct(components))
     tensors = list_tensors(base)
     columns, originals, corrected = {}, {}, {}
     for module, indices in groups.items():
-        tensor = _find_matrix(tensors, f"{module}.weight", indices[-1])
+        tensor = _find_matrix(tensors, f"{module}.weight", indices)
         selected = np.asarray(indices, dtype=np.int32)
         values = np.array(_view(tensor, "r"))
         columns[tensor.name] = selected
@@ -123,25 +124,25 @@ def parse_patch(data: bytes) -> Patch:
     try:
         tensors = load_safetensors(data)
     except Exception as error:
-        raise PatchError(f"not a readable safetensors file: {error}") from error
-    names = sorted(key.removesuffix("::columns") for key in tensors if key.endswith("::columns"))
-    try:
-        return Patch(
-            base_sha256=str(description["base_sha256"]),
-            corrected_sha256=str(description["corrected_sha256"]),
-            granularity=Granularity(description["granularity"]),
-            columns={name: tensors[f"{name}::columns"] for name in names},
-            originals={name: tensors[f"{name}::original"] for name in names},
-        )
-    except (KeyError, ValueError) as error:
-        raise PatchError(f"the patch lacks {error}") from error
+        raise PatchError(f"not a readable safetensors file: {error!r}") from error
+    columns, originals = _split_halves(tensors)
+    for name in columns:
+        _check_halves(name, columns[name], originals[name])
+    return Patch(
+        base_sha256=_read_sha256(description, "base_sha256"),
+        corrected_sha256=_read_sha256(description, "corrected_sha256"),
+        granularity=_read_granularity(description),
+        columns=columns,
+        originals=originals,
+    )
 
 
 def apply_patch(patch: Patch, base: Path, output: Path) -> None:
     """Write to `output` the corrected copy of the checkpoint in folder `base`.
 
     `output` appears complete or not at all. Raises `WrongCheckpointError` when the base's
-    weights are not those of the patch, `FileExistsError` when `output` exists.
+    weights are not those of the patch, `PatchError` when `output` is the base or lies inside
+    it, `FileExistsError` when it exists.
     """
     _transform(patch, base, output, patch.base_sha256, patch.corrected_sha256, revert=False)
 
@@ -154,9 +155,21 @@ def revert_patch(patch: Patch, corrected: Path, output: Path) -> None:
     _transform(patch, corrected, output, patch.corrected_sha256, patch.base_sha256, revert=True)
 
 
+def _require_distinct(components: Iterable[Component]) -> list[Component]:
+    ordered = sorted(components)
+    if not ordered:
+        raise PatchError("a patch needs at least one component")
+    for one, other in pairwise(ordered):
+        if one == other:
+            raise PatchError(f"neuron {one.index} of {one.module} is named twice; name it once")
+    return ordered
+
+
 def _transform(
     patch: Patch, source: Path, output: Path, expected: str, promised: str, *, revert: bool
 ) -> None:
+    if output.resolve().is_relative_to(source.resolve()):
+        raise PatchError(f"{output} lies inside {source}; name a folder outside it")
     if output.exists():
         raise FileExistsError(f"{output} exists; name a folder that does not")
     found = compute_checkpoint_sha256(source)
@@ -179,18 +192,26 @@ def _copy_and_write(patch: Patch, source: Path, target: Path, *, revert: bool) -
     shutil.copytree(source, target)
     tensors = list_tensors(target)
     for name, selected in patch.columns.items():
-        tensor = _find_matrix(tensors, name, int(selected[-1]))
+        tensor = _find_matrix(tensors, name, selected.tolist())
         tensor.file.chmod(0o644)
         view = _view(tensor, "r+")
-        view[:, selected] = patch.originals[name] if revert else 0
+        original = patch.originals[name]
+        if original.shape[0] != view.shape[0] or original.dtype != view.dtype:
+            raise PatchError(f"the values of {name!r} have another height or width than its own")
+        view[:, selected] = original if revert else 0
         view.flush()
         del view
 
 
-def _find_matrix(tensors: Mapping[str, StoredTensor], name: str, last: int) -> StoredTensor:
+def _find_matrix(
+    tensors: Mapping[str, StoredTensor], name: str, indices: Sequence[int]
+) -> StoredTensor:
+    """Return the matrix `name`; `indices`, ascending, must be columns of it."""
     tensor = tensors.get(name)
-    if tensor is None or len(tensor.shape) != 2 or last >= tensor.shape[1]:
-        raise PatchError(f"the checkpoint has no matrix {name} with an input feature {last}")
+    for index in (indices[0], indices[-1]):
+        if tensor is None or len(tensor.shape) != 2 or not 0 <= index < tensor.shape[1]:
+            raise PatchError(f"the checkpoint has no matrix {name} with an input feature {index}")
+    assert tensor is not None
     if tensor.dtype not in ITEM_BYTES:
         raise PatchError(f"{name} has dtype {tensor.dtype}, which a patch cannot hold")
     return tensor
@@ -211,8 +232,49 @@ def _read_description(data: bytes) -> dict[str, Any]:
         header = json.loads(data[8 : 8 + length])
         description = json.loads(header["__metadata__"][METADATA_KEY])
         version = description["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PatchError("the file is not an Excise patch") from error
     if version != FORMAT_VERSION:
-        raise PatchError(f"patch format {version} is not supported; this build reads 1")
+        raise PatchError(f"patch format {version!r} is not supported; this build reads 1")
     return dict(description)
+
+
+def _read_sha256(description: Mapping[str, Any], key: str) -> str:
+    value = description.get(key)
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise PatchError(f"the patch lacks {key}, 64 hexadecimal digits")
+    return value
+
+
+def _read_granularity(description: Mapping[str, Any]) -> Granularity:
+    value: Any = description.get("granularity")
+    try:
+        return Granularity(value)
+    except ValueError as error:
+        known = ", ".join(Granularity)
+        raise PatchError(f"granularity {value!r} is not supported; supported: {known}") from error
+
+
+def _split_halves(tensors: Mapping[str, Values]) -> tuple[dict[str, Values], dict[str, Values]]:
+    """Return columns and originals by the name of their matrix; both hold the same names."""
+    halves: dict[str, dict[str, Values]] = {"columns": {}, "original": {}}
+    for key in sorted(tensors):
+        name, _, half = key.rpartition("::")
+        if half not in halves:
+            raise PatchError(f"the patch holds {key!r}, which is not part of one")
+        halves[half][name] = tensors[key]
+    columns, originals = halves["columns"], halves["original"]
+    if unpaired := sorted(columns.keys() ^ originals.keys()):
+        raise PatchError(f"the patch lacks columns or original values of {unpaired[0]!r}")
+    if not columns:
+        raise PatchError("the patch holds no columns")
+    return columns, originals
+
+
+def _check_halves(name: str, columns: Values, originals: Values) -> None:
+    if columns.dtype != np.int32 or columns.ndim != 1 or columns.size == 0:
+        raise PatchError(f"the columns of {name!r} are not a list of 32-bit integers")
+    if columns[0] < 0 or np.any(columns[1:] <= columns[:-1]):
+        raise PatchError(f"the columns of {name!r} are not in ascending order from 0")
+    if originals.dtype.kind != "u" or originals.ndim != 2 or originals.shape[1] != columns.size:
+        raise PatchError(f"the original values of {name!r} do not fit its columns")

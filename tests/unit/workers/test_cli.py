@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from click.testing import Result
+from safetensors.numpy import save
 from typer.testing import CliRunner
 
 from tests.tiny import MODULES
 from workers import checkpoints
 from workers.cli import model_commands, patch_commands
 from workers.domain import Component
-from workers.pruning.patch import build_patch, serialise_patch
+from workers.pruning.patch import METADATA_KEY, build_patch, serialise_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 
 CHOSEN = (Component(MODULES[1], 7), Component(MODULES[0], 30), Component(MODULES[0], 4))
@@ -116,6 +119,52 @@ def test_a_file_that_is_no_patch_fails_in_one_line(
         (file,) if folder is None else (folder, checkpoint, "--patch", file, "--output", tmp_path)
     )
     assert_one_line_error(patch(command, *arguments), "not an Excise patch")
+
+
+HASHES = {"base_sha256": "b" * 64, "corrected_sha256": "c" * 64}
+DESCRIPTION = {"format_version": 1, "granularity": "neuron", **HASHES}
+COLUMNS, ORIGINAL = np.array([1, 5], dtype=np.int32), np.ones((4, 2), dtype=np.uint32)
+UNSOUND = {
+    "no tensors": (DESCRIPTION, {}),
+    "no columns": (DESCRIPTION, {"a::columns": COLUMNS[:0], "a::original": ORIGINAL[:, :0]}),
+    "a scalar": (DESCRIPTION, {"a::columns": np.array(1, "i4"), "a::original": ORIGINAL}),
+    "one half": (DESCRIPTION, {"two\nlines::columns": COLUMNS}),
+    "fractions": (DESCRIPTION, {"a::columns": COLUMNS.astype("f4"), "a::original": ORIGINAL}),
+    "a hash of lines": (
+        DESCRIPTION | {"base_sha256": "b\n" * 32},
+        {"a::columns": COLUMNS, "a::original": ORIGINAL},
+    ),
+    "another version": (DESCRIPTION | {"format_version": "1\n2"}, {"a": COLUMNS}),
+    "another granularity": (
+        DESCRIPTION | {"granularity": "1\n2"},
+        {"a::columns": COLUMNS, "a::original": ORIGINAL},
+    ),
+}
+
+
+@pytest.mark.parametrize(("description", "tensors"), UNSOUND.values(), ids=UNSOUND)
+@pytest.mark.parametrize("command", ["apply", "revert", "inspect"])
+def test_an_unsound_patch_fails_in_one_line(
+    checkpoint: Path, tmp_path: Path, command: str, description: dict, tensors: dict
+) -> None:
+    file = tmp_path / "patch.safetensors"
+    file.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(description)}))
+    folder = {"apply": "--base", "revert": "--corrected"}.get(command)
+    output = tmp_path / "out"
+    arguments = (
+        (file,) if folder is None else (folder, checkpoint, "--patch", file, "--output", output)
+    )
+    assert_one_line_error(patch(command, *arguments), "")
+    assert not output.exists()
+
+
+def test_an_output_inside_the_base_fails_in_one_line(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    output = checkpoint / "corrected"
+    result = patch("apply", "--base", checkpoint, "--patch", patch_file, "--output", output)
+    assert_one_line_error(result, "name a folder outside it")
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("command", ["apply", "revert", "inspect"])

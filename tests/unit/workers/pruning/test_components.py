@@ -26,6 +26,8 @@ def test_groups_are_sorted_whatever_the_order() -> None:
     assert group_by_module(CHOSEN) == expected
     assert list(group_by_module(CHOSEN)) == list(MODULES)
     assert group_by_module(()) == {}
+    assert group_by_module(CHOSEN * 3) == expected
+    assert group_by_module(iter(CHOSEN)) == expected
 
 
 def test_exactly_the_named_columns_are_zero_inside(model: LlamaForCausalLM) -> None:
@@ -101,7 +103,15 @@ def test_contexts_nest(model: LlamaForCausalLM) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [Component(SECOND, NEURONS), Component("model.layers.0.mlp", 0)], ids=["index", "kind"]
+    "wrong",
+    [
+        Component(SECOND, NEURONS),
+        Component(SECOND, -1),
+        Component(SECOND, -NEURONS),
+        Component("model.layers.0.mlp", 0),
+        Component("", 0),
+    ],
+    ids=["index", "negative", "first from behind", "kind", "whole model"],
 )
 def test_what_does_not_exist_is_refused_and_nothing_is_touched(
     model: LlamaForCausalLM, wrong: Component
@@ -110,6 +120,19 @@ def test_what_does_not_exist_is_refused_and_nothing_is_touched(
     with (
         pytest.raises(ValueError, match=f"{wrong.module} has no input feature {wrong.index}"),
         pruned(model, (*CHOSEN, wrong)),
+    ):
+        pass
+    assert weight_bytes(model) == before
+
+
+@pytest.mark.parametrize("module", ["model.layers.2.mlp.down_proj", "absent", f"{SECOND}.weight"])
+def test_an_unknown_module_is_refused_and_nothing_is_touched(
+    model: LlamaForCausalLM, module: str
+) -> None:
+    before = weight_bytes(model)
+    with (
+        pytest.raises(ValueError, match=f"the model has no module {module}"),
+        pruned(model, (*CHOSEN, Component(module, 0))),
     ):
         pass
     assert weight_bytes(model) == before

@@ -191,6 +191,17 @@ def test_building_refuses_a_neuron_beyond_the_matrix(checkpoint: Path) -> None:
         build_patch(checkpoint, [*CHOSEN, Component(FIRST, NEURONS)])
 
 
+def test_building_refuses_a_negative_neuron(checkpoint: Path) -> None:
+    for index in (-1, -NEURONS):
+        with pytest.raises(PatchError, match=f"input feature {index}"):
+            build_patch(checkpoint, [*CHOSEN, Component(FIRST, index)])
+
+
+def test_building_refuses_a_neuron_named_twice(checkpoint: Path) -> None:
+    with pytest.raises(PatchError, match=f"neuron 3 of {FIRST} is named twice"):
+        build_patch(checkpoint, iter([*CHOSEN, Component(FIRST, 3)]))
+
+
 def test_building_refuses_an_empty_selection(checkpoint: Path) -> None:
     with pytest.raises(PatchError, match="at least one component"):
         build_patch(checkpoint, [])
@@ -254,6 +265,47 @@ def test_an_existing_output_is_refused(
     output.write_text("mine") if kind == "file" else output.mkdir()
     assert_refused_without_trace(
         tmp_path, FileExistsError, "out exists", lambda: apply_patch(patch, checkpoint, output)
+    )
+
+
+@pytest.mark.parametrize("place", [".", "out", "deep/er/out", "../base/out", "../link/out"])
+@pytest.mark.parametrize("transform", [apply_patch, revert_patch])
+def test_an_output_inside_the_source_is_refused(
+    patch: Patch, checkpoint: Path, tmp_path: Path, place: str, transform
+) -> None:
+    source = tmp_path / "base"
+    shutil.copytree(checkpoint, source)
+    (tmp_path / "link").symlink_to(source)
+    assert_refused_without_trace(
+        tmp_path,
+        PatchError,
+        f"lies inside {source}; name a folder outside it",
+        lambda: transform(patch, source, source / place),
+    )
+    assert sorted(file.name for file in source.iterdir()) == sorted(
+        file.name for file in checkpoint.iterdir()
+    )
+
+
+def test_an_output_beside_the_source_of_a_longer_name_is_fine(
+    patch: Patch, checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "base")
+    apply_patch(patch, tmp_path / "base", tmp_path / "base-corrected")
+    assert compute_checkpoint_sha256(tmp_path / "base-corrected") == patch.corrected_sha256
+
+
+@pytest.mark.parametrize("change", [lambda values: values[:1], lambda values: values.astype("u2")])
+def test_originals_of_another_matrix_are_refused(
+    patch: Patch, corrected: Path, tmp_path: Path, change
+) -> None:
+    name = f"{FIRST}.weight"
+    other = replace(patch, originals=dict(patch.originals) | {name: change(patch.originals[name])})
+    assert_refused_without_trace(
+        tmp_path,
+        PatchError,
+        "another height or width",
+        lambda: revert_patch(other, corrected, tmp_path / "out"),
     )
 
 

@@ -87,6 +87,93 @@ def test_columns_without_originals_are_refused() -> None:
         parse_patch(describe(DESCRIPTION, {f"{NAME}::columns": PATCH.columns[NAME]}))
 
 
+COLUMNS, ORIGINAL = PATCH.columns[NAME], PATCH.originals[NAME]
+UNSOUND: dict[str, tuple[dict[str, np.ndarray], str]] = {
+    "nothing": ({}, "no columns"),
+    "originals without columns": ({f"{NAME}::original": ORIGINAL}, "lacks columns or original"),
+    "halves of two matrices": ({"a::columns": COLUMNS, "b::original": ORIGINAL}, "of 'a'"),
+    "something else": (TENSORS | {"more": COLUMNS}, "holds 'more'"),
+    **{
+        f"{columns.dtype} columns {columns.tolist()}": (
+            {"a::columns": columns, "a::original": ORIGINAL},
+            complaint,
+        )
+        for columns, complaint in (
+            (COLUMNS.astype(np.int64), "32-bit integers"),
+            (COLUMNS.astype(np.uint32), "32-bit integers"),
+            (COLUMNS.astype(np.float32), "32-bit integers"),
+            (COLUMNS.reshape(1, 2), "32-bit integers"),
+            (np.array(1, dtype=np.int32), "32-bit integers"),
+            (np.array([], dtype=np.int32), "32-bit integers"),
+            (np.array([-1, 5], dtype=np.int32), "ascending order from 0"),
+            (np.array([5, 1], dtype=np.int32), "ascending order from 0"),
+            (np.array([5, 5], dtype=np.int32), "ascending order from 0"),
+            (np.array([2**31 - 1, -(2**31)], dtype=np.int32), "ascending order from 0"),
+            (np.array([1], dtype=np.int32), "do not fit its columns"),
+            (np.array([1, 2, 3], dtype=np.int32), "do not fit its columns"),
+        )
+    },
+    **{
+        f"{original.dtype} originals {original.shape}": (
+            {"a::columns": COLUMNS, "a::original": original},
+            "do not fit its columns",
+        )
+        for original in (
+            ORIGINAL.astype(np.int16),
+            ORIGINAL.astype(np.float32),
+            ORIGINAL.astype(bool),
+            ORIGINAL.reshape(8),
+            ORIGINAL.reshape(2, 4),
+            ORIGINAL.reshape(4, 2, 1),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize(("tensors", "complaint"), UNSOUND.values(), ids=UNSOUND)
+def test_unsound_halves_are_refused(tensors: dict[str, np.ndarray], complaint: str) -> None:
+    with pytest.raises(PatchError, match=complaint):
+        parse_patch(describe(DESCRIPTION, tensors))
+
+
+@pytest.mark.parametrize("key", ["base_sha256", "corrected_sha256"])
+@pytest.mark.parametrize("value", ["", "b" * 63, "b" * 65, "g" * 64, "b" * 64 + "\n", 5, None, []])
+def test_a_hash_that_is_none_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(PatchError, match=f"lacks {key}, 64 hexadecimal digits"):
+        parse_patch(describe(DESCRIPTION | {key: value}))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+def test_deep_nesting_is_refused(text: str) -> None:
+    for data in (
+        len(text).to_bytes(8, "little") + text.encode(),
+        save(TENSORS, metadata={METADATA_KEY: text}),
+    ):
+        with pytest.raises(PatchError, match="not an Excise patch"):
+            parse_patch(data)
+
+
+NUMBERS = st.integers(-5, 5) | st.integers(-(2**31), 2**31 - 1)
+HALVES = st.builds(
+    lambda values, dtype, shape: np.array(values, dtype="i8").astype(dtype).reshape(shape),
+    st.lists(NUMBERS, min_size=4, max_size=4),
+    st.sampled_from(["i4", "u2", "u4", "f4", "i8"]),
+    st.sampled_from([(4,), (1, 4), (4, 1), (2, 2), (1, 2, 2)]),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a::columns", "a::original", "b::columns", "a"]), HALVES))
+def test_arbitrary_tensors_are_a_sound_patch_or_refused(tensors: dict[str, np.ndarray]) -> None:
+    with suppress(PatchError):
+        patch = parse_patch(describe(DESCRIPTION, tensors))
+        assert list(patch.columns) == list(patch.originals) == ["a"]
+        indices = patch.columns["a"].tolist()
+        assert indices
+        assert indices == sorted({index for index in indices if index >= 0})
+        assert patch.originals["a"].shape == (4 // len(indices), len(indices))
+        assert len(patch.components) == len(indices)
+
+
 def test_a_plain_checkpoint_is_not_a_patch() -> None:
     for metadata in (None, {"format": "pt"}, {METADATA_KEY: "not json"}):
         with pytest.raises(PatchError, match="not an Excise patch"):
