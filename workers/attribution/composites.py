@@ -56,9 +56,9 @@ def attribution_rules(model: nn.Module, family: Family, composite: Composite) ->
     """Within the context, backward passes through this `model` follow `composite`.
 
     Parameters receive no gradient inside; their `requires_grad` flags, `.grad` and the
-    training mode are as before on exit, whatever happened.
+    each module's training mode are as before on exit, whatever happened.
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     handles: list[RemovableHandle] = []
     try:
@@ -72,7 +72,8 @@ def attribution_rules(model: nn.Module, family: Family, composite: Composite) ->
             handle.remove()
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-        model.train(training)
+        for module, training in modes:
+            module.training = training  # `train` would set the children's, too
 
 
 def _register_rules(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from workers.domain import TokenSequence
 
@@ -24,9 +26,10 @@ def generate_responses(
 ) -> list[TokenSequence]:
     """Return each prompt with its greedy continuation of at most `max_new_tokens` tokens.
 
-    The end-of-sequence token stops a response and is not part of it. The batches, and so the
-    result, depend only on the prompts' order and lengths. Raises `ValueError` on an empty
-    prompt.
+    Each token is the most probable one, whatever else the checkpoint's generation settings ask
+    for (penalties, beams, forced tokens, …). The end-of-sequence token stops a response and is
+    not part of it. The batches, and so the result, depend only on the prompts' order and
+    lengths. Raises `ValueError` on an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens; every prompt needs at least one")
@@ -54,14 +57,35 @@ def _generate_batch(
         input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, longest - len(prompt) :] = 1
     ends = _end_token_ids(model)
-    output = model.generate(
-        input_ids=input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
+    greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
+        num_beams=1,
+        eos_token_id=sorted(ends) or None,
         pad_token_id=pad_id,
     )
+    with _generation_config(model, greedy):
+        output = model.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            generation_config=greedy,
+        )
     return [_cut_at_end(row[longest:].tolist(), ends) for row in output]
+
+
+@contextmanager
+def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Within the context the model has no generation settings but `config`.
+
+    Passing a configuration to `generate` is not enough: what it leaves unset is filled from the
+    model's own.
+    """
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _end_token_ids(model: Any) -> frozenset[int]:

@@ -158,6 +158,19 @@ def test_rules_leave_no_trace(composite: Composite, training: bool) -> None:
     assert torch.equal(model.model.norm.weight.grad, torch.ones_like(model.model.norm.weight))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_every_module_keeps_its_own_training_mode(training: bool) -> None:
+    model = build_tiny_model()
+    model.train(training)
+    model.model.layers[0].train(not training)
+    model.model.layers[1].mlp.act_fn.train(not training)
+    before = find_traces(model)["training"]
+    with attribution_rules(model, LLAMA, ATTN_LRP):
+        assert not any(find_traces(model)["training"])
+    assert find_traces(model)["training"] == before
+    assert set(before) == {True, False}
+
+
 @every_composite
 def test_an_exception_inside_leaves_no_trace(composite: Composite) -> None:
     model = build_tiny_model().train()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from tests.tiny import build_tiny_model, draw_samples
 from workers.domain import TokenSequence
@@ -75,6 +78,69 @@ def test_an_end_at_once_is_an_empty_response(model: LlamaForCausalLM) -> None:
     model.generation_config.eos_token_id = ids[0]
     (stopped,) = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)
     assert stopped == TokenSequence(PROMPTS[0], ())
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "penalties": {"repetition_penalty": 5.0, "no_repeat_ngram_size": 2},
+    "one penalty": {"repetition_penalty": 5.0},
+    "no repeats": {"no_repeat_ngram_size": 2},
+    "lengths": {"min_length": 40, "max_length": 7},
+    "new lengths": {"min_new_tokens": 3, "max_new_tokens": 4},
+    "suppressed": {"suppress_tokens": list(range(50)), "begin_suppress_tokens": list(range(90))},
+    "bad words": {"bad_words_ids": [[index] for index in range(60)]},
+    "forced": {"forced_bos_token_id": 7, "forced_eos_token_id": 8},
+    "beams": {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+    "several": {"num_beams": 4, "num_return_sequences": 2},
+    "sampling": {"do_sample": True, "temperature": 3.0, "top_k": 3, "top_p": 0.2},
+    "sampling settings unused": {"do_sample": False, "temperature": 0.5, "top_p": 0.2},
+    "guidance": {"guidance_scale": 4.0},
+    "bias": {"sequence_bias": [[[3], 100.0]]},
+    "decay": {"exponential_decay_length_penalty": (1, 4.0)},
+    "look-up": {"prompt_lookup_num_tokens": 3},
+    "stop strings": {"stop_strings": ["w"]},
+    "cache": {"use_cache": False},
+    "static cache": {"cache_implementation": "static"},
+    "a dictionary": {"return_dict_in_generate": True, "output_scores": True},
+    "time": {"max_time": 0.0},
+    "own": {"own_setting": 5},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_it_is_greedy_whatever_the_checkpoint_asks_for(
+    model: LlamaForCausalLM, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    end = generate_alone(model, PROMPTS[0])[6]
+    model.generation_config.eos_token_id = end
+    expected = generate_responses(model, PROMPTS, NEW, pad_id=0)
+    for prompt, sequence in zip(PROMPTS, expected, strict=True):
+        ids = generate_alone(model, prompt)
+        assert sequence.response_ids == (ids[: ids.index(end)] if end in ids else ids)
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=3, **settings)
+    own, before = model.generation_config, model.generation_config.to_dict()
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        caplog.clear()
+        assert generate_responses(model, PROMPTS, NEW, pad_id=0) == expected
+        assert caplog.messages == []
+    finally:
+        library.removeHandler(caplog.handler)
+    assert model.generation_config is own
+    assert own.to_dict() == before
+
+
+def test_the_model_s_settings_come_back_after_an_exception(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    own = model.generation_config
+    monkeypatch.setattr(model, "generate", fail)
+    with pytest.raises(KeyboardInterrupt):
+        generate_responses(model, PROMPTS, NEW, pad_id=0)
+    assert model.generation_config is own
 
 
 def test_batches_are_counted(model: LlamaForCausalLM) -> None:
