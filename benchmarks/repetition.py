@@ -2,10 +2,10 @@
 
 Submits one correction job through the REST API of an embedded stack: prompts from
 benchmarks/data/repetition_prompts_heldout.txt (split by hash into tuning and held-out by the
-job itself), reference text from C4 and Wikipedia, perplexity on WikiText-2 test, 40 x 512
-tokens. Needs the data folder (../shared/data or EXCISE_DATA).
+job itself), reference text from C4 and WikiText-2 valid, perplexity on WikiText-2 test,
+40 x 512 tokens. Needs the data folder (../shared/data or EXCISE_DATA).
 
-    python benchmarks/repetition.py [--attributor attnlrp] [--output DIR]
+    python benchmarks/repetition.py [--attributor attnlrp] [--score …] [--output DIR]
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from service.embedded import EmbeddedStack
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EXCISE_DATA", ROOT.parent / "shared" / "data"))
 MODEL = "smollm2-135m-instruct"
-REFERENCE_TEXTS = 120
-REFERENCE_CHARACTERS = 700
+REFERENCE_TEXTS = 100
+REFERENCE_CHARACTERS = 900
+PARAGRAPH_CHARACTERS = 400
 
 
 def read_reference() -> bytes:
-    """The first texts of C4 and of Wikipedia, one a line, cut to a paragraph or two."""
-    lines = []
-    for name in ("c4.jsonl", "wikipedia.jsonl"):
-        with (DATA / name).open(encoding="utf-8") as file:
-            for _, line in zip(range(REFERENCE_TEXTS), file, strict=False):
-                text = " ".join(json.loads(line)["text"].split())
-                lines.append(text[:REFERENCE_CHARACTERS])
+    """Texts of C4 and paragraphs of WikiText-2 valid in turn, one a line."""
+    with (DATA / "c4.jsonl").open(encoding="utf-8") as file:
+        web = [" ".join(json.loads(line)["text"].split()) for line in file]
+    wiki = (DATA / "wikitext2_valid.txt").read_text(encoding="utf-8").splitlines()
+    wiki = [line.strip() for line in wiki if len(line) >= PARAGRAPH_CHARACTERS]
+    pairs = zip(web[:REFERENCE_TEXTS], wiki[:REFERENCE_TEXTS], strict=True)
+    lines = (text[:REFERENCE_CHARACTERS] for pair in pairs for text in pair)
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -44,7 +45,8 @@ def build_spec(arguments: argparse.Namespace, ids: dict[str, str]) -> dict[str, 
     spec["behaviours"][0]["prompts"] = ids["prompts"]
     spec["reference"] = ids["reference"]
     spec["perplexity"] = {"prompts": ids["corpus"], "context": 512, "sequences": 40}
-    spec["attribution"]["attributor"] = arguments.attributor
+    spec["attribution"] = {"attributor": arguments.attributor, "score": arguments.score}
+    spec["search"] = {"amounts": arguments.amounts}
     return dict(spec)
 
 
@@ -52,6 +54,8 @@ def main() -> None:
     """Run the job and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--attributor", default="attnlrp")
+    parser.add_argument("--score", default="benefit_squared_cost")
+    parser.add_argument("--amounts", type=int, nargs="+", default=[16, 48, 96, 128, 160])
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--output", type=Path, default=Path(tempfile.mkdtemp(prefix="excise-")))
     arguments = parser.parse_args()
@@ -63,7 +67,7 @@ def main() -> None:
         with ExciseClient(stack.url, key) as client:
             ids = {
                 "prompts": client.upload_prompts(prompts.read_bytes(), prompts.stem).id,
-                "reference": client.upload_prompts(read_reference(), "c4-wikipedia").id,
+                "reference": client.upload_prompts(read_reference(), "c4 and wikitext2_valid").id,
                 "corpus": client.upload_prompts(
                     (DATA / "wikitext2_test.txt").read_bytes(), "wikitext2_test"
                 ).id,

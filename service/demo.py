@@ -34,9 +34,10 @@ _PROGRESS_BAR = re.compile(r"\d+%\|")  # tqdm's: made for terminals, a flood in 
 _FETCH_SECONDS = 1800.0
 _PATIENCE_SECONDS = 120.0
 _CANCEL_SECONDS = 3.0
-_REDUCED_PROMPTS = 24
-_REDUCED_REFERENCE = 16
+_REDUCED_PROMPTS = 48
+_REDUCED_REFERENCE = 24
 _REDUCED_AMOUNTS = 2
+_PARAGRAPH_BYTES = 400  # shorter lines of WikiText are headings and list entries
 _REDUCED_PERPLEXITY = {"context": 128, "sequences": 6}
 
 
@@ -60,6 +61,8 @@ class DemoInputs:
     spec: dict[str, Any]
     undesired: Path
     reference: Path
+    more_reference: Path | None
+    """WikiText-2 valid, where the data folder has it: the perplexity is then measured on test."""
     perplexity: Path
 
 
@@ -87,11 +90,13 @@ def run_demo(options: DemoOptions) -> ExitCode:
 
 def find_inputs(options: DemoOptions) -> DemoInputs:
     """The example files. Raises `CommandError` if one is missing."""
-    corpus = (options.data or PROJECT_ROOT.parent / "shared" / "data") / "wikitext2_test.txt"
+    data = options.data or PROJECT_ROOT.parent / "shared" / "data"
+    corpus, more = data / "wikitext2_test.txt", data / "wikitext2_valid.txt"
     inputs = DemoInputs(
         spec=load_spec(options.examples / "repetition.job.json"),
         undesired=options.examples / "repetition_prompts.txt",
         reference=options.examples / "reference.txt",
+        more_reference=more if corpus.is_file() and more.is_file() else None,
         perplexity=corpus if corpus.is_file() else options.examples / "perplexity.txt",
     )
     for path in (inputs.undesired, inputs.reference, inputs.perplexity):
@@ -140,6 +145,24 @@ def read_prompts(path: Path, limit: int | None) -> bytes:
     return b"\n".join(lines[:limit]) + b"\n"
 
 
+def read_reference(inputs: DemoInputs, limit: int | None) -> bytes:
+    """The reference texts: the example's, in turn with WikiText's paragraphs where there are any.
+
+    Text that must keep working should look like the text it is measured on.
+    """
+    own = read_prompts(inputs.reference, limit)
+    if inputs.more_reference is None:
+        return own
+    lines = own.splitlines()
+    paragraphs = [
+        line.strip()
+        for line in read_prompts(inputs.more_reference, None).splitlines()
+        if len(line) >= _PARAGRAPH_BYTES
+    ]
+    pairs = zip(lines, paragraphs, strict=False)
+    return b"\n".join(line for pair in pairs for line in pair) + b"\n"
+
+
 def fetch_model(stack: EmbeddedStack, model: str, say: Callable[[str], None]) -> None:
     """Convert the bundled model unless that was done before. Raises `StackError`."""
     say(f"fetching {model} (converted once, kept in {stack.home / 'models'})")
@@ -183,13 +206,17 @@ def check_files(job: JobView, report: ReportSummary, folder: Path) -> None:
 def _submit(client: ExciseClient, inputs: DemoInputs, options: DemoOptions) -> JobView:
     """Upload the prompts and submit the job."""
     reduced = options.is_reduced
+    undesired = read_prompts(inputs.undesired, _REDUCED_PROMPTS if reduced else None)
+    reference = read_reference(inputs, _REDUCED_REFERENCE if reduced else None)
+    name = build_set_name(inputs.reference)
+    if inputs.more_reference is not None:
+        name += f" and {build_set_name(inputs.more_reference)}"
     ids = [
-        client.upload_prompts(read_prompts(path, limit), build_set_name(path)).id
-        for path, limit in (
-            (inputs.undesired, _REDUCED_PROMPTS if reduced else None),
-            (inputs.reference, _REDUCED_REFERENCE if reduced else None),
-            (inputs.perplexity, None),
-        )
+        client.upload_prompts(undesired, build_set_name(inputs.undesired)).id,
+        client.upload_prompts(reference, name).id,
+        client.upload_prompts(
+            read_prompts(inputs.perplexity, None), build_set_name(inputs.perplexity)
+        ).id,
     ]
     return client.create_job(build_spec(inputs, options, *ids))
 

@@ -70,7 +70,9 @@ class AttributionSpec(SpecModel):
     attributor: Literal[
         "attnlrp", "cp_lrp", "gradient_x_input", "activation", "magnitude", "random"
     ] = "attnlrp"
-    score: Literal["benefit_cost", "signed_difference"] = "benefit_cost"
+    score: Literal["benefit_squared_cost", "benefit_cost", "signed_difference"] = (
+        "benefit_squared_cost"
+    )
     granularity: Literal["neuron"] = "neuron"
 
 

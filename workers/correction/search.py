@@ -10,7 +10,7 @@ from workers.correction.results import ChosenComponent, SearchOutcome, Trial
 from workers.domain import Component
 from workers.validation.text_damage import TextDamage
 
-DEFAULT_AMOUNTS = (8, 16, 32, 64, 96)
+DEFAULT_AMOUNTS = (16, 48, 96, 160)
 """Numbers of neurons tried when a job names none; small ones first, for more is not better."""
 
 BUDGET_SHARE = 0.8

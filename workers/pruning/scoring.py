@@ -18,6 +18,12 @@ class Score(StrEnum):
 
     Where no component has any general relevance, max(R̄_undesired, 0).
     """
+    BENEFIT_SQUARED_COST = "benefit_squared_cost"
+    """max(R̄_undesired, 0) / ((E|R_general|)² + 0.1 · its mean over all components).
+
+    The divergence a small change causes grows with the square of the change, so this spends a
+    KL budget on many cheap components rather than on a few dear ones.
+    """
     SIGNED_DIFFERENCE = "signed_difference"
     """R̄_undesired − R̄_general: the paper's Eq. 7 as printed."""
 
@@ -39,7 +45,10 @@ def compute_scores(
     if score is Score.SIGNED_DIFFERENCE:
         given, taken = _to_float64(undesired.mean), _to_float64(general.mean)
         return {name: given[name] - taken[name] for name in taken}
-    return _benefit_over_cost(_to_float64(undesired.mean), _to_float64(general.mean_absolute))
+    cost = _to_float64(general.mean_absolute)
+    if score is Score.BENEFIT_SQUARED_COST:
+        cost = {name: values.square() for name, values in cost.items()}
+    return _benefit_over_cost(_to_float64(undesired.mean), cost)
 
 
 def _to_float64(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,10 +1,14 @@
-"""Stage 3: how many neurons to prune, measured on the tuning split within the budget."""
+"""Stage 3: which neurons to prune and how many, measured on the tuning split within the budget."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 from workers.attribution.attributors import parse_relevance
-from workers.correction.measurement import measure_responses
-from workers.correction.results import PreparedCorrection, Trial
+from workers.correction.measurement import Advance, measure_responses
+from workers.correction.results import PreparedCorrection, PromptOutcome, Trial
+from workers.correction.screening import BLOCK, screen_components
 from workers.correction.search import BUDGET_SHARE, DEFAULT_AMOUNTS, Measurement, search_amounts
 from workers.domain import Component, TokenSequence
 from workers.families import find_mlp_outputs
@@ -14,6 +18,12 @@ from workers.pruning.scoring import Score, compute_scores
 from workers.tasks.context import JobContext, Progress, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.text_damage import ReferenceText
+
+SCREENING_TOKENS = 384
+"""Tokens of tuning text on which candidates are screened."""
+
+SPARE_SHARE = 0.25
+"""Candidates ranked beyond the largest amount, for those that the screening drops."""
 
 
 def run(
@@ -48,20 +58,90 @@ def _work(
     relevance_data: bytes,
     progress: Progress,
 ) -> bytes:
-    checkpoint, family = inputs.checkpoint, inputs.family
     tune = prepared.triggering(held_out=False)
     text = [TokenSequence(ids) for ids in prepared.reference.tune]
     amounts = _amounts(inputs)
-    ranked = _rank(inputs, relevance_data, max(amounts))
+    candidates = _rank(inputs, relevance_data, math.ceil(max(amounts) * (1 + SPARE_SHARE)))
+    blocks = math.ceil(len(candidates) / BLOCK)
+    total = blocks + len(text) + len(amounts) * (len(tune) + len(text))
+    advance = _count(progress, total)
+    screened = _screen(inputs, candidates, text, advance, blocks)
+    _tell_screening(context, len(candidates), len(screened))
+    outcome = search_amounts(
+        screened,
+        amounts,
+        [outcome.metric for outcome in tune],
+        _build_measure(inputs, tune, text, advance),
+        inputs.budget.scaled(BUDGET_SHARE),
+        on_trial=lambda trial: _tell_trial(context, trial),
+    )
+    progress(total, total)
+    return outcome.to_bytes()
+
+
+def _count(progress: Progress, total: int) -> Advance:
+    """Return a callback that adds up finished units of work for `progress`."""
     done = 0
-    total = len(text) + len(amounts) * (len(tune) + len(text))
 
     def advance(units: int) -> None:
         nonlocal done
-        done += units
+        done = min(done + units, total)
         progress(done, total)
 
-    reference = ReferenceText(checkpoint.model, family, text, checkpoint.pad_id, on_batch=advance)
+    return advance
+
+
+def _rank(inputs: CorrectionInputs, relevance_data: bytes, limit: int) -> tuple[Component, ...]:
+    modules = list(find_mlp_outputs(inputs.checkpoint.model, inputs.family))
+    relevance = parse_relevance(relevance_data, modules)
+    score = Score(inputs.spec.attribution.score)
+    return rank_components(compute_scores(relevance.general, relevance.undesired, score), limit)
+
+
+def _screen(
+    inputs: CorrectionInputs,
+    candidates: Sequence[Component],
+    text: Sequence[TokenSequence],
+    advance: Advance,
+    blocks: int,
+) -> tuple[Component, ...]:
+    """Return the candidates without those of damage out of proportion; `blocks` units of work."""
+    checkpoint = inputs.checkpoint
+    sample = _take_tokens(text, SCREENING_TOKENS)
+    reference = ReferenceText(checkpoint.model, inputs.family, sample, checkpoint.pad_id)
+    measured = 0
+
+    def measure_damage(components: Sequence[Component]) -> float:
+        nonlocal measured
+        measured += 1
+        advance(1 if measured <= blocks else 0)
+        with pruned(checkpoint.model, components):
+            return reference.measure(checkpoint.model).kl_mean
+
+    return screen_components(candidates, measure_damage)
+
+
+def _take_tokens(text: Sequence[TokenSequence], tokens: int) -> list[TokenSequence]:
+    """Return the first samples that together hold at least `tokens` tokens, or all."""
+    taken: list[TokenSequence] = []
+    for sample in text:
+        if sum(len(entry.token_ids) for entry in taken) >= tokens:
+            break
+        taken.append(sample)
+    return taken
+
+
+def _build_measure(
+    inputs: CorrectionInputs,
+    tune: Sequence[PromptOutcome],
+    text: Sequence[TokenSequence],
+    advance: Advance,
+) -> Callable[[tuple[Component, ...]], Measurement]:
+    """Return what measures one selection: responses to the tuning prompts, damage to the text."""
+    checkpoint = inputs.checkpoint
+    reference = ReferenceText(
+        checkpoint.model, inputs.family, text, checkpoint.pad_id, on_batch=advance
+    )
 
     def measure(components: tuple[Component, ...]) -> Measurement:
         responses = measure_responses(
@@ -78,26 +158,19 @@ def _work(
         metrics = tuple(response.metric for response in responses)
         return Measurement(metrics, damage, reference.base_perplexity)
 
-    outcome = search_amounts(
-        ranked,
-        amounts,
-        [outcome.metric for outcome in tune],
-        measure,
-        inputs.budget.scaled(BUDGET_SHARE),
-        on_trial=lambda trial: _tell(context, trial),
+    return measure
+
+
+def _tell_screening(context: JobContext, candidates: int, kept: int) -> None:
+    context.event(
+        "search.screened",
+        f"{candidates} candidates screened, {candidates - kept} dropped for damage out of "
+        "proportion.",
+        {"candidates": candidates, "kept": kept},
     )
-    progress(total, total)
-    return outcome.to_bytes()
 
 
-def _rank(inputs: CorrectionInputs, relevance_data: bytes, limit: int) -> tuple[Component, ...]:
-    modules = list(find_mlp_outputs(inputs.checkpoint.model, inputs.family))
-    relevance = parse_relevance(relevance_data, modules)
-    score = Score(inputs.spec.attribution.score)
-    return rank_components(compute_scores(relevance.general, relevance.undesired, score), limit)
-
-
-def _tell(context: JobContext, trial: Trial) -> None:
+def _tell_trial(context: JobContext, trial: Trial) -> None:
     increase = trial.perplexity / trial.base_perplexity - 1
     context.event(
         "search.trial",

@@ -99,3 +99,13 @@ def test_scoring_leaves_the_relevance_alone(score: Score) -> None:
     compute_scores(GENERAL, UNDESIRED, score)
     assert UNDESIRED.mean["a"].tolist() == [6.0, -8.0]
     assert GENERAL.mean_absolute["b"].tolist() == [2.0, 3.0, 0.0]
+
+
+def test_squared_cost_by_hand() -> None:
+    general = relevance({"a": [0.0, 0.0]}, {"a": [1.0, 3.0]})
+    undesired = relevance({"a": [2.0, 2.0]}, {"a": [2.0, 2.0]})
+    scores = compute_scores(general, undesired, Score.BENEFIT_SQUARED_COST)["a"]
+    floor = 0.1 * (1 + 9) / 2
+    torch.testing.assert_close(
+        scores, torch.tensor([2 / (1 + floor), 2 / (9 + floor)], dtype=torch.float64)
+    )
