@@ -33,6 +33,8 @@ WAIT_SECONDS = 240.0
 NEW_TOKENS = 16
 CONTEXT = 256
 LOOP = 5
+LAYERS = 4
+NEURONS = 1024
 FAULTY_NEURON = 7
 
 _Value = TypeVar("_Value")
@@ -259,8 +261,8 @@ def build_model(folder: Path) -> Path:
     folder.mkdir(parents=True)
     model = build_tiny_model(
         hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=6,
+        intermediate_size=NEURONS,
+        num_hidden_layers=LAYERS,
         initializer_range=0.1,
         architectures=["LlamaForCausalLM"],
         max_position_embeddings=CONTEXT,

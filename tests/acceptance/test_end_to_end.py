@@ -14,7 +14,9 @@ import pytest
 from tests.acceptance.harness import (
     FAULTY_NEURON,
     FILES,
+    LAYERS,
     MODEL,
+    NEURONS,
     STAGES,
     Harness,
     check_artifacts,
@@ -65,9 +67,8 @@ def check_report(report: dict[str, Any]) -> None:
     assert kl["p95"] >= 0
     patch = report["patch"]
     assert patch["granularity"] == "neuron"
-    assert patch["of"] == 6 * 1024
-    assert patch["components"] == 1
-    assert patch["modules"] == {"model.layers.0.mlp.down_proj": [FAULTY_NEURON]}
+    assert patch["of"] == LAYERS * NEURONS
+    assert FAULTY_NEURON in patch["modules"]["model.layers.0.mlp.down_proj"]
     assert [step["components"] for step in report["search"]] == [1, 8]
     assert all({"tune_metric", "perplexity"} <= step.keys() for step in report["search"])
     (chosen,) = [step for step in report["search"] if step["chosen"]]
