@@ -31,6 +31,7 @@ from service.jobs.execution import (
     start_stage,
 )
 from workers.settings import WorkerSettings
+from workers.tasks.estimate import estimate_remaining_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class JobContext:
 
         The callback raises `CancelledJobError` and `LeaseLostError`.
         """
+        started = time.monotonic()
         last = 0.0
 
         def advance(done: int, total: int) -> None:
@@ -110,6 +112,9 @@ class JobContext:
             last = now
             self.check_cancelled()
             self._write(report_progress, stage, done, total)
+            remaining = estimate_remaining_seconds(stage, done, total, now - started)
+            if remaining is not None:
+                self.estimate_remaining(remaining)
 
         return advance
 

@@ -50,7 +50,11 @@ class RecordingContext(JobContext):
         self.store = MemoryStore()  # type: ignore[assignment]
         self.earlier = earlier or {}
         self.writes: list[tuple[Any, ...]] = []
+        self.estimates: list[float] = []
         self.cancelled = False
+
+    def estimate_remaining(self, seconds: float) -> None:
+        self.estimates.append(seconds)
 
     def check_cancelled(self) -> None:
         if self.cancelled:
@@ -149,6 +153,17 @@ def test_progress_is_written_sparsely_but_always_at_the_end(clock: SimpleNamespa
         (report_progress, "search", done, 6)
         for done in (1, 4, 6)  # 0.0, 1.2 and the last
     ]
+
+
+def test_progress_says_how_long_the_job_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(context_module.time, "monotonic", lambda: now)
+    context = RecordingContext()
+    advance = context.progress("package")
+    now += 10
+    advance(1, 3)
+    advance(3, 3)
+    assert context.estimates == pytest.approx([20, 0])
 
 
 def test_progress_stops_a_cancelled_job(clock: SimpleNamespace) -> None:
