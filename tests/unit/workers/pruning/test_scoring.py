@@ -44,20 +44,22 @@ def test_signed_difference_by_hand() -> None:
     torch.testing.assert_close(scores["b"], torch.tensor([-0.5, 3.0, 3.0], dtype=torch.float64))
 
 
-def test_without_any_cost_the_benefit_decides() -> None:
+@pytest.mark.parametrize("score", [Score.BENEFIT_COST, Score.BENEFIT_SQUARED_COST])
+def test_without_any_cost_the_benefit_decides(score: Score) -> None:
     nothing = relevance({"a": [0.0] * 3, "b": [0.0] * 3}, {"a": [0.0] * 3, "b": [0.0] * 3})
     undesired = relevance({"a": [7.0, 0.0, -1.0], "b": [6.0, 5e-30, 9e37]}, {})
-    scores = compute_scores(nothing, undesired, Score.BENEFIT_COST)
+    scores = compute_scores(nothing, undesired, score)
     assert all(values.isfinite().all() for values in scores.values())
     best = [Component("b", 2), Component("a", 0), Component("b", 0), Component("b", 1)]
     assert list(rank_components(scores, 6)) == best
 
 
 @pytest.mark.parametrize("cost", [1e-45, 1e-38, 1e-20, 1.0, 1e20, 1e38])
-def test_scores_are_finite_and_in_order_at_any_scale(cost: float) -> None:
+@pytest.mark.parametrize("score", [Score.BENEFIT_COST, Score.BENEFIT_SQUARED_COST])
+def test_scores_are_finite_and_in_order_at_any_scale(score: Score, cost: float) -> None:
     general = relevance({"a": [0.0] * 3}, {"a": [0.0, cost, cost]})
     undesired = relevance({"a": [3e38, 2e38, 1e38]}, {"a": [0.0] * 3})
-    scores = compute_scores(general, undesired, Score.BENEFIT_COST)
+    scores = compute_scores(general, undesired, score)
     assert scores["a"].isfinite().all()
     assert [found.index for found in rank_components(scores, 3)] == [0, 1, 2]
 
