@@ -249,9 +249,7 @@ class EmbeddedStack:
             *("celery", "-A", "workers.app", "worker", "--pool", "solo", "--loglevel", "WARNING"),
             *("--without-gossip", "--without-mingle", "-n", f"excise{index}@%h"),
         ]
-        # Threads that spin while they wait take the cores from the API and the servers beside them,
-        # and two such processes slow each other down tenfold.
-        environment = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {"TOKENIZERS_PARALLELISM": "false"}
         if self.workers > 1:  # torch's own default, all cores, is right for a single worker
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.workers))
         name = "worker" if self.workers == 1 else f"worker-{index + 1}"

@@ -84,9 +84,9 @@ def generate_outcomes(
 class ReferenceTokens:
     """How many tokens of reference text each use takes at most."""
 
-    attribute: int = 4096
-    tune: int = 2048
-    held_out: int = 3072
+    attribute: int = 3072
+    tune: int = 1536
+    held_out: int = 2048
 
 
 def split_reference(

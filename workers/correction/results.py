@@ -84,12 +84,19 @@ class ChosenComponent(StageDocument):
         return Component(self.module, self.index)
 
 
+class Response(StageDocument):
+    """A corrected (or control) model's response to one prompt."""
+
+    response: str
+    metric: float
+
+
 class Trial(StageDocument):
     """One amount tried: its effect and its cost on the tuning split."""
 
     components: tuple[ChosenComponent, ...]
-    metrics: tuple[float, ...]
-    """The behaviour's metric for each tuning prompt that triggers."""
+    responses: tuple[Response, ...]
+    """The pruned model's response to each tuning prompt that triggers."""
     perplexity: float
     base_perplexity: float
     kl_mean: float
@@ -98,7 +105,7 @@ class Trial(StageDocument):
     @property
     def mean_metric(self) -> float:
         """Mean of the metric over the tuning prompts."""
-        return fmean(self.metrics)
+        return fmean(response.metric for response in self.responses)
 
 
 class SearchOutcome(StageDocument):
@@ -109,25 +116,22 @@ class SearchOutcome(StageDocument):
     """Index into `trials`; None when nothing within budget improves the behaviour."""
 
     @property
+    def chosen_trial(self) -> Trial | None:
+        """The chosen trial."""
+        return None if self.chosen is None else self.trials[self.chosen]
+
+    @property
     def components(self) -> tuple[Component, ...]:
         """The components of the chosen trial, none when there is none."""
-        if self.chosen is None:
-            return ()
-        return tuple(entry.to_component() for entry in self.trials[self.chosen].components)
-
-
-class Response(StageDocument):
-    """A corrected (or control) model's response to one prompt."""
-
-    response: str
-    metric: float
+        trial = self.chosen_trial
+        return () if trial is None else tuple(entry.to_component() for entry in trial.components)
 
 
 class ValidationOutcome(StageDocument):
-    """Measurements of the chosen correction: effect on every triggering prompt, and damage."""
+    """Measurements of the chosen correction that took no part in choosing it, and damage."""
 
     responses: tuple[Response, ...]
-    """For `PreparedCorrection.triggering`, tuning prompts first, then held-out ones."""
+    """For every held-out prompt that triggers."""
     control_metrics: tuple[tuple[float, ...], ...]
     """One row a random draw: the metric for each held-out prompt."""
     perplexity_before: float

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workers.correction.results import ChosenComponent, SearchOutcome, Trial
+from workers.correction.results import ChosenComponent, Response, SearchOutcome, Trial
 from workers.domain import Component
 from workers.validation.text_damage import TextDamage
 
@@ -40,7 +40,7 @@ class Budget:
 class Measurement:
     """What pruning some components did on the tuning split."""
 
-    metrics: tuple[float, ...]
+    responses: tuple[Response, ...]
     damage: TextDamage
     base_perplexity: float
 
@@ -69,7 +69,7 @@ def search_amounts(
                 ChosenComponent(module=component.module, index=component.index)
                 for component in components
             ),
-            metrics=measured.metrics,
+            responses=measured.responses,
             perplexity=measured.damage.perplexity,
             base_perplexity=measured.base_perplexity,
             kl_mean=measured.damage.kl_mean,

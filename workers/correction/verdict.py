@@ -67,9 +67,9 @@ def build_report(
 
     Without a search the signal was too weak; without a validation nothing was within budget.
     """
-    effect = _build_effect(frame, prepared, validation)
+    effect = _build_effect(frame, prepared, search, validation)
     damage = None if validation is None else _build_damage(frame, validation)
-    gates = [] if validation is None else _build_gates(frame, prepared, validation, effect, damage)
+    gates = [] if validation is None else _build_gates(frame, validation, effect, damage)
     verdict, reason = _judge(prepared, search, validation, gates)
     return Report(
         verdict=verdict,
@@ -79,7 +79,7 @@ def build_report(
         patch=_summarise_patch(prepared, search),
         search=_list_search(search),
         gates=gates,
-        samples=_choose_samples(prepared, validation),
+        samples=_choose_samples(prepared, search, validation),
         attribution=dict(frame.attribution),
         timings=dict(frame.timings),
         seed=frame.seed,
@@ -108,16 +108,20 @@ def _judge(
 
 
 def _build_effect(
-    frame: ReportFrame, prepared: PreparedCorrection, validation: ValidationOutcome | None
+    frame: ReportFrame,
+    prepared: PreparedCorrection,
+    search: SearchOutcome | None,
+    validation: ValidationOutcome | None,
 ) -> BehaviourEffect:
     tune = prepared.triggering(held_out=False)
     held_out = prepared.triggering(held_out=True)
     before_tune = [outcome.metric for outcome in tune]
     before = [outcome.metric for outcome in held_out]
     after_tune, after = before_tune, before
+    if search is not None and search.chosen_trial is not None:
+        after_tune = [response.metric for response in search.chosen_trial.responses]
     if validation is not None:
-        metrics = [response.metric for response in validation.responses]
-        after_tune, after = metrics[: len(tune)], metrics[len(tune) :]
+        after = [response.metric for response in validation.responses]
     return BehaviourEffect(
         name=frame.behaviour,
         metric=frame.metric,
@@ -176,7 +180,6 @@ def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage:
 
 def _build_gates(
     frame: ReportFrame,
-    prepared: PreparedCorrection,
     validation: ValidationOutcome,
     effect: BehaviourEffect,
     damage: Damage | None,
@@ -184,8 +187,7 @@ def _build_gates(
     held_out = effect.held_out
     assert held_out is not None
     assert damage is not None
-    tune_count = len(prepared.triggering(held_out=False))
-    after = [response.metric for response in validation.responses[tune_count:]]
+    after = [response.metric for response in validation.responses]
     over_control, _ = compute_paired_bootstrap_interval(
         _control_means(validation), after, frame.seed
     )
@@ -273,19 +275,21 @@ def _list_search(search: SearchOutcome | None) -> list[SearchStep]:
 
 
 def _choose_samples(
-    prepared: PreparedCorrection, validation: ValidationOutcome | None
+    prepared: PreparedCorrection,
+    search: SearchOutcome | None,
+    validation: ValidationOutcome | None,
 ) -> list[Sample]:
     tune = prepared.triggering(held_out=False)
     held_out = prepared.triggering(held_out=True)
-    if validation is None:
+    trial = None if search is None else search.chosen_trial
+    if validation is None or trial is None:
         # Nothing was corrected: show what the base model does, the most repetitive first.
         shown = sorted(prepared.prompts, key=lambda outcome: outcome.metric)[:SAMPLES_BEST]
         return [_sample(outcome, None) for outcome in shown]
-    responses = validation.responses
-    pairs = _by_change(held_out, responses[len(tune) :])
+    pairs = _by_change(held_out, validation.responses)
     best = pairs[:SAMPLES_BEST]
     worst = pairs[SAMPLES_BEST:][-SAMPLES_WORST:]
-    tuned = _by_change(tune, responses[: len(tune)])[:SAMPLES_TUNE]
+    tuned = _by_change(tune, trial.responses)[:SAMPLES_TUNE]
     return [_sample(outcome, response) for outcome, response in best + worst + tuned]
 
 

@@ -19,7 +19,7 @@ from workers.tasks.context import JobContext, Progress, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.text_damage import ReferenceText
 
-SCREENING_TOKENS = 384
+SCREENING_TOKENS = 256
 """Tokens of tuning text on which candidates are screened."""
 
 SPARE_SHARE = 0.25
@@ -155,8 +155,7 @@ def _build_measure(
         )
         with pruned(checkpoint.model, components):
             damage = reference.measure(checkpoint.model, advance)
-        metrics = tuple(response.metric for response in responses)
-        return Measurement(metrics, damage, reference.base_perplexity)
+        return Measurement(responses, damage, reference.base_perplexity)
 
     return measure
 

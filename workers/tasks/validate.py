@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from workers.correction.measurement import measure_responses
 from workers.correction.results import (
     PreparedCorrection,
-    PromptOutcome,
     Response,
     SearchOutcome,
     ValidationOutcome,
@@ -19,7 +18,7 @@ from workers.tasks.context import JobContext, Progress, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.text_damage import ReferenceText, TextDamage
 
-CONTROL_DRAWS = 2
+CONTROL_DRAWS = 1
 """Random selections measured beside the chosen one."""
 
 
@@ -44,11 +43,10 @@ def _work(
     progress: Progress,
 ) -> bytes:
     checkpoint, components = inputs.checkpoint, search.components
-    tune = prepared.triggering(held_out=False)
     held_out = prepared.triggering(held_out=True)
     reference = [TokenSequence(ids) for ids in prepared.reference.held_out]
     corpus = [TokenSequence(ids) for ids in prepared.corpus]
-    total = len(tune) + (1 + CONTROL_DRAWS) * len(held_out) + 2 * (len(reference) + len(corpus))
+    total = (1 + CONTROL_DRAWS) * len(held_out) + 2 * (len(reference) + len(corpus))
     done = 0
 
     def advance(units: int) -> None:
@@ -56,15 +54,13 @@ def _work(
         done += units
         progress(done, total)
 
-    def respond(
-        selection: Sequence[Component], outcomes: Sequence[PromptOutcome]
-    ) -> tuple[Response, ...]:
+    def respond(selection: Sequence[Component]) -> tuple[Response, ...]:
         return measure_responses(
             checkpoint.model,
             checkpoint.tokenizer,
             checkpoint.pad_id,
             selection,
-            outcomes,
+            held_out,
             inputs.behaviour.max_new_tokens,
             advance,
         )
@@ -74,9 +70,9 @@ def _work(
         _measure_text(inputs, components, corpus, advance) if corpus else (base_kl, kl)
     )
     return ValidationOutcome(
-        responses=respond(components, tune) + respond(components, held_out),
+        responses=respond(components),
         control_metrics=tuple(
-            tuple(response.metric for response in respond(selection, held_out))
+            tuple(response.metric for response in respond(selection))
             for selection in _draw_controls(inputs, components)
         ),
         perplexity_before=base_perplexity,

@@ -21,7 +21,7 @@ def generate_responses(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     pad_id: int,
-    batch_size: int = 64,
+    batch_size: int = 128,
     on_batch: GenerationCallback | None = None,
 ) -> list[TokenSequence]:
     """Return each prompt with its greedy continuation of at most `max_new_tokens` tokens.
