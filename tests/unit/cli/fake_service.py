@@ -19,12 +19,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 STAGES = ("prepare", "attribute", "search", "validate", "package")
 
 
-def build_report(job_id: str, verdict: str) -> dict[str, Any]:
+def build_report(verdict: str) -> dict[str, Any]:
     """A report as the workers write it."""
     effect = {"n": 20, "before": 0.3, "after": 0.8, "ci_low": 0.4, "ci_high": 0.6}
     return {
         "schema_version": 1,
-        "job_id": job_id,
         "verdict": verdict,
         "reason": f"because it is {verdict}\x1b[31m",
         "behaviours": [
@@ -240,7 +239,7 @@ class FakeService:
         job.update(status=status, verdict=self.verdict)
         job["stages"] = [self._build_stage(name, "succeeded") for name in STAGES]
         self.files = {
-            "report.json": json.dumps(build_report(job["id"], self.verdict)).encode(),
+            "report.json": json.dumps(build_report(self.verdict)).encode(),
             "report.md": b"# report\n",
             "report.html": b"<p>report</p>",
             "manifest.json": b"{}",

@@ -91,7 +91,7 @@ def test_progress_counts_up_to_the_prompts(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     seen: list[tuple[int, int]] = []
-    prompts = PROMPTS * 3  # more than one batch
+    prompts = PROMPTS * 6  # more than one batch
     generate_outcomes(
         model,
         tokenizer,

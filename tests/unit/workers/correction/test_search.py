@@ -24,7 +24,8 @@ def search(effects: dict[int, tuple[tuple[float, ...], TextDamage]], **changes) 
     def measure(components: tuple[Component, ...]) -> Measurement:
         assert components == RANKED[: len(components)]
         metrics, cost = effects[len(components)]
-        return Measurement(metrics=metrics, damage=cost, base_perplexity=10.0)
+        responses = tuple(Response(response="", metric=metric) for metric in metrics)
+        return Measurement(responses=responses, damage=cost, base_perplexity=10.0)
 
     settings = {"ranked": RANKED, "amounts": effects, "base_metrics": BASE, "budget": BUDGET}
     return search_amounts(measure=measure, **(settings | changes))
@@ -111,7 +112,7 @@ def test_a_callback_that_raises_stops_the_search() -> None:
 def test_a_trial_holds_what_was_measured() -> None:
     (trial,) = search({2: ((0.5, 0.7), damage(10.2, 0.03))}).trials
     assert [entry.to_component() for entry in trial.components] == list(RANKED[:2])
-    assert trial.metrics == (0.5, 0.7)
+    assert [response.metric for response in trial.responses] == [0.5, 0.7]
     assert (trial.perplexity, trial.base_perplexity, trial.kl_mean) == (10.2, 10.0, 0.03)
 
 

@@ -74,11 +74,13 @@ def prepare(before: list[float] = BEFORE, too_weak: str | None = None) -> Prepar
     )
 
 
-def trial(count: int, metric: float, perplexity: float, *, within: bool = True) -> Trial:
+def trial(count: int, metrics: list[float], perplexity: float, *, within: bool = True) -> Trial:
     components = tuple(ChosenComponent(module=f"m{i % 2}", index=9 - i) for i in range(count))
     return Trial(
         components=components,
-        metrics=(metric, metric),
+        responses=tuple(
+            Response(response=f"t{i} after", metric=value) for i, value in enumerate(metrics)
+        ),
         perplexity=perplexity,
         base_perplexity=10.0,
         kl_mean=0.01 * count,
@@ -87,13 +89,17 @@ def trial(count: int, metric: float, perplexity: float, *, within: bool = True) 
 
 
 SEARCH = SearchOutcome(
-    trials=(trial(2, 0.5, 10.1), trial(3, 0.6, 10.1), trial(4, 0.9, 11.0, within=False)), chosen=1
+    trials=(
+        trial(2, [0.5] * 5, 10.1),
+        trial(3, TUNE_AFTER, 10.1),
+        trial(4, [0.9] * 5, 11.0, within=False),
+    ),
+    chosen=1,
 )
 
 
 def validate(after: list[float] = AFTER, **changes: Any) -> ValidationOutcome:
-    responses = [Response(response=f"t{i} after", metric=v) for i, v in enumerate(TUNE_AFTER)]
-    responses += [Response(response=f"h{i} after", metric=v) for i, v in enumerate(after)]
+    responses = [Response(response=f"h{i} after", metric=v) for i, v in enumerate(after)]
     fields: dict[str, Any] = {
         "responses": tuple(responses),
         "control_metrics": CONTROL,
@@ -271,7 +277,7 @@ def test_damage_patch_and_search_are_what_was_measured() -> None:
     assert [step.components for step in found.search] == [2, 3, 4]
     assert [step.chosen for step in found.search] == [False, True, False]
     assert [step.within_budget for step in found.search] == [True, True, False]
-    assert [step.tune_metric for step in found.search] == [0.5, 0.6, 0.9]
+    assert [step.tune_metric for step in found.search] == pytest.approx([0.5, 0.6, 0.9])
     assert [step.kl for step in found.search] == [0.02, 0.03, 0.04]
     increases = [step.perplexity_increase for step in found.search]
     assert increases == pytest.approx([0.01, 0.01, 0.1])
