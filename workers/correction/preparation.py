@@ -17,6 +17,9 @@ TUNE_SHARE = 0.4
 REFERENCE_TOKENS = 128
 """Longest reference sequence; longer texts are cut into several."""
 
+TUNING_CORPUS_TOKENS = 1536
+"""Tokens of the perplexity corpus that the search measures on, apart from those reported."""
+
 MIN_TRIGGERING = 4
 """Fewest prompts showing the behaviour, in either split, with which a job goes on."""
 
@@ -85,7 +88,7 @@ class ReferenceTokens:
     """How many tokens of reference text each use takes at most."""
 
     attribute: int = 3072
-    tune: int = 1536
+    tune: int = 1024
     held_out: int = 2048
 
 

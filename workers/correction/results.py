@@ -61,6 +61,8 @@ class PreparedCorrection(StageDocument):
     reference: ReferenceSplit
     corpus: tuple[tuple[int, ...], ...]
     """Windows of the perplexity corpus; empty when the held-out reference serves."""
+    corpus_tune: tuple[tuple[int, ...], ...] = ()
+    """Other windows of it for the search; empty when it has no more, or none was given."""
     too_weak: str | None
     """Why there is nothing to correct, or None."""
 

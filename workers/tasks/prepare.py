@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workers.correction.preparation import (
+    TUNING_CORPUS_TOKENS,
     BehaviourSettings,
     ReferenceTokens,
     cut_corpus,
@@ -39,7 +40,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
 def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
     checkpoint, behaviour = inputs.checkpoint, inputs.behaviour
     reference = _split_reference(inputs)  # before the costly part: it may be refused
-    windows = _cut_corpus(inputs)
+    corpus, corpus_tune = _cut_corpus(inputs)
     outcomes = generate_outcomes(
         checkpoint.model,
         checkpoint.tokenizer,
@@ -54,7 +55,8 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
         neurons=sum(module.in_features for module in modules.values()),
         prompts=outcomes,
         reference=reference,
-        corpus=windows,
+        corpus=corpus,
+        corpus_tune=corpus_tune,
         too_weak=judge_signal(outcomes, behaviour.threshold),
     ).to_bytes()
 
@@ -72,13 +74,24 @@ def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
     return split
 
 
-def _cut_corpus(inputs: CorrectionInputs) -> tuple[tuple[int, ...], ...]:
-    """Raises `InvalidInputError` for a corpus shorter than one window."""
+def _cut_corpus(
+    inputs: CorrectionInputs,
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """Windows of the corpus to report on, and others for the search.
+
+    Raises `InvalidInputError` for a corpus shorter than one window.
+    """
     corpus = inputs.spec.perplexity
     if corpus is None:
-        return ()
+        return (), ()
     lines = inputs.prompts(corpus.prompts)
     try:
-        return cut_corpus(inputs.checkpoint.tokenizer, lines, corpus.context, corpus.sequences)
+        windows = cut_corpus(
+            inputs.checkpoint.tokenizer,
+            lines,
+            corpus.context,
+            corpus.sequences + max(1, TUNING_CORPUS_TOKENS // corpus.context),
+        )
     except ValueError as error:
         raise InvalidInputError(str(error)) from error
+    return windows[: corpus.sequences], windows[corpus.sequences :]

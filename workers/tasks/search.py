@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from workers.attribution.attributors import parse_relevance
 from workers.correction.measurement import Advance, measure_responses
@@ -63,7 +64,9 @@ def _work(
     amounts = _amounts(inputs)
     candidates = _rank(inputs, relevance_data, math.ceil(max(amounts) * (1 + SPARE_SHARE)))
     blocks = math.ceil(len(candidates) / BLOCK)
-    total = blocks + len(text) + len(amounts) * (len(tune) + len(text))
+    corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
+    texts = len(text) + len(corpus)
+    total = blocks + texts + len(amounts) * (len(tune) + texts)
     advance = _count(progress, total)
     screened = _screen(inputs, candidates, text, advance, blocks)
     _tell_screening(context, len(candidates), len(screened))
@@ -71,7 +74,7 @@ def _work(
         screened,
         amounts,
         [outcome.metric for outcome in tune],
-        _build_measure(inputs, tune, text, advance),
+        _build_measure(inputs, tune, text, corpus, advance),
         inputs.budget.scaled(BUDGET_SHARE),
         on_trial=lambda trial: _tell_trial(context, trial),
     )
@@ -135,13 +138,23 @@ def _build_measure(
     inputs: CorrectionInputs,
     tune: Sequence[PromptOutcome],
     text: Sequence[TokenSequence],
+    corpus: Sequence[TokenSequence],
     advance: Advance,
 ) -> Callable[[tuple[Component, ...]], Measurement]:
-    """Return what measures one selection: responses to the tuning prompts, damage to the text."""
+    """Return what measures one selection: responses to the tuning prompts, damage to text.
+
+    As in the final measurement, KL is that of the reference text and perplexity that of the
+    corpus, here of windows that are not reported; without any, that of the reference text.
+    """
     checkpoint = inputs.checkpoint
-    reference = ReferenceText(
-        checkpoint.model, inputs.family, text, checkpoint.pad_id, on_batch=advance
-    )
+
+    def build(samples: Sequence[TokenSequence]) -> ReferenceText:
+        return ReferenceText(
+            checkpoint.model, inputs.family, samples, checkpoint.pad_id, on_batch=advance
+        )
+
+    reference = build(text)
+    named = build(corpus) if corpus else None
 
     def measure(components: tuple[Component, ...]) -> Measurement:
         responses = measure_responses(
@@ -155,7 +168,10 @@ def _build_measure(
         )
         with pruned(checkpoint.model, components):
             damage = reference.measure(checkpoint.model, advance)
-        return Measurement(responses, damage, reference.base_perplexity)
+            if named is None:
+                return Measurement(responses, damage, reference.base_perplexity)
+            perplexity = named.measure(checkpoint.model, advance).perplexity
+        return Measurement(responses, replace(damage, perplexity=perplexity), named.base_perplexity)
 
     return measure
 
