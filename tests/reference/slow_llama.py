@@ -148,9 +148,7 @@ class SlowLlama:
             for i in range(len(q)):
                 rotation = self.rotation(i)
                 parts["q"][i, own] += redistribute_linear(t["q"][i, own], rotation, to_q[i])
-                parts["k"][i, shared] += redistribute_linear(
-                    t["k"][i, shared], rotation, to_k.T[i]
-                )
+                parts["k"][i, shared] += redistribute_linear(t["k"][i, shared], rotation, to_k.T[i])
             parts["v"][:, shared] += to_v
         return parts
 

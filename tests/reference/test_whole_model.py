@@ -79,4 +79,6 @@ def test_the_slow_forward_pass_is_the_model(model):
     with torch.no_grad():
         expected = model.model(torch.tensor([ids])).last_hidden_state[0]
     # transformers computes rotary angles in float32 even in a float64 model
-    torch.testing.assert_close(SlowLlama.from_model(model).forward(ids), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        SlowLlama.from_model(model).forward(ids), expected, rtol=1e-5, atol=1e-5
+    )
