@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,11 +22,10 @@ from workers.attribution.targets import Target
 from workers.batches import build_batches
 from workers.domain import Relevance, TokenSequence
 from workers.families import Family
+from workers.progress import Advance
 
 BATCH_TOKENS = 1024
 """Padded tokens a batch; activations of one batch are what attribution holds in memory."""
-
-Advance = Callable[[int], None]
 
 
 class Attributor(StrEnum):

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from workers.attribution.relevance import BatchCallback
 from workers.batches import TokenBatch
 from workers.domain import Relevance
 from workers.families import Family, find_mlp_outputs
+from workers.progress import Advance
 
 
 @torch.inference_mode()
@@ -19,7 +19,7 @@ def compute_activation(
     model: nn.Module,
     family: Family,
     batches: Iterable[TokenBatch],
-    on_batch: BatchCallback | None = None,
+    on_batch: Advance | None = None,
 ) -> Relevance:
     """Return |activation| of every MLP neuron times the norm of its output column.
 

@@ -13,9 +13,7 @@ from workers.attribution.targets import Target, compute_target_directions, find_
 from workers.batches import TokenBatch
 from workers.domain import Relevance
 from workers.families import Family, find_mlp_outputs, head_weight
-
-BatchCallback = Callable[[int], None]
-"""Called after each batch with the number of its samples; may raise to stop."""
+from workers.progress import Advance
 
 
 class NonFiniteRelevanceError(ArithmeticError):
@@ -73,7 +71,7 @@ def compute_neuron_relevance(
     composite: Composite,
     batches: Iterable[TokenBatch],
     target: Target,
-    on_batch: BatchCallback | None = None,
+    on_batch: Advance | None = None,
 ) -> Relevance:
     """Return the relevance statistics of every MLP neuron over the tokens of `batches`.
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from workers.correction.results import PromptOutcome, Response
 from workers.domain import Component
+from workers.progress import Advance
 from workers.pruning.components import pruned
 from workers.validation.generation import generate_responses
 from workers.validation.uniqueness import compute_response_uniqueness
-
-Advance = Callable[[int], None]
-"""Called with the number of finished units of work; may raise to stop."""
 
 
 def measure_responses(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from workers.correction.results import PromptOutcome, ReferenceSplit
+from workers.progress import Progress, count_up
 from workers.validation.generation import generate_responses
 from workers.validation.splits import split_by_hash
 from workers.validation.uniqueness import compute_response_uniqueness
@@ -22,9 +23,6 @@ TUNING_CORPUS_TOKENS = 1536
 
 MIN_TRIGGERING = 4
 """Fewest prompts showing the behaviour, in either split, with which a job goes on."""
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total); may raise to stop."""
 
 
 class PromptTooLongError(ValueError):
@@ -54,15 +52,12 @@ def generate_outcomes(
     """
     prompt_ids = [encode_text(tokenizer, prompt) for prompt in prompts]
     _check_lengths(prompts, prompt_ids, settings.max_new_tokens, _context_length(model))
-    done = 0
-
-    def count(answered: int) -> None:
-        nonlocal done
-        done += answered
-        progress(done, len(prompts))
-
     sequences = generate_responses(
-        model, prompt_ids, settings.max_new_tokens, pad_id, on_batch=count
+        model,
+        prompt_ids,
+        settings.max_new_tokens,
+        pad_id,
+        on_batch=count_up(progress, len(prompts)),
     )
     is_tune = split_by_hash(prompts, TUNE_SHARE)
     outcomes = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from workers.attribution.attributors import compute_contrastive_relevance, serialise_relevance
 from workers.correction.results import PreparedCorrection
 from workers.domain import TokenSequence
-from workers.tasks.context import JobContext, Progress, StageOutput
+from workers.progress import Progress, count_up
+from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 
 
@@ -24,14 +25,6 @@ def run(
 def _work(inputs: CorrectionInputs, prepared: PreparedCorrection, progress: Progress) -> bytes:
     general = [TokenSequence(ids) for ids in prepared.reference.attribute]
     undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
-    total = len(general) + len(undesired)
-    done = 0
-
-    def advance(samples: int) -> None:
-        nonlocal done
-        done += samples
-        progress(done, total)
-
     relevance = compute_contrastive_relevance(
         inputs.checkpoint.model,
         inputs.family,
@@ -40,6 +33,6 @@ def _work(inputs: CorrectionInputs, prepared: PreparedCorrection, progress: Prog
         undesired,
         inputs.checkpoint.pad_id,
         inputs.spec.seed,
-        advance,
+        count_up(progress, len(general) + len(undesired)),
     )
     return serialise_relevance(relevance)

@@ -30,6 +30,7 @@ from service.jobs.execution import (
     skip_stage,
     start_stage,
 )
+from workers.progress import Progress
 from workers.settings import WorkerSettings
 from workers.tasks.estimate import estimate_remaining_seconds
 
@@ -41,7 +42,6 @@ PROGRESS_SECONDS = 1.0
 OUTAGE_PAUSE_SECONDS = 0.5
 """Pause between two tries while the database is away."""
 
-Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from workers.correction.results import SearchOutcome
 from workers.domain import Report
+from workers.progress import Progress
 from workers.pruning.patch import build_patch, serialise_patch
-from workers.tasks.context import JobContext, Progress
+from workers.tasks.context import JobContext
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.report import render_html, render_json, render_markdown
 

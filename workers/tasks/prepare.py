@@ -15,7 +15,8 @@ from workers.correction.preparation import (
 )
 from workers.correction.results import PreparedCorrection, ReferenceSplit
 from workers.families import find_mlp_outputs
-from workers.tasks.context import InvalidInputError, JobContext, Progress, StageOutput
+from workers.progress import Progress
+from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 
 

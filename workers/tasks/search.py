@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from workers.attribution.attributors import parse_relevance
-from workers.correction.measurement import Advance, measure_responses
+from workers.correction.measurement import measure_responses
 from workers.correction.results import PreparedCorrection, PromptOutcome, Trial
 from workers.correction.screening import BLOCK, screen_components
 from workers.correction.search import BUDGET_SHARE, DEFAULT_AMOUNTS, Measurement, search_amounts
 from workers.domain import Component, TokenSequence
 from workers.families import find_mlp_outputs
+from workers.progress import Advance, Progress, count_up
 from workers.pruning.components import pruned
 from workers.pruning.ranking import rank_components
 from workers.pruning.scoring import Score, compute_scores
-from workers.tasks.context import JobContext, Progress, StageOutput
+from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.text_damage import ReferenceText
 
@@ -67,7 +68,7 @@ def _work(
     corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
     texts = len(text) + len(corpus)
     total = blocks + texts + len(amounts) * (len(tune) + texts)
-    advance = _count(progress, total)
+    advance = count_up(progress, total)
     screened = _screen(inputs, candidates, text, advance, blocks)
     _tell_screening(context, len(candidates), len(screened))
     outcome = search_amounts(
@@ -80,18 +81,6 @@ def _work(
     )
     progress(total, total)
     return outcome.to_bytes()
-
-
-def _count(progress: Progress, total: int) -> Advance:
-    """Return a callback that adds up finished units of work for `progress`."""
-    done = 0
-
-    def advance(units: int) -> None:
-        nonlocal done
-        done = min(done + units, total)
-        progress(done, total)
-
-    return advance
 
 
 def _rank(inputs: CorrectionInputs, relevance_data: bytes, limit: int) -> tuple[Component, ...]:

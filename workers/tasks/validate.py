@@ -13,8 +13,9 @@ from workers.correction.results import (
 )
 from workers.domain import Component, TokenSequence
 from workers.families import find_mlp_outputs
+from workers.progress import Progress, count_up
 from workers.pruning.components import draw_random_components, pruned
-from workers.tasks.context import JobContext, Progress, StageOutput
+from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.text_damage import ReferenceText, TextDamage
 
@@ -47,12 +48,7 @@ def _work(
     reference = [TokenSequence(ids) for ids in prepared.reference.held_out]
     corpus = [TokenSequence(ids) for ids in prepared.corpus]
     total = (1 + CONTROL_DRAWS) * len(held_out) + 2 * (len(reference) + len(corpus))
-    done = 0
-
-    def advance(units: int) -> None:
-        nonlocal done
-        done += units
-        progress(done, total)
+    advance = count_up(progress, total)
 
     def respond(selection: Sequence[Component]) -> tuple[Response, ...]:
         return measure_responses(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from workers.domain import TokenSequence
-
-GenerationCallback = Callable[[int], None]
-"""Called after each batch with the number of prompts answered; may raise to stop."""
+from workers.progress import Advance
 
 
 @torch.inference_mode()
@@ -22,7 +20,7 @@ def generate_responses(
     max_new_tokens: int,
     pad_id: int,
     batch_size: int = 128,
-    on_batch: GenerationCallback | None = None,
+    on_batch: Advance | None = None,
 ) -> list[TokenSequence]:
     """Return each prompt with its greedy continuation of at most `max_new_tokens` tokens.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +13,10 @@ from torch.nn import functional
 from workers.batches import TokenBatch, build_batches
 from workers.domain import TokenSequence
 from workers.families import Family, head_weight
+from workers.progress import Advance
 
 POSITIONS_AT_ONCE = 512
 """Positions whose whole next-token distribution is held in memory at a time."""
-
-BatchCallback = Callable[[int], None]
-"""Called after each batch with the number of its samples; may raise to stop."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class ReferenceText:
         samples: Sequence[TokenSequence],
         pad_id: int,
         batch_tokens: int = 4096,
-        on_batch: BatchCallback | None = None,
+        on_batch: Advance | None = None,
     ) -> None:
         """Measure the base `model` on `samples`.
 
@@ -75,7 +73,7 @@ class ReferenceText:
         return len(self._batches)
 
     @torch.inference_mode()
-    def measure(self, model: nn.Module, on_batch: BatchCallback | None = None) -> TextDamage:
+    def measure(self, model: nn.Module, on_batch: Advance | None = None) -> TextDamage:
         """Return perplexity and divergence of `model`, the base after some change."""
         head = head_weight(model, self._family)
         total = 0.0

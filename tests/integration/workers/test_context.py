@@ -16,10 +16,11 @@ from service.jobs.execution import is_job_waiting, load_stage_seconds, release_j
 from service.jobs.operations import cancel_job
 from service.models import Event, Job, JobArtifact, Stage
 from tests.integration.workers.conftest import claim
+from workers.progress import Progress
 from workers.settings import WorkerSettings
 from workers.tasks import child, pipeline
 from workers.tasks import context as context_module
-from workers.tasks.context import CancelledJobError, JobContext, Progress
+from workers.tasks.context import CancelledJobError, JobContext
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from service.jobs.execution import (
     skip_stage,
     start_stage,
 )
+from workers.progress import Progress
 from workers.tasks import context as context_module
 from workers.tasks.context import (
     PROGRESS_SECONDS,
     CancelledJobError,
     JobContext,
-    Progress,
     StageOutput,
     _compute_key,
 )
