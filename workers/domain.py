@@ -16,6 +16,21 @@ class Granularity(StrEnum):
 
     NEURON = "neuron"
     """One MLP neuron: a feature of the down projection's input."""
+    HEAD = "head"
+    """One attention head: a slice of the attention output projection's input."""
+    WEIGHT = "weight"
+    """One entry of a linear module's weight matrix."""
+
+
+class Scope(StrEnum):
+    """Among which components a rank is taken."""
+
+    ROW = "row"
+    """Among the weights that write one output feature of one module."""
+    LAYER = "layer"
+    """Among the components of one module."""
+    GLOBAL = "global"
+    """Among all components."""
 
 
 class Verdict(StrEnum):
@@ -35,6 +50,24 @@ class Component:
 
     module: str
     index: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Components chosen for removal.
+
+    `indices` goes from module name to an int64 tensor `(chosen,)` on the CPU, ascending and
+    without repeats; modules without a chosen component are absent. What an index counts
+    depends on `granularity`: input features of an MLP's output projection, query heads before
+    an attention output projection, or entries `row * columns + column` of a weight matrix in
+    its stored layout.
+    """
+
+    granularity: Granularity
+    indices: Mapping[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return sum(len(chosen) for chosen in self.indices.values())
 
 
 @dataclass(frozen=True)
