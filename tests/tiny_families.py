@@ -1,4 +1,4 @@
-"""One tiny random model per supported family, with the peculiarities that its rules must survive."""
+"""One tiny random model per supported family, with the peculiarities its rules must survive."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ ACTIVATIONS = {
 
 
 def build_slow_decoder(name: str, model: Any, ids: list[int]) -> tuple[SlowDecoder, Tensor]:
-    """Return the decoder, and the first layer's input for `ids` as the model's embeddings give it."""
+    """Return the decoder, and the first layer's input as the model's embeddings give it."""
     reader = {"opt": _read_opt, "gpt2": _read_gpt2, "gpt_neox": _read_gpt_neox}
     read = reader.get(name, _read_llama_like)
     state = {key: value.detach().double() for key, value in model.state_dict().items()}
@@ -80,7 +80,7 @@ def find_weight_relevance(name: str, decoder: SlowDecoder, index: int) -> dict[s
 
 
 def observe(model: Any, ids: list[int]) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
-    """Return the first layer's input `(token, hidden)` and each layer's rotary cosines and sines."""
+    """Return the first layer's input `(token, hidden)`, and rotary cosines and sines by layer."""
     seen: list[tuple[Tensor, Any]] = []
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
     handles = [
