@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -57,25 +58,36 @@ def discover_circuit(
     scores = compute_scores(model, family, sites, discovery, settings, pad_id, advance)
     ranked = order_scores(scores, settings.order)
     scope = resolve_scope(settings)
-    circuits = (keep_largest(ranked, share, scope, sites) for share in (0.0, *settings.shares[:-1]))
-    ablated = _measure(
-        model, family, sites, discovery, held_out, settings, circuits, pad_id, advance
+
+    def measure(shares: Sequence[float]) -> torch.Tensor:
+        circuits = (keep_largest(ranked, share, scope, sites) for share in shares)
+        return _measure(
+            model, family, sites, discovery, held_out, settings, circuits, pad_id, advance
+        )
+
+    ablated = measure((0.0, *settings.shares[:-1]))
+    frame = _Frame(
+        empty=float(ablated[0].double().mean()),
+        whole=float(whole.double().mean()),
+        count=lambda share: count_circuit(ranked, share, scope, sites),
     )
-    sizes = [count_circuit(ranked, share, scope, sites) for share in settings.shares]
-    curve = _build_curve(torch.cat([ablated, whole[None]]), settings.shares, sizes)
-    chosen = choose_point(curve, settings.threshold)
+    points = [
+        frame.place(share, values)
+        for share, values in zip(settings.shares, [*ablated[1:], whole], strict=True)
+    ]
+    chosen = _refine(points, frame, settings, measure)
     kept = keep_largest(ranked, chosen.share, scope, sites)
     return CircuitOutcome(
         settings=settings,
         task=held_out.name,
         components=sum(site.components for site in sites.values()),
-        whole_metric=float(whole.double().mean()),
-        empty_metric=float(ablated[0].double().mean()),
+        whole_metric=frame.whole,
+        empty_metric=frame.empty,
         corrupted_metric=float(corrupted.double().mean()),
         whole_accuracy=share_positive(whole),
-        curve=curve,
-        cpr=compute_cpr(settings.shares, [point.faithfulness for point in curve]),
-        cmd=compute_cmd(settings.shares, [point.faithfulness for point in curve]),
+        curve=tuple(points),
+        cpr=compute_cpr(settings.shares, [point.faithfulness for point in points]),
+        cmd=compute_cmd(settings.shares, [point.faithfulness for point in points]),
         chosen=chosen,
         outside=select_outside(kept, sites),
         heatmap=tuple(summarise_layers(scores, kept, sites)),
@@ -85,7 +97,8 @@ def discover_circuit(
 
 def count_work(settings: CircuitSettings, discovery: Task, held_out: Task) -> int:
     """Return the units of work `discover_circuit` reports: rows read, once for each size."""
-    return len(discovery.rows) + (len(settings.shares) + 2) * len(held_out.rows)
+    circuits = len(settings.shares) + settings.refinements
+    return len(discovery.rows) + (circuits + 2) * len(held_out.rows)
 
 
 def check_settings(settings: CircuitSettings) -> None:
@@ -247,20 +260,42 @@ def _measure(
     )
 
 
-def _build_curve(
-    metrics: torch.Tensor, shares: Sequence[float], sizes: Sequence[int]
-) -> tuple[CurvePoint, ...]:
-    """Return a point for each share from `(1 + share, row)`, the empty circuit first."""
-    means = metrics.double().mean(dim=1).tolist()
-    empty, whole = means[0], means[-1]
-    return tuple(
-        CurvePoint(
+@dataclass(frozen=True)
+class _Frame:
+    """What a circuit's metric is judged against."""
+
+    empty: float
+    whole: float
+    count: Callable[[float], int]
+    """How many components a share is."""
+
+    def place(self, share: float, metrics: torch.Tensor) -> CurvePoint:
+        """Return the point of a circuit from its metric on every row, `(row,)`."""
+        mean = float(metrics.double().mean())
+        return CurvePoint(
             share=share,
-            kept=size,
+            kept=self.count(share),
             metric=mean,
-            faithfulness=compute_faithfulness(mean, empty, whole),
-            retention=mean / whole,
-            accuracy=share_positive(values),
+            faithfulness=compute_faithfulness(mean, self.empty, self.whole),
+            retention=mean / self.whole,
+            accuracy=share_positive(metrics),
         )
-        for share, size, mean, values in zip(shares, sizes, means[1:], metrics[1:], strict=True)
-    )
+
+
+def _refine(
+    points: Sequence[CurvePoint],
+    frame: _Frame,
+    settings: CircuitSettings,
+    measure: Callable[[Sequence[float]], torch.Tensor],
+) -> CurvePoint:
+    """Return the chosen point, moved towards the next smaller size while the threshold holds."""
+    chosen = choose_point(points, settings.threshold)
+    low = max((point.share for point in points if point.share < chosen.share), default=0.0)
+    for _ in range(settings.refinements):
+        middle = (low + chosen.share) / 2
+        point = frame.place(middle, measure((middle,))[0])
+        if point.retention < settings.threshold:
+            low = middle
+        else:
+            chosen = point
+    return chosen

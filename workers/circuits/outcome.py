@@ -34,6 +34,8 @@ class CircuitSettings:
     """Circuit sizes as shares of all components, ascending; the last is the whole model, 1."""
     threshold: float = 0.9
     """Share of the whole model's metric that the chosen circuit must keep."""
+    refinements: int = 5
+    """Halvings between the chosen size and the next smaller one, to come closer to it."""
     seed: int = 0
     batch_tokens: int = 1024
 
@@ -88,7 +90,7 @@ class CircuitOutcome:
     cpr: float
     cmd: float
     chosen: CurvePoint
-    """The smallest size from which on every larger one keeps the threshold."""
+    """The smallest measured size from which on every larger one keeps the threshold."""
     outside: Mapping[Granularity, Selection]
     """Everything not in the chosen circuit: a patch that removes it keeps only the circuit."""
     heatmap: tuple[LayerSummary, ...]

@@ -86,11 +86,15 @@ def parse_rows(lines: Iterable[str], tokenizer: Any) -> tuple[TaskRow, ...]:
     return _require_rows(rows)
 
 
-def parse_ioi_pairs(lines: Iterable[str], tokenizer: Any) -> tuple[TaskRow, ...]:
+def parse_ioi_pairs(
+    lines: Iterable[str], tokenizer: Any, *, skip_unfit: bool = False
+) -> tuple[TaskRow, ...]:
     """Return the rows of an EAP-IG file of IOI pairs: clean, corrupted and corrupted_hard.
 
     The word that differs is the second subject: what stands there in `clean` is the wrong
-    answer, in `corrupted_hard` the right one. Raises `TaskError`.
+    answer, in `corrupted_hard` the right one. Such files are made for one tokenizer; with
+    `skip_unfit` rows whose names are several tokens in another are left out. Raises
+    `TaskError`, also when no row is left.
     """
     rows: list[TaskRow] = []
     for where, fields in iterate_objects(lines):
@@ -98,7 +102,13 @@ def parse_ioi_pairs(lines: Iterable[str], tokenizer: Any) -> tuple[TaskRow, ...]
         corrupted = read_text(fields, "corrupted", where)
         hard = read_text(fields, "corrupted_hard", where)
         wrong, answer = _find_difference(clean, hard, where)
-        rows.append(encode_row(tokenizer, clean, corrupted, f" {answer}", f" {wrong}", where))
+        try:
+            row = encode_row(tokenizer, clean, corrupted, f" {answer}", f" {wrong}", where)
+        except TaskError:
+            if not skip_unfit:
+                raise
+        else:
+            rows.append(row)
     return _require_rows(rows)
 
 
