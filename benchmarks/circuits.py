@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from workers.attribution.attributors import Attributor
 from workers.attribution.composites import COMPOSITES
 from workers.checkpoints import Checkpoint, load_checkpoint
 from workers.circuits.discovery import discover_circuit
-from workers.circuits.doubles import Attributor
 from workers.circuits.faithfulness import Ablation
 from workers.circuits.ioi import TEMPLATES, generate_ioi
 from workers.circuits.measurement import measure_rows

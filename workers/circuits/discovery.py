@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from workers.circuits.doubles import Attributor
+from workers.attribution.attributors import Attributor
 from workers.circuits.faithfulness import (
     Ablation,
     KeepMask,
@@ -20,7 +20,7 @@ from workers.circuits.faithfulness import (
     measure_circuits,
     measure_weight_circuits,
 )
-from workers.circuits.measurement import ignore, measure_rows
+from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint, LayerSummary
 from workers.circuits.ranking import count_circuit, keep_largest, order_scores, select_outside
 from workers.circuits.relevance import compute_node_scores, compute_weight_scores
@@ -28,7 +28,7 @@ from workers.circuits.sites import Site, find_sites
 from workers.circuits.tasks import Task
 from workers.domain import Granularity, Scope
 from workers.families import Family
-from workers.progress import Advance
+from workers.progress import Advance, ignore
 
 
 class WeakTaskError(ValueError):

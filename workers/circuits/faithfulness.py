@@ -25,13 +25,12 @@ from workers.circuits.measurement import (
     compute_last_states,
     compute_metric,
     find_device,
-    ignore,
     measure_rows,
 )
 from workers.circuits.sites import Site, read_inputs, replaced_inputs, spread_to_features
 from workers.circuits.tasks import Task, TaskRow
 from workers.families import Family
-from workers.progress import Advance
+from workers.progress import Advance, ignore
 
 KeepMask = Mapping[str, torch.Tensor]
 """Module name → bool tensor, True at the components that the circuit keeps."""

@@ -135,7 +135,3 @@ def measure_rows(
 def find_device(model: nn.Module) -> torch.device:
     """Return the device of the model's inputs."""
     return next(model.parameters()).device
-
-
-def ignore(units: int) -> None:
-    """Take note of no progress."""

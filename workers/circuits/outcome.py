@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from workers.circuits.doubles import Attributor
+from workers.attribution.attributors import Attributor
 from workers.circuits.faithfulness import MIB_SHARES, Ablation
 from workers.circuits.ranking import Order
 from workers.circuits.tracing import Contrast

@@ -24,14 +24,13 @@ from workers.circuits.measurement import (
     compute_last_states,
     compute_metric,
     find_device,
-    ignore,
 )
 from workers.circuits.sites import Site, find_sites, read_inputs, replaced_inputs, sum_by_component
 from workers.circuits.tasks import Task, TaskError, TaskRow
 from workers.circuits.tracing import Contrast, Take, read_contrast, trace_nodes
 from workers.domain import Granularity
 from workers.families import Family
-from workers.progress import Advance
+from workers.progress import Advance, ignore
 
 
 @dataclass(frozen=True)

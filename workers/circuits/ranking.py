@@ -9,6 +9,9 @@ import torch
 
 from workers.circuits.sites import Site
 from workers.domain import Granularity, Scope, Selection
+from workers.pruning.selection import count_share, stream_selection
+
+_ROUNDING = 1e-9
 
 
 class Order(StrEnum):
@@ -27,22 +30,22 @@ def order_scores(scores: Mapping[str, torch.Tensor], order: Order) -> dict[str, 
     return {name: values.abs() for name, values in scores.items()}
 
 
-def count_kept(total: int, share: float) -> int:
-    """Return ⌊share · total⌋, robust to rounding: 0.29 of 100 is 29."""
-    return min(total, int(share * total + 1e-9))
-
-
 def count_circuit(
     scores: Mapping[str, torch.Tensor], share: float, scope: Scope, sites: Mapping[str, Site]
 ) -> int:
-    """Return how many components `keep_largest` keeps."""
+    """Return how many components `keep_largest` keeps.
+
+    Globally ⌊share · n⌋ as in MIB's code, robust to rounding (0.29 of 100 is 29); within rows
+    and layers the nearest number.
+    """
     if scope is Scope.GLOBAL:
-        return count_kept(sum(values.numel() for values in scores.values()), share)
+        total = sum(values.numel() for values in scores.values())
+        return min(total, int(share * total + _ROUNDING))
     if scope is Scope.LAYER:
-        return sum(count_kept(values.numel(), share) for values in scores.values())
+        return sum(count_share(values.numel(), share) for values in scores.values())
     axes = {name: sites[name].row_axis for name in scores}
     return sum(
-        values.shape[axes[name]] * count_kept(values.shape[1 - axes[name]], share)
+        values.shape[axes[name]] * count_share(values.shape[1 - axes[name]], share)
         for name, values in scores.items()
     )
 
@@ -52,40 +55,20 @@ def keep_largest(
 ) -> dict[str, torch.Tensor]:
     """Return module → bool mask, True at the `share` of components with the largest scores.
 
-    `scope` says among which components ⌊share · n⌋ are taken: all, a module's, or the weights
-    of one output feature. Equal scores keep the order of modules and components. Raises
-    `ValueError` for rows of scores that are no matrices.
+    `scope` says among which components the share is taken: all, a module's, or the weights of
+    one output feature. Equal scores keep the order of modules and components. Raises
+    `ScoreError` for NaN and for rows of scores that are no matrices.
     """
-    if scope is Scope.ROW:
-        return {
-            name: _keep_in_rows(values, share, sites[name].row_axis)
-            for name, values in scores.items()
-        }
-    if scope is Scope.LAYER:
-        return {name: _keep_first(values, share) for name, values in scores.items()}
-    flat = torch.cat([values.flatten() for values in scores.values()])
-    kept = _keep_first(flat, share).split([values.numel() for values in scores.values()])
-    return {
-        name: part.view_as(values)
-        for (name, values), part in zip(scores.items(), kept, strict=True)
-    }
-
-
-def _keep_first(values: torch.Tensor, share: float) -> torch.Tensor:
-    order = torch.sort(values.flatten(), descending=True, stable=True).indices
-    kept = torch.zeros(values.numel(), dtype=torch.bool)
-    kept[order[: count_kept(values.numel(), share)]] = True
-    return kept.view_as(values)
-
-
-def _keep_in_rows(values: torch.Tensor, share: float, row_axis: int) -> torch.Tensor:
-    if values.ndim != 2:
-        raise ValueError("rows are rows of weight matrices; take scope layer for nodes")
-    rows = values if row_axis == 0 else values.T
-    order = torch.sort(rows, dim=1, descending=True, stable=True).indices
-    kept = torch.zeros(rows.shape, dtype=torch.bool)
-    kept.scatter_(1, order[:, : count_kept(rows.shape[1], share)], True)
-    return kept if row_axis == 0 else kept.T
+    if scope is Scope.GLOBAL:
+        total = sum(values.numel() for values in scores.values())
+        share = count_circuit(scores, share, scope, sites) / total
+    axes = {name: site.row_axis for name, site in sites.items()}
+    kept: dict[str, torch.Tensor] = {}
+    for name, chosen in stream_selection(scores, scope, share, row_axis=axes):
+        keep_mask = torch.zeros(scores[name].numel(), dtype=torch.bool)
+        keep_mask[chosen] = True
+        kept[name] = keep_mask.view_as(scores[name])
+    return kept
 
 
 def select_outside(

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.baselines import column_norms
 from workers.attribution.composites import COMPOSITES
-from workers.circuits.doubles import Attributor, linear_weight
-from workers.circuits.measurement import build_row_batches, find_device, ignore
+from workers.attribution.targets import Target
+from workers.circuits.measurement import build_row_batches, find_device
 from workers.circuits.sites import Site, read_inputs, sum_by_component
 from workers.circuits.tasks import Task
 from workers.circuits.tracing import Contrast, read_contrast, trace_linears, trace_nodes
-from workers.families import Family
-from workers.progress import Advance
+from workers.families import Family, linear_weight
+from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
 """Padded tokens a batch."""
@@ -46,23 +48,24 @@ def compute_node_scores(
     """Return module → score `(component,)` for the task, float32 on the CPU.
 
     LRP and gradient: the mean over rows of the signed relevance of the metric at the last
-    position, summed over positions. Activation: mean |a| · ‖W[:, j]‖ over tokens, summed over
-    a head's features; Wanda: ‖a‖₂ · ‖W[:, j]‖₂, the norm of a component's entries of |W| · ‖X‖₂
-    (arXiv 2306.11695); with contrast `CORRUPTED` their `a`, too, is the difference to the
-    corrupted prompt. Magnitude and random look at no row. `advance` is called with the number
+    position, summed over positions. Activation and Wanda: the mean and the root mean square
+    over tokens of what a component writes, `|a| · ‖W[:, j]‖₂`, for a head the norm of that over
+    its features; with contrast `CORRUPTED` their `a`, too, is the difference to the corrupted
+    prompt. Magnitude and random look at no row. `advance` is called with the number
     of rows of every finished batch.
 
     Raises `NonFiniteRelevanceError`.
     """
     if attributor in (Attributor.MAGNITUDE, Attributor.RANDOM):
         advance(len(task.rows))
-        return _score_nodes_blindly(attributor, sites, seed)
+        return _score_blindly(model, family, attributor, sites, pad_id, seed)
     if attributor in _POWERS:
         power = _POWERS[attributor]
-        means = _average_inputs(
-            model, family, sites, task, contrast, power, pad_id, batch_tokens, advance
+        norms = {name: column_norms(site.module).detach() for name, site in sites.items()}
+        means = _average_written(
+            model, family, sites, norms, task, contrast, power, pad_id, batch_tokens, advance
         )
-        return {name: _weigh_nodes(site, means[name], power) for name, site in sites.items()}
+        return {name: values.pow(1 / power).cpu() for name, values in means.items()}
     sums = _Sums()
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
         trace_nodes(
@@ -106,11 +109,12 @@ def compute_weight_scores(
     """
     if attributor in (Attributor.MAGNITUDE, Attributor.RANDOM):
         advance(len(task.rows))
-        return _score_weights_blindly(attributor, sites, seed)
+        return _score_blindly(model, family, attributor, sites, pad_id, seed)
     if attributor in _POWERS:
         power = _POWERS[attributor]
-        means = _average_inputs(
-            model, family, sites, task, contrast, power, pad_id, batch_tokens, advance
+        ones = {name: torch.ones((), device=_weight(site).device) for name, site in sites.items()}
+        means = _average_written(
+            model, family, sites, ones, task, contrast, power, pad_id, batch_tokens, advance
         )
         return {
             name: (_weight(site).abs() * _along_inputs(site, means[name].pow(1 / power))).cpu()
@@ -139,16 +143,12 @@ def compute_weight_scores(
     }
 
 
-def compute_input_norms(site: Site) -> torch.Tensor:
-    """Return the norm of what each input feature of the module writes, `(feature,)`."""
-    norms: torch.Tensor = torch.linalg.vector_norm(_weight(site), dim=site.row_axis)
-    return norms
-
-
-def _average_inputs(
+@torch.no_grad()
+def _average_written(
     model: nn.Module,
     family: Family,
     sites: Mapping[str, Site],
+    norms: Mapping[str, torch.Tensor],
     task: Task,
     contrast: Contrast,
     power: int,
@@ -156,48 +156,36 @@ def _average_inputs(
     batch_tokens: int,
     advance: Advance,
 ) -> dict[str, torch.Tensor]:
-    """Return the mean over tokens of |input|^power of every site, `(feature,)`."""
+    """Return the mean over tokens of (|input| · norm)^power, `(component,)`."""
     sums = _Sums()
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
         others = read_contrast(model, family, sites, batch, contrast)
         for name, values in read_inputs(model, family, sites, batch.clean_ids).items():
             difference = values - others[name] if others else values
-            powered = difference[batch.is_token].float().abs() ** power
-            sums.add(name, powered.sum(dim=0))
+            written = difference[batch.is_token].float() * norms[name]
+            squares = sum_by_component(written.square(), sites[name].width)
+            sums.add(name, squares.pow(power / 2).sum(dim=0))
         advance(len(batch.rows))
     tokens = sum(len(row.clean_ids) for row in task.rows)
     return {name: total / tokens for name, total in sums.items()}
 
 
-def _weigh_nodes(site: Site, means: torch.Tensor, power: int) -> torch.Tensor:
-    weighed = means * compute_input_norms(site).pow(power)
-    return sum_by_component(weighed, site.width).pow(1 / power).cpu()
-
-
-def _score_nodes_blindly(
-    attributor: Attributor, sites: Mapping[str, Site], seed: int
+def _score_blindly(
+    model: nn.Module,
+    family: Family,
+    attributor: Attributor,
+    sites: Mapping[str, Site],
+    pad_id: int,
+    seed: int,
 ) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    if attributor is Attributor.RANDOM:
-        return {
-            name: torch.rand(site.components, generator=generator) for name, site in sites.items()
-        }
-    return {
-        name: _weigh_nodes(site, torch.ones((), device=_weight(site).device), 2)
-        for name, site in sites.items()
-    }
-
-
-def _score_weights_blindly(
-    attributor: Attributor, sites: Mapping[str, Site], seed: int
-) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    if attributor is Attributor.RANDOM:
-        return {
-            name: torch.rand(_weight(site).shape, generator=generator)
-            for name, site in sites.items()
-        }
-    return {name: _weight(site).abs().cpu() for name, site in sites.items()}
+    scores: dict[str, torch.Tensor] = {}
+    kinds = dict.fromkeys(site.granularity for site in sites.values())
+    for offset, granularity in enumerate(kinds):
+        relevance = compute_relevance(
+            model, family, attributor, granularity, (), Target.TOP_LOGIT, pad_id, seed=seed + offset
+        )
+        scores |= relevance.mean
+    return scores
 
 
 def _weight(site: Site) -> torch.Tensor:

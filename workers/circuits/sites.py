@@ -9,16 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from workers.circuits.doubles import (
-    count_features,
-    count_heads,
-    find_attention_outputs,
-    find_linear_modules,
-    is_transposed,
-    linear_weight,
-)
 from workers.domain import Granularity
-from workers.families import Family, find_mlp_outputs
+from workers.families import (
+    Family,
+    UnsupportedGranularityError,
+    count_components,
+    count_features,
+    find_components,
+    is_linear,
+    is_transposed,
+)
+
+_ORDER = (Granularity.NEURON, Granularity.HEAD, Granularity.WEIGHT)
 
 Replace = Callable[[str, torch.Tensor], torch.Tensor]
 """Gets a module's name and its input `(row, token, feature)`, returns the input to use."""
@@ -46,23 +48,28 @@ def find_sites(
     """Return module name → site: MLP outputs (neurons) before attention outputs (heads).
 
     For weights, every linear module of the decoder layers. Raises `ValueError` for no
-    granularity and for weights together with nodes.
+    granularity and for weights together with nodes, `UnsupportedGranularityError` where the
+    family has no such components or keeps its neurons in experts.
     """
     if not granularities or (Granularity.WEIGHT in granularities and len(granularities) > 1):
         raise ValueError("a circuit is made of neurons, heads or both, or of weights alone")
     sites: dict[str, Site] = {}
-    if Granularity.NEURON in granularities:
-        for name, mlp in find_mlp_outputs(model, family).items():
-            sites[name] = Site(mlp, Granularity.NEURON, count_features(mlp), 1)
-    if Granularity.HEAD in granularities:
-        heads = count_heads(model)
-        for name, attention in find_attention_outputs(model, family).items():
-            width = count_features(attention) // heads
-            sites[name] = Site(attention, Granularity.HEAD, heads, width)
-    if Granularity.WEIGHT in granularities:
-        for name, linear in find_linear_modules(model, family).items():
-            sites[name] = Site(linear, Granularity.WEIGHT, linear_weight(linear).numel(), 1)
+    for granularity in _ORDER:
+        if granularity in granularities:
+            counts = count_components(model, family, granularity)
+            for name, module in find_components(model, family, granularity).items():
+                sites[name] = _build_site(module, granularity, counts[name], family)
     return sites
+
+
+def _build_site(module: nn.Module, granularity: Granularity, count: int, family: Family) -> Site:
+    if not is_linear(module):
+        raise UnsupportedGranularityError(
+            f"the neurons of {family.name} lie in experts, and a circuit replaces the input of "
+            "one projection a layer; choose heads or weights"
+        )
+    width = count_features(module) // count if granularity is Granularity.HEAD else 1
+    return Site(module, granularity, count, width)
 
 
 def sum_by_component(values: torch.Tensor, width: int) -> torch.Tensor:

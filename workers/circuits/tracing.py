@@ -9,8 +9,8 @@ from enum import StrEnum
 import torch
 from torch import nn
 
+from workers.attribution.accumulation import NonFiniteRelevanceError
 from workers.attribution.composites import Composite, attribution_rules
-from workers.attribution.relevance import NonFiniteRelevanceError
 from workers.circuits.measurement import (
     RowBatch,
     compute_last_states,

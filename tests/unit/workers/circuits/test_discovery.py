@@ -15,6 +15,7 @@ from tests.unit.workers.circuits.build import (
     draw_task,
     turn_towards_answers,
 )
+from workers.attribution.attributors import Attributor
 from workers.circuits.discovery import (
     WeakTaskError,
     choose_point,
@@ -22,7 +23,6 @@ from workers.circuits.discovery import (
     discover_circuit,
     resolve_scope,
 )
-from workers.circuits.doubles import Attributor
 from workers.circuits.faithfulness import Ablation
 from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint
 from workers.circuits.ranking import Order

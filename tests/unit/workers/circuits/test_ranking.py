@@ -9,7 +9,6 @@ from torch import nn
 from workers.circuits.ranking import (
     Order,
     count_circuit,
-    count_kept,
     keep_largest,
     order_scores,
     select_outside,
@@ -51,7 +50,7 @@ def test_rows_each_keep_their_share():
 
 
 def test_rows_of_nodes_are_refused():
-    with pytest.raises(ValueError, match="layer"):
+    with pytest.raises(ValueError, match="2-D"):
         keep_largest({"a": torch.arange(3.0)}, 0.5, Scope.ROW, SITES)
 
 
@@ -67,10 +66,11 @@ def test_orders():
     assert order_scores(scores, Order.ABSOLUTE)["a"].tolist() == [3.0, 2.0]
 
 
-def test_a_share_counts_whole_components_despite_rounding():
-    assert count_kept(100, 0.29) == 29
-    assert count_kept(1000, 0.0009999) == 0
-    assert count_kept(7, 1.0) == 7
+def test_a_global_share_counts_whole_components_despite_rounding():
+    scores = {"a": torch.arange(100.0)}
+    for share, count in ((0.29, 29), (0.0099, 0), (0.999, 99), (1.0, 100)):
+        assert count_circuit(scores, share, Scope.GLOBAL, SITES) == count
+        assert int(keep_largest(scores, share, Scope.GLOBAL, SITES)["a"].sum()) == count
 
 
 def test_what_is_outside_by_granularity():

@@ -9,8 +9,8 @@ import torch
 
 from tests.tiny import MODULES
 from tests.unit.workers.circuits.build import HEADS, PAD, draw_task
-from workers.attribution.relevance import NonFiniteRelevanceError
-from workers.circuits.doubles import Attributor
+from workers.attribution.accumulation import NonFiniteRelevanceError
+from workers.attribution.attributors import Attributor
 from workers.circuits.measurement import compute_metric, compute_metric_directions
 from workers.circuits.relevance import compute_node_scores, compute_weight_scores
 from workers.circuits.sites import find_sites
@@ -88,11 +88,12 @@ def test_wanda_and_activation_follow_their_formulas(model, contrast):
         weight = model.get_submodule(name).weight.detach()
         rms = stacked.square().mean(dim=0).sqrt()
         matrix = (weight * rms).square().sum(dim=0)
-        writes = stacked.abs().mean(dim=0) * weight.norm(dim=0)
+        writes = stacked.abs() * weight.norm(dim=0)
         if name in HEADS:
-            matrix, writes = matrix.view(4, 8).sum(dim=1), writes.view(4, 8).sum(dim=1)
+            matrix = matrix.view(4, 8).sum(dim=1)
+            writes = writes.view(-1, 4, 8).norm(dim=2)
         assert torch.allclose(wanda[name], matrix.sqrt(), atol=1e-5)
-        assert torch.allclose(activation[name], writes, atol=1e-5)
+        assert torch.allclose(activation[name], writes.mean(dim=0), atol=1e-5)
 
 
 def test_weight_gradient_scores_are_weight_times_its_gradient(model):

@@ -106,7 +106,7 @@ def test_ioi_needs_names_of_one_token():
         """Two known names are too few: any other word is a token for each letter."""
         return SimpleNamespace(input_ids=[1] if text in (" Emma", " Peter") else [2] * len(text))
 
-    with pytest.raises(TaskError, match="only 2 of Alice, Peter, .* give a file of your own"):
+    with pytest.raises(TaskError, match=r"only 2 of Alice, Peter, .* give a file of your own"):
         generate_ioi(spell, 2, seed=0)
 
 
