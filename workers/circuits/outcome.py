@@ -99,10 +99,10 @@ class CircuitOutcome:
 
     @property
     def cpr(self) -> float:
-        """Area under the faithfulness curve; MIB's figure when the order is signed."""
+        """MIB's area under the faithfulness curve, larger is better."""
         return compute_cpr(self.settings.shares, [point.faithfulness for point in self.curve])
 
     @property
     def cmd(self) -> float:
-        """Area between the curve and 1; MIB's figure when the order is absolute."""
+        """MIB's area between the faithfulness curve and 1, smaller is better."""
         return compute_cmd(self.settings.shares, [point.faithfulness for point in self.curve])
