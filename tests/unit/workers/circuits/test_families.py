@@ -20,12 +20,15 @@ from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.targets import Target
 from workers.circuits.discovery import discover_circuit
 from workers.circuits.faithfulness import Ablation
+from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitSettings
+from workers.circuits.ranking import Order
 from workers.circuits.relevance import compute_node_scores, compute_weight_scores
 from workers.circuits.sites import find_sites
 from workers.circuits.tracing import Contrast
 from workers.domain import Granularity, Scope, TokenSequence
 from workers.families import UnsupportedGranularityError, find_family
+from workers.pruning.components import pruned
 
 SMALL = {"vocab_size": 101, "num_hidden_layers": 2, "bos_token_id": None, "eos_token_id": None}
 WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
@@ -75,6 +78,27 @@ def test_every_family_has_circuits_and_gets_its_model_back(any_model, granularit
     outside = sum(len(selection) for selection in outcome.outside.values())
     assert outside + outcome.chosen.kept == outcome.components
     assert weight_bytes(any_model) == before
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+def test_pruning_what_is_outside_leaves_the_circuit_that_was_measured(any_model, granularity):
+    task = turn_towards_answers(any_model, draw_task())
+    family = find_family(any_model)
+    settings = CircuitSettings(
+        Attributor.GRADIENT_X_INPUT,
+        (granularity,),
+        contrast=Contrast.ZERO,
+        order=Order.SIGNED,
+        ablation=Ablation.ZERO,
+        shares=(0.3, 0.6, 1.0),
+        threshold=0.7,
+    )
+    outcome = discover_circuit(any_model, family, task, task, settings, PAD)
+
+    assert outcome.chosen.kept < outcome.components
+    with pruned(any_model, outcome.outside[granularity]):
+        values = measure_rows(any_model, family, task.rows, task.metric, PAD)
+    assert float(values.mean()) == pytest.approx(outcome.chosen.metric, rel=1e-3)
 
 
 @pytest.mark.parametrize("attributor", [Attributor.ATTNLRP, Attributor.GRADIENT_X_INPUT])
