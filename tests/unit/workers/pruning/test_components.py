@@ -13,6 +13,7 @@ from tests.tiny import MODULES, NEURONS, select_components, select_neurons, weig
 from tests.unit.workers.pruning.cases import CASES, HEAD, NEURON, WEIGHT, Case, prune_slowly
 from workers.domain import Selection
 from workers.pruning.components import pruned
+from workers.pruning.places import count_available
 
 FIRST, SECOND = MODULES
 INDICES = {FIRST: [3, 11], SECOND: [0, 47]}
@@ -254,3 +255,24 @@ def test_gradients_and_flags_are_left_alone(model: LlamaForCausalLM) -> None:
         assert torch.is_grad_enabled()
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("llama neurons", [48]),
+        ("llama heads", [4, 4]),
+        ("llama weights", [32 * 32, 32 * 48]),
+        ("gpt2 neurons", [64]),
+        ("gpt2 heads", [4]),
+        ("gpt2 weights", [16 * 48]),
+        ("mixtral neurons", [3 * 24]),
+        ("qwen3 moe weights", [3 * 8 * 16]),
+        ("qwen3 moe heads", [4]),
+    ],
+)
+def test_modules_say_how_many_components_they_have(name: str, counts: list[int]) -> None:
+    case = CASES[name]
+    assert count_available(case.build(), case.selection) == dict(
+        zip(case.indices, counts, strict=True)
+    )
