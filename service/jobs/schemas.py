@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -124,6 +125,11 @@ class CorrectionSpec(SpecModel):
 
 JobSpec = CorrectionSpec
 """Every kind of job the service takes; becomes a union discriminated by `kind` with the second."""
+
+
+def parse_spec(document: Mapping[str, Any]) -> JobSpec:
+    """The spec a job's row holds."""
+    return CorrectionSpec.model_validate(document)
 
 
 class StageView(BaseModel):

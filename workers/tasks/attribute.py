@@ -5,9 +5,10 @@ from __future__ import annotations
 from workers.attribution.attributors import compute_contrastive_relevance, serialise_relevance
 from workers.correction.results import PreparedCorrection
 from workers.domain import TokenSequence
-from workers.progress import Progress, count_up
-from workers.tasks.context import JobContext, StageOutput
+from workers.progress import Advance
+from workers.tasks.context import JobContext, StageOutput, compute_key
 from workers.tasks.loading import CorrectionInputs
+from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards
 
 
 def run(
@@ -19,20 +20,32 @@ def run(
         "attributor": inputs.attributor.value,
         "seed": inputs.spec.seed,
     }
-    return context.run_stage("attribute", key, lambda progress: _work(inputs, prepared, progress))
+    stage = ShardedStage("attribute", compute_key("attribute", key), upstream)
+    return context.run_stage(
+        "attribute",
+        key,
+        lambda progress: b"".join(
+            run_shards(context, stage, build_work(inputs, prepared), progress)
+        ),
+    )
 
 
-def _work(inputs: CorrectionInputs, prepared: PreparedCorrection, progress: Progress) -> bytes:
+def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
+    """The stage's work; the same on every worker."""
     general = [TokenSequence(ids) for ids in prepared.reference.attribute]
     undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
-    relevance = compute_contrastive_relevance(
-        inputs.checkpoint.model,
-        inputs.family,
-        inputs.attributor,
-        general,
-        undesired,
-        inputs.checkpoint.pad_id,
-        inputs.spec.seed,
-        count_up(progress, len(general) + len(undesired)),
-    )
-    return serialise_relevance(relevance)
+
+    def compute(position: int, advance: Advance) -> bytes:  # noqa: ARG001
+        relevance = compute_contrastive_relevance(
+            inputs.checkpoint.model,
+            inputs.family,
+            inputs.attributor,
+            general,
+            undesired,
+            inputs.checkpoint.pad_id,
+            inputs.spec.seed,
+            advance,
+        )
+        return serialise_relevance(relevance)
+
+    return ShardedWork((len(general) + len(undesired),), compute)

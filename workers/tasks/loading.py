@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from service.jobs.execution import PromptSetInfo, load_prompt_set_info, load_prompts
+from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
@@ -21,7 +21,7 @@ from workers.checkpoints import (
 from workers.correction.search import Budget
 from workers.families import Family, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
-from workers.tasks.context import JobContext
+from workers.tasks.context import TaskContext
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """A checkpoint has at least one of these, or no tokenizer at all."""
@@ -30,7 +30,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 class CorrectionInputs:
     """The inputs of one correction, resolved from its spec; heavy ones on first use."""
 
-    def __init__(self, context: JobContext) -> None:
+    def __init__(self, context: TaskContext) -> None:
         self._context = context
         self.spec = context.spec
         self.behaviour = context.spec.behaviours[0]
@@ -104,14 +104,14 @@ class CorrectionInputs:
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""
-        tenant_id = self._context.claim.tenant_id
+        tenant_id = self._context.tenant_id
         return self._context.transact(
             lambda session: load_prompts(session, tenant_id, prompt_set_id)
         )
 
     def prompt_set(self, prompt_set_id: str) -> PromptSetInfo:
         """Return name and hash of a prompt set of the job's tenant."""
-        tenant_id = self._context.claim.tenant_id
+        tenant_id = self._context.tenant_id
         return self._context.transact(
             lambda session: load_prompt_set_info(session, tenant_id, prompt_set_id)
         )
