@@ -23,7 +23,7 @@ from service.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from service.jobs.schemas import SUPPORTED_KINDS
+from service.jobs.specs import SUPPORTED_KINDS
 
 TYPE_PREFIX = "https://excise.dev/errors/"
 _MAX_PARAM_CHARACTERS = 200

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
-from service.jobs.schemas import JobSpec, parse_spec
 from service.jobs.shard_states import prolong_shards_of
+from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import (
     Level,
     append_event,

@@ -31,6 +31,18 @@ def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[s
     return parse_prompts(row.content, row.format)
 
 
+def load_rows(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]:
+    """The lines of one of the tenant's sets of rows, blank ones too. Raises `NotFoundError`."""
+    content = session.scalar(
+        select(PromptSet.content).where(
+            PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
+        )
+    )
+    if content is None:
+        raise _no_prompt_set(prompt_set_id)
+    return content.decode("utf-8-sig").split("\n")
+
+
 def load_prompt_set_info(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSetInfo:
     """Name and SHA-256 of one of the tenant's sets. Raises `NotFoundError`."""
     row = session.execute(

@@ -19,8 +19,8 @@ from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
 from service.jobs.execution import clean_message, lock_lease
-from service.jobs.schemas import JobSpec, parse_spec
 from service.jobs.shard_states import free_shard
+from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import append_event, fail_as_poison, finish, lock_job
 from service.models import OPEN_STATUSES, Job, JobStatus, Shard, ShardStatus, new_id
 from service.outbox import enqueue

@@ -30,7 +30,7 @@ from service.jobs.execution import (
     skip_stage,
     start_stage,
 )
-from service.jobs.schemas import JobSpec
+from service.jobs.specs import JobSpec
 from workers.progress import Advance, Progress
 from workers.settings import WorkerSettings
 from workers.tasks.estimate import estimate_remaining_seconds

@@ -1,4 +1,4 @@
-"""What a correction job works on: its checkpoint, loaded once an attempt, and its prompt sets."""
+"""What a job works on: its checkpoint, loaded once an attempt, and its prompt sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts
+from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts, load_rows
+from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
@@ -27,13 +28,12 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 """A checkpoint has at least one of these, or no tokenizer at all."""
 
 
-class CorrectionInputs:
-    """The inputs of one correction, resolved from its spec; heavy ones on first use."""
+class JobInputs:
+    """The inputs of one job of any kind, resolved from its spec; heavy ones on first use."""
 
-    def __init__(self, context: TaskContext) -> None:
+    def __init__(self, context: TaskContext, model: str) -> None:
         self._context = context
-        self.spec = context.spec
-        self.behaviour = context.spec.behaviours[0]
+        self._model = model
 
     @cached_property
     def checkpoint_path(self) -> Path:
@@ -42,7 +42,7 @@ class CorrectionInputs:
         Raises `ModelSourceError` and `CheckpointError`.
         """
         roots = self._context.settings.model_roots
-        source = resolve_model_source(self.spec.model, roots)
+        source = resolve_model_source(self._model, roots)
         if source.path is not None:
             return source.path
         assert source.repository is not None
@@ -80,7 +80,7 @@ class CorrectionInputs:
         try:
             yield folder
         except (CheckpointError, SafetensorsFormatError) as error:
-            message = str(error).replace(str(folder), self.spec.model)
+            message = str(error).replace(str(folder), self._model)
             raise CheckpointError(message) from error
 
     @property
@@ -90,17 +90,6 @@ class CorrectionInputs:
         if configured != "auto":
             return configured
         return "cuda" if torch.cuda.is_available() else "cpu"
-
-    @property
-    def attributor(self) -> Attributor:
-        """What relevance is computed by."""
-        return Attributor(self.spec.attribution.attributor)
-
-    @property
-    def budget(self) -> Budget:
-        """What the correction may cost."""
-        limits = self.spec.budget
-        return Budget(limits.perplexity_increase, limits.kl_mean)
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""
@@ -115,3 +104,44 @@ class CorrectionInputs:
         return self._context.transact(
             lambda session: load_prompt_set_info(session, tenant_id, prompt_set_id)
         )
+
+    def rows(self, prompt_set_id: str) -> list[str]:
+        """Return the JSON lines of a set of rows of the job's tenant."""
+        tenant_id = self._context.tenant_id
+        return self._context.transact(lambda session: load_rows(session, tenant_id, prompt_set_id))
+
+
+class CorrectionInputs(JobInputs):
+    """What a correction works on."""
+
+    def __init__(self, context: TaskContext, spec: CorrectionSpec) -> None:
+        super().__init__(context, spec.model)
+        self.spec = spec
+        self.behaviour = spec.behaviours[0]
+
+    @property
+    def attributor(self) -> Attributor:
+        """What relevance is computed by."""
+        return Attributor(self.spec.attribution.attributor)
+
+    @property
+    def budget(self) -> Budget:
+        """What the correction may cost."""
+        limits = self.spec.budget
+        return Budget(limits.perplexity_increase, limits.kl_mean)
+
+
+class CircuitInputs(JobInputs):
+    """What a circuit job works on."""
+
+    def __init__(self, context: TaskContext, spec: CircuitSpec) -> None:
+        super().__init__(context, spec.model)
+        self.spec = spec
+
+
+class CompressionInputs(JobInputs):
+    """What a compression works on."""
+
+    def __init__(self, context: TaskContext, spec: CompressionSpec) -> None:
+        super().__init__(context, spec.model)
+        self.spec = spec

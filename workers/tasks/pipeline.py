@@ -8,6 +8,7 @@ from importlib.metadata import version
 from service.database import Database
 from service.jobs.execution import load_stage_seconds
 from service.jobs.shards import ShardClaim, file_shard
+from service.jobs.specs import CorrectionSpec
 from workers.checkpoints import CheckpointError
 from workers.correction.preparation import PromptTooLongError
 from workers.correction.results import (
@@ -49,7 +50,11 @@ def run_job(context: JobContext) -> None:
     Raises `InvalidInputError`, `CancelledJobError`, `LeaseLostError` and the service's errors.
     """
     try:
-        run_correction(context)
+        match context.spec:
+            case CorrectionSpec() as spec:
+                run_correction(context, spec)
+            case _:
+                raise InvalidInputError(f"Jobs of the kind {context.spec.kind} are not run here.")
     except INVALID_INPUT as error:
         raise InvalidInputError(str(error)) from error
 
@@ -68,14 +73,15 @@ def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -
 def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:
     """The work the shard is a part of, from the artifact its stage works from."""
     data = context.store.get(claim.input_sha256)
+    assert isinstance(context.spec, CorrectionSpec), "only corrections have sharded stages"
     return attribute.build_work(
-        CorrectionInputs(context), PreparedCorrection.model_validate_json(data)
+        CorrectionInputs(context, context.spec), PreparedCorrection.model_validate_json(data)
     )
 
 
-def run_correction(context: JobContext) -> None:
+def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
     """Run a correction."""
-    inputs = CorrectionInputs(context)
+    inputs = CorrectionInputs(context, spec)
     searched: SearchOutcome | None = None
     validated: ValidationOutcome | None = None
     prepare_output = prepare.run(context, inputs)
