@@ -17,12 +17,11 @@ from workers.compression.plan import (
     ModuleSparsity,
     Pattern,
     RowShare,
-    Statistic,
 )
 from workers.domain import Granularity, Scope, Selection, TokenSequence
 from workers.families import Family, count_layers, find_linear_modules, is_transposed
 from workers.progress import Progress, count_up
-from workers.pruning.ranking import select_components, select_n_of_m
+from workers.pruning.selection import select_components, select_n_of_m
 
 OnBlock = Callable[[int, Mapping[str, ModuleSparsity]], None]
 """Called with a block's index and what was removed from it, once its weights are final."""
@@ -118,10 +117,10 @@ class _Work:
                 self._pad_id,
                 seed=plan.seed,
                 batch_tokens=plan.batch_tokens,
+                statistics=frozenset({plan.statistic}),
                 advance=advance,
             )
-            is_mean = plan.statistic is Statistic.MEAN
-            scores = relevance.mean if is_mean else relevance.mean_absolute
+            scores: Mapping[str, torch.Tensor] = getattr(relevance, plan.statistic.value)
             for block in members:
                 yield (
                     block,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from workers.attribution.attributors import Attributor
+from workers.attribution.sums import Statistic
 from workers.attribution.targets import Target
 
 SPEED_NOTE = (
@@ -18,15 +19,6 @@ SPEED_NOTE = (
 
 READ_NO_SAMPLES = frozenset({Attributor.MAGNITUDE, Attributor.RANDOM})
 """Attributors whose scores depend on the weights alone, or on nothing."""
-
-
-class Statistic(StrEnum):
-    """Which statistic of the relevance over calibration tokens is ranked."""
-
-    MEAN = "mean"
-    """|mean relevance|, as the paper ranks (Eq. 1)."""
-    MEAN_ABSOLUTE = "mean_absolute"
-    """Mean of |relevance|: contributions of opposite sign do not cancel."""
 
 
 class Calibration(StrEnum):
@@ -72,7 +64,9 @@ class CompressionPlan:
     attributor: Attributor
     pattern: Pattern
     statistic: Statistic = Statistic.MEAN
-    """Ignored by attributors that give one statistic only."""
+    """What is ranked, by magnitude: the mean relevance, as in the paper, or the mean of
+    |relevance|, in which contributions of opposite sign do not cancel. Wanda knows no other
+    than its own."""
     calibration: Calibration = Calibration.ONE_SHOT
     blocks_at_once: int = 1
     """Sequential relevance: blocks pruned before the rest is attributed again."""
@@ -85,6 +79,11 @@ class CompressionPlan:
     def __post_init__(self) -> None:
         if self.blocks_at_once < 1:
             raise ValueError(f"blocks_at_once must be at least 1, not {self.blocks_at_once}")
+        if self.attributor is Attributor.CP_LRP:
+            raise ValueError(
+                "cp_lrp gives the weights of queries and keys no relevance, so their rows cannot "
+                "be ranked; use attnlrp"
+            )
         if self.calibration is Calibration.SEQUENTIAL and self.attributor in READ_NO_SAMPLES:
             raise ValueError(
                 f"{self.attributor} reads no calibration samples, so no block's score depends "
