@@ -53,7 +53,7 @@ def apply_command(
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
         apply_patch(loaded, base, output)
-        typer.echo(f"wrote {output}: {len(loaded.components)} neurons removed")
+        typer.echo(f"wrote {output}: {len(loaded.selection)} neurons removed")
 
 
 @patch_commands.command("revert")
@@ -79,16 +79,16 @@ def inspect_command(
     patch: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
 ) -> None:
     """Say which checkpoint a patch belongs to and what it removes."""
-    from workers.pruning.components import group_by_module
     from workers.pruning.patch import parse_patch
+    from workers.pruning.selection import list_indices
 
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
         typer.echo(f"base weights       {loaded.base_sha256}")
         typer.echo(f"corrected weights  {loaded.corrected_sha256}")
         typer.echo(f"granularity        {loaded.granularity}")
-        typer.echo(f"components         {len(loaded.components)}")
-        for module, indices in group_by_module(loaded.components).items():
+        typer.echo(f"components         {len(loaded.selection)}")
+        for module, indices in list_indices(loaded.selection).items():
             typer.echo(f"  {module}: {', '.join(map(str, indices))}")
 
 

@@ -185,7 +185,10 @@ class PatchSummary(ReportModel):
     components: int
     of: int
     modules: dict[str, list[int]]
-    """Module name → indices of the pruned neurons in it."""
+    """Module name → indices of the pruned neurons or heads; empty for weights, which are too
+    many to list (the patch holds them)."""
+    counts: dict[str, int]
+    """Module name → number of pruned components, for every granularity."""
 
 
 class SearchStep(ReportModel):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workers.correction.results import PromptOutcome, Response
-from workers.domain import Component
+from workers.domain import Selection
 from workers.progress import Advance
 from workers.pruning.components import pruned
 from workers.validation.generation import generate_responses
@@ -17,13 +17,13 @@ def measure_responses(
     model: Any,
     tokenizer: Any,
     pad_id: int,
-    components: Sequence[Component],
+    selection: Selection,
     outcomes: Sequence[PromptOutcome],
     max_new_tokens: int,
     advance: Advance,
 ) -> tuple[Response, ...]:
-    """Return the greedy responses to `outcomes`' prompts with `components` pruned."""
-    with pruned(model, components):
+    """Return the greedy responses to `outcomes`' prompts with `selection` pruned."""
+    with pruned(model, selection):
         sequences = generate_responses(
             model,
             [outcome.prompt_ids for outcome in outcomes],

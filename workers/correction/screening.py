@@ -7,10 +7,11 @@ measuring shows it at once, and one such neuron among a hundred undoes a correct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 
-from workers.domain import Component
+from workers.domain import Selection
+from workers.pruning.ranking import Ranking
 
 BLOCK = 8
 """Components pruned together in a first measurement."""
@@ -21,31 +22,32 @@ PART = 2
 TOLERANCE = 2.0
 """A block or part stands out when it costs this many times what is usual for its size."""
 
-MeasureDamage = Callable[[Sequence[Component]], float]
+MeasureDamage = Callable[[Selection], float]
 """Mean KL divergence from the base with these components pruned, nats a token."""
 
 
-def screen_components(
-    ranked: Sequence[Component], measure_damage: MeasureDamage
-) -> tuple[Component, ...]:
+def screen_components(ranked: Ranking, measure_damage: MeasureDamage) -> Ranking:
     """Return `ranked` without the components that do far more damage than their neighbours.
 
     Every block of `BLOCK` is measured. One that does more than `TOLERANCE` times the median
     block's damage is measured again in parts of `PART`, and parts that stand out by the same
     standard are dropped. The order stays.
     """
-    blocks = [tuple(ranked[start : start + BLOCK]) for start in range(0, len(ranked), BLOCK)]
-    damages = [measure_damage(block) for block in blocks]
+    blocks = [
+        range(start, min(start + BLOCK, len(ranked))) for start in range(0, len(ranked), BLOCK)
+    ]
+    damages = [measure_damage(ranked.slice(block.start, block.stop)) for block in blocks]
     if not damages:
-        return ()
+        return ranked
     usual = median(damage / len(block) for damage, block in zip(damages, blocks, strict=True))
-    kept: list[Component] = []
+    kept: list[int] = []
     for block, damage in zip(blocks, damages, strict=True):
         if damage <= TOLERANCE * usual * len(block):
             kept.extend(block)
             continue
         for start in range(0, len(block), PART):
             part = block[start : start + PART]
-            if measure_damage(part) <= TOLERANCE * usual * len(part):
+            damage_of_part = measure_damage(ranked.slice(part.start, part.stop))
+            if damage_of_part <= TOLERANCE * usual * len(part):
                 kept.extend(part)
-    return tuple(kept)
+    return ranked.keep(kept)

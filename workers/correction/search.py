@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workers.correction.results import ChosenComponent, Response, SearchOutcome, Trial
-from workers.domain import Component
+from workers.correction.results import Response, SearchOutcome, StoredSelection, Trial
+from workers.domain import Selection
+from workers.pruning.ranking import Ranking
 from workers.validation.text_damage import TextDamage
 
 DEFAULT_AMOUNTS = (16, 48, 96, 160)
@@ -46,10 +47,10 @@ class Measurement:
 
 
 def search_amounts(
-    ranked: Sequence[Component],
+    ranked: Ranking,
     amounts: Iterable[int],
     base_metrics: Sequence[float],
-    measure: Callable[[tuple[Component, ...]], Measurement],
+    measure: Callable[[Selection], Measurement],
     budget: Budget,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> SearchOutcome:
@@ -62,13 +63,10 @@ def search_amounts(
     for amount in sorted(set(amounts)):
         if amount > len(ranked):
             break
-        components = tuple(ranked[:amount])
-        measured = measure(components)
+        selection = ranked.top(amount)
+        measured = measure(selection)
         trial = Trial(
-            components=tuple(
-                ChosenComponent(module=component.module, index=component.index)
-                for component in components
-            ),
+            selection=StoredSelection.from_selection(selection),
             responses=measured.responses,
             perplexity=measured.damage.perplexity,
             base_perplexity=measured.base_perplexity,

@@ -12,25 +12,25 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from workers.domain import Component, Granularity
-from workers.pruning.components import group_by_module
+from workers.domain import Granularity, Selection
 from workers.pruning.safetensors_files import (
     ITEM_BYTES,
     StoredTensor,
     compute_checkpoint_sha256,
     list_tensors,
 )
+from workers.pruning.selection import list_indices
 
 FORMAT_VERSION = 1
 METADATA_KEY = "excise"
@@ -60,22 +60,24 @@ class Patch:
     """Weight tensor name → base values as unsigned integers of the dtype's width, `(out, k)`."""
 
     @property
-    def components(self) -> tuple[Component, ...]:
-        """The pruned components, in order."""
-        return tuple(
-            Component(name.removesuffix(".weight"), int(index))
-            for name in sorted(self.columns)
-            for index in self.columns[name]
-        )
+    def selection(self) -> Selection:
+        """The pruned components."""
+        indices = {
+            name.removesuffix(".weight"): torch.from_numpy(chosen.astype(np.int64))
+            for name, chosen in sorted(self.columns.items())
+        }
+        return Selection(self.granularity, indices)
 
 
-def build_patch(base: Path, components: Iterable[Component]) -> Patch:
+def build_patch(base: Path, selection: Selection) -> Patch:
     """Return the patch that removes `components` from the checkpoint in folder `base`.
 
     Raises `PatchError` on an empty selection, a component named twice or one the checkpoint
     does not have.
     """
-    groups = group_by_module(_require_distinct(components))
+    groups = list_indices(selection)
+    if not groups:
+        raise PatchError("a patch needs at least one component")
     tensors = list_tensors(base)
     columns, originals, corrected = {}, {}, {}
     for module, indices in groups.items():
@@ -107,7 +109,7 @@ def serialise_patch(patch: Patch) -> bytes:
         "granularity": patch.granularity.value,
         "base_sha256": patch.base_sha256,
         "corrected_sha256": patch.corrected_sha256,
-        "components": len(patch.components),
+        "components": len(patch.selection),
     }
     # One metadata key: safetensors does not fix the order of several.
     return save_safetensors(
@@ -153,16 +155,6 @@ def revert_patch(patch: Patch, corrected: Path, output: Path) -> None:
     Raises as `apply_patch` does.
     """
     _transform(patch, corrected, output, patch.corrected_sha256, patch.base_sha256, revert=True)
-
-
-def _require_distinct(components: Iterable[Component]) -> list[Component]:
-    ordered = sorted(components)
-    if not ordered:
-        raise PatchError("a patch needs at least one component")
-    for one, other in pairwise(ordered):
-        if one == other:
-            raise PatchError(f"neuron {one.index} of {one.module} is named twice; name it once")
-    return ordered
 
 
 def _transform(

@@ -20,6 +20,7 @@ from workers.checkpoints import (
     load_checkpoint,
 )
 from workers.correction.search import Budget
+from workers.domain import Granularity
 from workers.families import Family, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
 from workers.tasks.context import TaskContext
@@ -123,6 +124,11 @@ class CorrectionInputs(JobInputs):
     def attributor(self) -> Attributor:
         """What relevance is computed by."""
         return Attributor(self.spec.attribution.attributor)
+
+    @property
+    def granularity(self) -> Granularity:
+        """What a component is."""
+        return Granularity(self.spec.attribution.granularity)
 
     @property
     def budget(self) -> Budget:

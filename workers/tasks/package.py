@@ -32,9 +32,10 @@ def run(
     search: SearchOutcome | None,
 ) -> None:
     """Store the job's files and list them; the manifest is the stage's result."""
+    trial = None if search is None else search.chosen_trial
     key = {
         "report": _hash(render_json(report.model_copy(update={"timings": {}}))),
-        "components": [] if search is None else [str(entry) for entry in search.components],
+        "selection": None if trial is None else trial.selection.model_dump(mode="json"),
     }
     context.run_stage(
         "package", key, lambda progress: _work(context, inputs, report, search, progress)
@@ -53,9 +54,8 @@ def _work(
         "report.md": render_markdown(report).encode(),
         "report.html": render_html(report).encode(),
     }
-    if search is not None and search.components:
-        patch = build_patch(inputs.checkpoint_path, search.components)
-        files[PATCH_NAME] = serialise_patch(patch)
+    if search is not None and (selection := search.selection) is not None:
+        files[PATCH_NAME] = serialise_patch(build_patch(inputs.checkpoint_path, selection))
     files["manifest.json"] = _build_manifest(inputs, report, files)
     for done, (name, data) in enumerate(files.items(), start=1):
         context.publish_file(name, data, MEDIA_TYPES[name])

@@ -1,4 +1,4 @@
-"""Stage 3: which neurons to prune and how many, measured on the tuning split within the budget."""
+"""Stage 3: which components to prune and how many, measured on tuning data within the budget."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from workers.correction.measurement import measure_responses
 from workers.correction.results import PreparedCorrection, PromptOutcome, Trial
 from workers.correction.screening import BLOCK, screen_components
 from workers.correction.search import BUDGET_SHARE, DEFAULT_AMOUNTS, Measurement, search_amounts
-from workers.domain import Component, TokenSequence
-from workers.families import find_mlp_outputs
+from workers.domain import Selection, TokenSequence
+from workers.families import count_components
 from workers.progress import Advance, Progress, count_up
 from workers.pruning.components import pruned
-from workers.pruning.ranking import rank_components
+from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import Score, compute_scores
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
@@ -83,31 +83,33 @@ def _work(
     return outcome.to_bytes()
 
 
-def _rank(inputs: CorrectionInputs, relevance_data: bytes, limit: int) -> tuple[Component, ...]:
-    modules = list(find_mlp_outputs(inputs.checkpoint.model, inputs.family))
+def _rank(inputs: CorrectionInputs, relevance_data: bytes, limit: int) -> Ranking:
+    granularity = inputs.granularity
+    modules = list(count_components(inputs.checkpoint.model, inputs.family, granularity))
     relevance = parse_relevance(relevance_data, modules)
     score = Score(inputs.spec.attribution.score)
-    return rank_components(compute_scores(relevance.general, relevance.undesired, score), limit)
+    scores = compute_scores(relevance.general, relevance.undesired, score)
+    return rank_components(scores, granularity, limit)
 
 
 def _screen(
     inputs: CorrectionInputs,
-    candidates: Sequence[Component],
+    candidates: Ranking,
     text: Sequence[TokenSequence],
     advance: Advance,
     blocks: int,
-) -> tuple[Component, ...]:
+) -> Ranking:
     """Return the candidates without those of damage out of proportion; `blocks` units of work."""
     checkpoint = inputs.checkpoint
     sample = _take_tokens(text, SCREENING_TOKENS)
     reference = ReferenceText(checkpoint.model, inputs.family, sample, checkpoint.pad_id)
     measured = 0
 
-    def measure_damage(components: Sequence[Component]) -> float:
+    def measure_damage(selection: Selection) -> float:
         nonlocal measured
         measured += 1
         advance(1 if measured <= blocks else 0)
-        with pruned(checkpoint.model, components):
+        with pruned(checkpoint.model, selection):
             return reference.measure(checkpoint.model).kl_mean
 
     return screen_components(candidates, measure_damage)
@@ -129,7 +131,7 @@ def _build_measure(
     text: Sequence[TokenSequence],
     corpus: Sequence[TokenSequence],
     advance: Advance,
-) -> Callable[[tuple[Component, ...]], Measurement]:
+) -> Callable[[Selection], Measurement]:
     """Return what measures one selection: responses to the tuning prompts, damage to text.
 
     As in the final measurement, KL is that of the reference text and perplexity that of the
@@ -145,17 +147,17 @@ def _build_measure(
     reference = build(text)
     named = build(corpus) if corpus else None
 
-    def measure(components: tuple[Component, ...]) -> Measurement:
+    def measure(selection: Selection) -> Measurement:
         responses = measure_responses(
             checkpoint.model,
             checkpoint.tokenizer,
             checkpoint.pad_id,
-            components,
+            selection,
             tune,
             inputs.behaviour.max_new_tokens,
             advance,
         )
-        with pruned(checkpoint.model, components):
+        with pruned(checkpoint.model, selection):
             damage = reference.measure(checkpoint.model, advance)
             if named is None:
                 return Measurement(responses, damage, reference.base_perplexity)
@@ -178,11 +180,11 @@ def _tell_trial(context: JobContext, trial: Trial) -> None:
     increase = trial.perplexity / trial.base_perplexity - 1
     context.event(
         "search.trial",
-        f"{len(trial.components)} neurons: tuning metric {trial.mean_metric:.3f}, "
+        f"{trial.amount} components: tuning metric {trial.mean_metric:.3f}, "
         f"perplexity {increase:+.2%}, KL {trial.kl_mean:.4f}"
         + ("" if trial.within_budget else " (over budget)"),
         {
-            "components": len(trial.components),
+            "components": trial.amount,
             "tune_metric": trial.mean_metric,
             "perplexity_increase": increase,
             "kl": trial.kl_mean,

@@ -123,11 +123,11 @@ def _spaced_labels(xs: list[float], chosen: list[bool], gap: float) -> list[bool
 
 @dataclass(frozen=True)
 class LayerMap:
-    """How many neurons were pruned in each layer, layers without any included."""
+    """How many components were pruned in each layer, layers without any included."""
 
     layers: list[tuple[int, int]]
     elsewhere: int
-    """Pruned neurons in modules whose name has no layer number."""
+    """Pruned components in modules whose name has no layer number."""
     axis: Axis
 
 
@@ -138,21 +138,36 @@ def layer_of(module: str) -> int | None:
 
 
 def build_layer_map(report: Report) -> LayerMap | None:
-    """The pruned neurons counted by layer; None without a patch."""
-    if report.patch is None or not report.patch.modules:
+    """The pruned components counted by layer; None without a patch."""
+    if report.patch is None or not report.patch.counts:
         return None
     counts: Counter[int | None] = Counter()
-    for module, indices in report.patch.modules.items():
-        counts[layer_of(module)] += len(indices)
+    for module, count in report.patch.counts.items():
+        counts[layer_of(module)] += count
     numbered = [layer for layer in counts if layer is not None]
     layers = [(layer, counts[layer]) for layer in range(max(numbered, default=-1) + 1)]
     top = max([1, *(count for _, count in layers)])
     return LayerMap(layers, counts[None], build_axis([0, max(2, top)], intervals=3))
 
 
-def order_modules(report: Report) -> list[tuple[str, list[int]]]:
-    """Modules with their pruned neurons, by layer number and not by the file's order."""
-    modules = report.patch.modules if report.patch else {}
-    numbered = ((layer_of(module), module) for module in modules)
+@dataclass(frozen=True)
+class PrunedModule:
+    """What was pruned in one module."""
+
+    name: str
+    count: int
+    indices: list[int]
+    """Ascending; empty where single weights are only counted."""
+
+
+def order_modules(report: Report) -> list[PrunedModule]:
+    """Modules with their pruned components, by layer number and not by the file's order."""
+    if report.patch is None:
+        return []
+    numbered = ((layer_of(module), module) for module in report.patch.counts)
     order = sorted((-1 if layer is None else layer, module) for layer, module in numbered)
-    return [(module, sorted(modules[module])) for _, module in order]
+    listed = report.patch.modules
+    return [
+        PrunedModule(module, report.patch.counts[module], sorted(listed.get(module, [])))
+        for _, module in order
+    ]

@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from workers.correction.results import Response, SearchOutcome, Trial
 from workers.correction.search import Budget, Measurement, search_amounts
-from workers.domain import Component
+from workers.domain import Granularity, Selection
+from workers.pruning.ranking import Ranking
+from workers.pruning.selection import list_indices
 from workers.validation.text_damage import TextDamage
 
-RANKED = tuple(Component(f"layer.{index % 3}", index) for index in range(40))
+RANKED = Ranking(
+    Granularity.NEURON,
+    ("layer.0", "layer.1", "layer.2"),
+    torch.arange(40) % 3,
+    torch.arange(40),
+)
 BASE = (0.2, 0.4)
 BUDGET = Budget(perplexity_increase=0.05, kl_mean=0.1)
 
@@ -21,9 +29,9 @@ def damage(perplexity: float = 10.0, kl: float = 0.0) -> TextDamage:
 
 
 def search(effects: dict[int, tuple[tuple[float, ...], TextDamage]], **changes) -> SearchOutcome:
-    def measure(components: tuple[Component, ...]) -> Measurement:
-        assert components == RANKED[: len(components)]
-        metrics, cost = effects[len(components)]
+    def measure(selection: Selection) -> Measurement:
+        assert list_indices(selection) == list_indices(RANKED.top(len(selection)))
+        metrics, cost = effects[len(selection)]
         responses = tuple(Response(response="", metric=metric) for metric in metrics)
         return Measurement(responses=responses, damage=cost, base_perplexity=10.0)
 
@@ -33,10 +41,12 @@ def search(effects: dict[int, tuple[tuple[float, ...], TextDamage]], **changes) 
 
 def chosen_amount(outcome: SearchOutcome) -> int | None:
     if outcome.chosen is None:
-        assert outcome.components == ()
+        assert outcome.selection is None
         return None
-    assert outcome.components == RANKED[: len(outcome.components)]
-    return len(outcome.trials[outcome.chosen].components)
+    amount = outcome.trials[outcome.chosen].amount
+    assert outcome.selection is not None
+    assert list_indices(outcome.selection) == list_indices(RANKED.top(amount))
+    return amount
 
 
 def test_the_largest_mean_metric_wins() -> None:
@@ -87,7 +97,7 @@ def test_amounts_are_tried_once_and_in_order() -> None:
     search(
         effects,
         amounts=[4, 2, 4],
-        on_trial=lambda trial: seen.append(len(trial.components)),
+        on_trial=lambda trial: seen.append(trial.amount),
     )
     assert seen == [2, 4]
 
@@ -95,8 +105,8 @@ def test_amounts_are_tried_once_and_in_order() -> None:
 def test_amounts_beyond_the_ranking_are_skipped() -> None:
     effects = {2: ((0.5, 0.5), damage()), 40: ((0.6, 0.6), damage())}
     outcome = search(effects, amounts=[2, 40, 41, 500])
-    assert [len(trial.components) for trial in outcome.trials] == [2, 40]
-    outcome = search(effects, ranked=RANKED[:1])
+    assert [trial.amount for trial in outcome.trials] == [2, 40]
+    outcome = search(effects, ranked=RANKED.keep([0]))
     assert outcome.trials == ()
     assert chosen_amount(outcome) is None
 
@@ -111,7 +121,7 @@ def test_a_callback_that_raises_stops_the_search() -> None:
 
 def test_a_trial_holds_what_was_measured() -> None:
     (trial,) = search({2: ((0.5, 0.7), damage(10.2, 0.03))}).trials
-    assert [entry.to_component() for entry in trial.components] == list(RANKED[:2])
+    assert list_indices(trial.selection.to_selection()) == {"layer.0": [0], "layer.1": [1]}
     assert [response.metric for response in trial.responses] == [0.5, 0.7]
     assert (trial.perplexity, trial.base_perplexity, trial.kl_mean) == (10.2, 10.0, 0.03)
 
