@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from multiprocessing import parent_process
 from pathlib import Path
 from types import ModuleType
 
@@ -31,24 +32,27 @@ def find_folder(artifacts: str) -> Path:
     return Path(artifacts).with_name("work")
 
 
+def obey(context: TaskContext, position: int, advance: Advance) -> None:
+    """Say that a shard was begun, and do what the test's files ask for."""
+    folder = find_folder(context.settings.artifacts)
+    (folder / f"started-{position}-{os.getpid()}").touch()
+    if (folder / f"kill-{position}").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.3)
+    while (folder / f"hold-{position}").exists():
+        time.sleep(0.1)
+        advance(0)
+
+
 def digest(position: int) -> bytes:
     """What the shard at a position gives."""
     return hashlib.sha256(str(position).encode()).digest()
 
 
 def build_work(context: TaskContext) -> ShardedWork:
-    folder = find_folder(context.settings.artifacts)
-
     def compute(position: int, advance: Advance) -> bytes:
-        (folder / f"started-{position}-{os.getpid()}").touch()
-        if (folder / f"kill-{position}").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        for _ in range(3):
-            time.sleep(0.1)
-            advance(1)
-        while (folder / f"hold-{position}").exists():
-            time.sleep(0.1)
-            advance(0)
+        obey(context, position, advance)
+        advance(3)
         return digest(position)
 
     return ShardedWork((3,) * SHARDS, compute)
@@ -93,5 +97,5 @@ def run_claimed_shard(claim: ShardClaim, settings: WorkerSettings) -> None:
 supervision.run_claimed_job = run_claimed_job
 supervision.run_claimed_shard = run_claimed_shard
 
-if os.environ.get("EXCISE_IS_WORKER"):  # and not the test, nor a child that unpickles from here
+if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
     from workers.app import app  # noqa: F401 - what Celery looks for

@@ -17,12 +17,19 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from service.broker import Broker
 from service.database import Database
-from service.jobs.operations import cancel_job
-from service.models import Event, Job, JobArtifact, Shard
+from service.jobs.operations import cancel_job, submit_job
+from service.jobs.specs import CorrectionSpec
+from service.jobs.specs.correction import BehaviourSpec
+from service.keys.operations import Identity
+from service.models import ApiKey, Event, Job, JobArtifact, Shard, StageResult
+from service.prompt_sets.operations import create_prompt_set
 from service.relay import Relay
+from tests.acceptance.harness import LOOP, build_model, build_prompts
+from tests.integration.service.conftest import clear_jobs
 from tests.integration.workers.shard_worker import SHARDS, digest, find_folder
 from workers.settings import WorkerSettings
 
@@ -44,17 +51,19 @@ class Workers:
             "EXCISE_DATABASE_URL": database_url,
             "EXCISE_BROKER_URL": broker_url,
             "EXCISE_ARTIFACTS": settings.artifacts,
+            "EXCISE_MODEL_ROOTS": str(settings.model_roots[0]),
+            "EXCISE_DEVICE": "cpu",
             "EXCISE_LEASE_SECONDS": "3",
             "EXCISE_HEARTBEAT_SECONDS": "0.5",
             "EXCISE_CANCEL_GRACE_SECONDS": "5",
             "EXCISE_IS_WORKER": "yes",
         }
 
-    def start(self, count: int) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "tests.integration.workers.shard_worker"]
+    def start(self, count: int, program: str = "shard_worker") -> None:
+        command = [sys.executable, "-m", "celery", "-A", f"tests.integration.workers.{program}"]
         command += ["worker", "--pool", "solo", "--without-mingle", "--without-gossip"]
-        for number in range(count):
-            name = ["-n", f"worker{number}@%h"]
+        for _ in range(count):
+            name = ["-n", f"worker{len(self._processes)}@%h"]
             process = subprocess.Popen(command + name, env=self._environment, cwd=ROOT)
             self._processes.append(process)
 
@@ -64,6 +73,11 @@ class Workers:
 
     def let_go(self) -> None:
         for path in self.folder.glob("hold-*"):
+            path.unlink()
+
+    def forget(self) -> None:
+        """Forget which shards were begun."""
+        for path in self.folder.glob("started-*"):
             path.unlink()
 
     def started(self, position: int) -> list[int]:
@@ -161,6 +175,15 @@ def count_workers(database: Database, job_id: str) -> int:
         return len(session.scalars(query).one()["workers"])
 
 
+def find_stage_result(database: Database, job_id: str, stage: str) -> str | None:
+    """The hash of what a stage made, once it did."""
+    with database.transaction() as session:
+        query = select(StageResult.sha256).where(
+            StageResult.job_id == job_id, StageResult.name == stage
+        )
+        return session.scalar(query)
+
+
 def owner_of(database: Database, job_id: str) -> int:
     """The process id of the worker that runs the job."""
     name = read(database, job_id).lease_worker or ""
@@ -247,3 +270,61 @@ def test_a_shard_that_kills_whoever_takes_it_fails_the_job(
     assert (job.status, job.error_code) == ("failed", "poison_job")
     assert "SIGKILL" in (job.error_message or "")
     assert len(workers.started(2)) == 3
+
+
+@pytest.fixture
+def submit_correction(
+    database: Database, settings: WorkerSettings, make_job: Callable[[], str]
+) -> Callable[[], str]:
+    """A function that submits a correction of a model with a planted fault."""
+    folder = settings.model_roots[0] / "faulty"
+    build_model(folder)
+    tenant_id = read(database, make_job()).tenant_id
+    clear_jobs(database)
+
+    def upload(session: Session, name: str, content: bytes) -> str:
+        return str(create_prompt_set(session, tenant_id, name, "text/plain", content)[0].id)
+
+    def submit() -> str:
+        with database.transaction() as session:
+            key = session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id)).one()
+            spec = CorrectionSpec(
+                kind="correction",
+                model="faulty",
+                behaviours=[
+                    BehaviourSpec(
+                        name="repetition",
+                        metric="response_uniqueness",
+                        prompts=upload(session, "loops", build_prompts(24, 6, 1, f" w{LOOP}")),
+                        max_new_tokens=8,
+                    )
+                ],
+                reference=upload(session, "text", build_prompts(60, 60, 2)),
+            )
+            identity = Identity(tenant_id, key.id, frozenset({"submit"}))
+            return str(submit_job(session, identity, spec, settings)[0].id)
+
+    return submit
+
+
+def test_relevance_has_the_same_bits_when_three_workers_share_it_and_one_is_killed(
+    database: Database, workers: Workers, submit_correction: Callable[[], str]
+) -> None:
+    workers.start(1, "relevance_worker")
+    job_id = submit_correction()
+    wait_until(lambda: find_stage_result(database, job_id, "attribute"), "relevance by one")
+    alone = find_stage_result(database, job_id, "attribute")
+    assert count_workers(database, job_id) == 1
+    wait_for_end(database, job_id)
+
+    workers.forget()
+    workers.hold(*range(3))
+    workers.start(2, "relevance_worker")
+    shared_id = submit_correction()
+    busy = wait_for_three(workers)
+    owner = owner_of(database, shared_id)
+    workers.kill(next(pid for pid in busy.values() if pid != owner))
+    workers.let_go()
+    wait_until(lambda: find_stage_result(database, shared_id, "attribute"), "relevance by three")
+    assert find_stage_result(database, shared_id, "attribute") == alone
+    assert count_workers(database, shared_id) == 2
