@@ -167,7 +167,9 @@ class JobContext(TaskContext):
             last = now
             self.check_cancelled()
             self._write(report_progress, stage, done, total)
-            remaining = estimate_remaining_seconds(stage, done, total, now - started)
+            remaining = estimate_remaining_seconds(
+                self.spec.kind, stage, done, total, now - started
+            )
             if remaining is not None:
                 self.estimate_remaining(remaining)
 

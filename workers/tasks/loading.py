@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 
 from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts, load_rows
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
+from service.jobs.specs.compression import ZeroShotSpec
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
@@ -21,9 +23,9 @@ from workers.checkpoints import (
 )
 from workers.correction.search import Budget
 from workers.domain import Granularity
-from workers.families import Family, find_family
+from workers.families import Family, count_components, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
-from workers.tasks.context import TaskContext
+from workers.tasks.context import InvalidInputError, TaskContext
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """A checkpoint has at least one of these, or no tokenizer at all."""
@@ -73,6 +75,10 @@ class JobInputs:
     def family(self) -> Family:
         """The description of the model's architecture."""
         return find_family(self.checkpoint.model)
+
+    def component_counts(self, granularity: Granularity) -> dict[str, int]:
+        """Return module → number of its components."""
+        return count_components(self.checkpoint.model, self.family, granularity)
 
     @contextmanager
     def _reading_checkpoint(self) -> Iterator[Path]:
@@ -151,3 +157,24 @@ class CompressionInputs(JobInputs):
     def __init__(self, context: TaskContext, spec: CompressionSpec) -> None:
         super().__init__(context, spec.model)
         self.spec = spec
+
+    def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
+        """Return the JSON lines of a zero-shot task and what to call them in messages.
+
+        Raises `InvalidInputError` when this worker lacks the server's own rows.
+        """
+        if task.rows is not None:
+            return self.rows(task.rows), self.prompt_set(task.rows).name
+        path = self._context.settings.find_task_file(task.name)
+        if path is None:
+            raise InvalidInputError(
+                f"this worker has no rows of {task.name}. Upload them and name the set in the task."
+            )
+        return path.read_text(encoding="utf-8").split("\n"), path.name
+
+    def hash_task_rows(self, task: ZeroShotSpec) -> str:
+        """Return the SHA-256 of a zero-shot task's rows."""
+        if task.rows is not None:
+            return self.prompt_set(task.rows).sha256
+        lines, _ = self.task_rows(task)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()

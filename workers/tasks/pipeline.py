@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
-
 from service.database import Database
 from service.jobs.execution import load_stage_seconds
 from service.jobs.shards import ShardClaim, file_shard
-from service.jobs.specs import CorrectionSpec
+from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from workers.checkpoints import CheckpointError
+from workers.circuits.tasks import TaskError
 from workers.correction.preparation import PromptTooLongError
 from workers.correction.results import (
     PreparedCorrection,
@@ -17,29 +15,29 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.correction.verdict import ReportFrame, build_report
-from workers.domain import Verdict
-from workers.families import UnsupportedArchitectureError
+from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
 from workers.settings import WorkerSettings
 from workers.tasks import attribute, package, prepare, search, validate
+from workers.tasks.circuit import discover
+from workers.tasks.circuit.pipeline import run_circuit
+from workers.tasks.circuit.results import PreparedCircuit
+from workers.tasks.compression.pipeline import run_compression
 from workers.tasks.context import (
     InvalidInputError,
     JobContext,
     TaskContext,
     poll_cancellation,
 )
-from workers.tasks.loading import CorrectionInputs
+from workers.tasks.loading import CircuitInputs, CorrectionInputs
+from workers.tasks.packaging import STATUSES, list_versions
 from workers.tasks.sharding import ShardedWork, store_shard
-
-STATUSES = {
-    Verdict.PASSED: "succeeded",
-    Verdict.REJECTED: "rejected",
-    Verdict.NO_EFFECT: "rejected",
-}
 
 INVALID_INPUT = (
     CheckpointError,
     PromptTooLongError,
+    TaskError,
     UnsupportedArchitectureError,
+    UnsupportedGranularityError,
 )
 """What the core raises when the job's own input is at fault; the messages name the remedy."""
 
@@ -53,8 +51,10 @@ def run_job(context: JobContext) -> None:
         match context.spec:
             case CorrectionSpec() as spec:
                 run_correction(context, spec)
-            case _:
-                raise InvalidInputError(f"Jobs of the kind {context.spec.kind} are not run here.")
+            case CircuitSpec() as spec:
+                run_circuit(context, spec)
+            case CompressionSpec() as spec:
+                run_compression(context, spec)
     except INVALID_INPUT as error:
         raise InvalidInputError(str(error)) from error
 
@@ -73,10 +73,15 @@ def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -
 def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:
     """The work the shard is a part of, from the artifact its stage works from."""
     data = context.store.get(claim.input_sha256)
-    assert isinstance(context.spec, CorrectionSpec), "only corrections have sharded stages"
-    return attribute.build_work(
-        CorrectionInputs(context, context.spec), PreparedCorrection.model_validate_json(data)
-    )
+    match context.spec:
+        case CorrectionSpec() as spec:
+            prepared = PreparedCorrection.model_validate_json(data)
+            return attribute.build_work(CorrectionInputs(context, spec), prepared)
+        case CircuitSpec() as circuit_spec:
+            rows = PreparedCircuit.model_validate_json(data)
+            return discover.build_work(CircuitInputs(context, circuit_spec), rows)
+        case CompressionSpec():
+            raise ValueError("a compression has no sharded stage")
 
 
 def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
@@ -121,12 +126,7 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
         budget=inputs.budget,
         attribution=spec.attribution.model_dump(mode="json"),
         seed=spec.seed,
-        versions={
-            "excise": version("excise"),
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-        },
+        versions=list_versions(),
         model_id=spec.model,
         timings=timings,
     )

@@ -45,7 +45,9 @@ class RecordingContext(JobContext):
     """A context that keeps what it would write, and finds stages of an earlier attempt."""
 
     def __init__(self, earlier: dict[str, StageOutput] | None = None) -> None:
-        claim = SimpleNamespace(spec=None, job_id="job", tenant_id="tenant", token=1)
+        claim = SimpleNamespace(
+            spec=SimpleNamespace(kind="correction"), job_id="job", tenant_id="tenant", token=1
+        )
         super().__init__(None, None, claim)  # type: ignore[arg-type]
         self.store = MemoryStore()  # type: ignore[assignment]
         self.earlier = earlier or {}
