@@ -9,7 +9,10 @@ from service.commands.kind_summaries import CircuitSummary, CompressionSummary
 from service.commands.output import CommandError
 from service.commands.summary import parse_report, print_summary
 
-_KINDS = {"circuit": CircuitSummary, "compression": CompressionSummary}
+_KINDS: dict[str, type[CircuitSummary] | type[CompressionSummary]] = {
+    "circuit": CircuitSummary,
+    "compression": CompressionSummary,
+}
 
 
 class _Kind(BaseModel):
