@@ -73,7 +73,7 @@ def test_a_submitted_job_looks_as_the_contract_says(client: TestClient) -> None:
         ("behaviours.0.metric", "vibes", "behaviours[0].metric", "response_uniqueness"),
         ("behaviours", [], "behaviours", "too few"),
         ("behaviours.0.prompts", "ps_nothing", "behaviours[0].prompts", "Upload one"),
-        ("kind", "circuit", "kind", "correction"),
+        ("kind", "miracle", "kind", "correction, circuit, compression"),
         ("kind", ..., "kind", "required"),
         ("surprise", 1, "surprise", "not a known field"),
         ("search.amounts", [4, 4], "search.amounts", "ascending"),
