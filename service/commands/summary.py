@@ -59,7 +59,9 @@ class _Patch(BaseModel):
     modules: dict[str, list[int]] = Field(default_factory=dict)
 
 
-class _Gate(BaseModel):
+class Gate(BaseModel):
+    """One limit of a report against its measured value."""
+
     sentence: str
     limit: float
     value: float | None
@@ -83,7 +85,7 @@ class ReportSummary(BaseModel):
     behaviours: list[_Behaviour] = Field(default_factory=list)
     damage: _Damage | None = None
     patch: _Patch | None = None
-    gates: list[_Gate] = Field(default_factory=list)
+    gates: list[Gate] = Field(default_factory=list)
     samples: list[_Sample] = Field(default_factory=list)
 
 
@@ -97,19 +99,29 @@ def parse_report(content: bytes) -> ReportSummary:
 
 def print_summary(report: ReportSummary, console: Console, *, samples: int = 3) -> None:
     """Verdict first, then the numbers, the gates, and a few responses before and after."""
-    words, style = _VERDICT_WORDS.get(report.verdict, (clean(report.verdict), "bold"))
-    console.print()
-    console.print(Text(f"Verdict: {words}", style=style))
-    if report.reason:
-        console.print(Text(clean(report.reason)))
-    console.print()
+    print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
-    if report.gates:
-        console.print()
-        console.print(_build_gates(report.gates))
+    print_gates(report.gates, console)
     if report.samples:
         console.print()
         console.print(_build_samples(_choose_samples(report.samples, samples)))
+
+
+def print_verdict(verdict: str, reason: str, console: Console) -> None:
+    """The verdict and why."""
+    words, style = _VERDICT_WORDS.get(verdict, (clean(verdict), "bold"))
+    console.print()
+    console.print(Text(f"Verdict: {words}", style=style))
+    if reason:
+        console.print(Text(clean(reason)))
+    console.print()
+
+
+def print_gates(gates: list[Gate], console: Console) -> None:
+    """The gates, where there are any."""
+    if gates:
+        console.print()
+        console.print(_build_gates(gates))
 
 
 def _build_numbers(report: ReportSummary) -> Table:
@@ -160,7 +172,7 @@ def _effect_cells(effect: _Effect) -> tuple[str, str, str]:
     return f"{effect.before:.3f}", f"{effect.after:.3f}", change
 
 
-def _build_gates(gates: list[_Gate]) -> Table:
+def _build_gates(gates: list[Gate]) -> Table:
     """Each gate with its limit, its value and whether it is met."""
     table = Table("gate", "limit", "value", "", title="Gates", title_justify="left")
     for gate in gates:

@@ -60,7 +60,7 @@ class PreparedCorrection(StageDocument):
 
     model_sha256: str
     neurons: int
-    """MLP neurons of the model."""
+    """Components of the model, of the job's granularity."""
     prompts: tuple[PromptOutcome, ...]
     reference: ReferenceSplit
     corpus: tuple[tuple[int, ...], ...]

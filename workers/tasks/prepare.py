@@ -14,7 +14,7 @@ from workers.correction.preparation import (
     split_reference,
 )
 from workers.correction.results import PreparedCorrection, ReferenceSplit
-from workers.families import find_mlp_outputs
+from workers.families import count_components
 from workers.progress import Progress
 from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
@@ -29,6 +29,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
     spec, corpus = inputs.spec, inputs.spec.perplexity
     return {
         "model": inputs.model_sha256,
+        "granularity": inputs.granularity.value,
         "behaviour": spec.behaviours[0].model_dump(mode="json", exclude={"prompts"}),
         "prompts": inputs.prompt_set(spec.behaviours[0].prompts).sha256,
         "reference": inputs.prompt_set(spec.reference).sha256,
@@ -50,10 +51,10 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
         BehaviourSettings(behaviour.max_new_tokens, behaviour.threshold),
         progress,
     )
-    modules = find_mlp_outputs(checkpoint.model, inputs.family)
+    sizes = count_components(checkpoint.model, inputs.family, inputs.granularity)
     return PreparedCorrection(
         model_sha256=inputs.model_sha256,
-        neurons=sum(module.in_features for module in modules.values()),
+        neurons=sum(sizes.values()),
         prompts=outcomes,
         reference=reference,
         corpus=corpus,

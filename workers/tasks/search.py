@@ -1,4 +1,4 @@
-"""Stage 3: which neurons to prune and how many, measured on the tuning split within the budget."""
+"""Stage 3: which components to prune and how many, measured on tuning data within the budget."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from workers.correction.measurement import measure_responses
 from workers.correction.results import PreparedCorrection, PromptOutcome, Trial
 from workers.correction.screening import BLOCK, screen_components
 from workers.correction.search import BUDGET_SHARE, DEFAULT_AMOUNTS, Measurement, search_amounts
-from workers.domain import Granularity, Selection, TokenSequence
-from workers.families import find_mlp_outputs
+from workers.domain import Selection, TokenSequence
+from workers.families import count_components
 from workers.progress import Advance, Progress, count_up
 from workers.pruning.components import pruned
 from workers.pruning.ranking import Ranking, rank_components
@@ -84,11 +84,12 @@ def _work(
 
 
 def _rank(inputs: CorrectionInputs, relevance_data: bytes, limit: int) -> Ranking:
-    modules = list(find_mlp_outputs(inputs.checkpoint.model, inputs.family))
+    granularity = inputs.granularity
+    modules = list(count_components(inputs.checkpoint.model, inputs.family, granularity))
     relevance = parse_relevance(relevance_data, modules)
     score = Score(inputs.spec.attribution.score)
     scores = compute_scores(relevance.general, relevance.undesired, score)
-    return rank_components(scores, Granularity.NEURON, limit)
+    return rank_components(scores, granularity, limit)
 
 
 def _screen(
@@ -179,7 +180,7 @@ def _tell_trial(context: JobContext, trial: Trial) -> None:
     increase = trial.perplexity / trial.base_perplexity - 1
     context.event(
         "search.trial",
-        f"{trial.amount} neurons: tuning metric {trial.mean_metric:.3f}, "
+        f"{trial.amount} components: tuning metric {trial.mean_metric:.3f}, "
         f"perplexity {increase:+.2%}, KL {trial.kl_mean:.4f}"
         + ("" if trial.within_budget else " (over budget)"),
         {
