@@ -9,7 +9,7 @@ from torch import nn
 
 from workers.attribution.accumulation import Accumulator, Storage
 from workers.attribution.memory import HalvingRunner, OnHalved
-from workers.attribution.observation import Look, Site, observed_inputs
+from workers.attribution.observation import Look, Site, evaluated, observed_inputs
 from workers.attribution.relevance import input_device
 from workers.attribution.sums import Combination, RelevanceSums, Statistic
 from workers.batches import TokenBatch
@@ -64,9 +64,10 @@ def sum_written_magnitudes(
             model.get_submodule(family.backbone)(input_ids=placed.token_ids, use_cache=False)
 
     runner = HalvingRunner(step, accumulator, on_halved)
-    for batch in batches:
-        runner.run(batch)
-        advance(len(batch.sample_indices))
+    with evaluated(model):
+        for batch in batches:
+            runner.run(batch)
+            advance(len(batch.sample_indices))
     if granularity is not Granularity.HEAD:
         _multiply(accumulator, modules, granularity, storage)
     return accumulator.result(combination)

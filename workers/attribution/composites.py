@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from workers.attribution.experts import Rows, transformed_products
+from workers.attribution.observation import evaluated
 from workers.attribution.rules import (
     apply_identity_rule,
     apply_layer_norm_rule,
@@ -80,12 +81,10 @@ def attribution_rules(model: nn.Module, family: Family, composite: Composite) ->
     Parameters receive no gradient inside; their `requires_grad` flags, `.grad` and each
     module's training mode are as before on exit, whatever happened.
     """
-    modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     handles: list[RemovableHandle] = []
-    with ExitStack() as seams:
+    with ExitStack() as seams, evaluated(model):
         try:
-            model.eval()
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
             handles.extend(_register_rules(model, family, composite))
@@ -96,8 +95,6 @@ def attribution_rules(model: nn.Module, family: Family, composite: Composite) ->
                 handle.remove()
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
-            for module, training in modes:
-                module.training = training  # `train` would set the children's, too
 
 
 def _register_rules(

@@ -32,6 +32,18 @@ Look = Callable[[Site, torch.Tensor], None]
 
 
 @contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Within the context no dropout is active; each module has its own training mode after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training  # `train` would set the children's, too
+
+
+@contextmanager
 def observed_gradients(modules: Mapping[str, nn.Module], see: See) -> Iterator[None]:
     """Within the context, backward passes show `see` each module's input and its gradient.
 
