@@ -44,14 +44,6 @@ class Verdict(StrEnum):
     """There was nothing to correct, or nothing within budget corrected it."""
 
 
-@dataclass(frozen=True, order=True)
-class Component:
-    """One prunable component: feature `index` of the input of linear module `module`."""
-
-    module: str
-    index: int
-
-
 @dataclass(frozen=True)
 class Selection:
     """Components chosen for removal.

@@ -1,42 +1,44 @@
-"""Relevance of a whole two-layer Llama against the slow reference."""
+"""Relevance of whole two-layer models of every dense family against the slow reference."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch import Tensor
 
-from tests.reference.slow_llama import SlowLlama
+from tests.reference.slow_decoder import SlowDecoder
+from tests.reference.slow_families import build_slow_decoder, find_weight_relevance
+from tests.tiny_families import DENSE, build_family_model
 from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
-from workers.domain import Granularity, TokenSequence
-from workers.families import find_family
+from workers.domain import Granularity, Relevance, TokenSequence
+from workers.families import (
+    find_attention_outputs,
+    find_family,
+    find_linear_modules,
+    find_mlp_outputs,
+    head_weight,
+)
+
+every_family = pytest.mark.parametrize("name", DENSE)
+SAMPLES = [
+    TokenSequence((3, 14, 15, 9, 2), (6, 5, 35, 8)),
+    TokenSequence((71, 8, 28), (18, 28)),
+]
+TOKENS = sum(len(sample.token_ids) for sample in SAMPLES)
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        architectures=["LlamaForCausalLM"],
-    )
-    return LlamaForCausalLM(config).double().eval()
-
-
-def slow_relevance(model, sample: TokenSequence, target: Target):
-    """Neuron relevance per token from the slow reference, for the same target."""
-    slow = SlowLlama.from_model(model)
+def explain_slowly(name: str, model: Any, sample: TokenSequence, target: Target) -> SlowDecoder:
+    """The slow decoder after its backward pass, for the same target."""
     ids = list(sample.token_ids)
-    hidden = slow.forward(ids)
-    head = slow.state["lm_head.weight"]
+    decoder, first = build_slow_decoder(name, model, ids)
+    hidden = decoder.forward(first)
+    head = head_weight(model, find_family(model)).detach()
     relevance = torch.zeros_like(hidden)
-    for position in range(max(len(sample.prompt_ids) - 1, 0), len(ids) - 1):
+    for position in range(len(sample.prompt_ids) - 1, len(ids) - 1):
         logits = hidden[position] @ head.T
         if target is Target.TOP_LOGIT:
             direction = head[logits.argmax()]
@@ -45,40 +47,68 @@ def slow_relevance(model, sample: TokenSequence, target: Target):
             logits[emitted] = -torch.inf
             direction = head[emitted] - head[logits.argmax()]
         relevance[position] = hidden[position] * direction
-    slow.backward(relevance)
-    return slow
+    decoder.backward(relevance)
+    return decoder
 
 
+def attribute(model: Any, granularity: Granularity, target: Target) -> Relevance:
+    return compute_relevance(
+        model,
+        find_family(model),
+        Attributor.ATTNLRP,
+        granularity,
+        SAMPLES,
+        target,
+        0,
+        statistics=ALL_STATISTICS,
+    )
+
+
+def assert_close(found: Tensor, expected: Tensor, rtol: float = 1e-4) -> None:
+    scale = float(expected.abs().max())
+    assert scale > 0
+    torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=scale * 2e-6)
+
+
+def assert_statistics(found: Relevance, module: str, per_token: Tensor) -> None:
+    assert_close(found.mean[module], per_token.mean(0))
+    assert_close(found.mean_absolute[module], per_token.abs().mean(0))
+    assert_close(found.mean_square[module], per_token.square().mean(0))
+
+
+@every_family
 @pytest.mark.parametrize("target", [Target.TOP_LOGIT, Target.EMITTED_MINUS_RUNNER_UP])
-def test_neuron_relevance_agrees_with_the_slow_reference(model, target):
-    samples = [
-        TokenSequence((3, 14, 15, 9, 2), (6, 5, 35, 8)),
-        TokenSequence((71, 8, 28), (18, 28)),
-    ]
+def test_relevance_agrees_with_the_slow_reference(name: str, target: Target) -> None:
+    model = build_family_model(name, seed=5).double()
     family = find_family(model)
-    fast = compute_relevance(
-        model, family, Attributor.ATTNLRP, Granularity.NEURON, samples, target, 0, batch_tokens=64
-    )
-    slows = [slow_relevance(model, sample, target) for sample in samples]
-    tokens = sum(len(sample.token_ids) for sample in samples)
-    assert fast.tokens == tokens
-    for name in fast.mean:
-        per_token = torch.cat([slow.neuron_relevance[name] for slow in slows])
-        mean, absolute = per_token.mean(0), per_token.abs().mean(0)
-        scale = absolute.max()
-        torch.testing.assert_close(
-            fast.mean[name].double(), mean, rtol=1e-4, atol=float(scale) * 1e-6
-        )
-        torch.testing.assert_close(
-            fast.mean_absolute[name].double(), absolute, rtol=1e-4, atol=float(scale) * 1e-6
-        )
+    slow = [explain_slowly(name, model, sample, target) for sample in SAMPLES]
+    neurons = attribute(model, Granularity.NEURON, target)
+    heads = attribute(model, Granularity.HEAD, target)
+    weights = attribute(model, Granularity.WEIGHT, target)
+    assert neurons.tokens == heads.tokens == weights.tokens == TOKENS
+    for index, module in enumerate(find_mlp_outputs(model, family)):
+        per_token = torch.cat([decoder.layers[index].neuron_relevance for decoder in slow])
+        assert_statistics(neurons, module, per_token)
+    for index, module in enumerate(find_attention_outputs(model, family)):
+        per_token = torch.cat([decoder.layers[index].head_relevance for decoder in slow])
+        assert_statistics(heads, module, per_token)
+    seen = set()
+    for index in range(2):
+        parts = [find_weight_relevance(name, decoder, index) for decoder in slow]
+        for path in parts[0]:
+            module = f"{family.layers}.{index}.{path}"
+            seen.add(module)
+            assert_close(weights.mean[module], sum(part[path] for part in parts) / TOKENS)
+    assert seen == set(find_linear_modules(model, family))
 
 
-def test_the_slow_forward_pass_is_the_model(model):
-    ids = [3, 14, 15, 9, 2, 6]
+@every_family
+def test_the_slow_forward_pass_is_the_model(name: str) -> None:
+    model = build_family_model(name, seed=5).double()
+    ids = [3, 14, 15, 9, 2, 6, 5, 35, 8]
+    decoder, first = build_slow_decoder(name, model, ids)
+    backbone = model.get_submodule(find_family(model).backbone)
     with torch.no_grad():
-        expected = model.model(torch.tensor([ids])).last_hidden_state[0]
-    # transformers computes rotary angles in float32 even in a float64 model
-    torch.testing.assert_close(
-        SlowLlama.from_model(model).forward(ids), expected, rtol=1e-5, atol=1e-5
-    )
+        expected = backbone(torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+    # transformers computes some norms in float32 even in a float64 model
+    torch.testing.assert_close(decoder.forward(first), expected, rtol=1e-5, atol=1e-5)

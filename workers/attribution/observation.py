@@ -44,7 +44,9 @@ def observed_gradients(modules: Mapping[str, nn.Module], see: See) -> Iterator[N
             kept = values if values.requires_grad else values.detach().requires_grad_()
             plain = kept.detach()
 
-            def show(gradient: torch.Tensor) -> None:
+            def show(gradient: torch.Tensor | None) -> None:
+                if gradient is None:  # a rule stopped it
+                    return
                 for site, part in _split(name, rows):
                     see(site, _flatten(plain)[part], _flatten(gradient)[part])
 
@@ -97,7 +99,12 @@ def observed_outputs(modules: Mapping[str, nn.Module], see: See) -> Iterator[Non
         def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
             kept = output if output.requires_grad else output.detach().requires_grad_()
             inputs = args[0].detach()
-            kept.register_hook(lambda gradient: see(site, _flatten(inputs), _flatten(gradient)))
+
+            def show(gradient: torch.Tensor | None) -> None:
+                if gradient is not None:  # else a rule stopped it
+                    see(site, _flatten(inputs), _flatten(gradient))
+
+            kept.register_hook(show)
             return kept
 
         return hook

@@ -13,8 +13,6 @@ from workers.attribution.attributors import Attributor
 from workers.circuits.faithfulness import (
     Ablation,
     KeepMask,
-    compute_cmd,
-    compute_cpr,
     compute_faithfulness,
     compute_mean_inputs,
     measure_circuits,
@@ -56,38 +54,29 @@ def discover_circuit(
     sites = find_sites(model, family, settings.granularities)
     whole, corrupted = _measure_whole(model, family, held_out, settings, pad_id, advance)
     scores = compute_scores(model, family, sites, discovery, settings, pad_id, advance)
-    ranked = order_scores(scores, settings.order)
-    scope = resolve_scope(settings)
+    ranked = _Ranked(order_scores(scores, settings.order), resolve_scope(settings), sites)
 
     def measure(shares: Sequence[float]) -> torch.Tensor:
-        circuits = (keep_largest(ranked, share, scope, sites) for share in shares)
+        circuits = (ranked.keep(share) for share in shares)
         return _measure(
             model, family, sites, discovery, held_out, settings, circuits, pad_id, advance
         )
 
     ablated = measure((0.0, *settings.shares[:-1]))
-    frame = _Frame(
-        empty=float(ablated[0].double().mean()),
-        whole=float(whole.double().mean()),
-        count=lambda share: count_circuit(ranked, share, scope, sites),
+    frame = _Frame(_mean(ablated[0]), _mean(whole), ranked)
+    curve = tuple(
+        frame.place(share, metrics)
+        for share, metrics in zip(settings.shares, [*ablated[1:], whole], strict=True)
     )
-    points = [
-        frame.place(share, values)
-        for share, values in zip(settings.shares, [*ablated[1:], whole], strict=True)
-    ]
-    chosen = _refine(points, frame, settings, measure)
-    kept = keep_largest(ranked, chosen.share, scope, sites)
+    chosen = _refine(curve, frame, settings, measure)
+    kept = ranked.keep(chosen.share)
     return CircuitOutcome(
         settings=settings,
         task=held_out.name,
-        components=sum(site.components for site in sites.values()),
         whole_metric=frame.whole,
         empty_metric=frame.empty,
-        corrupted_metric=float(corrupted.double().mean()),
-        whole_accuracy=share_positive(whole),
-        curve=tuple(points),
-        cpr=compute_cpr(settings.shares, [point.faithfulness for point in points]),
-        cmd=compute_cmd(settings.shares, [point.faithfulness for point in points]),
+        corrupted_metric=_mean(corrupted),
+        curve=curve,
         chosen=chosen,
         outside=select_outside(kept, sites),
         heatmap=tuple(summarise_layers(scores, kept, sites)),
@@ -260,21 +249,39 @@ def _measure(
     )
 
 
+def _mean(metrics: torch.Tensor) -> float:
+    return float(metrics.double().mean())
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Scores, larger first, and among which of them a share is taken."""
+
+    scores: Mapping[str, torch.Tensor]
+    scope: Scope
+    sites: Mapping[str, Site]
+
+    def keep(self, share: float) -> KeepMask:
+        return keep_largest(self.scores, share, self.scope, self.sites)
+
+    def count(self, share: float) -> int:
+        return count_circuit(self.scores, share, self.scope, self.sites)
+
+
 @dataclass(frozen=True)
 class _Frame:
     """What a circuit's metric is judged against."""
 
     empty: float
     whole: float
-    count: Callable[[float], int]
-    """How many components a share is."""
+    ranked: _Ranked
 
     def place(self, share: float, metrics: torch.Tensor) -> CurvePoint:
         """Return the point of a circuit from its metric on every row, `(row,)`."""
-        mean = float(metrics.double().mean())
+        mean = _mean(metrics)
         return CurvePoint(
             share=share,
-            kept=self.count(share),
+            kept=self.ranked.count(share),
             metric=mean,
             faithfulness=compute_faithfulness(mean, self.empty, self.whole),
             retention=mean / self.whole,

@@ -5,8 +5,9 @@ Everything outside the circuit is ablated while the model reads the clean prompt
 whole model and ∅ the empty circuit, and integrates it over the circuit's share of components:
 CPR is the area under the curve, CMD the area between the curve and 1. Its published code
 (`evaluate_area_under_curve`, `log_scale=False`) takes the trapezoid on a linear axis between
-the shares below, so a perfect circuit scores CPR 0.999 and CMD 0; CPR ranks components by
-signed scores, CMD by absolute ones.
+the shares below, so a perfect circuit scores CPR 0.999 and CMD 0. That code can rank by signed
+or by absolute scores: signed ranks raise CPR (nothing that speaks against the answer is kept),
+absolute ones suit CMD, so a figure needs its order said.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from workers.attribution.attributors import Attributor
-from workers.circuits.faithfulness import MIB_SHARES, Ablation
+from workers.circuits.faithfulness import MIB_SHARES, Ablation, compute_cmd, compute_cpr
 from workers.circuits.ranking import Order
 from workers.circuits.tracing import Contrast
 from workers.domain import Granularity, Scope, Selection
@@ -78,20 +78,31 @@ class CircuitOutcome:
 
     settings: CircuitSettings
     task: str
-    components: int
     whole_metric: float
     """m(N): the model as it is, held-out rows."""
     empty_metric: float
     """m(∅): every component ablated."""
     corrupted_metric: float
     """The model as it is on the corrupted prompts."""
-    whole_accuracy: float
     curve: tuple[CurvePoint, ...]
-    cpr: float
-    cmd: float
     chosen: CurvePoint
     """The smallest measured size from which on every larger one keeps the threshold."""
     outside: Mapping[Granularity, Selection]
     """Everything not in the chosen circuit: a patch that removes it keeps only the circuit."""
     heatmap: tuple[LayerSummary, ...]
     scores: Mapping[str, torch.Tensor] = field(repr=False)
+
+    @property
+    def components(self) -> int:
+        """All components of the granularities, in the circuit or not."""
+        return sum(layer.components for layer in self.heatmap)
+
+    @property
+    def cpr(self) -> float:
+        """MIB's area under the faithfulness curve, larger is better."""
+        return compute_cpr(self.settings.shares, [point.faithfulness for point in self.curve])
+
+    @property
+    def cmd(self) -> float:
+        """MIB's area between the faithfulness curve and 1, smaller is better."""
+        return compute_cmd(self.settings.shares, [point.faithfulness for point in self.curve])

@@ -67,22 +67,17 @@ def compute_node_scores(
         )
         return {name: values.pow(1 / power).cpu() for name, values in means.items()}
     sums = _Sums()
+
+    def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
+        relevance = (values * gradient).sum(dim=(0, 1)) / len(task.rows)
+        sums.add(name, sum_by_component(relevance, sites[name].width))
+
+    composite = COMPOSITES[attributor.value]
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
-        trace_nodes(
-            model,
-            family,
-            COMPOSITES[attributor.value],
-            sites,
-            batch,
-            task.metric,
-            read_contrast(model, family, sites, batch, contrast),
-            lambda name, values, gradient: sums.add(name, (values * gradient).sum(dim=(0, 1))),
-        )
+        others = read_contrast(model, family, sites, batch, contrast)
+        trace_nodes(model, family, composite, sites, batch, task.metric, others, take)
         advance(len(batch.rows))
-    return {
-        name: (sum_by_component(sums[name], site.width) / len(task.rows)).cpu()
-        for name, site in sites.items()
-    }
+    return {name: sums[name].cpu() for name in sites}
 
 
 def compute_weight_scores(
@@ -121,26 +116,19 @@ def compute_weight_scores(
             for name, site in sites.items()
         }
     sums = _Sums()
+    modules = {name: site.module for name, site in sites.items()}
+
+    def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
+        sums.add(name, _outer(sites[name], values, gradient) / len(task.rows))
+
+    composite = COMPOSITES[attributor.value]
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
-        trace_linears(
-            model,
-            family,
-            COMPOSITES[attributor.value],
-            {name: site.module for name, site in sites.items()},
-            batch,
-            task.metric,
-            read_contrast(model, family, sites, batch, contrast),
-            lambda name, values, gradient: sums.add(
-                name, _outer(sites[name], values, gradient) / len(task.rows)
-            ),
-        )
+        others = read_contrast(model, family, sites, batch, contrast)
+        trace_linears(model, family, composite, modules, batch, task.metric, others, take)
         advance(len(batch.rows))
-    return {
-        name: (_weight(site) * sums[name]).cpu()
-        if name in sums
-        else torch.zeros(linear_weight(site.module).shape)
-        for name, site in sites.items()
-    }
+    # Where no gradient came (queries and keys under CP-LRP) there is no relevance.
+    nothing = torch.zeros(())
+    return {name: (_weight(site) * sums.get(name, nothing)).cpu() for name, site in sites.items()}
 
 
 @torch.no_grad()

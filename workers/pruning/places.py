@@ -56,6 +56,28 @@ def find_places(
     )
 
 
+def count_available(
+    model: nn.Module, selection: Selection, head_dim: int | None = None
+) -> dict[str, int]:
+    """Return module → number of components it has, for the modules of the selection.
+
+    Raises `ValueError` as `find_places` does.
+    """
+    sizes: dict[str, int] = {}
+    for name in selection.indices:
+        _, weight, transposed = _find_weight(model, name)
+        view = weight if transposed else weight.transpose(-1, -2)
+        features = view.shape[:-1].numel()
+        match selection.granularity:
+            case Granularity.WEIGHT:
+                sizes[name] = weight.numel()
+            case Granularity.HEAD:
+                sizes[name] = features // (head_dim or _derive_head_dim(model, features))
+            case Granularity.NEURON:
+                sizes[name] = features
+    return sizes
+
+
 def find_head_dim(config: Any, features: int) -> int:
     """Return the size of one head of an attention output projection with so many inputs.
 
@@ -67,6 +89,10 @@ def find_head_dim(config: Any, features: int) -> int:
     if not isinstance(heads, int) or heads < 1 or features % heads:
         raise ValueError(f"{features} inputs are not {heads} heads of one size; give head_dim")
     return features // heads
+
+
+def _derive_head_dim(model: nn.Module, features: int) -> int:
+    return find_head_dim(getattr(model, "config", None), features)
 
 
 def expand_heads(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -90,7 +116,7 @@ def _find_place(
     view = weight if transposed else weight.transpose(-1, -2)
     features = view.shape[:-1].numel()
     if granularity is Granularity.HEAD:
-        size = head_dim or find_head_dim(getattr(model, "config", None), features)
+        size = head_dim or _derive_head_dim(model, features)
         _require_within(name, granularity, chosen, features // size)
         chosen = expand_heads(chosen, size)
     _require_within(name, granularity, chosen, features)

@@ -12,9 +12,9 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.domain import Selection, TokenSequence
-from workers.families import count_components
 from workers.progress import Progress, count_up
 from workers.pruning.components import pruned
+from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
@@ -99,7 +99,7 @@ def _measure_text(
 
 
 def _draw_controls(inputs: CorrectionInputs, selection: Selection) -> list[Selection]:
-    sizes = count_components(inputs.checkpoint.model, inputs.family, inputs.granularity)
+    sizes = count_available(inputs.checkpoint.model, selection)
     return [
         draw_random_selection(selection, sizes, inputs.spec.seed + draw)
         for draw in range(CONTROL_DRAWS)

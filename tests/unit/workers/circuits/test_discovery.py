@@ -112,7 +112,7 @@ def test_the_curve_ends_at_the_whole_model_and_the_empty_circuit_is_the_origin(m
     assert outcome.curve[-1].faithfulness == 1.0
     assert outcome.curve[-1].metric == pytest.approx(outcome.whole_metric)
     assert outcome.curve[-1].retention == 1.0
-    assert outcome.whole_accuracy == 1.0
+    assert outcome.curve[-1].accuracy == 1.0
     middle = outcome.curve[0]
     assert middle.faithfulness == pytest.approx(
         (middle.metric - outcome.empty_metric) / (outcome.whole_metric - outcome.empty_metric)

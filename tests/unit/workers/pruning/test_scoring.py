@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.domain import Component, Relevance
+from workers.domain import Granularity, Relevance
 from workers.pruning.ranking import rank_components
 from workers.pruning.scoring import COST_FLOOR, Score, compute_scores
 
@@ -50,8 +50,10 @@ def test_without_any_cost_the_benefit_decides(score: Score) -> None:
     undesired = relevance({"a": [7.0, 0.0, -1.0], "b": [6.0, 5e-30, 9e37]}, {})
     scores = compute_scores(nothing, undesired, score)
     assert all(values.isfinite().all() for values in scores.values())
-    best = [Component("b", 2), Component("a", 0), Component("b", 0), Component("b", 1)]
-    assert list(rank_components(scores, 6)) == best
+    ranked = rank_components(scores, Granularity.NEURON, 6)
+    best = [("b", 2), ("a", 0), ("b", 0), ("b", 1)]
+    owners = [ranked.modules[owner] for owner in ranked.owners.tolist()]
+    assert list(zip(owners, ranked.indices.tolist(), strict=True)) == best
 
 
 @pytest.mark.parametrize("cost", [1e-45, 1e-38, 1e-20, 1.0, 1e20, 1e38])
@@ -61,14 +63,14 @@ def test_scores_are_finite_and_in_order_at_any_scale(score: Score, cost: float) 
     undesired = relevance({"a": [3e38, 2e38, 1e38]}, {"a": [0.0] * 3})
     scores = compute_scores(general, undesired, score)
     assert scores["a"].isfinite().all()
-    assert [found.index for found in rank_components(scores, 3)] == [0, 1, 2]
+    assert rank_components(scores, Granularity.NEURON, 3).indices.tolist() == [0, 1, 2]
 
 
 def test_a_difference_of_extremes_is_finite() -> None:
     general = relevance({"a": [-3e38, 0.0]}, {"a": [3e38, 0.0]})
     undesired = relevance({"a": [3e38, 3e38]}, {"a": [3e38, 3e38]})
     scores = compute_scores(general, undesired, Score.SIGNED_DIFFERENCE)
-    assert [found.index for found in rank_components(scores, 2)] == [0, 1]
+    assert rank_components(scores, Granularity.NEURON, 2).indices.tolist() == [0, 1]
 
 
 def test_the_score_grows_with_benefit_and_falls_with_cost() -> None:
