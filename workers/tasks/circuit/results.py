@@ -87,7 +87,7 @@ class DiscoveredCircuit(StageDocument):
             whole_metric=outcome.whole_metric,
             empty_metric=outcome.empty_metric,
             corrupted_metric=outcome.corrupted_metric,
-            whole_accuracy=outcome.whole_accuracy,
+            whole_accuracy=outcome.curve[-1].accuracy,  # the whole model
             cpr=outcome.cpr,
             cmd=outcome.cmd,
             curve=tuple(map(_build_point, outcome.curve)),
