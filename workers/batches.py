@@ -9,6 +9,9 @@ import torch
 
 from workers.domain import TokenSequence
 
+NO_CONTRAST = -1
+"""Stands where a token has no other one to be explained against."""
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -23,6 +26,8 @@ class TokenBatch:
     """True at real tokens."""
     is_explained: torch.Tensor
     """True at response tokens to be explained; a sample without a response has none."""
+    contrast_ids: torch.Tensor
+    """At response tokens the token each is explained against; `NO_CONTRAST` elsewhere."""
     sample_indices: tuple[int, ...]
     """Position of each row in the sequence of samples the batch was cut from."""
 
@@ -32,7 +37,28 @@ class TokenBatch:
             self.token_ids.to(device),
             self.is_token.to(device),
             self.is_explained.to(device),
+            self.contrast_ids.to(device),
             self.sample_indices,
+        )
+
+    def halves(self) -> tuple[TokenBatch, TokenBatch]:
+        """Return the first and the second half of the samples, each without needless padding.
+
+        Raises `ValueError` for a batch of one sample.
+        """
+        count = len(self.sample_indices)
+        if count < 2:
+            raise ValueError("one sample cannot be halved; shorten it")
+        return self._rows(0, count // 2), self._rows(count // 2, count)
+
+    def _rows(self, start: int, stop: int) -> TokenBatch:
+        longest = int(self.is_token[start:stop].sum(dim=1).max())
+        return TokenBatch(
+            self.token_ids[start:stop, :longest],
+            self.is_token[start:stop, :longest],
+            self.is_explained[start:stop, :longest],
+            self.contrast_ids[start:stop, :longest],
+            self.sample_indices[start:stop],
         )
 
 
@@ -42,13 +68,16 @@ def build_batches(
     """Yield batches of at most `batch_tokens` padded tokens (at least one sample), by length.
 
     Samples of like length go together to save padding; the order is fixed by the input.
-    Raises `ValueError` on an empty sample, or one with flags for some response tokens only.
+    Raises `ValueError` on an empty sample, or one with flags or contrasts for some response
+    tokens only.
     """
     for index, sample in enumerate(samples):
         if not sample.token_ids:
             raise ValueError(f"sample {index} has no tokens; drop empty samples first")
         if len(sample.is_explained) not in (0, len(sample.response_ids)):
             raise ValueError(f"sample {index} needs a flag for every response token, or none")
+        if len(sample.contrast_ids) not in (0, len(sample.response_ids)):
+            raise ValueError(f"sample {index} needs a contrast for every response token, or none")
     order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].token_ids), i))
     start = 0
     while start < len(order):
@@ -61,15 +90,19 @@ def build_batches(
 def _pad(
     samples: Sequence[TokenSequence], indices: Sequence[int], longest: int, pad_id: int
 ) -> TokenBatch:
-    token_ids = torch.full((len(indices), longest), pad_id, dtype=torch.long)
-    is_token = torch.zeros((len(indices), longest), dtype=torch.bool)
-    is_explained = torch.zeros((len(indices), longest), dtype=torch.bool)
+    shape = (len(indices), longest)
+    token_ids = torch.full(shape, pad_id, dtype=torch.long)
+    is_token = torch.zeros(shape, dtype=torch.bool)
+    is_explained = torch.zeros(shape, dtype=torch.bool)
+    contrast_ids = torch.full(shape, NO_CONTRAST, dtype=torch.long)
     for row, index in enumerate(indices):
-        ids = samples[index].token_ids
+        sample = samples[index]
+        ids = sample.token_ids
+        response = slice(len(sample.prompt_ids), len(ids))
         token_ids[row, : len(ids)] = torch.tensor(ids)
         is_token[row, : len(ids)] = True
-        flags = samples[index].is_explained or (True,) * len(samples[index].response_ids)
-        is_explained[row, len(samples[index].prompt_ids) : len(ids)] = torch.tensor(
-            flags, dtype=torch.bool
-        )
-    return TokenBatch(token_ids, is_token, is_explained, tuple(indices))
+        flags = sample.is_explained or (True,) * len(sample.response_ids)
+        is_explained[row, response] = torch.tensor(flags, dtype=torch.bool)
+        if sample.contrast_ids:
+            contrast_ids[row, response] = torch.tensor(sample.contrast_ids)
+    return TokenBatch(token_ids, is_token, is_explained, contrast_ids, tuple(indices))

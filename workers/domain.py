@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -74,7 +74,9 @@ class Selection:
 class Relevance:
     """Per-component relevance statistics over the tokens of a set of reference samples.
 
-    Every mapping goes from module name to a float32 tensor of shape `(feature,)` on the CPU.
+    Every mapping goes from module name to a float32 tensor on the CPU: `(feature,)` for
+    neurons, `(head,)` for heads, the stored weight's two axes for weights. A statistic that
+    was not asked for is an empty mapping.
     """
 
     mean: Mapping[str, torch.Tensor]
@@ -83,6 +85,8 @@ class Relevance:
     """Mean over tokens of |relevance|: what the tokens lean on, whatever its sign."""
     tokens: int
     samples: int
+    mean_square: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Mean over tokens of relevance²: magnitude with the outliers counted more."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class TokenSequence:
     response_ids: tuple[int, ...] = ()
     is_explained: tuple[bool, ...] = ()
     """For each response token whether its prediction is to be explained; empty means all."""
+    contrast_ids: tuple[int, ...] = ()
+    """For each response token the one it is explained against (the wrong answer); may be empty."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -21,3 +21,7 @@ def count_up(progress: Progress, total: int) -> Advance:
         progress(done, total)
 
     return advance
+
+
+def ignore(units: int) -> None:
+    """Listen to nothing: the callback of callers that do not care how far work came."""

@@ -11,13 +11,12 @@ from statistics import fmean
 import pytest
 import torch
 
+from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
-from workers.attribution.relevance import compute_neuron_relevance
 from workers.attribution.targets import Target
-from workers.batches import build_batches
 from workers.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
 from workers.correction.preparation import encode_text
-from workers.domain import Component, TokenSequence
+from workers.domain import Component, Granularity, TokenSequence
 from workers.families import find_family
 from workers.pruning.components import pruned
 from workers.pruning.patch import apply_patch, build_patch, parse_patch, revert_patch
@@ -75,9 +74,15 @@ def test_relevance_of_a_batch_is_that_of_its_samples(checkpoint: Checkpoint) -> 
     samples = [TokenSequence(encode_text(checkpoint.tokenizer, text)) for text in texts]
 
     def attribute(batch_tokens: int):
-        batches = build_batches(samples, batch_tokens, checkpoint.pad_id)
-        return compute_neuron_relevance(
-            checkpoint.model, family, ATTN_LRP, batches, Target.TOP_LOGIT
+        return compute_relevance(
+            checkpoint.model,
+            family,
+            Attributor.ATTNLRP,
+            Granularity.NEURON,
+            samples,
+            Target.TOP_LOGIT,
+            checkpoint.pad_id,
+            batch_tokens=batch_tokens,
         )
 
     together, alone = attribute(1024), attribute(1)

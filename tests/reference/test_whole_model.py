@@ -5,11 +5,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.reference.slow_llama import SlowLlama
-from workers.attribution.composites import ATTN_LRP
-from workers.attribution.relevance import compute_neuron_relevance
+from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.targets import Target
-from workers.batches import build_batches
-from workers.domain import TokenSequence
+from workers.domain import Granularity, TokenSequence
 from workers.families import find_family
 
 
@@ -57,8 +55,10 @@ def test_neuron_relevance_agrees_with_the_slow_reference(model, target):
         TokenSequence((3, 14, 15, 9, 2), (6, 5, 35, 8)),
         TokenSequence((71, 8, 28), (18, 28)),
     ]
-    batches = build_batches(samples, 64, pad_id=0)
-    fast = compute_neuron_relevance(model, find_family(model), ATTN_LRP, batches, target)
+    family = find_family(model)
+    fast = compute_relevance(
+        model, family, Attributor.ATTNLRP, Granularity.NEURON, samples, target, 0, batch_tokens=64
+    )
     slows = [slow_relevance(model, sample, target) for sample in samples]
     tokens = sum(len(sample.token_ids) for sample in samples)
     assert fast.tokens == tokens

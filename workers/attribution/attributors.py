@@ -1,28 +1,27 @@
-"""Every attributor behind one call: name in, relevance of the two reference sets out."""
+"""Every attributor behind one call: its name, the components and the samples in, relevance out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
-import torch
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from workers.attribution.accumulation import ON_DEVICE, Storage
 from workers.attribution.baselines import (
-    compute_activation,
-    compute_magnitude,
-    draw_random_relevance,
+    compute_magnitude_sums,
+    draw_random_sums,
+    sum_written_magnitudes,
 )
 from workers.attribution.composites import COMPOSITES
-from workers.attribution.relevance import compute_neuron_relevance
+from workers.attribution.memory import OnHalved, log_halved
+from workers.attribution.relevance import sum_gradient_relevance
+from workers.attribution.sums import ALL_STATISTICS, Combination, RelevanceSums, Statistic, finish
 from workers.attribution.targets import Target
 from workers.batches import build_batches
-from workers.domain import Relevance, TokenSequence
-from workers.families import Family
-from workers.progress import Advance
+from workers.domain import Granularity, Relevance, TokenSequence
+from workers.families import Family, check_granularity
+from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
 """Padded tokens a batch; activations of one batch are what attribution holds in memory."""
@@ -34,77 +33,114 @@ class Attributor(StrEnum):
     ATTNLRP = "attnlrp"
     CP_LRP = "cp_lrp"
     GRADIENT_X_INPUT = "gradient_x_input"
+    WANDA = "wanda"
     ACTIVATION = "activation"
     MAGNITUDE = "magnitude"
     RANDOM = "random"
 
 
-@dataclass(frozen=True)
-class ContrastiveRelevance:
-    """Relevance of the same components on the two reference sets."""
-
-    general: Relevance
-    undesired: Relevance
+WRITTEN = {
+    Attributor.WANDA: Combination.ROOT_MEAN_SQUARE,
+    Attributor.ACTIVATION: Combination.MAGNITUDE,
+}
 
 
-def compute_contrastive_relevance(
+def compute_relevance(
     model: nn.Module,
     family: Family,
     attributor: Attributor,
-    general: Sequence[TokenSequence],
-    undesired: Sequence[TokenSequence],
+    granularity: Granularity,
+    samples: Sequence[TokenSequence],
+    target: Target,
     pad_id: int,
-    seed: int,
-    advance: Advance,
-) -> ContrastiveRelevance:
-    """Return relevance on general text and on the undesired responses.
+    *,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    statistics: frozenset[Statistic] | None = None,
+    storage: Storage = ON_DEVICE,
+    advance: Advance = ignore,
+    on_halved: OnHalved = log_halved,
+) -> Relevance:
+    """Return the relevance of every component over the tokens of `samples`.
 
-    General text is explained by its top logit at every position; an undesired response by the
-    margin of each emitted token over the runner-up. `advance` is called with the number of
-    samples of every finished batch.
+    The arguments and errors are those of `sum_relevance`; raises `ValueError` besides, where
+    the attributor needs samples and there are none.
     """
+    sums = sum_relevance(
+        model,
+        family,
+        attributor,
+        granularity,
+        samples,
+        target,
+        pad_id,
+        seed=seed,
+        batch_tokens=batch_tokens,
+        statistics=statistics,
+        storage=storage,
+        advance=advance,
+        on_halved=on_halved,
+    )
+    return finish(sums, in_place=True)
 
-    def compute(samples: Sequence[TokenSequence], target: Target, salt: int) -> Relevance:
-        if attributor is Attributor.MAGNITUDE:
-            advance(len(samples))
-            return compute_magnitude(model, family)
-        if attributor is Attributor.RANDOM:
-            advance(len(samples))
-            return draw_random_relevance(model, family, seed + salt)
-        batches = build_batches(samples, BATCH_TOKENS, pad_id)
-        if attributor is Attributor.ACTIVATION:
-            return compute_activation(model, family, batches, advance)
-        composite = COMPOSITES[attributor.value]
-        return compute_neuron_relevance(model, family, composite, batches, target, advance)
 
-    return ContrastiveRelevance(
-        general=compute(general, Target.TOP_LOGIT, 0),
-        undesired=compute(undesired, Target.EMITTED_MINUS_RUNNER_UP, 1),
+def sum_relevance(
+    model: nn.Module,
+    family: Family,
+    attributor: Attributor,
+    granularity: Granularity,
+    samples: Sequence[TokenSequence],
+    target: Target,
+    pad_id: int,
+    *,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    statistics: frozenset[Statistic] | None = None,
+    storage: Storage = ON_DEVICE,
+    advance: Advance = ignore,
+    on_halved: OnHalved = log_halved,
+) -> RelevanceSums:
+    """Return sums of relevance over the tokens of `samples`, to be merged with other shards'.
+
+    Without `statistics` neurons and heads get all three, weights only the mean: each further
+    one is as large as the model and costs a matrix product a batch. `advance` is called with
+    the number of samples of every finished batch, `on_halved` when one ran out of memory.
+    `target` matters to the gradient attributors only, `seed` to the random one.
+
+    Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError` and,
+    for samples that make no batch, `ValueError`.
+    """
+    check_granularity(family, granularity)
+    kept = statistics or default_statistics(granularity)
+    if attributor is Attributor.MAGNITUDE:
+        advance(len(samples))
+        return compute_magnitude_sums(model, family, granularity, kept)
+    if attributor is Attributor.RANDOM:
+        advance(len(samples))
+        return draw_random_sums(model, family, granularity, seed, kept)
+    batches = build_batches(samples, batch_tokens, pad_id)
+    if attributor in WRITTEN:
+        combination = WRITTEN[attributor]
+        return sum_written_magnitudes(
+            model, family, granularity, batches, combination, kept, storage, advance, on_halved
+        )
+    composite = COMPOSITES[attributor.value]
+    return sum_gradient_relevance(
+        model,
+        family,
+        composite,
+        granularity,
+        batches,
+        target,
+        kept,
+        storage,
+        advance,
+        on_halved,
     )
 
 
-def serialise_relevance(relevance: ContrastiveRelevance) -> bytes:
-    """Return both relevances as safetensors bytes; token counts travel as tensors."""
-    tensors: dict[str, torch.Tensor] = {}
-    for side, value in (("general", relevance.general), ("undesired", relevance.undesired)):
-        tensors[f"{side}::counts"] = torch.tensor([value.tokens, value.samples])
-        for name in value.mean:
-            tensors[f"{side}::mean::{name}"] = value.mean[name].clone()
-            tensors[f"{side}::mean_absolute::{name}"] = value.mean_absolute[name].clone()
-    return save_safetensors(tensors)
-
-
-def parse_relevance(data: bytes, modules: Sequence[str]) -> ContrastiveRelevance:
-    """Return what `serialise_relevance` stored, modules in the given order."""
-    tensors = load_safetensors(data)
-
-    def read(side: str) -> Relevance:
-        tokens, samples = tensors[f"{side}::counts"].tolist()
-        return Relevance(
-            mean={name: tensors[f"{side}::mean::{name}"] for name in modules},
-            mean_absolute={name: tensors[f"{side}::mean_absolute::{name}"] for name in modules},
-            tokens=tokens,
-            samples=samples,
-        )
-
-    return ContrastiveRelevance(read("general"), read("undesired"))
+def default_statistics(granularity: Granularity) -> frozenset[Statistic]:
+    """Return what is computed when nothing is asked for."""
+    if granularity is Granularity.WEIGHT:
+        return frozenset({Statistic.MEAN})
+    return ALL_STATISTICS

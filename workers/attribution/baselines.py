@@ -1,82 +1,167 @@
-"""Relevance stand-ins without LRP, shaped alike so that every score works on them."""
+"""Relevance stand-ins without gradients, shaped alike so that every score works on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
 
+from workers.attribution.accumulation import Accumulator, Storage
+from workers.attribution.memory import HalvingRunner, OnHalved
+from workers.attribution.observation import Look, Site, observed_inputs
+from workers.attribution.relevance import input_device
+from workers.attribution.sums import Combination, RelevanceSums, Statistic
 from workers.batches import TokenBatch
-from workers.domain import Relevance
-from workers.families import Family, find_mlp_outputs
+from workers.domain import Granularity
+from workers.families import (
+    Family,
+    count_components,
+    count_features,
+    count_heads,
+    find_components,
+    fused_weight,
+    is_linear,
+    is_transposed,
+    linear_weight,
+)
 from workers.progress import Advance
 
 
-@torch.inference_mode()
-def compute_activation(
+@torch.no_grad()
+def sum_written_magnitudes(
     model: nn.Module,
     family: Family,
+    granularity: Granularity,
     batches: Iterable[TokenBatch],
-    on_batch: Advance | None = None,
-) -> Relevance:
-    """Return |activation| of every MLP neuron times the norm of its output column.
+    combination: Combination,
+    statistics: frozenset[Statistic],
+    storage: Storage,
+    advance: Advance,
+    on_halved: OnHalved,
+) -> RelevanceSums:
+    """Return the sums of how much each component writes at a token.
 
-    The size of what a neuron writes, `|a| · ‖W[:, j]‖₂`; both statistics are its mean over
-    tokens. Raises `ValueError` without a single token.
+    A neuron writes `|a| · ‖W[:, j]‖₂`, a head the Euclidean norm of that over its features, a
+    weight `|W| · |x|`. Combined to a mean that is the activation attributor; combined to the
+    root of the mean square it is Wanda's `|W| · ‖X‖₂` (arXiv 2306.11695, Eq. 1), divided by
+    the root of the number of tokens.
     """
-    modules = find_mlp_outputs(model, family)
-    norms = {name: module.weight.float().norm(dim=0) for name, module in modules.items()}
-    sums = {name: torch.zeros_like(norm) for name, norm in norms.items()}
-    tokens = samples = 0
-    for batch in batches:
-        placed = batch.to(next(model.parameters()).device)
-        with _summed_inputs(modules, placed.is_token, sums):
+    modules = find_components(model, family, granularity)
+    heads = count_heads(model) if granularity is Granularity.HEAD else None
+    kept = statistics & {Statistic.MEAN, Statistic.MEAN_SQUARE}
+    if combination is Combination.ROOT_MEAN_SQUARE:
+        kept = frozenset({Statistic.MEAN_SQUARE})
+    # Weights share their inputs: sums over features are enough until the end.
+    sizes = {name: (heads or count_features(module),) for name, module in modules.items()}
+    devices = {name: next(module.parameters()).device for name, module in modules.items()}
+    accumulator = Accumulator(sizes, devices, kept, Storage())
+    look = _look(accumulator, modules, heads)
+
+    def step(batch: TokenBatch) -> None:
+        placed = batch.to(input_device(model))
+        with observed_inputs(modules, placed.is_token, look):
             model.get_submodule(family.backbone)(input_ids=placed.token_ids, use_cache=False)
-        tokens += int(placed.is_token.sum())
-        samples += len(batch.sample_indices)
-        if on_batch is not None:
-            on_batch(len(batch.sample_indices))
-    if tokens == 0:
-        raise ValueError("no reference samples: activations need at least one token")
-    means = {name: (sums[name] * norms[name] / tokens).cpu() for name in sums}
-    return Relevance(mean=means, mean_absolute=means, tokens=tokens, samples=samples)
+
+    runner = HalvingRunner(step, accumulator, on_halved)
+    for batch in batches:
+        runner.run(batch)
+        advance(len(batch.sample_indices))
+    if granularity is not Granularity.HEAD:
+        _multiply(accumulator, modules, granularity, storage)
+    return accumulator.result(combination)
 
 
-@torch.inference_mode()
-def compute_magnitude(model: nn.Module, family: Family) -> Relevance:
-    """Return the norm of every MLP neuron's output column; it needs no samples."""
-    norms = {
-        name: module.weight.float().norm(dim=0).cpu()
-        for name, module in find_mlp_outputs(model, family).items()
-    }
-    return Relevance(mean=norms, mean_absolute=norms, tokens=0, samples=0)
+@torch.no_grad()
+def compute_magnitude_sums(
+    model: nn.Module, family: Family, granularity: Granularity, statistics: frozenset[Statistic]
+) -> RelevanceSums:
+    """Return each component's weight norm: of a neuron's output column, a head's columns, |W|."""
+    modules = find_components(model, family, granularity)
+    norms: dict[str, torch.Tensor] = {}
+    for name, module in modules.items():
+        if granularity is Granularity.WEIGHT:
+            norms[name] = linear_weight(module).float().abs()
+            continue
+        norms[name] = column_norms(module)
+        if granularity is Granularity.HEAD:
+            by_head = norms[name].unflatten(0, (count_heads(model), -1))
+            norms[name] = torch.linalg.vector_norm(by_head, dim=-1)
+    return _constant(norms, statistics)
 
 
-def draw_random_relevance(model: nn.Module, family: Family, seed: int) -> Relevance:
+def draw_random_sums(
+    model: nn.Module,
+    family: Family,
+    granularity: Granularity,
+    seed: int,
+    statistics: frozenset[Statistic],
+) -> RelevanceSums:
     """Return uniform random numbers in [0, 1) in place of relevance: the null attributor."""
     generator = torch.Generator().manual_seed(seed)
-    values = {
-        name: torch.rand(module.in_features, generator=generator)
-        for name, module in find_mlp_outputs(model, family).items()
-    }
-    return Relevance(mean=values, mean_absolute=values, tokens=0, samples=0)
+    modules = find_components(model, family, granularity)
+    counts = count_components(model, family, granularity)
+    values = {}
+    for name, module in modules.items():
+        is_weight = granularity is Granularity.WEIGHT
+        shape = linear_weight(module).shape if is_weight else (counts[name],)
+        values[name] = torch.rand(shape, generator=generator)
+    return _constant(values, statistics)
 
 
-@contextmanager
-def _summed_inputs(
-    modules: Mapping[str, nn.Linear], is_token: torch.Tensor, sums: dict[str, torch.Tensor]
-) -> Iterator[None]:
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:  # noqa: ARG001
-            sums[name] += args[0][is_token].float().abs().sum(dim=0)
+def column_norms(module: nn.Module) -> torch.Tensor:
+    """Return the norm of what each input feature writes, `(feature,)`, experts one by one."""
+    if is_linear(module):
+        axis = 1 if is_transposed(module) else 0
+        columns: torch.Tensor = torch.linalg.vector_norm(linear_weight(module).float(), dim=axis)
+        return columns
+    columns = torch.linalg.vector_norm(fused_weight(module).float(), dim=1)
+    return columns.flatten()
 
-        return hook
 
-    handles = [module.register_forward_pre_hook(hook_for(name)) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _constant(
+    values: Mapping[str, torch.Tensor], statistics: frozenset[Statistic]
+) -> RelevanceSums:
+    squares: dict[str, torch.Tensor] = {}
+    if Statistic.MEAN_SQUARE in statistics:
+        squares = {name: value.square() for name, value in values.items()}
+    return RelevanceSums(values, {}, squares, 0, 0, Combination.CONSTANT)
+
+
+def _look(accumulator: Accumulator, modules: Mapping[str, nn.Module], heads: int | None) -> Look:
+    norms = {name: column_norms(module) for name, module in modules.items()} if heads else {}
+
+    def look(site: Site, values: torch.Tensor) -> None:
+        magnitudes = values.float().abs()
+        if heads is not None:
+            written = (magnitudes * norms[site.module]).unflatten(-1, (heads, -1))
+            magnitudes = torch.linalg.vector_norm(written, dim=-1)
+        for statistic, total in accumulator.missing(site, values.shape[-1]):
+            raised = magnitudes.square() if statistic is Statistic.MEAN_SQUARE else magnitudes
+            part = raised.sum(dim=0)
+            accumulator.witness(site, part.sum())
+            total.add_(part)
+
+    return look
+
+
+def _multiply(
+    accumulator: Accumulator,
+    modules: Mapping[str, nn.Module],
+    granularity: Granularity,
+    storage: Storage,
+) -> None:
+    """Multiply sums over input features by what the weights make of them, in place."""
+    for statistic, totals in accumulator.totals.items():
+        power: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.square if statistic is Statistic.MEAN_SQUARE else torch.abs
+        )
+        for name, module in modules.items():
+            if granularity is Granularity.NEURON:
+                totals[name].mul_(power(column_norms(module)))
+                continue
+            weight = linear_weight(module)
+            total = storage.zeros(f"{statistic}-{name}", tuple(weight.shape), weight.device)
+            sums = totals[name][:, None] if is_transposed(module) else totals[name]
+            total.copy_(power(weight.float()) * sums)
+            totals[name] = total

@@ -7,7 +7,7 @@ attributed with different rules at the same time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,25 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from workers.attribution.rules import apply_identity_rule, apply_rms_norm_rule, scale_gradient
-from workers.families import Family, count_layers
+from workers.attribution.experts import Rows, transformed_products
+from workers.attribution.rules import (
+    apply_identity_rule,
+    apply_layer_norm_rule,
+    apply_rms_norm_rule,
+    scale_feature_gradients,
+    scale_gradient,
+)
+from workers.families import (
+    Family,
+    FusedLayout,
+    FusedProjection,
+    Norm,
+    count_features,
+    count_heads,
+    count_layers,
+    find_attention_outputs,
+    linear_weight,
+)
 
 
 @dataclass(frozen=True)
@@ -32,18 +49,23 @@ class Composite:
     norm_identity: bool
     activation_identity: bool
     product_factor: float
+    """At the MLP's product of gate and up projection."""
     query_factor: float
     key_factor: float
     value_factor: float
+    routed_factor: float
+    """At the product of an expert's output with its routing weight, for both."""
+    router_factor: float
+    """At the routing weights, on top of `routed_factor`."""
 
 
-ATTN_LRP = Composite("attnlrp", True, True, 0.5, 0.25, 0.25, 0.5)
+ATTN_LRP = Composite("attnlrp", True, True, 0.5, 0.25, 0.25, 0.5, 0.5, 1.0)
 """AttnLRP (arXiv 2402.05602): uniform rule for both attention products, Taylor for softmax."""
 
-CP_LRP = Composite("cp_lrp", True, True, 0.5, 0.0, 0.0, 1.0)
-"""CP-LRP: attention weights are constants, so relevance is conserved exactly."""
+CP_LRP = Composite("cp_lrp", True, True, 0.5, 0.0, 0.0, 1.0, 1.0, 0.0)
+"""CP-LRP: attention and routing weights are constants, so relevance is conserved exactly."""
 
-GRADIENT = Composite("gradient_x_input", False, False, 1.0, 1.0, 1.0, 1.0)
+GRADIENT = Composite("gradient_x_input", False, False, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 """Plain gradient × input."""
 
 COMPOSITES = {composite.name: composite for composite in (ATTN_LRP, CP_LRP, GRADIENT)}
@@ -55,57 +77,121 @@ _Hook = Callable[..., Any]
 def attribution_rules(model: nn.Module, family: Family, composite: Composite) -> Iterator[None]:
     """Within the context, backward passes through this `model` follow `composite`.
 
-    Parameters receive no gradient inside; their `requires_grad` flags, `.grad` and the
-    each module's training mode are as before on exit, whatever happened.
+    Parameters receive no gradient inside; their `requires_grad` flags, `.grad` and each
+    module's training mode are as before on exit, whatever happened.
     """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     handles: list[RemovableHandle] = []
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        handles.extend(_register_rules(model, family, composite))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        for module, training in modes:
-            module.training = training  # `train` would set the children's, too
+    with ExitStack() as seams:
+        try:
+            model.eval()
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            handles.extend(_register_rules(model, family, composite))
+            _enter_expert_rules(seams, model, family, composite)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            for module, training in modes:
+                module.training = training  # `train` would set the children's, too
 
 
 def _register_rules(
     model: nn.Module, family: Family, composite: Composite
 ) -> Iterator[RemovableHandle]:
     if composite.norm_identity:
-        yield model.get_submodule(family.final_norm).register_forward_hook(_norm_hook)
+        yield model.get_submodule(family.final_norm).register_forward_hook(_norm_hook(family.norm))
+    outputs = list(find_attention_outputs(model, family).values())
     for layer in range(count_layers(model, family)):
         block = model.get_submodule(f"{family.layers}.{layer}")
         if composite.norm_identity:
             for path in family.layer_norms:
-                yield block.get_submodule(path).register_forward_hook(_norm_hook)
+                yield block.get_submodule(path).register_forward_hook(_norm_hook(family.norm))
         if composite.activation_identity:
             yield block.get_submodule(family.activation).register_forward_hook(_activation_hook)
-        if family.mlp_product and composite.product_factor != 1.0:
+        if family.experts is None and family.mlp_product and composite.product_factor != 1.0:
             yield block.get_submodule(family.mlp_output).register_forward_pre_hook(
                 _scale_input_hook(composite.product_factor)
             )
-        for path, factor in (
-            (family.query, composite.query_factor),
-            (family.key, composite.key_factor),
-            (family.value, composite.value_factor),
-        ):
-            if factor != 1.0:
-                yield block.get_submodule(path).register_forward_hook(_scale_output_hook(factor))
+        if family.experts is not None:
+            yield from _register_routing(block.get_submodule(family.experts), composite)
+        head_dim = count_features(outputs[layer]) // count_heads(model)
+        yield from _register_attention(block, family, composite, count_heads(model), head_dim)
 
 
-def _norm_hook(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
-    weight, epsilon = module.weight, module.variance_epsilon
-    assert isinstance(weight, torch.Tensor)
-    assert isinstance(epsilon, float)
-    return apply_rms_norm_rule(args[0], output, weight, epsilon)
+def _register_attention(
+    block: nn.Module, family: Family, composite: Composite, heads: int, head_dim: int
+) -> Iterator[RemovableHandle]:
+    attention = family.attention
+    wanted = (composite.query_factor, composite.key_factor, composite.value_factor)
+    if isinstance(attention, FusedProjection):
+        projection = block.get_submodule(attention.path)
+        if set(wanted) != {1.0}:
+            factors = _fused_factors(projection, attention.layout, wanted, heads, head_dim)
+            yield projection.register_forward_hook(_scale_features_hook(factors))
+        return
+    paths = (attention.query, attention.key, attention.value)
+    for path, factor in zip(paths, wanted, strict=True):
+        projection = block.get_submodule(path)
+        if factor != 1.0:
+            yield projection.register_forward_hook(_scale_output_hook(factor))
+
+
+def _fused_factors(
+    projection: nn.Module,
+    layout: FusedLayout,
+    wanted: tuple[float, float, float],
+    heads: int,
+    head_dim: int,
+) -> torch.Tensor:
+    """Return the factor of every output feature of a fused projection, `(feature,)`."""
+    weight = linear_weight(projection)
+    features = weight.numel() // count_features(projection)
+    factors = weight.new_tensor(wanted)
+    if layout is FusedLayout.PER_HEAD:
+        return factors.repeat_interleave(head_dim).repeat(heads)
+    queries = heads * head_dim
+    shared = (features - queries) // 2
+    sizes = torch.tensor([queries, shared, shared], device=weight.device)
+    return factors.repeat_interleave(sizes)
+
+
+def _register_routing(experts: nn.Module, composite: Composite) -> Iterator[RemovableHandle]:
+    if composite.routed_factor != 1.0:
+        yield experts.register_forward_hook(_scale_output_hook(composite.routed_factor))
+    if composite.router_factor != 1.0:
+        yield experts.register_forward_pre_hook(_scale_routing_hook(composite.router_factor))
+
+
+def _enter_expert_rules(
+    seams: ExitStack, model: nn.Module, family: Family, composite: Composite
+) -> None:
+    if family.experts is None or not family.mlp_product:
+        return
+
+    def halve(neurons: torch.Tensor, rows: Rows) -> torch.Tensor:  # noqa: ARG001
+        return scale_gradient(neurons, composite.product_factor)
+
+    for layer in range(count_layers(model, family)):
+        experts = model.get_submodule(f"{family.layers}.{layer}.{family.experts}")
+        seams.enter_context(transformed_products(experts, halve))
+
+
+def _norm_hook(norm: Norm) -> _Hook:
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
+        weight, epsilon = module.weight, float(getattr(module, norm.epsilon))
+        assert weight is None or isinstance(weight, torch.Tensor)
+        if norm.is_centred:
+            return apply_layer_norm_rule(args[0], output, weight, epsilon)
+        assert weight is not None
+        scale = weight + norm.weight_offset if norm.weight_offset else weight
+        return apply_rms_norm_rule(args[0], output, scale, epsilon)
+
+    return hook
 
 
 def _activation_hook(
@@ -123,8 +209,23 @@ def _scale_output_hook(factor: float) -> _Hook:
     return hook
 
 
+def _scale_features_hook(factors: torch.Tensor) -> _Hook:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> Any:  # noqa: ARG001
+        return scale_feature_gradients(output, factors)
+
+    return hook
+
+
 def _scale_input_hook(factor: float) -> _Hook:
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:  # noqa: ARG001
         return (scale_gradient(args[0], factor), *args[1:])
+
+    return hook
+
+
+def _scale_routing_hook(factor: float) -> _Hook:
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:  # noqa: ARG001
+        hidden, index, weights = args
+        return hidden, index, scale_gradient(weights, factor)
 
     return hook

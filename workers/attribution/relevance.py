@@ -1,135 +1,165 @@
-"""Relevance of MLP neurons, streamed over batches: one forward and one backward pass each."""
+"""Relevance by gradients, streamed over batches: one forward and one backward pass each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from workers.attribution.accumulation import Accumulator, Storage, accumulator_for
 from workers.attribution.composites import Composite, attribution_rules
-from workers.attribution.targets import Target, compute_target_directions, find_target_positions
+from workers.attribution.memory import HalvingRunner, OnHalved
+from workers.attribution.observation import Site, observed_gradients, observed_outputs
+from workers.attribution.sums import RelevanceSums, Statistic
+from workers.attribution.targets import Target, compute_directions, find_target_positions
 from workers.batches import TokenBatch
-from workers.domain import Relevance
-from workers.families import Family, find_mlp_outputs, head_weight
+from workers.domain import Granularity
+from workers.families import (
+    Family,
+    count_heads,
+    find_components,
+    head_weight,
+    is_transposed,
+    linear_weight,
+)
 from workers.progress import Advance
 
 
-class NonFiniteRelevanceError(ArithmeticError):
-    """Relevance became NaN or infinite; use float32, or look at the named samples."""
-
-
-class _Accumulator:
-    """Running sums of relevance and |relevance| over tokens, per module, in float32."""
-
-    def __init__(self, modules: Mapping[str, nn.Linear]) -> None:
-        self.sums = {name: _zeros(module) for name, module in modules.items()}
-        self.absolute_sums = {name: _zeros(module) for name, module in modules.items()}
-        self.tokens = 0
-        self.samples = 0
-        self.batch: TokenBatch | None = None
-
-    def start_batch(self, batch: TokenBatch) -> None:
-        self.batch = batch
-        self.tokens += int(batch.is_token.sum())
-        self.samples += len(batch.sample_indices)
-
-    def add(self, name: str, activation: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Fold in activation · gradient `(sample, token, feature)`; zero at pads by itself."""
-        relevance = activation.float() * gradient.float()
-        total = relevance.sum(dim=(0, 1))
-        absolute = relevance.abs().sum(dim=(0, 1))
-        if not bool(torch.isfinite(absolute).all()):
-            assert self.batch is not None
-            raise NonFiniteRelevanceError(
-                f"non-finite relevance at {name} in samples {list(self.batch.sample_indices)}"
-            )
-        self.sums[name] += total
-        self.absolute_sums[name] += absolute
-
-    def result(self) -> Relevance:
-        if self.tokens == 0:
-            raise ValueError("no reference samples: relevance needs at least one token")
-        return Relevance(
-            mean={name: (value / self.tokens).cpu() for name, value in self.sums.items()},
-            mean_absolute={
-                name: (value / self.tokens).cpu() for name, value in self.absolute_sums.items()
-            },
-            tokens=self.tokens,
-            samples=self.samples,
-        )
-
-
-def _zeros(module: nn.Linear) -> torch.Tensor:
-    return torch.zeros(module.in_features, dtype=torch.float32, device=module.weight.device)
-
-
-def compute_neuron_relevance(
+def sum_gradient_relevance(
     model: nn.Module,
     family: Family,
     composite: Composite,
+    granularity: Granularity,
     batches: Iterable[TokenBatch],
     target: Target,
-    on_batch: Advance | None = None,
-) -> Relevance:
-    """Return the relevance statistics of every MLP neuron over the tokens of `batches`.
+    statistics: frozenset[Statistic],
+    storage: Storage,
+    advance: Advance,
+    on_halved: OnHalved,
+) -> RelevanceSums:
+    """Return the sums of relevance over the tokens of `batches`.
 
-    A neuron's relevance at a token is `a · ∂L/∂a` at the input of the MLP's output projection
-    (Eq. 8 with the neuron as component), L the sum of `target` over the predicted positions
-    and the gradient following `composite`. Memory does not grow with the number of batches.
+    With L the sum of `target` over the predicted positions and the gradient following
+    `composite`: a neuron's relevance at a token is `a · ∂L/∂a` at the input of the MLP's output
+    projection, a head's the sum of that over its slice of the attention output projection's
+    input, a weight's `W · ∂L/∂W` (Eq. 8) with the token's part of ∂L/∂W. Memory does not grow
+    with the number of batches.
 
-    Raises `NonFiniteRelevanceError` and, without a single token, `ValueError`.
+    Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`.
     """
-    modules = find_mlp_outputs(model, family)
-    accumulator = _Accumulator(modules)
-    # The capturing hooks come after the rules': they see the gradient before the product rule.
-    with attribution_rules(model, family, composite), _captured(modules, accumulator):
+    modules = find_components(model, family, granularity)
+    accumulator = accumulator_for(model, modules, granularity, statistics, storage)
+    observed = _observed_weights if granularity is Granularity.WEIGHT else _observed_features
+    with observed(model, family, composite, granularity, accumulator):
+        runner = HalvingRunner(
+            lambda batch: _backward(model, family, batch, target), accumulator, on_halved
+        )
         for batch in batches:
-            placed = batch.to(next(model.parameters()).device)
-            accumulator.start_batch(placed)
-            _backward(model, family, placed, target)
-            if on_batch is not None:
-                on_batch(len(batch.sample_indices))
+            runner.run(batch)
+            advance(len(batch.sample_indices))
+    if granularity is Granularity.WEIGHT:
+        _multiply_by_weights(accumulator, modules)
     return accumulator.result()
 
 
 @contextmanager
-def _captured(modules: Mapping[str, nn.Linear], accumulator: _Accumulator) -> Iterator[None]:
-    handles = [
-        module.register_forward_pre_hook(_capture_hook(name, accumulator))
-        for name, module in modules.items()
-    ]
-    try:
+def _observed_features(
+    model: nn.Module,
+    family: Family,
+    composite: Composite,
+    granularity: Granularity,
+    accumulator: Accumulator,
+) -> Iterator[None]:
+    heads = count_heads(model) if granularity is Granularity.HEAD else None
+
+    def see(site: Site, values: torch.Tensor, gradient: torch.Tensor) -> None:
+        relevance = values.float() * gradient.float()
+        if heads is not None:
+            relevance = relevance.unflatten(-1, (heads, -1)).sum(dim=-1)
+        for statistic, total in accumulator.missing(site, values.shape[-1]):
+            part = _reduce(relevance, statistic)
+            accumulator.witness(site, part.sum())
+            total.add_(part.to(total.device))
+
+    # Observers come after the rules: they see the gradient before the product rule.
+    modules = find_components(model, family, granularity)
+    with attribution_rules(model, family, composite), observed_gradients(modules, see):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _capture_hook(
-    name: str, accumulator: _Accumulator
-) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
-    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:  # noqa: ARG001
-        activation = args[0]
-        if not activation.requires_grad:
-            # The lowest layer: the graph starts here, nothing below needs a backward pass.
-            activation = activation.detach().requires_grad_()
-        values = activation.detach()
-        activation.register_hook(lambda gradient: accumulator.add(name, values, gradient))
-        return (activation, *args[1:])
+@contextmanager
+def _observed_weights(
+    model: nn.Module,
+    family: Family,
+    composite: Composite,
+    granularity: Granularity,
+    accumulator: Accumulator,
+) -> Iterator[None]:
+    modules = find_components(model, family, granularity)
+    transposed = {name: is_transposed(module) for name, module in modules.items()}
 
-    return hook
+    def see(site: Site, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+        accumulator.witness(site, inputs.float().sum() + gradient.float().sum())
+        left, right = (inputs, gradient) if transposed[site.module] else (gradient, inputs)
+        for statistic, total in accumulator.missing(site, inputs.shape[-1]):
+            _add_outer(total, _raise(left, statistic), _raise(right, statistic))
+
+    # Observers come before the rules: they see the gradient that all rules have changed.
+    with observed_outputs(modules, see), attribution_rules(model, family, composite):
+        yield
+
+
+def _reduce(relevance: torch.Tensor, statistic: Statistic) -> torch.Tensor:
+    """Return one sum over the rows of `(row, component)`."""
+    if statistic is Statistic.MEAN:
+        return relevance.sum(dim=0)
+    order = 1 if statistic is Statistic.MEAN_ABSOLUTE else 2
+    norm: torch.Tensor = torch.linalg.vector_norm(relevance, ord=order, dim=0)
+    return norm if order == 1 else norm.square_()
+
+
+def _raise(values: torch.Tensor, statistic: Statistic) -> torch.Tensor:
+    if statistic is Statistic.MEAN:
+        return values
+    return values.abs() if statistic is Statistic.MEAN_ABSOLUTE else values.float().square()
+
+
+def _add_outer(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add the sum over rows of left ⊗ right to `total` `(left, right)`, in float32."""
+    if left.device == total.device and left.dtype == right.dtype == torch.float32:
+        total.addmm_(left.T, right)
+    elif left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
+        total.add_(torch.mm(left.T, right, out_dtype=torch.float32).to(total.device))
+    else:
+        total.add_((left.float().T @ right.float()).to(total.device))
+
+
+def _multiply_by_weights(accumulator: Accumulator, modules: dict[str, nn.Module]) -> None:
+    """Turn sums of gradients into sums of relevance, in place."""
+    for statistic, totals in accumulator.totals.items():
+        for name, total in totals.items():
+            weight = linear_weight(modules[name]).detach().to(total.device)
+            total.mul_(_raise(weight, statistic))
 
 
 def _backward(model: nn.Module, family: Family, batch: TokenBatch, target: Target) -> None:
+    """Run the batch forwards and the target's gradient backwards, for the observers to see."""
+    placed = batch.to(input_device(model))
     backbone = model.get_submodule(family.backbone)
-    hidden = backbone(input_ids=batch.token_ids, use_cache=False).last_hidden_state
-    positions = find_target_positions(batch)
-    next_ids = batch.token_ids.roll(-1, dims=1)[positions]
-    states = hidden[positions]
-    directions = compute_target_directions(
-        states.detach(), next_ids, head_weight(model, family).detach(), target
-    )
+    hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
+    positions = find_target_positions(placed)
+    states = hidden[positions.to(hidden.device)]
+    head = head_weight(model, family).detach()
+    directions = compute_directions(states.detach(), placed, positions, head, target)
     if len(states):
         torch.autograd.backward([states], [directions])
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Return the device that token ids belong on: the embedding's."""
+    embedding: Callable[[], nn.Module] = model.get_input_embeddings  # type: ignore[assignment]
+    weight = embedding().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.device

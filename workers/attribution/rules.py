@@ -24,6 +24,39 @@ class _ScaleGradient(Function):
         return (None if ctx.factor == 0.0 else grads[0] * ctx.factor), None
 
 
+class _ScaleFeatures(Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(factors)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (factors,) = ctx.saved_tensors
+        return (grads[0] * factors).masked_fill_(factors == 0, 0.0), None
+
+
+class _LinearNorm(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,  # noqa: ARG004 - takes the gradient
+        outputs: torch.Tensor,
+        *factors: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(*factors)
+        ctx.factor_count = len(factors)
+        return outputs.view_as(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient = grads[0]
+        for factor in ctx.saved_tensors:
+            gradient = gradient * factor
+        centred = gradient - gradient.mean(dim=-1, keepdim=True)
+        return centred, None, *([None] * ctx.factor_count)
+
+
 class _ReplaceGradient(Function):
     @staticmethod
     def forward(
@@ -59,6 +92,16 @@ def _scale(values: torch.Tensor, factor: float) -> torch.Tensor:
     return scaled
 
 
+def scale_feature_gradients(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Return `values` unchanged, with the gradient of each feature multiplied by its factor.
+
+    `scale_gradient` for a projection whose outputs play several parts; a factor of 0 stops
+    even an infinite gradient. `values` `(..., feature)`, `factors` `(feature,)`.
+    """
+    scaled: torch.Tensor = _ScaleFeatures.apply(values, factors)  # type: ignore[no-untyped-call]
+    return scaled
+
+
 def apply_identity_rule(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     """Return `outputs` = f(inputs) of an element-wise f, with f′(x) replaced by f(x)/x.
 
@@ -67,7 +110,7 @@ def apply_identity_rule(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Te
     for both.
     """
     with torch.no_grad():
-        ratio = torch.where(inputs == 0, torch.zeros_like(inputs), outputs / inputs)
+        ratio = (outputs / inputs).masked_fill_(inputs == 0, 0.0)
     result: torch.Tensor = _ReplaceGradient.apply(  # type: ignore[no-untyped-call]
         inputs, outputs.detach(), ratio
     )
@@ -88,5 +131,24 @@ def apply_rms_norm_rule(
         inverse_rms = torch.rsqrt(variance + epsilon).to(inputs.dtype)
     result: torch.Tensor = _ReplaceGradient.apply(  # type: ignore[no-untyped-call]
         inputs, outputs.detach(), inverse_rms, weight.detach()
+    )
+    return result
+
+
+def apply_layer_norm_rule(
+    inputs: torch.Tensor, outputs: torch.Tensor, weight: torch.Tensor | None, epsilon: float
+) -> torch.Tensor:
+    """Return `outputs` of a LayerNorm over the last axis, with no gradient through the variance.
+
+    Subtracting the mean is linear and keeps its gradient; the bias keeps the relevance it
+    gives (AttnLRP, section 3.3.3). `inputs`, `outputs` `(..., feature)`, `weight`
+    `(feature,)` or none.
+    """
+    with torch.no_grad():
+        variance = inputs.float().var(-1, keepdim=True, unbiased=False)
+        inverse_deviation = torch.rsqrt(variance + epsilon).to(inputs.dtype)
+    factors = [inverse_deviation] if weight is None else [weight.detach(), inverse_deviation]
+    result: torch.Tensor = _LinearNorm.apply(  # type: ignore[no-untyped-call]
+        inputs, outputs.detach(), *factors
     )
     return result

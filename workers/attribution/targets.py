@@ -11,7 +11,10 @@ from enum import StrEnum
 
 import torch
 
-from workers.batches import TokenBatch
+from workers.batches import NO_CONTRAST, TokenBatch
+
+DIRECTION_POSITIONS = 512
+"""Positions whose logits exist at one time."""
 
 
 class Target(StrEnum):
@@ -23,6 +26,9 @@ class Target(StrEnum):
     """Log-probability of the token that follows."""
     TOP_LOGIT = "top_logit"
     """The largest logit."""
+    EMITTED_MINUS_CONTRAST = "emitted_minus_contrast"
+    """Logit of the token that follows, minus that of the sample's own other token: why this
+    answer and not that one (`TokenSequence.contrast_ids`)."""
 
 
 def find_target_positions(batch: TokenBatch) -> torch.Tensor:
@@ -41,15 +47,51 @@ def find_target_positions(batch: TokenBatch) -> torch.Tensor:
 
 
 @torch.no_grad()
+def compute_directions(
+    states: torch.Tensor,
+    batch: TokenBatch,
+    positions: torch.Tensor,
+    head: torch.Tensor,
+    target: Target,
+) -> torch.Tensor:
+    """Return `compute_target_directions` of a batch's states at `positions`, on their device.
+
+    `states` `(position, hidden)`, `positions` as `find_target_positions` gives them. A few
+    positions at a time, so that the logits of the whole batch never exist at once. Raises
+    `ValueError` where the target needs a contrast that a sample does not have.
+    """
+    next_ids = batch.token_ids.roll(-1, dims=1)[positions].to(head.device)
+    contrast_ids = batch.contrast_ids.roll(-1, dims=1)[positions].to(head.device)
+    if target is Target.EMITTED_MINUS_CONTRAST and bool((contrast_ids == NO_CONTRAST).any()):
+        raise ValueError(f"{target} needs a contrast for every explained token; add contrast_ids")
+    directions = torch.empty_like(states)
+    for start in range(0, len(states), DIRECTION_POSITIONS):
+        part = slice(start, start + DIRECTION_POSITIONS)
+        directions[part] = compute_target_directions(
+            states[part].to(head.device), next_ids[part], head, target, contrast_ids[part]
+        )
+    return directions
+
+
+@torch.no_grad()
 def compute_target_directions(
-    hidden: torch.Tensor, next_ids: torch.Tensor, head: torch.Tensor, target: Target
+    hidden: torch.Tensor,
+    next_ids: torch.Tensor,
+    head: torch.Tensor,
+    target: Target,
+    contrast_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the direction `(position, hidden)` whose product with `hidden` is the target.
 
     `hidden` `(position, hidden)` are the normalised last hidden states, `next_ids`
-    `(position,)` the tokens that follow, `head` `(vocabulary, hidden)`. For the
-    log-probability the direction is its gradient (the softmax's linearisation).
+    `(position,)` the tokens that follow, `contrast_ids` `(position,)` those they are explained
+    against, `head` `(vocabulary, hidden)`. For the log-probability the direction is its
+    gradient (the softmax's linearisation).
     """
+    if target is Target.EMITTED_MINUS_CONTRAST:
+        if contrast_ids is None:
+            raise ValueError(f"{target} needs contrast_ids")
+        return head[next_ids] - head[contrast_ids]
     logits = hidden @ head.T
     if target is Target.TOP_LOGIT:
         return head[logits.argmax(dim=-1)]

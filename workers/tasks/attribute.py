@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.attribution.attributors import compute_contrastive_relevance, serialise_relevance
+from workers.attribution.contrastive import compute_contrastive_relevance, serialise_relevance
 from workers.correction.results import PreparedCorrection
 from workers.domain import TokenSequence
 from workers.progress import Progress, count_up

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from workers.attribution.attributors import parse_relevance
+from workers.attribution.contrastive import parse_relevance
 from workers.correction.measurement import measure_responses
 from workers.correction.results import PreparedCorrection, PromptOutcome, Trial
 from workers.correction.screening import BLOCK, screen_components

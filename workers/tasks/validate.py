@@ -12,7 +12,7 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.domain import Selection, TokenSequence
-from workers.families import find_mlp_outputs
+from workers.families import count_features, find_mlp_outputs
 from workers.progress import Progress, count_up
 from workers.pruning.components import pruned
 from workers.pruning.selection import draw_random_selection
@@ -100,7 +100,7 @@ def _measure_text(
 
 def _draw_controls(inputs: CorrectionInputs, selection: Selection) -> list[Selection]:
     modules = find_mlp_outputs(inputs.checkpoint.model, inputs.family)
-    sizes = {name: module.in_features for name, module in modules.items()}
+    sizes = {name: count_features(module) for name, module in modules.items()}
     return [
         draw_random_selection(selection, sizes, inputs.spec.seed + draw)
         for draw in range(CONTROL_DRAWS)

@@ -188,7 +188,8 @@ def test_an_exception_inside_leaves_no_trace(composite: Composite) -> None:
 
 def test_rules_that_cannot_be_placed_leave_no_trace(model: LlamaForCausalLM) -> None:
     before = find_traces(model)
-    wrong = replace(LLAMA, value="self_attn.absent")  # the last path that is looked up
+    absent = replace(LLAMA.attention, value="self_attn.absent")  # the last path looked up
+    wrong = replace(LLAMA, attention=absent)
     with pytest.raises(AttributeError, match="absent"), attribution_rules(model, wrong, ATTN_LRP):
         pass
     assert find_traces(model) == before

@@ -91,7 +91,7 @@ def test_the_log_probability_direction_is_its_gradient(hidden, head) -> None:
 def test_directions_carry_no_graph_and_change_nothing(target, hidden, head) -> None:
     head.requires_grad_()
     before = hidden.clone(), NEXT_IDS.clone(), head.detach().clone()
-    directions = compute_target_directions(hidden, NEXT_IDS, head, target)
+    directions = compute_target_directions(hidden, NEXT_IDS, head, target, NEXT_IDS.flip(0))
     assert not directions.requires_grad
     assert directions.shape == hidden.shape
     for value, saved in zip((hidden, NEXT_IDS, head), before, strict=True):

@@ -1,4 +1,4 @@
-"""Every attributor by name: right shapes, seeded, and through bytes unchanged."""
+"""Contrastive relevance by every attributor: shapes, seeds, and through bytes unchanged."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.tiny import MODULES, NEURONS, build_tiny_model, draw_samples
-from workers.attribution.attributors import (
-    Attributor,
+from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.contrastive import (
     ContrastiveRelevance,
     compute_contrastive_relevance,
     parse_relevance,
     serialise_relevance,
 )
-from workers.attribution.composites import ATTN_LRP
-from workers.attribution.relevance import compute_neuron_relevance
 from workers.attribution.targets import Target
-from workers.batches import build_batches
+from workers.domain import Granularity
 from workers.families import LLAMA
 
 GENERAL = ((10, 0), (4, 0), (7, 0))
@@ -50,6 +48,7 @@ def assert_equal(left: ContrastiveRelevance, right: ContrastiveRelevance) -> Non
         for name in one.mean:
             assert torch.equal(one.mean[name], other.mean[name])
             assert torch.equal(one.mean_absolute[name], other.mean_absolute[name])
+            assert torch.equal(one.mean_square[name], other.mean_square[name])
 
 
 @every_attributor
@@ -61,7 +60,7 @@ def test_each_attributor_covers_every_neuron(
     for side, lengths in ((found.general, GENERAL), (found.undesired, UNDESIRED)):
         if attributor in NEEDS_SAMPLES:
             assert (side.tokens, side.samples) == (sum(map(sum, lengths)), len(lengths))
-        for values in (side.mean, side.mean_absolute):
+        for values in (side.mean, side.mean_absolute, side.mean_square):
             assert tuple(values) == MODULES
             for value in values.values():
                 assert value.shape == (NEURONS,)
@@ -107,8 +106,15 @@ def test_the_two_random_sets_are_drawn_apart(model: LlamaForCausalLM) -> None:
 
 def test_general_text_is_explained_by_its_top_logit(model: LlamaForCausalLM) -> None:
     found, _ = compute(model, Attributor.ATTNLRP)
-    batches = build_batches(draw_samples(GENERAL, 1), 1024, 0)
-    alone = compute_neuron_relevance(model, LLAMA, ATTN_LRP, batches, Target.TOP_LOGIT)
+    alone = compute_relevance(
+        model,
+        LLAMA,
+        Attributor.ATTNLRP,
+        Granularity.NEURON,
+        draw_samples(GENERAL, 1),
+        Target.TOP_LOGIT,
+        0,
+    )
     for name in MODULES:
         torch.testing.assert_close(found.general.mean[name], alone.mean[name])
 

@@ -1,0 +1,148 @@
+"""Running sums of relevance per component, in float32, wherever there is room for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from workers.attribution.observation import Site
+from workers.attribution.sums import Combination, RelevanceSums, Statistic
+from workers.batches import TokenBatch
+from workers.domain import Granularity
+from workers.families import count_features, count_heads, linear_weight
+
+FoldKey = tuple[Site, Statistic]
+
+
+class NonFiniteRelevanceError(ArithmeticError):
+    """Relevance became NaN or infinite; use float32, or look at the named samples."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where sums lie: on each module's device, on `device`, or mapped from files in `folder`."""
+
+    device: str | None = None
+    folder: Path | None = None
+
+    def zeros(self, label: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """Return a float32 tensor of zeros; `label` names its file, which must not exist yet."""
+        if self.folder is None:
+            return torch.zeros(shape, device=self.device or device)
+        path = self.folder / f"{label}.f32"
+        if path.exists():
+            raise FileExistsError(f"{path} exists; give an empty folder for the sums of one pass")
+        size = torch.Size(shape).numel()
+        return torch.from_file(str(path), shared=True, size=size).view(shape)
+
+
+ON_DEVICE = Storage()
+
+
+class Accumulator:
+    """Sums per module and statistic, and which of them a failed batch already reached.
+
+    A batch that runs out of memory half-way has reached some of the sums. It is repeated in
+    halves, and what it did reach is skipped then, so that every token counts once.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        devices: Mapping[str, torch.device],
+        statistics: frozenset[Statistic],
+        storage: Storage,
+    ) -> None:
+        self.totals = {
+            statistic: {
+                name: storage.zeros(f"{statistic}-{name}", shape, devices[name])
+                for name, shape in shapes.items()
+            }
+            for statistic in Statistic
+            if statistic in statistics
+        }
+        self.tokens = 0
+        self.samples = 0
+        self.folded: set[FoldKey] = set()
+        self._skipped: frozenset[FoldKey] = frozenset()
+        self._witnesses: list[tuple[str, torch.Tensor]] = []
+
+    def begin(self, skipped: frozenset[FoldKey]) -> None:
+        """Start a batch, or part of one whose `skipped` sums are complete already."""
+        self.folded = set()
+        self._skipped = skipped
+        self._witnesses = []
+
+    def missing(self, site: Site, width: int) -> Iterator[tuple[Statistic, torch.Tensor]]:
+        """Yield each sum that the batch has still to be added to; of an expert, its `width` part.
+
+        The sum counts as reached when the next one is asked for.
+        """
+        for statistic, totals in self.totals.items():
+            key = (site, statistic)
+            if key in self._skipped:
+                continue
+            total = totals[site.module]
+            if site.expert is not None:
+                total = total.narrow(0, site.expert * width, width)
+            yield statistic, total
+            self.folded.add(key)
+
+    def witness(self, site: Site, value: torch.Tensor) -> None:
+        """Keep a number `()` that is finite only if the batch's relevance at the site is."""
+        self._witnesses.append((site.module, value))
+
+    def end(self, batch: TokenBatch) -> None:
+        """Count the finished batch. Raises `NonFiniteRelevanceError` naming module and samples."""
+        for name, value in self._witnesses:
+            if not bool(torch.isfinite(value)):
+                raise NonFiniteRelevanceError(
+                    f"non-finite relevance at {name} in samples {list(batch.sample_indices)}; "
+                    "use float32, or leave the samples out"
+                )
+        self.tokens += int(batch.is_token.sum())
+        self.samples += len(batch.sample_indices)
+
+    def result(self, combination: Combination = Combination.TOKEN_MEAN) -> RelevanceSums:
+        """Return the sums themselves, not a copy.
+
+        Raises `NonFiniteRelevanceError` where a sum of finite values overflowed.
+        """
+        for totals in self.totals.values():
+            for name, value in totals.items():
+                if not bool(torch.isfinite(value.sum())):
+                    raise NonFiniteRelevanceError(
+                        f"the sum of relevance at {name} overflowed; use fewer samples"
+                    )
+        return RelevanceSums(
+            self.totals.get(Statistic.MEAN, {}),
+            self.totals.get(Statistic.MEAN_ABSOLUTE, {}),
+            self.totals.get(Statistic.MEAN_SQUARE, {}),
+            self.tokens,
+            self.samples,
+            combination,
+        )
+
+
+def accumulator_for(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    granularity: Granularity,
+    statistics: frozenset[Statistic],
+    storage: Storage,
+) -> Accumulator:
+    """Return an empty accumulator with one entry for every component of `modules`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in modules.items():
+        if granularity is Granularity.WEIGHT:
+            shapes[name] = tuple(linear_weight(module).shape)
+        elif granularity is Granularity.HEAD:
+            shapes[name] = (count_heads(model),)
+        else:
+            shapes[name] = (count_features(module),)
+    devices = {name: next(module.parameters()).device for name, module in modules.items()}
+    return Accumulator(shapes, devices, statistics, storage)

@@ -1,0 +1,118 @@
+"""The seam at act(gate) · up inside fused experts, on one instance and undone on exit.
+
+transformers keeps a layer's experts as two parameters, so the product that holds the neurons
+is no module's input. Its batched implementations compute it in the method `_apply_gate`; the
+eager one does not, and is replaced for the time by an equal loop that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class UnsupportedExpertsError(ValueError):
+    """The experts run in a way without a seam; load the model with another implementation."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which expert and which token (counted over the padded batch) each row belongs to."""
+
+    experts: torch.Tensor
+    tokens: torch.Tensor
+
+
+Transform = Callable[[torch.Tensor, Rows], torch.Tensor]
+"""Called with the neurons `(row, feature)`; what it returns goes on to the output projections."""
+
+
+@contextmanager
+def transformed_products(experts: nn.Module, transform: Transform) -> Iterator[None]:
+    """Within the context, the neurons of `experts` pass through `transform`.
+
+    Contexts nest; a later one sees what an earlier one returned. Raises
+    `UnsupportedExpertsError`.
+    """
+    own = dict(vars(experts))
+    apply_gate: Callable[[torch.Tensor], torch.Tensor] = experts._apply_gate  # type: ignore[assignment]
+    forward = own.get("forward") or _find_forward(experts)
+    plan: Iterator[Rows] = iter(())
+
+    def gated(values: torch.Tensor) -> torch.Tensor:
+        return transform(apply_gate(values), next(plan))
+
+    def planned(hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        nonlocal plan
+        plan = _plan_rows(experts, index)
+        return forward(hidden, index, weights)
+
+    experts._apply_gate = gated  # type: ignore[assignment]
+    experts.forward = planned
+    try:
+        yield
+    finally:
+        for name in ("_apply_gate", "forward"):
+            if name in own:
+                setattr(experts, name, own[name])
+            else:
+                delattr(experts, name)
+
+
+def _implementation(experts: nn.Module) -> str:
+    return str(experts.config._experts_implementation)  # type: ignore[union-attr]
+
+
+def _find_forward(experts: nn.Module) -> Callable[..., torch.Tensor]:
+    implementation = _implementation(experts)
+    if implementation == "eager":
+        return lambda *args: _run_one_by_one(experts, *args)
+    if implementation in ("grouped_mm", "batched_mm"):
+        return experts.forward
+    raise UnsupportedExpertsError(
+        f"experts run by {implementation} cannot be attributed; call "
+        'model.set_experts_implementation("grouped_mm") first'
+    )
+
+
+def _plan_rows(experts: nn.Module, index: torch.Tensor) -> Iterator[Rows]:
+    """Yield the rows of every product to come, in the order of the implementation."""
+    chosen = index.reshape(-1)
+    if _implementation(experts) == "batched_mm":
+        yield Rows(chosen, torch.arange(len(chosen), device=index.device) // index.shape[-1])
+        return
+    if _implementation(experts) == "grouped_mm":
+        ordered, permutation = torch.sort(chosen)
+        yield Rows(ordered, permutation // index.shape[-1])
+        return
+    for expert in chosen.unique().tolist():
+        tokens = _find_rows(index, expert)[1]
+        yield Rows(torch.full_like(tokens, expert), tokens)
+
+
+def _find_rows(index: torch.Tensor, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rank and token of every choice of `expert`, rank by rank."""
+    rank, token = torch.where(index.T.eq(expert))
+    return rank, token
+
+
+def _run_one_by_one(
+    experts: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return what the eager implementation returns, bit for bit, through `_apply_gate`."""
+    total = torch.zeros_like(hidden)
+    for expert in index.unique().tolist():
+        rank, token = _find_rows(index, expert)
+        neurons = experts._apply_gate(
+            functional.linear(hidden[token], experts.gate_up_proj[expert])
+        )
+        written = functional.linear(neurons, experts.down_proj[expert])
+        written = written * weights[token, rank, None]
+        total.index_add_(0, token, written.to(total.dtype))
+    return total

@@ -1,0 +1,81 @@
+"""Batches that do not fit: halved and repeated, said aloud, with every token counted once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from workers.attribution.accumulation import Accumulator, FoldKey
+from workers.batches import TokenBatch
+
+logger = logging.getLogger(__name__)
+
+OnHalved = Callable[[int, int], None]
+"""Called with samples and padded tokens of a batch that ran out of memory."""
+
+
+class SampleTooLargeError(MemoryError):
+    """One sample alone does not fit into memory; shorten it, or use a larger device."""
+
+
+def log_halved(samples: int, tokens: int) -> None:
+    """Write a warning that a batch is halved."""
+    logger.warning(
+        "out of memory on a batch of %d samples, %d tokens: going on with halves", samples, tokens
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` is how torch or Python says that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+class HalvingRunner:
+    """Runs `step` on batches into an accumulator; after a failure, on smaller ones from then on."""
+
+    def __init__(
+        self, step: Callable[[TokenBatch], None], accumulator: Accumulator, on_halved: OnHalved
+    ) -> None:
+        self._step = step
+        self._accumulator = accumulator
+        self._on_halved = on_halved
+        self._largest: int | None = None
+
+    def run(self, batch: TokenBatch, skipped: frozenset[FoldKey] = frozenset()) -> None:
+        """Run the batch, in parts where it does not fit.
+
+        Raises `SampleTooLargeError` when a single sample does not.
+        """
+        samples, tokens = len(batch.sample_indices), batch.token_ids.numel()
+        if self._largest is None or tokens <= self._largest or samples == 1:
+            self._accumulator.begin(skipped)
+            if self._fits(batch):
+                self._accumulator.end(batch)
+                return
+            if samples == 1:
+                raise SampleTooLargeError(
+                    f"sample {batch.sample_indices[0]} with {tokens} tokens does not fit into "
+                    "memory; shorten it, or use a larger device or device_map"
+                )
+            self._largest = tokens // 2
+            self._on_halved(samples, tokens)
+            skipped |= self._accumulator.folded
+        for half in batch.halves():
+            self.run(half, skipped)
+
+    def _fits(self, batch: TokenBatch) -> bool:
+        """Run the step; False when memory ran out, with everything it held let go."""
+        try:
+            self._step(batch)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return False

@@ -1,0 +1,139 @@
+"""Where relevance is read: values and gradients at components, by hooks undone on exit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from workers.attribution.experts import Rows, transformed_products
+from workers.families import is_linear
+
+_Hook = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module whose components are observed; of fused experts, one expert."""
+
+    module: str
+    expert: int | None = None
+
+
+See = Callable[[Site, torch.Tensor, torch.Tensor], None]
+"""Called with values `(row, feature)` and the gradient of the same shape."""
+
+Look = Callable[[Site, torch.Tensor], None]
+"""Called with values `(row, feature)` at real tokens."""
+
+
+@contextmanager
+def observed_gradients(modules: Mapping[str, nn.Module], see: See) -> Iterator[None]:
+    """Within the context, backward passes show `see` each module's input and its gradient.
+
+    To see the gradient before a rule at that input changes it, enter after the rules. The
+    graph begins at the lowest of the inputs: nothing below costs a backward pass.
+    """
+
+    def transform_for(name: str) -> Callable[[torch.Tensor, Rows | None], torch.Tensor]:
+        def transform(values: torch.Tensor, rows: Rows | None) -> torch.Tensor:
+            kept = values if values.requires_grad else values.detach().requires_grad_()
+            plain = kept.detach()
+
+            def show(gradient: torch.Tensor) -> None:
+                for site, part in _split(name, rows):
+                    see(site, _flatten(plain)[part], _flatten(gradient)[part])
+
+            kept.register_hook(show)
+            return kept
+
+        return transform
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            _enter(stack, module, transform_for(name))
+        yield
+
+
+@contextmanager
+def observed_inputs(
+    modules: Mapping[str, nn.Module], is_token: torch.Tensor, look: Look
+) -> Iterator[None]:
+    """Within the context, forward passes show `look` each module's input at real tokens.
+
+    `is_token` `(sample, token)` belongs to the batch that the model is run on.
+    """
+
+    def transform_for(name: str) -> Callable[[torch.Tensor, Rows | None], torch.Tensor]:
+        def transform(values: torch.Tensor, rows: Rows | None) -> torch.Tensor:
+            real = is_token.flatten().to(values.device)
+            if rows is not None:
+                real = real[rows.tokens]
+            for site, part in _split(name, rows):
+                look(site, _flatten(values)[part][real[part]])
+            return values
+
+        return transform
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            _enter(stack, module, transform_for(name))
+        yield
+
+
+@contextmanager
+def observed_outputs(modules: Mapping[str, nn.Module], see: See) -> Iterator[None]:
+    """Within the context, backward passes show `see` each module's input and output gradient.
+
+    Enter before the rules, so that the gradient is what arrives after all of them. The
+    output projection's input is held until then: the activations of one batch.
+    """
+
+    def hook_for(site: Site) -> _Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+            kept = output if output.requires_grad else output.detach().requires_grad_()
+            inputs = args[0].detach()
+            kept.register_hook(lambda gradient: see(site, _flatten(inputs), _flatten(gradient)))
+            return kept
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(hook_for(Site(name)))
+            stack.callback(handle.remove)
+        yield
+
+
+def _enter(
+    stack: ExitStack,
+    module: nn.Module,
+    transform: Callable[[torch.Tensor, Rows | None], torch.Tensor],
+) -> None:
+    """Let `transform` see the module's input: a linear module's own, or the experts' neurons."""
+    if not is_linear(module):
+        stack.enter_context(transformed_products(module, transform))
+        return
+
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:  # noqa: ARG001
+        return (transform(args[0], None), *args[1:])
+
+    handle = module.register_forward_pre_hook(hook)
+    stack.callback(handle.remove)
+
+
+def _split(name: str, rows: Rows | None) -> Iterator[tuple[Site, slice | torch.Tensor]]:
+    if rows is None:
+        yield Site(name), slice(None)
+        return
+    for expert in rows.experts.unique().tolist():
+        yield Site(name, expert), (rows.experts == expert).nonzero().flatten()
+
+
+def _flatten(values: torch.Tensor) -> torch.Tensor:
+    """Return `(row, feature)`, whatever axes samples and tokens are spread over."""
+    return values.reshape(-1, values.shape[-1])

@@ -1,0 +1,176 @@
+"""Sums of relevance over tokens: kept per shard, merged in order, divided at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from workers.domain import Relevance
+
+HEADER = "header"
+
+
+class Statistic(StrEnum):
+    """What is summed over tokens."""
+
+    MEAN = "mean"
+    MEAN_ABSOLUTE = "mean_absolute"
+    MEAN_SQUARE = "mean_square"
+
+
+ALL_STATISTICS = frozenset(Statistic)
+
+
+class Combination(StrEnum):
+    """How sums become relevance."""
+
+    TOKEN_MEAN = "token_mean"  # noqa: S105 - no password
+    """Each sum divided by the number of tokens."""
+    MAGNITUDE = "magnitude"
+    """The same for what is never negative: no sums of magnitudes, the mean stands for both."""
+    ROOT_MEAN_SQUARE = "root_mean_square"
+    """Only squares are summed; mean and mean of magnitudes are the root of their mean."""
+    CONSTANT = "constant"
+    """Magnitudes that do not depend on samples: neither merging nor tokens change them."""
+
+
+class IncompatibleSumsError(ValueError):
+    """Sums of different components, statistics or attributors; merge shards of one run only."""
+
+
+@dataclass(frozen=True)
+class RelevanceSums:
+    """Sums over the tokens of some reference samples; partial sums of shards add up.
+
+    Every mapping goes from module name to a float32 tensor shaped as in `Relevance`; a
+    statistic that is not kept is an empty mapping.
+    """
+
+    sums: Mapping[str, torch.Tensor]
+    absolute_sums: Mapping[str, torch.Tensor]
+    square_sums: Mapping[str, torch.Tensor]
+    tokens: int
+    samples: int
+    combination: Combination = Combination.TOKEN_MEAN
+
+    @property
+    def statistics(self) -> tuple[Mapping[str, torch.Tensor], ...]:
+        """The three mappings: sums, sums of magnitudes, sums of squares."""
+        return self.sums, self.absolute_sums, self.square_sums
+
+
+def merge_sums(parts: Sequence[RelevanceSums]) -> RelevanceSums:
+    """Return the sums of all parts, added in the given order: the same bits whoever made them.
+
+    Raises `IncompatibleSumsError`, also when there are no parts.
+    """
+    if not parts:
+        raise IncompatibleSumsError("no sums to merge; give at least one shard's")
+    first = parts[0]
+    for other in parts[1:]:
+        if _layout(other) != _layout(first):
+            raise IncompatibleSumsError(
+                "sums of different components or attributors cannot be merged; "
+                "merge shards of one run only"
+            )
+    if first.combination is Combination.CONSTANT:
+        return first
+    merged = [
+        {name: _add([part.statistics[kind][name] for part in parts]) for name in mapping}
+        for kind, mapping in enumerate(first.statistics)
+    ]
+    tokens, samples = sum(part.tokens for part in parts), sum(part.samples for part in parts)
+    return RelevanceSums(merged[0], merged[1], merged[2], tokens, samples, first.combination)
+
+
+def finish(sums: RelevanceSums, *, in_place: bool = False) -> Relevance:
+    """Return the relevance that the sums stand for.
+
+    With `in_place` the sums themselves are overwritten where they lie: no second copy of what
+    may be as large as the model. Raises `ValueError` where a mean over no tokens is asked for.
+    """
+    if sums.combination is Combination.CONSTANT:
+        means = [_to_cpu(mapping) for mapping in sums.statistics]
+        return _relevance(sums, means[0], means[0], means[2])
+    if sums.tokens == 0:
+        raise ValueError("no reference samples: relevance needs at least one token")
+    means = [
+        {
+            name: (value.div_(sums.tokens) if in_place else value / sums.tokens).cpu()
+            for name, value in mapping.items()
+        }
+        for mapping in sums.statistics
+    ]
+    if sums.combination is Combination.ROOT_MEAN_SQUARE:
+        roots = {name: value.sqrt() for name, value in means[2].items()}
+        return _relevance(sums, roots, roots, means[2])
+    if sums.combination is Combination.MAGNITUDE:
+        return _relevance(sums, means[0], means[0], means[2])
+    return _relevance(sums, means[0], means[1], means[2])
+
+
+def serialise_sums(sums: RelevanceSums) -> bytes:
+    """Return the sums as safetensors bytes, the same for the same sums."""
+    header = {
+        "modules": [list(mapping) for mapping in sums.statistics],
+        "tokens": sums.tokens,
+        "samples": sums.samples,
+        "combination": sums.combination.value,
+    }
+    tensors = {HEADER: torch.frombuffer(bytearray(json.dumps(header).encode()), dtype=torch.uint8)}
+    for kind, mapping in enumerate(sums.statistics):
+        for name, value in mapping.items():
+            # A clone, because one tensor may stand for two statistics.
+            tensors[f"{kind}::{name}"] = value.detach().cpu().clone().contiguous()
+    return save_safetensors(tensors)
+
+
+def parse_sums(data: bytes) -> RelevanceSums:
+    """Return what `serialise_sums` stored, modules in their order."""
+    tensors = load_safetensors(data)
+    header = json.loads(bytes(tensors[HEADER].tolist()))
+    mappings = [
+        {name: tensors[f"{kind}::{name}"] for name in names}
+        for kind, names in enumerate(header["modules"])
+    ]
+    return RelevanceSums(
+        mappings[0],
+        mappings[1],
+        mappings[2],
+        header["tokens"],
+        header["samples"],
+        Combination(header["combination"]),
+    )
+
+
+def _relevance(
+    sums: RelevanceSums,
+    mean: Mapping[str, torch.Tensor],
+    mean_absolute: Mapping[str, torch.Tensor],
+    mean_square: Mapping[str, torch.Tensor],
+) -> Relevance:
+    return Relevance(mean, mean_absolute, sums.tokens, sums.samples, mean_square)
+
+
+def _to_cpu(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.cpu() for name, value in values.items()}
+
+
+def _add(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    total = values[0].clone()
+    for value in values[1:]:
+        total += value
+    return total
+
+
+def _layout(sums: RelevanceSums) -> tuple[object, ...]:
+    shapes = [
+        {name: tuple(value.shape) for name, value in mapping.items()} for mapping in sums.statistics
+    ]
+    return (sums.combination, *shapes)

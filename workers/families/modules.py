@@ -1,0 +1,185 @@
+"""A model's family, and the modules its description points at."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from workers.domain import Granularity
+from workers.families.catalogue import FAMILIES
+from workers.families.description import Family
+
+
+class UnsupportedArchitectureError(ValueError):
+    """The model's architecture has no description here; use one of the supported ones."""
+
+
+class UnsupportedGranularityError(ValueError):
+    """The family's components cannot be of this granularity; choose one of its own."""
+
+
+def find_family(model: nn.Module) -> Family:
+    """Return the description that fits `model`, by its configuration's `architectures`.
+
+    Raises `UnsupportedArchitectureError` naming the supported architectures, or the setting
+    that makes this model differ from the description of its architecture.
+    """
+    config = getattr(model, "config", None)
+    named = tuple(getattr(config, "architectures", None) or (type(model).__name__,))
+    for family in FAMILIES:
+        if any(architecture in family.architectures for architecture in named):
+            _check_requirements(config, family)
+            return family
+    supported = ", ".join(sorted(name for family in FAMILIES for name in family.architectures))
+    raise UnsupportedArchitectureError(
+        f"architecture {', '.join(named)} is not supported; supported: {supported}. "
+        "docs/guides/families.md says how to describe another"
+    )
+
+
+def _check_requirements(config: object, family: Family) -> None:
+    for requirement in family.requirements:
+        value = getattr(config, requirement.setting, requirement.allowed[0])
+        if value not in requirement.allowed:
+            raise UnsupportedArchitectureError(
+                f"{family.name} with {requirement.setting}={value!r} is not supported: "
+                f"{requirement.otherwise}, which no rule covers; "
+                f"supported: {requirement.setting}={requirement.allowed[0]!r} "
+                "(docs/guides/families.md)"
+            )
+
+
+def check_granularity(family: Family, granularity: Granularity) -> None:
+    """Raise `UnsupportedGranularityError` unless the family has such components."""
+    if granularity not in family.granularities:
+        supported = ", ".join(sorted(family.granularities))
+        raise UnsupportedGranularityError(
+            f"{family.name} has no {granularity} components here; choose one of: {supported}"
+        )
+
+
+def count_layers(model: nn.Module, family: Family) -> int:
+    """Return the number of decoder layers."""
+    layers = model.get_submodule(family.layers)
+    if not isinstance(layers, nn.ModuleList):
+        raise TypeError(f"{family.layers} is a {type(layers).__name__}, not a ModuleList")
+    return len(layers)
+
+
+def find_mlp_outputs(model: nn.Module, family: Family) -> dict[str, nn.Module]:
+    """Return module name → MLP output projection, in layer order.
+
+    With experts the name is that of the fused parameter and the module the experts'.
+    """
+    if family.experts is None:
+        return _find_in_layers(model, family, family.mlp_output)
+    found = {}
+    for layer in range(count_layers(model, family)):
+        base = f"{family.layers}.{layer}"
+        experts = model.get_submodule(f"{base}.{family.experts}")
+        fused_weight(experts)  # raises where the description does not fit
+        found[f"{base}.{family.mlp_output}"] = experts
+    return found
+
+
+def find_attention_outputs(model: nn.Module, family: Family) -> dict[str, nn.Module]:
+    """Return module name → attention output projection, in layer order."""
+    return _find_in_layers(model, family, family.attention_output)
+
+
+def find_linear_modules(model: nn.Module, family: Family) -> dict[str, nn.Module]:
+    """Return module name → linear module inside the decoder layers: no embeddings, no head."""
+    layers = model.get_submodule(family.layers)
+    return {
+        f"{family.layers}.{name}": module
+        for name, module in layers.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+
+
+def find_components(
+    model: nn.Module, family: Family, granularity: Granularity
+) -> dict[str, nn.Module]:
+    """Return module name → module that holds the components of `granularity`.
+
+    Raises `UnsupportedGranularityError`.
+    """
+    check_granularity(family, granularity)
+    if granularity is Granularity.WEIGHT:
+        return find_linear_modules(model, family)
+    if granularity is Granularity.HEAD:
+        return find_attention_outputs(model, family)
+    return find_mlp_outputs(model, family)
+
+
+def count_components(model: nn.Module, family: Family, granularity: Granularity) -> dict[str, int]:
+    """Return module name → number of components. Raises `UnsupportedGranularityError`."""
+    modules = find_components(model, family, granularity)
+    if granularity is Granularity.HEAD:
+        return dict.fromkeys(modules, count_heads(model))
+    if granularity is Granularity.WEIGHT:
+        return {name: linear_weight(module).numel() for name, module in modules.items()}
+    return {name: count_features(module) for name, module in modules.items()}
+
+
+def count_heads(model: nn.Module) -> int:
+    """Return the number of query heads of a layer."""
+    return int(model.config.num_attention_heads)  # type: ignore[union-attr, arg-type]
+
+
+def head_weight(model: nn.Module, family: Family) -> torch.Tensor:
+    """Return the unembedding matrix, `(vocabulary, hidden)`."""
+    weight = model.get_submodule(family.head).weight
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"{family.head} has no weight")
+    return weight
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether the module is linear with a two-axis weight of its own."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Return whether the weight is stored `(input, output)`, as GPT-2's are."""
+    return isinstance(module, Conv1D)
+
+
+def count_features(module: nn.Module) -> int:
+    """Return the number of input features of a linear module; of experts, those of all."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    if isinstance(module, Conv1D):
+        return int(module.nx)
+    weight = fused_weight(module)
+    return weight.shape[0] * weight.shape[2]
+
+
+def linear_weight(module: nn.Module) -> torch.Tensor:
+    """Return a linear module's weight as stored. Raises `TypeError` for another module."""
+    if not isinstance(module, nn.Linear | Conv1D):
+        raise TypeError(f"a {type(module).__name__} is no linear module")
+    return module.weight
+
+
+def fused_weight(module: nn.Module) -> torch.Tensor:
+    """Return the experts' output projections `(expert, hidden, feature)`.
+
+    Raises `TypeError` for a module without them.
+    """
+    weight = getattr(module, "down_proj", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 3:
+        raise TypeError(f"a {type(module).__name__} holds no fused experts")
+    return weight
+
+
+def _find_in_layers(model: nn.Module, family: Family, path: str) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {}
+    for layer in range(count_layers(model, family)):
+        name = f"{family.layers}.{layer}.{path}"
+        module = model.get_submodule(name)
+        if not isinstance(module, nn.Linear | Conv1D):
+            raise TypeError(f"{name} is a {type(module).__name__}, not a linear module")
+        found[name] = module
+    return found
