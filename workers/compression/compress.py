@@ -19,7 +19,13 @@ from workers.compression.plan import (
     RowShare,
 )
 from workers.domain import Granularity, Scope, Selection, TokenSequence
-from workers.families import Family, count_layers, find_linear_modules, is_transposed
+from workers.families import (
+    Family,
+    count_layers,
+    find_components,
+    is_transposed,
+    linear_weight,
+)
 from workers.progress import Progress, count_up
 from workers.pruning.selection import select_components, select_n_of_m
 
@@ -53,7 +59,8 @@ def compress(
 
     Raises `ValueError` without samples, on a `first_block` with one-shot calibration (its
     scores need the unpruned model) or outside the model, and where rows do not divide into an
-    N:M pattern's groups; `NonFiniteScoreError`; and what `compute_relevance` raises.
+    N:M pattern's groups; `UnsupportedGranularityError` for mixtures of experts;
+    `NonFiniteScoreError`; and what `compute_relevance` raises.
     """
     layers = count_layers(model, family)
     if not samples:
@@ -62,7 +69,7 @@ def compress(
         raise ValueError("a one-shot compression cannot resume; start from the unpruned model")
     if not 0 <= first_block < layers:
         raise ValueError(f"first_block must be in 0 … {layers - 1}, not {first_block}")
-    modules = _group_by_block(find_linear_modules(model, family), family, layers)
+    modules = _group_by_block(find_components(model, family, Granularity.WEIGHT), family, layers)
     work = _Work(model, family, plan, samples, pad_id, modules, progress or _ignore)
     blocks = range(first_block, layers)
     by_inputs = plan.attributor is Attributor.WANDA
@@ -155,7 +162,7 @@ def score_by_inputs(module: nn.Module, input_norms: torch.Tensor) -> torch.Tenso
 
     `input_norms` `(feature,)` holds each input feature's norm over calibration tokens.
     """
-    weight = _weight(module).float().abs()
+    weight = linear_weight(module).float().abs()
     return weight * (input_norms[:, None] if is_transposed(module) else input_norms)
 
 
@@ -169,7 +176,7 @@ def prune_module(
     """
     if not bool(torch.isfinite(scores).all()):
         raise NonFiniteScoreError(f"non-finite score in {name}; use float32")
-    weight = _weight(module)
+    weight = linear_weight(module)
     row_axis = 1 if is_transposed(module) else 0
     chosen = _select({name: scores}, pattern, row_axis).indices.get(name)
     if chosen is None:
@@ -204,12 +211,6 @@ def _group_by_block(
         }
         for layer in range(layers)
     ]
-
-
-def _weight(module: nn.Module) -> torch.Tensor:
-    weight = module.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight
 
 
 def _ignore(done: int, total: int) -> None:

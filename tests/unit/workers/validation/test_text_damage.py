@@ -14,7 +14,7 @@ from workers.domain import TokenSequence
 from workers.families import LLAMA
 from workers.pruning.components import pruned
 from workers.validation import text_damage
-from workers.validation.text_damage import ReferenceText
+from workers.validation.text_damage import Perplexity, ReferenceText, compute_perplexity
 
 LENGTHS = ((9, 0), (30, 0), (2, 0), (14, 6), (14, 0), (5, 0))
 TOKENS = sum(prompt + response - 1 for prompt, response in LENGTHS)
@@ -157,3 +157,27 @@ def test_more_damage_is_more_divergence(model: LlamaForCausalLM) -> None:
             found.append(text.measure(model).kl_mean)
     assert found == sorted(found)
     assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
+def test_perplexity_alone_is_that_of_the_reference_text(
+    model: LlamaForCausalLM, batch_tokens: int
+) -> None:
+    counts: list[int] = []
+    with pruned(model, CHOSEN):
+        found = compute_perplexity(
+            model,
+            LLAMA,
+            [TokenSequence((5,)), *draw_samples(LENGTHS)],
+            0,
+            batch_tokens=batch_tokens,
+            on_batch=counts.append,
+        )
+        expected = perplexity_by_loss(model)
+    assert found == Perplexity(pytest.approx(expected, rel=1e-5), TOKENS)
+    assert sum(counts) == len(LENGTHS)
+
+
+def test_perplexity_of_nothing_is_refused(model: LlamaForCausalLM) -> None:
+    with pytest.raises(ValueError, match="no sample of two tokens"):
+        compute_perplexity(model, LLAMA, [TokenSequence((5,))], 0)
