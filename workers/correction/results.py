@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.pruning.selection import list_indices
-from workers.validation.uniqueness import find_repeated_tokens
+from workers.validation.uniqueness import mark_undesired
 
 
 class StageDocument(BaseModel):
@@ -38,13 +38,8 @@ class PromptOutcome(StageDocument):
 
     @property
     def undesired_sequence(self) -> TokenSequence:
-        """The tokens as the model saw them, with those that repeat marked for explanation.
-
-        Where nothing repeats by bigram the whole response is explained.
-        """
-        repeated = find_repeated_tokens(self.prompt_ids, self.response_ids)
-        flags = repeated if any(repeated) else ()
-        return TokenSequence(self.prompt_ids, self.response_ids, flags)
+        """The tokens as the model saw them, with those that repeat marked for explanation."""
+        return mark_undesired(self.prompt_ids, self.response_ids)
 
 
 class ReferenceSplit(StageDocument):
@@ -122,10 +117,11 @@ class Response(StageDocument):
 
     response: str
     metric: float
+    response_ids: tuple[int, ...] = ()
 
 
 class Trial(StageDocument):
-    """One amount tried: its effect and its cost on the tuning split."""
+    """One selection tried: its effect and its cost on the tuning split."""
 
     selection: StoredSelection
     responses: tuple[Response, ...]
@@ -147,7 +143,7 @@ class Trial(StageDocument):
 
 
 class SearchOutcome(StageDocument):
-    """Every amount tried, and which one is within budget and best."""
+    """Every selection tried, in order, and which one is within budget and best."""
 
     trials: tuple[Trial, ...]
     chosen: int | None

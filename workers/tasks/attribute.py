@@ -8,13 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.attribution.attributors import sum_relevance
-from workers.attribution.contrastive import ContrastiveRelevance, serialise_relevance
-from workers.attribution.sums import Statistic, finish, merge_sums, parse_sums, serialise_sums
-from workers.attribution.targets import Target
+from workers.attribution.contrastive import (
+    Question,
+    Side,
+    combine_answers,
+    list_questions,
+    serialise_relevance,
+    sum_answer,
+)
+from workers.attribution.sums import (
+    RelevanceSums,
+    finish,
+    merge_sums,
+    parse_sums,
+    serialise_sums,
+)
 from workers.correction.results import PreparedCorrection
-from workers.domain import Relevance, TokenSequence
+from workers.domain import TokenSequence
 from workers.progress import Advance
+from workers.pruning.scoring import Score
 from workers.tasks.context import JobContext, StageOutput, compute_key
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards
@@ -22,33 +34,29 @@ from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards
 SHARD_TOKENS = 32_768
 """Most tokens of a shard: large, for whoever helps with one loads the model first."""
 
-STATISTICS = frozenset({Statistic.MEAN, Statistic.MEAN_ABSOLUTE})
-"""What the scores are made of; for single weights each is as large as the model."""
-
 
 @dataclass(frozen=True)
 class _Part:
-    """The samples of one shard, all of one reference set."""
+    """The samples of one shard, all of one question."""
 
+    question: Question
     samples: tuple[TokenSequence, ...]
-    target: Target
-    salt: int
-    """Added to the seed: random relevance of the two sets must not be the same."""
 
 
 def run(
     context: JobContext, inputs: CorrectionInputs, prepared: PreparedCorrection, upstream: str
 ) -> StageOutput:
     """Return the stage's result, a serialised `ContrastiveRelevance`."""
+    questions = _list_questions(inputs)
     key = {
         "prepare": upstream,
-        "attributor": inputs.attributor.value,
+        "questions": [[question.side, question.attributor] for question in questions],
         "granularity": inputs.granularity.value,
         "seed": inputs.spec.seed,
         "shard_tokens": SHARD_TOKENS,
     }
     stage = ShardedStage("attribute", compute_key("attribute", key), upstream)
-    parts = _cut_parts(prepared)
+    parts = _cut_parts(questions, prepared)
     work = build_work(inputs, prepared)
     return context.run_stage(
         "attribute",
@@ -59,25 +67,20 @@ def run(
 
 def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
     """The stage's work; the same on every worker."""
-    parts = _cut_parts(prepared)
+    parts = _cut_parts(_list_questions(inputs), prepared)
 
     def compute(position: int, advance: Advance) -> bytes:
         part = parts[position]
-        sums = sum_relevance(
-            inputs.checkpoint.model,
-            inputs.family,
-            inputs.attributor,
-            inputs.granularity,
-            part.samples,
-            part.target,
-            inputs.checkpoint.pad_id,
-            seed=inputs.spec.seed + part.salt,
-            statistics=STATISTICS,
-            advance=advance,
-        )
-        return serialise_sums(sums)
+        return serialise_sums(_answer(inputs, part.question, part.samples, advance))
 
     return ShardedWork(tuple(len(part.samples) for part in parts), compute)
+
+
+def answer_undesired(
+    inputs: CorrectionInputs, undesired: Sequence[TokenSequence], advance: Advance
+) -> RelevanceSums:
+    """The job's own relevance of undesired responses, as for those of the base model."""
+    return _answer(inputs, _list_questions(inputs)[-1], undesired, advance)
 
 
 def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
@@ -93,29 +96,44 @@ def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[Token
     return [tuple(run) for run in runs]
 
 
-def _cut_parts(prepared: PreparedCorrection) -> tuple[_Part, ...]:
-    """The shards in order: general text, explained by its top logit, before responses.
+def _list_questions(inputs: CorrectionInputs) -> tuple[Question, ...]:
+    score = Score(inputs.spec.attribution.score)
+    return list_questions(inputs.attributor, predicts_damage=score is Score.BENEFIT_DAMAGE)
 
-    An undesired response is explained by the margin of each emitted token over the runner-up.
-    """
+
+def _answer(
+    inputs: CorrectionInputs,
+    question: Question,
+    samples: Sequence[TokenSequence],
+    advance: Advance,
+) -> RelevanceSums:
+    return sum_answer(
+        question,
+        inputs.checkpoint.model,
+        inputs.family,
+        inputs.granularity,
+        samples,
+        inputs.checkpoint.pad_id,
+        inputs.spec.seed,
+        advance,
+    )
+
+
+def _cut_parts(questions: Sequence[Question], prepared: PreparedCorrection) -> tuple[_Part, ...]:
+    """The shards in order: every question over the samples it is asked of."""
     general = [TokenSequence(ids) for ids in prepared.reference.attribute]
     undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
     return tuple(
-        _Part(run, target, salt)
-        for salt, (samples, target) in enumerate(
-            ((general, Target.TOP_LOGIT), (undesired, Target.EMITTED_MINUS_RUNNER_UP))
-        )
-        for run in cut_samples(samples, SHARD_TOKENS)
+        _Part(question, run)
+        for question in questions
+        for run in cut_samples(general if question.is_general else undesired, SHARD_TOKENS)
     )
 
 
 def _combine(parts: Sequence[_Part], results: Sequence[bytes]) -> bytes:
-    """Return the relevance of both sets from the sums of every shard, added in order."""
-
-    def add(salt: int) -> Relevance:
-        sums = [
-            parse_sums(data) for part, data in zip(parts, results, strict=True) if part.salt == salt
-        ]
-        return finish(merge_sums(sums), in_place=True)
-
-    return serialise_relevance(ContrastiveRelevance(general=add(0), undesired=add(1)))
+    """Return the contrast from the sums of every shard, added in order."""
+    sums: dict[Side, list[RelevanceSums]] = {}
+    for part, data in zip(parts, results, strict=True):
+        sums.setdefault(part.question.side, []).append(parse_sums(data))
+    answers = {side: finish(merge_sums(shards), in_place=True) for side, shards in sums.items()}
+    return serialise_relevance(combine_answers(answers))

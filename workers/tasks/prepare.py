@@ -33,6 +33,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
         "behaviour": spec.behaviours[0].model_dump(mode="json", exclude={"prompts"}),
         "prompts": inputs.prompt_set(spec.behaviours[0].prompts).sha256,
         "reference": inputs.prompt_set(spec.reference).sha256,
+        "reference_tokens": spec.attribution.reference_tokens,
         "corpus": None
         if corpus is None
         else [inputs.prompt_set(corpus.prompts).sha256, corpus.context, corpus.sequences],
@@ -66,7 +67,8 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
 def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
     """Raises `InvalidInputError` where a part would be left without text."""
     texts = inputs.prompts(inputs.spec.reference)
-    split = split_reference(inputs.checkpoint.tokenizer, texts, ReferenceTokens())
+    limits = ReferenceTokens(attribute=inputs.spec.attribution.reference_tokens)
+    split = split_reference(inputs.checkpoint.tokenizer, texts, limits)
     if not (split.attribute and split.tune and split.held_out):
         raise InvalidInputError(
             f"reference has {len(texts)} texts, too little for its three parts (attribution, "

@@ -20,7 +20,7 @@ from service.jobs.specs.common import (
 MIN_UNDESIRED_PROMPTS = 4
 MIN_REFERENCE_TEXTS = 8
 
-Amount = Annotated[int, Field(ge=1, le=10_000)]
+Amount = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class BehaviourSpec(SpecModel):
@@ -39,19 +39,21 @@ class AttributionSpec(SpecModel):
     """How components are found."""
 
     attributor: AttributorName = "attnlrp"
-    score: Literal["benefit_squared_cost", "benefit_cost", "signed_difference"] = (
-        "benefit_squared_cost"
-    )
+    score: Literal["benefit_damage", "benefit_cost", "signed_difference"] = "benefit_damage"
     granularity: GranularityName = "neuron"
+    reference_tokens: int = Field(default=8192, ge=64, le=1_000_000)
+    """Tokens of reference text that are attributed, at most; more predict damage better."""
 
 
 class SearchSpec(SpecModel):
-    """Which amounts are tried; the service chooses when none are given."""
+    """Which amounts are tried, and how often; the service chooses what is not given."""
 
     amounts: (
         Annotated[list[Amount], Field(min_length=1, max_length=32), AfterValidator(check_ascending)]
         | None
     ) = None
+    rounds: int | None = Field(default=None, ge=1, le=64)
+    """Selections tried, each ranked with what the one before it still got wrong."""
 
 
 class BudgetSpec(SpecModel):
