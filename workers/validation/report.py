@@ -11,9 +11,9 @@ from workers.validation.rendering import (
     require_finite,
 )
 from workers.validation.report_charts import (
-    build_dose_chart,
     build_effect_axis,
     build_layer_map,
+    build_search_chart,
     order_modules,
 )
 from workers.validation.report_samples import build_sample_groups
@@ -40,7 +40,7 @@ def _context(report: Report) -> dict[str, object]:
     require_finite(report.model_dump())
     return {
         "report": report,
-        "dose": build_dose_chart(report),
+        "rounds": build_search_chart(report),
         "layer_map": build_layer_map(report),
         "modules": order_modules(report),
         "sample_groups": build_sample_groups(report),
