@@ -120,7 +120,7 @@ class HeldOutEffect(SplitEffect):
 
 
 class RandomControl(ReportModel):
-    """The held-out metric after pruning as many random neurons, layer by layer alike."""
+    """The held-out metric after pruning as many random components, module by module alike."""
 
     before: float
     after: float

@@ -56,6 +56,7 @@ class _Damage(BaseModel):
 class _Patch(BaseModel):
     components: int
     of: int
+    granularity: str = "neuron"
     modules: dict[str, list[int]] = Field(default_factory=dict)
 
 
@@ -138,15 +139,15 @@ def _build_numbers(report: ReportSummary) -> Table:
             table.add_row(f"{label}, held-out prompts{count}", *_effect_cells(effect))
         if (control := behaviour.random_control) is not None:
             draws = f" ({control.draws} draws)" if control.draws else ""
-            table.add_row(f"the same, random neurons instead{draws}", *_effect_cells(control))
+            table.add_row(f"the same, a random selection instead{draws}", *_effect_cells(control))
     if report.damage is not None:
         _add_damage(table, report.damage)
     if (patch := report.patch) is not None:
         share = f"{patch.components / patch.of:.3%} of all" if patch.of else ""
         pruned = f"{patch.components} of {patch.of}"
-        table.add_row("neurons pruned", "0", pruned, share)
+        table.add_row(f"{clean(patch.granularity)}s pruned", "0", pruned, share)
     else:
-        table.add_row("neurons pruned", "0", "0", "no patch")
+        table.add_row("components pruned", "0", "0", "no patch")
     return table
 
 

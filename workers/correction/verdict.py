@@ -209,7 +209,7 @@ def _build_gates(
             "better_than_random",
             over_control,
             0.0,
-            "the 95 % interval of the lead over equally many random neurons lies above zero",
+            "the 95 % interval of the lead over an equally large random selection lies above zero",
         ),
         _at_least(
             "held_out_prompts",
