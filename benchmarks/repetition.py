@@ -48,6 +48,7 @@ def build_spec(arguments: argparse.Namespace, ids: dict[str, str]) -> dict[str, 
     spec["attribution"] = {
         "attributor": arguments.attributor,
         "score": arguments.score,
+        "granularity": arguments.granularity,
         "reference_tokens": arguments.reference_tokens,
     }
     spec["search"] = {"amounts": arguments.amounts, "rounds": arguments.rounds}
@@ -59,7 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--attributor", default="attnlrp")
     parser.add_argument("--score", default="benefit_damage")
-    parser.add_argument("--amounts", type=int, nargs="+", default=[32, 64, 96, 128, 192, 256])
+    parser.add_argument("--granularity", default="neuron")
+    parser.add_argument("--amounts", type=int, nargs="+", help="the service's own by default")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--reference-tokens", type=int, default=12288)
     parser.add_argument("--prompts", type=Path)

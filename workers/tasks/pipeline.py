@@ -124,7 +124,7 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
         ),
         min_effect=spec.budget.min_effect,
         budget=inputs.budget,
-        attribution=spec.attribution.model_dump(mode="json"),
+        attribution={name: str(value) for name, value in spec.attribution},
         seed=spec.seed,
         versions=list_versions(),
         model_id=spec.model,
