@@ -5,7 +5,7 @@ benchmarks/data/repetition_prompts_heldout.txt (split by hash into tuning and he
 job itself), reference text from C4 and WikiText-2 valid, perplexity on WikiText-2 test,
 40 x 512 tokens. Needs the data folder (../shared/data or EXCISE_DATA).
 
-    python benchmarks/repetition.py [--attributor attnlrp] [--score …] [--output DIR]
+    python benchmarks/repetition.py [--attributor attnlrp] [--score …] [--rounds 10] [--output DIR]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from service.embedded import EmbeddedStack
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EXCISE_DATA", ROOT.parent / "shared" / "data"))
 MODEL = "smollm2-135m-instruct"
-REFERENCE_TEXTS = 100
+REFERENCE_TEXTS = 160
 REFERENCE_CHARACTERS = 900
 PARAGRAPH_CHARACTERS = 400
 
@@ -45,8 +45,13 @@ def build_spec(arguments: argparse.Namespace, ids: dict[str, str]) -> dict[str, 
     spec["behaviours"][0]["prompts"] = ids["prompts"]
     spec["reference"] = ids["reference"]
     spec["perplexity"] = {"prompts": ids["corpus"], "context": 512, "sequences": 40}
-    spec["attribution"] = {"attributor": arguments.attributor, "score": arguments.score}
-    spec["search"] = {"amounts": arguments.amounts}
+    spec["attribution"] = {
+        "attributor": arguments.attributor,
+        "score": arguments.score,
+        "granularity": arguments.granularity,
+        "reference_tokens": arguments.reference_tokens,
+    }
+    spec["search"] = {"amounts": arguments.amounts, "rounds": arguments.rounds}
     return dict(spec)
 
 
@@ -54,8 +59,11 @@ def main() -> None:
     """Run the job and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--attributor", default="attnlrp")
-    parser.add_argument("--score", default="benefit_squared_cost")
-    parser.add_argument("--amounts", type=int, nargs="+", default=[16, 48, 96, 128, 160])
+    parser.add_argument("--score", default="benefit_damage")
+    parser.add_argument("--granularity", default="neuron")
+    parser.add_argument("--amounts", type=int, nargs="+", help="the service's own by default")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--reference-tokens", type=int, default=12288)
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--output", type=Path, default=Path(tempfile.mkdtemp(prefix="excise-")))
     arguments = parser.parse_args()

@@ -1,21 +1,22 @@
-"""The message broker: sending "run this job" and noticing that the broker was wiped."""
+"""The message broker: sending ids to the workers and noticing that the broker was wiped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
 from celery import Celery
 from redis import Redis
 
-TASK_NAME = "excise.run_job"
+from service.outbox import Publish
+
 EPOCH_KEY = "excise:epoch"
 _TIMEOUT_SECONDS = 5
 
 
 class Broker:
-    """A Redis or Valkey server that carries job ids to the workers."""
+    """A Redis or Valkey server that carries ids to the workers."""
 
     def __init__(self, url: str) -> None:
         self._celery = Celery("excise-service", broker=url, set_as_current=False)
@@ -35,8 +36,8 @@ class Broker:
         )
 
     @contextmanager
-    def publisher(self) -> Iterator[Callable[[str], None]]:
-        """A function that sends one job id, on a connection of its own.
+    def publisher(self) -> Iterator[Publish]:
+        """A function that sends one id to a task, on a connection of its own.
 
         kombu remembers per connection which queues it has bound, and a message for a binding that
         a FLUSHALL took away is lost without an error. A new connection binds again.
@@ -46,8 +47,8 @@ class Broker:
             self._celery.amqp.Producer(connection) as producer,
         ):
 
-            def publish(job_id: str) -> None:
-                self._celery.send_task(TASK_NAME, args=[job_id], producer=producer, retry=False)
+            def publish(task: str, row_id: str) -> None:
+                self._celery.send_task(task, args=[row_id], producer=producer, retry=False)
 
             yield publish
 

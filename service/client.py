@@ -105,23 +105,31 @@ class ExciseClient:
         """Close every connection."""
         self._http.close()
 
-    def upload_prompt_set(self, path: Path, name: str | None = None) -> PromptSetView:
-        """The prompt set with the file's content; the same file again gives the same set."""
+    def upload_prompt_set(
+        self, path: Path, name: str | None = None, *, is_rows: bool = False
+    ) -> PromptSetView:
+        """The set with the file's prompts or rows; the same file again gives the same set."""
         try:
             content = path.read_bytes()
         except OSError as error:
             raise ClientError(f"{path} cannot be read: {error.strerror}.") from None
-        kind = "application/jsonl" if path.suffix in {".jsonl", ".ndjson"} else "text/plain"
-        return self.upload_prompts(content, name or build_set_name(path), kind)
+        is_json = is_rows or path.suffix in {".jsonl", ".ndjson"}
+        kind = "application/jsonl" if is_json else "text/plain"
+        return self.upload_prompts(content, name or build_set_name(path), kind, is_rows=is_rows)
 
     def upload_prompts(
-        self, content: bytes, name: str, content_type: str = "text/plain"
+        self,
+        content: bytes,
+        name: str,
+        content_type: str = "text/plain",
+        *,
+        is_rows: bool = False,
     ) -> PromptSetView:
         """The prompt set with this content."""
         response = self._send(
             "POST",
             "/v1/prompt-sets",
-            params={"name": name},
+            params={"name": name} | ({"format": "rows"} if is_rows else {}),
             content=content,
             headers={"Content-Type": content_type},
         )

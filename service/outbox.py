@@ -1,4 +1,4 @@
-"""The outbox: "run this job" messages, written in the job's own transaction and sent later."""
+"""The outbox: "run this job" (or this shard), written in the job's own transaction, sent later."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from service.models import Job, JobStatus, OutboxMessage
+from service.models import OPEN_STATUSES, Job, JobStatus, OutboxMessage, Shard, ShardStatus
+
+JOB_TASK = "excise.run_job"
+SHARD_TASK = "excise.run_shard"
+
+Publish = Callable[[str, str], None]
+"""Sends a message: the task's name and the id it is about, nothing else."""
 
 _KEEP_SENT = timedelta(days=1)
 
 
-def enqueue(session: Session, job_id: str) -> None:
-    """Write the message for one job; it is sent once the transaction has committed."""
-    session.add(OutboxMessage(job_id=job_id))
+def enqueue(session: Session, job_id: str, shard_id: str | None = None) -> None:
+    """Write the message for one job or one of its shards; it is sent after the commit."""
+    session.add(OutboxMessage(job_id=job_id, shard_id=shard_id))
 
 
-def send_unsent(session: Session, publish: Callable[[str], None], limit: int = 100) -> int:
+def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
     """Publish unsent messages, oldest first, and return how many.
 
     Messages locked by another relay are passed over. They count as sent only when the transaction
@@ -33,7 +39,10 @@ def send_unsent(session: Session, publish: Callable[[str], None], limit: int = 1
     )
     messages = session.scalars(statement).all()
     for message in messages:
-        publish(message.job_id)
+        if message.shard_id is None:
+            publish(JOB_TASK, message.job_id)
+        else:
+            publish(SHARD_TASK, message.shard_id)
         message.sent_at = func.clock_timestamp()
     return len(messages)
 
@@ -53,6 +62,7 @@ def resend_queued(session: Session, unclaimed_seconds: float = 0.0) -> int:
     since = func.clock_timestamp() - timedelta(seconds=unclaimed_seconds)
     recent = exists().where(
         OutboxMessage.job_id == Job.id,
+        OutboxMessage.shard_id.is_(None),
         OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since),
     )
     statement = (
@@ -65,6 +75,34 @@ def resend_queued(session: Session, unclaimed_seconds: float = 0.0) -> int:
     for job_id in job_ids:
         enqueue(session, job_id)
     return len(job_ids)
+
+
+def resend_shards(session: Session, unclaimed_seconds: float = 0.0) -> int:
+    """The same for pending shards of jobs that are open; return how many.
+
+    A stage finishes without these messages: they only bring other workers to it.
+    """
+    since = func.clock_timestamp() - timedelta(seconds=unclaimed_seconds)
+    recent = exists().where(
+        OutboxMessage.shard_id == Shard.id,
+        OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since),
+    )
+    statement = (
+        select(Shard.job_id, Shard.id)
+        .join(Job, Job.id == Shard.job_id)
+        .where(
+            Shard.status == ShardStatus.PENDING,
+            Shard.pending_since <= since,
+            Job.status.in_(OPEN_STATUSES),
+            ~recent,
+        )
+        .order_by(Job.id, Shard.position)
+        .with_for_update(of=Job)  # jobs before shards, as everywhere
+    )
+    shards = session.execute(statement).all()
+    for job_id, shard_id in shards:
+        enqueue(session, job_id, shard_id)
+    return len(shards)
 
 
 def delete_old_sent(session: Session) -> None:

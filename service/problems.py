@@ -23,12 +23,13 @@ from service.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from service.jobs.schemas import SUPPORTED_KINDS
+from service.jobs.specs import SUPPORTED_KINDS
 
 TYPE_PREFIX = "https://excise.dev/errors/"
 _MAX_PARAM_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
 _UNION_TAGS = frozenset(SUPPORTED_KINDS)
+_UNION_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
 _BY_STATUS: Mapping[int, tuple[type[ExciseError], str]] = {
     401: (UnauthorizedError, "The request needs an API key. Send Authorization: Bearer <key>."),
     403: (ForbiddenError, "The API key does not allow this. Use a key with the right scope."),
@@ -100,9 +101,14 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
     """One error for the first broken rule; `kind` goes first, for it decides about the rest."""
-    first = min(errors, key=lambda error: _format_param(error["loc"]) != "kind")
-    param = _format_param(first["loc"])
+    first = min(errors, key=lambda error: _find_param(error) != "kind")
+    param = _find_param(first)
     return InvalidRequestError(f"{param or 'body'} {_describe(first)}", param=param or "body")
+
+
+def _find_param(error: Mapping[str, Any]) -> str:
+    """The field an error is about; pydantic places a wrong `kind` at the whole body."""
+    return "kind" if error["type"] in _UNION_ERRORS else _format_param(error["loc"])
 
 
 def _handle_excise_error(_: Request, error: Exception) -> JSONResponse:
@@ -160,8 +166,9 @@ def _describe(error: Mapping[str, Any]) -> str:
         return "is not valid JSON. Check it near the position the parser stopped at."
     if kind == "literal_error":
         return f"is not supported. Use one of: {context['expected']}."
-    if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        return f"names no kind of job. Supported kinds: {', '.join(SUPPORTED_KINDS)}."
+    if kind in _UNION_ERRORS:
+        what = "is required" if kind == "union_tag_not_found" else "names no kind of job"
+        return f"{what}. Supported kinds: {', '.join(SUPPORTED_KINDS)}."
     if kind == "string_pattern_mismatch":
         return f"has characters that are not allowed; it must match {context['pattern']}."
     if kind == "value_error":

@@ -9,7 +9,14 @@ from collections.abc import Callable
 from service.broker import Broker
 from service.database import Database
 from service.jobs.leases import sweep_expired_leases
-from service.outbox import count_unsent, delete_old_sent, resend_queued, send_unsent
+from service.jobs.shards import sweep_expired_shards
+from service.outbox import (
+    count_unsent,
+    delete_old_sent,
+    resend_queued,
+    resend_shards,
+    send_unsent,
+)
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,7 +54,7 @@ class Relay:
                 thread.join(timeout_seconds)
 
     def send_once(self) -> int:
-        """Send every unsent message, after a wipe of the broker every queued job; how many."""
+        """Send every unsent message, after a wipe of the broker all that wait again; how many."""
         self._recover_from_wipe()
         sent = 0
         while batch := self._send_batch():
@@ -55,26 +62,32 @@ class Relay:
         return sent
 
     def sweep_once(self) -> None:
-        """Requeue jobs whose worker went silent, re-send forgotten ones, tidy the outbox."""
+        """Free what silent workers hold, re-send what was forgotten, tidy the outbox."""
         settings = self._settings
         with self._database.transaction() as session:
             for job_id in sweep_expired_leases(session, settings.max_attempts):
                 logger.warning("lease of job %s expired", job_id)
         with self._database.transaction() as session:
+            for shard_id in sweep_expired_shards(session):
+                logger.warning("lease of %s expired", shard_id)
+        with self._database.transaction() as session:
             if count := resend_queued(session, settings.resend_seconds):
                 logger.warning("%d queued jobs were not claimed in time; sending again", count)
+            resend_shards(session, settings.resend_seconds)
             delete_old_sent(session)
 
     def _recover_from_wipe(self) -> None:
-        """Re-send every queued job if the broker no longer has the marker.
+        """Re-send every queued job and pending shard if the broker no longer has the marker.
 
         The marker is set last: a crash before it sends twice, which workers bear.
         """
         if self._broker.has_epoch():
             return
         with self._database.transaction() as session:
-            count = resend_queued(session)
-        logger.warning("the broker is new or was wiped; sending %d queued jobs again", count)
+            jobs, shards = resend_queued(session), resend_shards(session)
+        logger.warning(
+            "the broker is new or was wiped; sending %d jobs and %d shards again", jobs, shards
+        )
         self._broker.set_epoch()
 
     def _send_batch(self) -> int:

@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     """Where results are kept: a folder, or an `s3://bucket/prefix` URL."""
     model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders checkpoints may be taken from, separated like PATH."""
+    task_data: Path | None = None
+    """Folder with `task_<name>.jsonl` for zero-shot tasks whose rows a job does not bring."""
     max_open_jobs_per_key: int = Field(default=20, ge=1)
     """Jobs one API key may have queued or running at once."""
     lease_seconds: int = Field(default=30, ge=2)
@@ -51,6 +53,11 @@ class Settings(BaseSettings):
     """Pause between two looks for new events while an event stream is open."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)
     """A worker whose heartbeat is older than this does not count as alive."""
+
+    def find_task_file(self, name: str) -> Path | None:
+        """The server's own rows of a zero-shot task, if it has them."""
+        path = None if self.task_data is None else self.task_data / f"task_{name}.jsonl"
+        return path if path is not None and path.is_file() else None
 
     @field_validator("model_roots", mode="before")
     @classmethod

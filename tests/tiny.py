@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from workers.domain import TokenSequence
+from workers.domain import Granularity, Selection, TokenSequence
 
 VOCABULARY = 101
 HIDDEN = 32
@@ -82,3 +82,16 @@ def weight_bytes(model: nn.Module) -> dict[str, bytes]:
         name: parameter.detach().contiguous().view(torch.uint8).numpy().tobytes()
         for name, parameter in model.named_parameters()
     }
+
+
+def select_components(indices: Mapping[str, Sequence[int]], granularity: Granularity) -> Selection:
+    """A selection from plain lists."""
+    return Selection(
+        granularity,
+        {name: torch.tensor(chosen, dtype=torch.int64) for name, chosen in indices.items()},
+    )
+
+
+def select_neurons(indices: Mapping[str, Sequence[int]]) -> Selection:
+    """A selection of neurons from plain lists."""
+    return select_components(indices, Granularity.NEURON)

@@ -1,4 +1,4 @@
-"""The Celery application of the workers: queue limits, life signs, and the one task.
+"""The Celery application of the workers: queue limits, life signs, and the two tasks.
 
 An entry point: importing it reads the settings. Start with
 `celery -A workers.app worker --pool solo`.
@@ -15,8 +15,8 @@ from uuid import uuid4
 from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
 
-from service.broker import TASK_NAME
 from service.database import Database
+from service.outbox import JOB_TASK, SHARD_TASK
 from workers.settings import WorkerSettings
 from workers.tasks.life_signs import LifeSigns
 from workers.tasks.supervision import Supervisor
@@ -51,10 +51,16 @@ life_signs = LifeSigns(database, settings, supervisor)
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
-@app.task(name=TASK_NAME, ignore_result=True)
+@app.task(name=JOB_TASK, ignore_result=True)
 def run_job(job_id: str) -> None:
     """Run one job to its end, or return at once when it is not this worker's to run."""
     supervisor.run(job_id)
+
+
+@app.task(name=SHARD_TASK, ignore_result=True)
+def run_shard(shard_id: str) -> None:
+    """Do one shard of another worker's job, or return at once when it is not to be done here."""
+    supervisor.run_shard(shard_id)
 
 
 @worker_ready.connect

@@ -6,9 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from workers.pruning.patch import Patch
+
+LISTED_INDICES = 50
+"""Components of a module that `patch inspect` lists by index."""
 
 patch_commands = typer.Typer(
     no_args_is_help=True, help="Apply, revert or inspect a patch on a checkpoint folder."
@@ -47,13 +53,13 @@ def apply_command(
     patch: PatchOption,
     output: OutputOption,
 ) -> None:
-    """Write the corrected checkpoint: the base with the patch's neurons removed."""
+    """Write the corrected checkpoint: the base with the patch's components removed."""
     from workers.pruning.patch import apply_patch, parse_patch
 
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
         apply_patch(loaded, base, output)
-        typer.echo(f"wrote {output}: {len(loaded.components)} neurons removed")
+        typer.echo(f"wrote {output}: {len(loaded.selection)} {loaded.granularity}s changed")
 
 
 @patch_commands.command("revert")
@@ -79,7 +85,6 @@ def inspect_command(
     patch: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
 ) -> None:
     """Say which checkpoint a patch belongs to and what it removes."""
-    from workers.pruning.components import group_by_module
     from workers.pruning.patch import parse_patch
 
     with _reported_errors():
@@ -87,9 +92,29 @@ def inspect_command(
         typer.echo(f"base weights       {loaded.base_sha256}")
         typer.echo(f"corrected weights  {loaded.corrected_sha256}")
         typer.echo(f"granularity        {loaded.granularity}")
-        typer.echo(f"components         {len(loaded.components)}")
-        for module, indices in group_by_module(loaded.components).items():
-            typer.echo(f"  {module}: {', '.join(map(str, indices))}")
+        typer.echo(f"components         {len(loaded.selection)}")
+        typer.echo(f"operation          {_describe_operation(loaded)}")
+        for line in _describe_modules(loaded):
+            typer.echo(f"  {line}")
+
+
+def _describe_operation(patch: Patch) -> str:
+    return {
+        "zero": "set to zero",
+        "scale": f"multiplied by {patch.scale}",
+        "mean": f"multiplied by {patch.scale}, {len(patch.biases)} biases take over the mean",
+    }[patch.operation]
+
+
+def _describe_modules(patch: Patch) -> Iterator[str]:
+    """Yield a line a module: its first indices, of single weights their number only."""
+    for module, chosen in patch.selection.indices.items():
+        if patch.granularity == "weight":
+            yield f"{module}: {len(chosen)} weights"
+            continue
+        listed = ", ".join(map(str, chosen[:LISTED_INDICES].tolist()))
+        more = len(chosen) - LISTED_INDICES
+        yield f"{module}: {listed}" + (f" and {more} more" if more > 0 else "")
 
 
 @model_commands.command("fetch")

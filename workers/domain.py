@@ -44,14 +44,6 @@ class Verdict(StrEnum):
     """There was nothing to correct, or nothing within budget corrected it."""
 
 
-@dataclass(frozen=True, order=True)
-class Component:
-    """One prunable component: feature `index` of the input of linear module `module`."""
-
-    module: str
-    index: int
-
-
 @dataclass(frozen=True)
 class Selection:
     """Components chosen for removal.
@@ -128,7 +120,7 @@ class HeldOutEffect(SplitEffect):
 
 
 class RandomControl(ReportModel):
-    """The held-out metric after pruning as many random neurons, layer by layer alike."""
+    """The held-out metric after pruning as many random components, module by module alike."""
 
     before: float
     after: float
@@ -185,7 +177,10 @@ class PatchSummary(ReportModel):
     components: int
     of: int
     modules: dict[str, list[int]]
-    """Module name → indices of the pruned neurons in it."""
+    """Module name → indices of the pruned neurons or heads; empty for weights, which are too
+    many to list (the patch holds them)."""
+    counts: dict[str, int]
+    """Module name → number of pruned components, for every granularity."""
 
 
 class SearchStep(ReportModel):

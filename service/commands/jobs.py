@@ -24,7 +24,7 @@ from service.commands.output import (
     print_json,
 )
 from service.commands.progress import OPEN_STATUSES, follow_job
-from service.commands.summary import parse_report, print_summary
+from service.commands.report_view import print_report
 from service.jobs.schemas import JobView
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
@@ -48,12 +48,15 @@ class Format(StrEnum):
 def upload_prompts(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
     name: Annotated[str | None, typer.Option(help="By default, the file's name.")] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="The JSON lines are rows of a task, not prompts.")
+    ] = False,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a file of prompts (one a line, or .jsonl) and print the set's id."""
+    """Upload a file of prompts (one a line, or .jsonl) or of rows, and print the set's id."""
     with open_client(url) as client:
-        prompt_set = client.upload_prompt_set(file, name)
+        prompt_set = client.upload_prompt_set(file, name, is_rows=rows)
     if as_json:
         print_json(prompt_set.model_dump(mode="json"))
     else:
@@ -65,6 +68,11 @@ def submit(
     prompts: Annotated[Path | None, _File] = None,
     reference: Annotated[Path | None, _File] = None,
     perplexity: Annotated[Path | None, _File] = None,
+    rows: Annotated[Path | None, _File] = None,
+    calibration: Annotated[Path | None, _File] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: rows of a zero-shot task; repeatable.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdict.")] = False,
     output: OutputOption = None,
     url: UrlOption = DEFAULT_URL,
@@ -72,11 +80,13 @@ def submit(
 ) -> None:
     """Submit a job. With --wait the exit code is the verdict: 0 passed, 100 not, 1 anything else.
 
-    --prompts, --reference and --perplexity upload a file and put its id into the spec.
+    --prompts, --reference, --perplexity, --rows (of a circuit's task), --calibration and --task
+    upload a file and put its id into the spec.
     """
     body = load_spec(spec)
     with open_client(url, is_waiting=wait) as client:
         fill_in_prompt_sets(client, body, prompts, reference, perplexity)
+        fill_in_rows(client, body, rows, calibration, task or [])
         job = client.create_job(body)
         if wait:
             _wait_and_end(client, job, output, as_json)
@@ -116,7 +126,7 @@ def report(
     if chosen is not None:
         sys.stdout.buffer.write(content if content.endswith(b"\n") else content + b"\n")
     else:
-        print_summary(parse_report(content), build_console())
+        print_report(content, build_console())
 
 
 def list_jobs(
@@ -186,6 +196,35 @@ def fill_in_prompt_sets(
         spec["perplexity"] = {**settings, "prompts": client.upload_prompt_set(perplexity).id}
 
 
+def fill_in_rows(
+    client: ExciseClient,
+    spec: dict[str, Any],
+    rows: Path | None,
+    calibration: Path | None,
+    tasks: list[str],
+) -> None:
+    """The same for the files of circuit and compression jobs. Raises `CommandError`."""
+    if rows is not None:
+        spec["task"] = client.upload_prompt_set(rows, is_rows=True).id
+    if calibration is not None:
+        settings = spec.get("calibration") or {}
+        if not isinstance(settings, dict):
+            raise CommandError("calibration must be an object.", param="calibration")
+        spec["calibration"] = {**settings, "prompts": client.upload_prompt_set(calibration).id}
+    for entry in tasks:
+        name, _, file = entry.partition("=")
+        path = Path(file)
+        if not name or not path.is_file():
+            raise CommandError(f"--task {entry} is not NAME=FILE with a file that exists.")
+        listed = spec.setdefault("tasks", [])
+        if not isinstance(listed, list):
+            raise CommandError("tasks must be a list.", param="tasks")
+        found = next((t for t in listed if isinstance(t, dict) and t.get("name") == name), None)
+        if found is None:
+            listed.append(found := {"name": name})
+        found["rows"] = client.upload_prompt_set(path, is_rows=True).id
+
+
 def _wait_and_end(client: ExciseClient, job: JobView, output: Path | None, as_json: bool) -> None:
     """Follow the job, fetch its files, show the result, and end with its exit code."""
     console = build_console(to_stderr=as_json)
@@ -211,7 +250,7 @@ def _wait_and_end(client: ExciseClient, job: JobView, output: Path | None, as_js
 def _show_outcome(client: ExciseClient, job: JobView, console: Any, paths: list[Path]) -> None:
     """The report's summary, where there is one, and where the files are."""
     try:
-        print_summary(parse_report(client.fetch_report(job.id)), console)
+        print_report(client.fetch_report(job.id), console)
     except ApiError as error:
         if error.status not in {404, 409}:  # a job without a verdict has no report
             raise

@@ -56,10 +56,13 @@ class _Damage(BaseModel):
 class _Patch(BaseModel):
     components: int
     of: int
+    granularity: str = "neuron"
     modules: dict[str, list[int]] = Field(default_factory=dict)
 
 
-class _Gate(BaseModel):
+class Gate(BaseModel):
+    """One limit of a report against its measured value."""
+
     sentence: str
     limit: float
     value: float | None
@@ -83,7 +86,7 @@ class ReportSummary(BaseModel):
     behaviours: list[_Behaviour] = Field(default_factory=list)
     damage: _Damage | None = None
     patch: _Patch | None = None
-    gates: list[_Gate] = Field(default_factory=list)
+    gates: list[Gate] = Field(default_factory=list)
     samples: list[_Sample] = Field(default_factory=list)
 
 
@@ -97,19 +100,29 @@ def parse_report(content: bytes) -> ReportSummary:
 
 def print_summary(report: ReportSummary, console: Console, *, samples: int = 3) -> None:
     """Verdict first, then the numbers, the gates, and a few responses before and after."""
-    words, style = _VERDICT_WORDS.get(report.verdict, (clean(report.verdict), "bold"))
-    console.print()
-    console.print(Text(f"Verdict: {words}", style=style))
-    if report.reason:
-        console.print(Text(clean(report.reason)))
-    console.print()
+    print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
-    if report.gates:
-        console.print()
-        console.print(_build_gates(report.gates))
+    print_gates(report.gates, console)
     if report.samples:
         console.print()
         console.print(_build_samples(_choose_samples(report.samples, samples)))
+
+
+def print_verdict(verdict: str, reason: str, console: Console) -> None:
+    """The verdict and why."""
+    words, style = _VERDICT_WORDS.get(verdict, (clean(verdict), "bold"))
+    console.print()
+    console.print(Text(f"Verdict: {words}", style=style))
+    if reason:
+        console.print(Text(clean(reason)))
+    console.print()
+
+
+def print_gates(gates: list[Gate], console: Console) -> None:
+    """The gates, where there are any."""
+    if gates:
+        console.print()
+        console.print(_build_gates(gates))
 
 
 def _build_numbers(report: ReportSummary) -> Table:
@@ -126,15 +139,15 @@ def _build_numbers(report: ReportSummary) -> Table:
             table.add_row(f"{label}, held-out prompts{count}", *_effect_cells(effect))
         if (control := behaviour.random_control) is not None:
             draws = f" ({control.draws} draws)" if control.draws else ""
-            table.add_row(f"the same, random neurons instead{draws}", *_effect_cells(control))
+            table.add_row(f"the same, a random selection instead{draws}", *_effect_cells(control))
     if report.damage is not None:
         _add_damage(table, report.damage)
     if (patch := report.patch) is not None:
         share = f"{patch.components / patch.of:.3%} of all" if patch.of else ""
         pruned = f"{patch.components} of {patch.of}"
-        table.add_row("neurons pruned", "0", pruned, share)
+        table.add_row(f"{clean(patch.granularity)}s pruned", "0", pruned, share)
     else:
-        table.add_row("neurons pruned", "0", "0", "no patch")
+        table.add_row("components pruned", "0", "0", "no patch")
     return table
 
 
@@ -160,7 +173,7 @@ def _effect_cells(effect: _Effect) -> tuple[str, str, str]:
     return f"{effect.before:.3f}", f"{effect.after:.3f}", change
 
 
-def _build_gates(gates: list[_Gate]) -> Table:
+def _build_gates(gates: list[Gate]) -> Table:
     """Each gate with its limit, its value and whether it is met."""
     table = Table("gate", "limit", "value", "", title="Gates", title_justify="left")
     for gate in gates:

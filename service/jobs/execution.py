@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
-from service.errors import LeaseLostError, NotFoundError
-from service.jobs.schemas import CorrectionSpec
+from service.errors import LeaseLostError
+from service.jobs.shard_states import prolong_shards_of
+from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import (
     Level,
     append_event,
@@ -31,13 +32,11 @@ from service.models import (
     Job,
     JobArtifact,
     JobStatus,
-    PromptSet,
     Stage,
     StageResult,
     StageStatus,
     Worker,
 )
-from service.prompt_sets.parsing import parse_prompts
 
 _MAX_MESSAGE_CHARACTERS = 4000
 _VERDICTS = {
@@ -56,15 +55,8 @@ class Claim:
     tenant_id: str
     token: int
     attempt: int
-    spec: CorrectionSpec
+    spec: JobSpec
     created_at: datetime
-
-
-class PromptSetInfo(NamedTuple):
-    """What a report says about a prompt set."""
-
-    name: str
-    sha256: str
 
 
 def claim_job(
@@ -90,15 +82,19 @@ def claim_job(
         tenant_id=job.tenant_id,
         token=job.lease_token,
         attempt=job.attempts,
-        spec=CorrectionSpec.model_validate(job.spec),
+        spec=parse_spec(job.spec),
         created_at=job.created_at,
     )
 
 
 def renew_lease(session: Session, job_id: str, token: int, lease_seconds: float) -> bool:
-    """Prolong the lease; whether cancellation was asked for. Raises `LeaseLostError`."""
-    job = _lock_lease(session, job_id, token)
+    """Prolong the lease, and those of the job's shards that its own worker holds.
+
+    Returns whether cancellation was asked for. Raises `LeaseLostError`.
+    """
+    job = lock_lease(session, job_id, token)
     job.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
+    prolong_shards_of(session, job_id, job.lease_worker, job.lease_expires_at)
     return job.cancel_requested
 
 
@@ -116,8 +112,8 @@ def release_job(
     An attempt that does not count, as when the worker was told to stop, uses up none of
     `max_attempts`. Raises `LeaseLostError`.
     """
-    job = _lock_lease(session, job_id, token)
-    requeue_or_give_up(session, job, _clean(reason), max_attempts, counts=counts)
+    job = lock_lease(session, job_id, token)
+    requeue_or_give_up(session, job, clean_message(reason), max_attempts, counts=counts)
 
 
 def is_cancel_requested(session: Session, job_id: str) -> bool:
@@ -154,7 +150,7 @@ def report_progress(
     stage = _lock_stage(session, job_id, token, name)
     is_new_tenth = _tenth(done, total) != _tenth(stage.done, stage.total)
     stage.done, stage.total = done, total
-    stage.message = None if message is None else _clean(message)
+    stage.message = None if message is None else clean_message(message)
     if is_new_tenth:
         text = stage.message or f"Stage {name}: {done} of {total}."
         data = {"stage": name, "done": done, "total": total}
@@ -199,7 +195,7 @@ def finish_stage(
 def skip_stage(session: Session, job_id: str, token: int, name: str, message: str) -> None:
     """Mark a stage as not needed, and say why. Raises `LeaseLostError`."""
     stage = _lock_stage(session, job_id, token, name)
-    stage.status, stage.message = StageStatus.SKIPPED, _clean(message)
+    stage.status, stage.message = StageStatus.SKIPPED, clean_message(message)
     stage.started_at = stage.finished_at = None
     append_event(session, job_id, "stage.skipped", stage.message, {"stage": name})
 
@@ -214,13 +210,13 @@ def record_event(
     level: Level = "info",
 ) -> None:
     """Tell the job's owner something. Raises `LeaseLostError`."""
-    _lock_lease(session, job_id, token)
-    append_event(session, job_id, type, _clean(message), data, level)
+    lock_lease(session, job_id, token)
+    append_event(session, job_id, type, clean_message(message), data, level)
 
 
 def set_estimated_finish(session: Session, job_id: str, token: int, at: datetime | None) -> None:
     """Say when the job will probably be done. Raises `LeaseLostError`."""
-    _lock_lease(session, job_id, token).estimated_finish = at
+    lock_lease(session, job_id, token).estimated_finish = at
 
 
 def attach_artifact(
@@ -237,7 +233,7 @@ def attach_artifact(
     Raises `LeaseLostError`.
     """
     check_artifact_id(sha256)
-    _lock_lease(session, job_id, token)
+    lock_lease(session, job_id, token)
     values = {"sha256": sha256, "bytes": size, "media_type": media_type}
     session.execute(
         insert(JobArtifact)
@@ -264,8 +260,8 @@ def finish_job(
         raise ValueError(f"A job cannot end as {status!r} with the verdict {verdict!r}.")
     if (outcome is JobStatus.FAILED) != (error_code is not None):
         raise ValueError("Exactly a failed job has an error_code.")
-    job = _lock_lease(session, job_id, token)
-    cleaned = None if error_message is None else _clean(error_message)
+    job = lock_lease(session, job_id, token)
+    cleaned = None if error_message is None else clean_message(error_message)
     message = cleaned or f"The job ended: {verdict or outcome.value}."
     finish(
         session,
@@ -276,30 +272,6 @@ def finish_job(
         error_code=error_code,
         error_message=message if outcome is JobStatus.FAILED else None,
     )
-
-
-def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]:
-    """The prompts of one of the tenant's sets, in order. Raises `NotFoundError`."""
-    row = session.execute(
-        select(PromptSet.content, PromptSet.format).where(
-            PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
-        )
-    ).one_or_none()
-    if row is None:
-        raise _no_prompt_set(prompt_set_id)
-    return parse_prompts(row.content, row.format)
-
-
-def load_prompt_set_info(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSetInfo:
-    """Name and SHA-256 of one of the tenant's sets. Raises `NotFoundError`."""
-    row = session.execute(
-        select(PromptSet.name, PromptSet.sha256).where(
-            PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
-        )
-    ).one_or_none()
-    if row is None:
-        raise _no_prompt_set(prompt_set_id)
-    return PromptSetInfo(row.name, row.sha256)
 
 
 def load_stage_seconds(session: Session, job_id: str) -> dict[str, float]:
@@ -361,7 +333,7 @@ def _take(session: Session, job: Job, worker_id: str, lease_seconds: float) -> N
     append_event(session, job.id, "job.resumed", message, data, "warning")
 
 
-def _lock_lease(session: Session, job_id: str, token: int) -> Job:
+def lock_lease(session: Session, job_id: str, token: int) -> Job:
     """The job's row, locked, if `token` is the newest and the job is running.
 
     The lock keeps every other claim out until the transaction ends, so whatever is written
@@ -377,7 +349,7 @@ def _lock_lease(session: Session, job_id: str, token: int) -> Job:
 
 def _lock_stage(session: Session, job_id: str, token: int, name: str) -> Stage:
     """The job's stage, its lease checked and locked. Raises `LeaseLostError`, `ValueError`."""
-    _lock_lease(session, job_id, token)
+    lock_lease(session, job_id, token)
     stage = session.get(Stage, (job_id, name), populate_existing=True)
     if stage is None:
         raise ValueError(f"Job {job_id} has no stage {name!r}.")
@@ -396,11 +368,7 @@ def _seconds(stage: Stage) -> float:
     return (stage.finished_at - stage.started_at).total_seconds()
 
 
-def _clean(message: str) -> str:
+def clean_message(message: str) -> str:
     """`message` in a form PostgreSQL can hold: no NUL, no lone surrogates, bounded length."""
     text = message.replace("\0", "").encode("utf-8", "replace").decode()
     return text[:_MAX_MESSAGE_CHARACTERS]
-
-
-def _no_prompt_set(prompt_set_id: str) -> NotFoundError:
-    return NotFoundError(f"There is no prompt set {prompt_set_id}.")

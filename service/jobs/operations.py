@@ -17,7 +17,8 @@ from service.errors import (
     TooManyOpenJobsError,
 )
 from service.jobs import repository
-from service.jobs.schemas import MIN_REFERENCE_TEXTS, MIN_UNDESIRED_PROMPTS, STAGES, JobSpec
+from service.jobs.prompt_set_checks import check_prompt_sets
+from service.jobs.specs import STAGES, JobSpec
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
 from service.keys.repository import lock_key
@@ -50,7 +51,7 @@ def submit_job(
         return _replay(session, earlier, request_sha256), False
     _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
     resolve_model_source(spec.model, settings.model_roots)
-    _check_prompt_sets(session, identity.tenant_id, spec)
+    check_prompt_sets(session, identity.tenant_id, spec, settings)
     job = _build_job(identity, spec)
     if idempotency_key is not None and not repository.reserve_idempotency_key(
         session, identity.tenant_id, idempotency_key, request_sha256, job.id
@@ -177,32 +178,6 @@ def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:
         raise TooManyOpenJobsError(
             f"This API key has {limit} queued or running jobs, which is the limit. "
             "Wait for one to end, or cancel one."
-        )
-
-
-def _check_prompt_sets(session: Session, tenant_id: str, spec: JobSpec) -> None:
-    """Check that every prompt set the spec names is the tenant's and large enough."""
-    for index, behaviour in enumerate(spec.behaviours):
-        field = f"behaviours[{index}].prompts"
-        _check_prompt_set(session, tenant_id, field, behaviour.prompts, MIN_UNDESIRED_PROMPTS)
-    _check_prompt_set(session, tenant_id, "reference", spec.reference, MIN_REFERENCE_TEXTS)
-    if spec.perplexity is not None:
-        _check_prompt_set(session, tenant_id, "perplexity.prompts", spec.perplexity.prompts, 1)
-
-
-def _check_prompt_set(
-    session: Session, tenant_id: str, field: str, prompt_set_id: str, least: int
-) -> None:
-    """Raise `InvalidRequestError` if there is no such set or it has too few prompts."""
-    count = repository.count_prompts(session, tenant_id, prompt_set_id)
-    if count is None:
-        raise InvalidRequestError(
-            f"{field} names no prompt set. Upload one with POST /v1/prompt-sets and use its id.",
-            param=field,
-        )
-    if count < least:
-        raise InvalidRequestError(
-            f"{field} has {count} prompts; the least is {least}. Upload a larger set.", param=field
         )
 
 

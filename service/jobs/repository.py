@@ -76,12 +76,15 @@ def reserve_idempotency_key(
     return session.execute(statement).one_or_none() is not None
 
 
-def count_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> int | None:
-    """How many prompts the tenant's set has; None if there is no such set."""
-    statement = select(PromptSet.prompts).where(
+def find_prompt_set_size(
+    session: Session, tenant_id: str, prompt_set_id: str
+) -> tuple[int, str] | None:
+    """How many prompts or rows the tenant's set has, and its format; None without such a set."""
+    statement = select(PromptSet.prompts, PromptSet.format).where(
         PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
     )
-    return session.scalar(statement)
+    row = session.execute(statement).one_or_none()
+    return None if row is None else (row.prompts, row.format)
 
 
 def list_events(session: Session, job_id: str, after: int, limit: int) -> Sequence[Event]:

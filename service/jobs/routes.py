@@ -10,7 +10,8 @@ from sse_starlette import EventSourceResponse
 from service.context import AppContext, Context
 from service.errors import InvalidRequestError
 from service.jobs import operations
-from service.jobs.schemas import EventList, JobList, JobSpec, JobView
+from service.jobs.schemas import EventList, JobList, JobView
+from service.jobs.specs import JobSpec
 from service.jobs.streaming import build_download, stream_events
 from service.jobs.views import compute_etag, is_known_etag, view_event, view_job
 from service.keys.authentication import Reader, Submitter

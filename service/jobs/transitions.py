@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.database import fetch_now
+from service.jobs.shard_states import delete_shards, free_shards_of
 from service.models import Event, Job, JobStatus, Stage, StageStatus
 from service.outbox import enqueue
 
@@ -53,6 +54,7 @@ def finish(
     job.error_code, job.error_message = error_code, error_message
     job.lease_worker = job.lease_expires_at = job.estimated_finish = None
     _close_stages(session, job.id, status, now)
+    delete_shards(session, job.id)
     data = {"status": status.value, "verdict": verdict, "error_code": error_code}
     append_event(
         session, job.id, f"job.{status.value}", message, data, _LEVELS.get(status.value, "info")
@@ -65,11 +67,14 @@ def cancel(session: Session, job: Job) -> None:
     finish(session, job, JobStatus.CANCELLED, "The job was cancelled.")
 
 
-def fail_as_poison(session: Session, job: Job, reason: str) -> None:
-    """Give the job up because its worker died too often."""
+def fail_as_poison(
+    session: Session, job: Job, reason: str, what: str = "The job", times: int | None = None
+) -> None:
+    """Give the job up because it, or one of its shards, ended its worker too often."""
     message = (
-        f"The job ended its worker {job.attempts} times and was given up. Last reason: {reason} "
-        "Look at the worker's log, then submit the job again, smaller if it ran out of memory."
+        f"{what} ended its worker {times or job.attempts} times and was given up. Last reason: "
+        f"{reason} Look at the worker's log, then submit the job again, smaller if it ran out of "
+        "memory."
     )
     finish(
         session,
@@ -94,7 +99,8 @@ def requeue_or_give_up(
 
 
 def _requeue(session: Session, job: Job, reason: str, max_attempts: int, *, counts: bool) -> None:
-    """Put the job back into the queue, its finished stages kept."""
+    """Put the job back into the queue, its finished stages and shards kept."""
+    free_shards_of(session, job.id, job.lease_worker, reason, counts=counts)
     job.status, job.queued_at = JobStatus.QUEUED, fetch_now(session)
     job.lease_worker = job.lease_expires_at = job.estimated_finish = None
     session.execute(

@@ -15,6 +15,7 @@ from service.models.jobs import (
 )
 from service.models.outbox import OutboxMessage
 from service.models.prompt_sets import PromptSet
+from service.models.shards import Shard, ShardStatus
 from service.models.tenants import Tenant
 from service.models.workers import Worker
 
@@ -29,6 +30,8 @@ __all__ = [
     "JobStatus",
     "OutboxMessage",
     "PromptSet",
+    "Shard",
+    "ShardStatus",
     "Stage",
     "StageResult",
     "StageStatus",

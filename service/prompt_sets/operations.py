@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.errors import InvalidRequestError, NotFoundError
 from service.models import PromptSet, new_id
 from service.prompt_sets import repository
-from service.prompt_sets.parsing import parse_prompts
+from service.prompt_sets.parsing import parse_prompts, parse_rows
 
 MAX_NAME_CHARACTERS = 128
 _ID = re.compile(r"ps_[0-9a-f]{24}")
@@ -23,14 +23,22 @@ _FORMATS = {
 
 
 def create_prompt_set(
-    session: Session, tenant_id: str, name: str, content_type: str, content: bytes
+    session: Session,
+    tenant_id: str,
+    name: str,
+    content_type: str,
+    content: bytes,
+    *,
+    is_rows: bool = False,
 ) -> tuple[PromptSet, bool]:
     """The tenant's set with this name, format and content, and whether it is new.
 
-    Raises `InvalidRequestError`.
+    `is_rows` says that the JSON lines are rows of a task, not prompts. Raises
+    `InvalidRequestError`.
     """
-    kind = choose_format(content_type)
+    kind = choose_format(content_type, is_rows=is_rows)
     check_name(name)
+    found = parse_rows(content) if is_rows else parse_prompts(content, kind)
     prompt_set = PromptSet(
         id=new_id("ps"),
         tenant_id=tenant_id,
@@ -38,7 +46,7 @@ def create_prompt_set(
         format=kind,
         sha256=hashlib.sha256(content).hexdigest(),
         content=content,
-        prompts=len(parse_prompts(content, kind)),
+        prompts=len(found),
         bytes=len(content),
     )
     is_new = repository.insert_if_new(session, prompt_set)
@@ -72,8 +80,8 @@ def list_prompt_sets(
     return page[:limit], len(page) > limit
 
 
-def choose_format(content_type: str) -> str:
-    """`text` or `jsonl`. Raises `InvalidRequestError` for other content types."""
+def choose_format(content_type: str, *, is_rows: bool = False) -> str:
+    """`text`, `jsonl` or `rows`. Raises `InvalidRequestError` for other content types."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in _FORMATS:
         raise InvalidRequestError(
@@ -81,7 +89,12 @@ def choose_format(content_type: str) -> str:
             "(one object a line). Set the header.",
             param="Content-Type",
         )
-    return _FORMATS[media_type]
+    if is_rows and _FORMATS[media_type] != "jsonl":
+        raise InvalidRequestError(
+            "Rows are JSON lines. Set Content-Type to application/jsonl, or leave out format.",
+            param="Content-Type",
+        )
+    return "rows" if is_rows else _FORMATS[media_type]
 
 
 def check_name(name: str) -> None:

@@ -1,13 +1,15 @@
-"""Turning an uploaded file into prompts. Pure: bytes in, prompts or a clear error out."""
+"""Turning an uploaded file into prompts or rows. Pure: bytes in, values or a clear error out."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 
 from service.errors import InvalidRequestError
 
-FORMATS = ("text", "jsonl")
+FORMATS = ("text", "jsonl", "rows")
+MAX_ROW_DEPTH = 8
 MAX_PROMPTS = 20_000
 MAX_PROMPT_BYTES = 32 * 1024
 
@@ -18,9 +20,11 @@ def parse_prompts(content: bytes, format: str) -> list[str]:  # noqa: A002 - the
     `format` is `text` (one prompt a line) or `jsonl` (one object a line, with a `prompt` or
     `text` string). Blank lines are skipped. Raises `InvalidRequestError` naming the line.
     """
+    if format == "rows":
+        raise _invalid("The set holds rows, not prompts. Upload the file without format=rows.")
     prompts: list[str] = []
     for number, line in _lines(content):
-        prompt = line if format == "text" else _parse_object(line, number)
+        prompt = line if format == "text" else _parse_prompt(line, number)
         _check_prompt(prompt, number)
         prompts.append(prompt)
         if len(prompts) > MAX_PROMPTS:
@@ -30,6 +34,51 @@ def parse_prompts(content: bytes, format: str) -> list[str]:  # noqa: A002 - the
     if not prompts:
         raise _invalid("The file has no prompts. Send at least one non-blank line.")
     return prompts
+
+
+def parse_rows(content: bytes) -> list[str]:
+    """The lines of `content` that hold a row, each one JSON object with at least one field.
+
+    What fields a row needs is for its reader to say; here every one is checked to be storable
+    text. Blank lines are skipped. Raises `InvalidRequestError` naming the line.
+    """
+    rows: list[str] = []
+    for number, line in _lines(content):
+        fields = _parse_json(line, number)
+        if not isinstance(fields, dict) or not fields:
+            raise _invalid(
+                f"Line {number} is not an object with fields. Write one object a line, like "
+                '{"clean": "...", "corrupted": "...", "answer": " ...", "wrong": " ..."}.'
+            )
+        _check_size(line, number, "row")
+        _check_row_value(fields, number, 1)
+        rows.append(line)
+        if len(rows) > MAX_PROMPTS:
+            raise _invalid(
+                f"The file has more than {MAX_PROMPTS} rows, which is the limit. Split the set."
+            )
+    if not rows:
+        raise _invalid("The file has no rows. Send at least one non-blank line.")
+    return rows
+
+
+def _check_row_value(value: object, number: int, depth: int) -> None:
+    """Refuse text that cannot be stored, numbers that are none, and too deep a nesting."""
+    if depth > MAX_ROW_DEPTH:
+        raise _invalid(
+            f"The row on line {number} is nested more than {MAX_ROW_DEPTH} deep. Flatten it."
+        )
+    if isinstance(value, str):
+        _check_storable(value, number, "row")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise _invalid(f"The row on line {number} has a number that is not finite. Remove it.")
+    elif isinstance(value, dict):
+        for name, child in value.items():
+            _check_storable(name, number, "row")
+            _check_row_value(child, number, depth + 1)
+    elif isinstance(value, list):
+        for child in value:
+            _check_row_value(child, number, depth + 1)
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, str]]:
@@ -46,14 +95,19 @@ def _lines(content: bytes) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _parse_object(line: str, number: int) -> str:
-    """The prompt in one line of JSON."""
+def _parse_json(line: str, number: int) -> object:
+    """The value one line of JSON stands for."""
     try:
-        value = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError):
         raise _invalid(
             f'Line {number} is not valid JSON. Write one object a line, like {{"prompt": "..."}}.'
         ) from None
+
+
+def _parse_prompt(line: str, number: int) -> str:
+    """The prompt in one line of JSON."""
+    value = _parse_json(line, number)
     fields = value if isinstance(value, dict) else {}
     prompt = fields.get("prompt", fields.get("text"))
     if not isinstance(prompt, str):
@@ -68,17 +122,24 @@ def _check_prompt(prompt: str, number: int) -> None:
     """Refuse a prompt that is blank, too long, or not storable as UTF-8 text."""
     if not prompt.strip():
         raise _invalid(f"The prompt on line {number} is blank. Remove it.")
-    try:
-        size = len(prompt.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise _invalid(
-            f"The prompt on line {number} has half a surrogate pair. Remove it."
-        ) from None
-    if "\0" in prompt:
-        raise _invalid(f"The prompt on line {number} has a NUL character. Remove it.")
+    _check_storable(prompt, number, "prompt")
+    _check_size(prompt, number, "prompt")
+
+
+def _check_storable(text: str, number: int, what: str) -> None:
+    """Refuse text that PostgreSQL cannot hold."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise _invalid(f"The {what} on line {number} has half a surrogate pair. Remove it.")
+    if "\0" in text:
+        raise _invalid(f"The {what} on line {number} has a NUL character. Remove it.")
+
+
+def _check_size(text: str, number: int, what: str) -> None:
+    """Refuse text over the limit."""
+    size = len(text.encode("utf-8"))
     if size > MAX_PROMPT_BYTES:
         raise _invalid(
-            f"The prompt on line {number} is {size} bytes; the limit is {MAX_PROMPT_BYTES}. "
+            f"The {what} on line {number} is {size} bytes; the limit is {MAX_PROMPT_BYTES}. "
             "Shorten it."
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
@@ -40,11 +40,14 @@ def create_prompt_set(
     submitter: Submitter,
     response: Response,
     content_type: Annotated[str, Header(include_in_schema=False)] = "",
+    format: Annotated[  # noqa: A002 - the API's name
+        Literal["prompts", "rows"], Query(description="Whether JSON lines are prompts or task rows")
+    ] = "prompts",
 ) -> PromptSetView:
-    """Upload a file of prompts; the same file and name again give the same set."""
+    """Upload a file of prompts or rows; the same file and name again give the same set."""
     with context.database.transaction() as session:
         prompt_set, is_new = operations.create_prompt_set(
-            session, submitter.tenant_id, name, content_type, content
+            session, submitter.tenant_id, name, content_type, content, is_rows=format == "rows"
         )
         response.status_code = 201 if is_new else 200
         return PromptSetView.model_validate(prompt_set, from_attributes=True)

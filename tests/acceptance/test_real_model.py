@@ -16,7 +16,7 @@ from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
 from workers.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
 from workers.correction.preparation import encode_text
-from workers.domain import Component, Granularity, TokenSequence
+from workers.domain import Granularity, Selection, TokenSequence
 from workers.families import find_family
 from workers.pruning.components import pruned
 from workers.pruning.patch import apply_patch, build_patch, parse_patch, revert_patch
@@ -34,10 +34,12 @@ pytestmark = [
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAME = "smollm2-135m-instruct"
-COMPONENTS = (
-    Component("model.layers.20.mlp.down_proj", 290),
-    Component("model.layers.20.mlp.down_proj", 493),
-    Component("model.layers.18.mlp.down_proj", 918),
+SELECTION = Selection(
+    Granularity.NEURON,
+    {
+        "model.layers.20.mlp.down_proj": torch.tensor([290, 493]),
+        "model.layers.18.mlp.down_proj": torch.tensor([918]),
+    },
 )
 
 
@@ -104,7 +106,7 @@ def test_the_base_model_does_repeat_itself(checkpoint: Checkpoint) -> None:
 def test_a_patch_gives_the_pruned_model_and_the_base_back(
     folder: Path, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    patch = parse_patch(serialise(build_patch(folder, COMPONENTS)))
+    patch = parse_patch(serialise(build_patch(folder, SELECTION)))
     apply_patch(patch, folder, tmp_path / "corrected")
     revert_patch(patch, tmp_path / "corrected", tmp_path / "base")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
@@ -113,7 +115,7 @@ def test_a_patch_gives_the_pruned_model_and_the_base_back(
         encode_text(checkpoint.tokenizer, text)
         for text in read_examples("repetition_prompts.txt", 4)
     ]
-    with pruned(checkpoint.model, COMPONENTS):
+    with pruned(checkpoint.model, SELECTION):
         expected = generate_responses(checkpoint.model, prompts, 16, checkpoint.pad_id)
     corrected = load_checkpoint(tmp_path / "corrected")
     assert generate_responses(corrected.model, prompts, 16, corrected.pad_id) == expected

@@ -105,7 +105,8 @@ def sum_relevance(
     Without `statistics` neurons and heads get all three, weights only the mean: each further
     one is as large as the model and costs a matrix product a batch. `advance` is called with
     the number of samples of every finished batch, `on_halved` when one ran out of memory.
-    `target` matters to the gradient attributors only, `seed` to the random one.
+    `target` matters to the gradient attributors only, `seed` to what is drawn: random relevance,
+    and the tokens of a sampled target.
 
     Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError` and,
     for samples that make no batch, `ValueError`.
@@ -136,6 +137,7 @@ def sum_relevance(
         storage,
         advance,
         on_halved,
+        seed,
     )
 
 

@@ -38,6 +38,7 @@ def sum_gradient_relevance(
     storage: Storage,
     advance: Advance,
     on_halved: OnHalved,
+    seed: int = 0,
 ) -> RelevanceSums:
     """Return the sums of relevance over the tokens of `batches`.
 
@@ -54,7 +55,7 @@ def sum_gradient_relevance(
     observed = _observed_weights if granularity is Granularity.WEIGHT else _observed_features
     with observed(model, family, composite, granularity, accumulator):
         runner = HalvingRunner(
-            lambda batch: _backward(model, family, batch, target), accumulator, on_halved
+            lambda batch: _backward(model, family, batch, target, seed), accumulator, on_halved
         )
         for batch in batches:
             runner.run(batch)
@@ -144,7 +145,9 @@ def _multiply_by_weights(accumulator: Accumulator, modules: dict[str, nn.Module]
             total.mul_(_raise(weight, statistic))
 
 
-def _backward(model: nn.Module, family: Family, batch: TokenBatch, target: Target) -> None:
+def _backward(
+    model: nn.Module, family: Family, batch: TokenBatch, target: Target, seed: int
+) -> None:
     """Run the batch forwards and the target's gradient backwards, for the observers to see."""
     placed = batch.to(input_device(model))
     backbone = model.get_submodule(family.backbone)
@@ -152,7 +155,7 @@ def _backward(model: nn.Module, family: Family, batch: TokenBatch, target: Targe
     positions = find_target_positions(placed)
     states = hidden[positions.to(hidden.device)]
     head = head_weight(model, family).detach()
-    directions = compute_directions(states.detach(), placed, positions, head, target)
+    directions = compute_directions(states.detach(), placed, positions, head, target, seed)
     if len(states):
         torch.autograd.backward([states], [directions])
 

@@ -16,6 +16,9 @@ from workers.batches import NO_CONTRAST, TokenBatch
 DIRECTION_POSITIONS = 512
 """Positions whose logits exist at one time."""
 
+SEED_STRIDE = 1_000_003
+"""Distance between the seeds of two runs, so that their batches draw different tokens."""
+
 
 class Target(StrEnum):
     """Which quantity of the next-token logits is explained at a position."""
@@ -24,6 +27,9 @@ class Target(StrEnum):
     """Logit of the token that follows, minus the best other logit: why this token won."""
     EMITTED_LOG_PROBABILITY = "emitted_log_probability"
     """Log-probability of the token that follows."""
+    SAMPLED_LOG_PROBABILITY = "sampled_log_probability"
+    """Log-probability of a token drawn from the model's own prediction. The squares of its
+    gradients are the Fisher information: what a change does to the distribution as a whole."""
     TOP_LOGIT = "top_logit"
     """The largest logit."""
     EMITTED_MINUS_CONTRAST = "emitted_minus_contrast"
@@ -53,13 +59,17 @@ def compute_directions(
     positions: torch.Tensor,
     head: torch.Tensor,
     target: Target,
+    seed: int = 0,
 ) -> torch.Tensor:
     """Return `compute_target_directions` of a batch's states at `positions`, on their device.
 
     `states` `(position, hidden)`, `positions` as `find_target_positions` gives them. A few
-    positions at a time, so that the logits of the whole batch never exist at once. Raises
-    `ValueError` where the target needs a contrast that a sample does not have.
+    positions at a time, so that the logits of the whole batch never exist at once. What a
+    target draws depends on `seed` and the batch's samples alone. Raises `ValueError` where the
+    target needs a contrast that a sample does not have.
     """
+    generator = torch.Generator(device=head.device)
+    generator.manual_seed(seed * SEED_STRIDE + min(batch.sample_indices))
     next_ids = batch.token_ids.roll(-1, dims=1)[positions].to(head.device)
     contrast_ids = batch.contrast_ids.roll(-1, dims=1)[positions].to(head.device)
     if target is Target.EMITTED_MINUS_CONTRAST and bool((contrast_ids == NO_CONTRAST).any()):
@@ -68,7 +78,12 @@ def compute_directions(
     for start in range(0, len(states), DIRECTION_POSITIONS):
         part = slice(start, start + DIRECTION_POSITIONS)
         directions[part] = compute_target_directions(
-            states[part].to(head.device), next_ids[part], head, target, contrast_ids[part]
+            states[part].to(head.device),
+            next_ids[part],
+            head,
+            target,
+            contrast_ids[part],
+            generator,
         )
     return directions
 
@@ -80,13 +95,14 @@ def compute_target_directions(
     head: torch.Tensor,
     target: Target,
     contrast_ids: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Return the direction `(position, hidden)` whose product with `hidden` is the target.
 
     `hidden` `(position, hidden)` are the normalised last hidden states, `next_ids`
     `(position,)` the tokens that follow, `contrast_ids` `(position,)` those they are explained
-    against, `head` `(vocabulary, hidden)`. For the log-probability the direction is its
-    gradient (the softmax's linearisation).
+    against, `head` `(vocabulary, hidden)`. For a log-probability the direction is its gradient
+    (the softmax's linearisation); `generator` draws the tokens of the sampled one.
     """
     if target is Target.EMITTED_MINUS_CONTRAST:
         if contrast_ids is None:
@@ -95,8 +111,10 @@ def compute_target_directions(
     logits = hidden @ head.T
     if target is Target.TOP_LOGIT:
         return head[logits.argmax(dim=-1)]
-    if target is Target.EMITTED_LOG_PROBABILITY:
-        probabilities = torch.softmax(logits.float(), dim=-1).to(head.dtype)
-        return head[next_ids] - probabilities @ head
+    if target in (Target.EMITTED_LOG_PROBABILITY, Target.SAMPLED_LOG_PROBABILITY):
+        probabilities = torch.softmax(logits.float(), dim=-1)
+        if target is Target.SAMPLED_LOG_PROBABILITY:
+            next_ids = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+        return head[next_ids] - probabilities.to(head.dtype) @ head
     logits.scatter_(1, next_ids[:, None], -torch.inf)
     return head[next_ids] - head[logits.argmax(dim=-1)]

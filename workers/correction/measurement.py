@@ -1,4 +1,4 @@
-"""What a set of pruned components does to a behaviour and to reference text."""
+"""What a set of pruned components does to a behaviour."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from workers.correction.results import PromptOutcome, Response
-from workers.domain import Component
+from workers.domain import Selection, TokenSequence
 from workers.progress import Advance
 from workers.pruning.components import pruned
 from workers.validation.generation import generate_responses
-from workers.validation.uniqueness import compute_response_uniqueness
+from workers.validation.uniqueness import compute_response_uniqueness, mark_undesired
 
 
 def measure_responses(
     model: Any,
     tokenizer: Any,
     pad_id: int,
-    components: Sequence[Component],
+    selection: Selection,
     outcomes: Sequence[PromptOutcome],
     max_new_tokens: int,
     advance: Advance,
 ) -> tuple[Response, ...]:
-    """Return the greedy responses to `outcomes`' prompts with `components` pruned."""
-    with pruned(model, components):
+    """Return the greedy responses to `outcomes`' prompts with `selection` pruned."""
+    with pruned(model, selection):
         sequences = generate_responses(
             model,
             [outcome.prompt_ids for outcome in outcomes],
@@ -34,7 +34,19 @@ def measure_responses(
     return tuple(
         Response(
             response=tokenizer.decode(sequence.response_ids),
+            response_ids=sequence.response_ids,
             metric=compute_response_uniqueness(sequence.response_ids),
         )
         for sequence in sequences
+    )
+
+
+def collect_undesired(
+    outcomes: Sequence[PromptOutcome], responses: Sequence[Response], threshold: float
+) -> tuple[TokenSequence, ...]:
+    """Return the responses that show the behaviour still, marked for explanation."""
+    return tuple(
+        mark_undesired(outcome.prompt_ids, response.response_ids)
+        for outcome, response in zip(outcomes, responses, strict=True)
+        if response.response_ids and response.metric <= threshold
     )

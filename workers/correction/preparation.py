@@ -12,7 +12,7 @@ from workers.validation.generation import generate_responses
 from workers.validation.splits import split_by_hash
 from workers.validation.uniqueness import compute_response_uniqueness
 
-TUNE_SHARE = 0.4
+TUNE_SHARE = 0.5
 """Share of the undesired prompts used for attribution and search; the rest is held out."""
 
 REFERENCE_TOKENS = 128
@@ -82,7 +82,7 @@ def generate_outcomes(
 class ReferenceTokens:
     """How many tokens of reference text each use takes at most."""
 
-    attribute: int = 3072
+    attribute: int = 8192
     tune: int = 1024
     held_out: int = 2048
 

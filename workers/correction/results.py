@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from statistics import fmean
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 
-from workers.domain import Component, TokenSequence
-from workers.validation.uniqueness import find_repeated_tokens
+from workers.domain import Granularity, Selection, TokenSequence
+from workers.pruning.selection import list_indices
+from workers.validation.uniqueness import mark_undesired
 
 
 class StageDocument(BaseModel):
@@ -34,13 +38,8 @@ class PromptOutcome(StageDocument):
 
     @property
     def undesired_sequence(self) -> TokenSequence:
-        """The tokens as the model saw them, with those that repeat marked for explanation.
-
-        Where nothing repeats by bigram the whole response is explained.
-        """
-        repeated = find_repeated_tokens(self.prompt_ids, self.response_ids)
-        flags = repeated if any(repeated) else ()
-        return TokenSequence(self.prompt_ids, self.response_ids, flags)
+        """The tokens as the model saw them, with those that repeat marked for explanation."""
+        return mark_undesired(self.prompt_ids, self.response_ids)
 
 
 class ReferenceSplit(StageDocument):
@@ -56,7 +55,7 @@ class PreparedCorrection(StageDocument):
 
     model_sha256: str
     neurons: int
-    """MLP neurons of the model."""
+    """Components of the model, of the job's granularity."""
     prompts: tuple[PromptOutcome, ...]
     reference: ReferenceSplit
     corpus: tuple[tuple[int, ...], ...]
@@ -75,15 +74,42 @@ class PreparedCorrection(StageDocument):
         )
 
 
-class ChosenComponent(StageDocument):
-    """A component as JSON."""
+class StoredSelection(StageDocument):
+    """A selection as JSON: module → ascending indices, those of single weights packed."""
 
-    module: str
-    index: int
+    granularity: Granularity
+    indices: dict[str, list[int]] = {}
+    packed: dict[str, str] = {}
+    """Steps from one index to the next (the first from 0), little-endian integers of the
+    narrowest dtype that holds them: `dtype:base64`, about 2.7 characters a weight."""
 
-    def to_component(self) -> Component:
+    @classmethod
+    def from_selection(cls, selection: Selection) -> StoredSelection:
+        """Return the document that holds `selection`."""
+        if selection.granularity is not Granularity.WEIGHT:
+            return cls(granularity=selection.granularity, indices=list_indices(selection))
+        packed = {name: _pack(selection.indices[name]) for name in sorted(selection.indices)}
+        return cls(granularity=selection.granularity, packed=packed)
+
+    def to_selection(self) -> Selection:
         """Return the domain value."""
-        return Component(self.module, self.index)
+        listed = {
+            name: torch.tensor(indices, dtype=torch.int64) for name, indices in self.indices.items()
+        }
+        packed = {name: _unpack(text) for name, text in self.packed.items()}
+        return Selection(self.granularity, listed | packed)
+
+
+def _pack(indices: torch.Tensor) -> str:
+    steps = np.diff(indices.numpy(), prepend=0)
+    dtype = np.min_scalar_type(int(steps.max())).newbyteorder("<")
+    return f"{dtype.str}:{base64.b64encode(steps.astype(dtype).tobytes()).decode()}"
+
+
+def _unpack(text: str) -> torch.Tensor:
+    dtype, _, data = text.partition(":")
+    steps = np.frombuffer(base64.b64decode(data), dtype=np.dtype(dtype))
+    return torch.from_numpy(steps.astype(np.int64).cumsum())
 
 
 class Response(StageDocument):
@@ -91,12 +117,13 @@ class Response(StageDocument):
 
     response: str
     metric: float
+    response_ids: tuple[int, ...] = ()
 
 
 class Trial(StageDocument):
-    """One amount tried: its effect and its cost on the tuning split."""
+    """One selection tried: its effect and its cost on the tuning split."""
 
-    components: tuple[ChosenComponent, ...]
+    selection: StoredSelection
     responses: tuple[Response, ...]
     """The pruned model's response to each tuning prompt that triggers."""
     perplexity: float
@@ -105,13 +132,18 @@ class Trial(StageDocument):
     within_budget: bool
 
     @property
+    def amount(self) -> int:
+        """Number of components pruned."""
+        return len(self.selection.to_selection())
+
+    @property
     def mean_metric(self) -> float:
         """Mean of the metric over the tuning prompts."""
         return fmean(response.metric for response in self.responses)
 
 
 class SearchOutcome(StageDocument):
-    """Every amount tried, and which one is within budget and best."""
+    """Every selection tried, in order, and which one is within budget and best."""
 
     trials: tuple[Trial, ...]
     chosen: int | None
@@ -123,10 +155,10 @@ class SearchOutcome(StageDocument):
         return None if self.chosen is None else self.trials[self.chosen]
 
     @property
-    def components(self) -> tuple[Component, ...]:
-        """The components of the chosen trial, none when there is none."""
+    def selection(self) -> Selection | None:
+        """The components of the chosen trial, None when there is none."""
         trial = self.chosen_trial
-        return () if trial is None else tuple(entry.to_component() for entry in trial.components)
+        return None if trial is None else trial.selection.to_selection()
 
 
 class ValidationOutcome(StageDocument):

@@ -1,20 +1,39 @@
-"""The search for how much to prune: every amount measured on the tuning split, best in budget."""
+"""The search for what and how much to prune, in rounds on the tuning split, within a budget.
+
+Relevance explains the responses it was given. Prune by it, and the model leaves those for others
+that are undesired as well: taken out of its loops, SmolLM2 falls into a loop of empty lines. So
+every round prunes, looks at what the model does now, explains what is still undesired, and ranks
+anew by everything explained so far; a component that holds back the next loop loses its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workers.correction.results import ChosenComponent, Response, SearchOutcome, Trial
-from workers.domain import Component
+import torch
+
+from workers.correction.results import Response, SearchOutcome, StoredSelection, Trial
+from workers.domain import Granularity, Selection, TokenSequence
+from workers.pruning.ranking import Ranking
 from workers.validation.text_damage import TextDamage
 
-DEFAULT_AMOUNTS = (16, 48, 96, 160)
-"""Numbers of neurons tried when a job names none; small ones first, for more is not better."""
+DEFAULT_AMOUNTS: Mapping[Granularity, tuple[int, ...]] = {
+    Granularity.NEURON: (32, 64, 96, 128, 192, 256),
+    Granularity.HEAD: (1, 2, 4, 8),
+    Granularity.WEIGHT: (300, 1_000, 3_000, 10_000),
+}
+"""Numbers of components tried when a job names none."""
+
+DEFAULT_ROUNDS = 6
+"""Selections tried when a job does not say how many."""
 
 BUDGET_SHARE = 0.8
 """Share of each budget the search may use, as tuning text never tells all of held-out text."""
+
+ROOM_SHARE = 0.6
+"""While a selection uses no more than this share of that, the next round takes a larger one."""
 
 
 @dataclass(frozen=True)
@@ -43,42 +62,86 @@ class Measurement:
     responses: tuple[Response, ...]
     damage: TextDamage
     base_perplexity: float
+    undesired: tuple[TokenSequence, ...]
+    """The responses that still show the behaviour, to be explained in the next round."""
 
 
-def search_amounts(
-    ranked: Sequence[Component],
-    amounts: Iterable[int],
+@dataclass(frozen=True)
+class SearchSteps:
+    """The parts of a search that run the model."""
+
+    rank: Callable[[Mapping[str, torch.Tensor]], Ranking]
+    """Ranks all components by what each brings: module → mean relevance for the behaviour."""
+    measure: Callable[[Selection], Measurement]
+    explain: Callable[[Sequence[TokenSequence]], Mapping[str, torch.Tensor]]
+    """Mean relevance of every component of the base model for undesired responses."""
+    tell: Callable[[Trial], None]
+
+
+def search_rounds(
+    benefit: Mapping[str, torch.Tensor],
+    amounts: Sequence[int],
+    rounds: int,
     base_metrics: Sequence[float],
-    measure: Callable[[tuple[Component, ...]], Measurement],
+    steps: SearchSteps,
     budget: Budget,
-    on_trial: Callable[[Trial], None] | None = None,
 ) -> SearchOutcome:
-    """Return a trial for every amount of `ranked` components, and the best within `budget`.
+    """Return a trial for every round, and the best of them within `budget`.
+
+    `benefit` is mean relevance for the base model's own undesired responses; each round's new
+    ones count as much. The first round takes the middle of `amounts`, ascending; the next a
+    smaller one after a round over budget, a larger one while there is ample room. It ends early
+    when nothing undesired is left to explain.
 
     Best is the largest mean metric (higher is better), of equals the fewest components. None
-    is chosen unless it improves on `base_metrics`. Amounts beyond the ranking are skipped.
+    is chosen unless it improves on `base_metrics`.
     """
     trials: list[Trial] = []
-    for amount in sorted(set(amounts)):
-        if amount > len(ranked):
+    explained = [benefit]
+    position = len(amounts) // 2
+    while len(trials) < rounds:
+        ranking = steps.rank(_average(explained))
+        selection = ranking.top(min(amounts[position], len(ranking)))
+        if len(selection) == 0:
             break
-        components = tuple(ranked[:amount])
-        measured = measure(components)
-        trial = Trial(
-            components=tuple(
-                ChosenComponent(module=component.module, index=component.index)
-                for component in components
-            ),
-            responses=measured.responses,
-            perplexity=measured.damage.perplexity,
-            base_perplexity=measured.base_perplexity,
-            kl_mean=measured.damage.kl_mean,
-            within_budget=budget.allows(measured.base_perplexity, measured.damage),
-        )
-        trials.append(trial)
-        if on_trial is not None:
-            on_trial(trial)
+        measured = steps.measure(selection)
+        trials.append(_record(selection, measured, budget))
+        steps.tell(trials[-1])
+        if not measured.undesired:
+            break
+        if len(trials) < rounds:
+            explained.append(steps.explain(measured.undesired))
+        position = _move(position, len(amounts), measured, budget)
     return SearchOutcome(trials=tuple(trials), chosen=_choose(trials, fmean(base_metrics)))
+
+
+def _average(explained: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return module → mean over the rounds so far."""
+    means = {name: values.clone() for name, values in explained[0].items()}
+    for later in explained[1:]:
+        for name, values in later.items():
+            means[name] += values
+    return {name: values.div_(len(explained)) for name, values in means.items()}
+
+
+def _record(selection: Selection, measured: Measurement, budget: Budget) -> Trial:
+    return Trial(
+        selection=StoredSelection.from_selection(selection),
+        responses=measured.responses,
+        perplexity=measured.damage.perplexity,
+        base_perplexity=measured.base_perplexity,
+        kl_mean=measured.damage.kl_mean,
+        within_budget=budget.allows(measured.base_perplexity, measured.damage),
+    )
+
+
+def _move(position: int, amounts: int, measured: Measurement, budget: Budget) -> int:
+    """Return which amount the next round takes."""
+    if not budget.allows(measured.base_perplexity, measured.damage):
+        return max(position - 1, 0)
+    if budget.scaled(ROOM_SHARE).allows(measured.base_perplexity, measured.damage):
+        return min(position + 1, amounts - 1)
+    return position
 
 
 def _choose(trials: Sequence[Trial], base_mean: float) -> int | None:
@@ -89,4 +152,4 @@ def _choose(trials: Sequence[Trial], base_mean: float) -> int | None:
     ]
     if not candidates:
         return None
-    return max(candidates, key=lambda index: (trials[index].mean_metric, -index))
+    return max(candidates, key=lambda index: (trials[index].mean_metric, -trials[index].amount))

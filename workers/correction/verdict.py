@@ -31,7 +31,7 @@ from workers.domain import (
     SplitEffect,
     Verdict,
 )
-from workers.pruning.components import group_by_module
+from workers.pruning.selection import count_by_module, list_indices
 from workers.validation.statistics import compute_paired_bootstrap_interval
 
 MIN_HELD_OUT = 10
@@ -209,7 +209,7 @@ def _build_gates(
             "better_than_random",
             over_control,
             0.0,
-            "the 95 % interval of the lead over equally many random neurons lies above zero",
+            "the 95 % interval of the lead over an equally large random selection lies above zero",
         ),
         _at_least(
             "held_out_prompts",
@@ -247,13 +247,16 @@ def _at_most(name: str, value: float, limit: float, sentence: str) -> GateResult
 def _summarise_patch(
     prepared: PreparedCorrection, search: SearchOutcome | None
 ) -> PatchSummary | None:
-    if search is None or search.chosen is None:
+    selection = None if search is None else search.selection
+    if selection is None:
         return None
+    is_listed = selection.granularity is not Granularity.WEIGHT
     return PatchSummary(
-        granularity=Granularity.NEURON,
-        components=len(search.components),
+        granularity=selection.granularity,
+        components=len(selection),
         of=prepared.neurons,
-        modules=group_by_module(search.components),
+        modules=list_indices(selection) if is_listed else {},
+        counts=count_by_module(selection),
     )
 
 
@@ -262,7 +265,7 @@ def _list_search(search: SearchOutcome | None) -> list[SearchStep]:
         return []
     return [
         SearchStep(
-            components=len(trial.components),
+            components=trial.amount,
             tune_metric=trial.mean_metric,
             perplexity=trial.perplexity,
             perplexity_increase=trial.perplexity / trial.base_perplexity - 1,

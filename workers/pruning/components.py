@@ -1,77 +1,89 @@
-"""Components of a loaded model: counting, removing for a while, drawing matched random ones."""
+"""Components of a loaded model removed, dampened or replaced by their mean, for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from workers.domain import Component
-
-
-def group_by_module(components: Iterable[Component]) -> dict[str, list[int]]:
-    """Return module → ascending indices without duplicates, modules in order of their names."""
-    groups: dict[str, list[int]] = {}
-    for component in sorted(set(components)):
-        groups.setdefault(component.module, []).append(component.index)
-    return groups
+from workers.domain import Selection
+from workers.pruning.ablation import compute_bias_shift, scale_values, shift_bias
+from workers.pruning.places import Place, find_places
 
 
 @contextmanager
-def pruned(model: nn.Module, components: Sequence[Component]) -> Iterator[None]:
-    """Within the context the neurons are removed: their columns in the projection are zero.
+def pruned(
+    model: nn.Module,
+    selection: Selection,
+    *,
+    head_dim: int | None = None,
+    scale: float = 0.0,
+    replacement: Mapping[str, torch.Tensor] | None = None,
+) -> Iterator[None]:
+    """Within the context the selected components are multiplied by `scale`; 0 removes them.
 
-    The original values are put back bit for bit on exit. Raises `ValueError` before anything
-    is touched on a module that is absent or not linear and on an index outside it.
+    A neuron or head is removed in the weights that read it. `head_dim` is derived from the
+    model's configuration when it is None. `replacement` is module → mean activation of every
+    input feature, `(feature,)`: what the ablation takes from the module's output on average,
+    (1 − scale) · W[:, J] · mean[J], is then added to its bias, or by a hook on the instance to
+    its output where it has none.
+
+    Parameters are put back bit for bit on exit, also when several modules share storage and
+    when the body raises. What is kept meanwhile is as large as the selection. Raises
+    `ValueError` before anything is touched on a module that is absent or not linear, an index
+    outside it, and a replacement that does not fit.
     """
-    chosen = [
-        (_find_linear(model, name, indices), indices)
-        for name, indices in group_by_module(components).items()
+    places = find_places(model, selection, head_dim)
+    # All are read before any is written: a component reached twice is changed once.
+    originals = [place.view[place.entries] for place in places]
+    shifts = [
+        None if replacement is None else _compute_shift(place, values, scale, replacement)
+        for place, values in zip(places, originals, strict=True)
     ]
-    saved: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
-    try:
-        for module, indices in chosen:
-            columns = torch.tensor(indices, device=module.weight.device)
-            saved.append((module, columns, module.weight.detach()[:, columns].clone()))
-            with torch.no_grad():
-                module.weight[:, columns] = 0
+    with ExitStack() as undo:
+        for place, values, shift in zip(places, originals, shifts, strict=True):
+            undo.callback(_write, place, values)
+            _write(place, scale_values(values, scale))
+            if shift is not None:
+                _add_shift(place, shift, undo)
         yield
-    finally:
-        with torch.no_grad():
-            for module, columns, values in saved:
-                module.weight[:, columns] = values
 
 
-def _find_linear(model: nn.Module, name: str, indices: Sequence[int]) -> nn.Linear:
-    try:
-        module = model.get_submodule(name)
-    except AttributeError as error:
-        raise ValueError(f"the model has no module {name}") from error
-    features = module.in_features if isinstance(module, nn.Linear) else 0
-    for index in indices:
-        if not 0 <= index < features:
-            raise ValueError(f"{name} has no input feature {index}")
-    assert isinstance(module, nn.Linear)
-    return module
+def _write(place: Place, values: torch.Tensor) -> None:
+    place.view[place.entries] = values
 
 
-def draw_random_components(
-    components: Sequence[Component], sizes: Mapping[str, int], seed: int
-) -> tuple[Component, ...]:
-    """Return as many random components as given, in the same modules, none of those given.
+def _compute_shift(
+    place: Place, values: torch.Tensor, scale: float, replacement: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    if place.module is None:
+        raise ValueError(f"{place.name} holds fused experts, which take no mean; ablate by zero")
+    means = replacement.get(place.name)
+    if means is None or means.shape != (place.features,):
+        raise ValueError(f"{place.name} needs its {place.features} mean activations, one a feature")
+    chosen = means[place.inputs.to(means.device)].to(values.device)
+    outputs = None if place.outputs is None else place.outputs.to(values.device)
+    return compute_bias_shift(values, chosen, scale, outputs, place.output_size)
 
-    The matched control: same count in every module, so that depth is not what differs.
-    `sizes` is module → number of features. Raises `ValueError` if a module has too few left.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    drawn: list[Component] = []
-    for name, indices in group_by_module(components).items():
-        taken = set(indices)
-        free = [index for index in range(sizes[name]) if index not in taken]
-        if len(free) < len(indices):
-            raise ValueError(f"{name} has only {len(free)} other neurons for a random control")
-        chosen = torch.randperm(len(free), generator=generator)[: len(indices)].tolist()
-        drawn.extend(Component(name, free[position]) for position in chosen)
-    return tuple(sorted(drawn))
+
+def _add_shift(place: Place, shift: torch.Tensor, undo: ExitStack) -> None:
+    """Add `shift` to the module's bias, or to its output when it has none, until undone."""
+    assert place.module is not None
+    bias = place.module.bias
+    if isinstance(bias, torch.Tensor):
+        values = bias.detach()
+        undo.callback(values.copy_, values.clone())
+        values.copy_(shift_bias(values, shift))
+    else:
+        handle = place.module.register_forward_hook(partial(_shift_output, shift))
+        undo.callback(handle.remove)
+
+
+def _shift_output(
+    shift: torch.Tensor, _module: nn.Module, _inputs: Any, output: torch.Tensor
+) -> torch.Tensor:
+    return shift_bias(output, shift)

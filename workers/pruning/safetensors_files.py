@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,13 @@ def list_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 
 def compute_checkpoint_sha256(
-    directory: Path, replaced: Mapping[str, NDArray[Any]] | None = None
+    directory: Path, replace: Callable[[StoredTensor], NDArray[Any] | None] | None = None
 ) -> str:
     """Return the hex SHA-256 of a checkpoint's weights, whatever their sharding.
 
-    Hashed in order of tensor name: name, dtype, shape and bytes of each. `replaced` gives the
-    values some tensors would have, as C-contiguous arrays, for the hash of a checkpoint that
-    is not written yet.
+    Hashed in order of tensor name: name, dtype, shape and bytes of each. `replace` gives the
+    values a tensor would have, None for those it has, for the hash of a checkpoint that is not
+    written yet; it is asked for one tensor at a time.
     """
     digest = hashlib.sha256()
     tensors = list_tensors(directory)
@@ -70,8 +70,9 @@ def compute_checkpoint_sha256(
         tensor = tensors[name]
         header = json.dumps([name, tensor.dtype, list(tensor.shape)], separators=(",", ":"))
         digest.update(header.encode())
-        if replaced is not None and name in replaced:
-            digest.update(np.ascontiguousarray(replaced[name]).data.cast("B"))
+        values = None if replace is None else replace(tensor)
+        if values is not None:
+            digest.update(np.ascontiguousarray(values).data.cast("B"))
         elif tensor.end > tensor.start:
             with (
                 tensor.file.open("rb") as file,

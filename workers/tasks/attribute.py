@@ -1,38 +1,139 @@
-"""Stage 2: relevance of every neuron on general text and on the undesired responses."""
+"""Stage 2: relevance of every component on general text and on the undesired responses.
+
+The samples are cut into shards that any worker may do: sums over each, added in order.
+"""
 
 from __future__ import annotations
 
-from workers.attribution.contrastive import compute_contrastive_relevance, serialise_relevance
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.attribution.contrastive import (
+    Question,
+    Side,
+    combine_answers,
+    list_questions,
+    serialise_relevance,
+    sum_answer,
+)
+from workers.attribution.sums import (
+    RelevanceSums,
+    finish,
+    merge_sums,
+    parse_sums,
+    serialise_sums,
+)
 from workers.correction.results import PreparedCorrection
 from workers.domain import TokenSequence
-from workers.progress import Progress, count_up
-from workers.tasks.context import JobContext, StageOutput
+from workers.progress import Advance
+from workers.pruning.scoring import Score
+from workers.tasks.context import JobContext, StageOutput, compute_key
 from workers.tasks.loading import CorrectionInputs
+from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards
+
+SHARD_TOKENS = 32_768
+"""Most tokens of a shard: large, for whoever helps with one loads the model first."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The samples of one shard, all of one question."""
+
+    question: Question
+    samples: tuple[TokenSequence, ...]
 
 
 def run(
     context: JobContext, inputs: CorrectionInputs, prepared: PreparedCorrection, upstream: str
 ) -> StageOutput:
     """Return the stage's result, a serialised `ContrastiveRelevance`."""
+    questions = _list_questions(inputs)
     key = {
         "prepare": upstream,
-        "attributor": inputs.attributor.value,
+        "questions": [[question.side, question.attributor] for question in questions],
+        "granularity": inputs.granularity.value,
         "seed": inputs.spec.seed,
+        "shard_tokens": SHARD_TOKENS,
     }
-    return context.run_stage("attribute", key, lambda progress: _work(inputs, prepared, progress))
+    stage = ShardedStage("attribute", compute_key("attribute", key), upstream)
+    parts = _cut_parts(questions, prepared)
+    work = build_work(inputs, prepared)
+    return context.run_stage(
+        "attribute",
+        key,
+        lambda progress: _combine(parts, run_shards(context, stage, work, progress)),
+    )
 
 
-def _work(inputs: CorrectionInputs, prepared: PreparedCorrection, progress: Progress) -> bytes:
-    general = [TokenSequence(ids) for ids in prepared.reference.attribute]
-    undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
-    relevance = compute_contrastive_relevance(
+def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
+    """The stage's work; the same on every worker."""
+    parts = _cut_parts(_list_questions(inputs), prepared)
+
+    def compute(position: int, advance: Advance) -> bytes:
+        part = parts[position]
+        return serialise_sums(_answer(inputs, part.question, part.samples, advance))
+
+    return ShardedWork(tuple(len(part.samples) for part in parts), compute)
+
+
+def answer_undesired(
+    inputs: CorrectionInputs, undesired: Sequence[TokenSequence], advance: Advance
+) -> RelevanceSums:
+    """The job's own relevance of undesired responses, as for those of the base model."""
+    return _answer(inputs, _list_questions(inputs)[-1], undesired, advance)
+
+
+def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
+    """Return the samples in runs of at most `most` tokens (at least one sample), in order."""
+    runs: list[list[TokenSequence]] = []
+    tokens = 0
+    for sample in samples:
+        tokens += len(sample.token_ids)
+        if not runs or tokens > most:
+            runs.append([])
+            tokens = len(sample.token_ids)
+        runs[-1].append(sample)
+    return [tuple(run) for run in runs]
+
+
+def _list_questions(inputs: CorrectionInputs) -> tuple[Question, ...]:
+    score = Score(inputs.spec.attribution.score)
+    return list_questions(inputs.attributor, predicts_damage=score is Score.BENEFIT_DAMAGE)
+
+
+def _answer(
+    inputs: CorrectionInputs,
+    question: Question,
+    samples: Sequence[TokenSequence],
+    advance: Advance,
+) -> RelevanceSums:
+    return sum_answer(
+        question,
         inputs.checkpoint.model,
         inputs.family,
-        inputs.attributor,
-        general,
-        undesired,
+        inputs.granularity,
+        samples,
         inputs.checkpoint.pad_id,
         inputs.spec.seed,
-        count_up(progress, len(general) + len(undesired)),
+        advance,
     )
-    return serialise_relevance(relevance)
+
+
+def _cut_parts(questions: Sequence[Question], prepared: PreparedCorrection) -> tuple[_Part, ...]:
+    """The shards in order: every question over the samples it is asked of."""
+    general = [TokenSequence(ids) for ids in prepared.reference.attribute]
+    undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
+    return tuple(
+        _Part(question, run)
+        for question in questions
+        for run in cut_samples(general if question.is_general else undesired, SHARD_TOKENS)
+    )
+
+
+def _combine(parts: Sequence[_Part], results: Sequence[bytes]) -> bytes:
+    """Return the contrast from the sums of every shard, added in order."""
+    sums: dict[Side, list[RelevanceSums]] = {}
+    for part, data in zip(parts, results, strict=True):
+        sums.setdefault(part.question.side, []).append(parse_sums(data))
+    answers = {side: finish(merge_sums(shards), in_place=True) for side, shards in sums.items()}
+    return serialise_relevance(combine_answers(answers))

@@ -1,4 +1,4 @@
-"""The spawned child of a worker: one attempt at one job, every ending recorded."""
+"""The spawned child of a worker: one attempt at a job or a shard, every ending recorded."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import wait
 
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
 
 from service.database import Database
 from service.errors import ExciseError, LeaseLostError
 from service.jobs.execution import Claim, finish_job
+from service.jobs.shards import ShardClaim, fail_by_shard, release_shard
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
 EXIT_ORPHANED = 71
+
+_End = Callable[[Session, str, str | None, str | None], None]
+"""Records an ending: status, error code and message."""
 
 
 def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
@@ -26,53 +32,83 @@ def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
 
     Only a death of the process (memory, signal) leaves the ending to the parent.
     """
+
+    def work(database: Database) -> None:
+        # Imported here, as below: the parent never loads torch.
+        from workers.tasks.context import JobContext
+        from workers.tasks.pipeline import run_job
+
+        run_job(JobContext(database, settings, claim))
+
+    def end(session: Session, status: str, code: str | None, message: str | None) -> None:
+        finish_job(
+            session, claim.job_id, claim.token, status, error_code=code, error_message=message
+        )
+
+    _run_recorded(f"job {claim.job_id}", work, end, settings)
+
+
+def run_claimed_shard(claim: ShardClaim, settings: WorkerSettings) -> None:
+    """Do the shard and file its result; return normally whatever happened, as for a job.
+
+    What makes the shard impossible for everyone ends its job.
+    """
+
+    def work(database: Database) -> None:
+        from workers.tasks.pipeline import run_shard
+
+        run_shard(database, settings, claim)
+
+    def end(session: Session, status: str, code: str | None, message: str | None) -> None:
+        if status == "cancelled":
+            reason = "The job is to be cancelled."
+            release_shard(session, claim.shard_id, claim.token, reason, counts=False)
+        else:
+            fail_by_shard(session, claim.shard_id, claim.token, code or "internal", message or "")
+
+    _run_recorded(claim.shard_id, work, end, settings)
+
+
+def _run_recorded(
+    name: str, work: Callable[[Database], None], end: _End, settings: WorkerSettings
+) -> None:
+    """Do `work`; what it raises is recorded through `end`, or left to the parent by exiting."""
     _exit_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # Imported here: the parent never loads torch.
-    from workers.tasks.context import CancelledJobError, InvalidInputError, JobContext
-    from workers.tasks.pipeline import run_correction
+    from workers.tasks.context import CancelledJobError, InvalidInputError
 
     database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=1)
+
+    def record(status: str, code: str | None = None, message: str | None = None) -> None:
+        try:
+            with database.transaction() as session:
+                end(session, status, code, message)
+        except LeaseLostError:
+            logger.warning("%s: lease lost before its ending was recorded", name)
+
     try:
-        context = JobContext(database, settings, claim)
-        run_correction(context)
+        work(database)
     except LeaseLostError:
-        logger.warning("job %s: lease lost, nothing more is written", claim.job_id)
+        logger.warning("%s: lease lost, nothing more is written", name)
     except CancelledJobError:
-        _finish(database, claim, "cancelled")
+        record("cancelled")
     except InvalidInputError as error:
-        _finish(database, claim, "failed", "invalid_input", str(error))
+        record("failed", "invalid_input", str(error))
     except ExciseError as error:
-        _finish(database, claim, "failed", error.code, str(error))
+        record("failed", error.code, str(error))
     except (OperationalError, InterfaceError):
         # No verdict on the job: another attempt, once the database is back, goes on from here.
         sys.exit("the database is away")
     except MemoryError:
-        # Freed by a fresh process, perhaps: the parent gives the job back.
+        # Freed by a fresh process, perhaps: the parent gives the work back.
         sys.exit("out of memory")
     except Exception:
-        logger.exception("job %s failed", claim.job_id)
-        message = "The job failed inside Excise; the worker's log has the details."
-        _finish(database, claim, "failed", "internal", message)
+        logger.exception("%s failed", name)
+        record(
+            "failed", "internal", "The job failed inside Excise; the worker's log has the details."
+        )
     finally:
         database.dispose()
-
-
-def _finish(
-    database: Database, claim: Claim, status: str, code: str | None = None, message: str = ""
-) -> None:
-    try:
-        with database.transaction() as session:
-            finish_job(
-                session,
-                claim.job_id,
-                claim.token,
-                status,
-                error_code=code,
-                error_message=message or None,
-            )
-    except LeaseLostError:
-        logger.warning("job %s: lease lost before its ending was recorded", claim.job_id)
 
 
 def _exit_with_parent() -> None:

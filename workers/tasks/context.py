@@ -30,7 +30,8 @@ from service.jobs.execution import (
     skip_stage,
     start_stage,
 )
-from workers.progress import Progress
+from service.jobs.specs import JobSpec
+from workers.progress import Advance, Progress
 from workers.settings import WorkerSettings
 from workers.tasks.estimate import estimate_remaining_seconds
 
@@ -60,19 +61,73 @@ class StageOutput(NamedTuple):
     sha256: str
 
 
-class JobContext:
-    """One attempt at one job: reads and writes go through here, fenced by the claim's token."""
+class TaskContext:
+    """What a child process works with, whether it does a whole job or one shard of it."""
 
-    def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: WorkerSettings,
+        job_id: str,
+        tenant_id: str,
+        spec: JobSpec,
+    ) -> None:
         self.database = database
         self.settings = settings
-        self.claim = claim
-        self.spec = claim.spec
+        self.job_id = job_id
+        self.tenant_id = tenant_id
+        self.spec = spec
 
     @cached_property
     def store(self) -> ArtifactStore:
         """Where results are kept."""
         return open_artifact_store(self.settings.artifacts)
+
+    def check_cancelled(self) -> None:
+        """Raise `CancelledJobError` when the job is to be cancelled."""
+        if self.transact(lambda session: is_cancel_requested(session, self.job_id)):
+            raise CancelledJobError
+
+    def transact(self, operation: Callable[[Session], _Result]) -> _Result:
+        """The result of `operation` in a transaction of its own.
+
+        An outage of the database is waited out for as long as the lease lasts, and `operation`
+        done again: hours of work are not thrown away because a server restarted.
+        """
+        give_up_at = time.monotonic() + self.settings.lease_seconds
+        while True:
+            try:
+                with self.database.transaction() as session:
+                    return operation(session)
+            except (OperationalError, InterfaceError) as error:
+                if time.monotonic() > give_up_at:
+                    raise
+                logger.warning("database away, trying again: %s", type(error.orig).__name__)
+                time.sleep(OUTAGE_PAUSE_SECONDS)
+
+
+def poll_cancellation(context: TaskContext) -> Advance:
+    """Return a callback for the units of work done that sparsely polls for cancellation.
+
+    It raises `CancelledJobError`.
+    """
+    last = time.monotonic()
+
+    def advance(units: int) -> None:  # noqa: ARG001 - what a shard did is counted when it is filed
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_SECONDS:
+            last = time.monotonic()
+            context.check_cancelled()
+
+    return advance
+
+
+class JobContext(TaskContext):
+    """One attempt at one job: reads and writes go through here, fenced by the claim's token."""
+
+    def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        super().__init__(database, settings, claim.job_id, claim.tenant_id, claim.spec)
+        self.claim = claim
 
     def run_stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
@@ -81,7 +136,7 @@ class JobContext:
 
         `inputs` must hold everything the result depends on, as JSON values.
         """
-        key = _compute_key(name, inputs)
+        key = compute_key(name, inputs)
         earlier = self._find_earlier(name, key)
         if earlier is not None:
             self._write(finish_stage, name, key, earlier.sha256, True)
@@ -112,16 +167,13 @@ class JobContext:
             last = now
             self.check_cancelled()
             self._write(report_progress, stage, done, total)
-            remaining = estimate_remaining_seconds(stage, done, total, now - started)
+            remaining = estimate_remaining_seconds(
+                self.spec.kind, stage, done, total, now - started
+            )
             if remaining is not None:
                 self.estimate_remaining(remaining)
 
         return advance
-
-    def check_cancelled(self) -> None:
-        """Raise `CancelledJobError` when the job is to be cancelled."""
-        if self.transact(lambda session: is_cancel_requested(session, self.claim.job_id)):
-            raise CancelledJobError
 
     def estimate_remaining(self, seconds: float) -> None:
         """Say that the job will probably be done in so many seconds."""
@@ -145,23 +197,6 @@ class JobContext:
         """End the job with a verdict."""
         self._write(finish_job, status, verdict, None, message)
 
-    def transact(self, operation: Callable[[Session], _Result]) -> _Result:
-        """The result of `operation` in a transaction of its own.
-
-        An outage of the database is waited out for as long as the lease lasts, and `operation`
-        done again: hours of work are not thrown away because a server restarted.
-        """
-        give_up_at = time.monotonic() + self.settings.lease_seconds
-        while True:
-            try:
-                with self.database.transaction() as session:
-                    return operation(session)
-            except (OperationalError, InterfaceError) as error:
-                if time.monotonic() > give_up_at:
-                    raise
-                logger.warning("database away, trying again: %s", type(error.orig).__name__)
-                time.sleep(OUTAGE_PAUSE_SECONDS)
-
     def _find_earlier(self, name: str, key: str) -> StageOutput | None:
         sha256 = self.transact(
             lambda session: find_stage_result(session, self.claim.job_id, name, key)
@@ -179,6 +214,7 @@ class JobContext:
         )
 
 
-def _compute_key(name: str, inputs: Mapping[str, Any]) -> str:
+def compute_key(name: str, inputs: Mapping[str, Any]) -> str:
+    """Return the hash a stage's result is filed under: of its name and all it depends on."""
     document = json.dumps([name, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(document.encode()).hexdigest()

@@ -1,7 +1,8 @@
-"""What a correction job works on: its checkpoint, loaded once an attempt, and its prompt sets."""
+"""What a job works on: its checkpoint, loaded once an attempt, and its prompt sets."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from service.jobs.execution import PromptSetInfo, load_prompt_set_info, load_prompts
+from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts, load_rows
+from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
+from service.jobs.specs.compression import ZeroShotSpec
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
@@ -19,21 +22,21 @@ from workers.checkpoints import (
     load_checkpoint,
 )
 from workers.correction.search import Budget
-from workers.families import Family, find_family
+from workers.domain import Granularity
+from workers.families import Family, count_components, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
-from workers.tasks.context import JobContext
+from workers.tasks.context import InvalidInputError, TaskContext
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """A checkpoint has at least one of these, or no tokenizer at all."""
 
 
-class CorrectionInputs:
-    """The inputs of one correction, resolved from its spec; heavy ones on first use."""
+class JobInputs:
+    """The inputs of one job of any kind, resolved from its spec; heavy ones on first use."""
 
-    def __init__(self, context: JobContext) -> None:
+    def __init__(self, context: TaskContext, model: str) -> None:
         self._context = context
-        self.spec = context.spec
-        self.behaviour = context.spec.behaviours[0]
+        self._model = model
 
     @cached_property
     def checkpoint_path(self) -> Path:
@@ -42,7 +45,7 @@ class CorrectionInputs:
         Raises `ModelSourceError` and `CheckpointError`.
         """
         roots = self._context.settings.model_roots
-        source = resolve_model_source(self.spec.model, roots)
+        source = resolve_model_source(self._model, roots)
         if source.path is not None:
             return source.path
         assert source.repository is not None
@@ -73,6 +76,10 @@ class CorrectionInputs:
         """The description of the model's architecture."""
         return find_family(self.checkpoint.model)
 
+    def component_counts(self, granularity: Granularity) -> dict[str, int]:
+        """Return module → number of its components."""
+        return count_components(self.checkpoint.model, self.family, granularity)
+
     @contextmanager
     def _reading_checkpoint(self) -> Iterator[Path]:
         """The checkpoint's folder; its faults become `CheckpointError`s that do not tell where."""
@@ -80,7 +87,7 @@ class CorrectionInputs:
         try:
             yield folder
         except (CheckpointError, SafetensorsFormatError) as error:
-            message = str(error).replace(str(folder), self.spec.model)
+            message = str(error).replace(str(folder), self._model)
             raise CheckpointError(message) from error
 
     @property
@@ -91,10 +98,43 @@ class CorrectionInputs:
             return configured
         return "cuda" if torch.cuda.is_available() else "cpu"
 
+    def prompts(self, prompt_set_id: str) -> list[str]:
+        """Return the texts of a prompt set of the job's tenant."""
+        tenant_id = self._context.tenant_id
+        return self._context.transact(
+            lambda session: load_prompts(session, tenant_id, prompt_set_id)
+        )
+
+    def prompt_set(self, prompt_set_id: str) -> PromptSetInfo:
+        """Return name and hash of a prompt set of the job's tenant."""
+        tenant_id = self._context.tenant_id
+        return self._context.transact(
+            lambda session: load_prompt_set_info(session, tenant_id, prompt_set_id)
+        )
+
+    def rows(self, prompt_set_id: str) -> list[str]:
+        """Return the JSON lines of a set of rows of the job's tenant."""
+        tenant_id = self._context.tenant_id
+        return self._context.transact(lambda session: load_rows(session, tenant_id, prompt_set_id))
+
+
+class CorrectionInputs(JobInputs):
+    """What a correction works on."""
+
+    def __init__(self, context: TaskContext, spec: CorrectionSpec) -> None:
+        super().__init__(context, spec.model)
+        self.spec = spec
+        self.behaviour = spec.behaviours[0]
+
     @property
     def attributor(self) -> Attributor:
         """What relevance is computed by."""
         return Attributor(self.spec.attribution.attributor)
+
+    @property
+    def granularity(self) -> Granularity:
+        """What a component is."""
+        return Granularity(self.spec.attribution.granularity)
 
     @property
     def budget(self) -> Budget:
@@ -102,16 +142,39 @@ class CorrectionInputs:
         limits = self.spec.budget
         return Budget(limits.perplexity_increase, limits.kl_mean)
 
-    def prompts(self, prompt_set_id: str) -> list[str]:
-        """Return the texts of a prompt set of the job's tenant."""
-        tenant_id = self._context.claim.tenant_id
-        return self._context.transact(
-            lambda session: load_prompts(session, tenant_id, prompt_set_id)
-        )
 
-    def prompt_set(self, prompt_set_id: str) -> PromptSetInfo:
-        """Return name and hash of a prompt set of the job's tenant."""
-        tenant_id = self._context.claim.tenant_id
-        return self._context.transact(
-            lambda session: load_prompt_set_info(session, tenant_id, prompt_set_id)
-        )
+class CircuitInputs(JobInputs):
+    """What a circuit job works on."""
+
+    def __init__(self, context: TaskContext, spec: CircuitSpec) -> None:
+        super().__init__(context, spec.model)
+        self.spec = spec
+
+
+class CompressionInputs(JobInputs):
+    """What a compression works on."""
+
+    def __init__(self, context: TaskContext, spec: CompressionSpec) -> None:
+        super().__init__(context, spec.model)
+        self.spec = spec
+
+    def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
+        """Return the JSON lines of a zero-shot task and what to call them in messages.
+
+        Raises `InvalidInputError` when this worker lacks the server's own rows.
+        """
+        if task.rows is not None:
+            return self.rows(task.rows), self.prompt_set(task.rows).name
+        path = self._context.settings.find_task_file(task.name)
+        if path is None:
+            raise InvalidInputError(
+                f"this worker has no rows of {task.name}. Upload them and name the set in the task."
+            )
+        return path.read_text(encoding="utf-8").split("\n"), path.name
+
+    def hash_task_rows(self, task: ZeroShotSpec) -> str:
+        """Return the SHA-256 of a zero-shot task's rows."""
+        if task.rows is not None:
+            return self.prompt_set(task.rows).sha256
+        lines, _ = self.task_rows(task)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,12 +1,13 @@
-"""A correction from claim to verdict: its stages in order, and what each hands to the next."""
+"""What runs a claimed job or shard, by kind; and a correction's stages in order."""
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
-
+from service.database import Database
 from service.jobs.execution import load_stage_seconds
+from service.jobs.shards import ShardClaim, file_shard
+from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from workers.checkpoints import CheckpointError
+from workers.circuits.tasks import TaskError
 from workers.correction.preparation import PromptTooLongError
 from workers.correction.results import (
     PreparedCorrection,
@@ -14,39 +15,78 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.correction.verdict import ReportFrame, build_report
-from workers.domain import Verdict
-from workers.families import UnsupportedArchitectureError
+from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
+from workers.settings import WorkerSettings
 from workers.tasks import attribute, package, prepare, search, validate
-from workers.tasks.context import InvalidInputError, JobContext
-from workers.tasks.loading import CorrectionInputs
-
-STATUSES = {
-    Verdict.PASSED: "succeeded",
-    Verdict.REJECTED: "rejected",
-    Verdict.NO_EFFECT: "rejected",
-}
+from workers.tasks.circuit import discover
+from workers.tasks.circuit.pipeline import run_circuit
+from workers.tasks.circuit.results import PreparedCircuit
+from workers.tasks.compression.pipeline import run_compression
+from workers.tasks.context import (
+    InvalidInputError,
+    JobContext,
+    TaskContext,
+    poll_cancellation,
+)
+from workers.tasks.loading import CircuitInputs, CorrectionInputs
+from workers.tasks.packaging import STATUSES, list_versions
+from workers.tasks.sharding import ShardedWork, store_shard
 
 INVALID_INPUT = (
     CheckpointError,
     PromptTooLongError,
+    TaskError,
     UnsupportedArchitectureError,
+    UnsupportedGranularityError,
 )
 """What the core raises when the job's own input is at fault; the messages name the remedy."""
 
 
-def run_correction(context: JobContext) -> None:
+def run_job(context: JobContext) -> None:
     """Run the job's stages, those already done excepted, and end it with a verdict.
 
     Raises `InvalidInputError`, `CancelledJobError`, `LeaseLostError` and the service's errors.
     """
-    inputs = CorrectionInputs(context)
     try:
-        _run_stages(context, inputs)
+        match context.spec:
+            case CorrectionSpec() as spec:
+                run_correction(context, spec)
+            case CircuitSpec() as spec:
+                run_circuit(context, spec)
+            case CompressionSpec() as spec:
+                run_compression(context, spec)
     except INVALID_INPUT as error:
         raise InvalidInputError(str(error)) from error
 
 
-def _run_stages(context: JobContext, inputs: CorrectionInputs) -> None:
+def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
+    """Do one shard of another worker's job and file its result; raises as `run_job` does."""
+    context = TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec)
+    try:
+        work = build_sharded_work(context, claim)
+        sha256 = store_shard(context.store, claim, work, poll_cancellation(context))
+    except INVALID_INPUT as error:
+        raise InvalidInputError(str(error)) from error
+    context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
+
+
+def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:
+    """The work the shard is a part of, from the artifact its stage works from."""
+    data = context.store.get(claim.input_sha256)
+    match context.spec:
+        case CorrectionSpec() as spec:
+            prepared = PreparedCorrection.model_validate_json(data)
+            return attribute.build_work(CorrectionInputs(context, spec), prepared)
+        case CircuitSpec() as circuit_spec:
+            rows = PreparedCircuit.model_validate_json(data)
+            return discover.build_work(CircuitInputs(context, circuit_spec), rows)
+        case CompressionSpec():
+            raise ValueError("a compression has no sharded stage")
+
+
+def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
+    """Run a correction."""
+    inputs = CorrectionInputs(context, spec)
     searched: SearchOutcome | None = None
     validated: ValidationOutcome | None = None
     prepare_output = prepare.run(context, inputs)
@@ -84,14 +124,9 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
         ),
         min_effect=spec.budget.min_effect,
         budget=inputs.budget,
-        attribution=spec.attribution.model_dump(mode="json"),
+        attribution={name: str(value) for name, value in spec.attribution},
         seed=spec.seed,
-        versions={
-            "excise": version("excise"),
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-        },
+        versions=list_versions(),
         model_id=spec.model,
         timings=timings,
     )

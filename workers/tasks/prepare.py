@@ -14,7 +14,7 @@ from workers.correction.preparation import (
     split_reference,
 )
 from workers.correction.results import PreparedCorrection, ReferenceSplit
-from workers.families import find_mlp_outputs
+from workers.families import count_components
 from workers.progress import Progress
 from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
@@ -29,9 +29,11 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
     spec, corpus = inputs.spec, inputs.spec.perplexity
     return {
         "model": inputs.model_sha256,
+        "granularity": inputs.granularity.value,
         "behaviour": spec.behaviours[0].model_dump(mode="json", exclude={"prompts"}),
         "prompts": inputs.prompt_set(spec.behaviours[0].prompts).sha256,
         "reference": inputs.prompt_set(spec.reference).sha256,
+        "reference_tokens": spec.attribution.reference_tokens,
         "corpus": None
         if corpus is None
         else [inputs.prompt_set(corpus.prompts).sha256, corpus.context, corpus.sequences],
@@ -50,10 +52,10 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
         BehaviourSettings(behaviour.max_new_tokens, behaviour.threshold),
         progress,
     )
-    modules = find_mlp_outputs(checkpoint.model, inputs.family)
+    sizes = count_components(checkpoint.model, inputs.family, inputs.granularity)
     return PreparedCorrection(
         model_sha256=inputs.model_sha256,
-        neurons=sum(module.in_features for module in modules.values()),
+        neurons=sum(sizes.values()),
         prompts=outcomes,
         reference=reference,
         corpus=corpus,
@@ -65,7 +67,8 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
 def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
     """Raises `InvalidInputError` where a part would be left without text."""
     texts = inputs.prompts(inputs.spec.reference)
-    split = split_reference(inputs.checkpoint.tokenizer, texts, ReferenceTokens())
+    limits = ReferenceTokens(attribute=inputs.spec.attribution.reference_tokens)
+    split = split_reference(inputs.checkpoint.tokenizer, texts, limits)
     if not (split.attribute and split.tune and split.held_out):
         raise InvalidInputError(
             f"reference has {len(texts)} texts, too little for its three parts (attribution, "

@@ -1,31 +1,34 @@
-"""Stage 3: which neurons to prune and how many, measured on the tuning split within the budget."""
+"""Stage 3: which components to prune and how many, measured on tuning data within the budget."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
+
 from workers.attribution.contrastive import parse_relevance
-from workers.correction.measurement import measure_responses
+from workers.attribution.sums import finish
+from workers.correction.measurement import collect_undesired, measure_responses
 from workers.correction.results import PreparedCorrection, PromptOutcome, Trial
-from workers.correction.screening import BLOCK, screen_components
-from workers.correction.search import BUDGET_SHARE, DEFAULT_AMOUNTS, Measurement, search_amounts
-from workers.domain import Component, TokenSequence
-from workers.families import find_mlp_outputs
-from workers.progress import Advance, Progress, count_up
+from workers.correction.search import (
+    BUDGET_SHARE,
+    DEFAULT_AMOUNTS,
+    DEFAULT_ROUNDS,
+    Measurement,
+    SearchSteps,
+    search_rounds,
+)
+from workers.domain import Relevance, Selection, TokenSequence
+from workers.families import count_components
+from workers.progress import Advance, Progress, count_up, ignore
 from workers.pruning.components import pruned
-from workers.pruning.ranking import rank_components
+from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import Score, compute_scores
+from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.text_damage import ReferenceText
-
-SCREENING_TOKENS = 256
-"""Tokens of tuning text on which candidates are screened."""
-
-SPARE_SHARE = 0.25
-"""Candidates ranked beyond the largest amount, for those that the screening drops."""
 
 
 def run(
@@ -40,6 +43,7 @@ def run(
         "attribute": attributed.sha256,
         "score": spec.attribution.score,
         "amounts": _amounts(inputs),
+        "rounds": _rounds(inputs),
         "budget": spec.budget.model_dump(mode="json"),
     }
     return context.run_stage(
@@ -50,7 +54,11 @@ def run(
 
 
 def _amounts(inputs: CorrectionInputs) -> list[int]:
-    return list(inputs.spec.search.amounts or DEFAULT_AMOUNTS)
+    return list(inputs.spec.search.amounts or DEFAULT_AMOUNTS[inputs.granularity])
+
+
+def _rounds(inputs: CorrectionInputs) -> int:
+    return inputs.spec.search.rounds or DEFAULT_ROUNDS
 
 
 def _work(
@@ -62,65 +70,51 @@ def _work(
 ) -> bytes:
     tune = prepared.triggering(held_out=False)
     text = [TokenSequence(ids) for ids in prepared.reference.tune]
-    amounts = _amounts(inputs)
-    candidates = _rank(inputs, relevance_data, math.ceil(max(amounts) * (1 + SPARE_SHARE)))
-    blocks = math.ceil(len(candidates) / BLOCK)
     corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
-    texts = len(text) + len(corpus)
-    total = blocks + texts + len(amounts) * (len(tune) + texts)
+    modules = list(count_components(inputs.checkpoint.model, inputs.family, inputs.granularity))
+    relevance = parse_relevance(relevance_data, modules)
+    texts, rounds = len(text) + len(corpus), _rounds(inputs)
+    total = texts + rounds * (2 * len(tune) + texts)
     advance = count_up(progress, total)
-    screened = _screen(inputs, candidates, text, advance, blocks)
-    _tell_screening(context, len(candidates), len(screened))
-    outcome = search_amounts(
-        screened,
-        amounts,
+    outcome = search_rounds(
+        relevance.undesired.mean,
+        _amounts(inputs),
+        rounds,
         [outcome.metric for outcome in tune],
-        _build_measure(inputs, tune, text, corpus, advance),
+        SearchSteps(
+            rank=_build_rank(inputs, relevance.general),
+            measure=_build_measure(inputs, tune, text, corpus, advance),
+            explain=_build_explain(inputs, len(tune), advance),
+            tell=lambda trial: _tell_trial(context, trial),
+        ),
         inputs.budget.scaled(BUDGET_SHARE),
-        on_trial=lambda trial: _tell_trial(context, trial),
     )
     progress(total, total)
     return outcome.to_bytes()
 
 
-def _rank(inputs: CorrectionInputs, relevance_data: bytes, limit: int) -> tuple[Component, ...]:
-    modules = list(find_mlp_outputs(inputs.checkpoint.model, inputs.family))
-    relevance = parse_relevance(relevance_data, modules)
-    score = Score(inputs.spec.attribution.score)
-    return rank_components(compute_scores(relevance.general, relevance.undesired, score), limit)
+def _build_rank(
+    inputs: CorrectionInputs, general: Relevance
+) -> Callable[[Mapping[str, torch.Tensor]], Ranking]:
+    score, largest = Score(inputs.spec.attribution.score), max(_amounts(inputs))
+
+    def rank(benefit: Mapping[str, torch.Tensor]) -> Ranking:
+        return rank_components(compute_scores(general, benefit, score), inputs.granularity, largest)
+
+    return rank
 
 
-def _screen(
-    inputs: CorrectionInputs,
-    candidates: Sequence[Component],
-    text: Sequence[TokenSequence],
-    advance: Advance,
-    blocks: int,
-) -> tuple[Component, ...]:
-    """Return the candidates without those of damage out of proportion; `blocks` units of work."""
-    checkpoint = inputs.checkpoint
-    sample = _take_tokens(text, SCREENING_TOKENS)
-    reference = ReferenceText(checkpoint.model, inputs.family, sample, checkpoint.pad_id)
-    measured = 0
+def _build_explain(
+    inputs: CorrectionInputs, units: int, advance: Advance
+) -> Callable[[Sequence[TokenSequence]], Mapping[str, torch.Tensor]]:
+    """Return what explains a round's responses, `units` of work however many there are."""
 
-    def measure_damage(components: Sequence[Component]) -> float:
-        nonlocal measured
-        measured += 1
-        advance(1 if measured <= blocks else 0)
-        with pruned(checkpoint.model, components):
-            return reference.measure(checkpoint.model).kl_mean
+    def explain(undesired: Sequence[TokenSequence]) -> Mapping[str, torch.Tensor]:
+        mean = finish(answer_undesired(inputs, undesired, ignore), in_place=True).mean
+        advance(units)
+        return mean
 
-    return screen_components(candidates, measure_damage)
-
-
-def _take_tokens(text: Sequence[TokenSequence], tokens: int) -> list[TokenSequence]:
-    """Return the first samples that together hold at least `tokens` tokens, or all."""
-    taken: list[TokenSequence] = []
-    for sample in text:
-        if sum(len(entry.token_ids) for entry in taken) >= tokens:
-            break
-        taken.append(sample)
-    return taken
+    return explain
 
 
 def _build_measure(
@@ -129,13 +123,13 @@ def _build_measure(
     text: Sequence[TokenSequence],
     corpus: Sequence[TokenSequence],
     advance: Advance,
-) -> Callable[[tuple[Component, ...]], Measurement]:
+) -> Callable[[Selection], Measurement]:
     """Return what measures one selection: responses to the tuning prompts, damage to text.
 
     As in the final measurement, KL is that of the reference text and perplexity that of the
     corpus, here of windows that are not reported; without any, that of the reference text.
     """
-    checkpoint = inputs.checkpoint
+    checkpoint, behaviour = inputs.checkpoint, inputs.behaviour
 
     def build(samples: Sequence[TokenSequence]) -> ReferenceText:
         return ReferenceText(
@@ -143,46 +137,38 @@ def _build_measure(
         )
 
     reference = build(text)
-    named = build(corpus) if corpus else None
+    named = build(corpus) if corpus else reference
 
-    def measure(components: tuple[Component, ...]) -> Measurement:
+    def measure(selection: Selection) -> Measurement:
         responses = measure_responses(
             checkpoint.model,
             checkpoint.tokenizer,
             checkpoint.pad_id,
-            components,
+            selection,
             tune,
-            inputs.behaviour.max_new_tokens,
+            behaviour.max_new_tokens,
             advance,
         )
-        with pruned(checkpoint.model, components):
+        with pruned(checkpoint.model, selection):
             damage = reference.measure(checkpoint.model, advance)
-            if named is None:
-                return Measurement(responses, damage, reference.base_perplexity)
-            perplexity = named.measure(checkpoint.model, advance).perplexity
-        return Measurement(responses, replace(damage, perplexity=perplexity), named.base_perplexity)
+            if named is not reference:
+                perplexity = named.measure(checkpoint.model, advance).perplexity
+                damage = replace(damage, perplexity=perplexity)
+        undesired = collect_undesired(tune, responses, behaviour.threshold)
+        return Measurement(responses, damage, named.base_perplexity, undesired)
 
     return measure
-
-
-def _tell_screening(context: JobContext, candidates: int, kept: int) -> None:
-    context.event(
-        "search.screened",
-        f"{candidates} candidates screened, {candidates - kept} dropped for damage out of "
-        "proportion.",
-        {"candidates": candidates, "kept": kept},
-    )
 
 
 def _tell_trial(context: JobContext, trial: Trial) -> None:
     increase = trial.perplexity / trial.base_perplexity - 1
     context.event(
         "search.trial",
-        f"{len(trial.components)} neurons: tuning metric {trial.mean_metric:.3f}, "
+        f"{trial.amount} components: tuning metric {trial.mean_metric:.3f}, "
         f"perplexity {increase:+.2%}, KL {trial.kl_mean:.4f}"
         + ("" if trial.within_budget else " (over budget)"),
         {
-            "components": len(trial.components),
+            "components": trial.amount,
             "tune_metric": trial.mean_metric,
             "perplexity_increase": increase,
             "kl": trial.kl_mean,

@@ -1,4 +1,4 @@
-"""Running a job in a spawned child: the parent holds the lease, the child does the work."""
+"""Running a job or a shard in a spawned child: the parent holds the lease, the child works."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import logging
 import multiprocessing
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from typing import TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from service.database import Database
 from service.errors import LeaseLostError
-from service.jobs.execution import Claim, claim_job, finish_job, release_job, renew_lease
+from service.jobs.execution import claim_job
+from service.jobs.shards import claim_shard
 from workers.settings import WorkerSettings
-from workers.tasks.child import run_claimed_job
+from workers.tasks.child import run_claimed_job, run_claimed_shard
+from workers.tasks.leased import LeasedJob, LeasedShard, LeasedWork
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +27,11 @@ _JOIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _SHUTDOWN = "The worker is shutting down."
 
+_Claim = TypeVar("_Claim")
+
 
 class Supervisor:
-    """Claims jobs and watches over the child process that runs each of them.
+    """Claims jobs and shards, and watches over the child process that does each of them.
 
     A crash in the child ends that attempt, never the worker. The child exits by itself when
     the parent dies, and every write it makes is fenced by the claim's token.
@@ -36,66 +43,84 @@ class Supervisor:
         self._stopping = False
         self.worker_id = worker_id
         self.job_id: str | None = None
-        """The job being run, for the heartbeat."""
+        """The job being worked on, for the heartbeat."""
 
     def stop(self) -> None:
-        """Give the running job back to the queue at the next look, because the worker ends."""
+        """Give back what is running at the next look, because the worker ends."""
         self._stopping = True
 
     def run(self, job_id: str) -> None:
         """Claim the job and run it to the end of this attempt; return at once if it is taken."""
-        claim = self._claim(job_id)
-        if claim is None:
-            logger.info("job %s is not to be run here", job_id)
-            return
-        self.job_id = job_id
-        try:
-            self._run_claimed(claim)
-        finally:
-            self.job_id = None
+        worker, settings = self.worker_id, self._settings
+        claim = self._claim(
+            lambda session: claim_job(
+                session, job_id, worker, settings.lease_seconds, settings.max_attempts
+            ),
+            job_id,
+        )
+        if claim is not None:
+            logger.info("job %s: attempt %d", job_id, claim.attempt)
+            self._run(LeasedJob(run_claimed_job, claim))
 
-    def _claim(self, job_id: str) -> Claim | None:
-        """A claim on the job; an outage of the database is waited out, or its message were lost."""
+    def run_shard(self, shard_id: str) -> None:
+        """Claim the shard and do it; return at once if it is taken, done or not needed."""
+        worker, settings = self.worker_id, self._settings
+        claim = self._claim(
+            lambda session: claim_shard(
+                session, shard_id, worker, settings.lease_seconds, settings.max_attempts
+            ),
+            shard_id,
+        )
+        if claim is not None:
+            logger.info("%s of %s: attempt %d", shard_id, claim.job_id, claim.attempt)
+            self._run(LeasedShard(run_claimed_shard, claim))
+
+    def _claim(self, operation: Callable[[Session], _Claim | None], name: str) -> _Claim | None:
+        """A claim; an outage of the database is waited out, or its message were lost."""
         while True:
             try:
                 with self._database.transaction() as session:
-                    return claim_job(
-                        session,
-                        job_id,
-                        self.worker_id,
-                        self._settings.lease_seconds,
-                        self._settings.max_attempts,
-                    )
+                    claim = operation(session)
             except (OperationalError, InterfaceError) as error:
                 if self._stopping:
                     raise
-                logger.warning("job %s not claimed yet: %s", job_id, type(error).__name__)
+                logger.warning("%s not claimed yet: %s", name, type(error).__name__)
                 time.sleep(_LOOK_SECONDS)
+            else:
+                if claim is None:
+                    logger.info("%s is not to be run here", name)
+                return claim
 
-    def _run_claimed(self, claim: Claim) -> None:
-        logger.info("job %s: attempt %d", claim.job_id, claim.attempt)
+    def _run(self, work: LeasedWork) -> None:
+        self.job_id = work.job_id
+        try:
+            self._run_child(work)
+        finally:
+            self.job_id = None
+
+    def _run_child(self, work: LeasedWork) -> None:
         context = multiprocessing.get_context("spawn")
         child = context.Process(
-            target=run_claimed_job, args=(claim, self._settings), name=f"excise-{claim.job_id}"
+            target=work.run, args=(work.claim, self._settings), name=f"excise-{work.name}"
         )
         child.start()
         try:
-            reason = self._watch(claim, child)
+            reason = self._watch(work, child)
         except LeaseLostError:
-            # Either another worker has the job, or the child ended it a moment ago.
+            # Either another worker has it, or the child ended it a moment ago.
             child.join(_JOIN_SECONDS)
             if child.exitcode != 0:
-                logger.warning("job %s: lease lost, ending this attempt", claim.job_id)
+                logger.warning("%s: lease lost, ending this attempt", work.name)
             return
         finally:
             _end(child)
         if reason is not None:
-            self._give_back(claim, reason)
+            self._give_back(work, reason)
 
-    def _watch(self, claim: Claim, child: BaseProcess) -> str | None:
-        """Renew the lease until the child ends; why the job must be given back, or None.
+    def _watch(self, work: LeasedWork, child: BaseProcess) -> str | None:
+        """Renew the lease until the child ends; why the work must be given back, or None.
 
-        Raises `LeaseLostError` when another worker has the job.
+        Raises `LeaseLostError` when another worker has it.
         """
         pause = min(self._settings.heartbeat_seconds, self._settings.lease_seconds / 3)
         renewed_at = time.monotonic()
@@ -112,21 +137,22 @@ class Supervisor:
             if now - renewed_at < pause:
                 continue
             renewed_at = now
-            if self._renew(claim) and cancel_seen_at is None:
+            if self._renew(work) and cancel_seen_at is None:
                 cancel_seen_at = now
             if self._is_overdue(cancel_seen_at):
                 _end(child)
-                self._finish_cancelled(claim)
+                with self._database.transaction() as session:
+                    work.cancel(session)
                 return None
 
-    def _renew(self, claim: Claim) -> bool:
+    def _renew(self, work: LeasedWork) -> bool:
         """Renew the lease; whether the job is to be cancelled."""
         try:
             with self._database.transaction() as session:
-                return renew_lease(session, claim.job_id, claim.token, self._settings.lease_seconds)
+                return work.renew(session, self._settings.lease_seconds)
         except SQLAlchemyError as error:
             # The database is away: go on; should the lease run out, the token fences us off.
-            logger.warning("lease of %s not renewed: %s", claim.job_id, type(error).__name__)
+            logger.warning("lease of %s not renewed: %s", work.name, type(error).__name__)
             return False
 
     def _is_overdue(self, cancel_seen_at: float | None) -> bool:
@@ -135,29 +161,19 @@ class Supervisor:
             return False
         return time.monotonic() - cancel_seen_at > self._settings.cancel_grace_seconds
 
-    def _finish_cancelled(self, claim: Claim) -> None:
-        with self._database.transaction() as session:
-            finish_job(session, claim.job_id, claim.token, "cancelled")
-
-    def _give_back(self, claim: Claim, reason: str) -> None:
-        """Queue the job again, unless the child finished it before it ended."""
+    def _give_back(self, work: LeasedWork, reason: str) -> None:
+        """Let another worker have the work, unless the child finished it before it ended."""
+        counts = reason != _SHUTDOWN
         try:
             with self._database.transaction() as session:
-                release_job(
-                    session,
-                    claim.job_id,
-                    claim.token,
-                    reason,
-                    self._settings.max_attempts,
-                    counts=reason != _SHUTDOWN,
-                )
+                work.give_back(session, reason, self._settings.max_attempts, counts)
         except LeaseLostError:
-            logger.info("job %s had ended already", claim.job_id)
+            logger.info("%s had ended already", work.name)
         except SQLAlchemyError as error:
             # Once the lease has run out the sweeper does it.
-            logger.warning("job %s not given back: %s", claim.job_id, type(error).__name__)
+            logger.warning("%s not given back: %s", work.name, type(error).__name__)
         else:
-            logger.warning("job %s given back: %s", claim.job_id, reason)
+            logger.warning("%s given back: %s", work.name, reason)
 
 
 def _end(child: BaseProcess) -> None:
@@ -172,7 +188,7 @@ def _end(child: BaseProcess) -> None:
 
 def _describe_exit(code: int) -> str:
     if code >= 0:
-        return f"The job's process exited with status {code}."
+        return f"The child process exited with status {code}."
     name = signal.Signals(-code).name
     hint = " The machine may have run out of memory." if name == "SIGKILL" else ""
-    return f"The job's process was ended by {name}.{hint}"
+    return f"The child process was ended by {name}.{hint}"

@@ -11,10 +11,11 @@ from workers.correction.results import (
     SearchOutcome,
     ValidationOutcome,
 )
-from workers.domain import Component, TokenSequence
-from workers.families import count_features, find_mlp_outputs
+from workers.domain import Selection, TokenSequence
 from workers.progress import Progress, count_up
-from workers.pruning.components import draw_random_components, pruned
+from workers.pruning.components import pruned
+from workers.pruning.places import count_available
+from workers.pruning.selection import draw_random_selection
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.text_damage import ReferenceText, TextDamage
@@ -43,14 +44,15 @@ def _work(
     search: SearchOutcome,
     progress: Progress,
 ) -> bytes:
-    checkpoint, components = inputs.checkpoint, search.components
+    checkpoint, chosen = inputs.checkpoint, search.selection
+    assert chosen is not None  # without one there is nothing to validate
     held_out = prepared.triggering(held_out=True)
     reference = [TokenSequence(ids) for ids in prepared.reference.held_out]
     corpus = [TokenSequence(ids) for ids in prepared.corpus]
     total = (1 + CONTROL_DRAWS) * len(held_out) + 2 * (len(reference) + len(corpus))
     advance = count_up(progress, total)
 
-    def respond(selection: Sequence[Component]) -> tuple[Response, ...]:
+    def respond(selection: Selection) -> tuple[Response, ...]:
         return measure_responses(
             checkpoint.model,
             checkpoint.tokenizer,
@@ -61,15 +63,15 @@ def _work(
             advance,
         )
 
-    base_kl, kl = _measure_text(inputs, components, reference, advance)
+    base_kl, kl = _measure_text(inputs, chosen, reference, advance)
     base_perplexity, perplexity = (
-        _measure_text(inputs, components, corpus, advance) if corpus else (base_kl, kl)
+        _measure_text(inputs, chosen, corpus, advance) if corpus else (base_kl, kl)
     )
     return ValidationOutcome(
-        responses=respond(components),
+        responses=respond(chosen),
         control_metrics=tuple(
             tuple(response.metric for response in respond(selection))
-            for selection in _draw_controls(inputs, components)
+            for selection in _draw_controls(inputs, chosen)
         ),
         perplexity_before=base_perplexity,
         perplexity_after=perplexity.perplexity,
@@ -83,7 +85,7 @@ def _work(
 
 def _measure_text(
     inputs: CorrectionInputs,
-    components: Sequence[Component],
+    selection: Selection,
     samples: Sequence[TokenSequence],
     advance: Callable[[int], None],
 ) -> tuple[float, TextDamage]:
@@ -92,16 +94,13 @@ def _measure_text(
     text = ReferenceText(
         checkpoint.model, inputs.family, samples, checkpoint.pad_id, on_batch=advance
     )
-    with pruned(checkpoint.model, components):
+    with pruned(checkpoint.model, selection):
         return text.base_perplexity, text.measure(checkpoint.model, advance)
 
 
-def _draw_controls(
-    inputs: CorrectionInputs, components: Sequence[Component]
-) -> list[tuple[Component, ...]]:
-    modules = find_mlp_outputs(inputs.checkpoint.model, inputs.family)
-    sizes = {name: count_features(module) for name, module in modules.items()}
+def _draw_controls(inputs: CorrectionInputs, selection: Selection) -> list[Selection]:
+    sizes = count_available(inputs.checkpoint.model, selection)
     return [
-        draw_random_components(components, sizes, inputs.spec.seed + draw)
+        draw_random_selection(selection, sizes, inputs.spec.seed + draw)
         for draw in range(CONTROL_DRAWS)
     ]

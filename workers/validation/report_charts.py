@@ -1,4 +1,4 @@
-"""Charts of a report: axes, the dose-response plot and the map of pruned layers, as numbers."""
+"""Charts of a report: axes, the rounds of the search and the map of pruned layers, as numbers."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def build_effect_axis(effect: BehaviourEffect) -> Axis:
 
 
 @dataclass(frozen=True)
-class DosePoint:
-    """One search step as drawn; `x` is in [0, 1], on a logarithmic scale of the amount."""
+class SearchPoint:
+    """One round of the search as drawn; `x` is in [0, 1]."""
 
     step: SearchStep
     x: float
@@ -68,18 +68,18 @@ class DosePoint:
 
 
 @dataclass(frozen=True)
-class DoseChart:
-    """The dose-response plot: the tuning metric and the perplexity change over the amount."""
+class SearchChart:
+    """The rounds of the search: the tuning metric and the perplexity change, with each amount."""
 
-    points: list[DosePoint]
+    points: list[SearchPoint]
     metric_axis: Axis
     damage_axis: Axis
     """Perplexity change in %."""
 
 
-def build_dose_chart(report: Report) -> DoseChart | None:
-    """The search as points in order of the amount; None without a search."""
-    steps = sorted(report.search, key=lambda s: (s.components, s.tune_metric))
+def build_search_chart(report: Report) -> SearchChart | None:
+    """The search as points, round by round; None without a search."""
+    steps = report.search
     if not steps:
         return None
     damages = [100 * s.perplexity_increase for s in steps]
@@ -89,25 +89,20 @@ def build_dose_chart(report: Report) -> DoseChart | None:
     if allowed:  # keep the amounts that count readable beside ruinous ones
         ceiling = min(ceiling, floor + max(4 * (max(allowed) - floor), 1e-3 * (ceiling - floor)))
     axis = build_axis([floor, *(min(d, ceiling) for d in damages), ceiling], intervals=3)
-    xs = _dose_positions([s.components for s in steps])
+    last = max(len(steps) - 1, 1)
+    xs = [position / last if len(steps) > 1 else 0.5 for position in range(len(steps))]
     labels = _spaced_labels(xs, [s.chosen for s in steps], gap=0.085)
     edge_xs = [x for x, damage in zip(xs, damages, strict=True) if damage > axis.high]
     edge_labels = _spaced_labels(edge_xs[::-1], [False] * len(edge_xs), gap=0.16)
     written = {x for x, label in zip(edge_xs[::-1], edge_labels, strict=True) if label}
-    return DoseChart(
+    return SearchChart(
         points=[
-            DosePoint(step, x, labelled, damage, damage > axis.high, x in written)
+            SearchPoint(step, x, labelled, damage, damage > axis.high, x in written)
             for step, x, damage, labelled in zip(steps, xs, damages, labels, strict=True)
         ],
         metric_axis=build_axis([s.tune_metric for s in steps], intervals=3),
         damage_axis=axis,
     )
-
-
-def _dose_positions(amounts: list[int]) -> list[float]:
-    logs = [math.log1p(amount) for amount in amounts]
-    span = logs[-1] - logs[0]
-    return [(value - logs[0]) / span if span else 0.5 for value in logs]
 
 
 def _spaced_labels(xs: list[float], chosen: list[bool], gap: float) -> list[bool]:
@@ -123,11 +118,11 @@ def _spaced_labels(xs: list[float], chosen: list[bool], gap: float) -> list[bool
 
 @dataclass(frozen=True)
 class LayerMap:
-    """How many neurons were pruned in each layer, layers without any included."""
+    """How many components were pruned in each layer, layers without any included."""
 
     layers: list[tuple[int, int]]
     elsewhere: int
-    """Pruned neurons in modules whose name has no layer number."""
+    """Pruned components in modules whose name has no layer number."""
     axis: Axis
 
 
@@ -138,21 +133,36 @@ def layer_of(module: str) -> int | None:
 
 
 def build_layer_map(report: Report) -> LayerMap | None:
-    """The pruned neurons counted by layer; None without a patch."""
-    if report.patch is None or not report.patch.modules:
+    """The pruned components counted by layer; None without a patch."""
+    if report.patch is None or not report.patch.counts:
         return None
     counts: Counter[int | None] = Counter()
-    for module, indices in report.patch.modules.items():
-        counts[layer_of(module)] += len(indices)
+    for module, count in report.patch.counts.items():
+        counts[layer_of(module)] += count
     numbered = [layer for layer in counts if layer is not None]
     layers = [(layer, counts[layer]) for layer in range(max(numbered, default=-1) + 1)]
     top = max([1, *(count for _, count in layers)])
     return LayerMap(layers, counts[None], build_axis([0, max(2, top)], intervals=3))
 
 
-def order_modules(report: Report) -> list[tuple[str, list[int]]]:
-    """Modules with their pruned neurons, by layer number and not by the file's order."""
-    modules = report.patch.modules if report.patch else {}
-    numbered = ((layer_of(module), module) for module in modules)
+@dataclass(frozen=True)
+class PrunedModule:
+    """What was pruned in one module."""
+
+    name: str
+    count: int
+    indices: list[int]
+    """Ascending; empty where single weights are only counted."""
+
+
+def order_modules(report: Report) -> list[PrunedModule]:
+    """Modules with their pruned components, by layer number and not by the file's order."""
+    if report.patch is None:
+        return []
+    numbered = ((layer_of(module), module) for module in report.patch.counts)
     order = sorted((-1 if layer is None else layer, module) for layer, module in numbered)
-    return [(module, sorted(modules[module])) for _, module in order]
+    listed = report.patch.modules
+    return [
+        PrunedModule(module, report.patch.counts[module], sorted(listed.get(module, [])))
+        for _, module in order
+    ]

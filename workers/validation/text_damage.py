@@ -31,6 +31,40 @@ class TextDamage:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a model on a text, over `tokens` predicted tokens."""
+
+    value: float
+    """exp(summed negative log-likelihood / predicted tokens)."""
+    tokens: int
+
+
+def compute_perplexity(
+    model: nn.Module,
+    family: Family,
+    samples: Sequence[TokenSequence],
+    pad_id: int,
+    *,
+    batch_tokens: int = 4096,
+    on_batch: Advance | None = None,
+) -> Perplexity:
+    """Return the perplexity of `samples`, each predicted from its own start.
+
+    The corpus and the samples' length, its context, are part of the figure's name and the
+    caller's to tell. Keeps nothing of a batch. `on_batch` is called with the number of samples
+    of each. Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
+    """
+    total, tokens = 0.0, 0
+    for batch in _build_predicting_batches(samples, batch_tokens, pad_id):
+        states, next_ids = _predict(model, family, batch)
+        total += _sum_negative_log_likelihood(states, next_ids, head_weight(model, family))
+        tokens += len(next_ids)
+        if on_batch is not None:
+            on_batch(len(batch.sample_indices))
+    return Perplexity(math.exp(total / tokens), tokens)
+
+
 class ReferenceText:
     """A text with the base model's own predictions of it, to measure changed models against.
 
@@ -51,11 +85,8 @@ class ReferenceText:
 
         Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
         """
-        usable = [sample for sample in samples if len(sample.token_ids) > 1]
-        if not usable:
-            raise ValueError("reference text has no sample of two tokens or more")
         self._family = family
-        self._batches = list(build_batches(usable, batch_tokens, pad_id))
+        self._batches = _build_predicting_batches(samples, batch_tokens, pad_id)
         self._base_states: list[torch.Tensor] = []
         total, self.tokens = 0.0, 0
         for batch in self._batches:
@@ -95,6 +126,15 @@ class ReferenceText:
             kl_p95=float(torch.quantile(kl, 0.95)),
             tokens=self.tokens,
         )
+
+
+def _build_predicting_batches(
+    samples: Sequence[TokenSequence], batch_tokens: int, pad_id: int
+) -> list[TokenBatch]:
+    usable = [sample for sample in samples if len(sample.token_ids) > 1]
+    if not usable:
+        raise ValueError("reference text has no sample of two tokens or more")
+    return list(build_batches(usable, batch_tokens, pad_id))
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from redis import Redis
 from service.app import create_app
 from service.database import Database
 from service.keys.operations import create_tenant_key
-from service.models import Job, OutboxMessage, new_id
+from service.models import Job, OutboxMessage, Shard, new_id
 from service.settings import Settings
 
 
@@ -118,9 +118,10 @@ def submit(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 def clear_jobs(database: Database) -> None:
-    """Leave no open job and no unsent message behind for the next test."""
+    """Leave no open job, shard or unsent message behind for the next test."""
     with database.transaction() as session:
         session.query(Job).filter(Job.status.in_(["queued", "running"])).update(
             {"status": "cancelled"}
         )
         session.query(OutboxMessage).delete()
+        session.query(Shard).delete()

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from service.database import Database
 from service.errors import LeaseLostError, NotFoundError
-from service.jobs import execution
+from service.jobs import execution, inputs
 from service.jobs.leases import sweep_expired_leases
 from tests.integration.service.conftest import clear_jobs, submit
 
@@ -235,11 +235,11 @@ def test_prompts_are_the_tenants(database: Database, job_id: str) -> None:
     found = claim(database, job_id)
     prompts = found.spec.behaviours[0].prompts
     with database.transaction() as session:
-        loaded = execution.load_prompts(session, found.tenant_id, prompts)
+        loaded = inputs.load_prompts(session, found.tenant_id, prompts)
         assert loaded[0] == "undesired prompt 0"
-        info = execution.load_prompt_set_info(session, found.tenant_id, prompts)
+        info = inputs.load_prompt_set_info(session, found.tenant_id, prompts)
         assert info.name == "undesired"
         assert len(info.sha256) == 64
-        for load in (execution.load_prompts, execution.load_prompt_set_info):
+        for load in (inputs.load_prompts, inputs.load_prompt_set_info):
             with pytest.raises(NotFoundError):
                 load(session, "another tenant", prompts)

@@ -17,7 +17,7 @@ from service.app import create_app
 from service.database import Database
 from service.jobs import operations
 from service.jobs.execution import attach_artifact, claim_job, finish_job, start_stage
-from service.jobs.schemas import CorrectionSpec
+from service.jobs.specs import CorrectionSpec
 from service.keys.operations import authenticate, create_key
 from service.models import Job, OutboxMessage
 from service.settings import Settings
@@ -73,7 +73,7 @@ def test_a_submitted_job_looks_as_the_contract_says(client: TestClient) -> None:
         ("behaviours.0.metric", "vibes", "behaviours[0].metric", "response_uniqueness"),
         ("behaviours", [], "behaviours", "too few"),
         ("behaviours.0.prompts", "ps_nothing", "behaviours[0].prompts", "Upload one"),
-        ("kind", "circuit", "kind", "correction"),
+        ("kind", "miracle", "kind", "correction, circuit, compression"),
         ("kind", ..., "kind", "required"),
         ("surprise", 1, "surprise", "not a known field"),
         ("search.amounts", [4, 4], "search.amounts", "ascending"),

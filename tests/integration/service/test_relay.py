@@ -67,7 +67,7 @@ def test_a_crash_between_publish_and_mark_sends_again(
 
     def send_and_crash() -> None:
         with database.transaction() as session:
-            send_unsent(session, sent.append)
+            send_unsent(session, lambda task, row_id: sent.append(row_id))
             raise CrashError
 
     with pytest.raises(CrashError):
@@ -85,9 +85,13 @@ def test_two_relays_do_not_send_the_same_row(
 ) -> None:
     submit(client)
     sent: list[str] = []
+
+    def publish(task: str, row_id: str) -> None:
+        sent.append(row_id)
+
     with database.transaction() as first, database.transaction() as second:
-        assert send_unsent(first, sent.append) == 1
-        assert send_unsent(second, sent.append) == 0
+        assert send_unsent(first, publish) == 1
+        assert send_unsent(second, publish) == 0
 
 
 def test_a_wiped_broker_is_filled_again(

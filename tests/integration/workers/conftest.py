@@ -12,7 +12,8 @@ from sqlalchemy import text
 from service.database import Database
 from service.jobs.execution import Claim, claim_job
 from service.jobs.operations import submit_job
-from service.jobs.schemas import BehaviourSpec, CorrectionSpec
+from service.jobs.specs import CorrectionSpec
+from service.jobs.specs.correction import BehaviourSpec
 from service.keys.operations import authenticate, create_tenant_key
 from service.models import new_id
 from service.prompt_sets.operations import create_prompt_set

@@ -198,7 +198,7 @@ def test_an_outage_longer_than_the_lease_ends_the_attempt_not_the_job(
     monkeypatch.setattr(child, "_exit_with_parent", lambda: None)
     monkeypatch.setattr(context_module, "OUTAGE_PAUSE_SECONDS", 0.01)
 
-    def lose_database(_: JobContext) -> None:
+    def lose_database(_: JobContext, __: object) -> None:
         hasty = settings.model_copy(update={"lease_seconds": 0})
         lost = JobContext(database, hasty, context.claim)
         time.sleep(0.01)

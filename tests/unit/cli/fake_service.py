@@ -55,7 +55,13 @@ def build_report(verdict: str) -> dict[str, Any]:
             },
             "kl": {"mean": 0.01, "p95": 0.1, "tokens": 9},
         },
-        "patch": {"granularity": "neuron", "components": 12, "of": 46080, "modules": {}},
+        "patch": {
+            "granularity": "neuron",
+            "components": 12,
+            "of": 46080,
+            "modules": {},
+            "counts": {},
+        },
         "search": [],
         "gates": [
             {"name": "effect", "sentence": "it helps", "limit": 0.1, "value": 0.5, "passed": True},

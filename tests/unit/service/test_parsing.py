@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequestError
-from service.prompt_sets.parsing import MAX_PROMPT_BYTES, parse_prompts
+from service.prompt_sets.parsing import MAX_PROMPT_BYTES, parse_prompts, parse_rows
 
 PRINTABLE = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=200
@@ -64,3 +64,57 @@ def test_unicode_line_separators_do_not_end_a_prompt() -> None:
 def test_jsonl_lines_that_hold_no_prompt(line: str) -> None:
     with pytest.raises(InvalidRequestError, match="ine 2"):
         parse_prompts(f'{{"prompt": "a"}}\n{line}'.encode(), "jsonl")
+
+
+ROW_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | PRINTABLE,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PRINTABLE, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.lists(st.dictionaries(PRINTABLE, ROW_VALUES, min_size=1, max_size=3), min_size=1, max_size=5)
+)
+def test_rows_come_back_as_they_were(rows: list[dict[str, object]]) -> None:
+    content = "\n\n".join(map(json.dumps, rows)).encode()
+    assert [json.loads(line) for line in parse_rows(content)] == rows
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_storable_rows_or_a_clear_error(content: bytes) -> None:
+    try:
+        rows = parse_rows(content)
+    except InvalidRequestError:
+        return
+    assert all(isinstance(json.loads(row), dict) and "\0" not in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no rows"),
+        (b"[1]", "Line 1 is not an object"),
+        (b'{"a": 1}\n{}', "Line 2 is not an object"),
+        (b"{", "not valid JSON"),
+        (b'{"a": NaN}', "not finite"),
+        (b'{"a": ["\\ud800"]}', "half a surrogate"),
+        (b'{"a": {"\\u0000": 1}}', "NUL"),
+        (b'{"a": ' + b"[" * 9 + b"]" * 9 + b"}", "nested more than 8"),
+        (b'{"a": ' + b"[" * 3000 + b"]" * 3000 + b"}", "nested|not valid JSON"),
+        (b'{"a": "' + b"x" * MAX_PROMPT_BYTES + b'"}', "the limit is"),
+        (b"\xff", "not UTF-8"),
+    ],
+)
+def test_bad_rows_are_refused_with_the_line(content: bytes, says: str) -> None:
+    with pytest.raises(InvalidRequestError, match=says):
+        parse_rows(content)
+
+
+def test_rows_are_no_prompts() -> None:
+    with pytest.raises(InvalidRequestError, match="rows, not prompts"):
+        parse_prompts(b'{"prompt": "x"}', "rows")

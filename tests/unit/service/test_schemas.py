@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from service.database import parse_database_url
 from service.errors import InvalidRequestError
-from service.jobs.schemas import CorrectionSpec
+from service.jobs.specs import CorrectionSpec
 from service.jobs.views import compute_etag, is_known_etag
 from service.middleware import check_json_depth
 from service.problems import translate_validation_errors

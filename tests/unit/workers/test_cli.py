@@ -14,14 +14,15 @@ from click.testing import Result
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
-from tests.tiny import MODULES
+from tests.tiny import MODULES, select_components, select_neurons
 from workers import checkpoints
 from workers.cli import model_commands, patch_commands
-from workers.domain import Component
-from workers.pruning.patch import METADATA_KEY, build_patch, serialise_patch
+from workers.domain import Granularity
+from workers.pruning.patch import build_patch, serialise_patch
+from workers.pruning.patch_format import METADATA_KEY
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 
-CHOSEN = (Component(MODULES[1], 7), Component(MODULES[0], 30), Component(MODULES[0], 4))
+CHOSEN = select_neurons({MODULES[1]: [7], MODULES[0]: [4, 30]})
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_apply_then_revert_gives_the_base_back(
     corrected, back = tmp_path / "corrected", tmp_path / "back"
     result = patch("apply", "--base", checkpoint, "--patch", patch_file, "--output", corrected)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"wrote {corrected}: 3 neurons removed\n"
+    assert result.stdout == f"wrote {corrected}: 3 neurons changed\n"
     assert compute_checkpoint_sha256(corrected) != compute_checkpoint_sha256(checkpoint)
     result = patch("revert", "--corrected", corrected, "--patch", patch_file, "--output", back)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -70,7 +71,23 @@ def test_inspect_says_what_a_patch_is_for(checkpoint: Path, patch_file: Path) ->
     assert lines[0].split() == ["base", "weights", compute_checkpoint_sha256(checkpoint)]
     assert lines[2].split() == ["granularity", "neuron"]
     assert lines[3].split() == ["components", "3"]
-    assert lines[4:] == [f"  {MODULES[0]}: 4, 30", f"  {MODULES[1]}: 7"]
+    assert lines[4].split() == ["operation", "set", "to", "zero"]
+    assert lines[5:] == [f"  {MODULES[0]}: 4, 30", f"  {MODULES[1]}: 7"]
+
+
+def test_inspect_counts_weights_and_cuts_long_lists(checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "patch.safetensors"
+    weights = select_components({MODULES[0]: range(1000)}, Granularity.WEIGHT)
+    file.write_bytes(serialise_patch(build_patch(checkpoint, weights, scale=0.5)))
+    lines = patch("inspect", file).stdout.splitlines()
+    assert lines[4].split() == ["operation", "multiplied", "by", "0.5"]
+    assert lines[5:] == [f"  {MODULES[0]}: 1000 weights"]
+    many = select_components({MODULES[0]: range(48)}, Granularity.NEURON)
+    file.write_bytes(serialise_patch(build_patch(checkpoint, many)))
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr("workers.cli.LISTED_INDICES", 3)
+        lines = patch("inspect", file).stdout.splitlines()
+    assert lines[5:] == [f"  {MODULES[0]}: 0, 1, 2 and 45 more"]
 
 
 def test_applying_to_a_corrected_checkpoint_fails_in_one_line(

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from tests.tiny import HIDDEN, MODULES, NEURONS, VOCABULARY
-from workers.domain import Component, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import (
     LLAMA,
     UnsupportedArchitectureError,
@@ -79,11 +79,6 @@ def test_a_description_that_does_not_fit_is_refused(model, change, call) -> None
 def test_a_sequence_is_its_prompt_then_its_response() -> None:
     assert TokenSequence((1, 2), (3,)).token_ids == (1, 2, 3)
     assert TokenSequence((1, 2)).token_ids == (1, 2)
-
-
-def test_components_sort_by_module_and_number() -> None:
-    components = [Component("b", 1), Component("a", 10), Component("a", 9)]
-    assert sorted(components) == [Component("a", 9), Component("a", 10), Component("b", 1)]
 
 
 def test_the_tiny_model_is_seeded(model: LlamaForCausalLM) -> None:

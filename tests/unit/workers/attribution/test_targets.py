@@ -96,3 +96,22 @@ def test_directions_carry_no_graph_and_change_nothing(target, hidden, head) -> N
     assert directions.shape == hidden.shape
     for value, saved in zip((hidden, NEXT_IDS, head), before, strict=True):
         assert torch.equal(value, saved)
+
+
+def test_sampled_tokens_follow_the_generator(hidden, head) -> None:
+    def draw(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        target = Target.SAMPLED_LOG_PROBABILITY
+        return compute_target_directions(hidden, NEXT_IDS, head, target, None, generator)
+
+    assert torch.equal(draw(1), draw(1))
+    assert any(not torch.equal(draw(1), draw(seed)) for seed in range(2, 12))
+
+
+def test_a_sampled_direction_is_the_gradient_for_some_token(hidden, head) -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = Target.SAMPLED_LOG_PROBABILITY
+    found = compute_target_directions(hidden, NEXT_IDS, head, target, None, generator)
+    expected = head[None] - (torch.softmax(hidden @ head.T, -1) @ head)[:, None]
+    distance = (found[:, None] - expected).abs().amax(-1).min(dim=1).values
+    assert distance.max() < 1e-5

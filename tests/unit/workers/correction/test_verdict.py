@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from workers.correction.results import (
-    ChosenComponent,
     PreparedCorrection,
     PromptOutcome,
     ReferenceSplit,
     Response,
     SearchOutcome,
+    StoredSelection,
     Trial,
     ValidationOutcome,
 )
 from workers.correction.search import Budget
 from workers.correction.verdict import ReportFrame, build_report
-from workers.domain import GateResult, Report, Verdict
+from workers.domain import GateResult, Granularity, Report, Verdict
 from workers.validation.statistics import compute_paired_bootstrap_interval
 
 TUNE_BEFORE = [0.1, 0.2, 0.3, 0.2, 0.2]
@@ -75,9 +75,12 @@ def prepare(before: list[float] = BEFORE, too_weak: str | None = None) -> Prepar
 
 
 def trial(count: int, metrics: list[float], perplexity: float, *, within: bool = True) -> Trial:
-    components = tuple(ChosenComponent(module=f"m{i % 2}", index=9 - i) for i in range(count))
+    indices = {
+        "m0": [9 - i for i in reversed(range(0, count, 2))],
+        "m1": [9 - i for i in reversed(range(1, count, 2))],
+    }
     return Trial(
-        components=components,
+        selection=StoredSelection(granularity=Granularity.NEURON, indices=indices),
         responses=tuple(
             Response(response=f"t{i} after", metric=value) for i, value in enumerate(metrics)
         ),
@@ -274,6 +277,7 @@ def test_damage_patch_and_search_are_what_was_measured() -> None:
     assert found.patch is not None
     assert (found.patch.components, found.patch.of) == (3, 96)
     assert found.patch.modules == {"m0": [7, 9], "m1": [8]}
+    assert found.patch.counts == {"m0": 2, "m1": 1}
     assert [step.components for step in found.search] == [2, 3, 4]
     assert [step.chosen for step in found.search] == [False, True, False]
     assert [step.within_budget for step in found.search] == [True, True, False]

@@ -11,9 +11,16 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.tiny import HIDDEN, MODULES, NEURONS, build_tiny_model, save_tiny_checkpoint
+from tests.tiny import (
+    HIDDEN,
+    MODULES,
+    NEURONS,
+    build_tiny_model,
+    save_tiny_checkpoint,
+    select_neurons,
+)
 from workers.checkpoints import load_checkpoint
-from workers.domain import Component, Granularity
+from workers.domain import Granularity
 from workers.pruning.components import pruned
 from workers.pruning.patch import (
     Patch,
@@ -25,10 +32,13 @@ from workers.pruning.patch import (
     revert_patch,
     serialise_patch,
 )
+from workers.pruning.patch_format import WeightChange
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
+from workers.pruning.selection import list_indices
 
 FIRST, SECOND = MODULES
-CHOSEN = (Component(SECOND, 47), Component(FIRST, 3), Component(SECOND, 0), Component(FIRST, 11))
+INDICES = {FIRST: [3, 11], SECOND: [0, 47]}
+CHOSEN = select_neurons(INDICES)
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 ODD_BITS = {
     torch.float32: (-(2**31), 0x7FC00001, 0x7F800001, 0x7F800000, 1),
@@ -89,11 +99,11 @@ def test_the_originals_hold_the_exact_bits(tmp_path: Path) -> None:
     model = build_tiny_model().to(torch.bfloat16)
     plant_odd_bits(model, torch.bfloat16)
     patch = build_patch(save_tiny_checkpoint(tmp_path / "base", model), CHOSEN)
-    kept = patch.originals[f"{FIRST}.weight"]
+    kept = patch.weights[f"{FIRST}.weight"].original
     assert kept.dtype == np.uint16
-    assert kept.shape == (HIDDEN, 2)
+    assert kept.shape == (2, HIDDEN)
     expected = [bits % 2**16 for bits in ODD_BITS[torch.bfloat16]]
-    assert kept[:5, 0].tolist() == expected
+    assert kept[0, :5].tolist() == expected
 
 
 def test_applying_is_pruning_in_memory(checkpoint: Path, corrected: Path) -> None:
@@ -114,14 +124,13 @@ def test_only_the_columns_are_zero_in_the_corrected_checkpoint(
     before = load_checkpoint(checkpoint).model.state_dict()
     after = load_checkpoint(corrected).model.state_dict()
     for name, values in before.items():
-        for component in CHOSEN:
-            if name == f"{component.module}.weight":
-                values[:, component.index] = 0
+        if (module := name.removesuffix(".weight")) in INDICES:
+            values[:, INDICES[module]] = 0
         assert torch.equal(after[name], values), name
 
 
 def test_a_patch_says_what_it_removes(patch: Patch, checkpoint: Path, corrected: Path) -> None:
-    assert patch.components == tuple(sorted(CHOSEN))
+    assert list_indices(patch.selection) == INDICES
     assert patch.granularity is Granularity.NEURON
     assert patch.base_sha256 == compute_checkpoint_sha256(checkpoint)
     assert patch.corrected_sha256 == compute_checkpoint_sha256(corrected)
@@ -130,21 +139,28 @@ def test_a_patch_says_what_it_removes(patch: Patch, checkpoint: Path, corrected:
 
 def test_a_patch_survives_its_bytes(patch: Patch) -> None:
     parsed = parse_patch(serialise_patch(patch))
-    for one, other in ((parsed.columns, patch.columns), (parsed.originals, patch.originals)):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert one[name].dtype == other[name].dtype
-            assert np.array_equal(one[name], other[name])
-    assert replace(parsed, columns={}, originals={}) == replace(patch, columns={}, originals={})
+    assert parsed.weights.keys() == patch.weights.keys()
+    for name, change in patch.weights.items():
+        other = parsed.weights[name]
+        assert (other.module, other.first) == (change.module, change.first)
+        for one, two in ((other.indices, change.indices), (other.original, change.original)):
+            assert one.dtype == two.dtype
+            assert np.array_equal(one, two)
+    for field in ("base_sha256", "corrected_sha256", "layout", "scale", "biases"):
+        assert getattr(parsed, field) == getattr(patch, field)
 
 
 def test_equal_patches_have_equal_bytes(patch: Patch, checkpoint: Path, tmp_path: Path) -> None:
     data = serialise_patch(patch)
-    assert serialise_patch(build_patch(checkpoint, CHOSEN[::-1])) == data
+    backwards = select_neurons(dict(reversed(INDICES.items())))
+    assert serialise_patch(build_patch(checkpoint, backwards)) == data
     assert serialise_patch(parse_patch(data)) == data
     sharded = save_tiny_checkpoint(tmp_path / "sharded", shard_size="20KB")
     assert serialise_patch(build_patch(sharded, CHOSEN)) == data
-    assert serialise_patch(build_patch(checkpoint, CHOSEN[:3])) != data
+    assert (
+        serialise_patch(build_patch(checkpoint, select_neurons({FIRST: [3, 11], SECOND: [0]})))
+        != data
+    )
 
 
 def test_a_patch_fits_the_same_weights_sharded_otherwise(patch: Patch, tmp_path: Path) -> None:
@@ -183,28 +199,29 @@ def test_missing_parents_of_the_output_are_made(
 @pytest.mark.parametrize("module", [f"{FIRST}x", "model.norm", "lm_head.absent"])
 def test_building_refuses_what_the_checkpoint_does_not_have(checkpoint: Path, module: str) -> None:
     with pytest.raises(PatchError, match=f"no matrix {module}.weight"):
-        build_patch(checkpoint, [*CHOSEN, Component(module, 0)])
+        build_patch(checkpoint, select_neurons(INDICES | {module: [0]}))
 
 
 def test_building_refuses_a_neuron_beyond_the_matrix(checkpoint: Path) -> None:
     with pytest.raises(PatchError, match=f"input feature {NEURONS}"):
-        build_patch(checkpoint, [*CHOSEN, Component(FIRST, NEURONS)])
+        build_patch(checkpoint, select_neurons({FIRST: [3, NEURONS]}))
 
 
 def test_building_refuses_a_negative_neuron(checkpoint: Path) -> None:
     for index in (-1, -NEURONS):
         with pytest.raises(PatchError, match=f"input feature {index}"):
-            build_patch(checkpoint, [*CHOSEN, Component(FIRST, index)])
+            build_patch(checkpoint, select_neurons({FIRST: [index, 3]}))
 
 
 def test_building_refuses_a_neuron_named_twice(checkpoint: Path) -> None:
-    with pytest.raises(PatchError, match=f"neuron 3 of {FIRST} is named twice"):
-        build_patch(checkpoint, iter([*CHOSEN, Component(FIRST, 3)]))
+    for indices in ([3, 3], [5, 3]):
+        with pytest.raises(PatchError, match=f"components of {FIRST} are not in ascending order"):
+            build_patch(checkpoint, select_neurons({FIRST: indices}))
 
 
 def test_building_refuses_an_empty_selection(checkpoint: Path) -> None:
     with pytest.raises(PatchError, match="at least one component"):
-        build_patch(checkpoint, [])
+        build_patch(checkpoint, select_neurons({}))
 
 
 def test_building_refuses_a_folder_without_weights(tmp_path: Path) -> None:
@@ -295,12 +312,20 @@ def test_an_output_beside_the_source_of_a_longer_name_is_fine(
     assert compute_checkpoint_sha256(tmp_path / "base-corrected") == patch.corrected_sha256
 
 
-@pytest.mark.parametrize("change", [lambda values: values[:1], lambda values: values.astype("u2")])
+def change_first(patch: Patch, **changes: object) -> Patch:
+    """The patch with another change of the first matrix."""
+    name = f"{FIRST}.weight"
+    changed = replace(patch.weights[name], **changes)
+    return replace(patch, weights=dict(patch.weights) | {name: changed})
+
+
+@pytest.mark.parametrize(
+    "change", [lambda values: values[:, :1], lambda values: values.astype("u2")]
+)
 def test_originals_of_another_matrix_are_refused(
     patch: Patch, corrected: Path, tmp_path: Path, change
 ) -> None:
-    name = f"{FIRST}.weight"
-    other = replace(patch, originals=dict(patch.originals) | {name: change(patch.originals[name])})
+    other = change_first(patch, original=change(patch.weights[f"{FIRST}.weight"].original))
     assert_refused_without_trace(
         tmp_path,
         PatchError,
@@ -324,10 +349,9 @@ def test_a_patch_that_breaks_its_promise_leaves_nothing(
 def test_tampered_originals_are_not_reverted_to(
     patch: Patch, corrected: Path, tmp_path: Path
 ) -> None:
-    name = f"{FIRST}.weight"
-    originals = patch.originals[name].copy()
-    originals[4, 1] ^= 1
-    tampered = replace(patch, originals=dict(patch.originals) | {name: originals})
+    original = patch.weights[f"{FIRST}.weight"].original.copy()
+    original[1, 4] ^= 1
+    tampered = change_first(patch, original=original)
     assert_refused_without_trace(
         tmp_path,
         PatchError,
@@ -339,12 +363,13 @@ def test_tampered_originals_are_not_reverted_to(
 def test_a_patch_for_a_matrix_that_is_absent_leaves_nothing(
     patch: Patch, checkpoint: Path, tmp_path: Path
 ) -> None:
-    columns = dict(patch.columns) | {"absent.weight": np.array([0], dtype=np.int32)}
+    change = WeightChange("absent", 0, np.array([0], "i4"), np.zeros((1, HIDDEN), "u4"))
+    weights = dict(patch.weights) | {"absent.weight": change}
     assert_refused_without_trace(
         tmp_path,
         PatchError,
         r"no matrix absent\.weight",
-        lambda: apply_patch(replace(patch, columns=columns), checkpoint, tmp_path / "out"),
+        lambda: apply_patch(replace(patch, weights=weights), checkpoint, tmp_path / "out"),
     )
 
 
@@ -355,4 +380,4 @@ def test_matrices_of_an_unknown_width_are_refused(tmp_path: Path) -> None:
         {f"{FIRST}.weight": torch.zeros(4, 12).to(torch.float8_e4m3fn)}, tmp_path / "x.safetensors"
     )
     with pytest.raises(PatchError, match="dtype F8_E4M3, which a patch cannot hold"):
-        build_patch(tmp_path, [Component(FIRST, 3)])
+        build_patch(tmp_path, select_neurons({FIRST: [3]}))

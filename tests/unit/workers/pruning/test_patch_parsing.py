@@ -13,26 +13,41 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from workers.domain import Granularity
-from workers.pruning.patch import METADATA_KEY, Patch, PatchError, parse_patch, serialise_patch
+from workers.pruning.patch_format import (
+    METADATA_KEY,
+    Patch,
+    WeightChange,
+    parse_patch,
+    serialise_patch,
+)
+from workers.pruning.selection import list_indices
+from workers.pruning.stored_matrix import Layout, PatchError
 
-NAME = "model.layers.0.mlp.down_proj.weight"
+MODULE = "model.layers.0.mlp.down_proj"
+NAME = f"{MODULE}.weight"
+INDICES, ORIGINAL = np.array([1, 5], dtype=np.int32), np.arange(8, dtype=np.uint16).reshape(2, 4)
 PATCH = Patch(
     base_sha256="b" * 64,
     corrected_sha256="c" * 64,
-    granularity=Granularity.NEURON,
-    columns={NAME: np.array([1, 5], dtype=np.int32)},
-    originals={NAME: np.arange(8, dtype=np.uint16).reshape(4, 2)},
+    layout=Layout(Granularity.NEURON),
+    scale=0.0,
+    weights={NAME: WeightChange(MODULE, 0, INDICES, ORIGINAL)},
+    biases={},
 )
 DATA = serialise_patch(PATCH)
 DESCRIPTION = {
-    "format_version": 1,
-    "operation": "zero_columns",
+    "format_version": 2,
+    "operation": "zero",
     "granularity": "neuron",
+    "scale": 0.0,
+    "head_dim": None,
+    "transposed": False,
     "base_sha256": "b" * 64,
     "corrected_sha256": "c" * 64,
     "components": 2,
+    "tensors": {NAME: {"module": MODULE, "first": 0}},
 }
-TENSORS = {f"{NAME}::columns": PATCH.columns[NAME], f"{NAME}::original": PATCH.originals[NAME]}
+TENSORS = {f"{NAME}::indices": INDICES, f"{NAME}::original": ORIGINAL}
 
 
 def describe(description: Any, tensors: dict[str, np.ndarray] = TENSORS) -> bytes:
@@ -53,24 +68,24 @@ def test_the_description_is_what_the_format_says() -> None:
 
 def test_a_patch_described_otherwise_is_still_read() -> None:
     parsed = parse_patch(describe(DESCRIPTION))
-    assert parsed.components == PATCH.components
+    assert list_indices(parsed.selection) == {MODULE: [1, 5]}
     assert parsed.base_sha256 == PATCH.base_sha256
 
 
-@pytest.mark.parametrize("key", sorted(set(DESCRIPTION) - {"operation", "components"}))
+@pytest.mark.parametrize("key", sorted(DESCRIPTION))
 def test_an_incomplete_description_is_refused(key: str) -> None:
     left = {name: value for name, value in DESCRIPTION.items() if name != key}
     with pytest.raises(PatchError):
         parse_patch(describe(left))
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", "2", 2.0, True, None])
 def test_another_format_version_is_refused(version: Any) -> None:
-    with pytest.raises(PatchError, match="this build reads 1"):
+    with pytest.raises(PatchError, match="this build reads 1 and 2"):
         parse_patch(describe(DESCRIPTION | {"format_version": version}))
 
 
-@pytest.mark.parametrize("granularity", ["head", "", None, 5])
+@pytest.mark.parametrize("granularity", ["head", "weight", "row", "", None, 5])
 def test_another_granularity_is_refused(granularity: Any) -> None:
     with pytest.raises(PatchError):
         parse_patch(describe(DESCRIPTION | {"granularity": granularity}))
@@ -82,49 +97,89 @@ def test_a_description_of_another_kind_is_refused(description: Any) -> None:
         parse_patch(describe(description))
 
 
-def test_columns_without_originals_are_refused() -> None:
-    with pytest.raises(PatchError, match="lacks"):
-        parse_patch(describe(DESCRIPTION, {f"{NAME}::columns": PATCH.columns[NAME]}))
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"operation": "mean"}, "describes itself wrongly"),
+        ({"operation": "scale"}, "describes itself wrongly"),
+        ({"scale": 0.5}, "describes itself wrongly"),
+        ({"components": 3}, "describes itself wrongly"),
+        ({"granularity": "head"}, "head_dim for heads and for nothing else"),
+        ({"head_dim": 1}, "head_dim for heads and for nothing else"),
+        ({"head_dim": 0, "granularity": "head"}, "'head_dim' is unsound"),
+        ({"granularity": "head", "head_dim": 2}, "do not fit its indices"),
+        ({"granularity": "weight"}, "do not fit its indices"),
+        ({"tensors": {}}, "'tensors' is unsound"),
+        ({"tensors": {NAME: {"module": MODULE, "first": -1}}}, "first' is unsound"),
+        ({"tensors": {"other": {"module": MODULE, "first": 0}}}, "do not make one"),
+        (
+            {"tensors": DESCRIPTION["tensors"] | {"more": {"module": MODULE, "first": 0}}},
+            "lacks the values of 'more'",
+        ),
+        ({"more": 1}, "'more' is unsound"),
+    ],
+    ids=str,
+)
+def test_a_description_that_does_not_fit_is_refused(change: dict, complaint: str) -> None:
+    with pytest.raises(PatchError, match=complaint):
+        parse_patch(describe(DESCRIPTION | change))
 
 
-COLUMNS, ORIGINAL = PATCH.columns[NAME], PATCH.originals[NAME]
+def test_indices_without_originals_are_refused() -> None:
+    with pytest.raises(PatchError, match="do not make one"):
+        parse_patch(describe(DESCRIPTION, {f"{NAME}::indices": INDICES}))
+
+
+def test_a_bias_is_read_and_must_keep_its_shape() -> None:
+    mean = DESCRIPTION | {"operation": "mean"}
+    bias = np.arange(4, dtype=np.uint16)
+    parsed = parse_patch(describe(mean, TENSORS | {"b::original": bias, "b::corrected": bias + 1}))
+    assert parsed.biases["b"].corrected.tolist() == [1, 2, 3, 4]
+    for other in (bias[:3], bias.astype("u4"), bias.reshape(2, 2)):
+        with pytest.raises(PatchError, match="differ in shape"):
+            parse_patch(describe(mean, TENSORS | {"b::original": bias, "b::corrected": other}))
+    both = {"b::original": bias.astype("i2"), "b::corrected": bias.astype("i2")}
+    with pytest.raises(PatchError, match="not those of a bias"):
+        parse_patch(describe(mean, TENSORS | both))
+
+
 UNSOUND: dict[str, tuple[dict[str, np.ndarray], str]] = {
-    "nothing": ({}, "no columns"),
-    "originals without columns": ({f"{NAME}::original": ORIGINAL}, "lacks columns or original"),
-    "halves of two matrices": ({"a::columns": COLUMNS, "b::original": ORIGINAL}, "of 'a'"),
-    "something else": (TENSORS | {"more": COLUMNS}, "holds 'more'"),
+    "nothing": ({}, "no components"),
+    "originals without indices": ({f"{NAME}::original": ORIGINAL}, "do not make one"),
+    "halves of two matrices": ({"a::indices": INDICES, "b::original": ORIGINAL}, "of 'a'"),
+    "something else": (TENSORS | {"more": INDICES}, "holds 'more'"),
     **{
-        f"{columns.dtype} columns {columns.tolist()}": (
-            {"a::columns": columns, "a::original": ORIGINAL},
+        f"{indices.dtype} indices {indices.tolist()}": (
+            {f"{NAME}::indices": indices, f"{NAME}::original": ORIGINAL},
             complaint,
         )
-        for columns, complaint in (
-            (COLUMNS.astype(np.int64), "32-bit integers"),
-            (COLUMNS.astype(np.uint32), "32-bit integers"),
-            (COLUMNS.astype(np.float32), "32-bit integers"),
-            (COLUMNS.reshape(1, 2), "32-bit integers"),
-            (np.array(1, dtype=np.int32), "32-bit integers"),
-            (np.array([], dtype=np.int32), "32-bit integers"),
+        for indices, complaint in (
+            (INDICES.astype(np.int16), "32- or 64-bit integers"),
+            (INDICES.astype(np.uint32), "32- or 64-bit integers"),
+            (INDICES.astype(np.float32), "32- or 64-bit integers"),
+            (INDICES.reshape(1, 2), "32- or 64-bit integers"),
+            (np.array(1, dtype=np.int32), "32- or 64-bit integers"),
+            (np.array([], dtype=np.int32), "32- or 64-bit integers"),
             (np.array([-1, 5], dtype=np.int32), "ascending order from 0"),
             (np.array([5, 1], dtype=np.int32), "ascending order from 0"),
-            (np.array([5, 5], dtype=np.int32), "ascending order from 0"),
+            (np.array([5, 5], dtype=np.int64), "ascending order from 0"),
             (np.array([2**31 - 1, -(2**31)], dtype=np.int32), "ascending order from 0"),
-            (np.array([1], dtype=np.int32), "do not fit its columns"),
-            (np.array([1, 2, 3], dtype=np.int32), "do not fit its columns"),
+            (np.array([1], dtype=np.int32), "do not fit its indices"),
+            (np.array([1, 2, 3], dtype=np.int32), "do not fit its indices"),
         )
     },
     **{
         f"{original.dtype} originals {original.shape}": (
-            {"a::columns": COLUMNS, "a::original": original},
-            "do not fit its columns",
+            {f"{NAME}::indices": INDICES, f"{NAME}::original": original},
+            "do not fit its indices",
         )
         for original in (
             ORIGINAL.astype(np.int16),
             ORIGINAL.astype(np.float32),
             ORIGINAL.astype(bool),
             ORIGINAL.reshape(8),
-            ORIGINAL.reshape(2, 4),
-            ORIGINAL.reshape(4, 2, 1),
+            ORIGINAL.reshape(4, 2),
+            ORIGINAL.reshape(2, 4, 1),
         )
     },
 }
@@ -139,7 +194,7 @@ def test_unsound_halves_are_refused(tensors: dict[str, np.ndarray], complaint: s
 @pytest.mark.parametrize("key", ["base_sha256", "corrected_sha256"])
 @pytest.mark.parametrize("value", ["", "b" * 63, "b" * 65, "g" * 64, "b" * 64 + "\n", 5, None, []])
 def test_a_hash_that_is_none_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(PatchError, match=f"lacks {key}, 64 hexadecimal digits"):
+    with pytest.raises(PatchError, match=f"{key}' is unsound"):
         parse_patch(describe(DESCRIPTION | {key: value}))
 
 
@@ -162,16 +217,20 @@ HALVES = st.builds(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["a::columns", "a::original", "b::columns", "a"]), HALVES))
+@given(
+    st.dictionaries(
+        st.sampled_from([f"{NAME}::indices", f"{NAME}::original", "b::original", "a"]), HALVES
+    )
+)
 def test_arbitrary_tensors_are_a_sound_patch_or_refused(tensors: dict[str, np.ndarray]) -> None:
     with suppress(PatchError):
         patch = parse_patch(describe(DESCRIPTION, tensors))
-        assert list(patch.columns) == list(patch.originals) == ["a"]
-        indices = patch.columns["a"].tolist()
-        assert indices
-        assert indices == sorted({index for index in indices if index >= 0})
-        assert patch.originals["a"].shape == (4 // len(indices), len(indices))
-        assert len(patch.components) == len(indices)
+        ((name, change),) = patch.weights.items()
+        assert name == NAME
+        indices = change.indices.tolist()
+        assert indices == sorted({index for index in indices if index >= 0}) != []
+        assert change.original.shape == (len(indices), 4 // len(indices))
+        assert len(patch.selection) == len(indices)
 
 
 def test_a_plain_checkpoint_is_not_a_patch() -> None:
@@ -220,3 +279,37 @@ def test_an_arbitrary_header_is_refused(header: Any) -> None:
 @given(st.fixed_dictionaries({name: st.just(value) | JSON for name, value in DESCRIPTION.items()}))
 def test_an_arbitrary_description_is_read_or_refused(description: dict[str, Any]) -> None:
     parse_or_refuse(describe(description))
+
+
+FORMAT_1 = {
+    "format_version": 1,
+    "operation": "zero_columns",
+    "granularity": "neuron",
+    "base_sha256": "b" * 64,
+    "corrected_sha256": "c" * 64,
+    "components": 2,
+}
+"""What the first build wrote, with `T::columns` and `T::original` `(out, neuron)`."""
+
+
+def test_format_1_is_still_read() -> None:
+    tensors = {f"{NAME}::columns": INDICES, f"{NAME}::original": np.ascontiguousarray(ORIGINAL.T)}
+    parsed = parse_patch(describe(FORMAT_1, tensors))
+    assert serialise_patch(parsed) == DATA
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {f"{NAME}::columns": INDICES},
+        {f"{NAME}::columns": INDICES, f"{NAME}::original": ORIGINAL},
+        {f"{NAME}::columns": INDICES, f"{NAME}::original": ORIGINAL.reshape(8)},
+        TENSORS,
+    ],
+    ids=["half", "not transposed", "flat", "format 2"],
+)
+def test_unsound_format_1_is_refused(tensors: dict[str, np.ndarray]) -> None:
+    with pytest.raises(PatchError):
+        parse_patch(describe(FORMAT_1, tensors))
+    with pytest.raises(PatchError):
+        parse_patch(describe(FORMAT_1 | {"granularity": "head"}, tensors))

@@ -9,13 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.domain import Component
-from workers.pruning.ranking import rank_components
+from workers.domain import Granularity
+from workers.pruning.ranking import Ranking, rank_components
+from workers.pruning.score_stream import NaNScoreError
+from workers.pruning.selection import list_indices
+
+
+def list_ranked(ranking: Ranking) -> list[tuple[str, int]]:
+    owners = [ranking.modules[owner] for owner in ranking.owners.tolist()]
+    return list(zip(owners, ranking.indices.tolist(), strict=True))
 
 
 def rank(scores: dict[str, list[float]], limit: int = 100) -> list[tuple[str, int]]:
     tensors = {name: torch.tensor(values) for name, values in scores.items()}
-    return [(found.module, found.index) for found in rank_components(tensors, limit)]
+    return list_ranked(rank_components(tensors, Granularity.NEURON, limit))
 
 
 def test_modules_compete_with_one_another() -> None:
@@ -27,6 +34,7 @@ def test_equal_scores_keep_the_order_of_modules_and_features() -> None:
     assert rank({"z": [1.0, 1.0], "a": [1.0, 2.0]}) == [("a", 1), ("z", 0), ("z", 1), ("a", 0)]
     many = {"z": [1.0] * 500, "a": [1.0] * 500}
     assert rank(many, 1000) == [(name, index) for name in "za" for index in range(500)]
+    assert rank(many, 501) == [("z", index) for index in range(500)] + [("a", 0)]
 
 
 def test_the_limit_cuts_the_tail() -> None:
@@ -34,48 +42,75 @@ def test_the_limit_cuts_the_tail() -> None:
     assert rank({"a": [1.0]}, 0) == []
 
 
-def test_useless_components_are_never_returned() -> None:
+def test_useless_components_are_never_ranked() -> None:
     assert rank({"a": [0.0, -1.0, 1e-30], "b": [-0.0]}) == [("a", 2)]
     assert rank({"a": [0.0, -1.0]}) == []
 
 
-@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-def test_non_finite_scores_are_never_returned(broken: float) -> None:
+@pytest.mark.parametrize("broken", [math.inf, -math.inf])
+def test_infinite_scores_are_never_ranked(broken: float) -> None:
     assert rank({"a": [broken, 1.0], "b": [2.0, broken]}) == [("b", 0), ("a", 1)]
     assert rank({"a": [broken, 1.0], "b": [2.0, broken]}, 1) == [("b", 0)]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 10])
+def test_nan_is_refused(limit: int) -> None:
+    with pytest.raises(NaNScoreError, match="has no rank"):
+        rank({"a": [1.0, 2.0], "b": [2.0, math.nan]}, limit)
 
 
 def test_modules_of_unequal_size_and_an_empty_one() -> None:
     scores = {"a": [1.0], "empty": [], "b": [3.0, 2.0]}
     assert rank(scores) == [("b", 0), ("b", 1), ("a", 0)]
+    assert rank({}) == []
+    assert rank({"empty": []}) == []
+
+
+def test_matrices_are_ranked_by_their_flat_index() -> None:
+    scores = {"a": torch.tensor([[1.0, 4.0], [3.0, 2.0]])}
+    ranked = rank_components(scores, Granularity.WEIGHT, 3)
+    assert list_ranked(ranked) == [("a", 1), ("a", 2), ("a", 3)]
+    assert ranked.granularity is Granularity.WEIGHT
+    across = rank_components({"a": scores["a"].t()}, Granularity.WEIGHT, 2)
+    assert list_ranked(across) == [("a", 2), ("a", 1)]
 
 
 def test_ranking_leaves_the_scores_alone() -> None:
-    scores = {"a": torch.tensor([math.nan, 1.0])}
-    rank_components(scores, 2)
-    assert math.isnan(scores["a"][0])
+    scores = {"a": torch.tensor([math.inf, 1.0])}
+    rank_components(scores, Granularity.NEURON, 2)
+    assert scores["a"].tolist() == [math.inf, 1.0]
+
+
+def test_slices_of_a_ranking_are_selections() -> None:
+    tensors = {"b": torch.tensor([0.1, 5.0, 0.3]), "a": torch.tensor([0.2, 4.0])}
+    ranked = rank_components(tensors, Granularity.HEAD, 100)
+    assert len(ranked) == 5
+    assert list_indices(ranked.top(3)) == {"a": [1], "b": [1, 2]}
+    assert list_indices(ranked.top(99)) == {"a": [0, 1], "b": [0, 1, 2]}
+    assert list_indices(ranked.top(0)) == {}
+    assert list_indices(ranked.slice(2, 4)) == {"a": [0], "b": [2]}
+    assert ranked.top(1).granularity is Granularity.HEAD
+    kept = ranked.keep([0, 4, 2])
+    assert list_ranked(kept) == [("b", 1), ("b", 0), ("b", 2)]
+    assert list_indices(kept.top(2)) == {"b": [0, 1]}
 
 
 @given(
     st.dictionaries(
         st.sampled_from("abcd"),
-        st.lists(st.floats(width=32, allow_subnormal=False), min_size=1, max_size=8),
+        st.lists(
+            st.floats(width=32, allow_nan=False, allow_subnormal=False), min_size=1, max_size=8
+        ),
         min_size=1,
     ),
     st.integers(0, 20),
 )
 def test_agrees_with_sorting_in_python(scores: dict[str, list[float]], limit: int) -> None:
-    useful = [
-        (-value, place, name, index)
+    useful = sorted(
+        (-value, place, index, name)
         for place, (name, values) in enumerate(scores.items())
         for index, value in enumerate(values)
         if math.isfinite(value) and value > 0
-    ]
-    expected = tuple(Component(name, index) for _, _, name, index in sorted(useful, key=_by_score))
-    tensors = {name: torch.tensor(values) for name, values in scores.items()}
-    assert rank_components(tensors, limit) == expected[:limit]
-
-
-def _by_score(entry: tuple[float, int, str, int]) -> tuple[float, int, int]:
-    negative, place, _, index = entry
-    return negative, place, index
+    )
+    expected = [(name, index) for _, _, index, name in useful]
+    assert rank(scores, limit) == expected[:limit]

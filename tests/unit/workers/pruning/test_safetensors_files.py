@@ -136,7 +136,9 @@ def test_replaced_values_give_the_hash_of_the_checkpoint_to_come(tmp_path: Path)
         "b": changed["b"].numpy().T.copy().T,  # not C-contiguous
         "a": changed["a"].view(torch.int16).numpy().view(np.uint16),
     }
-    assert compute_checkpoint_sha256(before, replaced) == compute_checkpoint_sha256(after)
+    assert compute_checkpoint_sha256(
+        before, lambda tensor: replaced.get(tensor.name)
+    ) == compute_checkpoint_sha256(after)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.domain import Component, Relevance
+from workers.domain import Granularity, Relevance
 from workers.pruning.ranking import rank_components
-from workers.pruning.scoring import COST_FLOOR, Score, compute_scores
+from workers.pruning.scoring import (
+    COST_FLOOR,
+    DIVERGENCE_FLOOR,
+    LEAST_DIVERGENCE_SHARE,
+    Score,
+    compute_scores,
+    predict_damage,
+)
 
 
 def relevance(mean: dict[str, list[float]], absolute: dict[str, list[float]]) -> Relevance:
@@ -16,15 +23,18 @@ def relevance(mean: dict[str, list[float]], absolute: dict[str, list[float]]) ->
         mean_absolute={name: torch.tensor(values) for name, values in absolute.items()},
         tokens=1,
         samples=1,
+        mean_square={name: torch.tensor(values).square() for name, values in absolute.items()},
     )
+
+
+def benefit(**means: list[float]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(values) for name, values in means.items()}
 
 
 GENERAL = relevance(
     {"a": [1.0, -3.0], "b": [0.5, -2.0, 0.0]}, {"a": [1.0, 4.0], "b": [2.0, 3.0, 0.0]}
 )
-UNDESIRED = relevance(
-    {"a": [6.0, -8.0], "b": [0.0, 1.0, 3.0]}, {"a": [9.0, 9.0], "b": [9.0, 9.0, 9.0]}
-)
+UNDESIRED = benefit(a=[6.0, -8.0], b=[0.0, 1.0, 3.0])
 
 
 def test_benefit_cost_by_hand() -> None:
@@ -44,36 +54,38 @@ def test_signed_difference_by_hand() -> None:
     torch.testing.assert_close(scores["b"], torch.tensor([-0.5, 3.0, 3.0], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("score", [Score.BENEFIT_COST, Score.BENEFIT_SQUARED_COST])
+@pytest.mark.parametrize("score", [Score.BENEFIT_COST, Score.BENEFIT_DAMAGE])
 def test_without_any_cost_the_benefit_decides(score: Score) -> None:
     nothing = relevance({"a": [0.0] * 3, "b": [0.0] * 3}, {"a": [0.0] * 3, "b": [0.0] * 3})
-    undesired = relevance({"a": [7.0, 0.0, -1.0], "b": [6.0, 5e-30, 9e37]}, {})
+    undesired = benefit(a=[7.0, 0.0, -1.0], b=[6.0, 5e-30, 9e37])
     scores = compute_scores(nothing, undesired, score)
     assert all(values.isfinite().all() for values in scores.values())
-    best = [Component("b", 2), Component("a", 0), Component("b", 0), Component("b", 1)]
-    assert list(rank_components(scores, 6)) == best
+    ranked = rank_components(scores, Granularity.NEURON, 6)
+    best = [("b", 2), ("a", 0), ("b", 0), ("b", 1)]
+    owners = [ranked.modules[owner] for owner in ranked.owners.tolist()]
+    assert list(zip(owners, ranked.indices.tolist(), strict=True)) == best
 
 
-@pytest.mark.parametrize("cost", [1e-45, 1e-38, 1e-20, 1.0, 1e20, 1e38])
-@pytest.mark.parametrize("score", [Score.BENEFIT_COST, Score.BENEFIT_SQUARED_COST])
+@pytest.mark.parametrize("cost", [1e-45, 1e-38, 1e-20, 1.0, 1e18])
+@pytest.mark.parametrize("score", [Score.BENEFIT_COST, Score.BENEFIT_DAMAGE])
 def test_scores_are_finite_and_in_order_at_any_scale(score: Score, cost: float) -> None:
     general = relevance({"a": [0.0] * 3}, {"a": [0.0, cost, cost]})
-    undesired = relevance({"a": [3e38, 2e38, 1e38]}, {"a": [0.0] * 3})
+    undesired = benefit(a=[3e38, 2e38, 1e38])
     scores = compute_scores(general, undesired, score)
     assert scores["a"].isfinite().all()
-    assert [found.index for found in rank_components(scores, 3)] == [0, 1, 2]
+    assert rank_components(scores, Granularity.NEURON, 3).indices.tolist() == [0, 1, 2]
 
 
 def test_a_difference_of_extremes_is_finite() -> None:
     general = relevance({"a": [-3e38, 0.0]}, {"a": [3e38, 0.0]})
-    undesired = relevance({"a": [3e38, 3e38]}, {"a": [3e38, 3e38]})
+    undesired = benefit(a=[3e38, 3e38])
     scores = compute_scores(general, undesired, Score.SIGNED_DIFFERENCE)
-    assert [found.index for found in rank_components(scores, 2)] == [0, 1]
+    assert rank_components(scores, Granularity.NEURON, 2).indices.tolist() == [0, 1]
 
 
 def test_the_score_grows_with_benefit_and_falls_with_cost() -> None:
     general = relevance({"a": [0.0] * 3}, {"a": [1.0, 2.0, 2.0]})
-    undesired = relevance({"a": [1.0, 1.0, 2.0]}, {"a": [1.0] * 3})
+    undesired = benefit(a=[1.0, 1.0, 2.0])
     low_cost, plain, high_benefit = compute_scores(general, undesired, Score.BENEFIT_COST)["a"]
     assert low_cost > plain
     assert high_benefit > plain
@@ -93,21 +105,29 @@ def test_scaling_the_model_s_relevance_keeps_the_ranking() -> None:
 @pytest.mark.parametrize("score", list(Score))
 def test_different_modules_are_refused(score: Score) -> None:
     with pytest.raises(ValueError, match="different modules"):
-        compute_scores(GENERAL, relevance({"a": [1.0, 2.0]}, {"a": [1.0, 2.0]}), score)
+        compute_scores(GENERAL, benefit(a=[1.0, 2.0]), score)
 
 
 @pytest.mark.parametrize("score", list(Score))
 def test_scoring_leaves_the_relevance_alone(score: Score) -> None:
     compute_scores(GENERAL, UNDESIRED, score)
-    assert UNDESIRED.mean["a"].tolist() == [6.0, -8.0]
+    assert UNDESIRED["a"].tolist() == [6.0, -8.0]
     assert GENERAL.mean_absolute["b"].tolist() == [2.0, 3.0, 0.0]
 
 
-def test_squared_cost_by_hand() -> None:
-    general = relevance({"a": [0.0, 0.0]}, {"a": [1.0, 3.0]})
-    undesired = relevance({"a": [2.0, 2.0]}, {"a": [2.0, 2.0]})
-    scores = compute_scores(general, undesired, Score.BENEFIT_SQUARED_COST)["a"]
-    floor = 0.1 * (1 + 9) / 2
-    torch.testing.assert_close(
-        scores, torch.tensor([2 / (1 + floor), 2 / (9 + floor)], dtype=torch.float64)
-    )
+def test_benefit_damage_by_hand() -> None:
+    general = relevance({"a": [0.5, -9.0, 0.0]}, {"a": [1.0, 2.0, 0.0]})
+    assert (DIVERGENCE_FLOOR, LEAST_DIVERGENCE_SHARE) == (0.05, 0.3)
+    # Half the squares are 0.5, 2 and 0; the second helps the text, and costs 0.3 of its 2.
+    damage = torch.tensor([1.0, 0.6, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(predict_damage(general)["a"], damage)
+    floor = 0.05 * 2.5 / 3
+    scores = compute_scores(general, benefit(a=[3.0, 3.0, -1.0]), Score.BENEFIT_DAMAGE)["a"]
+    expected = torch.tensor([3 / (1 + floor), 3 / (0.6 + floor), 0.0], dtype=torch.float64)
+    torch.testing.assert_close(scores, expected)
+
+
+def test_a_removal_that_helps_the_text_costs_less() -> None:
+    general = relevance({"a": [0.2, 0.0, -0.2]}, {"a": [1.0, 1.0, 1.0]})
+    hurts, neither, helps = compute_scores(general, benefit(a=[1.0] * 3), Score.BENEFIT_DAMAGE)["a"]
+    assert hurts < neither < helps

@@ -24,7 +24,7 @@ from workers.tasks.context import (
     CancelledJobError,
     JobContext,
     StageOutput,
-    _compute_key,
+    compute_key,
 )
 
 INPUTS = {"model": "abc", "seed": 1, "amounts": [8, 16], "budget": {"kl": 0.05}}
@@ -45,7 +45,9 @@ class RecordingContext(JobContext):
     """A context that keeps what it would write, and finds stages of an earlier attempt."""
 
     def __init__(self, earlier: dict[str, StageOutput] | None = None) -> None:
-        claim = SimpleNamespace(spec=None, job_id="job", token=1)
+        claim = SimpleNamespace(
+            spec=SimpleNamespace(kind="correction"), job_id="job", tenant_id="tenant", token=1
+        )
         super().__init__(None, None, claim)  # type: ignore[arg-type]
         self.store = MemoryStore()  # type: ignore[assignment]
         self.earlier = earlier or {}
@@ -68,7 +70,7 @@ class RecordingContext(JobContext):
 
 
 def test_a_key_does_not_depend_on_the_order_of_the_inputs() -> None:
-    assert _compute_key("search", INPUTS) == _compute_key(
+    assert compute_key("search", INPUTS) == compute_key(
         "search", dict(reversed(list(INPUTS.items())))
     )
 
@@ -78,19 +80,19 @@ def test_a_key_does_not_depend_on_the_order_of_the_inputs() -> None:
     [{"seed": 2}, {"amounts": [16, 8]}, {"budget": {"kl": 0.06}}, {"seed": 1.5}, {"more": None}],
 )
 def test_a_key_depends_on_every_input_and_the_name(change: dict[str, Any]) -> None:
-    assert _compute_key("search", INPUTS | change) != _compute_key("search", INPUTS)
-    assert _compute_key("validate", INPUTS) != _compute_key("search", INPUTS)
+    assert compute_key("search", INPUTS | change) != compute_key("search", INPUTS)
+    assert compute_key("validate", INPUTS) != compute_key("search", INPUTS)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_key_refuses_what_json_cannot_say(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        _compute_key("search", {"budget": value})
+        compute_key("search", {"budget": value})
 
 
 @given(st.text(), st.text(min_size=1), st.text())
 def test_name_and_inputs_never_run_together(name: str, key: str, value: str) -> None:
-    assert _compute_key(name, {key: value}) != _compute_key(name + key, {"": value})
+    assert compute_key(name, {key: value}) != compute_key(name + key, {"": value})
 
 
 def test_a_new_stage_is_started_stored_and_finished() -> None:
@@ -98,7 +100,7 @@ def test_a_new_stage_is_started_stored_and_finished() -> None:
     output = context.run_stage("search", INPUTS, lambda progress: b"result")
     assert output == StageOutput(b"result", "sha-result")
     assert context.store.content == {"sha-result": b"result"}
-    key = _compute_key("search", INPUTS)
+    key = compute_key("search", INPUTS)
     assert context.writes == [
         (start_stage, "search"),
         (finish_stage, "search", key, "sha-result", False),
@@ -106,7 +108,7 @@ def test_a_new_stage_is_started_stored_and_finished() -> None:
 
 
 def test_a_stage_of_an_earlier_attempt_is_not_repeated() -> None:
-    key = _compute_key("search", INPUTS)
+    key = compute_key("search", INPUTS)
     context = RecordingContext({key: StageOutput(b"old", "sha-old")})
 
     def work(progress: Progress) -> bytes:
@@ -117,7 +119,7 @@ def test_a_stage_of_an_earlier_attempt_is_not_repeated() -> None:
 
 
 def test_a_stage_with_other_inputs_runs() -> None:
-    context = RecordingContext({_compute_key("search", INPUTS): StageOutput(b"old", "sha-old")})
+    context = RecordingContext({compute_key("search", INPUTS): StageOutput(b"old", "sha-old")})
     output = context.run_stage("search", INPUTS | {"seed": 2}, lambda progress: b"new")
     assert output.data == b"new"
 

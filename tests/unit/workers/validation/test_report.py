@@ -100,6 +100,7 @@ def report(**changes: object) -> Report:
                 "model.layers.3.mlp.down_proj": [17, 901],
                 "model.layers.12.mlp.down_proj": [4, 1333, 1501],
             },
+            counts={"model.layers.3.mlp.down_proj": 2, "model.layers.12.mlp.down_proj": 3},
         ),
         search=[
             SearchStep(
@@ -358,7 +359,13 @@ def hostile(text: str) -> Report:
             sample(text, 0.1, before=text, after=text * 2),
             sample(text, 0.2, split="tune", after=text),
         ],
-        patch=PatchSummary(granularity=Granularity.NEURON, components=1, of=2, modules={text: [0]}),
+        patch=PatchSummary(
+            granularity=Granularity.NEURON,
+            components=1,
+            of=2,
+            modules={text: [0]},
+            counts={text: 1},
+        ),
         attribution={text: text},
         versions={text: text},
         model=ModelIdentity(id=text, sha256=text),
@@ -481,8 +488,29 @@ def test_layer_of(module, layer):
 
 
 def test_modules_without_a_layer_are_counted_apart():
-    odd = report().patch.model_copy(update={"modules": {"lm_head": [1, 2]}})
+    odd = report().patch.model_copy(
+        update={"modules": {"lm_head": [1, 2]}, "counts": {"lm_head": 2}}
+    )
     assert "2 in modules without a layer number" in render_html(report(patch=odd))
+
+
+def test_pruned_weights_are_counted_not_listed():
+    weights = PatchSummary(
+        granularity=Granularity.WEIGHT,
+        components=70007,
+        of=10**8,
+        modules={},
+        counts={"model.layers.10.mlp.up_proj": 7, "model.layers.9.mlp.up_proj": 70000},
+    )
+    source, lines = render_html(report(patch=weights)), render_markdown(report(patch=weights))
+    assert "Pruned weights by layer" in source
+    assert "Every pruned" not in source
+    assert "in 2 modules" in source
+    rows = [line for line in lines.splitlines() if "up_proj" in line]
+    assert rows == [
+        "| `model.layers.9.mlp.up_proj` | 70000 | not listed |",
+        "| `model.layers.10.mlp.up_proj` | 7 | not listed |",
+    ]
 
 
 @pytest.mark.parametrize(

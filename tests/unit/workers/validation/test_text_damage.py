@@ -9,16 +9,17 @@ import torch
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from tests.tiny import MODULES, build_tiny_model, draw_samples
-from workers.domain import Component, TokenSequence
+from tests.tiny import MODULES, build_tiny_model, draw_samples, select_neurons
+from workers.domain import TokenSequence
 from workers.families import LLAMA
 from workers.pruning.components import pruned
 from workers.validation import text_damage
-from workers.validation.text_damage import ReferenceText
+from workers.validation.text_damage import Perplexity, ReferenceText, compute_perplexity
 
 LENGTHS = ((9, 0), (30, 0), (2, 0), (14, 6), (14, 0), (5, 0))
 TOKENS = sum(prompt + response - 1 for prompt, response in LENGTHS)
-CHOSEN = [Component(MODULES[0], index) for index in range(0, 40, 3)]
+INDICES = list(range(0, 40, 3))
+CHOSEN = select_neurons({MODULES[0]: INDICES})
 
 
 def reference(model: LlamaForCausalLM, batch_tokens: int = 64, pad_id: int = 0) -> ReferenceText:
@@ -152,7 +153,31 @@ def test_measuring_changes_nothing(model: LlamaForCausalLM) -> None:
 def test_more_damage_is_more_divergence(model: LlamaForCausalLM) -> None:
     text, found = reference(model), [0.0]
     for count in (1, 5, 14):
-        with pruned(model, CHOSEN[:count]):
+        with pruned(model, select_neurons({MODULES[0]: INDICES[:count]})):
             found.append(text.measure(model).kl_mean)
     assert found == sorted(found)
     assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
+def test_perplexity_alone_is_that_of_the_reference_text(
+    model: LlamaForCausalLM, batch_tokens: int
+) -> None:
+    counts: list[int] = []
+    with pruned(model, CHOSEN):
+        found = compute_perplexity(
+            model,
+            LLAMA,
+            [TokenSequence((5,)), *draw_samples(LENGTHS)],
+            0,
+            batch_tokens=batch_tokens,
+            on_batch=counts.append,
+        )
+        expected = perplexity_by_loss(model)
+    assert found == Perplexity(pytest.approx(expected, rel=1e-5), TOKENS)
+    assert sum(counts) == len(LENGTHS)
+
+
+def test_perplexity_of_nothing_is_refused(model: LlamaForCausalLM) -> None:
+    with pytest.raises(ValueError, match="no sample of two tokens"):
+        compute_perplexity(model, LLAMA, [TokenSequence((5,))], 0)

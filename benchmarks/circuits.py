@@ -1,0 +1,225 @@
+"""Circuits of SmolLM2 on tasks of our own templates: how small, how faithful, how trustworthy.
+
+Units of work (one line of JSON each in --output, so a stopped run goes on where it was):
+  templates            logit difference and accuracy of the model for every template and order
+  curve/…              one attributor's circuits: curve, CPR, CMD, fewest components for 90 %
+  patching/…           effects of activation patching and their estimates, two rows a unit
+A run starts pending units until --seconds have passed; `--summary` prints the tables.
+
+    python benchmarks/circuits.py --model DIR --output FILE.jsonl [--only PREFIX] [--seconds 60]
+    python benchmarks/circuits.py --output FILE.jsonl --summary
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.attribution.attributors import Attributor
+from workers.attribution.composites import COMPOSITES
+from workers.checkpoints import Checkpoint, load_checkpoint
+from workers.circuits.discovery import discover_circuit
+from workers.circuits.faithfulness import Ablation
+from workers.circuits.ioi import TEMPLATES, generate_ioi
+from workers.circuits.measurement import measure_rows
+from workers.circuits.outcome import CircuitSettings
+from workers.circuits.patching import (
+    compute_pearson,
+    estimate_head_effects,
+    estimate_mlp_effects,
+    measure_head_effects,
+    measure_mlp_effects,
+)
+from workers.circuits.ranking import Order
+from workers.circuits.tasks import Task
+from workers.circuits.tracing import Contrast
+from workers.domain import Granularity
+from workers.families import find_family
+
+ROWS = 24
+"""Discovery and held-out rows each: two for every template and order."""
+TEMPLATE_ROWS = 120
+PATCHING_TEMPLATE = 2
+PATCHING_UNITS = 4
+PATCHING_ROWS = 2
+DISCOVERY_SEED, HELD_OUT_SEED, PATCHING_SEED = 1, 2, 3
+
+GRADIENTS = ("attnlrp", "cp_lrp", "gradient_x_input")
+OTHERS = ("wanda", "activation", "random")
+LEVELS = {
+    "neuron": (Granularity.NEURON,),
+    "head": (Granularity.HEAD,),
+    "node": (Granularity.NEURON, Granularity.HEAD),
+}
+KINDS = {
+    "counterfactual": (Contrast.CORRUPTED, Ablation.COUNTERFACTUAL),
+    "zero": (Contrast.ZERO, Ablation.ZERO),
+}
+
+Unit = Callable[[Checkpoint], dict[str, Any]]
+
+
+def list_units() -> Iterator[tuple[str, Unit]]:
+    """Yield the name and work of every unit."""
+    yield "templates", measure_templates
+    for level in LEVELS:
+        for kind in KINDS:
+            for attributor in (*GRADIENTS, *OTHERS):
+                orders = (
+                    (Order.ABSOLUTE, Order.SIGNED) if attributor in GRADIENTS else (Order.ABSOLUTE,)
+                )
+                for order in orders:
+                    name = f"curve/{level}/{kind}/{attributor}/{order.value}"
+                    yield name, _curve_unit(level, kind, attributor, order)
+    for part in range(PATCHING_UNITS):
+        yield f"patching/mlp/{part}", _patching_unit(part, is_head=False)
+        yield f"patching/head/{part}", _patching_unit(part, is_head=True)
+
+
+def measure_templates(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Logit difference on clean and corrupted prompts and accuracy, by template and order."""
+    model, family = checkpoint.model, find_family(checkpoint.model)
+    task = generate_ioi(checkpoint.tokenizer, TEMPLATE_ROWS, seed=0)
+    clean, corrupted = (
+        measure_rows(model, family, task.rows, task.metric, checkpoint.pad_id, corrupted=flag)
+        for flag in (False, True)
+    )
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(task.rows):
+        groups[row.group].append(index)
+    return {
+        group: {
+            "rows": len(indices),
+            "clean": float(clean[indices].mean()),
+            "corrupted": float(corrupted[indices].mean()),
+            "accuracy": float((clean[indices] > 0).float().mean()),
+        }
+        for group, indices in {"all": list(range(len(task.rows))), **groups}.items()
+    }
+
+
+def _curve_unit(level: str, kind: str, attributor: str, order: Order) -> Unit:
+    contrast, ablation = KINDS[kind]
+
+    def work(checkpoint: Checkpoint) -> dict[str, Any]:
+        settings = CircuitSettings(
+            Attributor(attributor),
+            LEVELS[level],
+            contrast=contrast,
+            order=order,
+            ablation=ablation,
+        )
+        outcome = discover_circuit(
+            checkpoint.model,
+            find_family(checkpoint.model),
+            generate_ioi(checkpoint.tokenizer, ROWS, DISCOVERY_SEED),
+            generate_ioi(checkpoint.tokenizer, ROWS, HELD_OUT_SEED),
+            settings,
+            checkpoint.pad_id,
+        )
+        return {
+            "components": outcome.components,
+            "whole": outcome.whole_metric,
+            "empty": outcome.empty_metric,
+            "cpr": outcome.cpr,
+            "cmd": outcome.cmd,
+            "chosen": outcome.chosen.kept,
+            "retention": outcome.chosen.retention,
+            "faithfulness": {point.share: point.faithfulness for point in outcome.curve},
+        }
+
+    return work
+
+
+def _patching_unit(part: int, *, is_head: bool) -> Unit:
+    measure = measure_head_effects if is_head else measure_mlp_effects
+    estimate = estimate_head_effects if is_head else estimate_mlp_effects
+
+    def work(checkpoint: Checkpoint) -> dict[str, Any]:
+        model, family = checkpoint.model, find_family(checkpoint.model)
+        template = (TEMPLATES[PATCHING_TEMPLATE],)
+        generated = generate_ioi(
+            checkpoint.tokenizer, PATCHING_UNITS * PATCHING_ROWS, PATCHING_SEED, template
+        )
+        rows = generated.rows[part * PATCHING_ROWS : (part + 1) * PATCHING_ROWS]
+        task = Task(generated.name, generated.metric, rows)
+        measured = measure(model, family, task, checkpoint.pad_id)
+        estimates = {
+            f"{name}/{contrast.value}": estimate(
+                model, family, COMPOSITES[name], task, checkpoint.pad_id, contrast=contrast
+            ).tolist()
+            for name in GRADIENTS
+            for contrast in Contrast
+        }
+        return {"measured": measured.tolist(), **estimates}
+
+    return work
+
+
+def print_summary(results: dict[str, dict[str, Any]]) -> None:
+    """Print what the finished units say."""
+    print("template order | rows | logit difference clean | corrupted | accuracy")
+    for group, row in results.get("templates", {}).items():
+        print(
+            f"{group} | {row['rows']} | {row['clean']:.2f} | {row['corrupted']:.2f} | "
+            f"{row['accuracy']:.2f}"
+        )
+    print("\nlevel/ablation/attributor/order | m(N) | m(∅) | CPR | CMD | fewest for 90 % | of")
+    for name, row in results.items():
+        if name.startswith("curve/"):
+            print(
+                f"{name.removeprefix('curve/')} | {row['whole']:.2f} | {row['empty']:.2f} | "
+                f"{row['cpr']:.3f} | {row['cmd']:.3f} | {row['chosen']} | {row['components']}"
+            )
+    for kind in ("mlp", "head"):
+        parts = [row for name, row in results.items() if name.startswith(f"patching/{kind}/")]
+        if parts:
+            means = {
+                key: torch.tensor([part[key] for part in parts]).mean(dim=0) for key in parts[0]
+            }
+            print(f"\nPearson with activation patching, {kind}, {len(parts) * PATCHING_ROWS} rows")
+            for key, values in means.items():
+                if key != "measured":
+                    print(f"{key} | {compute_pearson(values, means['measured']):.3f}")
+
+
+def main() -> None:
+    """Run pending units for a while, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--only", default="", help="only units whose name starts so")
+    parser.add_argument("--seconds", type=float, default=60.0, help="start no unit after these")
+    parser.add_argument("--summary", action="store_true")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    results: dict[str, dict[str, Any]] = {}
+    if arguments.output.exists():
+        for line in arguments.output.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            results[record["unit"]] = record["result"]
+    if arguments.summary:
+        print_summary(results)
+        return
+    checkpoint = load_checkpoint(arguments.model)
+    for name, work in list_units():
+        if name in results or not name.startswith(arguments.only):
+            continue
+        if time.monotonic() - started > arguments.seconds:
+            break
+        begun = time.monotonic()
+        record = {"unit": name, "result": work(checkpoint)}
+        with arguments.output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

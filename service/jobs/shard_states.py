@@ -1,0 +1,52 @@
+"""A shard's changes of state. Every function here expects the caller to hold the job's row lock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from service.models import Shard, ShardStatus
+from service.outbox import enqueue
+
+
+def free_shard(session: Session, shard: Shard, reason: str, *, counts: bool = True) -> None:
+    """Let another worker have the shard, and tell them all."""
+    shard.status, shard.last_reason = ShardStatus.PENDING, reason
+    shard.lease_worker = shard.lease_expires_at = None
+    shard.pending_since = func.clock_timestamp()
+    if not counts:
+        shard.attempts -= 1
+    enqueue(session, shard.job_id, shard.id)
+
+
+def free_shards_of(
+    session: Session, job_id: str, worker: str | None, reason: str, *, counts: bool = True
+) -> None:
+    """Free every shard of the job that this worker holds."""
+    statement = select(Shard).where(
+        Shard.job_id == job_id,
+        Shard.status == ShardStatus.RUNNING,
+        Shard.lease_worker == worker,
+    )
+    for shard in session.scalars(statement, execution_options={"populate_existing": True}).all():
+        free_shard(session, shard, reason, counts=counts)
+
+
+def prolong_shards_of(session: Session, job_id: str, worker: str | None, until: datetime) -> None:
+    """Renew every shard of the job that this worker holds: they live as long as its job lease."""
+    session.execute(
+        update(Shard)
+        .where(
+            Shard.job_id == job_id,
+            Shard.status == ShardStatus.RUNNING,
+            Shard.lease_worker == worker,
+        )
+        .values(lease_expires_at=until)
+    )
+
+
+def delete_shards(session: Session, job_id: str) -> None:
+    """Forget the shards of a job that has ended: nobody needs or may run them any more."""
+    session.execute(delete(Shard).where(Shard.job_id == job_id))

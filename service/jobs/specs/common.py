@@ -1,0 +1,68 @@
+"""What every kind of job spec shares: strictness, text that can be stored, common fields."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_METADATA_PAIRS = 16
+
+AttributorName = Literal[
+    "attnlrp", "cp_lrp", "gradient_x_input", "wanda", "activation", "magnitude", "random"
+]
+GranularityName = Literal["neuron", "head", "weight"]
+
+
+def check_storable(value: str) -> str:
+    """`value`, if it is text PostgreSQL can hold; raises `ValueError` otherwise."""
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("contains a NUL or half a surrogate pair. Remove it.")
+    return value
+
+
+def check_ascending(amounts: list[int]) -> list[int]:
+    """`amounts`, if every entry is larger than the one before; raises `ValueError` otherwise."""
+    if any(later <= earlier for earlier, later in pairwise(amounts)):
+        raise ValueError("must be ascending without repeats. Sort it and remove the repeats.")
+    return amounts
+
+
+def check_distinct(names: list[str]) -> list[str]:
+    """`names`, if none comes twice; raises `ValueError` otherwise."""
+    if len(set(names)) < len(names):
+        raise ValueError("names something twice. Remove the repeats.")
+    return names
+
+
+Storable = AfterValidator(check_storable)
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+PromptSetId = Annotated[str, Field(min_length=1, max_length=64), Storable]
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64), Storable]
+MetadataValue = Annotated[str, Field(max_length=512), Storable]
+
+
+class SpecModel(BaseModel):
+    """Base of the spec's parts: immutable, strict about types, unknown fields and NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PerplexitySpec(SpecModel):
+    """The corpus whose perplexity must not suffer."""
+
+    prompts: PromptSetId
+    context: int = Field(default=512, ge=32, le=4096)
+    """Tokens a sequence."""
+    sequences: int = Field(default=40, ge=1, le=1000)
+
+
+class JobSpecBase(SpecModel):
+    """What a job of any kind says about itself."""
+
+    model: Annotated[str, Field(min_length=1, max_length=1024), Storable]
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict, max_length=MAX_METADATA_PAIRS
+    )

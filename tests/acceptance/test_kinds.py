@@ -1,0 +1,149 @@
+"""Circuit and compression jobs from the command line to their files, over the whole stack."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.jobs.specs import STAGES
+from tests.acceptance.harness import FAULTY_NEURON, LOOP, MODEL, Harness, build_prompts
+from tests.acceptance.test_end_to_end import excise
+from tests.tiny import VOCABULARY
+from workers.pruning.patch import Patch, apply_patch, parse_patch, revert_patch
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
+
+ROWS = 24
+WORDS = 5
+
+
+@pytest.fixture
+def model_folder(stack: Harness) -> Path:
+    return stack.stack.home / "models" / MODEL
+
+
+def build_rows() -> bytes:
+    """Rows of a task that one neuron does: after `LOOP` the model says `LOOP`."""
+    draw = random.Random(0)
+    others = [word for word in range(VOCABULARY) if word != LOOP]
+    rows = []
+    for _ in range(ROWS):
+        *start, last, wrong = (f"w{draw.choice(others)}" for _ in range(WORDS + 1))
+        clean, corrupted = " ".join([*start, f"w{LOOP}"]), " ".join([*start, last])
+        row = {"clean": clean, "corrupted": corrupted, "answer": f" w{LOOP}", "wrong": f" {wrong}"}
+        rows.append(json.dumps(row))
+    return "\n".join(rows).encode()
+
+
+def build_questions() -> bytes:
+    """Questions of the BoolQ format."""
+    rows = [
+        {"passage": f"w{n} w{n + 1}", "question": f"w{n + 2}", "answer": n % 2 == 0}
+        for n in range(8)
+    ]
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def submit_and_wait(
+    stack: Harness, spec: dict[str, Any], folder: Path, *options: str
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """`excise submit --wait`, and where its files are."""
+    path, output = folder / "spec.json", folder / "out"
+    path.write_text(json.dumps(spec))
+    ended = excise(stack, "submit", str(path), "--wait", "--output", str(output), *options)
+    return ended, output
+
+
+def check_files(output: Path, kind: str, verdict: str) -> dict[str, Any]:
+    """The report of a job that ended so, its files complete and agreeing."""
+    report: dict[str, Any] = json.loads((output / "report.json").read_text())
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert (report["kind"], report["verdict"], manifest["verdict"]) == (kind, verdict, verdict)
+    assert list(report["timings"]) == sorted(STAGES[kind][:-1])
+    page = (output / "report.html").read_text()
+    assert "default-src 'none'" in page
+    assert "<script" not in page
+    assert report["model"]["sha256"] in page
+    assert report["model"]["sha256"] in (output / "report.md").read_text()
+    return report
+
+
+def check_patch(base: Path, output: Path, scratch: Path) -> Patch:
+    """The patch applies to the base, and reverting it gives the base back."""
+    patch = parse_patch((output / "patch.safetensors").read_bytes())
+    apply_patch(patch, base, scratch / "patched")
+    revert_patch(patch, scratch / "patched", scratch / "base")
+    assert compute_checkpoint_sha256(scratch / "base") == compute_checkpoint_sha256(base)
+    assert compute_checkpoint_sha256(scratch / "patched") == patch.corrected_sha256
+    return patch
+
+
+@pytest.mark.parametrize(("max_share", "code"), [(0.1, 0), (0.0001, 100)])
+def test_a_circuit_job(
+    stack: Harness, model_folder: Path, tmp_path: Path, max_share: float, code: int
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(build_rows())
+    spec = {
+        "kind": "circuit",
+        "model": MODEL,
+        "task": "given below",
+        "attributors": ["attnlrp", "wanda", "random"],
+        "shares": [0.001, 0.01, 0.1, 0.5],
+        "threshold": 0.8,
+        "max_share": max_share,
+        "rows": ROWS,
+    }
+    ended, output = submit_and_wait(stack, spec, tmp_path, "--rows", str(rows))
+    assert ended.returncode == code, ended.stderr + ended.stdout
+    report = check_files(output, "circuit", "passed" if code == 0 else "rejected")
+    assert [curve["attributor"] for curve in report["curves"]] == spec["attributors"]
+    assert [len(curve["points"]) for curve in report["curves"]] == [5, 5, 5]
+    assert report["task"]["rows"] == {"discovery": 8, "choice": 8, "held_out": 8}
+    assert report["circuit"]["kept"] < 40
+    assert report["circuit"]["held_out"]["retention"] >= 0.8
+    assert "The circuit" in ended.stdout
+    patch = check_patch(model_folder, output, tmp_path)
+    assert FAULTY_NEURON not in patch.selection.indices["model.layers.0.mlp.down_proj"]
+
+
+@pytest.mark.parametrize(("limit", "code"), [(None, 0), (1e6, 0), (-0.0, 100)])
+def test_a_compression_job(
+    stack: Harness, model_folder: Path, tmp_path: Path, limit: float | None, code: int
+) -> None:
+    text, questions = tmp_path / "text.txt", tmp_path / "boolq.jsonl"
+    text.write_bytes(build_prompts(60, 40, 3))
+    questions.write_bytes(build_questions())
+    spec = {
+        "kind": "compression",
+        "model": MODEL,
+        "method": "wanda" if limit is None else "attnlrp",
+        "pattern": "2:4" if limit is None else "unstructured",
+        "sequential": limit is None,
+        "calibration": {"samples": 8, "tokens": 32},
+        "perplexity": {"context": 32, "sequences": 8},
+        "budget": {"perplexity_increase": limit},
+    }
+    options = (
+        "--calibration",
+        str(text),
+        "--perplexity",
+        str(text),
+        "--task",
+        f"boolq={questions}",
+    )
+    ended, output = submit_and_wait(stack, spec, tmp_path, *options)
+    assert ended.returncode == code, ended.stderr + ended.stdout
+    report = check_files(output, "compression", "passed" if code == 0 else "rejected")
+    assert report["achieved_sparsity"] == pytest.approx(0.5, abs=0.01)
+    assert report["perplexity"]["after"] != report["perplexity"]["before"]
+    (task,) = report["tasks"]
+    assert (task["name"], task["after"]["questions"]) == ("boolq", 8)
+    assert task["after"]["accuracy_error"] >= 0
+    assert "save no time" in report["speed_note"]
+    assert "What changed" in ended.stdout
+    check_patch(model_folder, output, tmp_path)

@@ -1,0 +1,101 @@
+"""A real Celery worker whose jobs are one sharded stage of made-up work, told about by files.
+
+Start with `celery -A tests.integration.workers.shard_worker worker`. The made-up work lies in a
+folder beside the artifacts: a shard writes `started-<position>-<process>`, waits while there is a
+`hold-<position>`, and ends its own process when there is a `kill-<position>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from multiprocessing import parent_process
+from pathlib import Path
+from types import ModuleType
+
+from service.database import Database
+from service.jobs.execution import Claim
+from service.jobs.shards import ShardClaim, file_shard
+from workers.progress import Advance
+from workers.settings import WorkerSettings
+from workers.tasks import child, supervision
+from workers.tasks.context import JobContext, TaskContext, compute_key, poll_cancellation
+from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards, store_shard
+
+SHARDS = 6
+
+
+def find_folder(artifacts: str) -> Path:
+    return Path(artifacts).with_name("work")
+
+
+def obey(context: TaskContext, position: int, advance: Advance) -> None:
+    """Say that a shard was begun, and do what the test's files ask for."""
+    folder = find_folder(context.settings.artifacts)
+    (folder / f"started-{position}-{os.getpid()}").touch()
+    if (folder / f"kill-{position}").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.3)
+    while (folder / f"hold-{position}").exists():
+        time.sleep(0.1)
+        advance(0)
+
+
+def digest(position: int) -> bytes:
+    """What the shard at a position gives."""
+    return hashlib.sha256(str(position).encode()).digest()
+
+
+def build_work(context: TaskContext) -> ShardedWork:
+    def compute(position: int, advance: Advance) -> bytes:
+        obey(context, position, advance)
+        advance(3)
+        return digest(position)
+
+    return ShardedWork((3,) * SHARDS, compute)
+
+
+def run_job(context: JobContext) -> None:
+    source = context.store.put_bytes(b"what the stage works from")
+    stage = ShardedStage("attribute", compute_key("attribute", {}), source)
+    output = context.run_stage(
+        "attribute",
+        {},
+        lambda progress: b"".join(run_shards(context, stage, build_work(context), progress)),
+    )
+    context.publish_file("combined", output.data, "application/octet-stream")
+    context.finish("succeeded", "passed", "done")
+
+
+def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
+    context = TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec)
+    assert context.store.get(claim.input_sha256) == b"what the stage works from"
+    sha256 = store_shard(context.store, claim, build_work(context), poll_cancellation(context))
+    context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
+
+
+def make_up() -> None:
+    """Put the made-up work in the place of the real one, which would load torch."""
+    pipeline = ModuleType("workers.tasks.pipeline")
+    pipeline.run_job, pipeline.run_shard = run_job, run_shard  # type: ignore[attr-defined]
+    sys.modules[pipeline.__name__] = pipeline
+
+
+def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
+    make_up()
+    child.run_claimed_job(claim, settings)
+
+
+def run_claimed_shard(claim: ShardClaim, settings: WorkerSettings) -> None:
+    make_up()
+    child.run_claimed_shard(claim, settings)
+
+
+supervision.run_claimed_job = run_claimed_job
+supervision.run_claimed_shard = run_claimed_shard
+
+if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
+    from workers.app import app  # noqa: F401 - what Celery looks for

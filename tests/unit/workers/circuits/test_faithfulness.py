@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.tiny import MODULES, NEURONS, weight_bytes
+from tests.unit.workers.circuits.build import PAD, draw_task
+from workers.circuits.faithfulness import (
+    MIB_SHARES,
+    Ablation,
+    UndefinedFaithfulnessError,
+    compute_cmd,
+    compute_cpr,
+    compute_faithfulness,
+    compute_mean_inputs,
+    measure_circuits,
+    measure_weight_circuits,
+    only_weights,
+)
+from workers.circuits.measurement import measure_rows
+from workers.circuits.sites import find_sites
+from workers.circuits.tasks import Task, TaskRow
+from workers.domain import Granularity
+from workers.families import find_family
+
+NODES = (Granularity.NEURON, Granularity.HEAD)
+
+
+def sites_of(model, granularities=NODES):
+    return find_sites(model, find_family(model), granularities)
+
+
+def masks(sites, keep):
+    return {name: torch.full((site.components,), keep) for name, site in sites.items()}
+
+
+def measure(model, sites, task, circuits, ablation, **changes):
+    return measure_circuits(
+        model, find_family(model), sites, task, circuits, ablation, PAD, **changes
+    )
+
+
+def test_faithfulness_is_one_for_the_whole_and_zero_for_the_empty_circuit():
+    assert compute_faithfulness(3.0, 1.0, 3.0) == 1.0
+    assert compute_faithfulness(1.0, 1.0, 3.0) == 0.0
+    assert compute_faithfulness(4.0, 1.0, 3.0) == 1.5
+    with pytest.raises(UndefinedFaithfulnessError, match="choose another"):
+        compute_faithfulness(1.0, 2.0, 2.0)
+
+
+def test_a_perfect_curve_scores_as_in_mib():
+    perfect = [1.0] * len(MIB_SHARES)
+    assert compute_cpr(MIB_SHARES, perfect) == pytest.approx(0.999)
+    assert compute_cmd(MIB_SHARES, perfect) == 0.0
+
+
+def test_cpr_and_cmd_of_a_hand_made_curve():
+    shares, curve = (0.2, 0.6, 1.0), (0.0, 1.5, 1.0)
+    # 0.4 · 0.75 + 0.4 · 1.25, and 0.4 · (1 + 0.5)/2 + 0.4 · (0.5 + 0)/2
+    assert compute_cpr(shares, curve) == pytest.approx(0.8)
+    assert compute_cmd(shares, curve) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="ascend"):
+        compute_cpr((0.5, 0.5), (1.0, 1.0))
+
+
+@pytest.mark.parametrize("ablation", Ablation)
+def test_keeping_everything_is_the_model_bit_for_bit(model, ablation):
+    task, sites, family = draw_task(), sites_of(model), find_family(model)
+    means = compute_mean_inputs(model, family, sites, task.rows, PAD)
+    kept = measure(model, sites, task, [masks(sites, True)], ablation, means=means)
+    assert torch.equal(kept[0], measure_rows(model, family, task.rows, task.metric, PAD))
+
+
+def test_identical_corrupted_rows_change_nothing(model):
+    task, sites = draw_task(), sites_of(model)
+    rows = tuple(replace(row, corrupted_ids=row.clean_ids) for row in task.rows)
+    same = Task(task.name, task.metric, rows)
+    measured = measure(
+        model, sites, same, [masks(sites, False), masks(sites, True)], Ablation.COUNTERFACTUAL
+    )
+    assert torch.allclose(measured[0], measured[1], atol=1e-5)
+
+
+def test_the_empty_node_circuit_is_the_corrupted_run_where_embeddings_agree(model):
+    """With every node from the corrupted run and the same last token, so are the logits."""
+    task, sites, family = draw_task(), sites_of(model), find_family(model)
+    measured = measure(model, sites, task, [masks(sites, False)], Ablation.COUNTERFACTUAL)
+    corrupted = measure_rows(model, family, task.rows, task.metric, PAD, corrupted=True)
+    assert torch.allclose(measured[0], corrupted, atol=1e-4)
+
+
+def test_zero_ablation_is_zeroing_the_columns(model):
+    task, sites, family = draw_task(), sites_of(model, (Granularity.NEURON,)), find_family(model)
+    circuit = masks(sites, True)
+    circuit[MODULES[0]][[3, 5]] = False
+    measured = measure(model, sites, task, [circuit], Ablation.ZERO)
+    with torch.no_grad():
+        model.get_submodule(MODULES[0]).weight[:, [3, 5]] = 0
+    expected = measure_rows(model, family, task.rows, task.metric, PAD)
+    assert torch.allclose(measured[0], expected, atol=1e-5)
+
+
+def test_mean_ablation_puts_the_mean_in_place(model):
+    family, sites = find_family(model), sites_of(model, (Granularity.NEURON,))
+    one = draw_task((5,)).rows[0]
+    task = Task("one", draw_task().metric, (one,))
+    read: list[torch.Tensor] = []
+    handle = model.get_submodule(MODULES[0]).register_forward_pre_hook(
+        lambda module, args: read.append(args[0])
+    )
+    model(torch.tensor([one.clean_ids]))
+    handle.remove()
+    means = compute_mean_inputs(model, family, sites, task.rows, PAD)
+    assert torch.allclose(means[MODULES[0]], read[0][0].mean(dim=0), atol=1e-6)
+    with pytest.raises(ValueError, match="compute_mean_inputs"):
+        measure(model, sites, task, [masks(sites, False)], Ablation.MEAN)
+
+
+def test_padding_and_batching_do_not_change_a_circuit(model):
+    task, sites = draw_task((9, 5, 7)), sites_of(model)
+    circuit = masks(sites, True)
+    for keep_mask in circuit.values():
+        keep_mask[::2] = False
+    together = measure(model, sites, task, [circuit], Ablation.COUNTERFACTUAL)
+    alone = measure(model, sites, task, [circuit], Ablation.COUNTERFACTUAL, batch_tokens=1)
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_masks_of_other_modules_or_sizes_are_refused(model):
+    task, sites = draw_task(), sites_of(model)
+    circuit = masks(sites, True)
+    with pytest.raises(ValueError, match="exactly the modules"):
+        measure(model, sites, task, [{MODULES[0]: circuit[MODULES[0]]}], Ablation.ZERO)
+    circuit[MODULES[0]] = torch.ones(NEURONS + 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"needs {NEURONS}"):
+        measure(model, sites, task, [circuit], Ablation.ZERO)
+
+
+def test_only_weights_gives_the_weights_back_even_after_a_crash(model):
+    sites = sites_of(model, (Granularity.WEIGHT,))
+    before, objects = weight_bytes(model), [id(parameter) for parameter in model.parameters()]
+    circuit = {
+        name: torch.zeros(site.module.weight.shape, dtype=torch.bool)
+        for name, site in sites.items()
+    }
+
+    def crash() -> None:
+        with only_weights(sites, circuit):
+            assert not model.get_submodule(MODULES[0]).weight.any()
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        crash()
+    assert weight_bytes(model) == before
+    assert [id(parameter) for parameter in model.parameters()] == objects
+
+
+def test_a_weight_circuit_of_everything_is_the_model(model):
+    task, family = draw_task(), find_family(model)
+    sites = sites_of(model, (Granularity.WEIGHT,))
+    circuit = {
+        name: torch.ones(site.module.weight.shape, dtype=torch.bool) for name, site in sites.items()
+    }
+    measured = measure_weight_circuits(model, family, sites, task, [circuit], PAD)
+    assert torch.equal(measured[0], measure_rows(model, family, task.rows, task.metric, PAD))
+
+
+def test_hooks_are_gone_after_an_error(model):
+    sites = sites_of(model)
+    row = TaskRow((1, 2), (1, 3), (10_000,), (4,))
+    with pytest.raises(IndexError):
+        measure(
+            model,
+            sites,
+            Task("bad", draw_task().metric, (row,)),
+            [masks(sites, True)],
+            Ablation.ZERO,
+        )
+    assert all(not module._forward_pre_hooks for module in model.modules())

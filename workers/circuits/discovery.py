@@ -1,0 +1,308 @@
+"""Circuit discovery: score on some rows, measure circuits of every size on others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from workers.attribution.attributors import Attributor
+from workers.circuits.faithfulness import (
+    Ablation,
+    KeepMask,
+    compute_faithfulness,
+    compute_mean_inputs,
+    measure_circuits,
+    measure_weight_circuits,
+)
+from workers.circuits.measurement import measure_rows
+from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint, LayerSummary
+from workers.circuits.ranking import count_circuit, keep_largest, order_scores, select_outside
+from workers.circuits.relevance import compute_node_scores, compute_weight_scores
+from workers.circuits.sites import Site, find_sites
+from workers.circuits.tasks import Task
+from workers.domain import Granularity, Scope
+from workers.families import Family
+from workers.progress import Advance, ignore
+
+
+class WeakTaskError(ValueError):
+    """The model does not do the task, so no part of it can be said to; choose another task."""
+
+
+def discover_circuit(
+    model: nn.Module,
+    family: Family,
+    discovery: Task,
+    held_out: Task,
+    settings: CircuitSettings,
+    pad_id: int,
+    *,
+    advance: Advance = ignore,
+) -> CircuitOutcome:
+    """Return the circuit of a task: scored on `discovery`'s rows, measured on `held_out`'s.
+
+    `advance` is called with units of work done, `count_work` of them in all. Raises
+    `ValueError` for settings that do not fit together, `WeakTaskError` when the whole model's
+    metric is not positive, `UndefinedFaithfulnessError` when ablating every component changes
+    nothing and `NonFiniteRelevanceError`.
+    """
+    check_settings(settings)
+    sites = find_sites(model, family, settings.granularities)
+    whole, corrupted = _measure_whole(model, family, held_out, settings, pad_id, advance)
+    scores = compute_scores(model, family, sites, discovery, settings, pad_id, advance)
+    ranked = _Ranked(order_scores(scores, settings.order), resolve_scope(settings), sites)
+
+    def measure(shares: Sequence[float]) -> torch.Tensor:
+        circuits = (ranked.keep(share) for share in shares)
+        return _measure(
+            model, family, sites, discovery, held_out, settings, circuits, pad_id, advance
+        )
+
+    ablated = measure((0.0, *settings.shares[:-1]))
+    frame = _Frame(_mean(ablated[0]), _mean(whole), ranked)
+    curve = tuple(
+        frame.place(share, metrics)
+        for share, metrics in zip(settings.shares, [*ablated[1:], whole], strict=True)
+    )
+    chosen = _refine(curve, frame, settings, measure)
+    kept = ranked.keep(chosen.share)
+    return CircuitOutcome(
+        settings=settings,
+        task=held_out.name,
+        whole_metric=frame.whole,
+        empty_metric=frame.empty,
+        corrupted_metric=_mean(corrupted),
+        curve=curve,
+        chosen=chosen,
+        outside=select_outside(kept, sites),
+        heatmap=tuple(summarise_layers(scores, kept, sites)),
+        scores=scores,
+    )
+
+
+def count_work(settings: CircuitSettings, discovery: Task, held_out: Task) -> int:
+    """Return the units of work `discover_circuit` reports: rows read, once for each size."""
+    circuits = len(settings.shares) + settings.refinements
+    return len(discovery.rows) + (circuits + 2) * len(held_out.rows)
+
+
+def check_settings(settings: CircuitSettings) -> None:
+    """Raise `ValueError` with a remedy for settings that do not fit together."""
+    shares = settings.shares
+    if not shares or shares[-1] != 1.0 or any(a >= b for a, b in pairwise((0.0, *shares))):
+        raise ValueError("shares must ascend from above 0 to 1.0, the whole model")
+    is_weight = Granularity.WEIGHT in settings.granularities
+    if is_weight and settings.ablation is not Ablation.ZERO:
+        raise ValueError("weights are ablated by zero; set ablation to zero")
+    if resolve_scope(settings) is Scope.ROW and not is_weight:
+        raise ValueError("rows are rows of weight matrices; take scope layer or global")
+
+
+def resolve_scope(settings: CircuitSettings) -> Scope:
+    """Return the comparison scope the settings mean."""
+    if settings.scope is not None:
+        return settings.scope
+    if settings.attributor is not Attributor.WANDA:
+        return Scope.GLOBAL
+    if settings.granularities == (Granularity.WEIGHT,):
+        return Scope.ROW
+    return Scope.LAYER if settings.granularities == (Granularity.NEURON,) else Scope.GLOBAL
+
+
+def compute_scores(
+    model: nn.Module,
+    family: Family,
+    sites: Mapping[str, Site],
+    task: Task,
+    settings: CircuitSettings,
+    pad_id: int,
+    advance: Advance = ignore,
+) -> dict[str, torch.Tensor]:
+    """Return module → score of each component by the settings' attributor and contrast."""
+    is_weight = Granularity.WEIGHT in settings.granularities
+    compute = compute_weight_scores if is_weight else compute_node_scores
+    return compute(
+        model,
+        family,
+        settings.attributor,
+        sites,
+        task,
+        settings.contrast,
+        pad_id,
+        seed=settings.seed,
+        batch_tokens=settings.batch_tokens,
+        advance=advance,
+    )
+
+
+def choose_point(curve: Sequence[CurvePoint], threshold: float) -> CurvePoint:
+    """Return the smallest circuit that, like all larger ones, retains `threshold` of the metric.
+
+    The whole model, the curve's last point, always does. A size that passes by luck while a
+    larger one fails is not taken.
+    """
+    chosen = curve[-1]
+    for point in reversed(curve):
+        if point.retention < threshold:
+            break
+        chosen = point
+    return chosen
+
+
+def summarise_layers(
+    scores: Mapping[str, torch.Tensor], kept: KeepMask, sites: Mapping[str, Site]
+) -> Iterator[LayerSummary]:
+    """Yield each module's summed scores and the size of its part of the circuit, in order."""
+    for name, values in scores.items():
+        is_head = sites[name].granularity is Granularity.HEAD
+        yield LayerSummary(
+            module=name,
+            granularity=sites[name].granularity,
+            relevance=float(values.double().sum()),
+            absolute_relevance=float(values.double().abs().sum()),
+            components=values.numel(),
+            kept=int(kept[name].sum()),
+            heads=tuple(values.tolist()) if is_head else (),
+        )
+
+
+def share_positive(metrics: torch.Tensor) -> float:
+    """Return the share of rows whose metric is positive: the answer beats the wrong one."""
+    return float((metrics > 0).float().mean())
+
+
+def _measure_whole(
+    model: nn.Module,
+    family: Family,
+    task: Task,
+    settings: CircuitSettings,
+    pad_id: int,
+    advance: Advance,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the model's metric on the clean and on the corrupted rows, `(row,)` each."""
+    measured: list[torch.Tensor] = []
+    for is_corrupted in (False, True):
+        values = measure_rows(
+            model,
+            family,
+            task.rows,
+            task.metric,
+            pad_id,
+            corrupted=is_corrupted,
+            batch_tokens=settings.batch_tokens,
+        )
+        measured.append(values)
+        advance(len(task.rows))
+    whole, corrupted = measured
+    if whole.mean() <= 0:
+        raise WeakTaskError(
+            f"the model's {task.metric.value} is {float(whole.mean()):.3g} on the held-out rows, "
+            "so it does not do the task; reword the prompts or take another task or model"
+        )
+    return whole, corrupted
+
+
+def _measure(
+    model: nn.Module,
+    family: Family,
+    sites: Mapping[str, Site],
+    discovery: Task,
+    held_out: Task,
+    settings: CircuitSettings,
+    circuits: Iterable[KeepMask],
+    pad_id: int,
+    advance: Advance,
+) -> torch.Tensor:
+    """Return the held-out metric of every circuit, `(circuit, row)`."""
+    batch_tokens = settings.batch_tokens
+    if Granularity.WEIGHT in settings.granularities:
+        return measure_weight_circuits(
+            model,
+            family,
+            sites,
+            held_out,
+            circuits,
+            pad_id,
+            batch_tokens=batch_tokens,
+            advance=advance,
+        )
+    means = None
+    if settings.ablation is Ablation.MEAN:
+        means = compute_mean_inputs(
+            model, family, sites, discovery.rows, pad_id, batch_tokens=batch_tokens
+        )
+    return measure_circuits(
+        model,
+        family,
+        sites,
+        held_out,
+        list(circuits),
+        settings.ablation,
+        pad_id,
+        means=means,
+        batch_tokens=batch_tokens,
+        advance=advance,
+    )
+
+
+def _mean(metrics: torch.Tensor) -> float:
+    return float(metrics.double().mean())
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Scores, larger first, and among which of them a share is taken."""
+
+    scores: Mapping[str, torch.Tensor]
+    scope: Scope
+    sites: Mapping[str, Site]
+
+    def keep(self, share: float) -> KeepMask:
+        return keep_largest(self.scores, share, self.scope, self.sites)
+
+    def count(self, share: float) -> int:
+        return count_circuit(self.scores, share, self.scope, self.sites)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a circuit's metric is judged against."""
+
+    empty: float
+    whole: float
+    ranked: _Ranked
+
+    def place(self, share: float, metrics: torch.Tensor) -> CurvePoint:
+        """Return the point of a circuit from its metric on every row, `(row,)`."""
+        mean = _mean(metrics)
+        return CurvePoint(
+            share=share,
+            kept=self.ranked.count(share),
+            metric=mean,
+            faithfulness=compute_faithfulness(mean, self.empty, self.whole),
+            retention=mean / self.whole,
+            accuracy=share_positive(metrics),
+        )
+
+
+def _refine(
+    points: Sequence[CurvePoint],
+    frame: _Frame,
+    settings: CircuitSettings,
+    measure: Callable[[Sequence[float]], torch.Tensor],
+) -> CurvePoint:
+    """Return the chosen point, moved towards the next smaller size while the threshold holds."""
+    chosen = choose_point(points, settings.threshold)
+    low = max((point.share for point in points if point.share < chosen.share), default=0.0)
+    for _ in range(settings.refinements):
+        middle = (low + chosen.share) / 2
+        point = frame.place(middle, measure((middle,))[0])
+        if point.retention < settings.threshold:
+            low = middle
+        else:
+            chosen = point
+    return chosen

@@ -1,0 +1,241 @@
+"""How much of a task a circuit keeps, in the measures of the MIB benchmark.
+
+Everything outside the circuit is ablated while the model reads the clean prompt. MIB (arXiv
+2504.13151, section 3) calls f(C) = (m(C) − m(∅)) / (m(N) − m(∅)) faithfulness, with N the
+whole model and ∅ the empty circuit, and integrates it over the circuit's share of components:
+CPR is the area under the curve, CMD the area between the curve and 1. Its published code
+(`evaluate_area_under_curve`, `log_scale=False`) takes the trapezoid on a linear axis between
+the shares below, so a perfect circuit scores CPR 0.999 and CMD 0. That code can rank by signed
+or by absolute scores: signed ranks raise CPR (nothing that speaks against the answer is kept),
+absolute ones suit CMD, so a figure needs its order said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from workers.circuits.measurement import (
+    RowBatch,
+    build_row_batches,
+    compute_last_states,
+    compute_metric,
+    find_device,
+    measure_rows,
+)
+from workers.circuits.sites import Site, read_inputs, replaced_inputs, spread_to_features
+from workers.circuits.tasks import Task, TaskRow
+from workers.families import Family
+from workers.progress import Advance, ignore
+
+KeepMask = Mapping[str, torch.Tensor]
+"""Module name → bool tensor, True at the components that the circuit keeps."""
+
+MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""MIB's circuit sizes, as shares of all components."""
+
+
+class Ablation(StrEnum):
+    """What a component outside the circuit is replaced by."""
+
+    COUNTERFACTUAL = "counterfactual"
+    """Its activation at the same position of the corrupted prompt: MIB's choice."""
+    MEAN = "mean"
+    """Its mean activation over all positions of the clean prompts."""
+    ZERO = "zero"
+    """Zero: what pruning does, and so what the circuit's patch does."""
+
+
+class UndefinedFaithfulnessError(ArithmeticError):
+    """The empty circuit does the task as well as the whole model; choose another ablation."""
+
+
+def compute_faithfulness(circuit: float, empty: float, whole: float) -> float:
+    """Return (m(C) − m(∅)) / (m(N) − m(∅)): 0 for the empty circuit, 1 for the whole model.
+
+    Not bounded: a circuit may do better than the model or worse than nothing. Raises
+    `UndefinedFaithfulnessError` when m(N) = m(∅).
+    """
+    if whole == empty:
+        raise UndefinedFaithfulnessError(
+            f"the metric is {whole:g} with and without every component, so no circuit can be "
+            "told from another; choose another ablation, granularity or task"
+        )
+    return (circuit - empty) / (whole - empty)
+
+
+def compute_cpr(shares: Sequence[float], faithfulness: Sequence[float]) -> float:
+    """Return the area under the faithfulness curve, larger is better (MIB's CPR).
+
+    `shares` ascend; the trapezoid runs from the first to the last on a linear axis.
+    """
+    return _integrate(shares, faithfulness)
+
+
+def compute_cmd(shares: Sequence[float], faithfulness: Sequence[float]) -> float:
+    """Return the area between the faithfulness curve and 1, smaller is better (MIB's CMD).
+
+    As in MIB's code the distance |1 − f| is taken at the shares, then integrated.
+    """
+    return _integrate(shares, [abs(1.0 - value) for value in faithfulness])
+
+
+def _integrate(positions: Sequence[float], values: Sequence[float]) -> float:
+    points = list(zip(positions, values, strict=True))
+    if any(one[0] >= other[0] for one, other in pairwise(points)):
+        raise ValueError("the shares of a curve must ascend; sort the points and drop repeats")
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
+
+
+@torch.no_grad()
+def compute_mean_inputs(
+    model: nn.Module,
+    family: Family,
+    sites: Mapping[str, Site],
+    rows: Sequence[TaskRow],
+    pad_id: int,
+    *,
+    batch_tokens: int = 1024,
+) -> dict[str, torch.Tensor]:
+    """Return every site's mean input over the real positions of the clean prompts, `(feature,)`."""
+    sums: dict[str, torch.Tensor] = {}
+    tokens = 0
+    for batch in build_row_batches(rows, batch_tokens, pad_id, find_device(model)):
+        read = read_inputs(model, family, sites, batch.clean_ids)
+        for name, values in read.items():
+            total = values[batch.is_token].float().sum(dim=0)
+            sums[name] = sums[name] + total if name in sums else total
+        tokens += int(batch.is_token.sum())
+    return {name: total / tokens for name, total in sums.items()}
+
+
+@torch.no_grad()
+def measure_circuits(
+    model: nn.Module,
+    family: Family,
+    sites: Mapping[str, Site],
+    task: Task,
+    circuits: Sequence[KeepMask],
+    ablation: Ablation,
+    pad_id: int,
+    *,
+    means: Mapping[str, torch.Tensor] | None = None,
+    batch_tokens: int = 1024,
+    advance: Advance = ignore,
+) -> torch.Tensor:
+    """Return the task metric of every circuit on every row, `(circuit, row)` on the CPU.
+
+    Components of `sites` outside a circuit are ablated at all positions, everything else runs
+    as it is. `means` (`compute_mean_inputs`) is needed for mean ablation only. `advance` is
+    called with the number of rows of each batch, once a circuit. Raises `ValueError` for masks
+    of other modules than the sites, and for missing means.
+    """
+    _check_masks(sites, circuits)
+    if ablation is Ablation.MEAN and means is None:
+        raise ValueError("mean ablation needs means; compute them with compute_mean_inputs")
+    kept = [_spread_masks(sites, circuit, find_device(model)) for circuit in circuits]
+    measured = torch.empty(len(circuits), len(task.rows))
+    for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
+        others = _find_replacements(model, family, sites, batch, ablation, means)
+        for number, masks in enumerate(kept):
+            with replaced_inputs(sites, _blend(masks, others)):
+                states = compute_last_states(model, family, batch.clean_ids, batch.last)
+            values = compute_metric(model, family, states, batch.rows, task.metric)
+            measured[number, list(batch.indices)] = values.cpu()
+            advance(len(batch.rows))
+    return measured
+
+
+def _check_masks(sites: Mapping[str, Site], circuits: Sequence[KeepMask]) -> None:
+    for circuit in circuits:
+        if circuit.keys() != sites.keys():
+            raise ValueError("a circuit's masks must be of exactly the modules measured")
+        for name, site in sites.items():
+            if circuit[name].shape != (site.components,):
+                raise ValueError(f"the mask of {name} needs {site.components} components")
+
+
+def _spread_masks(
+    sites: Mapping[str, Site], circuit: KeepMask, device: torch.device
+) -> dict[str, torch.Tensor]:
+    return {
+        name: spread_to_features(circuit[name].to(device), site.width)
+        for name, site in sites.items()
+    }
+
+
+def _find_replacements(
+    model: nn.Module,
+    family: Family,
+    sites: Mapping[str, Site],
+    batch: RowBatch,
+    ablation: Ablation,
+    means: Mapping[str, torch.Tensor] | None,
+) -> Mapping[str, torch.Tensor]:
+    if ablation is Ablation.COUNTERFACTUAL:
+        return read_inputs(model, family, sites, batch.corrupted_ids)
+    if ablation is Ablation.MEAN:
+        assert means is not None
+        return means
+    return {name: torch.zeros((), device=batch.clean_ids.device) for name in sites}
+
+
+def _blend(
+    masks: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]
+) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    def replace(name: str, values: torch.Tensor) -> torch.Tensor:
+        return torch.where(masks[name], values, others[name].to(values.dtype))
+
+    return replace
+
+
+@contextmanager
+def only_weights(sites: Mapping[str, Site], circuit: KeepMask) -> Iterator[None]:
+    """Within the context the modules' weights outside the circuit are zero.
+
+    Masks have the stored weights' shape. The weights themselves are never written to: a
+    masked copy stands in for them, and on exit they are back, whatever happened.
+    """
+    originals = {name: sites[name].module.weight for name in circuit}
+    try:
+        for name, keep_mask in circuit.items():
+            weight = originals[name]
+            assert isinstance(weight, nn.Parameter)
+            masked = torch.where(keep_mask.to(weight.device), weight.detach(), 0.0)
+            sites[name].module.weight = nn.Parameter(masked, requires_grad=weight.requires_grad)
+        yield
+    finally:
+        for name, weight in originals.items():
+            sites[name].module.weight = weight
+
+
+def measure_weight_circuits(
+    model: nn.Module,
+    family: Family,
+    sites: Mapping[str, Site],
+    task: Task,
+    circuits: Iterable[KeepMask],
+    pad_id: int,
+    *,
+    batch_tokens: int = 1024,
+    advance: Advance = ignore,
+) -> torch.Tensor:
+    """Return the task metric with only each circuit's weights, `(circuit, row)` on the CPU.
+
+    Weights outside it are zero. `circuits` may be lazy, as the masks of a large model are
+    large. `advance` is called with the number of rows after each circuit.
+    """
+    measured: list[torch.Tensor] = []
+    for circuit in circuits:
+        with only_weights(sites, circuit):
+            values = measure_rows(
+                model, family, task.rows, task.metric, pad_id, batch_tokens=batch_tokens
+            )
+        measured.append(values)
+        advance(len(task.rows))
+    return torch.stack(measured)

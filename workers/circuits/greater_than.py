@@ -1,0 +1,104 @@
+"""Greater-than: a span of years whose end must be later than its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from workers.circuits.tasks import (
+    Metric,
+    Task,
+    TaskError,
+    TaskRow,
+    encode_pair,
+    encode_prompt,
+    iterate_objects,
+    read_text,
+)
+
+NOUNS = ("siege", "drought", "voyage", "treaty", "reign", "strike", "famine", "project")
+CENTURIES = tuple(range(11, 20))
+EARLIEST = 1
+"""The last two digits of the corrupted year: any end is later."""
+
+_SENTENCE = "The {noun} went on from the year {century}{start:02d} to the year {century}"
+_DIGITS = 10
+_YEARS = 100
+
+
+def generate_greater_than(tokenizer: Any, count: int, seed: int) -> Task:
+    """Return `count` rows: sentences with a start between the years 20 and 79 of a century.
+
+    Where the tokenizer writes two digits as one token, answers are the later years; where it
+    writes digit by digit, the larger tens digits (an equal one leaves the year open and counts
+    neither way). Raises `TaskError` when the tokenizer does neither.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+    rows: list[TaskRow] = []
+    for index in range(count):
+        noun, century = NOUNS[draw(0, len(NOUNS))], CENTURIES[draw(0, len(CENTURIES))]
+        start = draw(20, 80)
+        clean = _SENTENCE.format(noun=noun, century=century, start=start)
+        corrupted = _SENTENCE.format(noun=noun, century=century, start=EARLIEST)
+        row = _encode(tokenizer, clean, corrupted, start, f"generated row {index}")
+        assert row is not None
+        rows.append(row)
+    return Task("greater_than", Metric.PROBABILITY_DIFFERENCE, tuple(rows))
+
+
+def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
+    """Return the task of an EAP-IG file: clean, corrupted and label (the start's last digits).
+
+    Rows that no next token can answer (a start in the nineties, read digit by digit) are left
+    out. Raises `TaskError`.
+    """
+    rows: list[TaskRow] = []
+    for where, fields in iterate_objects(lines):
+        label = read_text(fields, "label", where)
+        if not label.isdecimal() or int(label) >= _YEARS:
+            raise TaskError(
+                f"{where}, field label: {label!r} is no year of a century; give 0 to 99"
+            )
+        clean, corrupted = read_text(fields, "clean", where), read_text(fields, "corrupted", where)
+        row = _encode(tokenizer, clean, corrupted, int(label), where)
+        if row is not None:
+            rows.append(row)
+    if not rows:
+        raise TaskError("no row has an answer; give starts before the nineties")
+    return Task("greater_than", Metric.PROBABILITY_DIFFERENCE, tuple(rows))
+
+
+def _encode(tokenizer: Any, clean: str, corrupted: str, start: int, where: str) -> TaskRow | None:
+    clean_ids, corrupted_ids = encode_pair(tokenizer, clean, corrupted, where)
+    years = _find_following(tokenizer, clean, clean_ids, 2)
+    if len(years) == _YEARS:
+        answers = tuple(years[year] for year in range(start + 1, _YEARS))
+        wrong = tuple(years[year] for year in range(start + 1))
+    else:
+        digits, tens = _find_following(tokenizer, clean, clean_ids, 1), start // _DIGITS
+        if len(digits) < _DIGITS:
+            raise TaskError(
+                f"{where}: this tokenizer writes years neither as two digits nor digit by "
+                "digit; choose another task for it"
+            )
+        answers = tuple(digits[digit] for digit in range(tens + 1, _DIGITS))
+        wrong = tuple(digits[digit] for digit in range(tens))
+    return TaskRow(clean_ids, corrupted_ids, answers, wrong) if answers else None
+
+
+def _find_following(
+    tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], width: int
+) -> Mapping[int, int]:
+    """Return number → token for the numbers of `width` digits that are one token after it."""
+    found: dict[int, int] = {}
+    for number in range(_DIGITS**width):
+        ids = encode_prompt(tokenizer, f"{prompt}{number:0{width}d}")
+        if len(ids) == len(prompt_ids) + 1 and ids[:-1] == prompt_ids:
+            found[number] = ids[-1]
+    return found

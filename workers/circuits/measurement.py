@@ -1,0 +1,137 @@
+"""Paired batches of task rows, and the task metric of a model run on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from workers.circuits.tasks import Metric, TaskRow
+from workers.families import Family
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Right-padded rows; causal attention never sees a pad, so none needs masking."""
+
+    rows: tuple[TaskRow, ...]
+    clean_ids: torch.Tensor
+    """`(row, token)`."""
+    corrupted_ids: torch.Tensor
+    """`(row, token)`, aligned with `clean_ids`."""
+    is_token: torch.Tensor
+    """`(row, token)`, True at real tokens."""
+    last: torch.Tensor
+    """Index of each row's last real token, `(row,)`."""
+    indices: tuple[int, ...]
+    """Position of each row in the sequence of rows the batch was cut from."""
+
+
+def build_row_batches(
+    rows: Sequence[TaskRow], batch_tokens: int, pad_id: int, device: torch.device
+) -> Iterator[RowBatch]:
+    """Yield batches of at most `batch_tokens` padded tokens (at least one row), long rows first.
+
+    The order is fixed by the input.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].clean_ids), i))
+    start = 0
+    while start < len(order):
+        longest = len(rows[order[start]].clean_ids)
+        size = max(1, batch_tokens // longest)
+        chosen = order[start : start + size]
+        yield _pad([rows[index] for index in chosen], tuple(chosen), longest, pad_id, device)
+        start += size
+
+
+def _pad(
+    rows: Sequence[TaskRow],
+    indices: tuple[int, ...],
+    longest: int,
+    pad_id: int,
+    device: torch.device,
+) -> RowBatch:
+    lengths = torch.tensor([len(row.clean_ids) for row in rows], device=device)
+
+    def pad(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        padded = [[*ids, *[pad_id] * (longest - len(ids))] for ids in sequences]
+        return torch.tensor(padded, device=device)
+
+    return RowBatch(
+        rows=tuple(rows),
+        clean_ids=pad([row.clean_ids for row in rows]),
+        corrupted_ids=pad([row.corrupted_ids for row in rows]),
+        is_token=torch.arange(longest, device=device) < lengths[:, None],
+        last=lengths - 1,
+        indices=indices,
+    )
+
+
+def compute_last_states(
+    model: nn.Module, family: Family, token_ids: torch.Tensor, last: torch.Tensor
+) -> torch.Tensor:
+    """Return the normalised hidden states at each row's last token, `(row, hidden)`."""
+    backbone = model.get_submodule(family.backbone)
+    hidden: torch.Tensor = backbone(input_ids=token_ids, use_cache=False).last_hidden_state
+    return hidden[torch.arange(len(last), device=last.device), last]
+
+
+def compute_metric(
+    model: nn.Module, family: Family, states: torch.Tensor, rows: Sequence[TaskRow], metric: Metric
+) -> torch.Tensor:
+    """Return the metric of every row from its last state `(row, hidden)`, `(row,)` float32."""
+    logits = model.get_submodule(family.head)(states).float()
+    values = logits
+    if metric is Metric.PROBABILITY_DIFFERENCE:
+        values = torch.softmax(logits, dim=-1)
+    right = [_gather(values[index], row.answer_ids, metric) for index, row in enumerate(rows)]
+    wrong = [_gather(values[index], row.wrong_ids, metric) for index, row in enumerate(rows)]
+    return torch.stack(right) - torch.stack(wrong)
+
+
+def _gather(values: torch.Tensor, ids: Sequence[int], metric: Metric) -> torch.Tensor:
+    chosen = values[torch.tensor(ids, dtype=torch.long, device=values.device)]
+    return chosen.sum() if metric is Metric.PROBABILITY_DIFFERENCE else chosen.mean()
+
+
+def compute_metric_directions(
+    model: nn.Module, family: Family, states: torch.Tensor, rows: Sequence[TaskRow], metric: Metric
+) -> torch.Tensor:
+    """Return the metric's gradient with respect to the last states, `(row, hidden)`.
+
+    For the logit difference it is W[answer] − W[wrong] of the unembedding: what relevance of
+    "answer rather than wrong" starts from. For probabilities, the softmax's linearisation.
+    """
+    with torch.enable_grad():
+        leaf = states.detach().requires_grad_()
+        total = compute_metric(model, family, leaf, rows, metric).sum()
+        (directions,) = torch.autograd.grad(total, [leaf])
+    return directions
+
+
+@torch.no_grad()
+def measure_rows(
+    model: nn.Module,
+    family: Family,
+    rows: Sequence[TaskRow],
+    metric: Metric,
+    pad_id: int,
+    *,
+    corrupted: bool = False,
+    batch_tokens: int = 1024,
+) -> torch.Tensor:
+    """Return the model's metric on every clean (or corrupted) row, `(row,)` on the CPU."""
+    values = torch.empty(len(rows))
+    for batch in build_row_batches(rows, batch_tokens, pad_id, find_device(model)):
+        token_ids = batch.corrupted_ids if corrupted else batch.clean_ids
+        states = compute_last_states(model, family, token_ids, batch.last)
+        measured = compute_metric(model, family, states, batch.rows, metric)
+        values[list(batch.indices)] = measured.cpu()
+    return values
+
+
+def find_device(model: nn.Module) -> torch.device:
+    """Return the device of the model's inputs."""
+    return next(model.parameters()).device

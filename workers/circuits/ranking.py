@@ -1,0 +1,84 @@
+"""From scores to circuits: which components a circuit of a given size keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import torch
+
+from workers.circuits.sites import Site
+from workers.domain import Granularity, Scope, Selection
+from workers.pruning.selection import count_share, stream_selection
+
+_ROUNDING = 1e-9
+
+
+class Order(StrEnum):
+    """Which components come first."""
+
+    SIGNED = "signed"
+    """The largest scores: what speaks for the answer."""
+    ABSOLUTE = "absolute"
+    """The largest magnitudes: what the answer leans on, for or against."""
+
+
+def order_scores(scores: Mapping[str, torch.Tensor], order: Order) -> dict[str, torch.Tensor]:
+    """Return the scores so that larger comes first."""
+    if order is Order.SIGNED:
+        return dict(scores)
+    return {name: values.abs() for name, values in scores.items()}
+
+
+def count_circuit(
+    scores: Mapping[str, torch.Tensor], share: float, scope: Scope, sites: Mapping[str, Site]
+) -> int:
+    """Return how many components `keep_largest` keeps.
+
+    Globally ⌊share · n⌋ as in MIB's code, robust to rounding (0.29 of 100 is 29); within rows
+    and layers the nearest number.
+    """
+    if scope is Scope.GLOBAL:
+        total = sum(values.numel() for values in scores.values())
+        return min(total, int(share * total + _ROUNDING))
+    if scope is Scope.LAYER:
+        return sum(count_share(values.numel(), share) for values in scores.values())
+    axes = {name: sites[name].row_axis for name in scores}
+    return sum(
+        values.shape[axes[name]] * count_share(values.shape[1 - axes[name]], share)
+        for name, values in scores.items()
+    )
+
+
+def keep_largest(
+    scores: Mapping[str, torch.Tensor], share: float, scope: Scope, sites: Mapping[str, Site]
+) -> dict[str, torch.Tensor]:
+    """Return module → bool mask, True at the `share` of components with the largest scores.
+
+    `scope` says among which components the share is taken: all, a module's, or the weights of
+    one output feature. Equal scores keep the order of modules and components. Raises
+    `ScoreError` for NaN and for rows of scores that are no matrices.
+    """
+    if scope is Scope.GLOBAL:
+        total = sum(values.numel() for values in scores.values())
+        share = count_circuit(scores, share, scope, sites) / total
+    axes = {name: site.row_axis for name, site in sites.items()}
+    kept: dict[str, torch.Tensor] = {}
+    for name, chosen in stream_selection(scores, scope, share, row_axis=axes):
+        keep_mask = torch.zeros(scores[name].numel(), dtype=torch.bool)
+        keep_mask[chosen] = True
+        kept[name] = keep_mask.view_as(scores[name])
+    return kept
+
+
+def select_outside(
+    keep_masks: Mapping[str, torch.Tensor], sites: Mapping[str, Site]
+) -> dict[Granularity, Selection]:
+    """Return, per granularity, everything a circuit does not keep: what its patch removes."""
+    removed: dict[Granularity, dict[str, torch.Tensor]] = {}
+    for name, keep_mask in keep_masks.items():
+        indices = (~keep_mask).flatten().nonzero().flatten()
+        of_kind = removed.setdefault(sites[name].granularity, {})
+        if len(indices):
+            of_kind[name] = indices
+    return {granularity: Selection(granularity, found) for granularity, found in removed.items()}

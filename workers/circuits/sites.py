@@ -1,0 +1,120 @@
+"""Where circuits act: the inputs of output projections, read and replaced by instance hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from workers.domain import Granularity
+from workers.families import (
+    Family,
+    UnsupportedGranularityError,
+    count_components,
+    count_features,
+    find_components,
+    is_linear,
+    is_transposed,
+)
+
+_ORDER = (Granularity.NEURON, Granularity.HEAD, Granularity.WEIGHT)
+
+Replace = Callable[[str, torch.Tensor], torch.Tensor]
+"""Gets a module's name and its input `(row, token, feature)`, returns the input to use."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear module and the components in it: slices of its input, or its weights."""
+
+    module: nn.Module
+    granularity: Granularity
+    components: int
+    width: int
+    """Input features a component: 1 for a neuron, the head's dimension for a head."""
+
+    @property
+    def row_axis(self) -> int:
+        """The axis of the stored weight that goes over output features."""
+        return 1 if is_transposed(self.module) else 0
+
+
+def find_sites(
+    model: nn.Module, family: Family, granularities: Sequence[Granularity]
+) -> dict[str, Site]:
+    """Return module name → site: MLP outputs (neurons) before attention outputs (heads).
+
+    For weights, every linear module of the decoder layers. Raises `ValueError` for no
+    granularity and for weights together with nodes, `UnsupportedGranularityError` where the
+    family has no such components or keeps its neurons in experts.
+    """
+    if not granularities or (Granularity.WEIGHT in granularities and len(granularities) > 1):
+        raise ValueError("a circuit is made of neurons, heads or both, or of weights alone")
+    sites: dict[str, Site] = {}
+    for granularity in _ORDER:
+        if granularity in granularities:
+            counts = count_components(model, family, granularity)
+            for name, module in find_components(model, family, granularity).items():
+                sites[name] = _build_site(module, granularity, counts[name], family)
+    return sites
+
+
+def _build_site(module: nn.Module, granularity: Granularity, count: int, family: Family) -> Site:
+    if not is_linear(module):
+        raise UnsupportedGranularityError(
+            f"the neurons of {family.name} lie in experts, and a circuit replaces the input of "
+            "one projection a layer; choose heads or weights"
+        )
+    width = count_features(module) // count if granularity is Granularity.HEAD else 1
+    return Site(module, granularity, count, width)
+
+
+def sum_by_component(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Return `(…, feature)` summed over each component's features, `(…, component)`."""
+    return values if width == 1 else values.unflatten(-1, (-1, width)).sum(dim=-1)
+
+
+def spread_to_features(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Return one value a component repeated for its features, `(feature,)`."""
+    return values if width == 1 else values.repeat_interleave(width, dim=-1)
+
+
+@contextmanager
+def replaced_inputs(sites: Mapping[str, Site], replace: Replace) -> Iterator[None]:
+    """Within the context every site's module sees what `replace` makes of its input."""
+
+    def hook_for(
+        name: str,
+    ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:  # noqa: ARG001
+            return (replace(name, args[0]), *args[1:])
+
+        return hook
+
+    handles = [
+        site.module.register_forward_pre_hook(hook_for(name)) for name, site in sites.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def read_inputs(
+    model: nn.Module, family: Family, sites: Mapping[str, Site], token_ids: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return every site's input `(row, token, feature)` on `token_ids` `(row, token)`."""
+    read: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, values: torch.Tensor) -> torch.Tensor:
+        read[name] = values.detach()
+        return values
+
+    with replaced_inputs(sites, keep):
+        model.get_submodule(family.backbone)(input_ids=token_ids, use_cache=False)
+    return read

@@ -1,0 +1,193 @@
+"""A circuit's task: pairs of prompts, the answers that count, and files of such rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class TaskError(ValueError):
+    """A task's rows cannot be used; the message names line, field and remedy."""
+
+
+class Metric(StrEnum):
+    """How well a model does a task at a prompt's last position; larger is better."""
+
+    LOGIT_DIFFERENCE = "logit_difference"
+    """Mean logit of the answers minus mean logit of the wrong answers."""
+    PROBABILITY_DIFFERENCE = "probability_difference"
+    """Summed probability of the answers minus that of the wrong answers, in [−1, 1]."""
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One prompt with its corrupted twin, token by token aligned, and what may follow."""
+
+    clean_ids: tuple[int, ...]
+    corrupted_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    """Next tokens that are right, at least one."""
+    wrong_ids: tuple[int, ...]
+    group: str = ""
+    """Rows made alike (one template) share it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows and the metric that reads them."""
+
+    name: str
+    metric: Metric
+    rows: tuple[TaskRow, ...]
+
+    def __post_init__(self) -> None:
+        for index, row in enumerate(self.rows):
+            needs_wrong = self.metric is Metric.LOGIT_DIFFERENCE
+            if not row.answer_ids or (needs_wrong and not row.wrong_ids):
+                raise TaskError(f"row {index} has no answer or no wrong answer; give one of each")
+            if len(row.clean_ids) != len(row.corrupted_ids):
+                raise TaskError(f"row {index}: clean and corrupted differ in length; align them")
+
+
+def encode_row(
+    tokenizer: Any, clean: str, corrupted: str, answer: str, wrong: str, where: str, group: str = ""
+) -> TaskRow:
+    """Return the row of two prompts and the one token each that is the right and wrong answer.
+
+    `where` begins every message (`line 3`). Raises `TaskError` for prompts of unequal token
+    counts or without a difference, and answers that are not one token after the prompt.
+    """
+    clean_ids, corrupted_ids = encode_pair(tokenizer, clean, corrupted, where)
+    answer_id = _find_answer(tokenizer, clean, clean_ids, answer, f"{where}, field answer")
+    wrong_id = _find_answer(tokenizer, clean, clean_ids, wrong, f"{where}, field wrong")
+    if answer_id == wrong_id:
+        raise TaskError(f"{where}: answer and wrong begin alike; give two different tokens")
+    return TaskRow(clean_ids, corrupted_ids, (answer_id,), (wrong_id,), group)
+
+
+def parse_rows(lines: Iterable[str], tokenizer: Any) -> tuple[TaskRow, ...]:
+    """Return the rows of a JSONL file: objects with clean, corrupted, answer and wrong.
+
+    Each is a text; an answer starts with the space that follows the prompt. An optional text
+    `group` names rows made alike. Empty lines are passed over. Raises `TaskError`.
+    """
+    rows: list[TaskRow] = []
+    for where, fields in iterate_objects(lines):
+        clean, corrupted = read_text(fields, "clean", where), read_text(fields, "corrupted", where)
+        answer, wrong = read_text(fields, "answer", where), read_text(fields, "wrong", where)
+        group = fields.get("group", "")
+        if not isinstance(group, str):
+            raise TaskError(f"{where}, field group: not a text; put it in quotes")
+        rows.append(encode_row(tokenizer, clean, corrupted, answer, wrong, where, group))
+    return _require_rows(rows)
+
+
+def parse_ioi_pairs(
+    lines: Iterable[str], tokenizer: Any, *, skip_unfit: bool = False
+) -> tuple[TaskRow, ...]:
+    """Return the rows of an EAP-IG file of IOI pairs: clean, corrupted and corrupted_hard.
+
+    The word that differs is the second subject: what stands there in `clean` is the wrong
+    answer, in `corrupted_hard` the right one. Such files are made for one tokenizer; with
+    `skip_unfit` rows whose names are several tokens in another are left out. Raises
+    `TaskError`, also when no row is left.
+    """
+    rows: list[TaskRow] = []
+    for where, fields in iterate_objects(lines):
+        clean = read_text(fields, "clean", where)
+        corrupted = read_text(fields, "corrupted", where)
+        hard = read_text(fields, "corrupted_hard", where)
+        wrong, answer = _find_difference(clean, hard, where)
+        try:
+            row = encode_row(tokenizer, clean, corrupted, f" {answer}", f" {wrong}", where)
+        except TaskError:
+            if not skip_unfit:
+                raise
+        else:
+            rows.append(row)
+    return _require_rows(rows)
+
+
+def encode_prompt(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Return the token ids of a prompt, with the tokens the tokenizer puts before any text."""
+    return tuple(tokenizer(text).input_ids)
+
+
+def encode_pair(
+    tokenizer: Any, clean: str, corrupted: str, where: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return both prompts' token ids; raises `TaskError` unless they align and differ."""
+    clean_ids = encode_prompt(tokenizer, clean)
+    corrupted_ids = encode_prompt(tokenizer, corrupted)
+    if not clean_ids:
+        raise TaskError(f"{where}, field clean: no tokens; write a prompt")
+    if len(clean_ids) != len(corrupted_ids):
+        raise TaskError(
+            f"{where}, field corrupted: {len(corrupted_ids)} tokens where clean has "
+            f"{len(clean_ids)}; swap words of as many tokens, so that positions align"
+        )
+    if clean_ids == corrupted_ids:
+        raise TaskError(f"{where}, field corrupted: the same tokens as clean; change a word")
+    return clean_ids, corrupted_ids
+
+
+def _find_answer(
+    tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str, where: str
+) -> int:
+    ids = encode_prompt(tokenizer, prompt + answer)
+    if ids[: len(prompt_ids)] != prompt_ids:
+        raise TaskError(
+            f"{where}: {answer!r} melts into the prompt's last token; start the answer with a "
+            "space and end the prompt without one"
+        )
+    following = ids[len(prompt_ids) :]
+    if len(following) != 1:
+        raise TaskError(
+            f"{where}: {answer!r} is {len(following)} tokens after the prompt; choose an answer "
+            "of one token"
+        )
+    return following[0]
+
+
+def iterate_objects(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`line 3`, object) for every line of JSONL that is not empty; raises `TaskError`."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"line {number}"
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise TaskError(f"{where}: not JSON ({error}); write one object a line") from error
+        if not isinstance(fields, dict):
+            raise TaskError(f"{where}: not an object; write one in braces, with field names")
+        yield where, fields
+
+
+def read_text(fields: dict[str, Any], name: str, where: str) -> str:
+    """Return the field's text; raises `TaskError` when it is missing, empty or no text."""
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise TaskError(f"{where}, field {name}: missing or not a text; give a non-empty text")
+    return value
+
+
+def _find_difference(one: str, other: str, where: str) -> tuple[str, str]:
+    words, others = re.findall(r"\w+", one), re.findall(r"\w+", other)
+    pairs = [pair for pair in zip(words, others, strict=False) if pair[0] != pair[1]]
+    if len(words) != len(others) or len(pairs) != 1:
+        raise TaskError(
+            f"{where}, field corrupted_hard: differs from clean in {len(pairs)} words; it must "
+            "be clean with the second subject's name swapped"
+        )
+    return pairs[0]
+
+
+def _require_rows(rows: Sequence[TaskRow]) -> tuple[TaskRow, ...]:
+    if not rows:
+        raise TaskError("the task has no rows; give at least one")
+    return tuple(rows)

@@ -1,0 +1,181 @@
+"""Activations of a task with the gradient of its metric, handed on module by module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+
+import torch
+from torch import nn
+
+from workers.attribution.accumulation import NonFiniteRelevanceError
+from workers.attribution.composites import Composite, attribution_rules
+from workers.circuits.measurement import (
+    RowBatch,
+    compute_last_states,
+    compute_metric_directions,
+)
+from workers.circuits.sites import Site, read_inputs
+from workers.circuits.tasks import Metric
+from workers.families import Family
+
+
+class Contrast(StrEnum):
+    """What an activation is compared with."""
+
+    ZERO = "zero"
+    """Nothing: a · gradient, the relevance of arXiv 2506.13727."""
+    CORRUPTED = "corrupted"
+    """The corrupted prompt at the same position: (a − a′) · gradient.
+
+    With the plain gradient this is attribution patching, with LRP's relevance patching (RelP,
+    arXiv 2508.21258); both approximate activation patching to first order.
+    """
+
+
+Take = Callable[[str, torch.Tensor, torch.Tensor], None]
+"""Gets a module's name, its (contrasted) input and a gradient, each `(row, token, feature)`."""
+
+_TakeAny = Callable[[str, torch.Tensor, torch.Tensor | None], None]
+
+
+def trace_nodes(
+    model: nn.Module,
+    family: Family,
+    composite: Composite,
+    sites: Mapping[str, Site],
+    batch: RowBatch,
+    metric: Metric,
+    others: Mapping[str, torch.Tensor],
+    take: Take,
+) -> None:
+    """Call `take` with every site's input and the gradient of the summed metric to it.
+
+    The clean prompts are read, the gradient follows `composite`; `others` (`read_contrast`)
+    is subtracted from the inputs. Raises `NonFiniteRelevanceError` naming module and rows.
+    """
+    checked = _checked(take, batch)
+    # The hooks come after the rules': they see the gradient before the product rule.
+    with (
+        attribution_rules(model, family, composite),
+        _traced_inputs(sites, others, checked),
+    ):
+        _backward(model, family, batch, metric)
+
+
+def trace_linears(
+    model: nn.Module,
+    family: Family,
+    composite: Composite,
+    modules: Mapping[str, nn.Module],
+    batch: RowBatch,
+    metric: Metric,
+    others: Mapping[str, torch.Tensor],
+    take: Take,
+) -> None:
+    """Call `take` with every linear module's input and the gradient to its output.
+
+    Modules that no gradient reaches (CP-LRP stops it at queries and keys) are passed over.
+    Otherwise as `trace_nodes`.
+    """
+    checked = _checked(take, batch)
+    # The hooks come before the rules': they see the gradient that the weight itself gets.
+    with (
+        _traced_outputs(modules, others, checked),
+        attribution_rules(model, family, composite),
+    ):
+        _backward(model, family, batch, metric)
+
+
+def read_contrast(
+    model: nn.Module,
+    family: Family,
+    sites: Mapping[str, Site],
+    batch: RowBatch,
+    contrast: Contrast,
+) -> Mapping[str, torch.Tensor]:
+    """Return the inputs to subtract per module, `(row, token, feature)`; none for zero."""
+    if contrast is Contrast.ZERO:
+        return {}
+    return read_inputs(model, family, sites, batch.corrupted_ids)
+
+
+def _backward(model: nn.Module, family: Family, batch: RowBatch, metric: Metric) -> None:
+    states = compute_last_states(model, family, batch.clean_ids, batch.last)
+    directions = compute_metric_directions(model, family, states, batch.rows, metric)
+    torch.autograd.backward([states], [directions])
+
+
+def _checked(take: Take, batch: RowBatch) -> _TakeAny:
+    def check(name: str, values: torch.Tensor, gradient: torch.Tensor | None) -> None:
+        if gradient is None:  # a rule stops the gradient right behind this module
+            return
+        if not bool(torch.isfinite(gradient).all() & torch.isfinite(values).all()):
+            raise NonFiniteRelevanceError(
+                f"non-finite relevance at {name} in rows {list(batch.indices)}"
+            )
+        take(name, values.float(), gradient.float())
+
+    return check
+
+
+@contextmanager
+def _traced_inputs(
+    sites: Mapping[str, Site], others: Mapping[str, torch.Tensor], take: _TakeAny
+) -> Iterator[None]:
+    def hook_for(
+        name: str,
+    ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:  # noqa: ARG001
+            values = _start_graph(args[0])
+            difference = _subtract(values.detach(), others.get(name))
+            values.register_hook(lambda gradient: take(name, difference, gradient))
+            return (values, *args[1:])
+
+        return hook
+
+    handles = [
+        site.module.register_forward_pre_hook(hook_for(name)) for name, site in sites.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _traced_outputs(
+    modules: Mapping[str, nn.Module], others: Mapping[str, torch.Tensor], take: _TakeAny
+) -> Iterator[None]:
+    def hook_for(
+        name: str,
+    ) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
+        def hook(
+            module: nn.Module,  # noqa: ARG001
+            args: tuple[torch.Tensor, ...],
+            output: torch.Tensor,
+        ) -> torch.Tensor:
+            output = _start_graph(output)
+            difference = _subtract(args[0].detach(), others.get(name))
+            output.register_hook(lambda gradient: take(name, difference, gradient))
+            return output
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _start_graph(values: torch.Tensor) -> torch.Tensor:
+    """In the lowest layer the graph starts here: nothing below needs a backward pass."""
+    return values if values.requires_grad else values.detach().requires_grad_()
+
+
+def _subtract(values: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+    return values if other is None else values - other

@@ -1,0 +1,170 @@
+"""Calibration text, and what it looks like at the entrance of each block and linear layer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from workers.batches import TokenBatch
+from workers.domain import TokenSequence
+from workers.families import Family, count_features, count_layers
+from workers.progress import Advance
+
+
+def draw_calibration_samples(
+    documents: Sequence[Sequence[int]], length: int, count: int, seed: int
+) -> tuple[TokenSequence, ...]:
+    """Return `count` windows of `length` tokens, each from another document, drawn by `seed`.
+
+    Documents shorter than a window are passed over. Raises `ValueError` when too few are left.
+    """
+    generator = random.Random(seed)  # noqa: S311 - no secret
+    usable = [document for document in documents if len(document) >= length]
+    if len(usable) < count:
+        raise ValueError(
+            f"only {len(usable)} of {len(documents)} documents have {length} tokens, "
+            f"{count} are needed; give more documents or ask for shorter samples"
+        )
+    samples = []
+    for document in generator.sample(usable, count):
+        start = generator.randrange(len(document) - length + 1)
+        samples.append(TokenSequence(tuple(document[start : start + length])))
+    return tuple(samples)
+
+
+@dataclass
+class _Travelling:
+    """One batch on its way through the blocks."""
+
+    is_token: torch.Tensor
+    """`(sample, token)`, True at real tokens."""
+    states: torch.Tensor
+    """Input of the next block, `(sample, token, hidden)`, on the CPU between blocks."""
+    arguments: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+    """Block → what the backbone passes it beside the states: masks, positions."""
+
+
+class BlockInputs:
+    """The calibration batches at the entrance of one block, moved through block by block.
+
+    Holds one hidden state per token and nothing per block, so memory does not grow with depth.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        batches: Iterable[TokenBatch],
+        first_block: int = 0,
+        on_batch: Advance | None = None,
+    ) -> None:
+        """Run the model as it is and keep each batch's states before `first_block`.
+
+        Raises `ValueError` without a batch.
+        """
+        layers = range(count_layers(model, family))
+        self._blocks = [model.get_submodule(f"{family.layers}.{layer}") for layer in layers]
+        self._device = next(model.parameters()).device
+        self._next = first_block
+        self._batches: list[_Travelling] = []
+        backbone = model.get_submodule(family.backbone)
+        for batch in batches:
+            self._batches.append(self._start(backbone, batch.to(self._device)))
+            if on_batch is not None:
+                on_batch(len(batch.sample_indices))
+        if not self._batches:
+            raise ValueError("no calibration samples; give at least one")
+
+    @torch.inference_mode()
+    def measure(
+        self, modules: Mapping[str, nn.Module], *, step: bool, on_batch: Advance | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Run the next block and return ‖X‖₂ of each input feature of `modules` over tokens.
+
+        Module name → float32 `(feature,)` on the module's device; pads do not count. With
+        `step` the batches move on behind the block, else they stay before it.
+        """
+        squares = {
+            name: torch.zeros(count_features(module), device=self._device)
+            for name, module in modules.items()
+        }
+        for batch in self._batches:
+            with _summed_squares(modules, batch.is_token, squares):
+                states = self._run_block(batch)
+            self._settle(batch, states, step, on_batch)
+        self._next += step
+        return {name: total.sqrt() for name, total in squares.items()}
+
+    @torch.inference_mode()
+    def step(self, on_batch: Advance | None = None) -> None:
+        """Move the batches through the next block as it is now."""
+        for batch in self._batches:
+            self._settle(batch, self._run_block(batch), True, on_batch)
+        self._next += 1
+
+    @torch.inference_mode()
+    def _start(self, backbone: nn.Module, batch: TokenBatch) -> _Travelling:
+        travelling = _Travelling(batch.is_token, torch.empty(0))
+
+        def hook_for(index: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+                travelling.arguments[index] = (args[1:], dict(kwargs))
+                if index == self._next:
+                    travelling.states = args[0].cpu()
+
+            return hook
+
+        handles = [
+            block.register_forward_pre_hook(hook_for(index), with_kwargs=True)
+            for index, block in enumerate(self._blocks)
+            if index >= self._next
+        ]
+        try:
+            backbone(input_ids=batch.token_ids, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return travelling
+
+    def _run_block(self, batch: _Travelling) -> torch.Tensor:
+        args, kwargs = batch.arguments[self._next]
+        output = self._blocks[self._next](batch.states.to(self._device), *args, **kwargs)
+        states = output[0] if isinstance(output, tuple) else output
+        assert isinstance(states, torch.Tensor)
+        return states
+
+    def _settle(
+        self, batch: _Travelling, states: torch.Tensor, step: bool, on_batch: Advance | None
+    ) -> None:
+        if step:
+            batch.states = states.cpu()
+            del batch.arguments[self._next]
+        if on_batch is not None:
+            on_batch(len(batch.is_token))
+
+
+@contextmanager
+def _summed_squares(
+    modules: Mapping[str, nn.Module], is_token: torch.Tensor, squares: dict[str, torch.Tensor]
+) -> Iterator[None]:
+    """Within the context, add each input feature's squares over real tokens, in float32."""
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:  # noqa: ARG001
+            inputs = args[0].flatten(end_dim=-2)[is_token.flatten()]
+            squares[name] += inputs.float().square().sum(dim=0)
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(hook_for(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

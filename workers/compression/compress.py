@@ -1,0 +1,217 @@
+"""Compression of a loaded model in place: score, select in each row, set to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from workers.attribution.attributors import Attributor, compute_relevance
+from workers.batches import build_batches
+from workers.compression.calibration import BlockInputs
+from workers.compression.plan import (
+    Calibration,
+    CompressionOutcome,
+    CompressionPlan,
+    ModuleSparsity,
+    Pattern,
+    RowShare,
+)
+from workers.domain import Granularity, Scope, Selection, TokenSequence
+from workers.families import (
+    Family,
+    count_layers,
+    find_components,
+    is_transposed,
+    linear_weight,
+)
+from workers.progress import Progress, count_up
+from workers.pruning.selection import select_components, select_n_of_m
+
+OnBlock = Callable[[int, Mapping[str, ModuleSparsity]], None]
+"""Called with a block's index and what was removed from it, once its weights are final."""
+
+
+class NonFiniteScoreError(ArithmeticError):
+    """A score became NaN or infinite; use float32, or look at the named module's weights."""
+
+
+def compress(
+    model: nn.Module,
+    family: Family,
+    plan: CompressionPlan,
+    samples: Sequence[TokenSequence],
+    pad_id: int,
+    *,
+    first_block: int = 0,
+    on_block: OnBlock | None = None,
+    progress: Progress | None = None,
+) -> CompressionOutcome:
+    """Remove weights of every linear module of the decoder blocks, as `plan` says, in place.
+
+    Embeddings, head, norms and biases are not touched. `samples` calibrate the scores;
+    attributors that read none still take them. Blocks are finished in order. A sequential
+    compression can resume: with blocks below `first_block` already pruned in `model`, the
+    rest becomes what an uninterrupted run gives. `progress` counts passes of samples.
+
+    `plan.SPEED_NOTE` belongs beside every figure that comes of this.
+
+    Raises `ValueError` without samples, on a `first_block` with one-shot calibration (its
+    scores need the unpruned model) or outside the model, and where rows do not divide into an
+    N:M pattern's groups; `UnsupportedGranularityError` for mixtures of experts;
+    `NonFiniteScoreError`; and what `compute_relevance` raises.
+    """
+    layers = count_layers(model, family)
+    if not samples:
+        raise ValueError("no calibration samples; give at least one")
+    if first_block and plan.calibration is Calibration.ONE_SHOT:
+        raise ValueError("a one-shot compression cannot resume; start from the unpruned model")
+    if not 0 <= first_block < layers:
+        raise ValueError(f"first_block must be in 0 … {layers - 1}, not {first_block}")
+    modules = _group_by_block(find_components(model, family, Granularity.WEIGHT), family, layers)
+    work = _Work(model, family, plan, samples, pad_id, modules, progress or _ignore)
+    blocks = range(first_block, layers)
+    by_inputs = plan.attributor is Attributor.WANDA
+    finished = work.prune_by_inputs(blocks) if by_inputs else work.prune_by_relevance(blocks)
+    outcome: dict[str, ModuleSparsity] = {}
+    for block, removed in finished:
+        outcome |= removed
+        if on_block is not None:
+            on_block(block, removed)
+    return CompressionOutcome(outcome)
+
+
+_Finished = Iterable[tuple[int, dict[str, ModuleSparsity]]]
+
+
+class _Work:
+    """One compression under way; each `prune_*` yields a block when its weights are final."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        plan: CompressionPlan,
+        samples: Sequence[TokenSequence],
+        pad_id: int,
+        modules: Sequence[Mapping[str, nn.Module]],
+        progress: Progress,
+    ) -> None:
+        self._model = model
+        self._family = family
+        self._plan = plan
+        self._samples = samples
+        self._pad_id = pad_id
+        self._modules = modules
+        self._progress = progress
+
+    def prune_by_relevance(self, blocks: range) -> _Finished:
+        """Attribute the whole model, prune some blocks (one-shot: all), attribute again."""
+        plan = self._plan
+        one_shot = plan.calibration is Calibration.ONE_SHOT
+        at_once = len(blocks) if one_shot else plan.blocks_at_once
+        rounds = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
+        advance = count_up(self._progress, len(rounds) * len(self._samples))
+        for members in rounds:
+            relevance = compute_relevance(
+                self._model,
+                self._family,
+                plan.attributor,
+                Granularity.WEIGHT,
+                self._samples,
+                plan.target,
+                self._pad_id,
+                seed=plan.seed,
+                batch_tokens=plan.batch_tokens,
+                statistics=frozenset({plan.statistic}),
+                advance=advance,
+            )
+            scores: Mapping[str, torch.Tensor] = getattr(relevance, plan.statistic.value)
+            for block in members:
+                yield (
+                    block,
+                    {
+                        name: prune_module(name, module, scores[name].abs(), plan.pattern)
+                        for name, module in self._modules[block].items()
+                    },
+                )
+
+    def prune_by_inputs(self, blocks: range) -> _Finished:
+        """Wanda: |W| · ‖X‖₂ from the inputs of one block at a time (arXiv 2306.11695, Eq. 1)."""
+        plan = self._plan
+        sequential = plan.calibration is Calibration.SEQUENTIAL
+        passes = 1 + len(blocks) * (2 if sequential else 1)
+        advance = count_up(self._progress, passes * len(self._samples))
+        batches = build_batches(self._samples, plan.batch_tokens, self._pad_id)
+        inputs = BlockInputs(self._model, self._family, batches, blocks.start, advance)
+        for block in blocks:
+            norms = inputs.measure(self._modules[block], step=not sequential, on_batch=advance)
+            removed = {}
+            for name, module in self._modules[block].items():
+                scores = score_by_inputs(module, norms[name])
+                removed[name] = prune_module(name, module, scores, plan.pattern)
+            if sequential:
+                inputs.step(advance)
+            yield block, removed
+
+
+@torch.no_grad()
+def score_by_inputs(module: nn.Module, input_norms: torch.Tensor) -> torch.Tensor:
+    """Return Wanda's score |W| · ‖X‖₂ of every weight, float32 in the stored layout.
+
+    `input_norms` `(feature,)` holds each input feature's norm over calibration tokens.
+    """
+    weight = linear_weight(module).float().abs()
+    return weight * (input_norms[:, None] if is_transposed(module) else input_norms)
+
+
+@torch.no_grad()
+def prune_module(
+    name: str, module: nn.Module, scores: torch.Tensor, pattern: Pattern
+) -> ModuleSparsity:
+    """Set the weights of smallest score in each row, or in each N:M group, to zero.
+
+    `scores` has the stored weight's shape. Raises `NonFiniteScoreError` before any change.
+    """
+    if not bool(torch.isfinite(scores).all()):
+        raise NonFiniteScoreError(f"non-finite score in {name}; use float32")
+    weight = linear_weight(module)
+    row_axis = 1 if is_transposed(module) else 0
+    chosen = _select({name: scores}, pattern, row_axis).indices.get(name)
+    if chosen is None:
+        return ModuleSparsity(0, weight.numel())
+    prune_mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
+    prune_mask[chosen.to(weight.device)] = True
+    weight.masked_fill_(prune_mask.view(weight.shape), 0)
+    return ModuleSparsity(len(chosen), weight.numel())
+
+
+def _select(scores: Mapping[str, torch.Tensor], pattern: Pattern, row_axis: int) -> Selection:
+    if isinstance(pattern, RowShare):
+        return select_components(
+            scores,
+            Granularity.WEIGHT,
+            Scope.ROW,
+            pattern.share,
+            smallest=True,
+            row_axis=row_axis,
+        )
+    return select_n_of_m(scores, pattern.removed, pattern.group, row_axis=row_axis)
+
+
+def _group_by_block(
+    modules: Mapping[str, nn.Module], family: Family, layers: int
+) -> list[dict[str, nn.Module]]:
+    return [
+        {
+            name: module
+            for name, module in modules.items()
+            if name.startswith(f"{family.layers}.{layer}.")
+        }
+        for layer in range(layers)
+    ]
+
+
+def _ignore(done: int, total: int) -> None:
+    pass

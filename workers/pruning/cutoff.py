@@ -1,0 +1,190 @@
+"""The exact k-th largest of any number of scores: linear time, memory that does not grow.
+
+A sample brackets the value, one pass counts what lies above the bracket and keeps what lies
+within, and quickselect finishes. Where a bracket misses or holds too much (few distinct
+values, a mean order), passes of a radix histogram over the order-preserving integers of the
+floats narrow it by 2¹⁶ each, so that the number of passes is bounded whatever the scores.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from workers.pruning.score_stream import Chunks, NaNScoreError, ScoreError
+
+SMALL = 1 << 16
+"""Up to so many scores are kept whole instead of sampled."""
+
+CAPACITY = 1 << 23
+"""Scores kept of one bracket; one with more is narrowed first."""
+
+SAMPLE_STEP = 256
+"""One score in so many is sampled."""
+
+SAMPLE_LIMIT = 1 << 20
+"""A larger sample is thinned by half."""
+
+DEVIATIONS = 6.0
+"""Half the bracket's width, in standard deviations of the sampled rank."""
+
+BIN_BITS = 16
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a first pass tells of the scores."""
+
+    size: int
+    dtype: torch.dtype
+    sample: torch.Tensor
+    """Some of the scores, ascending."""
+
+
+@dataclass(frozen=True)
+class Cutoff:
+    """Where a selection ends: everything beyond `value`, and the first `ties` equal to it."""
+
+    value: float
+    ties: int
+    smallest: bool
+    """True when small scores are selected, False when large ones are."""
+
+
+@dataclass(frozen=True)
+class _Bracket:
+    """An interval of values, both ends included, that holds the one looked for."""
+
+    low: float
+    high: float
+    above: int
+    """Scores larger than `high`."""
+    inside: int
+    values: torch.Tensor | None
+    """The scores inside, None when they are too many or were not collected."""
+
+
+def survey_scores(chunks: Chunks) -> Survey:
+    """Return size, dtype and a sample of the scores.
+
+    Raises `NaNScoreError` when one is not a number, `ScoreError` when dtypes differ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    kept: list[torch.Tensor] = []
+    size, sampled, step = 0, 0, SAMPLE_STEP
+    dtypes: set[torch.dtype] = set()
+    for chunk in chunks():
+        dtypes.add(chunk.dtype)
+        if bool(chunk.max().isnan()):
+            raise NaNScoreError("a score is NaN, which has no rank; repair what computed it")
+        places = torch.randint(len(chunk), (math.ceil(len(chunk) / step),), generator=generator)
+        kept.append(chunk[places.to(chunk.device)].cpu())
+        size, sampled = size + len(chunk), sampled + len(places)
+        if sampled > SAMPLE_LIMIT:
+            kept, step = [torch.cat(kept)[::2]], step * 2
+            sampled = len(kept[0])
+    if len(dtypes) > 1:
+        found = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise ScoreError(f"scores of several dtypes ({found}); convert them to one")
+    sample = torch.cat(kept).sort().values if kept else torch.empty(0)
+    return Survey(size, sample.dtype, sample)
+
+
+def find_cutoff(chunks: Chunks, survey: Survey, count: int, *, smallest: bool = False) -> Cutoff:
+    """Return where the `count` largest (or smallest) scores end, exactly.
+
+    `count` must lie in [1, size]. −0.0 equals 0.0, infinities are ordinary values.
+    """
+    rank = survey.size - count + 1 if smallest else count  # counted from the largest
+    bracket = _bracket(chunks, survey, rank)
+    while bracket.values is None and bracket.low < bracket.high:
+        bracket = _narrow(chunks, survey.dtype, bracket, rank)
+    value, above, equal = _finish(bracket, rank)
+    beyond = survey.size - above - equal if smallest else above
+    return Cutoff(value, count - beyond, smallest)
+
+
+def _bracket(chunks: Chunks, survey: Survey, rank: int) -> _Bracket:
+    """Return an interval that holds the value of `rank`, with its scores if they are few."""
+    if survey.size <= SMALL:
+        return _tally(chunks, -math.inf, math.inf)
+    sampled = len(survey.sample)
+    share = 1 - rank / survey.size
+    width = DEVIATIONS * math.sqrt(sampled * share * (1 - share)) + DEVIATIONS
+    first, last = math.floor(sampled * share - width), math.ceil(sampled * share + width)
+    found = _tally(
+        chunks,
+        -math.inf if first < 0 else float(survey.sample[first]),
+        math.inf if last >= sampled else float(survey.sample[last]),
+    )
+    if found.above < rank <= found.above + found.inside:
+        return found
+    return _Bracket(-math.inf, math.inf, 0, survey.size, None)
+
+
+def _tally(chunks: Chunks, low: float, high: float) -> _Bracket:
+    """Count the scores above and inside an interval; keep those inside while they are few."""
+    above = inside = 0
+    kept: list[torch.Tensor] | None = []
+    for chunk in chunks():
+        larger = chunk > high
+        within = (chunk >= low).logical_xor_(larger)
+        above += int(torch.count_nonzero(larger))
+        if kept is None or low == high:
+            inside += int(torch.count_nonzero(within))
+            continue
+        kept.append(chunk[within].cpu())
+        inside += len(kept[-1])
+        if inside > CAPACITY:
+            kept = None
+    return _Bracket(low, high, above, inside, torch.cat(kept) if kept else None)
+
+
+def _narrow(chunks: Chunks, dtype: torch.dtype, bracket: _Bracket, rank: int) -> _Bracket:
+    """Return the part of the bracket, one bin of a histogram of it, that holds `rank`."""
+    first, last = _to_key(bracket.low, dtype), _to_key(bracket.high, dtype)
+    shift = max(0, (last - first).bit_length() - BIN_BITS)
+    base = first >> shift
+    counts = torch.zeros((1 << BIN_BITS) + 1, dtype=torch.int64)
+    for chunk in chunks():
+        inside = chunk[(chunk >= bracket.low) & (chunk <= bracket.high)]
+        bins = (_to_keys(inside).to(torch.int64) >> shift) - base
+        counts += torch.bincount(bins, minlength=len(counts)).cpu()
+    from_top = counts.flip(0).cumsum(0)
+    place = int(torch.searchsorted(from_top, rank - bracket.above))
+    low_key = (base + len(counts) - 1 - place) << shift
+    low = _to_value(max(first, low_key), dtype)
+    high = _to_value(min(last, low_key + (1 << shift) - 1), dtype)
+    return _tally(chunks, low, high)
+
+
+def _finish(bracket: _Bracket, rank: int) -> tuple[float, int, int]:
+    """Return the value of `rank`, how many scores are larger and how many equal."""
+    if bracket.values is None:
+        return bracket.low, bracket.above, bracket.inside
+    values = bracket.values
+    position = len(values) - (rank - bracket.above) + 1
+    value = torch.kthvalue(values, position).values
+    above = bracket.above + int(torch.count_nonzero(values > value))
+    return float(value), above, int(torch.count_nonzero(values == value))
+
+
+def _to_keys(values: torch.Tensor) -> torch.Tensor:
+    """Return integers in the order of the floats; those of −0.0 and 0.0 are both 0."""
+    dtype = _INTEGERS[values.element_size()]
+    bits = values.view(dtype)
+    return torch.where(bits < 0, torch.iinfo(dtype).min - bits, bits)
+
+
+def _to_key(value: float, dtype: torch.dtype) -> int:
+    return int(_to_keys(torch.tensor([value], dtype=dtype)))
+
+
+def _to_value(key: int, dtype: torch.dtype) -> float:
+    integers = _INTEGERS[dtype.itemsize]
+    bits = key if key >= 0 else torch.iinfo(integers).min - key
+    return float(torch.tensor([bits], dtype=integers).view(dtype))

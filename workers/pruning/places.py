@@ -1,0 +1,169 @@
+"""Where components lie in a loaded model: the parameter, and which of its entries are theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from workers.domain import Granularity, Selection
+
+_NAMES = {
+    Granularity.NEURON: "input feature",
+    Granularity.HEAD: "head",
+    Granularity.WEIGHT: "weight",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The chosen components of one linear module.
+
+    `view` is a view of its weight in which they are reached by `entries`, one index tensor an
+    axis: `(input feature, output feature)` for a linear module, `(expert, input feature,
+    output feature)` for fused experts, the stored matrix itself for single weights.
+    """
+
+    name: str
+    module: nn.Module | None
+    """The linear module; None for fused experts, which are a bare parameter."""
+    view: torch.Tensor
+    entries: tuple[torch.Tensor, ...]
+    inputs: torch.Tensor
+    """`(entry,)` int64: the input feature of every entry."""
+    outputs: torch.Tensor | None
+    """`(entry,)` int64: the output feature of every entry; None when an entry is all of them."""
+    features: int
+    """Input features of the module, over all experts."""
+    output_size: int
+
+
+def find_places(
+    model: nn.Module, selection: Selection, head_dim: int | None = None
+) -> tuple[Place, ...]:
+    """Return where the selection lies, module by module.
+
+    Raises `ValueError` on a module that is absent, one that is not linear, and an index the
+    module does not have.
+    """
+    return tuple(
+        _find_place(model, selection.granularity, name, chosen, head_dim)
+        for name, chosen in sorted(selection.indices.items())
+        if len(chosen)
+    )
+
+
+def count_available(
+    model: nn.Module, selection: Selection, head_dim: int | None = None
+) -> dict[str, int]:
+    """Return module → number of components it has, for the modules of the selection.
+
+    Raises `ValueError` as `find_places` does.
+    """
+    sizes: dict[str, int] = {}
+    for name in selection.indices:
+        _, weight, transposed = _find_weight(model, name)
+        view = weight if transposed else weight.transpose(-1, -2)
+        features = view.shape[:-1].numel()
+        match selection.granularity:
+            case Granularity.WEIGHT:
+                sizes[name] = weight.numel()
+            case Granularity.HEAD:
+                sizes[name] = features // (head_dim or _derive_head_dim(model, features))
+            case Granularity.NEURON:
+                sizes[name] = features
+    return sizes
+
+
+def find_head_dim(config: Any, features: int) -> int:
+    """Return the size of one head of an attention output projection with so many inputs.
+
+    `config` is the model's configuration; heads are its query heads. Raises `ValueError` when
+    they do not divide the inputs.
+    """
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    heads = getattr(text_config, "num_attention_heads", None)
+    if not isinstance(heads, int) or heads < 1 or features % heads:
+        raise ValueError(f"{features} inputs are not {heads} heads of one size; give head_dim")
+    return features // heads
+
+
+def _derive_head_dim(model: nn.Module, features: int) -> int:
+    return find_head_dim(getattr(model, "config", None), features)
+
+
+def expand_heads(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Return the input features of `heads`, `(head,)` → `(head * head_dim,)`."""
+    return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
+
+
+def _find_place(
+    model: nn.Module,
+    granularity: Granularity,
+    name: str,
+    chosen: torch.Tensor,
+    head_dim: int | None,
+) -> Place:
+    module, weight, transposed = _find_weight(model, name)
+    chosen = chosen.to(torch.int64)
+    if granularity is Granularity.WEIGHT:
+        _require_within(name, granularity, chosen, weight.numel())
+        return _place_weights(name, module, weight, chosen, transposed=transposed)
+    # Input features first, so that a neuron is one index into the view.
+    view = weight if transposed else weight.transpose(-1, -2)
+    features = view.shape[:-1].numel()
+    if granularity is Granularity.HEAD:
+        size = head_dim or _derive_head_dim(model, features)
+        _require_within(name, granularity, chosen, features // size)
+        chosen = expand_heads(chosen, size)
+    _require_within(name, granularity, chosen, features)
+    entries = torch.unravel_index(chosen.to(weight.device), view.shape[:-1])
+    return Place(name, module, view, tuple(entries), chosen, None, features, view.shape[-1])
+
+
+def _place_weights(
+    name: str,
+    module: nn.Module | None,
+    weight: torch.Tensor,
+    chosen: torch.Tensor,
+    *,
+    transposed: bool,
+) -> Place:
+    entries = torch.unravel_index(chosen.to(weight.device), weight.shape)
+    first, last = entries[-2].cpu(), entries[-1].cpu()
+    inputs, outputs = (first, last) if transposed else (last, first)
+    features, output_size = weight.shape[-2:] if transposed else weight.shape[:-3:-1]
+    return Place(name, module, weight, tuple(entries), inputs, outputs, features, output_size)
+
+
+def _find_weight(model: nn.Module, name: str) -> tuple[nn.Module | None, torch.Tensor, bool]:
+    """Return the linear module (None for fused experts), its weight, and if it is (in, out)."""
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        return None, *_find_experts(model, name)
+    if not isinstance(module, nn.Linear | Conv1D):
+        raise ValueError(f"{name} is a {type(module).__name__}, not a linear module")
+    return module, module.weight.detach(), isinstance(module, Conv1D)
+
+
+def _find_experts(model: nn.Module, name: str) -> tuple[torch.Tensor, bool]:
+    """Return fused experts' output projection, `(expert, out, in)` or transposed."""
+    path, _, parameter_name = name.rpartition(".")
+    try:
+        parent = model.get_submodule(path)
+    except AttributeError as error:
+        raise ValueError(f"the model has no module {name}") from error
+    parameter = dict(parent.named_parameters(recurse=False)).get(parameter_name)
+    if parameter is None or parameter.ndim != 3:
+        raise ValueError(f"the model has no module {name}")
+    return parameter.detach(), bool(getattr(parent, "is_transposed", False))
+
+
+def _require_within(name: str, granularity: Granularity, chosen: torch.Tensor, size: int) -> None:
+    for index in (int(chosen.min()), int(chosen.max())):
+        if not 0 <= index < size:
+            raise ValueError(f"{name} has no {_NAMES[granularity]} {index}")

@@ -1,0 +1,87 @@
+"""Which tensors of a checkpoint folder hold a module's weights, and how they are laid out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+from workers.pruning.safetensors_files import StoredTensor
+
+CONV1D_MODEL_TYPES = frozenset({"gpt2"})
+"""Values of `model_type` whose linear modules are stored (in, out)."""
+
+_EXPERT_FORMS = (("mlp", "down_proj"), ("block_sparse_moe", "w2"))
+"""Where families keep experts one by one on disk: Qwen3-MoE, Mixtral."""
+
+_FUSED_EXPERTS = ".mlp.experts.down_proj"
+"""How transformers names the same in memory, all experts in one parameter."""
+
+
+def find_stored(tensors: Mapping[str, StoredTensor], module: str) -> tuple[StoredTensor, ...]:
+    """Return the tensors that hold a module's weights: one, or one an expert in order.
+
+    A checkpoint may lack the first parts of a name (GPT-2's `h.0…` for `transformer.h.0…`) or
+    have more of them; a match that is unique is taken. Fused experts are found as one tensor
+    or as the matrices of single experts. Empty when nothing matches.
+
+    Raises `ValueError` when several tensors match.
+    """
+    for name in (f"{module}.weight", module):
+        if found := _resolve(tensors, name):
+            return (found,)
+    if not module.endswith(_FUSED_EXPERTS):
+        return ()
+    layer = module.removesuffix(_FUSED_EXPERTS)
+    for block, projection in _EXPERT_FORMS:
+        ending = f".{projection}.weight"
+        if first := _resolve(tensors, f"{layer}.{block}.experts.0{ending}"):
+            stem = first.name.removesuffix(f"0{ending}")
+            names = (f"{stem}{expert}{ending}" for expert in count())
+            return tuple(tensors[name] for name in takewhile(tensors.__contains__, names))
+    return ()
+
+
+def find_bias(tensors: Mapping[str, StoredTensor], weight: StoredTensor) -> StoredTensor | None:
+    """Return the bias that belongs to a stored weight, None where there is none."""
+    return tensors.get(f"{weight.name.removesuffix('.weight')}.bias")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the language model's part of `config.json`, empty when there is none.
+
+    Raises `ValueError` when the file is not a JSON object.
+    """
+    file = folder / "config.json"
+    if not file.exists():
+        return {}
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is not a JSON object")
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
+def find_stored_head_dim(config: Mapping[str, Any], features: int) -> int | None:
+    """Return the inputs of an attention output projection per query head, None if unknown."""
+    heads = config.get("num_attention_heads", config.get("n_head"))
+    if not isinstance(heads, int) or heads < 1 or features % heads:
+        return None
+    return features // heads
+
+
+def _resolve(tensors: Mapping[str, StoredTensor], name: str) -> StoredTensor | None:
+    if found := tensors.get(name):
+        return found
+    similar = [stored for stored in tensors if _is_tail(stored, name) or _is_tail(name, stored)]
+    if len(similar) > 1:
+        raise ValueError(f"{name} may be any of {', '.join(sorted(similar))} in the checkpoint")
+    return tensors[similar[0]] if similar else None
+
+
+def _is_tail(short: str, long: str) -> bool:
+    """Whether `short` is `long` without its first parts and still names a layer."""
+    return long.endswith(f".{short}") and re.search(r"(^|\.)\d+\.", short) is not None

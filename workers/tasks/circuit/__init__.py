@@ -1,0 +1,1 @@
+"""A circuit job: its stages, thin, over `workers.circuits`."""

@@ -1,0 +1,101 @@
+"""Stage 4 of a circuit job: report in three forms, the patch that keeps only the circuit."""
+
+from __future__ import annotations
+
+from service.jobs.specs.circuit import BUILT_IN_TASKS
+from workers.domain import Selection
+from workers.families import find_components, linear_weight
+from workers.progress import Progress
+from workers.pruning.patch import build_patch, serialise_patch
+from workers.tasks.context import JobContext
+from workers.tasks.loading import CircuitInputs
+from workers.tasks.packaging import (
+    MANIFEST_NAME,
+    PATCH_NAME,
+    build_manifest,
+    describe_set,
+    hash_bytes,
+    hash_files,
+    publish_files,
+)
+from workers.validation.circuit_report import (
+    CircuitReport,
+    render_circuit_html,
+    render_circuit_markdown,
+)
+from workers.validation.rendering import render_json
+
+MAX_PATCH_BYTES = 512 * 1024 * 1024
+"""A patch that keeps only a circuit holds all the rest; beyond this size none is made."""
+
+_INDEX_BYTES = 4
+_NOTE = (
+    "The patch sets everything outside the circuit to zero and takes it back bit for bit. It shows "
+    "what the circuit does alone; it is no model to ship."
+)
+
+
+def run(
+    context: JobContext, inputs: CircuitInputs, report: CircuitReport, outside: Selection | None
+) -> None:
+    """Store the job's files and list them; the manifest is the stage's result."""
+    has_patch = outside is not None and len(outside) > 0
+    too_large = has_patch and estimate_patch_bytes(inputs, outside) > MAX_PATCH_BYTES
+    note = describe_patch(has_patch, too_large)
+    final = report.model_copy(update={"patch_note": note})
+    key = {"report": hash_bytes(render_json(final.model_copy(update={"timings": {}})))}
+    patched = outside if has_patch and not too_large else None
+    context.run_stage(
+        "package", key, lambda progress: _work(context, inputs, final, patched, progress)
+    )
+
+
+def describe_patch(has_patch: bool, too_large: bool) -> str:
+    """Return what a report says about the patch."""
+    if not has_patch:
+        return "There is no patch: nothing lies outside a circuit."
+    if too_large:
+        limit = MAX_PATCH_BYTES // 1024**2
+        return f"There is no patch: it would hold nearly the whole model, more than {limit} MiB."
+    return _NOTE
+
+
+def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> int:
+    """Return how large the patch that removes `selection` will be."""
+    if selection is None:
+        return 0
+    model, family = inputs.checkpoint.model, inputs.family
+    total = 0
+    for name, module in find_components(model, family, selection.granularity).items():
+        weight = linear_weight(module)
+        of = inputs.component_counts(selection.granularity)[name]
+        width = weight.numel() // of
+        chosen = len(selection.indices.get(name, ()))
+        total += chosen * (_INDEX_BYTES + width * weight.element_size())
+    return total
+
+
+def _work(
+    context: JobContext,
+    inputs: CircuitInputs,
+    report: CircuitReport,
+    outside: Selection | None,
+    progress: Progress,
+) -> bytes:
+    files = {
+        "report.json": render_json(report),
+        "report.md": render_circuit_markdown(report).encode(),
+        "report.html": render_circuit_html(report).encode(),
+    }
+    if outside is not None:
+        files[PATCH_NAME] = serialise_patch(build_patch(inputs.checkpoint_path, outside))
+    spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})
+    if inputs.spec.task not in BUILT_IN_TASKS:
+        spec["task"] = describe_set(inputs, inputs.spec.task)
+    untimed = render_json(report.model_copy(update={"timings": {}}))
+    hashes = hash_files(files, untimed)
+    files[MANIFEST_NAME] = build_manifest(
+        report.verdict, report.model, spec, report.versions, hashes
+    )
+    publish_files(context, files, progress)
+    return files[MANIFEST_NAME]

@@ -1,0 +1,1 @@
+"""A compression job: its stages, thin, over `workers.compression`."""

@@ -1,0 +1,102 @@
+"""Stage 4 of a compression: report in three forms, and a patch or the compressed checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from workers.families import find_linear_modules
+from workers.progress import Progress
+from workers.pruning.patch import Patch, apply_patch, build_patch, serialise_patch
+from workers.tasks.compression.results import select_masked
+from workers.tasks.context import JobContext, StageOutput
+from workers.tasks.loading import CompressionInputs
+from workers.tasks.packaging import (
+    MANIFEST_NAME,
+    PATCH_NAME,
+    build_manifest,
+    describe_set,
+    hash_bytes,
+    hash_files,
+    publish_files,
+)
+from workers.validation.compression_report import (
+    CompressionReport,
+    render_compression_html,
+    render_compression_markdown,
+)
+from workers.validation.rendering import render_json
+
+PATCH_NOTE = (
+    "The patch holds every removed weight, so it turns the base checkpoint into the compressed one "
+    "and back, bit for bit."
+)
+CHECKPOINT_NOTE = (
+    "A patch would be larger than the model, so the compressed checkpoint's weights are given "
+    "whole. Put them into a copy of the base folder in place of its own."
+)
+
+
+def run(
+    context: JobContext, inputs: CompressionInputs, report: CompressionReport, masks: StageOutput
+) -> None:
+    """Store the job's files and list them; the manifest is the stage's result."""
+    key = {
+        "report": hash_bytes(render_json(report.model_copy(update={"timings": {}}))),
+        "compress": masks.sha256,
+    }
+    context.run_stage(
+        "package", key, lambda progress: _work(context, inputs, report, masks, progress)
+    )
+
+
+def _work(
+    context: JobContext,
+    inputs: CompressionInputs,
+    report: CompressionReport,
+    masks: StageOutput,
+    progress: Progress,
+) -> bytes:
+    patch = _build_patch(inputs, masks)
+    weights = _choose_files(inputs, patch)
+    note = PATCH_NOTE if PATCH_NAME in weights else CHECKPOINT_NOTE
+    final = report.model_copy(update={"files_note": note})
+    files = {
+        "report.json": render_json(final),
+        "report.md": render_compression_markdown(final).encode(),
+        "report.html": render_compression_html(final).encode(),
+        **weights,
+    }
+    hashes = hash_files(files, render_json(final.model_copy(update={"timings": {}})))
+    files[MANIFEST_NAME] = build_manifest(
+        final.verdict, final.model, _describe_spec(inputs), final.versions, hashes
+    )
+    publish_files(context, files, progress)
+    return files[MANIFEST_NAME]
+
+
+def _build_patch(inputs: CompressionInputs, masks: StageOutput) -> Patch:
+    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    return build_patch(inputs.checkpoint_path, select_masked(masks.data, modules))
+
+
+def _choose_files(inputs: CompressionInputs, patch: Patch) -> dict[str, bytes]:
+    """Return the patch, or the compressed checkpoint's weight files where they are smaller."""
+    data = serialise_patch(patch)
+    base = inputs.checkpoint_path
+    if len(data) <= sum(path.stat().st_size for path in base.glob("*.safetensors")):
+        return {PATCH_NAME: data}
+    with tempfile.TemporaryDirectory(prefix="excise-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        apply_patch(patch, base, folder)
+        return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _describe_spec(inputs: CompressionInputs) -> dict[str, object]:
+    spec = inputs.spec
+    described = spec.model_dump(mode="json", exclude={"metadata"})
+    described["calibration"]["prompts"] = describe_set(inputs, spec.calibration.prompts)
+    described["perplexity"]["prompts"] = describe_set(inputs, spec.perplexity.prompts)
+    for position, task in enumerate(spec.tasks):
+        described["tasks"][position]["rows"] = inputs.hash_task_rows(task)
+    return described

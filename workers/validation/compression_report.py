@@ -1,0 +1,117 @@
+"""The report of a compression: what was removed, what it cost, and the verdict on it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from workers.domain import GateResult, ModelIdentity, ReportModel, Verdict
+from workers.validation.rendering import (
+    render_html_template,
+    render_markdown_template,
+    require_finite,
+)
+
+
+class TaskScore(ReportModel):
+    """Accuracy on one zero-shot task, with standard errors."""
+
+    questions: int
+    accuracy: float
+    accuracy_error: float
+    normalised_accuracy: float
+    """By the log-likelihood per byte of a choice."""
+    normalised_accuracy_error: float
+
+
+class TaskChange(ReportModel):
+    """One zero-shot task before and after."""
+
+    name: str
+    before: TaskScore
+    after: TaskScore
+
+
+class CorpusPerplexity(ReportModel):
+    """Perplexity of one named corpus at one context length, before and after."""
+
+    corpus: str
+    context: int
+    tokens: int
+    before: float
+    after: float
+
+    @property
+    def increase(self) -> float:
+        """Relative to the base model."""
+        return self.after / self.before - 1
+
+
+class ModuleZeros(ReportModel):
+    """How many of a module's weights are zero."""
+
+    module: str
+    zeros: int
+    weights: int
+
+
+class CompressionReport(ReportModel):
+    """The whole outcome of a compression, as `report.json` holds it."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["compression"] = "compression"
+    verdict: Verdict
+    reason: str
+    method: str
+    pattern: str
+    sequential: bool
+    target_sparsity: float
+    achieved_sparsity: float
+    """Zero weights over the weights of the compressed modules."""
+    calibration: dict[str, str]
+    perplexity: CorpusPerplexity
+    tasks: list[TaskChange]
+    modules: list[ModuleZeros]
+    gates: list[GateResult]
+    speed_note: str
+    files_note: str
+    timings: dict[str, float]
+    seed: int
+    versions: dict[str, str]
+    model: ModelIdentity
+
+
+def judge_compression(
+    perplexity: CorpusPerplexity, limit: float | None
+) -> tuple[Verdict, str, list[GateResult]]:
+    """The verdict on a compression, why, and its gates; without a limit it passes."""
+    cost = (
+        f"Perplexity of {perplexity.corpus} goes from {perplexity.before:.2f} to "
+        f"{perplexity.after:.2f} ({perplexity.increase:+.1%})"
+    )
+    if limit is None:
+        return Verdict.PASSED, f"{cost}; no limit was asked for.", []
+    gate = GateResult(
+        name="perplexity",
+        sentence="perplexity rises by at most this share",
+        limit=limit,
+        value=perplexity.increase,
+        passed=perplexity.increase <= limit,
+    )
+    if gate.passed:
+        return Verdict.PASSED, f"{cost}, within the limit of {limit:+.1%}.", [gate]
+    return Verdict.REJECTED, f"{cost}, over the limit of {limit:+.1%}.", [gate]
+
+
+def render_compression_markdown(report: CompressionReport) -> str:
+    """The report as GitHub-flavoured Markdown, without timings."""
+    return render_markdown_template("compression.md.j2", _context(report))
+
+
+def render_compression_html(report: CompressionReport) -> str:
+    """The report as one HTML page that loads nothing and runs no script, without timings."""
+    return render_html_template("compression.html.j2", _context(report))
+
+
+def _context(report: CompressionReport) -> dict[str, object]:
+    require_finite(report.model_dump())
+    return {"report": report}
