@@ -22,7 +22,7 @@ from workers.validation.text_damage import TextDamage
 DEFAULT_AMOUNTS: Mapping[Granularity, tuple[int, ...]] = {
     Granularity.NEURON: (32, 64, 96, 128, 192, 256),
     Granularity.HEAD: (1, 2, 4, 8),
-    Granularity.WEIGHT: (1_000, 2_000, 4_000, 6_000, 8_000, 12_000),
+    Granularity.WEIGHT: (2_000, 4_000, 8_000, 12_000, 16_000, 24_000),
 }
 """Numbers of components tried when a job names none."""
 
