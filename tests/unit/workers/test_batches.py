@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.batches import TokenBatch, build_batches
+from workers.batches import NO_CONTRAST, TokenBatch, build_batches
 from workers.domain import TokenSequence
 
 PAD = 99
@@ -91,3 +91,44 @@ def test_flags_choose_the_response_tokens_to_be_explained():
 def test_flags_must_cover_the_response():
     with pytest.raises(ValueError, match="a flag for every response token"):
         list(build_batches([TokenSequence((1,), (2, 3), (True,))], 64, pad_id=0))
+
+
+def test_contrasts_stand_at_their_response_tokens() -> None:
+    samples = [TokenSequence((1, 2), (3, 4), contrast_ids=(8, 9)), TokenSequence((5,), (6,))]
+    (batch,) = batches_of(samples, 100)
+    none = NO_CONTRAST
+    assert batch.contrast_ids.tolist() == [[none, none, 8, 9], [none] * 4]
+
+
+def test_contrasts_must_cover_the_response() -> None:
+    with pytest.raises(ValueError, match="a contrast for every response token"):
+        batches_of([TokenSequence((1,), (2, 3), contrast_ids=(4,))], 100)
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=9))
+def test_halves_hold_the_same_samples_without_needless_pads(lengths: list[int]) -> None:
+    samples = [TokenSequence(tuple(range(n)), (60 + n,), (True,), (70 + n,)) for n in lengths]
+    (batch,) = batches_of(samples, 1000)
+    halves = batch.halves()
+    assert sum((half.sample_indices for half in halves), ()) == batch.sample_indices
+    assert abs(len(halves[0].sample_indices) - len(halves[1].sample_indices)) <= 1
+    for half in halves:
+        own = [samples[index] for index in half.sample_indices]
+        width = max(len(sample.token_ids) for sample in own)
+        assert half.token_ids.shape == half.is_token.shape == (len(own), width)
+        for row, sample in enumerate(own):
+            assert tuple(half.token_ids[row][half.is_token[row]].tolist()) == sample.token_ids
+            assert half.token_ids[row][half.is_explained[row]].tolist() == [60 + lengths_of(sample)]
+            assert half.contrast_ids[row][half.is_explained[row]].tolist() == [
+                70 + lengths_of(sample)
+            ]
+
+
+def lengths_of(sample: TokenSequence) -> int:
+    return len(sample.prompt_ids)
+
+
+def test_one_sample_cannot_be_halved() -> None:
+    (batch,) = batches_of([TokenSequence((1, 2))], 100)
+    with pytest.raises(ValueError, match="shorten it"):
+        batch.halves()

@@ -10,15 +10,31 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from tests.tiny import HIDDEN, MODULES, NEURONS, VOCABULARY
-from workers.domain import TokenSequence
+from tests.tiny_families import DENSE, MIXTURES, SETTINGS, build_family_model
+from workers.domain import Granularity, TokenSequence
 from workers.families import (
+    FAMILIES,
     LLAMA,
+    FusedProjection,
     UnsupportedArchitectureError,
+    UnsupportedGranularityError,
+    count_components,
+    count_features,
+    count_heads,
     count_layers,
+    find_attention_outputs,
     find_family,
+    find_linear_modules,
     find_mlp_outputs,
+    fused_weight,
     head_weight,
+    is_transposed,
+    linear_weight,
 )
+
+every_family = pytest.mark.parametrize("name", SETTINGS)
+every_dense_family = pytest.mark.parametrize("name", DENSE)
+every_mixture = pytest.mark.parametrize("name", MIXTURES)
 
 
 def test_a_model_is_recognised_by_its_class_or_its_configuration(model: LlamaForCausalLM) -> None:
@@ -89,3 +105,120 @@ def test_the_tiny_model_is_seeded(model: LlamaForCausalLM) -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
     assert not torch.equal(build_tiny_model(1).lm_head.weight, model.lm_head.weight)
+
+
+# --- every family --------------------------------------------------------------------------
+
+
+def test_every_description_has_a_tiny_model() -> None:
+    found = {find_family(build_family_model(name)).name for name in SETTINGS}
+    assert found == {family.name for family in FAMILIES}
+    architectures = [name for family in FAMILIES for name in family.architectures]
+    assert len(architectures) == len(set(architectures))
+
+
+@every_family
+def test_every_path_of_every_description_exists(name: str) -> None:
+    model = build_family_model(name)
+    family = find_family(model)
+    for path in (family.backbone, family.layers, family.final_norm, family.head):
+        model.get_submodule(path)
+    attention = family.attention
+    if isinstance(attention, FusedProjection):
+        projections = (attention.path,)
+    else:
+        projections = (attention.query, attention.key, attention.value)
+    for layer in range(count_layers(model, family)):
+        block = model.get_submodule(f"{family.layers}.{layer}")
+        for path in (*family.layer_norms, *projections):
+            block.get_submodule(path)
+        for path in (family.attention_output, family.activation):
+            block.get_submodule(path)
+
+
+@every_family
+def test_a_description_names_every_norm_and_activation(name: str) -> None:
+    model = build_family_model(name)
+    family = find_family(model)
+    block = model.get_submodule(f"{family.layers}.0")
+    norms = {path for path, module in block.named_modules() if "Norm" in type(module).__name__}
+    assert norms == set(family.layer_norms)
+    kinds = ("Activation", "SiLU", "GELU", "ReLU")
+    active = {
+        path
+        for path, module in block.named_modules()
+        if any(kind in type(module).__name__ for kind in kinds)
+    }
+    assert family.activation in active
+    assert len(active) == 1
+
+
+@every_dense_family
+def test_components_are_counted(name: str) -> None:
+    model = build_family_model(name)
+    family = find_family(model)
+    assert count_heads(model) == 4
+    neurons = count_components(model, family, Granularity.NEURON)
+    assert list(neurons) == list(find_mlp_outputs(model, family))
+    assert set(neurons.values()) == {48}
+    heads = count_components(model, family, Granularity.HEAD)
+    assert list(heads) == list(find_attention_outputs(model, family))
+    assert set(heads.values()) == {4}
+    weights = count_components(model, family, Granularity.WEIGHT)
+    linear = find_linear_modules(model, family)
+    assert weights == {path: module.weight.numel() for path, module in linear.items()}
+    assert set(neurons) | set(heads) <= set(weights)
+    outside = {id(head_weight(model, family)), id(model.get_input_embeddings().weight)}
+    assert not outside & {id(module.weight) for module in linear.values()}
+
+
+@every_dense_family
+def test_no_matrix_of_a_layer_is_left_out(name: str) -> None:
+    model = build_family_model(name)
+    family = find_family(model)
+    layers = model.get_submodule(family.layers)
+    matrices = sum(parameter.numel() for parameter in layers.parameters() if parameter.dim() > 1)
+    assert sum(count_components(model, family, Granularity.WEIGHT).values()) == matrices
+
+
+@every_family
+def test_the_output_projections_feed_the_hidden_states(name: str) -> None:
+    model = build_family_model(name)
+    family = find_family(model)
+    for module in find_attention_outputs(model, family).values():
+        assert count_features(module) % count_heads(model) == 0
+        assert linear_weight(module).numel() == count_features(module) * 32
+        assert is_transposed(module) is (name == "gpt2")
+
+
+@every_mixture
+def test_experts_are_flat_and_have_no_weight_components(name: str) -> None:
+    model = build_family_model(name)
+    family = find_family(model)
+    for path, experts in find_mlp_outputs(model, family).items():
+        weight = model.get_parameter(path)
+        assert fused_weight(experts) is weight
+        assert count_features(experts) == weight.shape[0] * weight.shape[2]
+    with pytest.raises(UnsupportedGranularityError, match="choose one of: head, neuron"):
+        count_components(model, family, Granularity.WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before=False.*follow the residual"),
+        ("opt", {"_remove_final_layer_norm": True}, "no final norm"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attention scores pass a tanh"),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "logits pass a tanh"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "not causal"),
+        ("gpt2", {"add_cross_attention": True}, "attend to an encoder"),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "some layers have no experts"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, "some layers have no experts"),
+    ],
+)
+def test_a_variant_that_no_rule_covers_is_refused(name: str, change: dict, said: str) -> None:
+    model = build_family_model(name)
+    for setting, value in change.items():
+        setattr(model.config, setting, value)
+    with pytest.raises(UnsupportedArchitectureError, match=f"{said}.*families.md"):
+        find_family(model)

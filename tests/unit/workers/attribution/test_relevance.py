@@ -122,7 +122,7 @@ def test_gradient_x_input_is_what_autograd_says(model: LlamaForCausalLM, target:
 
 
 @every_composite
-@pytest.mark.parametrize("target", sorted(set(Target) - {Target.EMITTED_MINUS_CONTRAST}))
+@pytest.mark.parametrize("target", AUTOGRAD_TARGETS)
 def test_a_ragged_batch_gives_what_its_samples_give_alone(
     model: LlamaForCausalLM, composite: Composite, target: Target
 ) -> None:
@@ -280,3 +280,103 @@ def test_non_finite_relevance_names_the_layer_of_an_overflow(model: LlamaForCaus
         assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
     with pytest.raises(NonFiniteRelevanceError, match=r"model\.layers\.0\.mlp\.down_proj"):
         relevance_of(model, draw_samples(LENGTHS), batch_tokens=1000)
+
+
+def attribute(
+    model: nn.Module,
+    granularity: Granularity,
+    samples: Sequence[TokenSequence],
+    target: Target,
+    attributor: Attributor = Attributor.ATTNLRP,
+) -> Relevance:
+    return compute_relevance(model, LLAMA, attributor, granularity, samples, target, 0)
+
+
+@pytest.mark.parametrize("attributor", ["attnlrp", "cp_lrp", "gradient_x_input"])
+def test_the_weights_of_a_column_hold_the_relevance_of_their_input(
+    model: LlamaForCausalLM, attributor: str
+) -> None:
+    # Σ_i W_ij · ∂L/∂W_ij = a_j · ∂L/∂a_j where module j's input feeds nothing else.
+    samples, target = draw_samples(LENGTHS), Target.EMITTED_MINUS_RUNNER_UP
+    chosen = Attributor(attributor)
+    weights = attribute(model, Granularity.WEIGHT, samples, target, chosen)
+    neurons = attribute(model, Granularity.NEURON, samples, target, chosen)
+    heads = attribute(model, Granularity.HEAD, samples, target, chosen)
+    for name, expected in neurons.mean.items():
+        scale = float(expected.abs().max())
+        found = weights.mean[name].sum(dim=0)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * scale)
+    for name, expected in heads.mean.items():
+        scale = float(expected.abs().max())
+        found = weights.mean[name].sum(dim=0).unflatten(0, (4, -1)).sum(dim=1)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_a_contrast_explains_one_answer_against_the_other(model: LlamaForCausalLM) -> None:
+    prompt = draw_samples([(7, 0)])[0].prompt_ids
+    answer, other = 11, 42
+    sample = TokenSequence(prompt, (answer,), contrast_ids=(other,))
+    swapped = TokenSequence(prompt, (other,), contrast_ids=(answer,))
+    target = Target.EMITTED_MINUS_CONTRAST
+    found = attribute(model, Granularity.NEURON, [sample], target, Attributor.GRADIENT_X_INPUT)
+    opposite = attribute(model, Granularity.NEURON, [swapped], target, Attributor.GRADIENT_X_INPUT)
+    kept: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        kept.append(args[0])
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(keep) for name in MODULES]
+    logits = model(torch.tensor([prompt]), use_cache=False).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    gradients = torch.autograd.grad(logits[answer] - logits[other], kept)
+    for name, value, gradient in zip(MODULES, kept, gradients, strict=True):
+        expected = (value * gradient)[0].sum(dim=0).detach()
+        scale = float(expected.abs().max())
+        sums = found.mean[name] * found.tokens
+        torch.testing.assert_close(sums, expected, rtol=1e-4, atol=1e-5 * scale)
+        torch.testing.assert_close(opposite.mean[name], -found.mean[name])
+
+
+def test_a_contrast_must_be_given(model: LlamaForCausalLM) -> None:
+    samples = [TokenSequence((1, 2), (3,), contrast_ids=(4,)), TokenSequence((1, 2), (3,))]
+    attribute(model, Granularity.NEURON, samples[:1], Target.EMITTED_MINUS_CONTRAST)
+    with pytest.raises(ValueError, match=r"emitted_minus_contrast needs.*contrast_ids"):
+        attribute(model, Granularity.NEURON, samples, Target.EMITTED_MINUS_CONTRAST)
+
+
+@pytest.mark.parametrize("granularity", list(Granularity))
+@pytest.mark.parametrize("attributor", list(Attributor))
+def test_a_dispatched_model_gives_the_same(
+    granularity: Granularity, attributor: Attributor
+) -> None:
+    # accelerate's own hooks wrap every module's forward, as they do under device_map.
+    accelerate = pytest.importorskip("accelerate")
+    samples, target = draw_samples(LENGTHS), Target.EMITTED_MINUS_RUNNER_UP
+    expected = attribute(build_tiny_model(), granularity, samples, target, attributor)
+    model = build_tiny_model()
+    placed = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "cpu"}
+    placed |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    accelerate.dispatch_model(model, placed, force_hooks=True)
+    assert any(hasattr(module, "_hf_hook") for module in model.modules())
+    found = attribute(model, granularity, samples, target, attributor)
+    for name, values in expected.mean.items():
+        assert torch.equal(found.mean[name], values)
+
+
+def test_parameters_receive_no_gradient(model: LlamaForCausalLM) -> None:
+    for granularity in Granularity:
+        attribute(model, granularity, draw_samples(LENGTHS), Target.TOP_LOGIT)
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+@pytest.mark.parametrize("granularity", list(Granularity))
+def test_non_finite_relevance_is_loud_at_every_granularity(
+    model: LlamaForCausalLM, granularity: Granularity, poison: float
+) -> None:
+    samples = draw_samples(LENGTHS, vocabulary=100)
+    samples[2] = TokenSequence((*samples[2].prompt_ids[:-2], 100, 3))
+    model.model.embed_tokens.weight.data[100, 5] = poison
+    with pytest.raises(NonFiniteRelevanceError, match=r"at model\.layers\..*in samples \[.*2"):
+        attribute(model, granularity, samples, Target.TOP_LOGIT)
