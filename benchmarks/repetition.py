@@ -5,7 +5,8 @@ benchmarks/data/repetition_prompts_heldout.txt (split by hash into tuning and he
 job itself), reference text from C4 and WikiText-2 valid, perplexity on WikiText-2 test,
 40 x 512 tokens. Needs the data folder (../shared/data or EXCISE_DATA).
 
-    python benchmarks/repetition.py [--attributor attnlrp] [--score …] [--granularity weight] [--rounds 6] [--output DIR]
+    python benchmarks/repetition.py [--attributor attnlrp] [--score …] [--rounds 6]
+        [--granularity weight] [--output DIR]
 """
 
 from __future__ import annotations
