@@ -147,3 +147,23 @@ def test_a_compression_job(
     assert "save no time" in report["speed_note"]
     assert "What changed" in ended.stdout
     check_patch(model_folder, output, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "amounts"), [("weight", [256, 2048]), ("head", [1, 4])]
+)
+def test_a_correction_of_other_components(
+    stack: Harness, model_folder: Path, tmp_path: Path, granularity: str, amounts: list[int]
+) -> None:
+    spec = stack.build_spec(
+        attribution={"granularity": granularity},
+        search={"amounts": amounts},
+        budget={"perplexity_increase": 1e6, "kl_mean": 1e6, "min_effect": 0.0},
+    )
+    ended, output = submit_and_wait(stack, spec, tmp_path)
+    print(ended.returncode, ended.stdout, ended.stderr)
+    assert ended.returncode in (0, 100), ended.stderr + ended.stdout
+    report = json.loads((output / "report.json").read_text())
+    patch = check_patch(model_folder, output, tmp_path)
+    assert patch.granularity == report["patch"]["granularity"] == granularity
+    assert len(patch.selection) == report["patch"]["components"] > 0

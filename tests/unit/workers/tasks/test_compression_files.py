@@ -59,7 +59,9 @@ def test_the_smaller_of_patch_and_weights_is_given(tmp_path: Path) -> None:
     assert choose_files(base, small) == {PATCH_NAME: serialise_patch(small)}
     files = choose_files(base, large)
     size = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    assert (PATCH_NAME in files) is (len(serialise_patch(large)) <= size)
+    assert len(serialise_patch(large)) > size >= len(serialise_patch(small))
+    assert PATCH_NAME not in files
+    assert INDEX_NAME in files
 
 
 def test_an_index_is_served_as_json() -> None:
