@@ -149,9 +149,7 @@ def test_a_compression_job(
     check_patch(model_folder, output, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("granularity", "amounts"), [("weight", [256, 2048]), ("head", [1, 4])]
-)
+@pytest.mark.parametrize(("granularity", "amounts"), [("weight", [256, 2048]), ("head", [1, 4])])
 def test_a_correction_of_other_components(
     stack: Harness, model_folder: Path, tmp_path: Path, granularity: str, amounts: list[int]
 ) -> None:
