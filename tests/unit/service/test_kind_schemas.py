@@ -63,10 +63,10 @@ def test_the_order_follows_the_ablation_unless_one_is_given(ablation: str, order
     spec = parse_spec({**CIRCUIT, "ablation": ablation})
     assert isinstance(spec, CircuitSpec)
     assert (spec.order, spec.chosen_order) == (None, order)
-    for given in ("signed", "absolute"):
-        other = parse_spec({**CIRCUIT, "ablation": ablation, "order": given})
+    for chosen in ("signed", "absolute"):
+        other = parse_spec({**CIRCUIT, "ablation": ablation, "order": chosen})
         assert isinstance(other, CircuitSpec)
-        assert other.chosen_order == given
+        assert other.chosen_order == chosen
 
 
 def test_defaults_of_a_compression() -> None:
