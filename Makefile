@@ -35,6 +35,14 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Ratios from one run each, about half an hour on two cores. The longer benchmarks (repetition,
+# compression, circuits) are scripts beside these that can be stopped and resumed or take options.
+bench: $(STAMP)
+	@$(BIN)/excise models fetch smollm2-135m-instruct >/dev/null
+	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/attribution_cost.py --model $(EXCISE_HOME)/models/smollm2-135m-instruct
+	$(BIN)/python benchmarks/attribution_usual_way.py --model $(EXCISE_HOME)/models/smollm2-135m-instruct
+
 # As root, a home that PostgreSQL's user cannot reach keeps its data under /var/lib/excise.
 clean:
 	@if grep -qxE '[0-9a-f]{16}' .excise/stack-id 2>/dev/null; then \

@@ -60,6 +60,7 @@ LEVELS = {
 }
 KINDS = {
     "counterfactual": (Contrast.CORRUPTED, Ablation.COUNTERFACTUAL),
+    "mean": (Contrast.ZERO, Ablation.MEAN),
     "zero": (Contrast.ZERO, Ablation.ZERO),
 }
 

@@ -19,13 +19,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from workers.attribution.attributors import Attributor
+from workers.attribution.sums import Statistic
+from workers.attribution.targets import Target
 from workers.checkpoints import Checkpoint, load_checkpoint
 from workers.compression.calibration import draw_calibration_samples
 from workers.compression.compress import compress
@@ -48,7 +52,10 @@ PAPER = {"dense": 7.98, "attnlrp": 11.85, "wanda": 11.52, "magnitude": 24.42}
 
 @dataclass(frozen=True)
 class Variant:
-    """`dense`, or an attributor, followed by `+sequential` where that is the calibration."""
+    """`dense`, or an attributor, then what departs from a plan's defaults, joined by `+`.
+
+    That is a statistic, a target, or `sequential`: `attnlrp+mean_absolute+sequential`.
+    """
 
     method: str
     seed: int
@@ -105,12 +112,13 @@ class Bench:
 
     def prune(self, variant: Variant) -> None:
         """Compress the loaded model and keep where its zeros are."""
-        method, _, calibration = variant.method.partition("+")
-        attributor = Attributor(method)
+        method, *changes = variant.method.split("+")
         plan = CompressionPlan(
-            attributor,
+            Attributor(method),
             parse_pattern(self.arguments.pattern),
-            calibration=Calibration(calibration or "one_shot"),
+            statistic=find_member(Statistic, changes, Statistic.MEAN),
+            calibration=find_member(Calibration, changes, Calibration.ONE_SHOT),
+            target=find_member(Target, changes, Target.TOP_LOGIT),
             blocks_at_once=self.arguments.blocks_at_once,
             seed=variant.seed,
             batch_tokens=self.arguments.batch_tokens,
@@ -170,6 +178,14 @@ class Bench:
             }
         seconds = round(time.monotonic() - start, 1)
         self.record(variant, measure, {**figures, "seconds": seconds})
+
+
+Member = TypeVar("Member", bound=StrEnum)
+
+
+def find_member(members: type[Member], names: Sequence[str], default: Member) -> Member:
+    """Return the member one of `names` is the value of, else `default`."""
+    return next((member for member in members if member.value in names), default)
 
 
 def parse_pattern(text: str) -> RowShare | NOfM:

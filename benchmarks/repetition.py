@@ -5,7 +5,8 @@ benchmarks/data/repetition_prompts_heldout.txt (split by hash into tuning and he
 job itself), reference text from C4 and WikiText-2 valid, perplexity on WikiText-2 test,
 40 x 512 tokens. Needs the data folder (../shared/data or EXCISE_DATA).
 
-    python benchmarks/repetition.py [--attributor attnlrp] [--score …] [--rounds 10] [--output DIR]
+    python benchmarks/repetition.py [--attributor attnlrp] [--score …] [--rounds 6]
+        [--granularity weight] [--output DIR]
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--attributor", default="attnlrp")
     parser.add_argument("--score", default="benefit_damage")
-    parser.add_argument("--granularity", default="neuron")
+    parser.add_argument("--granularity", default="weight")
     parser.add_argument("--amounts", type=int, nargs="+", help="the service's own by default")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--reference-tokens", type=int, default=12288)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--reference-tokens", type=int, default=8192)
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--output", type=Path, default=Path(tempfile.mkdtemp(prefix="excise-")))
     arguments = parser.parse_args()

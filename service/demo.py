@@ -37,6 +37,7 @@ _CANCEL_SECONDS = 3.0
 _REDUCED_PROMPTS = 48
 _REDUCED_REFERENCE = 24
 _REDUCED_AMOUNTS = 2
+_REDUCED_ROUNDS = 2
 _PARAGRAPH_BYTES = 400  # shorter lines of WikiText are headings and list entries
 _REDUCED_PERPLEXITY = {"context": 128, "sequences": 6}
 
@@ -120,7 +121,10 @@ def build_spec(
             spec["perplexity"].update(_REDUCED_PERPLEXITY)
             search = spec.get("search") or {}
             amounts = search.get("amounts") or [4, 16]
-            spec["search"] = {**search, "amounts": choose_amounts(amounts, _REDUCED_AMOUNTS)}
+            spec["search"] = {
+                "amounts": choose_amounts(amounts, _REDUCED_AMOUNTS),
+                "rounds": _REDUCED_ROUNDS,
+            }
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         path = options.examples / "repetition.job.json"
         raise CommandError(f"{path} is no correction job: {error!r}.") from None

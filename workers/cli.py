@@ -40,6 +40,8 @@ def _reported_errors() -> Iterator[None]:
     """Turn expected failures into one line on stderr and exit status 1."""
     try:
         yield
+    except BrokenPipeError:  # the reader of a pipe went away: the program's to handle
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -107,14 +109,19 @@ def _describe_operation(patch: Patch) -> str:
 
 
 def _describe_modules(patch: Patch) -> Iterator[str]:
-    """Yield a line a module: its first indices, of single weights their number only."""
-    for module, chosen in patch.selection.indices.items():
+    """Yield a line a module, layers in order: its first indices, of weights their number only."""
+    for module, chosen in sorted(patch.selection.indices.items(), key=_layer_order):
         if patch.granularity == "weight":
             yield f"{module}: {len(chosen)} weights"
             continue
         listed = ", ".join(map(str, chosen[:LISTED_INDICES].tolist()))
         more = len(chosen) - LISTED_INDICES
         yield f"{module}: {listed}" + (f" and {more} more" if more > 0 else "")
+
+
+def _layer_order(entry: tuple[str, object]) -> list[tuple[int, str]]:
+    """Sort key under which layer 2 comes before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in entry[0].split(".")]
 
 
 @model_commands.command("fetch")

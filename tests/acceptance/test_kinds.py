@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from service.jobs.specs import STAGES
 from tests.acceptance.harness import FAULTY_NEURON, LOOP, MODEL, Harness, build_prompts
 from tests.acceptance.test_end_to_end import excise
-from tests.tiny import VOCABULARY
+from tests.tiny import VOCABULARY, build_tiny_model, save_tiny_checkpoint
 from workers.pruning.patch import Patch, apply_patch, parse_patch, revert_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 
@@ -147,3 +148,54 @@ def test_a_compression_job(
     assert "save no time" in report["speed_note"]
     assert "What changed" in ended.stdout
     check_patch(model_folder, output, tmp_path)
+
+
+def build_faulty_model(folder: Path, granularity: str) -> Path:
+    """A checkpoint that says nothing but `LOOP` after it, for one weight or one head.
+
+    The first axis of the residual stream tells `LOOP` from all other words; only the faulty
+    part reads it, and nothing writes to it.
+    """
+    model = build_tiny_model(initializer_range=0.1, architectures=["LlamaForCausalLM"])
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 0
+        model.model.embed_tokens.weight[LOOP, 0] = 3
+        model.lm_head.weight[:, 0] = 0
+        for layer in model.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for writer in (attention.o_proj, mlp.down_proj):
+                writer.weight[0] = 0
+            for reader in (attention.q_proj, attention.k_proj, attention.v_proj):
+                reader.weight[:, 0] = 0
+            for reader in (mlp.gate_proj, mlp.up_proj):
+                reader.weight[:, 0] = 0
+        says_loop = 4 * model.lm_head.weight[LOOP]
+        first = model.model.layers[0]
+        if granularity == "head":
+            first.self_attn.v_proj.weight[0] = 0
+            first.self_attn.v_proj.weight[0, 0] = 4
+            first.self_attn.o_proj.weight[:, 0] = says_loop
+        else:
+            for reader in (first.mlp.gate_proj, first.mlp.up_proj):
+                reader.weight[FAULTY_NEURON] = 0
+                reader.weight[FAULTY_NEURON, 0] = 1
+            first.mlp.down_proj.weight[:, FAULTY_NEURON] = says_loop
+    return save_tiny_checkpoint(folder, model)
+
+
+@pytest.mark.parametrize("granularity", ["weight", "head"])
+def test_a_correction_of_other_components(stack: Harness, tmp_path: Path, granularity: str) -> None:
+    name = f"faulty-{granularity}"
+    base = build_faulty_model(stack.stack.home / "models" / name, granularity)
+    attribution = {"granularity": granularity, "score": "signed_difference"}
+    spec = stack.build_spec(model=name, attribution=attribution, search={"amounts": [1, 2]})
+    ended, output = submit_and_wait(stack, spec, tmp_path)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    report = json.loads((output / "report.json").read_text())
+    assert report["verdict"] == "passed", report["reason"]
+    patch = check_patch(base, output, tmp_path)
+    assert patch.granularity == report["patch"]["granularity"] == granularity
+    assert len(patch.selection) == report["patch"]["components"] > 0
+    assert f"{granularity}s pruned" in ended.stdout
+    if granularity == "head":
+        assert 0 in patch.selection.indices["model.layers.0.self_attn.o_proj"]

@@ -22,7 +22,8 @@ class CircuitSettings:
     granularities: tuple[Granularity, ...] = (Granularity.NEURON,)
     """Neurons, heads, both at once (a node circuit), or weights alone."""
     contrast: Contrast = Contrast.CORRUPTED
-    order: Order = Order.ABSOLUTE
+    order: Order = Order.SIGNED
+    """Signed gives the smaller circuits, but under zero ablation; there take absolute."""
     scope: Scope | None = None
     """None: global, but for Wanda, whose scores compare weights of a row and neurons of a layer.
 

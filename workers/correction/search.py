@@ -22,7 +22,7 @@ from workers.validation.text_damage import TextDamage
 DEFAULT_AMOUNTS: Mapping[Granularity, tuple[int, ...]] = {
     Granularity.NEURON: (32, 64, 96, 128, 192, 256),
     Granularity.HEAD: (1, 2, 4, 8),
-    Granularity.WEIGHT: (300, 1_000, 3_000, 10_000),
+    Granularity.WEIGHT: (2_000, 4_000, 8_000, 12_000, 16_000, 24_000),
 }
 """Numbers of components tried when a job names none."""
 
@@ -97,10 +97,10 @@ def search_rounds(
     is chosen unless it improves on `base_metrics`.
     """
     trials: list[Trial] = []
-    explained = [benefit]
+    average = {name: values.clone() for name, values in benefit.items()}
     position = len(amounts) // 2
     while len(trials) < rounds:
-        ranking = steps.rank(_average(explained))
+        ranking = steps.rank(average)
         selection = ranking.top(min(amounts[position], len(ranking)))
         if len(selection) == 0:
             break
@@ -110,18 +110,17 @@ def search_rounds(
         if not measured.undesired:
             break
         if len(trials) < rounds:
-            explained.append(steps.explain(measured.undesired))
+            _add_to_average(average, steps.explain(measured.undesired), len(trials) + 1)
         position = _move(position, len(amounts), measured, budget)
     return SearchOutcome(trials=tuple(trials), chosen=_choose(trials, fmean(base_metrics)))
 
 
-def _average(explained: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return module → mean over the rounds so far."""
-    means = {name: values.clone() for name, values in explained[0].items()}
-    for later in explained[1:]:
-        for name, values in later.items():
-            means[name] += values
-    return {name: values.div_(len(explained)) for name, values in means.items()}
+def _add_to_average(
+    average: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor], count: int
+) -> None:
+    """Make `values` the last of `count` that are averaged, in place."""
+    for name, mean in average.items():
+        mean.lerp_(values[name], 1 / count)
 
 
 def _record(selection: Selection, measured: Measurement, budget: Budget) -> Trial:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 STAGE_SHARES: Mapping[str, Mapping[str, float]] = {
     "correction": {
-        "prepare": 0.20,
-        "attribute": 0.17,
-        "search": 0.33,
-        "validate": 0.28,
-        "package": 0.02,
+        "prepare": 0.13,
+        "attribute": 0.22,
+        "search": 0.41,
+        "validate": 0.23,
+        "package": 0.01,
     },
     "circuit": {"prepare": 0.03, "discover": 0.90, "validate": 0.05, "package": 0.02},
     "compression": {"prepare": 0.25, "compress": 0.45, "validate": 0.25, "package": 0.05},

@@ -16,6 +16,8 @@ from workers.tasks.loading import JobInputs
 
 PATCH_NAME = "patch.safetensors"
 MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "model.safetensors.index.json"
+"""Says which of a sharded checkpoint's files holds which tensor."""
 TIMED_REPORT = "report.json"
 MEDIA_TYPES = {
     TIMED_REPORT: "application/json",
@@ -23,6 +25,7 @@ MEDIA_TYPES = {
     "report.html": "text/html; charset=utf-8",
     PATCH_NAME: "application/octet-stream",
     MANIFEST_NAME: "application/json",
+    INDEX_NAME: "application/json",
 }
 
 STATUSES = {

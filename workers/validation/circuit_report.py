@@ -15,6 +15,10 @@ from workers.validation.rendering import (
 )
 from workers.validation.report_charts import Axis, build_axis, layer_of
 
+TASK_TITLES = {"ioi": "Indirect object identification", "greater_than": "Greater than"}
+DRAWN_RETENTION = (-1.0, 4.0)
+"""Beyond these a curve is drawn at the chart's edge."""
+
 
 class CircuitPoint(ReportModel):
     """Circuits of one size."""
@@ -135,7 +139,7 @@ def judge_circuit(
         ),
     ]
     found = (
-        f"{circuit.kept} of {circuit.of} components ({share:.2%}) keep "
+        f"{circuit.kept:,} of {circuit.of:,} components ({share:.2%}) keep "
         f"{held_out.retention:.0%} of the model's metric on held-out rows"
     )
     if all(gate.passed for gate in gates):
@@ -150,8 +154,9 @@ class CurveLine:
 
     curve: CircuitCurve
     number: int
-    points: list[tuple[float, float, CircuitPoint]]
-    """(x in [0, 1] on a logarithmic axis of the share, retention, the point)."""
+    points: list[tuple[float, float]]
+    """(x in [0, 1] on a logarithmic axis of the share, retention), by size."""
+    chosen: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -162,25 +167,34 @@ class CurveChart:
     retention_axis: Axis
     ticks: list[tuple[float, float]]
     """(x in [0, 1], share) of the size axis."""
+    is_clipped: bool
+    """Whether a value lies beyond what is drawn."""
 
 
 def build_curve_chart(curves: Sequence[CircuitCurve]) -> CurveChart | None:
-    """The curves with their axes; None without any."""
-    shares = [point.share for curve in curves for point in curve.points]
-    if not shares:
+    """The curves with their axes, the chosen sizes among their points; None without any."""
+    measured = [point for curve in curves for point in (*curve.points, curve.chosen)]
+    if not measured:
         return None
-    low = math.log10(min(shares))
+    low = math.log10(min(point.share for point in measured))
 
     def place(share: float) -> float:
         return (math.log10(share) - low) / -low if low < 0 else 1.0
 
-    lines = [
-        CurveLine(curve, number, [(place(p.share), p.retention, p) for p in curve.points])
-        for number, curve in enumerate(curves)
-    ]
-    values = [min(2.0, max(-0.5, point.retention)) for c in curves for point in c.points]
-    ticks = [(place(10.0**power), 10.0**power) for power in range(math.ceil(low - 1e-9), 1)]
-    return CurveChart(lines, build_axis([0.0, 1.0, *values]), ticks)
+    def draw(number: int, curve: CircuitCurve) -> CurveLine:
+        sizes = {point.share: point.retention for point in (*curve.points, curve.chosen)}
+        points = [(place(share), sizes[share]) for share in sorted(sizes)]
+        return CurveLine(curve, number, points, (place(curve.chosen.share), curve.chosen.retention))
+
+    least, most = DRAWN_RETENTION
+    values = [point.retention for point in measured]
+    drawn = [min(most, max(least, value)) for value in values]
+    return CurveChart(
+        lines=[draw(number, curve) for number, curve in enumerate(curves)],
+        retention_axis=build_axis([0.0, 1.0, *drawn]),
+        ticks=[(place(10.0**power), 10.0**power) for power in range(math.ceil(low - 1e-9), 1)],
+        is_clipped=drawn != values,
+    )
 
 
 def render_circuit_markdown(report: CircuitReport) -> str:
@@ -198,6 +212,7 @@ def _context(report: CircuitReport) -> dict[str, object]:
     peak = max((abs(cell) for row in report.heatmap for cell in row.cells), default=0.0)
     return {
         "report": report,
+        "task_title": TASK_TITLES.get(report.task.name, report.task.name),
         "chart": build_curve_chart(report.curves),
         "peak": peak or 1.0,
         "layer_of": layer_of,

@@ -85,7 +85,7 @@ def judge_compression(
 ) -> tuple[Verdict, str, list[GateResult]]:
     """The verdict on a compression, why, and its gates; without a limit it passes."""
     cost = (
-        f"Perplexity of {perplexity.corpus} goes from {perplexity.before:.2f} to "
+        f"Perplexity of the corpus {perplexity.corpus} goes from {perplexity.before:.2f} to "
         f"{perplexity.after:.2f} ({perplexity.increase:+.1%})"
     )
     if limit is None:

@@ -55,8 +55,8 @@ class CircuitSpec(JobSpecBase):
         list[AttributorName], Field(min_length=1, max_length=7), AfterValidator(check_distinct)
     ] = ["attnlrp", "gradient_x_input", "wanda", "random"]  # noqa: RUF012 - pydantic copies it
     """The first one's circuit is the job's; the others stand beside it."""
-    order: Literal["absolute", "signed"] = "absolute"
-    """Components with the largest magnitude first, or with the largest signed relevance."""
+    order: Literal["signed", "absolute"] | None = None
+    """Largest signed relevance first, or largest magnitude; `chosen_order` when none is given."""
     ablation: Literal["counterfactual", "mean", "zero"] = "counterfactual"
     """What everything outside a circuit is replaced by."""
     shares: (
@@ -70,6 +70,13 @@ class CircuitSpec(JobSpecBase):
     """Largest share of all components that still counts as a circuit."""
     rows: int = Field(default=72, ge=MIN_CIRCUIT_ROWS, le=3000)
     """Rows used, in three even parts."""
+
+    @property
+    def chosen_order(self) -> Literal["signed", "absolute"]:
+        """The order asked for, else what gave the smaller circuits (docs/guides/circuits.md)."""
+        if self.order is not None:
+            return self.order
+        return "absolute" if self.ablation == "zero" else "signed"
 
     @model_validator(mode="after")
     def _check_ablation(self) -> Self:

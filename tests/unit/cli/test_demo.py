@@ -77,7 +77,7 @@ def test_reduced_runs_ask_for_less(options: DemoOptions) -> None:
     full = build_spec(inputs, options, "a", "b", "c")
     reduced = build_spec(inputs, reduce(options), "a", "b", "c")
     assert full["search"]["amounts"] == SPEC["search"]["amounts"]  # type: ignore[index]
-    assert reduced["search"]["amounts"] == [8, 20]
+    assert reduced["search"] == {"amounts": [8, 20], "rounds": 2}
     assert reduced["perplexity"]["prompts"] == "c"
     assert len(read_prompts(inputs.undesired, 60).splitlines()) == 60
 

@@ -55,6 +55,20 @@ def test_defaults_of_a_circuit() -> None:
     assert (spec.threshold, spec.max_share, spec.rows) == (0.9, 0.5, 72)
 
 
+@pytest.mark.parametrize(
+    ("ablation", "order"),
+    [("counterfactual", "signed"), ("mean", "signed"), ("zero", "absolute")],
+)
+def test_the_order_follows_the_ablation_unless_one_is_given(ablation: str, order: str) -> None:
+    spec = parse_spec({**CIRCUIT, "ablation": ablation})
+    assert isinstance(spec, CircuitSpec)
+    assert (spec.order, spec.chosen_order) == (None, order)
+    for chosen in ("signed", "absolute"):
+        other = parse_spec({**CIRCUIT, "ablation": ablation, "order": chosen})
+        assert isinstance(other, CircuitSpec)
+        assert other.chosen_order == chosen
+
+
 def test_defaults_of_a_compression() -> None:
     spec = parse_spec(COMPRESSION)
     assert isinstance(spec, CompressionSpec)
@@ -77,6 +91,7 @@ def test_a_correction_takes_every_granularity_and_wanda(granularity: str) -> Non
         (CIRCUIT, {"attributors": []}, "attributors", "too few"),
         (CIRCUIT, {"attributors": ["wanda", "wanda"]}, "attributors", "twice"),
         (CIRCUIT, {"attributors": ["magic"]}, "attributors[0]", "attnlrp"),
+        (CIRCUIT, {"order": "ascending"}, "order", "signed"),
         (CIRCUIT, {"shares": [0.2, 0.1]}, "shares", "ascending"),
         (CIRCUIT, {"shares": [1.0]}, "shares[0]", "below 1"),
         (CIRCUIT, {"threshold": 1.5}, "threshold", "the limit is 1"),

@@ -33,6 +33,11 @@ _NOTE = (
     "The patch sets everything outside the circuit to zero and takes it back bit for bit. It shows "
     "what the circuit does alone; it is no model to ship."
 )
+_OTHER_ABLATION_NOTE = (
+    " This circuit was found with the {ablation} activation in place of everything outside it; "
+    "with zero, as the patch has it, {kept:.0%} of the metric is kept. Set ablation to zero for a "
+    "circuit that is found as the patch leaves it."
+)
 
 
 def run(
@@ -41,7 +46,7 @@ def run(
     """Store the job's files and list them; the manifest is the stage's result."""
     has_patch = outside is not None and len(outside) > 0
     too_large = has_patch and estimate_patch_bytes(inputs, outside) > MAX_PATCH_BYTES
-    note = describe_patch(has_patch, too_large)
+    note = describe_patch(report, has_patch, too_large)
     final = report.model_copy(update={"patch_note": note})
     key = {"report": hash_bytes(render_json(final.model_copy(update={"timings": {}})))}
     patched = outside if has_patch and not too_large else None
@@ -50,14 +55,17 @@ def run(
     )
 
 
-def describe_patch(has_patch: bool, too_large: bool) -> str:
+def describe_patch(report: CircuitReport, has_patch: bool, too_large: bool) -> str:
     """Return what a report says about the patch."""
     if not has_patch:
         return "There is no patch: nothing lies outside a circuit."
     if too_large:
         limit = MAX_PATCH_BYTES // 1024**2
         return f"There is no patch: it would hold nearly the whole model, more than {limit} MiB."
-    return _NOTE
+    if report.circuit is None or report.ablation == "zero":
+        return _NOTE
+    kept = report.circuit.held_out.zero_retention
+    return _NOTE + _OTHER_ABLATION_NOTE.format(ablation=report.ablation, kept=kept)
 
 
 def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> int:

@@ -60,7 +60,7 @@ def build_report(
         reason=reason,
         granularity=Granularity(spec.granularity),
         ablation=spec.ablation,
-        order=spec.order,
+        order=spec.chosen_order,
         threshold=spec.threshold,
         task=_describe_task(prepared, first),
         curves=[_build_curve(found) for found in circuits if found.chosen is not None],

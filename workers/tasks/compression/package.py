@@ -12,6 +12,7 @@ from workers.tasks.compression.results import select_masked
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CompressionInputs
 from workers.tasks.packaging import (
+    INDEX_NAME,
     MANIFEST_NAME,
     PATCH_NAME,
     build_manifest,
@@ -33,7 +34,8 @@ PATCH_NOTE = (
 )
 CHECKPOINT_NOTE = (
     "A patch would be larger than the model, so the compressed checkpoint's weights are given "
-    "whole. Put them into a copy of the base folder in place of its own."
+    "whole, with their index where they are sharded. Put them into a copy of the base folder in "
+    "place of its own."
 )
 
 
@@ -58,7 +60,7 @@ def _work(
     progress: Progress,
 ) -> bytes:
     patch = _build_patch(inputs, masks)
-    weights = _choose_files(inputs, patch)
+    weights = choose_files(inputs.checkpoint_path, patch)
     note = PATCH_NOTE if PATCH_NAME in weights else CHECKPOINT_NOTE
     final = report.model_copy(update={"files_note": note})
     files = {
@@ -80,16 +82,24 @@ def _build_patch(inputs: CompressionInputs, masks: StageOutput) -> Patch:
     return build_patch(inputs.checkpoint_path, select_masked(masks.data, modules))
 
 
-def _choose_files(inputs: CompressionInputs, patch: Patch) -> dict[str, bytes]:
+def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:
     """Return the patch, or the compressed checkpoint's weight files where they are smaller."""
     data = serialise_patch(patch)
-    base = inputs.checkpoint_path
     if len(data) <= sum(path.stat().st_size for path in base.glob("*.safetensors")):
         return {PATCH_NAME: data}
     with tempfile.TemporaryDirectory(prefix="excise-") as scratch:
         folder = Path(scratch) / "checkpoint"
         apply_patch(patch, base, folder)
-        return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+        return read_weight_files(folder)
+
+
+def read_weight_files(folder: Path) -> dict[str, bytes]:
+    """Return name → bytes of a checkpoint's weight files and their index, if it has one.
+
+    Pruning moves no tensor, so the base's index holds for the compressed shards.
+    """
+    paths = [*sorted(folder.glob("*.safetensors")), folder / INDEX_NAME]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 def _describe_spec(inputs: CompressionInputs) -> dict[str, object]:

@@ -125,6 +125,7 @@ def test_a_weight_circuit_keeps_weights_by_zeroing_the_rest(model):
         Attributor.CP_LRP,
         (Granularity.WEIGHT,),
         contrast=Contrast.ZERO,
+        order=Order.ABSOLUTE,
         ablation=Ablation.ZERO,
         shares=(0.5, 0.999, 1.0),
         threshold=0.99,

@@ -120,7 +120,7 @@ def test_benefit_damage_by_hand() -> None:
     assert (DIVERGENCE_FLOOR, LEAST_DIVERGENCE_SHARE) == (0.05, 0.3)
     # Half the squares are 0.5, 2 and 0; the second helps the text, and costs 0.3 of its 2.
     damage = torch.tensor([1.0, 0.6, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(predict_damage(general)["a"], damage)
+    torch.testing.assert_close(predict_damage(general, "a"), damage)
     floor = 0.05 * 2.5 / 3
     scores = compute_scores(general, benefit(a=[3.0, 3.0, -1.0]), Score.BENEFIT_DAMAGE)["a"]
     expected = torch.tensor([3 / (1 + floor), 3 / (0.6 + floor), 0.0], dtype=torch.float64)
@@ -131,3 +131,11 @@ def test_a_removal_that_helps_the_text_costs_less() -> None:
     general = relevance({"a": [0.2, 0.0, -0.2]}, {"a": [1.0, 1.0, 1.0]})
     hurts, neither, helps = compute_scores(general, benefit(a=[1.0] * 3), Score.BENEFIT_DAMAGE)["a"]
     assert hurts < neither < helps
+
+
+def test_lazy_scores_are_computed_anew_and_leave_what_they_read_alone() -> None:
+    scores = compute_scores(GENERAL, UNDESIRED, Score.BENEFIT_DAMAGE)
+    assert len(scores) == 2
+    assert torch.equal(scores["a"], scores["a"])
+    assert scores["a"] is not scores["a"]
+    assert GENERAL.mean_square["a"].tolist() == [1.0, 16.0]
