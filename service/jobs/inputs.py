@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.errors import NotFoundError
 from service.models import PromptSet
@@ -21,39 +21,30 @@ class PromptSetInfo(NamedTuple):
 
 def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]:
     """The prompts of one of the tenant's sets, in order. Raises `NotFoundError`."""
-    row = session.execute(
-        select(PromptSet.content, PromptSet.format).where(
-            PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
-        )
-    ).one_or_none()
-    if row is None:
-        raise _no_prompt_set(prompt_set_id)
+    row = _find(session, tenant_id, prompt_set_id, PromptSet.content, PromptSet.format)
     return parse_prompts(row.content, row.format)
 
 
 def load_rows(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]:
     """The lines of one of the tenant's sets of rows, blank ones too. Raises `NotFoundError`."""
-    content = session.scalar(
-        select(PromptSet.content).where(
-            PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
-        )
-    )
-    if content is None:
-        raise _no_prompt_set(prompt_set_id)
+    row = _find(session, tenant_id, prompt_set_id, PromptSet.content)
+    content: bytes = row.content
     return content.decode("utf-8-sig").split("\n")
 
 
 def load_prompt_set_info(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSetInfo:
     """Name and SHA-256 of one of the tenant's sets. Raises `NotFoundError`."""
-    row = session.execute(
-        select(PromptSet.name, PromptSet.sha256).where(
-            PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
-        )
-    ).one_or_none()
-    if row is None:
-        raise _no_prompt_set(prompt_set_id)
+    row = _find(session, tenant_id, prompt_set_id, PromptSet.name, PromptSet.sha256)
     return PromptSetInfo(row.name, row.sha256)
 
 
-def _no_prompt_set(prompt_set_id: str) -> NotFoundError:
-    return NotFoundError(f"There is no prompt set {prompt_set_id}.")
+def _find(
+    session: Session, tenant_id: str, prompt_set_id: str, *columns: InstrumentedAttribute[Any]
+) -> Row[Any]:
+    """The columns of one of the tenant's sets. Raises `NotFoundError`."""
+    row = session.execute(
+        select(*columns).where(PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError(f"There is no prompt set {prompt_set_id}.")
+    return row

@@ -36,27 +36,6 @@ class _ScaleFeatures(Function):
         return (grads[0] * factors).masked_fill_(factors == 0, 0.0), None
 
 
-class _LinearNorm(Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: torch.Tensor,  # noqa: ARG004 - takes the gradient
-        outputs: torch.Tensor,
-        *factors: torch.Tensor,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(*factors)
-        ctx.factor_count = len(factors)
-        return outputs.view_as(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradient = grads[0]
-        for factor in ctx.saved_tensors:
-            gradient = gradient * factor
-        centred = gradient - gradient.mean(dim=-1, keepdim=True)
-        return centred, None, *([None] * ctx.factor_count)
-
-
 class _ReplaceGradient(Function):
     @staticmethod
     def forward(
@@ -75,6 +54,14 @@ class _ReplaceGradient(Function):
         for factor in ctx.saved_tensors:
             gradient = gradient * factor
         return gradient, None, *([None] * ctx.factor_count)
+
+
+class _LinearNorm(_ReplaceGradient):
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient, *others = _ReplaceGradient.backward(ctx, *grads)
+        assert gradient is not None
+        return gradient - gradient.mean(dim=-1, keepdim=True), *others
 
 
 def scale_gradient(values: torch.Tensor, factor: float) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 
 import torch
@@ -16,7 +16,7 @@ from workers.circuits.measurement import (
     compute_last_states,
     compute_metric_directions,
 )
-from workers.circuits.sites import Site, read_inputs
+from workers.circuits.sites import Site, read_inputs, replaced_inputs
 from workers.circuits.tasks import Metric
 from workers.families import Family
 
@@ -120,29 +120,16 @@ def _checked(take: Take, batch: RowBatch) -> _TakeAny:
     return check
 
 
-@contextmanager
 def _traced_inputs(
     sites: Mapping[str, Site], others: Mapping[str, torch.Tensor], take: _TakeAny
-) -> Iterator[None]:
-    def hook_for(
-        name: str,
-    ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
-        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:  # noqa: ARG001
-            values = _start_graph(args[0])
-            difference = _subtract(values.detach(), others.get(name))
-            values.register_hook(lambda gradient: take(name, difference, gradient))
-            return (values, *args[1:])
+) -> AbstractContextManager[None]:
+    def trace(name: str, values: torch.Tensor) -> torch.Tensor:
+        values = _start_graph(values)
+        difference = _subtract(values.detach(), others.get(name))
+        values.register_hook(lambda gradient: take(name, difference, gradient))
+        return values
 
-        return hook
-
-    handles = [
-        site.module.register_forward_pre_hook(hook_for(name)) for name, site in sites.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return replaced_inputs(sites, trace)
 
 
 @contextmanager

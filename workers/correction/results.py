@@ -54,7 +54,7 @@ class PreparedCorrection(StageDocument):
     """Everything later stages need to know about model, prompts and reference texts."""
 
     model_sha256: str
-    neurons: int
+    components: int
     """Components of the model, of the job's granularity."""
     prompts: tuple[PromptOutcome, ...]
     reference: ReferenceSplit

@@ -254,7 +254,7 @@ def _summarise_patch(
     return PatchSummary(
         granularity=selection.granularity,
         components=len(selection),
-        of=prepared.neurons,
+        of=prepared.components,
         modules=list_indices(selection) if is_listed else {},
         counts=count_by_module(selection),
     )

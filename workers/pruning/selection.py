@@ -48,9 +48,9 @@ def select_components(
     """Return the components of largest (or smallest) score: exactly `count_share` of each scope.
 
     `scores` may be larger than memory: they are read module by module, three to four times in
-    the global scope and at most eight times on any input, once in the others. Scope `ROW`
-    takes 2-D scores, `row_axis` says which axis its rows lie on. Raises `NaNScoreError` and
-    `ScoreError` as described there, `ValueError` on a share outside [0, 1].
+    the global scope (more often on awkward ones, the wider the dtype), once in the others.
+    Scope `ROW` takes 2-D scores, `row_axis` says which axis its rows lie on. Raises
+    `NaNScoreError` and `ScoreError` as described there, `ValueError` on a share outside [0, 1].
     """
     found = stream_selection(scores, scope, share, smallest=smallest, row_axis=row_axis)
     return Selection(granularity, {name: chosen for name, chosen in found if len(chosen)})

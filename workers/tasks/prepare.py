@@ -55,7 +55,7 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
     sizes = count_components(checkpoint.model, inputs.family, inputs.granularity)
     return PreparedCorrection(
         model_sha256=inputs.model_sha256,
-        neurons=sum(sizes.values()),
+        components=sum(sizes.values()),
         prompts=outcomes,
         reference=reference,
         corpus=corpus,

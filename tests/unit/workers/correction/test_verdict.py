@@ -66,7 +66,7 @@ def prepare(before: list[float] = BEFORE, too_weak: str | None = None) -> Prepar
     ]
     return PreparedCorrection(
         model_sha256="a" * 64,
-        neurons=96,
+        components=96,
         prompts=(*held_out[:3], *silent, *tune, *held_out[3:]),
         reference=ReferenceSplit(attribute=(), tune=(), held_out=()),
         corpus=(),
