@@ -1,18 +1,23 @@
-"""Stage 2: relevance of every component on general text and on the undesired responses.
+"""Stage 2: relevance of every component on general text and for each behaviour's responses.
 
 The samples are cut into shards that any worker may do: sums over each, added in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from workers.attribution.contrastive import (
+    BehaviourRelevance,
+    ContrastiveRelevance,
     Question,
     Side,
-    combine_answers,
-    list_questions,
+    ask_responses,
+    combine_general,
+    list_general_questions,
     serialise_relevance,
     sum_answer,
 )
@@ -23,10 +28,12 @@ from workers.attribution.sums import (
     parse_sums,
     serialise_sums,
 )
+from workers.correction.measurement import collect_base_undesired, collect_clean
 from workers.correction.results import PreparedCorrection
-from workers.domain import TokenSequence
+from workers.domain import Granularity, Relevance, TokenSequence
 from workers.progress import Advance
 from workers.pruning.scoring import Score
+from service.jobs.specs.correction import MAX_BEHAVIOURS
 from workers.tasks.context import JobContext, StageOutput, compute_key
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards
@@ -36,27 +43,42 @@ SHARD_TOKENS = 32_768
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The samples of one shard, all of one question."""
+class _Subject:
+    """One question of one set of samples; `behaviour` is None for general text."""
 
+    granularity: Granularity
     question: Question
+    behaviour: int | None
+    samples: tuple[TokenSequence, ...]
+
+    @property
+    def key(self) -> tuple[Granularity, int | None, Side]:
+        """What its answer is found by."""
+        return self.granularity, self.behaviour, self.question.side
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The samples of one shard, all of one subject."""
+
+    subject: _Subject
     samples: tuple[TokenSequence, ...]
 
 
 def run(
     context: JobContext, inputs: CorrectionInputs, prepared: PreparedCorrection, upstream: str
 ) -> StageOutput:
-    """Return the stage's result, a serialised `ContrastiveRelevance`."""
-    questions = _list_questions(inputs)
+    """Return the stage's result, the serialised relevance of every granularity."""
     key = {
         "prepare": upstream,
-        "questions": [[question.side, question.attributor] for question in questions],
-        "granularity": inputs.granularity.value,
+        "attributor": inputs.spec.attribution.attributor,
+        "predicts_damage": _predicts_damage(inputs),
+        "granularities": [granularity.value for granularity in inputs.granularities],
         "seed": inputs.spec.seed,
         "shard_tokens": SHARD_TOKENS,
     }
     stage = ShardedStage("attribute", compute_key("attribute", key), upstream)
-    parts = _cut_parts(questions, prepared)
+    parts = _cut_parts(_list_subjects(inputs, prepared))
     work = build_work(inputs, prepared)
     return context.run_stage(
         "attribute",
@@ -67,20 +89,25 @@ def run(
 
 def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
     """The stage's work; the same on every worker."""
-    parts = _cut_parts(_list_questions(inputs), prepared)
+    parts = _cut_parts(_list_subjects(inputs, prepared))
 
     def compute(position: int, advance: Advance) -> bytes:
         part = parts[position]
-        return serialise_sums(_answer(inputs, part.question, part.samples, advance))
+        return serialise_sums(_answer(inputs, part.subject, part.samples, advance))
 
     return ShardedWork(tuple(len(part.samples) for part in parts), compute)
 
 
 def answer_undesired(
-    inputs: CorrectionInputs, undesired: Sequence[TokenSequence], advance: Advance
+    inputs: CorrectionInputs,
+    granularity: Granularity,
+    undesired: Sequence[TokenSequence],
+    advance: Advance,
 ) -> RelevanceSums:
     """The job's own relevance of undesired responses, as for those of the base model."""
-    return _answer(inputs, _list_questions(inputs)[-1], undesired, advance)
+    question = ask_responses(inputs.attributor, Side.UNDESIRED)
+    subject = _Subject(granularity, question, None, tuple(undesired))
+    return _answer(inputs, subject, undesired, advance)
 
 
 def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
@@ -96,44 +123,92 @@ def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[Token
     return [tuple(run) for run in runs]
 
 
-def _list_questions(inputs: CorrectionInputs) -> tuple[Question, ...]:
-    score = Score(inputs.spec.attribution.score)
-    return list_questions(inputs.attributor, predicts_damage=score is Score.BENEFIT_DAMAGE)
+def _predicts_damage(inputs: CorrectionInputs) -> bool:
+    return Score(inputs.spec.attribution.score) is Score.BENEFIT_DAMAGE
+
+
+def _list_subjects(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[_Subject, ...]:
+    """Everything that is asked, general text first, for every granularity."""
+    general = tuple(TokenSequence(ids) for ids in prepared.reference.attribute)
+    asked = [
+        (question, None, general)
+        for question in list_general_questions(
+            inputs.attributor, predicts_damage=_predicts_damage(inputs)
+        )
+    ]
+    subjects = list[tuple[Question, int | None, tuple[TokenSequence, ...]]](asked)
+    for number, behaviour in enumerate(inputs.behaviours):
+        tune = prepared.behaviours[number].triggering(held_out=False)
+        undesired = collect_base_undesired(behaviour, tune)
+        clean = collect_clean(behaviour, tune, len(undesired))
+        for side, samples in ((Side.UNDESIRED, undesired), (Side.CLEAN, clean)):
+            if samples:
+                subjects.append((ask_responses(inputs.attributor, side), number, samples))
+    return tuple(
+        _Subject(granularity, question, number, samples)
+        for granularity in inputs.granularities
+        for question, number, samples in subjects
+    )
 
 
 def _answer(
     inputs: CorrectionInputs,
-    question: Question,
+    subject: _Subject,
     samples: Sequence[TokenSequence],
     advance: Advance,
 ) -> RelevanceSums:
     return sum_answer(
-        question,
+        subject.question,
         inputs.checkpoint.model,
         inputs.family,
-        inputs.granularity,
+        subject.granularity,
         samples,
         inputs.checkpoint.pad_id,
-        inputs.spec.seed,
+        # Random relevance of two behaviours must not be the same.
+        inputs.spec.seed * MAX_BEHAVIOURS + (subject.behaviour or 0),
         advance,
     )
 
 
-def _cut_parts(questions: Sequence[Question], prepared: PreparedCorrection) -> tuple[_Part, ...]:
-    """The shards in order: every question over the samples it is asked of."""
-    general = [TokenSequence(ids) for ids in prepared.reference.attribute]
-    undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
+def _cut_parts(subjects: Sequence[_Subject]) -> tuple[_Part, ...]:
+    """The shards in order: every subject over its samples."""
     return tuple(
-        _Part(question, run)
-        for question in questions
-        for run in cut_samples(general if question.is_general else undesired, SHARD_TOKENS)
+        _Part(subject, run)
+        for subject in subjects
+        for run in cut_samples(subject.samples, SHARD_TOKENS)
     )
 
 
 def _combine(parts: Sequence[_Part], results: Sequence[bytes]) -> bytes:
-    """Return the contrast from the sums of every shard, added in order."""
-    sums: dict[Side, list[RelevanceSums]] = {}
+    """Return the relevance of every granularity from the sums of every shard, added in order."""
+    sums: dict[tuple[Granularity, int | None, Side], list[RelevanceSums]] = {}
     for part, data in zip(parts, results, strict=True):
-        sums.setdefault(part.question.side, []).append(parse_sums(data))
-    answers = {side: finish(merge_sums(shards), in_place=True) for side, shards in sums.items()}
-    return serialise_relevance(combine_answers(answers))
+        sums.setdefault(part.subject.key, []).append(parse_sums(data))
+    answers = {key: finish(merge_sums(shards), in_place=True) for key, shards in sums.items()}
+    granularities = dict.fromkeys(granularity for granularity, _, _ in answers)
+    return serialise_relevance(
+        {
+            granularity: _combine_contrast(
+                {(number, side): answer for (own, number, side), answer in answers.items()
+                 if own is granularity}
+            )
+            for granularity in granularities
+        }
+    )
+
+
+def _combine_contrast(
+    answers: Mapping[tuple[int | None, Side], Relevance],
+) -> ContrastiveRelevance:
+    """Return the relevance of one granularity from the answers of each set of samples."""
+    general = {side: answer for (number, side), answer in answers.items() if number is None}
+    numbers = sorted({number for number, _ in answers if number is not None})
+    nothing: dict[str, torch.Tensor] = {}
+    behaviours = tuple(
+        BehaviourRelevance(
+            undesired=answers[number, Side.UNDESIRED].mean,
+            clean=answers[number, Side.CLEAN].mean if (number, Side.CLEAN) in answers else nothing,
+        )
+        for number in numbers
+    )
+    return ContrastiveRelevance(combine_general(general), behaviours)

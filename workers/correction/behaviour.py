@@ -1,0 +1,116 @@
+"""A behaviour: what brings it out, what tells that it is there, and how much of it there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import fmean
+from typing import Any
+
+from workers.correction.results import Response
+from workers.domain import TokenSequence
+from workers.validation.generation import Decoding, generate_samples
+from workers.validation.scorers.scorer import Answer, BehaviourScorer, Direction
+
+Mark = Callable[[Sequence[int], Sequence[int]], TokenSequence]
+"""Prompt tokens and response tokens to a sequence with the response's undesired tokens marked."""
+
+
+class Headline(StrEnum):
+    """Which figure of a behaviour must improve for a correction to pass."""
+
+    MEAN_SCORE = "mean_score"
+    """The mean score, by its rise."""
+    SHARE = "share"
+    """The share of responses that show the behaviour, by its fall relative to the base's."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One behaviour to correct, whatever its scorers are."""
+
+    name: str
+    kind: str
+    decoding: Decoding
+    scorers: tuple[BehaviourScorer, ...]
+    threshold: float
+    """A score at or beyond this, on the bad side, shows the behaviour."""
+    agreeing: int
+    """Scorers that must agree before a response counts as undesired."""
+    headline: Headline
+    min_effect: float
+    """Least improvement of the headline figure on held-out prompts."""
+    mark: Mark
+    """Marks what of an undesired response is to be explained."""
+
+    def score(
+        self, prompts: Sequence[str], sequences: Sequence[Sequence[TokenSequence]], tokenizer: Any
+    ) -> tuple[tuple[Response, ...], ...]:
+        """Return the responses of each prompt with every scorer's score of them."""
+        answers = [
+            Answer(prompt, tokenizer.decode(sequence.response_ids), sequence.response_ids)
+            for prompt, samples in zip(prompts, sequences, strict=True)
+            for sequence in samples
+        ]
+        scores = zip(*(scorer.score(answers) for scorer in self.scorers), strict=True)
+        scored = iter(
+            Response(text=answer.text, token_ids=answer.token_ids, scores=values)
+            for answer, values in zip(answers, scores, strict=True)
+        )
+        return tuple(tuple(next(scored) for _ in samples) for samples in sequences)
+
+    def shows(self, score: float, scorer: int) -> bool:
+        """Whether one scorer's score is beyond the threshold."""
+        if self.scorers[scorer].direction is Direction.HIGHER_IS_BETTER:
+            return score <= self.threshold
+        return score >= self.threshold
+
+    def is_undesired(self, response: Response) -> bool:
+        """Whether enough scorers say that a response shows the behaviour.
+
+        A response without tokens shows nothing, though its uniqueness is 0 by definition.
+        """
+        votes = sum(self.shows(score, index) for index, score in enumerate(response.scores))
+        return bool(response.token_ids) and votes >= self.agreeing
+
+    def is_clean(self, response: Response) -> bool:
+        """Whether no scorer says that a response, which is not empty, shows the behaviour."""
+        return bool(response.token_ids) and not any(
+            self.shows(score, index) for index, score in enumerate(response.scores)
+        )
+
+    def compute_undesiredness(self, responses: Sequence[Sequence[Response]]) -> float:
+        """Return how much of the behaviour is in the responses, what a search makes small.
+
+        The mean of all scores, those of which higher is better subtracted from 1: smoother than
+        a share of responses, which on few prompts moves in jumps. 0 without responses.
+        """
+        values = [
+            1 - score if scorer.direction is Direction.HIGHER_IS_BETTER else score
+            for samples in responses
+            for response in samples
+            for scorer, score in zip(self.scorers, response.scores, strict=True)
+        ]
+        return fmean(values) if values else 0.0
+
+
+def respond(
+    model: Any,
+    tokenizer: Any,
+    pad_id: int,
+    behaviour: Behaviour,
+    prompts: Sequence[str],
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    advance: Callable[[int], None],
+) -> tuple[tuple[Response, ...], ...]:
+    """Return the model's scored responses to each prompt, as the behaviour's decoding draws them.
+
+    `advance` is called with the number of responses of each batch.
+    """
+    sequences = generate_samples(
+        model, prompt_ids, behaviour.decoding, pad_id, seed=seed, on_batch=advance
+    )
+    return behaviour.score(prompts, sequences, tokenizer)
