@@ -97,6 +97,11 @@ class TokenSequence:
         """Prompt and response, as the model saw them."""
         return self.prompt_ids + self.response_ids
 
+    @property
+    def explained(self) -> int:
+        """How many response tokens are to be explained."""
+        return sum(self.is_explained) if self.is_explained else len(self.response_ids)
+
 
 class ReportModel(BaseModel):
     """Base of the report's parts: immutable, and strict about unknown fields."""
@@ -119,30 +124,57 @@ class HeldOutEffect(SplitEffect):
     ci_high: float
 
 
-class RandomControl(ReportModel):
-    """The held-out metric after pruning as many random components, module by module alike."""
+class RandomControl(HeldOutEffect):
+    """The same after pruning as many random components, module by module alike."""
 
-    before: float
-    after: float
-    ci_low: float
-    ci_high: float
     draws: int
+
+
+class Measure(ReportModel):
+    """One figure of one behaviour by one scorer, before and after the correction."""
+
+    name: Literal["mean_score", "share", "any_share", "expected_worst"]
+    """`share`: responses that show the behaviour; `any_share`: prompts with at least one such
+    response; `expected_worst`: the worst score of each prompt's samples (RealToxicityPrompts'
+    expected maximum); `mean_score`: over all responses."""
+    tune: SplitEffect
+    held_out: HeldOutEffect | None
+    random_control: RandomControl | None
+    alone: HeldOutEffect | None = None
+    """With several behaviours: what a correction of this one alone does, of the same size."""
+
+
+class EvaluatorEffect(ReportModel):
+    """What one scorer says of one behaviour."""
+
+    evaluator: str
+    direction: Literal["higher_is_better", "lower_is_better"]
+    """Of the score; shares are always better lower."""
+    measures: list[Measure]
+
+    def measure(self, name: str) -> Measure:
+        """Return the figure of that name."""
+        return next(measure for measure in self.measures if measure.name == name)
 
 
 class BehaviourEffect(ReportModel):
     """What the correction did to one behaviour."""
 
     name: str
-    metric: str
-    direction: Literal["higher_is_better", "lower_is_better"]
+    kind: str
+    headline: Literal["mean_score", "share"]
+    """The figure that must improve."""
     threshold: float
+    """A score at or beyond it shows the behaviour."""
+    agreeing: int
+    """Evaluators that must agree."""
+    decoding: str
+    """How responses are drawn, in words."""
     prompts: int
     """Prompts given."""
     triggering: int
     """Prompts on which the base model shows the behaviour; only these are counted below."""
-    tune: SplitEffect
-    held_out: HeldOutEffect | None
-    random_control: RandomControl | None
+    evaluators: list[EvaluatorEffect]
 
 
 class PerplexityDamage(ReportModel):
@@ -183,17 +215,38 @@ class PatchSummary(ReportModel):
     """Module name → number of pruned components, for every granularity."""
 
 
-class SearchStep(ReportModel):
-    """One amount tried on the tuning split."""
+class Overlap(ReportModel):
+    """How much of what two behaviours would have pruned alone is the same."""
 
+    first: str
+    second: str
+    share: float
+    """Components in both / components of the smaller of the two selections."""
+
+
+class SearchStep(ReportModel):
+    """One selection tried on the tuning split."""
+
+    origin: str
+    """Which part of the search proposed it."""
+    granularity: Granularity
     components: int
-    tune_metric: float
+    first_layer: int
+    last_layer: int | None
+    cost_weight: float
+    ablation: Literal["zero", "mean"]
+    gains: dict[str, float]
+    """Behaviour → share by which its undesiredness fell on the tuning prompts."""
+    gain: float
+    """Their mean."""
     perplexity: float
-    """Of the tuning part of the reference text."""
+    """Of tuning windows of the corpus, or the tuning part of the reference text."""
     perplexity_increase: float
     """Relative to the base model on the same text."""
     kl: float
     within_budget: bool
+    on_front: bool
+    """Whether no other one is better in both gain and KL divergence."""
     chosen: bool
 
 
@@ -209,14 +262,18 @@ class GateResult(ReportModel):
 
 
 class Sample(ReportModel):
-    """One prompt with the base and the corrected model's response, greedy."""
+    """One response of the base model and the corrected one's, drawn with the same noise."""
 
+    behaviour: str
     prompt: str
     split: Literal["tune", "held_out"]
     before: str
     after: str
-    metric_before: float
-    metric_after: float
+    scores_before: dict[str, float]
+    """Evaluator → score."""
+    scores_after: dict[str, float]
+    undesired_before: bool
+    undesired_after: bool
 
 
 class ModelIdentity(ReportModel):
@@ -229,13 +286,14 @@ class ModelIdentity(ReportModel):
 class Report(ReportModel):
     """The whole outcome of a correction job, as `report.json` holds it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     verdict: Verdict
     reason: str
     """One sentence: why this verdict."""
     behaviours: list[BehaviourEffect]
     damage: Damage | None
     patch: PatchSummary | None
+    overlap: list[Overlap] = []
     search: list[SearchStep]
     gates: list[GateResult]
     samples: list[Sample]

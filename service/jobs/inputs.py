@@ -9,7 +9,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.errors import NotFoundError
 from service.models import PromptSet
-from service.prompt_sets.parsing import parse_prompts
+from service.prompt_sets.parsing import Prompt, parse_prompts
 
 
 class PromptSetInfo(NamedTuple):
@@ -19,7 +19,7 @@ class PromptSetInfo(NamedTuple):
     sha256: str
 
 
-def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]:
+def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[Prompt]:
     """The prompts of one of the tenant's sets, in order. Raises `NotFoundError`."""
     row = _find(session, tenant_id, prompt_set_id, PromptSet.content, PromptSet.format)
     return parse_prompts(row.content, row.format)

@@ -38,6 +38,16 @@ class Attributor(StrEnum):
     MAGNITUDE = "magnitude"
     RANDOM = "random"
 
+    @property
+    def explains(self) -> bool:
+        """Whether it explains chosen tokens: the others see all tokens alike, or none."""
+        return self in COMPOSITES
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether its relevance depends on the samples."""
+        return self not in (Attributor.MAGNITUDE, Attributor.RANDOM)
+
 
 WRITTEN = {
     Attributor.WANDA: Combination.ROOT_MEAN_SQUARE,

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 from workers.correction.results import Response
 from workers.domain import TokenSequence
+from workers.families import Family
 from workers.validation.generation import Decoding, generate_samples
 from workers.validation.scorers.scorer import Answer, BehaviourScorer, Direction
+from workers.validation.uniqueness import find_repeated_tokens
 
-Mark = Callable[[Sequence[int], Sequence[int]], TokenSequence]
-"""Prompt tokens and response tokens to a sequence with the response's undesired tokens marked."""
+RISE = 0.1
+"""A token that raises the mean score of the response so far by this much is marked."""
+
+
+class Marking(StrEnum):
+    """Which tokens of an undesired response are explained."""
+
+    REPEATED = "repeated"
+    """Those that repeat: what comes before the first of them is ordinary text."""
+    RISING = "rising"
+    """Those with which the scores of the response so far rise: an insult, not its sentence."""
 
 
 class Headline(StrEnum):
@@ -41,8 +53,7 @@ class Behaviour:
     headline: Headline
     min_effect: float
     """Least improvement of the headline figure on held-out prompts."""
-    mark: Mark
-    """Marks what of an undesired response is to be explained."""
+    marking: Marking
 
     def score(
         self, prompts: Sequence[str], sequences: Sequence[Sequence[TokenSequence]], tokenizer: Any
@@ -80,6 +91,34 @@ class Behaviour:
             self.shows(score, index) for index, score in enumerate(response.scores)
         )
 
+    def mark(
+        self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Any
+    ) -> Response:
+        """Return an undesired response with the tokens marked that are to be explained."""
+        if self.marking is Marking.REPEATED:
+            marks = find_repeated_tokens(prompt_ids, response.token_ids)
+        else:
+            marks = self._find_rises(prompt, response.token_ids, tokenizer)
+        return response.model_copy(update={"marks": marks})
+
+    def _find_rises(
+        self, prompt: str, token_ids: tuple[int, ...], tokenizer: Any
+    ) -> tuple[bool, ...]:
+        """Return for each token whether the scores rise with it; the steepest one at least."""
+        prefixes = [token_ids[:end] for end in range(1, len(token_ids) + 1)]
+        answers = [Answer(prompt, tokenizer.decode(ids), ids) for ids in prefixes]
+        scores = zip(*(scorer.score(answers) for scorer in self.scorers), strict=True)
+        levels = [fmean(map(self._turn, range(len(self.scorers)), values)) for values in scores]
+        rises = [later - earlier for earlier, later in pairwise([0.0, *levels])]
+        least = min(RISE, max(rises))
+        return tuple(rise >= least for rise in rises)
+
+    def _turn(self, scorer: int, score: float) -> float:
+        """Return a score turned so that larger is worse."""
+        if self.scorers[scorer].direction is Direction.HIGHER_IS_BETTER:
+            return 1 - score
+        return score
+
     def compute_undesiredness(self, responses: Sequence[Sequence[Response]]) -> float:
         """Return how much of the behaviour is in the responses, what a search makes small.
 
@@ -87,18 +126,26 @@ class Behaviour:
         a share of responses, which on few prompts moves in jumps. 0 without responses.
         """
         values = [
-            1 - score if scorer.direction is Direction.HIGHER_IS_BETTER else score
+            self._turn(scorer, score)
             for samples in responses
             for response in samples
-            for scorer, score in zip(self.scorers, response.scores, strict=True)
+            for scorer, score in enumerate(response.scores)
         ]
         return fmean(values) if values else 0.0
 
 
+@dataclass(frozen=True)
+class BaseModel:
+    """The model whose behaviours are looked at."""
+
+    model: Any
+    tokenizer: Any
+    pad_id: int
+    family: Family
+
+
 def respond(
-    model: Any,
-    tokenizer: Any,
-    pad_id: int,
+    base: BaseModel,
     behaviour: Behaviour,
     prompts: Sequence[str],
     prompt_ids: Sequence[Sequence[int]],
@@ -111,6 +158,6 @@ def respond(
     `advance` is called with the number of responses of each batch.
     """
     sequences = generate_samples(
-        model, prompt_ids, behaviour.decoding, pad_id, seed=seed, on_batch=advance
+        base.model, prompt_ids, behaviour.decoding, base.pad_id, seed=seed, on_batch=advance
     )
-    return behaviour.score(prompts, sequences, tokenizer)
+    return behaviour.score(prompts, sequences, base.tokenizer)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.correction.behaviour import Behaviour, respond
-from workers.correction.preparation import BaseModel
+from workers.correction.behaviour import BaseModel, Behaviour, respond
 from workers.correction.results import PromptOutcome, Responses
 from workers.domain import TokenSequence
 from workers.progress import Advance
@@ -23,9 +22,7 @@ def measure_responses(
     The draws are those the base model's responses were measured by.
     """
     return respond(
-        base.model,
-        base.tokenizer,
-        base.pad_id,
+        base,
         behaviour,
         [outcome.prompt for outcome in outcomes],
         [outcome.prompt_ids for outcome in outcomes],
@@ -34,12 +31,31 @@ def measure_responses(
     )
 
 
+def mark_undesired(
+    base: BaseModel, behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
+) -> Responses:
+    """Return the responses with the tokens of undesired ones marked that are to be explained."""
+    return tuple(
+        tuple(
+            behaviour.mark(outcome.prompt, outcome.prompt_ids, response, base.tokenizer)
+            if behaviour.is_undesired(response)
+            else response
+            for response in samples
+        )
+        for outcome, samples in zip(outcomes, responses, strict=True)
+    )
+
+
 def collect_undesired(
     behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
 ) -> tuple[TokenSequence, ...]:
-    """Return the responses that show the behaviour, marked for explanation."""
+    """Return the responses that show the behaviour, as marked for explanation."""
     return tuple(
-        behaviour.mark(outcome.prompt_ids, response.token_ids)
+        TokenSequence(
+            outcome.prompt_ids,
+            response.token_ids,
+            response.marks if any(response.marks) else (),
+        )
         for outcome, samples in zip(outcomes, responses, strict=True)
         for response in samples
         if behaviour.is_undesired(response)
@@ -49,7 +65,7 @@ def collect_undesired(
 def collect_base_undesired(
     behaviour: Behaviour, outcomes: Sequence[PromptOutcome]
 ) -> tuple[TokenSequence, ...]:
-    """Return the base model's own undesired responses, marked for explanation.
+    """Return the base model's own undesired responses, as marked for explanation.
 
     Of sampled responses those the prompts were chosen by count, too: they are the base model's.
     """

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from workers.correction.behaviour import Behaviour, respond
+from workers.correction.behaviour import BaseModel, Behaviour, respond
+from workers.correction.measurement import mark_undesired
 from workers.correction.results import (
     PreparedBehaviour,
     PromptOutcome,
@@ -17,7 +18,7 @@ from workers.correction.results import (
     Responses,
 )
 from workers.domain import Granularity, Selection
-from workers.families import Family, count_components
+from workers.families import count_components
 from workers.progress import Advance
 from workers.pruning.components import pruned
 from workers.validation.splits import split_by_hash
@@ -45,16 +46,6 @@ class PromptTooLongError(ValueError):
     """A prompt and its response do not fit into the model's context; shorten the prompt."""
 
 
-@dataclass(frozen=True)
-class BaseModel:
-    """The model whose behaviour is looked at."""
-
-    model: Any
-    tokenizer: Any
-    pad_id: int
-    family: Family
-
-
 def prepare_behaviour(
     base: BaseModel,
     behaviour: Behaviour,
@@ -78,9 +69,7 @@ def prepare_behaviour(
 
     def run(chosen: Sequence[int], seed: int) -> Responses:
         return respond(
-            base.model,
-            base.tokenizer,
-            base.pad_id,
+            base,
             behaviour,
             [prompts[index] for index in chosen],
             [prompt_ids[index] for index in chosen],
@@ -106,7 +95,20 @@ def prepare_behaviour(
         )
         for index in everything
     )
-    return PreparedBehaviour(name=behaviour.name, prompts=outcomes)
+    return PreparedBehaviour(
+        name=behaviour.name,
+        prompts=tuple(_mark_tuning(base, behaviour, outcome) for outcome in outcomes),
+    )
+
+
+def _mark_tuning(base: BaseModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
+    """Return the outcome with what attribution is to explain marked."""
+    if outcome.held_out or not outcome.triggering:
+        return outcome
+    screened, responses = mark_undesired(
+        base, behaviour, [outcome, outcome], (outcome.screened, outcome.responses)
+    )
+    return outcome.model_copy(update={"screened": screened, "responses": responses})
 
 
 def _disturb(base: BaseModel, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:

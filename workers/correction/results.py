@@ -31,6 +31,8 @@ class Response(StageDocument):
     token_ids: tuple[int, ...]
     scores: tuple[float, ...]
     """One a scorer, in the behaviour's order."""
+    marks: tuple[bool, ...] = ()
+    """For each token whether it is to be explained; of undesired tuning responses."""
 
 
 Responses = tuple[tuple[Response, ...], ...]
@@ -78,8 +80,8 @@ class PreparedCorrection(StageDocument):
     """Everything later stages need to know about model, prompts and reference texts."""
 
     model_sha256: str
-    components: int
-    """Components of the model, of the job's granularity."""
+    components: dict[Granularity, int]
+    """Components of the model, of each of the job's granularities."""
     behaviours: tuple[PreparedBehaviour, ...]
     reference: ReferenceSplit
     corpus: tuple[tuple[int, ...], ...]

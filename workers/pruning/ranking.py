@@ -40,6 +40,16 @@ class Ranking:
             chosen[self.modules[owner]] = indices[owners == owner].sort().values
         return Selection(self.granularity, chosen)
 
+    def cap(self, most: int) -> Ranking:
+        """Return the ranking without those that are not among their module's best `most`."""
+        seen: dict[int, int] = {}
+        ranks = []
+        for rank, owner in enumerate(self.owners.tolist()):
+            seen[owner] = seen.get(owner, 0) + 1
+            if seen[owner] <= most:
+                ranks.append(rank)
+        return self.keep(ranks)
+
     def keep(self, ranks: Sequence[int]) -> Ranking:
         """Return the ranking of the components at `ranks` (from 0), in that order."""
         places = torch.tensor(ranks, dtype=torch.int64)

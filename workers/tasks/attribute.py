@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from service.jobs.specs.correction import MAX_BEHAVIOURS
 from workers.attribution.contrastive import (
     BehaviourRelevance,
     ContrastiveRelevance,
@@ -33,7 +34,6 @@ from workers.correction.results import PreparedCorrection
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.progress import Advance
 from workers.pruning.scoring import Score
-from service.jobs.specs.correction import MAX_BEHAVIOURS
 from workers.tasks.context import JobContext, StageOutput, compute_key
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards
@@ -103,11 +103,24 @@ def answer_undesired(
     granularity: Granularity,
     undesired: Sequence[TokenSequence],
     advance: Advance,
-) -> RelevanceSums:
-    """The job's own relevance of undesired responses, as for those of the base model."""
+) -> dict[str, torch.Tensor]:
+    """The job's own mean relevance of undesired responses, as that of the base model's."""
     question = ask_responses(inputs.attributor, Side.UNDESIRED)
     subject = _Subject(granularity, question, None, tuple(undesired))
-    return _answer(inputs, subject, undesired, advance)
+    relevance = finish(_answer(inputs, subject, undesired, advance), in_place=True)
+    return _average_explained(relevance, subject)
+
+
+def _average_explained(relevance: Relevance, subject: _Subject) -> dict[str, torch.Tensor]:
+    """Return the mean relevance of responses over the tokens that are explained.
+
+    So responses of which few tokens are explained compare with those of which all are. Where
+    nothing is explained in particular, the mean over all tokens.
+    """
+    if not subject.question.attributor.explains:
+        return dict(relevance.mean)
+    share = sum(sample.explained for sample in subject.samples) / relevance.tokens
+    return {name: values.div_(share) for name, values in relevance.mean.items()}
 
 
 def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
@@ -142,7 +155,7 @@ def _list_subjects(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tu
         undesired = collect_base_undesired(behaviour, tune)
         clean = collect_clean(behaviour, tune, len(undesired))
         for side, samples in ((Side.UNDESIRED, undesired), (Side.CLEAN, clean)):
-            if samples:
+            if samples and (side is Side.UNDESIRED or inputs.attributor.reads_samples):
                 subjects.append((ask_responses(inputs.attributor, side), number, samples))
     return tuple(
         _Subject(granularity, question, number, samples)
@@ -184,31 +197,41 @@ def _combine(parts: Sequence[_Part], results: Sequence[bytes]) -> bytes:
     sums: dict[tuple[Granularity, int | None, Side], list[RelevanceSums]] = {}
     for part, data in zip(parts, results, strict=True):
         sums.setdefault(part.subject.key, []).append(parse_sums(data))
+    subjects = {part.subject.key: part.subject for part in parts}
     answers = {key: finish(merge_sums(shards), in_place=True) for key, shards in sums.items()}
     granularities = dict.fromkeys(granularity for granularity, _, _ in answers)
     return serialise_relevance(
         {
-            granularity: _combine_contrast(
-                {(number, side): answer for (own, number, side), answer in answers.items()
-                 if own is granularity}
+            granularity: ContrastiveRelevance(
+                combine_general(
+                    {
+                        side: answer
+                        for (own, number, side), answer in answers.items()
+                        if own is granularity and number is None
+                    }
+                ),
+                _combine_behaviours(
+                    {
+                        (number, side): _average_explained(answer, subjects[own, number, side])
+                        for (own, number, side), answer in answers.items()
+                        if own is granularity and number is not None
+                    }
+                ),
             )
             for granularity in granularities
         }
     )
 
 
-def _combine_contrast(
-    answers: Mapping[tuple[int | None, Side], Relevance],
-) -> ContrastiveRelevance:
-    """Return the relevance of one granularity from the answers of each set of samples."""
-    general = {side: answer for (number, side), answer in answers.items() if number is None}
-    numbers = sorted({number for number, _ in answers if number is not None})
-    nothing: dict[str, torch.Tensor] = {}
-    behaviours = tuple(
+def _combine_behaviours(
+    answers: Mapping[tuple[int, Side], dict[str, torch.Tensor]],
+) -> tuple[BehaviourRelevance, ...]:
+    """Return the relevance for each behaviour, in order."""
+    numbers = sorted({number for number, _ in answers})
+    return tuple(
         BehaviourRelevance(
-            undesired=answers[number, Side.UNDESIRED].mean,
-            clean=answers[number, Side.CLEAN].mean if (number, Side.CLEAN) in answers else nothing,
+            undesired=answers[number, Side.UNDESIRED],
+            clean=answers.get((number, Side.CLEAN), {}),
         )
         for number in numbers
     )
-    return ContrastiveRelevance(combine_general(general), behaviours)

@@ -20,6 +20,7 @@ from service.errors import ArtifactNotFoundError
 from service.jobs.execution import (
     Claim,
     attach_artifact,
+    file_finding,
     find_stage_result,
     finish_job,
     finish_stage,
@@ -146,6 +147,15 @@ class JobContext(TaskContext):
         sha256 = self.store.put_bytes(data)
         self._write(finish_stage, name, key, sha256, False)
         return StageOutput(data, sha256)
+
+    def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
+        """Return what `work` finds out, from an earlier attempt where it was filed under `key`."""
+        earlier = self._find_earlier(name, key)
+        if earlier is not None:
+            return earlier.data
+        data = work()
+        self._write(file_finding, name, key, self.store.put_bytes(data))
+        return data
 
     def skip_stage(self, name: str, message: str) -> None:
         """Mark a stage as not needed."""

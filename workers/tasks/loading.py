@@ -14,6 +14,7 @@ from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompt
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.jobs.specs.compression import ZeroShotSpec
 from service.model_sources import check_checkpoint_folder, resolve_model_source
+from service.prompt_sets.parsing import Prompt
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
     Checkpoint,
@@ -21,10 +22,12 @@ from workers.checkpoints import (
     fetch_hub_checkpoint,
     load_checkpoint,
 )
+from workers.correction.behaviour import BaseModel, Behaviour
 from workers.correction.search import Budget
 from workers.domain import Granularity
 from workers.families import Family, count_components, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
+from workers.tasks.behaviours import build_behaviour
 from workers.tasks.context import InvalidInputError, TaskContext
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -100,6 +103,10 @@ class JobInputs:
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""
+        return [prompt.text for prompt in self.chats(prompt_set_id)]
+
+    def chats(self, prompt_set_id: str) -> list[Prompt]:
+        """Return the prompts of a prompt set of the job's tenant, chats as such."""
         tenant_id = self._context.tenant_id
         return self._context.transact(
             lambda session: load_prompts(session, tenant_id, prompt_set_id)
@@ -124,7 +131,20 @@ class CorrectionInputs(JobInputs):
     def __init__(self, context: TaskContext, spec: CorrectionSpec) -> None:
         super().__init__(context, spec.model)
         self.spec = spec
-        self.behaviour = spec.behaviours[0]
+
+    @cached_property
+    def behaviours(self) -> tuple[Behaviour, ...]:
+        """The behaviours, with their scorers loaded. Raises `ScorerError`."""
+        roots = self._context.settings.scorer_roots
+        return tuple(
+            build_behaviour(behaviour, roots, self.device) for behaviour in self.spec.behaviours
+        )
+
+    @property
+    def base(self) -> BaseModel:
+        """The model whose behaviours are corrected. Raises `CheckpointError`."""
+        checkpoint = self.checkpoint
+        return BaseModel(checkpoint.model, checkpoint.tokenizer, checkpoint.pad_id, self.family)
 
     @property
     def attributor(self) -> Attributor:
@@ -132,9 +152,9 @@ class CorrectionInputs(JobInputs):
         return Attributor(self.spec.attribution.attributor)
 
     @property
-    def granularity(self) -> Granularity:
-        """What a component is."""
-        return Granularity(self.spec.attribution.granularity)
+    def granularities(self) -> tuple[Granularity, ...]:
+        """What a component may be."""
+        return tuple(map(Granularity, self.spec.attribution.granularities))
 
     @property
     def budget(self) -> Budget:

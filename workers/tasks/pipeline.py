@@ -100,13 +100,13 @@ def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
         searched = SearchOutcome.model_validate_json(search_output.data)
         if searched.chosen is None:
             context.skip_stage(
-                "validate", "Skipped validate: nothing within the budget improves the behaviour."
+                "validate", "Skipped validate: nothing within the budget improves every behaviour."
             )
         else:
             output = validate.run(context, inputs, prepared, searched, search_output.sha256)
             validated = ValidationOutcome.model_validate_json(output.data)
     report = build_report(_frame(context, inputs), prepared, searched, validated)
-    package.run(context, inputs, report, searched)
+    package.run(context, inputs, prepared, report, searched)
     context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
 
 
@@ -114,19 +114,27 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
     spec = inputs.spec
     timings = context.transact(lambda session: load_stage_seconds(session, context.claim.job_id))
     return ReportFrame(
-        behaviour=spec.behaviours[0].name,
-        metric=spec.behaviours[0].metric,
-        threshold=spec.behaviours[0].threshold,
+        behaviours=inputs.behaviours,
         corpus=(
             "held-out reference"
             if spec.perplexity is None
             else inputs.prompt_set(spec.perplexity.prompts).name
         ),
-        min_effect=spec.budget.min_effect,
         budget=inputs.budget,
-        attribution={name: str(value) for name, value in spec.attribution},
+        attribution=_describe_attribution(spec),
         seed=spec.seed,
         versions=list_versions(),
         model_id=spec.model,
         timings=timings,
     )
+
+
+def _describe_attribution(spec: CorrectionSpec) -> dict[str, str]:
+    attribution = spec.attribution
+    return {
+        "attributor": attribution.attributor,
+        "score": attribution.score,
+        "granularity": ", ".join(attribution.granularities),
+        "reference_tokens": str(attribution.reference_tokens),
+        "search": spec.search.preset,
+    }

@@ -50,9 +50,7 @@ class NucleusDraws(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
 
 
-def draw_tokens(
-    log_probabilities: torch.Tensor, seeds: torch.Tensor, top_p: float
-) -> torch.Tensor:
+def draw_tokens(log_probabilities: torch.Tensor, seeds: torch.Tensor, top_p: float) -> torch.Tensor:
     """Return one token `(row,)` of each row's nucleus, from `(row, vocabulary)` and `(row,)`."""
     count = min(CANDIDATES, log_probabilities.shape[1])
     values, tokens = log_probabilities.topk(count, dim=-1)
