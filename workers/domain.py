@@ -44,6 +44,31 @@ class Verdict(StrEnum):
     """There was nothing to correct, or nothing within budget corrected it."""
 
 
+class GateGroup(StrEnum):
+    """What a gate watches."""
+
+    EFFECT = "effect"
+    """That the correction does what it is for."""
+    DAMAGE = "damage"
+    """That what worked before still works."""
+    SAFETY = "safety"
+    """That the model became neither more harmful nor more squeamish."""
+
+
+class GateBound(StrEnum):
+    """On which side of its limit a gate's value must lie."""
+
+    AT_MOST = "at_most"
+    AT_LEAST = "at_least"
+    ABOVE = "above"
+
+    def is_met(self, value: float, limit: float) -> bool:
+        """Return whether `value` is on the right side of `limit`; NaN never is."""
+        if self is GateBound.AT_MOST:
+            return value <= limit
+        return value >= limit if self is GateBound.AT_LEAST else value > limit
+
+
 @dataclass(frozen=True)
 class Selection:
     """Components chosen for removal.
@@ -259,6 +284,21 @@ class GateResult(ReportModel):
     limit: float
     value: float | None
     passed: bool
+    unit: str = ""
+    """Of `limit` and `value`, such as `relative` or `nats a token`; empty where they have none."""
+    group: GateGroup | None = None
+    bound: GateBound | None = None
+    """On which side of the limit the value must lie."""
+    ci_low: float | None = None
+    """95 % interval of the value; None where it has none."""
+    ci_high: float | None = None
+    before: float | None = None
+    """The base model's own figure, from which the value was computed with `after`'s."""
+    after: float | None = None
+    count: int | None = None
+    """Prompts, questions or text samples behind the value."""
+    unmeasured: str | None = None
+    """Why there is no value."""
 
 
 class Sample(ReportModel):
