@@ -162,6 +162,14 @@ def upgrade() -> None:
     op.create_index(
         "ix_serving_events_version_id", "serving_events", ["version_id", "id"], unique=False
     )
+    op.add_column("jobs", sa.Column("publish_to", sa.Text(), nullable=True))
+    op.create_index(
+        "ix_jobs_publish_to",
+        "jobs",
+        ["id"],
+        unique=False,
+        postgresql_where="publish_to IS NOT NULL",
+    )
     op.add_column("idempotency_keys", sa.Column("version_id", sa.Text(), nullable=True))
     op.create_foreign_key(
         op.f("fk_idempotency_keys_version_id"),
@@ -189,6 +197,10 @@ def downgrade() -> None:
         op.f("fk_idempotency_keys_version_id"), "idempotency_keys", type_="foreignkey"
     )
     op.drop_column("idempotency_keys", "version_id")
+    op.drop_index(
+        "ix_jobs_publish_to", table_name="jobs", postgresql_where="publish_to IS NOT NULL"
+    )
+    op.drop_column("jobs", "publish_to")
     op.drop_index("ix_serving_events_version_id", table_name="serving_events")
     op.drop_index("ix_serving_events_alias", table_name="serving_events")
     op.drop_table("serving_events")
