@@ -1,4 +1,4 @@
-"""The outbox: "run this job" (or this shard), written in the job's own transaction, sent later."""
+"""The outbox: "run this job", or its shard, or publish it; written with the change, sent later."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from service.models import OPEN_STATUSES, Job, JobStatus, OutboxMessage, Shard, ShardStatus
+from service.models import (
+    OPEN_STATUSES,
+    Job,
+    JobStatus,
+    ModelVersion,
+    OutboxMessage,
+    Shard,
+    ShardStatus,
+    VersionStatus,
+)
 
 JOB_TASK = "excise.run_job"
 SHARD_TASK = "excise.run_shard"
+PUBLISH_TASK = "excise.publish"
 
 Publish = Callable[[str, str], None]
 """Sends a message: the task's name and the id it is about, nothing else."""
@@ -22,6 +32,11 @@ _KEEP_SENT = timedelta(days=1)
 def enqueue(session: Session, job_id: str, shard_id: str | None = None) -> None:
     """Write the message for one job or one of its shards; it is sent after the commit."""
     session.add(OutboxMessage(job_id=job_id, shard_id=shard_id))
+
+
+def enqueue_version(session: Session, version: ModelVersion) -> None:
+    """Write the message for the builder of one version; it is sent after the commit."""
+    session.add(OutboxMessage(job_id=version.job_id, version_id=version.id))
 
 
 def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
@@ -39,10 +54,7 @@ def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
     )
     messages = session.scalars(statement).all()
     for message in messages:
-        if message.shard_id is None:
-            publish(JOB_TASK, message.job_id)
-        else:
-            publish(SHARD_TASK, message.shard_id)
+        publish(*_address(message))
         message.sent_at = func.clock_timestamp()
     return len(messages)
 
@@ -63,6 +75,7 @@ def resend_queued(session: Session, unclaimed_seconds: float = 0.0) -> int:
     recent = exists().where(
         OutboxMessage.job_id == Job.id,
         OutboxMessage.shard_id.is_(None),
+        OutboxMessage.version_id.is_(None),
         OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since),
     )
     statement = (
@@ -105,7 +118,37 @@ def resend_shards(session: Session, unclaimed_seconds: float = 0.0) -> int:
     return len(shards)
 
 
+def resend_versions(session: Session, unclaimed_seconds: float = 0.0) -> int:
+    """The same for versions that wait for a builder; return how many."""
+    since = func.clock_timestamp() - timedelta(seconds=unclaimed_seconds)
+    recent = exists().where(
+        OutboxMessage.version_id == ModelVersion.id,
+        OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since),
+    )
+    statement = (
+        select(ModelVersion)
+        .where(
+            ModelVersion.status == VersionStatus.QUEUED, ModelVersion.queued_at <= since, ~recent
+        )
+        .order_by(ModelVersion.number)
+        .with_for_update(skip_locked=True)
+    )
+    versions = session.scalars(statement).all()
+    for version in versions:
+        enqueue_version(session, version)
+    return len(versions)
+
+
 def delete_old_sent(session: Session) -> None:
     """Forget messages sent more than a day ago."""
     before = func.clock_timestamp() - _KEEP_SENT
     session.execute(delete(OutboxMessage).where(OutboxMessage.sent_at < before))
+
+
+def _address(message: OutboxMessage) -> tuple[str, str]:
+    """The task a message is for, and the id it carries."""
+    if message.version_id is not None:
+        return PUBLISH_TASK, message.version_id
+    if message.shard_id is not None:
+        return SHARD_TASK, message.shard_id
+    return JOB_TASK, message.job_id

@@ -1,4 +1,4 @@
-"""The relay: background threads that send the outbox and give orphaned jobs to new workers."""
+"""The relay: background threads that send the outbox and give orphaned work to new workers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from service.outbox import (
     delete_old_sent,
     resend_queued,
     resend_shards,
+    resend_versions,
     send_unsent,
 )
+from service.serving.publications import sweep_expired_publications
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,23 +73,25 @@ class Relay:
             for shard_id in sweep_expired_shards(session):
                 logger.warning("lease of %s expired", shard_id)
         with self._database.transaction() as session:
+            for version_id in sweep_expired_publications(session, settings.max_attempts):
+                logger.warning("lease of %s expired", version_id)
+        with self._database.transaction() as session:
             if count := resend_queued(session, settings.resend_seconds):
                 logger.warning("%d queued jobs were not claimed in time; sending again", count)
             resend_shards(session, settings.resend_seconds)
+            resend_versions(session, settings.resend_seconds)
             delete_old_sent(session)
 
     def _recover_from_wipe(self) -> None:
-        """Re-send every queued job and pending shard if the broker no longer has the marker.
+        """Re-send everything that waits for a worker if the broker no longer has the marker.
 
         The marker is set last: a crash before it sends twice, which workers bear.
         """
         if self._broker.has_epoch():
             return
         with self._database.transaction() as session:
-            jobs, shards = resend_queued(session), resend_shards(session)
-        logger.warning(
-            "the broker is new or was wiped; sending %d jobs and %d shards again", jobs, shards
-        )
+            count = resend_queued(session) + resend_shards(session) + resend_versions(session)
+        logger.warning("the broker is new or was wiped; sending %d messages again", count)
         self._broker.set_epoch()
 
     def _send_batch(self) -> int:

@@ -9,6 +9,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.serving.pools import ServingPool, check_pools, load_pool_keys
+
 MEBIBYTE = 1024 * 1024
 
 
@@ -54,10 +56,34 @@ class Settings(BaseSettings):
     worker_silent_seconds: float = Field(default=60.0, gt=0)
     """A worker whose heartbeat is older than this does not count as alive."""
 
+    serving_pools: tuple[ServingPool, ...] = ()
+    """The vLLM servers corrections are published to, as a JSON list; see docs/guides/serving.md."""
+    serving_folder: Path = Path("served")
+    """Where versions lie for the vLLM servers to read; they and this service see it alike."""
+    reconciler_enabled: bool = True
+    """Whether this process keeps the serving pools as the database says they should be."""
+    reconcile_seconds: float = Field(default=1.0, gt=0)
+    """Pause between two looks at a serving pool."""
+    infer_requests_per_minute: int = Field(default=6000, ge=1)
+    """Requests one API key may send to the gateway, on average, in each API process."""
+    infer_burst: int = Field(default=200, ge=1)
+    """Requests one API key may send at once after a pause."""
+    gateway_read_seconds: float = Field(default=120.0, gt=0)
+    """How long a vLLM server may be silent in the middle of an answer."""
+    routing_seconds: float = Field(default=1.0, ge=0, le=5)
+    """How long the gateway may go by an alias or a key it has looked up."""
+
     def find_task_file(self, name: str) -> Path | None:
         """The server's own rows of a zero-shot task, if it has them."""
         path = None if self.task_data is None else self.task_data / f"task_{name}.jsonl"
         return path if path is not None and path.is_file() else None
+
+    @field_validator("serving_pools")
+    @classmethod
+    def _load_keys(cls, pools: tuple[ServingPool, ...]) -> tuple[ServingPool, ...]:
+        """The pools with their servers' API keys."""
+        check_pools(pools)
+        return load_pool_keys(pools)
 
     @field_validator("model_roots", mode="before")
     @classmethod

@@ -25,6 +25,7 @@ class Scope(StrEnum):
 
     SUBMIT = "submit"
     PUBLISH = "publish"
+    INFER = "infer"
     ADMIN = "admin"
 
 

@@ -18,13 +18,14 @@ from service.errors import (
 )
 from service.jobs import repository
 from service.jobs.prompt_set_checks import check_prompt_sets
-from service.jobs.specs import STAGES, JobSpec
+from service.jobs.specs import STAGES, CorrectionSpec, JobSpec
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
 from service.keys.repository import lock_key
 from service.model_sources import resolve_model_source
 from service.models import Event, IdempotencyKey, Job, JobArtifact, JobStatus, new_id
 from service.outbox import enqueue
+from service.serving.pools import choose_pool
 from service.settings import Settings
 
 _ID = re.compile(r"job_[0-9a-f]{24}")
@@ -51,6 +52,7 @@ def submit_job(
         return _replay(session, earlier, request_sha256), False
     _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
     resolve_model_source(spec.model, settings.model_roots)
+    _check_publish(identity, spec, settings)
     check_prompt_sets(session, identity.tenant_id, spec, settings)
     job = _build_job(identity, spec)
     if idempotency_key is not None and not repository.reserve_idempotency_key(
@@ -153,6 +155,15 @@ def check_idempotency_key(key: str | None) -> None:
         )
 
 
+def check_same_request(earlier: IdempotencyKey, request_sha256: str) -> None:
+    """Raise `ConflictError` if the idempotency key stood for another request."""
+    if earlier.request_sha256 != request_sha256:
+        raise ConflictError(
+            "This Idempotency-Key was used with another body. Use a new key for a new request.",
+            param="Idempotency-Key",
+        )
+
+
 def _find_earlier(
     session: Session, identity: Identity, idempotency_key: str | None
 ) -> IdempotencyKey | None:
@@ -164,11 +175,7 @@ def _find_earlier(
 
 def _replay(session: Session, earlier: IdempotencyKey, request_sha256: str) -> Job:
     """The job an earlier request with the same idempotency key made. Raises `ConflictError`."""
-    if earlier.request_sha256 != request_sha256:
-        raise ConflictError(
-            "This Idempotency-Key was used with another body. Use a new key for a new request.",
-            param="Idempotency-Key",
-        )
+    check_same_request(earlier, request_sha256)
     return get_job(session, earlier.tenant_id, earlier.job_id)
 
 
@@ -181,8 +188,16 @@ def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:
         )
 
 
+def _check_publish(identity: Identity, spec: JobSpec, settings: Settings) -> None:
+    """Raise `ForbiddenError` or `InvalidRequestError` if the job could not be published."""
+    if isinstance(spec, CorrectionSpec) and spec.publish is not None:
+        identity.require("publish")
+        choose_pool(settings.serving_pools, spec.model)
+
+
 def _build_job(identity: Identity, spec: JobSpec) -> Job:
     """A queued job for the spec."""
+    publish = spec.publish if isinstance(spec, CorrectionSpec) else None
     return Job(
         id=new_id("job"),
         tenant_id=identity.tenant_id,
@@ -191,5 +206,6 @@ def _build_job(identity: Identity, spec: JobSpec) -> Job:
         model=spec.model,
         spec=spec.model_dump(mode="json"),
         user_metadata=dict(spec.metadata),
+        publish_to=publish.alias if publish else None,
         status=JobStatus.QUEUED,
     )

@@ -64,12 +64,23 @@ def find_idempotency_key(session: Session, tenant_id: str, key: str) -> Idempote
 
 
 def reserve_idempotency_key(
-    session: Session, tenant_id: str, key: str, request_sha256: str, job_id: str
+    session: Session,
+    tenant_id: str,
+    key: str,
+    request_sha256: str,
+    job_id: str,
+    version_id: str | None = None,
 ) -> bool:
-    """Take the key for `job_id`; whether it was free. Waits for a request that is taking it."""
+    """Take the key for what it made; whether it was free. Waits for a request that is taking it."""
     statement = (
         insert(IdempotencyKey)
-        .values(tenant_id=tenant_id, key=key, request_sha256=request_sha256, job_id=job_id)
+        .values(
+            tenant_id=tenant_id,
+            key=key,
+            request_sha256=request_sha256,
+            job_id=job_id,
+            version_id=version_id,
+        )
         .on_conflict_do_nothing()
         .returning(IdempotencyKey.key)
     )

@@ -23,11 +23,24 @@ def get_identity(
         return authenticate(session, secret)
 
 
-Reader = Annotated[Identity, Depends(get_identity)]
+Caller = Annotated[Identity, Depends(get_identity)]
+
+
+def _get_reader(identity: Caller) -> Identity:
+    identity.require_any("submit", "publish")
+    return identity
+
+
+Reader = Annotated[Identity, Depends(_get_reader)]
 
 
 def _get_submitter(identity: Reader) -> Identity:
     identity.require("submit")
+    return identity
+
+
+def _get_publisher(identity: Reader) -> Identity:
+    identity.require("publish")
     return identity
 
 
@@ -37,4 +50,5 @@ def _get_admin(identity: Reader) -> Identity:
 
 
 Submitter = Annotated[Identity, Depends(_get_submitter)]
+Publisher = Annotated[Identity, Depends(_get_publisher)]
 Admin = Annotated[Identity, Depends(_get_admin)]

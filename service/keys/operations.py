@@ -16,7 +16,7 @@ from service.keys import repository
 from service.models import ApiKey, new_id
 
 KEY_PREFIX = "exc_"
-ALL_SCOPES = ("submit", "publish", "admin")
+ALL_SCOPES = ("submit", "publish", "infer", "admin")
 _KEY = re.compile(r"exc_[A-Za-z0-9_-]{43}")
 _KEY_ID = re.compile(r"key_[0-9a-f]{24}")
 _SHOWN_CHARACTERS = 8
@@ -32,8 +32,18 @@ class Identity:
 
     def require(self, scope: str) -> None:
         """Raise `ForbiddenError` unless the key carries `scope`; `admin` covers the others."""
-        if not self.scopes & {scope, "admin"}:
-            raise ForbiddenError(f"The API key lacks the scope {scope!r}. Use a key that has it.")
+        self.require_any(scope)
+
+    def require_any(self, *scopes: str) -> None:
+        """Raise `ForbiddenError` unless the key carries one of `scopes`, or `admin`."""
+        if not self.scopes & {*scopes, "admin"}:
+            wanted = " or ".join(map(repr, scopes))
+            raise ForbiddenError(f"The API key lacks the scope {wanted}. Use a key that has it.")
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the key may do everything in its tenant."""
+        return "admin" in self.scopes
 
 
 def create_key(

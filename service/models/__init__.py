@@ -15,12 +15,24 @@ from service.models.jobs import (
 )
 from service.models.outbox import OutboxMessage
 from service.models.prompt_sets import PromptSet
+from service.models.serving import (
+    ENDED_STATUSES,
+    WANTED_STATUSES,
+    Alias,
+    ModelVersion,
+    PoolState,
+    ServingEvent,
+    VersionStatus,
+)
 from service.models.shards import Shard, ShardStatus
 from service.models.tenants import Tenant
 from service.models.workers import Worker
 
 __all__ = [
+    "ENDED_STATUSES",
     "OPEN_STATUSES",
+    "WANTED_STATUSES",
+    "Alias",
     "ApiKey",
     "Base",
     "Event",
@@ -28,14 +40,18 @@ __all__ = [
     "Job",
     "JobArtifact",
     "JobStatus",
+    "ModelVersion",
     "OutboxMessage",
+    "PoolState",
     "PromptSet",
+    "ServingEvent",
     "Shard",
     "ShardStatus",
     "Stage",
     "StageResult",
     "StageStatus",
     "Tenant",
+    "VersionStatus",
     "Worker",
     "new_id",
 ]

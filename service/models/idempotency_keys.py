@@ -1,4 +1,4 @@
-"""Idempotency keys: which job a repeated request already made."""
+"""Idempotency keys: which job or version a repeated request already made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.models.base import Base, CreatedAt
 
 
 class IdempotencyKey(Base):
-    """One `Idempotency-Key` of a tenant, the request it stood for and the job it made."""
+    """One `Idempotency-Key` of a tenant, the request it stood for and what it made."""
 
     __tablename__ = "idempotency_keys"
 
@@ -18,5 +18,9 @@ class IdempotencyKey(Base):
     request_sha256: Mapped[str]
     job_id: Mapped[str] = mapped_column(
         ForeignKey("jobs.id", deferrable=True, initially="DEFERRED")
+    )
+    """The job it made, or whose version it made."""
+    version_id: Mapped[str | None] = mapped_column(
+        ForeignKey("model_versions.id", deferrable=True, initially="DEFERRED")
     )
     created_at: Mapped[CreatedAt]

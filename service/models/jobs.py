@@ -65,6 +65,7 @@ class Job(Base):
         Index("ix_jobs_tenant_number", "tenant_id", "number"),
         Index("ix_jobs_open", "status", postgresql_where="status IN ('queued', 'running')"),
         Index("ix_jobs_api_key_status", "api_key_id", "status"),
+        Index("ix_jobs_publish_to", "id", postgresql_where="publish_to IS NOT NULL"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -88,6 +89,8 @@ class Job(Base):
     estimated_finish: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    publish_to: Mapped[str | None]
+    """The alias it is published to if it passes; emptied once that was seen to."""
     lease_token: Mapped[int] = mapped_column(default=0)
     """Fencing token: grows with every claim; only its holder may write."""
     lease_worker: Mapped[str | None]

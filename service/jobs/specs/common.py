@@ -38,6 +38,12 @@ def check_distinct(names: list[str]) -> list[str]:
 
 Storable = AfterValidator(check_storable)
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+AliasName = Annotated[
+    str,
+    Field(
+        max_length=96, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}@[A-Za-z0-9][A-Za-z0-9._-]{0,30}$"
+    ),
+]
 PromptSetId = Annotated[str, Field(min_length=1, max_length=64), Storable]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64), Storable]
 MetadataValue = Annotated[str, Field(max_length=512), Storable]

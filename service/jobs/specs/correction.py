@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from service.jobs.specs.behaviours import BehaviourSpec
 from service.jobs.specs.common import (
+    AliasName,
     AttributorName,
     GranularityName,
     JobSpecBase,
@@ -94,6 +95,19 @@ class BudgetSpec(SpecModel):
     """Mean KL(base ‖ corrected), nats a token."""
 
 
+class PublishSpec(SpecModel):
+    """Where the correction is published if it passes."""
+
+    alias: AliasName
+
+
+class ServingSpec(SpecModel):
+    """What the server it is to be published to can take."""
+
+    max_rank: int | None = Field(default=None, ge=1, le=512)
+    """Most pruned neurons a layer, so that the correction fits an adapter of this rank."""
+
+
 class CorrectionSpec(JobSpecBase):
     """A correction job, as submitted."""
 
@@ -104,6 +118,8 @@ class CorrectionSpec(JobSpecBase):
     attribution: AttributionSpec = AttributionSpec()
     search: SearchSpec = SearchSpec()
     budget: BudgetSpec = BudgetSpec()
+    serving: ServingSpec = ServingSpec()
+    publish: PublishSpec | None = None
 
     @model_validator(mode="after")
     def _check_sets_differ(self) -> Self:

@@ -1,0 +1,1 @@
+"""The gateway: OpenAI's completion endpoints in front of the serving pools."""

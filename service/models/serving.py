@@ -1,0 +1,180 @@
+"""Served models: versions, the aliases that point at them, what happened, what was observed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.models.base import Base, CreatedAt
+
+
+class VersionStatus(StrEnum):
+    """Where one published version is on its way."""
+
+    QUEUED = "queued"
+    """Waiting for a worker to build its files."""
+    BUILDING = "building"
+    """Held by a worker through a lease."""
+    BUILT = "built"
+    """Its files are stored; it is not on a server yet, or its first canary has not run."""
+    LIVE = "live"
+    """On its server under `served_name`, its canary passed since it was put there."""
+    UNAVAILABLE = "unavailable"
+    """It was live; its server is away or lost it, and its canary has to pass again."""
+    FAILED = "failed"
+    """Could not be built, or its first canary did not pass; the error says why."""
+    RETIRED = "retired"
+    """Taken off its server because someone asked for it."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it belongs on its server."""
+        return self in WANTED_STATUSES
+
+
+WANTED_STATUSES = (VersionStatus.BUILT, VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
+ENDED_STATUSES = (VersionStatus.FAILED, VersionStatus.RETIRED)
+
+
+class ModelVersion(Base):
+    """One published correction: its files, its place on a server, and the lease of its builder."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('queued', 'building', 'built', 'live', 'unavailable', 'failed', 'retired')",
+            name="status",
+        ),
+        CheckConstraint("kind IN ('adapter', 'checkpoint')", name="kind"),
+        CheckConstraint("status <> 'live' OR served_name IS NOT NULL", name="live_has_served_name"),
+        CheckConstraint(
+            "verdict = 'passed' OR override_reason IS NOT NULL", name="override_is_recorded"
+        ),
+        UniqueConstraint("tenant_id", "id"),
+        Index("ix_model_versions_tenant_number", "tenant_id", "number"),
+        Index("ix_model_versions_pool_status", "pool", "status"),
+        Index(
+            "uq_model_versions_open_job",
+            "job_id",
+            unique=True,
+            postgresql_where="status NOT IN ('failed', 'retired')",
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    """Order of arrival; what paging goes by."""
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    kind: Mapped[str] = mapped_column(default="adapter")
+    """`adapter`, until its builder finds that only a whole checkpoint can hold it."""
+    base_model: Mapped[str]
+    pool: Mapped[str]
+    """Name of the serving pool, see the settings."""
+    max_rank: Mapped[int]
+    """Largest adapter rank the pool took when this was published."""
+    verdict: Mapped[str]
+    patch_sha256: Mapped[str]
+    files: Mapped[dict[str, str]] = mapped_column(default=dict)
+    """Artifact hash by file name; filled in by the builder."""
+    canary_sha256: Mapped[str | None]
+    rank: Mapped[int | None]
+    status: Mapped[str] = mapped_column(default=VersionStatus.QUEUED)
+    error_message: Mapped[str | None]
+    override_reason: Mapped[str | None]
+    override_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    target_alias: Mapped[str | None]
+    """The alias that moves here once the first canary has passed."""
+    served_name: Mapped[str | None]
+    """What it is called on its server; a new name each time it is loaded."""
+    created_at: Mapped[CreatedAt]
+    queued_at: Mapped[CreatedAt]
+    """When it last became `queued`."""
+    built_at: Mapped[datetime | None]
+    live_at: Mapped[datetime | None]
+    """When its canary last passed."""
+    ended_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[int] = mapped_column(default=0)
+    """Fencing token: grows with every claim; only its holder may file the files."""
+    lease_worker: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+
+
+class Alias(Base):
+    """A name applications call; it points at one version, or splits between two."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (
+        *(
+            ForeignKeyConstraint(
+                ["tenant_id", column], ["model_versions.tenant_id", "model_versions.id"]
+            )
+            for column in ("version_id", "previous_version_id", "split_version_id")
+        ),
+        CheckConstraint(
+            "(split_version_id IS NULL) = (split_percent IS NULL)", name="split_is_whole"
+        ),
+        CheckConstraint("split_percent BETWEEN 1 AND 99", name="split_percent"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version_id: Mapped[str]
+    previous_version_id: Mapped[str | None]
+    """Where a rollback leads."""
+    split_version_id: Mapped[str | None]
+    split_percent: Mapped[int | None]
+    """How many of a hundred requests go to `split_version_id`."""
+    created_at: Mapped[CreatedAt]
+    updated_at: Mapped[CreatedAt]
+
+
+class ServingEvent(Base):
+    """Something that happened to a version or an alias: who, when, why, from where to where."""
+
+    __tablename__ = "serving_events"
+    __table_args__ = (
+        Index("ix_serving_events_alias", "tenant_id", "alias", "id"),
+        Index("ix_serving_events_version_id", "version_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str]
+    alias: Mapped[str | None]
+    version_id: Mapped[str | None] = mapped_column(ForeignKey("model_versions.id"))
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    """Who did it; empty for what the service did by itself."""
+    from_version_id: Mapped[str | None]
+    to_version_id: Mapped[str | None]
+    reason: Mapped[str | None]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[CreatedAt]
+
+
+class PoolState(Base):
+    """What the reconciler last saw of one serving pool."""
+
+    __tablename__ = "pool_states"
+    __table_args__ = (CheckConstraint("status IN ('up', 'down', 'refused')", name="status"),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    """`refused`: it answers, but not as this service needs it; `detail` says why."""
+    detail: Mapped[str]
+    server_version: Mapped[str | None]
+    checked_at: Mapped[CreatedAt]

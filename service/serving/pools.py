@@ -1,0 +1,91 @@
+"""Serving pools: the vLLM servers the settings name, and which of them a version belongs on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from service.errors import InvalidRequestError
+
+PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class ServingPool(BaseModel):
+    """One vLLM server and the base checkpoint it holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: PoolName
+    url: str
+    """Where it answers: scheme, host and port, nothing else."""
+    base_model: str = Field(min_length=1, max_length=1024)
+    """The base as jobs call it in `model`, and as applications may call it."""
+    served_base: str = Field(default="base", min_length=1, max_length=256)
+    """What the server itself calls the base: its `--served-model-name`."""
+    kind: Literal["lora", "checkpoint"] = "lora"
+    """`lora`: adapters are loaded beside the base. `checkpoint`: it serves whole versions."""
+    max_slots: int = Field(default=4, ge=1, le=256)
+    """Its `--max-loras`. One slot always stays empty, see docs/guides/serving.md."""
+    max_rank: int = Field(default=8, ge=1, le=512)
+    """Its `--max-lora-rank`."""
+    api_key_env: str | None = Field(default=None, max_length=128)
+    """The environment variable that holds the server's API key."""
+    api_key: SecretStr | None = None
+    """The key itself; filled in from `api_key_env`."""
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        """The URL without a trailing slash; a message never repeats it, for it may hold secrets."""
+        parts = urlsplit(url)
+        is_plain = not (parts.query or parts.fragment or parts.username or parts.path.strip("/"))
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
+            raise ValueError("must be http(s)://host:port, without user, path or query.")
+        return url.rstrip("/")
+
+    @property
+    def capacity(self) -> int:
+        """How many versions it holds: one adapter slot is kept free, a checkpoint has no slots."""
+        return self.max_slots - 1 if self.kind == "lora" else 1
+
+    def with_key_from(self, environment: Mapping[str, str]) -> Self:
+        """The pool with its server's API key. Raises `ValueError` if the variable is not set."""
+        if self.api_key_env is None:
+            return self
+        if not (key := environment.get(self.api_key_env, "").strip()):
+            raise ValueError(f"pool {self.name}: the variable {self.api_key_env} is not set.")
+        return self.model_copy(update={"api_key": SecretStr(key)})
+
+
+def load_pool_keys(pools: Sequence[ServingPool]) -> tuple[ServingPool, ...]:
+    """The pools with their servers' API keys, from the environment. Raises `ValueError`."""
+    return tuple(pool.with_key_from(os.environ) for pool in pools)
+
+
+def check_pools(pools: Sequence[ServingPool]) -> None:
+    """Raise `ValueError` if two pools have one name."""
+    names = [pool.name for pool in pools]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"there are two pools called {sorted(twice)[0]}. Rename one.")
+
+
+def find_pool(pools: Sequence[ServingPool], name: str) -> ServingPool | None:
+    """The pool called `name`."""
+    return next((pool for pool in pools if pool.name == name), None)
+
+
+def choose_pool(pools: Sequence[ServingPool], base_model: str) -> ServingPool:
+    """The pool for versions of this base: adapters first. Raises `InvalidRequestError`."""
+    fitting = [pool for pool in pools if pool.base_model == base_model]
+    if not fitting:
+        served = ", ".join(sorted({pool.base_model for pool in pools})) or "none"
+        raise InvalidRequestError(
+            f"No serving pool holds the base {base_model!r}. Bases served here: {served}. "
+            "Add a pool to EXCISE_SERVING_POOLS.",
+            param="model",
+        )
+    return min(fitting, key=lambda pool: pool.kind != "lora")
