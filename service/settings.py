@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         check_pools(pools)
         return load_pool_keys(pools)
 
-    @field_validator("model_roots", mode="before")
+    @field_validator("model_roots", "scorer_roots", mode="before", check_fields=False)
     @classmethod
     def _split_roots(cls, value: object) -> object:
         """The roots of one PATH-like string; other inputs pass through."""

@@ -166,7 +166,7 @@ def test_a_verdict_other_than_passed_is_exit_code_100(
 ) -> None:
     spec = stack.build_spec()
     spec["behaviours"][0]["threshold"] = threshold
-    spec["budget"]["min_effect"] = min_effect
+    spec["behaviours"][0]["min_effect"] = min_effect
     output = tmp_path / "out"
     ended = submit_and_wait(stack, spec, output)
     assert ended.returncode == 100, ended.stderr

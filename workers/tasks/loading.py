@@ -135,9 +135,9 @@ class CorrectionInputs(JobInputs):
     @cached_property
     def behaviours(self) -> tuple[Behaviour, ...]:
         """The behaviours, with their scorers loaded. Raises `ScorerError`."""
-        roots = self._context.settings.scorer_roots
+        settings = self._context.settings
         return tuple(
-            build_behaviour(behaviour, roots, self.device) for behaviour in self.spec.behaviours
+            build_behaviour(behaviour, settings, self.device) for behaviour in self.spec.behaviours
         )
 
     @property

@@ -31,10 +31,12 @@ from workers.tasks.context import (
 from workers.tasks.loading import CircuitInputs, CorrectionInputs
 from workers.tasks.packaging import STATUSES, list_versions
 from workers.tasks.sharding import ShardedWork, store_shard
+from workers.validation.scorers.errors import ScorerError
 
 INVALID_INPUT = (
     CheckpointError,
     PromptTooLongError,
+    ScorerError,
     TaskError,
     UnsupportedArchitectureError,
     UnsupportedGranularityError,
