@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from service.jobs.specs.behaviours import (
@@ -15,7 +16,6 @@ from service.jobs.specs.behaviours import (
     RepetitionSpec,
     ToxicitySpec,
 )
-
 from service.prompt_sets.parsing import Prompt
 from workers.correction.behaviour import Behaviour, Headline, Marking
 from workers.correction.preparation import encode_text
@@ -34,9 +34,12 @@ from workers.validation.scorers.build import (
     UniquenessDescription,
     build_scorer,
 )
-from workers.validation.scorers.detoxify_files import find_detoxify
 from workers.validation.scorers.phrases import Phrases
 from workers.validation.scorers.scorer import Direction
+
+def find_detoxify(name: str, roots: Sequence[Path]) -> Path:  # until the helper's is merged
+    return next(root / name for root in roots if (root / name).is_dir())
+
 
 PHRASE_THRESHOLD = 0.5
 """A phrase is in a response, which scores 1, or not, which scores 0."""
