@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from workers.domain import TokenSequence
@@ -88,7 +89,7 @@ class Baseline:
         self._tokenizer = base.tokenizer
         self._text: ReferenceText | Unmeasured | None = None
         if plan.reference is not None:
-            self._text = attempts.make(lambda: _predict_reference(plan, base, attempts.advance))
+            self._text = attempts.make(partial(_predict_reference, plan, base, attempts.advance))
         self.state = _measure(plan, base, attempts)
         """What was measured of the base; without a divergence, which is from itself."""
 
@@ -99,16 +100,15 @@ class Baseline:
         state = _measure(self._plan, changed, attempts, mismatch)
         if self._plan.reference is None:
             return state
-        divergence = mismatch or attempts.make(
-            lambda: self._measure_divergence(changed, attempts.advance)
-        )
-        return state.model_copy(update={"divergence": divergence})
+        found = attempts.make(partial(self._measure_divergence, changed, attempts.advance))
+        return state.model_copy(update={"divergence": mismatch or found})
 
     def _measure_divergence(self, changed: Subject, advance: Advance) -> TextDivergences:
         text = self._text
         if not isinstance(text, ReferenceText):
             reason = "the base was not measured" if text is None else f"base: {text.reason}"
             raise ValueError(reason)
+        _check_context(changed, _as_samples(self._plan.reference))
         damage = text.measure(changed.model, advance, family=changed.family)
         return TextDivergences(
             divergences=_check_finite(damage.divergences),
@@ -158,9 +158,21 @@ class _Attempts:
 
 
 def _predict_reference(plan: CheckPlan, base: Subject, advance: Advance) -> ReferenceText:
-    return ReferenceText(
-        base.model, base.family, _as_samples(plan.reference), base.pad_id, on_batch=advance
-    )
+    samples = _as_samples(plan.reference)
+    _check_context(base, samples)
+    return ReferenceText(base.model, base.family, samples, base.pad_id, on_batch=advance)
+
+
+def _check_context(subject: Subject, samples: Sequence[TokenSequence]) -> None:
+    """Refuse text that is longer than what the model was made for."""
+    longest = max((len(sample.token_ids) for sample in samples), default=0)
+    limit = _context_length(subject)
+    if longest > limit:
+        raise ValueError(f"a sequence has {longest} tokens, the model's context {limit}; cut it")
+
+
+def _context_length(subject: Subject) -> int:
+    return int(subject.model.config.max_position_embeddings)
 
 
 def _measure(
@@ -168,21 +180,22 @@ def _measure(
 ) -> ModelState:
     """Return all of a state but its divergence."""
     responses = {
-        name: attempts.make(lambda chosen=chosen: _respond(subject, chosen, attempts.advance))
+        name: attempts.make(partial(_respond, subject, chosen, attempts.advance))
         for name, chosen in plan.prompt_sets.items()
     }
-    perplexity = None
+    perplexity: TextLosses | Unmeasured | None = None
     if plan.corpus is not None:
-        perplexity = mismatch or attempts.make(lambda: _fit(plan, subject, attempts.advance))
+        found = attempts.make(partial(_fit, plan, subject, attempts.advance))
+        perplexity = mismatch or found
     return ModelState(
         responses=responses,
         perplexity=perplexity,
         zero_shot={
-            name: attempts.make(lambda asked=asked: _answer(subject, asked, attempts.advance))
+            name: attempts.make(partial(_answer, subject, asked, attempts.advance))
             for name, asked in plan.zero_shot.items()
         },
         behaviours={
-            name: attempts.make(lambda name=name, scorer=scorer: _score(scorer, responses, name))
+            name: attempts.make(partial(_score, scorer, responses, name))
             for name, scorer in plan.scorers.items()
         },
     )
@@ -191,12 +204,11 @@ def _measure(
 def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses:
     if not chosen.prompts:
         raise ValueError("there are no prompts; give some")
-    context = int(subject.model.config.max_position_embeddings)
     encoded = encode_prompts(
         subject.tokenizer,
         chosen.prompts,
         chat=chosen.chat,
-        longest=context - chosen.max_new_tokens,
+        longest=_context_length(subject) - chosen.max_new_tokens,
     )
     sequences = generate_responses(
         subject.model, encoded, chosen.max_new_tokens, subject.pad_id, on_batch=advance
@@ -214,6 +226,7 @@ def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses
 
 def _fit(plan: CheckPlan, subject: Subject, advance: Advance) -> TextLosses:
     samples = _as_samples(plan.corpus)
+    _check_context(subject, samples)
     found = compute_perplexity(
         subject.model, subject.family, samples, subject.pad_id, on_batch=advance
     )
