@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from service.jobs.specs.behaviours import (
@@ -19,6 +18,7 @@ from service.jobs.specs.behaviours import (
 from service.prompt_sets.parsing import Prompt
 from workers.correction.behaviour import Behaviour, Headline, Marking
 from workers.correction.preparation import encode_text
+from workers.detoxify_checkpoints import find_detoxify
 from workers.settings import WorkerSettings
 from workers.tasks.context import InvalidInputError
 from workers.validation.generation import Decoding
@@ -36,10 +36,6 @@ from workers.validation.scorers.build import (
 )
 from workers.validation.scorers.phrases import Phrases
 from workers.validation.scorers.scorer import Direction
-
-def find_detoxify(name: str, roots: Sequence[Path]) -> Path:  # until the helper's is merged
-    return next(root / name for root in roots if (root / name).is_dir())
-
 
 PHRASE_THRESHOLD = 0.5
 """A phrase is in a response, which scores 1, or not, which scores 0."""

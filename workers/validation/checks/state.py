@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, TypeVar
 
+from pydantic import Field
+
 from workers.domain import ReportModel
 
 
@@ -62,14 +64,14 @@ class BehaviourScores(ReportModel):
 class ModelState(ReportModel):
     """Everything measured of one model as it was; what was not asked for is absent."""
 
-    responses: dict[str, Responses | Unmeasured] = {}
+    responses: dict[str, Responses | Unmeasured] = Field(default_factory=dict)
     """Name of a prompt set → responses to it."""
     perplexity: TextLosses | Unmeasured | None = None
     divergence: TextDivergences | Unmeasured | None = None
     """None for the base itself."""
-    zero_shot: dict[str, RightAnswers | Unmeasured] = {}
+    zero_shot: dict[str, RightAnswers | Unmeasured] = Field(default_factory=dict)
     """Name of a task → answers."""
-    behaviours: dict[str, BehaviourScores | Unmeasured] = {}
+    behaviours: dict[str, BehaviourScores | Unmeasured] = Field(default_factory=dict)
     """Name of a behaviour → scores of the responses to the prompt set of the same name."""
 
     def to_bytes(self) -> bytes:
