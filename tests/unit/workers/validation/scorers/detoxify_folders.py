@@ -72,8 +72,8 @@ def write_ckpt(
     return model.eval()
 
 
-def write_base(folder: Path, model: Any) -> Path:
-    """Write what the hub holds of the base model: its configuration without labels, a tokeniser."""
+def write_base(folder: Path, model: Any, labels: int = 2) -> Path:
+    """Write what the hub holds of the base model: a configuration with `labels`, a tokeniser."""
     folder.mkdir(exist_ok=True)
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -90,6 +90,7 @@ def write_base(folder: Path, model: Any) -> Path:
         mask_token="[MASK]",
     )
     fast.save_pretrained(folder)
-    config = type(model.config)(**{**model.config.to_dict(), "num_labels": 2})
-    config.save_pretrained(folder)
+    shape = model.config.to_dict()
+    del shape["id2label"], shape["label2id"]
+    type(model.config)(**shape, num_labels=labels).save_pretrained(folder)
     return folder
