@@ -91,14 +91,15 @@ class TuningBench:
 
     def _measure(self, selection: Selection, settings: TrialSettings) -> _Findings:
         inputs = self._inputs
+        reference, named = self._reference, self._named  # of the base model: before it is pruned
         with ablated(inputs, selection, settings, self._text):
             responses = tuple(
                 self._respond(behaviour, tune)
                 for behaviour, tune in zip(inputs.behaviours, self._tune, strict=True)
             )
-            damage = self._reference.measure(inputs.checkpoint.model, self._poll)
-            if self._named is not self._reference:
-                perplexity = self._named.measure(inputs.checkpoint.model, self._poll).perplexity
+            damage = reference.measure(inputs.checkpoint.model, self._poll)
+            if named is not reference:
+                perplexity = named.measure(inputs.checkpoint.model, self._poll).perplexity
                 damage = replace(damage, perplexity=perplexity)
         return _Findings(
             responses=responses,
@@ -106,7 +107,7 @@ class TuningBench:
             kl_mean=damage.kl_mean,
             kl_p95=damage.kl_p95,
             tokens=damage.tokens,
-            base_perplexity=self._named.base_perplexity,
+            base_perplexity=named.base_perplexity,
         )
 
     def _respond(self, behaviour: Behaviour, tune: Sequence[PromptOutcome]) -> Responses:
