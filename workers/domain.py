@@ -336,6 +336,8 @@ class Report(ReportModel):
     overlap: list[Overlap] = []
     search: list[SearchStep]
     gates: list[GateResult]
+    not_asked: list[str] = []
+    """Gates that the job did not ask for."""
     samples: list[Sample]
     attribution: dict[str, str]
     """Attributor, score and granularity used."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.domain import Granularity, Selection
 from workers.pruning.selection import list_indices
+from workers.validation.checks.state import ModelState
 
 
 class StageDocument(BaseModel):
@@ -208,13 +209,9 @@ class BehaviourResponses(StageDocument):
 
 
 class ValidationOutcome(StageDocument):
-    """Measurements of the chosen correction that took no part in choosing it, and damage."""
+    """Measurements of the chosen correction that took no part in choosing it."""
 
     behaviours: tuple[BehaviourResponses, ...]
-    perplexity_before: float
-    perplexity_after: float
-    perplexity_tokens: int
-    perplexity_context: int
-    kl_mean: float
-    kl_p95: float
-    kl_tokens: int
+    base: ModelState
+    """The base model on text and prompts that must keep working."""
+    corrected: ModelState

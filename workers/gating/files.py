@@ -26,7 +26,7 @@ class GateFiles:
         path = self._folder / name
         kind = "jsonl" if path.suffix == ".jsonl" else "text"
         try:
-            return parse_prompts(_read(path), kind)
+            return [prompt.text for prompt in parse_prompts(_read(path), kind)]
         except InvalidRequestError as error:
             raise GateConfigError(f"{path}: {error.message}") from error
 

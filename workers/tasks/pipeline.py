@@ -18,6 +18,7 @@ from workers.correction.verdict import ReportFrame, build_report
 from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
 from workers.settings import WorkerSettings
 from workers.tasks import attribute, package, prepare, search, validate
+from workers.tasks.checks import list_not_asked, list_requests
 from workers.tasks.circuit import discover
 from workers.tasks.circuit.pipeline import run_circuit
 from workers.tasks.circuit.results import PreparedCircuit
@@ -122,7 +123,8 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
             if spec.perplexity is None
             else inputs.prompt_set(spec.perplexity.prompts).name
         ),
-        budget=inputs.budget,
+        requests=tuple(list_requests(inputs)),
+        not_asked=tuple(list_not_asked(inputs)),
         attribution=_describe_attribution(spec),
         seed=spec.seed,
         versions=list_versions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeVar
 
 from pydantic import Field
@@ -36,6 +37,11 @@ class TextLosses(ReportModel):
     """Summed negative log-likelihood, nats."""
     lengths: tuple[int, ...]
     """Predicted tokens."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(summed losses / predicted tokens)."""
+        return math.exp(sum(self.losses) / sum(self.lengths))
 
 
 class TextDivergences(ReportModel):
