@@ -94,6 +94,7 @@ def sum_relevance(
     pad_id: int,
     *,
     seed: int = 0,
+    first_index: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     statistics: frozenset[Statistic] | None = None,
     storage: Storage = ON_DEVICE,
@@ -106,7 +107,8 @@ def sum_relevance(
     one is as large as the model and costs a matrix product a batch. `advance` is called with
     the number of samples of every finished batch, `on_halved` when one ran out of memory.
     `target` matters to the gradient attributors only, `seed` to what is drawn: random relevance,
-    and the tokens of a sampled target.
+    and the tokens of a sampled target: for each sample from its index among those of all shards,
+    of which the first one here has `first_index`.
 
     Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError` and,
     for samples that make no batch, `ValueError`.
@@ -119,7 +121,7 @@ def sum_relevance(
     if attributor is Attributor.RANDOM:
         advance(len(samples))
         return draw_random_sums(model, family, granularity, seed, kept)
-    batches = build_batches(samples, batch_tokens, pad_id)
+    batches = build_batches(samples, batch_tokens, pad_id, first_index)
     if attributor in WRITTEN:
         combination = WRITTEN[attributor]
         return sum_written_magnitudes(

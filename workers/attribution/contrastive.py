@@ -91,8 +91,12 @@ def sum_answer(
     pad_id: int,
     seed: int,
     advance: Advance,
+    first_index: int = 0,
 ) -> RelevanceSums:
-    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does."""
+    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does.
+
+    `first_index` is the first sample's index among those of all shards.
+    """
     return sum_relevance(
         model,
         family,
@@ -103,6 +107,7 @@ def sum_answer(
         pad_id,
         # Random relevance of the two sets must not be the same.
         seed=2 * seed + question.is_general,
+        first_index=first_index,
         statistics=question.statistics,
         advance=advance,
     )

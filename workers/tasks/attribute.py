@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from workers.attribution.contrastive import (
     Question,
@@ -36,11 +37,13 @@ SHARD_TOKENS = 32_768
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """The samples of one shard, all of one question."""
 
     question: Question
     samples: tuple[TokenSequence, ...]
+    first_index: int
+    """Of the first sample, among all that the question is asked of."""
 
 
 def run(
@@ -56,8 +59,8 @@ def run(
         "shard_tokens": SHARD_TOKENS,
     }
     stage = ShardedStage("attribute", compute_key("attribute", key), upstream)
-    parts = _cut_parts(questions, prepared)
-    work = build_work(inputs, prepared)
+    parts = cut_parts(inputs, prepared)
+    work = build_work(inputs, parts)
     return context.run_stage(
         "attribute",
         key,
@@ -65,13 +68,24 @@ def run(
     )
 
 
-def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
+def cut_parts(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[Part, ...]:
+    """The shards in order: every question over the samples it is asked of."""
+    general = [TokenSequence(ids) for ids in prepared.reference.attribute]
+    undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
+    parts: list[Part] = []
+    for question in _list_questions(inputs):
+        runs = cut_samples(general if question.is_general else undesired, SHARD_TOKENS)
+        firsts = accumulate((len(run) for run in runs), initial=0)
+        parts += [Part(question, run, first) for run, first in zip(runs, firsts, strict=False)]
+    return tuple(parts)
+
+
+def build_work(inputs: CorrectionInputs, parts: Sequence[Part]) -> ShardedWork:
     """The stage's work; the same on every worker."""
-    parts = _cut_parts(_list_questions(inputs), prepared)
 
     def compute(position: int, advance: Advance) -> bytes:
         part = parts[position]
-        return serialise_sums(_answer(inputs, part.question, part.samples, advance))
+        return serialise_sums(_answer(inputs, part, advance))
 
     return ShardedWork(tuple(len(part.samples) for part in parts), compute)
 
@@ -80,7 +94,8 @@ def answer_undesired(
     inputs: CorrectionInputs, undesired: Sequence[TokenSequence], advance: Advance
 ) -> RelevanceSums:
     """The job's own relevance of undesired responses, as for those of the base model."""
-    return _answer(inputs, _list_questions(inputs)[-1], undesired, advance)
+    part = Part(_list_questions(inputs)[-1], tuple(undesired), 0)
+    return _answer(inputs, part, advance)
 
 
 def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
@@ -101,36 +116,21 @@ def _list_questions(inputs: CorrectionInputs) -> tuple[Question, ...]:
     return list_questions(inputs.attributor, predicts_damage=score is Score.BENEFIT_DAMAGE)
 
 
-def _answer(
-    inputs: CorrectionInputs,
-    question: Question,
-    samples: Sequence[TokenSequence],
-    advance: Advance,
-) -> RelevanceSums:
+def _answer(inputs: CorrectionInputs, part: Part, advance: Advance) -> RelevanceSums:
     return sum_answer(
-        question,
+        part.question,
         inputs.checkpoint.model,
         inputs.family,
         inputs.granularity,
-        samples,
+        part.samples,
         inputs.checkpoint.pad_id,
         inputs.spec.seed,
         advance,
+        part.first_index,
     )
 
 
-def _cut_parts(questions: Sequence[Question], prepared: PreparedCorrection) -> tuple[_Part, ...]:
-    """The shards in order: every question over the samples it is asked of."""
-    general = [TokenSequence(ids) for ids in prepared.reference.attribute]
-    undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
-    return tuple(
-        _Part(question, run)
-        for question in questions
-        for run in cut_samples(general if question.is_general else undesired, SHARD_TOKENS)
-    )
-
-
-def _combine(parts: Sequence[_Part], results: Sequence[bytes]) -> bytes:
+def _combine(parts: Sequence[Part], results: Sequence[bytes]) -> bytes:
     """Return the contrast from the sums of every shard, added in order."""
     sums: dict[Side, list[RelevanceSums]] = {}
     for part, data in zip(parts, results, strict=True):

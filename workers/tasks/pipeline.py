@@ -76,7 +76,8 @@ def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:
     match context.spec:
         case CorrectionSpec() as spec:
             prepared = PreparedCorrection.model_validate_json(data)
-            return attribute.build_work(CorrectionInputs(context, spec), prepared)
+            inputs = CorrectionInputs(context, spec)
+            return attribute.build_work(inputs, attribute.cut_parts(inputs, prepared))
         case CircuitSpec() as circuit_spec:
             rows = PreparedCircuit.model_validate_json(data)
             return discover.build_work(CircuitInputs(context, circuit_spec), rows)
