@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,11 +39,6 @@ class Ranking:
         for owner in owners.unique().tolist():
             chosen[self.modules[owner]] = indices[owners == owner].sort().values
         return Selection(self.granularity, chosen)
-
-    def keep(self, ranks: Sequence[int]) -> Ranking:
-        """Return the ranking of the components at `ranks` (from 0), in that order."""
-        places = torch.tensor(ranks, dtype=torch.int64)
-        return Ranking(self.granularity, self.modules, self.owners[places], self.indices[places])
 
 
 def rank_components(scores: Scores, granularity: Granularity, limit: int) -> Ranking:

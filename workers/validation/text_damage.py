@@ -98,11 +98,6 @@ class ReferenceText:
                 on_batch(len(batch.sample_indices))
         self.base_perplexity = math.exp(total / self.tokens)
 
-    @property
-    def batch_count(self) -> int:
-        """How many batches one measurement takes."""
-        return len(self._batches)
-
     @torch.inference_mode()
     def measure(self, model: nn.Module, on_batch: Advance | None = None) -> TextDamage:
         """Return perplexity and divergence of `model`, the base after some change."""
