@@ -54,11 +54,23 @@ class PromptOutcome(StageDocument):
     """The base model's responses that effects are measured against; of triggering prompts."""
 
 
+class ExplainedResponses(StageDocument):
+    """The tokens that make a behaviour's responses undesired, and where they are explained."""
+
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    """Share of each token's occurrences that are undesired."""
+    samples: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """Prompt and response tokens of the responses in which these are likeliest."""
+
+
 class PreparedBehaviour(StageDocument):
     """The prompts of one behaviour."""
 
     name: str
     prompts: tuple[PromptOutcome, ...]
+    explained: ExplainedResponses | None = None
+    """None where no single tokens make a response undesired."""
 
     def triggering(self, *, held_out: bool) -> tuple[PromptOutcome, ...]:
         """Return the prompts of one split on which the base model shows the behaviour."""
