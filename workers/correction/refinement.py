@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,11 @@ from workers.domain import Granularity
 
 LEAST_COST_WEIGHT, LARGEST_COST_WEIGHT = 0.5, 1.5
 
+STARTUP_TRIALS = 6
+"""Trials, those known included, before which settings are drawn at random."""
+
 _AMOUNT, _GRANULARITY, _FIRST, _LAST = "amount", "granularity", "first_layer", "last_layer"
 _COST, _ABLATION = "cost_weight", "ablation"
-_EXCESS = "excess"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def refine(
     """
     study = _build_study(seed)
     for trial in known:
-        study.add_trial(_describe(trial, space, budget))
+        if trial.settings.ablation in space.ablations:  # else it has no place in the space
+            study.add_trial(_describe(trial, space, budget))
     found: list[Trial] = []
     for number in range(1, trials + 1):
         if is_time_up():
@@ -62,27 +64,24 @@ def refine(
             continue
         trial, _ = tried
         found.append(trial)
-        asked.set_user_attr(_EXCESS, _compute_excess(trial, budget))
+        for limit, excess in _compute_excess(trial, budget).items():
+            asked.set_constraint(limit, excess)
         study.tell(asked, [trial.gain, trial.kl_mean])
     return found
 
 
 def _build_study(seed: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=6, constraints_func=lambda trial: trial.user_attrs[_EXCESS]
-        )
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
     return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
 
 
-def _compute_excess(trial: Trial, budget: Budget) -> list[float]:
-    """Return what the trial is over each limit, at most 0 where it keeps it."""
-    return [
-        trial.perplexity_increase - budget.perplexity_increase,
-        trial.kl_mean - budget.kl_mean,
-    ]
+def _compute_excess(trial: Trial, budget: Budget) -> dict[str, float]:
+    """Return limit → what the trial is over it, at most 0 where it keeps it."""
+    return {
+        "perplexity": trial.perplexity_increase - budget.perplexity_increase,
+        "kl": trial.kl_mean - budget.kl_mean,
+    }
 
 
 def _distributions(
@@ -133,5 +132,5 @@ def _describe(trial: Trial, space: Space, budget: Budget) -> optuna.trial.Frozen
         },
         distributions=_distributions(space, settings.granularity),
         values=[trial.gain, trial.kl_mean],
-        user_attrs={_EXCESS: _compute_excess(trial, budget)},
+        constraints=_compute_excess(trial, budget),
     )

@@ -59,13 +59,13 @@ def test_a_nucleus_beyond_the_candidates_is_drawn_whole() -> None:
     vocabulary = 3000
     weights = torch.linspace(1.001, 0.999, vocabulary, dtype=torch.float64)
     probabilities = (weights / weights.sum()).float()
-    draws = draw(probabilities, 20_000, 0.9)
+    draws = draw(probabilities, 2000, 0.9)
     kept = int((probabilities.double().cumsum(0) - probabilities < 0.9).sum())
     assert CANDIDATES < kept < vocabulary
     assert int(draws.max()) < kept
     share = float((draws >= CANDIDATES).double().mean())
     expected = 1 - CANDIDATES / kept
-    assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 20_000))
+    assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 2000))
 
 
 def test_rows_of_large_and_small_nuclei_are_drawn_side_by_side() -> None:
