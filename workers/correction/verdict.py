@@ -18,7 +18,7 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.correction.samples import choose_samples
-from workers.correction.search import find_front
+from workers.correction.search import Budget, find_front
 from workers.domain import (
     Damage,
     DivergenceDamage,
@@ -49,6 +49,7 @@ class ReportFrame:
 
     behaviours: tuple[Behaviour, ...]
     corpus: str
+    budget: Budget
     requests: tuple[GateRequest, ...]
     """The damage and safety gates, with their limits."""
     not_asked: tuple[str, ...]

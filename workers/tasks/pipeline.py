@@ -127,6 +127,7 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
             if spec.perplexity is None
             else inputs.prompt_set(spec.perplexity.prompts).name
         ),
+        budget=inputs.budget,
         requests=tuple(list_requests(inputs)),
         not_asked=tuple(list_not_asked(inputs)),
         attribution=_describe_attribution(spec),
