@@ -244,6 +244,15 @@ class PatchSummary(ReportModel):
     """Module name → number of pruned components, for every granularity."""
 
 
+class BudgetLimits(ReportModel):
+    """What a correction may cost on text that must keep working, as the job's spec says."""
+
+    perplexity_increase: float
+    """Relative."""
+    kl_mean: float
+    """Nats a token."""
+
+
 class Overlap(ReportModel):
     """How much of what two behaviours would have pruned alone is the same."""
 
@@ -335,6 +344,7 @@ class Report(ReportModel):
     reason: str
     """One sentence: why this verdict."""
     behaviours: list[BehaviourEffect]
+    budget: BudgetLimits | None = None
     damage: Damage | None
     patch: PatchSummary | None
     overlap: list[Overlap] = []

@@ -20,6 +20,7 @@ from workers.correction.results import (
 from workers.correction.samples import choose_samples
 from workers.correction.search import Budget, find_front
 from workers.domain import (
+    BudgetLimits,
     Damage,
     DivergenceDamage,
     GateResult,
@@ -84,6 +85,9 @@ def build_report(
                 frame.behaviours, prepared.behaviours, sides, strict=True
             )
         ],
+        budget=BudgetLimits(
+            perplexity_increase=frame.budget.perplexity_increase, kl_mean=frame.budget.kl_mean
+        ),
         damage=damage,
         patch=_summarise_patch(prepared, search),
         overlap=_list_overlaps(frame, search),

@@ -14,6 +14,7 @@ from workers.validation.rendering import (
     require_finite,
 )
 from workers.validation.report_charts import Axis, build_axis, layer_of
+from workers.validation.report_gates import build_gate_groups
 
 TASK_TITLES = {"ioi": "Indirect object identification", "greater_than": "Greater than"}
 DRAWN_RETENTION = (-1.0, 4.0)
@@ -211,7 +212,9 @@ def _context(report: CircuitReport) -> dict[str, object]:
     require_finite(report.model_dump())
     peak = max((abs(cell) for row in report.heatmap for cell in row.cells), default=0.0)
     return {
+        "kind": report.kind,
         "report": report,
+        "gate_groups": build_gate_groups(report.gates),
         "task_title": TASK_TITLES.get(report.task.name, report.task.name),
         "chart": build_curve_chart(report.curves),
         "peak": peak or 1.0,

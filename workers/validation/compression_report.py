@@ -10,6 +10,7 @@ from workers.validation.rendering import (
     render_markdown_template,
     require_finite,
 )
+from workers.validation.report_gates import build_gate_groups
 
 
 class TaskScore(ReportModel):
@@ -116,4 +117,8 @@ def render_compression_html(report: CompressionReport) -> str:
 
 def _context(report: CompressionReport) -> dict[str, object]:
     require_finite(report.model_dump())
-    return {"report": report}
+    return {
+        "kind": report.kind,
+        "report": report,
+        "gate_groups": build_gate_groups(report.gates),
+    }
