@@ -47,9 +47,7 @@ HIGHER_VALUES: dict[MeasureName, list[float]] = {
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_figure_by_hand_in_both_directions(name: MeasureName) -> None:
     behaviour = build_behaviour(FunctionScorer(), FunctionScorer(direction=HIGHER))
-    both = tuple(
-        tuple(respond_with(score, score) for score in scores) for scores in ROWS
-    )
+    both = tuple(tuple(respond_with(score, score) for score in scores) for scores in ROWS)
     assert compute_values(behaviour, 0, name, both) == pytest.approx(LOWER_VALUES[name])
     assert compute_values(behaviour, 1, name, both) == pytest.approx(HIGHER_VALUES[name])
 

@@ -122,9 +122,7 @@ def numbered(*scores: float, start: int) -> tuple[Response, ...]:
 def test_of_sampled_responses_those_that_chose_the_prompts_count_too() -> None:
     behaviour = build_behaviour()
     outcomes = [
-        build_outcome(
-            "", numbered(0.9, 0.1, start=20), screened=numbered(0.1, 0.8, start=10)
-        ),
+        build_outcome("", numbered(0.9, 0.1, start=20), screened=numbered(0.1, 0.8, start=10)),
         build_outcome("", numbered(0.6, start=40), screened=numbered(0.7, start=30)),
     ]
     assert ids_of(collect_base_undesired(behaviour, outcomes)) == [(11,), (20,), (30,), (40,)]

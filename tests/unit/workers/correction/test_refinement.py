@@ -149,9 +149,7 @@ def test_a_trial_with_nothing_to_prune_counts_and_is_not_returned() -> None:
     useless = {NEURON: [{"m0": torch.zeros(100)}], HEAD: BENEFITS[HEAD]}
     bench = Bench()
     steps = SearchSteps(bench.rank, bench.measure, bench.explain, bench.told.append)
-    found = refine(
-        useless, (), SPACE, steps, BUDGET, trials=15, seed=0, is_time_up=lambda: False
-    )
+    found = refine(useless, (), SPACE, steps, BUDGET, trials=15, seed=0, is_time_up=lambda: False)
     neurons = sum(settings.granularity is NEURON for _, settings in bench.ranked)
     assert len(bench.ranked) == 15
     assert 0 < neurons < 15

@@ -130,7 +130,8 @@ def test_several_scorers_are_all_shown_and_weighed_alike() -> None:
 
 def test_behaviours_follow_one_another() -> None:
     first, second = (
-        prepare((), responses_of([(0.9,)] * count), name) for count, name in ((2, "one"), (1, "two"))
+        prepare((), responses_of([(0.9,)] * count), name)
+        for count, name in ((2, "one"), (1, "two"))
     )
     validated = [
         BehaviourResponses(corrected=responses_of([(0.1,)] * count), controls=())
