@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import random
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,12 +81,18 @@ class Poster:
         credentials: Credentials | None = None,
         clock: Clock | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
-        """Post to `destination` at the address it was checked with, past any proxy."""
+        """Post to `destination` at the address it was checked with, past any proxy.
+
+        Certificates are checked against `trust`, or the authorities that httpx knows.
+        """
         self._destination = destination
         self._credentials = credentials
         self._clock = clock or Clock()
-        self._client = httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False)
+        self._client = httpx.Client(
+            timeout=timeout, follow_redirects=False, trust_env=False, verify=trust or True
+        )
 
     def __enter__(self) -> Poster:
         return self

@@ -122,6 +122,10 @@ class TokenSequence:
         """Prompt and response, as the model saw them."""
         return self.prompt_ids + self.response_ids
 
+    def explain_all(self) -> TokenSequence:
+        """Return the same sample with the whole response to be explained."""
+        return TokenSequence(self.prompt_ids, self.response_ids)
+
     @property
     def explained(self) -> int:
         """How many response tokens are to be explained."""
@@ -336,6 +340,8 @@ class Report(ReportModel):
     overlap: list[Overlap] = []
     search: list[SearchStep]
     gates: list[GateResult]
+    not_asked: list[str] = []
+    """Gates that the job did not ask for."""
     samples: list[Sample]
     attribution: dict[str, str]
     """Attributor, score and granularity used."""

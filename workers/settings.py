@@ -20,7 +20,7 @@ class ScorerHost(BaseModel):
     """`host`, or `host:port`."""
     secret_variable: str | None = None
     """Environment variable that holds the secret it is sent."""
-    secret_use: Literal["bearer", "hmac"] = "bearer"
+    secret_use: Literal["bearer", "hmac"] = "bearer"  # noqa: S105 - a way of using one
 
 
 class WorkerSettings(Settings):

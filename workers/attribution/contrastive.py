@@ -13,7 +13,7 @@ from torch import nn
 
 from workers.attribution.attributors import Attributor, sum_relevance
 from workers.attribution.sums import RelevanceSums, Statistic
-from workers.attribution.targets import Target
+from workers.attribution.targets import Target, TokenMass
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.families import Family
 from workers.progress import Advance
@@ -40,7 +40,7 @@ class Question:
 
     side: Side
     attributor: Attributor
-    target: Target
+    target: Target | TokenMass
     statistics: frozenset[Statistic]
 
     @property
@@ -94,10 +94,14 @@ def list_general_questions(
     )
 
 
-def ask_responses(attributor: Attributor, side: Side) -> Question:
-    """Return the question of a behaviour's responses, undesired or clean."""
+def ask_responses(attributor: Attributor, side: Side, mass: TokenMass | None = None) -> Question:
+    """Return the question of a behaviour's responses, undesired or clean.
+
+    With `mass`, what every position owes to the probability of the tokens that make responses
+    undesired; else why the model preferred the tokens it did emit.
+    """
     mean = frozenset({Statistic.MEAN})
-    return Question(side, attributor, Target.EMITTED_MINUS_RUNNER_UP, mean)
+    return Question(side, attributor, mass or Target.EMITTED_MINUS_RUNNER_UP, mean)
 
 
 def sum_answer(
@@ -109,8 +113,12 @@ def sum_answer(
     pad_id: int,
     seed: int,
     advance: Advance,
+    first_index: int = 0,
 ) -> RelevanceSums:
-    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does."""
+    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does.
+
+    `first_index` is the first sample's index among those of all shards.
+    """
     return sum_relevance(
         model,
         family,
@@ -121,6 +129,7 @@ def sum_answer(
         pad_id,
         # Random relevance must not be the same for two sets, or their difference is none.
         seed=len(Side) * seed + list(Side).index(question.side),
+        first_index=first_index,
         statistics=question.statistics,
         advance=advance,
     )

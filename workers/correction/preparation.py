@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from workers.correction.behaviour import BaseModel, Behaviour, respond
+from workers.correction.explained import choose_explained
 from workers.correction.measurement import mark_undesired
 from workers.correction.results import (
     PreparedBehaviour,
@@ -95,9 +96,11 @@ def prepare_behaviour(
         )
         for index in everything
     )
+    marked = tuple(_mark_tuning(base, behaviour, outcome) for outcome in outcomes)
     return PreparedBehaviour(
         name=behaviour.name,
-        prompts=tuple(_mark_tuning(base, behaviour, outcome) for outcome in outcomes),
+        prompts=marked,
+        explained=choose_explained(base, behaviour, marked),
     )
 
 

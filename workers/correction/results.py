@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.domain import Granularity, Selection
 from workers.pruning.selection import list_indices
+from workers.validation.checks.state import ModelState
 
 
 class StageDocument(BaseModel):
@@ -53,11 +54,23 @@ class PromptOutcome(StageDocument):
     """The base model's responses that effects are measured against; of triggering prompts."""
 
 
+class ExplainedResponses(StageDocument):
+    """The tokens that make a behaviour's responses undesired, and where they are explained."""
+
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    """Share of each token's occurrences that are undesired."""
+    samples: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """Prompt and response tokens of the responses in which these are likeliest."""
+
+
 class PreparedBehaviour(StageDocument):
     """The prompts of one behaviour."""
 
     name: str
     prompts: tuple[PromptOutcome, ...]
+    explained: ExplainedResponses | None = None
+    """None where no single tokens make a response undesired."""
 
     def triggering(self, *, held_out: bool) -> tuple[PromptOutcome, ...]:
         """Return the prompts of one split on which the base model shows the behaviour."""
@@ -208,13 +221,9 @@ class BehaviourResponses(StageDocument):
 
 
 class ValidationOutcome(StageDocument):
-    """Measurements of the chosen correction that took no part in choosing it, and damage."""
+    """Measurements of the chosen correction that took no part in choosing it."""
 
     behaviours: tuple[BehaviourResponses, ...]
-    perplexity_before: float
-    perplexity_after: float
-    perplexity_tokens: int
-    perplexity_context: int
-    kl_mean: float
-    kl_p95: float
-    kl_tokens: int
+    base: ModelState
+    """The base model on text and prompts that must keep working."""
+    corrected: ModelState

@@ -77,8 +77,9 @@ class SearchSteps:
     rank: Callable[[Sequence[Benefit], TrialSettings], Ranking]
     """Ranks the components that the settings allow by what each brings to every behaviour."""
     measure: Callable[[Selection, TrialSettings], Measurement]
-    explain: Callable[[Granularity, int, Sequence[TokenSequence]], Benefit]
-    """What undesired responses of a behaviour (by number) need beyond its clean ones."""
+    explain: Callable[[Granularity, int, Sequence[TokenSequence]], tuple[Benefit, float]]
+    """What undesired responses of a behaviour (by number) need, and how much that weighs beside
+    what the base model's own need, which weighs 1."""
     tell: Callable[[Trial], None]
 
 
@@ -119,12 +120,12 @@ def search_rounds(
     """Return a trial for every round; `benefits` become those of all rounds together, in place.
 
     `benefits` holds what the base model's own undesired responses need; each round's new ones
-    count as much. The first round takes the middle of `amounts`, ascending; the next a smaller
-    one after a round over budget, a larger one while there is ample room. It ends early when
-    nothing undesired is left to explain.
+    count as `steps.explain` weighs them. The first round takes the middle of `amounts`,
+    ascending; the next a smaller one after a round over budget, a larger one while there is
+    ample room. It ends early when nothing undesired is left to explain.
     """
     trials: list[Trial] = []
-    explained = [1] * len(benefits)
+    weights = [1.0] * len(benefits)
     position = len(amounts) // 2
     while len(trials) < rounds:
         settings = TrialSettings(
@@ -140,9 +141,9 @@ def search_rounds(
         if len(trials) < rounds:
             for number, undesired in enumerate(measured.undesired):
                 if undesired:
-                    explained[number] += 1
-                    new = steps.explain(granularity, number, undesired)
-                    _add_to_average(benefits[number], new, explained[number])
+                    new, weight = steps.explain(granularity, number, undesired)
+                    weights[number] += weight
+                    _add_to_average(benefits[number], new, weight / weights[number])
         position = _move(position, len(amounts), measured, budget)
     return trials
 
@@ -177,10 +178,10 @@ def _dominates(one: Trial, other: Trial) -> bool:
     return is_no_worse and (one.gain > other.gain or one.kl_mean < other.kl_mean)
 
 
-def _add_to_average(average: Benefit, values: Benefit, count: int) -> None:
-    """Make `values` the last of `count` that are averaged, in place."""
+def _add_to_average(average: Benefit, values: Benefit, share: float) -> None:
+    """Make `values` a share of the weighted mean, in place."""
     for name, mean in average.items():
-        mean.lerp_(values[name], 1 / count)
+        mean.lerp_(values[name], share)
 
 
 def _move(position: int, amounts: int, measured: Measurement, budget: Budget) -> int:

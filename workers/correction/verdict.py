@@ -11,14 +11,17 @@ import torch
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides, build_effect, collect_sides
 from workers.correction.gates import build_effect_gates
-from workers.correction.results import PreparedCorrection, SearchOutcome, ValidationOutcome
+from workers.correction.results import (
+    PreparedCorrection,
+    Responses,
+    SearchOutcome,
+    ValidationOutcome,
+)
 from workers.correction.samples import choose_samples
 from workers.correction.search import Budget, find_front
 from workers.domain import (
     Damage,
     DivergenceDamage,
-    GateBound,
-    GateGroup,
     GateResult,
     Granularity,
     ModelIdentity,
@@ -31,6 +34,13 @@ from workers.domain import (
     Verdict,
 )
 from workers.pruning.selection import count_by_module, list_indices
+from workers.validation.checks.gates import GateRequest, judge_gates
+from workers.validation.checks.state import (
+    ModelState,
+    TextDivergences,
+    TextLosses,
+)
+from workers.validation.checks.state import Responses as CheckedResponses
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,10 @@ class ReportFrame:
     behaviours: tuple[Behaviour, ...]
     corpus: str
     budget: Budget
+    requests: tuple[GateRequest, ...]
+    """The damage and safety gates, with their limits."""
+    not_asked: tuple[str, ...]
+    """Gates that the job did not ask for."""
     attribution: Mapping[str, str]
     seed: int
     versions: Mapping[str, str]
@@ -59,7 +73,7 @@ def build_report(
     """
     sides = _collect_sides(prepared, search, validation)
     damage = None if validation is None else _build_damage(frame, validation)
-    gates = [] if damage is None else _build_gates(frame, sides, damage)
+    gates = [] if validation is None else _build_gates(frame, sides, validation)
     verdict, reason = _judge(prepared, search, validation, gates)
     return Report(
         verdict=verdict,
@@ -75,6 +89,7 @@ def build_report(
         overlap=_list_overlaps(frame, search),
         search=_list_search(frame, search),
         gates=gates,
+        not_asked=list(frame.not_asked),
         samples=choose_samples(frame.behaviours, prepared, sides),
         attribution=dict(frame.attribution),
         timings=dict(frame.timings),
@@ -119,58 +134,64 @@ def _judge(
     return Verdict.PASSED, "every gate was measured on held-out data and met"
 
 
-def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage:
+def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage | None:
+    """Return what the correction cost on text; None where that could not be measured."""
+    before, after = validation.base.perplexity, validation.corrected.perplexity
+    divergence = validation.corrected.divergence
+    if not (
+        isinstance(before, TextLosses)
+        and isinstance(after, TextLosses)
+        and isinstance(divergence, TextDivergences)
+    ):
+        return None
     return Damage(
         perplexity=PerplexityDamage(
             corpus=frame.corpus,
-            context=validation.perplexity_context,
-            tokens=validation.perplexity_tokens,
-            before=validation.perplexity_before,
-            after=validation.perplexity_after,
+            context=max(after.lengths) + 1,
+            tokens=sum(after.lengths),
+            before=before.perplexity,
+            after=after.perplexity,
         ),
         kl=DivergenceDamage(
-            mean=validation.kl_mean, p95=validation.kl_p95, tokens=validation.kl_tokens
+            mean=sum(divergence.divergences) / sum(divergence.lengths),
+            p95=divergence.p95,
+            tokens=sum(divergence.lengths),
         ),
     )
 
 
 def _build_gates(
-    frame: ReportFrame, sides: Sequence[BehaviourSides], damage: Damage
+    frame: ReportFrame, sides: Sequence[BehaviourSides], validation: ValidationOutcome
 ) -> list[GateResult]:
     effects = [
         gate
         for behaviour, side in zip(frame.behaviours, sides, strict=True)
         for gate in build_effect_gates(behaviour, side, frame.seed)
     ]
-    increase = damage.perplexity.after / damage.perplexity.before - 1
-    return [
-        *effects,
-        _limit(
-            "perplexity",
-            increase,
-            frame.budget.perplexity_increase,
-            f"the perplexity of {damage.perplexity.corpus} grows by at most this share",
-        ),
-        _limit(
-            "kl",
-            damage.kl.mean,
-            frame.budget.kl_mean,
-            "the mean KL divergence from the base on held-out reference text is at most this",
-        ),
-    ]
-
-
-def _limit(name: str, value: float, limit: float, sentence: str) -> GateResult:
-    bound = GateBound.AT_MOST
-    return GateResult(
-        name=name,
-        group=GateGroup.DAMAGE,
-        sentence=sentence,
-        bound=bound,
-        limit=limit,
-        value=value,
-        passed=bound.is_met(value, limit),
+    rows = list(zip(frame.behaviours, sides, validation.behaviours, strict=True))
+    base = _add_responses(
+        validation.base, [(behaviour, side.held_out_before) for behaviour, side, _ in rows]
     )
+    corrected = _add_responses(
+        validation.corrected, [(behaviour, own.corrected) for behaviour, _, own in rows]
+    )
+    return effects + judge_gates(frame.requests, base, corrected, frame.seed)
+
+
+def _add_responses(
+    state: ModelState, behaviours: Sequence[tuple[Behaviour, Responses]]
+) -> ModelState:
+    """Return the state with the responses to each behaviour's held-out prompts."""
+    own = {
+        behaviour.name: CheckedResponses(
+            prompts=tuple(str(number) for number, samples in enumerate(responses) for _ in samples),
+            token_ids=tuple(one.token_ids for samples in responses for one in samples),
+            texts=tuple(one.text for samples in responses for one in samples),
+            max_new_tokens=behaviour.decoding.max_new_tokens,
+        )
+        for behaviour, responses in behaviours
+    }
+    return state.model_copy(update={"responses": {**state.responses, **own}})
 
 
 def _summarise_patch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,12 +48,8 @@ class Ranking:
             seen[owner] = seen.get(owner, 0) + 1
             if seen[owner] <= most:
                 ranks.append(rank)
-        return self.keep(ranks)
-
-    def keep(self, ranks: Sequence[int]) -> Ranking:
-        """Return the ranking of the components at `ranks` (from 0), in that order."""
-        places = torch.tensor(ranks, dtype=torch.int64)
-        return Ranking(self.granularity, self.modules, self.owners[places], self.indices[places])
+        kept = torch.tensor(ranks, dtype=torch.int64)
+        return Ranking(self.granularity, self.modules, self.owners[kept], self.indices[kept])
 
 
 def rank_components(scores: Scores, granularity: Granularity, limit: int) -> Ranking:

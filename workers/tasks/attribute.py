@@ -5,8 +5,9 @@ The samples are cut into shards that any worker may do: sums over each, added in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -29,7 +30,8 @@ from workers.attribution.sums import (
     parse_sums,
     serialise_sums,
 )
-from workers.correction.measurement import collect_base_undesired, collect_clean
+from workers.attribution.targets import TokenMass
+from workers.correction.explained import collect_explained
 from workers.correction.results import PreparedCorrection
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.progress import Advance
@@ -41,9 +43,11 @@ from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards
 SHARD_TOKENS = 32_768
 """Most tokens of a shard: large, for whoever helps with one loads the model first."""
 
+SubjectKey = tuple[Granularity, int | None, Side]
+
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """One question of one set of samples; `behaviour` is None for general text."""
 
     granularity: Granularity
@@ -52,17 +56,19 @@ class _Subject:
     samples: tuple[TokenSequence, ...]
 
     @property
-    def key(self) -> tuple[Granularity, int | None, Side]:
+    def key(self) -> SubjectKey:
         """What its answer is found by."""
         return self.granularity, self.behaviour, self.question.side
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """The samples of one shard, all of one subject."""
 
-    subject: _Subject
+    subject: Subject
     samples: tuple[TokenSequence, ...]
+    first_index: int
+    """Of the first sample, among all of the subject."""
 
 
 def run(
@@ -78,8 +84,8 @@ def run(
         "shard_tokens": SHARD_TOKENS,
     }
     stage = ShardedStage("attribute", compute_key("attribute", key), upstream)
-    parts = _cut_parts(_list_subjects(inputs, prepared))
-    work = build_work(inputs, prepared)
+    parts = cut_parts(inputs, prepared)
+    work = build_work(inputs, parts)
     return context.run_stage(
         "attribute",
         key,
@@ -87,13 +93,21 @@ def run(
     )
 
 
-def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
+def cut_parts(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[Part, ...]:
+    """The shards in order: every subject over its samples."""
+    parts: list[Part] = []
+    for subject in _list_subjects(inputs, prepared):
+        runs = cut_samples(subject.samples, SHARD_TOKENS)
+        firsts = accumulate((len(run) for run in runs), initial=0)
+        parts += [Part(subject, run, first) for run, first in zip(runs, firsts, strict=False)]
+    return tuple(parts)
+
+
+def build_work(inputs: CorrectionInputs, parts: Sequence[Part]) -> ShardedWork:
     """The stage's work; the same on every worker."""
-    parts = _cut_parts(_list_subjects(inputs, prepared))
 
     def compute(position: int, advance: Advance) -> bytes:
-        part = parts[position]
-        return serialise_sums(_answer(inputs, part.subject, part.samples, advance))
+        return serialise_sums(_answer(inputs, parts[position], advance))
 
     return ShardedWork(tuple(len(part.samples) for part in parts), compute)
 
@@ -102,25 +116,14 @@ def answer_undesired(
     inputs: CorrectionInputs,
     granularity: Granularity,
     undesired: Sequence[TokenSequence],
+    mass: TokenMass | None,
     advance: Advance,
 ) -> dict[str, torch.Tensor]:
     """The job's own mean relevance of undesired responses, as that of the base model's."""
-    question = ask_responses(inputs.attributor, Side.UNDESIRED)
-    subject = _Subject(granularity, question, None, tuple(undesired))
-    relevance = finish(_answer(inputs, subject, undesired, advance), in_place=True)
-    return _average_explained(relevance, subject)
-
-
-def _average_explained(relevance: Relevance, subject: _Subject) -> dict[str, torch.Tensor]:
-    """Return the mean relevance of responses over the tokens that are explained.
-
-    So responses of which few tokens are explained compare with those of which all are. Where
-    nothing is explained in particular, the mean over all tokens.
-    """
-    if not subject.question.attributor.explains:
-        return dict(relevance.mean)
-    share = sum(sample.explained for sample in subject.samples) / relevance.tokens
-    return {name: values.div_(share) for name, values in relevance.mean.items()}
+    question = ask_responses(inputs.attributor, Side.UNDESIRED, mass)
+    subject = Subject(granularity, question, None, tuple(undesired))
+    part = Part(subject, subject.samples, 0)
+    return _average_explained(finish(_answer(inputs, part, advance), in_place=True), subject)
 
 
 def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
@@ -140,98 +143,86 @@ def _predicts_damage(inputs: CorrectionInputs) -> bool:
     return Score(inputs.spec.attribution.score) is Score.BENEFIT_DAMAGE
 
 
-def _list_subjects(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[_Subject, ...]:
+def _list_subjects(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Iterator[Subject]:
     """Everything that is asked, general text first, for every granularity."""
     general = tuple(TokenSequence(ids) for ids in prepared.reference.attribute)
-    asked = [
-        (question, None, general)
-        for question in list_general_questions(
-            inputs.attributor, predicts_damage=_predicts_damage(inputs)
-        )
-    ]
-    subjects = list[tuple[Question, int | None, tuple[TokenSequence, ...]]](asked)
-    for number, behaviour in enumerate(inputs.behaviours):
-        tune = prepared.behaviours[number].triggering(held_out=False)
-        undesired = collect_base_undesired(behaviour, tune)
-        clean = collect_clean(behaviour, tune, len(undesired))
-        for side, samples in ((Side.UNDESIRED, undesired), (Side.CLEAN, clean)):
-            if samples and (side is Side.UNDESIRED or inputs.attributor.reads_samples):
-                subjects.append((ask_responses(inputs.attributor, side), number, samples))
-    return tuple(
-        _Subject(granularity, question, number, samples)
-        for granularity in inputs.granularities
-        for question, number, samples in subjects
-    )
+    questions = list_general_questions(inputs.attributor, predicts_damage=_predicts_damage(inputs))
+    for granularity in inputs.granularities:
+        for question in questions:
+            yield Subject(granularity, question, None, general)
+        for number, behaviour in enumerate(inputs.behaviours):
+            explained = collect_explained(behaviour, prepared.behaviours[number], inputs.attributor)
+            undesired = ask_responses(inputs.attributor, Side.UNDESIRED, explained.mass)
+            yield Subject(granularity, undesired, number, explained.undesired)
+            if explained.clean:
+                clean = ask_responses(inputs.attributor, Side.CLEAN)
+                yield Subject(granularity, clean, number, explained.clean)
 
 
-def _answer(
-    inputs: CorrectionInputs,
-    subject: _Subject,
-    samples: Sequence[TokenSequence],
-    advance: Advance,
-) -> RelevanceSums:
+def _answer(inputs: CorrectionInputs, part: Part, advance: Advance) -> RelevanceSums:
+    subject = part.subject
     return sum_answer(
         subject.question,
         inputs.checkpoint.model,
         inputs.family,
         subject.granularity,
-        samples,
+        part.samples,
         inputs.checkpoint.pad_id,
         # Random relevance of two behaviours must not be the same.
         inputs.spec.seed * MAX_BEHAVIOURS + (subject.behaviour or 0),
         advance,
+        part.first_index,
     )
 
 
-def _cut_parts(subjects: Sequence[_Subject]) -> tuple[_Part, ...]:
-    """The shards in order: every subject over its samples."""
-    return tuple(
-        _Part(subject, run)
-        for subject in subjects
-        for run in cut_samples(subject.samples, SHARD_TOKENS)
-    )
-
-
-def _combine(parts: Sequence[_Part], results: Sequence[bytes]) -> bytes:
+def _combine(parts: Sequence[Part], results: Sequence[bytes]) -> bytes:
     """Return the relevance of every granularity from the sums of every shard, added in order."""
-    sums: dict[tuple[Granularity, int | None, Side], list[RelevanceSums]] = {}
+    sums: dict[SubjectKey, list[RelevanceSums]] = {}
     for part, data in zip(parts, results, strict=True):
         sums.setdefault(part.subject.key, []).append(parse_sums(data))
     subjects = {part.subject.key: part.subject for part in parts}
     answers = {key: finish(merge_sums(shards), in_place=True) for key, shards in sums.items()}
-    granularities = dict.fromkeys(granularity for granularity, _, _ in answers)
     return serialise_relevance(
         {
-            granularity: ContrastiveRelevance(
-                combine_general(
-                    {
-                        side: answer
-                        for (own, number, side), answer in answers.items()
-                        if own is granularity and number is None
-                    }
-                ),
-                _combine_behaviours(
-                    {
-                        (number, side): _average_explained(answer, subjects[own, number, side])
-                        for (own, number, side), answer in answers.items()
-                        if own is granularity and number is not None
-                    }
-                ),
-            )
-            for granularity in granularities
+            granularity: _combine_contrast(answers, subjects, granularity)
+            for granularity in dict.fromkeys(granularity for granularity, _, _ in answers)
         }
     )
 
 
-def _combine_behaviours(
-    answers: Mapping[tuple[int, Side], dict[str, torch.Tensor]],
-) -> tuple[BehaviourRelevance, ...]:
-    """Return the relevance for each behaviour, in order."""
-    numbers = sorted({number for number, _ in answers})
-    return tuple(
-        BehaviourRelevance(
-            undesired=answers[number, Side.UNDESIRED],
-            clean=answers.get((number, Side.CLEAN), {}),
-        )
-        for number in numbers
+def _combine_contrast(
+    answers: Mapping[SubjectKey, Relevance],
+    subjects: Mapping[SubjectKey, Subject],
+    granularity: Granularity,
+) -> ContrastiveRelevance:
+    """Return the relevance of one granularity from the answers of each set of samples."""
+    own = {key: answer for key, answer in answers.items() if key[0] is granularity}
+    general = {side: answer for (_, number, side), answer in own.items() if number is None}
+    means = {
+        (number, side): _average_explained(answer, subjects[granularity, number, side])
+        for (_, number, side), answer in own.items()
+        if number is not None
+    }
+    numbers = sorted({number for number, _ in means})
+    return ContrastiveRelevance(
+        combine_general(general),
+        tuple(
+            BehaviourRelevance(
+                undesired=means[number, Side.UNDESIRED],
+                clean=means.get((number, Side.CLEAN), {}),
+            )
+            for number in numbers
+        ),
     )
+
+
+def _average_explained(relevance: Relevance, subject: Subject) -> dict[str, torch.Tensor]:
+    """Return the mean relevance of responses over the tokens that are explained.
+
+    So responses of which few tokens are explained compare with those of which all are. Where
+    nothing is explained in particular, the mean over all tokens.
+    """
+    if not subject.question.attributor.explains:
+        return dict(relevance.mean)
+    share = sum(sample.explained for sample in subject.samples) / relevance.tokens
+    return {name: values.div_(share) for name, values in relevance.mean.items()}

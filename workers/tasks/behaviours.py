@@ -15,10 +15,10 @@ from service.jobs.specs.behaviours import (
     RepetitionSpec,
     ToxicitySpec,
 )
-
 from service.prompt_sets.parsing import Prompt
 from workers.correction.behaviour import Behaviour, Headline, Marking
 from workers.correction.preparation import encode_text
+from workers.detoxify_checkpoints import find_detoxify
 from workers.settings import WorkerSettings
 from workers.tasks.context import InvalidInputError
 from workers.validation.generation import Decoding
@@ -34,7 +34,6 @@ from workers.validation.scorers.build import (
     UniquenessDescription,
     build_scorer,
 )
-from workers.validation.scorers.detoxify_files import find_detoxify
 from workers.validation.scorers.phrases import Phrases
 from workers.validation.scorers.scorer import Direction
 

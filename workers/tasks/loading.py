@@ -124,6 +124,27 @@ class JobInputs:
         tenant_id = self._context.tenant_id
         return self._context.transact(lambda session: load_rows(session, tenant_id, prompt_set_id))
 
+    def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
+        """Return the JSON lines of a zero-shot task and what to call them in messages.
+
+        Raises `InvalidInputError` when this worker lacks the server's own rows.
+        """
+        if task.rows is not None:
+            return self.rows(task.rows), self.prompt_set(task.rows).name
+        path = self._context.settings.find_task_file(task.name)
+        if path is None:
+            raise InvalidInputError(
+                f"this worker has no rows of {task.name}. Upload them and name the set in the task."
+            )
+        return path.read_text(encoding="utf-8").split("\n"), path.name
+
+    def hash_task_rows(self, task: ZeroShotSpec) -> str:
+        """Return the SHA-256 of a zero-shot task's rows."""
+        if task.rows is not None:
+            return self.prompt_set(task.rows).sha256
+        lines, _ = self.task_rows(task)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
 
 class CorrectionInputs(JobInputs):
     """What a correction works on."""
@@ -177,24 +198,3 @@ class CompressionInputs(JobInputs):
     def __init__(self, context: TaskContext, spec: CompressionSpec) -> None:
         super().__init__(context, spec.model)
         self.spec = spec
-
-    def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
-        """Return the JSON lines of a zero-shot task and what to call them in messages.
-
-        Raises `InvalidInputError` when this worker lacks the server's own rows.
-        """
-        if task.rows is not None:
-            return self.rows(task.rows), self.prompt_set(task.rows).name
-        path = self._context.settings.find_task_file(task.name)
-        if path is None:
-            raise InvalidInputError(
-                f"this worker has no rows of {task.name}. Upload them and name the set in the task."
-            )
-        return path.read_text(encoding="utf-8").split("\n"), path.name
-
-    def hash_task_rows(self, task: ZeroShotSpec) -> str:
-        """Return the SHA-256 of a zero-shot task's rows."""
-        if task.rows is not None:
-            return self.prompt_set(task.rows).sha256
-        lines, _ = self.task_rows(task)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()

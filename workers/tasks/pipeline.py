@@ -18,17 +18,20 @@ from workers.correction.verdict import ReportFrame, build_report
 from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
 from workers.settings import WorkerSettings
 from workers.tasks import attribute, package, prepare, search, validate
+from workers.tasks.checks import list_not_asked, list_requests
 from workers.tasks.circuit import discover
 from workers.tasks.circuit.pipeline import run_circuit
 from workers.tasks.circuit.results import PreparedCircuit
+from workers.tasks.compression import compress
 from workers.tasks.compression.pipeline import run_compression
+from workers.tasks.compression.results import PreparedCompression
 from workers.tasks.context import (
     InvalidInputError,
     JobContext,
     TaskContext,
     poll_cancellation,
 )
-from workers.tasks.loading import CircuitInputs, CorrectionInputs
+from workers.tasks.loading import CircuitInputs, CompressionInputs, CorrectionInputs
 from workers.tasks.packaging import STATUSES, list_versions
 from workers.tasks.sharding import ShardedWork, store_shard
 from workers.validation.scorers.errors import ScorerError
@@ -78,12 +81,14 @@ def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:
     match context.spec:
         case CorrectionSpec() as spec:
             prepared = PreparedCorrection.model_validate_json(data)
-            return attribute.build_work(CorrectionInputs(context, spec), prepared)
+            inputs = CorrectionInputs(context, spec)
+            return attribute.build_work(inputs, attribute.cut_parts(inputs, prepared))
         case CircuitSpec() as circuit_spec:
             rows = PreparedCircuit.model_validate_json(data)
             return discover.build_work(CircuitInputs(context, circuit_spec), rows)
-        case CompressionSpec():
-            raise ValueError("a compression has no sharded stage")
+        case CompressionSpec() as compression_spec:
+            calibrated = PreparedCompression.model_validate_json(data)
+            return compress.build_work(CompressionInputs(context, compression_spec), calibrated)
 
 
 def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
@@ -123,6 +128,8 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
             else inputs.prompt_set(spec.perplexity.prompts).name
         ),
         budget=inputs.budget,
+        requests=tuple(list_requests(inputs)),
+        not_asked=tuple(list_not_asked(inputs)),
         attribution=_describe_attribution(spec),
         seed=spec.seed,
         versions=list_versions(),

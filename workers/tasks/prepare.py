@@ -16,6 +16,7 @@ from workers.correction.results import PreparedBehaviour, PreparedCorrection, Re
 from workers.progress import Progress, count_up
 from workers.tasks.ablation import check_ablations
 from workers.tasks.behaviours import encode_prompts
+from workers.tasks.checks import load_check_plan
 from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 
@@ -48,6 +49,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
 
 def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
     check_ablations(inputs)
+    load_check_plan(inputs)
     reference = _split_reference(inputs)  # before the costly part: it may be refused
     corpus, corpus_tune = _cut_corpus(inputs)
     behaviours = _prepare_behaviours(inputs, progress)

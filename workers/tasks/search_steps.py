@@ -10,6 +10,7 @@ import torch
 
 from workers.attribution.contrastive import ContrastiveRelevance
 from workers.correction.behaviour import Behaviour
+from workers.correction.explained import collect_explained
 from workers.correction.measurement import (
     collect_undesired,
     mark_undesired,
@@ -65,6 +66,10 @@ class TuningBench:
         self._context = context
         self._inputs = inputs
         self._upstream = upstream
+        self.explained = [
+            collect_explained(behaviour, own, inputs.attributor)
+            for behaviour, own in zip(inputs.behaviours, prepared.behaviours, strict=True)
+        ]
         self._tune = [entry.triggering(held_out=False) for entry in prepared.behaviours]
         self._text = [TokenSequence(ids) for ids in prepared.reference.tune]
         self._corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
@@ -170,9 +175,18 @@ def build_steps(
 
     def explain(
         granularity: Granularity, number: int, undesired: Sequence[TokenSequence]
-    ) -> Benefit:
-        behaviour = relevance[granularity].behaviours[number]
-        return behaviour.compute_benefit(answer_undesired(inputs, granularity, undesired, ignore))
+    ) -> tuple[Benefit, float]:
+        own = bench.explained[number]
+        found = answer_undesired(
+            inputs,
+            granularity,
+            undesired if own.mass is None else [sample.explain_all() for sample in undesired],
+            own.mass,
+            ignore,
+        )
+        # Of tokens that come up anywhere, a few new responses say little beside all the base's.
+        weight = 1.0 if own.mass is None else len(undesired) / len(own.undesired)
+        return relevance[granularity].behaviours[number].compute_benefit(found), weight
 
     def tell(trial: Trial) -> None:
         _tell_trial(context, inputs, trial)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from workers.correction.measurement import measure_responses
 from workers.correction.results import (
@@ -20,9 +21,10 @@ from workers.progress import Advance, Progress, count_up
 from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
 from workers.tasks.ablation import ablated
+from workers.tasks.checks import build_check_plan, hash_checks
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
-from workers.validation.text_damage import ReferenceText, TextDamage
+from workers.validation.checks.measurement import Baseline, Subject
 
 CONTROL_DRAWS = 1
 """Random selections measured beside the chosen one."""
@@ -36,7 +38,12 @@ def run(
     upstream: str,
 ) -> StageOutput:
     """Return the stage's result, a `ValidationOutcome`."""
-    key = {"search": upstream, "seed": inputs.spec.seed, "draws": CONTROL_DRAWS}
+    key = {
+        "search": upstream,
+        "seed": inputs.spec.seed,
+        "draws": CONTROL_DRAWS,
+        "checks": hash_checks(inputs),
+    }
     return context.run_stage(
         "validate", key, lambda progress: _work(inputs, prepared, search, progress)
     )
@@ -50,22 +57,18 @@ def _work(
 ) -> bytes:
     trial = search.chosen_trial
     assert trial is not None  # without one there is nothing to validate
+    plan = build_check_plan(inputs, prepared)
     bench = _HeldOutBench(inputs, prepared, trial.settings)
-    chosen = trial.selection.to_selection()
-    advance = count_up(progress, bench.count_units(len(search.alone)))
-    base_kl, kl = bench.measure_text(chosen, bench.reference, advance)
-    base_perplexity, perplexity = (
-        bench.measure_text(chosen, bench.corpus, advance) if bench.corpus else (base_kl, kl)
-    )
+    advance = count_up(progress, bench.count_units(len(search.alone)) + 2 * plan.units)
+    base = inputs.base
+    subject = Subject(base.model, base.tokenizer, base.family, base.pad_id)
+    baseline = Baseline(plan, subject, advance)
+    with bench.prune(trial.selection.to_selection()):
+        corrected = baseline.measure(subject, advance)
     return ValidationOutcome(
         behaviours=_measure_behaviours(bench, search, trial, advance),
-        perplexity_before=base_perplexity,
-        perplexity_after=perplexity.perplexity,
-        perplexity_tokens=perplexity.tokens,
-        perplexity_context=max(len(one.token_ids) for one in bench.corpus or bench.reference),
-        kl_mean=kl.kl_mean,
-        kl_p95=kl.kl_p95,
-        kl_tokens=kl.tokens,
+        base=baseline.state,
+        corrected=corrected,
     ).to_bytes()
 
 
@@ -104,8 +107,6 @@ class _HeldOutBench:
         self.prompts: list[tuple[PromptOutcome, ...]] = [
             behaviour.triggering(held_out=True) for behaviour in prepared.behaviours
         ]
-        self.reference = [TokenSequence(ids) for ids in prepared.reference.held_out]
-        self.corpus = [TokenSequence(ids) for ids in prepared.corpus]
 
     def count_units(self, alone: int) -> int:
         """Return the units of work in the whole stage, as progress counts them."""
@@ -114,14 +115,18 @@ class _HeldOutBench:
             for prompts, behaviour in zip(self.prompts, self._inputs.behaviours, strict=True)
         ]
         runs = 1 + CONTROL_DRAWS + (1 if alone else 0)
-        return runs * sum(responses) + 2 * (len(self.reference) + len(self.corpus))
+        return runs * sum(responses)
+
+    def prune(self, selection: Selection) -> AbstractContextManager[None]:
+        """Return the context in which `selection` is pruned as the chosen trial's was."""
+        return ablated(self._inputs, selection, self._settings, self._tuning_text)
 
     def respond(
         self, selection: Selection, numbers: Sequence[int], advance: Advance
     ) -> list[Responses]:
         """Return the responses to the prompts of some behaviours with `selection` pruned."""
         inputs = self._inputs
-        with ablated(inputs, selection, self._settings, self._tuning_text):
+        with self.prune(selection):
             return [
                 measure_responses(
                     inputs.base,
@@ -132,17 +137,6 @@ class _HeldOutBench:
                 )
                 for number in numbers
             ]
-
-    def measure_text(
-        self, selection: Selection, samples: Sequence[TokenSequence], advance: Callable[[int], None]
-    ) -> tuple[float, TextDamage]:
-        """Return the base model's perplexity and the corrected model's damage on one text."""
-        checkpoint = self._inputs.checkpoint
-        text = ReferenceText(
-            checkpoint.model, self._inputs.family, samples, checkpoint.pad_id, on_batch=advance
-        )
-        with ablated(self._inputs, selection, self._settings, self._tuning_text):
-            return text.base_perplexity, text.measure(checkpoint.model, advance)
 
     def draw_controls(self, selection: Selection) -> list[Selection]:
         """Return random selections of the same size, module by module."""

@@ -62,6 +62,8 @@ class CompressionReport(ReportModel):
     verdict: Verdict
     reason: str
     method: str
+    statistic: str
+    """Which mean over the calibration tokens the weights were ranked by."""
     pattern: str
     sequential: bool
     target_sparsity: float

@@ -116,11 +116,6 @@ class ReferenceText:
                 on_batch(len(batch.sample_indices))
         self.base_perplexity = math.exp(losses.total / self.tokens)
 
-    @property
-    def batch_count(self) -> int:
-        """How many batches one measurement takes."""
-        return len(self._batches)
-
     @torch.inference_mode()
     def measure(
         self, model: nn.Module, on_batch: Advance | None = None, *, family: Family | None = None

@@ -18,10 +18,12 @@ from service.jobs.specs.common import (
     check_ascending,
     check_distinct,
 )
+from service.jobs.specs.gates import GatesSpec
 
 MIN_UNDESIRED_PROMPTS = 4
 MIN_REFERENCE_TEXTS = 8
 MAX_BEHAVIOURS = 8
+RESERVED_NAMES = {"reference", "general", "harmful", "look_alikes", "contrasts"}
 
 Amount = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -118,6 +120,8 @@ class CorrectionSpec(JobSpecBase):
     attribution: AttributionSpec = AttributionSpec()
     search: SearchSpec = SearchSpec()
     budget: BudgetSpec = BudgetSpec()
+    gates: GatesSpec = GatesSpec()
+    """What else must keep working; perplexity and KL have their limits in `budget`."""
     serving: ServingSpec = ServingSpec()
     publish: PublishSpec | None = None
 
@@ -132,10 +136,25 @@ class CorrectionSpec(JobSpecBase):
         return self
 
     @model_validator(mode="after")
+    def _check_gates(self) -> Self:
+        """Refuse a second limit for what the budget limits already."""
+        if self.gates.perplexity is not None or self.gates.kl is not None:
+            raise ValueError(
+                "gates.perplexity and gates.kl are for `excise gate`. In a job set "
+                "budget.perplexity_increase and budget.kl_mean."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_names_differ(self) -> Self:
         """Refuse two behaviours of one name: the report tells them apart by it."""
         if len({behaviour.name for behaviour in self.behaviours}) < len(self.behaviours):
             raise ValueError("behaviours have the same name twice. Give each its own.")
+        if taken := {behaviour.name for behaviour in self.behaviours} & RESERVED_NAMES:
+            raise ValueError(
+                f"behaviours has the name {min(taken)}, which the report uses for prompts of its "
+                "own. Choose another."
+            )
         return self
 
     @model_validator(mode="after")

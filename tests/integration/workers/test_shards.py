@@ -16,7 +16,6 @@ import psutil
 import pytest
 from pydantic import SecretStr
 from redis import Redis
-from service.jobs.specs.behaviours import DecodingSpec, RepetitionSpec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -24,6 +23,7 @@ from service.broker import Broker
 from service.database import Database
 from service.jobs.operations import cancel_job, submit_job
 from service.jobs.specs import CorrectionSpec
+from service.jobs.specs.behaviours import DecodingSpec, RepetitionSpec
 from service.keys.operations import Identity
 from service.models import ApiKey, Event, Job, JobArtifact, Shard, StageResult
 from service.prompt_sets.operations import create_prompt_set

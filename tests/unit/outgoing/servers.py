@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,9 @@ class Server:
 
 
 @contextmanager
-def serve(answer: Callable[[Request], Reply]) -> Iterator[Server]:
+def serve(
+    answer: Callable[[Request], Reply], tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
     """Serve on 127.0.0.1 within the context; every POST is answered by `answer`."""
     requests: list[Request] = []
 
@@ -62,6 +65,10 @@ def serve(answer: Callable[[Request], Reply]) -> Iterator[Server]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

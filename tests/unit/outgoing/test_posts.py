@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import shutil
+import ssl
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -160,3 +164,47 @@ def test_nothing_listens(rests: Rests) -> None:
         pass
     with poster(gone, rests) as opened, pytest.raises(PostError, match="ConnectError, 4 times"):
         opened.post(b"1")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A file with a key and a self-signed certificate for scorer.example."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    key, crt, both = (tmp_path / name for name in ("key.pem", "crt.pem", "both.pem"))
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=scorer.example", "-addext", "subjectAltName=DNS:scorer.example"),
+            *("-keyout", key, "-out", crt),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    both.write_bytes(key.read_bytes() + crt.read_bytes())
+    return both
+
+
+@pytest.mark.parametrize("host", ["scorer.example", "other.example"])
+def test_the_certificate_is_checked_for_the_name(host: str, certificate: Path, rests) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    trust = ssl.create_default_context(cafile=str(certificate))
+    with serve(lambda request: Reply(b"over TLS"), tls) as server:
+        destination = Destination(Endpoint("https", host, server.port, "/"), "127.0.0.1")
+        with Poster(destination, None, rests.clock, trust=trust) as opened:
+            if host == "scorer.example":
+                assert opened.post(b"1") == b"over TLS"
+            else:
+                with pytest.raises(PostError, match="ConnectError"):
+                    opened.post(b"1")
+
+
+def test_an_unknown_certificate_is_refused(certificate: Path, rests: Rests) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with serve(lambda request: Reply(), tls) as server:
+        endpoint = Endpoint("https", "scorer.example", server.port, "/")
+        opened = Poster(Destination(endpoint, "127.0.0.1"), None, rests.clock)
+        with opened, pytest.raises(PostError, match="ConnectError"):
+            opened.post(b"1")

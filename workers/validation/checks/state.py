@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeVar
+
+from pydantic import Field
 
 from workers.domain import ReportModel
 
@@ -35,6 +38,11 @@ class TextLosses(ReportModel):
     lengths: tuple[int, ...]
     """Predicted tokens."""
 
+    @property
+    def perplexity(self) -> float:
+        """exp(summed losses / predicted tokens)."""
+        return math.exp(sum(self.losses) / sum(self.lengths))
+
 
 class TextDivergences(ReportModel):
     """KL(base ‖ this state) on a text; every tuple follows the text's samples."""
@@ -62,14 +70,14 @@ class BehaviourScores(ReportModel):
 class ModelState(ReportModel):
     """Everything measured of one model as it was; what was not asked for is absent."""
 
-    responses: dict[str, Responses | Unmeasured] = {}
+    responses: dict[str, Responses | Unmeasured] = Field(default_factory=dict)
     """Name of a prompt set → responses to it."""
     perplexity: TextLosses | Unmeasured | None = None
     divergence: TextDivergences | Unmeasured | None = None
     """None for the base itself."""
-    zero_shot: dict[str, RightAnswers | Unmeasured] = {}
+    zero_shot: dict[str, RightAnswers | Unmeasured] = Field(default_factory=dict)
     """Name of a task → answers."""
-    behaviours: dict[str, BehaviourScores | Unmeasured] = {}
+    behaviours: dict[str, BehaviourScores | Unmeasured] = Field(default_factory=dict)
     """Name of a behaviour → scores of the responses to the prompt set of the same name."""
 
     def to_bytes(self) -> bytes:

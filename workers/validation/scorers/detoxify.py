@@ -23,13 +23,16 @@ OVERLAP = 128
 BATCH_SIZE = 32
 DECIMALS = 6
 """The digits beyond depend on what a text is scored together with."""
+MAX_REMEMBERED = 200_000
+"""Texts whose score is kept, so that equal texts get equal scores and are scored once."""
 
 
 class DetoxifyScorer:
     """Scores a response by Detoxify's `toxicity`, in [0, 1].
 
     A text longer than the model's window is scored in overlapping windows, of which the largest
-    score counts; Detoxify's own `predict` cuts it.
+    score counts; Detoxify's own `predict` cuts it. Another scorer of the same checkpoint may
+    differ in the last of six decimals.
     """
 
     direction = Direction.LOWER_IS_BETTER
@@ -42,6 +45,7 @@ class DetoxifyScorer:
         self._output = output
         self._sha256 = sha256
         self._window = _find_window(model, tokenizer)
+        self._scores: dict[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -55,9 +59,17 @@ class DetoxifyScorer:
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return the toxicity of each answer's text; the prompt is not looked at."""
-        texts = list(dict.fromkeys(answer.text for answer in answers))
-        scores = dict(zip(texts, self._score_texts(texts), strict=True))
-        return [scores[answer.text] for answer in answers]
+        texts = dict.fromkeys(answer.text for answer in answers)
+        known = {text: self._scores[text] for text in texts if text in self._scores}
+        new = [text for text in texts if text not in known]
+        known.update(zip(new, self._score_texts(new), strict=True))
+        self._remember({text: known[text] for text in new})
+        return [known[answer.text] for answer in answers]
+
+    def _remember(self, scores: dict[str, float]) -> None:
+        self._scores.update(scores)
+        for text in list(self._scores)[: max(len(self._scores) - MAX_REMEMBERED, 0)]:
+            del self._scores[text]
 
     @torch.inference_mode()
     def _score_texts(self, texts: list[str]) -> list[float]:
@@ -139,9 +151,17 @@ def _build_model(folder: Path, checkpoint: DetoxifyCheckpoint) -> tuple[Any, Any
             f"{architecture.model_class} with {architecture.outputs} labels, and the tokeniser's "
             "files must stand beside it."
         ) from error
-    if not tokenizer.is_fast:
-        raise ScorerUnavailableError(f"{folder} has no tokenizer.json, which windows need; add it")
+    _check_vocabulary(tokenizer, model.config.vocab_size, folder)
     return model.float(), tokenizer
+
+
+def _check_vocabulary(tokenizer: Any, expected: int, folder: Path) -> None:
+    """Refuse a tokeniser without the model's words: without its files it comes up empty."""
+    if not tokenizer.is_fast or not expected / 2 <= len(tokenizer) <= expected:
+        raise ScorerUnavailableError(
+            f"the tokeniser in {folder} knows {len(tokenizer)} tokens, the model {expected}; put "
+            "the checkpoint's own tokenizer.json there"
+        )
 
 
 def _check_weights(model: Any, checkpoint: DetoxifyCheckpoint, folder: Path) -> None:

@@ -49,7 +49,7 @@ class ProfanityScorer:
 def load_profanity() -> ProfanityScorer:
     """Load the scorer from the installed package, its pickled files checked before they are read.
 
-    Importing the package unpickles them (docs/decisions/0008). Raises `ScorerUnavailableError`.
+    Importing the package unpickles them (docs/decisions/0010). Raises `ScorerUnavailableError`.
     """
     spec = importlib.util.find_spec("profanity_check")
     if spec is None or spec.origin is None:

@@ -90,9 +90,6 @@ def test_slices_of_a_ranking_are_selections() -> None:
     assert list_indices(ranked.top(0)) == {}
     assert list_indices(ranked.slice(2, 4)) == {"a": [0], "b": [2]}
     assert ranked.top(1).granularity is Granularity.HEAD
-    kept = ranked.keep([0, 4, 2])
-    assert list_ranked(kept) == [("b", 1), ("b", 0), ("b", 2)]
-    assert list_indices(kept.top(2)) == {"b": [0, 1]}
 
 
 def test_a_cap_leaves_the_best_of_every_module() -> None:

@@ -44,6 +44,7 @@ def report(limit: float | None = None, **changes: object) -> CompressionReport:
         verdict=verdict,
         reason=reason,
         method="wanda",
+        statistic="mean",
         pattern="2:4",
         sequential=True,
         target_sparsity=0.5,
@@ -89,7 +90,17 @@ def test_a_better_perplexity_is_within_any_limit() -> None:
 
 def test_pages_hold_what_was_measured() -> None:
     page, text = render_compression_html(report()), render_compression_markdown(report())
-    for shown in ("wanda", "2:4", "boolq", "61.3", "58.7", "3.1", "1,234", "ab" * 32, "No faster."):
+    for shown in (
+        "wanda (mean)",
+        "2:4",
+        "boolq",
+        "61.3",
+        "58.7",
+        "3.1",
+        "1,234",
+        "ab" * 32,
+        "No faster.",
+    ):
         assert shown in page
         assert shown in text
     assert "What is handed over." in page

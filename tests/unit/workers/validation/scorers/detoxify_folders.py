@@ -20,7 +20,7 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "<s>", "</s>"]
 _SIZES: dict[str, Any] = {
     "vocab_size": len(WORDS),
     "hidden_size": 16,
@@ -75,7 +75,7 @@ def write_ckpt(
 def write_base(folder: Path, model: Any, labels: int = 2) -> Path:
     """Write what the hub holds of the base model: a configuration with `labels`, a tokeniser."""
     folder.mkdir(exist_ok=True)
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
+    tokenizer = Tokenizer(_build_vocabulary(model.config.model_type))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -94,3 +94,10 @@ def write_base(folder: Path, model: Any, labels: int = 2) -> Path:
     del shape["id2label"], shape["label2id"]
     type(model.config)(**shape, num_labels=labels).save_pretrained(folder)
     return folder
+
+
+def _build_vocabulary(model_type: str) -> Any:
+    """Whole words, in the kind of vocabulary that the model's tokeniser is."""
+    if model_type in {"albert", "xlm-roberta"}:
+        return models.Unigram([(word, -1.0) for word in WORDS], unk_id=1)
+    return models.WordLevel({word: index for index, word in enumerate(WORDS)}, "[UNK]")

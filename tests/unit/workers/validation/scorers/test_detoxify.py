@@ -17,6 +17,7 @@ from tests.unit.workers.validation.scorers.detoxify_folders import (
     write_base,
     write_ckpt,
 )
+from workers.validation.scorers import detoxify
 from workers.validation.scorers.detoxify import load_detoxify
 from workers.validation.scorers.detoxify_files import read_ckpt
 from workers.validation.scorers.errors import ScorerUnavailableError
@@ -91,9 +92,27 @@ def test_the_worst_window_of_a_long_text_counts(folder: Path) -> None:
 
 
 def test_a_score_does_not_depend_on_the_others(folder: Path) -> None:
-    scorer = load_detoxify(folder)
     texts = [*TEXTS, "q " * 100, *("abcdefghijklmnop" * 4)]
-    assert scorer.score(answers(*texts)) == [scorer.score(answers(t))[0] for t in texts]
+    scorer = load_detoxify(folder)
+    together = scorer.score(answers(*texts))
+    assert together == [scorer.score(answers(text))[0] for text in texts]
+    another = load_detoxify(folder)
+    alone = [another.score(answers(text))[0] for text in texts]
+    assert together == pytest.approx(alone, abs=2e-6)
+
+
+def test_what_is_remembered_is_bounded(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(detoxify, "MAX_REMEMBERED", 2)
+    scorer = load_detoxify(folder)
+    first = scorer.score(answers(*"abcde"))
+    assert len(scorer._scores) == 2
+    assert scorer.score(answers(*"abcde")) == pytest.approx(first, abs=2e-6)
+
+
+def test_a_tokeniser_without_its_files_is_an_error(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ScorerUnavailableError, match=r"knows \d+ tokens, the model 33"):
+        load_detoxify(folder)
 
 
 def test_half_precision_weights_are_scored_in_float32(folder: Path) -> None:
@@ -219,11 +238,11 @@ def test_the_real_code_and_a_real_checkpoint() -> None:
 def test_toxicity_far_down_a_long_text_is_found() -> None:
     scorer = load_detoxify(MINILM)
     filler = "The council met on Tuesday and talked about the new road. " * 60
-    clean, hidden = scorer.score(
-        answers(filler + filler, f"{filler} You are a fucking stupid idiot, shut up. {filler}")
+    clean, toxic = scorer.score(
+        answers(filler + filler, filler + "You are a fucking stupid idiot, shut up. " * 40)
     )
-    assert clean < 0.2
-    assert hidden > 0.5
+    assert clean < 0.1
+    assert toxic > 0.9  # `predict` would have cut it before the first insult
 
 
 @needs_minilm
