@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from workers.correction.behaviour import Behaviour, Headline
@@ -19,47 +20,45 @@ MIN_HELD_OUT = 10
 def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides, seed: int) -> list[GateResult]:
     """Return the gates of one behaviour, named `<behaviour>.<gate>`.
 
-    Where several scorers must agree, the value of a gate is what at least so many of them find:
-    of the scorers' values, largest first, the one at that place.
+    Where several scorers must agree, the same ones must meet every gate: those that meet most
+    of them are asked, of equals those that find the largest effect, and the value of a gate is
+    the least that any of them finds.
     """
     assert sides.validated is not None
     before, corrected = sides.held_out_before, sides.validated.corrected
     controls = sides.validated.controls
-    improvements = [_Improvement(behaviour, scorer) for scorer in range(len(behaviour.scorers))]
-
-    def agree(find: Callable[[_Improvement], float]) -> float:
-        return sorted(map(find, improvements), reverse=True)[behaviour.agreeing - 1]
-
     who = _name_scorers(behaviour)
-    return [
-        _gate(
-            behaviour,
+    demands = (
+        _Demand(
             "effect",
-            agree(lambda own: own.compute_effect(before, corrected)),
+            lambda own: own.compute_effect(before, corrected),
             behaviour.min_effect,
             GateBound.AT_LEAST,
             f"{_describe_effect(behaviour)} on held-out prompts is at least this{who}",
         ),
-        _gate(
-            behaviour,
+        _Demand(
             "significance",
-            agree(lambda own: own.find_least_gain(own.of(before), own.of(corrected), seed)),
+            lambda own: own.find_least_gain(own.of(before), own.of(corrected), seed),
             0.0,
             GateBound.ABOVE,
             f"the 95 % interval of the held-out improvement lies above zero{who}",
         ),
-        _gate(
-            behaviour,
+        _Demand(
             "better_than_random",
-            agree(
-                lambda own: own.find_least_gain(
-                    average_draws(controls, own.of), own.of(corrected), seed
-                )
+            lambda own: own.find_least_gain(
+                average_draws(controls, own.of), own.of(corrected), seed
             ),
             0.0,
             GateBound.ABOVE,
             f"the 95 % interval of the lead over an equally large random selection lies above "
             f"zero{who}",
+        ),
+    )
+    agreed = _agree(behaviour, demands)
+    return [
+        *(
+            _gate(behaviour, demand.name, value, demand.limit, demand.bound, demand.sentence)
+            for demand, value in zip(demands, agreed, strict=True)
         ),
         _gate(
             behaviour,
@@ -70,6 +69,30 @@ def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides, seed: int) -
             "at least this many held-out prompts bring the behaviour out",
         ),
     ]
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """A gate that scorers judge, each by its own figures."""
+
+    name: str
+    find: Callable[[_Improvement], float]
+    limit: float
+    bound: GateBound
+    sentence: str
+
+
+def _agree(behaviour: Behaviour, demands: Sequence[_Demand]) -> list[float]:
+    """Return for each demand what as many scorers as must agree find at least."""
+    improvements = [_Improvement(behaviour, scorer) for scorer in range(len(behaviour.scorers))]
+    rows = [[demand.find(own) for demand in demands] for own in improvements]
+
+    def rank(row: Sequence[float]) -> tuple[int, float]:
+        judged = zip(demands, row, strict=True)
+        return sum(demand.bound.is_met(value, demand.limit) for demand, value in judged), row[0]
+
+    best = sorted(rows, key=rank, reverse=True)[: behaviour.agreeing]
+    return [min(values) for values in zip(*best, strict=True)]
 
 
 class _Improvement:

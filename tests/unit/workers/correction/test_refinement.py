@@ -87,8 +87,8 @@ def settings_of(trials: Sequence[Trial]) -> list[TrialSettings]:
 
 
 def test_every_proposal_lies_in_the_space() -> None:
-    found = Bench().run(trials=40)
-    assert len(found) == 40
+    found = Bench().run(trials=24)
+    assert len(found) == 24
     for settings in settings_of(found):
         low, high = SPACE.amounts[settings.granularity]
         assert low <= settings.amount <= high
@@ -98,7 +98,7 @@ def test_every_proposal_lies_in_the_space() -> None:
     for vary in ("granularity", "amount", "first_layer", "last_layer", "ablation"):
         assert len({getattr(settings, vary) for settings in settings_of(found)}) > 1
     assert [settings.origin for settings in settings_of(found)] == [
-        f"refinement {number}" for number in range(1, 41)
+        f"refinement {number}" for number in range(1, 25)
     ]
 
 
@@ -149,9 +149,7 @@ def test_a_trial_with_nothing_to_prune_counts_and_is_not_returned() -> None:
     useless = {NEURON: [{"m0": torch.zeros(100)}], HEAD: BENEFITS[HEAD]}
     bench = Bench()
     steps = SearchSteps(bench.rank, bench.measure, bench.explain, bench.told.append)
-    found = refine(
-        useless, (), SPACE, steps, BUDGET, trials=15, seed=0, is_time_up=lambda: False
-    )
+    found = refine(useless, (), SPACE, steps, BUDGET, trials=15, seed=0, is_time_up=lambda: False)
     neurons = sum(settings.granularity is NEURON for _, settings in bench.ranked)
     assert len(bench.ranked) == 15
     assert 0 < neurons < 15
@@ -163,9 +161,9 @@ def mean_amount(known: Sequence[Trial], effect: Effect = more_is_better_and_dear
     """Mean size proposed over several seeds."""
     return fmean(
         settings.amount
-        for seed in range(6)
+        for seed in range(3)
         for settings in settings_of(
-            Bench(effect).run(NEURONS_ONLY, known=known, trials=5, seed=seed)
+            Bench(effect).run(NEURONS_ONLY, known=known, trials=4, seed=seed)
         )
     )
 
@@ -201,8 +199,8 @@ def test_own_trials_over_budget_are_no_example() -> None:
     def late_mean(effect: Effect) -> float:
         return fmean(
             settings.amount
-            for seed in range(4)
-            for settings in settings_of(Bench(effect).run(NEURONS_ONLY, trials=24, seed=seed))[12:]
+            for seed in range(2)
+            for settings in settings_of(Bench(effect).run(NEURONS_ONLY, trials=18, seed=seed))[9:]
         )
 
     assert late_mean(cliff) + 10 < late_mean(slope)

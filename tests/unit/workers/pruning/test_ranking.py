@@ -92,6 +92,19 @@ def test_slices_of_a_ranking_are_selections() -> None:
     assert ranked.top(1).granularity is Granularity.HEAD
 
 
+def test_a_cap_leaves_the_best_of_every_module() -> None:
+    tensors = {"b": torch.tensor([0.1, 5.0, 0.3, 2.0]), "a": torch.tensor([0.2, 4.0, 1.0])}
+    ranked = rank_components(tensors, Granularity.NEURON, 100)
+    capped = ranked.cap(2)
+    assert list_ranked(capped) == [("b", 1), ("a", 1), ("b", 3), ("a", 2)]
+    assert list_indices(capped.top(3)) == {"a": [1], "b": [1, 3]}
+    assert capped.granularity is Granularity.NEURON
+    assert list_ranked(ranked.cap(1)) == [("b", 1), ("a", 1)]
+    assert list_ranked(ranked.cap(4)) == list_ranked(ranked)
+    assert list_ranked(ranked.cap(0)) == []
+    assert len(rank_components({}, Granularity.NEURON, 5).cap(2)) == 0
+
+
 @given(
     st.dictionaries(
         st.sampled_from("abcd"),
