@@ -55,12 +55,16 @@ class LazyScores(Mapping[str, torch.Tensor]):
 
 
 def compute_scores(
-    general: Relevance, benefit: Mapping[str, torch.Tensor], score: Score
+    general: Relevance,
+    benefit: Mapping[str, torch.Tensor],
+    score: Score,
+    floor: float | None = None,
 ) -> LazyScores:
     """Return module → score, shaped as the components, from what `benefit` each removal brings.
 
     `benefit` is mean relevance for the undesired behaviour. The scores are float64: a quotient
-    of two float32 numbers is always finite there. Raises `ValueError` when benefit and general
+    of two float32 numbers is always finite there. `floor` is what `compute_floor` gives, for
+    callers that rank by several benefits. Raises `ValueError` when benefit and general
     relevance cover different modules.
     """
     if general.mean.keys() != benefit.keys():
@@ -69,11 +73,20 @@ def compute_scores(
         return LazyScores(
             benefit, lambda name: benefit[name].double() - general.mean[name].double()
         )
+    if floor is None:
+        floor = compute_floor(general, score)
     if score is Score.BENEFIT_COST:
-        floor = COST_FLOOR * _mean(general.mean_absolute)
         return _divide(benefit, lambda name: general.mean_absolute[name].double(), floor)
-    floor = DIVERGENCE_FLOOR * 0.5 * _mean(general.mean_square)
     return _divide(benefit, lambda name: predict_damage(general, name), floor)
+
+
+def compute_floor(general: Relevance, score: Score) -> float:
+    """Return what the score adds to the cost of every component, a pass over all of them."""
+    if score is Score.BENEFIT_COST:
+        return COST_FLOOR * _mean(general.mean_absolute)
+    if score is Score.BENEFIT_DAMAGE:
+        return DIVERGENCE_FLOOR * 0.5 * _mean(general.mean_square)
+    return 0.0
 
 
 def predict_damage(general: Relevance, module: str) -> torch.Tensor:

@@ -24,7 +24,7 @@ from workers.families import count_components
 from workers.progress import Advance, Progress, count_up, ignore
 from workers.pruning.components import pruned
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score, compute_scores
+from workers.pruning.scoring import Score, compute_floor, compute_scores
 from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
@@ -98,8 +98,11 @@ def _build_rank(
 ) -> Callable[[Mapping[str, torch.Tensor]], Ranking]:
     score, largest = Score(inputs.spec.attribution.score), max(_amounts(inputs))
 
+    floor = compute_floor(general, score)
+
     def rank(benefit: Mapping[str, torch.Tensor]) -> Ranking:
-        return rank_components(compute_scores(general, benefit, score), inputs.granularity, largest)
+        scores = compute_scores(general, benefit, score, floor)
+        return rank_components(scores, inputs.granularity, largest)
 
     return rank
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from workers.domain import Report
 from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
     NonFiniteReportError,
     render_html_template,
     render_json,
@@ -19,11 +21,6 @@ from workers.validation.report_charts import (
 from workers.validation.report_samples import build_sample_groups
 
 __all__ = ["NonFiniteReportError", "render_html", "render_json", "render_markdown"]
-
-_APPLY_COMMAND = """\
-excise patch apply --base BASE_DIR --patch patch.safetensors --output CORRECTED_DIR"""
-_REVERT_COMMAND = """\
-excise patch revert --corrected CORRECTED_DIR --patch patch.safetensors --output BASE_DIR"""
 
 
 def render_markdown(report: Report) -> str:
@@ -45,6 +42,6 @@ def _context(report: Report) -> dict[str, object]:
         "modules": order_modules(report),
         "sample_groups": build_sample_groups(report),
         "effect_axis": build_effect_axis,
-        "apply_command": _APPLY_COMMAND,
-        "revert_command": _REVERT_COMMAND,
+        "apply_command": APPLY_COMMAND,
+        "revert_command": REVERT_COMMAND,
     }

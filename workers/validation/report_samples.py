@@ -219,6 +219,8 @@ def build_sample_groups(report: Report) -> list[SampleGroup]:
         SampleGroup("Held-out prompts, largest effect first", best[:_BEST_SHOWN]),
         SampleGroup("Held-out prompts, worst cases", worst),
         SampleGroup(f"More held-out prompts ({len(rest)})", rest, folded=True),
-        SampleGroup(f"Tuning prompts ({len(tune)}), used to choose the neurons", tune, folded=True),
+        SampleGroup(
+            f"Tuning prompts ({len(tune)}), used to choose what is pruned", tune, folded=True
+        ),
     ]
     return [group for group in groups if group.samples]
