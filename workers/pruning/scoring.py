@@ -59,13 +59,15 @@ def compute_scores(
     benefit: Mapping[str, torch.Tensor],
     score: Score,
     cost_weight: float = 1.0,
+    floor: float | None = None,
 ) -> LazyScores:
     """Return module → score, shaped as the components, from what `benefit` each removal brings.
 
     `benefit` is mean relevance for the undesired behaviour, of the modules to choose from.
     `cost_weight` is the exponent of what the benefit is divided by; it means nothing to the
     signed difference. The scores are float64: a quotient of two float32 numbers is always
-    finite there. Raises `ValueError` on a module without general relevance.
+    finite there. `floor` is what `compute_floor` gives, for callers that rank by several
+    benefits. Raises `ValueError` on a module without general relevance.
     """
     if not benefit.keys() <= general.mean.keys():
         raise ValueError("general relevance does not cover every module of the undesired one")
@@ -73,12 +75,12 @@ def compute_scores(
         return LazyScores(
             benefit, lambda name: benefit[name].double() - general.mean[name].double()
         )
+    if floor is None:
+        floor = compute_floor(general, score)
     if score is Score.BENEFIT_COST:
-        floor = COST_FLOOR * _mean(general.mean_absolute)
         return _divide(
             benefit, lambda name: general.mean_absolute[name].double(), floor, cost_weight
         )
-    floor = DIVERGENCE_FLOOR * 0.5 * _mean(general.mean_square)
     return _divide(benefit, lambda name: predict_damage(general, name), floor, cost_weight)
 
 
@@ -101,6 +103,15 @@ def combine_benefits(benefits: Sequence[Mapping[str, torch.Tensor]]) -> dict[str
         for name, values in combined.items():
             values.add_(benefit[name], alpha=weight)
     return combined
+
+
+def compute_floor(general: Relevance, score: Score) -> float:
+    """Return what the score adds to the cost of every component, a pass over all of them."""
+    if score is Score.BENEFIT_COST:
+        return COST_FLOOR * _mean(general.mean_absolute)
+    if score is Score.BENEFIT_DAMAGE:
+        return DIVERGENCE_FLOOR * 0.5 * _mean(general.mean_square)
+    return 0.0
 
 
 def predict_damage(general: Relevance, module: str) -> torch.Tensor:

@@ -30,7 +30,7 @@ from workers.domain import Granularity, Selection, TokenSequence
 from workers.families import find_layer_numbers
 from workers.progress import ignore
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score, combine_benefits, compute_scores
+from workers.pruning.scoring import Score, combine_benefits, compute_floor, compute_scores
 from workers.tasks.ablation import ablated
 from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import JobContext, compute_key
@@ -165,12 +165,17 @@ def build_steps(
 ) -> SearchSteps:
     """Return what a search needs of this job."""
     score = Score(inputs.spec.attribution.score)
+    floors = {
+        granularity: compute_floor(contrast.general, score)
+        for granularity, contrast in relevance.items()
+    }
 
     def rank(benefits: Sequence[Benefit], settings: TrialSettings) -> Ranking:
         allowed = _list_allowed(inputs, settings)
         combined = combine_benefits([_take(benefit, allowed) for benefit in benefits])
         general = relevance[settings.granularity].general
-        scores = compute_scores(general, combined, score, settings.cost_weight)
+        floor = floors[settings.granularity]
+        scores = compute_scores(general, combined, score, settings.cost_weight, floor)
         return _rank_within(inputs, scores, settings)
 
     def explain(

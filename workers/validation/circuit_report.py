@@ -9,6 +9,8 @@ from typing import Literal
 
 from workers.domain import GateResult, Granularity, ModelIdentity, ReportModel, Verdict
 from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
     render_html_template,
     render_markdown_template,
     require_finite,
@@ -111,6 +113,8 @@ class CircuitReport(ReportModel):
     """Of the job's circuit."""
     gates: list[GateResult]
     patch_note: str
+    has_patch: bool = False
+    """Whether a patch is among the files."""
     """What the patch does, or why there is none."""
     timings: dict[str, float]
     seed: int
@@ -219,4 +223,6 @@ def _context(report: CircuitReport) -> dict[str, object]:
         "chart": build_curve_chart(report.curves),
         "peak": peak or 1.0,
         "layer_of": layer_of,
+        "apply_command": APPLY_COMMAND,
+        "revert_command": REVERT_COMMAND,
     }

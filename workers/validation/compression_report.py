@@ -6,6 +6,8 @@ from typing import Literal
 
 from workers.domain import GateResult, ModelIdentity, ReportModel, Verdict
 from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
     render_html_template,
     render_markdown_template,
     require_finite,
@@ -77,6 +79,8 @@ class CompressionReport(ReportModel):
     gates: list[GateResult]
     speed_note: str
     files_note: str
+    has_patch: bool = False
+    """Whether a patch is among the files."""
     timings: dict[str, float]
     seed: int
     versions: dict[str, str]
@@ -118,7 +122,13 @@ def render_compression_html(report: CompressionReport) -> str:
 def _context(report: CompressionReport) -> dict[str, object]:
     require_finite(report.model_dump())
     return {
+<<<<<<< HEAD
         "kind": report.kind,
         "report": report,
         "gate_groups": build_gate_groups(report.gates),
+=======
+        "report": report,
+        "apply_command": APPLY_COMMAND,
+        "revert_command": REVERT_COMMAND,
+>>>>>>> engine
     }

@@ -33,6 +33,11 @@ from workers.validation.report_text import (
     visible_text,
 )
 
+APPLY_COMMAND = """\
+excise patch apply --base BASE_DIR --patch patch.safetensors --output CORRECTED_DIR"""
+REVERT_COMMAND = """\
+excise patch revert --corrected CORRECTED_DIR --patch patch.safetensors --output BASE_DIR"""
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 

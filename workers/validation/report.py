@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from workers.domain import Report
 from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
     NonFiniteReportError,
     render_html_template,
     render_json,
@@ -22,6 +24,7 @@ from workers.validation.report_search import build_search_view
 
 __all__ = ["NonFiniteReportError", "render_html", "render_json", "render_markdown"]
 
+<<<<<<< HEAD
 _REPRODUCE_COMMAND = """\
 excise reproduce manifest.json --prompts-dir PROMPTS_DIR --wait --output AGAIN_DIR"""
 _APPLY_COMMAND = """\
@@ -29,6 +32,8 @@ excise patch apply --base BASE_DIR --patch patch.safetensors --output CORRECTED_
 _REVERT_COMMAND = """\
 excise patch revert --corrected CORRECTED_DIR --patch patch.safetensors --output BASE_DIR"""
 
+=======
+>>>>>>> engine
 
 def render_markdown(report: Report) -> str:
     """The report as GitHub-flavoured Markdown, without timings."""
@@ -46,6 +51,7 @@ def _context(report: Report) -> dict[str, object]:
     return {
         "kind": "correction",
         "report": report,
+<<<<<<< HEAD
         "effects": effects,
         "alone_rows": build_alone_rows(effects),
         "describe_fall": describe_fall,
@@ -58,4 +64,13 @@ def _context(report: Report) -> dict[str, object]:
         "reproduce_command": _REPRODUCE_COMMAND,
         "apply_command": _APPLY_COMMAND,
         "revert_command": _REVERT_COMMAND,
+=======
+        "rounds": build_search_chart(report),
+        "layer_map": build_layer_map(report),
+        "modules": order_modules(report),
+        "sample_groups": build_sample_groups(report),
+        "effect_axis": build_effect_axis,
+        "apply_command": APPLY_COMMAND,
+        "revert_command": REVERT_COMMAND,
+>>>>>>> engine
     }
