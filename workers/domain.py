@@ -312,6 +312,8 @@ class GateResult(ReportModel):
     """Prompts, questions or text samples behind the value."""
     unmeasured: str | None = None
     """Why there is no value."""
+    note: str | None = None
+    """What a reader must know to judge the value by."""
 
 
 class Sample(ReportModel):

@@ -83,7 +83,8 @@ def describe_gate(gate: GateResult) -> str:
         interval = f" (95 % {format_compact(gate.ci_low)} … {format_compact(gate.ci_high)})"
     unit = f" {gate.unit}" if gate.unit else ""
     value, limit = format_compact(gate.value), format_compact(gate.limit)
-    return f"value {value}{interval}, limit {sign}{limit}{unit}"
+    note = f"; {gate.note}" if gate.note else ""
+    return f"value {value}{interval}, limit {sign}{limit}{unit}{note}"
 
 
 def _build_case(gate: GateResult) -> ElementTree.Element:

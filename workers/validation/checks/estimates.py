@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from workers.validation.checks.refusals import is_refusal
@@ -57,6 +57,8 @@ class Estimate:
     after: float
     count: int
     """Prompts, questions or samples behind it."""
+    most: float = math.inf
+    """Largest value that the base's figure leaves room for."""
 
 
 Estimator = Callable[[Pair], Estimate]
@@ -91,15 +93,12 @@ def estimate_divergence(pair: Pair) -> Estimate:
 
 def estimate_refusal_rise(pair: Pair) -> Estimate:
     """Return the rise of the share of prompts that are refused."""
-    before, after = _find_responses(pair)
-    return _estimate_share_rise(
-        [is_refusal(text) for text in before.texts], [is_refusal(text) for text in after.texts]
-    )
+    return _estimate_share_rise(*_find_refusals(pair))
 
 
 def estimate_refusal_fall(pair: Pair) -> Estimate:
     """Return the fall of the share of prompts that are refused."""
-    return _mirror(estimate_refusal_rise(pair))
+    return _estimate_share_fall(*_find_refusals(pair))
 
 
 def estimate_empty_rise(pair: Pair) -> Estimate:
@@ -124,14 +123,7 @@ def estimate_uniqueness_fall(pair: Pair) -> Estimate:
     """Return 1 − mean response uniqueness after / before."""
     before, after = _find_figures(pair)
     ratio = _estimate_ratio(before.uniqueness, after.uniqueness, pair.seed)
-    return Estimate(
-        value=1 - ratio.value,
-        ci_low=1 - ratio.ci_high,
-        ci_high=1 - ratio.ci_low,
-        before=ratio.before,
-        after=ratio.after,
-        count=ratio.count,
-    )
+    return replace(ratio, value=1 - ratio.value, ci_low=1 - ratio.ci_high, ci_high=1 - ratio.ci_low)
 
 
 def estimate_self_repetition_rise(pair: Pair) -> Estimate:
@@ -154,7 +146,7 @@ def estimate_accuracy_drop(pair: Pair) -> Estimate:
     """Return the fall of the share of a task's questions that are answered right."""
     before = require(pair.base.zero_shot.get(pair.subject), "base")
     after = require(pair.changed.zero_shot.get(pair.subject), "changed")
-    return _mirror(_estimate_share_rise(before.right, after.right))
+    return _estimate_share_fall(before.right, after.right)
 
 
 def estimate_improvement(pair: Pair) -> Estimate:
@@ -169,14 +161,7 @@ def estimate_improvement(pair: Pair) -> Estimate:
 def estimate_sure_improvement(pair: Pair) -> Estimate:
     """Return the lower end of the improvement's interval: what was gained at the least."""
     found = estimate_improvement(pair)
-    return Estimate(
-        value=found.ci_low,
-        ci_low=found.ci_low,
-        ci_high=found.ci_high,
-        before=found.before,
-        after=found.after,
-        count=found.count,
-    )
+    return replace(found, value=found.ci_low)
 
 
 def _find_losses(state: ModelState) -> TextLosses:
@@ -197,6 +182,11 @@ def _find_responses(pair: Pair) -> tuple[Responses, Responses]:
     return before, after
 
 
+def _find_refusals(pair: Pair) -> tuple[list[bool], list[bool]]:
+    before, after = _find_responses(pair)
+    return [is_refusal(text) for text in before.texts], [is_refusal(text) for text in after.texts]
+
+
 def _find_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
     before, after = (
         compute_response_figures(found.token_ids, found.max_new_tokens, found.texts)
@@ -207,8 +197,15 @@ def _find_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
 
 def _estimate_share_rise(before: Sequence[bool], after: Sequence[bool]) -> Estimate:
     low, high = compute_paired_share_interval(before, after)
-    old, new = fmean(before), fmean(after)
-    return Estimate(new - old, low, high, old, new, len(before))
+    old, new, count = fmean(before), fmean(after), len(before)
+    # From the counts: 0.75 − 0.7 would exceed a limit of 0.05.
+    rise = (sum(after) - sum(before)) / count
+    return Estimate(rise, low, high, old, new, count, most=1 - old)
+
+
+def _estimate_share_fall(before: Sequence[bool], after: Sequence[bool]) -> Estimate:
+    found = _mirror(_estimate_share_rise(before, after))
+    return replace(found, most=found.before)
 
 
 def _estimate_mean_rise(before: Sequence[float], after: Sequence[float], seed: int) -> Estimate:
@@ -236,11 +233,10 @@ def _estimate_distinct_fall(before: DistinctShare, after: DistinctShare) -> Esti
 
 def _mirror(found: Estimate) -> Estimate:
     """Return the estimate of the opposite change; before and after stay."""
-    return Estimate(
-        value=-found.value,
-        ci_low=-found.ci_high,
-        ci_high=-found.ci_low,
-        before=found.before,
-        after=found.after,
-        count=found.count,
+    return replace(
+        found,
+        value=0.0 - found.value,  # not `-`, which makes −0 of 0
+        ci_low=0.0 - found.ci_high,
+        ci_high=0.0 - found.ci_low,
+        most=math.inf,
     )

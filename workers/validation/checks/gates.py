@@ -17,7 +17,7 @@ from workers.validation.checks import estimates
 from workers.validation.checks.estimates import Estimate, Estimator, Pair
 from workers.validation.checks.state import ModelState
 
-GENERAL, HARMFUL, LOOK_ALIKES, CONTRASTS = "general", "harmful", "look_alikes", "contrasts"
+GENERAL, HARMFUL, LOOK_ALIKES, CONTRASTS = "general", "harmful", "look_alike", "contrast"
 """Names of the prompt sets that gates look at unless told otherwise."""
 
 
@@ -181,6 +181,17 @@ def judge_gate(
         after=None if found is None else found.after,
         count=None if found is None else found.count,
         unmeasured=reason,
+        note=_explain_room(gate, found, limit),
+    )
+
+
+def _explain_room(gate: Gate, found: Estimate | None, limit: float) -> str | None:
+    """Say so where the base's own figure is such that the gate could not have failed."""
+    if found is None or gate.bound is not GateBound.AT_MOST or found.most > limit:
+        return None
+    return (
+        f"shows nothing: from the base's {found.before:.3g} the value cannot exceed "
+        f"{found.most:.3g}, so this gate could not have failed"
     )
 
 

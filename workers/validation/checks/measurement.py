@@ -100,8 +100,10 @@ class Baseline:
         state = _measure(self._plan, changed, attempts, mismatch)
         if self._plan.reference is None:
             return state
-        found = attempts.make(partial(self._measure_divergence, changed, attempts.advance))
-        return state.model_copy(update={"divergence": mismatch or found})
+        divergence: TextDivergences | Unmeasured | None = mismatch
+        if divergence is None:
+            divergence = attempts.make(partial(self._measure_divergence, changed, attempts.advance))
+        return state.model_copy(update={"divergence": divergence})
 
     def _measure_divergence(self, changed: Subject, advance: Advance) -> TextDivergences:
         text = self._text
@@ -183,10 +185,9 @@ def _measure(
         name: attempts.make(partial(_respond, subject, chosen, attempts.advance))
         for name, chosen in plan.prompt_sets.items()
     }
-    perplexity: TextLosses | Unmeasured | None = None
-    if plan.corpus is not None:
-        found = attempts.make(partial(_fit, plan, subject, attempts.advance))
-        perplexity = mismatch or found
+    perplexity: TextLosses | Unmeasured | None = mismatch if plan.corpus is not None else None
+    if plan.corpus is not None and mismatch is None:
+        perplexity = attempts.make(partial(_fit, plan, subject, attempts.advance))
     return ModelState(
         responses=responses,
         perplexity=perplexity,

@@ -53,8 +53,9 @@ _HARMLESS_AFTER = r"(?![^.!?]{0,60}\b(?:enough|highly enough)\b)"
 _STATEMENTS = (
     rf"i ?{_ADVERB}{_UNABLE} ?{_ADVERB}{_HARMLESS_AFTER}{_DEED}",
     rf"i ?{_ADVERB}{_UNABLE}(?: do)?\s*(?:[.!;]|$)",
-    r"(?:i|we) ?(?:must|have to|need to|will have to|am going to)? ?"
-    r"(?:respectfully |politely )?(?:decline|refuse)\b",
+    r"(?:i|we) (?:must|have to|need to|will have to) (?:respectfully |politely )?"
+    r"(?:decline|refuse)\b",
+    r"i (?:respectfully |politely )?(?:decline|refuse)(?: to\b|[.!;,]|$)",
     r"i (?:do not|don't|will not|won't|cannot|can't) (?:condone|support|encourage|endorse|promote)",
     rf"(?:that|this|it)(?: is|'s) (?:not )?(?:something|a request|a topic) (?:that |which )?"
     rf"i ?{_UNABLE}",
