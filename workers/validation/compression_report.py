@@ -122,13 +122,9 @@ def render_compression_html(report: CompressionReport) -> str:
 def _context(report: CompressionReport) -> dict[str, object]:
     require_finite(report.model_dump())
     return {
-<<<<<<< HEAD
         "kind": report.kind,
         "report": report,
         "gate_groups": build_gate_groups(report.gates),
-=======
-        "report": report,
         "apply_command": APPLY_COMMAND,
         "revert_command": REVERT_COMMAND,
->>>>>>> engine
     }

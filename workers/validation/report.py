@@ -24,16 +24,9 @@ from workers.validation.report_search import build_search_view
 
 __all__ = ["NonFiniteReportError", "render_html", "render_json", "render_markdown"]
 
-<<<<<<< HEAD
 _REPRODUCE_COMMAND = """\
 excise reproduce manifest.json --prompts-dir PROMPTS_DIR --wait --output AGAIN_DIR"""
-_APPLY_COMMAND = """\
-excise patch apply --base BASE_DIR --patch patch.safetensors --output CORRECTED_DIR"""
-_REVERT_COMMAND = """\
-excise patch revert --corrected CORRECTED_DIR --patch patch.safetensors --output BASE_DIR"""
 
-=======
->>>>>>> engine
 
 def render_markdown(report: Report) -> str:
     """The report as GitHub-flavoured Markdown, without timings."""
@@ -51,7 +44,6 @@ def _context(report: Report) -> dict[str, object]:
     return {
         "kind": "correction",
         "report": report,
-<<<<<<< HEAD
         "effects": effects,
         "alone_rows": build_alone_rows(effects),
         "describe_fall": describe_fall,
@@ -62,15 +54,6 @@ def _context(report: Report) -> dict[str, object]:
         "modules": order_modules(report.patch),
         "samples": build_samples(report),
         "reproduce_command": _REPRODUCE_COMMAND,
-        "apply_command": _APPLY_COMMAND,
-        "revert_command": _REVERT_COMMAND,
-=======
-        "rounds": build_search_chart(report),
-        "layer_map": build_layer_map(report),
-        "modules": order_modules(report),
-        "sample_groups": build_sample_groups(report),
-        "effect_axis": build_effect_axis,
         "apply_command": APPLY_COMMAND,
         "revert_command": REVERT_COMMAND,
->>>>>>> engine
     }

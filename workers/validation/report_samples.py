@@ -63,7 +63,6 @@ def build_samples(report: Report) -> list[BehaviourSamples]:
 
     Without a patch there is nothing to compare: the base model's responses, the worst first.
     """
-<<<<<<< HEAD
     behaviours = {behaviour.name: behaviour for behaviour in report.behaviours}
     names = list(dict.fromkeys([*behaviours, *(sample.behaviour for sample in report.samples)]))
     found = [
@@ -74,31 +73,6 @@ def build_samples(report: Report) -> list[BehaviourSamples]:
             has_patch=report.patch is not None,
         )
         for name in names
-=======
-    lower = report.behaviours[:1] and report.behaviours[0].direction == "lower_is_better"
-
-    def gain(sample: Sample) -> float:
-        return (sample.metric_before - sample.metric_after) * (1 if lower else -1)
-
-    if report.patch is None:
-        ranked = sorted(report.samples, key=lambda s: s.metric_before, reverse=bool(lower))
-        views = [_compare(s.model_copy(update={"after": s.before}), 0.0, "") for s in ranked]
-        return [SampleGroup("Closest to the behaviour first", views)] if views else []
-    ranked = sorted(report.samples, key=gain, reverse=True)
-    held_out = [s for s in ranked if s.split == "held_out"]
-    worst_from = max(len(held_out) - _WORST_SHOWN, (len(held_out) + 1) // 2)
-    best = [_compare(s, gain(s), "") for s in held_out[:worst_from]]
-    worst = [_compare(s, gain(s), _caution(gain(s))) for s in reversed(held_out[worst_from:])]
-    tune = [_compare(s, gain(s), "") for s in ranked if s.split == "tune"]
-    rest = best[_BEST_SHOWN:]
-    groups = [
-        SampleGroup("Held-out prompts, largest effect first", best[:_BEST_SHOWN]),
-        SampleGroup("Held-out prompts, worst cases", worst),
-        SampleGroup(f"More held-out prompts ({len(rest)})", rest, folded=True),
-        SampleGroup(
-            f"Tuning prompts ({len(tune)}), used to choose what is pruned", tune, folded=True
-        ),
->>>>>>> engine
     ]
     return [samples for samples in found if samples.groups]
 

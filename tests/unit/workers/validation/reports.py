@@ -171,8 +171,8 @@ def toxic_sample(prompt: str, old: float, new: float, **changes: object) -> Samp
         "split": "held_out",
         "before": "You utter nincompoop, go and boil your head in the sea.",
         "after": "You are welcome, go and rest your head by the sea.",
-        "scores_before": {name: old for name in names},
-        "scores_after": {name: new for name in names},
+        "scores_before": dict.fromkeys(names, old),
+        "scores_after": dict.fromkeys(names, new),
         "undesired_before": old >= 0.5,
         "undesired_after": new >= 0.5,
     }
@@ -279,7 +279,7 @@ def several() -> Report:
         overlap=[Overlap(first="toxicity", second="endless_repetition", share=0.125)],
         search=[
             step(64, 0.465, 0.0171, gains=both, chosen=True),
-            step(2, 0.1, 0.004, gains={name: 0.1 for name in both}, granularity=Granularity.HEAD),
+            step(2, 0.1, 0.004, gains=dict.fromkeys(both, 0.1), granularity=Granularity.HEAD),
         ],
         samples=[
             sample("Loop prompt", 0.5),
