@@ -57,7 +57,7 @@ class Bench:
         damage = TextDamage(perplexity=10.0, kl_mean=kl, kl_p95=kl, tokens=10)
         return Measurement(((),), (gain,), damage, 10.0, ((),))
 
-    def explain(self, *arguments: object) -> Benefit:
+    def explain(self, *arguments: object) -> tuple[Benefit, float]:
         raise AssertionError("a refinement explains nothing anew")
 
     def run(

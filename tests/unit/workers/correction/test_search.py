@@ -50,7 +50,7 @@ class Bench:
     gains: Sequence[tuple[float, ...]] = ((0.5,),) * 9
     costs: Sequence[TextDamage] = (damage(),) * 9
     left: Sequence[tuple[tuple[TokenSequence, ...], ...]] = ((LOOP,),) * 9
-    explanation: Callable[[int], Benefit] = lambda number: falling()
+    explanation: Callable[[int], tuple[Benefit, float]] = lambda number: (falling(), 1.0)
     benefits: list[Mapping[str, torch.Tensor]] = field(default_factory=lambda: [falling()])
     told: list[Trial] = field(default_factory=list)
     explained: list[tuple[Granularity, int, Sequence[TokenSequence]]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Bench:
 
     def explain(
         self, granularity: Granularity, number: int, undesired: Sequence[TokenSequence]
-    ) -> Benefit:
+    ) -> tuple[Benefit, float]:
         self.explained.append((granularity, number, undesired))
         return self.explanation(number)
 
@@ -128,25 +128,30 @@ def test_each_round_ranks_by_everything_explained_so_far() -> None:
     # Round 1 takes the first two; the next loop is held back by neuron 0 and served by 20.
     later = torch.zeros(SIZE)
     later[0], later[20] = -100.0, 100.0
-    first, second = Bench(explanation=lambda number: {"m0": later}).run((2,), 2)
+    first, second = Bench(explanation=lambda number: ({"m0": later}, 1.0)).run((2,), 2)
     assert indices_of(first) == [0, 1]
     assert indices_of(second) == [1, 20]
 
 
 def test_every_behaviour_averages_its_own_explanations() -> None:
-    new = {0: torch.full((SIZE,), 12.0), 1: torch.full((SIZE,), 30.0)}
+    new = {0: (12.0, 1.0), 1: (30.0, 0.25)}
+
+    def explain(number: int) -> tuple[Benefit, float]:
+        value, weight = new[number]
+        return {"m0": torch.full((SIZE,), value)}, weight
+
     bench = Bench(
         gains=((0.5, 0.5),) * 3,
         # Round 1 leaves the second behaviour alone, round 2 both, round 3 is the last.
         left=[((), RUDE), (LOOP, RUDE[:1]), (LOOP, RUDE)],
-        explanation=lambda number: {"m0": new[number].clone()},
+        explanation=explain,
         benefits=[{"m0": torch.full((SIZE,), 6.0)}, {"m0": torch.full((SIZE,), 3.0)}],
     )
     bench.run((4,), 3)
     assert bench.explained == [(NEURON, 1, RUDE), (NEURON, 0, LOOP), (NEURON, 1, RUDE[:1])]
-    # (6 + 12) / 2 and (3 + 30 + 30) / 3, in place: later parts of a search go on from them.
+    # (6 + 12) / 2 and (3 + (30 + 30) / 4) / 1.5, in place: later parts of a search go on from it.
     torch.testing.assert_close(bench.benefits[0]["m0"], torch.full((SIZE,), 9.0))
-    torch.testing.assert_close(bench.benefits[1]["m0"], torch.full((SIZE,), 21.0))
+    torch.testing.assert_close(bench.benefits[1]["m0"], torch.full((SIZE,), 12.0))
 
 
 def test_it_ends_when_nothing_undesired_is_left_of_any_behaviour() -> None:

@@ -30,6 +30,13 @@ from workers.correction.results import (
 from workers.correction.search import Budget
 from workers.correction.verdict import ReportFrame, build_report
 from workers.domain import GateGroup, GateResult, Granularity, Report, Verdict
+from workers.validation.checks.gates import GateRequest
+from workers.validation.checks.state import (
+    ModelState,
+    TextDivergences,
+    TextLosses,
+    Unmeasured,
+)
 
 NEURON = Granularity.NEURON
 PROMPTS = 12
@@ -48,6 +55,8 @@ FRAME = ReportFrame(
     behaviours=(RUDE,),
     corpus="wikitext",
     budget=Budget(perplexity_increase=0.02, kl_mean=0.05),
+    requests=(GateRequest("perplexity", 0.02), GateRequest("kl", 0.05)),
+    not_asked=("refusal",),
     attribution={"attributor": "attnlrp", "score": "benefit_damage"},
     seed=7,
     versions={"excise": "0.1.0"},
@@ -77,18 +86,34 @@ SEARCH = SearchOutcome(
 )
 
 
-def validate(*behaviours: BehaviourResponses, **changes: Any) -> ValidationOutcome:
-    fields: dict[str, Any] = {
-        "behaviours": behaviours or (BehaviourResponses(corrected=TAMED, controls=(TOXIC,)),),
-        "perplexity_before": 20.0,
-        "perplexity_after": 20.2,
-        "perplexity_tokens": 500,
-        "perplexity_context": 128,
-        "kl_mean": 0.03,
-        "kl_p95": 0.2,
-        "kl_tokens": 400,
+LENGTHS = (250, 125, 125)
+"""Predicted tokens of the corpus's and the reference's samples."""
+
+
+def losses_of(perplexity: float) -> TextLosses:
+    return TextLosses(
+        losses=tuple(math.log(perplexity) * length for length in LENGTHS), lengths=LENGTHS
+    )
+
+
+def divergences_of(mean: float) -> TextDivergences:
+    return TextDivergences(
+        divergences=tuple(mean * length for length in LENGTHS), lengths=LENGTHS, p95=0.2
+    )
+
+
+def validate(
+    *behaviours: BehaviourResponses, perplexity: float = 20.2, kl: float = 0.03, **changes: Any
+) -> ValidationOutcome:
+    corrected: dict[str, Any] = {
+        "perplexity": losses_of(perplexity),
+        "divergence": divergences_of(kl),
     }
-    return ValidationOutcome(**(fields | changes))
+    return ValidationOutcome(
+        behaviours=behaviours or (BehaviourResponses(corrected=TAMED, controls=(TOXIC,)),),
+        base=ModelState(perplexity=losses_of(20.0)),
+        corrected=ModelState(**(corrected | changes)),
+    )
 
 
 def report(*behaviours: BehaviourResponses, **changes: Any) -> Report:
@@ -114,16 +139,16 @@ def test_the_damage_gates_by_hand() -> None:
         assert gates[name].value == pytest.approx(value)
         assert gates[name].limit == limit
         assert gates[name].group is GateGroup.DAMAGE
-    assert "wikitext" in gates["perplexity"].sentence
+        assert gates[name].count == 3
 
 
 @pytest.mark.parametrize(
     ("gate", "changes"),
     [
-        ("perplexity", {"perplexity_after": 20.41}),
-        ("perplexity", {"perplexity_after": math.nan}),
-        ("kl", {"kl_mean": 0.0501}),
-        ("kl", {"kl_mean": math.nan}),
+        ("perplexity", {"perplexity": 20.41}),
+        ("perplexity", {"perplexity": math.nan}),
+        ("kl", {"kl": 0.0501}),
+        ("kl", {"kl": math.nan}),
     ],
 )
 def test_each_damage_gate_alone_rejects_and_is_named(
@@ -133,6 +158,54 @@ def test_each_damage_gate_alone_rejects_and_is_named(
     assert found.verdict is Verdict.REJECTED
     assert found.reason == f"gates not met: {gate}"
     assert [entry.name for entry in found.gates if not entry.passed] == [gate]
+
+
+@pytest.mark.parametrize(
+    ("gate", "changes"),
+    [
+        ("perplexity", {"perplexity_state": Unmeasured(reason="out of memory")}),
+        ("kl", {"divergence": Unmeasured(reason="out of memory")}),
+        ("kl", {"divergence": None}),
+    ],
+)
+def test_a_gate_that_was_not_measured_is_not_met(
+    gate: str, changes: dict[str, Unmeasured | None]
+) -> None:
+    validation = validate()
+    update = {name.removesuffix("_state"): value for name, value in changes.items()}
+    corrected = validation.corrected.model_copy(update=update)
+    unmeasured = validation.model_copy(update={"corrected": corrected})
+    found = build_report(FRAME, correction(), SEARCH, unmeasured)
+    assert found.verdict is Verdict.REJECTED
+    assert found.reason == f"gates not met: {gate}"
+    assert gates_of(found)[gate].value is None
+    assert gates_of(found)[gate].unmeasured
+    assert found.damage is None
+    assert found.patch is not None
+
+
+def silence(responses: Responses) -> Responses:
+    return tuple(
+        tuple(one.model_copy(update={"text": "", "token_ids": ()}) for one in samples)
+        for samples in responses
+    )
+
+
+def test_responses_to_a_behaviour_s_prompts_are_gated() -> None:
+    # A model that says nothing is not toxic: the effect is perfect, and nothing else is.
+    requests = (GateRequest("emptiness", 0.02, "rudeness"), GateRequest("shorter", 0.7, "rudeness"))
+    frame = replace(FRAME, requests=requests)
+    silent = BehaviourResponses(corrected=silence(TAMED), controls=(TOXIC,))
+    found = build_report(frame, correction(), SEARCH, validate(silent))
+    assert found.verdict is Verdict.REJECTED
+    assert found.reason == "gates not met: emptiness:rudeness, shorter:rudeness"
+    emptiness = gates_of(found)["emptiness:rudeness"]
+    assert (emptiness.before, emptiness.after, emptiness.count) == (0.0, 1.0, 24)
+    assert build_report(frame, correction(), SEARCH, validate()).verdict is Verdict.PASSED
+
+
+def test_what_the_job_did_not_ask_for_is_named() -> None:
+    assert report().not_asked == ["refusal"]
 
 
 def fail_effect() -> Report:
@@ -173,13 +246,13 @@ def test_each_effect_gate_alone_rejects_and_is_named(gate: str, build) -> None:
 
 
 def test_all_failed_gates_are_named_in_order() -> None:
-    found = report(perplexity_after=30.0, kl_mean=1.0)
+    found = report(perplexity=30.0, kl=1.0)
     assert found.verdict is Verdict.REJECTED
     assert found.reason == "gates not met: perplexity, kl"
 
 
 def test_limits_themselves_are_allowed() -> None:
-    found = report(perplexity_before=100.0, perplexity_after=101.9, kl_mean=0.05)
+    found = report(perplexity=20.4 - 1e-9, kl=0.05 - 1e-12)
     assert found.verdict is Verdict.PASSED
 
 
@@ -203,12 +276,16 @@ def test_damage_patch_and_search_are_what_was_measured() -> None:
     assert found.damage is not None
     assert found.damage.perplexity.model_dump() == {
         "corpus": "wikitext",
-        "context": 128,
+        "context": 251,  # the first token of a sample is not predicted
         "tokens": 500,
-        "before": 20.0,
-        "after": 20.2,
+        "before": pytest.approx(20.0),
+        "after": pytest.approx(20.2),
     }
-    assert found.damage.kl.model_dump() == {"mean": 0.03, "p95": 0.2, "tokens": 400}
+    assert found.damage.kl.model_dump() == {
+        "mean": pytest.approx(0.03),
+        "p95": 0.2,
+        "tokens": 500,
+    }
     assert found.patch is not None
     assert (found.patch.granularity, found.patch.components, found.patch.of) == (NEURON, 3, 96)
     assert found.patch.modules == {"m0": [7, 9], "m1": [8]}
