@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
+from service.jobs.intermediates import lock_artifact
 from service.jobs.shard_states import prolong_shards_of
 from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import (
@@ -177,7 +178,16 @@ def finish_stage(
     Raises `LeaseLostError`.
     """
     stage = _lock_stage(session, job_id, token, name)
+<<<<<<< HEAD
     _file(session, job_id, name, key, result_sha256)
+=======
+    lock_artifact(session, result_sha256)
+    session.execute(
+        insert(StageResult)
+        .values(job_id=job_id, name=name, key=key, sha256=result_sha256)
+        .on_conflict_do_nothing()
+    )
+>>>>>>> engine
     if not (reused and stage.status == StageStatus.SUCCEEDED):
         stage.status, stage.finished_at = StageStatus.SUCCEEDED, fetch_now(session)
     stage.done = stage.done if stage.total is None else stage.total
@@ -240,6 +250,7 @@ def attach_artifact(
     """
     check_artifact_id(sha256)
     lock_lease(session, job_id, token)
+    lock_artifact(session, sha256)
     values = {"sha256": sha256, "bytes": size, "media_type": media_type}
     session.execute(
         insert(JobArtifact)

@@ -84,6 +84,17 @@ class TaskContext:
         """Where results are kept."""
         return open_artifact_store(self.settings.artifacts)
 
+    def file(self, data: bytes, operation: Callable[[Session, str], object]) -> str:
+        """Store `data`, have `operation` name its hash in a transaction, and return the hash.
+
+        A file of the same content may have been deleted before it was named, not after.
+        """
+        sha256 = self.store.put_bytes(data)
+        self.transact(lambda session: operation(session, sha256))
+        if not self.store.exists(sha256):
+            self.store.put_bytes(data)
+        return sha256
+
     def check_cancelled(self) -> None:
         """Raise `CancelledJobError` when the job is to be cancelled."""
         if self.transact(lambda session: is_cancel_requested(session, self.job_id)):
@@ -144,8 +155,13 @@ class JobContext(TaskContext):
             return earlier
         self._write(start_stage, name)
         data = work(self.progress(name))
-        sha256 = self.store.put_bytes(data)
-        self._write(finish_stage, name, key, sha256, False)
+        claim = self.claim
+        sha256 = self.file(
+            data,
+            lambda session, sha256: finish_stage(
+                session, claim.job_id, claim.token, name, key, sha256, False
+            ),
+        )
         return StageOutput(data, sha256)
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
@@ -200,8 +216,13 @@ class JobContext(TaskContext):
 
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
         """Store a file and list it among the job's artifacts."""
-        sha256 = self.store.put_bytes(data)
-        self._write(attach_artifact, name, sha256, len(data), media_type)
+        claim = self.claim
+        self.file(
+            data,
+            lambda session, sha256: attach_artifact(
+                session, claim.job_id, claim.token, name, sha256, len(data), media_type
+            ),
+        )
 
     def finish(self, status: str, verdict: str, message: str) -> None:
         """End the job with a verdict."""
