@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The relay: background threads that send the outbox and give orphaned work to new workers."""
-=======
 """The relay: threads that send the outbox, give orphaned jobs to new workers, and tidy up."""
->>>>>>> engine
 
 from __future__ import annotations
 

@@ -178,16 +178,7 @@ def finish_stage(
     Raises `LeaseLostError`.
     """
     stage = _lock_stage(session, job_id, token, name)
-<<<<<<< HEAD
     _file(session, job_id, name, key, result_sha256)
-=======
-    lock_artifact(session, result_sha256)
-    session.execute(
-        insert(StageResult)
-        .values(job_id=job_id, name=name, key=key, sha256=result_sha256)
-        .on_conflict_do_nothing()
-    )
->>>>>>> engine
     if not (reused and stage.status == StageStatus.SUCCEEDED):
         stage.status, stage.finished_at = StageStatus.SUCCEEDED, fetch_now(session)
     stage.done = stage.done if stage.total is None else stage.total
@@ -375,6 +366,7 @@ def _lock_stage(session: Session, job_id: str, token: int, name: str) -> Stage:
 
 def _file(session: Session, job_id: str, name: str, key: str, sha256: str) -> None:
     check_artifact_id(sha256)
+    lock_artifact(session, sha256)
     session.execute(
         insert(StageResult)
         .values(job_id=job_id, name=name, key=key, sha256=sha256)

@@ -169,8 +169,13 @@ class JobContext(TaskContext):
         earlier = self._find_earlier(name, key)
         if earlier is not None:
             return earlier.data
-        data = work()
-        self._write(file_finding, name, key, self.store.put_bytes(data))
+        data, claim = work(), self.claim
+        self.file(
+            data,
+            lambda session, sha256: file_finding(
+                session, claim.job_id, claim.token, name, key, sha256
+            ),
+        )
         return data
 
     def skip_stage(self, name: str, message: str) -> None:

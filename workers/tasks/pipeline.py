@@ -33,12 +33,8 @@ from workers.tasks.context import (
 )
 from workers.tasks.loading import CircuitInputs, CompressionInputs, CorrectionInputs
 from workers.tasks.packaging import STATUSES, list_versions
-<<<<<<< HEAD
-from workers.tasks.sharding import ShardedWork, store_shard
-from workers.validation.scorers.errors import ScorerError
-=======
 from workers.tasks.sharding import ShardedWork, complete_shard
->>>>>>> engine
+from workers.validation.scorers.errors import ScorerError
 
 INVALID_INPUT = (
     CheckpointError,
