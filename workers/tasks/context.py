@@ -84,13 +84,13 @@ class TaskContext:
         """Where results are kept."""
         return open_artifact_store(self.settings.artifacts)
 
-    def file(self, data: bytes, operation: Callable[[Session, str], object]) -> str:
-        """Store `data`, have `operation` name its hash in a transaction, and return the hash.
+    def keep(self, data: bytes, write: Callable[[str], None]) -> str:
+        """Store `data`, have `write` name its hash in the database, and return the hash.
 
         A file of the same content may have been deleted before it was named, not after.
         """
         sha256 = self.store.put_bytes(data)
-        self.transact(lambda session: operation(session, sha256))
+        write(sha256)
         if not self.store.exists(sha256):
             self.store.put_bytes(data)
         return sha256
@@ -155,13 +155,7 @@ class JobContext(TaskContext):
             return earlier
         self._write(start_stage, name)
         data = work(self.progress(name))
-        claim = self.claim
-        sha256 = self.file(
-            data,
-            lambda session, sha256: finish_stage(
-                session, claim.job_id, claim.token, name, key, sha256, False
-            ),
-        )
+        sha256 = self.keep(data, lambda sha256: self._write(finish_stage, name, key, sha256, False))
         return StageOutput(data, sha256)
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
@@ -169,13 +163,8 @@ class JobContext(TaskContext):
         earlier = self._find_earlier(name, key)
         if earlier is not None:
             return earlier.data
-        data, claim = work(), self.claim
-        self.file(
-            data,
-            lambda session, sha256: file_finding(
-                session, claim.job_id, claim.token, name, key, sha256
-            ),
-        )
+        data = work()
+        self.keep(data, lambda sha256: self._write(file_finding, name, key, sha256))
         return data
 
     def skip_stage(self, name: str, message: str) -> None:
@@ -221,12 +210,9 @@ class JobContext(TaskContext):
 
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
         """Store a file and list it among the job's artifacts."""
-        claim = self.claim
-        self.file(
+        self.keep(
             data,
-            lambda session, sha256: attach_artifact(
-                session, claim.job_id, claim.token, name, sha256, len(data), media_type
-            ),
+            lambda sha256: self._write(attach_artifact, name, sha256, len(data), media_type),
         )
 
     def finish(self, status: str, verdict: str, message: str) -> None:

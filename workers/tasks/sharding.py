@@ -83,10 +83,11 @@ def complete_shard(
     context: TaskContext, claim: ShardClaim, work: ShardedWork, advance: Advance
 ) -> None:
     """Compute the claimed shard and file its result. Raises `LeaseLostError`."""
-    context.file(
-        work.compute(claim.position, advance),
-        lambda session, sha256: file_shard(session, claim.shard_id, claim.token, sha256),
-    )
+
+    def write(sha256: str) -> None:
+        context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
+
+    context.keep(work.compute(claim.position, advance), write)
 
 
 def _run(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.broker import Broker
@@ -125,8 +124,11 @@ def test_results_of_shards_go_with_their_job(
     with context.database.transaction() as session:
         shard = claim_next_shard(session, job_id, token, "attribute", "key", 30)
     assert shard is not None
-    sums = context.file(
-        b"sums", lambda session, sha256: file_shard(session, shard.shard_id, shard.token, sha256)
+    sums = context.keep(
+        b"sums",
+        lambda sha256: context.transact(
+            lambda session: file_shard(session, shard.shard_id, shard.token, sha256)
+        ),
     )
     if outcome == "finished":
         end(context)
@@ -152,14 +154,15 @@ def test_what_is_deleted_between_writing_and_naming_is_written_anew(
     shared = run(first, content)
     end(first)
 
-    def name(session: Session, sha256: str) -> None:
+    def write(sha256: str) -> None:
         # The second job found the file there and wrote nothing; it goes before it is named.
         assert relay.collect_once() == 1
         assert not store.exists(sha256)
         claim = second.claim
-        attach_artifact(session, claim.job_id, claim.token, "a", sha256, len(content), "x/y")
+        with second.database.transaction() as session:
+            attach_artifact(session, claim.job_id, claim.token, "a", sha256, len(content), "x/y")
 
-    assert second.file(content, name) == shared
+    assert second.keep(content, write) == shared
     assert store.get(shared) == content
     assert relay.collect_once() == 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +13,22 @@ from tests.tiny import build_tiny_model, draw_samples
 from workers.attribution.attributors import Attributor
 from workers.attribution.contrastive import Side
 from workers.attribution.sums import merge_sums, parse_sums
-from workers.correction.results import PreparedCorrection, PromptOutcome, ReferenceSplit
+from workers.correction.behaviour import Behaviour, Headline, Marking
+from workers.correction.results import (
+    PreparedBehaviour,
+    PreparedCorrection,
+    PromptOutcome,
+    ReferenceSplit,
+    Response,
+)
+from workers.domain import Granularity
 from workers.families import LLAMA
 from workers.pruning.scoring import Score
 from workers.tasks import attribute
 from workers.tasks.compression import compress
 from workers.tasks.compression.results import Measured, PreparedCompression
+from workers.validation.generation import Decoding
+from workers.validation.scorers.uniqueness import UniquenessScorer
 
 LENGTHS = (9, 4, 7, 7, 3, 8, 2)
 
@@ -29,18 +39,17 @@ def prepare_correction() -> PreparedCorrection:
         PromptOutcome(
             prompt="",
             prompt_ids=sample.prompt_ids,
-            response_ids=sample.response_ids,
-            response="",
-            metric=0.1,
-            triggering=True,
             held_out=False,
+            screened=(),
+            triggering=True,
+            responses=(Response(text="", token_ids=sample.response_ids, scores=(0.1,)),),
         )
         for sample in draw_samples([(n, 5) for n in LENGTHS], seed=1)
     )
     return PreparedCorrection(
         model_sha256="",
-        components=1,
-        prompts=prompts,
+        components={},
+        behaviours=(PreparedBehaviour(name="loops", prompts=prompts),),
         reference=ReferenceSplit(attribute=texts, tune=(), held_out=()),
         corpus=(),
         too_weak=None,
@@ -50,17 +59,41 @@ def prepare_correction() -> PreparedCorrection:
 def test_a_part_knows_where_among_its_question_s_samples_it_begins(monkeypatch) -> None:
     monkeypatch.setattr(attribute, "SHARD_TOKENS", 12)
     spec = SimpleNamespace(attribution=SimpleNamespace(score=Score.BENEFIT_DAMAGE.value))
-    inputs: Any = SimpleNamespace(attributor=Attributor.ATTNLRP, spec=spec)
+    behaviour = Behaviour(
+        name="loops",
+        kind="repetition",
+        decoding=Decoding(5),
+        scorers=(UniquenessScorer(),),
+        threshold=0.5,
+        agreeing=1,
+        headline=Headline.MEAN_SCORE,
+        min_effect=0.1,
+        marking=Marking.REPEATED,
+    )
+    inputs: Any = SimpleNamespace(
+        attributor=Attributor.ATTNLRP,
+        spec=spec,
+        behaviours=(behaviour,),
+        granularities=(Granularity.NEURON, Granularity.HEAD),
+    )
     prepared = prepare_correction()
     parts = attribute.cut_parts(inputs, prepared)
-    for side in (Side.LOSS, Side.DIVERGENCE, Side.UNDESIRED):
-        own = [part for part in parts if part.question.side is side]
+    sides = (Side.LOSS, Side.DIVERGENCE, Side.UNDESIRED)
+    for granularity, side in product(inputs.granularities, sides):
+        own = [
+            part
+            for part in parts
+            if part.subject.granularity is granularity and part.subject.question.side is side
+        ]
         assert len(own) > 2
         assert own[0].first_index == 0
         for one, following in pairwise(own):
             assert following.first_index == one.first_index + len(one.samples)
         samples = [sample.token_ids for part in own for sample in part.samples]
-        undesired = [p.prompt_ids + p.response_ids for p in prepared.prompts]
+        undesired = [
+            outcome.prompt_ids + outcome.responses[0].token_ids
+            for outcome in prepared.behaviours[0].prompts
+        ]
         expected = undesired if side is Side.UNDESIRED else list(prepared.reference.attribute)
         assert samples == expected
 
