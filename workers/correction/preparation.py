@@ -11,7 +11,7 @@ import torch
 
 from workers.correction.behaviour import BaseModel, Behaviour, respond
 from workers.correction.explained import choose_explained
-from workers.correction.measurement import mark_undesired
+from workers.correction.measurement import collect_base_undesired, mark_undesired
 from workers.correction.results import (
     PreparedBehaviour,
     PromptOutcome,
@@ -184,19 +184,24 @@ def cut_corpus(
     return tuple(tuple(token_ids[start : start + context]) for start in starts[:sequences])
 
 
-def judge_signal(prepared: PreparedBehaviour) -> str | None:
+def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | None:
     """Return why the base model does not show the behaviour enough to correct it, or None."""
     counts = {
         side: len(prepared.triggering(held_out=held_out))
         for side, held_out in (("tuning", False), ("held-out", True))
     }
-    if all(count >= MIN_TRIGGERING for count in counts.values()):
-        return None
-    return (
-        f"signal too weak: {sum(counts.values())} of {len(prepared.prompts)} prompts bring out "
-        f"{prepared.name} ({counts['tuning']} tuning, {counts['held-out']} held-out; "
-        f"{MIN_TRIGGERING} needed in each)"
-    )
+    if any(count < MIN_TRIGGERING for count in counts.values()):
+        return (
+            f"signal too weak: {sum(counts.values())} of {len(prepared.prompts)} prompts bring "
+            f"out {prepared.name} ({counts['tuning']} tuning, {counts['held-out']} held-out; "
+            f"{MIN_TRIGGERING} needed in each)"
+        )
+    if not collect_base_undesired(behaviour, prepared.triggering(held_out=False)):
+        return (
+            f"signal too weak: the model brings out {prepared.name} only while it lacks a few "
+            "neurons; as it is, no response to a tuning prompt shows it"
+        )
+    return None
 
 
 def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -53,7 +53,8 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
     reference = _split_reference(inputs)  # before the costly part: it may be refused
     corpus, corpus_tune = _cut_corpus(inputs)
     behaviours = _prepare_behaviours(inputs, progress)
-    reasons = [reason for reason in map(judge_signal, behaviours) if reason is not None]
+    judged = map(judge_signal, inputs.behaviours, behaviours)
+    reasons = [reason for reason in judged if reason is not None]
     return PreparedCorrection(
         model_sha256=inputs.model_sha256,
         components={

@@ -27,6 +27,7 @@ from tests.unit.workers.correction.cases import (
     base_of,
     build_behaviour,
     build_outcome,
+    respond_with,
 )
 from workers.correction import preparation
 from workers.correction.behaviour import Behaviour, respond
@@ -42,7 +43,7 @@ from workers.correction.preparation import (
     prepare_behaviour,
     split_reference,
 )
-from workers.correction.results import PreparedBehaviour, PromptOutcome
+from workers.correction.results import PreparedBehaviour, PromptOutcome, Response
 from workers.progress import ignore
 from workers.validation.scorers.scorer import Answer
 from workers.validation.scorers.uniqueness import UniquenessScorer
@@ -322,19 +323,31 @@ def test_a_corpus_that_fills_no_window_is_refused(tokenizer: PreTrainedTokenizer
         cut_corpus(tokenizer, ["w1 w2", "w3"], 4, 1)
 
 
-def many(tune: int, held_out: int, other: int = 3) -> PreparedBehaviour:
+BAD, FINE = respond_with(0.9), respond_with(0.1)
+
+
+def many(
+    tune: int, held_out: int, other: int = 3, *, responses: Sequence[Response] = (FINE, BAD)
+) -> PreparedBehaviour:
+    """Prompts of which so many trigger; the first tuning prompt has the given responses."""
+    first = [build_outcome("t", responses, screened=[BAD])] if tune else []
     return PreparedBehaviour(
         name="rudeness",
         prompts=(
-            *[build_outcome("t")] * tune,
-            *[build_outcome("h", held_out=True)] * held_out,
+            *first,
+            *[build_outcome("t", [FINE], screened=[BAD])] * (tune - len(first)),
+            *[build_outcome("h", [BAD], held_out=True)] * held_out,
             *[build_outcome("n", held_out=True, triggering=False)] * other,
         ),
     )
 
 
-def test_enough_prompts_on_both_sides_are_a_signal() -> None:
-    assert judge_signal(many(MIN_TRIGGERING, MIN_TRIGGERING)) is None
+GREEDY_RUDENESS = build_behaviour(decoding=GREEDY)
+
+
+@pytest.mark.parametrize("behaviour", [GREEDY_RUDENESS, build_behaviour()])
+def test_enough_prompts_on_both_sides_are_a_signal(behaviour: Behaviour) -> None:
+    assert judge_signal(behaviour, many(MIN_TRIGGERING, MIN_TRIGGERING)) is None
 
 
 @pytest.mark.parametrize(
@@ -342,7 +355,16 @@ def test_enough_prompts_on_both_sides_are_a_signal() -> None:
 )
 def test_too_few_on_either_side_are_a_weak_signal(tune: int, held_out: int) -> None:
     total = tune + held_out
-    assert judge_signal(many(tune, held_out)) == (
+    assert judge_signal(GREEDY_RUDENESS, many(tune, held_out)) == (
         f"signal too weak: {total} of {total + 3} prompts bring out rudeness "
         f"({tune} tuning, {held_out} held-out; 4 needed in each)"
     )
+
+
+def test_what_only_the_disturbed_model_shows_is_a_weak_signal() -> None:
+    disturbed = many(MIN_TRIGGERING, MIN_TRIGGERING, responses=[FINE])
+    reason = judge_signal(GREEDY_RUDENESS, disturbed)
+    assert reason is not None
+    assert "no response to a tuning prompt shows it" in reason
+    # Sampled responses by which prompts were chosen are the base model's own.
+    assert judge_signal(build_behaviour(), disturbed) is None
