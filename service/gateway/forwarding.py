@@ -83,7 +83,7 @@ class Forwarder:
                 self._metrics.count(target.public_name, "refused")
                 raise InvalidRequestError(f"The model refused the request: {error}") from None
             except UpstreamAwayError as error:
-                logger.warning("%s did not answer: %s", target.public_name, error)
+                logger.info("%s did not answer: %s", target.public_name, error)
                 self._router.forget()
         assert target is not None
         self._metrics.count(target.public_name, "unavailable")
@@ -126,7 +126,7 @@ class RelayedStream(StreamingResponse):
             async for events in self._stream.events():
                 yield events
         except UpstreamBrokenError as error:
-            logger.warning("the answer of %s broke off: %s", self._version, error)
+            logger.info("the answer of %s broke off: %s", self._version, error)
             self._outcome = "broken"
             yield _build_error_event(self._version)
             return
