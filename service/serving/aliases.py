@@ -158,9 +158,7 @@ def _get_second(session: Session, alias: Alias, version_id: str | None) -> Model
 def _go_back(session: Session, alias: Alias) -> None:
     """Point the alias at the version before. Raises `ConflictError`."""
     if alias.previous_version_id is None:
-        raise ConflictError(
-            f"{alias.name} has no version to go back to. Promote the one you want."
-        )
+        raise ConflictError(f"{alias.name} has no version to go back to. Promote the one you want.")
     check_may_serve(get_version(session, alias.tenant_id, alias.previous_version_id, lock=True))
     alias.version_id, alias.previous_version_id = alias.previous_version_id, None
 

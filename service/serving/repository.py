@@ -99,9 +99,18 @@ def lock_wanted(session: Session, version_id: str) -> ModelVersion | None:
     return session.scalars(locked, execution_options=_FRESH).one_or_none()
 
 
-def find_alias(
-    session: Session, tenant_id: str, name: str, *, lock: bool = False
-) -> Alias | None:
+def lock_wanted_with_alias(session: Session, version_id: str) -> ModelVersion | None:
+    """The same, with the alias it was published for locked before it: aliases come first."""
+    statement = select(ModelVersion.tenant_id, ModelVersion.target_alias).where(
+        ModelVersion.id == version_id
+    )
+    row = session.execute(statement).one_or_none()
+    if row is not None and row.target_alias is not None:
+        find_alias(session, row.tenant_id, row.target_alias, lock=True)
+    return lock_wanted(session, version_id)
+
+
+def find_alias(session: Session, tenant_id: str, name: str, *, lock: bool = False) -> Alias | None:
     """The tenant's alias, as the database has it now."""
     statement = select(Alias).where(Alias.tenant_id == tenant_id, Alias.name == name)
     if lock:
@@ -145,9 +154,7 @@ def list_version_events(
 
 def list_jobs_to_publish(session: Session, limit: int = 20) -> Sequence[str]:
     """Ids of jobs that have ended and were to be published if they passed."""
-    statement = select(Job.id).where(
-        Job.publish_to.is_not(None), Job.status.not_in(OPEN_STATUSES)
-    )
+    statement = select(Job.id).where(Job.publish_to.is_not(None), Job.status.not_in(OPEN_STATUSES))
     return session.scalars(statement.order_by(Job.number).limit(limit)).all()
 
 

@@ -60,7 +60,7 @@ def publish(
         response.status_code = 202 if is_new else 200
         response.headers["Location"] = f"/v1/versions/{version.id}"
         view = view_version(version)
-    context.router.forget()
+    context.gateway.router.forget()
     return view
 
 
@@ -128,7 +128,7 @@ def retire_version(
                 session, publisher.tenant_id, version_id, key_id=publisher.key_id, reason=reason
             )
         )
-    context.router.forget()
+    context.gateway.router.forget()
     return view
 
 
@@ -163,7 +163,7 @@ def promote_alias(
                 reason=request.reason,
             )
         )
-    context.router.forget()
+    context.gateway.router.forget()
     return view
 
 
@@ -179,7 +179,7 @@ def roll_back_alias(
                 session, publisher.tenant_id, alias, key_id=publisher.key_id, reason=reason
             )
         )
-    context.router.forget()
+    context.gateway.router.forget()
     return view
 
 
@@ -200,7 +200,7 @@ def split_alias(
                 reason=request.reason,
             )
         )
-    context.router.forget()
+    context.gateway.router.forget()
     return view
 
 

@@ -85,8 +85,6 @@ def retire(
             alias.previous_version_id = None
     version.status, version.ended_at = VersionStatus.RETIRED, fetch_now(session)
     version.lease_worker = version.lease_expires_at = None
-    append_event(
-        session, version, "retire", "It was retired.", key_id=key_id, reason=reason
-    )
+    append_event(session, version, "retire", "It was retired.", key_id=key_id, reason=reason)
     session.flush()
     return version
