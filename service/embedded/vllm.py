@@ -76,7 +76,9 @@ class Vllm:
             if server.has_ended:
                 raise StackError(self._describe(server, "does not start"))
             if time.monotonic() > deadline:
-                raise StackError(self._describe(server, f"is not ready after {_READY_SECONDS:.0f} s"))
+                raise StackError(
+                    self._describe(server, f"is not ready after {_READY_SECONDS:.0f} s")
+                )
             time.sleep(_POLL_SECONDS)
 
     def answers(self) -> bool:
