@@ -64,7 +64,7 @@ class Forwarder:
         tenant_id: str,
         path: Path,
         request: CompletionOptions,
-        ask: Callable[[Target, Path, dict[str, object]], Awaitable[_Answer]],
+        ask: Callable[[Target, Path, bytes], Awaitable[_Answer]],
     ) -> tuple[Target, _Answer]:
         """The first answer of at most two attempts, each by what the database says then.
 
@@ -78,12 +78,12 @@ class Forwarder:
             if attempt:
                 self._metrics.count_retry(target.public_name)
             try:
-                return target, await ask(target, path, request.build_upstream(target.served_name))
+                return target, await ask(target, path, request.encode_upstream(target.served_name))
             except UpstreamRefusalError as error:
                 self._metrics.count(target.public_name, "refused")
                 raise InvalidRequestError(f"The model refused the request: {error}") from None
             except UpstreamAwayError as error:
-                logger.warning("%s did not answer: %s", target.public_name, error)
+                logger.info("%s did not answer: %s", target.public_name, error)
                 self._router.forget()
         assert target is not None
         self._metrics.count(target.public_name, "unavailable")
@@ -126,7 +126,7 @@ class RelayedStream(StreamingResponse):
             async for events in self._stream.events():
                 yield events
         except UpstreamBrokenError as error:
-            logger.warning("the answer of %s broke off: %s", self._version, error)
+            logger.info("the answer of %s broke off: %s", self._version, error)
             self._outcome = "broken"
             yield _build_error_event(self._version)
             return

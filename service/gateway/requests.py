@@ -6,9 +6,12 @@ of them is here, and a field that is not here is refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from service.errors import InvalidRequestError
 
 MAX_TOKENS = 32_768
 
@@ -66,10 +69,21 @@ class CompletionOptions(_Part):
     user: str | None = Field(default=None, max_length=512)
     """Taken for OpenAI's sake; it goes no further."""
 
-    def build_upstream(self, served_name: str) -> dict[str, Any]:
-        """The body for the server: what the client sent, under the server's name."""
-        body = self.model_dump(mode="json", exclude_unset=True, exclude={"user"})
-        return {**body, "model": served_name}
+    def encode_upstream(self, served_name: str) -> bytes:
+        """The body for the server: what the client sent, under the server's name.
+
+        Raises `InvalidRequestError` for text that is no Unicode.
+        """
+        body = self.model_dump(exclude_unset=True, exclude={"user"}) | {"model": served_name}
+        try:
+            text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            return text.encode()
+        except ValueError:
+            raise InvalidRequestError(
+                "The body has text that is no valid Unicode, or a number that is not finite. "
+                "Remove half surrogate pairs, NaN and infinity.",
+                param="body",
+            ) from None
 
 
 class TextPart(_Part):

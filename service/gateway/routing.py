@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service.database import Database
 from service.errors import NotFoundError, UnavailableError
 from service.gateway.cache import ShortCache
-from service.models import ModelVersion, VersionStatus
+from service.models import CALLABLE_STATUSES, VersionStatus
 from service.serving import repository
 from service.serving.aliases import ALIAS
 from service.serving.pools import ServingPool, find_pool
@@ -90,7 +90,7 @@ class Router:
 
     def _route_version(self, session: Session, tenant_id: str, version_id: str) -> Route:
         version = repository.find_version(session, tenant_id, version_id)
-        if version is None or not _was_live(version):
+        if version is None or version.status not in CALLABLE_STATUSES:
             raise _unknown(version_id)
         if version.status != VersionStatus.LIVE or version.served_name is None:
             return Route(None, f"{version_id} is not on its server. It is being put back there.")
@@ -104,11 +104,6 @@ class Router:
             if pool.kind == "lora" and pool.base_model == model:
                 return _route_if_up(session, Target(pool, pool.served_base, model))
         raise _unknown(model)
-
-
-def _was_live(version: ModelVersion) -> bool:
-    """Whether the version answers, or did and will again."""
-    return version.status in {VersionStatus.LIVE, VersionStatus.UNAVAILABLE}
 
 
 def _route_if_up(session: Session, target: Target) -> Route:

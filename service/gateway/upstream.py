@@ -9,8 +9,8 @@ UpstreamError
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Literal
+from collections.abc import AsyncIterator
+from typing import Literal
 from uuid import uuid4
 
 import httpx
@@ -62,7 +62,7 @@ class Upstream:
         """Close every connection."""
         await self._http.aclose()
 
-    async def ask(self, target: Target, path: Path, body: Mapping[str, Any]) -> bytes:
+    async def ask(self, target: Target, path: Path, body: bytes) -> bytes:
         """The whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
         response = await self._send(target, path, body)
         try:
@@ -73,7 +73,7 @@ class Upstream:
             await response.aclose()
         return rename_model(content, target)
 
-    async def open(self, target: Target, path: Path, body: Mapping[str, Any]) -> UpstreamStream:
+    async def open(self, target: Target, path: Path, body: bytes) -> UpstreamStream:
         """The answer as a stream whose first event has arrived.
 
         Raises `UpstreamAwayError` and `UpstreamRefusalError`.
@@ -87,12 +87,12 @@ class Upstream:
             raise
         return stream
 
-    async def _send(self, target: Target, path: Path, body: Mapping[str, Any]) -> httpx.Response:
+    async def _send(self, target: Target, path: Path, body: bytes) -> httpx.Response:
         """The server's answer with its body unread, if its status says that all is well."""
         request = self._http.build_request(
             "POST",
             f"{target.pool.url}{path}",
-            content=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(),
+            content=body,
             headers=_build_headers(target),
         )
         try:

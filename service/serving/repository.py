@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.models import (
+    CALLABLE_STATUSES,
     ENDED_STATUSES,
     OPEN_STATUSES,
     WANTED_STATUSES,
@@ -17,7 +18,6 @@ from service.models import (
     ModelVersion,
     PoolState,
     ServingEvent,
-    VersionStatus,
 )
 
 _FRESH = {"populate_existing": True}
@@ -54,10 +54,10 @@ def list_versions(
     return session.scalars(statement.order_by(ModelVersion.number.desc()).limit(limit)).all()
 
 
-def list_live_versions(session: Session, tenant_id: str) -> Sequence[ModelVersion]:
-    """The tenant's versions that can be called now, newest first."""
+def list_callable_versions(session: Session, tenant_id: str) -> Sequence[ModelVersion]:
+    """The tenant's versions that answer, or did and will again, newest first."""
     statement = select(ModelVersion).where(
-        ModelVersion.tenant_id == tenant_id, ModelVersion.status == VersionStatus.LIVE
+        ModelVersion.tenant_id == tenant_id, ModelVersion.status.in_(CALLABLE_STATUSES)
     )
     return session.scalars(statement.order_by(ModelVersion.number.desc())).all()
 
