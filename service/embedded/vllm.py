@@ -1,8 +1,6 @@
-"""Embedded vLLM: servers on loopback, started and supervised like the stack's other parts.
+"""One vLLM server on loopback: its command line, its environment, and when it is ready.
 
-Two kinds, because vLLM reloads weights only without LoRA: one that holds a base with adapters
-beside it, and one that serves a whole corrected checkpoint at a time. Environment and flags: see
-docs/guides/serving.md.
+Environment and flags: see docs/decisions/0009 and docs/guides/serving.md.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import httpx
 from service.embedded.processes import Program, StackError, Supervised
 from service.embedded.valkey import find_free_port
 
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 SERVED_BASE = "base"
 """What an embedded server calls the checkpoint it was started with."""
@@ -37,7 +36,9 @@ class VllmOptions:
     """How one server is to be."""
 
     model: Path
-    """The base checkpoint's folder."""
+    """The checkpoint's folder."""
+    served_name: str = SERVED_BASE
+    """What requests call it."""
     kind: ServerKind = "lora"
     adapters: int = 3
     """Adapters it can hold at once; it gets one slot more, which stays empty."""
@@ -48,6 +49,8 @@ class VllmOptions:
     max_model_len: int = 1024
     kv_cache_gib: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
+    can_reload: bool = False
+    """Whether its weights can be replaced; the end points for that take no API key."""
 
     @property
     def slots(self) -> int:
@@ -102,9 +105,10 @@ def prepare_vllm(
     log: Path,
     environment: Mapping[str, str],
     port: int | None = None,
+    api_key: str | None = None,
 ) -> Vllm:
-    """A server with a key of its own on a free loopback port; nothing is started yet."""
-    port, api_key = port or find_free_port(), secrets.token_hex(24)
+    """A server on loopback, with a port and a key of its own unless given; nothing is started."""
+    port, api_key = port or find_free_port(), api_key or secrets.token_hex(24)
     program = Program(
         name=name,
         arguments=[str(executable), *build_arguments(options, port)],
@@ -119,7 +123,7 @@ def prepare_vllm(
 def build_arguments(options: VllmOptions, port: int) -> list[str]:
     """The command line; no secret is on it."""
     arguments = [
-        *("serve", str(options.model), "--served-model-name", SERVED_BASE),
+        *("serve", str(options.model), "--served-model-name", options.served_name),
         *("--host", HOST, "--port", str(port), "--dtype", options.dtype, "--enforce-eager"),
         *("--max-model-len", str(options.max_model_len), "--disable-uvicorn-access-log"),
     ]
@@ -150,17 +154,19 @@ def build_environment(
         "PYTHONUNBUFFERED": "1",
     }
     if options.kind == "lora":
-        return kept | own | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
-    return kept | own | {"VLLM_SERVER_DEV_MODE": "1"}
+        own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    if options.can_reload:
+        own["VLLM_SERVER_DEV_MODE"] = "1"
+    return kept | own
 
 
-def find_vllm(environment: Mapping[str, str], root: Path) -> Path:
+def find_vllm(environment: Mapping[str, str]) -> Path:
     """The `vllm` program: EXCISE_VLLM where set, else that of `.venv-vllm` beside the project.
 
     Raises `StackError` if there is none.
     """
     named = environment.get("EXCISE_VLLM", "").strip()
-    found = Path(named).expanduser() if named else root / ".venv-vllm" / "bin" / "vllm"
+    found = Path(named).expanduser() if named else PROJECT_ROOT / ".venv-vllm" / "bin" / "vllm"
     if not os.access(found, os.X_OK) or not found.is_file():
         raise StackError(
             f"There is no vLLM at {found}. Install it with `make vllm`, or set EXCISE_VLLM to the "
