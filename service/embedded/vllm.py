@@ -1,6 +1,6 @@
 """One vLLM server on loopback: its command line, its environment, and when it is ready.
 
-Environment and flags: see docs/decisions/0009 and docs/guides/serving.md.
+Why these flags: docs/decisions/0012.
 """
 
 from __future__ import annotations
