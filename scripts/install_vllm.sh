@@ -2,7 +2,7 @@
 # Install vLLM's CPU build into a virtual environment of its own.
 #   scripts/install_vllm.sh PYTHON VENV
 # Quiet unless something fails; a finished installation is left as it is. Production uses vLLM's
-# own image instead; this is for laptops and CI (facts: docs/guides/serving.md).
+# own image instead; this is for laptops and CI (facts: docs/decisions/0012).
 set -euo pipefail
 
 if [ $# -ne 2 ]; then

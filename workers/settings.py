@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from service.serving.canary import Dtype
 from service.settings import Settings
 
 
@@ -18,3 +19,6 @@ class WorkerSettings(Settings):
     """How long a cancelled job may take to stop by itself before it is ended."""
     silence_seconds: float = Field(default=60.0, gt=0)
     """An idle worker exits when a job has waited this long for it: its connection is dead."""
+    serving_dtype: Dtype = "float32"
+    """What the vLLM servers compute in: in float32 a canary demands equal tokens, else
+    log-probabilities within a tolerance."""

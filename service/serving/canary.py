@@ -45,10 +45,17 @@ class CanaryPrompt(_Document):
     another arithmetic may fairly choose the other one."""
     corrected_margins: tuple[float, ...] = ()
 
-    @property
-    def is_telling(self) -> bool:
-        """Whether the two models differ here."""
-        return self.base_token_ids != self.corrected_token_ids
+    def is_telling(self, tolerance: float = 0.0) -> bool:
+        """Whether the two models differ here, by more than a tie within `tolerance`."""
+        base, corrected = self.base_token_ids, self.corrected_token_ids
+        if base == corrected:
+            return False
+        shared = _count_shared(base, corrected)
+        margins = (
+            self.base_margins[shared : shared + 1],
+            self.corrected_margins[shared : shared + 1],
+        )
+        return tolerance == 0 or all(found and found[0] > 2 * tolerance for found in margins)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> CanaryPrompt:
@@ -75,11 +82,11 @@ class BehaviourCheck(_Document):
 
 
 class CanaryDocument(_Document):
-    """What a version must answer, as its builder's own models did."""
+    """What a version must answer, as its builder's own models did, in float32."""
 
     format_version: Literal[1] = 1
     dtype: Dtype
-    """Of the builder's models. In float32 tokens must be equal, else probabilities alike."""
+    """What the servers compute in. In float32 tokens must be equal, else probabilities alike."""
     tolerance: float = Field(ge=0)
     """Largest difference of a token's log-probability, in nats; used unless float32."""
     prompts: tuple[CanaryPrompt, ...] = Field(min_length=MIN_PROMPTS)
@@ -87,8 +94,9 @@ class CanaryDocument(_Document):
 
     @property
     def telling_prompts(self) -> int:
-        """Prompts on which base and correction differ."""
-        return sum(prompt.is_telling for prompt in self.prompts)
+        """Prompts on which base and correction differ, as the judgement can see it."""
+        tolerance = 0.0 if self.dtype == "float32" else self.tolerance
+        return sum(prompt.is_telling(tolerance) for prompt in self.prompts)
 
 
 @dataclass(frozen=True)
