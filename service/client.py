@@ -26,7 +26,6 @@ from pydantic import BaseModel, ValidationError
 
 from service.jobs.schemas import ArtifactView, EventView, JobList, JobView
 from service.prompt_sets.schemas import PromptSetView
-from service.serving.schemas import AliasView, VersionView
 
 ReportFormat = Literal["json", "md", "html"]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -160,30 +159,6 @@ class ExciseClient:
             if error.code == "conflict" and (job := self.get_job(job_id)).status == "cancelled":
                 return job
             raise
-
-    def publish_job(self, job_id: str, alias: str | None = None) -> VersionView:
-        """The version made of the job's correction; the same one, however often it is asked for."""
-        body = {} if alias is None else {"alias": alias}
-        path = f"/v1/models/{quote(job_id, safe='')}/publish"
-        return _parse(VersionView, self._send("POST", path, json=body))
-
-    def get_version(self, version_id: str) -> VersionView:
-        """The published version as it is now."""
-        return _parse(VersionView, self._send("GET", f"/v1/versions/{quote(version_id, safe='')}"))
-
-    def find_alias_target(self, alias: str) -> str | None:
-        """The id of the version an alias points at, None if there is no such alias."""
-        try:
-            return _parse(AliasView, self._send("GET", f"/v1/aliases/{quote(alias)}")).version
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def promote(self, alias: str, version_id: str) -> None:
-        """Point the alias at a live version."""
-        body = {"version": version_id}
-        self._send("POST", f"/v1/aliases/{quote(alias)}/promote", json=body)
 
     def iter_events(self, job_id: str, *, after: int = 0) -> Iterator[EventView]:
         """Every event after `after` as it happens, each once, until the job has ended."""

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from service.client import ExciseClient, parse_answer
+from service.client import ApiError, ExciseClient, parse_answer
 from service.serving.schemas import (
     AliasList,
     AliasView,
@@ -80,6 +80,15 @@ class ServingClient(ExciseClient):
     def list_aliases(self) -> AliasList:
         """Every alias."""
         return parse_answer(AliasList, self.send("GET", "/v1/aliases"))
+
+    def find_alias_target(self, alias: str) -> str | None:
+        """The id of the version an alias points at, None if there is no such alias."""
+        try:
+            return parse_answer(AliasView, self.send("GET", _alias_path(alias))).version
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
 
     def promote(self, alias: str, version_id: str, reason: str | None = None) -> AliasView:
         """The alias, pointing at the version."""
