@@ -41,6 +41,7 @@ class Timings:
     """Seconds from the stand-in's sending of each event until it was here."""
     tokens: int = 0
     seconds: float = 0.0
+    streams: int = 0
 
     @property
     def rate(self) -> float:
@@ -141,6 +142,7 @@ class Client:
             if (sent := line.rfind(b'"sent":')) != -1:
                 timings.events.append(now - float(line[sent + 7 : line.rfind(b"}")]))
         await reader.readline()
+        timings.streams += 1
         timings.whole.append(time.monotonic() - started)
 
     def close(self) -> None:
@@ -177,8 +179,8 @@ async def measure(
 
 
 @contextmanager
-def start(arguments: list[str], environment: dict[str, str], url: str) -> Iterator[None]:
-    """A server as a process of its own, once it answers."""
+def start(arguments: list[str], environment: dict[str, str], url: str) -> Iterator[int]:
+    """A server as a process of its own, once it answers; its process id."""
     process = subprocess.Popen(arguments, env=os.environ | environment)
     try:
         deadline = time.monotonic() + 60
@@ -186,19 +188,19 @@ def start(arguments: list[str], environment: dict[str, str], url: str) -> Iterat
             try:
                 httpx.get(f"{url}/healthz", trust_env=False)
                 break
-            except httpx.TransportError:
+            except httpx.HTTPError:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit(f"{arguments[3]} did not start") from None
                 time.sleep(0.1)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait(20)
 
 
 @contextmanager
-def start_gateway(pool: dict[str, Any], port: int) -> Iterator[str]:
-    """The service with this pool over a database of its own; gives a key for it."""
+def start_gateway(pool: dict[str, Any], port: int) -> Iterator[tuple[str, int]]:
+    """The service with this pool over a database of its own: a key for it, and its process id."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
         os.environ["XDG_RUNTIME_DIR"] = str(folder)  # of our own, so that nothing warns of it
@@ -225,9 +227,9 @@ def start_gateway(pool: dict[str, Any], port: int) -> Iterator[str]:
         }
         arguments = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app"]
         arguments += ["--port", str(port), "--log-level", "warning", "--no-access-log"]
-        stack.enter_context(start(arguments, environment, f"http://127.0.0.1:{port}"))
+        pid = stack.enter_context(start(arguments, environment, f"http://127.0.0.1:{port}"))
         _wait_until_up(f"http://127.0.0.1:{port}", key)
-        yield key
+        yield key, pid
 
 
 def _wait_until_up(url: str, key: str) -> None:
@@ -238,6 +240,12 @@ def _wait_until_up(url: str, key: str) -> None:
             return
         time.sleep(0.1)
     raise SystemExit(f"the pool did not come up: {model}")
+
+
+def read_processor_seconds(pid: int) -> float:
+    """What a process has used of the processor so far (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def report(name: str, direct: Timings, through: Timings) -> None:
@@ -275,15 +283,19 @@ def main() -> None:
             arguments += ["--port", str(port + 1), "--log-level", "critical", "--lifespan", "off"]
             stack.enter_context(start(arguments, {"PACE": str(options.pace)}, upstream))
         pool = {"name": "main", "url": upstream, "base_model": MODEL, "served_base": options.base}
-        key = stack.enter_context(start_gateway(pool, port))
+        key, pid = stack.enter_context(start_gateway(pool, port))
         direct = [
             Client(upstream, None, options.base, options.tokens) for _ in range(options.streams)
         ]
         gateway = f"http://127.0.0.1:{port}"
         through = [Client(gateway, key, MODEL, options.tokens) for _ in range(options.streams)]
+        used = read_processor_seconds(pid)
         one, two = asyncio.run(measure(direct, through, options.rounds, options.asks))
+        used = read_processor_seconds(pid) - used
         what = options.upstream or f"stand-in, {options.pace * 1e3:g} ms a token"
         report(f"{options.streams} streams of {options.tokens} tokens; {what}", one, two)
+        each = used / two.streams * 1e3
+        print(f"  the gateway's processor time: {each:.2f} ms a stream of {options.tokens} events")
 
 
 if __name__ == "__main__":
