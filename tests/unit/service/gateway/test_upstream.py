@@ -67,6 +67,12 @@ def test_events_survive_any_cut(cuts: list[int]) -> None:
     assert read(httpx.Response(200, stream=Chunks(pieces))) == expected
 
 
+def test_a_text_that_looks_like_the_end_mark_is_not_the_end() -> None:
+    text = b'data: {"model":"mv_1.abcd","text":"data: [DONE]"}\n\n'
+    expected = (text + EVENTS + END).replace(b"mv_1.abcd", b"mv_1")
+    assert read(httpx.Response(200, stream=Chunks([text, EVENTS, END]))) == expected
+
+
 @pytest.mark.parametrize("breaks", [True, False])
 def test_a_stream_without_its_end_mark_is_broken(breaks: bool) -> None:
     with pytest.raises(UpstreamBrokenError):
