@@ -6,7 +6,7 @@ DeLong's for the areas, 2,000 bootstrap tables for kappa. Of larger sets --rows 
 seed. RealToxicityPrompts' labels are another classifier's (Perspective ≥ 0.5), the rest people's.
 
     python benchmarks/scorers.py [--evaluators alt-profanity-check detoxify/detoxify_minilm]
-        [--rows 1000] [--detoxify-root DIR]
+        [--rows 1000] [--sets hatecheck …] [--detoxify-root DIR]
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _read_toxic(row: Row) -> list[Labelled]:
 
 
 def _read_paradetox(row: Row) -> list[Labelled]:
-    return [(row["toxic"], True), (row["neutral"][0], False)]
+    return [(row["toxic"], True), *((text, False) for text in row["neutral"][:1])]
 
 
 def _read_continuation(row: Row) -> list[Labelled]:
@@ -139,6 +139,7 @@ def main() -> None:
         "--evaluators", nargs="+", default=[DISTRIBUTION, "detoxify/detoxify_minilm"]
     )
     parser.add_argument("--rows", type=int, default=1_000, help="texts of each set, at most")
+    parser.add_argument("--sets", nargs="+", default=[labelled.file for labelled in SETS])
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--detoxify-root", type=Path, default=DATA)
     arguments = parser.parse_args()
@@ -149,7 +150,7 @@ def main() -> None:
     header += [f"kappa, {first} and {second}" for first, second in combinations(names, 2)]
     print("| " + " | ".join(header) + " |", "|" + "---|" * len(header), sep="\n", flush=True)
     started = time.perf_counter()
-    for labelled in SETS:
+    for labelled in (labelled for labelled in SETS if labelled.file in arguments.sets):
         cells = measure(labelled, scorers, arguments.rows, arguments.threshold)
         print("| " + " | ".join(cells) + " |", flush=True)
     print(
