@@ -1,15 +1,16 @@
-# Targets a newcomer can guess: demo, test, lint, up, bench, clean.
+# Targets a newcomer can guess: demo, serve, test, lint, up, bench, clean.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO_ARGS ?=
 UP_ARGS ?=
+SERVE_EXIT_AFTER_SNIPPET ?=
 
 export EXCISE_HOME ?= $(CURDIR)/.excise
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint up bench clean install
+.PHONY: demo serve vllm test lint up bench clean install
 
 install: $(STAMP)
 
@@ -22,6 +23,14 @@ $(STAMP): pyproject.toml scripts/install.sh
 # The exit status is the verdict: 0 passed, 100 gates not met (make shows it as "Error 100").
 demo: $(STAMP)
 	@$(BIN)/excise demo $(DEMO_ARGS)
+
+# vLLM's CPU build, in a virtual environment of its own (2 GB).
+vllm:
+	@bash scripts/install_vllm.sh "$(PYTHON)" .venv-vllm
+
+# Until Ctrl-C; with SERVE_EXIT_AFTER_SNIPPET=1 until base and correction have answered.
+serve: $(STAMP) vllm
+	@$(BIN)/excise serve $(if $(filter-out 0,$(SERVE_EXIT_AFTER_SNIPPET)),--exit-after-snippet)
 
 up: $(STAMP)
 	@$(BIN)/excise up $(UP_ARGS)
@@ -47,4 +56,4 @@ bench: $(STAMP)
 clean:
 	@if grep -qxE '[0-9a-f]{16}' .excise/stack-id 2>/dev/null; then \
 		rm -rf "/var/lib/excise/$$(cat .excise/stack-id)"; fi
-	rm -rf $(VENV) .excise demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache excise.egg-info
+	rm -rf $(VENV) .venv-vllm .excise demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache excise.egg-info

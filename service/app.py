@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from service import health
 from service.artifacts import open_artifact_store
@@ -14,12 +15,16 @@ from service.broker import Broker
 from service.checkpoints import routes as checkpoint_routes
 from service.context import AppContext
 from service.database import Database
+from service.gateway import routes as gateway_routes
+from service.gateway.gateway import Gateway
 from service.jobs import routes as job_routes
 from service.keys import routes as key_routes
 from service.middleware import BodyLimits, RequestEnvelope
 from service.problems import install_error_handlers
 from service.prompt_sets import routes as prompt_set_routes
 from service.relay import Relay
+from service.serving import routes as serving_routes
+from service.serving.reconciler import Reconciler
 from service.settings import Settings
 from service.web import routes as web_routes
 
@@ -45,6 +50,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_error_handlers(app)
     for module in (job_routes, prompt_set_routes, checkpoint_routes, key_routes):
         app.include_router(module.router)
+    for serving in (serving_routes, gateway_routes):
+        app.include_router(serving.router)
     app.include_router(health.router)
     app.include_router(web_routes.router)
     return app
@@ -52,25 +59,34 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def build_context(settings: Settings) -> AppContext:
     """The resources the settings name; nothing is connected yet."""
+    database = Database(settings.database_url.get_secret_value())
     return AppContext(
         settings=settings,
-        database=Database(settings.database_url.get_secret_value()),
+        database=database,
         artifacts=open_artifact_store(settings.artifacts),
         broker=Broker(settings.broker_url.get_secret_value()),
+        gateway=Gateway(database, settings),
     )
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Run the relay while the application runs; close everything afterwards."""
+    """Run relay and reconciler while the application runs; close everything afterwards."""
     context: AppContext = app.state.context
     relay = Relay(context.database, context.broker, context.settings)
     if context.settings.relay_enabled:
         relay.start()
+    reconciler = Reconciler(
+        context.database, context.artifacts, context.settings, context.gateway.router.forget
+    )
+    if context.settings.reconciler_enabled:
+        reconciler.start()
     try:
         yield
     finally:
+        await run_in_threadpool(reconciler.stop)
         relay.stop()
+        await context.gateway.aclose()
         context.broker.close()
         context.database.dispose()
 

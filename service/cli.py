@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import typer
 
-from service.commands import jobs, keys, stack
+from service.commands import jobs, keys, serving, stack
 from service.commands.group import ExciseGroup
+from service.commands.reproduce import reproduce
 
 app = typer.Typer(
     name="excise",
@@ -21,13 +22,19 @@ app = typer.Typer(
 )
 app.command("demo")(stack.demo)
 app.command("up")(stack.up)
+app.command("serve")(stack.serve)
 app.add_typer(keys.app, name="keys")
 app.add_typer(jobs.prompts_app, name="prompts")
 app.command("submit")(jobs.submit)
+app.command("reproduce")(reproduce)
 app.command("watch")(jobs.watch)
 app.command("report")(jobs.report)
 app.command("jobs")(jobs.list_jobs)
 app.command("cancel")(jobs.cancel)
+app.command("publish")(serving.publish)
+app.add_typer(serving.aliases_app, name="aliases")
+app.add_typer(serving.versions_app, name="versions")
+app.command("pools")(serving.list_pools)
 app.command("migrate")(stack.migrate)
 app.command("version")(stack.version)
 

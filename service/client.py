@@ -25,7 +25,7 @@ from httpx_sse import ServerSentEvent, SSEError, connect_sse
 from pydantic import BaseModel, ValidationError
 
 from service.jobs.schemas import ArtifactView, EventView, JobList, JobView
-from service.prompt_sets.schemas import PromptSetView
+from service.prompt_sets.schemas import PromptSetList, PromptSetView
 
 ReportFormat = Literal["json", "md", "html"]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -126,35 +126,45 @@ class ExciseClient:
         is_rows: bool = False,
     ) -> PromptSetView:
         """The prompt set with this content."""
-        response = self._send(
+        response = self.send(
             "POST",
             "/v1/prompt-sets",
             params={"name": name} | ({"format": "rows"} if is_rows else {}),
             content=content,
             headers={"Content-Type": content_type},
         )
-        return _parse(PromptSetView, response)
+        return parse_answer(PromptSetView, response)
+
+    def iter_prompt_sets(self) -> Iterator[PromptSetView]:
+        """Every prompt set the key may use, newest first."""
+        params: dict[str, str | int] = {"limit": 100}
+        while True:
+            page = parse_answer(PromptSetList, self.send("GET", "/v1/prompt-sets", params=params))
+            yield from page.data
+            if not page.has_more or not page.data:
+                return
+            params["after"] = page.data[-1].id
 
     def create_job(self, spec: dict[str, Any], *, idempotency_key: str | None = None) -> JobView:
         """The job made from `spec`; exactly one, however often the request had to be sent."""
         headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
-        return _parse(JobView, self._send("POST", "/v1/jobs", json=spec, headers=headers))
+        return parse_answer(JobView, self.send("POST", "/v1/jobs", json=spec, headers=headers))
 
     def get_job(self, job_id: str) -> JobView:
         """The job as it is now."""
-        return _parse(JobView, self._send("GET", _job_path(job_id)))
+        return parse_answer(JobView, self.send("GET", _job_path(job_id)))
 
     def list_jobs(self, *, after: str | None = None, limit: int = 20) -> JobList:
         """One page of jobs, newest first."""
         params: dict[str, str | int] = {"limit": limit}
         if after is not None:
             params["after"] = after
-        return _parse(JobList, self._send("GET", "/v1/jobs", params=params))
+        return parse_answer(JobList, self.send("GET", "/v1/jobs", params=params))
 
     def cancel_job(self, job_id: str) -> JobView:
         """The job, cancelled or about to be; cancelling it twice is no error."""
         try:
-            return _parse(JobView, self._send("POST", f"{_job_path(job_id)}/cancel"))
+            return parse_answer(JobView, self.send("POST", f"{_job_path(job_id)}/cancel"))
         except ApiError as error:
             if error.code == "conflict" and (job := self.get_job(job_id)).status == "cancelled":
                 return job
@@ -186,7 +196,11 @@ class ExciseClient:
     def fetch_report(self, job_id: str, report_format: ReportFormat = "json") -> bytes:
         """The job's report."""
         params = {"format": report_format}
-        return self._send("GET", f"{_job_path(job_id)}/report", params=params).content
+        return self.send("GET", f"{_job_path(job_id)}/report", params=params).content
+
+    def fetch_artifact(self, job_id: str, name: str) -> bytes:
+        """The content of one of the job's files."""
+        return self.send("GET", f"{_job_path(job_id)}/artifacts/{quote(name, safe='')}").content
 
     def download_artifact(self, job_id: str, artifact: ArtifactView, folder: Path) -> Path:
         """The artifact's file in `folder`: whole and with the listed hash, or not there at all."""
@@ -210,8 +224,13 @@ class ExciseClient:
         """Every file the job lists."""
         return [self.download_artifact(job.id, artifact, folder) for artifact in job.artifacts]
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The successful answer. Raises `ApiError` and `ConnectionLostError`."""
+    def send(
+        self, method: str, path: str, *, is_repeatable: bool = True, **options: Any
+    ) -> httpx.Response:
+        """The successful answer. Raises `ApiError` and `ConnectionLostError`.
+
+        A request that would do something else the second time is sent once.
+        """
         patience = _Patience(self.patience_seconds)
         while True:
             wait = 0.0
@@ -230,7 +249,7 @@ class ExciseClient:
                 if response.status_code not in _RETRIED_STATUSES:
                     raise problem
                 wait = _read_retry_after(response)
-            if not patience.pause(wait):
+            if not is_repeatable or not patience.pause(wait):
                 raise problem
 
     def _stream(self, job_id: str, after: int) -> Iterator[ServerSentEvent]:
@@ -307,7 +326,7 @@ def build_api_error(response: httpx.Response) -> ApiError:
     return ApiError(code, message, str(param) if param else None, response.status_code)
 
 
-def _parse(model: type[_Model], response: httpx.Response) -> _Model:
+def parse_answer(model: type[_Model], response: httpx.Response) -> _Model:
     """The answer's body. Raises `ClientError` if it is something else."""
     try:
         return model.model_validate_json(response.content)

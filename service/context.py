@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from service.artifacts import ArtifactStore
 from service.broker import Broker
 from service.database import Database
+from service.gateway.gateway import Gateway
 from service.settings import Settings
 
 
@@ -21,6 +22,7 @@ class AppContext:
     database: Database
     artifacts: ArtifactStore
     broker: Broker
+    gateway: Gateway
 
 
 def get_context(request: Request) -> AppContext:

@@ -83,9 +83,9 @@ def run_demo(options: DemoOptions) -> ExitCode:
         fetch_model(stack, options.model, say)
         key = create_throwaway_key(stack.database_url)
         with ExciseClient(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
-            job = _submit(client, inputs, options)
+            job = submit_demo_job(client, inputs, options)
             say(f"submitted {job.id}: correct {job.model}")
-            job = _follow(client, job, console, started)
+            job = follow_demo_job(client, job, console, started)
             return _conclude(client, job, options, console)
 
 
@@ -207,7 +207,7 @@ def check_files(job: JobView, report: ReportSummary, folder: Path) -> None:
         raise CommandError(f"manifest.json is not JSON: {error}.") from None
 
 
-def _submit(client: ExciseClient, inputs: DemoInputs, options: DemoOptions) -> JobView:
+def submit_demo_job(client: ExciseClient, inputs: DemoInputs, options: DemoOptions) -> JobView:
     """Upload the prompts and submit the job."""
     reduced = options.is_reduced
     undesired = read_prompts(inputs.undesired, _REDUCED_PROMPTS if reduced else None)
@@ -225,7 +225,9 @@ def _submit(client: ExciseClient, inputs: DemoInputs, options: DemoOptions) -> J
     return client.create_job(build_spec(inputs, options, *ids))
 
 
-def _follow(client: ExciseClient, job: JobView, console: Console, started: float) -> JobView:
+def follow_demo_job(
+    client: ExciseClient, job: JobView, console: Console, started: float
+) -> JobView:
     """Follow the job to its end; interrupted, cancel it before everything is stopped."""
     try:
         return follow_job(client, job, console, started=started)

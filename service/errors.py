@@ -9,10 +9,12 @@ ExciseError
 │   └── ArtifactNotFoundError  404 not_found
 ├── MethodNotAllowedError      405 invalid_request
 ├── ConflictError              409 conflict
-│   └── LeaseLostError         409 conflict (workers only; never leaves a request)
+│   ├── LeaseLostError         409 conflict (workers only; never leaves a request)
+│   └── PoolFullError          409 pool_full
 ├── NotReadyError              409 not_ready
 ├── TooLargeError              413 too_large
 ├── TooManyOpenJobsError       429 too_many_open_jobs
+├── RateLimitedError           429 rate_limited
 ├── UnavailableError           503 unavailable
 └── InternalError              500 internal
     └── ArtifactCorruptError   500 internal
@@ -29,7 +31,7 @@ class ExciseError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
-    retry_after_seconds: ClassVar[int | None] = None
+    retry_after_seconds: int | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -100,6 +102,13 @@ class LeaseLostError(ConflictError):
     """This worker no longer holds the job: stop working on it, another worker may have it."""
 
 
+class PoolFullError(ConflictError):
+    """The serving pool has no free place for another version."""
+
+    code = "pool_full"
+    title = "Pool full"
+
+
 class NotReadyError(ExciseError):
     """The artifact does not exist yet."""
 
@@ -125,8 +134,20 @@ class TooManyOpenJobsError(ExciseError):
     retry_after_seconds = 30
 
 
+class RateLimitedError(ExciseError):
+    """The API key sends more requests than it may; `retry_after_seconds` says when to come back."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Rate limited"
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class UnavailableError(ExciseError):
-    """The database or the broker does not answer."""
+    """The database, the broker or a model server does not answer."""
 
     status = 503
     code = "unavailable"

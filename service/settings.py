@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Pause between two sweeps for expired leases and lost messages."""
     resend_seconds: float = Field(default=300.0, gt=0)
     """A job queued and unclaimed for this long is sent again."""
+    retention_seconds: float = Field(default=86_400.0, ge=0)
+    """How long after a job's end what its stages handed to one another is kept; its files stay."""
     stream_poll_seconds: float = Field(default=0.5, gt=0)
     """Pause between two looks for new events while an event stream is open."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)

@@ -1,4 +1,4 @@
-"""The Celery application of the workers: queue limits, life signs, and the two tasks.
+"""The Celery application of the workers: queue limits, life signs, and the three tasks.
 
 An entry point: importing it reads the settings. Start with
 `celery -A workers.app worker --pool solo`.
@@ -16,7 +16,7 @@ from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
 
 from service.database import Database
-from service.outbox import JOB_TASK, SHARD_TASK
+from service.outbox import JOB_TASK, PUBLISH_TASK, SHARD_TASK
 from workers.settings import WorkerSettings
 from workers.tasks.life_signs import LifeSigns
 from workers.tasks.supervision import Supervisor
@@ -61,6 +61,12 @@ def run_job(job_id: str) -> None:
 def run_shard(shard_id: str) -> None:
     """Do one shard of another worker's job, or return at once when it is not to be done here."""
     supervisor.run_shard(shard_id)
+
+
+@app.task(name=PUBLISH_TASK, ignore_result=True)
+def publish(version_id: str) -> None:
+    """Build one published version, or return at once when it is not to be done here."""
+    supervisor.run_publication(version_id)
 
 
 @worker_ready.connect

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import NoDecode
 
+from service.serving.canary import Dtype
 from service.settings import Settings
 
 
@@ -39,3 +40,6 @@ class WorkerSettings(Settings):
     are fetched into the first."""
     scorer_hosts: tuple[ScorerHost, ...] = ()
     """Hosts of custom scorers that need leave or a secret, as a JSON list."""
+    serving_dtype: Dtype = "float32"
+    """What the vLLM servers compute in: in float32 a canary demands equal tokens, else
+    log-probabilities within a tolerance."""

@@ -1,18 +1,37 @@
-"""`/v1/models`."""
+"""`/v1/models`: for jobs, the checkpoints; for applications, what OpenAI's clients list."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.checkpoints.operations import inspect_checkpoints
-from service.checkpoints.schemas import CheckpointList
-from service.context import Context
-from service.keys.authentication import Reader
+from service.checkpoints.operations import find_model, inspect_checkpoints, list_callable
+from service.checkpoints.schemas import ModelList, ModelView
+from service.context import AppContext, Context
+from service.keys.authentication import Caller
+from service.keys.operations import Identity
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def list_models(context: Context, _: Reader) -> CheckpointList:
-    """The checkpoints under the model roots, and why some cannot be used."""
-    return CheckpointList(data=inspect_checkpoints(context.settings.model_roots))
+def list_models(context: Context, caller: Caller) -> ModelList:
+    """What can be called, and for keys that may do more than that, the checkpoints too."""
+    return ModelList(data=_list_visible(context, caller))
+
+
+@router.get("/{model_id:path}")
+def get_model(model_id: str, context: Context, caller: Caller) -> ModelView:
+    """One of them."""
+    return find_model(_list_visible(context, caller), model_id)
+
+
+def _list_visible(context: AppContext, caller: Identity) -> list[ModelView]:
+    """The models this key may know of; a checkpoint that is also served is listed as served."""
+    settings = context.settings
+    with context.database.transaction() as session:
+        served = list_callable(session, caller.tenant_id, settings.serving_pools)
+    if caller.is_inference_only:
+        return served
+    names = {model.id for model in served}
+    checkpoints = inspect_checkpoints(settings.model_roots)
+    return served + [model for model in checkpoints if model.id not in names]

@@ -1,4 +1,4 @@
-"""Checkpoints on the wire."""
+"""Models on the wire: OpenAI's model object, and what else there is to say about each kind."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+Kind = Literal["checkpoint", "base", "version", "alias"]
 
-class CheckpointView(BaseModel):
-    """One checkpoint under the model roots, and whether a job may use it."""
+
+class ModelView(BaseModel):
+    """One thing that jobs may name or applications may call."""
 
     id: str
     object: Literal["model"] = "model"
-    architecture: str | None
-    usable: bool
-    problem: str | None
-    """Why it cannot be used."""
+    created: int
+    """Seconds since 1970; 0 where nobody wrote it down."""
+    owned_by: str
+    kind: Kind
+    """`checkpoint`: under the model roots, for jobs. `base`, `version`, `alias`: to be called."""
+    architecture: str | None = None
+    usable: bool = True
+    """Whether a job may use it, or it answers now."""
+    problem: str | None = None
+    """Why not."""
 
 
-class CheckpointList(BaseModel):
-    """Every checkpoint, by name."""
+class ModelList(BaseModel):
+    """Every model, those that can be called first."""
 
     object: Literal["list"] = "list"
-    data: list[CheckpointView]
+    data: list[ModelView]
     has_more: bool = False

@@ -1,4 +1,4 @@
-"""`excise up`, `demo`, `migrate`, `version`: running Excise itself."""
+"""`excise up`, `demo`, `serve`, `migrate`, `version`: running Excise itself."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.commands.connection import find_database_url, find_home
 from service.commands.output import CommandError, ExitCode, end_with
 from service.database import upgrade_to_head
-from service.demo import DemoOptions, run_demo
-from service.embedded import EmbeddedStack
+from service.demo import MODEL, DemoOptions, run_demo
+from service.embedded import EmbeddedStack, ServingOptions
 from service.embedded.stack import DEFAULT_PORT
+from service.serve import ServeOptions, run_serve
 
 
 def up(
     host: Annotated[str, typer.Option(help="Address the API listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_PORT,
     workers: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Also run vLLM, for corrections to be published to.")
+    ] = False,
+    serve_model: Annotated[
+        str, typer.Option(help="The base it serves: a folder under the model roots.")
+    ] = MODEL,
 ) -> None:
     """Run the whole service here, in the foreground, until Ctrl-C.
 
@@ -34,7 +41,14 @@ def up(
     EXCISE_BROKER_URL, where set, name servers to use instead of the embedded ones.
     """
     treat_termination_as_interrupt()
-    stack = EmbeddedStack(find_home(), host=host, port=port, workers=workers, report=print_line)
+    stack = EmbeddedStack(
+        find_home(),
+        host=host,
+        port=port,
+        workers=workers,
+        serving=ServingOptions(serve_model) if serve else None,
+        report=print_line,
+    )
     try:
         with stack:
             print_line(
@@ -62,6 +76,22 @@ def demo(
         home=find_home(), output=output, is_reduced=reduced, data=Path(data) if data else None
     )
     end_with(ExitCode(run_demo(options)))
+
+
+def serve(
+    output: Annotated[Path, typer.Option(file_okay=False)] = Path("demo-output"),
+    exit_after_snippet: Annotated[
+        bool, typer.Option(help="Stop once base and correction have answered.")
+    ] = False,
+) -> None:
+    """Publish the demo's correction to vLLM and ask it and its base the same, side by side."""
+    treat_termination_as_interrupt()
+    data = os.environ.get("EXCISE_DATA")
+    demo_options = DemoOptions(home=find_home(), output=output, data=Path(data) if data else None)
+    try:
+        end_with(run_serve(ServeOptions(demo_options, exit_after_snippet)))
+    except KeyboardInterrupt:
+        print_line("stopped")
 
 
 def migrate() -> None:

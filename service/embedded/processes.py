@@ -189,6 +189,11 @@ class Supervised:
         """The process id of the present run, if there is one."""
         return self._child.pid if self._child else None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether a run is over and the next one has not begun."""
+        return self._child is None or self._child.poll() is not None
+
     def start(self) -> None:
         """Start the program."""
         self._child = ChildProcess(self.program, self._guardian)

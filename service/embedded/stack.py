@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -16,9 +14,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from service.database import upgrade_to_head
+from service.embedded.home import STATE_NAME, RunningStack, acquire_lock
 from service.embedded.postgres import (
     Postgres,
     prepare_postgres,
@@ -32,26 +30,17 @@ from service.embedded.processes import (
     StackError,
     Supervised,
 )
+from service.embedded.serving import EmbeddedServing, ServingOptions
 from service.embedded.valkey import find_free_port, prepare_valkey
 
 DEFAULT_PORT = 8100
-_LOCK_NAME = "stack.lock"
-_STATE_NAME = "stack.json"
-_LOCK_WAIT_SECONDS = 15.0
 _READY_SECONDS = 180.0
+_SERVING_READY_SECONDS = 600.0
 _MAX_START_FAILURES = 3
 _WATCH_SECONDS = 0.5
 _WORKER_GRACE_SECONDS = 6.0
 
 Reporter = Callable[[str], None]
-
-
-class RunningStack(BaseModel):
-    """What other commands on this machine need to find a running stack."""
-
-    pid: int
-    url: str
-    database_url: str
 
 
 class EmbeddedStack:
@@ -68,6 +57,7 @@ class EmbeddedStack:
         host: str = "127.0.0.1",
         port: int | None = None,
         workers: int = 1,
+        serving: ServingOptions | None = None,
         report: Reporter = lambda _: None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -75,6 +65,8 @@ class EmbeddedStack:
         self.host = host
         self.port = port or find_free_port()
         self.workers = workers
+        self._serving_options = serving
+        self._serving: EmbeddedServing | None = None
         self._report = report
         self._environment = dict(os.environ if environment is None else environment)
         self._environment.pop("EXCISE_API_KEY", None)  # the client's; no part of the stack needs it
@@ -149,6 +141,9 @@ class EmbeddedStack:
             if self._supervisor is not None:
                 self._supervisor.join()
                 self._supervisor = None
+            if self._serving is not None:
+                self._serving.stop()
+                self._serving = None
             self._stop_parts()
             if self._postgres is not None:
                 remove_socket_folder(self._postgres.socket_folder, self.home)
@@ -157,7 +152,7 @@ class EmbeddedStack:
                 self._guardian.close()
                 self._guardian = None
             if self._lock is not None:
-                (self.home / _STATE_NAME).unlink(missing_ok=True)
+                (self.home / STATE_NAME).unlink(missing_ok=True)
                 self._lock.close()
                 self._lock = None
 
@@ -181,6 +176,7 @@ class EmbeddedStack:
         self._start_database()
         self._start_broker()
         upgrade_to_head(self.database_url)
+        self._start_serving()
         for program in (self._api_program(), *map(self._worker_program, range(self.workers))):
             self._launch(program)
         self._wait_until_ready()
@@ -225,6 +221,23 @@ class EmbeddedStack:
         valkey.wait_until_ready(self._launch(valkey.program))
         self._environment["EXCISE_BROKER_URL"] = valkey.url
 
+    def _start_serving(self) -> None:
+        """Start vLLM, if something is to be served; it takes longest."""
+        if self._serving_options is None:
+            return
+        assert self._guardian is not None
+        self._report(f"starting vLLM with {self._serving_options.model}")
+        self._serving = EmbeddedServing(
+            self._serving_options,
+            home=self.home,
+            models=Path(self._environment["EXCISE_MODEL_ROOTS"].split(os.pathsep)[0]),
+            environment=self._environment,
+            guardian=self._guardian,
+            report=self._report,
+        )
+        self._launch(self._serving.base.program)
+        self._serving.start(self.database_url, self._environment["EXCISE_ARTIFACTS"])
+
     def _launch(self, program: Program) -> Supervised:
         """Start one part and keep it; it is known before it runs, so it is always stopped."""
         assert self._guardian is not None
@@ -242,7 +255,8 @@ class EmbeddedStack:
             *("--port", str(self.port), "--log-level", "warning", "--no-access-log"),
             *("--timeout-graceful-shutdown", "3"),
         ]
-        return self._program("api", _python_module(*arguments), grace_seconds=6.0)
+        own = None if self._serving is None else self._serving.api_environment
+        return self._program("api", _python_module(*arguments), defaults=own, grace_seconds=6.0)
 
     def _worker_program(self, index: int) -> Program:
         """One worker."""
@@ -284,9 +298,10 @@ class EmbeddedStack:
 
     def _wait_until_ready(self) -> None:
         """Return once the API says that everything works. Raises `StackError`."""
-        deadline = time.monotonic() + _READY_SECONDS
+        seconds = _READY_SECONDS if self._serving is None else _SERVING_READY_SECONDS
+        deadline = time.monotonic() + seconds
         missing = "the API does not answer"
-        while (missing := fetch_missing(self.url) or "") != "":
+        while (missing := self._find_missing() or "") != "":
             for part in self._parts:
                 part.check(self._report)
                 if part.failures >= _MAX_START_FAILURES:
@@ -295,13 +310,19 @@ class EmbeddedStack:
                         f"ends:\n{part.read_log_tail()}"
                     )
             if time.monotonic() > deadline:
-                raise StackError(f"Not ready after {_READY_SECONDS:.0f} s: {missing}.")
+                raise StackError(f"Not ready after {seconds:.0f} s: {missing}.")
             time.sleep(0.2)
+
+    def _find_missing(self) -> str | None:
+        """What is still waited for, in words."""
+        if self._serving is not None and not self._serving.base.answers():
+            return "vLLM does not answer"
+        return fetch_missing(self.url)
 
     def _write_state(self) -> None:
         """Leave a note for `excise keys` and the like in the home."""
         state = RunningStack(pid=os.getpid(), url=self.url, database_url=self.database_url)
-        path = self.home / _STATE_NAME
+        path = self.home / STATE_NAME
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(state.model_dump_json())
@@ -327,56 +348,6 @@ def fetch_missing(url: str) -> str | None:
     except (httpx.HTTPError, json.JSONDecodeError, KeyError, TypeError) as error:
         return f"the API does not answer ({type(error).__name__})"
     return "; ".join(missing) or None
-
-
-def acquire_lock(home: Path) -> IO[str]:
-    """The open, locked lock file of a home. Raises `StackError` if another stack runs there.
-
-    The lock of a stack that was killed is held by its guardian until the last part has ended.
-    That is waited for; a stack that is alive is not.
-    """
-    lock = (home / _LOCK_NAME).open("a+", encoding="utf-8")
-    deadline = time.monotonic() + _LOCK_WAIT_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip()
-            if time.monotonic() > deadline or _is_running(holder):
-                lock.close()
-                raise StackError(
-                    f"Another stack (process {holder or 'unknown'}) runs in {home}. "
-                    "Stop it, or set EXCISE_HOME to another folder."
-                ) from None
-            time.sleep(0.1)
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock
-
-
-def read_running_stack(home: Path) -> RunningStack | None:
-    """The stack that runs in `home`, if one does."""
-    with contextlib.suppress(OSError, ValidationError):
-        state = RunningStack.model_validate_json((home / _STATE_NAME).read_text(encoding="utf-8"))
-        return state if _is_running(str(state.pid)) else None
-    return None
-
-
-def _is_running(pid: str) -> bool:
-    """Whether there is a process of this number."""
-    if not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _check_port(host: str, port: int) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
+from service.jobs.intermediates import lock_artifact
 from service.jobs.shard_states import prolong_shards_of
 from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import (
@@ -240,6 +241,7 @@ def attach_artifact(
     """
     check_artifact_id(sha256)
     lock_lease(session, job_id, token)
+    lock_artifact(session, sha256)
     values = {"sha256": sha256, "bytes": size, "media_type": media_type}
     session.execute(
         insert(JobArtifact)
@@ -364,6 +366,7 @@ def _lock_stage(session: Session, job_id: str, token: int, name: str) -> Stage:
 
 def _file(session: Session, job_id: str, name: str, key: str, sha256: str) -> None:
     check_artifact_id(sha256)
+    lock_artifact(session, sha256)
     session.execute(
         insert(StageResult)
         .values(job_id=job_id, name=name, key=key, sha256=sha256)

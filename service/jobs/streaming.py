@@ -72,11 +72,17 @@ def build_download(
         headers["Content-Security-Policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
         )
+    content = stream_artifact(context, artifact.sha256)
+    return StreamingResponse(content, media_type=artifact.media_type, headers=headers)
+
+
+def stream_artifact(context: AppContext, sha256: str) -> Iterator[bytes]:
+    """A stored artifact's content in pieces, its hash checked before this returns.
+
+    Raises `ArtifactNotFoundError` and `ArtifactCorruptError`.
+    """
     stack = ExitStack()
-    stream = stack.enter_context(context.artifacts.open(artifact.sha256))
-    return StreamingResponse(
-        _chunks(stream, stack), media_type=artifact.media_type, headers=headers
-    )
+    return _chunks(stack.enter_context(context.artifacts.open(sha256)), stack)
 
 
 def _read_page(

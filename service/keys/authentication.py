@@ -10,12 +10,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from service.context import Context
 from service.keys.operations import Identity, authenticate
 
-_bearer = HTTPBearer(auto_error=False, description="An Excise API key, `exc_…`.")
+bearer = HTTPBearer(auto_error=False, description="An Excise API key, `exc_…`.")
 
 
 def get_identity(
     context: Context,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
 ) -> Identity:
     """Who makes this request. Raises `UnauthorizedError`."""
     secret = credentials.credentials if credentials else None

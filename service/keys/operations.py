@@ -41,6 +41,11 @@ class Identity:
             raise ForbiddenError(f"The API key lacks the scope {wanted}. Use a key that has it.")
 
     @property
+    def is_inference_only(self) -> bool:
+        """Whether the key is an application's, which calls models and sees nothing else."""
+        return self.scopes <= {"infer"}
+
+    @property
     def is_admin(self) -> bool:
         """Whether the key may do everything in its tenant."""
         return "admin" in self.scopes

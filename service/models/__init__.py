@@ -16,6 +16,7 @@ from service.models.jobs import (
 from service.models.outbox import OutboxMessage
 from service.models.prompt_sets import PromptSet
 from service.models.serving import (
+    CALLABLE_STATUSES,
     ENDED_STATUSES,
     WANTED_STATUSES,
     Alias,
@@ -29,6 +30,7 @@ from service.models.tenants import Tenant
 from service.models.workers import Worker
 
 __all__ = [
+    "CALLABLE_STATUSES",
     "ENDED_STATUSES",
     "OPEN_STATUSES",
     "WANTED_STATUSES",

@@ -37,13 +37,11 @@ class VersionStatus(StrEnum):
     RETIRED = "retired"
     """Taken off its server because someone asked for it."""
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether it belongs on its server."""
-        return self in WANTED_STATUSES
-
 
 WANTED_STATUSES = (VersionStatus.BUILT, VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
+"""Those that belong on a server."""
+CALLABLE_STATUSES = (VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
+"""Those applications may name: they answer, or did and will again."""
 ENDED_STATUSES = (VersionStatus.FAILED, VersionStatus.RETIRED)
 
 

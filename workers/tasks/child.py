@@ -1,4 +1,4 @@
-"""The spawned child of a worker: one attempt at a job or a shard, every ending recorded."""
+"""The spawned child of a worker: one attempt at a piece of work, every ending recorded."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from service.database import Database
 from service.errors import ExciseError, LeaseLostError
 from service.jobs.execution import Claim, finish_job
 from service.jobs.shards import ShardClaim, fail_by_shard, release_shard
+from service.serving.publications import PublicationClaim, fail_publication, release_publication
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,24 @@ def run_claimed_shard(claim: ShardClaim, settings: WorkerSettings) -> None:
     _run_recorded(claim.shard_id, work, end, settings)
 
 
+def run_claimed_publication(claim: PublicationClaim, settings: WorkerSettings) -> None:
+    """Build the version and file it; return normally whatever happened, as for a job."""
+
+    def work(database: Database) -> None:
+        from workers.tasks.publish import run_publication
+
+        run_publication(database, settings, claim)
+
+    def end(session: Session, status: str, _code: str | None, message: str | None) -> None:
+        key = (session, claim.version_id, claim.token)
+        if status == "cancelled":
+            release_publication(*key, "It was stopped.", counts=False)
+        else:
+            fail_publication(*key, message or "It could not be built.")
+
+    _run_recorded(claim.version_id, work, end, settings)
+
+
 def _run_recorded(
     name: str, work: Callable[[Database], None], end: _End, settings: WorkerSettings
 ) -> None:
@@ -104,9 +123,7 @@ def _run_recorded(
         sys.exit("out of memory")
     except Exception:
         logger.exception("%s failed", name)
-        record(
-            "failed", "internal", "The job failed inside Excise; the worker's log has the details."
-        )
+        record("failed", "internal", "It failed inside Excise; the worker's log has the details.")
     finally:
         database.dispose()
 

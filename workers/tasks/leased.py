@@ -1,4 +1,4 @@
-"""What a supervisor watches over: a leased job or a leased shard, behind one interface."""
+"""What a supervisor watches over: a leased job, shard or publication, behind one interface."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from sqlalchemy.orm import Session
 
 from service.jobs.execution import Claim, finish_job, release_job, renew_lease
 from service.jobs.shards import ShardClaim, release_shard, renew_shard
+from service.serving.publications import (
+    PublicationClaim,
+    release_publication,
+    renew_publication,
+)
 
 
 class LeasedWork(ABC):
@@ -76,3 +81,24 @@ class LeasedShard(LeasedWork):
     def cancel(self, session: Session) -> None:
         """Leave the shard to the cancelled job's end."""
         release_shard(session, *self._key, "The job is to be cancelled.", counts=False)
+
+
+class LeasedPublication(LeasedWork):
+    """The building of one published version; retiring the version takes the lease away."""
+
+    def __init__(self, run: Callable[..., None], claim: PublicationClaim) -> None:
+        super().__init__(run, claim, claim.job_id, claim.version_id)
+        self._key = (claim.version_id, claim.token)
+
+    def renew(self, session: Session, lease_seconds: float) -> bool:
+        """Prolong the lease; nobody cancels a publication."""
+        renew_publication(session, *self._key, lease_seconds)
+        return False
+
+    def give_back(self, session: Session, reason: str, max_attempts: int, counts: bool) -> None:
+        """Queue the version again, or fail it when it has no attempts left."""
+        release_publication(session, *self._key, reason, max_attempts, counts=counts)
+
+    def cancel(self, session: Session) -> None:
+        """Leave the version to its next builder."""
+        release_publication(session, *self._key, "It was stopped.", counts=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.database import Database
 from service.jobs.execution import load_stage_seconds
-from service.jobs.shards import ShardClaim, file_shard
+from service.jobs.shards import ShardClaim
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from workers.checkpoints import CheckpointError
 from workers.circuits.tasks import TaskError
@@ -33,7 +33,7 @@ from workers.tasks.context import (
 )
 from workers.tasks.loading import CircuitInputs, CompressionInputs, CorrectionInputs
 from workers.tasks.packaging import STATUSES, list_versions
-from workers.tasks.sharding import ShardedWork, store_shard
+from workers.tasks.sharding import ShardedWork, complete_shard
 from workers.validation.scorers.errors import ScorerError
 
 INVALID_INPUT = (
@@ -69,10 +69,9 @@ def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -
     context = TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec)
     try:
         work = build_sharded_work(context, claim)
-        sha256 = store_shard(context.store, claim, work, poll_cancellation(context))
+        complete_shard(context, claim, work, poll_cancellation(context))
     except INVALID_INPUT as error:
         raise InvalidInputError(str(error)) from error
-    context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
 
 
 def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:

@@ -1,4 +1,4 @@
-"""Running a job or a shard in a spawned child: the parent holds the lease, the child works."""
+"""Running leased work in a spawned child: the parent holds the lease, the child works."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from service.database import Database
 from service.errors import LeaseLostError
 from service.jobs.execution import claim_job
 from service.jobs.shards import claim_shard
+from service.serving.publications import claim_publication
 from workers.settings import WorkerSettings
-from workers.tasks.child import run_claimed_job, run_claimed_shard
-from workers.tasks.leased import LeasedJob, LeasedShard, LeasedWork
+from workers.tasks.child import run_claimed_job, run_claimed_publication, run_claimed_shard
+from workers.tasks.leased import LeasedJob, LeasedPublication, LeasedShard, LeasedWork
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _Claim = TypeVar("_Claim")
 
 
 class Supervisor:
-    """Claims jobs and shards, and watches over the child process that does each of them.
+    """Claims jobs, shards and versions, and watches over the child that does each of them.
 
     A crash in the child ends that attempt, never the worker. The child exits by itself when
     the parent dies, and every write it makes is fenced by the claim's token.
@@ -74,6 +75,19 @@ class Supervisor:
         if claim is not None:
             logger.info("%s of %s: attempt %d", shard_id, claim.job_id, claim.attempt)
             self._run(LeasedShard(run_claimed_shard, claim))
+
+    def run_publication(self, version_id: str) -> None:
+        """Claim the version and build it; return at once if it is taken, built or not wanted."""
+        worker, settings = self.worker_id, self._settings
+        claim = self._claim(
+            lambda session: claim_publication(
+                session, version_id, worker, settings.lease_seconds, settings.max_attempts
+            ),
+            version_id,
+        )
+        if claim is not None:
+            logger.info("%s of %s: attempt %d", version_id, claim.job_id, claim.attempt)
+            self._run(LeasedPublication(run_claimed_publication, claim))
 
     def _claim(self, operation: Callable[[Session], _Claim | None], name: str) -> _Claim | None:
         """A claim; an outage of the database is waited out, or its message were lost."""

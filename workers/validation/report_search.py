@@ -14,7 +14,8 @@ DRAWN_GAINS = (-0.2, 1.0)
 """Gains beyond these are drawn at the chart's edge."""
 _MOST_JOINED = 16
 """Amounts whose mean gains are joined by a line; with more it would be noise."""
-_LABEL_GAP = 0.11
+_CHARACTER = 0.02
+"""Width of a label's character, as a share of the axis."""
 _MOST_OPEN = 24
 """Trials whose table is printed; more are left to report.json."""
 
@@ -103,7 +104,8 @@ def _build_dose(
     axis = _build_amount_axis(amounts)
     chosen = {step.components for step in steps if step.chosen}
     places = [axis.at(amount, 0, 1) for amount in amounts]
-    shown = choose_labels(places, [amount in chosen for amount in amounts], _LABEL_GAP)
+    gap = _CHARACTER * (len(f"{amounts[-1]:,}") + 1)
+    shown = choose_labels(places, [amount in chosen for amount in amounts], gap)
     return DosePanel(
         granularity=granularity,
         series=[_build_series(steps, name, number) for number, name in enumerate(names)],

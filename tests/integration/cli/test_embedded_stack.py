@@ -20,8 +20,8 @@ import pytest
 from sqlalchemy import URL
 
 from service.embedded import EmbeddedStack, StackError, postgres, read_running_stack
+from service.embedded.home import acquire_lock
 from service.embedded.processes import Guardian, Supervised
-from service.embedded.stack import acquire_lock
 from service.embedded.valkey import find_free_port
 from tests.conftest import fresh_database
 

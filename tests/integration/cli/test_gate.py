@@ -41,7 +41,7 @@ def write_lines(path: Path, count: int, length: int) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints base, other, silent and broken, files to judge them on, a distribution."""
+    """Checkpoints base, other, silent and broken, and the files they are judged on."""
     folder = tmp_path_factory.mktemp("gate")
     save_tiny_checkpoint(folder / "base", build_tiny_model(eos_token_id=100))
     save_tiny_checkpoint(folder / "other", build_tiny_model(1, eos_token_id=100))

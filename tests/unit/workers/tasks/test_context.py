@@ -41,6 +41,9 @@ class MemoryStore:
         self.content[f"sha-{data.decode()}"] = data
         return f"sha-{data.decode()}"
 
+    def exists(self, sha256: str) -> bool:
+        return sha256 in self.content
+
 
 class RecordingContext(JobContext):
     """A context that keeps what it would write, and finds stages of an earlier attempt."""

@@ -1,0 +1,76 @@
+"""A stack's home: the lock that keeps it to one stack, and the note that says where it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ValidationError
+
+from service.embedded.processes import StackError
+
+STATE_NAME = "stack.json"
+_LOCK_NAME = "stack.lock"
+_LOCK_WAIT_SECONDS = 15.0
+
+
+class RunningStack(BaseModel):
+    """What other commands on this machine need to find a running stack."""
+
+    pid: int
+    url: str
+    database_url: str
+
+
+def acquire_lock(home: Path) -> IO[str]:
+    """The open, locked lock file of a home. Raises `StackError` if another stack runs there.
+
+    The lock of a stack that was killed is held by its guardian until the last part has ended.
+    That is waited for; a stack that is alive is not.
+    """
+    lock = (home / _LOCK_NAME).open("a+", encoding="utf-8")
+    deadline = time.monotonic() + _LOCK_WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip()
+            if time.monotonic() > deadline or _is_running(holder):
+                lock.close()
+                raise StackError(
+                    f"Another stack (process {holder or 'unknown'}) runs in {home}. "
+                    "Stop it, or set EXCISE_HOME to another folder."
+                ) from None
+            time.sleep(0.1)
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def read_running_stack(home: Path) -> RunningStack | None:
+    """The stack that runs in `home`, if one does."""
+    with contextlib.suppress(OSError, ValidationError):
+        state = RunningStack.model_validate_json((home / STATE_NAME).read_text(encoding="utf-8"))
+        return state if _is_running(str(state.pid)) else None
+    return None
+
+
+def _is_running(pid: str) -> bool:
+    """Whether there is a process of this number."""
+    if not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,175 @@
+"""One vLLM server on loopback: its command line, its environment, and when it is ready.
+
+Why these flags: docs/decisions/0012.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from service.embedded.processes import Program, StackError, Supervised
+from service.embedded.valkey import find_free_port
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+HOST = "127.0.0.1"
+SERVED_BASE = "base"
+"""What an embedded server calls the checkpoint it was started with."""
+
+ServerKind = Literal["lora", "checkpoint"]
+
+_READY_SECONDS = 300.0
+_POLL_SECONDS = 0.25
+_STOP_SECONDS = 10.0
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """How one server is to be."""
+
+    model: Path
+    """The checkpoint's folder."""
+    served_name: str = SERVED_BASE
+    """What requests call it."""
+    kind: ServerKind = "lora"
+    adapters: int = 3
+    """Adapters it can hold at once; it gets one slot more, which stays empty."""
+    max_rank: int = 8
+    """Largest adapter rank; every adapter costs as much as one of this rank."""
+    target_modules: Sequence[str] = ("down_proj",)
+    """Last parts of the names of the modules that adapters may change."""
+    max_model_len: int = 1024
+    kv_cache_gib: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    can_reload: bool = False
+    """Whether its weights can be replaced; the end points for that take no API key."""
+
+    @property
+    def slots(self) -> int:
+        """Its --max-loras."""
+        return self.adapters + 1
+
+
+@dataclass(frozen=True)
+class Vllm:
+    """Where a server is and how it is started."""
+
+    program: Program
+    options: VllmOptions
+    port: int
+    api_key: str = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{HOST}:{self.port}"
+
+    def wait_until_ready(self, server: Supervised) -> None:
+        """Return once the server answers. Raises `StackError` if it ends, or never does."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while not self.answers():
+            if server.has_ended:
+                raise StackError(self._describe(server, "does not start"))
+            if time.monotonic() > deadline:
+                raise StackError(
+                    self._describe(server, f"is not ready after {_READY_SECONDS:.0f} s")
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def answers(self) -> bool:
+        """Whether its engine works."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=2, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _describe(self, server: Supervised, what: str) -> str:
+        log = self.program.log
+        return f"{self.program.name} {what}. Its log, {log}, ends:\n{server.read_log_tail()}"
+
+
+def prepare_vllm(
+    name: str,
+    options: VllmOptions,
+    *,
+    executable: Path,
+    folder: Path,
+    log: Path,
+    environment: Mapping[str, str],
+    port: int | None = None,
+    api_key: str | None = None,
+) -> Vllm:
+    """A server on loopback, with a port and a key of its own unless given; nothing is started."""
+    port, api_key = port or find_free_port(), api_key or secrets.token_hex(24)
+    program = Program(
+        name=name,
+        arguments=[str(executable), *build_arguments(options, port)],
+        log=log,
+        folder=folder,
+        environment=build_environment(options, api_key, folder, environment),
+        grace_seconds=_STOP_SECONDS,
+    )
+    return Vllm(program, options, port, api_key)
+
+
+def build_arguments(options: VllmOptions, port: int) -> list[str]:
+    """The command line; no secret is on it."""
+    arguments = [
+        *("serve", str(options.model), "--served-model-name", options.served_name),
+        *("--host", HOST, "--port", str(port), "--dtype", options.dtype, "--enforce-eager"),
+        *("--max-model-len", str(options.max_model_len), "--disable-uvicorn-access-log"),
+    ]
+    if options.kind == "lora":
+        arguments += [
+            *("--enable-lora", "--max-lora-rank", str(options.max_rank)),
+            *("--max-loras", str(options.slots), "--max-cpu-loras", str(options.slots)),
+            *("--lora-target-modules", *options.target_modules),
+        ]
+    return arguments
+
+
+def build_environment(
+    options: VllmOptions, api_key: str, folder: Path, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """A small environment of its own: the stack's secrets are none of the server's business."""
+    kept = {name: environment[name] for name in _KEPT_VARIABLES if name in environment}
+    own = {
+        "VLLM_API_KEY": api_key,
+        "VLLM_HOST_IP": HOST,
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
+        "VLLM_CACHE_ROOT": str(folder / "vllm-cache"),
+        "VLLM_CONFIG_ROOT": str(folder / "vllm-config"),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if options.kind == "lora":
+        own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    if options.can_reload:
+        own["VLLM_SERVER_DEV_MODE"] = "1"
+    return kept | own
+
+
+def find_vllm(environment: Mapping[str, str]) -> Path:
+    """The `vllm` program: EXCISE_VLLM where set, else that of `.venv-vllm` beside the project.
+
+    Raises `StackError` if there is none.
+    """
+    named = environment.get("EXCISE_VLLM", "").strip()
+    found = Path(named).expanduser() if named else PROJECT_ROOT / ".venv-vllm" / "bin" / "vllm"
+    if not os.access(found, os.X_OK) or not found.is_file():
+        raise StackError(
+            f"There is no vLLM at {found}. Install it with `make vllm`, or set EXCISE_VLLM to the "
+            "vllm program of an installation of your own."
+        )
+    return found.absolute()

@@ -1,0 +1,140 @@
+"""One completion request on its way: picking a version, asking it, asking once more, answering."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from service.errors import InvalidRequestError, UnavailableError
+from service.gateway.metrics import GatewayMetrics, Outcome
+from service.gateway.requests import CompletionOptions
+from service.gateway.routing import Router, Target
+from service.gateway.upstream import (
+    Path,
+    Upstream,
+    UpstreamAwayError,
+    UpstreamBrokenError,
+    UpstreamRefusalError,
+    UpstreamStream,
+)
+from service.problems import build_problem
+
+logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
+
+_ATTEMPTS = 2
+VERSION_HEADER = "X-Excise-Version"
+
+
+class Forwarder:
+    """Brings requests to the servers and answers back."""
+
+    def __init__(self, router: Router, upstream: Upstream, metrics: GatewayMetrics) -> None:
+        self._router = router
+        self._upstream = upstream
+        self._metrics = metrics
+
+    async def forward(self, tenant_id: str, path: Path, request: CompletionOptions) -> Response:
+        """The answer to one request, as a stream if it asks for one.
+
+        Raises `NotFoundError`, `InvalidRequestError` and `UnavailableError`.
+        """
+        started = time.monotonic()
+        if request.stream:
+            target, stream = await self._attempt(tenant_id, path, request, self._upstream.open)
+            return RelayedStream(stream, target, self._metrics, started)
+        target, content = await self._attempt(tenant_id, path, request, self._upstream.ask)
+        self._metrics.count(target.public_name, "ok")
+        seconds = time.monotonic() - started
+        self._metrics.observe_first(target.public_name, seconds)
+        self._metrics.observe_whole(target.public_name, seconds)
+        headers = {VERSION_HEADER: target.public_name}
+        return Response(content, media_type="application/json", headers=headers)
+
+    async def _attempt(
+        self,
+        tenant_id: str,
+        path: Path,
+        request: CompletionOptions,
+        ask: Callable[[Target, Path, bytes], Awaitable[_Answer]],
+    ) -> tuple[Target, _Answer]:
+        """The first answer of at most two attempts, each by what the database says then.
+
+        An alias that has moved in between leads the second attempt to the new version.
+        """
+        draw = random.random()  # noqa: S311 - shares traffic out, guards nothing
+        target = None
+        for attempt in range(_ATTEMPTS):
+            route = await self._router.find_route(tenant_id, request.model)
+            target = route.pick(draw)
+            if attempt:
+                self._metrics.count_retry(target.public_name)
+            try:
+                return target, await ask(target, path, request.encode_upstream(target.served_name))
+            except UpstreamRefusalError as error:
+                self._metrics.count(target.public_name, "refused")
+                raise InvalidRequestError(f"The model refused the request: {error}") from None
+            except UpstreamAwayError as error:
+                logger.info("%s did not answer: %s", target.public_name, error)
+                self._router.forget()
+        assert target is not None
+        self._metrics.count(target.public_name, "unavailable")
+        raise UnavailableError(
+            f"The server of {target.public_name} does not answer. It is being brought back; try "
+            "again in a few seconds."
+        )
+
+
+class RelayedStream(StreamingResponse):
+    """A stream of events that lets go of the server however it ends."""
+
+    def __init__(
+        self, stream: UpstreamStream, target: Target, metrics: GatewayMetrics, started: float
+    ) -> None:
+        self._stream = stream
+        self._version = target.public_name
+        self._metrics = metrics
+        self._started = started
+        self._outcome: Outcome = "left"
+        headers = {
+            VERSION_HEADER: self._version,
+            "Cache-Control": "no-cache, no-store",
+            "X-Accel-Buffering": "no",
+        }
+        super().__init__(self._relay(), media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer; whatever happens, the server is let go and the end is counted."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._metrics.count(self._version, self._outcome)
+            await self._stream.aclose()
+
+    async def _relay(self) -> AsyncIterator[bytes]:
+        """The events; one that tells of an error in place of an end that did not come."""
+        self._metrics.observe_first(self._version, time.monotonic() - self._started)
+        try:
+            async for events in self._stream.events():
+                yield events
+        except UpstreamBrokenError as error:
+            logger.info("the answer of %s broke off: %s", self._version, error)
+            self._outcome = "broken"
+            yield _build_error_event(self._version)
+            return
+        self._outcome = "ok"
+        self._metrics.observe_whole(self._version, time.monotonic() - self._started)
+
+
+def _build_error_event(version: str) -> bytes:
+    """The event that ends a stream whose server is gone."""
+    error = UnavailableError(f"The server of {version} went away in the middle. Send it again.")
+    return b"data: " + json.dumps({"error": build_problem(error)["error"]}).encode() + b"\n\n"

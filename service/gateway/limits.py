@@ -1,0 +1,48 @@
+"""How many requests an API key may send: one token bucket a key, in this process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from service.errors import RateLimitedError
+
+_MAX_BUCKETS = 10_000
+
+
+class RateLimiter:
+    """Token buckets that hold `burst` requests and refill at `per_minute`."""
+
+    def __init__(
+        self, per_minute: int, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_second = per_minute / 60
+        self._burst = float(burst)
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, key_id: str) -> None:
+        """Count one request of the key. Raises `RateLimitedError` if it has none left."""
+        now = self._clock()
+        tokens, at = self._buckets.get(key_id, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - at) * self._per_second)
+        if tokens < 1:
+            self._buckets[key_id] = (tokens, now)
+            seconds = math.ceil((1 - tokens) / self._per_second)
+            raise RateLimitedError(
+                f"This API key may send {self._per_second * 60:g} requests a minute. "
+                f"Try again in {seconds} s.",
+                seconds,
+            )
+        if key_id not in self._buckets and len(self._buckets) >= _MAX_BUCKETS:
+            self._drop_full(now)
+        self._buckets[key_id] = (tokens - 1, now)
+
+    def _drop_full(self, now: float) -> None:
+        """Forget the buckets that would be full by now: a new one is the same."""
+        self._buckets = {
+            key: (tokens, at)
+            for key, (tokens, at) in self._buckets.items()
+            if tokens + (now - at) * self._per_second < self._burst
+        }

@@ -1,0 +1,69 @@
+"""What the gateway counts, by version, for Prometheus.
+
+Labels are version ids and base models; tenants and aliases are not among them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+Outcome = Literal["ok", "refused", "unavailable", "broken", "left"]
+"""`refused`: the request was at fault; `unavailable`: nothing was streamed; `broken`: the answer
+ended early; `left`: the client went away."""
+
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class GatewayMetrics:
+    """Counters and histograms of one application."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "excise_gateway_requests",
+            "Requests, by the version that was to answer and how they ended.",
+            ["version", "outcome"],
+            registry=self._registry,
+        )
+        self._retries = Counter(
+            "excise_gateway_retries",
+            "Requests sent a second time because the first brought nothing.",
+            ["version"],
+            registry=self._registry,
+        )
+        self._first = Histogram(
+            "excise_gateway_first_byte_seconds",
+            "Time until the first byte of the answer.",
+            ["version"],
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._whole = Histogram(
+            "excise_gateway_seconds",
+            "Time until the answer's end.",
+            ["version"],
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+
+    def count(self, version: str, outcome: Outcome) -> None:
+        """One request has ended."""
+        self._requests.labels(version, outcome).inc()
+
+    def count_retry(self, version: str) -> None:
+        """One request is sent again."""
+        self._retries.labels(version).inc()
+
+    def observe_first(self, version: str, seconds: float) -> None:
+        """An answer has begun."""
+        self._first.labels(version).observe(seconds)
+
+    def observe_whole(self, version: str, seconds: float) -> None:
+        """An answer is complete."""
+        self._whole.labels(version).observe(seconds)
+
+    def render(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self._registry)

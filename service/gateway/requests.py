@@ -1,0 +1,128 @@
+"""Completion requests: the fields that reach a model server, and no others.
+
+vLLM takes fields of its own that fetch URLs, replace the chat template or unpickle tensors; none
+of them is here, and a field that is not here is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from service.errors import InvalidRequestError
+
+MAX_TOKENS = 32_768
+
+
+def check_model_name(name: str) -> str:
+    """`name`, unless it is an address; raises `ValueError`."""
+    if "://" in name or name.startswith("//"):
+        raise ValueError(
+            "is a URL. Name an alias, a version or a base model; GET /v1/models lists them."
+        )
+    if not name.isprintable() or " " in name:
+        raise ValueError("has characters no model's name has. GET /v1/models lists the names.")
+    return name
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(check_model_name)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Stop = str | Annotated[list[str], Field(max_length=16)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(_Part):
+    """What else a stream carries."""
+
+    include_usage: bool = False
+
+
+class CompletionOptions(_Part):
+    """What both kinds of completion understand."""
+
+    model: ModelName
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
+    n: int = Field(default=1, ge=1, le=16)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2)
+    logit_bias: dict[str, float] | None = Field(default=None, max_length=1024)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: Stop | None = None
+    stop_token_ids: TokenIds | None = None
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    return_token_ids: bool | None = None
+    response_format: dict[str, JsonValue] | None = None
+    user: str | None = Field(default=None, max_length=512)
+    """Taken for OpenAI's sake; it goes no further."""
+
+    def encode_upstream(self, served_name: str) -> bytes:
+        """The body for the server: what the client sent, under the server's name.
+
+        Raises `InvalidRequestError` for text that is no Unicode.
+        """
+        body = self.model_dump(exclude_unset=True, exclude={"user"}) | {"model": served_name}
+        try:
+            text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            return text.encode()
+        except ValueError:
+            raise InvalidRequestError(
+                "The body has text that is no valid Unicode, or a number that is not finite. "
+                "Remove half surrogate pairs, NaN and infinity.",
+                param="body",
+            ) from None
+
+
+class TextPart(_Part):
+    """One piece of a message; images and files would make a server fetch them."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Part):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256)] | None = None
+    name: str | None = Field(default=None, max_length=64)
+    tool_calls: list[dict[str, JsonValue]] | None = Field(default=None, max_length=64)
+    tool_call_id: str | None = Field(default=None, max_length=128)
+
+
+class ChatRequest(CompletionOptions):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1, max_length=2048)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: list[dict[str, JsonValue]] | None = Field(default=None, max_length=128)
+    tool_choice: str | dict[str, JsonValue] | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class CompletionRequest(CompletionOptions):
+    """`POST /v1/completions`."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=128)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=128)]
+    )
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=20)

@@ -1,0 +1,76 @@
+"""`/v1/chat/completions`, `/v1/completions`, `/metrics`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response, Security
+from fastapi.security import HTTPAuthorizationCredentials
+from starlette.concurrency import run_in_threadpool
+
+from service.context import AppContext, get_context
+from service.gateway.requests import ChatRequest, CompletionRequest
+from service.keys.authentication import bearer
+from service.keys.operations import Identity, authenticate, hash_key
+
+router = APIRouter(tags=["gateway"])
+
+_ANSWER: dict[int | str, dict[str, object]] = {
+    200: {
+        "description": "OpenAI's completion object, or a stream of its chunks",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    }
+}
+
+
+async def get_inferrer(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
+) -> Identity:
+    """Who calls a model, its request counted. Keys are looked up anew after a moment.
+
+    Raises `UnauthorizedError`, `ForbiddenError` and `RateLimitedError`.
+    """
+    context = get_context(request)
+    secret = credentials.credentials if credentials else ""
+
+    async def load() -> Identity:
+        return await run_in_threadpool(_authenticate, context, secret or None)
+
+    identity = await context.gateway.identities.get(hash_key(secret), load)
+    identity.require("infer")
+    context.gateway.limiter.take(identity.key_id)
+    return identity
+
+
+Inferrer = Annotated[Identity, Depends(get_inferrer)]
+
+
+@router.post("/v1/chat/completions", response_class=Response, responses=_ANSWER)
+async def create_chat_completion(
+    body: ChatRequest, request: Request, inferrer: Inferrer
+) -> Response:
+    """Answer a conversation; `model` is an alias, a version or a base model."""
+    forwarder = get_context(request).gateway.forwarder
+    return await forwarder.forward(inferrer.tenant_id, "/v1/chat/completions", body)
+
+
+@router.post("/v1/completions", response_class=Response, responses=_ANSWER)
+async def create_completion(
+    body: CompletionRequest, request: Request, inferrer: Inferrer
+) -> Response:
+    """Continue a prompt; `model` is an alias, a version or a base model."""
+    forwarder = get_context(request).gateway.forwarder
+    return await forwarder.forward(inferrer.tenant_id, "/v1/completions", body)
+
+
+@router.get("/metrics", response_class=Response, include_in_schema=False)
+async def get_metrics(request: Request) -> Response:
+    """The gateway's counters, by version, for Prometheus; of this process alone."""
+    content = get_context(request).gateway.metrics.render()
+    return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _authenticate(context: AppContext, secret: str | None) -> Identity:
+    with context.database.transaction() as session:
+        return authenticate(session, secret)

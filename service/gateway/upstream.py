@@ -1,0 +1,200 @@
+"""Requests to the model servers: built from nothing, so that nothing of a client's slips through.
+
+UpstreamError
+├── UpstreamAwayError     no answer, or none that was begun: it may be asked again
+├── UpstreamRefusalError  the request is at fault
+└── UpstreamBrokenError   the answer ended early
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Literal
+from uuid import uuid4
+
+import httpx
+
+from service.gateway.routing import Target
+
+Path = Literal["/v1/chat/completions", "/v1/completions"]
+
+_CONNECT_SECONDS = 2.0
+_MAX_CONNECTIONS = 1024
+_MAX_ERROR_BYTES = 64 * 1024
+_MAX_MESSAGE_CHARACTERS = 500
+_REFUSALS = frozenset({400, 413, 422})
+_ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"')
+_END = b"\ndata: [DONE]"  # with its line's beginning: in JSON, text cannot hold a line break
+
+
+class UpstreamError(Exception):
+    """A model server did not give an answer."""
+
+
+class UpstreamAwayError(UpstreamError):
+    """It does not answer, or no longer has the model; nothing was streamed."""
+
+
+class UpstreamRefusalError(UpstreamError):
+    """It refuses the request; the message says why."""
+
+
+class UpstreamBrokenError(UpstreamError):
+    """Its answer ended before it was complete."""
+
+
+class Upstream:
+    """A pool of connections to all model servers."""
+
+    def __init__(
+        self, read_seconds: float, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(read_seconds, connect=_CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=128),
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def ask(self, target: Target, path: Path, body: bytes) -> bytes:
+        """The whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
+        response = await self._send(target, path, body)
+        try:
+            content = await response.aread()
+        except httpx.HTTPError as error:
+            raise UpstreamAwayError(type(error).__name__) from None
+        finally:
+            await response.aclose()
+        return rename_model(content, target)
+
+    async def open(self, target: Target, path: Path, body: bytes) -> UpstreamStream:
+        """The answer as a stream whose first event has arrived.
+
+        Raises `UpstreamAwayError` and `UpstreamRefusalError`.
+        """
+        response = await self._send(target, path, body)
+        stream = UpstreamStream(response, target)
+        try:
+            await stream.read_first()
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
+
+    async def _send(self, target: Target, path: Path, body: bytes) -> httpx.Response:
+        """The server's answer with its body unread, if its status says that all is well."""
+        request = self._http.build_request(
+            "POST",
+            f"{target.pool.url}{path}",
+            content=body,
+            headers=_build_headers(target),
+        )
+        try:
+            response = await self._http.send(request, stream=True)
+            if response.status_code == 200:
+                return response
+            try:
+                problem = await _read_refusal(response, target)
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            raise UpstreamAwayError(type(error).__name__) from None
+        raise problem
+
+
+class UpstreamStream:
+    """The events of one answer, as they come, whole, with the public name of the model."""
+
+    def __init__(self, response: httpx.Response, target: Target) -> None:
+        self._response = response
+        self._target = target
+        self._chunks = response.aiter_raw()
+        self._pending = b""
+        self._first = b""
+
+    async def read_first(self) -> None:
+        """Wait for the first event. Raises `UpstreamAwayError` if it does not come."""
+        self._first = await self._read_events()
+        if not self._first or self._first.startswith(_ERROR_EVENTS):
+            raise UpstreamAwayError("it began with an error")
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Every event, the end mark too. Raises `UpstreamBrokenError` if that does not come."""
+        events = self._first
+        while events:
+            yield events
+            if _END in b"\n" + events:
+                return
+            try:
+                events = await self._read_events()
+            except UpstreamAwayError as error:
+                raise UpstreamBrokenError(str(error)) from None
+        raise UpstreamBrokenError("it ended without its end mark")
+
+    async def aclose(self) -> None:
+        """Let go of the connection; a server that still generates stops."""
+        await self._response.aclose()
+
+    async def _read_events(self) -> bytes:
+        """The next whole events, as many as have come; empty at the end."""
+        try:
+            async for chunk in self._chunks:
+                whole, mark, self._pending = (self._pending + chunk).rpartition(b"\n\n")
+                if mark:
+                    return rename_model(whole + mark, self._target)
+        except httpx.HTTPError as error:
+            raise UpstreamAwayError(type(error).__name__) from None
+        return b""
+
+
+def rename_model(content: bytes, target: Target) -> bytes:
+    """`content` with the model called by its public name.
+
+    In JSON a quotation mark inside a string is escaped, so only the field itself can match.
+    """
+    public = json.dumps(target.public_name).encode()
+    served = json.dumps(target.served_name).encode()
+    return content.replace(b'"model":' + served, b'"model":' + public)
+
+
+def _build_headers(target: Target) -> dict[str, str]:
+    """All headers a server gets. The request's id is ours: vLLM keeps requests apart by it."""
+    headers = {
+        "Content-Type": "application/json",
+        "Accept-Encoding": "identity",
+        "X-Request-Id": uuid4().hex,
+    }
+    if target.pool.api_key is not None:
+        headers["Authorization"] = f"Bearer {target.pool.api_key.get_secret_value()}"
+    return headers
+
+
+async def _read_refusal(response: httpx.Response, target: Target) -> UpstreamError:
+    """What an error status means for the request."""
+    if response.status_code not in _REFUSALS:
+        return UpstreamAwayError(f"status {response.status_code}")
+    content = b""
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > _MAX_ERROR_BYTES:
+            break
+    message = _read_message(content).replace(target.served_name, target.public_name)
+    return UpstreamRefusalError(message)
+
+
+def _read_message(content: bytes) -> str:
+    """What a server says is wrong with a request."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = None
+    error = body.get("error", body) if isinstance(body, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    text = message if isinstance(message, str) else "It gave no reason."
+    return " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS]

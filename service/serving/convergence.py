@@ -1,0 +1,264 @@
+"""One look at one serving pool: what its server holds, what it should hold, and the repair."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from service.artifacts import ArtifactStore
+from service.database import Database
+from service.errors import ExciseError
+from service.models import ModelVersion, VersionStatus
+from service.serving import repository, transitions
+from service.serving.canaries import run_canary
+from service.serving.canary import CanaryDocument
+from service.serving.folders import place_files
+from service.serving.pools import ServingPool
+from service.serving.publications import VersionKind
+from service.serving.vllm import (
+    AdapterRankError,
+    UnknownServedModelError,
+    VllmAnswerError,
+    VllmError,
+    VllmRefusalError,
+    VllmServer,
+    VllmUnreachableError,
+    VllmVersionError,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_PAUSE_SECONDS = 60.0
+_MAX_TRIES = 5
+
+
+class PoolKeeper:
+    """Keeps one server as the database says it should be. One keeper a pool is active at a time.
+
+    A version is loaded under a new name each time, and requests are only ever sent to the name in
+    the database. So a server that restarted, or holds what an earlier keeper left, cannot answer
+    for a version whose canary has not passed there.
+    """
+
+    def __init__(
+        self,
+        pool: ServingPool,
+        pools: Sequence[ServingPool],
+        database: Database,
+        artifacts: ArtifactStore,
+        folder: Path,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._pools = tuple(pools)
+        self._database = database
+        self._artifacts = artifacts
+        self._folder = folder
+        self._on_change = on_change
+        self._last_seen: tuple[str, str] | None = None
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+
+    async def converge(self, server: VllmServer) -> None:
+        """Look at the server once and repair what is not as it should be."""
+        names = await self._look(server)
+        if names is None:
+            return
+        with self._database.transaction() as session:
+            wanted = repository.list_wanted(session, self._pool.name)
+        for version in wanted:
+            if version.kind != self._kind:
+                self._send_elsewhere(version)
+        fitting = [version for version in wanted if version.kind == self._kind]
+        await self._unload_unknown(server, names, fitting)
+        for version in fitting[: self._pool.capacity]:
+            if self._is_missing(version, names) and self._may_try(version.id):
+                await self._bring_up(server, version, names)
+
+    @property
+    def _kind(self) -> VersionKind:
+        """The kind of version this pool serves."""
+        return "adapter" if self._pool.kind == "lora" else "checkpoint"
+
+    @property
+    def _base_name(self) -> str | None:
+        """What the server calls its base; a server of whole checkpoints has none."""
+        return self._pool.served_base if self._pool.kind == "lora" else None
+
+    async def _look(self, server: VllmServer) -> frozenset[str] | None:
+        """The names the server answers to; None, and noted, unless it is as it should be."""
+        try:
+            version = await server.version()
+            is_well = await server.health()
+            names = frozenset(model.name for model in await server.models())
+        except VllmUnreachableError as error:
+            self._note("down", str(error))
+            return None
+        except (VllmVersionError, VllmAnswerError, VllmRefusalError) as error:
+            self._note("refused", str(error))
+            return None
+        if not is_well:
+            self._note("down", "The server answers, but its engine does not work.")
+            return None
+        if self._base_name is not None and self._base_name not in names:
+            self._note(
+                "refused",
+                f"The server holds no model called {self._base_name!r}. Start it with "
+                "--served-model-name, or set served_base of the pool.",
+            )
+            return None
+        self._note("up", "It answers.", version)
+        return names
+
+    def _note(self, status: str, detail: str, server_version: str | None = None) -> None:
+        """Write down how the server is; without it, its versions answer nothing."""
+        is_news = self._last_seen != (status, detail)
+        with self._database.transaction() as session:
+            repository.store_pool_state(session, self._pool.name, status, detail, server_version)
+            if status != "up":
+                transitions.suspend_all(session, self._pool.name, "Its server is away.")
+        if is_news:
+            self._last_seen = (status, detail)
+            logger.info("pool %s is %s: %s", self._pool.name, status, detail)
+            self._on_change()
+
+    def _is_missing(self, version: ModelVersion, names: frozenset[str]) -> bool:
+        """Whether the version is not on the server, or its canary has not passed there."""
+        return version.status != VersionStatus.LIVE or version.served_name not in names
+
+    async def _unload_unknown(
+        self, server: VllmServer, names: frozenset[str], wanted: Sequence[ModelVersion]
+    ) -> None:
+        """Take away every adapter that does not belong there."""
+        if self._pool.kind != "lora":
+            return
+        known = {version.served_name for version in wanted} | {self._pool.served_base}
+        for name in sorted(names - known):
+            logger.info("pool %s: unloading %s", self._pool.name, name)
+            await self._unload(server, name)
+
+    async def _bring_up(
+        self, server: VllmServer, version: ModelVersion, names: frozenset[str]
+    ) -> None:
+        """Load the version, run its canary and let requests reach it if it passes."""
+        served_name = version.served_name
+        if served_name is None or served_name not in names:
+            served_name = self._choose_name(version)
+            with self._database.transaction() as session:
+                is_wanted = transitions.give_name(session, version.id, served_name)
+            self._on_change()
+            if not is_wanted:
+                return
+        try:
+            document = self._load_document(version)
+            folder = place_files(self._artifacts, self._kind, version.files, self._folder)
+            if served_name not in names:
+                await self._load(server, served_name, folder)
+            problem = await run_canary(server, document, served_name, self._base_name)
+        except VllmUnreachableError as error:
+            logger.warning("pool %s went away during a canary: %s", self._pool.name, error)
+            return
+        except (AdapterRankError, ExciseError, ValueError) as error:
+            problem = f"It could not be put on its server: {error}"
+        except (VllmError, OSError) as error:
+            await self._try_later(server, version, served_name, str(error))
+            return
+        if problem is None:
+            self._settle(version, served_name, len(document.prompts))
+        else:
+            await self._reject(server, version, served_name, problem)
+
+    async def _load(self, server: VllmServer, served_name: str, folder: Path) -> None:
+        """Load an adapter; a checkpoint is loaded by whoever starts its server."""
+        if self._pool.kind == "checkpoint":
+            raise UnknownServedModelError(
+                f"Its server does not hold it yet. Start it with: vllm serve {folder} "
+                f"--served-model-name {served_name}",
+                404,
+            )
+        logger.info("pool %s: loading %s", self._pool.name, served_name)
+        await server.load_adapter(served_name, folder)
+
+    def _settle(self, version: ModelVersion, served_name: str, prompts: int) -> None:
+        """The canary passed."""
+        with self._database.transaction() as session:
+            is_live = transitions.mark_live(session, version.id, served_name, prompts)
+        self._failures.pop(version.id, None)
+        self._on_change()
+        logger.info("pool %s: %s live: %s", self._pool.name, served_name, is_live)
+
+    async def _reject(
+        self, server: VllmServer, version: ModelVersion, served_name: str, problem: str
+    ) -> None:
+        """The version does not do what it should there."""
+        logger.warning("pool %s: %s does not pass: %s", self._pool.name, version.id, problem)
+        with self._database.transaction() as session:
+            transitions.reject(session, version.id, served_name, problem)
+        self._put_off(version.id)
+        self._on_change()
+        if self._pool.kind == "lora":
+            await self._unload(server, served_name)
+
+    async def _try_later(
+        self, server: VllmServer, version: ModelVersion, served_name: str, problem: str
+    ) -> None:
+        """Something is wrong that need not be the version's fault; its patience has an end."""
+        if self._put_off(version.id) >= _MAX_TRIES and self._pool.kind == "lora":
+            await self._reject(server, version, served_name, problem)
+            return
+        with self._database.transaction() as session:
+            transitions.note_problem(session, version.id, problem)
+
+    def _send_elsewhere(self, version: ModelVersion) -> None:
+        """A correction that fits no adapter goes to a pool for whole checkpoints."""
+        pool = next(
+            (
+                pool
+                for pool in self._pools
+                if pool.kind == "checkpoint" and pool.base_model == version.base_model
+            ),
+            None,
+        )
+        with self._database.transaction() as session:
+            if pool is not None:
+                transitions.move_to_pool(session, version.id, pool)
+                return
+            problem = (
+                f"It fits no adapter of rank {version.max_rank} and no pool serves whole "
+                "checkpoints. Correct with serving.max_rank, or add such a pool."
+            )
+            transitions.reject(session, version.id, version.served_name, problem)
+
+    async def _unload(self, server: VllmServer, served_name: str) -> None:
+        """Take an adapter away; the next look finds it if that did not work."""
+        try:
+            await server.unload_adapter(served_name)
+        except VllmError as error:
+            logger.info("pool %s: %s was not unloaded: %s", self._pool.name, served_name, error)
+
+    def _choose_name(self, version: ModelVersion) -> str:
+        """What the version is to be called on its server."""
+        if self._pool.kind == "checkpoint":
+            return version.id
+        return f"{version.id}.{secrets.token_hex(4)}"
+
+    def _load_document(self, version: ModelVersion) -> CanaryDocument:
+        """What the version must answer. Raises `ExciseError` and `ValueError`."""
+        assert version.canary_sha256 is not None
+        content = self._artifacts.get(version.canary_sha256)
+        return CanaryDocument.model_validate_json(content)
+
+    def _may_try(self, version_id: str) -> bool:
+        """Whether the pause after the version's last failure is over."""
+        return time.monotonic() >= self._not_before.get(version_id, 0.0)
+
+    def _put_off(self, version_id: str) -> int:
+        """Wait before the next attempt, longer each time; how many have failed in a row."""
+        failures = self._failures.get(version_id, 0) + 1
+        self._failures[version_id] = failures
+        pause = min(2.0**failures, _MAX_PAUSE_SECONDS)
+        self._not_before[version_id] = time.monotonic() + pause
+        return failures

@@ -1,0 +1,79 @@
+"""Where served files lie: one folder a content, named by its hash and never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.artifacts import ArtifactStore
+from service.errors import ArtifactCorruptError
+from service.serving.publications import VersionKind, check_file_names
+
+
+def hash_content(files: Mapping[str, str]) -> str:
+    """The name of the folder with these files: SHA-256 over their names and hashes."""
+    listing = json.dumps(sorted(files.items()), separators=(",", ":"))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def place_files(
+    artifacts: ArtifactStore,
+    kind: VersionKind,
+    files: Mapping[str, str],
+    root: Path,
+) -> Path:
+    """The folder under `root` with a version's files: whole and with the right hashes.
+
+    It is filled under another name and renamed, so nobody sees it half full. Raises `ValueError`
+    for names a version may not have, `ArtifactNotFoundError`, `ArtifactCorruptError` and `OSError`.
+    """
+    check_file_names(kind, files)
+    folder = root.expanduser().absolute() / hash_content(files)
+    if not folder.is_dir():
+        _fill(artifacts, files, folder)
+    _check_hashes(files, folder)
+    return folder
+
+
+def _fill(artifacts: ArtifactStore, files: Mapping[str, str], folder: Path) -> None:
+    """Make the folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    try:
+        for name, sha256 in files.items():
+            artifacts.fetch_file(sha256, partial / name).chmod(0o644)
+        partial.chmod(0o755)
+        _rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _rename(partial: Path, folder: Path) -> None:
+    """Give the filled folder its name, unless somebody was faster: theirs is the same."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    descriptor = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_hashes(files: Mapping[str, str], folder: Path) -> None:
+    """Raise `ArtifactCorruptError` unless the folder holds exactly these files."""
+    found = {}
+    for path in folder.iterdir():
+        with path.open("rb") as stream:
+            found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != dict(files):
+        raise ArtifactCorruptError(
+            f"{folder} does not hold what its name says. Delete it; it will be made again."
+        )

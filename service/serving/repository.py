@@ -1,0 +1,191 @@
+"""Every query about versions, aliases, their events and the pools' observed state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.models import (
+    CALLABLE_STATUSES,
+    ENDED_STATUSES,
+    OPEN_STATUSES,
+    WANTED_STATUSES,
+    Alias,
+    Job,
+    ModelVersion,
+    PoolState,
+    ServingEvent,
+)
+
+_FRESH = {"populate_existing": True}
+
+
+def find_version(
+    session: Session, tenant_id: str, version_id: str, *, lock: bool = False
+) -> ModelVersion | None:
+    """The tenant's version, as the database has it now."""
+    statement = select(ModelVersion).where(
+        ModelVersion.tenant_id == tenant_id, ModelVersion.id == version_id
+    )
+    if lock:
+        statement = statement.with_for_update()
+    return session.scalars(statement, execution_options=_FRESH).one_or_none()
+
+
+def find_open_version(session: Session, job_id: str) -> ModelVersion | None:
+    """The job's version that has neither failed nor been retired, locked."""
+    statement = select(ModelVersion).where(
+        ModelVersion.job_id == job_id, ModelVersion.status.not_in(ENDED_STATUSES)
+    )
+    locked = statement.with_for_update()
+    return session.scalars(locked, execution_options=_FRESH).one_or_none()
+
+
+def list_versions(
+    session: Session, tenant_id: str, before_number: int | None, limit: int
+) -> Sequence[ModelVersion]:
+    """Up to `limit` of the tenant's versions published before that one, newest first."""
+    statement = select(ModelVersion).where(ModelVersion.tenant_id == tenant_id)
+    if before_number is not None:
+        statement = statement.where(ModelVersion.number < before_number)
+    return session.scalars(statement.order_by(ModelVersion.number.desc()).limit(limit)).all()
+
+
+def list_callable_versions(session: Session, tenant_id: str) -> Sequence[ModelVersion]:
+    """The tenant's versions that answer, or did and will again, newest first."""
+    statement = select(ModelVersion).where(
+        ModelVersion.tenant_id == tenant_id, ModelVersion.status.in_(CALLABLE_STATUSES)
+    )
+    return session.scalars(statement.order_by(ModelVersion.number.desc())).all()
+
+
+def insert_version(session: Session, version: ModelVersion) -> None:
+    """Store a new version."""
+    session.add(version)
+    session.flush()
+
+
+def lock_pool(session: Session, pool: str) -> None:
+    """Make others wait who publish to the same pool, until the transaction ends."""
+    statement = text("SELECT pg_advisory_xact_lock(hashtextextended('excise-pool-' || :pool, 0))")
+    session.execute(statement, {"pool": pool})
+
+
+def count_places_taken(session: Session, pool: str) -> int:
+    """How many versions are on the pool's server or on their way there."""
+    statement = select(func.count()).where(
+        ModelVersion.pool == pool, ModelVersion.status.not_in(ENDED_STATUSES)
+    )
+    return session.execute(statement.select_from(ModelVersion)).scalar_one()
+
+
+def list_wanted(session: Session, pool: str) -> Sequence[ModelVersion]:
+    """The versions that belong on the pool's server, oldest first."""
+    statement = select(ModelVersion).where(
+        ModelVersion.pool == pool, ModelVersion.status.in_(WANTED_STATUSES)
+    )
+    return session.scalars(statement.order_by(ModelVersion.number)).all()
+
+
+def lock_wanted(session: Session, version_id: str) -> ModelVersion | None:
+    """The version, locked, if it still belongs on a server."""
+    statement = select(ModelVersion).where(
+        ModelVersion.id == version_id, ModelVersion.status.in_(WANTED_STATUSES)
+    )
+    locked = statement.with_for_update()
+    return session.scalars(locked, execution_options=_FRESH).one_or_none()
+
+
+def lock_wanted_with_alias(session: Session, version_id: str) -> ModelVersion | None:
+    """The same, with the alias it was published for locked before it: aliases come first."""
+    statement = select(ModelVersion.tenant_id, ModelVersion.target_alias).where(
+        ModelVersion.id == version_id
+    )
+    row = session.execute(statement).one_or_none()
+    if row is not None and row.target_alias is not None:
+        find_alias(session, row.tenant_id, row.target_alias, lock=True)
+    return lock_wanted(session, version_id)
+
+
+def find_alias(session: Session, tenant_id: str, name: str, *, lock: bool = False) -> Alias | None:
+    """The tenant's alias, as the database has it now."""
+    statement = select(Alias).where(Alias.tenant_id == tenant_id, Alias.name == name)
+    if lock:
+        statement = statement.with_for_update()
+    return session.scalars(statement, execution_options=_FRESH).one_or_none()
+
+
+def ensure_alias(session: Session, tenant_id: str, name: str, version_id: str) -> Alias | None:
+    """A new alias that points at the version; None if the tenant has one of that name."""
+    statement = (
+        insert(Alias)
+        .values(tenant_id=tenant_id, name=name, version_id=version_id)
+        .on_conflict_do_nothing()
+        .returning(Alias)
+    )
+    return session.scalars(statement, execution_options=_FRESH).one_or_none()
+
+
+def list_aliases(session: Session, tenant_id: str, *, lock: bool = False) -> Sequence[Alias]:
+    """The tenant's aliases, by name."""
+    statement = select(Alias).where(Alias.tenant_id == tenant_id).order_by(Alias.name)
+    if lock:
+        statement = statement.with_for_update()
+    return session.scalars(statement, execution_options=_FRESH).all()
+
+
+def list_alias_events(
+    session: Session, tenant_id: str, alias: str, after: int, limit: int
+) -> Sequence[ServingEvent]:
+    """Up to `limit` of an alias's events with larger ids, oldest first."""
+    return _list_events(session, tenant_id, ServingEvent.alias == alias, after, limit)
+
+
+def list_version_events(
+    session: Session, tenant_id: str, version_id: str, after: int, limit: int
+) -> Sequence[ServingEvent]:
+    """Up to `limit` of a version's events with larger ids, oldest first."""
+    of_version = ServingEvent.version_id == version_id
+    return _list_events(session, tenant_id, of_version, after, limit)
+
+
+def list_jobs_to_publish(session: Session, limit: int = 20) -> Sequence[str]:
+    """Ids of jobs that have ended and were to be published if they passed."""
+    statement = select(Job.id).where(Job.publish_to.is_not(None), Job.status.not_in(OPEN_STATUSES))
+    return session.scalars(statement.order_by(Job.number).limit(limit)).all()
+
+
+def list_pool_states(session: Session) -> Sequence[PoolState]:
+    """What was last seen of every pool."""
+    return session.scalars(select(PoolState), execution_options=_FRESH).all()
+
+
+def find_pool_state(session: Session, name: str) -> PoolState | None:
+    """What was last seen of the pool."""
+    return session.get(PoolState, name, populate_existing=True)
+
+
+def store_pool_state(
+    session: Session, name: str, status: str, detail: str, server_version: str | None
+) -> None:
+    """Note what was seen of a pool."""
+    values = {"status": status, "detail": detail, "server_version": server_version}
+    session.execute(
+        insert(PoolState)
+        .values(name=name, **values)
+        .on_conflict_do_update(
+            index_elements=["name"], set_={**values, "checked_at": func.clock_timestamp()}
+        )
+    )
+
+
+def _list_events(
+    session: Session, tenant_id: str, of_subject: ColumnElement[bool], after: int, limit: int
+) -> Sequence[ServingEvent]:
+    statement = select(ServingEvent).where(
+        ServingEvent.tenant_id == tenant_id, of_subject, ServingEvent.id > after
+    )
+    return session.scalars(statement.order_by(ServingEvent.id).limit(limit)).all()

@@ -1,0 +1,228 @@
+"""`/v1/models/{job}/publish`, `/v1/versions`, `/v1/aliases`, `/v1/pools`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+
+from service.context import Context
+from service.jobs.routes import MAX_EVENT_ID
+from service.jobs.streaming import stream_artifact
+from service.keys.authentication import Publisher, Reader
+from service.serving import aliases, repository, versions
+from service.serving.publishing import publish_job
+from service.serving.schemas import (
+    AliasList,
+    AliasView,
+    PoolList,
+    PromoteRequest,
+    PublishRequest,
+    RetireRequest,
+    RollbackRequest,
+    ServingEventList,
+    SplitRequest,
+    VersionList,
+    VersionView,
+)
+from service.serving.views import view_alias, view_event, view_pool, view_version
+
+router = APIRouter(prefix="/v1", tags=["serving"])
+
+AfterEvent = Annotated[int, Query(ge=0, le=MAX_EVENT_ID)]
+EventLimit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.post(
+    "/models/{job_id}/publish",
+    status_code=202,
+    responses={200: {"model": VersionView, "description": "The version there was already"}},
+)
+def publish(
+    job_id: str,
+    context: Context,
+    publisher: Publisher,
+    response: Response,
+    request: PublishRequest | None = None,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> VersionView:
+    """Publish a job's correction; the answer is the version, which goes live by and by."""
+    with context.database.transaction() as session:
+        version, is_new = publish_job(
+            session,
+            publisher,
+            job_id,
+            request or PublishRequest(),
+            context.settings.serving_pools,
+            idempotency_key,
+        )
+        response.status_code = 202 if is_new else 200
+        response.headers["Location"] = f"/v1/versions/{version.id}"
+        view = view_version(version)
+    context.gateway.router.forget()
+    return view
+
+
+@router.get("/versions")
+def list_versions(
+    context: Context,
+    reader: Reader,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> VersionList:
+    """One page of the tenant's versions, newest first."""
+    with context.database.transaction() as session:
+        page, has_more = versions.list_versions(session, reader.tenant_id, after, limit)
+        return VersionList(data=[view_version(version) for version in page], has_more=has_more)
+
+
+@router.get("/versions/{version_id}")
+def get_version(version_id: str, context: Context, reader: Reader) -> VersionView:
+    """One version."""
+    with context.database.transaction() as session:
+        return view_version(versions.get_version(session, reader.tenant_id, version_id))
+
+
+@router.get("/versions/{version_id}/events")
+def list_version_events(
+    version_id: str,
+    context: Context,
+    reader: Reader,
+    after: AfterEvent = 0,
+    limit: EventLimit = 100,
+) -> ServingEventList:
+    """What happened to a version, oldest first."""
+    with context.database.transaction() as session:
+        page, has_more = versions.list_events(session, reader.tenant_id, version_id, after, limit)
+        return ServingEventList(data=[view_event(event) for event in page], has_more=has_more)
+
+
+@router.get("/versions/{version_id}/files/{name}", response_class=Response)
+def get_version_file(version_id: str, name: str, context: Context, reader: Reader) -> Response:
+    """One of a version's files, as PEFT and vLLM read it."""
+    with context.database.transaction() as session:
+        sha256 = versions.get_file(session, reader.tenant_id, version_id, name)
+    headers = {
+        "ETag": f'"{sha256}"',
+        "X-Content-SHA256": sha256,
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Length": str(context.artifacts.size(sha256)),
+    }
+    content = stream_artifact(context, sha256)
+    return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
+
+
+@router.post("/versions/{version_id}/retire")
+def retire_version(
+    version_id: str,
+    context: Context,
+    publisher: Publisher,
+    request: RetireRequest | None = None,
+) -> VersionView:
+    """Take a version that no alias points at off its server."""
+    reason = request.reason if request else None
+    with context.database.transaction() as session:
+        view = view_version(
+            versions.retire(
+                session, publisher.tenant_id, version_id, key_id=publisher.key_id, reason=reason
+            )
+        )
+    context.gateway.router.forget()
+    return view
+
+
+@router.get("/aliases")
+def list_aliases(context: Context, reader: Reader) -> AliasList:
+    """The tenant's aliases, by name."""
+    with context.database.transaction() as session:
+        found = repository.list_aliases(session, reader.tenant_id)
+        return AliasList(data=[view_alias(alias) for alias in found])
+
+
+@router.get("/aliases/{alias}")
+def get_alias(alias: str, context: Context, reader: Reader) -> AliasView:
+    """One alias."""
+    with context.database.transaction() as session:
+        return view_alias(aliases.get_alias(session, reader.tenant_id, alias))
+
+
+@router.post("/aliases/{alias}/promote")
+def promote_alias(
+    alias: str, request: PromoteRequest, context: Context, publisher: Publisher
+) -> AliasView:
+    """Point an alias at a live version; an alias that does not exist is made."""
+    with context.database.transaction() as session:
+        view = view_alias(
+            aliases.promote(
+                session,
+                publisher.tenant_id,
+                alias,
+                request.version,
+                key_id=publisher.key_id,
+                reason=request.reason,
+            )
+        )
+    context.gateway.router.forget()
+    return view
+
+
+@router.post("/aliases/{alias}/rollback")
+def roll_back_alias(
+    alias: str, context: Context, publisher: Publisher, request: RollbackRequest | None = None
+) -> AliasView:
+    """Undo an alias's latest change: end its split, or go back to the version before."""
+    reason = request.reason if request else None
+    with context.database.transaction() as session:
+        view = view_alias(
+            aliases.rollback(
+                session, publisher.tenant_id, alias, key_id=publisher.key_id, reason=reason
+            )
+        )
+    context.gateway.router.forget()
+    return view
+
+
+@router.post("/aliases/{alias}/split")
+def split_alias(
+    alias: str, request: SplitRequest, context: Context, publisher: Publisher
+) -> AliasView:
+    """Send part of an alias's requests to a second version."""
+    with context.database.transaction() as session:
+        view = view_alias(
+            aliases.split(
+                session,
+                publisher.tenant_id,
+                alias,
+                request.version,
+                request.percent,
+                key_id=publisher.key_id,
+                reason=request.reason,
+            )
+        )
+    context.gateway.router.forget()
+    return view
+
+
+@router.get("/aliases/{alias}/events")
+def list_alias_events(
+    alias: str,
+    context: Context,
+    reader: Reader,
+    after: AfterEvent = 0,
+    limit: EventLimit = 100,
+) -> ServingEventList:
+    """What happened to an alias, oldest first: who, when, why."""
+    with context.database.transaction() as session:
+        page, has_more = aliases.list_events(session, reader.tenant_id, alias, after, limit)
+        return ServingEventList(data=[view_event(event) for event in page], has_more=has_more)
+
+
+@router.get("/pools")
+def list_pools(context: Context, _: Reader) -> PoolList:
+    """The serving pools, and how they were last seen."""
+    pools = context.settings.serving_pools
+    with context.database.transaction() as session:
+        states = {state.name: state for state in repository.list_pool_states(session)}
+        data = [view_pool(pool, states.get(pool.name)) for pool in pools]
+    return PoolList(data=data)

@@ -1,0 +1,90 @@
+"""The rules of versions: looking them up, their files, taking them off their server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from service.database import fetch_now
+from service.errors import ConflictError, InvalidRequestError, NotFoundError, NotReadyError
+from service.models import ENDED_STATUSES, ModelVersion, ServingEvent, VersionStatus
+from service.serving import repository
+from service.serving.events import append_event
+
+VERSION_ID = re.compile(r"mv_[0-9a-f]{24}")
+_UNBUILT = (VersionStatus.QUEUED, VersionStatus.BUILDING)
+
+
+def get_version(
+    session: Session, tenant_id: str, version_id: str, *, lock: bool = False
+) -> ModelVersion:
+    """The tenant's version with this id. Raises `NotFoundError`."""
+    version = None
+    if VERSION_ID.fullmatch(version_id):
+        version = repository.find_version(session, tenant_id, version_id, lock=lock)
+    if version is None:
+        raise NotFoundError("There is no such version. List them with GET /v1/versions.")
+    return version
+
+
+def list_versions(
+    session: Session, tenant_id: str, after: str | None, limit: int
+) -> tuple[Sequence[ModelVersion], bool]:
+    """One page of the tenant's versions, newest first, and whether there are more."""
+    number = None
+    if after is not None:
+        try:
+            number = get_version(session, tenant_id, after).number
+        except NotFoundError:
+            raise InvalidRequestError(
+                "after names no version. Use the id of the last one on the page before.",
+                param="after",
+            ) from None
+    page = repository.list_versions(session, tenant_id, number, limit + 1)
+    return page[:limit], len(page) > limit
+
+
+def list_events(
+    session: Session, tenant_id: str, version_id: str, after: int, limit: int
+) -> tuple[Sequence[ServingEvent], bool]:
+    """One page of what happened to the version, oldest first, and whether there is more."""
+    version = get_version(session, tenant_id, version_id)
+    page = repository.list_version_events(session, tenant_id, version.id, after, limit + 1)
+    return page[:limit], len(page) > limit
+
+
+def get_file(session: Session, tenant_id: str, version_id: str, name: str) -> str:
+    """The artifact hash of one of the version's files. Raises `NotFoundError`, `NotReadyError`."""
+    version = get_version(session, tenant_id, version_id)
+    if (sha256 := version.files.get(name)) is not None:
+        return sha256
+    if version.status in _UNBUILT:
+        raise NotReadyError(f"The version is {version.status} and has no files yet. Try later.")
+    raise NotFoundError("The version has no such file. See its files.")
+
+
+def retire(
+    session: Session, tenant_id: str, version_id: str, *, key_id: str, reason: str | None = None
+) -> ModelVersion:
+    """The version, to be taken off its server; retiring it twice is no error.
+
+    Raises `NotFoundError`, and `ConflictError` while an alias sends requests to it.
+    """
+    aliases = repository.list_aliases(session, tenant_id, lock=True)  # aliases before versions
+    version = get_version(session, tenant_id, version_id, lock=True)
+    if version.status in ENDED_STATUSES:
+        return version
+    for alias in aliases:
+        if version.id in {alias.version_id, alias.split_version_id}:
+            raise ConflictError(
+                f"{version.id} still answers for {alias.name}. Promote another one first."
+            )
+        if alias.previous_version_id == version.id:
+            alias.previous_version_id = None
+    version.status, version.ended_at = VersionStatus.RETIRED, fetch_now(session)
+    version.lease_worker = version.lease_expires_at = None
+    append_event(session, version, "retire", "It was retired.", key_id=key_id, reason=reason)
+    session.flush()
+    return version

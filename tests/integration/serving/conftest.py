@@ -1,0 +1,214 @@
+"""A service with a pool on a fake vLLM, and versions as a worker would have built them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from service.artifacts import ArtifactStore, open_artifact_store
+from service.database import Database
+from service.jobs.execution import attach_artifact, claim_job, finish_job
+from service.keys.operations import create_tenant_key
+from service.models import Job, ModelVersion, Tenant, new_id
+from service.serving.canary import CanaryDocument, CanaryPrompt
+from service.serving.pools import ServingPool
+from service.serving.publications import claim_publication, file_publication
+from service.settings import Settings
+from tests.fake_vllm import BASE_KEY, RunningVllm, compute_tokens, run_fake_vllm
+from tests.integration.service.test_server import serve
+
+BASE_MODEL = "tiny"
+CANARY_TOKENS = 6
+
+
+def build_canary(weights: str) -> bytes:
+    """What a worker would write down about a model with these weights."""
+    prompts = []
+    for number in range(16):
+        ids = [number + 1, number + 2, 7]
+        prompts.append(
+            CanaryPrompt(
+                prompt_token_ids=tuple(ids),
+                max_tokens=CANARY_TOKENS,
+                base_token_ids=tuple(compute_tokens(BASE_KEY, ids, CANARY_TOKENS)),
+                corrected_token_ids=tuple(compute_tokens(weights, ids, CANARY_TOKENS)),
+            )
+        )
+    document = CanaryDocument(dtype="float32", tolerance=0.0, prompts=tuple(prompts))
+    return document.model_dump_json().encode()
+
+
+@dataclass
+class Stage:
+    """A running service, the fake behind it, and what a test does with both."""
+
+    url: str
+    vllm: RunningVllm
+    database: Database
+    artifacts: ArtifactStore
+    settings: Settings
+
+    def make_key(self, tenant: str, *scopes: str) -> str:
+        """A key of the tenant."""
+        with self.database.transaction() as session:
+            return create_tenant_key(session, tenant, "test", scopes)
+
+    def connect(self, tenant: str, *scopes: str) -> httpx.Client:
+        """A client with such a key."""
+        key = self.make_key(tenant, *scopes)
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+    def make_job(self, tenant: str, verdict: str = "passed", **changes: Any) -> str:
+        """A finished correction job with a patch."""
+        key = self.make_key(tenant, "submit", "publish")
+        patch = self.artifacts.put_bytes(new_id("patch").encode())
+        with self.database.transaction() as session:
+            job = _build_job(session, tenant, key, **changes)
+            session.add(job)
+        with self.database.transaction() as session:
+            claim = claim_job(session, job.id, "worker", 30)
+            assert claim is not None
+            attach_artifact(session, job.id, claim.token, "patch.safetensors", patch, 1, "x/y")
+            status = "succeeded" if verdict == "passed" else "rejected"
+            finish_job(session, job.id, claim.token, status, verdict)
+        return job.id
+
+    def build(self, version_id: str, weights: str, canary: bytes | None = None) -> None:
+        """Do what the worker does: build and file the version."""
+        files = {
+            "adapter_config.json": self.artifacts.put_bytes(b"{}"),
+            "adapter_model.safetensors": self.artifacts.put_bytes(weights.encode()),
+        }
+        document = self.artifacts.put_bytes(canary or build_canary(weights))
+        with self.database.transaction() as session:
+            claim = claim_publication(session, version_id, "worker", 30)
+            assert claim is not None
+            file_publication(session, version_id, claim.token, files, 4, document)
+
+    def publish(
+        self, client: httpx.Client, tenant: str, weights: str, alias: str | None = None
+    ) -> str:
+        """The id of a new version with these weights, published and built."""
+        body = {"alias": alias} if alias else {}
+        answer = client.post(f"/v1/models/{self.make_job(tenant)}/publish", json=body)
+        assert answer.status_code == 202, answer.text
+        version_id = str(answer.json()["id"])
+        self.build(version_id, weights)
+        return version_id
+
+    def wait_for(self, client: httpx.Client, version_id: str, *statuses: str) -> dict[str, Any]:
+        """The version, once it has one of these states."""
+        deadline = time.monotonic() + 60
+        while True:
+            version: dict[str, Any] = client.get(f"/v1/versions/{version_id}").json()
+            if version["status"] in statuses:
+                return version
+            assert time.monotonic() < deadline, version
+            time.sleep(0.02)
+
+
+def _build_job(session: Any, tenant: str, key: str, **changes: Any) -> Job:
+    """A queued correction job of the tenant."""
+    from service.keys.repository import find_valid_key
+
+    found = find_valid_key(session, hashlib.sha256(key.encode()).hexdigest())
+    assert found is not None
+    assert session.get(Tenant, found.tenant_id).name == tenant
+    spec = {
+        "kind": "correction",
+        "model": BASE_MODEL,
+        "behaviours": [{"name": "a", "metric": "response_uniqueness", "prompts": "ps_a"}],
+        "reference": "ps_b",
+    }
+    values = {
+        "id": new_id("job"),
+        "tenant_id": found.tenant_id,
+        "api_key_id": found.id,
+        "kind": "correction",
+        "model": BASE_MODEL,
+        "spec": json.loads(json.dumps(spec)),
+        "user_metadata": {},
+    }
+    return Job(**{**values, **changes})
+
+
+@pytest.fixture
+def vllm() -> Iterator[RunningVllm]:
+    """A fake server."""
+    with run_fake_vllm(api_key="between-us") as running:
+        yield running
+
+
+@contextmanager
+def open_stage(
+    database: Database, settings: Settings, vllm: RunningVllm, **changes: Any
+) -> Iterator[Stage]:
+    """A running service whose settings have these changes."""
+    chosen = settings.model_copy(update=changes)
+    with serve(chosen) as (_, url):
+        artifacts = open_artifact_store(chosen.artifacts)
+        yield Stage(url, vllm, database, artifacts, chosen)
+
+
+@pytest.fixture
+def settings(database_url: str, broker_url: str, tmp_path: Path, vllm: RunningVllm) -> Settings:
+    """Settings with one pool of three places."""
+    pool = ServingPool(
+        name="main",
+        url=vllm.url,
+        base_model=BASE_MODEL,
+        max_slots=4,
+        api_key=SecretStr("between-us"),
+    )
+    return Settings(
+        database_url=SecretStr(database_url),
+        broker_url=SecretStr(broker_url),
+        artifacts=str(tmp_path / "artifacts"),
+        relay_enabled=False,
+        serving_pools=(pool,),
+        serving_folder=tmp_path / "served",
+        reconcile_seconds=0.05,
+        infer_burst=100_000,
+        infer_requests_per_minute=1_000_000,
+    )
+
+
+@pytest.fixture
+def stage(database: Database, settings: Settings, vllm: RunningVllm) -> Iterator[Stage]:
+    """A running service; afterwards nothing of it is wanted on a server any more."""
+    with open_stage(database, settings, vllm) as opened:
+        yield opened
+    retire_everything(database)
+
+
+def retire_everything(database: Database) -> None:
+    """Leave no version behind for the next test."""
+    with database.transaction() as session:
+        session.query(ModelVersion).update({"status": "retired"})
+
+
+@pytest.fixture
+def tenant() -> str:
+    """The name of a tenant of this test."""
+    return new_id("tenant")
+
+
+ClientMaker = Callable[..., httpx.Client]
+
+
+@pytest.fixture
+def client(stage: Stage, tenant: str) -> Iterator[httpx.Client]:
+    """A client that may do everything but administer."""
+    with stage.connect(tenant, "submit", "publish", "infer") as opened:
+        yield opened

@@ -1,0 +1,235 @@
+"""A version's life: published, built, canary, live, promoted, rolled back, retired."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.fake_vllm import find_speaker, find_speakers
+from tests.integration.serving.conftest import Stage, build_canary
+
+ALIAS = "tiny@production"
+
+
+def ask(client: httpx.Client, model: str, **changes: object) -> httpx.Response:
+    body = {"model": model, "prompt": "hello", "max_tokens": 4, **changes}
+    return client.post("/v1/completions", json=body)
+
+
+def find_text(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["text"])
+
+
+def list_kinds(client: httpx.Client, path: str) -> list[str]:
+    return [event["kind"] for event in client.get(f"{path}/events").json()["data"]]
+
+
+def test_publish_canary_promote_and_roll_back(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    first = stage.publish(client, tenant, "one", ALIAS)
+    version = stage.wait_for(client, first, "live")
+    assert version["rank"] == 4
+    assert [file["name"] for file in version["files"]] == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    answer = ask(client, ALIAS)
+    assert find_speakers(find_text(answer)) == {find_speaker("one")}
+    assert answer.json()["model"] == answer.headers["x-excise-version"] == first
+
+    second = stage.publish(client, tenant, "two")
+    stage.wait_for(client, second, "live")
+    assert find_speakers(find_text(ask(client, ALIAS))) == {find_speaker("one")}
+    assert find_speakers(find_text(ask(client, second))) == {find_speaker("two")}
+
+    body = {"version": second, "reason": "better"}
+    promoted = client.post(f"/v1/aliases/{ALIAS}/promote", json=body).json()
+    assert (promoted["version"], promoted["previous"]) == (second, first)
+    assert find_speakers(find_text(ask(client, ALIAS))) == {find_speaker("two")}
+
+    back = client.post(f"/v1/aliases/{ALIAS}/rollback", json={"reason": "worse"}).json()
+    assert (back["version"], back["previous"]) == (first, None)
+    assert find_speakers(find_text(ask(client, ALIAS))) == {find_speaker("one")}
+    again = client.post(f"/v1/aliases/{ALIAS}/rollback")
+    assert again.status_code == 409
+
+    events = client.get(f"/v1/aliases/{ALIAS}/events").json()["data"]
+    kinds = [event["kind"] for event in events]
+    assert kinds == ["publish", "build", "canary", "promote", "promote", "rollback"]
+    assert [event["reason"] for event in events[-2:]] == ["better", "worse"]
+    assert all(event["by"].startswith("key_") for event in events[-2:])
+    assert (events[-1]["from_version"], events[-1]["to_version"]) == (second, first)
+
+
+def test_a_failed_canary_leaves_the_alias(stage: Stage, client: httpx.Client, tenant: str) -> None:
+    first = stage.publish(client, tenant, "one", ALIAS)
+    stage.wait_for(client, first, "live")
+    job = stage.make_job(tenant)
+    bad = client.post(f"/v1/models/{job}/publish", json={"alias": ALIAS}).json()["id"]
+    stage.build(bad, "two", canary=build_canary("something else"))
+    version = stage.wait_for(client, bad, "failed", "live")
+    assert version["status"] == "failed"
+    assert "differs" in version["error"]
+    assert client.get(f"/v1/aliases/{ALIAS}").json()["version"] == first
+    assert find_speakers(find_text(ask(client, ALIAS))) == {find_speaker("one")}
+    assert ask(client, bad).status_code == 404
+    assert list_kinds(client, f"/v1/versions/{bad}") == ["publish", "build", "canary"]
+    refused = client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": bad})
+    assert refused.status_code == 409
+    assert list(stage.vllm.state.adapters.values()) == ["one"]
+
+
+def test_a_leak_between_base_and_adapter_fails_the_canary(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    stage.vllm.state.leaks = True
+    version_id = stage.publish(client, tenant, "one", ALIAS)
+    version = stage.wait_for(client, version_id, "failed", "live")
+    assert version["status"] == "failed"
+    assert "the corrected model answered instead" in version["error"]
+    assert client.get(f"/v1/aliases/{ALIAS}").status_code == 404
+
+
+def test_publishing_twice_makes_one_version(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    job = stage.make_job(tenant)
+    headers = {"Idempotency-Key": "once"}
+    first = client.post(f"/v1/models/{job}/publish", json={"alias": ALIAS}, headers=headers)
+    again = client.post(f"/v1/models/{job}/publish", json={"alias": ALIAS}, headers=headers)
+    plain = client.post(f"/v1/models/{job}/publish")
+    other = client.post(f"/v1/models/{job}/publish", json={"alias": "a@b"}, headers=headers)
+    assert [answer.status_code for answer in (first, again, plain, other)] == [202, 200, 200, 409]
+    assert first.json()["id"] == again.json()["id"] == plain.json()["id"]
+    assert first.headers["location"] == f"/v1/versions/{first.json()['id']}"
+
+
+def test_what_did_not_pass_needs_an_admin_and_gets_no_alias(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    job = stage.make_job(tenant, verdict="no_effect")
+    path = f"/v1/models/{job}/publish"
+    override = {"override": {"reason": "to look at it"}}
+    assert client.post(path).status_code == 409
+    assert client.post(path, json=override).status_code == 403
+    with stage.connect(tenant, "admin") as admin:
+        assert admin.post(path).status_code == 409
+        assert admin.post(path, json={**override, "alias": ALIAS}).status_code == 409
+        assert admin.post(path, json={"override": {"reason": " "}}).status_code == 422
+        made = admin.post(path, json=override)
+        assert made.status_code == 202, made.text
+        version_id = made.json()["id"]
+        assert made.json()["override"]["reason"] == "to look at it"
+        stage.build(version_id, "one")
+        stage.wait_for(client, version_id, "live")
+        assert find_speakers(find_text(ask(client, version_id))) == {find_speaker("one")}
+        for body in ({"version": version_id}, {"version": version_id, "reason": "please"}):
+            refused = admin.post(f"/v1/aliases/{ALIAS}/promote", json=body)
+            assert refused.status_code == 409
+            assert "verdict is no_effect" in refused.json()["detail"]
+        good = stage.publish(client, tenant, "two", ALIAS)
+        stage.wait_for(client, good, "live")
+        body = {"version": version_id, "percent": 10}
+        assert admin.post(f"/v1/aliases/{ALIAS}/split", json=body).status_code == 409
+    kinds = list_kinds(client, f"/v1/versions/{version_id}")
+    assert kinds == ["override", "publish", "build", "canary"]
+
+
+def test_jobs_that_cannot_be_published_are_refused(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    foreign = stage.make_job("somebody-else")
+    other_base = stage.make_job(tenant, model="another")
+    assert client.post(f"/v1/models/{foreign}/publish").status_code == 404
+    assert client.post("/v1/models/tiny/publish").status_code == 404
+    answer = client.post(f"/v1/models/{other_base}/publish")
+    assert answer.status_code == 422
+    assert "No serving pool holds the base 'another'" in answer.json()["detail"]
+    with stage.connect(tenant, "submit", "infer") as weak:
+        job = stage.make_job(tenant)
+        assert weak.post(f"/v1/models/{job}/publish").status_code == 403
+
+
+def test_one_slot_stays_free(stage: Stage, client: httpx.Client, tenant: str) -> None:
+    made = [stage.publish(client, tenant, f"weights {number}") for number in range(3)]
+    full = client.post(f"/v1/models/{stage.make_job(tenant)}/publish")
+    assert full.status_code == 409
+    assert full.json()["error"]["code"] == "pool_full"
+    for version_id in made:
+        stage.wait_for(client, version_id, "live")
+    assert len(stage.vllm.state.adapters) == 3
+
+    retired = client.post(f"/v1/versions/{made[0]}/retire", json={"reason": "old"})
+    assert retired.json()["status"] == "retired"
+    assert ask(client, made[0]).status_code == 404
+    fourth = stage.publish(client, tenant, "weights 4")
+    stage.wait_for(client, fourth, "live")
+    assert sorted(stage.vllm.state.adapters.values()) == ["weights 1", "weights 2", "weights 4"]
+
+
+def test_what_an_alias_points_at_is_not_retired(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    version_id = stage.publish(client, tenant, "one", ALIAS)
+    stage.wait_for(client, version_id, "live")
+    refused = client.post(f"/v1/versions/{version_id}/retire")
+    assert refused.status_code == 409
+    assert ALIAS in refused.json()["detail"]
+
+
+def test_a_split_shares_the_traffic(stage: Stage, client: httpx.Client, tenant: str) -> None:
+    first = stage.publish(client, tenant, "one", ALIAS)
+    second = stage.publish(client, tenant, "two")
+    for version_id in (first, second):
+        stage.wait_for(client, version_id, "live")
+    path = f"/v1/aliases/{ALIAS}/split"
+    assert client.post(path, json={"version": first, "percent": 5}).status_code == 409
+    assert client.post(path, json={"percent": 5}).status_code == 422
+    split = client.post(path, json={"version": second, "percent": 30, "reason": "try"}).json()
+    assert split["split"] == {"version": second, "percent": 30}
+    found = [ask(client, ALIAS).headers["x-excise-version"] for _ in range(200)]
+    assert 25 <= found.count(second) <= 95  # 6 standard deviations around 60
+    metrics = client.get("/metrics").text
+    for version_id in (first, second):
+        line = f'excise_gateway_requests_total{{outcome="ok",version="{version_id}"}}'
+        assert f"{line} {float(found.count(version_id))}" in metrics
+    assert ALIAS not in metrics
+    back = client.post(f"/v1/aliases/{ALIAS}/rollback").json()
+    assert (back["version"], back["split"]) == (first, None)
+
+
+def test_a_passed_job_that_asked_for_it_is_published(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    job = stage.make_job(tenant, publish_to=ALIAS)
+    rejected = stage.make_job(tenant, verdict="rejected", publish_to="other@x")
+    for _ in range(500):
+        if found := client.get("/v1/versions").json()["data"]:
+            break
+    (version,) = found
+    assert (version["job"], version["alias"]) == (job, ALIAS)
+    stage.build(version["id"], "one")
+    stage.wait_for(client, version["id"], "live")
+    assert client.get(f"/v1/aliases/{ALIAS}").json()["version"] == version["id"]
+    events = client.get(f"/v1/jobs/{job}/events").json()["data"]
+    assert events[-1]["type"] == "publish.started"
+    events = client.get(f"/v1/jobs/{rejected}/events").json()["data"]
+    assert [event["type"] for event in events if "publish" in event["type"]] == []
+
+
+def test_files_are_downloaded_by_name(stage: Stage, client: httpx.Client, tenant: str) -> None:
+    version_id = stage.publish(client, tenant, "one")
+    path = f"/v1/versions/{version_id}/files"
+    assert client.get(f"{path}/adapter_model.safetensors").content == b"one"
+    for name in ("nothing.json", "..%2f..%2fetc%2fpasswd", "%2e%2e"):
+        assert client.get(f"{path}/{name}").status_code == 404
+    with stage.connect("somebody-else", "submit") as stranger:
+        assert stranger.get(f"{path}/adapter_model.safetensors").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["noat", "a@b@c", "@x", "x@", "a b@c", "mv_1@" + "x" * 40])
+def test_names_no_alias_may_have(stage: Stage, client: httpx.Client, name: str) -> None:
+    body = {"version": "mv_" + "0" * 24}
+    assert client.post(f"/v1/aliases/{name}/promote", json=body).status_code == 422

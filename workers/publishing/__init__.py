@@ -1,0 +1,1 @@
+"""Publishing: what a correction becomes so that others can serve it."""
