@@ -259,8 +259,8 @@ def report(name: str, direct: Timings, through: Timings) -> None:
         print(f"  {label:28} direct {one:9.2f}   gateway {two:9.2f}   added {two - one:+7.2f}")
     ratio = through.rate / direct.rate
     print(
-        f"  {'events a second and stream':28} direct {direct.rate:9.2f}   gateway {through.rate:9.2f}"
-        f"   ratio {ratio:8.3f}"
+        f"  {'events a second and stream':28} direct {direct.rate:9.2f}"
+        f"   gateway {through.rate:9.2f}   ratio {ratio:8.3f}"
     )
 
 
