@@ -260,8 +260,7 @@ def report(name: str, direct: Timings, through: Timings) -> None:
     ratio = through.rate / direct.rate
     print(
         f"  {'events a second and stream':28} direct {direct.rate:9.2f}"
-        f"   gateway {through.rate:9.2f}"
-        f"   ratio {ratio:8.3f}"
+        f"   gateway {through.rate:9.2f}   ratio {ratio:8.3f}"
     )
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.gateway.routing import Target
@@ -58,6 +58,7 @@ def read(response: httpx.Response) -> bytes:
     return asyncio.run(run())
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, len(EVENTS + END) - 1), max_size=8, unique=True))
 def test_events_survive_any_cut(cuts: list[int]) -> None:
     content = EVENTS + END
