@@ -29,7 +29,7 @@ from workers.publishing.canary import trace_greedy
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "smollm2-135m-instruct"
 PROMPTS = 32
-NEW_TOKENS = 24
+NEW_TOKENS = 16
 ADAPTERS = ("first", "second", "third")
 
 _Result = TypeVar("_Result")
