@@ -1,9 +1,10 @@
 """What the stages of a job hand to one another, and its end: the job's files are never touched.
 
 An artifact is named by its content, so jobs may share one. It is deleted once no unfinished or
-recent job, no job's list of files and no published version names it. Whoever names one (`lock_artifact`) and whoever
-deletes one take turns; a worker that wrote before its name was filed looks again afterwards and
-writes anew what was deleted in between. So whatever is named exists, but for that moment.
+recent job, no job's list of files and no published version names it. Whoever names one
+(`lock_artifact`) and whoever deletes one take turns; a worker that wrote before its name was filed
+looks again afterwards and writes anew what was deleted in between. So whatever is named exists,
+but for that moment.
 """
 
 from __future__ import annotations
