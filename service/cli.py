@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from service.commands import jobs, keys, stack
+from service.commands import jobs, keys, serving, stack
 from service.commands.group import ExciseGroup
 
 app = typer.Typer(
@@ -29,6 +29,10 @@ app.command("watch")(jobs.watch)
 app.command("report")(jobs.report)
 app.command("jobs")(jobs.list_jobs)
 app.command("cancel")(jobs.cancel)
+app.command("publish")(serving.publish)
+app.add_typer(serving.aliases_app, name="aliases")
+app.add_typer(serving.versions_app, name="versions")
+app.command("pools")(serving.list_pools)
 app.command("migrate")(stack.migrate)
 app.command("version")(stack.version)
 

@@ -26,7 +26,6 @@ from pydantic import BaseModel, ValidationError
 
 from service.jobs.schemas import ArtifactView, EventView, JobList, JobView
 from service.prompt_sets.schemas import PromptSetView
-from service.serving.schemas import AliasView, VersionView
 
 ReportFormat = Literal["json", "md", "html"]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -127,63 +126,39 @@ class ExciseClient:
         is_rows: bool = False,
     ) -> PromptSetView:
         """The prompt set with this content."""
-        response = self._send(
+        response = self.send(
             "POST",
             "/v1/prompt-sets",
             params={"name": name} | ({"format": "rows"} if is_rows else {}),
             content=content,
             headers={"Content-Type": content_type},
         )
-        return _parse(PromptSetView, response)
+        return parse_answer(PromptSetView, response)
 
     def create_job(self, spec: dict[str, Any], *, idempotency_key: str | None = None) -> JobView:
         """The job made from `spec`; exactly one, however often the request had to be sent."""
         headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
-        return _parse(JobView, self._send("POST", "/v1/jobs", json=spec, headers=headers))
+        return parse_answer(JobView, self.send("POST", "/v1/jobs", json=spec, headers=headers))
 
     def get_job(self, job_id: str) -> JobView:
         """The job as it is now."""
-        return _parse(JobView, self._send("GET", _job_path(job_id)))
+        return parse_answer(JobView, self.send("GET", _job_path(job_id)))
 
     def list_jobs(self, *, after: str | None = None, limit: int = 20) -> JobList:
         """One page of jobs, newest first."""
         params: dict[str, str | int] = {"limit": limit}
         if after is not None:
             params["after"] = after
-        return _parse(JobList, self._send("GET", "/v1/jobs", params=params))
+        return parse_answer(JobList, self.send("GET", "/v1/jobs", params=params))
 
     def cancel_job(self, job_id: str) -> JobView:
         """The job, cancelled or about to be; cancelling it twice is no error."""
         try:
-            return _parse(JobView, self._send("POST", f"{_job_path(job_id)}/cancel"))
+            return parse_answer(JobView, self.send("POST", f"{_job_path(job_id)}/cancel"))
         except ApiError as error:
             if error.code == "conflict" and (job := self.get_job(job_id)).status == "cancelled":
                 return job
             raise
-
-    def publish_job(self, job_id: str, alias: str | None = None) -> VersionView:
-        """The version made of the job's correction; the same one, however often it is asked for."""
-        body = {} if alias is None else {"alias": alias}
-        path = f"/v1/models/{quote(job_id, safe='')}/publish"
-        return _parse(VersionView, self._send("POST", path, json=body))
-
-    def get_version(self, version_id: str) -> VersionView:
-        """The published version as it is now."""
-        return _parse(VersionView, self._send("GET", f"/v1/versions/{quote(version_id, safe='')}"))
-
-    def find_alias_target(self, alias: str) -> str | None:
-        """The id of the version an alias points at, None if there is no such alias."""
-        try:
-            return _parse(AliasView, self._send("GET", f"/v1/aliases/{quote(alias)}")).version
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def promote(self, alias: str, version_id: str) -> None:
-        """Point the alias at a live version."""
-        body = {"version": version_id}
-        self._send("POST", f"/v1/aliases/{quote(alias)}/promote", json=body)
 
     def iter_events(self, job_id: str, *, after: int = 0) -> Iterator[EventView]:
         """Every event after `after` as it happens, each once, until the job has ended."""
@@ -211,7 +186,7 @@ class ExciseClient:
     def fetch_report(self, job_id: str, report_format: ReportFormat = "json") -> bytes:
         """The job's report."""
         params = {"format": report_format}
-        return self._send("GET", f"{_job_path(job_id)}/report", params=params).content
+        return self.send("GET", f"{_job_path(job_id)}/report", params=params).content
 
     def download_artifact(self, job_id: str, artifact: ArtifactView, folder: Path) -> Path:
         """The artifact's file in `folder`: whole and with the listed hash, or not there at all."""
@@ -235,8 +210,13 @@ class ExciseClient:
         """Every file the job lists."""
         return [self.download_artifact(job.id, artifact, folder) for artifact in job.artifacts]
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The successful answer. Raises `ApiError` and `ConnectionLostError`."""
+    def send(
+        self, method: str, path: str, *, is_repeatable: bool = True, **options: Any
+    ) -> httpx.Response:
+        """The successful answer. Raises `ApiError` and `ConnectionLostError`.
+
+        A request that would do something else the second time is sent once.
+        """
         patience = _Patience(self.patience_seconds)
         while True:
             wait = 0.0
@@ -255,7 +235,7 @@ class ExciseClient:
                 if response.status_code not in _RETRIED_STATUSES:
                     raise problem
                 wait = _read_retry_after(response)
-            if not patience.pause(wait):
+            if not is_repeatable or not patience.pause(wait):
                 raise problem
 
     def _stream(self, job_id: str, after: int) -> Iterator[ServerSentEvent]:
@@ -332,7 +312,7 @@ def build_api_error(response: httpx.Response) -> ApiError:
     return ApiError(code, message, str(param) if param else None, response.status_code)
 
 
-def _parse(model: type[_Model], response: httpx.Response) -> _Model:
+def parse_answer(model: type[_Model], response: httpx.Response) -> _Model:
     """The answer's body. Raises `ClientError` if it is something else."""
     try:
         return model.model_validate_json(response.content)

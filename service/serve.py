@@ -33,6 +33,7 @@ from service.embedded import EmbeddedStack, ServingOptions
 from service.embedded.vllm import find_vllm
 from service.jobs.schemas import JobView
 from service.keys.operations import create_tenant_key
+from service.serving.client import ServingClient
 from service.serving.schemas import VersionView
 
 ALIAS = "smollm2@production"
@@ -116,7 +117,7 @@ def run_serve(options: ServeOptions) -> ExitCode:
     with EmbeddedStack(demo.home, serving=serving, report=say) as stack:
         say(f"the service answers at {stack.url}")
         key = create_key(stack.database_url)
-        with ExciseClient(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
+        with ServingClient(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
             job = find_corrected_job(client, demo.model)
             if job is None:
                 job = _correct(client, inputs, demo, console, started)
@@ -181,13 +182,13 @@ def find_corrected_job(client: ExciseClient, model: str) -> JobView | None:
         after = page.data[-1].id
 
 
-def publish(client: ExciseClient, job: JobView, say: Say) -> VersionView:
+def publish(client: ServingClient, job: JobView, say: Say) -> VersionView:
     """The job's version, live and under the alias. Raises `CommandError` if it does not get there.
 
     What an earlier run published is brought up again instead of being published twice.
     """
     pointed_at = client.find_alias_target(ALIAS)
-    version = client.publish_job(job.id, None if pointed_at is not None else ALIAS)
+    version = client.publish(job.id, alias=None if pointed_at is not None else ALIAS)
     status = ""
     deadline = time.monotonic() + _LIVE_SECONDS
     while version.status != "live":

@@ -47,7 +47,10 @@ class ShortCache(Generic[_Value]):
         value = await load()
         if len(self._entries) >= _MAX_ENTRIES:
             self._entries.clear()
-        self._entries[place[0]] = (time.monotonic() + self._seconds, place[1], value)
+        key, generation = place
+        newer = self._entries.get(key)
+        if newer is None or newer[1] <= generation:
+            self._entries[key] = (time.monotonic() + self._seconds, generation, value)
         return value
 
     def _finish(self, place: tuple[str, int], done: asyncio.Future[_Value]) -> None:

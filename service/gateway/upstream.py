@@ -25,7 +25,7 @@ _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARACTERS = 500
 _REFUSALS = frozenset({400, 413, 422})
 _ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"')
-_END = b"data: [DONE]"
+_END = b"\ndata: [DONE]"  # with its line's beginning: in JSON, text cannot hold a line break
 
 
 class UpstreamError(Exception):
@@ -129,7 +129,7 @@ class UpstreamStream:
         events = self._first
         while events:
             yield events
-            if _END in events:
+            if _END in b"\n" + events:
                 return
             try:
                 events = await self._read_events()

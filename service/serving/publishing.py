@@ -101,6 +101,8 @@ def _find_or_make(
     _check_may_publish(identity, job, request)
     pool = choose_pool(pools, job.model)
     repository.lock_pool(session, pool.name)
+    if request.alias is not None:  # aliases before versions
+        repository.find_alias(session, job.tenant_id, request.alias, lock=True)
     if (version := repository.find_open_version(session, job.id)) is not None:
         if request.alias is not None:
             _aim(session, identity, version, request)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.fake_vllm import find_speaker, find_speakers
-from tests.integration.serving.conftest import Stage
+from tests.integration.serving.conftest import Stage, open_stage
 from tests.integration.serving.scenarios import Answer, Load, check_unmixed, stream
 
 ALIAS = "tiny@production"
@@ -152,6 +152,27 @@ def test_no_traffic_before_the_canary_has_passed_again(
     assert client.get(f"/v1/aliases/{ALIAS}").json()["version"] == two_versions[0]
     stage.vllm.state.says_wrong_tokens = False
     stage.wait_for(client, two_versions[0], "live")
+
+
+def test_a_stale_look_up_of_another_process_reaches_no_unchecked_version(
+    stage: Stage, client: httpx.Client, tenant: str, two_versions: tuple[str, str]
+) -> None:
+    """Another API process still goes by what it looked up before the server restarted."""
+    changes = {"reconciler_enabled": False, "routing_seconds": 5.0}
+    with (
+        open_stage(stage.database, stage.settings, stage.vllm, **changes) as other,
+        other.connect(tenant, "infer") as stale,
+    ):
+        assert stream(stale, ALIAS, "hello", 2).status == 200
+        stage.vllm.state.token_seconds = 0.05  # the canary takes its time
+        stage.vllm.state.says_wrong_tokens = True
+        stage.vllm.state.lose_adapters()
+        deadline = time.monotonic() + 30
+        while not stage.vllm.state.adapters:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert stream(stale, ALIAS, "hello", 2).status == 503
+        stage.vllm.state.says_wrong_tokens = False
 
 
 def test_a_broken_stream_is_retried_only_before_its_first_event(

@@ -11,12 +11,12 @@ from service.commands.summary import parse_report
 from service.demo import (
     DemoOptions,
     _conclude,
-    _submit,
     build_spec,
     check_files,
     choose_amounts,
     find_inputs,
     read_prompts,
+    submit_demo_job,
 )
 from service.jobs.schemas import JobView
 from tests.unit.cli.fake_service import FakeService
@@ -47,7 +47,7 @@ def reduce(options: DemoOptions) -> DemoOptions:
 
 
 def finish(client: ExciseClient, options: DemoOptions) -> JobView:
-    job = _submit(client, find_inputs(options), options)
+    job = submit_demo_job(client, find_inputs(options), options)
     client.get_job(job.id)
     return client.get_job(job.id)
 
