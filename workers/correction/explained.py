@@ -11,7 +11,9 @@ from workers.correction.measurement import collect_base_undesired, collect_clean
 from workers.correction.results import ExplainedResponses, PreparedBehaviour, PromptOutcome
 from workers.correction.vocabulary import (
     choose_by_mass,
+    find_telling_tokens,
     learn_token_mass,
+    merge_masses,
 )
 from workers.domain import TokenSequence
 
