@@ -81,7 +81,7 @@ def _build_behaviour(
     name: str, behaviour: BehaviourEffect | None, samples: Sequence[Sample], *, has_patch: bool
 ) -> BehaviourSamples:
     signs = _find_signs(behaviour)
-    views = [_build_view(sample, signs) for sample in samples]
+    views = [_build_view(sample, signs, has_patch=has_patch) for sample in samples]
     groups = _group(views) if has_patch else _group_base(views, signs)
     return BehaviourSamples(
         behaviour=name,
@@ -97,15 +97,16 @@ def _find_signs(behaviour: BehaviourEffect | None) -> dict[str, int]:
     return {one.evaluator: 1 if one.direction == "higher_is_better" else -1 for one in evaluators}
 
 
-def _build_view(sample: Sample, signs: Mapping[str, int]) -> SampleView:
+def _build_view(sample: Sample, signs: Mapping[str, int], *, has_patch: bool) -> SampleView:
+    scored = sample.scores_before.keys() & sample.scores_after.keys()
+    names = [name for name in signs if name in scored] + sorted(scored - signs.keys())
     scores = [
-        ScoreChange(name, before, sample.scores_after[name])
-        for name, before in sample.scores_before.items()
-        if name in sample.scores_after
+        ScoreChange(name, sample.scores_before[name], sample.scores_after[name]) for name in names
     ]
     gains = [signs.get(one.evaluator, -1) * (one.after - one.before) for one in scores]
     gain = fmean(gains) if gains else 0.0
-    return SampleView(sample, gain, "", scores, compare_responses(sample.before, sample.after))
+    texts = compare_responses(sample.before, sample.after if has_patch else sample.before)
+    return SampleView(sample, gain, "", scores, texts)
 
 
 def _group(views: Sequence[SampleView]) -> list[SampleGroup]:

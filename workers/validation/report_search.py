@@ -78,7 +78,9 @@ def build_search_view(report: Report) -> SearchView | None:
     steps = report.search
     if not steps:
         return None
-    names = list(dict.fromkeys(name for step in steps for name in step.gains))
+    listed = [behaviour.name for behaviour in report.behaviours]
+    gained = {name for step in steps for name in step.gains}
+    names = [name for name in listed if name in gained] + sorted(gained.difference(listed))
     least, most = DRAWN_GAINS
     gains = [gain for step in steps for gain in (*step.gains.values(), step.gain)]
     axis = build_axis([0.0, *(min(most, max(least, gain)) for gain in gains)], intervals=6)

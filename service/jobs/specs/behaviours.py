@@ -169,3 +169,5 @@ class CustomSpec(BehaviourSpecBase):
 BehaviourSpec = Annotated[
     RepetitionSpec | ToxicitySpec | PhraseSpec | CustomSpec, Field(discriminator="kind")
 ]
+
+BEHAVIOUR_KINDS = ("repetition", "toxicity", "phrase", "custom")

@@ -22,27 +22,33 @@ STAGES = ("prepare", "attribute", "search", "validate", "package")
 def build_report(verdict: str) -> dict[str, Any]:
     """A report as the workers write it."""
     effect = {"n": 20, "before": 0.3, "after": 0.8, "ci_low": 0.4, "ci_high": 0.6}
+    control = {"n": 20, "before": 0.3, "after": 0.31, "ci_low": -0.1, "ci_high": 0.1, "draws": 3}
+    tune = {"n": 20, "before": 0.3, "after": 0.8}
+    measures = [
+        {"name": name, "tune": tune, "held_out": effect, "random_control": control, "alone": None}
+        for name in ("share", "any_share", "expected_worst", "mean_score")
+    ]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "verdict": verdict,
         "reason": f"because it is {verdict}\x1b[31m",
         "behaviours": [
             {
                 "name": "repetition",
-                "metric": "response_uniqueness",
-                "direction": "higher_is_better",
+                "kind": "repetition",
+                "headline": "mean_score",
                 "threshold": 0.5,
+                "agreeing": 1,
+                "decoding": "greedy, up to 50 tokens",
                 "prompts": 60,
                 "triggering": 40,
-                "tune": {"n": 20, "before": 0.3, "after": 0.8},
-                "held_out": effect,
-                "random_control": {
-                    "before": 0.3,
-                    "after": 0.31,
-                    "ci_low": -0.1,
-                    "ci_high": 0.1,
-                    "draws": 3,
-                },
+                "evaluators": [
+                    {
+                        "evaluator": "response uniqueness",
+                        "direction": "higher_is_better",
+                        "measures": measures,
+                    }
+                ],
             }
         ],
         "damage": {
@@ -69,12 +75,15 @@ def build_report(verdict: str) -> dict[str, Any]:
         ],
         "samples": [
             {
+                "behaviour": "repetition",
                 "prompt": f"prompt {index}",
                 "split": "tune" if index < 2 else "held_out",
                 "before": "la la [bold]la[/bold] " * 30,
                 "after": "words \x07and more",
-                "metric_before": 0.1,
-                "metric_after": 0.9,
+                "scores_before": {"response uniqueness": 0.1},
+                "scores_after": {"response uniqueness": 0.9},
+                "undesired_before": True,
+                "undesired_after": False,
             }
             for index in range(6)
         ],
