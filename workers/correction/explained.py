@@ -9,12 +9,7 @@ from workers.attribution.targets import TokenMass
 from workers.correction.behaviour import BaseModel, Behaviour, Marking
 from workers.correction.measurement import collect_base_undesired, collect_clean
 from workers.correction.results import ExplainedResponses, PreparedBehaviour, PromptOutcome
-from workers.correction.vocabulary import (
-    choose_by_mass,
-    find_telling_tokens,
-    learn_token_mass,
-    merge_masses,
-)
+from workers.correction.vocabulary import choose_by_mass, learn_token_mass
 from workers.domain import TokenSequence
 
 MOST_EXPLAINED = 256
@@ -62,26 +57,16 @@ def choose_explained(
     """
     if behaviour.marking is not Marking.RISING:
         return None
+    tune = [outcome for outcome in prompts if not outcome.held_out]
     responses = [
-        (outcome, response)
-        for outcome in prompts
-        if not outcome.held_out
-        for response in outcome.screened + outcome.responses
+        (outcome, response) for outcome in tune for response in outcome.screened + outcome.responses
     ]
+    mass = learn_token_mass(response for _, response in responses)
+    if mass is None:
+        return None
     samples = [
         TokenSequence(outcome.prompt_ids, response.token_ids) for outcome, response in responses
     ]
-    triggered = [
-        sample
-        for sample, (outcome, _) in zip(samples, responses, strict=True)
-        if outcome.triggering and sample.response_ids
-    ]
-    mass = merge_masses(
-        learn_token_mass(response for _, response in responses),
-        find_telling_tokens(base, behaviour, triggered) if triggered else None,
-    )
-    if mass is None:
-        return None
     chosen = choose_by_mass(base, samples, mass, MOST_EXPLAINED)
     return ExplainedResponses(
         token_ids=mass.token_ids,

@@ -25,7 +25,6 @@ from workers.correction.results import (
     Response,
 )
 from workers.domain import TokenSequence
-from workers.validation.scorers.scorer import Answer
 
 RUDE = build_behaviour(FunctionScorer())
 BAD = respond_with(0.9, ids=(1, 2)).model_copy(update={"marks": (False, True)})
@@ -87,15 +86,6 @@ def test_tokens_are_learnt_and_responses_chosen_from_the_tuning_split(
     ]
     monkeypatch.setattr(explained, "MOST_EXPLAINED", 3)
     assert len(samples_of(choose_explained(base_of(model), RUDE, PROMPTS))) == 3
-
-
-def test_tokens_undesired_by_themselves_are_explained_besides(model: LlamaForCausalLM) -> None:
-    def dislike(answer: Answer) -> float:
-        return 0.8 if answer.token_ids == (42,) else 0.0
-
-    found = choose_explained(base_of(model), build_behaviour(FunctionScorer(dislike)), PROMPTS)
-    assert found is not None
-    assert (found.token_ids, found.weights) == ((2, 42), (1.0, 0.8))
 
 
 def drop_marks(outcome: PromptOutcome) -> PromptOutcome:

@@ -7,23 +7,11 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.tiny import draw_samples
-from tests.unit.workers.correction.cases import (
-    FunctionScorer,
-    base_of,
-    build_behaviour,
-    respond_with,
-)
+from tests.unit.workers.correction.cases import base_of, respond_with
 from workers.attribution.targets import TokenMass
 from workers.correction import vocabulary
 from workers.correction.results import Response
-from workers.correction.vocabulary import (
-    choose_by_mass,
-    compute_masses,
-    find_likely_tokens,
-    find_telling_tokens,
-    learn_token_mass,
-    merge_masses,
-)
+from workers.correction.vocabulary import choose_by_mass, compute_masses, learn_token_mass
 from workers.domain import TokenSequence
 
 MASS = TokenMass((3, 60), (1.0, 0.5))
@@ -83,52 +71,3 @@ def test_the_likeliest_responses_are_chosen_in_their_own_order(model: LlamaForCa
     chosen = choose_by_mass(base, [silent, *SAMPLES], MASS, 2)
     assert chosen == tuple(SAMPLES[index] for index in best)
     assert choose_by_mass(base, [silent, *SAMPLES], MASS, 9) == tuple(SAMPLES)
-
-
-def sum_slowly(model: LlamaForCausalLM) -> torch.Tensor:
-    """Every token's probability, summed over all positions before response tokens."""
-    total = torch.zeros(model.config.vocab_size, dtype=torch.float64)
-    for sample in SAMPLES:
-        with torch.no_grad():
-            logits = model(torch.tensor([sample.token_ids])).logits[0].double()
-        start = len(sample.prompt_ids) - 1
-        rows = torch.softmax(logits, dim=-1)[start : start + len(sample.response_ids)]
-        total += rows.sum(dim=0)
-    return total
-
-
-@pytest.mark.parametrize("most", [1, 7, 1000])
-def test_likely_tokens_are_those_of_most_probability_anywhere(
-    model: LlamaForCausalLM, most: int
-) -> None:
-    expected = sum_slowly(model).topk(min(most, model.config.vocab_size)).indices.tolist()
-    assert find_likely_tokens(base_of(model), SAMPLES, most) == sorted(expected)
-
-
-def test_tokens_the_scorers_agree_on_are_telling(
-    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = base_of(model)
-    first = FunctionScorer(lambda answer: 0.9 if answer.token_ids[0] % 3 == 0 else 0.1)
-    second = FunctionScorer(lambda answer: 0.7 if answer.token_ids[0] % 2 == 0 else 0.2)
-    behaviour = build_behaviour(first, second, agreeing=2)
-    monkeypatch.setattr(vocabulary, "MOST_ASKED", 20)
-    likely = find_likely_tokens(base, SAMPLES, 20)
-    found = find_telling_tokens(base, behaviour, SAMPLES)
-    expected = [token for token in likely if token % 6 == 0]
-    assert expected
-    assert found is not None
-    assert list(found.token_ids) == expected
-    assert found.weights == pytest.approx([0.8] * len(expected))
-    assert {answer.token_ids[0] for answer in first.asked} <= set(likely)
-    assert all(answer.text for answer in first.asked)
-    nothing = build_behaviour(FunctionScorer(lambda answer: 0.1))
-    assert find_telling_tokens(base, nothing, SAMPLES) is None
-
-
-def test_merged_masses_keep_the_larger_weight() -> None:
-    other = TokenMass((1, 60), (0.4, 0.9))
-    assert merge_masses(MASS, other) == TokenMass((1, 3, 60), (0.4, 1.0, 0.9))
-    assert merge_masses(None, other) == other
-    assert merge_masses(MASS, None) == MASS
-    assert merge_masses(None, None) is None
