@@ -178,7 +178,7 @@ def _build_numbers(report: ReportSummary) -> Table:
             for measure in evaluator.measures:
                 if measure.name == behaviour.headline:
                     label = (
-                        f"{clean(behaviour.name)}: {_MEASURES.get(measure.name, measure.name)}, "
+                        f"{clean(behaviour.name)}: {_MEASURES.get(measure.name, clean(measure.name))}, "
                         f"{clean(evaluator.evaluator)}"
                     )
                     _add_measure(table, label, measure)

@@ -113,9 +113,9 @@ class CircuitReport(ReportModel):
     """Of the job's circuit."""
     gates: list[GateResult]
     patch_note: str
+    """What the patch does, or why there is none."""
     has_patch: bool = False
     """Whether a patch is among the files."""
-    """What the patch does, or why there is none."""
     timings: dict[str, float]
     seed: int
     versions: dict[str, str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ _HEADINGS = {
 }
 _SIGNS = {GateBound.AT_MOST: "≤ ", GateBound.AT_LEAST: "≥ ", GateBound.ABOVE: "> ", None: ""}
 _NOT_SAID = "nothing was measured"
+_SHARE = "share"
+_UNWRITTEN = frozenset({"", "relative", "ratio", "score"})
+"""Units that the number itself shows, or has none of."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class GateRow:
     """Whether it was measured and met; what was not measured is not met."""
     unmeasured: str
     """Why there is no value; empty where there is one."""
+    note: str
+    """What a reader must know to judge the value by; may be empty."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,14 @@ def _build_row(gate: GateResult) -> GateRow:
         count=gate.count,
         is_met=gate.passed and is_measured,
         unmeasured="" if is_measured else gate.unmeasured or _NOT_SAID,
+        note=gate.note or "",
     )
 
 
 def _name(identifier: str) -> str:
-    """`toxicity.held_out_prompts` as `Toxicity: held-out prompts`."""
-    owner, dot, own = identifier.partition(".")
-    if not dot:
+    """`toxicity.held_out_prompts` as `Toxicity: held-out prompts`, `refusals:ours` likewise."""
+    owner, separator, own = re.split(r"([.:]|$)", identifier, maxsplit=1)
+    if not separator:
         return title(owner)
     name = title(own)
     return f"{title(owner)}: {name if name[1:2].isupper() else name[:1].lower() + name[1:]}"
@@ -86,20 +93,33 @@ def _name(identifier: str) -> str:
 def _format_interval(gate: GateResult) -> str:
     if gate.ci_low is None or gate.ci_high is None:
         return ""
-    return f"{_format(gate.ci_low, gate.unit)} to {_format(gate.ci_high, gate.unit)}"
+    return f"{_write(gate.ci_low, gate.unit)} to {_write(gate.ci_high, gate.unit)}"
 
 
 def _format_change(gate: GateResult) -> str:
     if gate.before is None or gate.after is None:
         return ""
-    write = format_share if gate.unit == "share" else format_compact
+    write = format_share if _is_share(gate.unit) else format_compact
     return f"{write(gate.before)} → {write(gate.after)}"
 
 
 def _format(value: float, unit: str, *, is_limit: bool = False) -> str:
-    """A gate's number with its unit; relative changes and shares in per cent."""
+    """A gate's number with its unit: relative changes and shares in per cent, ratios with ×."""
+    written = _write(value, unit, is_limit=is_limit)
+    if _is_share(unit):
+        return written + unit.removeprefix(_SHARE)
+    return written if unit in _UNWRITTEN else f"{written} {unit}"
+
+
+def _write(value: float, unit: str, *, is_limit: bool = False) -> str:
+    """The number alone."""
     if unit == "relative":
         return format_share(value, 2) if is_limit else format_percent(value)
-    if unit == "share":
+    if _is_share(unit):
         return format_share(value)
-    return f"{format_compact(value)}{' ' * bool(unit)}{unit}"
+    return f"{format_compact(value)}{'×' if unit == 'ratio' else ''}"
+
+
+def _is_share(unit: str) -> bool:
+    """Whether a unit is a share of something, such as `share of prompts`."""
+    return unit.startswith(_SHARE)

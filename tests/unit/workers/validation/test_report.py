@@ -259,6 +259,15 @@ def test_gates_stand_under_what_they_watch():
         assert text.rindex("Endless repetition: effect") < order[1]
 
 
+def test_notes_of_gates_and_gates_not_asked_for_are_told():
+    noted = damage_gate(note="shows nothing: this gate could not have failed")
+    content = report(gates=[noted], not_asked=["over_refusal", "zero_shot"])
+    for text in (Page(render_html(content)).text, plain_markdown(content)):
+        assert "Shows nothing: this gate could not have failed." in text
+        assert "Not asked for, and not checked: over refusal, zero shot." in text
+    assert "Not asked for" not in render_html(report())
+
+
 def test_a_behaviour_that_may_offend_stays_behind_a_click():
     page = render_html(several())
     opened = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
@@ -315,7 +324,7 @@ def hostile(text: str) -> Report:
                 several().search[0].model_copy(update={"origin": text, "gains": {text: 0.5}})
             ],
             "gates": [
-                unmeasured_gate(name=text, sentence=text, unmeasured=text, unit=text),
+                unmeasured_gate(name=text, sentence=text, unmeasured=text, unit=text, note=text),
                 effect_gate(name=f"a.{text}", unit=text),
             ],
             "samples": [
@@ -330,6 +339,7 @@ def hostile(text: str) -> Report:
                 modules={text: [0], f"layers.1.{text}": [1, 2]},
                 counts={text: 1, f"layers.1.{text}": 2},
             ),
+            "not_asked": [text],
             "attribution": {text: text},
             "versions": {text: text},
             "model": ModelIdentity(id=text, sha256=text),

@@ -216,6 +216,10 @@ def test_layer_of(module, layer):
         ({"bound": None, "unit": "nats a token"}, "0.31 nats a token", "0.4221 nats a token",
          "0.1873 → 0.6094"),
         ({"unit": "share"}, "≥ 31.0\u00a0%", "42.2\u00a0%", "18.7\u00a0% → 60.9\u00a0%"),
+        ({"unit": "share of prompts"}, "≥ 31.0\u00a0% of prompts", "42.2\u00a0% of prompts",
+         "18.7\u00a0% → 60.9\u00a0%"),
+        ({"unit": "ratio"}, "≥ 0.31×", "0.4221×", "0.1873 → 0.6094"),
+        ({"unit": "score"}, "≥ 0.31", "0.4221", "0.1873 → 0.6094"),
         ({"unit": "relative"}, "≥ 31.00\u00a0%", "+42.21\u00a0%", "0.1873 → 0.6094"),
     ],
 )  # fmt: skip
@@ -237,6 +241,7 @@ def test_gates_are_grouped_in_order_and_without_a_group_bare():
         ("over_refusal", "Over refusal"),
         ("kl", "KL"),
         ("toxicity.kl", "Toxicity: KL"),
+        ("refusal:our_own_set", "Refusal: our own set"),
     ],
 )
 def test_gates_have_readable_names(identifier, name):
