@@ -177,10 +177,8 @@ def _build_numbers(report: ReportSummary) -> Table:
         for evaluator in behaviour.evaluators:
             for measure in evaluator.measures:
                 if measure.name == behaviour.headline:
-                    label = (
-                        f"{clean(behaviour.name)}: {_MEASURES.get(measure.name, clean(measure.name))}, "
-                        f"{clean(evaluator.evaluator)}"
-                    )
+                    what = _MEASURES.get(measure.name, clean(measure.name))
+                    label = f"{clean(behaviour.name)}: {what}, {clean(evaluator.evaluator)}"
                     _add_measure(table, label, measure)
     if report.damage is not None:
         _add_damage(table, report.damage)
