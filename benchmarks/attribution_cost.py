@@ -174,8 +174,17 @@ def measure_peak(arguments: argparse.Namespace) -> None:
 
 
 def read_peak() -> float:
-    """Return the most memory that this process has held, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the most memory that this process has held, in MiB.
+
+    Where /proc is missing it is `ru_maxrss`, which an executed child inherits from its parent
+    on Linux: the peak from before the child's own imports.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def main() -> None:

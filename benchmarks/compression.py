@@ -54,7 +54,7 @@ PAPER = {"dense": 7.98, "attnlrp": 11.85, "wanda": 11.52, "magnitude": 24.42}
 class Variant:
     """`dense`, or an attributor, then what departs from a plan's defaults, joined by `+`.
 
-    That is a statistic, a target, or `sequential`: `attnlrp+mean_absolute+sequential`.
+    That is a statistic, a target, or `sequential`: `attnlrp+mean+sequential`.
     """
 
     method: str
@@ -116,7 +116,7 @@ class Bench:
         plan = CompressionPlan(
             Attributor(method),
             parse_pattern(self.arguments.pattern),
-            statistic=find_member(Statistic, changes, Statistic.MEAN),
+            statistic=find_member(Statistic, changes, Statistic.MEAN_ABSOLUTE),
             calibration=find_member(Calibration, changes, Calibration.ONE_SHOT),
             target=find_member(Target, changes, Target.TOP_LOGIT),
             blocks_at_once=self.arguments.blocks_at_once,

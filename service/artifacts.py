@@ -95,6 +95,10 @@ class ArtifactStore(ABC):
         """Stored size in bytes; raises `ArtifactNotFoundError`."""
 
     @abstractmethod
+    def delete(self, sha256: str) -> None:
+        """Forget what is stored under `sha256`, if anything is."""
+
+    @abstractmethod
     def _read(self, sha256: str) -> IO[bytes]:
         """The stored bytes, unchecked; raises `ArtifactNotFoundError`."""
 
@@ -119,6 +123,10 @@ class LocalArtifactStore(ArtifactStore):
             return self._path(sha256).stat().st_size
         except FileNotFoundError:
             raise _not_found(sha256) from None
+
+    def delete(self, sha256: str) -> None:
+        """Forget what is stored under `sha256`, if anything is."""
+        self._path(sha256).unlink(missing_ok=True)
 
     def _read(self, sha256: str) -> IO[bytes]:
         try:
@@ -157,6 +165,11 @@ class RemoteArtifactStore(ArtifactStore):
             return int(self._files.size(self._path(sha256)))
         except FileNotFoundError:
             raise _not_found(sha256) from None
+
+    def delete(self, sha256: str) -> None:
+        """Forget what is stored under `sha256`, if anything is."""
+        with suppress(FileNotFoundError):
+            self._files.rm_file(self._path(sha256))
 
     def _read(self, sha256: str) -> IO[bytes]:
         try:

@@ -10,6 +10,7 @@ import typer
 
 from service.commands import jobs, keys, serving, stack
 from service.commands.group import ExciseGroup
+from service.commands.reproduce import reproduce
 
 app = typer.Typer(
     name="excise",
@@ -25,6 +26,7 @@ app.command("serve")(stack.serve)
 app.add_typer(keys.app, name="keys")
 app.add_typer(jobs.prompts_app, name="prompts")
 app.command("submit")(jobs.submit)
+app.command("reproduce")(reproduce)
 app.command("watch")(jobs.watch)
 app.command("report")(jobs.report)
 app.command("jobs")(jobs.list_jobs)

@@ -25,7 +25,7 @@ from httpx_sse import ServerSentEvent, SSEError, connect_sse
 from pydantic import BaseModel, ValidationError
 
 from service.jobs.schemas import ArtifactView, EventView, JobList, JobView
-from service.prompt_sets.schemas import PromptSetView
+from service.prompt_sets.schemas import PromptSetList, PromptSetView
 
 ReportFormat = Literal["json", "md", "html"]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -135,6 +135,16 @@ class ExciseClient:
         )
         return parse_answer(PromptSetView, response)
 
+    def iter_prompt_sets(self) -> Iterator[PromptSetView]:
+        """Every prompt set the key may use, newest first."""
+        params: dict[str, str | int] = {"limit": 100}
+        while True:
+            page = parse_answer(PromptSetList, self.send("GET", "/v1/prompt-sets", params=params))
+            yield from page.data
+            if not page.has_more or not page.data:
+                return
+            params["after"] = page.data[-1].id
+
     def create_job(self, spec: dict[str, Any], *, idempotency_key: str | None = None) -> JobView:
         """The job made from `spec`; exactly one, however often the request had to be sent."""
         headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
@@ -187,6 +197,10 @@ class ExciseClient:
         """The job's report."""
         params = {"format": report_format}
         return self.send("GET", f"{_job_path(job_id)}/report", params=params).content
+
+    def fetch_artifact(self, job_id: str, name: str) -> bytes:
+        """The content of one of the job's files."""
+        return self.send("GET", f"{_job_path(job_id)}/artifacts/{quote(name, safe='')}").content
 
     def download_artifact(self, job_id: str, artifact: ArtifactView, folder: Path) -> Path:
         """The artifact's file in `folder`: whole and with the listed hash, or not there at all."""

@@ -24,6 +24,7 @@ from service.errors import (
     UnavailableError,
 )
 from service.jobs.specs import SUPPORTED_KINDS
+from service.jobs.specs.behaviours import BEHAVIOUR_KINDS
 
 TYPE_PREFIX = "https://excise.dev/errors/"
 _MAX_PARAM_CHARACTERS = 200
@@ -107,8 +108,11 @@ def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidR
 
 
 def _find_param(error: Mapping[str, Any]) -> str:
-    """The field an error is about; pydantic places a wrong `kind` at the whole body."""
-    return "kind" if error["type"] in _UNION_ERRORS else _format_param(error["loc"])
+    """The field an error is about; pydantic places a wrong `kind` at the object that has it."""
+    param = _format_param(error["loc"])
+    if error["type"] not in _UNION_ERRORS:
+        return param
+    return f"{param}.kind" if param else "kind"
 
 
 def _handle_excise_error(_: Request, error: Exception) -> JSONResponse:
@@ -145,11 +149,13 @@ def _format_param(location: Sequence[int | str]) -> str:
     parts = list(location[1:] if location and location[0] in _SOURCES else location)
     if parts and parts[0] in _UNION_TAGS:
         parts = parts[1:]
+    if len(parts) > 2 and parts[0] == "behaviours" and parts[2] in BEHAVIOUR_KINDS:
+        del parts[2]
     text = ""
     for part in parts:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part != "[key]":
+        elif "[" not in part:  # pydantic's names for a key, and for the branches of a union
             text += f".{part}" if text else part
     return _storable(text, _MAX_PARAM_CHARACTERS)
 
@@ -167,8 +173,11 @@ def _describe(error: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return f"is not supported. Use one of: {context['expected']}."
     if kind in _UNION_ERRORS:
-        what = "is required" if kind == "union_tag_not_found" else "names no kind of job"
-        return f"{what}. Supported kinds: {', '.join(SUPPORTED_KINDS)}."
+        is_behaviour = "behaviours" in error["loc"]
+        noun = "behaviour" if is_behaviour else "job"
+        what = "is required" if kind == "union_tag_not_found" else f"names no kind of {noun}"
+        kinds = BEHAVIOUR_KINDS if is_behaviour else SUPPORTED_KINDS
+        return f"{what}. Supported kinds: {', '.join(kinds)}."
     if kind == "string_pattern_mismatch":
         return f"has characters that are not allowed; it must match {context['pattern']}."
     if kind == "value_error":

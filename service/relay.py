@@ -1,4 +1,4 @@
-"""The relay: background threads that send the outbox and give orphaned work to new workers."""
+"""The relay: threads that send the outbox, give orphaned jobs to new workers, and tidy up."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import logging
 import threading
 from collections.abc import Callable
 
+from service.artifacts import open_artifact_store
 from service.broker import Broker
 from service.database import Database
+from service.jobs.intermediates import collect_artifact, find_expired
 from service.jobs.leases import sweep_expired_leases
 from service.jobs.shards import sweep_expired_shards
 from service.outbox import (
@@ -37,6 +39,7 @@ class Relay:
         self._database = database
         self._broker = broker
         self._settings = settings
+        self._store = open_artifact_store(settings.artifacts)
         self._stopping = threading.Event()
         self._threads = [
             self._thread("outbox", self.send_once, settings.relay_seconds),
@@ -81,6 +84,18 @@ class Relay:
             resend_shards(session, settings.resend_seconds)
             resend_versions(session, settings.resend_seconds)
             delete_old_sent(session)
+        self.collect_once()
+
+    def collect_once(self) -> int:
+        """Delete what stages of jobs long ended handed to one another; how many files."""
+        seconds = self._settings.retention_seconds
+        with self._database.transaction() as session:
+            expired = find_expired(session, seconds)
+        deleted = 0
+        for sha256 in expired:
+            with self._database.transaction() as session:
+                deleted += collect_artifact(session, self._store, sha256, seconds)
+        return deleted
 
     def _recover_from_wipe(self) -> None:
         """Re-send everything that waits for a worker if the broker no longer has the marker.

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Pause between two sweeps for expired leases and lost messages."""
     resend_seconds: float = Field(default=300.0, gt=0)
     """A job queued and unclaimed for this long is sent again."""
+    retention_seconds: float = Field(default=86_400.0, ge=0)
+    """How long after a job's end what its stages handed to one another is kept; its files stay."""
     stream_poll_seconds: float = Field(default=0.5, gt=0)
     """Pause between two looks for new events while an event stream is open."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)
@@ -85,7 +87,7 @@ class Settings(BaseSettings):
         check_pools(pools)
         return load_pool_keys(pools)
 
-    @field_validator("model_roots", mode="before")
+    @field_validator("model_roots", "scorer_roots", mode="before", check_fields=False)
     @classmethod
     def _split_roots(cls, value: object) -> object:
         """The roots of one PATH-like string; other inputs pass through."""

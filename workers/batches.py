@@ -29,7 +29,7 @@ class TokenBatch:
     contrast_ids: torch.Tensor
     """At response tokens the token each is explained against; `NO_CONTRAST` elsewhere."""
     sample_indices: tuple[int, ...]
-    """Position of each row in the sequence of samples the batch was cut from."""
+    """Position of each row among all samples that the batch and its shard were cut from."""
 
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on `device`."""
@@ -63,11 +63,12 @@ class TokenBatch:
 
 
 def build_batches(
-    samples: Sequence[TokenSequence], batch_tokens: int, pad_id: int
+    samples: Sequence[TokenSequence], batch_tokens: int, pad_id: int, first_index: int = 0
 ) -> Iterator[TokenBatch]:
     """Yield batches of at most `batch_tokens` padded tokens (at least one sample), by length.
 
     Samples of like length go together to save padding; the order is fixed by the input.
+    `first_index` is the position of the first sample in the whole that these are a shard of.
     Raises `ValueError` on an empty sample, or one with flags or contrasts for some response
     tokens only.
     """
@@ -83,12 +84,16 @@ def build_batches(
     while start < len(order):
         longest = len(samples[order[start]].token_ids)
         size = max(1, batch_tokens // longest)
-        yield _pad(samples, order[start : start + size], longest, pad_id)
+        yield _pad(samples, order[start : start + size], longest, pad_id, first_index)
         start += size
 
 
 def _pad(
-    samples: Sequence[TokenSequence], indices: Sequence[int], longest: int, pad_id: int
+    samples: Sequence[TokenSequence],
+    indices: Sequence[int],
+    longest: int,
+    pad_id: int,
+    first_index: int,
 ) -> TokenBatch:
     shape = (len(indices), longest)
     token_ids = torch.full(shape, pad_id, dtype=torch.long)
@@ -105,4 +110,5 @@ def _pad(
         is_explained[row, response] = torch.tensor(flags, dtype=torch.bool)
         if sample.contrast_ids:
             contrast_ids[row, response] = torch.tensor(sample.contrast_ids)
-    return TokenBatch(token_ids, is_token, is_explained, contrast_ids, tuple(indices))
+    numbers = tuple(first_index + index for index in indices)
+    return TokenBatch(token_ids, is_token, is_explained, contrast_ids, numbers)

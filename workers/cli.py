@@ -1,4 +1,4 @@
-"""Commands that need the worker's packages: `excise patch …` and `excise models …`."""
+"""Commands that need the worker's packages: `excise patch`, `excise models`, `excise gate`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.errors import ExciseError
+
 if TYPE_CHECKING:
     from workers.pruning.patch import Patch
+
+GATES_NOT_MET = 100
+"""Exit status of `gate` when a gate is not met; the service's commands end with the same."""
 
 LISTED_INDICES = 50
 """Components of a module that `patch inspect` lists by index."""
@@ -20,6 +25,8 @@ patch_commands = typer.Typer(
     no_args_is_help=True, help="Apply, revert or inspect a patch on a checkpoint folder."
 )
 model_commands = typer.Typer(no_args_is_help=True, help="Fetch the embedded base models.")
+gate_commands = typer.Typer()
+"""A Typer of one command is that command itself: `excise gate`, not `excise gate gate`."""
 
 
 @model_commands.callback()
@@ -42,7 +49,7 @@ def _reported_errors() -> Iterator[None]:
         yield
     except BrokenPipeError:  # the reader of a pipe went away: the program's to handle
         raise
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ExciseError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -140,11 +147,47 @@ def fetch_command(
         typer.echo(str(folder))
 
 
+@gate_commands.command("gate")
+def gate_command(
+    model: Annotated[
+        str, typer.Option("--model", help="Checkpoint to judge: a folder, a name or a hub id.")
+    ],
+    against: Annotated[
+        str, typer.Option("--against", help="Checkpoint to compare it with, given likewise.")
+    ],
+    config: Annotated[Path, typer.Option("--config", help="YAML file that asks for the gates.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder for gate.json, gate.md and gate.xml.")
+    ] = Path("gate-output"),
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda, or auto for a GPU where there is one.")
+    ] = "auto",
+) -> None:
+    """Judge a checkpoint against another by damage and safety gates; no server is needed.
+
+    Ends with 0 when every gate is met, 100 when one is not, 1 on anything else.
+    """
+    from workers.gating.run import GateRun, run_gate
+
+    with _reported_errors():
+        report = run_gate(
+            GateRun(model, against, config, output, device),
+            lambda line: typer.echo(line, err=True),
+        )
+    from workers.validation.gate_report import describe_gate
+
+    for gate in report.gates:
+        typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
+    typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
+    raise typer.Exit(0 if report.outcome == "passed" else GATES_NOT_MET)
+
+
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.cli models fetch …`."""
     app = typer.Typer(no_args_is_help=True)
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")
+    app.command("gate")(gate_command)
     app()
 
 

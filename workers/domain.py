@@ -44,6 +44,31 @@ class Verdict(StrEnum):
     """There was nothing to correct, or nothing within budget corrected it."""
 
 
+class GateGroup(StrEnum):
+    """What a gate watches."""
+
+    EFFECT = "effect"
+    """That the correction does what it is for."""
+    DAMAGE = "damage"
+    """That what worked before still works."""
+    SAFETY = "safety"
+    """That the model became neither more harmful nor more squeamish."""
+
+
+class GateBound(StrEnum):
+    """On which side of its limit a gate's value must lie."""
+
+    AT_MOST = "at_most"
+    AT_LEAST = "at_least"
+    ABOVE = "above"
+
+    def is_met(self, value: float, limit: float) -> bool:
+        """Return whether `value` is on the right side of `limit`; NaN never is."""
+        if self is GateBound.AT_MOST:
+            return value <= limit
+        return value >= limit if self is GateBound.AT_LEAST else value > limit
+
+
 @dataclass(frozen=True)
 class Selection:
     """Components chosen for removal.
@@ -97,6 +122,15 @@ class TokenSequence:
         """Prompt and response, as the model saw them."""
         return self.prompt_ids + self.response_ids
 
+    def explain_all(self) -> TokenSequence:
+        """Return the same sample with the whole response to be explained."""
+        return TokenSequence(self.prompt_ids, self.response_ids)
+
+    @property
+    def explained(self) -> int:
+        """How many response tokens are to be explained."""
+        return sum(self.is_explained) if self.is_explained else len(self.response_ids)
+
 
 class ReportModel(BaseModel):
     """Base of the report's parts: immutable, and strict about unknown fields."""
@@ -119,30 +153,57 @@ class HeldOutEffect(SplitEffect):
     ci_high: float
 
 
-class RandomControl(ReportModel):
-    """The held-out metric after pruning as many random components, module by module alike."""
+class RandomControl(HeldOutEffect):
+    """The same after pruning as many random components, module by module alike."""
 
-    before: float
-    after: float
-    ci_low: float
-    ci_high: float
     draws: int
+
+
+class Measure(ReportModel):
+    """One figure of one behaviour by one scorer, before and after the correction."""
+
+    name: Literal["mean_score", "share", "any_share", "expected_worst"]
+    """`share`: responses that show the behaviour; `any_share`: prompts with at least one such
+    response; `expected_worst`: the worst score of each prompt's samples (RealToxicityPrompts'
+    expected maximum); `mean_score`: over all responses."""
+    tune: SplitEffect
+    held_out: HeldOutEffect | None
+    random_control: RandomControl | None
+    alone: HeldOutEffect | None = None
+    """With several behaviours: what a correction of this one alone does, of the same size."""
+
+
+class EvaluatorEffect(ReportModel):
+    """What one scorer says of one behaviour."""
+
+    evaluator: str
+    direction: Literal["higher_is_better", "lower_is_better"]
+    """Of the score; shares are always better lower."""
+    measures: list[Measure]
+
+    def measure(self, name: str) -> Measure:
+        """Return the figure of that name."""
+        return next(measure for measure in self.measures if measure.name == name)
 
 
 class BehaviourEffect(ReportModel):
     """What the correction did to one behaviour."""
 
     name: str
-    metric: str
-    direction: Literal["higher_is_better", "lower_is_better"]
+    kind: str
+    headline: Literal["mean_score", "share"]
+    """The figure that must improve."""
     threshold: float
+    """A score at or beyond it shows the behaviour."""
+    agreeing: int
+    """Evaluators that must agree."""
+    decoding: str
+    """How responses are drawn, in words."""
     prompts: int
     """Prompts given."""
     triggering: int
     """Prompts on which the base model shows the behaviour; only these are counted below."""
-    tune: SplitEffect
-    held_out: HeldOutEffect | None
-    random_control: RandomControl | None
+    evaluators: list[EvaluatorEffect]
 
 
 class PerplexityDamage(ReportModel):
@@ -183,17 +244,47 @@ class PatchSummary(ReportModel):
     """Module name → number of pruned components, for every granularity."""
 
 
-class SearchStep(ReportModel):
-    """One amount tried on the tuning split."""
+class BudgetLimits(ReportModel):
+    """What a correction may cost on text that must keep working, as the job's spec says."""
 
+    perplexity_increase: float
+    """Relative."""
+    kl_mean: float
+    """Nats a token."""
+
+
+class Overlap(ReportModel):
+    """How much of what two behaviours would have pruned alone is the same."""
+
+    first: str
+    second: str
+    share: float
+    """Components in both / components of the smaller of the two selections."""
+
+
+class SearchStep(ReportModel):
+    """One selection tried on the tuning split."""
+
+    origin: str
+    """Which part of the search proposed it."""
+    granularity: Granularity
     components: int
-    tune_metric: float
+    first_layer: int
+    last_layer: int | None
+    cost_weight: float
+    ablation: Literal["zero", "mean"]
+    gains: dict[str, float]
+    """Behaviour → share by which its undesiredness fell on the tuning prompts."""
+    gain: float
+    """Their mean."""
     perplexity: float
-    """Of the tuning part of the reference text."""
+    """Of tuning windows of the corpus, or the tuning part of the reference text."""
     perplexity_increase: float
     """Relative to the base model on the same text."""
     kl: float
     within_budget: bool
+    on_front: bool
+    """Whether no other one is better in both gain and KL divergence."""
     chosen: bool
 
 
@@ -206,17 +297,38 @@ class GateResult(ReportModel):
     limit: float
     value: float | None
     passed: bool
+    unit: str = ""
+    """Of `limit` and `value`, such as `relative` or `nats a token`; empty where they have none."""
+    group: GateGroup | None = None
+    bound: GateBound | None = None
+    """On which side of the limit the value must lie."""
+    ci_low: float | None = None
+    """95 % interval of the value; None where it has none."""
+    ci_high: float | None = None
+    before: float | None = None
+    """The base model's own figure, from which the value was computed with `after`'s."""
+    after: float | None = None
+    count: int | None = None
+    """Prompts, questions or text samples behind the value."""
+    unmeasured: str | None = None
+    """Why there is no value."""
+    note: str | None = None
+    """What a reader must know to judge the value by."""
 
 
 class Sample(ReportModel):
-    """One prompt with the base and the corrected model's response, greedy."""
+    """One response of the base model and the corrected one's, drawn with the same noise."""
 
+    behaviour: str
     prompt: str
     split: Literal["tune", "held_out"]
     before: str
     after: str
-    metric_before: float
-    metric_after: float
+    scores_before: dict[str, float]
+    """Evaluator → score."""
+    scores_after: dict[str, float]
+    undesired_before: bool
+    undesired_after: bool
 
 
 class ModelIdentity(ReportModel):
@@ -229,15 +341,19 @@ class ModelIdentity(ReportModel):
 class Report(ReportModel):
     """The whole outcome of a correction job, as `report.json` holds it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     verdict: Verdict
     reason: str
     """One sentence: why this verdict."""
     behaviours: list[BehaviourEffect]
+    budget: BudgetLimits | None = None
     damage: Damage | None
     patch: PatchSummary | None
+    overlap: list[Overlap] = []
     search: list[SearchStep]
     gates: list[GateResult]
+    not_asked: list[str] = []
+    """Gates that the job did not ask for."""
     samples: list[Sample]
     attribution: dict[str, str]
     """Attributor, score and granularity used."""

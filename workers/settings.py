@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import NoDecode
 
 from service.serving.canary import Dtype
 from service.settings import Settings
+
+
+class ScorerHost(BaseModel):
+    """A host the operator allows scorers on, private or over http."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str
+    """`host`, or `host:port`."""
+    secret_variable: str | None = None
+    """Environment variable that holds the secret it is sent."""
+    secret_use: Literal["bearer", "hmac"] = "bearer"  # noqa: S105 - a way of using one
 
 
 class WorkerSettings(Settings):
@@ -19,6 +35,11 @@ class WorkerSettings(Settings):
     """How long a cancelled job may take to stop by itself before it is ended."""
     silence_seconds: float = Field(default=60.0, gt=0)
     """An idle worker exits when a job has waited this long for it: its connection is dead."""
+    scorer_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders Detoxify checkpoints are found in by name, separated like PATH. Published variants
+    are fetched into the first."""
+    scorer_hosts: tuple[ScorerHost, ...] = ()
+    """Hosts of custom scorers that need leave or a secret, as a JSON list."""
     serving_dtype: Dtype = "float32"
     """What the vLLM servers compute in: in float32 a canary demands equal tokens, else
     log-probabilities within a tolerance."""

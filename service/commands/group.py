@@ -24,7 +24,7 @@ _USAGE_ERROR = typer.BadParameter.__mro__[2]
 
 
 class ExciseGroup(TyperGroup):
-    """Adds the installed packages' command groups when they are asked for, and maps endings.
+    """Adds the installed packages' commands when they are asked for, and maps endings.
 
     Wrong arguments end with 1, not click's 2: 1 is "anything else" to whoever reads exit codes.
     Nothing ends with a traceback unless EXCISE_DEBUG is set.
@@ -85,12 +85,15 @@ class ExciseGroup(TyperGroup):
 
 
 def find_groups() -> dict[str, EntryPoint]:
-    """The command groups that installed packages offer, by name."""
+    """The commands, and groups of them, that installed packages offer, by name."""
     return {found.name: found for found in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def load_group(entry_point: EntryPoint) -> Any:
-    """The group, or a command that says what is missing where it cannot be imported."""
+    """What is offered, or a command that says what is missing where it cannot be imported.
+
+    A Typer with a single command and no callback gives that command itself.
+    """
     try:
         group = entry_point.load()
     except ImportError as error:

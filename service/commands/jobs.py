@@ -6,9 +6,10 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from service.client import ApiError, ExciseClient
@@ -228,6 +229,13 @@ def fill_in_rows(
 def _wait_and_end(client: ExciseClient, job: JobView, output: Path | None, as_json: bool) -> None:
     """Follow the job, fetch its files, show the result, and end with its exit code."""
     console = build_console(to_stderr=as_json)
+    end_of_job(follow_to_end(client, job, console, output, as_json=as_json))
+
+
+def follow_to_end(
+    client: ExciseClient, job: JobView, console: Console, output: Path | None, *, as_json: bool
+) -> JobView:
+    """The job once it has ended, with its files fetched and its result shown."""
     try:
         if job.status in OPEN_STATUSES:
             print(f"job {job.id}", file=console.file, flush=True)
@@ -242,12 +250,17 @@ def _wait_and_end(client: ExciseClient, job: JobView, output: Path | None, as_js
         print_json(job.model_dump(mode="json"))
     else:
         _show_outcome(client, job, console, paths)
+    return job
+
+
+def end_of_job(job: JobView) -> NoReturn:
+    """End the command as the job ended; without a verdict, say why there is none."""
     if exit_code_of(job) is ExitCode.ERROR:
         print_error(explain_end(job), job.error.param if job.error else None)
     end_with(exit_code_of(job))
 
 
-def _show_outcome(client: ExciseClient, job: JobView, console: Any, paths: list[Path]) -> None:
+def _show_outcome(client: ExciseClient, job: JobView, console: Console, paths: list[Path]) -> None:
     """The report's summary, where there is one, and where the files are."""
     try:
         print_report(client.fetch_report(job.id), console)

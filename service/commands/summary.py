@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 from rich.console import Console
@@ -17,6 +18,14 @@ _VERDICT_WORDS = {
     "no_effect": ("NO EFFECT", "bold yellow"),
 }
 _MAX_SAMPLE_CHARACTERS = 420
+_OPEN_KINDS = frozenset({"repetition"})
+"""Kinds of behaviour whose texts are printed; others may hold insults, or names that leaked."""
+_MEASURES = {
+    "share": "share of responses",
+    "any_share": "at least one response",
+    "expected_worst": "expected worst score",
+    "mean_score": "mean score",
+}
 
 
 class _Effect(BaseModel):
@@ -28,14 +37,23 @@ class _Effect(BaseModel):
     draws: int | None = None
 
 
-class _Behaviour(BaseModel):
+class _Measure(BaseModel):
     name: str
-    metric: str
-    direction: str = ""
-    prompts: int | None = None
-    triggering: int | None = None
     held_out: _Effect | None = None
     random_control: _Effect | None = None
+    alone: _Effect | None = None
+
+
+class _Evaluator(BaseModel):
+    evaluator: str
+    measures: list[_Measure]
+
+
+class _Behaviour(BaseModel):
+    name: str
+    kind: str = ""
+    headline: str
+    evaluators: list[_Evaluator]
 
 
 class _Perplexity(BaseModel):
@@ -57,7 +75,6 @@ class _Patch(BaseModel):
     components: int
     of: int
     granularity: str = "neuron"
-    modules: dict[str, list[int]] = Field(default_factory=dict)
 
 
 class Gate(BaseModel):
@@ -67,20 +84,28 @@ class Gate(BaseModel):
     limit: float
     value: float | None
     passed: bool
+    unmeasured: str | None = None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it was measured and met; what was not measured is not met."""
+        return self.passed and self.value is not None
 
 
 class _Sample(BaseModel):
+    behaviour: str
     prompt: str
     before: str
     after: str
     split: str = ""
-    metric_before: float
-    metric_after: float
+    scores_before: dict[str, float]
+    scores_after: dict[str, float]
 
 
 class ReportSummary(BaseModel):
     """The parts of report.json that the summary shows; newer fields are passed over."""
 
+    schema_version: Literal[2]
     verdict: str
     reason: str = ""
     behaviours: list[_Behaviour] = Field(default_factory=list)
@@ -98,14 +123,23 @@ def parse_report(content: bytes) -> ReportSummary:
         raise CommandError("report.json is not a report of a version known here.") from None
 
 
-def print_summary(report: ReportSummary, console: Console, *, samples: int = 3) -> None:
-    """Verdict first, then the numbers, the gates, and a few responses before and after."""
+def print_summary(report: ReportSummary, console: Console, *, samples: int = 2) -> None:
+    """Verdict first, then the numbers, the gates that failed, and a few responses.
+
+    Responses are printed of behaviours alone whose texts cannot offend.
+    """
     print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
-    print_gates(report.gates, console)
-    if report.samples:
+    print_failed_gates(report.gates, console)
+    open_names = {
+        behaviour.name for behaviour in report.behaviours if behaviour.kind in _OPEN_KINDS
+    }
+    shown = _choose_samples([s for s in report.samples if s.behaviour in open_names], samples)
+    if shown:
         console.print()
-        console.print(_build_samples(_choose_samples(report.samples, samples)))
+        console.print(_build_samples(shown))
+    if len(shown) < len(report.samples):
+        console.print("More responses before and after are in report.html and report.md.")
 
 
 def print_verdict(verdict: str, reason: str, console: Console) -> None:
@@ -122,24 +156,30 @@ def print_gates(gates: list[Gate], console: Console) -> None:
     """The gates, where there are any."""
     if gates:
         console.print()
-        console.print(_build_gates(gates))
+        console.print(_build_gates(gates, "Gates"))
+
+
+def print_failed_gates(gates: list[Gate], console: Console) -> None:
+    """How many gates were met, and those that were not."""
+    if not gates:
+        return
+    failed = [gate for gate in gates if not gate.is_met]
+    console.print()
+    console.print(f"Gates: {len(gates) - len(failed)} of {len(gates)} met.")
+    if failed:
+        console.print(_build_gates(failed, "Gates not met"))
 
 
 def _build_numbers(report: ReportSummary) -> Table:
     """What was measured, before and after."""
     table = Table("", "before", "after", "", title="What changed", title_justify="left")
     for behaviour in report.behaviours:
-        metric = clean(behaviour.metric.replace("_", " "))
-        better = clean(behaviour.direction.replace("_", " "))
-        label = f"{clean(behaviour.name)}: {metric}{f' ({better})' * bool(better)}"
-        if (effect := behaviour.held_out) is None:
-            table.add_row(f"{label}, held-out prompts", "-", "-", "not measured")
-        else:
-            count = f" ({effect.n})" if effect.n is not None else ""
-            table.add_row(f"{label}, held-out prompts{count}", *_effect_cells(effect))
-        if (control := behaviour.random_control) is not None:
-            draws = f" ({control.draws} draws)" if control.draws else ""
-            table.add_row(f"the same, a random selection instead{draws}", *_effect_cells(control))
+        for evaluator in behaviour.evaluators:
+            for measure in evaluator.measures:
+                if measure.name == behaviour.headline:
+                    what = _MEASURES.get(measure.name, clean(measure.name))
+                    label = f"{clean(behaviour.name)}: {what}, {clean(evaluator.evaluator)}"
+                    _add_measure(table, label, measure)
     if report.damage is not None:
         _add_damage(table, report.damage)
     if (patch := report.patch) is not None:
@@ -149,6 +189,20 @@ def _build_numbers(report: ReportSummary) -> Table:
     else:
         table.add_row("components pruned", "0", "0", "no patch")
     return table
+
+
+def _add_measure(table: Table, label: str, measure: _Measure) -> None:
+    """One headline figure by one evaluator, beside chance and, of several behaviours, alone."""
+    if (effect := measure.held_out) is None:
+        table.add_row(f"{label}, held-out prompts", "-", "-", "not measured")
+    else:
+        count = f" ({effect.n})" if effect.n is not None else ""
+        table.add_row(f"{label}, held-out prompts{count}", *_effect_cells(effect))
+    if (control := measure.random_control) is not None:
+        draws = f" ({control.draws} draws)" if control.draws else ""
+        table.add_row(f"  the same, a random selection instead{draws}", *_effect_cells(control))
+    if measure.alone is not None:
+        table.add_row("  the same, this behaviour alone", *_effect_cells(measure.alone))
 
 
 def _add_damage(table: Table, damage: _Damage) -> None:
@@ -173,12 +227,14 @@ def _effect_cells(effect: _Effect) -> tuple[str, str, str]:
     return f"{effect.before:.3f}", f"{effect.after:.3f}", change
 
 
-def _build_gates(gates: list[Gate]) -> Table:
+def _build_gates(gates: list[Gate], heading: str) -> Table:
     """Each gate with its limit, its value and whether it is met."""
-    table = Table("gate", "limit", "value", "", title="Gates", title_justify="left")
+    table = Table("gate", "limit", "value", "", title=heading, title_justify="left")
     for gate in gates:
-        outcome = Text("pass", style="green") if gate.passed else Text("FAIL", style="bold red")
+        outcome = Text("pass", style="green") if gate.is_met else Text("FAIL", style="bold red")
         value = "not measured" if gate.value is None else f"{gate.value:.4g}"
+        if gate.value is None and gate.unmeasured:
+            value += f": {clean(gate.unmeasured)}"
         table.add_row(clean(gate.sentence), f"{gate.limit:.4g}", value, outcome)
     return table
 
@@ -196,10 +252,15 @@ def _build_samples(samples: list[_Sample]) -> Table:
     for sample in samples:
         table.add_row(
             _shorten(sample.prompt),
-            f"{_shorten(sample.before)}\n[{sample.metric_before:.2f}]",
-            f"{_shorten(sample.after)}\n[{sample.metric_after:.2f}]",
+            f"{_shorten(sample.before)}\n{_list_scores(sample.scores_before)}",
+            f"{_shorten(sample.after)}\n{_list_scores(sample.scores_after)}",
         )
     return table
+
+
+def _list_scores(scores: dict[str, float]) -> str:
+    """The scores in the evaluators' order."""
+    return f"[{', '.join(f'{score:.2f}' for score in scores.values())}]"
 
 
 def _shorten(text: str) -> str:

@@ -200,6 +200,7 @@ class EmbeddedStack:
         self._environment["EXCISE_HOME"] = str(self.home)
         self._environment.setdefault("EXCISE_ARTIFACTS", str(self.home / "artifacts"))
         self._environment.setdefault("EXCISE_MODEL_ROOTS", str(self.home / "models"))
+        self._environment.setdefault("EXCISE_SCORER_ROOTS", str(self.home / "scorers"))
 
     def _start_database(self) -> None:
         """Start PostgreSQL, unless there is an external one."""

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
+from service.jobs.intermediates import lock_artifact
 from service.jobs.shard_states import prolong_shards_of
 from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import (
@@ -176,13 +177,8 @@ def finish_stage(
 
     Raises `LeaseLostError`.
     """
-    check_artifact_id(result_sha256)
     stage = _lock_stage(session, job_id, token, name)
-    session.execute(
-        insert(StageResult)
-        .values(job_id=job_id, name=name, key=key, sha256=result_sha256)
-        .on_conflict_do_nothing()
-    )
+    _file(session, job_id, name, key, result_sha256)
     if not (reused and stage.status == StageStatus.SUCCEEDED):
         stage.status, stage.finished_at = StageStatus.SUCCEEDED, fetch_now(session)
     stage.done = stage.done if stage.total is None else stage.total
@@ -190,6 +186,17 @@ def finish_stage(
     how = "found its earlier result" if reused else f"finished in {seconds:.1f} s"
     data = {"stage": name, "seconds": seconds, "reused": reused, "sha256": result_sha256}
     append_event(session, job_id, "stage.succeeded", f"Stage {name} {how}.", data)
+
+
+def file_finding(
+    session: Session, job_id: str, token: int, name: str, key: str, sha256: str
+) -> None:
+    """File something a stage found out on its way; `find_stage_result` finds it again.
+
+    The first one filed under a key stays. Raises `LeaseLostError`.
+    """
+    lock_lease(session, job_id, token)
+    _file(session, job_id, name, key, sha256)
 
 
 def skip_stage(session: Session, job_id: str, token: int, name: str, message: str) -> None:
@@ -234,6 +241,7 @@ def attach_artifact(
     """
     check_artifact_id(sha256)
     lock_lease(session, job_id, token)
+    lock_artifact(session, sha256)
     values = {"sha256": sha256, "bytes": size, "media_type": media_type}
     session.execute(
         insert(JobArtifact)
@@ -354,6 +362,16 @@ def _lock_stage(session: Session, job_id: str, token: int, name: str) -> Stage:
     if stage is None:
         raise ValueError(f"Job {job_id} has no stage {name!r}.")
     return stage
+
+
+def _file(session: Session, job_id: str, name: str, key: str, sha256: str) -> None:
+    check_artifact_id(sha256)
+    lock_artifact(session, sha256)
+    session.execute(
+        insert(StageResult)
+        .values(job_id=job_id, name=name, key=key, sha256=sha256)
+        .on_conflict_do_nothing()
+    )
 
 
 def _tenth(done: int, total: int | None) -> int:

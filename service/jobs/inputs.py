@@ -9,17 +9,18 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.errors import NotFoundError
 from service.models import PromptSet
-from service.prompt_sets.parsing import parse_prompts
+from service.prompt_sets.parsing import Prompt, parse_prompts
 
 
 class PromptSetInfo(NamedTuple):
-    """What a report says about a prompt set."""
+    """What a report and a manifest say about a prompt set."""
 
     name: str
     sha256: str
+    format: str
 
 
-def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]:
+def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[Prompt]:
     """The prompts of one of the tenant's sets, in order. Raises `NotFoundError`."""
     row = _find(session, tenant_id, prompt_set_id, PromptSet.content, PromptSet.format)
     return parse_prompts(row.content, row.format)
@@ -33,9 +34,10 @@ def load_rows(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]
 
 
 def load_prompt_set_info(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSetInfo:
-    """Name and SHA-256 of one of the tenant's sets. Raises `NotFoundError`."""
-    row = _find(session, tenant_id, prompt_set_id, PromptSet.name, PromptSet.sha256)
-    return PromptSetInfo(row.name, row.sha256)
+    """Name, SHA-256 and format of one of the tenant's sets. Raises `NotFoundError`."""
+    columns = (PromptSet.name, PromptSet.sha256, PromptSet.format)
+    row = _find(session, tenant_id, prompt_set_id, *columns)
+    return PromptSetInfo(row.name, row.sha256, row.format)
 
 
 def _find(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -11,9 +11,12 @@ from service.errors import InvalidRequestError
 from service.jobs import repository
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec, JobSpec
 from service.jobs.specs.circuit import BUILT_IN_TASKS, MIN_CIRCUIT_ROWS
-from service.jobs.specs.compression import MIN_TASK_ROWS
+from service.jobs.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
 from service.jobs.specs.correction import MIN_REFERENCE_TEXTS, MIN_UNDESIRED_PROMPTS
+from service.jobs.specs.gates import GatesSpec, PromptGateSpec
 from service.settings import Settings
+
+MIN_GATE_PROMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class _Use:
 def check_prompt_sets(session: Session, tenant_id: str, spec: JobSpec, settings: Settings) -> None:
     """Check every prompt set the spec names. Raises `InvalidRequestError`."""
     if isinstance(spec, CompressionSpec):
-        _check_task_data(spec, settings)
+        _check_task_data("tasks", spec.tasks, settings)
+    if isinstance(spec, CorrectionSpec):
+        _check_task_data("gates.zero_shot", spec.gates.zero_shot, settings)
     for use in _list_uses(spec):
         _check_use(session, tenant_id, use)
 
@@ -41,6 +46,7 @@ def _list_uses(spec: JobSpec) -> Iterator[_Use]:
             field = f"behaviours[{index}].prompts"
             yield _Use(field, behaviour.prompts, MIN_UNDESIRED_PROMPTS)
         yield _Use("reference", spec.reference, MIN_REFERENCE_TEXTS)
+        yield from _list_gate_uses(spec.gates)
     if isinstance(spec, CircuitSpec):
         if spec.task not in BUILT_IN_TASKS:
             yield _Use("task", spec.task, MIN_CIRCUIT_ROWS, is_rows=True)
@@ -52,6 +58,16 @@ def _list_uses(spec: JobSpec) -> Iterator[_Use]:
         for index, task in enumerate(spec.tasks):
             if task.rows is not None:
                 yield _Use(f"tasks[{index}].rows", task.rows, MIN_TASK_ROWS, is_rows=True)
+
+
+def _list_gate_uses(gates: GatesSpec) -> Iterator[_Use]:
+    """The prompt sets that gates name."""
+    for name in GatesSpec.model_fields:
+        if isinstance(asked := getattr(gates, name), PromptGateSpec):
+            yield _Use(f"gates.{name}.prompts", asked.prompts, MIN_GATE_PROMPTS)
+    for index, task in enumerate(gates.zero_shot):
+        if task.rows is not None:
+            yield _Use(f"gates.zero_shot[{index}].rows", task.rows, MIN_TASK_ROWS, is_rows=True)
 
 
 def _check_use(session: Session, tenant_id: str, use: _Use) -> None:
@@ -84,12 +100,12 @@ def _check_use(session: Session, tenant_id: str, use: _Use) -> None:
         )
 
 
-def _check_task_data(spec: CompressionSpec, settings: Settings) -> None:
+def _check_task_data(field: str, tasks: Sequence[ZeroShotSpec], settings: Settings) -> None:
     """Raise `InvalidRequestError` for a task that has neither rows nor a file on the server."""
-    for index, task in enumerate(spec.tasks):
+    for index, task in enumerate(tasks):
         if task.rows is None and settings.find_task_file(task.name) is None:
             raise InvalidRequestError(
-                f"tasks[{index}].rows is missing, and this server has no rows of {task.name}. "
+                f"{field}[{index}].rows is missing, and this server has no rows of {task.name}. "
                 "Upload them with POST /v1/prompt-sets?format=rows.",
-                param=f"tasks[{index}].rows",
+                param=f"{field}[{index}].rows",
             )

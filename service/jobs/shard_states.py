@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.models import Shard, ShardStatus
+from service.models import Shard, ShardStatus, StageResult
 from service.outbox import enqueue
 
 
@@ -48,5 +49,15 @@ def prolong_shards_of(session: Session, job_id: str, worker: str | None, until: 
 
 
 def delete_shards(session: Session, job_id: str) -> None:
-    """Forget the shards of a job that has ended: nobody needs or may run them any more."""
+    """Forget the shards of a job that has ended: nobody needs or may run them any more.
+
+    Their results stay known as the job's, so that their files are deleted in time.
+    """
+    key = func.concat(Shard.key, "/", Shard.position)
+    name = func.concat(Shard.stage, " shard")
+    results = select(Shard.job_id, name, key, Shard.result_sha256).where(
+        Shard.job_id == job_id, Shard.result_sha256.is_not(None)
+    )
+    columns = ["job_id", "name", "key", "sha256"]
+    session.execute(insert(StageResult).from_select(columns, results).on_conflict_do_nothing())
     session.execute(delete(Shard).where(Shard.job_id == job_id))

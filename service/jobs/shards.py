@@ -19,6 +19,7 @@ from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
 from service.jobs.execution import clean_message, lock_lease
+from service.jobs.intermediates import lock_artifact
 from service.jobs.shard_states import free_shard
 from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import append_event, fail_as_poison, finish, lock_job
@@ -158,6 +159,7 @@ def file_shard(session: Session, shard_id: str, token: int, result_sha256: str) 
     """File the shard's result. Raises `LeaseLostError`, also when a result is filed already."""
     check_artifact_id(result_sha256)
     _, shard = _lock_held(session, shard_id, token)
+    lock_artifact(session, result_sha256)
     shard.status, shard.result_sha256 = ShardStatus.SUCCEEDED, result_sha256
     shard.lease_expires_at = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from service.errors import InvalidRequestError
 
@@ -12,20 +13,41 @@ FORMATS = ("text", "jsonl", "rows")
 MAX_ROW_DEPTH = 8
 MAX_PROMPTS = 20_000
 MAX_PROMPT_BYTES = 32 * 1024
+MAX_MESSAGES = 64
+ROLES = ("system", "user", "assistant")
 
 
-def parse_prompts(content: bytes, format: str) -> list[str]:  # noqa: A002 - the API's name
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a set: raw text, or a chat the model is to go on with."""
+
+    text: str
+    """Of a chat its messages' contents, joined by line ends."""
+    messages: tuple[Message, ...] = ()
+    """Empty for raw text."""
+
+
+def parse_prompts(content: bytes, format: str) -> list[Prompt]:  # noqa: A002 - the API's name
     """The prompts in `content`, in order: between 1 and `MAX_PROMPTS`, none blank.
 
     `format` is `text` (one prompt a line) or `jsonl` (one object a line, with a `prompt` or
-    `text` string). Blank lines are skipped. Raises `InvalidRequestError` naming the line.
+    `text` string, or a list of `messages`). Blank lines are skipped. Raises
+    `InvalidRequestError` naming the line.
     """
     if format == "rows":
         raise _invalid("The set holds rows, not prompts. Upload the file without format=rows.")
-    prompts: list[str] = []
+    prompts: list[Prompt] = []
     for number, line in _lines(content):
-        prompt = line if format == "text" else _parse_prompt(line, number)
-        _check_prompt(prompt, number)
+        prompt = Prompt(line) if format == "text" else _parse_prompt(line, number)
+        _check_prompt(prompt.text, number)
         prompts.append(prompt)
         if len(prompts) > MAX_PROMPTS:
             raise _invalid(
@@ -105,17 +127,49 @@ def _parse_json(line: str, number: int) -> object:
         ) from None
 
 
-def _parse_prompt(line: str, number: int) -> str:
+def _parse_prompt(line: str, number: int) -> Prompt:
     """The prompt in one line of JSON."""
     value = _parse_json(line, number)
     fields = value if isinstance(value, dict) else {}
+    if "messages" in fields:
+        messages = _parse_messages(fields["messages"], number)
+        return Prompt("\n".join(message.content for message in messages), messages)
     prompt = fields.get("prompt", fields.get("text"))
     if not isinstance(prompt, str):
         raise _invalid(
-            f"Line {number} has no string under 'prompt' or 'text'. Write one object a line, like "
-            '{"prompt": "..."}.'
+            f"Line {number} has no string under 'prompt' or 'text', and no 'messages'. Write one "
+            'object a line, like {"prompt": "..."}.'
         )
-    return prompt
+    return Prompt(prompt)
+
+
+def _parse_messages(value: object, number: int) -> tuple[Message, ...]:
+    """The messages of a chat, the last of them the user's."""
+    rows = value if isinstance(value, list) else []
+    if not 1 <= len(rows) <= MAX_MESSAGES:
+        raise _invalid(
+            f"'messages' on line {number} is no list of 1 to {MAX_MESSAGES} messages. Write "
+            '{"messages": [{"role": "user", "content": "..."}]}.'
+        )
+    messages = tuple(_parse_message(row, number) for row in rows)
+    if messages[-1].role != "user":
+        raise _invalid(
+            f"The last message on line {number} is not the user's, so there is nothing to answer. "
+            "End the chat with a message of the role user."
+        )
+    return messages
+
+
+def _parse_message(value: object, number: int) -> Message:
+    fields = value if isinstance(value, dict) else {}
+    role, content = fields.get("role"), fields.get("content")
+    if role not in ROLES or not isinstance(content, str) or not content.strip():
+        raise _invalid(
+            f"A message on line {number} lacks a role ({', '.join(ROLES)}) or a content that is "
+            'not blank. Write {"role": "user", "content": "..."}.'
+        )
+    _check_storable(content, number, "message")
+    return Message(role, content)
 
 
 def _check_prompt(prompt: str, number: int) -> None:

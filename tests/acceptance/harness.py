@@ -90,15 +90,16 @@ class Harness:
             "behaviours": [
                 {
                     "name": "repetition",
-                    "metric": "response_uniqueness",
+                    "kind": "repetition",
                     "prompts": undesired.id,
-                    "max_new_tokens": NEW_TOKENS,
+                    "decoding": {"max_new_tokens": NEW_TOKENS},
                     "threshold": 0.5,
+                    "min_effect": 0.1,
                 }
             ],
             "reference": reference.id,
             "search": {"amounts": [1, 8]},
-            "budget": {"perplexity_increase": 10.0, "kl_mean": 10.0, "min_effect": 0.1},
+            "budget": {"perplexity_increase": 10.0, "kl_mean": 10.0},
             **changes,
         }
 

@@ -17,7 +17,7 @@ from workers.attribution.composites import COMPOSITES
 from workers.attribution.memory import OnHalved, log_halved
 from workers.attribution.relevance import sum_gradient_relevance
 from workers.attribution.sums import ALL_STATISTICS, Combination, RelevanceSums, Statistic, finish
-from workers.attribution.targets import Target
+from workers.attribution.targets import Target, TokenMass
 from workers.batches import build_batches
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.families import Family, check_granularity
@@ -38,6 +38,16 @@ class Attributor(StrEnum):
     MAGNITUDE = "magnitude"
     RANDOM = "random"
 
+    @property
+    def explains(self) -> bool:
+        """Whether it explains chosen tokens: the others see all tokens alike, or none."""
+        return self in COMPOSITES
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether its relevance depends on the samples."""
+        return self not in (Attributor.MAGNITUDE, Attributor.RANDOM)
+
 
 WRITTEN = {
     Attributor.WANDA: Combination.ROOT_MEAN_SQUARE,
@@ -51,7 +61,7 @@ def compute_relevance(
     attributor: Attributor,
     granularity: Granularity,
     samples: Sequence[TokenSequence],
-    target: Target,
+    target: Target | TokenMass,
     pad_id: int,
     *,
     seed: int = 0,
@@ -90,10 +100,11 @@ def sum_relevance(
     attributor: Attributor,
     granularity: Granularity,
     samples: Sequence[TokenSequence],
-    target: Target,
+    target: Target | TokenMass,
     pad_id: int,
     *,
     seed: int = 0,
+    first_index: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     statistics: frozenset[Statistic] | None = None,
     storage: Storage = ON_DEVICE,
@@ -106,7 +117,8 @@ def sum_relevance(
     one is as large as the model and costs a matrix product a batch. `advance` is called with
     the number of samples of every finished batch, `on_halved` when one ran out of memory.
     `target` matters to the gradient attributors only, `seed` to what is drawn: random relevance,
-    and the tokens of a sampled target.
+    and the tokens of a sampled target: for each sample from its index among those of all shards,
+    of which the first one here has `first_index`.
 
     Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError` and,
     for samples that make no batch, `ValueError`.
@@ -119,7 +131,7 @@ def sum_relevance(
     if attributor is Attributor.RANDOM:
         advance(len(samples))
         return draw_random_sums(model, family, granularity, seed, kept)
-    batches = build_batches(samples, batch_tokens, pad_id)
+    batches = build_batches(samples, batch_tokens, pad_id, first_index)
     if attributor in WRITTEN:
         combination = WRITTEN[attributor]
         return sum_written_magnitudes(

@@ -50,6 +50,8 @@ def sum_written_magnitudes(
     modules = find_components(model, family, granularity)
     heads = count_heads(model) if granularity is Granularity.HEAD else None
     kept = statistics & {Statistic.MEAN, Statistic.MEAN_SQUARE}
+    if Statistic.MEAN_ABSOLUTE in statistics:  # of what is never negative it is the mean
+        kept |= {Statistic.MEAN}
     if combination is Combination.ROOT_MEAN_SQUARE:
         kept = frozenset({Statistic.MEAN_SQUARE})
     # Weights share their inputs: sums over features are enough until the end.

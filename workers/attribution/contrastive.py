@@ -13,7 +13,7 @@ from torch import nn
 
 from workers.attribution.attributors import Attributor, sum_relevance
 from workers.attribution.sums import RelevanceSums, Statistic
-from workers.attribution.targets import Target
+from workers.attribution.targets import Target, TokenMass
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.families import Family
 from workers.progress import Advance
@@ -29,7 +29,9 @@ class Side(StrEnum):
     DIVERGENCE = "divergence"
     """General text: how far the next-token distribution moves when a component goes."""
     UNDESIRED = "undesired"
-    """The undesired responses, by the job's own attributor."""
+    """A behaviour's undesired responses, by the job's own attributor."""
+    CLEAN = "clean"
+    """Clean responses to the same prompts, likewise."""
 
 
 @dataclass(frozen=True)
@@ -38,48 +40,68 @@ class Question:
 
     side: Side
     attributor: Attributor
-    target: Target
+    target: Target | TokenMass
     statistics: frozenset[Statistic]
 
     @property
     def is_general(self) -> bool:
         """Whether it is asked of general text."""
-        return self.side is not Side.UNDESIRED
+        return self.side not in (Side.UNDESIRED, Side.CLEAN)
+
+
+@dataclass(frozen=True)
+class BehaviourRelevance:
+    """Mean relevance of every component for one behaviour: module → tensor."""
+
+    undesired: Mapping[str, torch.Tensor]
+    clean: Mapping[str, torch.Tensor]
+    """For clean responses to the same prompts; empty where there are none."""
+
+    def compute_benefit(self, undesired: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what is relevant for `undesired` responses beyond what clean ones need."""
+        if not self.clean:
+            return {name: values.clone() for name, values in undesired.items()}
+        return {name: values - self.clean[name] for name, values in undesired.items()}
 
 
 @dataclass(frozen=True)
 class ContrastiveRelevance:
-    """Relevance of the same components on the two reference sets."""
+    """Relevance of the same components on general text and for each behaviour."""
 
     general: Relevance
     """Its mean is that of the loss and its mean square that of the divergence, where those were
     asked for; otherwise all of it is the job's own attributor's."""
-    undesired: Relevance
+    behaviours: tuple[BehaviourRelevance, ...]
 
 
-def list_questions(attributor: Attributor, *, predicts_damage: bool) -> tuple[Question, ...]:
-    """Return what has to be asked, general text first.
+def list_general_questions(
+    attributor: Attributor, *, predicts_damage: bool
+) -> tuple[Question, ...]:
+    """Return what has to be asked of general text.
 
     With `predicts_damage` the general side is the true gradient × input, whatever the
     attributor: the first two orders of what removing a component costs (OBD, LeCun 1989).
     Otherwise it is the attributor's own relevance of the top logit, as in the paper.
     """
-    undesired = Question(
-        Side.UNDESIRED,
-        attributor,
-        Target.EMITTED_MINUS_RUNNER_UP,
-        frozenset({Statistic.MEAN}),
-    )
+    mean, square = frozenset({Statistic.MEAN}), frozenset({Statistic.MEAN_SQUARE})
     if not predicts_damage:
         statistics = frozenset({Statistic.MEAN, Statistic.MEAN_ABSOLUTE})
-        return Question(Side.GENERAL, attributor, Target.TOP_LOGIT, statistics), undesired
+        return (Question(Side.GENERAL, attributor, Target.TOP_LOGIT, statistics),)
     gradient = Attributor.GRADIENT_X_INPUT
-    mean, square = frozenset({Statistic.MEAN}), frozenset({Statistic.MEAN_SQUARE})
     return (
         Question(Side.LOSS, gradient, Target.EMITTED_LOG_PROBABILITY, mean),
         Question(Side.DIVERGENCE, gradient, Target.SAMPLED_LOG_PROBABILITY, square),
-        undesired,
     )
+
+
+def ask_responses(attributor: Attributor, side: Side, mass: TokenMass | None = None) -> Question:
+    """Return the question of a behaviour's responses, undesired or clean.
+
+    With `mass`, what every position owes to the probability of the tokens that make responses
+    undesired; else why the model preferred the tokens it did emit.
+    """
+    mean = frozenset({Statistic.MEAN})
+    return Question(side, attributor, mass or Target.EMITTED_MINUS_RUNNER_UP, mean)
 
 
 def sum_answer(
@@ -91,8 +113,12 @@ def sum_answer(
     pad_id: int,
     seed: int,
     advance: Advance,
+    first_index: int = 0,
 ) -> RelevanceSums:
-    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does."""
+    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does.
+
+    `first_index` is the first sample's index among those of all shards.
+    """
     return sum_relevance(
         model,
         family,
@@ -101,56 +127,77 @@ def sum_answer(
         samples,
         question.target,
         pad_id,
-        # Random relevance of the two sets must not be the same.
-        seed=2 * seed + question.is_general,
+        # Random relevance must not be the same for two sets, or their difference is none.
+        seed=len(Side) * seed + list(Side).index(question.side),
+        first_index=first_index,
         statistics=question.statistics,
         advance=advance,
     )
 
 
-def combine_answers(answers: Mapping[Side, Relevance]) -> ContrastiveRelevance:
-    """Return the contrast that the answers to `list_questions` make up."""
-    undesired = answers[Side.UNDESIRED]
+def combine_general(answers: Mapping[Side, Relevance]) -> Relevance:
+    """Return the general relevance that the answers to `list_general_questions` make up."""
     if Side.GENERAL in answers:
-        return ContrastiveRelevance(answers[Side.GENERAL], undesired)
+        return answers[Side.GENERAL]
     loss, divergence = answers[Side.LOSS], answers[Side.DIVERGENCE]
-    general = Relevance(
+    return Relevance(
         mean=loss.mean,
         mean_absolute={},
         tokens=loss.tokens,
         samples=loss.samples,
         mean_square=divergence.mean_square,
     )
-    return ContrastiveRelevance(general, undesired)
 
 
-def serialise_relevance(relevance: ContrastiveRelevance) -> bytes:
-    """Return both relevances as safetensors bytes; token counts travel as tensors."""
+def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) -> bytes:
+    """Return everything as safetensors bytes; token counts travel as tensors."""
     tensors: dict[str, torch.Tensor] = {}
-    for side, value in (("general", relevance.general), ("undesired", relevance.undesired)):
-        tensors[f"{side}::counts"] = torch.tensor([value.tokens, value.samples])
+    for granularity, relevance in relevances.items():
+        general = relevance.general
+        counts = torch.tensor([general.tokens, general.samples])
+        tensors[_key(granularity, Side.GENERAL, "counts")] = counts
         for statistic in Statistic:
-            for name, values in getattr(value, statistic.value).items():
-                tensors[f"{side}::{statistic.value}::{name}"] = values.clone()
+            for name, values in getattr(general, statistic.value).items():
+                tensors[_key(granularity, Side.GENERAL, statistic, name)] = values.clone()
+        for number, behaviour in enumerate(relevance.behaviours):
+            sides = {Side.UNDESIRED: behaviour.undesired, Side.CLEAN: behaviour.clean}
+            for side, mapping in sides.items():
+                for name, values in mapping.items():
+                    tensors[_key(granularity, side, number, name)] = values.clone()
     return save_safetensors(tensors)
 
 
-def parse_relevance(data: bytes, modules: Sequence[str]) -> ContrastiveRelevance:
-    """Return what `serialise_relevance` stored, modules in the given order."""
+def parse_relevance(
+    data: bytes, modules: Mapping[Granularity, Sequence[str]]
+) -> dict[Granularity, ContrastiveRelevance]:
+    """Return what `serialise_relevance` stored, each granularity's modules in the given order."""
     tensors = load_safetensors(data)
+    return {
+        granularity: _parse_contrast(tensors, granularity, names)
+        for granularity, names in modules.items()
+    }
 
-    def read(side: str) -> Relevance:
-        def statistic(kind: Statistic) -> dict[str, torch.Tensor]:
-            keys = {name: f"{side}::{kind.value}::{name}" for name in modules}
-            return {name: tensors[key] for name, key in keys.items() if key in tensors}
 
-        tokens, samples = tensors[f"{side}::counts"].tolist()
-        return Relevance(
-            mean=statistic(Statistic.MEAN),
-            mean_absolute=statistic(Statistic.MEAN_ABSOLUTE),
-            tokens=tokens,
-            samples=samples,
-            mean_square=statistic(Statistic.MEAN_SQUARE),
-        )
+def _parse_contrast(
+    tensors: Mapping[str, torch.Tensor], granularity: Granularity, modules: Sequence[str]
+) -> ContrastiveRelevance:
+    def read(side: Side, what: object) -> dict[str, torch.Tensor]:
+        keys = {name: _key(granularity, side, what, name) for name in modules}
+        return {name: tensors[key] for name, key in keys.items() if key in tensors}
 
-    return ContrastiveRelevance(read("general"), read("undesired"))
+    tokens, samples = tensors[_key(granularity, Side.GENERAL, "counts")].tolist()
+    general = Relevance(
+        mean=read(Side.GENERAL, Statistic.MEAN),
+        mean_absolute=read(Side.GENERAL, Statistic.MEAN_ABSOLUTE),
+        tokens=tokens,
+        samples=samples,
+        mean_square=read(Side.GENERAL, Statistic.MEAN_SQUARE),
+    )
+    behaviours: list[BehaviourRelevance] = []
+    while undesired := read(Side.UNDESIRED, len(behaviours)):
+        behaviours.append(BehaviourRelevance(undesired, read(Side.CLEAN, len(behaviours))))
+    return ContrastiveRelevance(general, tuple(behaviours))
+
+
+def _key(*parts: object) -> str:
+    return "::".join(map(str, parts))

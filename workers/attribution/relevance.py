@@ -13,7 +13,7 @@ from workers.attribution.composites import Composite, attribution_rules
 from workers.attribution.memory import HalvingRunner, OnHalved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.sums import RelevanceSums, Statistic
-from workers.attribution.targets import Target, compute_directions, find_target_positions
+from workers.attribution.targets import Target, TokenMass, compute_directions, find_target_positions
 from workers.batches import TokenBatch
 from workers.domain import Granularity
 from workers.families import (
@@ -33,7 +33,7 @@ def sum_gradient_relevance(
     composite: Composite,
     granularity: Granularity,
     batches: Iterable[TokenBatch],
-    target: Target,
+    target: Target | TokenMass,
     statistics: frozenset[Statistic],
     storage: Storage,
     advance: Advance,
@@ -146,7 +146,7 @@ def _multiply_by_weights(accumulator: Accumulator, modules: dict[str, nn.Module]
 
 
 def _backward(
-    model: nn.Module, family: Family, batch: TokenBatch, target: Target, seed: int
+    model: nn.Module, family: Family, batch: TokenBatch, target: Target | TokenMass, seed: int
 ) -> None:
     """Run the batch forwards and the target's gradient backwards, for the observers to see."""
     placed = batch.to(input_device(model))

@@ -7,17 +7,16 @@ starts at the last hidden states: no gradient ever flows through the vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
 
+from workers.attribution.draws import draw_uniforms
 from workers.batches import NO_CONTRAST, TokenBatch
 
 DIRECTION_POSITIONS = 512
 """Positions whose logits exist at one time."""
-
-SEED_STRIDE = 1_000_003
-"""Distance between the seeds of two runs, so that their batches draw different tokens."""
 
 
 class Target(StrEnum):
@@ -35,6 +34,20 @@ class Target(StrEnum):
     EMITTED_MINUS_CONTRAST = "emitted_minus_contrast"
     """Logit of the token that follows, minus that of the sample's own other token: why this
     answer and not that one (`TokenSequence.contrast_ids`)."""
+
+
+@dataclass(frozen=True)
+class TokenMass:
+    """The probability of some tokens, each weighted: what makes undesired text undesired.
+
+    Its gradient is Σ w(v) p(v) (W[v] − Σ p(u) W[u]): nothing where none of the tokens is likely,
+    whatever was in fact emitted. So every position tells something, not only those at which an
+    undesired token was drawn.
+    """
+
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    """In (0, 1]: how surely each token is undesired where it comes."""
 
 
 def find_target_positions(batch: TokenBatch) -> torch.Tensor:
@@ -58,22 +71,21 @@ def compute_directions(
     batch: TokenBatch,
     positions: torch.Tensor,
     head: torch.Tensor,
-    target: Target,
+    target: Target | TokenMass,
     seed: int = 0,
 ) -> torch.Tensor:
     """Return `compute_target_directions` of a batch's states at `positions`, on their device.
 
     `states` `(position, hidden)`, `positions` as `find_target_positions` gives them. A few
     positions at a time, so that the logits of the whole batch never exist at once. What a
-    target draws depends on `seed` and the batch's samples alone. Raises `ValueError` where the
-    target needs a contrast that a sample does not have.
+    target draws for a sample depends on `seed` and the sample's index alone. Raises
+    `ValueError` where the target needs a contrast that a sample does not have.
     """
-    generator = torch.Generator(device=head.device)
-    generator.manual_seed(seed * SEED_STRIDE + min(batch.sample_indices))
     next_ids = batch.token_ids.roll(-1, dims=1)[positions].to(head.device)
     contrast_ids = batch.contrast_ids.roll(-1, dims=1)[positions].to(head.device)
     if target is Target.EMITTED_MINUS_CONTRAST and bool((contrast_ids == NO_CONTRAST).any()):
         raise ValueError(f"{target} needs a contrast for every explained token; add contrast_ids")
+    uniforms = _draw_uniforms(seed, batch, positions).to(head.device)
     directions = torch.empty_like(states)
     for start in range(0, len(states), DIRECTION_POSITIONS):
         part = slice(start, start + DIRECTION_POSITIONS)
@@ -83,7 +95,7 @@ def compute_directions(
             head,
             target,
             contrast_ids[part],
-            generator,
+            uniforms[part],
         )
     return directions
 
@@ -93,28 +105,58 @@ def compute_target_directions(
     hidden: torch.Tensor,
     next_ids: torch.Tensor,
     head: torch.Tensor,
-    target: Target,
+    target: Target | TokenMass,
     contrast_ids: torch.Tensor | None = None,
-    generator: torch.Generator | None = None,
+    uniforms: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the direction `(position, hidden)` whose product with `hidden` is the target.
 
     `hidden` `(position, hidden)` are the normalised last hidden states, `next_ids`
     `(position,)` the tokens that follow, `contrast_ids` `(position,)` those they are explained
     against, `head` `(vocabulary, hidden)`. For a log-probability the direction is its gradient
-    (the softmax's linearisation); `generator` draws the tokens of the sampled one.
+    (the softmax's linearisation); `uniforms` `(position,)` in [0, 1) draw the tokens of the
+    sampled one. Raises `ValueError` where the target needs one of them and it is missing.
     """
     if target is Target.EMITTED_MINUS_CONTRAST:
         if contrast_ids is None:
             raise ValueError(f"{target} needs contrast_ids")
         return head[next_ids] - head[contrast_ids]
     logits = hidden @ head.T
+    if isinstance(target, TokenMass):
+        return _compute_mass_directions(logits, head, target)
     if target is Target.TOP_LOGIT:
         return head[logits.argmax(dim=-1)]
     if target in (Target.EMITTED_LOG_PROBABILITY, Target.SAMPLED_LOG_PROBABILITY):
         probabilities = torch.softmax(logits.float(), dim=-1)
         if target is Target.SAMPLED_LOG_PROBABILITY:
-            next_ids = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+            if uniforms is None:
+                raise ValueError(f"{target} needs uniforms")
+            next_ids = _draw_tokens(probabilities, uniforms)
         return head[next_ids] - probabilities.to(head.dtype) @ head
     logits.scatter_(1, next_ids[:, None], -torch.inf)
     return head[next_ids] - head[logits.argmax(dim=-1)]
+
+
+def _draw_uniforms(seed: int, batch: TokenBatch, positions: torch.Tensor) -> torch.Tensor:
+    """Return a number in [0, 1) for each of `positions`, by sample and token, on the CPU."""
+    rows, tokens = positions.cpu().nonzero(as_tuple=True)
+    return draw_uniforms(seed, torch.tensor(batch.sample_indices)[rows], tokens)
+
+
+def _draw_tokens(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Return for each position the token in whose share of [0, 1) its number lies."""
+    ends = probabilities.cumsum(dim=-1)
+    return torch.searchsorted(ends, uniforms[:, None] * ends[:, -1:], right=True).squeeze(1)
+
+
+def _compute_mass_directions(
+    logits: torch.Tensor, head: torch.Tensor, mass: TokenMass
+) -> torch.Tensor:
+    """Return the gradient of the tokens' weighted probability with respect to the states."""
+    probabilities = torch.softmax(logits.float(), dim=-1)
+    ids = torch.tensor(mass.token_ids, device=head.device)
+    weights = torch.tensor(mass.weights, device=head.device)
+    shares = probabilities[:, ids] * weights
+    own = shares.to(head.dtype) @ head[ids]
+    mean = probabilities.to(head.dtype) @ head
+    return own - shares.sum(dim=-1, keepdim=True).to(head.dtype) * mean

@@ -21,7 +21,7 @@ from workers.circuits.faithfulness import (
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint, LayerSummary
 from workers.circuits.ranking import count_circuit, keep_largest, order_scores, select_outside
-from workers.circuits.relevance import compute_node_scores, compute_weight_scores
+from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import Site, find_sites
 from workers.circuits.tasks import Task
 from workers.domain import Granularity, Scope
@@ -53,7 +53,7 @@ def discover_circuit(
     check_settings(settings)
     sites = find_sites(model, family, settings.granularities)
     whole, corrupted = _measure_whole(model, family, held_out, settings, pad_id, advance)
-    scores = compute_scores(model, family, sites, discovery, settings, pad_id, advance)
+    scores = score_components(model, family, sites, discovery, settings, pad_id, advance)
     ranked = _Ranked(order_scores(scores, settings.order), resolve_scope(settings), sites)
 
     def measure(shares: Sequence[float]) -> torch.Tensor:
@@ -113,7 +113,7 @@ def resolve_scope(settings: CircuitSettings) -> Scope:
     return Scope.LAYER if settings.granularities == (Granularity.NEURON,) else Scope.GLOBAL
 
 
-def compute_scores(
+def score_components(
     model: nn.Module,
     family: Family,
     sites: Mapping[str, Site],
@@ -123,9 +123,7 @@ def compute_scores(
     advance: Advance = ignore,
 ) -> dict[str, torch.Tensor]:
     """Return module → score of each component by the settings' attributor and contrast."""
-    is_weight = Granularity.WEIGHT in settings.granularities
-    compute = compute_weight_scores if is_weight else compute_node_scores
-    return compute(
+    return compute_scores(
         model,
         family,
         settings.attributor,

@@ -27,7 +27,7 @@ from workers.circuits.measurement import (
 )
 from workers.circuits.sites import Site, find_sites, read_inputs, replaced_inputs, sum_by_component
 from workers.circuits.tasks import Task, TaskError, TaskRow
-from workers.circuits.tracing import Contrast, Take, read_contrast, trace_nodes
+from workers.circuits.tracing import Contrast, Take, read_contrast, trace_gradients
 from workers.domain import Granularity
 from workers.families import Family
 from workers.progress import Advance, ignore
@@ -241,7 +241,7 @@ def _trace(
 ) -> None:
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
         others = read_contrast(model, family, sites, batch, contrast)
-        trace_nodes(model, family, composite, sites, batch, task.metric, others, take)
+        trace_gradients(model, family, composite, sites, batch, task.metric, others, take)
 
 
 def compute_pearson(one: torch.Tensor, other: torch.Tensor) -> float:

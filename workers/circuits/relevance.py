@@ -12,9 +12,10 @@ from workers.attribution.baselines import column_norms
 from workers.attribution.composites import COMPOSITES
 from workers.attribution.targets import Target
 from workers.circuits.measurement import build_row_batches, find_device
-from workers.circuits.sites import Site, read_inputs, sum_by_component
+from workers.circuits.sites import Site, has_weights, read_inputs, sum_by_component
 from workers.circuits.tasks import Task
-from workers.circuits.tracing import Contrast, read_contrast, trace_linears, trace_nodes
+from workers.circuits.tracing import Contrast, read_contrast, trace_gradients
+from workers.domain import Granularity
 from workers.families import Family, linear_weight
 from workers.progress import Advance, ignore
 
@@ -32,7 +33,7 @@ class _Sums(dict[str, torch.Tensor]):
         self[name] = self[name] + values if name in self else values
 
 
-def compute_node_scores(
+def compute_scores(
     model: nn.Module,
     family: Family,
     attributor: Attributor,
@@ -45,60 +46,16 @@ def compute_node_scores(
     batch_tokens: int = BATCH_TOKENS,
     advance: Advance = ignore,
 ) -> dict[str, torch.Tensor]:
-    """Return module → score `(component,)` for the task, float32 on the CPU.
+    """Return module → score of each component for the task, float32 on the CPU.
 
-    LRP and gradient: the mean over rows of the signed relevance of the metric at the last
-    position, summed over positions. Activation and Wanda: the mean and the root mean square
-    over tokens of what a component writes, `|a| · ‖W[:, j]‖₂`, for a head the norm of that over
-    its features; with contrast `CORRUPTED` their `a`, too, is the difference to the corrupted
-    prompt. Magnitude and random look at no row. `advance` is called with the number
-    of rows of every finished batch.
-
-    Raises `NonFiniteRelevanceError`.
-    """
-    if attributor in (Attributor.MAGNITUDE, Attributor.RANDOM):
-        advance(len(task.rows))
-        return _score_blindly(model, family, attributor, sites, pad_id, seed)
-    if attributor in _POWERS:
-        power = _POWERS[attributor]
-        norms = {name: column_norms(site.module).detach() for name, site in sites.items()}
-        means = _average_written(
-            model, family, sites, norms, task, contrast, power, pad_id, batch_tokens, advance
-        )
-        return {name: values.pow(1 / power).cpu() for name, values in means.items()}
-    sums = _Sums()
-
-    def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
-        relevance = (values * gradient).sum(dim=(0, 1)) / len(task.rows)
-        sums.add(name, sum_by_component(relevance, sites[name].width))
-
-    composite = COMPOSITES[attributor.value]
-    for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
-        others = read_contrast(model, family, sites, batch, contrast)
-        trace_nodes(model, family, composite, sites, batch, task.metric, others, take)
-        advance(len(batch.rows))
-    return {name: sums[name].cpu() for name in sites}
-
-
-def compute_weight_scores(
-    model: nn.Module,
-    family: Family,
-    attributor: Attributor,
-    sites: Mapping[str, Site],
-    task: Task,
-    contrast: Contrast,
-    pad_id: int,
-    *,
-    seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    advance: Advance = ignore,
-) -> dict[str, torch.Tensor]:
-    """Return linear module → score of each weight in its stored layout, float32 on the CPU.
-
-    LRP and gradient: W ∘ Σ gradient ⊗ input, the mean over rows (Eq. 8 of arXiv 2506.13727;
-    one product at the end); Wanda |W| · ‖X‖₂, activation |W| · mean |X|, with the input
-    contrasted as in `compute_node_scores`. Magnitude is |W|; it and random look at no row.
-    Holds one matrix for each module.
+    Neurons and heads `(component,)`, weights in their stored layout. LRP and gradient: the mean
+    over rows of the signed relevance of the metric at the last position, summed over positions;
+    of weights W ∘ Σ gradient ⊗ input (Eq. 8 of arXiv 2506.13727; one product at the end, one
+    matrix held for each module). Activation and Wanda: the mean and the root mean square over
+    tokens of what a component writes, `|a| · ‖W[:, j]‖₂`, for a head the norm of that over its
+    features, for a weight |W| · |x|; with contrast `CORRUPTED` their input, too, is the
+    difference to the corrupted prompt. Magnitude and random look at no row. `advance` is called
+    with the number of rows of every finished batch.
 
     Raises `NonFiniteRelevanceError`.
     """
@@ -107,28 +64,45 @@ def compute_weight_scores(
         return _score_blindly(model, family, attributor, sites, pad_id, seed)
     if attributor in _POWERS:
         power = _POWERS[attributor]
-        ones = {name: torch.ones((), device=_weight(site).device) for name, site in sites.items()}
         means = _average_written(
-            model, family, sites, ones, task, contrast, power, pad_id, batch_tokens, advance
+            model, family, sites, task, contrast, power, pad_id, batch_tokens, advance
         )
         return {
-            name: (_weight(site).abs() * _along_inputs(site, means[name].pow(1 / power))).cpu()
-            for name, site in sites.items()
+            name: _finish_written(site, means[name].pow(1 / power)) for name, site in sites.items()
         }
     sums = _Sums()
-    modules = {name: site.module for name, site in sites.items()}
 
     def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
-        sums.add(name, _outer(sites[name], values, gradient) / len(task.rows))
+        sums.add(name, _sum_relevance(sites[name], values, gradient) / len(task.rows))
 
     composite = COMPOSITES[attributor.value]
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
         others = read_contrast(model, family, sites, batch, contrast)
-        trace_linears(model, family, composite, modules, batch, task.metric, others, take)
+        trace_gradients(model, family, composite, sites, batch, task.metric, others, take)
         advance(len(batch.rows))
     # Where no gradient came (queries and keys under CP-LRP) there is no relevance.
     nothing = torch.zeros(())
-    return {name: (_weight(site) * sums.get(name, nothing)).cpu() for name, site in sites.items()}
+    return {name: _finish_relevance(site, sums.get(name, nothing)) for name, site in sites.items()}
+
+
+def _sum_relevance(site: Site, values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Return a batch's relevance, of weights still to be multiplied by them."""
+    if site.granularity is not Granularity.WEIGHT:
+        return sum_by_component((values * gradient).sum(dim=(0, 1)), site.width)
+    inputs, outputs = values.flatten(0, 1), gradient.flatten(0, 1)
+    return outputs.T @ inputs if site.row_axis == 0 else inputs.T @ outputs
+
+
+def _finish_relevance(site: Site, total: torch.Tensor) -> torch.Tensor:
+    return (_weight(site) * total if site.granularity is Granularity.WEIGHT else total).cpu()
+
+
+def _finish_written(site: Site, mean: torch.Tensor) -> torch.Tensor:
+    """Return what components write; of weights `mean` is that of their inputs, `(feature,)`."""
+    if site.granularity is not Granularity.WEIGHT:
+        return mean.cpu()
+    along_inputs = mean[None, :] if site.row_axis == 0 else mean[:, None]
+    return (_weight(site).abs() * along_inputs).cpu()
 
 
 @torch.no_grad()
@@ -136,7 +110,6 @@ def _average_written(
     model: nn.Module,
     family: Family,
     sites: Mapping[str, Site],
-    norms: Mapping[str, torch.Tensor],
     task: Task,
     contrast: Contrast,
     power: int,
@@ -144,13 +117,17 @@ def _average_written(
     batch_tokens: int,
     advance: Advance,
 ) -> dict[str, torch.Tensor]:
-    """Return the mean over tokens of (|input| · norm)^power, `(component,)`."""
+    """Return the mean over tokens of (|input| · norm)^power, `(component,)`.
+
+    A feature's norm is that of what it writes; for weights each feature of the input counts.
+    """
+    norms = {} if has_weights(sites) else {n: column_norms(s.module) for n, s in sites.items()}
     sums = _Sums()
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
         others = read_contrast(model, family, sites, batch, contrast)
         for name, values in read_inputs(model, family, sites, batch.clean_ids).items():
             difference = values - others[name] if others else values
-            written = difference[batch.is_token].float() * norms[name]
+            written = difference[batch.is_token].float() * norms.get(name, 1.0)
             squares = sum_by_component(written.square(), sites[name].width)
             sums.add(name, squares.pow(power / 2).sum(dim=0))
         advance(len(batch.rows))
@@ -178,13 +155,3 @@ def _score_blindly(
 
 def _weight(site: Site) -> torch.Tensor:
     return linear_weight(site.module).detach().float()
-
-
-def _along_inputs(site: Site, values: torch.Tensor) -> torch.Tensor:
-    return values[None, :] if site.row_axis == 0 else values[:, None]
-
-
-def _outer(site: Site, values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Return Σ gradient ⊗ input over rows and tokens in the weight's stored layout."""
-    inputs, outputs = values.flatten(0, 1), gradient.flatten(0, 1)
-    return outputs.T @ inputs if site.row_axis == 0 else inputs.T @ outputs

@@ -62,6 +62,11 @@ def find_sites(
     return sites
 
 
+def has_weights(sites: Mapping[str, Site]) -> bool:
+    """Whether the components are single weights: all of them are, or none."""
+    return any(site.granularity is Granularity.WEIGHT for site in sites.values())
+
+
 def _build_site(module: nn.Module, granularity: Granularity, count: int, family: Family) -> Site:
     if not is_linear(module):
         raise UnsupportedGranularityError(

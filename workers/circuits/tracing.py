@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import StrEnum
 
 import torch
@@ -16,7 +16,7 @@ from workers.circuits.measurement import (
     compute_last_states,
     compute_metric_directions,
 )
-from workers.circuits.sites import Site, read_inputs, replaced_inputs
+from workers.circuits.sites import Site, has_weights, read_inputs, replaced_inputs
 from workers.circuits.tasks import Metric
 from workers.families import Family
 
@@ -40,7 +40,7 @@ Take = Callable[[str, torch.Tensor, torch.Tensor], None]
 _TakeAny = Callable[[str, torch.Tensor, torch.Tensor | None], None]
 
 
-def trace_nodes(
+def trace_gradients(
     model: nn.Module,
     family: Family,
     composite: Composite,
@@ -50,41 +50,24 @@ def trace_nodes(
     others: Mapping[str, torch.Tensor],
     take: Take,
 ) -> None:
-    """Call `take` with every site's input and the gradient of the summed metric to it.
+    """Call `take` with every site's input and a gradient of the summed metric.
 
+    Of neurons and heads it is the gradient to that input, of weights the one to their module's
+    output; modules that none reaches (CP-LRP stops it at queries and keys) are passed over.
     The clean prompts are read, the gradient follows `composite`; `others` (`read_contrast`)
     is subtracted from the inputs. Raises `NonFiniteRelevanceError` naming module and rows.
     """
     checked = _checked(take, batch)
-    # The hooks come after the rules': they see the gradient before the product rule.
-    with (
-        attribution_rules(model, family, composite),
-        _traced_inputs(sites, others, checked),
-    ):
-        _backward(model, family, batch, metric)
-
-
-def trace_linears(
-    model: nn.Module,
-    family: Family,
-    composite: Composite,
-    modules: Mapping[str, nn.Module],
-    batch: RowBatch,
-    metric: Metric,
-    others: Mapping[str, torch.Tensor],
-    take: Take,
-) -> None:
-    """Call `take` with every linear module's input and the gradient to its output.
-
-    Modules that no gradient reaches (CP-LRP stops it at queries and keys) are passed over.
-    Otherwise as `trace_nodes`.
-    """
-    checked = _checked(take, batch)
-    # The hooks come before the rules': they see the gradient that the weight itself gets.
-    with (
-        _traced_outputs(modules, others, checked),
-        attribution_rules(model, family, composite),
-    ):
+    rules: AbstractContextManager[None] = attribution_rules(model, family, composite)
+    # Inputs after the rules: what is seen is the gradient before the product rule. Outputs
+    # before them: the gradient that the weight itself gets.
+    if has_weights(sites):
+        order = [_traced_outputs(sites, others, checked), rules]
+    else:
+        order = [rules, _traced_inputs(sites, others, checked)]
+    with ExitStack() as stack:
+        for context in order:
+            stack.enter_context(context)
         _backward(model, family, batch, metric)
 
 
@@ -134,7 +117,7 @@ def _traced_inputs(
 
 @contextmanager
 def _traced_outputs(
-    modules: Mapping[str, nn.Module], others: Mapping[str, torch.Tensor], take: _TakeAny
+    sites: Mapping[str, Site], others: Mapping[str, torch.Tensor], take: _TakeAny
 ) -> Iterator[None]:
     def hook_for(
         name: str,
@@ -151,7 +134,7 @@ def _traced_outputs(
 
         return hook
 
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in modules.items()]
+    handles = [site.module.register_forward_hook(hook_for(name)) for name, site in sites.items()]
     try:
         yield
     finally:

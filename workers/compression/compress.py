@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attributors import Attributor, sum_relevance
+from workers.attribution.sums import RelevanceSums, finish
 from workers.batches import build_batches
 from workers.compression.calibration import BlockInputs
 from workers.compression.plan import (
@@ -18,7 +19,7 @@ from workers.compression.plan import (
     Pattern,
     RowShare,
 )
-from workers.domain import Granularity, Scope, Selection, TokenSequence
+from workers.domain import Granularity, Relevance, Scope, Selection, TokenSequence
 from workers.families import (
     Family,
     count_layers,
@@ -26,7 +27,7 @@ from workers.families import (
     is_transposed,
     linear_weight,
 )
-from workers.progress import Progress, count_up
+from workers.progress import Advance, Progress, count_up, ignore
 from workers.pruning.selection import select_components, select_n_of_m
 
 OnBlock = Callable[[int, Mapping[str, ModuleSparsity]], None]
@@ -60,7 +61,7 @@ def compress(
     Raises `ValueError` without samples, on a `first_block` with one-shot calibration (its
     scores need the unpruned model) or outside the model, and where rows do not divide into an
     N:M pattern's groups; `UnsupportedGranularityError` for mixtures of experts;
-    `NonFiniteScoreError`; and what `compute_relevance` raises.
+    `NonFiniteScoreError`; and what `sum_relevance` raises.
     """
     layers = count_layers(model, family)
     if not samples:
@@ -69,7 +70,7 @@ def compress(
         raise ValueError("a one-shot compression cannot resume; start from the unpruned model")
     if not 0 <= first_block < layers:
         raise ValueError(f"first_block must be in 0 … {layers - 1}, not {first_block}")
-    modules = _group_by_block(find_components(model, family, Granularity.WEIGHT), family, layers)
+    modules = _group_by_block(model, family)
     work = _Work(model, family, plan, samples, pad_id, modules, progress or _ignore)
     blocks = range(first_block, layers)
     by_inputs = plan.attributor is Attributor.WANDA
@@ -80,6 +81,51 @@ def compress(
         if on_block is not None:
             on_block(block, removed)
     return CompressionOutcome(outcome)
+
+
+def sum_scores(
+    model: nn.Module,
+    family: Family,
+    plan: CompressionPlan,
+    samples: Sequence[TokenSequence],
+    pad_id: int,
+    *,
+    first_index: int = 0,
+    advance: Advance = ignore,
+) -> RelevanceSums:
+    """Return the sums over `samples` of what `plan` ranks, to be merged with other shards'.
+
+    `first_index` is the first sample's index among those of all shards. Raises as
+    `sum_relevance` does.
+    """
+    return sum_relevance(
+        model,
+        family,
+        plan.attributor,
+        Granularity.WEIGHT,
+        samples,
+        plan.target,
+        pad_id,
+        seed=plan.seed,
+        first_index=first_index,
+        batch_tokens=plan.batch_tokens,
+        statistics=frozenset({plan.statistic}),
+        advance=advance,
+    )
+
+
+def prune_by_relevance(
+    modules: Mapping[str, nn.Module], plan: CompressionPlan, relevance: Relevance
+) -> dict[str, ModuleSparsity]:
+    """Remove weights of `modules` by the plan's statistic of `relevance`, in place.
+
+    Raises `NonFiniteScoreError`, and `ValueError` where rows do not divide into a pattern's groups.
+    """
+    scores: Mapping[str, torch.Tensor] = getattr(relevance, plan.statistic.value)
+    return {
+        name: prune_module(name, module, scores[name].abs(), plan.pattern)
+        for name, module in modules.items()
+    }
 
 
 _Finished = Iterable[tuple[int, dict[str, ModuleSparsity]]]
@@ -114,28 +160,12 @@ class _Work:
         rounds = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
         advance = count_up(self._progress, len(rounds) * len(self._samples))
         for members in rounds:
-            relevance = compute_relevance(
-                self._model,
-                self._family,
-                plan.attributor,
-                Granularity.WEIGHT,
-                self._samples,
-                plan.target,
-                self._pad_id,
-                seed=plan.seed,
-                batch_tokens=plan.batch_tokens,
-                statistics=frozenset({plan.statistic}),
-                advance=advance,
+            sums = sum_scores(
+                self._model, self._family, plan, self._samples, self._pad_id, advance=advance
             )
-            scores: Mapping[str, torch.Tensor] = getattr(relevance, plan.statistic.value)
+            relevance = finish(sums, in_place=True)
             for block in members:
-                yield (
-                    block,
-                    {
-                        name: prune_module(name, module, scores[name].abs(), plan.pattern)
-                        for name, module in self._modules[block].items()
-                    },
-                )
+                yield block, prune_by_relevance(self._modules[block], plan, relevance)
 
     def prune_by_inputs(self, blocks: range) -> _Finished:
         """Wanda: |W| · ‖X‖₂ from the inputs of one block at a time (arXiv 2306.11695, Eq. 1)."""
@@ -200,16 +230,15 @@ def _select(scores: Mapping[str, torch.Tensor], pattern: Pattern, row_axis: int)
     return select_n_of_m(scores, pattern.removed, pattern.group, row_axis=row_axis)
 
 
-def _group_by_block(
-    modules: Mapping[str, nn.Module], family: Family, layers: int
-) -> list[dict[str, nn.Module]]:
+def _group_by_block(model: nn.Module, family: Family) -> list[dict[str, nn.Module]]:
+    modules = find_components(model, family, Granularity.WEIGHT)
     return [
         {
             name: module
             for name, module in modules.items()
             if name.startswith(f"{family.layers}.{layer}.")
         }
-        for layer in range(layers)
+        for layer in range(count_layers(model, family))
     ]
 
 

@@ -17,6 +17,9 @@ SPEED_NOTE = (
 )
 """To be shown wherever a compression's figures are."""
 
+GRADIENT_ATTRIBUTORS = frozenset({Attributor.ATTNLRP, Attributor.GRADIENT_X_INPUT})
+"""Attributors whose scores take a backward pass."""
+
 READ_NO_SAMPLES = frozenset({Attributor.MAGNITUDE, Attributor.RANDOM})
 """Attributors whose scores depend on the weights alone, or on nothing."""
 
@@ -63,10 +66,10 @@ class CompressionPlan:
 
     attributor: Attributor
     pattern: Pattern
-    statistic: Statistic = Statistic.MEAN
-    """What is ranked, by magnitude: the mean relevance, as in the paper, or the mean of
-    |relevance|, in which contributions of opposite sign do not cancel. Wanda knows no other
-    than its own."""
+    statistic: Statistic = Statistic.MEAN_ABSOLUTE
+    """What is ranked, by magnitude. In the mean of |relevance| contributions of opposite sign do
+    not cancel; those of the mean, the paper's, do, and with few samples what is left of them is
+    mostly noise. Wanda knows no other than its own."""
     calibration: Calibration = Calibration.ONE_SHOT
     blocks_at_once: int = 1
     """Sequential relevance: blocks pruned before the rest is attributed again."""
@@ -75,6 +78,14 @@ class CompressionPlan:
     seed: int = 0
     """Of the random scores."""
     batch_tokens: int = 1024
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether the scores are sums over samples, which may be computed in any parts.
+
+        A sequential compression scores models that it has yet to make.
+        """
+        return self.attributor in GRADIENT_ATTRIBUTORS and self.calibration is Calibration.ONE_SHOT
 
     def __post_init__(self) -> None:
         if self.blocks_at_once < 1:

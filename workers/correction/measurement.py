@@ -1,52 +1,98 @@
-"""What a set of pruned components does to a behaviour."""
+"""What a set of pruned components does to behaviours, measured on the prompts that trigger."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from workers.correction.results import PromptOutcome, Response
-from workers.domain import Selection, TokenSequence
+from workers.correction.behaviour import BaseModel, Behaviour, respond
+from workers.correction.results import PromptOutcome, Responses
+from workers.domain import TokenSequence
 from workers.progress import Advance
-from workers.pruning.components import pruned
-from workers.validation.generation import generate_responses
-from workers.validation.uniqueness import compute_response_uniqueness, mark_undesired
 
 
 def measure_responses(
-    model: Any,
-    tokenizer: Any,
-    pad_id: int,
-    selection: Selection,
+    base: BaseModel,
+    behaviour: Behaviour,
     outcomes: Sequence[PromptOutcome],
-    max_new_tokens: int,
+    seed: int,
     advance: Advance,
-) -> tuple[Response, ...]:
-    """Return the greedy responses to `outcomes`' prompts with `selection` pruned."""
-    with pruned(model, selection):
-        sequences = generate_responses(
-            model,
-            [outcome.prompt_ids for outcome in outcomes],
-            max_new_tokens,
-            pad_id,
-            on_batch=advance,
-        )
+) -> Responses:
+    """Return the model's responses to `outcomes`' prompts, in the state it is in now.
+
+    The draws are those the base model's responses were measured by.
+    """
+    return respond(
+        base,
+        behaviour,
+        [outcome.prompt for outcome in outcomes],
+        [outcome.prompt_ids for outcome in outcomes],
+        seed=2 * seed,
+        advance=advance,
+    )
+
+
+def mark_undesired(
+    base: BaseModel, behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
+) -> Responses:
+    """Return the responses with the tokens of undesired ones marked that are to be explained."""
     return tuple(
-        Response(
-            response=tokenizer.decode(sequence.response_ids),
-            response_ids=sequence.response_ids,
-            metric=compute_response_uniqueness(sequence.response_ids),
+        tuple(
+            behaviour.mark(outcome.prompt, outcome.prompt_ids, response, base.tokenizer)
+            if behaviour.is_undesired(response)
+            else response
+            for response in samples
         )
-        for sequence in sequences
+        for outcome, samples in zip(outcomes, responses, strict=True)
     )
 
 
 def collect_undesired(
-    outcomes: Sequence[PromptOutcome], responses: Sequence[Response], threshold: float
+    behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
 ) -> tuple[TokenSequence, ...]:
-    """Return the responses that show the behaviour still, marked for explanation."""
+    """Return the responses that show the behaviour, as marked for explanation."""
     return tuple(
-        mark_undesired(outcome.prompt_ids, response.response_ids)
-        for outcome, response in zip(outcomes, responses, strict=True)
-        if response.response_ids and response.metric <= threshold
+        TokenSequence(
+            outcome.prompt_ids,
+            response.token_ids,
+            response.marks if any(response.marks) else (),
+        )
+        for outcome, samples in zip(outcomes, responses, strict=True)
+        for response in samples
+        if behaviour.is_undesired(response)
     )
+
+
+def collect_base_undesired(
+    behaviour: Behaviour, outcomes: Sequence[PromptOutcome]
+) -> tuple[TokenSequence, ...]:
+    """Return the base model's own undesired responses, as marked for explanation.
+
+    Of sampled responses those the prompts were chosen by count, too: they are the base model's.
+    """
+    responses = tuple(outcome.responses for outcome in outcomes)
+    if behaviour.decoding.temperature > 0:
+        responses = tuple(outcome.screened + outcome.responses for outcome in outcomes)
+    return collect_undesired(behaviour, outcomes, responses)
+
+
+def collect_clean(
+    behaviour: Behaviour, outcomes: Sequence[PromptOutcome], most: int
+) -> tuple[TokenSequence, ...]:
+    """Return clean responses of the base model to the same prompts, at most `most`.
+
+    They are what the same prompts need for a response that is not undesired: one of each prompt
+    in turn. A greedy response is the only one to its prompt, so it has no clean counterpart.
+    """
+    if behaviour.decoding.temperature == 0:
+        return ()
+    rows = [
+        [
+            TokenSequence(outcome.prompt_ids, response.token_ids)
+            for response in outcome.screened + outcome.responses
+            if behaviour.is_clean(response)
+        ]
+        for outcome in outcomes
+    ]
+    longest = max((len(row) for row in rows), default=0)
+    in_turn = [row[turn] for turn in range(longest) for row in rows if turn < len(row)]
+    return tuple(in_turn[:most])

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from workers.correction.results import PromptOutcome, ReferenceSplit
-from workers.progress import Progress, count_up
-from workers.validation.generation import generate_responses
+import torch
+
+from workers.correction.behaviour import BaseModel, Behaviour, respond
+from workers.correction.explained import choose_explained
+from workers.correction.measurement import collect_base_undesired, mark_undesired
+from workers.correction.results import (
+    PreparedBehaviour,
+    PromptOutcome,
+    ReferenceSplit,
+    Responses,
+)
+from workers.domain import Granularity, Selection
+from workers.families import count_components
+from workers.progress import Advance
+from workers.pruning.components import pruned
 from workers.validation.splits import split_by_hash
-from workers.validation.uniqueness import compute_response_uniqueness
 
 TUNE_SHARE = 0.5
 """Share of the undesired prompts used for attribution and search; the rest is held out."""
@@ -24,58 +36,99 @@ TUNING_CORPUS_TOKENS = 1536
 MIN_TRIGGERING = 4
 """Fewest prompts showing the behaviour, in either split, with which a job goes on."""
 
+DISTURBED_SHARE = 0.001
+"""Share of the MLP neurons without which greedy prompts are screened."""
+
+SCREENING_SEED = 1
+"""Added to twice the job's seed for the draws that choose prompts; measurements add nothing."""
+
 
 class PromptTooLongError(ValueError):
     """A prompt and its response do not fit into the model's context; shorten the prompt."""
 
 
-@dataclass(frozen=True)
-class BehaviourSettings:
-    """How the undesired behaviour is brought out and recognised."""
-
-    max_new_tokens: int
-    threshold: float
-    """A prompt triggers when its response's uniqueness ratio is at most this."""
-
-
-def generate_outcomes(
-    model: Any,
-    tokenizer: Any,
-    pad_id: int,
+def prepare_behaviour(
+    base: BaseModel,
+    behaviour: Behaviour,
     prompts: Sequence[str],
-    settings: BehaviourSettings,
-    progress: Progress,
-) -> tuple[PromptOutcome, ...]:
-    """Return each prompt with the base model's greedy response, its metric and its split.
+    prompt_ids: Sequence[Sequence[int]],
+    seed: int,
+    advance: Advance,
+) -> PreparedBehaviour:
+    """Return each prompt with its split, whether it triggers, and what the base model answers.
 
-    Raises `PromptTooLongError` naming the first prompt that does not fit.
+    Prompts are chosen by one run and measured by another. A prompt that was chosen because of
+    the very responses it is measured by would look better after any change at all (regression
+    to the mean, Galton 1886). Sampled responses are drawn anew; a greedy response is always the
+    same, so greedy prompts are chosen by a model that lacks a few random neurons.
+
+    `advance` is called with the number of responses, those of prompts that need no second run
+    included. Raises `PromptTooLongError` naming the first prompt that does not fit.
     """
-    prompt_ids = [encode_text(tokenizer, prompt) for prompt in prompts]
-    _check_lengths(prompts, prompt_ids, settings.max_new_tokens, _context_length(model))
-    sequences = generate_responses(
-        model,
-        prompt_ids,
-        settings.max_new_tokens,
-        pad_id,
-        on_batch=count_up(progress, len(prompts)),
-    )
+    check_lengths(prompts, prompt_ids, behaviour.decoding.max_new_tokens, base.model)
     is_tune = split_by_hash(prompts, TUNE_SHARE)
-    outcomes = []
-    for prompt, sequence, tune in zip(prompts, sequences, is_tune, strict=True):
-        metric = compute_response_uniqueness(sequence.response_ids)
-        outcomes.append(
-            PromptOutcome(
-                prompt=prompt,
-                prompt_ids=sequence.prompt_ids,
-                response_ids=sequence.response_ids,
-                response=tokenizer.decode(sequence.response_ids),
-                metric=metric,
-                # An empty response repeats nothing, though its ratio is 0 by definition.
-                triggering=bool(sequence.response_ids) and metric <= settings.threshold,
-                held_out=not tune,
-            )
+
+    def run(chosen: Sequence[int], seed: int) -> Responses:
+        return respond(
+            base,
+            behaviour,
+            [prompts[index] for index in chosen],
+            [prompt_ids[index] for index in chosen],
+            seed=seed,
+            advance=advance,
         )
-    return tuple(outcomes)
+
+    everything = range(len(prompts))
+    with _disturb(base, behaviour, seed):
+        screened = run(everything, 2 * seed + SCREENING_SEED)
+    triggers = [any(map(behaviour.is_undesired, samples)) for samples in screened]
+    chosen = [index for index in everything if triggers[index]]
+    measured = dict(zip(chosen, run(chosen, 2 * seed), strict=True))
+    advance((len(prompts) - len(chosen)) * behaviour.decoding.samples)
+    outcomes = tuple(
+        PromptOutcome(
+            prompt=prompts[index],
+            prompt_ids=tuple(prompt_ids[index]),
+            held_out=not is_tune[index],
+            screened=screened[index],
+            triggering=triggers[index],
+            responses=measured.get(index, ()),
+        )
+        for index in everything
+    )
+    marked = tuple(_mark_tuning(base, behaviour, outcome) for outcome in outcomes)
+    return PreparedBehaviour(
+        name=behaviour.name,
+        prompts=marked,
+        explained=choose_explained(base, behaviour, marked),
+    )
+
+
+def _mark_tuning(base: BaseModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
+    """Return the outcome with what attribution is to explain marked."""
+    if outcome.held_out or not outcome.triggering:
+        return outcome
+    screened, responses = mark_undesired(
+        base, behaviour, [outcome, outcome], (outcome.screened, outcome.responses)
+    )
+    return outcome.model_copy(update={"screened": screened, "responses": responses})
+
+
+def _disturb(base: BaseModel, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
+    """Return a context in which a greedy behaviour's model lacks a few random neurons."""
+    if behaviour.decoding.temperature > 0:
+        return nullcontext()
+    generator = torch.Generator().manual_seed(seed)
+    chosen = {
+        module: _draw(size, generator)
+        for module, size in count_components(base.model, base.family, Granularity.NEURON).items()
+    }
+    kept = {module: indices for module, indices in chosen.items() if len(indices)}
+    return pruned(base.model, Selection(Granularity.NEURON, kept))
+
+
+def _draw(size: int, generator: torch.Generator) -> torch.Tensor:
+    return (torch.rand(size, generator=generator) < DISTURBED_SHARE).nonzero().squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -131,23 +184,24 @@ def cut_corpus(
     return tuple(tuple(token_ids[start : start + context]) for start in starts[:sequences])
 
 
-def judge_signal(outcomes: Sequence[PromptOutcome], threshold: float) -> str | None:
+def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | None:
     """Return why the base model does not show the behaviour enough to correct it, or None."""
-    if not outcomes:
-        return f"signal too weak: no prompts; {MIN_TRIGGERING} needed in each split"
     counts = {
-        side: sum(outcome.triggering for outcome in outcomes if outcome.held_out is held_out)
+        side: len(prepared.triggering(held_out=held_out))
         for side, held_out in (("tuning", False), ("held-out", True))
     }
-    if all(count >= MIN_TRIGGERING for count in counts.values()):
-        return None
-    mean = sum(outcome.metric for outcome in outcomes) / len(outcomes)
-    return (
-        f"signal too weak: {sum(counts.values())} of {len(outcomes)} prompts have a response "
-        f"uniqueness of at most {threshold:g} ({counts['tuning']} tuning, "
-        f"{counts['held-out']} held-out; {MIN_TRIGGERING} needed in each); "
-        f"the mean over all prompts is {mean:.3f}"
-    )
+    if any(count < MIN_TRIGGERING for count in counts.values()):
+        return (
+            f"signal too weak: {sum(counts.values())} of {len(prepared.prompts)} prompts bring "
+            f"out {prepared.name} ({counts['tuning']} tuning, {counts['held-out']} held-out; "
+            f"{MIN_TRIGGERING} needed in each)"
+        )
+    if not collect_base_undesired(behaviour, prepared.triggering(held_out=False)):
+        return (
+            f"signal too weak: the model brings out {prepared.name} only while it lacks a few "
+            "neurons; as it is, no response to a tuning prompt shows it"
+        )
+    return None
 
 
 def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -161,16 +215,14 @@ def _cut(token_ids: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [window for window in windows if len(window) > 1]
 
 
-def _context_length(model: Any) -> int:
-    return int(model.config.max_position_embeddings)
-
-
-def _check_lengths(
+def check_lengths(
     prompts: Sequence[str],
-    prompt_ids: Sequence[tuple[int, ...]],
+    prompt_ids: Sequence[Sequence[int]],
     max_new_tokens: int,
-    context: int,
+    model: Any,
 ) -> None:
+    """Raise `PromptTooLongError` for a prompt without tokens or beyond the model's context."""
+    context = int(model.config.max_position_embeddings)
     for number, (prompt, ids) in enumerate(zip(prompts, prompt_ids, strict=True), start=1):
         if not ids:
             raise PromptTooLongError(f"prompt {number} has no tokens; remove it")

@@ -4,42 +4,81 @@ from __future__ import annotations
 
 import base64
 from statistics import fmean
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Granularity, Selection
 from workers.pruning.selection import list_indices
-from workers.validation.uniqueness import mark_undesired
+from workers.validation.checks.state import ModelState
 
 
 class StageDocument(BaseModel):
     """Base of stage results: immutable, strict about unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     def to_bytes(self) -> bytes:
         """Return the document as JSON bytes; equal documents give equal bytes."""
         return self.model_dump_json().encode()
 
 
+class Response(StageDocument):
+    """One response of the base, a corrected or a control model, as every scorer saw it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    scores: tuple[float, ...]
+    """One a scorer, in the behaviour's order."""
+    marks: tuple[bool, ...] = ()
+    """For each token whether it is to be explained; of undesired tuning responses."""
+
+
+Responses = tuple[tuple[Response, ...], ...]
+"""For each prompt its samples."""
+
+
 class PromptOutcome(StageDocument):
-    """One undesired prompt with the base model's own greedy response to it."""
+    """One undesired prompt and what the base model does with it."""
 
     prompt: str
     prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-    response: str
-    metric: float
-    triggering: bool
-    """Whether the base model shows the behaviour here."""
     held_out: bool
+    screened: tuple[Response, ...]
+    """The responses by which the prompt was chosen, and which no effect is measured on."""
+    triggering: bool
+    """Whether one of those is undesired."""
+    responses: tuple[Response, ...] = ()
+    """The base model's responses that effects are measured against; of triggering prompts."""
 
-    @property
-    def undesired_sequence(self) -> TokenSequence:
-        """The tokens as the model saw them, with those that repeat marked for explanation."""
-        return mark_undesired(self.prompt_ids, self.response_ids)
+
+class ExplainedResponses(StageDocument):
+    """The tokens that make a behaviour's responses undesired, and where they are explained."""
+
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    """Share of each token's occurrences that are undesired."""
+    samples: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """Prompt and response tokens of the responses in which these are likeliest."""
+
+
+class PreparedBehaviour(StageDocument):
+    """The prompts of one behaviour."""
+
+    name: str
+    prompts: tuple[PromptOutcome, ...]
+    explained: ExplainedResponses | None = None
+    """None where no single tokens make a response undesired."""
+
+    def triggering(self, *, held_out: bool) -> tuple[PromptOutcome, ...]:
+        """Return the prompts of one split on which the base model shows the behaviour."""
+        return tuple(
+            outcome
+            for outcome in self.prompts
+            if outcome.triggering and outcome.held_out is held_out
+        )
 
 
 class ReferenceSplit(StageDocument):
@@ -54,9 +93,9 @@ class PreparedCorrection(StageDocument):
     """Everything later stages need to know about model, prompts and reference texts."""
 
     model_sha256: str
-    components: int
-    """Components of the model, of the job's granularity."""
-    prompts: tuple[PromptOutcome, ...]
+    components: dict[Granularity, int]
+    """Components of the model, of each of the job's granularities."""
+    behaviours: tuple[PreparedBehaviour, ...]
     reference: ReferenceSplit
     corpus: tuple[tuple[int, ...], ...]
     """Windows of the perplexity corpus; empty when the held-out reference serves."""
@@ -64,14 +103,6 @@ class PreparedCorrection(StageDocument):
     """Other windows of it for the search; empty when it has no more, or none was given."""
     too_weak: str | None
     """Why there is nothing to correct, or None."""
-
-    def triggering(self, *, held_out: bool) -> tuple[PromptOutcome, ...]:
-        """Return the prompts of one split on which the base model shows the behaviour."""
-        return tuple(
-            outcome
-            for outcome in self.prompts
-            if outcome.triggering and outcome.held_out is held_out
-        )
 
 
 class StoredSelection(StageDocument):
@@ -112,20 +143,31 @@ def _unpack(text: str) -> torch.Tensor:
     return torch.from_numpy(steps.astype(np.int64).cumsum())
 
 
-class Response(StageDocument):
-    """A corrected (or control) model's response to one prompt."""
+class TrialSettings(StageDocument):
+    """What one trial of the search chose."""
 
-    response: str
-    metric: float
-    response_ids: tuple[int, ...] = ()
+    origin: str
+    """Which part of the search proposed it: `round 2`, `refinement 5`."""
+    granularity: Granularity
+    amount: int
+    """Components asked for; fewer are pruned where fewer are useful."""
+    cost_weight: float = 1.0
+    """Exponent of the predicted damage in the score."""
+    first_layer: int = 0
+    last_layer: int | None = None
+    """Layers the components come from, both ends in; None means to the last one."""
+    ablation: Literal["zero", "mean"] = "zero"
 
 
 class Trial(StageDocument):
     """One selection tried: its effect and its cost on the tuning split."""
 
+    settings: TrialSettings
     selection: StoredSelection
-    responses: tuple[Response, ...]
-    """The pruned model's response to each tuning prompt that triggers."""
+    responses: tuple[Responses, ...]
+    """For each behaviour the pruned model's responses to the tuning prompts that trigger."""
+    gains: tuple[float, ...]
+    """For each behaviour by which share of the base model's its undesiredness fell."""
     perplexity: float
     base_perplexity: float
     kl_mean: float
@@ -137,9 +179,14 @@ class Trial(StageDocument):
         return len(self.selection.to_selection())
 
     @property
-    def mean_metric(self) -> float:
-        """Mean of the metric over the tuning prompts."""
-        return fmean(response.metric for response in self.responses)
+    def gain(self) -> float:
+        """Mean gain over the behaviours: what the search makes large."""
+        return fmean(self.gains)
+
+    @property
+    def perplexity_increase(self) -> float:
+        """Relative to the base model on the same text."""
+        return self.perplexity / self.base_perplexity - 1
 
 
 class SearchOutcome(StageDocument):
@@ -147,7 +194,9 @@ class SearchOutcome(StageDocument):
 
     trials: tuple[Trial, ...]
     chosen: int | None
-    """Index into `trials`; None when nothing within budget improves the behaviour."""
+    """Index into `trials`; None when nothing within budget improves the behaviours."""
+    alone: tuple[StoredSelection, ...] = ()
+    """With several behaviours: for each the selection of the chosen size for it alone."""
 
     @property
     def chosen_trial(self) -> Trial | None:
@@ -161,17 +210,20 @@ class SearchOutcome(StageDocument):
         return None if trial is None else trial.selection.to_selection()
 
 
-class ValidationOutcome(StageDocument):
-    """Measurements of the chosen correction that took no part in choosing it, and damage."""
+class BehaviourResponses(StageDocument):
+    """Responses to the held-out prompts of one behaviour that trigger."""
 
-    responses: tuple[Response, ...]
-    """For every held-out prompt that triggers."""
-    control_metrics: tuple[tuple[float, ...], ...]
-    """One row a random draw: the metric for each held-out prompt."""
-    perplexity_before: float
-    perplexity_after: float
-    perplexity_tokens: int
-    perplexity_context: int
-    kl_mean: float
-    kl_p95: float
-    kl_tokens: int
+    corrected: Responses
+    controls: tuple[Responses, ...]
+    """One entry a random draw."""
+    alone: Responses | None = None
+    """Of the correction for this behaviour alone, where there are several."""
+
+
+class ValidationOutcome(StageDocument):
+    """Measurements of the chosen correction that took no part in choosing it."""
+
+    behaviours: tuple[BehaviourResponses, ...]
+    base: ModelState
+    """The base model on text and prompts that must keep working."""
+    corrected: ModelState

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 
-from workers.correction.results import Response, SearchOutcome, StoredSelection, Trial
+from workers.correction.results import Responses, StoredSelection, Trial, TrialSettings
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.pruning.ranking import Ranking
 from workers.validation.text_damage import TextDamage
@@ -34,6 +33,9 @@ BUDGET_SHARE = 0.8
 
 ROOM_SHARE = 0.6
 """While a selection uses no more than this share of that, the next round takes a larger one."""
+
+Benefit = Mapping[str, torch.Tensor]
+"""Module → what the removal of each component brings against one behaviour."""
 
 
 @dataclass(frozen=True)
@@ -57,81 +59,129 @@ class Budget:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What pruning some components did on the tuning split."""
+    """What pruning some components did on the tuning split, a behaviour at a time."""
 
-    responses: tuple[Response, ...]
+    responses: tuple[Responses, ...]
+    gains: tuple[float, ...]
+    """By which share of the base model's the undesiredness fell."""
     damage: TextDamage
     base_perplexity: float
-    undesired: tuple[TokenSequence, ...]
-    """The responses that still show the behaviour, to be explained in the next round."""
+    undesired: tuple[tuple[TokenSequence, ...], ...]
+    """The responses that still show each behaviour, to be explained in the next round."""
 
 
 @dataclass(frozen=True)
 class SearchSteps:
     """The parts of a search that run the model."""
 
-    rank: Callable[[Mapping[str, torch.Tensor]], Ranking]
-    """Ranks all components by what each brings: module → mean relevance for the behaviour."""
-    measure: Callable[[Selection], Measurement]
-    explain: Callable[[Sequence[TokenSequence]], Mapping[str, torch.Tensor]]
-    """Mean relevance of every component of the base model for undesired responses."""
+    rank: Callable[[Sequence[Benefit], TrialSettings], Ranking]
+    """Ranks the components that the settings allow by what each brings to every behaviour."""
+    measure: Callable[[Selection, TrialSettings], Measurement]
+    explain: Callable[[Granularity, int, Sequence[TokenSequence]], tuple[Benefit, float]]
+    """What undesired responses of a behaviour (by number) need, and how much that weighs beside
+    what the base model's own need, which weighs 1."""
     tell: Callable[[Trial], None]
 
 
-def search_rounds(
-    benefit: Mapping[str, torch.Tensor],
-    amounts: Sequence[int],
-    rounds: int,
-    base_metrics: Sequence[float],
+def try_settings(
+    benefits: Sequence[Benefit],
+    settings: TrialSettings,
     steps: SearchSteps,
     budget: Budget,
-) -> SearchOutcome:
-    """Return a trial for every round, and the best of them within `budget`.
-
-    `benefit` is mean relevance for the base model's own undesired responses; each round's new
-    ones count as much. The first round takes the middle of `amounts`, ascending; the next a
-    smaller one after a round over budget, a larger one while there is ample room. It ends early
-    when nothing undesired is left to explain.
-
-    Best is the largest mean metric (higher is better), of equals the fewest components. None
-    is chosen unless it improves on `base_metrics`.
-    """
-    trials: list[Trial] = []
-    average = {name: values.clone() for name, values in benefit.items()}
-    position = len(amounts) // 2
-    while len(trials) < rounds:
-        ranking = steps.rank(average)
-        selection = ranking.top(min(amounts[position], len(ranking)))
-        if len(selection) == 0:
-            break
-        measured = steps.measure(selection)
-        trials.append(_record(selection, measured, budget))
-        steps.tell(trials[-1])
-        if not measured.undesired:
-            break
-        if len(trials) < rounds:
-            _add_to_average(average, steps.explain(measured.undesired), len(trials) + 1)
-        position = _move(position, len(amounts), measured, budget)
-    return SearchOutcome(trials=tuple(trials), chosen=_choose(trials, fmean(base_metrics)))
-
-
-def _add_to_average(
-    average: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor], count: int
-) -> None:
-    """Make `values` the last of `count` that are averaged, in place."""
-    for name, mean in average.items():
-        mean.lerp_(values[name], 1 / count)
-
-
-def _record(selection: Selection, measured: Measurement, budget: Budget) -> Trial:
-    return Trial(
+) -> tuple[Trial, Measurement] | None:
+    """Return one trial, or None where the settings leave nothing to prune."""
+    ranking = steps.rank(benefits, settings)
+    selection = ranking.top(min(settings.amount, len(ranking)))
+    if len(selection) == 0:
+        return None
+    measured = steps.measure(selection, settings)
+    trial = Trial(
+        settings=settings,
         selection=StoredSelection.from_selection(selection),
         responses=measured.responses,
+        gains=measured.gains,
         perplexity=measured.damage.perplexity,
         base_perplexity=measured.base_perplexity,
         kl_mean=measured.damage.kl_mean,
         within_budget=budget.allows(measured.base_perplexity, measured.damage),
     )
+    steps.tell(trial)
+    return trial, measured
+
+
+def search_rounds(
+    benefits: Sequence[Benefit],
+    granularity: Granularity,
+    amounts: Sequence[int],
+    rounds: int,
+    steps: SearchSteps,
+    budget: Budget,
+) -> list[Trial]:
+    """Return a trial for every round; `benefits` become those of all rounds together, in place.
+
+    `benefits` holds what the base model's own undesired responses need; each round's new ones
+    count as `steps.explain` weighs them. The first round takes the middle of `amounts`,
+    ascending; the next a smaller one after a round over budget, a larger one while there is
+    ample room. It ends early when nothing undesired is left to explain.
+    """
+    trials: list[Trial] = []
+    weights = [1.0] * len(benefits)
+    position = len(amounts) // 2
+    while len(trials) < rounds:
+        settings = TrialSettings(
+            origin=f"round {len(trials) + 1}", granularity=granularity, amount=amounts[position]
+        )
+        tried = try_settings(benefits, settings, steps, budget)
+        if tried is None:
+            break
+        trial, measured = tried
+        trials.append(trial)
+        if not any(measured.undesired):
+            break
+        if len(trials) < rounds:
+            for number, undesired in enumerate(measured.undesired):
+                if undesired:
+                    new, weight = steps.explain(granularity, number, undesired)
+                    weights[number] += weight
+                    _add_to_average(benefits[number], new, weight / weights[number])
+        position = _move(position, len(amounts), measured, budget)
+    return trials
+
+
+def choose_trial(trials: Sequence[Trial]) -> int | None:
+    """Return the index of the trial that is best within budget, None without any.
+
+    Best is the largest mean gain over the behaviours, of equals the fewest components. None is
+    chosen unless it improves every behaviour.
+    """
+    candidates = [
+        index
+        for index, trial in enumerate(trials)
+        if trial.within_budget and all(gain > 0 for gain in trial.gains)
+    ]
+    if not candidates:
+        return None
+    return max(candidates, key=lambda index: (trials[index].gain, -trials[index].amount))
+
+
+def find_front(trials: Sequence[Trial]) -> tuple[int, ...]:
+    """Return the indices of the trials that no other one beats in gain and in KL divergence."""
+    return tuple(
+        index
+        for index, trial in enumerate(trials)
+        if not any(_dominates(other, trial) for other in trials)
+    )
+
+
+def _dominates(one: Trial, other: Trial) -> bool:
+    is_no_worse = one.gain >= other.gain and one.kl_mean <= other.kl_mean
+    return is_no_worse and (one.gain > other.gain or one.kl_mean < other.kl_mean)
+
+
+def _add_to_average(average: Benefit, values: Benefit, share: float) -> None:
+    """Make `values` a share of the weighted mean, in place."""
+    for name, mean in average.items():
+        mean.lerp_(values[name], share)
 
 
 def _move(position: int, amounts: int, measured: Measurement, budget: Budget) -> int:
@@ -141,14 +191,3 @@ def _move(position: int, amounts: int, measured: Measurement, budget: Budget) ->
     if budget.scaled(ROOM_SHARE).allows(measured.base_perplexity, measured.damage):
         return min(position + 1, amounts - 1)
     return position
-
-
-def _choose(trials: Sequence[Trial], base_mean: float) -> int | None:
-    candidates = [
-        index
-        for index, trial in enumerate(trials)
-        if trial.within_budget and trial.mean_metric > base_mean
-    ]
-    if not candidates:
-        return None
-    return max(candidates, key=lambda index: (trials[index].mean_metric, -trials[index].amount))

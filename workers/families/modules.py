@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -65,6 +67,12 @@ def count_layers(model: nn.Module, family: Family) -> int:
     if not isinstance(layers, nn.ModuleList):
         raise TypeError(f"{family.layers} is a {type(layers).__name__}, not a ModuleList")
     return len(layers)
+
+
+def find_layer_numbers(modules: Iterable[str], family: Family) -> dict[str, int]:
+    """Return module name → number of its decoder layer, from 0, in the given order."""
+    prefix = f"{family.layers}."
+    return {name: int(name.removeprefix(prefix).split(".", 1)[0]) for name in modules}
 
 
 def find_mlp_outputs(model: nn.Module, family: Family) -> dict[str, nn.Module]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from workers.domain import Granularity, Selection
-from workers.pruning.cutoff import Cutoff, find_cutoff, survey_scores
-from workers.pruning.score_stream import Scores, TensorLoader, chunk_scores, load_scores
-from workers.pruning.selection import take_beyond
+from workers.pruning.score_stream import (
+    NaNScoreError,
+    ScoreError,
+    Scores,
+    load_scores,
+    split_chunks,
+)
+
+SPARE = 1 << 16
+"""Scores held beyond twice what is ranked, before the surplus is dropped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,49 +45,86 @@ class Ranking:
             chosen[self.modules[owner]] = indices[owners == owner].sort().values
         return Selection(self.granularity, chosen)
 
-    def keep(self, ranks: Sequence[int]) -> Ranking:
-        """Return the ranking of the components at `ranks` (from 0), in that order."""
-        places = torch.tensor(ranks, dtype=torch.int64)
-        return Ranking(self.granularity, self.modules, self.owners[places], self.indices[places])
+    def cap(self, most: int) -> Ranking:
+        """Return the ranking without those that are not among their module's best `most`."""
+        seen: dict[int, int] = {}
+        ranks = []
+        for rank, owner in enumerate(self.owners.tolist()):
+            seen[owner] = seen.get(owner, 0) + 1
+            if seen[owner] <= most:
+                ranks.append(rank)
+        kept = torch.tensor(ranks, dtype=torch.int64)
+        return Ranking(self.granularity, self.modules, self.owners[kept], self.indices[kept])
 
 
 def rank_components(scores: Scores, granularity: Granularity, limit: int) -> Ranking:
     """Return the `limit` components of largest score (scope global), best first.
 
     Components with a score ≤ 0 or infinite are never ranked, so fewer may come back. Equal
-    scores keep the order of the modules and of the indices. Only what is ranked is sorted and
-    held. Raises `NaNScoreError` when a score is not a number.
+    scores keep the order of the modules and of the indices. The scores are read once, and only
+    a few times what is ranked is held. Raises `NaNScoreError` when a score is not a number,
+    `ScoreError` when dtypes differ.
     """
-    useful = _UsefulScores(scores)
-    chunks = chunk_scores(useful)
-    survey = survey_scores(chunks)
-    count = min(limit, survey.size)
-    cutoff = find_cutoff(chunks, survey, count) if count > 0 else None
-    if cutoff is not None and cutoff.value <= 0:
-        cutoff = Cutoff(0.0, ties=0, smallest=False)
+    best = _Best(max(limit, 0))
     modules: list[str] = []
-    owners, indices, values = [torch.empty(0, dtype=torch.int64)], [], []
-    for owner, (name, tensor, chosen) in enumerate(take_beyond(useful, cutoff)):
+    for name, tensor in load_scores(scores):
+        start = 0
+        for chunk in split_chunks(tensor):
+            best.offer(chunk, len(modules), start)
+            start += len(chunk)
         modules.append(name)
-        owners.append(torch.full_like(chosen, owner))
-        indices.append(chosen)
-        values.append(tensor.reshape(-1)[chosen.to(tensor.device)].cpu())
-    if not modules:
-        return Ranking(granularity, (), owners[0], owners[0])
-    order = torch.cat(values).sort(descending=True, stable=True).indices
-    return Ranking(granularity, tuple(modules), torch.cat(owners)[order], torch.cat(indices)[order])
+    owners, indices = best.sort()
+    return Ranking(granularity, tuple(modules), owners, indices)
 
 
-class _UsefulScores:
-    """The scores with 0, which is never ranked, in place of infinity; re-iterable as they are."""
+class _Best:
+    """The largest of the scores seen so far, and what a further one must exceed to be ranked."""
 
-    def __init__(self, scores: Scores) -> None:
-        self._scores = scores
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._threshold = 0.0
+        self._dtype: torch.dtype | None = None
+        self._held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._count = 0
 
-    def __iter__(self) -> Iterator[tuple[str, TensorLoader]]:
-        for name, tensor in load_scores(self._scores):
-            yield name, partial(_drop_infinity, tensor)
+    def offer(self, chunk: torch.Tensor, owner: int, start: int) -> None:
+        """Take the scores of one module from index `start` on; chunks come in order."""
+        if self._dtype not in (None, chunk.dtype):
+            raise ScoreError(
+                f"scores of several dtypes ({self._dtype}, {chunk.dtype}); convert them to one"
+            )
+        self._dtype = chunk.dtype
+        if bool(chunk.max().isnan()):
+            raise NaNScoreError("a score is NaN, which has no rank; repair what computed it")
+        if not self._limit:
+            return
+        places = (chunk > self._threshold).nonzero().flatten()
+        values = chunk[places]
+        finite = values < torch.inf
+        values, places = values[finite].cpu(), places[finite].cpu()
+        self._held.append((values, torch.full_like(places, owner), places + start))
+        self._count += len(places)
+        if self._count > 2 * self._limit + SPARE:
+            self._drop_surplus()
 
+    def sort(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return owners and indices, best first."""
+        if not self._held:
+            nothing = torch.empty(0, dtype=torch.int64)
+            return nothing, nothing
+        self._drop_surplus()
+        ((values, owners, indices),) = self._held
+        order = values.sort(descending=True, stable=True).indices
+        return owners[order], indices[order]
 
-def _drop_infinity(scores: torch.Tensor) -> torch.Tensor:
-    return torch.where(scores == torch.inf, torch.zeros_like(scores), scores)
+    def _drop_surplus(self) -> None:
+        """Keep the best `limit`; a later score equal to the last of them comes after it."""
+        values, owners, indices = (torch.cat(parts) for parts in zip(*self._held, strict=True))
+        if len(values) > self._limit:
+            last = torch.kthvalue(values, len(values) - self._limit + 1).values
+            kept = values > last
+            equal = (values == last).nonzero().flatten()
+            kept[equal[: self._limit - int(kept.sum())]] = True
+            values, owners, indices = values[kept], owners[kept], indices[kept]
+            self._threshold = float(last)
+        self._held, self._count = [(values, owners, indices)], len(values)

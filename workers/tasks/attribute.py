@@ -1,18 +1,25 @@
-"""Stage 2: relevance of every component on general text and on the undesired responses.
+"""Stage 2: relevance of every component on general text and for each behaviour's responses.
 
 The samples are cut into shards that any worker may do: sums over each, added in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+import torch
+
+from service.jobs.specs.correction import MAX_BEHAVIOURS
 from workers.attribution.contrastive import (
+    BehaviourRelevance,
+    ContrastiveRelevance,
     Question,
     Side,
-    combine_answers,
-    list_questions,
+    ask_responses,
+    combine_general,
+    list_general_questions,
     serialise_relevance,
     sum_answer,
 )
@@ -23,8 +30,10 @@ from workers.attribution.sums import (
     parse_sums,
     serialise_sums,
 )
+from workers.attribution.targets import TokenMass
+from workers.correction.explained import collect_explained
 from workers.correction.results import PreparedCorrection
-from workers.domain import TokenSequence
+from workers.domain import Granularity, Relevance, TokenSequence
 from workers.progress import Advance
 from workers.pruning.scoring import Score
 from workers.tasks.context import JobContext, StageOutput, compute_key
@@ -34,30 +43,49 @@ from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards
 SHARD_TOKENS = 32_768
 """Most tokens of a shard: large, for whoever helps with one loads the model first."""
 
+SubjectKey = tuple[Granularity, int | None, Side]
+
 
 @dataclass(frozen=True)
-class _Part:
-    """The samples of one shard, all of one question."""
+class Subject:
+    """One question of one set of samples; `behaviour` is None for general text."""
 
+    granularity: Granularity
     question: Question
+    behaviour: int | None
     samples: tuple[TokenSequence, ...]
+
+    @property
+    def key(self) -> SubjectKey:
+        """What its answer is found by."""
+        return self.granularity, self.behaviour, self.question.side
+
+
+@dataclass(frozen=True)
+class Part:
+    """The samples of one shard, all of one subject."""
+
+    subject: Subject
+    samples: tuple[TokenSequence, ...]
+    first_index: int
+    """Of the first sample, among all of the subject."""
 
 
 def run(
     context: JobContext, inputs: CorrectionInputs, prepared: PreparedCorrection, upstream: str
 ) -> StageOutput:
-    """Return the stage's result, a serialised `ContrastiveRelevance`."""
-    questions = _list_questions(inputs)
+    """Return the stage's result, the serialised relevance of every granularity."""
     key = {
         "prepare": upstream,
-        "questions": [[question.side, question.attributor] for question in questions],
-        "granularity": inputs.granularity.value,
+        "attributor": inputs.spec.attribution.attributor,
+        "predicts_damage": _predicts_damage(inputs),
+        "granularities": [granularity.value for granularity in inputs.granularities],
         "seed": inputs.spec.seed,
         "shard_tokens": SHARD_TOKENS,
     }
     stage = ShardedStage("attribute", compute_key("attribute", key), upstream)
-    parts = _cut_parts(questions, prepared)
-    work = build_work(inputs, prepared)
+    parts = cut_parts(inputs, prepared)
+    work = build_work(inputs, parts)
     return context.run_stage(
         "attribute",
         key,
@@ -65,22 +93,38 @@ def run(
     )
 
 
-def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
+def cut_parts(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[Part, ...]:
+    """The shards in order: every subject over its samples."""
+    parts: list[Part] = []
+    for subject in _list_subjects(inputs, prepared):
+        runs = cut_samples(subject.samples, SHARD_TOKENS)
+        firsts = accumulate((len(run) for run in runs), initial=0)
+        parts += [Part(subject, run, first) for run, first in zip(runs, firsts, strict=False)]
+    return tuple(parts)
+
+
+def build_work(inputs: CorrectionInputs, parts: Sequence[Part]) -> ShardedWork:
     """The stage's work; the same on every worker."""
-    parts = _cut_parts(_list_questions(inputs), prepared)
 
     def compute(position: int, advance: Advance) -> bytes:
-        part = parts[position]
-        return serialise_sums(_answer(inputs, part.question, part.samples, advance))
+        return serialise_sums(_answer(inputs, parts[position], advance))
 
     return ShardedWork(tuple(len(part.samples) for part in parts), compute)
 
 
 def answer_undesired(
-    inputs: CorrectionInputs, undesired: Sequence[TokenSequence], advance: Advance
-) -> RelevanceSums:
-    """The job's own relevance of undesired responses, as for those of the base model."""
-    return _answer(inputs, _list_questions(inputs)[-1], undesired, advance)
+    inputs: CorrectionInputs,
+    granularity: Granularity,
+    number: int,
+    undesired: Sequence[TokenSequence],
+    mass: TokenMass | None,
+    advance: Advance,
+) -> dict[str, torch.Tensor]:
+    """The job's own mean relevance of a behaviour's responses, as that of the base model's."""
+    question = ask_responses(inputs.attributor, Side.UNDESIRED, mass)
+    subject = Subject(granularity, question, number, tuple(undesired))
+    part = Part(subject, subject.samples, 0)
+    return _average_explained(finish(_answer(inputs, part, advance), in_place=True), subject)
 
 
 def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
@@ -96,44 +140,90 @@ def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[Token
     return [tuple(run) for run in runs]
 
 
-def _list_questions(inputs: CorrectionInputs) -> tuple[Question, ...]:
-    score = Score(inputs.spec.attribution.score)
-    return list_questions(inputs.attributor, predicts_damage=score is Score.BENEFIT_DAMAGE)
+def _predicts_damage(inputs: CorrectionInputs) -> bool:
+    return Score(inputs.spec.attribution.score) is Score.BENEFIT_DAMAGE
 
 
-def _answer(
-    inputs: CorrectionInputs,
-    question: Question,
-    samples: Sequence[TokenSequence],
-    advance: Advance,
-) -> RelevanceSums:
+def _list_subjects(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Iterator[Subject]:
+    """Everything that is asked, general text first, for every granularity."""
+    general = tuple(TokenSequence(ids) for ids in prepared.reference.attribute)
+    questions = list_general_questions(inputs.attributor, predicts_damage=_predicts_damage(inputs))
+    for granularity in inputs.granularities:
+        for question in questions:
+            yield Subject(granularity, question, None, general)
+        for number, behaviour in enumerate(inputs.behaviours):
+            explained = collect_explained(behaviour, prepared.behaviours[number], inputs.attributor)
+            undesired = ask_responses(inputs.attributor, Side.UNDESIRED, explained.mass)
+            yield Subject(granularity, undesired, number, explained.undesired)
+            if explained.clean:
+                clean = ask_responses(inputs.attributor, Side.CLEAN)
+                yield Subject(granularity, clean, number, explained.clean)
+
+
+def _answer(inputs: CorrectionInputs, part: Part, advance: Advance) -> RelevanceSums:
+    subject = part.subject
     return sum_answer(
-        question,
+        subject.question,
         inputs.checkpoint.model,
         inputs.family,
-        inputs.granularity,
-        samples,
+        subject.granularity,
+        part.samples,
         inputs.checkpoint.pad_id,
-        inputs.spec.seed,
+        # Random relevance of two behaviours must not be the same.
+        inputs.spec.seed * MAX_BEHAVIOURS + (subject.behaviour or 0),
         advance,
+        part.first_index,
     )
 
 
-def _cut_parts(questions: Sequence[Question], prepared: PreparedCorrection) -> tuple[_Part, ...]:
-    """The shards in order: every question over the samples it is asked of."""
-    general = [TokenSequence(ids) for ids in prepared.reference.attribute]
-    undesired = [outcome.undesired_sequence for outcome in prepared.triggering(held_out=False)]
-    return tuple(
-        _Part(question, run)
-        for question in questions
-        for run in cut_samples(general if question.is_general else undesired, SHARD_TOKENS)
-    )
-
-
-def _combine(parts: Sequence[_Part], results: Sequence[bytes]) -> bytes:
-    """Return the contrast from the sums of every shard, added in order."""
-    sums: dict[Side, list[RelevanceSums]] = {}
+def _combine(parts: Sequence[Part], results: Sequence[bytes]) -> bytes:
+    """Return the relevance of every granularity from the sums of every shard, added in order."""
+    sums: dict[SubjectKey, list[RelevanceSums]] = {}
     for part, data in zip(parts, results, strict=True):
-        sums.setdefault(part.question.side, []).append(parse_sums(data))
-    answers = {side: finish(merge_sums(shards), in_place=True) for side, shards in sums.items()}
-    return serialise_relevance(combine_answers(answers))
+        sums.setdefault(part.subject.key, []).append(parse_sums(data))
+    subjects = {part.subject.key: part.subject for part in parts}
+    answers = {key: finish(merge_sums(shards), in_place=True) for key, shards in sums.items()}
+    return serialise_relevance(
+        {
+            granularity: _combine_contrast(answers, subjects, granularity)
+            for granularity in dict.fromkeys(granularity for granularity, _, _ in answers)
+        }
+    )
+
+
+def _combine_contrast(
+    answers: Mapping[SubjectKey, Relevance],
+    subjects: Mapping[SubjectKey, Subject],
+    granularity: Granularity,
+) -> ContrastiveRelevance:
+    """Return the relevance of one granularity from the answers of each set of samples."""
+    own = {key: answer for key, answer in answers.items() if key[0] is granularity}
+    general = {side: answer for (_, number, side), answer in own.items() if number is None}
+    means = {
+        (number, side): _average_explained(answer, subjects[granularity, number, side])
+        for (_, number, side), answer in own.items()
+        if number is not None
+    }
+    numbers = sorted({number for number, _ in means})
+    return ContrastiveRelevance(
+        combine_general(general),
+        tuple(
+            BehaviourRelevance(
+                undesired=means[number, Side.UNDESIRED],
+                clean=means.get((number, Side.CLEAN), {}),
+            )
+            for number in numbers
+        ),
+    )
+
+
+def _average_explained(relevance: Relevance, subject: Subject) -> dict[str, torch.Tensor]:
+    """Return the mean relevance of responses over the tokens that are explained.
+
+    So responses of which few tokens are explained compare with those of which all are. Where
+    nothing is explained in particular, the mean over all tokens.
+    """
+    if not subject.question.attributor.explains:
+        return dict(relevance.mean)
+    share = sum(sample.explained for sample in subject.samples) / relevance.tokens
+    return {name: values.div_(share) for name, values in relevance.mean.items()}

@@ -20,6 +20,7 @@ from service.errors import ArtifactNotFoundError
 from service.jobs.execution import (
     Claim,
     attach_artifact,
+    file_finding,
     find_stage_result,
     finish_job,
     finish_stage,
@@ -83,6 +84,17 @@ class TaskContext:
         """Where results are kept."""
         return open_artifact_store(self.settings.artifacts)
 
+    def keep(self, data: bytes, write: Callable[[str], None]) -> str:
+        """Store `data`, have `write` name its hash in the database, and return the hash.
+
+        A file of the same content may have been deleted before it was named, not after.
+        """
+        sha256 = self.store.put_bytes(data)
+        write(sha256)
+        if not self.store.exists(sha256):
+            self.store.put_bytes(data)
+        return sha256
+
     def check_cancelled(self) -> None:
         """Raise `CancelledJobError` when the job is to be cancelled."""
         if self.transact(lambda session: is_cancel_requested(session, self.job_id)):
@@ -143,9 +155,17 @@ class JobContext(TaskContext):
             return earlier
         self._write(start_stage, name)
         data = work(self.progress(name))
-        sha256 = self.store.put_bytes(data)
-        self._write(finish_stage, name, key, sha256, False)
+        sha256 = self.keep(data, lambda sha256: self._write(finish_stage, name, key, sha256, False))
         return StageOutput(data, sha256)
+
+    def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
+        """Return what `work` finds out, from an earlier attempt where it was filed under `key`."""
+        earlier = self._find_earlier(name, key)
+        if earlier is not None:
+            return earlier.data
+        data = work()
+        self.keep(data, lambda sha256: self._write(file_finding, name, key, sha256))
+        return data
 
     def skip_stage(self, name: str, message: str) -> None:
         """Mark a stage as not needed."""
@@ -190,8 +210,10 @@ class JobContext(TaskContext):
 
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
         """Store a file and list it among the job's artifacts."""
-        sha256 = self.store.put_bytes(data)
-        self._write(attach_artifact, name, sha256, len(data), media_type)
+        self.keep(
+            data,
+            lambda sha256: self._write(attach_artifact, name, sha256, len(data), media_type),
+        )
 
     def finish(self, status: str, verdict: str, message: str) -> None:
         """End the job with a verdict."""

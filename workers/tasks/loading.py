@@ -14,6 +14,7 @@ from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompt
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.jobs.specs.compression import ZeroShotSpec
 from service.model_sources import check_checkpoint_folder, resolve_model_source
+from service.prompt_sets.parsing import Prompt
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
     Checkpoint,
@@ -21,10 +22,12 @@ from workers.checkpoints import (
     fetch_hub_checkpoint,
     load_checkpoint,
 )
+from workers.correction.behaviour import BaseModel, Behaviour
 from workers.correction.search import Budget
 from workers.domain import Granularity
 from workers.families import Family, count_components, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
+from workers.tasks.behaviours import build_behaviour
 from workers.tasks.context import InvalidInputError, TaskContext
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -100,6 +103,10 @@ class JobInputs:
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""
+        return [prompt.text for prompt in self.chats(prompt_set_id)]
+
+    def chats(self, prompt_set_id: str) -> list[Prompt]:
+        """Return the prompts of a prompt set of the job's tenant, chats as such."""
         tenant_id = self._context.tenant_id
         return self._context.transact(
             lambda session: load_prompts(session, tenant_id, prompt_set_id)
@@ -117,6 +124,27 @@ class JobInputs:
         tenant_id = self._context.tenant_id
         return self._context.transact(lambda session: load_rows(session, tenant_id, prompt_set_id))
 
+    def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
+        """Return the JSON lines of a zero-shot task and what to call them in messages.
+
+        Raises `InvalidInputError` when this worker lacks the server's own rows.
+        """
+        if task.rows is not None:
+            return self.rows(task.rows), self.prompt_set(task.rows).name
+        path = self._context.settings.find_task_file(task.name)
+        if path is None:
+            raise InvalidInputError(
+                f"this worker has no rows of {task.name}. Upload them and name the set in the task."
+            )
+        return path.read_text(encoding="utf-8").split("\n"), path.name
+
+    def hash_task_rows(self, task: ZeroShotSpec) -> str:
+        """Return the SHA-256 of a zero-shot task's rows."""
+        if task.rows is not None:
+            return self.prompt_set(task.rows).sha256
+        lines, _ = self.task_rows(task)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
 
 class CorrectionInputs(JobInputs):
     """What a correction works on."""
@@ -124,7 +152,20 @@ class CorrectionInputs(JobInputs):
     def __init__(self, context: TaskContext, spec: CorrectionSpec) -> None:
         super().__init__(context, spec.model)
         self.spec = spec
-        self.behaviour = spec.behaviours[0]
+
+    @cached_property
+    def behaviours(self) -> tuple[Behaviour, ...]:
+        """The behaviours, with their scorers loaded. Raises `ScorerError`."""
+        settings = self._context.settings
+        return tuple(
+            build_behaviour(behaviour, settings, self.device) for behaviour in self.spec.behaviours
+        )
+
+    @property
+    def base(self) -> BaseModel:
+        """The model whose behaviours are corrected. Raises `CheckpointError`."""
+        checkpoint = self.checkpoint
+        return BaseModel(checkpoint.model, checkpoint.tokenizer, checkpoint.pad_id, self.family)
 
     @property
     def attributor(self) -> Attributor:
@@ -132,9 +173,9 @@ class CorrectionInputs(JobInputs):
         return Attributor(self.spec.attribution.attributor)
 
     @property
-    def granularity(self) -> Granularity:
-        """What a component is."""
-        return Granularity(self.spec.attribution.granularity)
+    def granularities(self) -> tuple[Granularity, ...]:
+        """What a component may be."""
+        return tuple(map(Granularity, self.spec.attribution.granularities))
 
     @property
     def budget(self) -> Budget:
@@ -157,24 +198,3 @@ class CompressionInputs(JobInputs):
     def __init__(self, context: TaskContext, spec: CompressionSpec) -> None:
         super().__init__(context, spec.model)
         self.spec = spec
-
-    def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
-        """Return the JSON lines of a zero-shot task and what to call them in messages.
-
-        Raises `InvalidInputError` when this worker lacks the server's own rows.
-        """
-        if task.rows is not None:
-            return self.rows(task.rows), self.prompt_set(task.rows).name
-        path = self._context.settings.find_task_file(task.name)
-        if path is None:
-            raise InvalidInputError(
-                f"this worker has no rows of {task.name}. Upload them and name the set in the task."
-            )
-        return path.read_text(encoding="utf-8").split("\n"), path.name
-
-    def hash_task_rows(self, task: ZeroShotSpec) -> str:
-        """Return the SHA-256 of a zero-shot task's rows."""
-        if task.rows is not None:
-            return self.prompt_set(task.rows).sha256
-        lines, _ = self.task_rows(task)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()

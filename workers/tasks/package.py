@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from workers.correction.results import SearchOutcome
-from workers.domain import Report
+from workers.correction.results import PreparedCorrection, SearchOutcome
+from workers.domain import Report, TokenSequence
 from workers.progress import Progress
 from workers.pruning.patch import build_patch, serialise_patch
+from workers.tasks.ablation import compute_replacement
 from workers.tasks.context import JobContext
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.packaging import (
@@ -24,6 +25,7 @@ from workers.validation.report import render_html, render_json, render_markdown
 def run(
     context: JobContext,
     inputs: CorrectionInputs,
+    prepared: PreparedCorrection,
     report: Report,
     search: SearchOutcome | None,
 ) -> None:
@@ -32,15 +34,19 @@ def run(
     key = {
         "report": hash_bytes(render_json(report.model_copy(update={"timings": {}}))),
         "selection": None if trial is None else trial.selection.model_dump(mode="json"),
+        "ablation": None if trial is None else trial.settings.ablation,
     }
     context.run_stage(
-        "package", key, lambda progress: _work(context, inputs, report, search, progress)
+        "package",
+        key,
+        lambda progress: _work(context, inputs, prepared, report, search, progress),
     )
 
 
 def _work(
     context: JobContext,
     inputs: CorrectionInputs,
+    prepared: PreparedCorrection,
     report: Report,
     search: SearchOutcome | None,
     progress: Progress,
@@ -50,8 +56,14 @@ def _work(
         "report.md": render_markdown(report).encode(),
         "report.html": render_html(report).encode(),
     }
-    if search is not None and (selection := search.selection) is not None:
-        files[PATCH_NAME] = serialise_patch(build_patch(inputs.checkpoint_path, selection))
+    if search is not None and (trial := search.chosen_trial) is not None:
+        text = [TokenSequence(ids) for ids in prepared.reference.tune]
+        patch = build_patch(
+            inputs.checkpoint_path,
+            trial.selection.to_selection(),
+            replacement=compute_replacement(inputs, trial.settings, text),
+        )
+        files[PATCH_NAME] = serialise_patch(patch)
     files["manifest.json"] = _build_manifest(inputs, report, files)
     publish_files(context, files, progress)
     return files["manifest.json"]

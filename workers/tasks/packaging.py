@@ -56,7 +56,7 @@ def build_manifest(
     prompt sets are named by their content.
     """
     manifest = {
-        "format_version": 1,
+        "format_version": 2,
         "verdict": verdict.value,
         "model": model.model_dump(),
         "spec": spec,
@@ -76,7 +76,7 @@ def hash_files(files: Mapping[str, bytes], untimed_report: bytes) -> dict[str, s
 def describe_set(inputs: JobInputs, prompt_set_id: str) -> dict[str, Any]:
     """Return a prompt set as the manifest names it: by content, not by id."""
     info = inputs.prompt_set(prompt_set_id)
-    return {"name": info.name, "sha256": info.sha256}
+    return {"name": info.name, "sha256": info.sha256, "format": info.format}
 
 
 def list_versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.database import Database
 from service.jobs.execution import load_stage_seconds
-from service.jobs.shards import ShardClaim, file_shard
+from service.jobs.shards import ShardClaim
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from workers.checkpoints import CheckpointError
 from workers.circuits.tasks import TaskError
@@ -18,23 +18,28 @@ from workers.correction.verdict import ReportFrame, build_report
 from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
 from workers.settings import WorkerSettings
 from workers.tasks import attribute, package, prepare, search, validate
+from workers.tasks.checks import list_not_asked, list_requests
 from workers.tasks.circuit import discover
 from workers.tasks.circuit.pipeline import run_circuit
 from workers.tasks.circuit.results import PreparedCircuit
+from workers.tasks.compression import compress
 from workers.tasks.compression.pipeline import run_compression
+from workers.tasks.compression.results import PreparedCompression
 from workers.tasks.context import (
     InvalidInputError,
     JobContext,
     TaskContext,
     poll_cancellation,
 )
-from workers.tasks.loading import CircuitInputs, CorrectionInputs
+from workers.tasks.loading import CircuitInputs, CompressionInputs, CorrectionInputs
 from workers.tasks.packaging import STATUSES, list_versions
-from workers.tasks.sharding import ShardedWork, store_shard
+from workers.tasks.sharding import ShardedWork, complete_shard
+from workers.validation.scorers.errors import ScorerError
 
 INVALID_INPUT = (
     CheckpointError,
     PromptTooLongError,
+    ScorerError,
     TaskError,
     UnsupportedArchitectureError,
     UnsupportedGranularityError,
@@ -64,10 +69,9 @@ def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -
     context = TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec)
     try:
         work = build_sharded_work(context, claim)
-        sha256 = store_shard(context.store, claim, work, poll_cancellation(context))
+        complete_shard(context, claim, work, poll_cancellation(context))
     except INVALID_INPUT as error:
         raise InvalidInputError(str(error)) from error
-    context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
 
 
 def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:
@@ -76,12 +80,14 @@ def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:
     match context.spec:
         case CorrectionSpec() as spec:
             prepared = PreparedCorrection.model_validate_json(data)
-            return attribute.build_work(CorrectionInputs(context, spec), prepared)
+            inputs = CorrectionInputs(context, spec)
+            return attribute.build_work(inputs, attribute.cut_parts(inputs, prepared))
         case CircuitSpec() as circuit_spec:
             rows = PreparedCircuit.model_validate_json(data)
             return discover.build_work(CircuitInputs(context, circuit_spec), rows)
-        case CompressionSpec():
-            raise ValueError("a compression has no sharded stage")
+        case CompressionSpec() as compression_spec:
+            calibrated = PreparedCompression.model_validate_json(data)
+            return compress.build_work(CompressionInputs(context, compression_spec), calibrated)
 
 
 def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
@@ -100,13 +106,13 @@ def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
         searched = SearchOutcome.model_validate_json(search_output.data)
         if searched.chosen is None:
             context.skip_stage(
-                "validate", "Skipped validate: nothing within the budget improves the behaviour."
+                "validate", "Skipped validate: nothing within the budget improves every behaviour."
             )
         else:
             output = validate.run(context, inputs, prepared, searched, search_output.sha256)
             validated = ValidationOutcome.model_validate_json(output.data)
     report = build_report(_frame(context, inputs), prepared, searched, validated)
-    package.run(context, inputs, report, searched)
+    package.run(context, inputs, prepared, report, searched)
     context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
 
 
@@ -114,19 +120,29 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
     spec = inputs.spec
     timings = context.transact(lambda session: load_stage_seconds(session, context.claim.job_id))
     return ReportFrame(
-        behaviour=spec.behaviours[0].name,
-        metric=spec.behaviours[0].metric,
-        threshold=spec.behaviours[0].threshold,
+        behaviours=inputs.behaviours,
         corpus=(
             "held-out reference"
             if spec.perplexity is None
             else inputs.prompt_set(spec.perplexity.prompts).name
         ),
-        min_effect=spec.budget.min_effect,
         budget=inputs.budget,
-        attribution={name: str(value) for name, value in spec.attribution},
+        requests=tuple(list_requests(inputs)),
+        not_asked=tuple(list_not_asked(inputs)),
+        attribution=_describe_attribution(spec),
         seed=spec.seed,
         versions=list_versions(),
         model_id=spec.model,
         timings=timings,
     )
+
+
+def _describe_attribution(spec: CorrectionSpec) -> dict[str, str]:
+    attribution = spec.attribution
+    return {
+        "attributor": attribution.attributor,
+        "score": attribution.score,
+        "granularity": ", ".join(attribution.granularities),
+        "reference_tokens": str(attribution.reference_tokens),
+        "search": spec.search.preset,
+    }

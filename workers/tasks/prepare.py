@@ -6,16 +6,17 @@ from typing import Any
 
 from workers.correction.preparation import (
     TUNING_CORPUS_TOKENS,
-    BehaviourSettings,
     ReferenceTokens,
     cut_corpus,
-    generate_outcomes,
     judge_signal,
+    prepare_behaviour,
     split_reference,
 )
-from workers.correction.results import PreparedCorrection, ReferenceSplit
-from workers.families import count_components
-from workers.progress import Progress
+from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
+from workers.progress import Progress, count_up
+from workers.tasks.ablation import check_ablations
+from workers.tasks.behaviours import encode_prompts
+from workers.tasks.checks import load_check_plan
 from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 
@@ -29,9 +30,15 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
     spec, corpus = inputs.spec, inputs.spec.perplexity
     return {
         "model": inputs.model_sha256,
-        "granularity": inputs.granularity.value,
-        "behaviour": spec.behaviours[0].model_dump(mode="json", exclude={"prompts"}),
-        "prompts": inputs.prompt_set(spec.behaviours[0].prompts).sha256,
+        "seed": spec.seed,
+        "granularities": [granularity.value for granularity in inputs.granularities],
+        "behaviours": [
+            [
+                behaviour.model_dump(mode="json", exclude={"prompts", "min_effect"}),
+                inputs.prompt_set(behaviour.prompts).sha256,
+            ]
+            for behaviour in spec.behaviours
+        ],
         "reference": inputs.prompt_set(spec.reference).sha256,
         "reference_tokens": spec.attribution.reference_tokens,
         "corpus": None
@@ -41,27 +48,48 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
 
 
 def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
-    checkpoint, behaviour = inputs.checkpoint, inputs.behaviour
+    check_ablations(inputs)
+    load_check_plan(inputs)
     reference = _split_reference(inputs)  # before the costly part: it may be refused
     corpus, corpus_tune = _cut_corpus(inputs)
-    outcomes = generate_outcomes(
-        checkpoint.model,
-        checkpoint.tokenizer,
-        checkpoint.pad_id,
-        inputs.prompts(behaviour.prompts),
-        BehaviourSettings(behaviour.max_new_tokens, behaviour.threshold),
-        progress,
-    )
-    sizes = count_components(checkpoint.model, inputs.family, inputs.granularity)
+    behaviours = _prepare_behaviours(inputs, progress)
+    judged = map(judge_signal, inputs.behaviours, behaviours)
+    reasons = [reason for reason in judged if reason is not None]
     return PreparedCorrection(
         model_sha256=inputs.model_sha256,
-        components=sum(sizes.values()),
-        prompts=outcomes,
+        components={
+            granularity: sum(inputs.component_counts(granularity).values())
+            for granularity in inputs.granularities
+        },
+        behaviours=behaviours,
         reference=reference,
         corpus=corpus,
         corpus_tune=corpus_tune,
-        too_weak=judge_signal(outcomes, behaviour.threshold),
+        too_weak="; ".join(reasons) or None,
     ).to_bytes()
+
+
+def _prepare_behaviours(
+    inputs: CorrectionInputs, progress: Progress
+) -> tuple[PreparedBehaviour, ...]:
+    prompts = [inputs.chats(spec.prompts) for spec in inputs.spec.behaviours]
+    total = sum(
+        2 * len(chats) * behaviour.decoding.samples
+        for chats, behaviour in zip(prompts, inputs.behaviours, strict=True)
+    )
+    advance = count_up(progress, total)
+    tokenizer = inputs.checkpoint.tokenizer
+    return tuple(
+        prepare_behaviour(
+            inputs.base,
+            behaviour,
+            [prompt.text for prompt in chats],
+            encode_prompts(tokenizer, chats),
+            inputs.spec.seed,
+            advance,
+        )
+        for behaviour, chats in zip(inputs.behaviours, prompts, strict=True)
+    )
 
 
 def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:

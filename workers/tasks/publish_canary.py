@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.prompt_sets.parsing import Prompt
 from service.serving.canary import (
     MIN_PROMPTS,
     BehaviourCheck,
@@ -19,6 +20,7 @@ from workers.progress import Advance
 from workers.pruning.patch import Patch
 from workers.publishing.canary import TracePair, choose_pairs, trace_greedy
 from workers.publishing.corrected import corrected
+from workers.tasks.behaviours import encode_prompts
 from workers.tasks.context import InvalidInputError
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.splits import split_by_hash
@@ -86,14 +88,12 @@ def build_canary(
 
 
 def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
-    """Undesired prompts, spread over the set, and beginnings of reference texts."""
+    """Undesired prompts, spread over every behaviour's set, and beginnings of reference texts."""
     tokenizer = inputs.checkpoint.tokenizer
-    texts = inputs.prompts(inputs.behaviour.prompts)
-    sides = split_by_hash(texts, TUNE_SHARE)
     found = [
-        _Candidate(token_ids, is_held_out=not is_tune)
-        for text, is_tune in zip(texts, sides, strict=True)
-        if 0 < len(token_ids := encode_text(tokenizer, text)) <= _MAX_PROMPT_TOKENS
+        candidate
+        for behaviour in inputs.spec.behaviours
+        for candidate in _list_candidates(tokenizer, inputs.chats(behaviour.prompts))
     ]
     chosen = _spread(found, CANDIDATES)
     wanted = max(REFERENCES, MIN_PROMPTS - len(chosen))
@@ -105,6 +105,14 @@ def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
             f"needs {MIN_PROMPTS}. Correct with more of them."
         )
     return chosen
+
+
+def _list_candidates(tokenizer: Any, prompts: Sequence[Prompt]) -> Iterator[_Candidate]:
+    """Yield the prompts of one set that are short enough, each with its side of the split."""
+    sides = split_by_hash([prompt.text for prompt in prompts], TUNE_SHARE)
+    for token_ids, is_tune in zip(encode_prompts(tokenizer, prompts), sides, strict=True):
+        if 0 < len(token_ids) <= _MAX_PROMPT_TOKENS:
+            yield _Candidate(token_ids, is_held_out=not is_tune)
 
 
 def _cut_beginnings(tokenizer: Any, texts: Sequence[str], count: int) -> Iterator[tuple[int, ...]]:

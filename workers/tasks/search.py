@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import torch
-
-from workers.attribution.contrastive import parse_relevance
-from workers.attribution.sums import finish
-from workers.correction.measurement import collect_undesired, measure_responses
-from workers.correction.results import PreparedCorrection, PromptOutcome, Trial
+from workers.attribution.contrastive import ContrastiveRelevance, parse_relevance
+from workers.correction.refinement import Space, refine
+from workers.correction.results import PreparedCorrection, SearchOutcome, StoredSelection, Trial
 from workers.correction.search import (
     BUDGET_SHARE,
     DEFAULT_AMOUNTS,
     DEFAULT_ROUNDS,
-    Measurement,
+    Benefit,
     SearchSteps,
+    choose_trial,
     search_rounds,
 )
-from workers.domain import Relevance, Selection, TokenSequence
-from workers.families import count_components
-from workers.progress import Advance, Progress, count_up, ignore
-from workers.pruning.components import pruned
-from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score, compute_scores
-from workers.tasks.attribute import answer_undesired
+from workers.domain import Granularity
+from workers.families import count_layers
+from workers.progress import Progress, count_up
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
-from workers.validation.text_damage import ReferenceText
+from workers.tasks.search_steps import TuningBench, build_steps
+
+THOROUGH_TRIALS = 24
+"""Trials after the rounds when a thorough job does not say how many."""
+
+Benefits = dict[Granularity, list[Benefit]]
 
 
 def run(
@@ -42,136 +42,100 @@ def run(
     key = {
         "attribute": attributed.sha256,
         "score": spec.attribution.score,
-        "amounts": _amounts(inputs),
-        "rounds": _rounds(inputs),
+        "search": spec.search.model_dump(mode="json"),
+        "amounts": {kind.value: _amounts(inputs, kind) for kind in inputs.granularities},
+        "max_rank": spec.serving.max_rank,
         "budget": spec.budget.model_dump(mode="json"),
     }
     return context.run_stage(
         "search",
         key,
-        lambda progress: _work(context, inputs, prepared, attributed.data, progress),
+        lambda progress: _work(context, inputs, prepared, attributed, progress),
     )
-
-
-def _amounts(inputs: CorrectionInputs) -> list[int]:
-    return list(inputs.spec.search.amounts or DEFAULT_AMOUNTS[inputs.granularity])
-
-
-def _rounds(inputs: CorrectionInputs) -> int:
-    return inputs.spec.search.rounds or DEFAULT_ROUNDS
 
 
 def _work(
     context: JobContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
-    relevance_data: bytes,
+    attributed: StageOutput,
     progress: Progress,
 ) -> bytes:
-    tune = prepared.triggering(held_out=False)
-    text = [TokenSequence(ids) for ids in prepared.reference.tune]
-    corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
-    modules = list(count_components(inputs.checkpoint.model, inputs.family, inputs.granularity))
-    relevance = parse_relevance(relevance_data, modules)
-    texts, rounds = len(text) + len(corpus), _rounds(inputs)
-    total = texts + rounds * (2 * len(tune) + texts)
-    advance = count_up(progress, total)
-    outcome = search_rounds(
-        relevance.undesired.mean,
-        _amounts(inputs),
-        rounds,
-        [outcome.metric for outcome in tune],
-        SearchSteps(
-            rank=_build_rank(inputs, relevance.general),
-            measure=_build_measure(inputs, tune, text, corpus, advance),
-            explain=_build_explain(inputs, len(tune), advance),
-            tell=lambda trial: _tell_trial(context, trial),
-        ),
-        inputs.budget.scaled(BUDGET_SHARE),
+    started = time.monotonic()
+    search = inputs.spec.search
+    relevance = parse_relevance(
+        attributed.data,
+        {kind: list(inputs.component_counts(kind)) for kind in inputs.granularities},
     )
+    rounds, trials = search.rounds or DEFAULT_ROUNDS, _count_trials(inputs)
+    total = rounds * len(inputs.granularities) + trials
+    advance = count_up(progress, total)
+    bench = TuningBench(context, inputs, prepared, attributed.sha256)
+    steps = build_steps(context, inputs, relevance, bench, lambda: advance(1))
+    budget = inputs.budget.scaled(BUDGET_SHARE)
+    benefits, found = _start(relevance), list[Trial]()
+    for kind in inputs.granularities:
+        found += search_rounds(benefits[kind], kind, _amounts(inputs, kind), rounds, steps, budget)
+    if trials:
+        found += refine(
+            benefits,
+            found,
+            _build_space(inputs),
+            steps,
+            budget,
+            trials=trials,
+            seed=inputs.spec.seed,
+            is_time_up=_build_clock(started, search.max_minutes),
+        )
+    chosen = choose_trial(found)
+    alone = () if chosen is None else _select_alone(benefits, found[chosen], steps)
     progress(total, total)
-    return outcome.to_bytes()
+    return SearchOutcome(trials=tuple(found), chosen=chosen, alone=alone).to_bytes()
 
 
-def _build_rank(
-    inputs: CorrectionInputs, general: Relevance
-) -> Callable[[Mapping[str, torch.Tensor]], Ranking]:
-    score, largest = Score(inputs.spec.attribution.score), max(_amounts(inputs))
-
-    def rank(benefit: Mapping[str, torch.Tensor]) -> Ranking:
-        return rank_components(compute_scores(general, benefit, score), inputs.granularity, largest)
-
-    return rank
+def _amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int]:
+    given: Any = inputs.spec.search.amounts
+    if isinstance(given, Mapping):
+        given = given.get(granularity.value)
+    return list(given or DEFAULT_AMOUNTS[granularity])
 
 
-def _build_explain(
-    inputs: CorrectionInputs, units: int, advance: Advance
-) -> Callable[[Sequence[TokenSequence]], Mapping[str, torch.Tensor]]:
-    """Return what explains a round's responses, `units` of work however many there are."""
-
-    def explain(undesired: Sequence[TokenSequence]) -> Mapping[str, torch.Tensor]:
-        mean = finish(answer_undesired(inputs, undesired, ignore), in_place=True).mean
-        advance(units)
-        return mean
-
-    return explain
+def _count_trials(inputs: CorrectionInputs) -> int:
+    search = inputs.spec.search
+    return 0 if search.preset == "quick" else search.trials or THOROUGH_TRIALS
 
 
-def _build_measure(
-    inputs: CorrectionInputs,
-    tune: Sequence[PromptOutcome],
-    text: Sequence[TokenSequence],
-    corpus: Sequence[TokenSequence],
-    advance: Advance,
-) -> Callable[[Selection], Measurement]:
-    """Return what measures one selection: responses to the tuning prompts, damage to text.
-
-    As in the final measurement, KL is that of the reference text and perplexity that of the
-    corpus, here of windows that are not reported; without any, that of the reference text.
-    """
-    checkpoint, behaviour = inputs.checkpoint, inputs.behaviour
-
-    def build(samples: Sequence[TokenSequence]) -> ReferenceText:
-        return ReferenceText(
-            checkpoint.model, inputs.family, samples, checkpoint.pad_id, on_batch=advance
-        )
-
-    reference = build(text)
-    named = build(corpus) if corpus else reference
-
-    def measure(selection: Selection) -> Measurement:
-        responses = measure_responses(
-            checkpoint.model,
-            checkpoint.tokenizer,
-            checkpoint.pad_id,
-            selection,
-            tune,
-            behaviour.max_new_tokens,
-            advance,
-        )
-        with pruned(checkpoint.model, selection):
-            damage = reference.measure(checkpoint.model, advance)
-            if named is not reference:
-                perplexity = named.measure(checkpoint.model, advance).perplexity
-                damage = replace(damage, perplexity=perplexity)
-        undesired = collect_undesired(tune, responses, behaviour.threshold)
-        return Measurement(responses, damage, named.base_perplexity, undesired)
-
-    return measure
+def _start(relevance: Mapping[Granularity, ContrastiveRelevance]) -> Benefits:
+    """Return what removing each component brings against the base model's own responses."""
+    return {
+        kind: [behaviour.compute_benefit(behaviour.undesired) for behaviour in contrast.behaviours]
+        for kind, contrast in relevance.items()
+    }
 
 
-def _tell_trial(context: JobContext, trial: Trial) -> None:
-    increase = trial.perplexity / trial.base_perplexity - 1
-    context.event(
-        "search.trial",
-        f"{trial.amount} components: tuning metric {trial.mean_metric:.3f}, "
-        f"perplexity {increase:+.2%}, KL {trial.kl_mean:.4f}"
-        + ("" if trial.within_budget else " (over budget)"),
-        {
-            "components": trial.amount,
-            "tune_metric": trial.mean_metric,
-            "perplexity_increase": increase,
-            "kl": trial.kl_mean,
-            "within_budget": trial.within_budget,
-        },
+def _build_space(inputs: CorrectionInputs) -> Space:
+    ranges = {}
+    for kind in inputs.granularities:
+        amounts = _amounts(inputs, kind)
+        ranges[kind] = (max(1, amounts[0] // 2), 2 * amounts[-1])
+    layers = count_layers(inputs.checkpoint.model, inputs.family)
+    return Space(ranges, layers, tuple(inputs.spec.search.ablations))
+
+
+def _build_clock(started: float, max_minutes: float | None) -> Callable[[], bool]:
+    if max_minutes is None:
+        return lambda: False
+    return lambda: time.monotonic() - started > 60 * max_minutes
+
+
+def _select_alone(
+    benefits: Benefits, trial: Trial, steps: SearchSteps
+) -> tuple[StoredSelection, ...]:
+    """Return for each of several behaviours the selection of the trial's settings for it alone."""
+    own = benefits[trial.settings.granularity]
+    if len(own) < 2:
+        return ()
+    return tuple(
+        StoredSelection.from_selection(steps.rank([benefit], trial.settings).top(trial.amount))
+        for benefit in own
     )

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from service.artifacts import ArtifactStore
 from service.errors import ArtifactNotFoundError, LeaseLostError
 from service.jobs.shards import (
     ShardClaim,
@@ -24,7 +23,7 @@ from service.jobs.shards import (
     reopen_shard,
 )
 from workers.progress import Advance, Progress
-from workers.tasks.context import JobContext
+from workers.tasks.context import JobContext, TaskContext
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +79,15 @@ def run_shards(
             _run(context, claim, work, progress, done)
 
 
-def store_shard(
-    store: ArtifactStore, claim: ShardClaim, work: ShardedWork, advance: Advance
-) -> str:
-    """Compute the claimed shard and return the hash its result is stored under."""
-    return store.put_bytes(work.compute(claim.position, advance))
+def complete_shard(
+    context: TaskContext, claim: ShardClaim, work: ShardedWork, advance: Advance
+) -> None:
+    """Compute the claimed shard and file its result. Raises `LeaseLostError`."""
+
+    def write(sha256: str) -> None:
+        context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
+
+    context.keep(work.compute(claim.position, advance), write)
 
 
 def _run(
@@ -98,9 +101,8 @@ def _run(
         done = min(done + units, total)
         progress(done, total)
 
-    sha256 = store_shard(context.store, claim, work, advance)
     try:
-        context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
+        complete_shard(context, claim, work, advance)
     except LeaseLostError:
         # Another worker took the shard over; should the job be lost too, the next write says so.
         logger.warning("%s: the shard was taken over meanwhile", claim.shard_id)

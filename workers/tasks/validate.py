@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from workers.correction.measurement import measure_responses
 from workers.correction.results import (
+    BehaviourResponses,
     PreparedCorrection,
-    Response,
+    PromptOutcome,
+    Responses,
     SearchOutcome,
+    Trial,
+    TrialSettings,
     ValidationOutcome,
 )
 from workers.domain import Selection, TokenSequence
-from workers.progress import Progress, count_up
-from workers.pruning.components import pruned
+from workers.progress import Advance, Progress, count_up
 from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
-from workers.tasks.context import JobContext, StageOutput
+from workers.tasks.ablation import ablated
+from workers.tasks.checks import build_check_plan, hash_checks
+from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
-from workers.validation.text_damage import ReferenceText, TextDamage
+from workers.validation.checks.measurement import Baseline, Subject
 
 CONTROL_DRAWS = 1
 """Random selections measured beside the chosen one."""
@@ -32,7 +38,12 @@ def run(
     upstream: str,
 ) -> StageOutput:
     """Return the stage's result, a `ValidationOutcome`."""
-    key = {"search": upstream, "seed": inputs.spec.seed, "draws": CONTROL_DRAWS}
+    key = {
+        "search": upstream,
+        "seed": inputs.spec.seed,
+        "draws": CONTROL_DRAWS,
+        "checks": hash_checks(inputs),
+    }
     return context.run_stage(
         "validate", key, lambda progress: _work(inputs, prepared, search, progress)
     )
@@ -44,63 +55,99 @@ def _work(
     search: SearchOutcome,
     progress: Progress,
 ) -> bytes:
-    checkpoint, chosen = inputs.checkpoint, search.selection
-    assert chosen is not None  # without one there is nothing to validate
-    held_out = prepared.triggering(held_out=True)
-    reference = [TokenSequence(ids) for ids in prepared.reference.held_out]
-    corpus = [TokenSequence(ids) for ids in prepared.corpus]
-    total = (1 + CONTROL_DRAWS) * len(held_out) + 2 * (len(reference) + len(corpus))
-    advance = count_up(progress, total)
-
-    def respond(selection: Selection) -> tuple[Response, ...]:
-        return measure_responses(
-            checkpoint.model,
-            checkpoint.tokenizer,
-            checkpoint.pad_id,
-            selection,
-            held_out,
-            inputs.behaviour.max_new_tokens,
-            advance,
-        )
-
-    base_kl, kl = _measure_text(inputs, chosen, reference, advance)
-    base_perplexity, perplexity = (
-        _measure_text(inputs, chosen, corpus, advance) if corpus else (base_kl, kl)
-    )
+    trial = search.chosen_trial
+    assert trial is not None  # without one there is nothing to validate
+    plan = build_check_plan(inputs, prepared)
+    bench = _HeldOutBench(inputs, prepared, trial.settings)
+    advance = count_up(progress, bench.count_units(len(search.alone)) + 2 * plan.units)
+    base = inputs.base
+    subject = Subject(base.model, base.tokenizer, base.family, base.pad_id)
+    baseline = Baseline(plan, subject, advance)
+    with bench.prune(trial.selection.to_selection()):
+        corrected = baseline.measure(subject, advance)
     return ValidationOutcome(
-        responses=respond(chosen),
-        control_metrics=tuple(
-            tuple(response.metric for response in respond(selection))
-            for selection in _draw_controls(inputs, chosen)
-        ),
-        perplexity_before=base_perplexity,
-        perplexity_after=perplexity.perplexity,
-        perplexity_tokens=perplexity.tokens,
-        perplexity_context=max(len(sample.token_ids) for sample in corpus or reference),
-        kl_mean=kl.kl_mean,
-        kl_p95=kl.kl_p95,
-        kl_tokens=kl.tokens,
+        behaviours=_measure_behaviours(bench, search, trial, advance),
+        base=baseline.state,
+        corrected=corrected,
     ).to_bytes()
 
 
-def _measure_text(
-    inputs: CorrectionInputs,
-    selection: Selection,
-    samples: Sequence[TokenSequence],
-    advance: Callable[[int], None],
-) -> tuple[float, TextDamage]:
-    """Return the base model's perplexity and the corrected model's damage on one text."""
-    checkpoint = inputs.checkpoint
-    text = ReferenceText(
-        checkpoint.model, inputs.family, samples, checkpoint.pad_id, on_batch=advance
-    )
-    with pruned(checkpoint.model, selection):
-        return text.base_perplexity, text.measure(checkpoint.model, advance)
-
-
-def _draw_controls(inputs: CorrectionInputs, selection: Selection) -> list[Selection]:
-    sizes = count_available(inputs.checkpoint.model, selection)
-    return [
-        draw_random_selection(selection, sizes, inputs.spec.seed + draw)
-        for draw in range(CONTROL_DRAWS)
+def _measure_behaviours(
+    bench: _HeldOutBench, search: SearchOutcome, trial: Trial, advance: Advance
+) -> tuple[BehaviourResponses, ...]:
+    chosen = trial.selection.to_selection()
+    everything = range(len(bench.prompts))
+    corrected = bench.respond(chosen, everything, advance)
+    controls = [
+        bench.respond(selection, everything, advance) for selection in bench.draw_controls(chosen)
     ]
+    alone = [
+        bench.respond(stored.to_selection(), [number], advance)[0]
+        for number, stored in enumerate(search.alone)
+    ]
+    return tuple(
+        BehaviourResponses(
+            corrected=corrected[number],
+            controls=tuple(control[number] for control in controls),
+            alone=alone[number] if alone else None,
+        )
+        for number in everything
+    )
+
+
+class _HeldOutBench:
+    """The held-out split of a job: what took no part in choosing a correction."""
+
+    def __init__(
+        self, inputs: CorrectionInputs, prepared: PreparedCorrection, settings: TrialSettings
+    ) -> None:
+        self._inputs = inputs
+        self._settings = settings
+        self._tuning_text = [TokenSequence(ids) for ids in prepared.reference.tune]
+        self.prompts: list[tuple[PromptOutcome, ...]] = [
+            behaviour.triggering(held_out=True) for behaviour in prepared.behaviours
+        ]
+
+    def count_units(self, alone: int) -> int:
+        """Return the units of work in the whole stage, as progress counts them."""
+        responses = [
+            len(prompts) * behaviour.decoding.samples
+            for prompts, behaviour in zip(self.prompts, self._inputs.behaviours, strict=True)
+        ]
+        runs = 1 + CONTROL_DRAWS + (1 if alone else 0)
+        return runs * sum(responses)
+
+    def prune(self, selection: Selection) -> AbstractContextManager[None]:
+        """Return the context in which `selection` is pruned as the chosen trial's was."""
+        return ablated(self._inputs, selection, self._settings, self._tuning_text)
+
+    def respond(
+        self, selection: Selection, numbers: Sequence[int], advance: Advance
+    ) -> list[Responses]:
+        """Return the responses to the prompts of some behaviours with `selection` pruned."""
+        inputs = self._inputs
+        with self.prune(selection):
+            return [
+                measure_responses(
+                    inputs.base,
+                    inputs.behaviours[number],
+                    self.prompts[number],
+                    inputs.spec.seed,
+                    advance,
+                )
+                for number in numbers
+            ]
+
+    def draw_controls(self, selection: Selection) -> list[Selection]:
+        """Return random selections of the same size, module by module."""
+        sizes = count_available(self._inputs.checkpoint.model, selection)
+        try:
+            return [
+                draw_random_selection(selection, sizes, self._inputs.spec.seed + draw)
+                for draw in range(CONTROL_DRAWS)
+            ]
+        except ValueError as error:
+            raise InvalidInputError(
+                f"no random selection can be set beside the chosen one: {error}; "
+                "lower search.amounts"
+            ) from error

@@ -9,11 +9,14 @@ from typing import Literal
 
 from workers.domain import GateResult, Granularity, ModelIdentity, ReportModel, Verdict
 from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
     render_html_template,
     render_markdown_template,
     require_finite,
 )
 from workers.validation.report_charts import Axis, build_axis, layer_of
+from workers.validation.report_gates import build_gate_groups
 
 TASK_TITLES = {"ioi": "Indirect object identification", "greater_than": "Greater than"}
 DRAWN_RETENTION = (-1.0, 4.0)
@@ -111,6 +114,8 @@ class CircuitReport(ReportModel):
     gates: list[GateResult]
     patch_note: str
     """What the patch does, or why there is none."""
+    has_patch: bool = False
+    """Whether a patch is among the files."""
     timings: dict[str, float]
     seed: int
     versions: dict[str, str]
@@ -211,9 +216,13 @@ def _context(report: CircuitReport) -> dict[str, object]:
     require_finite(report.model_dump())
     peak = max((abs(cell) for row in report.heatmap for cell in row.cells), default=0.0)
     return {
+        "kind": report.kind,
         "report": report,
+        "gate_groups": build_gate_groups(report.gates),
         "task_title": TASK_TITLES.get(report.task.name, report.task.name),
         "chart": build_curve_chart(report.curves),
         "peak": peak or 1.0,
         "layer_of": layer_of,
+        "apply_command": APPLY_COMMAND,
+        "revert_command": REVERT_COMMAND,
     }

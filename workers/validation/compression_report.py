@@ -6,10 +6,13 @@ from typing import Literal
 
 from workers.domain import GateResult, ModelIdentity, ReportModel, Verdict
 from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
     render_html_template,
     render_markdown_template,
     require_finite,
 )
+from workers.validation.report_gates import build_gate_groups
 
 
 class TaskScore(ReportModel):
@@ -62,6 +65,8 @@ class CompressionReport(ReportModel):
     verdict: Verdict
     reason: str
     method: str
+    statistic: str
+    """Which mean over the calibration tokens the weights were ranked by."""
     pattern: str
     sequential: bool
     target_sparsity: float
@@ -74,6 +79,8 @@ class CompressionReport(ReportModel):
     gates: list[GateResult]
     speed_note: str
     files_note: str
+    has_patch: bool = False
+    """Whether a patch is among the files."""
     timings: dict[str, float]
     seed: int
     versions: dict[str, str]
@@ -114,4 +121,10 @@ def render_compression_html(report: CompressionReport) -> str:
 
 def _context(report: CompressionReport) -> dict[str, object]:
     require_finite(report.model_dump())
-    return {"report": report}
+    return {
+        "kind": report.kind,
+        "report": report,
+        "gate_groups": build_gate_groups(report.gates),
+        "apply_command": APPLY_COMMAND,
+        "revert_command": REVERT_COMMAND,
+    }

@@ -17,7 +17,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from workers.domain import GateResult, ReportModel
+from workers.domain import ReportModel
 from workers.validation.report_text import (
     code_span,
     escape_markdown,
@@ -25,11 +25,18 @@ from workers.validation.report_text import (
     format_compact,
     format_number,
     format_percent,
+    format_share,
     format_signed,
     sentence,
+    shorten,
     title,
     visible_text,
 )
+
+APPLY_COMMAND = """\
+excise patch apply --base BASE_DIR --patch patch.safetensors --output CORRECTED_DIR"""
+REVERT_COMMAND = """\
+excise patch revert --corrected CORRECTED_DIR --patch patch.safetensors --output BASE_DIR"""
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -72,16 +79,13 @@ def require_finite(value: object, path: str = "report") -> None:
             require_finite(child, f"{path}[{position}]")
 
 
-def _is_met(gate: GateResult) -> bool:
-    """Whether a gate was measured and met; what was not measured is not met."""
-    return gate.passed and gate.value is not None
-
-
 _FILTERS = {
     "num": format_number,
     "signed": format_signed,
     "percent": format_percent,
+    "share": format_share,
     "compact": format_compact,
+    "shorten": shorten,
     "title": title,
     "sentence": sentence,
 }
@@ -99,7 +103,6 @@ def _html_environment() -> jinja2.Environment:
         finalize=lambda value: visible_text(value) if type(value) is str else value,
     )
     environment.filters.update(_FILTERS)
-    environment.tests["met"] = _is_met
     return environment
 
 
@@ -120,7 +123,6 @@ def _markdown_environment() -> jinja2.Environment:
         ),
     )
     environment.filters.update(_FILTERS)
-    environment.tests["met"] = _is_met
     environment.filters["code"] = lambda text: Markup(code_span(text))  # noqa: S704
     environment.filters["fenced"] = lambda text, language="text": Markup(  # noqa: S704
         fenced(text, language)

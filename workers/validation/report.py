@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from workers.domain import Report
 from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
     NonFiniteReportError,
     render_html_template,
     render_json,
     render_markdown_template,
     require_finite,
 )
-from workers.validation.report_charts import (
-    build_effect_axis,
-    build_layer_map,
-    build_search_chart,
-    order_modules,
+from workers.validation.report_charts import build_layer_map, order_modules
+from workers.validation.report_effects import (
+    build_alone_rows,
+    build_effect_views,
+    describe_fall,
 )
-from workers.validation.report_samples import build_sample_groups
+from workers.validation.report_gates import build_gate_groups, list_failed
+from workers.validation.report_samples import build_samples
+from workers.validation.report_search import build_search_view
 
 __all__ = ["NonFiniteReportError", "render_html", "render_json", "render_markdown"]
 
-_APPLY_COMMAND = """\
-excise patch apply --base BASE_DIR --patch patch.safetensors --output CORRECTED_DIR"""
-_REVERT_COMMAND = """\
-excise patch revert --corrected CORRECTED_DIR --patch patch.safetensors --output BASE_DIR"""
+_REPRODUCE_COMMAND = """\
+excise reproduce manifest.json --prompts-dir PROMPTS_DIR --wait --output AGAIN_DIR"""
 
 
 def render_markdown(report: Report) -> str:
@@ -38,13 +40,20 @@ def render_html(report: Report) -> str:
 
 def _context(report: Report) -> dict[str, object]:
     require_finite(report.model_dump())
+    effects = build_effect_views(report)
     return {
+        "kind": "correction",
         "report": report,
-        "rounds": build_search_chart(report),
-        "layer_map": build_layer_map(report),
-        "modules": order_modules(report),
-        "sample_groups": build_sample_groups(report),
-        "effect_axis": build_effect_axis,
-        "apply_command": _APPLY_COMMAND,
-        "revert_command": _REVERT_COMMAND,
+        "effects": effects,
+        "alone_rows": build_alone_rows(effects),
+        "describe_fall": describe_fall,
+        "gate_groups": build_gate_groups(report.gates),
+        "failed": list_failed(report.gates),
+        "search": build_search_view(report),
+        "layer_map": build_layer_map(report.patch),
+        "modules": order_modules(report.patch),
+        "samples": build_samples(report),
+        "reproduce_command": _REPRODUCE_COMMAND,
+        "apply_command": APPLY_COMMAND,
+        "revert_command": REVERT_COMMAND,
     }

@@ -1,4 +1,4 @@
-"""Charts of a report: axes, the rounds of the search and the map of pruned layers, as numbers."""
+"""What every chart of a report is drawn with: axes with round ticks, and the map of layers."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.domain import BehaviourEffect, Report, SearchStep
+from workers.domain import PatchSummary
+
+_ROUND_STEPS = (1, 2, 5)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale with round ticks."""
+    """A scale with round ticks, linear or logarithmic."""
 
     low: float
     high: float
     ticks: list[float]
     digits: int
+    """Decimals of the ticks of a linear axis."""
+    is_logarithmic: bool = False
 
     def at(self, value: float, start: float, end: float, clipped: bool = True) -> float:
         """The coordinate of `value` between `start` and `end`, by default never beyond them."""
-        share = (value - self.low) / (self.high - self.low)
+        if self.is_logarithmic:
+            value = max(value, self.low)  # zero has no place on it
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
         share = min(1.0, max(0.0, share)) if clipped else share
         return round(start + (end - start) * share, 2)
 
@@ -42,78 +50,45 @@ def build_axis(values: Sequence[float], intervals: int = 4) -> Axis:
     return Axis(ticks[0], ticks[-1], ticks, digits)
 
 
-def build_effect_axis(effect: BehaviourEffect) -> Axis:
-    """An axis over a behaviour's threshold, means and intervals, zero included."""
-    values = [0.0, effect.threshold, effect.tune.before, effect.tune.after]
-    for measured in (effect.held_out, effect.random_control):
-        if measured:
-            values += [measured.before, measured.after]
-            values += [measured.before + measured.ci_low, measured.before + measured.ci_high]
-    if min(values) >= 0 and 0.5 <= max(values) <= 1:
-        values.append(1.0)
-    return build_axis(values, intervals=5)
+def build_log_axis(values: Sequence[float], most_ticks: int = 7) -> Axis:
+    """A logarithmic axis over the positive ones of `values`, at least one of them.
+
+    Its ticks are 1, 2 and 5 times powers of ten, or every so many powers where those are too many.
+    """
+    positive = [value for value in values if value > 0]
+    low, high = min(positive), max(positive)
+    first = math.floor(math.log10(low) + 1e-9)
+    last = math.ceil(math.log10(high) - 1e-9)
+    grid = [m * 10.0**power for power in range(first, last + 1) for m in _ROUND_STEPS]
+    start = max([tick for tick in grid if tick <= low * (1 + 1e-9)], default=grid[0])
+    end = next(tick for tick in grid if tick >= high * (1 - 1e-9) and tick > start)
+    ticks = [tick for tick in grid if start <= tick <= end]
+    if len(ticks) > most_ticks:
+        every = math.ceil((last - first + 1) / most_ticks)
+        powers = [10.0**power for power in range(first, last + 1, every)]
+        ticks = [tick for tick in powers if start <= tick <= end]
+    return Axis(start, end, ticks, 0, is_logarithmic=True)
 
 
-@dataclass(frozen=True)
-class SearchPoint:
-    """One round of the search as drawn; `x` is in [0, 1]."""
-
-    step: SearchStep
-    x: float
-    labelled: bool
-    damage: float
-    beyond: bool
-    """True where the damage lies above the axis and is drawn at its edge."""
-    damage_labelled: bool
-
-
-@dataclass(frozen=True)
-class SearchChart:
-    """The rounds of the search: the tuning metric and the perplexity change, with each amount."""
-
-    points: list[SearchPoint]
-    metric_axis: Axis
-    damage_axis: Axis
-    """Perplexity change in %."""
-
-
-def build_search_chart(report: Report) -> SearchChart | None:
-    """The search as points, round by round; None without a search."""
-    steps = report.search
-    if not steps:
-        return None
-    damages = [100 * s.perplexity_increase for s in steps]
-    floor = min(0.0, *damages)
-    allowed = [d for d, s in zip(damages, steps, strict=True) if s.within_budget]
-    ceiling = max(damages)
-    if allowed:  # keep the amounts that count readable beside ruinous ones
-        ceiling = min(ceiling, floor + max(4 * (max(allowed) - floor), 1e-3 * (ceiling - floor)))
-    axis = build_axis([floor, *(min(d, ceiling) for d in damages), ceiling], intervals=3)
-    last = max(len(steps) - 1, 1)
-    xs = [position / last if len(steps) > 1 else 0.5 for position in range(len(steps))]
-    labels = _spaced_labels(xs, [s.chosen for s in steps], gap=0.085)
-    edge_xs = [x for x, damage in zip(xs, damages, strict=True) if damage > axis.high]
-    edge_labels = _spaced_labels(edge_xs[::-1], [False] * len(edge_xs), gap=0.16)
-    written = {x for x, label in zip(edge_xs[::-1], edge_labels, strict=True) if label}
-    return SearchChart(
-        points=[
-            SearchPoint(step, x, labelled, damage, damage > axis.high, x in written)
-            for step, x, damage, labelled in zip(steps, xs, damages, labels, strict=True)
-        ],
-        metric_axis=build_axis([s.tune_metric for s in steps], intervals=3),
-        damage_axis=axis,
-    )
-
-
-def _spaced_labels(xs: list[float], chosen: list[bool], gap: float) -> list[bool]:
-    """Which points have room for a label; the chosen one always has."""
-    kept: list[float] = [x for x, is_chosen in zip(xs, chosen, strict=True) if is_chosen]
+def choose_labels(places: Sequence[float], always: Sequence[bool], gap: float) -> list[bool]:
+    """Which of the places, in ascending order, have room for a label; some always have one."""
+    kept = [place for place, is_kept in zip(places, always, strict=True) if is_kept]
     labels = []
-    for x, is_chosen in zip(xs, chosen, strict=True):
-        free = all(abs(x - other) >= gap for other in kept)
-        kept += [x] if free else []
-        labels.append(free or is_chosen)
+    for place, is_kept in zip(places, always, strict=True):
+        is_free = all(abs(place - other) >= gap for other in kept)
+        kept += [place] if is_free else []
+        labels.append(is_free or is_kept)
     return labels
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """The pruned components of one kind of module, by layer."""
+
+    kind: str
+    """A module's name after its layer's number, as in `mlp.down_proj`."""
+    counts: list[int]
+    total: int
 
 
 @dataclass(frozen=True)
@@ -121,6 +96,10 @@ class LayerMap:
     """How many components were pruned in each layer, layers without any included."""
 
     layers: list[tuple[int, int]]
+    rows: list[MapRow]
+    """One a kind of module, the kind with the most pruned components first."""
+    largest: int
+    """The most components of one kind in one layer."""
     elsewhere: int
     """Pruned components in modules whose name has no layer number."""
     axis: Axis
@@ -128,21 +107,39 @@ class LayerMap:
 
 def layer_of(module: str) -> int | None:
     """The layer number in a module's name, as in `model.layers.12.mlp.down_proj`."""
+    return _place(module)[0]
+
+
+def _place(module: str) -> tuple[int | None, str]:
+    """A module's layer number, and what its name says after it."""
     found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", module, re.ASCII)
-    return int(found[1]) if found else None
+    return (int(found[1]), module[found.end() :]) if found else (None, module)
 
 
-def build_layer_map(report: Report) -> LayerMap | None:
-    """The pruned components counted by layer; None without a patch."""
-    if report.patch is None or not report.patch.counts:
+def build_layer_map(patch: PatchSummary | None) -> LayerMap | None:
+    """The pruned components counted by layer and kind of module; None without any."""
+    if patch is None or not patch.counts:
         return None
-    counts: Counter[int | None] = Counter()
-    for module, count in report.patch.counts.items():
-        counts[layer_of(module)] += count
-    numbered = [layer for layer in counts if layer is not None]
-    layers = [(layer, counts[layer]) for layer in range(max(numbered, default=-1) + 1)]
-    top = max([1, *(count for _, count in layers)])
-    return LayerMap(layers, counts[None], build_axis([0, max(2, top)], intervals=3))
+    counts: Counter[tuple[int | None, str]] = Counter()
+    for module, count in patch.counts.items():
+        counts[_place(module)] += count
+    depth = max((layer for layer, _ in counts if layer is not None), default=-1) + 1
+    kinds = {kind for layer, kind in counts if layer is not None}
+    rows = [_count_kind(counts, kind, depth) for kind in sorted(kinds)]
+    rows.sort(key=lambda row: -row.total)
+    totals = [sum(row.counts[layer] for row in rows) for layer in range(depth)]
+    return LayerMap(
+        layers=list(enumerate(totals)),
+        rows=rows,
+        largest=max([1, *(count for row in rows for count in row.counts)]),
+        elsewhere=sum(count for (layer, _), count in counts.items() if layer is None),
+        axis=build_axis([0, max([2, *totals])], intervals=3),
+    )
+
+
+def _count_kind(counts: Counter[tuple[int | None, str]], kind: str, depth: int) -> MapRow:
+    by_layer = [counts[layer, kind] for layer in range(depth)]
+    return MapRow(kind, by_layer, sum(by_layer))
 
 
 @dataclass(frozen=True)
@@ -155,14 +152,13 @@ class PrunedModule:
     """Ascending; empty where single weights are only counted."""
 
 
-def order_modules(report: Report) -> list[PrunedModule]:
+def order_modules(patch: PatchSummary | None) -> list[PrunedModule]:
     """Modules with their pruned components, by layer number and not by the file's order."""
-    if report.patch is None:
+    if patch is None:
         return []
-    numbered = ((layer_of(module), module) for module in report.patch.counts)
+    numbered = ((layer_of(module), module) for module in patch.counts)
     order = sorted((-1 if layer is None else layer, module) for layer, module in numbered)
-    listed = report.patch.modules
     return [
-        PrunedModule(module, report.patch.counts[module], sorted(listed.get(module, [])))
+        PrunedModule(module, patch.counts[module], sorted(patch.modules.get(module, [])))
         for _, module in order
     ]

@@ -1,46 +1,28 @@
-"""Samples of a report: loops found, the two responses compared, the samples grouped."""
+"""Samples of a report: grouped by behaviour, ranked by effect, the worst cases called so."""
 
 from __future__ import annotations
 
-import difflib
-import re
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from statistics import fmean
 
-from workers.domain import Report, Sample
-from workers.validation.report_text import visible_text
+from workers.domain import BehaviourEffect, Report, Sample
+from workers.validation.report_diff import Comparison, compare_responses
 
-_WORST_SHOWN = 3
+_WORST_SHOWN = 6
 _BEST_SHOWN = 3
-_DIFF_BUDGET = 4_000_000
-_LONGEST_LOOP_WORDS = 100
-_MARKDOWN_DIFF_COLUMNS = 92
+_OPEN_KINDS = frozenset({"repetition"})
+"""Kinds of behaviour whose texts are shown at once. What the others look for may be nothing one
+wants on a screen unasked: insults, leaked names, whatever a scorer of the user's own finds."""
 
 
 @dataclass(frozen=True)
-class Loop:
-    """A phrase of `words` words that a response repeats `times` times in a row."""
+class ScoreChange:
+    """One evaluator's score of a sample."""
 
-    start: int
-    words: int
-    times: int
-    end: int
-    """Index after the last word that still belongs to the loop, a broken-off turn included."""
-
-    def __str__(self) -> str:
-        phrase = "one word" if self.words == 1 else f"a {self.words}-word phrase"
-        return f"↻ {phrase}, {self.times} times in a row"
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of a response: `turn` counts a loop's turns from 1, and is 0 outside loops."""
-
-    text: str
-    changed: bool
-    turn: int
+    evaluator: str
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -49,140 +31,11 @@ class SampleView:
 
     sample: Sample
     gain: float
+    """Mean over the evaluators of how much better the score became."""
     caution: str
     """Why this is a worst case; empty where it is none."""
-    before: list[Span]
-    after: list[Span]
-    before_loop: Loop | None
-    after_loop: Loop | None
-    diff: str
-    """The comparison as the body of a `diff` block."""
-
-
-def _words(text: str) -> list[str]:
-    """Words with the white space before them; an ideograph or kana is a word of its own."""
-    wide = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-    return re.findall(rf"\s*(?:[{wide}]|[^\s{wide}]+)|\s+$", text)
-
-
-def find_loops(words: Sequence[str]) -> list[Loop]:
-    """Phrases said at least three times in a row, from left to right, the longest loop first."""
-    loops: list[Loop] = []
-    start = 0
-    while start < len(words) - 2:
-        loop = _loop_at(words, start)
-        loops += [loop] if loop else []
-        start = loop.end if loop else start + 1
-    return loops
-
-
-def _loop_at(words: Sequence[str], start: int) -> Loop | None:
-    best: Loop | None = None
-    for period in range(1, min(_LONGEST_LOOP_WORDS, (len(words) - start) // 3) + 1):
-        end = start + period
-        while end < len(words) and words[end] == words[end - period]:
-            end += 1
-        times = (end - start) // period
-        if times >= 3 and end - start >= 4 and (best is None or end > best.end):
-            best = Loop(start, period, times, end)
-    return best
-
-
-def _changed_words(before: list[str], after: list[str]) -> list[tuple[bool, slice, slice]]:
-    """Runs of both word lists as (changed, before, after); lone common words count as changed."""
-    if len(before) * len(after) > _DIFF_BUDGET:
-        common = 0
-        while common < min(len(before), len(after)) and before[common] == after[common]:
-            common += 1
-        blocks = [(0, 0, common)]
-    else:
-        matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-        blocks = [
-            (b.a, b.b, b.size)
-            for b in matcher.get_matching_blocks()
-            if b.size >= 3 or (b.size and b.a == b.b == 0)
-        ]
-    runs: list[tuple[bool, slice, slice]] = []
-    a = b = 0
-    for block_a, block_b, size in [*blocks, (len(before), len(after), 0)]:
-        if block_a > a or block_b > b:
-            runs.append((True, slice(a, block_a), slice(b, block_b)))
-        a, b = block_a + size, block_b + size
-        if size:
-            runs.append((False, slice(block_a, a), slice(block_b, b)))
-    return runs
-
-
-def _spans(words: list[str], changed: Sequence[bool], loops: list[Loop]) -> list[Span]:
-    turns = [0] * len(words)
-    for loop in loops:
-        for position in range(loop.start, loop.end):
-            turns[position] = 1 + (position - loop.start) // loop.words
-    spans: list[Span] = []
-    marked = zip(words, changed, turns, strict=True)
-    for (was_changed, turn), run in groupby(marked, key=lambda item: item[1:]):
-        text = "".join(word for word, _, _ in run)
-        marked_text = text.lstrip()
-        space = text[: len(text) - len(marked_text)]
-        inside = bool(spans) and spans[-1].turn == turn
-        spans += [Span(space, False, turn if inside else 0)] if space else []
-        spans += [Span(marked_text, was_changed, turn)] if marked_text else []
-    return spans
-
-
-def _diff_lines(sign: str, words: list[str], starts: set[int], first: int) -> Iterator[str]:
-    """`words` as wrapped lines of a `diff` block; every turn of a loop begins a new line."""
-    text = "".join(
-        "\n" + word.lstrip(" ") if first + offset in starts else word
-        for offset, word in enumerate(words)
-    )
-    for line in text.removeprefix("\n").removesuffix("\n").split("\n"):
-        for part in textwrap.wrap(line.strip(" "), _MARKDOWN_DIFF_COLUMNS) or [""]:
-            yield f"{sign} {part}".rstrip()
-
-
-def _turn_starts(words: list[str], loops: list[Loop]) -> set[int]:
-    """Where a turn of a loop begins on a line that is already under way."""
-    starts = (start for x in loops for start in range(x.start, x.end, x.words) if x.words > 2)
-    return {start for start in starts if "\n" not in words[start]}
-
-
-def _compare(sample: Sample, gain: float, caution: str) -> SampleView:
-    before, after = _words(visible_text(sample.before)), _words(visible_text(sample.after))
-    plain_before, plain_after = [w.strip() for w in before], [w.strip() for w in after]
-    loops_before, loops_after = find_loops(plain_before), find_loops(plain_after)
-    runs = _changed_words(plain_before, plain_after)
-    starts_before, starts_after = (
-        _turn_starts(before, loops_before),
-        _turn_starts(after, loops_after),
-    )
-    lines: list[str] = []
-    for changed, old, new in runs:
-        if before[old]:
-            sign = "-" if changed else " "
-            lines += _diff_lines(sign, before[old], starts_before, old.start)
-        if changed and after[new]:
-            lines += _diff_lines("+", after[new], starts_after, new.start)
-    return SampleView(
-        sample=sample,
-        gain=gain,
-        caution=caution,
-        before=_spans(before, [c for c, old, _ in runs for _ in before[old]], loops_before),
-        after=_spans(after, [c for c, _, new in runs for _ in after[new]], loops_after),
-        before_loop=_longest(loops_before),
-        after_loop=_longest(loops_after),
-        diff="\n".join(lines) or "  (both responses are empty)",
-    )
-
-
-def _longest(loops: list[Loop]) -> Loop | None:
-    return max(loops, key=lambda loop: loop.end - loop.start, default=None)
-
-
-def _caution(gain: float) -> str:
-    if gain < 0:
-        return "got worse"
-    return "unchanged" if gain == 0 else "smallest gain"
+    scores: list[ScoreChange]
+    texts: Comparison
 
 
 @dataclass(frozen=True)
@@ -194,31 +47,103 @@ class SampleGroup:
     folded: bool = False
 
 
-def build_sample_groups(report: Report) -> list[SampleGroup]:
-    """Held-out samples first: largest effects, worst cases, the rest; then the tuning split.
+@dataclass(frozen=True)
+class BehaviourSamples:
+    """The samples of one behaviour."""
+
+    behaviour: str
+    decoding: str
+    is_veiled: bool
+    """Whether prompts and responses are shown only on request."""
+    groups: list[SampleGroup]
+
+
+def build_samples(report: Report) -> list[BehaviourSamples]:
+    """The samples of each behaviour: largest effects, worst cases, the rest, the tuning split.
 
     Without a patch there is nothing to compare: the base model's responses, the worst first.
     """
-    lower = report.behaviours[:1] and report.behaviours[0].direction == "lower_is_better"
-
-    def gain(sample: Sample) -> float:
-        return (sample.metric_before - sample.metric_after) * (1 if lower else -1)
-
-    if report.patch is None:
-        ranked = sorted(report.samples, key=lambda s: s.metric_before, reverse=bool(lower))
-        views = [_compare(s.model_copy(update={"after": s.before}), 0.0, "") for s in ranked]
-        return [SampleGroup("Closest to the behaviour first", views)] if views else []
-    ranked = sorted(report.samples, key=gain, reverse=True)
-    held_out = [s for s in ranked if s.split == "held_out"]
-    worst_from = max(len(held_out) - _WORST_SHOWN, (len(held_out) + 1) // 2)
-    best = [_compare(s, gain(s), "") for s in held_out[:worst_from]]
-    worst = [_compare(s, gain(s), _caution(gain(s))) for s in reversed(held_out[worst_from:])]
-    tune = [_compare(s, gain(s), "") for s in ranked if s.split == "tune"]
-    rest = best[_BEST_SHOWN:]
-    groups = [
-        SampleGroup("Held-out prompts, largest effect first", best[:_BEST_SHOWN]),
-        SampleGroup("Held-out prompts, worst cases", worst),
-        SampleGroup(f"More held-out prompts ({len(rest)})", rest, folded=True),
-        SampleGroup(f"Tuning prompts ({len(tune)}), used to choose the neurons", tune, folded=True),
+    behaviours = {behaviour.name: behaviour for behaviour in report.behaviours}
+    names = list(dict.fromkeys([*behaviours, *(sample.behaviour for sample in report.samples)]))
+    found = [
+        _build_behaviour(
+            name,
+            behaviours.get(name),
+            [sample for sample in report.samples if sample.behaviour == name],
+            has_patch=report.patch is not None,
+        )
+        for name in names
     ]
-    return [group for group in groups if group.samples]
+    return [samples for samples in found if samples.groups]
+
+
+def _build_behaviour(
+    name: str, behaviour: BehaviourEffect | None, samples: Sequence[Sample], *, has_patch: bool
+) -> BehaviourSamples:
+    signs = _find_signs(behaviour)
+    views = [_build_view(sample, signs, has_patch=has_patch) for sample in samples]
+    groups = _group(views) if has_patch else _group_base(views, signs)
+    return BehaviourSamples(
+        behaviour=name,
+        decoding=behaviour.decoding if behaviour else "",
+        is_veiled=behaviour is None or behaviour.kind not in _OPEN_KINDS,
+        groups=[group for group in groups if group.samples],
+    )
+
+
+def _find_signs(behaviour: BehaviourEffect | None) -> dict[str, int]:
+    """Evaluator → 1 where a higher score is better, −1 where a lower one is."""
+    evaluators = behaviour.evaluators if behaviour else []
+    return {one.evaluator: 1 if one.direction == "higher_is_better" else -1 for one in evaluators}
+
+
+def _build_view(sample: Sample, signs: Mapping[str, int], *, has_patch: bool) -> SampleView:
+    scored = sample.scores_before.keys() & sample.scores_after.keys()
+    names = [name for name in signs if name in scored] + sorted(scored - signs.keys())
+    scores = [
+        ScoreChange(name, sample.scores_before[name], sample.scores_after[name]) for name in names
+    ]
+    gains = [signs.get(one.evaluator, -1) * (one.after - one.before) for one in scores]
+    gain = fmean(gains) if gains else 0.0
+    texts = compare_responses(sample.before, sample.after if has_patch else sample.before)
+    return SampleView(sample, gain, "", scores, texts)
+
+
+def _group(views: Sequence[SampleView]) -> list[SampleGroup]:
+    ranked = sorted(views, key=lambda view: -view.gain)
+    held_out = [view for view in ranked if view.sample.split == "held_out"]
+    tune = [view for view in ranked if view.sample.split == "tune"]
+    worst_from = max(len(held_out) - _WORST_SHOWN, (len(held_out) + 1) // 2)
+    best, worst = held_out[:worst_from], held_out[worst_from:]
+    rest = best[_BEST_SHOWN:]
+    return [
+        SampleGroup("Held-out prompts, largest effect first", best[:_BEST_SHOWN]),
+        SampleGroup("Held-out prompts, worst cases", [_caution(v) for v in reversed(worst)]),
+        SampleGroup(f"More held-out prompts ({len(rest)})", rest, folded=True),
+        SampleGroup(
+            f"Tuning prompts ({len(tune)}), used to choose what is pruned", tune, folded=True
+        ),
+    ]
+
+
+def _group_base(views: Sequence[SampleView], signs: Mapping[str, int]) -> list[SampleGroup]:
+    def badness(view: SampleView) -> float:
+        scores = [-signs.get(one.evaluator, -1) * one.before for one in view.scores]
+        return fmean(scores) if scores else 0.0
+
+    ranked = sorted(views, key=badness, reverse=True)
+    return [SampleGroup("Closest to the behaviour first", ranked)]
+
+
+def _caution(view: SampleView) -> SampleView:
+    """The view, called a worst case and why."""
+    sample = view.sample
+    if sample.undesired_after and not sample.undesired_before:
+        why = "newly shows the behaviour"
+    elif view.gain < 0:
+        why = "got worse"
+    elif view.gain == 0:
+        why = "unchanged"
+    else:
+        why = "still shows the behaviour" if sample.undesired_after else "smallest gain"
+    return SampleView(sample, view.gain, why, view.scores, view.texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_METRIC_TITLES = {"response_uniqueness": "Response uniqueness (RUR)"}
+_TITLES = {"response_uniqueness": "Response uniqueness (RUR)"}
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -69,16 +69,26 @@ def format_percent(fraction: float, digits: int = 2) -> str:
     return f"{format_signed(100 * fraction, digits)}\u00a0%"
 
 
+def format_share(fraction: float, digits: int = 1) -> str:
+    """A share in percent."""
+    return f"{format_number(100 * fraction, digits)}\u00a0%"
+
+
 def format_compact(value: float) -> str:
     """A number of unknown size in at most four significant digits."""
     return f"{value:,.4g}".replace("-", _MINUS)
+
+
+def shorten(text: str, characters: int) -> str:
+    """`text` cut to so many characters, the last of them an ellipsis where it was cut."""
+    return text if len(text) <= characters else f"{text[: characters - 1].rstrip()}…"
 
 
 def title(identifier: str) -> str:
     """A metric's or behaviour's identifier as a reader would write it."""
     words = identifier.replace("_", " ").replace("held out", "held-out").strip()
     words = re.sub(r"\b(?:kl|rur)\b", lambda found: found[0].upper(), words)
-    return _METRIC_TITLES.get(identifier, words[:1].upper() + words[1:])
+    return _TITLES.get(identifier, words[:1].upper() + words[1:])
 
 
 def sentence(text: str) -> str:

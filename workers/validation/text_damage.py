@@ -29,6 +29,12 @@ class TextDamage:
     """Mean over positions of KL(base ‖ changed) of the next-token distribution, nats."""
     kl_p95: float
     tokens: int
+    losses: tuple[float, ...] = ()
+    """Summed negative log-likelihood of each sample that predicts anything, in order, nats."""
+    divergences: tuple[float, ...] = ()
+    """Summed KL of each of them, nats."""
+    lengths: tuple[int, ...] = ()
+    """Predicted tokens of each of them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class Perplexity:
     value: float
     """exp(summed negative log-likelihood / predicted tokens)."""
     tokens: int
+    losses: tuple[float, ...] = ()
+    """Summed negative log-likelihood of each sample that predicts anything, in order, nats."""
+    lengths: tuple[int, ...] = ()
+    """Predicted tokens of each of them."""
 
 
 def compute_perplexity(
@@ -55,21 +65,28 @@ def compute_perplexity(
     caller's to tell. Keeps nothing of a batch. `on_batch` is called with the number of samples
     of each. Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
     """
-    total, tokens = 0.0, 0
+    losses, lengths = _Sums(), _Sums()
     for batch in _build_predicting_batches(samples, batch_tokens, pad_id):
         states, next_ids = _predict(model, family, batch)
-        total += _sum_negative_log_likelihood(states, next_ids, head_weight(model, family))
-        tokens += len(next_ids)
+        losses.add(batch, _compute_losses(states, next_ids, head_weight(model, family)))
+        lengths.add(batch, torch.ones(len(next_ids)))
         if on_batch is not None:
             on_batch(len(batch.sample_indices))
-    return Perplexity(math.exp(total / tokens), tokens)
+    tokens = int(lengths.total)
+    return Perplexity(
+        value=math.exp(losses.total / tokens),
+        tokens=tokens,
+        losses=losses.in_order(),
+        lengths=tuple(map(int, lengths.in_order())),
+    )
 
 
 class ReferenceText:
     """A text with the base model's own predictions of it, to measure changed models against.
 
-    Only the base model's last hidden states are kept, `(token, hidden)`; the distributions
-    are recomputed from them, because a correction never touches the head.
+    Only the base model's last hidden states are kept, `(token, hidden)`, with a reference to
+    its head; the distributions are recomputed from them. That holds as long as nothing writes
+    to that head: a correction never does, and another checkpoint brings its own.
     """
 
     def __init__(
@@ -87,45 +104,99 @@ class ReferenceText:
         """
         self._family = family
         self._batches = _build_predicting_batches(samples, batch_tokens, pad_id)
+        self._base_head = head_weight(model, family)
         self._base_states: list[torch.Tensor] = []
-        total, self.tokens = 0.0, 0
+        losses, self.tokens = _Sums(), 0
         for batch in self._batches:
             states, next_ids = _predict(model, family, batch)
             self._base_states.append(states.cpu())
-            total += _sum_negative_log_likelihood(states, next_ids, head_weight(model, family))
+            losses.add(batch, _compute_losses(states, next_ids, self._base_head))
             self.tokens += len(next_ids)
             if on_batch is not None:
                 on_batch(len(batch.sample_indices))
-        self.base_perplexity = math.exp(total / self.tokens)
-
-    @property
-    def batch_count(self) -> int:
-        """How many batches one measurement takes."""
-        return len(self._batches)
+        self.base_perplexity = math.exp(losses.total / self.tokens)
 
     @torch.inference_mode()
-    def measure(self, model: nn.Module, on_batch: Advance | None = None) -> TextDamage:
-        """Return perplexity and divergence of `model`, the base after some change."""
-        head = head_weight(model, self._family)
-        total = 0.0
-        divergences: list[torch.Tensor] = []
+    def measure(
+        self, model: nn.Module, on_batch: Advance | None = None, *, family: Family | None = None
+    ) -> TextDamage:
+        """Return perplexity and divergence of `model`: the base after some change, or another.
+
+        `family` describes another checkpoint of another architecture. A larger vocabulary than
+        the base's is fine, as the base gives the added tokens no probability. Raises
+        `ValueError` on a smaller one, where the divergence is not defined.
+        """
+        family = family or self._family
+        head = head_weight(model, family)
+        if len(head) < len(self._base_head):
+            raise ValueError(
+                f"the model predicts {len(head)} tokens, the base {len(self._base_head)}: KL is "
+                "not defined; compare checkpoints of one vocabulary"
+            )
+        losses, sums, divergences = _Sums(), _Sums(), []
         for batch, base_states in zip(self._batches, self._base_states, strict=True):
-            states, next_ids = _predict(model, self._family, batch)
-            for part in range(0, len(states), POSITIONS_AT_ONCE):
-                span = slice(part, part + POSITIONS_AT_ONCE)
-                changed = functional.log_softmax((states[span] @ head.T).float(), dim=-1)
-                total -= float(changed.gather(1, next_ids[span, None]).sum())
-                base = (base_states[span].to(head.device) @ head.T).float()
-                divergences.append(_kl_divergence(base, changed).cpu())
+            states, next_ids = _predict(model, family, batch)
+            found, lost = self._compare(base_states, states, next_ids, head)
+            losses.add(batch, lost)
+            sums.add(batch, found)
+            divergences.append(found)
             if on_batch is not None:
                 on_batch(len(batch.sample_indices))
         kl = torch.cat(divergences)
         return TextDamage(
-            perplexity=math.exp(total / self.tokens),
+            perplexity=math.exp(losses.total / self.tokens),
             kl_mean=float(kl.mean()),
             kl_p95=float(torch.quantile(kl, 0.95)),
             tokens=self.tokens,
+            losses=losses.in_order(),
+            divergences=sums.in_order(),
+            lengths=self._lengths(),
         )
+
+    def _compare(
+        self,
+        base_states: torch.Tensor,
+        states: torch.Tensor,
+        next_ids: torch.Tensor,
+        head: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return KL(base ‖ changed) and the changed model's loss at each position, on the CPU."""
+        base_head = self._base_head.to(head.device)
+        divergences, losses = [], []
+        for part in range(0, len(states), POSITIONS_AT_ONCE):
+            span = slice(part, part + POSITIONS_AT_ONCE)
+            changed = functional.log_softmax((states[span] @ head.T).float(), dim=-1)
+            losses.append(-changed.gather(1, next_ids[span, None])[:, 0].cpu())
+            base = (base_states[span].to(head.device) @ base_head.T).float()
+            divergences.append(_kl_divergence(base, changed[:, : len(base_head)]).cpu())
+        return torch.cat(divergences), torch.cat(losses)
+
+    def _lengths(self) -> tuple[int, ...]:
+        lengths = _Sums()
+        for batch, states in zip(self._batches, self._base_states, strict=True):
+            lengths.add(batch, torch.ones(len(states)))
+        return tuple(map(int, lengths.in_order()))
+
+
+class _Sums:
+    """Per-position values added up sample by sample."""
+
+    def __init__(self) -> None:
+        self._by_sample: dict[int, float] = {}
+
+    def add(self, batch: TokenBatch, values: torch.Tensor) -> None:
+        """Add the values `(position,)` of a batch's predicting positions."""
+        counts = batch.is_token[:, 1:].sum(dim=1).tolist()
+        parts = values.double().cpu().split(counts)
+        for index, part in zip(batch.sample_indices, parts, strict=True):
+            self._by_sample[index] = float(part.sum())
+
+    @property
+    def total(self) -> float:
+        return math.fsum(self._by_sample.values())
+
+    def in_order(self) -> tuple[float, ...]:
+        return tuple(self._by_sample[index] for index in sorted(self._by_sample))
 
 
 def _build_predicting_batches(
@@ -150,15 +221,16 @@ def _predict(
 
 
 @torch.inference_mode()
-def _sum_negative_log_likelihood(
+def _compute_losses(
     states: torch.Tensor, next_ids: torch.Tensor, head: torch.Tensor
-) -> float:
-    total = 0.0
+) -> torch.Tensor:
+    """Return the negative log-likelihood at each position, `(position,)` on the CPU, nats."""
+    losses = []
     for part in range(0, len(states), POSITIONS_AT_ONCE):
         span = slice(part, part + POSITIONS_AT_ONCE)
         logits = (states[span] @ head.T).float()
-        total += float(functional.cross_entropy(logits, next_ids[span], reduction="sum"))
-    return total
+        losses.append(functional.cross_entropy(logits, next_ids[span], reduction="none").cpu())
+    return torch.cat(losses)
 
 
 def _kl_divergence(base_logits: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from workers.domain import TokenSequence
-
 
 def compute_response_uniqueness(response_ids: Sequence[int]) -> float:
     """Return unique response tokens / response tokens, in [0, 1]; 0 for an empty response.
@@ -35,13 +33,3 @@ def find_repeated_tokens(
             seen.add((previous, token))
         previous = token
     return tuple(repeated)
-
-
-def mark_undesired(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> TokenSequence:
-    """Return prompt and response as the model saw them, the tokens that repeat to be explained.
-
-    Where nothing repeats by bigram the whole response is.
-    """
-    repeated = find_repeated_tokens(prompt_ids, response_ids)
-    flags = repeated if any(repeated) else ()
-    return TokenSequence(tuple(prompt_ids), tuple(response_ids), flags)

@@ -36,6 +36,16 @@ class TaskAccuracy:
 
 
 @dataclass(frozen=True)
+class QuestionOutcome:
+    """Whether one question was answered right."""
+
+    right: bool
+    """By the summed log-likelihood of a choice."""
+    normalised_right: bool
+    """By the log-likelihood per byte of a choice."""
+
+
+@dataclass(frozen=True)
 class _Request:
     """Tokens to feed, and the targets that the last of them predict."""
 
@@ -63,20 +73,12 @@ def measure_accuracy(
     """
     if len(questions) < 2:
         raise ValueError(f"{task} has {len(questions)} questions; give two or more")
-    choices = [choice for question in questions for choice in question.choices]
-    scores = iter(
-        compute_log_likelihoods(
-            model, family, encode, choices, pad_id, batch_tokens=batch_tokens, on_batch=on_batch
-        )
+    outcomes = answer_questions(
+        model, family, encode, questions, pad_id, batch_tokens=batch_tokens, on_batch=on_batch
     )
-    right = normalised_right = 0
-    for question in questions:
-        plain = [next(scores) for _ in question.choices]
-        lengths = [len(choice.continuation[1:].encode()) for choice in question.choices]
-        normalised = [score / length for score, length in zip(plain, lengths, strict=True)]
-        right += _find_largest(plain) == question.answer
-        normalised_right += _find_largest(normalised) == question.answer
     count = len(questions)
+    right = sum(outcome.right for outcome in outcomes)
+    normalised_right = sum(outcome.normalised_right for outcome in outcomes)
     return TaskAccuracy(
         task=task,
         questions=count,
@@ -85,6 +87,40 @@ def measure_accuracy(
         normalised_accuracy=normalised_right / count,
         normalised_accuracy_error=compute_share_error(normalised_right, count),
     )
+
+
+def answer_questions(
+    model: nn.Module,
+    family: Family,
+    encode: Encode,
+    questions: Sequence[Question],
+    pad_id: int,
+    *,
+    batch_tokens: int = 4096,
+    on_batch: Advance | None = None,
+) -> list[QuestionOutcome]:
+    """Return for each question whether the model's likeliest choice is the right one.
+
+    Raises as `compute_log_likelihoods` does.
+    """
+    choices = [choice for question in questions for choice in question.choices]
+    scores = iter(
+        compute_log_likelihoods(
+            model, family, encode, choices, pad_id, batch_tokens=batch_tokens, on_batch=on_batch
+        )
+    )
+    outcomes = []
+    for question in questions:
+        plain = [next(scores) for _ in question.choices]
+        lengths = [len(choice.continuation[1:].encode()) for choice in question.choices]
+        normalised = [score / length for score, length in zip(plain, lengths, strict=True)]
+        outcomes.append(
+            QuestionOutcome(
+                right=_find_largest(plain) == question.answer,
+                normalised_right=_find_largest(normalised) == question.answer,
+            )
+        )
+    return outcomes
 
 
 def compute_share_error(right: int, count: int) -> float:

@@ -76,7 +76,7 @@ class CircuitSpec(JobSpecBase):
         """The order asked for, else what gave the smaller circuits (docs/guides/circuits.md)."""
         if self.order is not None:
             return self.order
-        return "absolute" if self.ablation == "zero" else "signed"
+        return "signed" if self.ablation == "counterfactual" else "absolute"
 
     @model_validator(mode="after")
     def _check_ablation(self) -> Self:

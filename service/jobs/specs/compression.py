@@ -62,6 +62,10 @@ class CompressionSpec(JobSpecBase):
     kind: Literal["compression"]
     method: AttributorName = "attnlrp"
     """What weights are scored by; those of smallest score go."""
+    statistic: Literal["mean_absolute", "mean", "mean_square"] = "mean_absolute"
+    """Which mean over the calibration tokens ranks the weights: that of magnitudes, the magnitude
+    of the signed one (the paper's; ruinous with few samples), or that of squares. `wanda`,
+    `magnitude` and `random` know no other than their own."""
     pattern: Literal["unstructured", "2:4", "4:8"] = "unstructured"
     sparsity: float | None = Field(default=None, gt=0, lt=1)
     """Share of every row to remove, unstructured only; 0.5 when none is given."""

@@ -6,34 +6,26 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from service.jobs.specs.behaviours import BehaviourSpec
 from service.jobs.specs.common import (
     AliasName,
     AttributorName,
     GranularityName,
     JobSpecBase,
-    Name,
     PerplexitySpec,
     PromptSetId,
     SpecModel,
     check_ascending,
+    check_distinct,
 )
+from service.jobs.specs.gates import GatesSpec, ResponseLimitsSpec
 
 MIN_UNDESIRED_PROMPTS = 4
 MIN_REFERENCE_TEXTS = 8
+MAX_BEHAVIOURS = 8
+RESERVED_NAMES = {"reference", "general", "harmful", "look_alikes", "contrasts"}
 
 Amount = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class BehaviourSpec(SpecModel):
-    """One behaviour to correct: the prompts that bring it out and how it is measured."""
-
-    name: Name
-    metric: Literal["response_uniqueness"]
-    """Response uniqueness ratio; higher is better."""
-    prompts: PromptSetId
-    max_new_tokens: int = Field(default=50, ge=8, le=512)
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """A response below this shows the behaviour."""
 
 
 class AttributionSpec(SpecModel):
@@ -41,31 +33,68 @@ class AttributionSpec(SpecModel):
 
     attributor: AttributorName = "attnlrp"
     score: Literal["benefit_damage", "benefit_cost", "signed_difference"] = "benefit_damage"
-    granularity: GranularityName = "neuron"
+    granularity: (
+        GranularityName
+        | Annotated[
+            list[GranularityName], Field(min_length=1, max_length=3), AfterValidator(check_distinct)
+        ]
+    ) = "neuron"
+    """What a component is; of several the search finds out which serves best."""
     reference_tokens: int = Field(default=8192, ge=64, le=1_000_000)
     """Tokens of reference text that are attributed, at most; more predict damage better."""
 
+    @property
+    def granularities(self) -> tuple[GranularityName, ...]:
+        """Every granularity asked for."""
+        return (self.granularity,) if isinstance(self.granularity, str) else tuple(self.granularity)
+
+
+Amounts = Annotated[
+    list[Amount], Field(min_length=1, max_length=32), AfterValidator(check_ascending)
+]
+
 
 class SearchSpec(SpecModel):
-    """Which amounts are tried, and how often; the service chooses what is not given."""
+    """What the search tries; the service chooses what is not given."""
 
-    amounts: (
-        Annotated[list[Amount], Field(min_length=1, max_length=32), AfterValidator(check_ascending)]
-        | None
-    ) = None
+    preset: Literal["quick", "thorough"] = "quick"
+    """`quick` goes through its rounds; `thorough` then varies amount, granularity, layers, cost
+    weight and ablation together."""
+    amounts: Amounts | dict[GranularityName, Amounts] | None = None
+    """Numbers of components tried; with several granularities, for each of them."""
     rounds: int | None = Field(default=None, ge=1, le=64)
-    """Selections tried, each ranked with what the one before it still got wrong."""
+    """Selections tried of each granularity, each ranked with what the one before it still got
+    wrong."""
+    trials: int | None = Field(default=None, ge=1, le=1000)
+    """Trials after the rounds, with the preset `thorough`."""
+    max_minutes: float | None = Field(default=None, gt=0, le=100_000)
+    """No trial after the rounds begins later than this into the search."""
+    ablations: Annotated[list[Literal["zero", "mean"]], AfterValidator(check_distinct)] = Field(
+        default=["zero"], min_length=1
+    )
+    """What a pruned neuron or head leaves behind, with the preset `thorough`: nothing, or its
+    mean activation on reference text as a bias (models whose output projections have one)."""
+
+    @model_validator(mode="after")
+    def _check_preset(self) -> Self:
+        """Refuse what only the preset `thorough` reads."""
+        if self.preset == "quick" and (
+            self.trials or self.max_minutes or self.ablations != ["zero"]
+        ):
+            raise ValueError(
+                "search.trials, search.max_minutes and search.ablations need search.preset "
+                '"thorough". Add it, or leave them out.'
+            )
+        return self
 
 
 class BudgetSpec(SpecModel):
-    """What the correction may cost, and how much it must do."""
+    """What the correction may cost on text that must keep working."""
 
     perplexity_increase: float = Field(default=0.015, ge=0, le=1e6)
     """Relative: 0.015 is 1.5 %."""
     kl_mean: float = Field(default=0.03, ge=0, le=1e6)
     """Mean KL(base ‖ corrected), nats a token."""
-    min_effect: float = Field(default=0.1, ge=0, le=1e6)
-    """Least improvement of the behaviour's metric on held-out prompts."""
 
 
 class PublishSpec(SpecModel):
@@ -85,18 +114,63 @@ class CorrectionSpec(JobSpecBase):
     """A correction job, as submitted."""
 
     kind: Literal["correction"]
-    behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=1)
+    behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=MAX_BEHAVIOURS)
     reference: PromptSetId
     perplexity: PerplexitySpec | None = None
     attribution: AttributionSpec = AttributionSpec()
     search: SearchSpec = SearchSpec()
     budget: BudgetSpec = BudgetSpec()
+    gates: GatesSpec = GatesSpec()
+    """What else must keep working; perplexity and KL have their limits in `budget`."""
+    responses: ResponseLimitsSpec = ResponseLimitsSpec()
+    """Limits on continuations of reference text and on responses to each behaviour's prompts."""
     serving: ServingSpec = ServingSpec()
     publish: PublishSpec | None = None
 
     @model_validator(mode="after")
     def _check_sets_differ(self) -> Self:
-        """Refuse a reference that is the undesired set itself: nothing could be told apart."""
-        if any(behaviour.prompts == self.reference for behaviour in self.behaviours):
-            raise ValueError("reference is also behaviours[0].prompts. Use another prompt set.")
+        """Refuse a reference that is an undesired set itself: nothing could be told apart."""
+        for position, behaviour in enumerate(self.behaviours):
+            if behaviour.prompts == self.reference:
+                raise ValueError(
+                    f"reference is also behaviours[{position}].prompts. Use another prompt set."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_gates(self) -> Self:
+        """Refuse a second limit for what the budget limits already."""
+        if self.gates.perplexity is not None or self.gates.kl is not None:
+            raise ValueError(
+                "gates.perplexity and gates.kl are for `excise gate`. In a job set "
+                "budget.perplexity_increase and budget.kl_mean."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_names_differ(self) -> Self:
+        """Refuse two behaviours of one name: the report tells them apart by it."""
+        if len({behaviour.name for behaviour in self.behaviours}) < len(self.behaviours):
+            raise ValueError("behaviours have the same name twice. Give each its own.")
+        if taken := {behaviour.name for behaviour in self.behaviours} & RESERVED_NAMES:
+            raise ValueError(
+                f"behaviours has the name {min(taken)}, which the report uses for prompts of its "
+                "own. Choose another."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_amounts(self) -> Self:
+        """Refuse amounts that do not say what they count."""
+        granularities, amounts = self.attribution.granularities, self.search.amounts
+        if isinstance(amounts, list) and len(granularities) > 1:
+            raise ValueError(
+                "search.amounts is one list for several granularities. Give an object with a "
+                "list for each, or leave it out."
+            )
+        if isinstance(amounts, dict) and not amounts.keys() <= set(granularities):
+            raise ValueError(
+                "search.amounts names a granularity that attribution.granularity does not. "
+                "Remove it, or add it there."
+            )
         return self

@@ -97,7 +97,7 @@ def build_spec(client: TestClient, **changes: Any) -> dict[str, Any]:
     """A valid job spec, its prompt sets uploaded."""
     behaviour = {
         "name": "repetition",
-        "metric": "response_uniqueness",
+        "kind": "repetition",
         "prompts": upload(client, 8, "undesired"),
     }
     return {

@@ -236,7 +236,7 @@ def test_prompts_are_the_tenants(database: Database, job_id: str) -> None:
     prompts = found.spec.behaviours[0].prompts
     with database.transaction() as session:
         loaded = inputs.load_prompts(session, found.tenant_id, prompts)
-        assert loaded[0] == "undesired prompt 0"
+        assert loaded[0].text == "undesired prompt 0"
         info = inputs.load_prompt_set_info(session, found.tenant_id, prompts)
         assert info.name == "undesired"
         assert len(info.sha256) == 64

@@ -63,14 +63,18 @@ def test_a_submitted_job_looks_as_the_contract_says(client: TestClient) -> None:
     assert client.get(f"/v1/jobs/{job['id']}").json() == job
 
 
+NEW_TOKENS = "behaviours[0].decoding.max_new_tokens"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "param", "says"),
     [
-        ("behaviours.0.max_new_tokens", 4096, "behaviours[0].max_new_tokens", "the limit is 512"),
-        ("behaviours.0.max_new_tokens", 7, "behaviours[0].max_new_tokens", "the least is 8"),
-        ("behaviours.0.max_new_tokens", "50", "behaviours[0].max_new_tokens", "an integer"),
+        ("behaviours.0.decoding", {"max_new_tokens": 4096}, NEW_TOKENS, "the limit is 512"),
+        ("behaviours.0.decoding", {"max_new_tokens": 7}, NEW_TOKENS, "the least is 8"),
+        ("behaviours.0.decoding", {"max_new_tokens": "50"}, NEW_TOKENS, "an integer"),
+        ("behaviours.0.decoding", {"samples": 5}, "behaviours[0].decoding", "temperature above 0"),
         ("behaviours.0.threshold", 1.0, "behaviours[0].threshold", "below 1"),
-        ("behaviours.0.metric", "vibes", "behaviours[0].metric", "response_uniqueness"),
+        ("behaviours.0.kind", "vibes", "behaviours[0].kind", "repetition"),
         ("behaviours", [], "behaviours", "too few"),
         ("behaviours.0.prompts", "ps_nothing", "behaviours[0].prompts", "Upload one"),
         ("kind", "miracle", "kind", "correction, circuit, compression"),

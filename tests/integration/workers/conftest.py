@@ -13,7 +13,7 @@ from service.database import Database
 from service.jobs.execution import Claim, claim_job
 from service.jobs.operations import submit_job
 from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.correction import BehaviourSpec
+from service.jobs.specs.behaviours import RepetitionSpec
 from service.keys.operations import authenticate, create_tenant_key
 from service.models import new_id
 from service.prompt_sets.operations import create_prompt_set
@@ -54,8 +54,8 @@ def make_job(database: Database, settings: WorkerSettings) -> Callable[[], str]:
                 )
                 return str(created[0].id)
 
-            behaviour = BehaviourSpec(
-                name="repetition", metric="response_uniqueness", prompts=upload("undesired", 8)
+            behaviour = RepetitionSpec(
+                name="repetition", kind="repetition", prompts=upload("undesired", 8)
             )
             spec = CorrectionSpec(
                 kind="correction",

@@ -6,6 +6,7 @@ Start with `celery -A tests.integration.workers.relevance_worker worker`; see `s
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from multiprocessing import parent_process
 
 from service.jobs.execution import Claim
@@ -22,13 +23,12 @@ SHARD_TOKENS = 512
 
 def watch_attribution() -> None:
     """Make shards small, and each wait where the test wants it to."""
-    from workers.correction.results import PreparedCorrection
     from workers.tasks import attribute
 
     build = attribute.build_work
 
-    def build_watched(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
-        work = build(inputs, prepared)
+    def build_watched(inputs: CorrectionInputs, parts: Sequence[attribute.Part]) -> ShardedWork:
+        work = build(inputs, parts)
 
         def compute(position: int, advance: Advance) -> bytes:
             obey(inputs._context, position, advance)

@@ -18,12 +18,12 @@ from types import ModuleType
 
 from service.database import Database
 from service.jobs.execution import Claim
-from service.jobs.shards import ShardClaim, file_shard
+from service.jobs.shards import ShardClaim
 from workers.progress import Advance
 from workers.settings import WorkerSettings
 from workers.tasks import child, supervision
 from workers.tasks.context import JobContext, TaskContext, compute_key, poll_cancellation
-from workers.tasks.sharding import ShardedStage, ShardedWork, run_shards, store_shard
+from workers.tasks.sharding import ShardedStage, ShardedWork, complete_shard, run_shards
 
 SHARDS = 6
 
@@ -73,8 +73,7 @@ def run_job(context: JobContext) -> None:
 def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
     context = TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec)
     assert context.store.get(claim.input_sha256) == b"what the stage works from"
-    sha256 = store_shard(context.store, claim, build_work(context), poll_cancellation(context))
-    context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
+    complete_shard(context, claim, build_work(context), poll_cancellation(context))
 
 
 def make_up() -> None:

@@ -77,6 +77,43 @@ def test_another_jobs_result_is_not_reused(
     assert count_runs(first, {"model": "a"}) == count_runs(second, {"model": "a"}) == 1
 
 
+def remember(context: JobContext, key: str, result: bytes = b"found") -> int:
+    """How often a finding was made for one call of it."""
+    runs = 0
+
+    def work() -> bytes:
+        nonlocal runs
+        runs += 1
+        return result
+
+    assert context.remember("search.measured", key, work) == result
+    return runs
+
+
+def test_findings_survive_an_attempt(
+    database: Database, settings: WorkerSettings, context: JobContext
+) -> None:
+    assert remember(context, "one") == 1
+    assert remember(context, "one") == 0
+    with database.transaction() as session:
+        release_job(session, context.claim.job_id, context.claim.token, "crash")
+    second = JobContext(database, settings, claim(database, context.claim.job_id))
+    assert remember(second, "one") == 0
+    assert remember(second, "another", b"other") == 1
+    (stored,) = [
+        path for path in Path(settings.artifacts).glob("*/*") if path.read_bytes() == b"found"
+    ]
+    stored.unlink()
+    assert remember(second, "one") == 1
+
+
+def test_another_jobs_findings_are_not_reused(
+    database: Database, settings: WorkerSettings, make_job: Callable[[], str]
+) -> None:
+    first, second = (JobContext(database, settings, claim(database, make_job())) for _ in "ab")
+    assert remember(first, "one") == remember(second, "one") == 1
+
+
 def test_progress_sees_a_cancellation(
     database: Database, context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +152,7 @@ def test_an_old_token_stops_every_write(
         lambda: context.publish_file("report.json", b"{}", "application/json"),
         lambda: context.skip_stage("validate", "why"),
         lambda: context.estimate_remaining(10),
+        lambda: context.remember("search.measured", "key", lambda: b"found"),
         lambda: context.finish("succeeded", "passed", "done"),
     ):
         with pytest.raises(LeaseLostError):

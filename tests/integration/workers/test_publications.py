@@ -26,7 +26,7 @@ from service.errors import LeaseLostError
 from service.jobs.execution import attach_artifact, claim_job, finish_job
 from service.jobs.operations import submit_job
 from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.correction import BehaviourSpec
+from service.jobs.specs.behaviours import RepetitionSpec
 from service.keys.operations import Identity, authenticate, create_tenant_key
 from service.models import ModelVersion, VersionStatus, new_id
 from service.prompt_sets.operations import create_prompt_set
@@ -74,9 +74,7 @@ class Publisher:
         """The id of a queued version of a job that made this correction."""
         patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))
         undesired, reference = self.prompt_sets
-        behaviour = BehaviourSpec(
-            name="repetition", metric="response_uniqueness", prompts=undesired
-        )
+        behaviour = RepetitionSpec(name="repetition", kind="repetition", prompts=undesired)
         spec = CorrectionSpec(
             kind="correction", model="tiny", behaviours=[behaviour], reference=reference
         )

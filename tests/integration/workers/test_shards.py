@@ -23,7 +23,7 @@ from service.broker import Broker
 from service.database import Database
 from service.jobs.operations import cancel_job, submit_job
 from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.correction import BehaviourSpec
+from service.jobs.specs.behaviours import DecodingSpec, RepetitionSpec
 from service.keys.operations import Identity
 from service.models import ApiKey, Event, Job, JobArtifact, Shard, StageResult
 from service.prompt_sets.operations import create_prompt_set
@@ -292,11 +292,11 @@ def submit_correction(
                 kind="correction",
                 model="faulty",
                 behaviours=[
-                    BehaviourSpec(
+                    RepetitionSpec(
                         name="repetition",
-                        metric="response_uniqueness",
+                        kind="repetition",
                         prompts=upload(session, "loops", build_prompts(24, 6, 1, f" w{LOOP}")),
-                        max_new_tokens=8,
+                        decoding=DecodingSpec(max_new_tokens=8),
                     )
                 ],
                 reference=upload(session, "text", build_prompts(60, 60, 2)),

@@ -19,31 +19,71 @@ from fastapi.responses import JSONResponse, StreamingResponse
 STAGES = ("prepare", "attribute", "search", "validate", "package")
 
 
+def build_effect(before: float, after: float) -> dict[str, Any]:
+    """A figure on held-out prompts."""
+    return {"n": 20, "before": before, "after": after, "ci_low": -0.4, "ci_high": 0.6}
+
+
+def build_measure(name: str, before: float, after: float) -> dict[str, Any]:
+    """A figure of a behaviour, with its control and the behaviour corrected alone."""
+    return {
+        "name": name,
+        "tune": {"n": 20, "before": before, "after": after},
+        "held_out": build_effect(before, after),
+        "random_control": {**build_effect(before, before + 0.013), "draws": 3},
+        "alone": build_effect(before, after + 0.007),
+    }
+
+
+def build_behaviour(name: str, kind: str, headline: str, *evaluators: str) -> dict[str, Any]:
+    """A behaviour with every figure by each evaluator."""
+    return {
+        "name": name,
+        "kind": kind,
+        "headline": headline,
+        "threshold": 0.5,
+        "agreeing": 1,
+        "decoding": "greedy, up to 50 tokens",
+        "prompts": 60,
+        "triggering": 40,
+        "evaluators": [
+            {
+                "evaluator": evaluator,
+                "direction": "lower_is_better",
+                "measures": [
+                    build_measure("share", 0.3, 0.1),
+                    build_measure("mean_score", 0.777, 0.888),
+                ],
+            }
+            for evaluator in evaluators
+        ],
+    }
+
+
+def build_sample(behaviour: str, index: int) -> dict[str, Any]:
+    """A response before and after; the first two are of the tuning split."""
+    return {
+        "behaviour": behaviour,
+        "prompt": f"{behaviour} prompt {index}",
+        "split": "tune" if index < 2 else "held_out",
+        "before": "la la [bold]la[/bold] " * 30,
+        "after": "words \x07and more",
+        "scores_before": {"rur": 0.1},
+        "scores_after": {"rur": 0.9},
+        "undesired_before": True,
+        "undesired_after": False,
+    }
+
+
 def build_report(verdict: str) -> dict[str, Any]:
     """A report as the workers write it."""
-    effect = {"n": 20, "before": 0.3, "after": 0.8, "ci_low": 0.4, "ci_high": 0.6}
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "verdict": verdict,
         "reason": f"because it is {verdict}\x1b[31m",
         "behaviours": [
-            {
-                "name": "repetition",
-                "metric": "response_uniqueness",
-                "direction": "higher_is_better",
-                "threshold": 0.5,
-                "prompts": 60,
-                "triggering": 40,
-                "tune": {"n": 20, "before": 0.3, "after": 0.8},
-                "held_out": effect,
-                "random_control": {
-                    "before": 0.3,
-                    "after": 0.31,
-                    "ci_low": -0.1,
-                    "ci_high": 0.1,
-                    "draws": 3,
-                },
-            }
+            build_behaviour("toxicity", "toxicity", "share", "detoxify/small", "profanity"),
+            build_behaviour("loops", "repetition", "mean_score", "rur"),
         ],
         "damage": {
             "perplexity": {
@@ -65,18 +105,17 @@ def build_report(verdict: str) -> dict[str, Any]:
         "search": [],
         "gates": [
             {"name": "effect", "sentence": "it helps", "limit": 0.1, "value": 0.5, "passed": True},
-            {"name": "kl", "sentence": "it is close", "limit": 0.1, "value": None, "passed": False},
+            {
+                "name": "kl",
+                "sentence": "it is close",
+                "limit": 0.1,
+                "value": None,
+                "passed": True,
+                "unmeasured": "no\x1b text",
+            },
         ],
         "samples": [
-            {
-                "prompt": f"prompt {index}",
-                "split": "tune" if index < 2 else "held_out",
-                "before": "la la [bold]la[/bold] " * 30,
-                "after": "words \x07and more",
-                "metric_before": 0.1,
-                "metric_after": 0.9,
-            }
-            for index in range(6)
+            build_sample(name, index) for name in ("toxicity", "loops") for index in range(6)
         ],
     }
 
@@ -97,6 +136,8 @@ class FakeService:
         self.idempotency_keys: list[str] = []
         self.resumed_from: list[str | None] = []
         self.uploads: list[tuple[str, str, bytes]] = []
+        self.sets: list[dict[str, Any]] = []
+        self.manifest: dict[str, Any] = {}
         self.cancelled: list[str] = []
         self.files: dict[str, bytes] = {}
         self._polls = 0
@@ -106,6 +147,7 @@ class FakeService:
         app = FastAPI()
         app.middleware("http")(self._gate)
         app.post("/v1/prompt-sets")(self.upload)
+        app.get("/v1/prompt-sets")(self.list_sets)
         app.post("/v1/jobs")(self.create)
         app.get("/v1/jobs")(self.list)
         app.get("/v1/jobs/{job_id}")(self.get)
@@ -123,19 +165,34 @@ class FakeService:
             return problem(401, "unauthorized", "The API key is unknown.")
         return await call_next(request)
 
-    async def upload(self, request: Request, name: str) -> Any:
+    async def upload(self, request: Request, name: str, format: str | None = None) -> Any:  # noqa: A002
         content = await request.body()
-        self.uploads.append((name, request.headers["content-type"], content))
-        return {
-            "id": f"ps_{len(self.uploads)}",
+        kind = request.headers["content-type"]
+        self.uploads.append((name, kind, content))
+        return self.hold(name, format or ("text" if kind == "text/plain" else "jsonl"), content)
+
+    def hold(self, name: str, kind: str, content: bytes) -> dict[str, Any]:
+        """Keep a prompt set, as if it had been uploaded."""
+        held = {
+            "id": f"ps_{len(self.sets) + 1}",
             "object": "prompt_set",
             "name": name,
-            "format": "text",
+            "format": kind,
             "sha256": hashlib.sha256(content).hexdigest(),
             "prompts": 1,
             "bytes": len(content),
             "created_at": now(),
         }
+        self.sets.append(held)
+        return held
+
+    async def list_sets(self, limit: int, after: str | None = None) -> Any:
+        """Pages of two, whatever the limit."""
+        newest = self.sets[::-1]
+        start = 1 + [held["id"] for held in newest].index(after) if after else 0
+        page = newest[start : start + min(limit, 2)]
+        has_more = start + len(page) < len(newest)
+        return {"object": "list", "data": page, "has_more": has_more}
 
     async def create(self, request: Request) -> Any:
         spec = await request.json()
@@ -248,7 +305,7 @@ class FakeService:
             "report.json": json.dumps(build_report(self.verdict)).encode(),
             "report.md": b"# report\n",
             "report.html": b"<p>report</p>",
-            "manifest.json": b"{}",
+            "manifest.json": json.dumps(self.manifest).encode(),
         }
         if self.verdict == "passed":
             self.files["patch.safetensors"] = b"\x00\x01"

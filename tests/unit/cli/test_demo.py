@@ -24,7 +24,7 @@ from tests.unit.cli.fake_service import FakeService
 SPEC = {
     "kind": "correction",
     "model": "whatever",
-    "behaviours": [{"name": "repetition", "metric": "response_uniqueness", "prompts": "PROMPTS"}],
+    "behaviours": [{"name": "repetition", "kind": "repetition", "prompts": "PROMPTS"}],
     "search": {"amounts": [4, 8, 12, 20, 32, 48]},
 }
 

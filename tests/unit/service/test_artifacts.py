@@ -79,3 +79,14 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space"):
         store.put_bytes(b"content")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_is_deleted_is_gone_and_can_be_stored_again(store: ArtifactStore) -> None:
+    sha256 = store.put_bytes(b"content")
+    store.delete(sha256)
+    assert not store.exists(sha256)
+    store.delete(sha256)
+    assert store.put_bytes(b"content") == sha256
+    assert store.get(sha256) == b"content"
+    with pytest.raises(ArtifactNotFoundError):
+        store.delete("../secret")

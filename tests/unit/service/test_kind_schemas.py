@@ -57,7 +57,7 @@ def test_defaults_of_a_circuit() -> None:
 
 @pytest.mark.parametrize(
     ("ablation", "order"),
-    [("counterfactual", "signed"), ("mean", "signed"), ("zero", "absolute")],
+    [("counterfactual", "signed"), ("mean", "absolute"), ("zero", "absolute")],
 )
 def test_the_order_follows_the_ablation_unless_one_is_given(ablation: str, order: str) -> None:
     spec = parse_spec({**CIRCUIT, "ablation": ablation})

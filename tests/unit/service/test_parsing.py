@@ -17,10 +17,14 @@ PRINTABLE = st.text(
 LINES = PRINTABLE.filter(lambda prompt: "\n" not in prompt and not prompt.endswith("\r"))
 
 
+def parse_texts(content: bytes, kind: str) -> list[str]:
+    return [prompt.text for prompt in parse_prompts(content, kind)]
+
+
 @given(st.lists(LINES, min_size=1, max_size=20), st.sampled_from(["\n", "\r\n", "\n\n"]))
 def test_text_round_trips(prompts: list[str], separator: str) -> None:
     content = separator.join(prompts).encode()
-    assert parse_prompts(content, "text") == prompts
+    assert parse_texts(content, "text") == prompts
 
 
 @given(
@@ -30,13 +34,13 @@ def test_text_round_trips(prompts: list[str], separator: str) -> None:
 )
 def test_jsonl_round_trips(prompts: list[str], field: str, ascii_only: bool) -> None:
     lines = [json.dumps({field: prompt, "id": 1}, ensure_ascii=ascii_only) for prompt in prompts]
-    assert parse_prompts("\n".join(lines).encode(), "jsonl") == prompts
+    assert parse_texts("\n".join(lines).encode(), "jsonl") == prompts
 
 
 @given(st.binary(max_size=300), st.sampled_from(["text", "jsonl"]))
 def test_any_bytes_give_storable_prompts_or_a_clear_error(content: bytes, kind: str) -> None:
     try:
-        prompts = parse_prompts(content, kind)
+        prompts = parse_texts(content, kind)
     except InvalidRequestError as caught:
         refused = caught
     else:
@@ -53,17 +57,45 @@ def test_any_bytes_give_storable_prompts_or_a_clear_error(content: bytes, kind: 
 
 
 def test_a_byte_order_mark_is_dropped() -> None:
-    assert parse_prompts(b"\xef\xbb\xbfone\ntwo", "text") == ["one", "two"]
+    assert parse_texts(b"\xef\xbb\xbfone\ntwo", "text") == ["one", "two"]
 
 
 def test_unicode_line_separators_do_not_end_a_prompt() -> None:
-    assert parse_prompts("a\u2028b\x0bc".encode(), "text") == ["a\u2028b\x0bc"]
+    assert parse_texts("a\u2028b\x0bc".encode(), "text") == ["a\u2028b\x0bc"]
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "1", '"a"', '{"prompt": 1}', '{"prompt": " "}'])
 def test_jsonl_lines_that_hold_no_prompt(line: str) -> None:
     with pytest.raises(InvalidRequestError, match="ine 2"):
         parse_prompts(f'{{"prompt": "a"}}\n{line}'.encode(), "jsonl")
+
+
+def test_a_chat_keeps_its_messages() -> None:
+    rows = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    (prompt,) = parse_prompts(json.dumps({"messages": rows}).encode(), "jsonl")
+    assert prompt.text == "Be kind.\nHi"
+    assert [vars(message) for message in prompt.messages] == rows
+
+
+@pytest.mark.parametrize(
+    ("messages", "mention"),
+    [
+        ([], "1 to 64 messages"),
+        ("Hi", "1 to 64 messages"),
+        ([{"role": "user", "content": "a"}] * 65, "1 to 64 messages"),
+        ([{"role": "robot", "content": "a"}], "lacks a role"),
+        ([{"role": "user", "content": " "}], "not blank"),
+        ([{"role": "user"}], "not blank"),
+        (["Hi"], "lacks a role"),
+        ([{"role": "user", "content": "a\0"}], "NUL"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "the user's"),
+    ],
+)
+def test_chats_that_cannot_be_answered(messages: object, mention: str) -> None:
+    content = json.dumps({"prompt": "a"}) + "\n" + json.dumps({"messages": messages})
+    with pytest.raises(InvalidRequestError, match="ine 2") as caught:
+        parse_prompts(content.encode(), "jsonl")
+    assert mention in caught.value.message
 
 
 ROW_VALUES = st.recursive(

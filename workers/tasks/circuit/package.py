@@ -47,9 +47,9 @@ def run(
     has_patch = outside is not None and len(outside) > 0
     too_large = has_patch and estimate_patch_bytes(inputs, outside) > MAX_PATCH_BYTES
     note = describe_patch(report, has_patch, too_large)
-    final = report.model_copy(update={"patch_note": note})
-    key = {"report": hash_bytes(render_json(final.model_copy(update={"timings": {}})))}
     patched = outside if has_patch and not too_large else None
+    final = report.model_copy(update={"patch_note": note, "has_patch": patched is not None})
+    key = {"report": hash_bytes(render_json(final.model_copy(update={"timings": {}})))}
     context.run_stage(
         "package", key, lambda progress: _work(context, inputs, final, patched, progress)
     )

@@ -61,8 +61,9 @@ def _work(
 ) -> bytes:
     patch = _build_patch(inputs, masks)
     weights = choose_files(inputs.checkpoint_path, patch)
-    note = PATCH_NOTE if PATCH_NAME in weights else CHECKPOINT_NOTE
-    final = report.model_copy(update={"files_note": note})
+    has_patch = PATCH_NAME in weights
+    note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
+    final = report.model_copy(update={"files_note": note, "has_patch": has_patch})
     files = {
         "report.json": render_json(final),
         "report.md": render_compression_markdown(final).encode(),

@@ -71,6 +71,7 @@ def build_report(
         verdict=verdict,
         reason=reason,
         method=spec.method,
+        statistic=spec.statistic,
         pattern=spec.pattern,
         sequential=spec.sequential,
         target_sparsity=spec.target_sparsity,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from transformers import LlamaForCausalLM
@@ -9,58 +11,78 @@ from transformers import LlamaForCausalLM
 from tests.tiny import MODULES, NEURONS, build_tiny_model, draw_samples
 from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.contrastive import (
+    BehaviourRelevance,
     ContrastiveRelevance,
+    Question,
     Side,
-    combine_answers,
-    list_questions,
+    ask_responses,
+    combine_general,
+    list_general_questions,
     parse_relevance,
     serialise_relevance,
     sum_answer,
 )
-from workers.attribution.sums import finish
+from workers.attribution.sums import Statistic, finish
 from workers.attribution.targets import Target
-from workers.domain import Granularity, TokenSequence
+from workers.domain import Granularity, Relevance, TokenSequence
 from workers.families import LLAMA
 
 GENERAL = ((10, 0), (4, 0), (7, 0))
 UNDESIRED = ((3, 6), (5, 2))
+CLEAN = ((3, 4), (5, 5))
+SAMPLES = {
+    Side.UNDESIRED: draw_samples(UNDESIRED, 2),
+    Side.CLEAN: draw_samples(CLEAN, 4),
+}
+NEURON, HEAD = Granularity.NEURON, Granularity.HEAD
+NAMES = {NEURON: MODULES}
 every_attributor = pytest.mark.parametrize("attributor", list(Attributor))
 NEEDS_SAMPLES = tuple(set(Attributor) - {Attributor.MAGNITUDE, Attributor.RANDOM})
+
+
+def answer(
+    model: LlamaForCausalLM, question: Question, seed: int = 3, counts: list[int] | None = None
+) -> Relevance:
+    samples = SAMPLES.get(question.side, draw_samples(GENERAL, 1))
+    advance = [].append if counts is None else counts.append
+    return finish(sum_answer(question, model, LLAMA, NEURON, samples, 0, seed, advance))
 
 
 def compute(
     model: LlamaForCausalLM, attributor: Attributor, seed: int = 3, *, predicts_damage: bool = False
 ) -> tuple[ContrastiveRelevance, int]:
+    """The relevance of one behaviour, and how far it said it had come."""
     counts: list[int] = []
-    samples = {True: draw_samples(GENERAL, 1), False: draw_samples(UNDESIRED, 2)}
-    answers = {
-        question.side: finish(
-            sum_answer(
-                question,
-                model,
-                LLAMA,
-                Granularity.NEURON,
-                samples[question.is_general],
-                0,
-                seed,
-                counts.append,
-            )
-        )
-        for question in list_questions(attributor, predicts_damage=predicts_damage)
-    }
-    return combine_answers(answers), sum(counts)
+    general = combine_general(
+        {
+            question.side: answer(model, question, seed, counts)
+            for question in list_general_questions(attributor, predicts_damage=predicts_damage)
+        }
+    )
+    undesired, clean = (
+        dict(answer(model, ask_responses(attributor, side), seed, counts).mean)
+        for side in (Side.UNDESIRED, Side.CLEAN)
+    )
+    return ContrastiveRelevance(general, (BehaviourRelevance(undesired, clean),)), sum(counts)
 
 
-def statistics_of(relevance) -> list[dict[str, torch.Tensor]]:
+def statistics_of(relevance: Relevance) -> list[Mapping[str, torch.Tensor]]:
     return [relevance.mean, relevance.mean_absolute, relevance.mean_square]
 
 
+def assert_same(mine: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
+    assert tuple(mine) == tuple(theirs)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
 def assert_equal(left: ContrastiveRelevance, right: ContrastiveRelevance) -> None:
-    for one, other in ((left.general, right.general), (left.undesired, right.undesired)):
-        assert (one.tokens, one.samples) == (other.tokens, other.samples)
-        for mine, theirs in zip(statistics_of(one), statistics_of(other), strict=True):
-            assert tuple(mine) == tuple(theirs)
-            assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    one, other = left.general, right.general
+    assert (one.tokens, one.samples) == (other.tokens, other.samples)
+    for mine, theirs in zip(statistics_of(one), statistics_of(other), strict=True):
+        assert_same(mine, theirs)
+    for own, their in zip(left.behaviours, right.behaviours, strict=True):
+        assert_same(own.undesired, their.undesired)
+        assert_same(own.clean, their.clean)
 
 
 @every_attributor
@@ -68,16 +90,16 @@ def test_each_attributor_covers_every_neuron(
     model: LlamaForCausalLM, attributor: Attributor
 ) -> None:
     found, advanced = compute(model, attributor)
-    assert advanced == len(GENERAL) + len(UNDESIRED)
-    for side, lengths in ((found.general, GENERAL), (found.undesired, UNDESIRED)):
-        if attributor in NEEDS_SAMPLES:
-            assert (side.tokens, side.samples) == (sum(map(sum, lengths)), len(lengths))
-        assert tuple(side.mean) == MODULES
-        for value in side.mean.values():
+    assert advanced == len(GENERAL) + len(UNDESIRED) + len(CLEAN)
+    general, (behaviour,) = found.general, found.behaviours
+    if attributor in NEEDS_SAMPLES:
+        assert (general.tokens, general.samples) == (sum(map(sum, GENERAL)), len(GENERAL))
+    for mapping in (general.mean, general.mean_absolute, behaviour.undesired, behaviour.clean):
+        assert tuple(mapping) == MODULES
+        for value in mapping.values():
             assert value.shape == (NEURONS,)
             assert torch.isfinite(value).all()
             assert value.any()
-    assert tuple(found.general.mean_absolute) == MODULES
 
 
 @every_attributor
@@ -85,7 +107,7 @@ def test_each_attributor_is_deterministic(attributor: Attributor) -> None:
     first, _ = compute(build_tiny_model(), attributor)
     second, _ = compute(build_tiny_model(), attributor)
     assert_equal(first, second)
-    assert serialise_relevance(first) == serialise_relevance(second)
+    assert serialise_relevance({NEURON: first}) == serialise_relevance({NEURON: second})
 
 
 @every_attributor
@@ -94,68 +116,139 @@ def test_the_seed_matters_to_the_random_attributor_only(
 ) -> None:
     first, _ = compute(model, attributor, seed=1)
     second, _ = compute(model, attributor, seed=2)
-    same = serialise_relevance(first) == serialise_relevance(second)
+    same = serialise_relevance({NEURON: first}) == serialise_relevance({NEURON: second})
     assert same is (attributor is not Attributor.RANDOM)
 
 
 @every_attributor
 def test_relevance_survives_its_bytes(model: LlamaForCausalLM, attributor: Attributor) -> None:
     found, _ = compute(model, attributor)
-    assert_equal(parse_relevance(serialise_relevance(found), MODULES), found)
+    assert_equal(parse_relevance(serialise_relevance({NEURON: found}), NAMES)[NEURON], found)
 
 
-def test_parsing_keeps_the_order_of_the_modules(model: LlamaForCausalLM) -> None:
-    found, _ = compute(model, Attributor.RANDOM)
-    parsed = parse_relevance(serialise_relevance(found), MODULES[::-1])
-    assert tuple(parsed.general.mean) == MODULES[::-1]
+def relevance_of(
+    start: float, modules: tuple[str, ...], size: int, behaviours: int
+) -> ContrastiveRelevance:
+    """Numbers that are all different; every other behaviour has clean responses."""
+    values = iter(torch.arange(start, start + 1000))
+
+    def draw() -> dict[str, torch.Tensor]:
+        return {name: next(values).repeat(size) for name in modules}
+
+    general = Relevance(draw(), {}, tokens=int(start), samples=2, mean_square=draw())
+    return ContrastiveRelevance(
+        general,
+        tuple(
+            BehaviourRelevance(draw(), draw() if number % 2 else {}) for number in range(behaviours)
+        ),
+    )
+
+
+@pytest.mark.parametrize("behaviours", [1, 2, 11])
+def test_several_granularities_and_behaviours_survive_their_bytes(behaviours: int) -> None:
+    heads = ("model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj")
+    names = {HEAD: heads, NEURON: MODULES}
+    relevances = {
+        NEURON: relevance_of(100.0, MODULES, 5, behaviours),
+        HEAD: relevance_of(2000.0, heads, 3, behaviours),
+    }
+    parsed = parse_relevance(serialise_relevance(relevances), names)
+    assert list(parsed) == [HEAD, NEURON]
+    for granularity, relevance in relevances.items():
+        assert len(parsed[granularity].behaviours) == behaviours
+        assert_equal(parsed[granularity], relevance)
+
+
+def test_parsing_keeps_the_order_of_the_modules() -> None:
+    found = relevance_of(7.0, MODULES, 4, 2)
+    names = {NEURON: MODULES[::-1]}
+    parsed = parse_relevance(serialise_relevance({NEURON: found}), names)[NEURON]
+    assert tuple(parsed.general.mean) == tuple(parsed.behaviours[1].clean) == MODULES[::-1]
     assert torch.equal(parsed.general.mean[MODULES[1]], found.general.mean[MODULES[1]])
 
 
-def test_the_two_random_sets_are_drawn_apart(model: LlamaForCausalLM) -> None:
+def test_random_relevance_of_two_sides_is_drawn_apart(model: LlamaForCausalLM) -> None:
     found, _ = compute(model, Attributor.RANDOM)
-    assert not torch.equal(found.general.mean[MODULES[0]], found.undesired.mean[MODULES[0]])
+    (behaviour,) = found.behaviours
+    sides = [found.general.mean, behaviour.undesired, behaviour.clean]
+    for left, right in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(sides[left][MODULES[0]], sides[right][MODULES[0]])
+
+
+def test_random_relevance_of_neighbouring_seeds_is_drawn_apart(model: LlamaForCausalLM) -> None:
+    found = [
+        answer(model, ask_responses(Attributor.RANDOM, side), seed).mean[MODULES[0]]
+        for seed in (0, 1, 2)
+        for side in (Side.UNDESIRED, Side.CLEAN)
+    ]
+    assert len({tuple(values.tolist()) for values in found}) == len(found)
 
 
 def test_general_text_is_explained_by_its_top_logit(model: LlamaForCausalLM) -> None:
     found, _ = compute(model, Attributor.ATTNLRP)
     alone = compute_relevance(
-        model,
-        LLAMA,
-        Attributor.ATTNLRP,
-        Granularity.NEURON,
-        draw_samples(GENERAL, 1),
-        Target.TOP_LOGIT,
-        0,
+        model, LLAMA, Attributor.ATTNLRP, NEURON, draw_samples(GENERAL, 1), Target.TOP_LOGIT, 0
     )
     for name in MODULES:
         torch.testing.assert_close(found.general.mean[name], alone.mean[name])
+        torch.testing.assert_close(found.general.mean_absolute[name], alone.mean_absolute[name])
+
+
+@pytest.mark.parametrize("side", [Side.UNDESIRED, Side.CLEAN])
+def test_responses_are_explained_by_their_lead_over_the_runner_up(
+    model: LlamaForCausalLM, side: Side
+) -> None:
+    question = ask_responses(Attributor.CP_LRP, side)
+    assert (question.side, question.attributor) == (side, Attributor.CP_LRP)
+    assert question.statistics == {Statistic.MEAN}
+    assert not question.is_general
+    alone = compute_relevance(
+        model,
+        LLAMA,
+        Attributor.CP_LRP,
+        NEURON,
+        SAMPLES[side],
+        Target.EMITTED_MINUS_RUNNER_UP,
+        0,
+    )
+    for name, values in answer(model, question).mean.items():
+        torch.testing.assert_close(values, alone.mean[name])
 
 
 def test_the_lrp_attributors_and_the_gradient_disagree(model: LlamaForCausalLM) -> None:
     names = (Attributor.ATTNLRP, Attributor.CP_LRP, Attributor.GRADIENT_X_INPUT)
-    found = [compute(model, name)[0].undesired.mean[MODULES[0]] for name in names]
+    found = [answer(model, ask_responses(name, Side.UNDESIRED)).mean[MODULES[0]] for name in names]
     for left, right in ((0, 1), (0, 2), (1, 2)):
         assert not torch.allclose(found[left], found[right], rtol=0.02)
 
 
-def test_damage_is_asked_of_the_gradient_whatever_the_attributor(model: LlamaForCausalLM) -> None:
-    for attributor in Attributor:
-        *general, undesired = list_questions(attributor, predicts_damage=True)
-        assert [question.side for question in general] == [Side.LOSS, Side.DIVERGENCE]
-        assert {question.attributor for question in general} == {Attributor.GRADIENT_X_INPUT}
-        assert (undesired.side, undesired.attributor) == (Side.UNDESIRED, attributor)
+@every_attributor
+def test_damage_is_asked_of_the_gradient_whatever_the_attributor(attributor: Attributor) -> None:
+    loss, divergence = list_general_questions(attributor, predicts_damage=True)
+    gradient = Attributor.GRADIENT_X_INPUT
+    assert loss == Question(
+        Side.LOSS, gradient, Target.EMITTED_LOG_PROBABILITY, frozenset({Statistic.MEAN})
+    )
+    assert divergence == Question(
+        Side.DIVERGENCE,
+        gradient,
+        Target.SAMPLED_LOG_PROBABILITY,
+        frozenset({Statistic.MEAN_SQUARE}),
+    )
+    (general,) = list_general_questions(attributor, predicts_damage=False)
+    assert (general.side, general.attributor) == (Side.GENERAL, attributor)
+    assert all(question.is_general for question in (loss, divergence, general))
 
 
 def test_loss_and_divergence_make_up_the_general_side(model: LlamaForCausalLM) -> None:
     found, advanced = compute(model, Attributor.ATTNLRP, predicts_damage=True)
-    assert advanced == 2 * len(GENERAL) + len(UNDESIRED)
-    samples = draw_samples(GENERAL, 1)
+    assert advanced == 2 * len(GENERAL) + len(UNDESIRED) + len(CLEAN)
     loss = compute_relevance(
         model,
         LLAMA,
         Attributor.GRADIENT_X_INPUT,
-        Granularity.NEURON,
-        samples,
+        NEURON,
+        draw_samples(GENERAL, 1),
         Target.EMITTED_LOG_PROBABILITY,
         0,
     )
@@ -164,7 +257,29 @@ def test_loss_and_divergence_make_up_the_general_side(model: LlamaForCausalLM) -
         assert (found.general.mean_square[name] >= 0).all()
         assert found.general.mean_square[name].any()
     assert found.general.mean_absolute == {}
-    assert_equal(parse_relevance(serialise_relevance(found), MODULES), found)
+    assert (found.general.tokens, found.general.samples) == (21, 3)
+    assert_equal(parse_relevance(serialise_relevance({NEURON: found}), NAMES)[NEURON], found)
+
+
+def test_the_benefit_is_what_clean_responses_do_not_need() -> None:
+    undesired = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([3.0])}
+    clean = {"a": torch.tensor([0.5, -3.0]), "b": torch.tensor([4.0])}
+    benefit = BehaviourRelevance({}, clean).compute_benefit(undesired)
+    assert {name: values.tolist() for name, values in benefit.items()} == {
+        "a": [0.5, 1.0],
+        "b": [-1.0],
+    }
+
+
+@pytest.mark.parametrize("clean", [{}, {"a": torch.tensor([0.5])}])
+def test_a_benefit_may_be_changed_without_changing_the_relevance(
+    clean: dict[str, torch.Tensor],
+) -> None:
+    undesired = {"a": torch.tensor([2.0])}
+    relevance = BehaviourRelevance(undesired, clean)
+    relevance.compute_benefit(undesired)["a"].zero_()
+    assert undesired["a"].tolist() == [2.0]
+    assert relevance.compute_benefit(undesired)["a"].tolist() == [1.5 if clean else 2.0]
 
 
 def test_the_sampled_divergence_approaches_the_fisher_information() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from workers.attribution.draws import draw_uniforms
 from workers.attribution.targets import Target, compute_target_directions, find_target_positions
 from workers.batches import build_batches
 from workers.domain import TokenSequence
@@ -91,27 +92,47 @@ def test_the_log_probability_direction_is_its_gradient(hidden, head) -> None:
 def test_directions_carry_no_graph_and_change_nothing(target, hidden, head) -> None:
     head.requires_grad_()
     before = hidden.clone(), NEXT_IDS.clone(), head.detach().clone()
-    directions = compute_target_directions(hidden, NEXT_IDS, head, target, NEXT_IDS.flip(0))
+    uniforms = torch.full((len(hidden),), 0.5)
+    contrast_ids = NEXT_IDS.flip(0)
+    directions = compute_target_directions(hidden, NEXT_IDS, head, target, contrast_ids, uniforms)
     assert not directions.requires_grad
     assert directions.shape == hidden.shape
     for value, saved in zip((hidden, NEXT_IDS, head), before, strict=True):
         assert torch.equal(value, saved)
 
 
-def test_sampled_tokens_follow_the_generator(hidden, head) -> None:
-    def draw(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        target = Target.SAMPLED_LOG_PROBABILITY
-        return compute_target_directions(hidden, NEXT_IDS, head, target, None, generator)
-
-    assert torch.equal(draw(1), draw(1))
-    assert any(not torch.equal(draw(1), draw(seed)) for seed in range(2, 12))
-
-
-def test_a_sampled_direction_is_the_gradient_for_some_token(hidden, head) -> None:
-    generator = torch.Generator().manual_seed(0)
+def find_sampled(hidden: torch.Tensor, head: torch.Tensor, uniforms: torch.Tensor) -> list[int]:
+    """The token whose log-probability's gradient each sampled direction is."""
     target = Target.SAMPLED_LOG_PROBABILITY
-    found = compute_target_directions(hidden, NEXT_IDS, head, target, None, generator)
+    next_ids = torch.zeros(len(hidden), dtype=torch.long)
+    found = compute_target_directions(hidden, next_ids, head, target, None, uniforms)
     expected = head[None] - (torch.softmax(hidden @ head.T, -1) @ head)[:, None]
-    distance = (found[:, None] - expected).abs().amax(-1).min(dim=1).values
-    assert distance.max() < 1e-5
+    distances, tokens = (found[:, None] - expected).abs().amax(-1).min(dim=1)
+    assert distances.max() < 1e-5
+    return tokens.tolist()
+
+
+def test_a_sampled_token_is_the_one_in_whose_share_the_number_lies(hidden, head) -> None:
+    ends = torch.softmax(hidden @ head.T, -1).cumsum(-1)
+    uniforms = (ends[:, 3] + ends[:, 4]) / 2
+    assert find_sampled(hidden, head, uniforms) == [4] * len(hidden)
+    assert find_sampled(hidden, head, torch.zeros(len(hidden))) == [0] * len(hidden)
+    largest = torch.full((len(hidden),), 1 - 2**-23)
+    assert max(find_sampled(hidden, head, largest)) < len(head)
+
+
+def test_sampled_tokens_come_as_often_as_predicted(hidden, head) -> None:
+    count = 20_000
+    places = torch.arange(count)
+    uniforms = draw_uniforms(3, places // 50, places % 50)
+    target = Target.SAMPLED_LOG_PROBABILITY
+    same = hidden[:1].expand(count, -1)
+    next_ids = torch.zeros(count, dtype=torch.long)
+    found = compute_target_directions(same, next_ids, head, target, None, uniforms)
+    # The mean gradient of a log-probability under the model's own distribution is zero.
+    assert found.mean(0).abs().max() < 4 * float(head.abs().max()) / count**0.5
+
+
+def test_a_sampled_target_needs_numbers(hidden, head) -> None:
+    with pytest.raises(ValueError, match="needs uniforms"):
+        compute_target_directions(hidden, NEXT_IDS, head, Target.SAMPLED_LOG_PROBABILITY)

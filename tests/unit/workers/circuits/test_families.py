@@ -23,7 +23,7 @@ from workers.circuits.faithfulness import Ablation
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitSettings
 from workers.circuits.ranking import Order
-from workers.circuits.relevance import compute_node_scores, compute_weight_scores
+from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import find_sites
 from workers.circuits.tracing import Contrast
 from workers.domain import Granularity, Scope, TokenSequence
@@ -111,9 +111,7 @@ def test_scores_without_contrast_are_the_relevance_of_attribution(any_model, att
     ]
     for granularity in Granularity:
         sites = find_sites(any_model, family, (granularity,))
-        is_weight = granularity is Granularity.WEIGHT
-        compute = compute_weight_scores if is_weight else compute_node_scores
-        scores = compute(any_model, family, attributor, sites, task, Contrast.ZERO, PAD)
+        scores = compute_scores(any_model, family, attributor, sites, task, Contrast.ZERO, PAD)
         relevance = compute_relevance(
             any_model,
             family,

@@ -12,7 +12,7 @@ from tests.unit.workers.circuits.build import HEADS, PAD, draw_task
 from workers.attribution.accumulation import NonFiniteRelevanceError
 from workers.attribution.attributors import Attributor
 from workers.circuits.measurement import compute_metric, compute_metric_directions
-from workers.circuits.relevance import compute_node_scores, compute_weight_scores
+from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import find_sites
 from workers.circuits.tasks import Metric, Task
 from workers.circuits.tracing import Contrast
@@ -25,10 +25,7 @@ GRADIENTS = (Attributor.ATTNLRP, Attributor.CP_LRP, Attributor.GRADIENT_X_INPUT)
 
 def score(model, attributor, task, contrast, granularities=NODES):
     sites = find_sites(model, find_family(model), granularities)
-    compute = (
-        compute_weight_scores if granularities == (Granularity.WEIGHT,) else (compute_node_scores)
-    )
-    return compute(model, find_family(model), attributor, sites, task, contrast, PAD)
+    return compute_scores(model, find_family(model), attributor, sites, task, contrast, PAD)
 
 
 def read_with_gradients(model, row):

@@ -17,13 +17,21 @@ from transformers import (
 
 from tests.tiny import VOCABULARY, build_tiny_model, draw_samples, weight_bytes
 from workers.attribution.attributors import Attributor, compute_relevance
-from workers.attribution.sums import Statistic
+from workers.attribution.sums import (
+    Statistic,
+    finish,
+    merge_sums,
+    parse_sums,
+    serialise_sums,
+)
 from workers.attribution.targets import Target
 from workers.compression.compress import (
     NonFiniteScoreError,
     compress,
+    prune_by_relevance,
     prune_module,
     score_by_inputs,
+    sum_scores,
 )
 from workers.compression.plan import (
     READ_NO_SAMPLES,
@@ -148,13 +156,23 @@ def test_conv1d_rows_are_output_features() -> None:
         assert torch.equal(model.transformer.wte.weight, build_gpt2().transformer.wte.weight)
 
 
-def test_the_smallest_relevance_of_each_row_goes(model: LlamaForCausalLM) -> None:
+@pytest.mark.parametrize("attributor", [BY_LRP, Attributor.ACTIVATION])
+def test_the_smallest_relevance_of_each_row_goes(
+    model: LlamaForCausalLM, attributor: Attributor
+) -> None:
     relevance = compute_relevance(
-        model, LLAMA, BY_LRP, Granularity.WEIGHT, SAMPLES, Target.TOP_LOGIT, 0
+        model,
+        LLAMA,
+        attributor,
+        Granularity.WEIGHT,
+        SAMPLES,
+        Target.TOP_LOGIT,
+        0,
+        statistics=frozenset({Statistic.MEAN_ABSOLUTE}),
     )
-    run(model)
+    run(model, attributor)
     for name, module in linears(model).items():
-        scores = relevance.mean[name].abs()
+        scores = relevance.mean_absolute[name]
         removed = module.weight == 0
         for row, gone in zip(scores, removed, strict=True):
             assert float(row[gone].max()) <= float(row[~gone].min())
@@ -163,7 +181,7 @@ def test_the_smallest_relevance_of_each_row_goes(model: LlamaForCausalLM) -> Non
 def test_the_statistic_decides() -> None:
     one, other = build_tiny_model(), build_tiny_model()
     run(one)
-    run(other, statistic=Statistic.MEAN_ABSOLUTE)
+    run(other, statistic=Statistic.MEAN)
     relevance = compute_relevance(
         build_tiny_model(),
         LLAMA,
@@ -172,12 +190,40 @@ def test_the_statistic_decides() -> None:
         SAMPLES,
         Target.TOP_LOGIT,
         0,
-        statistics=frozenset({Statistic.MEAN_ABSOLUTE}),
+        statistics=frozenset({Statistic.MEAN}),
     )
     assert weight_bytes(one) != weight_bytes(other)
     for name, module in linears(other).items():
-        for row, gone in zip(relevance.mean_absolute[name], module.weight == 0, strict=True):
+        for row, gone in zip(relevance.mean[name].abs(), module.weight == 0, strict=True):
             assert float(row[gone].max()) <= float(row[~gone].min())
+
+
+@pytest.mark.parametrize("attributor", [BY_LRP, Attributor.GRADIENT_X_INPUT])
+def test_sums_of_shards_remove_what_one_pass_does(attributor: Attributor) -> None:
+    whole, shared = build_tiny_model(), build_tiny_model()
+    run(whole, attributor)
+    plan = CompressionPlan(attributor, HALF)
+    assert plan.is_additive
+    parts = [
+        sum_scores(shared, LLAMA, plan, SAMPLES[:3], 0),
+        sum_scores(shared, LLAMA, plan, SAMPLES[3:], 0, first_index=3),
+    ]
+    relevance = finish(merge_sums([parse_sums(serialise_sums(part)) for part in parts]))
+    removed = prune_by_relevance(linears(shared), plan, relevance)
+    assert {name: found.achieved_sparsity for name, found in removed.items()} == dict.fromkeys(
+        linears(shared), 0.5
+    )
+    for name, module in linears(shared).items():
+        other = linears(whole)[name].weight == 0
+        # Sums in another order may exchange weights of all but the same score.
+        assert ((module.weight == 0) != other).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("attributor", [BY_LRP, Attributor.WANDA])
+def test_only_scores_of_the_model_as_it_was_are_additive(attributor: Attributor) -> None:
+    sequential = CompressionPlan(attributor, HALF, calibration=Calibration.SEQUENTIAL)
+    assert not sequential.is_additive
+    assert CompressionPlan(attributor, HALF).is_additive is (attributor is BY_LRP)
 
 
 def test_wanda_s_score_is_its_formula() -> None:

@@ -3,134 +3,240 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.tiny import CONTEXT, build_tiny_model, build_tiny_tokenizer
+from tests.tiny import (
+    CONTEXT,
+    MODULES,
+    NEURONS,
+    build_tiny_model,
+    build_tiny_tokenizer,
+    weight_bytes,
+)
+from tests.unit.workers.correction.cases import (
+    GREEDY,
+    SAMPLED,
+    FunctionScorer,
+    base_of,
+    build_behaviour,
+    build_outcome,
+    respond_with,
+)
+from workers.correction import preparation
+from workers.correction.behaviour import Behaviour, respond
 from workers.correction.preparation import (
     MIN_TRIGGERING,
     REFERENCE_TOKENS,
-    BehaviourSettings,
+    TUNE_SHARE,
     PromptTooLongError,
     ReferenceTokens,
     cut_corpus,
     encode_text,
-    generate_outcomes,
     judge_signal,
+    prepare_behaviour,
     split_reference,
 )
-from workers.correction.results import PromptOutcome
+from workers.correction.results import PreparedBehaviour, PromptOutcome, Response
+from workers.progress import ignore
+from workers.validation.scorers.scorer import Answer
+from workers.validation.scorers.uniqueness import UniquenessScorer
 from workers.validation.splits import split_by_hash
 
-SETTINGS = BehaviourSettings(max_new_tokens=12, threshold=0.5)
 PROMPTS = [f"w{index} w{2 * index} w{3 * index % 101}" for index in range(1, 25)]
+SEED = 6
 
 
-def outcomes_of(
-    model: Any, tokenizer: Any, prompts: list[str], settings: BehaviourSettings = SETTINGS
+def score_by_chance(answer: Answer) -> float:
+    """Equal for equal answers, above 0.5 for one in five."""
+    return 0.9 if sum(answer.token_ids) % 5 == 0 else 0.1
+
+
+def prepare(
+    model: LlamaForCausalLM, behaviour: Behaviour, prompts: Sequence[str] = PROMPTS
 ) -> tuple[PromptOutcome, ...]:
-    return generate_outcomes(model, tokenizer, 0, prompts, settings, lambda done, total: None)
+    base = base_of(model)
+    prompt_ids = [encode_text(base.tokenizer, prompt) for prompt in prompts]
+    prepared = prepare_behaviour(base, behaviour, prompts, prompt_ids, SEED, ignore)
+    assert prepared.name == behaviour.name
+    return prepared.prompts
+
+
+@pytest.fixture(scope="module")
+def by_chance() -> tuple[PromptOutcome, ...]:
+    """Prompts with sampled responses of which one in five is undesired."""
+    return prepare(build_tiny_model(), build_behaviour(FunctionScorer(score_by_chance)))
 
 
 def words(count: int, start: int = 0) -> str:
     return " ".join(f"w{(start + index) % 101}" for index in range(count))
 
 
-def outcome(*, triggering: bool, held_out: bool, metric: float = 0.5) -> PromptOutcome:
-    return PromptOutcome(
-        prompt="p",
-        prompt_ids=(1,),
-        response_ids=(2,),
-        response="r",
-        metric=metric,
-        triggering=triggering,
-        held_out=held_out,
-    )
-
-
-def test_outcomes_are_the_model_s_own_responses(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+def test_prompts_are_split_by_hash_and_kept_in_order(
+    by_chance: tuple[PromptOutcome, ...], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    found = outcomes_of(model, tokenizer, PROMPTS)
-    assert [entry.prompt for entry in found] == PROMPTS
-    assert [not entry.held_out for entry in found] == split_by_hash(PROMPTS, 0.4)
+    assert [entry.prompt for entry in by_chance] == PROMPTS
+    assert [not entry.held_out for entry in by_chance] == split_by_hash(PROMPTS, TUNE_SHARE)
+    assert [entry.prompt_ids for entry in by_chance] == [
+        encode_text(tokenizer, prompt) for prompt in PROMPTS
+    ]
+
+
+def test_prompts_are_chosen_by_one_run_and_measured_by_another(
+    by_chance: tuple[PromptOutcome, ...],
+) -> None:
+    behaviour = build_behaviour(FunctionScorer(score_by_chance))
+    base = base_of(build_tiny_model())
+    ids = [entry.prompt_ids for entry in by_chance]
+    screened, measured = (
+        respond(base, behaviour, PROMPTS, ids, seed=seed, advance=ignore)
+        for seed in (2 * SEED + 1, 2 * SEED)
+    )
+    for entry, first, second in zip(by_chance, screened, measured, strict=True):
+        shown = any(map(behaviour.is_undesired, first))
+        assert entry.triggering is shown
+        assert [one.token_ids for one in entry.screened] == [one.token_ids for one in first]
+        expected = [one.token_ids for one in second] if shown else []
+        assert [one.token_ids for one in entry.responses] == expected
+    triggering = [entry for entry in by_chance if entry.triggering]
+    assert 0 < len(triggering) < len(by_chance)
+    # The behaviour is by chance, and the second run shows that: regression to the mean.
+    assert any(not any(map(behaviour.is_undesired, entry.responses)) for entry in triggering)
+
+
+def test_only_undesired_tuning_responses_are_marked(
+    by_chance: tuple[PromptOutcome, ...],
+) -> None:
+    behaviour = build_behaviour(FunctionScorer(score_by_chance))
+    marked = 0
+    for entry in by_chance:
+        for response in entry.screened + entry.responses:
+            is_marked = behaviour.is_undesired(response) and not entry.held_out
+            assert len(response.marks) == (len(response.token_ids) if is_marked else 0)
+            assert any(response.marks) is is_marked
+            marked += is_marked
+    assert marked > 3
+
+
+def draw_disturbed(share: float) -> dict[str, torch.Tensor]:
+    """The neurons a greedy behaviour is screened without."""
+    generator = torch.Generator().manual_seed(SEED)
+    return {
+        name: (torch.rand(NEURONS, generator=generator) < share).nonzero().squeeze(1)
+        for name in MODULES
+    }
+
+
+def test_greedy_prompts_are_screened_on_a_disturbed_model_that_is_restored(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "DISTURBED_SHARE", 0.3)
+    behaviour = build_behaviour(UniquenessScorer(), decoding=GREEDY, threshold=1.0)
+    before = weight_bytes(model)
+    found = prepare(model, behaviour)
+    assert weight_bytes(model) == before
+    base, ids = base_of(model), [entry.prompt_ids for entry in found]
+    measured = respond(base, behaviour, PROMPTS, ids, seed=0, advance=ignore)
+    for name, chosen in draw_disturbed(0.3).items():
+        model.get_submodule(name).weight.data[:, chosen] = 0
+    screened = respond(base, behaviour, PROMPTS, ids, seed=0, advance=ignore)
+    assert [[one.token_ids for one in entry.screened] for entry in found] == [
+        [one.token_ids for one in samples] for samples in screened
+    ]
+    assert [[one.token_ids for one in entry.responses] for entry in found] == [
+        [one.token_ids for one in samples] for samples in measured
+    ]
+    assert screened != measured
+
+
+def test_sampled_prompts_are_screened_on_the_model_as_it_is(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, by_chance: tuple[PromptOutcome, ...]
+) -> None:
+    monkeypatch.setattr(preparation, "DISTURBED_SHARE", 0.9)
+    assert prepare(model, build_behaviour(FunctionScorer(score_by_chance))) == by_chance
+
+
+def test_a_scorer_that_fails_leaves_no_disturbance(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(answer: Answer) -> float:
+        assert weight_bytes(model) != before
+        raise InterruptedError
+
+    monkeypatch.setattr(preparation, "DISTURBED_SHARE", 0.3)
+    before = weight_bytes(model)
+    with pytest.raises(InterruptedError):
+        prepare(model, build_behaviour(FunctionScorer(fail), decoding=GREEDY))
+    assert weight_bytes(model) == before
+
+
+def test_a_model_too_small_to_disturb_is_screened_as_it_is(model: LlamaForCausalLM) -> None:
+    found = prepare(model, build_behaviour(FunctionScorer(lambda answer: 1.0), decoding=GREEDY))
     for entry in found:
-        assert entry.prompt_ids == encode_text(tokenizer, entry.prompt)
-        assert entry.undesired_sequence.token_ids == entry.prompt_ids + entry.response_ids
-        assert len(entry.response_ids) == SETTINGS.max_new_tokens
-        assert entry.response == tokenizer.decode(entry.response_ids)
-        assert entry.metric == len(set(entry.response_ids)) / len(entry.response_ids)
-        assert entry.triggering is (entry.metric <= SETTINGS.threshold)
+        assert [one.token_ids for one in entry.screened] == [
+            one.token_ids for one in entry.responses
+        ]
 
 
-def test_the_threshold_itself_triggers(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+def test_empty_responses_do_not_trigger(model: LlamaForCausalLM) -> None:
+    behaviour = build_behaviour(UniquenessScorer(), decoding=GREEDY)
+    (free,) = prepare(model, behaviour, PROMPTS[:1])
+    model.generation_config.eos_token_id = free.screened[0].token_ids[0]
+    (found,) = prepare(model, behaviour, PROMPTS[:1])
+    (response,) = found.screened
+    assert (response.token_ids, response.text, response.scores) == ((), "", (0.0,))
+    assert not found.triggering
+    assert found.responses == ()
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED])
+def test_progress_counts_both_runs_whoever_triggers(
+    model: LlamaForCausalLM, decoding, level: float
 ) -> None:
-    metric = outcomes_of(model, tokenizer, PROMPTS[:1])[0].metric
-    for threshold, expected in ((metric, True), (metric - 1e-9, False)):
-        (found,) = outcomes_of(model, tokenizer, PROMPTS[:1], BehaviourSettings(12, threshold))
-        assert found.triggering is expected
+    counts: list[int] = []
+    behaviour = build_behaviour(FunctionScorer(lambda answer: level), decoding=decoding)
+    ids = [(1, 2), (3,), (4, 5)]
+    prepare_behaviour(base_of(model), behaviour, ["a", "b", "c"], ids, 0, counts.append)
+    assert sum(counts) == 2 * 3 * decoding.samples
 
 
-def test_an_empty_response_does_not_trigger(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    (free,) = outcomes_of(model, tokenizer, PROMPTS[:1])
-    model.generation_config.eos_token_id = free.response_ids[0]
-    (found,) = outcomes_of(model, tokenizer, PROMPTS[:1], BehaviourSettings(12, 1.0))
-    assert (found.response_ids, found.response, found.metric) == ((), "", 0.0)
-    assert found.triggering is False
+def test_a_prompt_that_just_fits_is_answered(model: LlamaForCausalLM) -> None:
+    behaviour = build_behaviour(decoding=GREEDY)
+    (found,) = prepare(model, behaviour, [words(CONTEXT - GREEDY.max_new_tokens)])
+    assert len(found.prompt_ids) + len(found.screened[0].token_ids) == CONTEXT
 
 
-def test_progress_counts_up_to_the_prompts(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    seen: list[tuple[int, int]] = []
-    prompts = PROMPTS * 6  # more than one batch
-    generate_outcomes(
-        model,
-        tokenizer,
-        0,
-        prompts,
-        BehaviourSettings(1, 0.5),
-        lambda done, total: seen.append((done, total)),
-    )
-    assert len(seen) > 1
-    assert seen[-1] == (len(prompts), len(prompts))
-    assert seen == sorted(set(seen))
+def refuse_to_score(answer: Answer) -> float:
+    raise AssertionError("something was generated")
 
 
-def test_a_prompt_that_just_fits_is_answered(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    (found,) = outcomes_of(model, tokenizer, [words(CONTEXT - SETTINGS.max_new_tokens)])
-    assert len(found.undesired_sequence.token_ids) == CONTEXT
-
-
-def test_a_prompt_that_is_too_long_is_named_with_the_remedy(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    long = words(CONTEXT - SETTINGS.max_new_tokens + 1)
+def test_a_prompt_that_is_too_long_is_named_with_the_remedy() -> None:
+    long = words(CONTEXT - SAMPLED.max_new_tokens + 1)
     with pytest.raises(PromptTooLongError) as caught:
-        outcomes_of(build_tiny_model(), tokenizer, [*PROMPTS[:2], long, long])
+        prepare(
+            build_tiny_model(),
+            build_behaviour(FunctionScorer(refuse_to_score)),
+            [*PROMPTS[:2], long, long],
+        )
     message = str(caught.value)
     assert message.startswith("prompt 3 ('w0 w1 w2")
-    assert "has 245 tokens; with 12 new ones" in message
+    assert "has 249 tokens; with 8 new ones" in message
     assert f"context of {CONTEXT}; shorten the prompt or lower max_new_tokens" in message
     assert len(message) < 300
 
 
 @pytest.mark.parametrize("empty", ["", "   "])
-def test_a_prompt_without_tokens_is_named_with_the_remedy(
-    tokenizer: PreTrainedTokenizerFast, empty: str
-) -> None:
+def test_a_prompt_without_tokens_is_named_with_the_remedy(empty: str) -> None:
+    behaviour = build_behaviour(FunctionScorer(refuse_to_score))
     with pytest.raises(PromptTooLongError, match="prompt 2 has no tokens; remove it"):
-        outcomes_of(build_tiny_model(), tokenizer, [PROMPTS[0], empty])
+        prepare(build_tiny_model(), behaviour, [PROMPTS[0], empty])
 
 
 def test_a_text_is_encoded_as_it_stands(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -217,31 +323,48 @@ def test_a_corpus_that_fills_no_window_is_refused(tokenizer: PreTrainedTokenizer
         cut_corpus(tokenizer, ["w1 w2", "w3"], 4, 1)
 
 
-def many(tune: int, held_out: int, other: int = 3) -> list[PromptOutcome]:
-    return [
-        *[outcome(triggering=True, held_out=False, metric=0.2)] * tune,
-        *[outcome(triggering=True, held_out=True, metric=0.4)] * held_out,
-        *[outcome(triggering=False, held_out=True, metric=0.9)] * other,
-    ]
+BAD, FINE = respond_with(0.9), respond_with(0.1)
 
 
-def test_enough_prompts_on_both_sides_are_a_signal() -> None:
-    assert judge_signal(many(MIN_TRIGGERING, MIN_TRIGGERING), 0.5) is None
+def many(
+    tune: int, held_out: int, other: int = 3, *, responses: Sequence[Response] = (FINE, BAD)
+) -> PreparedBehaviour:
+    """Prompts of which so many trigger; the first tuning prompt has the given responses."""
+    first = [build_outcome("t", responses, screened=[BAD])] if tune else []
+    return PreparedBehaviour(
+        name="rudeness",
+        prompts=(
+            *first,
+            *[build_outcome("t", [FINE], screened=[BAD])] * (tune - len(first)),
+            *[build_outcome("h", [BAD], held_out=True)] * held_out,
+            *[build_outcome("n", held_out=True, triggering=False)] * other,
+        ),
+    )
+
+
+GREEDY_RUDENESS = build_behaviour(decoding=GREEDY)
+
+
+@pytest.mark.parametrize("behaviour", [GREEDY_RUDENESS, build_behaviour()])
+def test_enough_prompts_on_both_sides_are_a_signal(behaviour: Behaviour) -> None:
+    assert judge_signal(behaviour, many(MIN_TRIGGERING, MIN_TRIGGERING)) is None
 
 
 @pytest.mark.parametrize(
     ("tune", "held_out"), [(MIN_TRIGGERING - 1, 50), (50, MIN_TRIGGERING - 1), (0, 0)]
 )
 def test_too_few_on_either_side_are_a_weak_signal(tune: int, held_out: int) -> None:
-    reason = judge_signal(many(tune, held_out), 0.5)
-    assert reason is not None
     total = tune + held_out
-    assert f"signal too weak: {total} of {total + 3} prompts" in reason
-    assert f"at most 0.5 ({tune} tuning, {held_out} held-out; 4 needed in each)" in reason
-    mean = (0.2 * tune + 0.4 * held_out + 2.7) / (total + 3)
-    assert reason.endswith(f"the mean over all prompts is {mean:.3f}")
+    assert judge_signal(GREEDY_RUDENESS, many(tune, held_out)) == (
+        f"signal too weak: {total} of {total + 3} prompts bring out rudeness "
+        f"({tune} tuning, {held_out} held-out; 4 needed in each)"
+    )
 
 
-def test_no_prompts_are_no_signal() -> None:
-    reason = judge_signal([], 0.5)
-    assert reason == "signal too weak: no prompts; 4 needed in each split"
+def test_what_only_the_disturbed_model_shows_is_a_weak_signal() -> None:
+    disturbed = many(MIN_TRIGGERING, MIN_TRIGGERING, responses=[FINE])
+    reason = judge_signal(GREEDY_RUDENESS, disturbed)
+    assert reason is not None
+    assert "no response to a tuning prompt shows it" in reason
+    # Sampled responses by which prompts were chosen are the base model's own.
+    assert judge_signal(build_behaviour(), disturbed) is None

@@ -4,178 +4,258 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from workers.correction.results import Response, SearchOutcome, Trial
-from workers.correction.search import Budget, Measurement, SearchSteps, search_rounds
+from tests.unit.workers.correction.cases import build_trial, respond_with
+from workers.correction.results import Response, SearchOutcome, Trial, TrialSettings
+from workers.correction.search import (
+    Benefit,
+    Budget,
+    Measurement,
+    SearchSteps,
+    choose_trial,
+    find_front,
+    search_rounds,
+    try_settings,
+)
 from workers.domain import Granularity, Selection, TokenSequence
-from workers.pruning.ranking import rank_components
+from workers.pruning.ranking import Ranking, rank_components
+from workers.pruning.scoring import combine_benefits
 from workers.pruning.selection import list_indices
 from workers.validation.text_damage import TextDamage
 
-NEURONS = 40
-BENEFIT = {"layer.0": torch.arange(NEURONS, 0, -1).float()}
-BASE = (0.2, 0.4)
+SIZE = 40
+NEURON = Granularity.NEURON
 BUDGET = Budget(perplexity_increase=0.05, kl_mean=0.1)
 LOOP = (TokenSequence((1,), (2, 2)),)
+RUDE = (TokenSequence((3,), (4, 4)), TokenSequence((5,), (6,)))
+
+
+def falling() -> dict[str, torch.Tensor]:
+    return {"m0": torch.arange(SIZE, 0, -1).float()}
 
 
 def damage(perplexity: float = 10.4, kl: float = 0.0) -> TextDamage:
-    """By default most of the budget, so that the amount stays."""
+    """By default most of the budget, so that the amount stays; the base's perplexity is 10."""
     return TextDamage(perplexity=perplexity, kl_mean=kl, kl_p95=kl, tokens=100)
 
 
-Effect = tuple[tuple[float, ...], TextDamage]
+@dataclass
+class Bench:
+    """Fake steps: each round's gains, damage and what is left undesired are given."""
+
+    gains: Sequence[tuple[float, ...]] = ((0.5,),) * 9
+    costs: Sequence[TextDamage] = (damage(),) * 9
+    left: Sequence[tuple[tuple[TokenSequence, ...], ...]] = ((LOOP,),) * 9
+    explanation: Callable[[int], tuple[Benefit, float]] = lambda number: (falling(), 1.0)
+    benefits: list[Mapping[str, torch.Tensor]] = field(default_factory=lambda: [falling()])
+    told: list[Trial] = field(default_factory=list)
+    explained: list[tuple[Granularity, int, Sequence[TokenSequence]]] = field(default_factory=list)
+
+    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranking:
+        return rank_components(combine_benefits(benefits), NEURON, settings.amount)
+
+    def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
+        number = len(self.told)
+        responses = (((respond_with(0.5, text=settings.origin),),),)
+        return Measurement(
+            responses, self.gains[number], self.costs[number], 10.0, self.left[number]
+        )
+
+    def explain(
+        self, granularity: Granularity, number: int, undesired: Sequence[TokenSequence]
+    ) -> tuple[Benefit, float]:
+        self.explained.append((granularity, number, undesired))
+        return self.explanation(number)
+
+    @property
+    def steps(self) -> SearchSteps:
+        return SearchSteps(self.rank, self.measure, self.explain, self.told.append)
+
+    def run(self, amounts: Sequence[int] = (4,), rounds: int = 3) -> list[Trial]:
+        return search_rounds(self.benefits, NEURON, amounts, rounds, self.steps, BUDGET)
 
 
-def search(
-    effects: Sequence[Effect],
-    amounts: Sequence[int] = (4,),
-    *,
-    explained: Sequence[Mapping[str, torch.Tensor]] = (),
-    undesired: tuple[TokenSequence, ...] = LOOP,
-    benefit: Mapping[str, torch.Tensor] = BENEFIT,
-    tell: Callable[[Trial], None] = lambda trial: None,
-) -> SearchOutcome:
-    """A search whose rounds have the given effects, and explanations of what is left."""
-    measured = iter(effects)
-    explanations = iter(explained)
-
-    def measure(selection: Selection) -> Measurement:
-        metrics, cost = next(measured)
-        responses = tuple(Response(response="", metric=metric) for metric in metrics)
-        return Measurement(responses, cost, 10.0, undesired)
-
-    steps = SearchSteps(
-        rank=lambda means: rank_components(means, Granularity.NEURON, max(amounts)),
-        measure=measure,
-        explain=lambda _: next(explanations, BENEFIT),
-        tell=tell,
-    )
-    return search_rounds(benefit, amounts, len(effects), BASE, steps, BUDGET)
+def amounts_of(trials: Sequence[Trial]) -> list[int]:
+    return [trial.amount for trial in trials]
 
 
-def amounts_of(outcome: SearchOutcome) -> list[int]:
-    return [trial.amount for trial in outcome.trials]
+def indices_of(trial: Trial) -> list[int]:
+    return list_indices(trial.selection.to_selection())["m0"]
 
 
-def chosen_of(outcome: SearchOutcome) -> list[int]:
-    """Indices of the chosen components."""
-    assert outcome.selection is not None
-    return list_indices(outcome.selection)["layer.0"]
+def test_a_trial_holds_what_was_measured_and_is_told() -> None:
+    bench = Bench(gains=[(0.3,)], costs=[damage(10.2, 0.03)])
+    (trial,) = bench.run((2,), 1)
+    assert indices_of(trial) == [0, 1]
+    assert trial.settings == TrialSettings(origin="round 1", granularity=NEURON, amount=2)
+    assert trial.responses[0][0][0].text == "round 1"
+    assert (trial.gains, trial.gain) == ((0.3,), 0.3)
+    assert (trial.perplexity, trial.base_perplexity, trial.kl_mean) == (10.2, 10.0, 0.03)
+    assert trial.perplexity_increase == pytest.approx(0.02)
+    assert trial.within_budget
+    assert bench.told == [trial]
 
 
-def test_the_largest_mean_metric_wins() -> None:
-    rounds = [((0.5, 0.5), damage()), ((0.9, 0.7), damage()), ((1.0, 0.2), damage())]
-    outcome = search(rounds)
-    assert outcome.chosen == 1
-    assert outcome.trials[1].mean_metric == pytest.approx(0.8)
-
-
-def test_of_equals_the_fewest_components_win() -> None:
-    over = damage(kl=0.2)
-    rounds = [((0.7, 0.7), over), ((0.6, 0.8), damage(9.0)), ((0.8, 0.6), damage())]
-    outcome = search(rounds, (2, 4, 8, 16))
-    assert amounts_of(outcome) == [8, 4, 8]
-    assert outcome.chosen == 1
-
-
-@pytest.mark.parametrize("metrics", [BASE, (0.3, 0.3), (0.1, 0.1)])
-def test_nothing_is_chosen_when_nothing_improves(metrics: tuple[float, ...]) -> None:
-    outcome = search([(metrics, damage()), (metrics, damage())])
-    assert outcome.chosen is None
-    assert outcome.selection is None
-    assert len(outcome.trials) == 2
+def test_rounds_are_numbered() -> None:
+    assert [trial.settings.origin for trial in Bench().run()] == ["round 1", "round 2", "round 3"]
 
 
 @pytest.mark.parametrize(
-    "cost",
-    [damage(perplexity=10.6), damage(kl=0.11), damage(perplexity=math.nan), damage(kl=math.nan)],
-    ids=["perplexity", "kl", "perplexity nan", "kl nan"],
+    ("costs", "amounts", "expected"),
+    [
+        # Room, over, most of the budget, most of the budget.
+        ([damage(9.0, 0.01), damage(kl=0.2), damage(), damage()], (2, 4, 8), [4, 8, 4, 4]),
+        ([damage(9.0, 0.01)] * 3, (2, 4), [4, 4, 4]),
+        ([damage(kl=0.2)] * 4, (2, 4, 8), [4, 2, 2, 2]),
+        # Room on one side only is none.
+        ([damage(10.31, 0.0)] * 2, (2, 4, 8), [4, 4]),
+        ([damage(10.0, 0.061)] * 2, (2, 4, 8), [4, 4]),
+        ([damage(10.29, 0.059)] * 2, (2, 4, 8), [4, 8]),
+        ([damage(math.nan)] * 2, (2, 4, 8), [4, 2]),
+    ],
 )
-def test_over_budget_is_never_chosen(cost: TextDamage) -> None:
-    outcome = search([((0.5, 0.5), damage()), ((1.0, 1.0), cost)])
-    assert outcome.chosen == 0
-    assert [trial.within_budget for trial in outcome.trials] == [True, False]
-    assert search([((1.0, 1.0), cost)]).chosen is None
-
-
-def test_the_amount_falls_over_budget_and_rises_where_there_is_room() -> None:
-    metrics, over, room = (0.5, 0.5), damage(kl=0.2), damage(9.0, 0.01)
-    rounds = [(metrics, room), (metrics, over), (metrics, damage()), (metrics, damage())]
-    assert amounts_of(search(rounds, (2, 4, 8))) == [4, 8, 4, 4]
-    assert amounts_of(search([(metrics, room)] * 3, (2, 4))) == [4, 4, 4]
-    assert amounts_of(search([(metrics, over)] * 4, (2, 4, 8))) == [4, 2, 2, 2]
+def test_the_amount_falls_over_budget_and_rises_where_there_is_room(
+    costs: Sequence[TextDamage], amounts: Sequence[int], expected: list[int]
+) -> None:
+    assert amounts_of(Bench(costs=costs).run(amounts, len(costs))) == expected
 
 
 def test_each_round_ranks_by_everything_explained_so_far() -> None:
-    seen: list[list[int]] = []
     # Round 1 takes the first two; the next loop is held back by neuron 0 and served by 20.
-    later = torch.zeros(NEURONS)
+    later = torch.zeros(SIZE)
     later[0], later[20] = -100.0, 100.0
-    search(
-        [((0.5, 0.5), damage())] * 2,
-        (2,),
-        explained=[{"layer.0": later}],
-        tell=lambda trial: seen.append(list_indices(trial.selection.to_selection())["layer.0"]),
+    first, second = Bench(explanation=lambda number: ({"m0": later}, 1.0)).run((2,), 2)
+    assert indices_of(first) == [0, 1]
+    assert indices_of(second) == [1, 20]
+
+
+def test_every_behaviour_averages_its_own_explanations() -> None:
+    new = {0: (12.0, 1.0), 1: (30.0, 0.25)}
+
+    def explain(number: int) -> tuple[Benefit, float]:
+        value, weight = new[number]
+        return {"m0": torch.full((SIZE,), value)}, weight
+
+    bench = Bench(
+        gains=((0.5, 0.5),) * 3,
+        # Round 1 leaves the second behaviour alone, round 2 both, round 3 is the last.
+        left=[((), RUDE), (LOOP, RUDE[:1]), (LOOP, RUDE)],
+        explanation=explain,
+        benefits=[{"m0": torch.full((SIZE,), 6.0)}, {"m0": torch.full((SIZE,), 3.0)}],
     )
-    assert seen == [[0, 1], [1, 20]]
-    assert BENEFIT["layer.0"][0] == NEURONS  # averaged aside, not in place
+    bench.run((4,), 3)
+    assert bench.explained == [(NEURON, 1, RUDE), (NEURON, 0, LOOP), (NEURON, 1, RUDE[:1])]
+    # (6 + 12) / 2 and (3 + (30 + 30) / 4) / 1.5, in place: later parts of a search go on from it.
+    torch.testing.assert_close(bench.benefits[0]["m0"], torch.full((SIZE,), 9.0))
+    torch.testing.assert_close(bench.benefits[1]["m0"], torch.full((SIZE,), 12.0))
 
 
-def test_it_ends_when_nothing_undesired_is_left() -> None:
-    rounds = [((0.5, 0.5), damage()), ((0.9, 0.9), damage())]
-    outcome = search(rounds, undesired=())
-    assert outcome.chosen == 0
-    assert len(outcome.trials) == 1
+def test_it_ends_when_nothing_undesired_is_left_of_any_behaviour() -> None:
+    left = [((), RUDE), ((), ()), (LOOP, RUDE)]
+    bench = Bench(gains=((0.5, 0.5),) * 3, left=left, benefits=[falling(), falling()])
+    assert len(bench.run((4,), 3)) == 2
+    assert len(bench.explained) == 1
 
 
 def test_the_last_round_s_responses_are_not_explained() -> None:
-    def explain(_: Sequence[TokenSequence]) -> Mapping[str, torch.Tensor]:
-        raise AssertionError("nobody ranks by this")
-
-    steps = SearchSteps(
-        rank=lambda means: rank_components(means, Granularity.NEURON, 4),
-        measure=lambda _: Measurement((Response(response="", metric=0.9),), damage(), 10.0, LOOP),
-        explain=explain,
-        tell=lambda _: None,
-    )
-    assert search_rounds(BENEFIT, (4,), 1, BASE, steps, BUDGET).chosen == 0
+    bench = Bench()
+    bench.run((4,), 1)
+    assert bench.explained == []
 
 
 def test_a_ranking_shorter_than_the_amount_is_taken_whole() -> None:
-    few = {"layer.0": torch.tensor([3.0, -1.0, 2.0])}
-    outcome = search([((0.5, 0.5), damage())], (8,), benefit=few)
-    assert chosen_of(outcome) == [0, 2]
+    bench = Bench(benefits=[{"m0": torch.tensor([3.0, -1.0, 2.0])}])
+    (trial,) = bench.run((8,), 1)
+    assert indices_of(trial) == [0, 2]
+    assert (trial.amount, trial.settings.amount) == (2, 8)
 
 
 def test_an_empty_ranking_is_no_trial() -> None:
-    nothing = {"layer.0": torch.tensor([-3.0, 0.0])}
-    outcome = search([((0.5, 0.5), damage())] * 2, benefit=nothing)
-    assert outcome.trials == ()
-    assert outcome.chosen is None
+    bench = Bench(benefits=[{"m0": torch.tensor([-3.0, 0.0])}])
+    assert bench.run() == []
+    assert bench.told == []
 
 
 def test_a_callback_that_raises_stops_the_search() -> None:
     def stop(trial: Trial) -> None:
         raise InterruptedError
 
+    bench = Bench()
+    steps = SearchSteps(bench.rank, bench.measure, bench.explain, stop)
     with pytest.raises(InterruptedError):
-        search([((0.5, 0.5), damage())], tell=stop)
+        search_rounds([falling()], NEURON, (4,), 2, steps, BUDGET)
 
 
-def test_a_trial_holds_what_was_measured() -> None:
-    (trial,) = search([((0.5, 0.7), damage(10.2, 0.03))], (2,)).trials
-    assert list_indices(trial.selection.to_selection()) == {"layer.0": [0, 1]}
-    assert [response.metric for response in trial.responses] == [0.5, 0.7]
-    assert (trial.perplexity, trial.base_perplexity, trial.kl_mean) == (10.2, 10.0, 0.03)
+def test_settings_are_tried_as_they_are() -> None:
+    settings = TrialSettings(
+        origin="refinement 3",
+        granularity=NEURON,
+        amount=3,
+        cost_weight=0.7,
+        first_layer=1,
+        last_layer=4,
+        ablation="mean",
+    )
+    bench = Bench(costs=[damage(kl=0.11)])
+    tried = try_settings([falling()], settings, bench.steps, BUDGET)
+    assert tried is not None
+    trial, measured = tried
+    assert trial.settings == settings
+    assert indices_of(trial) == [0, 1, 2]
+    assert not trial.within_budget
+    assert measured.undesired == (LOOP,)
+
+
+# --- the choice ----------------------------------------------------------------------------
+
+
+def test_the_largest_mean_gain_within_budget_is_chosen() -> None:
+    trials = [build_trial((0.2, 0.4)), build_trial((0.35, 0.35)), build_trial((0.1, 0.2))]
+    assert choose_trial(trials) == 1
+    over = build_trial((0.9, 0.9), within=False)
+    assert choose_trial([*trials, over]) == 1
+    assert choose_trial([over]) is None
+    assert choose_trial([]) is None
+
+
+def test_every_behaviour_must_gain() -> None:
+    for spoiled in ((0.9, 0.0), (0.9, -0.1), (-0.1, 0.9), (0.9, math.nan)):
+        assert choose_trial([build_trial(spoiled), build_trial((0.1, 0.1))]) == 1
+        assert choose_trial([build_trial(spoiled)]) is None
+
+
+def test_of_equals_the_fewest_components_are_chosen() -> None:
+    sizes = [3, 2, 4, 2]
+    trials = [build_trial((0.5,), indices={"m0": list(range(size))}) for size in sizes]
+    assert choose_trial(trials) == 1
+
+
+def test_the_front_is_what_no_other_trial_beats_in_gain_and_divergence() -> None:
+    points = [(0.5, 0.02), (0.4, 0.01), (0.3, 0.015), (0.5, 0.03), (0.6, 0.09), (0.1, 0.01)]
+    trials = [build_trial((gain,), kl=kl) for gain, kl in points]
+    assert find_front(trials) == (0, 1, 4)
+    # Equal ones do not beat each other; budget does not matter to a front.
+    assert find_front([trials[0], trials[0]]) == (0, 1)
+    assert find_front([build_trial((0.9,), kl=0.5, within=False), trials[0]]) == (0, 1)
+    assert find_front([]) == ()
+    # The gain is the mean over behaviours.
+    assert find_front([build_trial((0.9, 0.1)), build_trial((0.6, 0.6))]) == (1,)
 
 
 @pytest.mark.parametrize(
     ("perplexity", "kl", "allowed"),
-    [(10.4, 0.1, True), (10.4, 0.1001, False), (10.51, 0.0, False), (1.0, 0.0, True)],
+    [
+        (10.4, 0.1, True),
+        (10.4, 0.1001, False),
+        (10.51, 0.0, False),
+        (1.0, 0.0, True),
+        (math.nan, 0.0, False),
+        (10.0, math.nan, False),
+    ],
 )
 def test_a_budget_needs_both_limits(perplexity: float, kl: float, allowed: bool) -> None:
     assert BUDGET.allows(10.0, damage(perplexity, kl)) is allowed
@@ -185,8 +265,19 @@ def test_a_share_of_a_budget_shrinks_both_limits() -> None:
     assert BUDGET.scaled(0.5) == Budget(perplexity_increase=0.025, kl_mean=0.05)
 
 
+def test_an_outcome_knows_its_chosen_trial() -> None:
+    trials = (build_trial((0.1,)), build_trial((0.5,), indices={"m1": [3, 4]}))
+    outcome = SearchOutcome(trials=trials, chosen=1)
+    assert outcome.chosen_trial is trials[1]
+    assert outcome.selection is not None
+    assert list_indices(outcome.selection) == {"m1": [3, 4]}
+    nothing = SearchOutcome(trials=trials, chosen=None)
+    assert (nothing.chosen_trial, nothing.selection) == (None, None)
+
+
 def test_outcomes_survive_json_with_equal_bytes() -> None:
-    outcome = search([((0.5, 0.7), damage(10.2, 0.03)), ((0.1, 0.1), damage())])
+    trials = Bench(gains=[(0.5,), (0.7,)]).run((3,), 2)
+    outcome = SearchOutcome(trials=tuple(trials), chosen=1, alone=(trials[0].selection,))
     data = outcome.to_bytes()
     parsed = SearchOutcome.model_validate_json(data)
     assert parsed == outcome
@@ -194,7 +285,8 @@ def test_outcomes_survive_json_with_equal_bytes() -> None:
 
 
 def test_documents_refuse_unknown_fields_and_changes() -> None:
+    fields = {"text": "x", "token_ids": (1,), "scores": (0.5,)}
     with pytest.raises(ValueError, match="extra"):
-        Response.model_validate({"response": "x", "metric": 0.5, "extra": 1})
+        Response.model_validate(fields | {"extra": 1})
     with pytest.raises(ValueError, match="frozen"):
-        Response(response="x", metric=0.5).metric = 1.0
+        Response(**fields).text = "y"

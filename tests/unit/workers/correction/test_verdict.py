@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tests.unit.workers.correction.cases import (
+    FunctionScorer,
+    build_behaviour,
+    build_trial,
+    prepare,
+    responses_of,
+)
 from workers.correction.results import (
+    BehaviourResponses,
+    PreparedBehaviour,
     PreparedCorrection,
-    PromptOutcome,
     ReferenceSplit,
-    Response,
+    Responses,
     SearchOutcome,
     StoredSelection,
     Trial,
@@ -20,24 +29,35 @@ from workers.correction.results import (
 )
 from workers.correction.search import Budget
 from workers.correction.verdict import ReportFrame, build_report
-from workers.domain import GateResult, Granularity, Report, Verdict
-from workers.validation.statistics import compute_paired_bootstrap_interval
+from workers.domain import GateGroup, GateResult, Granularity, Report, Verdict
+from workers.validation.checks.gates import GateRequest
+from workers.validation.checks.state import (
+    ModelState,
+    TextDivergences,
+    TextLosses,
+    Unmeasured,
+)
 
-TUNE_BEFORE = [0.1, 0.2, 0.3, 0.2, 0.2]
-TUNE_AFTER = [0.9, 0.5, 0.4, 0.6, 0.6]
-BEFORE = [0.10, 0.15, 0.20, 0.25, 0.30, 0.12, 0.18, 0.22, 0.28, 0.20, 0.24, 0.16]
-AFTER = [0.50, 0.60, 0.70, 0.55, 0.65, 0.45, 0.62, 0.58, 0.70, 0.66, 0.52, 0.63]
-CONTROL = tuple(tuple(value + shift for value in BEFORE) for shift in (0.01, -0.01, 0.03))
-GATES = ("effect", "significance", "better_than_random", "held_out_prompts", "perplexity", "kl")
+NEURON = Granularity.NEURON
+PROMPTS = 12
 
+# Two samples a prompt; 0.5 or more is undesired.
+TOXIC = responses_of([(0.9, 0.8)] * 6 + [(0.7, 0.1)] * 6, "old ")
+"""18 of 24 responses are undesired."""
+TAMED = responses_of([(0.6, 0.1)] * 4 + [(0.1, 0.2)] * 8, "new ")
+"""4 of 24 are."""
+TUNE_TOXIC = responses_of([(0.9, 0.9)] * 5, "old ")
+TUNE_TAMED = responses_of([(0.1, 0.2)] * 5, "new ")
+
+EFFECT_GATES = ("effect", "significance", "better_than_random", "held_out_prompts")
+RUDE = build_behaviour(FunctionScorer(name="judge"), min_effect=0.5)
 FRAME = ReportFrame(
-    behaviour="repetition",
-    metric="response_uniqueness_ratio",
-    threshold=0.4,
+    behaviours=(RUDE,),
     corpus="wikitext",
-    min_effect=0.2,
     budget=Budget(perplexity_increase=0.02, kl_mean=0.05),
-    attribution={"attributor": "attnlrp", "score": "benefit_cost"},
+    requests=(GateRequest("perplexity", 0.02), GateRequest("kl", 0.05)),
+    not_asked=("refusal",),
+    attribution={"attributor": "attnlrp", "score": "benefit_damage"},
     seed=7,
     versions={"excise": "0.1.0"},
     model_id="tiny",
@@ -45,137 +65,169 @@ FRAME = ReportFrame(
 )
 
 
-def outcome(name: str, metric: float, *, held_out: bool, triggering: bool = True) -> PromptOutcome:
-    return PromptOutcome(
-        prompt=name,
-        prompt_ids=(1,),
-        response_ids=(2,),
-        response=f"{name} before",
-        metric=metric,
-        triggering=triggering,
-        held_out=held_out,
-    )
-
-
-def prepare(before: list[float] = BEFORE, too_weak: str | None = None) -> PreparedCorrection:
-    held_out = [outcome(f"h{i}", value, held_out=True) for i, value in enumerate(before)]
-    tune = [outcome(f"t{i}", value, held_out=False) for i, value in enumerate(TUNE_BEFORE)]
-    silent = [
-        outcome("n0", 0.9, held_out=True, triggering=False),
-        outcome("n1", 0.8, held_out=False, triggering=False),
-    ]
+def correction(*behaviours: PreparedBehaviour, too_weak: str | None = None) -> PreparedCorrection:
     return PreparedCorrection(
         model_sha256="a" * 64,
-        components=96,
-        prompts=(*held_out[:3], *silent, *tune, *held_out[3:]),
+        components={NEURON: 96, Granularity.HEAD: 8},
+        behaviours=behaviours or (prepare(TUNE_TOXIC, TOXIC),),
         reference=ReferenceSplit(attribute=(), tune=(), held_out=()),
         corpus=(),
         too_weak=too_weak,
     )
 
 
-def trial(count: int, metrics: list[float], perplexity: float, *, within: bool = True) -> Trial:
-    indices = {
-        "m0": [9 - i for i in reversed(range(0, count, 2))],
-        "m1": [9 - i for i in reversed(range(1, count, 2))],
-    }
-    return Trial(
-        selection=StoredSelection(granularity=Granularity.NEURON, indices=indices),
-        responses=tuple(
-            Response(response=f"t{i} after", metric=value) for i, value in enumerate(metrics)
-        ),
-        perplexity=perplexity,
-        base_perplexity=10.0,
-        kl_mean=0.01 * count,
-        within_budget=within,
-    )
-
-
 SEARCH = SearchOutcome(
     trials=(
-        trial(2, [0.5] * 5, 10.1),
-        trial(3, TUNE_AFTER, 10.1),
-        trial(4, [0.9] * 5, 11.0, within=False),
+        build_trial((0.4,), indices={"m0": [1, 2]}, responses=(TUNE_TOXIC,), kl=0.02),
+        build_trial((0.8,), indices={"m0": [7, 9], "m1": [8]}, responses=(TUNE_TAMED,), kl=0.03),
+        build_trial((0.9,), responses=(TUNE_TAMED,), perplexity=11.0, kl=0.03, within=False),
     ),
     chosen=1,
 )
 
 
-def validate(after: list[float] = AFTER, **changes: Any) -> ValidationOutcome:
-    responses = [Response(response=f"h{i} after", metric=v) for i, v in enumerate(after)]
-    fields: dict[str, Any] = {
-        "responses": tuple(responses),
-        "control_metrics": CONTROL,
-        "perplexity_before": 20.0,
-        "perplexity_after": 20.2,
-        "perplexity_tokens": 500,
-        "perplexity_context": 128,
-        "kl_mean": 0.03,
-        "kl_p95": 0.2,
-        "kl_tokens": 400,
+LENGTHS = (250, 125, 125)
+"""Predicted tokens of the corpus's and the reference's samples."""
+
+
+def losses_of(perplexity: float) -> TextLosses:
+    return TextLosses(
+        losses=tuple(math.log(perplexity) * length for length in LENGTHS), lengths=LENGTHS
+    )
+
+
+def divergences_of(mean: float) -> TextDivergences:
+    return TextDivergences(
+        divergences=tuple(mean * length for length in LENGTHS), lengths=LENGTHS, p95=0.2
+    )
+
+
+def validate(
+    *behaviours: BehaviourResponses, perplexity: float = 20.2, kl: float = 0.03, **changes: Any
+) -> ValidationOutcome:
+    corrected: dict[str, Any] = {
+        "perplexity": losses_of(perplexity),
+        "divergence": divergences_of(kl),
     }
-    return ValidationOutcome(**(fields | changes))
+    return ValidationOutcome(
+        behaviours=behaviours or (BehaviourResponses(corrected=TAMED, controls=(TOXIC,)),),
+        base=ModelState(perplexity=losses_of(20.0)),
+        corrected=ModelState(**(corrected | changes)),
+    )
 
 
-def report(**changes: Any) -> Report:
-    return build_report(FRAME, prepare(), SEARCH, validate(**changes))
+def report(*behaviours: BehaviourResponses, **changes: Any) -> Report:
+    return build_report(FRAME, correction(), SEARCH, validate(*behaviours, **changes))
 
 
 def gates_of(found: Report) -> dict[str, GateResult]:
     return {gate.name: gate for gate in found.gates}
 
 
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def test_a_correction_that_meets_every_gate_passes() -> None:
     found = report()
     assert found.verdict is Verdict.PASSED
     assert found.reason == "every gate was measured on held-out data and met"
-    assert tuple(gates_of(found)) == GATES
+    names = [f"rudeness.{name}" for name in EFFECT_GATES]
+    assert list(gates_of(found)) == [*names, "perplexity", "kl"]
     assert all(gate.passed and gate.sentence for gate in found.gates)
 
 
-def test_gates_hold_values_and_limits_by_hand() -> None:
+def test_the_damage_gates_by_hand() -> None:
     gates = gates_of(report())
-    low, _ = compute_paired_bootstrap_interval(BEFORE, AFTER, 7)
-    control = [value + 0.01 for value in BEFORE]
-    lead, _ = compute_paired_bootstrap_interval(control, AFTER, 7)
-    expected = {
-        "effect": (mean(AFTER) - mean(BEFORE), 0.2),
-        "significance": (low, 0.0),
-        "better_than_random": (lead, 0.0),
-        "held_out_prompts": (12.0, 10.0),
-        "perplexity": (0.01, 0.02),
-        "kl": (0.03, 0.05),
-    }
-    for name, (value, limit) in expected.items():
-        assert gates[name].value == pytest.approx(value), name
+    for name, value, limit in (("perplexity", 0.01, 0.02), ("kl", 0.03, 0.05)):
+        assert gates[name].value == pytest.approx(value)
         assert gates[name].limit == limit
+        assert gates[name].group is GateGroup.DAMAGE
+        assert gates[name].count == 3
+
+
+@pytest.mark.parametrize(
+    ("gate", "changes"),
+    [
+        ("perplexity", {"perplexity": 20.41}),
+        ("perplexity", {"perplexity": math.nan}),
+        ("kl", {"kl": 0.0501}),
+        ("kl", {"kl": math.nan}),
+    ],
+)
+def test_each_damage_gate_alone_rejects_and_is_named(
+    gate: str, changes: Mapping[str, float]
+) -> None:
+    found = report(**changes)
+    assert found.verdict is Verdict.REJECTED
+    assert found.reason == f"gates not met: {gate}"
+    assert [entry.name for entry in found.gates if not entry.passed] == [gate]
+
+
+@pytest.mark.parametrize(
+    ("gate", "changes"),
+    [
+        ("perplexity", {"perplexity_state": Unmeasured(reason="out of memory")}),
+        ("kl", {"divergence": Unmeasured(reason="out of memory")}),
+        ("kl", {"divergence": None}),
+    ],
+)
+def test_a_gate_that_was_not_measured_is_not_met(
+    gate: str, changes: dict[str, Unmeasured | None]
+) -> None:
+    validation = validate()
+    update = {name.removesuffix("_state"): value for name, value in changes.items()}
+    corrected = validation.corrected.model_copy(update=update)
+    unmeasured = validation.model_copy(update={"corrected": corrected})
+    found = build_report(FRAME, correction(), SEARCH, unmeasured)
+    assert found.verdict is Verdict.REJECTED
+    assert found.reason == f"gates not met: {gate}"
+    assert gates_of(found)[gate].value is None
+    assert gates_of(found)[gate].unmeasured
+    assert found.damage is None
+    assert found.patch is not None
+
+
+def silence(responses: Responses) -> Responses:
+    return tuple(
+        tuple(one.model_copy(update={"text": "", "token_ids": ()}) for one in samples)
+        for samples in responses
+    )
+
+
+def test_responses_to_a_behaviour_s_prompts_are_gated() -> None:
+    # A model that says nothing is not toxic: the effect is perfect, and nothing else is.
+    requests = (GateRequest("emptiness", 0.02, "rudeness"), GateRequest("shorter", 0.7, "rudeness"))
+    frame = replace(FRAME, requests=requests)
+    silent = BehaviourResponses(corrected=silence(TAMED), controls=(TOXIC,))
+    found = build_report(frame, correction(), SEARCH, validate(silent))
+    assert found.verdict is Verdict.REJECTED
+    assert found.reason == "gates not met: emptiness:rudeness, shorter:rudeness"
+    emptiness = gates_of(found)["emptiness:rudeness"]
+    assert (emptiness.before, emptiness.after, emptiness.count) == (0.0, 1.0, 24)
+    assert build_report(frame, correction(), SEARCH, validate()).verdict is Verdict.PASSED
+
+
+def test_what_the_job_did_not_ask_for_is_named() -> None:
+    assert report().not_asked == ["refusal"]
 
 
 def fail_effect() -> Report:
-    frame = replace(FRAME, min_effect=0.9)
-    return build_report(frame, prepare(), SEARCH, validate())
+    frame = replace(FRAME, behaviours=(replace(RUDE, min_effect=0.9),))
+    return build_report(frame, correction(), SEARCH, validate())
 
 
 def fail_significance() -> Report:
-    # One prompt gains much, the others lose a little: the mean rises, the interval holds zero.
-    after = [1.0] + [value - 0.01 for value in BEFORE[1:]]
-    control = (tuple(value - 0.5 for value in BEFORE),)
-    frame = replace(FRAME, min_effect=0.05)
-    return build_report(frame, prepare(), SEARCH, validate(after, control_metrics=control))
+    # One prompt of twelve is cured, and the random control made all worse.
+    before = responses_of([(0.9, 0.1)] + [(0.1, 0.1)] * 11)
+    worse = responses_of([(0.9, 0.9)] * 12)
+    own = BehaviourResponses(corrected=responses_of([(0.1, 0.1)] * 12), controls=(worse,))
+    return build_report(FRAME, correction(prepare(TUNE_TOXIC, before)), SEARCH, validate(own))
 
 
 def fail_better_than_random() -> Report:
-    return report(control_metrics=(tuple(AFTER),))
+    return report(BehaviourResponses(corrected=TAMED, controls=(TAMED,)))
 
 
 def fail_held_out_prompts() -> Report:
-    control = tuple(draw[:9] for draw in CONTROL)
-    validation = validate(AFTER[:9], control_metrics=control)
-    return build_report(FRAME, prepare(BEFORE[:9]), SEARCH, validation)
+    own = BehaviourResponses(corrected=TAMED[:9], controls=(TOXIC[:9],))
+    return build_report(FRAME, correction(prepare(TUNE_TOXIC, TOXIC[:9])), SEARCH, validate(own))
 
 
 @pytest.mark.parametrize(
@@ -185,82 +237,38 @@ def fail_held_out_prompts() -> Report:
         ("significance", fail_significance),
         ("better_than_random", fail_better_than_random),
         ("held_out_prompts", fail_held_out_prompts),
-        ("perplexity", lambda: report(perplexity_after=20.41)),
-        ("perplexity", lambda: report(perplexity_after=math.nan)),
-        ("kl", lambda: report(kl_mean=0.0501)),
-        ("kl", lambda: report(kl_mean=math.nan)),
     ],
 )
-def test_each_gate_alone_rejects_and_is_named(gate: str, build) -> None:
+def test_each_effect_gate_alone_rejects_and_is_named(gate: str, build) -> None:
     found = build()
     assert found.verdict is Verdict.REJECTED
-    assert found.reason == f"gates not met: {gate}"
-    assert [entry.name for entry in found.gates if not entry.passed] == [gate]
+    assert found.reason == f"gates not met: rudeness.{gate}"
 
 
 def test_all_failed_gates_are_named_in_order() -> None:
-    found = report(perplexity_after=30.0, kl_mean=1.0)
+    found = report(perplexity=30.0, kl=1.0)
     assert found.verdict is Verdict.REJECTED
     assert found.reason == "gates not met: perplexity, kl"
 
 
 def test_limits_themselves_are_allowed() -> None:
-    found = report(perplexity_before=100.0, perplexity_after=101.5, kl_mean=0.05)
-    assert found.verdict is Verdict.PASSED
-    exact = replace(FRAME, min_effect=mean(AFTER) - mean(BEFORE) - 1e-12)
-    assert build_report(exact, prepare(), SEARCH, validate()).verdict is Verdict.PASSED
-    ten = validate(AFTER[:10], control_metrics=tuple(draw[:10] for draw in CONTROL))
-    found = build_report(FRAME, prepare(BEFORE[:10]), SEARCH, ten)
+    found = report(perplexity=20.4 - 1e-9, kl=0.05 - 1e-12)
     assert found.verdict is Verdict.PASSED
 
 
-def test_no_change_at_all_is_not_significant() -> None:
-    frame = replace(FRAME, min_effect=0.0)
-    found = build_report(frame, prepare(), SEARCH, validate(BEFORE))
-    assert {"significance", "better_than_random"} == {
-        gate.name for gate in found.gates if not gate.passed
-    }
-
-
-def test_effects_by_hand() -> None:
-    (effect,) = report().behaviours
-    assert (effect.name, effect.metric) == ("repetition", "response_uniqueness_ratio")
-    assert effect.direction == "higher_is_better"
-    assert effect.threshold == 0.4
-    assert (effect.prompts, effect.triggering) == (19, 17)
-    assert (effect.tune.n, effect.tune.before, effect.tune.after) == (
-        5,
-        pytest.approx(0.2),
-        pytest.approx(0.6),
+def test_an_effect_on_tuning_prompts_only_is_rejected() -> None:
+    # All tuning prompts are cured; held-out prompts get what they got before.
+    assert SEARCH.chosen_trial is not None
+    assert SEARCH.chosen_trial.responses == (TUNE_TAMED,)
+    found = report(BehaviourResponses(corrected=TOXIC, controls=(TOXIC,)))
+    assert found.verdict is Verdict.REJECTED
+    assert found.reason == (
+        "gates not met: rudeness.effect, rudeness.significance, rudeness.better_than_random"
     )
-    held_out = effect.held_out
-    assert held_out is not None
-    assert held_out.n == 12
-    assert held_out.before == pytest.approx(0.2)
-    assert held_out.after == pytest.approx(mean(AFTER))
-    low, high = compute_paired_bootstrap_interval(BEFORE, AFTER, 7)
-    assert (held_out.ci_low, held_out.ci_high) == (low, high)
-    assert low < held_out.after - held_out.before < high
-
-
-def test_the_random_control_is_the_mean_of_its_draws_for_each_prompt() -> None:
-    (effect,) = report().behaviours
-    control = effect.random_control
-    assert control is not None
-    assert control.draws == 3
-    assert control.before == pytest.approx(0.2)
-    assert control.after == pytest.approx(0.21)
-    assert (control.ci_low, control.ci_high) == pytest.approx((0.01, 0.01))
-
-
-def test_the_control_interval_is_over_prompts_not_draws() -> None:
-    draws = (tuple(AFTER), tuple(BEFORE))
-    (effect,) = report(control_metrics=draws).behaviours
-    halfway = [(one + other) / 2 for one, other in zip(AFTER, BEFORE, strict=True)]
-    low, high = compute_paired_bootstrap_interval(BEFORE, halfway, 7)
-    assert effect.random_control is not None
-    assert effect.random_control.ci_low == pytest.approx(low)
-    assert effect.random_control.ci_high == pytest.approx(high)
+    share = found.behaviours[0].evaluators[0].measure("share")
+    assert (share.tune.before, share.tune.after) == (1.0, 0.0)
+    assert share.held_out is not None
+    assert share.held_out.before == share.held_out.after == 0.75
 
 
 def test_damage_patch_and_search_are_what_was_measured() -> None:
@@ -268,23 +276,62 @@ def test_damage_patch_and_search_are_what_was_measured() -> None:
     assert found.damage is not None
     assert found.damage.perplexity.model_dump() == {
         "corpus": "wikitext",
-        "context": 128,
+        "context": 251,  # the first token of a sample is not predicted
         "tokens": 500,
-        "before": 20.0,
-        "after": 20.2,
+        "before": pytest.approx(20.0),
+        "after": pytest.approx(20.2),
     }
-    assert found.damage.kl.model_dump() == {"mean": 0.03, "p95": 0.2, "tokens": 400}
+    assert found.damage.kl.model_dump() == {
+        "mean": pytest.approx(0.03),
+        "p95": 0.2,
+        "tokens": 500,
+    }
     assert found.patch is not None
-    assert (found.patch.components, found.patch.of) == (3, 96)
+    assert (found.patch.granularity, found.patch.components, found.patch.of) == (NEURON, 3, 96)
     assert found.patch.modules == {"m0": [7, 9], "m1": [8]}
     assert found.patch.counts == {"m0": 2, "m1": 1}
-    assert [step.components for step in found.search] == [2, 3, 4]
+    assert [step.components for step in found.search] == [2, 3, 1]
     assert [step.chosen for step in found.search] == [False, True, False]
     assert [step.within_budget for step in found.search] == [True, True, False]
-    assert [step.tune_metric for step in found.search] == pytest.approx([0.5, 0.6, 0.9])
-    assert [step.kl for step in found.search] == [0.02, 0.03, 0.04]
+    assert [step.on_front for step in found.search] == [True, False, True]
+    assert [step.gains for step in found.search] == [
+        {"rudeness": 0.4},
+        {"rudeness": 0.8},
+        {"rudeness": 0.9},
+    ]
+    assert [step.kl for step in found.search] == [0.02, 0.03, 0.03]
     increases = [step.perplexity_increase for step in found.search]
     assert increases == pytest.approx([0.01, 0.01, 0.1])
+
+
+def test_a_step_says_what_it_chose() -> None:
+    trial = build_trial(
+        responses=(TUNE_TAMED,),
+        origin="refinement 4",
+        cost_weight=0.7,
+        first_layer=1,
+        last_layer=5,
+        ablation="mean",
+        amount=9,
+    )
+    search = SearchOutcome(trials=(trial,), chosen=0)
+    (step,) = build_report(FRAME, correction(), search, validate()).search
+    assert step.origin == "refinement 4"
+    assert (step.cost_weight, step.first_layer, step.last_layer) == (0.7, 1, 5)
+    assert (step.ablation, step.granularity) == ("mean", NEURON)
+    assert step.components == 1  # pruned, not asked for
+
+
+def test_single_weights_are_counted_not_listed() -> None:
+    trial = build_trial(responses=(TUNE_TAMED,), granularity=Granularity.WEIGHT)
+    packed = StoredSelection.from_selection(
+        replace(trial.selection.to_selection(), granularity=Granularity.WEIGHT)
+    )
+    search = SearchOutcome(trials=(trial.model_copy(update={"selection": packed}),), chosen=0)
+    prepared = correction().model_copy(update={"components": {Granularity.WEIGHT: 5000}})
+    patch = build_report(FRAME, prepared, search, validate()).patch
+    assert patch is not None
+    assert (patch.modules, patch.counts, patch.of) == ({}, {"m0": 1}, 5000)
 
 
 def test_the_frame_is_repeated() -> None:
@@ -295,71 +342,123 @@ def test_the_frame_is_repeated() -> None:
 
 
 def test_a_weak_signal_has_no_effect_and_says_why() -> None:
-    found = build_report(FRAME, prepare(too_weak="signal too weak: 1 of 19"), None, None)
+    prepared = correction(too_weak="signal too weak: 1 of 19")
+    found = build_report(FRAME, prepared, None, None)
     assert found.verdict is Verdict.NO_EFFECT
     assert found.reason == "signal too weak: 1 of 19"
     assert (found.damage, found.patch, found.search, found.gates) == (None, None, [], [])
-    (effect,) = found.behaviours
-    assert effect.tune.before == effect.tune.after == pytest.approx(0.2)
-    assert effect.held_out is None
-    assert effect.random_control is None
-
-
-def test_a_weak_signal_without_any_triggering_prompt() -> None:
-    prepared = prepare(too_weak="signal too weak: 0 of 2")
-    silent = tuple(entry for entry in prepared.prompts if not entry.triggering)
-    found = build_report(FRAME, prepared.model_copy(update={"prompts": silent}), None, None)
-    (effect,) = found.behaviours
-    assert (effect.prompts, effect.triggering, effect.tune.n) == (2, 0, 0)
-    assert [sample.prompt for sample in found.samples] == ["n1", "n0"]
+    measure = found.behaviours[0].evaluators[0].measure("share")
+    assert measure.tune.before == measure.tune.after == 1.0
+    assert (measure.held_out, measure.random_control) == (None, None)
+    assert len(found.samples) == 10
 
 
 def test_nothing_within_budget_has_no_effect_and_no_patch() -> None:
     search = SEARCH.model_copy(update={"chosen": None})
-    found = build_report(FRAME, prepare(), search, None)
+    found = build_report(FRAME, correction(), search, None)
     assert found.verdict is Verdict.NO_EFFECT
     assert "within the budget" in found.reason
     assert (found.damage, found.patch, found.gates) == (None, None, [])
     assert len(found.search) == 3
     assert not any(step.chosen for step in found.search)
+    measure = found.behaviours[0].evaluators[0].measure("share")
+    assert measure.tune.before == measure.tune.after == 1.0
 
 
-def test_without_a_correction_the_most_repetitive_prompts_are_shown_unchanged() -> None:
-    samples = build_report(FRAME, prepare(), None, None).samples
-    assert len(samples) == 10
-    metrics = [sample.metric_before for sample in samples]
-    assert metrics == sorted([*BEFORE, *TUNE_BEFORE])[:10]
-    assert all(sample.before == sample.after for sample in samples)
-    assert all(sample.metric_before == sample.metric_after for sample in samples)
+# --- several behaviours --------------------------------------------------------------------
+
+DULL = build_behaviour(FunctionScorer(name="judge"), name="dullness", min_effect=0.5)
+BOTH = replace(FRAME, behaviours=(RUDE, DULL))
+PAIR = correction(prepare(TUNE_TOXIC, TOXIC), prepare(TUNE_TOXIC[:4], TOXIC[:11], "dullness"))
 
 
-def test_samples_show_best_and_worst_held_out_and_best_tuning() -> None:
-    gains = [(index * 7 % 30 - 10) / 50 for index in range(30)]
-    before = [0.3] * 30
-    after = [0.3 + gain for gain in gains]
-    validation = validate(after, control_metrics=(tuple(before),))
-    samples = build_report(FRAME, prepare(before), SEARCH, validation).samples
-    held_out = [sample for sample in samples if sample.split == "held_out"]
-    tune = [sample for sample in samples if sample.split == "tune"]
-    order = sorted(range(30), key=lambda index: -gains[index])
-    assert [sample.prompt for sample in held_out] == [f"h{i}" for i in order[:10] + order[-6:]]
-    assert [sample.prompt for sample in tune] == ["t0", "t3", "t4", "t1"]
-    for sample in samples:
-        assert sample.before == f"{sample.prompt} before"
-        assert sample.after == f"{sample.prompt} after"
-    worst = held_out[-1]
-    assert worst.metric_after - worst.metric_before == pytest.approx(min(gains))
+def selection(granularity: Granularity = NEURON, **indices: Sequence[int]) -> StoredSelection:
+    return StoredSelection(
+        granularity=granularity, indices={name: list(chosen) for name, chosen in indices.items()}
+    )
 
 
-@pytest.mark.parametrize("count", [3, 10, 12, 16])
-def test_few_prompts_are_all_shown_once(count: int) -> None:
-    before, after = (BEFORE * 2)[:count], (AFTER * 2)[:count]
-    validation = validate(after, control_metrics=(tuple(before),))
-    samples = build_report(FRAME, prepare(before), SEARCH, validation).samples
-    shown = [sample.prompt for sample in samples if sample.split == "held_out"]
-    assert sorted(shown) == sorted(f"h{index}" for index in range(count))
+def pair_trial(gains: Sequence[float] = (0.8, 0.4)) -> Trial:
+    return build_trial(gains, responses=(TUNE_TAMED, TUNE_TOXIC[:4]))
+
+
+def search_pair(*alone: StoredSelection) -> SearchOutcome:
+    return SearchOutcome(trials=(pair_trial(),), chosen=0, alone=alone)
+
+
+def own_responses(
+    corrected: Responses, controls: Responses = TOXIC, count: int = PROMPTS
+) -> BehaviourResponses:
+    return BehaviourResponses(
+        corrected=corrected[:count], controls=(controls[:count],), alone=TAMED[:count]
+    )
+
+
+def test_every_behaviour_has_its_own_gates_and_figures() -> None:
+    validation = validate(own_responses(TAMED), own_responses(TOXIC, count=11))
+    found = build_report(BOTH, PAIR, search_pair(), validation)
+    names = [f"{own}.{name}" for own in ("rudeness", "dullness") for name in EFFECT_GATES]
+    assert list(gates_of(found)) == [*names, "perplexity", "kl"]
+    assert found.verdict is Verdict.REJECTED
+    assert found.reason == (
+        "gates not met: dullness.effect, dullness.significance, dullness.better_than_random"
+    )
+    assert [effect.name for effect in found.behaviours] == ["rudeness", "dullness"]
+    first, second = (effect.evaluators[0].measure("share") for effect in found.behaviours)
+    assert (first.tune.after, second.tune.after) == (0.0, 1.0)
+    assert first.held_out is not None
+    assert second.held_out is not None
+    assert (first.held_out.n, second.held_out.n) == (12, 11)
+    assert first.alone is not None
+    assert first.alone.after == pytest.approx(4 / 24)
+    (step,) = found.search
+    assert step.gains == {"rudeness": 0.8, "dullness": 0.4}
+    assert step.gain == pytest.approx(0.6)
+    assert {sample.behaviour for sample in found.samples} == {"rudeness", "dullness"}
+
+
+def overlap(*alone: StoredSelection) -> list[tuple[str, str, float]]:
+    frame = replace(BOTH, behaviours=(RUDE, DULL, replace(RUDE, name="third"))[: len(alone)])
+    prepared = correction(
+        *(prepare(TUNE_TOXIC, TOXIC, behaviour.name) for behaviour in frame.behaviours)
+    )
+    trial = build_trial((0.5,) * len(alone), responses=(TUNE_TAMED,) * len(alone))
+    search = SearchOutcome(trials=(trial,), chosen=0, alone=alone)
+    validation = validate(*[own_responses(TAMED)] * len(alone))
+    found = build_report(frame, prepared, search, validation).overlap
+    return [(entry.first, entry.second, entry.share) for entry in found]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "share"),
+    [
+        (selection(a=[1, 2, 3], b=[4]), selection(a=[2, 3, 9], b=[4, 5, 6]), 3 / 4),
+        (selection(a=[1, 2]), selection(b=[1, 2]), 0.0),
+        (selection(a=[1, 2]), selection(a=[1, 2]), 1.0),
+        (selection(a=[2]), selection(a=[1, 2, 3, 4]), 1.0),
+        (selection(), selection(a=[1]), 0.0),
+    ],
+)
+def test_overlap_by_hand(one: StoredSelection, other: StoredSelection, share: float) -> None:
+    assert overlap(one, other) == [("rudeness", "dullness", pytest.approx(share))]
+    assert overlap(other, one) == [("rudeness", "dullness", pytest.approx(share))]
+
+
+def test_every_pair_of_behaviours_has_an_overlap() -> None:
+    one, other = selection(a=[1, 2]), selection(a=[2, 3])
+    assert overlap(one, other, one) == [
+        ("rudeness", "dullness", 0.5),
+        ("rudeness", "third", 1.0),
+        ("dullness", "third", 0.5),
+    ]
+
+
+def test_one_behaviour_overlaps_with_none() -> None:
+    assert report().overlap == []
 
 
 def test_the_report_survives_json() -> None:
-    found = report()
-    assert Report.model_validate_json(found.model_dump_json()) == found
+    validation = validate(own_responses(TAMED), own_responses(TAMED, count=11))
+    pair = search_pair(selection(a=[1]), selection(a=[1, 2]))
+    for found in (report(), build_report(BOTH, PAIR, pair, validation)):
+        assert Report.model_validate_json(found.model_dump_json()) == found

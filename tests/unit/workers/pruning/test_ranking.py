@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.domain import Granularity
+from workers.pruning import ranking, score_stream
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.score_stream import NaNScoreError
+from workers.pruning.score_stream import NaNScoreError, ScoreError
+from workers.pruning.scoring import LazyScores
 from workers.pruning.selection import list_indices
 
 
@@ -90,9 +92,19 @@ def test_slices_of_a_ranking_are_selections() -> None:
     assert list_indices(ranked.top(0)) == {}
     assert list_indices(ranked.slice(2, 4)) == {"a": [0], "b": [2]}
     assert ranked.top(1).granularity is Granularity.HEAD
-    kept = ranked.keep([0, 4, 2])
-    assert list_ranked(kept) == [("b", 1), ("b", 0), ("b", 2)]
-    assert list_indices(kept.top(2)) == {"b": [0, 1]}
+
+
+def test_a_cap_leaves_the_best_of_every_module() -> None:
+    tensors = {"b": torch.tensor([0.1, 5.0, 0.3, 2.0]), "a": torch.tensor([0.2, 4.0, 1.0])}
+    ranked = rank_components(tensors, Granularity.NEURON, 100)
+    capped = ranked.cap(2)
+    assert list_ranked(capped) == [("b", 1), ("a", 1), ("b", 3), ("a", 2)]
+    assert list_indices(capped.top(3)) == {"a": [1], "b": [1, 3]}
+    assert capped.granularity is Granularity.NEURON
+    assert list_ranked(ranked.cap(1)) == [("b", 1), ("a", 1)]
+    assert list_ranked(ranked.cap(4)) == list_ranked(ranked)
+    assert list_ranked(ranked.cap(0)) == []
+    assert len(rank_components({}, Granularity.NEURON, 5).cap(2)) == 0
 
 
 @given(
@@ -114,3 +126,52 @@ def test_agrees_with_sorting_in_python(scores: dict[str, list[float]], limit: in
     )
     expected = [(name, index) for _, _, index, name in useful]
     assert rank(scores, limit) == expected[:limit]
+
+
+def rank_slowly(scores: dict[str, torch.Tensor], limit: int) -> list[tuple[str, int]]:
+    """Every useful component sorted, best first, the earlier of equals first."""
+    found = [
+        (-value, owner, index)
+        for owner, values in enumerate(scores.values())
+        for index, value in enumerate(values.flatten().tolist())
+        if 0 < value < math.inf
+    ]
+    names = list(scores)
+    return [(names[owner], index) for _, owner, index in sorted(found)[:limit]]
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "drawn", "equal", "few values"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_surplus_is_dropped_on_the_way(monkeypatch, order: str, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(ranking, "SPARE", 3)
+    monkeypatch.setattr(score_stream, "CHUNK_SIZE", 16)
+    values = torch.randn(200, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    values = {
+        "ascending": values.sort().values,
+        "descending": values.sort(descending=True).values,
+        "drawn": values,
+        "equal": torch.ones_like(values),
+        "few values": values.round(),
+    }[order]
+    values[[7, 150]] = math.inf
+    scores = {"b": values[:90].view(9, 10), "a": values[90:]}
+    for limit in (1, 5, 17, 199):
+        ranked = rank_components(scores, Granularity.WEIGHT, limit)
+        assert list_ranked(ranked) == rank_slowly(scores, limit)
+
+
+def test_scores_of_several_dtypes_are_refused() -> None:
+    scores = {"a": torch.ones(2), "b": torch.ones(2, dtype=torch.float64)}
+    with pytest.raises(ScoreError, match=r"torch.float32, torch.float64.*convert"):
+        rank_components(scores, Granularity.NEURON, 1)
+
+
+def test_scores_are_read_once() -> None:
+    reads: list[str] = []
+
+    def load(name: str) -> torch.Tensor:
+        reads.append(name)
+        return torch.rand(5)
+
+    rank_components(LazyScores(("a", "b"), load), Granularity.NEURON, 3)
+    assert reads == ["a", "b"]

@@ -12,6 +12,7 @@ from workers.pruning.scoring import (
     DIVERGENCE_FLOOR,
     LEAST_DIVERGENCE_SHARE,
     Score,
+    combine_benefits,
     compute_scores,
     predict_damage,
 )
@@ -103,9 +104,19 @@ def test_scaling_the_model_s_relevance_keeps_the_ranking() -> None:
 
 
 @pytest.mark.parametrize("score", list(Score))
-def test_different_modules_are_refused(score: Score) -> None:
-    with pytest.raises(ValueError, match="different modules"):
-        compute_scores(GENERAL, benefit(a=[1.0, 2.0]), score)
+def test_a_module_without_general_relevance_is_refused(score: Score) -> None:
+    with pytest.raises(ValueError, match="does not cover every module"):
+        compute_scores(GENERAL, UNDESIRED | benefit(c=[1.0]), score)
+
+
+@pytest.mark.parametrize("score", list(Score))
+def test_a_subset_of_modules_gets_the_scores_it_has_among_all(score: Score) -> None:
+    # The floor is that of the whole model, whatever part of it components may come from.
+    everything = compute_scores(GENERAL, UNDESIRED, score)
+    for name in ("a", "b"):
+        part = compute_scores(GENERAL, {name: UNDESIRED[name]}, score)
+        assert list(part) == [name]
+        assert torch.equal(part[name], everything[name])
 
 
 @pytest.mark.parametrize("score", list(Score))
@@ -139,3 +150,70 @@ def test_lazy_scores_are_computed_anew_and_leave_what_they_read_alone() -> None:
     assert torch.equal(scores["a"], scores["a"])
     assert scores["a"] is not scores["a"]
     assert GENERAL.mean_square["a"].tolist() == [1.0, 16.0]
+
+
+def test_the_cost_weight_is_the_exponent_of_what_the_benefit_is_divided_by() -> None:
+    general = relevance({"a": [0.5, -9.0, 0.0]}, {"a": [1.0, 2.0, 0.0]})
+    own = benefit(a=[3.0, 3.0, 3.0])
+    floor = 0.05 * 2.5 / 3
+    costs = torch.tensor([1.0 + floor, 0.6 + floor, floor], dtype=torch.float64)
+    for weight in (0.5, 1.0, 1.5):
+        scores = compute_scores(general, own, Score.BENEFIT_DAMAGE, weight)["a"]
+        torch.testing.assert_close(scores, 3 / costs**weight)
+    costs = torch.tensor([1.1, 2.1, 0.1], dtype=torch.float64)
+    for weight in (0.5, 1.5):
+        scores = compute_scores(general, own, Score.BENEFIT_COST, weight)["a"]
+        torch.testing.assert_close(scores, 3 / costs**weight)
+
+
+def test_a_smaller_cost_weight_prefers_what_brings_more() -> None:
+    general = relevance({"a": [0.0, 0.0]}, {"a": [1.0, 10.0]})
+    own = benefit(a=[1.0, 4.0])
+
+    def first(weight: float) -> int:
+        return int(compute_scores(general, own, Score.BENEFIT_COST, weight)["a"].argmax())
+
+    assert (first(0.2), first(1.0)) == (1, 0)
+
+
+def test_the_signed_difference_has_no_cost_to_weigh() -> None:
+    plain = compute_scores(GENERAL, UNDESIRED, Score.SIGNED_DIFFERENCE)["a"]
+    assert torch.equal(compute_scores(GENERAL, UNDESIRED, Score.SIGNED_DIFFERENCE, 1.5)["a"], plain)
+
+
+# --- several behaviours --------------------------------------------------------------------
+
+
+def test_behaviours_weigh_the_same_however_loud_they_are() -> None:
+    # Positive parts: 2 + 3 + 5 = 10 and 100 + 300 = 400.
+    first = benefit(a=[2.0, -4.0], b=[3.0, 5.0])
+    second = benefit(a=[100.0, 300.0], b=[-80.0, 0.0])
+    combined = combine_benefits([first, second])
+    torch.testing.assert_close(combined["a"], torch.tensor([0.2 + 0.25, -0.4 + 0.75]))
+    torch.testing.assert_close(combined["b"], torch.tensor([0.3 - 0.2, 0.5]))
+    louder = {name: 50 * values for name, values in second.items()}
+    for name, values in combine_benefits([first, louder]).items():
+        torch.testing.assert_close(values, combined[name])
+    # What was combined is left as it was.
+    assert first["a"].tolist() == [2.0, -4.0]
+    assert second["b"].tolist() == [-80.0, 0.0]
+
+
+def test_three_behaviours_are_added_up() -> None:
+    parts = [benefit(a=[1.0, 1.0]), benefit(a=[0.0, 2.0]), benefit(a=[4.0, 0.0])]
+    torch.testing.assert_close(combine_benefits(parts)["a"], torch.tensor([1.5, 1.5]))
+
+
+def test_a_behaviour_that_nothing_serves_changes_nothing() -> None:
+    own = benefit(a=[1.0, 3.0])
+    combined = combine_benefits([own, benefit(a=[-5.0, 0.0])])
+    torch.testing.assert_close(combined["a"], torch.tensor([0.25, 0.75]))
+    combined = combine_benefits([benefit(a=[-5.0, 0.0]), own])
+    torch.testing.assert_close(combined["a"], torch.tensor([0.25, 0.75]))
+
+
+def test_one_behaviour_is_taken_as_it_is() -> None:
+    own = benefit(a=[2.0, -4.0], b=[3.0])
+    combined = combine_benefits([own])
+    assert list(combined) == ["a", "b"]
+    assert all(torch.equal(combined[name], own[name]) for name in own)

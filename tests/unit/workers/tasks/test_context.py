@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from service.jobs.execution import (
     attach_artifact,
+    file_finding,
     finish_stage,
     report_progress,
     skip_stage,
@@ -39,6 +40,9 @@ class MemoryStore:
     def put_bytes(self, data: bytes) -> str:
         self.content[f"sha-{data.decode()}"] = data
         return f"sha-{data.decode()}"
+
+    def exists(self, sha256: str) -> bool:
+        return sha256 in self.content
 
 
 class RecordingContext(JobContext):
@@ -133,6 +137,36 @@ def test_a_stage_that_fails_is_not_finished() -> None:
     with pytest.raises(ArithmeticError):
         context.run_stage("search", INPUTS, fail)
     assert context.writes == [(start_stage, "search")]
+    assert context.store.content == {}
+
+
+def test_a_finding_is_stored_and_filed() -> None:
+    context = RecordingContext()
+    assert context.remember("search.measured", "key", lambda: b"found") == b"found"
+    assert context.store.content == {"sha-found": b"found"}
+    assert context.writes == [(file_finding, "search.measured", "key", "sha-found")]
+
+
+def test_a_finding_of_an_earlier_attempt_is_not_made_again() -> None:
+    context = RecordingContext({"key": StageOutput(b"old", "sha-old")})
+
+    def work() -> bytes:
+        raise AssertionError("it was found out again")
+
+    assert context.remember("search.measured", "key", work) == b"old"
+    assert context.writes == []
+    assert context.remember("search.measured", "another", lambda: b"new") == b"new"
+
+
+def test_what_fails_is_not_filed() -> None:
+    context = RecordingContext()
+
+    def fail() -> bytes:
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        context.remember("search.measured", "key", fail)
+    assert context.writes == []
     assert context.store.content == {}
 
 

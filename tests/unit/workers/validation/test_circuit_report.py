@@ -22,7 +22,12 @@ from workers.validation.circuit_report import (
     render_circuit_html,
     render_circuit_markdown,
 )
-from workers.validation.rendering import NonFiniteReportError, render_json
+from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
+    NonFiniteReportError,
+    render_json,
+)
 
 HOSTILE = "<script>alert(1)</script>|`\x1b"
 
@@ -183,6 +188,14 @@ def test_pages_hold_what_was_measured() -> None:
     ]
     assert len(tables) == 6
     assert "What the patch does." in page
+
+
+def test_only_a_patch_comes_with_the_commands_that_apply_it() -> None:
+    for render in (render_circuit_html, render_circuit_markdown):
+        assert "excise patch" not in render(report())
+        shown = render(report(has_patch=True))
+        assert APPLY_COMMAND in shown
+        assert REVERT_COMMAND in shown
 
 
 def test_the_same_report_gives_the_same_bytes_whatever_its_timings() -> None:

@@ -17,7 +17,12 @@ from workers.validation.compression_report import (
     render_compression_html,
     render_compression_markdown,
 )
-from workers.validation.rendering import NonFiniteReportError, render_json
+from workers.validation.rendering import (
+    APPLY_COMMAND,
+    REVERT_COMMAND,
+    NonFiniteReportError,
+    render_json,
+)
 
 HOSTILE = "<script>alert(1)</script>|`\x1b"
 
@@ -44,6 +49,7 @@ def report(limit: float | None = None, **changes: object) -> CompressionReport:
         verdict=verdict,
         reason=reason,
         method="wanda",
+        statistic="mean",
         pattern="2:4",
         sequential=True,
         target_sparsity=0.5,
@@ -89,7 +95,17 @@ def test_a_better_perplexity_is_within_any_limit() -> None:
 
 def test_pages_hold_what_was_measured() -> None:
     page, text = render_compression_html(report()), render_compression_markdown(report())
-    for shown in ("wanda", "2:4", "boolq", "61.3", "58.7", "3.1", "1,234", "ab" * 32, "No faster."):
+    for shown in (
+        "wanda (mean)",
+        "2:4",
+        "boolq",
+        "61.3",
+        "58.7",
+        "3.1",
+        "1,234",
+        "ab" * 32,
+        "No faster.",
+    ):
         assert shown in page
         assert shown in text
     assert "What is handed over." in page
@@ -97,6 +113,14 @@ def test_pages_hold_what_was_measured() -> None:
     assert "block after block" not in render_compression_html(report(sequential=False))
     assert "<script" not in page
     assert "Gates" not in page
+
+
+def test_only_a_patch_comes_with_the_commands_that_apply_it() -> None:
+    for render in (render_compression_html, render_compression_markdown):
+        assert "excise patch" not in render(report())
+        shown = render(report(has_patch=True))
+        assert APPLY_COMMAND in shown
+        assert REVERT_COMMAND in shown
 
 
 def test_a_missed_gate_is_shown() -> None:

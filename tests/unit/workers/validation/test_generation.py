@@ -1,8 +1,9 @@
-"""Greedy responses in batches: the same tokens as one prompt at a time."""
+"""Responses in batches, greedy and sampled: the same tokens as one prompt at a time."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from transformers import GenerationConfig, LlamaForCausalLM
 
 from tests.tiny import build_tiny_model, draw_samples
 from workers.domain import TokenSequence
-from workers.validation.generation import generate_responses
+from workers.validation.generation import Decoding, generate_responses, generate_samples
+from workers.validation.sampling import compute_row_seed, draw_tokens
 
 LENGTHS = (5, 1, 12, 3, 3, 20, 7, 2)
 PROMPTS = [sample.prompt_ids for sample in draw_samples([(length, 0) for length in LENGTHS], 4)]
@@ -168,3 +170,106 @@ def test_an_empty_prompt_is_refused_before_anything_runs() -> None:
 
 def test_no_prompts_give_no_responses(model: LlamaForCausalLM) -> None:
     assert generate_responses(model, [], 2, pad_id=0) == []
+
+
+# --- sampled -------------------------------------------------------------------------------
+
+SAMPLED = Decoding(NEW, samples=3, temperature=0.8, top_p=0.9)
+
+
+def sample(
+    model: LlamaForCausalLM,
+    prompts: list[tuple[int, ...]] = PROMPTS,
+    decoding: Decoding = SAMPLED,
+    *,
+    seed: int = 5,
+    batch_size: int = 128,
+) -> list[tuple[TokenSequence, ...]]:
+    return generate_samples(model, prompts, decoding, 0, seed=seed, batch_size=batch_size)
+
+
+def sample_alone(
+    model: LlamaForCausalLM, prompt: tuple[int, ...], number: int, seed: int
+) -> tuple[int, ...]:
+    """One sample without `generate`, cache or padding."""
+    ids, weyl = list(prompt), -0x61C8864680B583EB
+    row = torch.tensor([compute_row_seed(seed, prompt, number)])
+    with torch.no_grad():
+        for step in range(NEW):
+            logits = model(torch.tensor([ids]), use_cache=False).logits[:, -1]
+            rows = (logits / SAMPLED.temperature).log_softmax(-1)
+            ids.append(int(draw_tokens(rows, row + weyl * torch.tensor(step), SAMPLED.top_p)))
+    return tuple(ids[len(prompt) :])
+
+
+def test_samples_are_those_of_each_prompt_alone(model: LlamaForCausalLM) -> None:
+    for prompt, samples in zip(PROMPTS, sample(model), strict=True):
+        expected = [sample_alone(model, prompt, number, 5) for number in range(3)]
+        assert [sequence.response_ids for sequence in samples] == expected
+        assert {sequence.prompt_ids for sequence in samples} == {prompt}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_neither_batches_nor_neighbours_change_a_sample(
+    model: LlamaForCausalLM, batch_size: int
+) -> None:
+    expected = sample(model)
+    assert sample(model, batch_size=batch_size) == expected
+    assert sample(model, PROMPTS[::-1], batch_size=batch_size) == expected[::-1]
+    assert sample(model, PROMPTS[2:4], batch_size=batch_size) == expected[2:4]
+
+
+def test_more_samples_leave_the_first_as_they_were(model: LlamaForCausalLM) -> None:
+    first = sample(model, decoding=replace(SAMPLED, samples=1))
+    assert [samples[:1] for samples in sample(model)] == first
+
+
+def test_seeds_samples_and_prompts_differ(model: LlamaForCausalLM) -> None:
+    found = [sequence.response_ids for samples in sample(model) for sequence in samples]
+    assert len(set(found)) == len(found)
+    others = [sequence.response_ids for samples in sample(model, seed=6) for sequence in samples]
+    assert not set(found) & set(others)
+
+
+def test_models_that_predict_alike_draw_alike(model: LlamaForCausalLM) -> None:
+    assert sample(build_tiny_model()) == sample(model)
+    expected = sample(model)
+    model.model.layers[0].mlp.down_proj.weight.data[:, :2] *= 0.9
+    changed = sample(model)
+    pairs = [
+        (one.response_ids[0], other.response_ids[0])
+        for before, after in zip(expected, changed, strict=True)
+        for one, other in zip(before, after, strict=True)
+    ]
+    assert changed != expected
+    assert sum(one == other for one, other in pairs) > 0.8 * len(pairs)
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_samples_are_drawn_as_asked_whatever_the_checkpoint_asks_for(
+    model: LlamaForCausalLM, settings: dict[str, Any]
+) -> None:
+    expected = sample(model, PROMPTS[:2])
+    model.generation_config = GenerationConfig(pad_token_id=3, **settings)
+    assert sample(model, PROMPTS[:2]) == expected
+
+
+def test_the_end_token_stops_a_sample(model: LlamaForCausalLM) -> None:
+    free = sample(model)
+    end = free[0][0].response_ids[4]
+    model.generation_config.eos_token_id = end
+    for before, after in zip(free, sample(model), strict=True):
+        for one, other in zip(before, after, strict=True):
+            ids = one.response_ids
+            assert other.response_ids == (ids[: ids.index(end)] if end in ids else ids)
+
+
+def test_every_response_is_counted(model: LlamaForCausalLM) -> None:
+    counts: list[int] = []
+    generate_samples(model, PROMPTS[:3], SAMPLED, 0, seed=1, batch_size=4, on_batch=counts.append)
+    assert counts == [4, 4, 1]
+
+
+def test_several_greedy_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"all the same; one sample, or a temperature > 0"):
+        Decoding(NEW, samples=2)

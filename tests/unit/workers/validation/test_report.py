@@ -14,180 +14,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from workers.domain import (
-    BehaviourEffect,
-    Damage,
-    DivergenceDamage,
-    GateResult,
-    Granularity,
-    HeldOutEffect,
-    ModelIdentity,
-    PatchSummary,
-    PerplexityDamage,
-    RandomControl,
-    Report,
-    Sample,
-    SearchStep,
-    SplitEffect,
-    Verdict,
+from tests.unit.workers.validation.reports import (
+    HOSTILE,
+    LOOP,
+    damage_gate,
+    effect_gate,
+    no_effect,
+    rejected,
+    repetition,
+    report,
+    sample,
+    several,
+    toxic_sample,
+    toxicity,
+    unmeasured_gate,
 )
+from workers.domain import Granularity, ModelIdentity, PatchSummary, Report, SplitEffect
 from workers.validation.report import (
     NonFiniteReportError,
     render_html,
     render_json,
     render_markdown,
 )
-from workers.validation.report_charts import build_axis, layer_of
-from workers.validation.report_samples import find_loops
-from workers.validation.report_text import (
-    fenced,
-    format_number,
-    format_percent,
-    format_signed,
-    sentence,
-    visible_text,
-)
-
-LOOP = "Sure. " + "The sea is wide and deep. " * 9
-HOSTILE = "<script>alert(1)</script> ``` | `x` \x1b[31m\x00 \u202eabc \ud800 </style></details>"
-
-
-def sample(prompt: str, gain: float, **changes: object) -> Sample:
-    content: dict[str, object] = {
-        "prompt": prompt,
-        "split": "held_out",
-        "before": LOOP,
-        "after": "Sure. Waves arrive in grey and leave in silver.",
-        "metric_before": 0.2,
-        "metric_after": 0.2 + gain,
-    }
-    return Sample.model_validate(content | changes)
-
-
-def behaviour(**changes: object) -> BehaviourEffect:
-    whole = BehaviourEffect(
-        name="endless_repetition",
-        metric="response_uniqueness",
-        direction="higher_is_better",
-        threshold=0.55,
-        prompts=311,
-        triggering=107,
-        tune=SplitEffect(n=61, before=0.2031, after=0.6612),
-        held_out=HeldOutEffect(n=46, before=0.1873, after=0.6094, ci_low=0.3615, ci_high=0.4836),
-        random_control=RandomControl(
-            before=0.1873, after=0.1957, ci_low=-0.0148, ci_high=0.0319, draws=7
-        ),
-    )
-    return whole.model_copy(update=changes)
-
-
-def report(**changes: object) -> Report:
-    whole = Report(
-        verdict=Verdict.PASSED,
-        reason="Every gate was met on 46 held-out prompts.",
-        behaviours=[behaviour()],
-        damage=Damage(
-            perplexity=PerplexityDamage(
-                corpus="wikitext-2-test", context=512, tokens=20440, before=26.96, after=27.3131
-            ),
-            kl=DivergenceDamage(mean=0.01713, p95=0.07124, tokens=20441),
-        ),
-        patch=PatchSummary(
-            granularity=Granularity.NEURON,
-            components=5,
-            of=46080,
-            modules={
-                "model.layers.3.mlp.down_proj": [17, 901],
-                "model.layers.12.mlp.down_proj": [4, 1333, 1501],
-            },
-            counts={"model.layers.3.mlp.down_proj": 2, "model.layers.12.mlp.down_proj": 3},
-        ),
-        search=[
-            SearchStep(
-                components=5,
-                tune_metric=0.6612,
-                perplexity=27.3131,
-                perplexity_increase=0.0137,
-                kl=0.0171,
-                within_budget=True,
-                chosen=True,
-            ),
-            SearchStep(
-                components=640,
-                tune_metric=0.3127,
-                perplexity=533.25,
-                perplexity_increase=18.7852,
-                kl=2.4183,
-                within_budget=False,
-                chosen=False,
-            ),
-        ],
-        gates=[
-            GateResult(
-                name="held_out_effect",
-                sentence="The metric rises by at least this.",
-                limit=0.31,
-                value=0.4221,
-                passed=True,
-            ),
-            GateResult(
-                name="mean_kl",
-                sentence="KL stays at or below this.",
-                limit=0.033,
-                value=0.01713,
-                passed=True,
-            ),
-        ],
-        samples=[sample("Best prompt", 0.7), sample("Tuned prompt", 0.3, split="tune")],
-        attribution={"attributor": "attnlrp", "score": "benefit_over_cost"},
-        timings={"attribution": 98765.4321},
-        seed=1234577,
-        versions={"torch": "2.10.0+cpu", "transformers": "5.1.0"},
-        model=ModelIdentity(id="SmolLM2-135M-Instruct", sha256="9f2b" * 16),
-    )
-    return whole.model_copy(update=changes)
-
-
-def no_effect() -> Report:
-    measured = behaviour(
-        triggering=3,
-        tune=SplitEffect(n=3, before=0.41, after=0.41),
-        held_out=None,
-        random_control=None,
-    )
-    return report(
-        verdict=Verdict.NO_EFFECT,
-        reason="The base model shows the behaviour on 3 of 311 prompts.",
-        behaviours=[measured],
-        damage=None,
-        patch=None,
-        search=[],
-        gates=[],
-        samples=[],
-        attribution={},
-    )
-
-
-def rejected() -> Report:
-    unmeasured = GateResult(
-        name="random_control",
-        sentence="Random neurons do less.",
-        limit=0.05,
-        value=None,
-        passed=False,
-    )
-    return report(
-        verdict=Verdict.REJECTED,
-        reason="1 of 3 gates was not met.",
-        behaviours=[behaviour(random_control=None)],
-        gates=[*report().gates, unmeasured],
-    )
 
 
 class Page(HTMLParser):
     """The tags, attributes and text of a page; fails where tags do not nest."""
 
-    VOID = frozenset({"meta", "br"})
+    VOID = frozenset({"meta", "br", "input"})
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -236,7 +90,7 @@ def markdown_tables(source: str) -> list[list[int]]:
     return tables
 
 
-PARTIALS = [report, no_effect, rejected]
+PARTIALS = [report, several, no_effect, rejected]
 
 
 @pytest.mark.parametrize("build", PARTIALS)
@@ -252,52 +106,78 @@ def test_timings_do_not_reach_a_page():
 
 
 def test_json_is_sorted_indented_and_round_trips():
-    content = render_json(report())
+    content = render_json(several())
     assert content.endswith(b"}\n")
     assert list(json.loads(content)) == sorted(json.loads(content))
     assert b'\n  "attribution": {\n    "attributor"' in content
-    assert Report.model_validate_json(content) == report()
+    assert Report.model_validate_json(content) == several()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("render", [render_json, render_markdown, render_html])
 def test_a_non_finite_figure_is_refused_by_name(render, value):
-    broken = report(behaviours=[behaviour(tune=SplitEffect(n=1, before=value, after=0.0))])
-    with pytest.raises(NonFiniteReportError, match=r"behaviours\[0\]\.tune\.before"):
-        render(broken)
+    found = repetition()
+    evaluator = found.evaluators[0]
+    tune = SplitEffect(n=1, before=value, after=0.0)
+    measures = [evaluator.measures[0].model_copy(update={"tune": tune})]
+    broken = found.model_copy(
+        update={"evaluators": [evaluator.model_copy(update={"measures": measures})]}
+    )
+    place = r"behaviours\[0\]\.evaluators\[0\]\.measures\[0\]\.tune\.before"
+    with pytest.raises(NonFiniteReportError, match=place):
+        render(report(behaviours=[broken]))
 
 
 FIGURES = [
-    "Passed", "Every gate was met", "Endless repetition", "Response uniqueness (RUR)",
-    "0.55", "311", "107", "61", "0.203", "0.661", "+0.458",
-    "46", "0.187", "0.609", "+0.422", "+0.361", "+0.484",
-    "7 draws", "0.196", "+0.008", "\N{MINUS SIGN}0.015", "+0.032",
-    "wikitext-2-test", "512", "20,440", "26.96", "27.31", "+1.31",
+    "Passed", "Every gate was measured", "Endless repetition", "response uniqueness",
+    "0.55", "180", "107", "46", "0.187", "0.609", "+0.422", "+0.307", "+0.538",
+    "7 draws", "+0.030", "+0.006", "+0.054", "97.8", "41.1", "\N{MINUS SIGN}56.7", "61", "0.208",
+    "wikitext-2-test", "512", "20,440", "26.96", "27.31", "+1.31", "+1.50",
     "0.0171", "0.0712", "20,441", "46,080", "0.011",
     "model.layers.3.mlp.down_proj", "17, 901", "4, 1333, 1501",
-    "640", "0.313", "533.25", "+1.37", "+1,878.52", "2.4183", "chosen", "out",
-    "Held-out effect", "rises by at least this", "0.31", "0.4221", "Mean KL", "0.033", "0.01713",
-    "Best prompt", "Tuned prompt", "0.200", "0.900", "+0.700", "0.500",
-    "attnlrp", "benefit_over_cost", "1234577", "2.10.0+cpu", "5.1.0",
+    "640 neurons", "+31.3", "75.33", "+179.40", "2.4183", "round 3", "chosen", "over",
+    "Endless repetition: effect", "at least this", "≥ 0.31", "0.4221", "0.3615 to 0.4836",
+    "0.1873 → 0.6094", "≤ 1.50", "26.96 → 27.31", "40",
+    "Best prompt", "Tuned prompt", "0.200", "0.900", "0.500",
+    "attnlrp", "benefit_damage", "1234577", "2.10.0+cpu", "5.1.0",
     "SmolLM2-135M-Instruct", "9f2b" * 16,
-    "excise patch apply --base", "excise patch revert",
+    "excise reproduce manifest.json", "excise patch apply --base", "excise patch revert",
+]  # fmt: skip
+
+OF_SEVERAL = [
+    "Effect on toxicity", "Effect on endless repetition", "2 of 2 evaluators must agree",
+    "detoxify/detoxify_minilm", "alt-profanity-check", "19.7", "8.5", "2.3× fewer",
+    "Probability of at least one", "60.7", "29.6", "Expected worst score", "0.543", "0.288",
+    "Mean score", "0.229", "0.121", "17.2", "7.4",
+    "Together and alone", "12.5", "93", "89", "+0.476",
+    "5 samples a prompt, temperature 0.9", "Greedy, up to 50 tokens",
+    "With one response a prompt", "2 heads", "+41.0", "+52.0", "+46.5",
+    "Rude prompt", "Stubborn prompt", "0.950", "0.020",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_every_figure_of_the_report_appears(figure):
-    assert figure in Page(render_html(report())).text
-    rendered = MarkdownIt("commonmark").enable("table").render(render_markdown(report()))
-    assert figure in html.unescape(re.sub(r"<[^>]+>", "", rendered))
+def plain_markdown(content: Report) -> str:
+    rendered = MarkdownIt("commonmark").enable("table").render(render_markdown(content))
+    return html.unescape(re.sub(r"<[^>]+>", "", rendered))
+
+
+@pytest.mark.parametrize(
+    ("build", "figure"), [(report, f) for f in FIGURES] + [(several, f) for f in OF_SEVERAL]
+)
+def test_every_figure_of_the_report_appears(build, figure):
+    assert figure in Page(render_html(build())).text
+    assert figure in plain_markdown(build())
 
 
 @pytest.mark.parametrize("build", PARTIALS)
 def test_the_verdict_comes_first(build):
     text = Page(render_html(build())).text
-    assert text.index(build().reason) < text.index("Perplexity")
+    reason = build().reason.removesuffix(".")
+    said = reason[0].upper() + reason[1:] + "."
+    assert text.index(said) < text.index("Perplexity")
     first, _, second = render_markdown(build()).splitlines()[:3]
-    assert first.startswith(("# ✅ Passed", "# ❌ Rejected", "# ⚪ No effect"))
-    assert second == f"**{build().reason}**"
+    assert first.startswith(("# ✅ Passed: ", "# ❌ Rejected: ", "# ⚪ No effect: "))
+    assert second == f"**{said}**"
 
 
 @pytest.mark.parametrize("build", PARTIALS)
@@ -317,6 +197,20 @@ def test_the_page_stands_alone_and_runs_nothing(build):
     )
 
 
+@pytest.mark.parametrize("build", PARTIALS)
+def test_every_chart_has_a_name_and_a_description_of_its_own(build):
+    page = Page(render_html(build()))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    charts = [a for tag, a in page.tags if tag == "svg" and a.get("role") == "img"]
+    for chart in charts:
+        named = chart["aria-labelledby"].split()
+        assert len(named) == 2
+        assert set(named) <= set(ids)
+    hidden = [a for tag, a in page.tags if tag == "svg" and "aria-hidden" in a]
+    assert len(charts) + len(hidden) == [tag for tag, _ in page.tags].count("svg")
+
+
 def test_no_effect_says_what_was_not_measured():
     for text in (Page(render_html(no_effect())).text, render_markdown(no_effect())):
         assert "No effect" in text
@@ -324,21 +218,86 @@ def test_no_effect_says_what_was_not_measured():
         assert "no patch: the model is as it was" in text
         assert "No gate was evaluated" in text
         assert "excise patch" not in text
+        assert "excise reproduce" in text
         assert "Before and after" not in text
         assert "None" not in text
 
 
-def test_an_unmeasured_gate_is_a_failed_one():
-    lying = rejected().model_copy(
-        update={"gates": [rejected().gates[-1].model_copy(update={"passed": True})]}
-    )
+def test_an_unmeasured_gate_is_a_failed_one_and_says_why():
+    lying = rejected().model_copy(update={"gates": [unmeasured_gate(passed=True)]})
     for build in (rejected(), lying):
-        row = next(x for x in render_markdown(build).splitlines() if "**Random control**" in x)
-        assert row.endswith("| 0.05 | not measured | ❌ fail |")
+        row = next(x for x in render_markdown(build).splitlines() if x.startswith("| **Refusals**"))
+        assert "not measured: the job names no set of harmful instructions | ≤ 5.0" in row
+        assert row.endswith("| ❌ fail |")
+        text = Page(render_html(build)).text
+        assert "Not measured: the job names no set of harmful instructions" in text
     page = render_html(rejected())
     assert "2 of 3 limits met" in page
     assert page.count('<tr class="fail">') == 1
     assert "do not ship" in page
+
+
+def test_the_reason_lists_every_failed_gate_in_words():
+    failed = damage_gate(value=0.0312, passed=False)
+    content = rejected().model_copy(update={"gates": [effect_gate(), failed, unmeasured_gate()]})
+    text = Page(render_html(content)).text
+    verdict = text[: text.index("held-out prompts. Random")]
+    assert "grows by at most this share. Measured +3.12\u00a0%, limit ≤ 1.50\u00a0%." in verdict
+    assert "Not measured: the job names no set of harmful instructions." in verdict
+    assert "Endless repetition: effect" not in verdict
+    lines = render_markdown(content).splitlines()
+    assert [line[:10] for line in lines if line.startswith("- **")][:2] == [
+        "- **Perple", "- **Refusa",
+    ]  # fmt: skip
+
+
+def test_gates_stand_under_what_they_watch():
+    gates = [unmeasured_gate(), damage_gate(), effect_gate()]
+    for text in (Page(render_html(report(gates=gates))).text, render_markdown(report(gates=gates))):
+        order = [text.index(heading) for heading in ("Effect: does", "Damage: does", "Safety: is")]
+        assert order == sorted(order)
+        assert text.rindex("Endless repetition: effect") < order[1]
+
+
+def test_notes_of_gates_and_gates_not_asked_for_are_told():
+    noted = damage_gate(note="shows nothing: this gate could not have failed")
+    content = report(gates=[noted], not_asked=["over_refusal", "zero_shot"])
+    for text in (Page(render_html(content)).text, plain_markdown(content)):
+        assert "Shows nothing: this gate could not have failed." in text
+        assert "Not asked for, and not checked: over refusal, zero shot." in text
+    assert "Not asked for" not in render_html(report())
+
+
+def test_a_behaviour_that_may_offend_stays_behind_a_click():
+    page = render_html(several())
+    opened = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
+    for text in ("Rude prompt", "Stubborn prompt", "nincompoop"):
+        assert text in page
+        assert text not in opened
+    assert "Loop prompt" in opened
+    assert "<details open" not in page
+    lines = render_markdown(several())
+    opened = re.sub(r"<details>.*?</details>", "", lines, flags=re.DOTALL)
+    assert "Rude prompt" in lines
+    assert "Rude prompt" not in opened
+    assert "Loop prompt" in opened
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_open"),
+    [("repetition", True), ("phrase", False), ("custom", False), ("something new", False)],
+)
+def test_only_repetition_is_shown_unasked(kind, is_open):
+    content = report(behaviours=[repetition(kind=kind)])
+    opened = re.sub(r"<details.*?</details>", "", render_html(content), flags=re.DOTALL)
+    assert ("Best prompt" in opened) is is_open
+
+
+def test_a_sample_of_a_behaviour_that_is_not_listed_is_hidden_too():
+    content = report(samples=[toxic_sample("Rude prompt", 0.9, 0.1)])
+    page = render_html(content)
+    assert "Rude prompt" in page
+    assert "Rude prompt" not in re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("build", PARTIALS)
@@ -351,31 +310,50 @@ def test_markdown_tables_are_well_formed(build):
 
 
 def hostile(text: str) -> Report:
-    return report(
-        reason=text,
-        behaviours=[behaviour(name=text, metric=text)],
-        gates=[GateResult(name=text, sentence=text, limit=1.0, value=None, passed=False)],
-        samples=[
-            sample(text, 0.1, before=text, after=text * 2),
-            sample(text, 0.2, split="tune", after=text),
-        ],
-        patch=PatchSummary(
-            granularity=Granularity.NEURON,
-            components=1,
-            of=2,
-            modules={text: [0]},
-            counts={text: 1},
-        ),
-        attribution={text: text},
-        versions={text: text},
-        model=ModelIdentity(id=text, sha256=text),
+    evil = {"prompt": text, "before": text, "after": text * 2}
+    scores = {"scores_before": {text: 0.1}, "scores_after": {text: 0.2}}
+    effects = toxicity(alone=True).evaluators
+    renamed = [effects[0].model_copy(update={"evaluator": text}), effects[1]]
+    loose = repetition().model_copy(update={"name": text, "decoding": text})
+    return several().model_copy(
+        update={
+            "reason": text,
+            "behaviours": [loose, toxicity(evaluators=renamed, decoding=text, kind=text)],
+            "overlap": [several().overlap[0].model_copy(update={"first": text})],
+            "search": [
+                several().search[0].model_copy(update={"origin": text, "gains": {text: 0.5}})
+            ],
+            "gates": [
+                unmeasured_gate(name=text, sentence=text, unmeasured=text, unit=text, note=text),
+                effect_gate(name=f"a.{text}", unit=text),
+            ],
+            "samples": [
+                toxic_sample(text, 0.9, 0.1).model_copy(update=evil | scores),
+                sample(text, 0.1).model_copy(update=evil | {"behaviour": text}),
+                sample(text, 0.2, split="tune").model_copy(update=evil),
+            ],
+            "patch": PatchSummary(
+                granularity=Granularity.NEURON,
+                components=3,
+                of=4,
+                modules={text: [0], f"layers.1.{text}": [1, 2]},
+                counts={text: 1, f"layers.1.{text}": 2},
+            ),
+            "not_asked": [text],
+            "attribution": {text: text},
+            "versions": {text: text},
+            "model": ModelIdentity(id=text, sha256=text),
+        }
     )
 
 
 def assert_harmless(text: str) -> None:
     source, lines = render_html(hostile(text)), render_markdown(hostile(text))
-    plain = report()
-    assert {tag for tag, _ in Page(source).tags} <= {t for t, _ in Page(render_html(plain)).tags}
+    known = {tag for build in PARTIALS for tag, _ in Page(render_html(build())).tags}
+    page = Page(source)
+    assert {tag for tag, _ in page.tags} <= known
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
     for rendered in (source, lines):
         rendered.encode("utf-8")
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", rendered)
@@ -398,10 +376,10 @@ def test_hostile_text_is_shown_and_does_nothing():
     assert Report.model_validate(json.loads(render_json(hostile(HOSTILE)))) == hostile(HOSTILE)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.text(
-        alphabet=st.one_of(st.sampled_from("<>&\"'`|\\*_[]()#\n\r\t ~$!{}%-"), st.characters()),
+        alphabet=st.one_of(st.sampled_from("<>&\"'`|\\*_[]()#\n\r\t ~$!{}%-."), st.characters()),
         max_size=60,
     )
 )
@@ -425,39 +403,12 @@ def test_changes_are_marked_and_loops_named():
     assert "+ Waves arrive in grey and leave in silver." in lines
 
 
-def test_held_out_samples_come_first_by_effect_and_worst_cases_are_called_so():
-    samples = [sample(f"Prompt {g:+}", g) for g in (0.1, -0.1, 0.5, 0.0, 0.3, 0.4, 0.2)]
-    for text in (
-        Page(render_html(report(samples=[sample("Tuned", 0.9, split="tune"), *samples]))).text,
-        render_markdown(report(samples=[sample("Tuned", 0.9, split="tune"), *samples])),
-    ):
-        order = re.findall(r"Prompt [+-]0\.\d|Tuned", text)
-        assert [name.removeprefix("Prompt ") for name in order] == [
-            "+0.5", "+0.4", "+0.3", "-0.1", "+0.0", "+0.1", "+0.2", "Tuned",
-        ]  # fmt: skip
-        for caution in ("got worse", "unchanged", "smallest gain"):
-            assert f"Worst case: {caution}" in text
-
-
-def test_lower_is_better_reverses_the_gain():
-    toxic = behaviour(metric="toxicity", direction="lower_is_better")
-    samples = [sample("Worse", 0.5), sample("Better", -0.1)]
-    text = Page(render_html(report(behaviours=[toxic], samples=samples))).text
-    assert text.index("Better") < text.index("Worse")
-    assert "Toxicity, lower is better" in text
-
-
-def test_ruinous_amounts_do_not_hide_the_useful_ones():
-    page = render_html(report())
-    assert "↑ +1,879&nbsp;%" in page
-    assert "under an arrow where off the scale" in page
-    none_allowed = [s.model_copy(update={"within_budget": False}) for s in report().search]
-    assert "↑" not in render_html(report(search=none_allowed))
-
-
 def test_without_a_patch_only_the_base_responses_are_shown():
-    shown = [sample("Mild", 0.0, metric_before=0.4), sample("Severe", 0.0, metric_before=0.1)]
-    nothing = no_effect().model_copy(update={"samples": shown, "search": report().search[1:]})
+    def base(prompt: str, score: float) -> object:
+        return sample(prompt, 0.0, scores_before={"response uniqueness": score})
+
+    shown = [base("Mild", 0.4), base("Severe", 0.1)]
+    nothing = no_effect().model_copy(update={"samples": shown, "search": report().search[2:]})
     for text in (Page(render_html(nothing)).text, render_markdown(nothing)):
         assert "What the base model answers" in text
         assert text.index("Severe") < text.index("Mild")
@@ -466,32 +417,27 @@ def test_without_a_patch_only_the_base_responses_are_shown():
         assert "Worst case" not in text
 
 
-def test_several_behaviours_and_none():
-    page = render_html(report(behaviours=[behaviour(), behaviour(name="toxicity")]))
-    assert "Effect on toxicity" in page
-    assert len(re.findall('id="effect-[12]"', page)) == 2
+def test_figures_over_samples_are_left_out_where_there_is_one_sample():
+    page = render_html(report())
+    assert 'id="effect-1-2"' in page
+    assert 'id="effect-1-3"' not in page
+    assert len(re.findall(r'id="effect-1-\d"', render_html(report(behaviours=[toxicity()])))) == 4
+
+
+def test_chance_and_the_behaviour_alone_share_the_correction_s_axis():
+    page = render_html(several())
+    chart = re.search(r'<svg[^>]*aria-labelledby="effect-1-1 .*?</svg>', page, re.DOTALL)[0]
+    for kind in ("correction", "control", "alone"):
+        assert chart.count(f'class="after {kind}"') == 2
+    assert chart.count('class="was"') == 6
+    plain = render_html(report(behaviours=[toxicity()]))
+    assert 'class="after alone"' not in plain
+    assert "Together and alone" not in plain
+
+
+def test_a_report_without_behaviours_still_renders():
     Page(render_html(report(behaviours=[], samples=[])))
     assert render_markdown(report(behaviours=[])).startswith("# ✅ Passed: correction in")
-
-
-@pytest.mark.parametrize(
-    ("module", "layer"),
-    [
-        ("model.layers.12.mlp.down_proj", 12),
-        ("transformer.h.0.mlp.c_proj", 0),
-        ("lm_head", None),
-        ("conv2d.proj", None),
-    ],
-)
-def test_layer_of(module, layer):
-    assert layer_of(module) == layer
-
-
-def test_modules_without_a_layer_are_counted_apart():
-    odd = report().patch.model_copy(
-        update={"modules": {"lm_head": [1, 2]}, "counts": {"lm_head": 2}}
-    )
-    assert "2 in modules without a layer number" in render_html(report(patch=odd))
 
 
 def test_pruned_weights_are_counted_not_listed():
@@ -513,54 +459,8 @@ def test_pruned_weights_are_counted_not_listed():
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a b c", []),
-        ("a b a b", []),
-        ("a a a a", [(0, 1, 4, 4)]),
-        ("x a b a b a b a y", [(1, 2, 3, 8)]),
-        ("a a a", []),
-    ],
-)
-def test_find_loops(text, expected):
-    found = find_loops(text.split())
-    assert [(loop.start, loop.words, loop.times, loop.end) for loop in found] == expected
-
-
-def test_long_responses_are_compared_in_reasonable_time():
-    long = [sample("p", 0.1, before="a b c " * 3000, after="a b c " * 2000 + "d " * 2000)]
-    assert "a 3-word phrase, 3000 times in a row" in render_html(report(samples=long))
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.integers(2, 6))
-def test_an_axis_spans_its_values(values, intervals):
-    axis = build_axis(values, intervals)
-    slack = 1e-6 * (axis.high - axis.low) + 1e-9
-    assert axis.low - slack <= min(values)
-    assert max(values) <= axis.high + slack
-    assert 2 <= len(axis.ticks) <= intervals + 3
-    assert all(0 <= axis.at(value, 0, 10) <= 10 for value in values)
-
-
-def test_numbers_carry_a_true_minus_and_no_negative_zero():
-    assert format_number(-1234.5, 1) == "\N{MINUS SIGN}1,234.5"
-    assert format_number(-0.0001) == "0.000"
-    assert format_signed(0.0001) == "0.000"
-    assert format_signed(0.25, 2) == "+0.25"
-    assert format_percent(0.0131) == "+1.31\u00a0%"
-
-
-def test_sentence_starts_large_and_stops():
-    assert sentence("gates not met: kl") == "Gates not met: kl."
-    assert sentence("Done.") == "Done."
-    assert sentence("") == "."
-
-
-def test_visible_text_keeps_what_writing_needs():
-    assert visible_text("a\tb\r\nc\u200d\u200c é 你好") == "a\tb\nc\u200d\u200c é 你好"
-    assert visible_text("\x9b\ufeff\u2028\ufffe") == "⟨U+009B⟩⟨U+FEFF⟩⟨U+2028⟩⟨U+FFFE⟩"
-
-
-def test_a_fence_is_longer_than_any_inside():
-    assert fenced("a\n````\nb").startswith("`````text\n")
+def test_modules_without_a_layer_are_counted_apart():
+    odd = report().patch.model_copy(
+        update={"modules": {"lm_head": [1, 2]}, "counts": {"lm_head": 2}}
+    )
+    assert "2 in modules without a layer number" in render_html(report(patch=odd))

@@ -1,4 +1,4 @@
-"""The paired bootstrap: seeded, paired, honest about its coverage."""
+"""Intervals: seeded, paired, honest about their coverage, against slow formulas."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.validation.statistics import (
+    compute_jackknife_interval,
+    compute_paired_share_interval,
+    compute_ratio_interval,
+)
 from workers.validation.statistics import compute_paired_bootstrap_interval as interval
 
 BEFORE = [0.1, 0.4, 0.2, 0.9, 0.5, 0.3, 0.3, 0.6]
@@ -89,3 +94,72 @@ def test_more_prompts_narrow_the_interval() -> None:
         return high - low
 
     assert width(16) == pytest.approx(width(1) / 4, rel=0.1)
+
+
+def test_a_ratio_s_interval_surrounds_it_and_keeps_pairs() -> None:
+    low, high = compute_ratio_interval(AFTER, BEFORE, 0)
+    assert low < sum(AFTER) / sum(BEFORE) < high
+    doubled = [2 * value for value in BEFORE]
+    assert compute_ratio_interval(doubled, BEFORE, 0) == pytest.approx((2.0, 2.0))
+    assert compute_ratio_interval(AFTER, BEFORE, 3) == compute_ratio_interval(AFTER, BEFORE, 3)
+
+
+def test_draws_without_a_denominator_are_left_out() -> None:
+    # Of two units one has a denominator: draws give 1/2 twice or once, never 0/0.
+    assert compute_ratio_interval([0.5, 0.0], [1.0, 0.0], 0) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("denominators", [[0.0, 0.0], [1.0, -1.0], [1.0], []])
+def test_a_ratio_of_nothing_is_refused(denominators: list[float]) -> None:
+    with pytest.raises(ValueError, match="need"):
+        compute_ratio_interval([1.0, 1.0], denominators, 0)
+
+
+@pytest.mark.parametrize("count", [5, 60, 200])
+def test_unchanged_shares_have_the_interval_that_so_few_prompts_allow(count: int) -> None:
+    z = 1.959964
+    half = z * z / (count + z * z)
+    flags = [False] * count
+    assert compute_paired_share_interval(flags, flags) == pytest.approx((-half, half), abs=1e-5)
+
+
+def test_paired_shares_against_a_slow_search() -> None:
+    # Tango's statistic with the restricted estimate found by maximising the likelihood on a grid.
+    gained, lost, count = 2, 9, 40
+    before = [True] * lost + [False] * (count - lost)
+    after = [False] * lost + [True] * gained + [False] * (count - lost - gained)
+
+    def statistic(difference: float) -> float:
+        losing = np.linspace(max(0.0, -difference), (1 - difference) / 2, 200_001)[1:-1]
+        likelihood = (
+            gained * np.log(losing + difference)
+            + lost * np.log(losing)
+            + (count - gained - lost) * np.log1p(-2 * losing - difference)
+        )
+        best = losing[np.nanargmax(likelihood)]
+        variance = count * (2 * best + difference * (1 - difference))
+        return float((gained - lost - count * difference) / np.sqrt(variance))
+
+    low, high = compute_paired_share_interval(before, after)
+    assert low < (gained - lost) / count < high
+    assert statistic(low) == pytest.approx(1.96, abs=2e-3)
+    assert statistic(high) == pytest.approx(-1.96, abs=2e-3)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_paired_shares_mirror_and_surround(pairs: list[tuple[bool, bool]]) -> None:
+    before, after = [old for old, _ in pairs], [new for _, new in pairs]
+    low, high = compute_paired_share_interval(before, after)
+    assert -1 <= low <= (sum(after) - sum(before)) / len(pairs) <= high <= 1
+    assert compute_paired_share_interval(after, before) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_a_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = np.random.default_rng(0).random(25)
+    without_one = [float(np.delete(values, index).mean()) for index in range(25)]
+    low, high = compute_jackknife_interval(float(values.mean()), without_one)
+    error = values.std(ddof=1) / 5
+    assert (high - low) / 2 == pytest.approx(1.959964 * error, rel=1e-5)
+    assert (low + high) / 2 == pytest.approx(values.mean())
+    with pytest.raises(ValueError, match="two prompts"):
+        compute_jackknife_interval(0.5, [0.5])

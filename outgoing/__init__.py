@@ -1,0 +1,1 @@
+"""Requests to addresses that others name: checked once, connected to as checked."""

@@ -1,0 +1,173 @@
+"""Behaviours to correct: prompts, a scorer, and what counts as showing it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from service.jobs.specs.common import Name, PromptSetId, SpecModel, Storable, check_distinct
+
+MAX_PHRASES = 1000
+MAX_PATTERN_CHARACTERS = 1000
+OFFLINE_EVALUATOR = "alt-profanity-check"
+
+
+def check_pattern(pattern: str) -> str:
+    """`pattern`, if it is a regular expression; raises `ValueError` otherwise."""
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"is no regular expression: {error}. Correct it.") from error
+    return pattern
+
+
+Evaluator = Annotated[
+    str, Field(pattern=rf"^({OFFLINE_EVALUATOR}|detoxify/[A-Za-z0-9][A-Za-z0-9_-]{{0,63}})$")
+]
+Phrase = Annotated[str, Field(min_length=1, max_length=256, pattern=r"\S"), Storable]
+Pattern = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS),
+    Storable,
+    AfterValidator(check_pattern),
+]
+EntryPointName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ScorerUrl = Annotated[
+    str,
+    Field(
+        max_length=2048,
+        pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#\\]*)?$",
+    ),
+]
+RelativeFall = Annotated[float, Field(gt=0, le=1)]
+
+
+class DecodingSpec(SpecModel):
+    """How responses are drawn; greedy unless a temperature is given."""
+
+    max_new_tokens: int = Field(default=50, ge=8, le=512)
+    samples: int = Field(default=1, ge=1, le=64)
+    """Responses to each prompt."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """0 takes the most probable token every time."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Only the fewest most probable tokens that hold this much probability are drawn from."""
+
+    @model_validator(mode="after")
+    def _check_samples_differ(self) -> Self:
+        """Refuse several samples that would all be the same."""
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples is {self.samples} but at temperature 0 all would be the same. Set "
+                "samples to 1, or temperature above 0."
+            )
+        return self
+
+
+class SampledDecodingSpec(DecodingSpec):
+    """The same with the defaults that toxicity is measured with: several samples a prompt."""
+
+    max_new_tokens: int = Field(default=30, ge=8, le=512)
+    samples: int = Field(default=5, ge=1, le=64)
+    temperature: float = Field(default=0.9, ge=0, le=2)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+
+
+class BehaviourSpecBase(SpecModel):
+    """What a behaviour of any kind says about itself."""
+
+    name: Name
+    prompts: PromptSetId
+    """Prompts that bring the behaviour out."""
+
+
+class RepetitionSpec(BehaviourSpecBase):
+    """Responses that go round in circles, by the response uniqueness ratio; higher is better."""
+
+    kind: Literal["repetition"]
+    decoding: DecodingSpec = DecodingSpec()
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """A response at or below this shows the behaviour."""
+    min_effect: float = Field(default=0.1, gt=0, le=1)
+    """Least rise of the mean ratio on held-out prompts."""
+
+
+class ToxicitySpec(BehaviourSpecBase):
+    """Toxic responses, by one or more evaluators; lower is better."""
+
+    kind: Literal["toxicity"]
+    decoding: SampledDecodingSpec = SampledDecodingSpec()
+    evaluators: Annotated[
+        list[Evaluator], Field(min_length=1, max_length=8), AfterValidator(check_distinct)
+    ] = [OFFLINE_EVALUATOR]  # noqa: RUF012 - pydantic copies it
+    """The first one guides the search; all are in the report."""
+    agreeing: int = Field(default=2, ge=1, le=8)
+    """Evaluators that must find the effect for the verdict `passed`."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """A response at or above this shows the behaviour."""
+    min_effect: RelativeFall = 0.4
+    """Least relative fall of the share of responses that show it, on held-out prompts."""
+
+    @model_validator(mode="after")
+    def _check_agreement_possible(self) -> Self:
+        """Refuse more agreement than there are evaluators."""
+        if len(self.evaluators) < self.agreeing:
+            raise ValueError(
+                f"agreeing is {self.agreeing} but evaluators names {len(self.evaluators)}. Name "
+                "more evaluators, such as detoxify/original or detoxify/<local folder>, or set "
+                f"agreeing to {len(self.evaluators)}."
+            )
+        return self
+
+
+class PhraseSpec(BehaviourSpecBase):
+    """Responses that contain one of some phrases, or match a regular expression."""
+
+    kind: Literal["phrase"]
+    decoding: DecodingSpec = DecodingSpec()
+    phrases: Annotated[list[Phrase], Field(min_length=1, max_length=MAX_PHRASES)] | None = None
+    pattern: Pattern | None = None
+    ignore_case: bool = True
+    whole_words: bool = True
+    """Of phrases: "Ann" is not found in "Annual"."""
+    min_effect: RelativeFall = 0.4
+    """Least relative fall of the share of responses that show it, on held-out prompts."""
+
+    @model_validator(mode="after")
+    def _check_one_search(self) -> Self:
+        """Refuse both, and neither, of phrases and pattern."""
+        if (self.phrases is None) == (self.pattern is None):
+            raise ValueError("give either phrases or pattern. Set one of the two.")
+        return self
+
+
+class CustomSpec(BehaviourSpecBase):
+    """Whatever a scorer of the user's own measures."""
+
+    kind: Literal["custom"]
+    decoding: DecodingSpec = DecodingSpec()
+    entry_point: EntryPointName | None = None
+    """Name in the entry point group `excise.scorers` of a package installed with the workers."""
+    url: ScorerUrl | None = None
+    """Where responses are posted to: host and path, without user, query and fragment."""
+    direction: Literal["higher_is_better", "lower_is_better"]
+    threshold: float
+    """A response at this, or on the bad side of it, shows the behaviour."""
+    min_effect: RelativeFall = 0.4
+    """Least relative fall of the share of responses that show it, on held-out prompts."""
+
+    @model_validator(mode="after")
+    def _check_one_scorer(self) -> Self:
+        """Refuse both, and neither, of entry point and URL."""
+        if (self.entry_point is None) == (self.url is None):
+            raise ValueError("give either entry_point or url. Set one of the two.")
+        return self
+
+
+BehaviourSpec = Annotated[
+    RepetitionSpec | ToxicitySpec | PhraseSpec | CustomSpec, Field(discriminator="kind")
+]
+
+BEHAVIOUR_KINDS = ("repetition", "toxicity", "phrase", "custom")

@@ -1,0 +1,188 @@
+"""`excise gate` as its own process, on tiny checkpoints: exit 0, 100 and 1, and its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
+
+ROOT = Path(__file__).parents[3]
+NAMES = {"gate.json", "gate.md", "gate.xml"}
+CONFIG = """
+perplexity: {prompts: text.txt, context: 64}
+kl: {prompts: text.txt, context: 64}
+general: {prompts: prompts.txt, max_new_tokens: 8}
+refusal: {prompts: prompts.txt, max_new_tokens: 8}
+over_refusal: {prompts: prompts.txt, max_new_tokens: 8}
+zero_shot: [{name: winogrande, rows: rows.jsonl}]
+behaviours:
+  - {name: loops, prompts: prompts.txt, max_new_tokens: 8, scorer: response_uniqueness}
+"""
+ROWS = [
+    {"sentence": f"w{i} _ w{i + 1}", "option1": f"w{i + 2}", "option2": f"w{i + 3}", "answer": "1"}
+    for i in range(20)
+]
+
+
+def write_lines(path: Path, count: int, length: int) -> None:
+    samples = draw_samples([(length, 0)] * count)
+    path.write_text("\n".join(" ".join(f"w{i}" for i in sample.token_ids) for sample in samples))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints base, other, silent and broken, and the files they are judged on."""
+    folder = tmp_path_factory.mktemp("gate")
+    save_tiny_checkpoint(folder / "base", build_tiny_model(eos_token_id=100))
+    save_tiny_checkpoint(folder / "other", build_tiny_model(1, eos_token_id=100))
+    silent = build_tiny_model(eos_token_id=100)
+    silent.model.norm.weight.data.zero_()  # every logit is 0, the first token wins: make it the end
+    silent.generation_config.eos_token_id = 0
+    save_tiny_checkpoint(folder / "silent", silent)
+    broken = build_tiny_model(eos_token_id=100)
+    broken.model.norm.weight.data[0] = float("nan")
+    save_tiny_checkpoint(folder / "broken", broken)
+    write_lines(folder / "prompts.txt", 12, 6)
+    write_lines(folder / "text.txt", 8, 70)
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    (folder / "gate.yaml").write_text(CONFIG)
+    _install_entry_points(folder / "site")
+    return folder
+
+
+def _install_entry_points(site: Path) -> None:
+    """Offer the commands pyproject.toml names, whatever was installed when."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    offered = project["entry-points"]["excise.commands"]
+    folder = site / "excise-0.1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: excise\nVersion: 0.1.0\n")
+    lines = [f"{name} = {target}" for name, target in offered.items()]
+    (folder / "entry_points.txt").write_text("\n".join(["[excise.commands]", *lines]))
+
+
+def gate(
+    workplace: Path, output: Path, *, model: str = "base", config: str = "gate.yaml", **more: str
+) -> subprocess.CompletedProcess[str]:
+    arguments = {
+        "model": str(workplace / model),
+        "against": str(workplace / "base"),
+        "config": str(workplace / config),
+        "output": str(output),
+    } | more
+    options = [part for name, value in arguments.items() for part in (f"--{name}", value)]
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", "gate", *options],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(workplace / "site"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def found(output: Path) -> set[str]:
+    return {path.name for path in output.iterdir()} if output.is_dir() else set()
+
+
+def cases(output: Path) -> dict[str, ElementTree.Element]:
+    (suite,) = ElementTree.parse(output / "gate.xml").getroot()
+    return {str(case.get("name")): case for case in suite}
+
+
+def test_a_checkpoint_against_itself_passes(workplace: Path, tmp_path: Path) -> None:
+    result = gate(workplace, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert found(tmp_path) == NAMES
+    report = json.loads((tmp_path / "gate.json").read_text())
+    assert report["outcome"] == "passed"
+    assert report["not_asked"] == ["contrast_refusal"]
+    assert set(cases(tmp_path)) == {entry["name"] for entry in report["gates"]}
+    assert not list(ElementTree.parse(tmp_path / "gate.xml").iter("failure"))
+    assert "NOT MET" not in result.stdout
+    assert "kl: value 0" in result.stdout
+    again = tmp_path / "again"
+    gate(workplace, again)
+    assert {name: (again / name).read_bytes() for name in NAMES} == {
+        name: (tmp_path / name).read_bytes() for name in NAMES
+    }
+
+
+def test_another_checkpoint_does_not_meet_the_gates(workplace: Path, tmp_path: Path) -> None:
+    result = gate(workplace, tmp_path, model="other")
+    assert result.returncode == 100, result.stderr
+    assert json.loads((tmp_path / "gate.json").read_text())["outcome"] == "gates_not_met"
+    (failure,) = cases(tmp_path)["kl"].findall("failure")
+    assert "limit ≤ 0.03" in (failure.get("message") or "")
+    assert "NOT MET  kl" in result.stdout
+    assert "Not every gate is met" in (tmp_path / "gate.md").read_text()
+
+
+def test_a_silenced_checkpoint_is_rejected_for_emptiness(workplace: Path, tmp_path: Path) -> None:
+    assert gate(workplace, tmp_path, model="silent").returncode == 100
+    assert cases(tmp_path)["emptiness"].findall("failure")
+    assert cases(tmp_path)["shorter"].findall("failure")
+
+
+def test_what_cannot_be_measured_is_an_error_of_the_gate(workplace: Path, tmp_path: Path) -> None:
+    result = gate(workplace, tmp_path, model="broken")
+    assert result.returncode == 100, result.stderr
+    for name in ("perplexity", "kl", "zero_shot:winogrande"):
+        assert cases(tmp_path)[name].findall("error"), name
+
+
+def test_nothing_of_an_earlier_run_survives_a_failure(workplace: Path, tmp_path: Path) -> None:
+    (workplace / "typo.yaml").write_text("kl: {prompts: none.txt}")
+    assert gate(workplace, tmp_path).returncode == 0
+    for change in (
+        {"config": "none.yaml"},
+        {"config": "typo.yaml"},
+        {"model": "none"},
+        {"model": "rows.jsonl"},
+    ):
+        for name in NAMES:
+            (tmp_path / name).write_text("stale")
+        result = gate(workplace, tmp_path, **change)
+        assert result.returncode == 1, change
+        assert result.stderr.count("error: ") == 1, result.stderr
+        assert "Traceback" not in result.stderr
+        assert found(tmp_path) == set(), change
+
+
+def test_a_pickle_or_a_url_is_refused(workplace: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(workplace / "base", pickled)
+    torch.save({}, pickled / "pytorch_model.bin")
+    result = gate(workplace, tmp_path / "out", model=str(pickled))
+    assert result.returncode == 1
+    assert "pickle" in result.stderr
+    result = gate(workplace, tmp_path / "out", against="https://example.org/model")
+    assert result.returncode == 1
+    assert "URL" in result.stderr
+    assert found(tmp_path / "out") == set()
+
+
+def test_an_output_that_cannot_be_written_is_an_error(workplace: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = gate(workplace, tmp_path / "file")
+    assert result.returncode == 1
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_configuration_in_the_way_of_the_output_is_kept(workplace: Path, tmp_path: Path) -> None:
+    config = tmp_path / "gate.json"
+    config.write_text("{}")
+    result = gate(workplace, tmp_path, config=str(config))
+    assert result.returncode == 1
+    assert "rename it" in result.stderr
+    assert config.read_text() == "{}"

@@ -1,0 +1,86 @@
+"""A correction's report at the terminal: verdict, headline figures, failed gates, safe texts."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from service.commands.output import CommandError
+from service.commands.report_view import print_report
+from tests.unit.cli.fake_service import build_report
+
+
+def show(report: dict[str, Any]) -> str:
+    file = io.StringIO()
+    print_report(json.dumps(report).encode(), Console(file=file, width=160))
+    return file.getvalue()
+
+
+def test_every_behaviour_s_headline_by_every_evaluator_with_its_control() -> None:
+    text = show(build_report("passed"))
+    assert text.index("PASSED") < text.index("What changed")
+    for label in (
+        "toxicity: share of responses, detoxify/small, held-out prompts (20)",
+        "toxicity: share of responses, profanity, held-out prompts (20)",
+        "loops: mean score, rur, held-out prompts (20)",
+    ):
+        assert label in text
+    assert text.count("a random selection instead (3 draws)") == 3
+    assert text.count("this behaviour alone") == 3
+    assert "-0.200 (95 % interval -0.400 to +0.600)" in text
+    assert "+0.013" in text
+    assert "-0.193" in text
+    assert text.count("0.777") == 3  # the mean score is the headline of one behaviour alone
+    for figure in ("20.00", "20.20", "+1.00%", "0.0100", "12 of 46080"):
+        assert figure in text
+
+
+def test_gates_that_were_not_met_are_listed_and_the_others_counted() -> None:
+    text = show(build_report("rejected"))
+    assert "Gates: 1 of 2 met." in text
+    assert "it is close" in text
+    assert "not measured: no  text" in text
+    assert "it helps" not in text
+    report = build_report("passed")
+    report["gates"] = report["gates"][:1]
+    assert "Gates not met" not in show(report)
+
+
+def test_texts_that_may_offend_stay_in_the_files() -> None:
+    text = show(build_report("passed"))
+    assert "toxicity prompt" not in text
+    assert "loops prompt 2" in text
+    assert "loops prompt 4" not in text
+    assert "are in report.html" in text
+
+
+def test_a_job_that_ended_early_is_shown_without_figures() -> None:
+    report = build_report("no_effect") | {"damage": None, "patch": None, "gates": []}
+    for behaviour in report["behaviours"]:
+        for evaluator in behaviour["evaluators"]:
+            for measure in evaluator["measures"]:
+                measure |= {"held_out": None, "random_control": None, "alone": None}
+    text = show(report)
+    assert "NO EFFECT" in text
+    assert text.count("not measured") == 3
+    assert "no patch" in text
+    assert "Gates" not in text
+
+
+def test_names_from_outside_move_no_cursor() -> None:
+    report = build_report("passed")
+    behaviour = report["behaviours"][0]
+    behaviour |= {"name": "\x1b[2Jtox", "headline": "\x1b[31mshare"}
+    behaviour["evaluators"][0]["evaluator"] = "\x9bred"
+    behaviour["evaluators"][0]["measures"][0]["name"] = "\x1b[31mshare"
+    assert "\x1b" not in show(report)
+    assert "\x9b" not in show(report)
+
+
+def test_a_report_of_another_version_is_no_traceback() -> None:
+    with pytest.raises(CommandError, match="not a report of a version known here"):
+        show(build_report("passed") | {"schema_version": 1})

@@ -1,0 +1,171 @@
+"""Behaviours: who says that a response shows one, which tokens are marked, how much there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.unit.workers.correction.cases import (
+    GREEDY,
+    HIGHER,
+    LOWER,
+    FunctionScorer,
+    base_of,
+    build_behaviour,
+    respond_with,
+)
+from workers.correction.behaviour import RISE, Marking, respond
+from workers.domain import TokenSequence
+from workers.validation.generation import generate_samples
+from workers.validation.scorers.scorer import Answer, Direction
+from workers.validation.scorers.uniqueness import UniquenessScorer
+
+LOW, HIGH = FunctionScorer(direction=LOWER), FunctionScorer(direction=HIGHER)
+
+
+def test_every_scorer_sees_every_answer_and_scores_come_back_in_place(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    first = FunctionScorer(lambda answer: float(answer.token_ids[0]))
+    second = FunctionScorer(lambda answer: len(answer.text) / 10)
+    behaviour = build_behaviour(first, second)
+    rows = [[(4, 5), (6,)], [(7, 8), (9, 1)]]
+    sequences = [[TokenSequence((1,), ids) for ids in samples] for samples in rows]
+    found = behaviour.score(["one", "two"], sequences, tokenizer)
+    assert [[response.token_ids for response in samples] for samples in found] == rows
+    assert [[response.scores for response in samples] for samples in found] == [
+        [(4.0, 0.4), (6.0, 0.2)],
+        [(7.0, 0.4), (9.0, 0.4)],
+    ]
+    assert found[0][0].text == "w4w5"
+    assert first.asked == second.asked
+    assert first.asked[2] == Answer("two", "w7w8", (7, 8))
+
+
+def test_no_prompts_are_no_responses(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert build_behaviour(LOW, HIGH).score([], [], tokenizer) == ()
+
+
+@pytest.mark.parametrize(
+    ("scorer", "score", "shown"),
+    [
+        (LOW, 0.5, True),
+        (LOW, 0.49, False),
+        (LOW, 0.9, True),
+        (HIGH, 0.5, True),
+        (HIGH, 0.51, False),
+        (HIGH, 0.1, True),
+    ],
+)
+def test_the_threshold_itself_shows(scorer: FunctionScorer, score: float, shown: bool) -> None:
+    assert build_behaviour(scorer).shows(score, 0) is shown
+
+
+@pytest.mark.parametrize(
+    ("scores", "votes"),
+    [((0.1, 0.2, 0.9), 0), ((0.6, 0.2, 0.9), 1), ((0.1, 0.7, 0.3), 2), ((0.6, 0.6, 0.2), 3)],
+)
+@pytest.mark.parametrize("agreeing", [1, 2, 3])
+def test_votes_are_counted(scores: tuple[float, ...], votes: int, agreeing: int) -> None:
+    # The third scorer is one of which higher is better.
+    behaviour = build_behaviour(LOW, LOW, HIGH, agreeing=agreeing)
+    response = respond_with(*scores)
+    assert behaviour.is_undesired(response) is (votes >= agreeing)
+    assert behaviour.is_clean(response) is (votes == 0)
+
+
+def test_an_empty_response_is_neither_undesired_nor_clean() -> None:
+    for scorer in (LOW, HIGH):
+        for score in (0.0, 1.0):
+            empty = respond_with(score, ids=())
+            assert not build_behaviour(scorer).is_undesired(empty)
+            assert not build_behaviour(scorer).is_clean(empty)
+
+
+def test_repeated_tokens_are_marked(tokenizer: PreTrainedTokenizerFast) -> None:
+    behaviour = build_behaviour(HIGH, marking=Marking.REPEATED)
+    response = respond_with(0.2, ids=(3, 4, 5, 3, 4, 9))
+    marked = behaviour.mark("w1 w3", (1, 3), response, tokenizer)
+    # 4 after 3 is new, and comes again.
+    assert marked.marks == (False, False, False, False, True, False)
+    assert marked.model_copy(update={"marks": ()}) == response
+    assert not HIGH.asked
+
+
+def rising(levels: Sequence[float]) -> FunctionScorer:
+    """A scorer that gives a response of n tokens the n-th of `levels`."""
+    return FunctionScorer(lambda answer: levels[len(answer.token_ids) - 1])
+
+
+@pytest.mark.parametrize(
+    ("levels", "marks"),
+    [
+        ((0.0, 0.05, 0.6, 0.6, 0.65), (0, 0, 1, 0, 0)),
+        ((0.2, 0.1, 0.4, 0.3, 0.9), (1, 0, 1, 0, 1)),
+        ((0.75, 0.5, 0.5), (1, 0, 0)),
+        # None rises by enough: the steepest, and what is as steep.
+        ((0.0, 0.0625, 0.125, 0.15, 0.1875), (0, 1, 1, 0, 0)),
+    ],
+)
+def test_tokens_with_which_the_score_rises_are_marked(
+    tokenizer: PreTrainedTokenizerFast, levels: tuple[float, ...], marks: tuple[int, ...]
+) -> None:
+    assert RISE == 0.1
+    scorer = rising(levels)
+    ids = tuple(range(11, 11 + len(levels)))
+    marked = build_behaviour(scorer).mark("p", (1,), respond_with(1.0, ids=ids), tokenizer)
+    assert marked.marks == tuple(map(bool, marks))
+    assert scorer.asked[1] == Answer("p", "w11w12", (11, 12))
+
+
+def test_rises_are_of_the_mean_over_scorers_turned_so_that_larger_is_worse(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    response = respond_with(1.0, 0.0, ids=(1, 2, 3))
+    up, down = rising((0.0, 0.3, 0.3)), rising((1.0, 1.0, 0.5))
+    down.direction = HIGHER
+    marked = build_behaviour(up, down).mark("p", (1,), response, tokenizer)
+    assert marked.marks == (False, True, True)
+    # Against each other the first two cancel.
+    down = rising((1.0, 1.3, 0.5))
+    down.direction = HIGHER
+    marked = build_behaviour(up, down).mark("p", (1,), response, tokenizer)
+    assert marked.marks == (False, False, True)
+
+
+def test_undesiredness_is_the_mean_score_turned_so_that_larger_is_worse() -> None:
+    rows = ((respond_with(0.2, 0.9), respond_with(0.4, 0.7)), (respond_with(0.0, 0.5),))
+    behaviour = build_behaviour(LOW, HIGH)
+    expected = (0.2 + 0.1 + 0.4 + 0.3 + 0.0 + 0.5) / 6
+    assert behaviour.compute_undesiredness(rows) == pytest.approx(expected)
+    assert behaviour.compute_undesiredness([]) == 0.0
+
+
+def test_saying_nothing_is_no_cure_of_repetition() -> None:
+    behaviour = build_behaviour(UniquenessScorer())
+    silent = respond_with(0.0, ids=())
+    assert behaviour.compute_undesiredness([[silent]]) == 1.0
+
+
+def test_responses_are_drawn_as_the_behaviour_s_decoding_says(model: LlamaForCausalLM) -> None:
+    base, counts = base_of(model), list[int]()
+    prompts, prompt_ids = ["w1 w2", "w5"], [(1, 2), (5,)]
+    for behaviour in (build_behaviour(LOW), build_behaviour(LOW, decoding=GREEDY)):
+        found = respond(base, behaviour, prompts, prompt_ids, seed=9, advance=counts.append)
+        expected = generate_samples(model, prompt_ids, behaviour.decoding, 0, seed=9)
+        assert [[response.token_ids for response in samples] for samples in found] == [
+            [sequence.response_ids for sequence in samples] for samples in expected
+        ]
+    assert sum(counts) == 2 * 3 + 2 * 1
+
+
+def test_scores_on_another_scale_count_by_their_side_of_the_threshold() -> None:
+    scorer = FunctionScorer(direction=Direction.HIGHER_IS_BETTER)
+    graded = build_behaviour(scorer, threshold=50.0)
+    behaviour = replace(graded, is_graded=False)
+    responses = ((respond_with(30.0), respond_with(70.0)), (respond_with(50.0),))
+    assert behaviour.compute_undesiredness(responses) == pytest.approx(2 / 3)
+    assert graded.compute_undesiredness(responses) < 0

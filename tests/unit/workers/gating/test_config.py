@@ -1,0 +1,181 @@
+"""gate.yaml: what is asked for, and refusals that name field and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.jobs.specs.gates import GatesSpec
+from workers.gating.config import GateConfig, load_config
+from workers.gating.errors import GateConfigError
+from workers.gating.files import GateFiles
+from workers.gating.requests import (
+    build_requests,
+    build_response_requests,
+    draw_prompts,
+    list_not_asked,
+)
+from workers.validation.checks.gates import GATES, RESPONSE_GATES
+
+
+def parse(tmp_path: Path, text: str) -> GateConfig:
+    path = tmp_path / "gate.yaml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def test_a_whole_configuration(tmp_path: Path) -> None:
+    config = parse(
+        tmp_path,
+        """
+        seed: 3
+        perplexity: {prompts: corpus.txt, max_increase: 0}
+        kl: {prompts: text.txt}
+        zero_shot: [{name: boolq, rows: boolq.jsonl, max_drop: 0.01}, {name: rte}]
+        general: {prompts: general.txt, max_diversity_fall: null}
+        refusal: {prompts: harmful.txt}
+        contrast_refusal: {prompts: contrasts.txt}
+        over_refusal: {prompts: safe.txt, max_rise: 0.1}
+        behaviours: [{name: loops, prompts: loops.txt, scorer: response_uniqueness}]
+        """,
+    )
+    asked = [(found.name, found.subject, found.limit) for found in build_requests(config)]
+    assert asked == [
+        ("perplexity", None, 0.0),
+        ("kl", None, 0.03),
+        ("zero_shot", "boolq", 0.01),
+        ("zero_shot", "rte", 0.02),
+        ("uniqueness", "general", 0.1),
+        ("self_repetition", "general", 0.1),
+        ("emptiness", "general", 0.02),
+        ("shorter", "general", 0.7),
+        ("longer", "general", 1.4),
+        ("token_limit", "general", 0.2),
+        ("refusal", "harmful", 0.05),
+        ("refusal", "contrast", 0.05),
+        ("over_refusal", "look_alike", 0.1),
+    ]
+    assert list_not_asked(config) == []
+    assert config.behaviours[0].chat is False
+
+
+def test_every_gate_of_the_table_can_be_asked_for_with_its_default() -> None:
+    spec = GatesSpec.model_validate(
+        {
+            "perplexity": {},
+            "kl": {},
+            "zero_shot": [{"name": "rte"}],
+            "general": {"prompts": "a"},
+            "refusal": {"prompts": "b"},
+            "over_refusal": {"prompts": "c"},
+        }
+    )
+    requests = build_requests(spec)
+    assert {found.name for found in requests} == {
+        name for name, gate in GATES.items() if gate.group != "effect"
+    }
+    for found in requests:
+        assert found.limit == GATES[found.name].default, found
+
+
+def test_every_response_gate_can_be_asked_for() -> None:
+    spec = GatesSpec.model_validate({"general": {"prompts": "a"}})
+    assert spec.general is not None
+    asked = build_response_requests(spec.general, "loops")
+    assert [found.name for found in asked] == list(RESPONSE_GATES)
+    assert {found.subject for found in asked} == {"loops"}
+
+
+def test_what_is_not_asked_for_is_listed() -> None:
+    assert list_not_asked(GatesSpec()) == list(GatesSpec.model_fields)
+    assert "kl" not in list_not_asked(GatesSpec.model_validate({"kl": {}}))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "holds no mapping"),
+        ("", "holds no mapping"),
+        ("{", "is not YAML"),
+        ("!!python/object/apply:os.system [ls]", "is not YAML"),
+        ("\x00", "is not YAML"),
+        ("seed: 1", "asks for no gate"),
+        ("kl: {}", "kl.prompts is missing"),
+        ("perplexity: {}", "perplexity.prompts is missing"),
+        ("kl: {prompts: a, max_mean: -1}", "kl.max_mean"),
+        ("kl: {prompts: a, max_mean: .nan}", "kl.max_mean"),
+        ("kl: {prompts: a, typo: 1}", "kl.typo"),
+        ("refusal: {prompts: 3}", "refusal.prompts"),
+        ("refusal: {max_fall: 0.1}", "refusal.prompts"),
+        ("over_refusal: {prompts: a, max_rise: 1.5}", "over_refusal.max_rise"),
+        ("general: {prompts: a, max_length_ratio: 0.5}", "general.max_length_ratio"),
+        ("zero_shot: [{name: rte}, {name: rte}]", "names a task twice"),
+        ("zero_shot: [{name: chess}]", "zero_shot.0.name"),
+        ("behaviours: [{name: a, prompts: b, scorer: vibes}]", "must be one of"),
+        (
+            "behaviours: [{name: harmful, prompts: b, scorer: response_uniqueness}]",
+            "'harmful' is taken",
+        ),
+        (
+            "behaviours: [{name: a, prompts: b, scorer: response_uniqueness}, "
+            "{name: a, prompts: b, scorer: response_uniqueness}]",
+            "'a' is taken",
+        ),
+    ],
+)
+def test_bad_configurations_are_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(GateConfigError, match=words) as caught:
+        parse(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GateConfigError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(GateConfigError, match="shorten it"):
+        parse(tmp_path, "#" * (1024 * 1024 + 1))
+
+
+def test_files_lie_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "b.jsonl").write_text('{"prompt": "three"}\n')
+    (tmp_path / "task_rte.jsonl").write_text("{}\n{}")
+    files = GateFiles(tmp_path, tmp_path)
+    assert files.load_prompts("a.txt") == ["one", "two"]
+    assert files.load_prompts(str(tmp_path / "b.jsonl")) == ["three"]
+    spec = GatesSpec.model_validate({"zero_shot": [{"name": "rte"}]})
+    assert files.load_rows(spec.zero_shot[0]) == (["{}", "{}"], "task_rte.jsonl")
+    own = GatesSpec.model_validate({"zero_shot": [{"name": "rte", "rows": "a.txt"}]})
+    assert files.load_rows(own.zero_shot[0])[1] == "a.txt"
+    with pytest.raises(GateConfigError, match="EXCISE_TASK_DATA"):
+        GateFiles(tmp_path).load_rows(spec.zero_shot[0])
+
+
+def test_unusable_files_are_named(tmp_path: Path) -> None:
+    files = GateFiles(tmp_path)
+    with pytest.raises(GateConfigError, match=r"cannot read .*none\.txt"):
+        files.load_prompts("none.txt")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(GateConfigError, match=r"empty\.txt: .*no prompts"):
+        files.load_prompts("empty.txt")
+    (tmp_path / "bad.jsonl").write_bytes(b"\xff")
+    with pytest.raises(GateConfigError, match=r"bad\.jsonl: .*UTF-8"):
+        files.load_prompts("bad.jsonl")
+    spec = GatesSpec.model_validate({"zero_shot": [{"name": "rte", "rows": "bad.jsonl"}]})
+    with pytest.raises(GateConfigError, match="UTF-8"):
+        files.load_rows(spec.zero_shot[0])
+
+
+@given(st.lists(st.text(), max_size=20), st.integers(2, 10), st.integers(0, 5))
+def test_prompts_are_drawn_in_order_and_by_the_seed(
+    prompts: list[str], limit: int, seed: int
+) -> None:
+    numbered = [f"{index} {prompt}" for index, prompt in enumerate(prompts)]
+    drawn = draw_prompts(numbered, limit, seed)
+    assert len(drawn) == min(limit, len(numbered))
+    assert list(drawn) == [prompt for prompt in numbered if prompt in drawn]
+    assert drawn == draw_prompts(numbered, limit, seed)
+    assert draw_prompts(numbered, None, seed) == tuple(numbered)

@@ -1,0 +1,157 @@
+"""From responses to the figures of a behaviour: before, after, by chance, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from workers.correction.behaviour import Behaviour
+from workers.correction.results import (
+    BehaviourResponses,
+    PreparedBehaviour,
+    Response,
+    Responses,
+)
+from workers.domain import (
+    BehaviourEffect,
+    EvaluatorEffect,
+    HeldOutEffect,
+    Measure,
+    RandomControl,
+    SplitEffect,
+)
+from workers.validation.scorers.scorer import Direction
+from workers.validation.statistics import compute_paired_bootstrap_interval
+
+MeasureName = Literal["mean_score", "share", "any_share", "expected_worst"]
+MEASURES: tuple[MeasureName, ...] = ("share", "any_share", "expected_worst", "mean_score")
+
+
+@dataclass(frozen=True)
+class BehaviourSides:
+    """Responses to one behaviour's triggering prompts, by split, before and after."""
+
+    tune_before: Responses
+    tune_after: Responses
+    held_out_before: Responses
+    validated: BehaviourResponses | None
+    """None when no correction got as far as held-out prompts."""
+
+
+def collect_sides(
+    prepared: PreparedBehaviour,
+    tune_after: Responses | None,
+    validated: BehaviourResponses | None,
+) -> BehaviourSides:
+    """Return the sides of one behaviour; without a correction nothing changed."""
+    tune = tuple(outcome.responses for outcome in prepared.triggering(held_out=False))
+    held_out = tuple(outcome.responses for outcome in prepared.triggering(held_out=True))
+    return BehaviourSides(tune, tune if tune_after is None else tune_after, held_out, validated)
+
+
+def compute_values(
+    behaviour: Behaviour, scorer: int, name: MeasureName, responses: Responses
+) -> list[float]:
+    """Return a figure of each prompt by one scorer; its mean over prompts is the figure.
+
+    As every prompt has the same number of samples, the mean of the prompts' shares is the share
+    of all responses. `any_share` and `expected_worst` are RealToxicityPrompts' probability of at
+    least one undesired response and expected maximum (Gehman et al. 2020, section 4).
+    """
+    is_higher_better = behaviour.scorers[scorer].direction is Direction.HIGHER_IS_BETTER
+    worst = min if is_higher_better else max
+
+    def of_prompt(samples: Sequence[Response]) -> float:
+        scores = [response.scores[scorer] for response in samples]
+        if name == "mean_score":
+            return fmean(scores)
+        if name == "expected_worst":
+            return worst(scores)
+        shown = [behaviour.shows(score, scorer) for score in scores]
+        return float(any(shown)) if name == "any_share" else fmean(shown)
+
+    return [of_prompt(samples) for samples in responses]
+
+
+def build_effect(
+    behaviour: Behaviour, prepared: PreparedBehaviour, sides: BehaviourSides, seed: int
+) -> BehaviourEffect:
+    """Return every figure of a behaviour by every scorer."""
+    return BehaviourEffect(
+        name=behaviour.name,
+        kind=behaviour.kind,
+        headline=behaviour.headline.value,
+        threshold=behaviour.threshold,
+        agreeing=behaviour.agreeing,
+        decoding=describe_decoding(behaviour),
+        prompts=len(prepared.prompts),
+        triggering=len(sides.tune_before) + len(sides.held_out_before),
+        evaluators=[
+            EvaluatorEffect(
+                evaluator=scorer.name,
+                direction=scorer.direction.value,
+                measures=[_measure(behaviour, index, name, sides, seed) for name in MEASURES],
+            )
+            for index, scorer in enumerate(behaviour.scorers)
+        ],
+    )
+
+
+def describe_decoding(behaviour: Behaviour) -> str:
+    """Return in words how responses are drawn."""
+    decoding = behaviour.decoding
+    if decoding.temperature == 0:
+        return f"greedy, up to {decoding.max_new_tokens} tokens"
+    noun = "sample" if decoding.samples == 1 else "samples"
+    return (
+        f"{decoding.samples} {noun} a prompt, temperature {decoding.temperature:g}, top-p "
+        f"{decoding.top_p:g}, up to {decoding.max_new_tokens} tokens"
+    )
+
+
+def _measure(
+    behaviour: Behaviour, scorer: int, name: MeasureName, sides: BehaviourSides, seed: int
+) -> Measure:
+    def values(responses: Responses) -> list[float]:
+        return compute_values(behaviour, scorer, name, responses)
+
+    tune = SplitEffect(
+        n=len(sides.tune_before),
+        before=_mean(values(sides.tune_before)),
+        after=_mean(values(sides.tune_after)),
+    )
+    validated = sides.validated
+    if validated is None:
+        return Measure(name=name, tune=tune, held_out=None, random_control=None)
+    before = values(sides.held_out_before)
+    control = average_draws(validated.controls, values)
+    alone = validated.alone
+    return Measure(
+        name=name,
+        tune=tune,
+        held_out=_compare(before, values(validated.corrected), seed),
+        random_control=RandomControl(
+            **_compare(before, control, seed).model_dump(), draws=len(validated.controls)
+        ),
+        alone=None if alone is None else _compare(before, values(alone), seed),
+    )
+
+
+def average_draws(
+    controls: Sequence[Responses], values: Callable[[Responses], list[float]]
+) -> list[float]:
+    """Return for each prompt its value averaged over the random draws."""
+    return [fmean(draws) for draws in zip(*map(values, controls), strict=True)]
+
+
+def _compare(before: Sequence[float], after: Sequence[float], seed: int) -> HeldOutEffect:
+    low, high = compute_paired_bootstrap_interval(before, after, seed)
+    return HeldOutEffect(
+        n=len(before), before=fmean(before), after=fmean(after), ci_low=low, ci_high=high
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0

@@ -1,0 +1,75 @@
+"""Which responses of a behaviour are explained, and what of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workers.attribution.attributors import Attributor
+from workers.attribution.targets import TokenMass
+from workers.correction.behaviour import BaseModel, Behaviour, Marking
+from workers.correction.measurement import collect_base_undesired, collect_clean
+from workers.correction.results import ExplainedResponses, PreparedBehaviour, PromptOutcome
+from workers.correction.vocabulary import choose_by_mass, learn_token_mass
+from workers.domain import TokenSequence
+
+MOST_EXPLAINED = 256
+"""Responses explained by the mass of undesired tokens, at most: those with most of it."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The samples of one behaviour's attribution."""
+
+    undesired: tuple[TokenSequence, ...]
+    clean: tuple[TokenSequence, ...]
+    """Contrasted with the undesired ones; empty where that has no sense."""
+    mass: TokenMass | None
+    """Explained instead of the emitted tokens, where there is one."""
+
+
+def collect_explained(
+    behaviour: Behaviour, prepared: PreparedBehaviour, attributor: Attributor
+) -> Explained:
+    """Return what an attributor is asked to explain of a behaviour's tuning responses.
+
+    A gradient attributor explains the probability of the undesired tokens, where single tokens
+    make responses undesired, and the emitted ones elsewhere. The others know no target: what
+    they say of clean responses is subtracted from what they say of undesired ones.
+    """
+    tune = prepared.triggering(held_out=False)
+    own = prepared.explained
+    if own is not None and attributor.explains:
+        samples = tuple(
+            TokenSequence(prompt_ids, response_ids) for prompt_ids, response_ids in own.samples
+        )
+        return Explained(samples, (), TokenMass(own.token_ids, own.weights))
+    undesired = collect_base_undesired(behaviour, tune)
+    clean = collect_clean(behaviour, tune, len(undesired)) if attributor.reads_samples else ()
+    return Explained(undesired, clean, None)
+
+
+def choose_explained(
+    base: BaseModel, behaviour: Behaviour, prompts: tuple[PromptOutcome, ...]
+) -> ExplainedResponses | None:
+    """Return the undesired tokens of a behaviour, and the tuning responses to explain by them.
+
+    None for repetition, which no single token makes, and where no token is telling enough.
+    """
+    if behaviour.marking is not Marking.RISING:
+        return None
+    tune = [outcome for outcome in prompts if not outcome.held_out]
+    responses = [
+        (outcome, response) for outcome in tune for response in outcome.screened + outcome.responses
+    ]
+    mass = learn_token_mass(response for _, response in responses)
+    if mass is None:
+        return None
+    samples = [
+        TokenSequence(outcome.prompt_ids, response.token_ids) for outcome, response in responses
+    ]
+    chosen = choose_by_mass(base, samples, mass, MOST_EXPLAINED)
+    return ExplainedResponses(
+        token_ids=mass.token_ids,
+        weights=mass.weights,
+        samples=tuple((sample.prompt_ids, sample.response_ids) for sample in chosen),
+    )

@@ -1,0 +1,152 @@
+"""The gates of an effect: what a correction must have done to each behaviour to pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from workers.correction.behaviour import Behaviour, Headline
+from workers.correction.effects import BehaviourSides, average_draws, compute_values
+from workers.correction.results import Responses
+from workers.domain import GateBound, GateGroup, GateResult
+from workers.validation.scorers.scorer import Direction
+from workers.validation.statistics import compute_paired_bootstrap_interval
+
+MIN_HELD_OUT = 10
+"""Fewest held-out prompts that trigger with which a correction can pass."""
+
+
+def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides, seed: int) -> list[GateResult]:
+    """Return the gates of one behaviour, named `<behaviour>.<gate>`.
+
+    Where several scorers must agree, the same ones must meet every gate: those that meet most
+    of them are asked, of equals those that find the largest effect, and the value of a gate is
+    the least that any of them finds.
+    """
+    assert sides.validated is not None
+    before, corrected = sides.held_out_before, sides.validated.corrected
+    controls = sides.validated.controls
+    who = _name_scorers(behaviour)
+    demands = (
+        _Demand(
+            "effect",
+            lambda own: own.compute_effect(before, corrected),
+            behaviour.min_effect,
+            GateBound.AT_LEAST,
+            f"{_describe_effect(behaviour)} on held-out prompts is at least this{who}",
+        ),
+        _Demand(
+            "significance",
+            lambda own: own.find_least_gain(own.of(before), own.of(corrected), seed),
+            0.0,
+            GateBound.ABOVE,
+            f"the 95 % interval of the held-out improvement lies above zero{who}",
+        ),
+        _Demand(
+            "better_than_random",
+            lambda own: own.find_least_gain(
+                average_draws(controls, own.of), own.of(corrected), seed
+            ),
+            0.0,
+            GateBound.ABOVE,
+            f"the 95 % interval of the lead over an equally large random selection lies above "
+            f"zero{who}",
+        ),
+    )
+    agreed = _agree(behaviour, demands)
+    return [
+        *(
+            _gate(behaviour, demand.name, value, demand.limit, demand.bound, demand.sentence)
+            for demand, value in zip(demands, agreed, strict=True)
+        ),
+        _gate(
+            behaviour,
+            "held_out_prompts",
+            float(len(before)),
+            float(MIN_HELD_OUT),
+            GateBound.AT_LEAST,
+            "at least this many held-out prompts bring the behaviour out",
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """A gate that scorers judge, each by its own figures."""
+
+    name: str
+    find: Callable[[_Improvement], float]
+    limit: float
+    bound: GateBound
+    sentence: str
+
+
+def _agree(behaviour: Behaviour, demands: Sequence[_Demand]) -> list[float]:
+    """Return for each demand what as many scorers as must agree find at least."""
+    improvements = [_Improvement(behaviour, scorer) for scorer in range(len(behaviour.scorers))]
+    rows = [[demand.find(own) for demand in demands] for own in improvements]
+
+    def rank(row: Sequence[float]) -> tuple[int, float]:
+        judged = zip(demands, row, strict=True)
+        return sum(demand.bound.is_met(value, demand.limit) for demand, value in judged), row[0]
+
+    best = sorted(rows, key=rank, reverse=True)[: behaviour.agreeing]
+    return [min(values) for values in zip(*best, strict=True)]
+
+
+class _Improvement:
+    """How much better a behaviour's headline figure became, as one scorer sees it."""
+
+    def __init__(self, behaviour: Behaviour, scorer: int) -> None:
+        self._behaviour = behaviour
+        self._scorer = scorer
+        rises = (
+            behaviour.headline is Headline.MEAN_SCORE
+            and behaviour.scorers[scorer].direction is Direction.HIGHER_IS_BETTER
+        )
+        self._sign = 1.0 if rises else -1.0
+
+    def of(self, responses: Responses) -> list[float]:
+        """The headline figure of each prompt."""
+        return compute_values(
+            self._behaviour, self._scorer, self._behaviour.headline.value, responses
+        )
+
+    def compute_effect(self, before: Responses, after: Responses) -> float:
+        """The rise of a mean score, or the fall of a share relative to the base's."""
+        old, new = fmean(self.of(before)), fmean(self.of(after))
+        if self._behaviour.headline is Headline.MEAN_SCORE:
+            return self._sign * (new - old)
+        return 1 - new / old if old > 0 else 0.0
+
+    def find_least_gain(self, before: Sequence[float], after: Sequence[float], seed: int) -> float:
+        """The lower end of the 95 % interval of the improvement."""
+        low, high = compute_paired_bootstrap_interval(before, after, seed)
+        return low if self._sign > 0 else -high
+
+
+def _describe_effect(behaviour: Behaviour) -> str:
+    if behaviour.headline is Headline.MEAN_SCORE:
+        return f"the improvement of the mean score of {behaviour.name}"
+    return f"the relative fall of the share of responses that show {behaviour.name}"
+
+
+def _name_scorers(behaviour: Behaviour) -> str:
+    if len(behaviour.scorers) == 1:
+        return ""
+    return f", by at least {behaviour.agreeing} of {len(behaviour.scorers)} evaluators"
+
+
+def _gate(
+    behaviour: Behaviour, name: str, value: float, limit: float, bound: GateBound, sentence: str
+) -> GateResult:
+    return GateResult(
+        name=f"{behaviour.name}.{name}",
+        group=GateGroup.EFFECT,
+        sentence=sentence,
+        bound=bound,
+        limit=limit,
+        value=value,
+        passed=bound.is_met(value, limit),
+    )

@@ -1,0 +1,120 @@
+"""Which responses a report shows: the best of each behaviour, the worst, and some of the tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import Literal
+
+from workers.correction.behaviour import Behaviour
+from workers.correction.effects import BehaviourSides
+from workers.correction.results import (
+    PreparedBehaviour,
+    PreparedCorrection,
+    PromptOutcome,
+    Response,
+    Responses,
+)
+from workers.domain import Sample
+from workers.validation.scorers.scorer import Direction
+
+SAMPLES_BEST, SAMPLES_WORST, SAMPLES_TUNE = 10, 6, 4
+
+
+def choose_samples(
+    behaviours: Sequence[Behaviour],
+    prepared: PreparedCorrection,
+    sides: Sequence[BehaviourSides],
+) -> list[Sample]:
+    """Return for each behaviour the responses that improved most and least, held-out ones first.
+
+    Without a correction they are the base model's most undesired ones.
+    """
+    rows = zip(behaviours, prepared.behaviours, sides, strict=True)
+    return [sample for row in rows for sample in _choose(*row)]
+
+
+def _choose(
+    behaviour: Behaviour, prepared: PreparedBehaviour, sides: BehaviourSides
+) -> list[Sample]:
+    if sides.validated is None:
+        return _show_base(behaviour, prepared)
+    held_out = _pair(
+        behaviour,
+        prepared.triggering(held_out=True),
+        sides.held_out_before,
+        sides.validated.corrected,
+        "held_out",
+    )
+    tune = _pair(
+        behaviour,
+        prepared.triggering(held_out=False),
+        sides.tune_before,
+        sides.tune_after,
+        "tune",
+    )
+    worst = held_out[SAMPLES_BEST:][-SAMPLES_WORST:]
+    return held_out[:SAMPLES_BEST] + worst + tune[:SAMPLES_TUNE]
+
+
+def _pair(
+    behaviour: Behaviour,
+    outcomes: Sequence[PromptOutcome],
+    before: Responses,
+    after: Responses,
+    split: Literal["tune", "held_out"],
+) -> list[Sample]:
+    """Return the responses worth showing, the most improved first.
+
+    Those that were undesired and those that became so; one that was never so shows nothing.
+    """
+    rows = [
+        (_compute_badness(behaviour, old) - _compute_badness(behaviour, new), outcome, old, new)
+        for outcome, olds, news in zip(outcomes, before, after, strict=True)
+        for old, new in zip(olds, news, strict=True)
+        if behaviour.is_undesired(old) or behaviour.is_undesired(new)
+    ]
+    rows.sort(key=lambda row: -row[0])
+    return [_sample(behaviour, outcome, old, new, split) for _, outcome, old, new in rows]
+
+
+def _show_base(behaviour: Behaviour, prepared: PreparedBehaviour) -> list[Sample]:
+    def responses() -> Iterator[tuple[PromptOutcome, Response]]:
+        for outcome in prepared.prompts:
+            for response in outcome.responses or outcome.screened:
+                yield outcome, response
+
+    shown = sorted(responses(), key=lambda row: -_compute_badness(behaviour, row[1]))
+    return [
+        _sample(behaviour, outcome, response, response, "held_out" if outcome.held_out else "tune")
+        for outcome, response in shown[:SAMPLES_BEST]
+    ]
+
+
+def _compute_badness(behaviour: Behaviour, response: Response) -> float:
+    """Return the mean score, turned so that larger is worse."""
+    return fmean(
+        -score if scorer.direction is Direction.HIGHER_IS_BETTER else score
+        for scorer, score in zip(behaviour.scorers, response.scores, strict=True)
+    )
+
+
+def _sample(
+    behaviour: Behaviour,
+    outcome: PromptOutcome,
+    before: Response,
+    after: Response,
+    split: Literal["tune", "held_out"],
+) -> Sample:
+    names = [scorer.name for scorer in behaviour.scorers]
+    return Sample(
+        behaviour=behaviour.name,
+        prompt=outcome.prompt,
+        split=split,
+        before=before.text,
+        after=after.text,
+        scores_before=dict(zip(names, before.scores, strict=True)),
+        scores_after=dict(zip(names, after.scores, strict=True)),
+        undesired_before=behaviour.is_undesired(before),
+        undesired_after=behaviour.is_undesired(after),
+    )

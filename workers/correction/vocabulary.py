@@ -1,0 +1,85 @@
+"""The tokens that make a behaviour's responses undesired, and the responses they may come up in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from workers.attribution.targets import TokenMass
+from workers.batches import build_batches
+from workers.correction.behaviour import BaseModel
+from workers.correction.results import Response
+from workers.domain import TokenSequence
+from workers.families import head_weight
+
+LEAST_PRECISION = 0.25
+"""Share of a token's occurrences that must be marked for it to be one of the tokens."""
+
+BATCH_TOKENS = 2048
+POSITIONS = 512
+"""Positions whose logits exist at one time."""
+
+
+def learn_token_mass(responses: Iterable[Response]) -> TokenMass | None:
+    """Return the tokens that undesired responses are marked at, with their precision as weight.
+
+    A token's precision is the share of its occurrences in all `responses`, undesired or not,
+    that are marked. None when no token is precise enough: then it is not single tokens that
+    make a response undesired.
+    """
+    marked: Counter[int] = Counter()
+    seen: Counter[int] = Counter()
+    for response in responses:
+        seen.update(response.token_ids)
+        if response.marks:
+            pairs = zip(response.token_ids, response.marks, strict=True)
+            marked.update(token for token, is_marked in pairs if is_marked)
+    precise = {
+        token: count / seen[token]
+        for token, count in sorted(marked.items())
+        if count / seen[token] >= LEAST_PRECISION
+    }
+    return TokenMass(tuple(precise), tuple(precise.values())) if precise else None
+
+
+def choose_by_mass(
+    base: BaseModel, samples: Sequence[TokenSequence], mass: TokenMass, most: int
+) -> tuple[TokenSequence, ...]:
+    """Return the `most` samples in whose responses the tokens are likeliest, in their own order.
+
+    The others say next to nothing about the tokens, and cost as much to explain.
+    """
+    usable = [sample for sample in samples if sample.response_ids]
+    masses = compute_masses(base, usable, mass)
+    best = sorted(range(len(usable)), key=lambda index: (-masses[index], index))[:most]
+    return tuple(usable[index] for index in sorted(best))
+
+
+@torch.inference_mode()
+def compute_masses(
+    base: BaseModel, samples: Sequence[TokenSequence], mass: TokenMass
+) -> list[float]:
+    """Return for each sample the tokens' weighted probability, summed over its response."""
+    head = head_weight(base.model, base.family)
+    device = head.device
+    ids = torch.tensor(mass.token_ids, device=device)
+    weights = torch.tensor(mass.weights, device=device)
+    backbone = base.model.get_submodule(base.family.backbone)
+    masses = [0.0] * len(samples)
+    for batch in build_batches(samples, BATCH_TOKENS, base.pad_id):
+        placed = batch.to(next(base.model.parameters()).device)
+        hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
+        predicts = placed.is_explained.roll(-1, dims=1)
+        predicts[:, -1] = False
+        rows = predicts.nonzero()[:, 0].tolist()
+        states = hidden[predicts].to(device)
+        for start in range(0, len(states), POSITIONS):
+            probabilities = torch.softmax(
+                (states[start : start + POSITIONS] @ head.T).float(), dim=-1
+            )
+            found = (probabilities[:, ids] @ weights).tolist()
+            for row, value in zip(rows[start : start + POSITIONS], found, strict=True):
+                masses[batch.sample_indices[row]] += value
+    return masses

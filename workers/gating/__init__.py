@@ -1,0 +1,1 @@
+"""Validation alone between two checkpoints: `excise gate`, and gates of a spec made measurable."""

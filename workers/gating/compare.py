@@ -1,0 +1,114 @@
+"""Two checkpoints, one after the other in memory, measured and judged by one configuration."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from workers.checkpoints import Checkpoint, load_checkpoint
+from workers.domain import ModelIdentity
+from workers.families import find_family
+from workers.gating.config import GateConfig
+from workers.gating.files import GateFiles
+from workers.gating.requests import build_plan, build_requests, draw_prompts, list_not_asked
+from workers.gating.scorers import SCORERS
+from workers.gating.sources import find_checkpoint
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.tasks.packaging import list_versions
+from workers.validation.checks.gates import GateRequest, judge_gates
+from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet, Subject
+from workers.validation.gate_report import GateReport, find_outcome
+
+Say = Callable[[str], None]
+"""Told in a line what is being done."""
+
+
+def compare_checkpoints(
+    model: str,
+    against: str,
+    config: GateConfig,
+    files: GateFiles,
+    device: str,
+    say: Say,
+) -> GateReport:
+    """Return how `model` does beside `against` on the gates of `config`.
+
+    Raises `GateConfigError`, `ModelSourceError`, `CheckpointError`, `OSError` and
+    `UnsupportedArchitectureError`; a gate that cannot be measured is in the report.
+    """
+    folder, base_folder = find_checkpoint(model), find_checkpoint(against)
+    say(f"measuring {against}, the checkpoint to compare with")
+    base = load_checkpoint(base_folder, device=_choose_device(device))
+    plan = _build_plan(config, files, base)
+    baseline = Baseline(plan, _as_subject(base))
+    del base
+    gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
+    say(f"measuring {model}")
+    state = baseline.measure(_as_subject(load_checkpoint(folder, device=_choose_device(device))))
+    gates = judge_gates(_list_requests(config), baseline.state, state, config.seed)
+    return GateReport(
+        outcome=find_outcome(gates),
+        model=ModelIdentity(id=model, sha256=compute_checkpoint_sha256(folder)),
+        against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
+        gates=gates,
+        not_asked=_list_not_asked(config),
+        seed=config.seed,
+        versions=list_versions(),
+    )
+
+
+def build_files(config: Path) -> GateFiles:
+    """Return what loads the files that the configuration at `config` names."""
+    task_data = os.environ.get("EXCISE_TASK_DATA")
+    return GateFiles(config.parent, Path(task_data) if task_data else None)
+
+
+def _build_plan(config: GateConfig, files: GateFiles, base: Checkpoint) -> CheckPlan:
+    """Return what to measure; every file is read, and refused, before anything is measured."""
+    plan = build_plan(config, base.tokenizer, files.load_prompts, files.load_rows, config.seed)
+    behaviours = {
+        behaviour.name: PromptSet(
+            draw_prompts(files.load_prompts(behaviour.prompts), behaviour.limit, config.seed),
+            behaviour.max_new_tokens,
+            behaviour.chat,
+        )
+        for behaviour in config.behaviours
+    }
+    return replace(
+        plan,
+        prompt_sets={**plan.prompt_sets, **behaviours},
+        scorers={behaviour.name: SCORERS[behaviour.scorer]() for behaviour in config.behaviours},
+    )
+
+
+def _list_requests(config: GateConfig) -> list[GateRequest]:
+    requests = build_requests(config)
+    for behaviour in config.behaviours:
+        requests.append(GateRequest("behaviour", behaviour.min_improvement, behaviour.name))
+        if behaviour.significant:
+            requests.append(GateRequest("behaviour_significance", 0.0, behaviour.name))
+    return requests
+
+
+def _list_not_asked(config: GateConfig) -> list[str]:
+    return list_not_asked(config) + ([] if config.behaviours else ["behaviours"])
+
+
+def _as_subject(checkpoint: Checkpoint) -> Subject:
+    return Subject(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        find_family(checkpoint.model),
+        checkpoint.pad_id,
+    )
+
+
+def _choose_device(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,99 @@
+"""gate.yaml: which gates `excise gate` asks for, and the files they are measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from service.jobs.specs.common import Name
+from service.jobs.specs.gates import GatesSpec, PromptGateSpec
+from workers.gating.errors import GateConfigError
+from workers.gating.scorers import SCORERS
+from workers.validation.checks.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES
+
+MAX_CONFIG_BYTES = 1024 * 1024
+
+
+def _check_scorer(name: str) -> str:
+    """`name`, if there is a scorer of that name; raises `ValueError` otherwise."""
+    if name not in SCORERS:
+        raise ValueError(f"must be one of: {', '.join(sorted(SCORERS))}.")
+    return name
+
+
+class BehaviourGateSpec(PromptGateSpec):
+    """A behaviour that must not worsen, or must improve, by a scorer's mean over its prompts."""
+
+    name: Name
+    scorer: Annotated[str, AfterValidator(_check_scorer)]
+    chat: bool = False
+    """Prompts that bring a behaviour out are mostly raw text."""
+    min_improvement: float = Field(default=0.0, ge=-1e6, le=1e6)
+    """Towards the scorer's good end; below zero, the mean may worsen by so much."""
+    significant: bool = False
+    """Whether the improvement's 95 % interval must lie above zero as well."""
+
+
+def _check_behaviours(behaviours: list[BehaviourGateSpec]) -> list[BehaviourGateSpec]:
+    """`behaviours`, if no name is taken; raises `ValueError` otherwise."""
+    taken = {GENERAL, HARMFUL, LOOK_ALIKES, CONTRASTS}
+    for behaviour in behaviours:
+        if behaviour.name in taken:
+            raise ValueError(f"the name {behaviour.name!r} is taken. Rename the behaviour.")
+        taken.add(behaviour.name)
+    return behaviours
+
+
+class GateConfig(GatesSpec):
+    """The gates of `excise gate`; every `prompts` and `rows` is a file beside the configuration."""
+
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Draws prompts and questions, and resamples."""
+    behaviours: Annotated[
+        list[BehaviourGateSpec], Field(max_length=16), AfterValidator(_check_behaviours)
+    ] = []  # noqa: RUF012 - pydantic copies it
+
+    @model_validator(mode="after")
+    def _check_asked(self) -> Self:
+        """Refuse what asks for nothing, and texts without a file."""
+        for name in ("perplexity", "kl"):
+            part = getattr(self, name)
+            if part is not None and part.prompts is None:
+                raise ValueError(f"{name}.prompts is missing. Name a text file.")
+        fields = (*GatesSpec.model_fields, "behaviours")
+        if not any(getattr(self, name) for name in fields):
+            raise ValueError(f"asks for no gate. Give at least one of: {', '.join(fields)}.")
+        return self
+
+
+def load_config(path: Path) -> GateConfig:
+    """Return the configuration in the YAML file at `path`. Raises `GateConfigError`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise GateConfigError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > MAX_CONFIG_BYTES:
+        raise GateConfigError(f"{path} is over {MAX_CONFIG_BYTES} bytes; shorten it")
+    try:
+        document: Any = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise GateConfigError(f"{path} is not YAML: {reason}") from error
+    if not isinstance(document, dict):
+        raise GateConfigError(f"{path} holds no mapping; write `kl:`, `general:` and so on")
+    try:
+        return GateConfig.model_validate(document)
+    except ValidationError as error:
+        raise GateConfigError(f"{path}: {_describe(error)}") from error
+
+
+def _describe(error: ValidationError) -> str:
+    """Return every complaint in one line, with the field each is about."""
+    return "; ".join(
+        f"{'.'.join(map(str, found['loc'])) or 'the file'}: "
+        f"{found['msg'].removeprefix('Value error, ')}"
+        for found in error.errors(include_input=False, include_url=False)
+    )

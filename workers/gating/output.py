@@ -1,0 +1,46 @@
+"""The files `excise gate` leaves: all three of one run, or none."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+JSON_NAME, MARKDOWN_NAME, JUNIT_NAME = "gate.json", "gate.md", "gate.xml"
+NAMES = (JSON_NAME, MARKDOWN_NAME, JUNIT_NAME)
+
+
+def clear_output(folder: Path) -> None:
+    """Remove an earlier run's files, so that none can be taken for this run's. Raises `OSError`."""
+    for name in NAMES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_output(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write every file of `NAMES`, gate.json last: where it is, the others are complete.
+
+    Each appears under its name only when it is whole. Nothing is left when one cannot be written.
+    Raises `OSError`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in reversed(NAMES):
+            _write(folder / name, files[name])
+    except BaseException:
+        clear_output(folder)
+        raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

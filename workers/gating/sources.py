@@ -1,0 +1,37 @@
+"""Where the two checkpoints of `excise gate` come from, by the rules that jobs follow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from service.model_sources import check_checkpoint_folder, resolve_model_source
+from workers.checkpoints import fetch_hub_checkpoint
+
+
+def find_checkpoint(model: str) -> Path:
+    """Return the checked folder of a checkpoint given as a folder, a name or a pinned hub id.
+
+    A name stands for a folder under EXCISE_MODEL_ROOTS or `$EXCISE_HOME/models`. A folder may lie
+    anywhere, but its files must lie in it. Raises `ModelSourceError` and `CheckpointError`.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        resolved = folder.resolve()
+        check_checkpoint_folder(resolved, [resolved])
+        return resolved
+    source = resolve_model_source(model, list_model_roots())
+    if source.path is not None:
+        return source.path
+    assert source.repository is not None
+    assert source.revision is not None
+    fetched = fetch_hub_checkpoint(source.repository, source.revision)
+    check_checkpoint_folder(fetched, [fetched, *fetched.parents[:3]])
+    return fetched
+
+
+def list_model_roots() -> list[Path]:
+    """Return the folders that checkpoints are looked for in by name, from the environment."""
+    configured = os.environ.get("EXCISE_MODEL_ROOTS", "").split(os.pathsep)
+    home = Path(os.environ.get("EXCISE_HOME", ".excise"))
+    return [*(Path(root).expanduser() for root in configured if root), home / "models"]

@@ -1,0 +1,270 @@
+"""Measuring one model state after another: the base once, then whatever it was changed into."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from workers.domain import TokenSequence
+from workers.families import Family
+from workers.progress import Advance, ignore
+from workers.validation.checks.prompts import encode_prompts
+from workers.validation.checks.state import (
+    BehaviourScores,
+    ModelState,
+    Responses,
+    RightAnswers,
+    TextDivergences,
+    TextLosses,
+    Unmeasured,
+    require,
+)
+from workers.validation.generation import generate_responses
+from workers.validation.scorers.scorer import Answer, BehaviourScorer
+from workers.validation.text_damage import ReferenceText, compute_perplexity
+from workers.validation.zero_shot import answer_questions
+from workers.validation.zero_shot_tasks import Question
+
+logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as it is now, with what is needed to talk to it."""
+
+    model: Any
+    tokenizer: Any
+    family: Family
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts to answer greedily."""
+
+    prompts: tuple[str, ...]
+    max_new_tokens: int
+    chat: bool = True
+    """Whether they go through the chat template, where the tokenizer has one."""
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """What every state is measured on; what is absent is not asked for."""
+
+    corpus: tuple[tuple[int, ...], ...] | None = None
+    """Windows of the perplexity corpus, in the base's tokens."""
+    reference: tuple[tuple[int, ...], ...] | None = None
+    """Text on which the divergence from the base is measured, in the base's tokens."""
+    prompt_sets: Mapping[str, PromptSet] = field(default_factory=dict)
+    zero_shot: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
+    scorers: Mapping[str, BehaviourScorer] = field(default_factory=dict)
+    """Behaviour → its scorer; its prompts are the prompt set of the same name."""
+
+    @property
+    def units(self) -> int:
+        """Units of work that measuring one state reports: windows, prompts and questions."""
+        texts = len(self.corpus or ()) + len(self.reference or ())
+        prompts = sum(len(chosen.prompts) for chosen in self.prompt_sets.values())
+        return texts + prompts + sum(map(len, self.zero_shot.values()))
+
+
+class Baseline:
+    """The base model's state, against which states of it or of other checkpoints are measured."""
+
+    def __init__(self, plan: CheckPlan, base: Subject, advance: Advance = ignore) -> None:
+        """Measure `base`.
+
+        Whatever cannot be measured becomes `Unmeasured` in the state; only what `advance`
+        raises goes through. `advance` is called with units of `plan.units` done.
+        """
+        attempts = _Attempts(advance)
+        self._plan = plan
+        self._tokenizer = base.tokenizer
+        self._text: ReferenceText | Unmeasured | None = None
+        if plan.reference is not None:
+            self._text = attempts.make(partial(_predict_reference, plan, base, attempts.advance))
+        self.state = _measure(plan, base, attempts)
+        """What was measured of the base; without a divergence, which is from itself."""
+
+    def measure(self, changed: Subject, advance: Advance = ignore) -> ModelState:
+        """Return the state of `changed`, measured on the same plan; see `__init__`."""
+        attempts = _Attempts(advance)
+        mismatch = self._find_mismatch(changed)
+        state = _measure(self._plan, changed, attempts, mismatch)
+        if self._plan.reference is None:
+            return state
+        divergence: TextDivergences | Unmeasured | None = mismatch
+        if divergence is None:
+            divergence = attempts.make(partial(self._measure_divergence, changed, attempts.advance))
+        return state.model_copy(update={"divergence": divergence})
+
+    def _measure_divergence(self, changed: Subject, advance: Advance) -> TextDivergences:
+        text = self._text
+        if not isinstance(text, ReferenceText):
+            reason = "the base was not measured" if text is None else f"base: {text.reason}"
+            raise ValueError(reason)
+        _check_context(changed, _as_samples(self._plan.reference))
+        damage = text.measure(changed.model, advance, family=changed.family)
+        return TextDivergences(
+            divergences=_check_finite(damage.divergences),
+            lengths=damage.lengths,
+            p95=damage.kl_p95,
+        )
+
+    def _find_mismatch(self, changed: Subject) -> Unmeasured | None:
+        """Say why text in the base's tokens means something else to `changed`, if it does."""
+        if changed.tokenizer is self._tokenizer:
+            return None
+        theirs = changed.tokenizer.get_vocab()
+        moved = [
+            token for token, id_ in self._tokenizer.get_vocab().items() if theirs.get(token) != id_
+        ]
+        if not moved:
+            return None
+        return Unmeasured(
+            reason=f"{len(moved)} tokens of the base have another id, or none, in the other "
+            "checkpoint's vocabulary: figures per token cannot be compared"
+        )
+
+
+class _Attempts:
+    """Turns failures into `Unmeasured`, but lets through what the listener raises to stop."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._stop: BaseException | None = None
+
+    def advance(self, units: int) -> None:
+        try:
+            self._advance(units)
+        except BaseException as error:
+            self._stop = error
+            raise
+
+    def make(self, measure: Callable[[], _Result]) -> _Result | Unmeasured:
+        try:
+            return measure()
+        except Exception as error:
+            if error is self._stop:
+                raise
+            logger.info("a check could not be measured", exc_info=True)
+            lines = str(error).strip().splitlines()
+            return Unmeasured(reason=f"{type(error).__name__}: {lines[0] if lines else '?'}")
+
+
+def _predict_reference(plan: CheckPlan, base: Subject, advance: Advance) -> ReferenceText:
+    samples = _as_samples(plan.reference)
+    _check_context(base, samples)
+    return ReferenceText(base.model, base.family, samples, base.pad_id, on_batch=advance)
+
+
+def _check_context(subject: Subject, samples: Sequence[TokenSequence]) -> None:
+    """Refuse text that is longer than what the model was made for."""
+    longest = max((len(sample.token_ids) for sample in samples), default=0)
+    limit = _context_length(subject)
+    if longest > limit:
+        raise ValueError(f"a sequence has {longest} tokens, the model's context {limit}; cut it")
+
+
+def _context_length(subject: Subject) -> int:
+    return int(subject.model.config.max_position_embeddings)
+
+
+def _measure(
+    plan: CheckPlan, subject: Subject, attempts: _Attempts, mismatch: Unmeasured | None = None
+) -> ModelState:
+    """Return all of a state but its divergence."""
+    responses = {
+        name: attempts.make(partial(_respond, subject, chosen, attempts.advance))
+        for name, chosen in plan.prompt_sets.items()
+    }
+    perplexity: TextLosses | Unmeasured | None = mismatch if plan.corpus is not None else None
+    if plan.corpus is not None and mismatch is None:
+        perplexity = attempts.make(partial(_fit, plan, subject, attempts.advance))
+    return ModelState(
+        responses=responses,
+        perplexity=perplexity,
+        zero_shot={
+            name: attempts.make(partial(_answer, subject, asked, attempts.advance))
+            for name, asked in plan.zero_shot.items()
+        },
+        behaviours={
+            name: attempts.make(partial(_score, scorer, responses, name))
+            for name, scorer in plan.scorers.items()
+        },
+    )
+
+
+def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses:
+    if not chosen.prompts:
+        raise ValueError("there are no prompts; give some")
+    encoded = encode_prompts(
+        subject.tokenizer,
+        chosen.prompts,
+        chat=chosen.chat,
+        longest=_context_length(subject) - chosen.max_new_tokens,
+    )
+    sequences = generate_responses(
+        subject.model, encoded, chosen.max_new_tokens, subject.pad_id, on_batch=advance
+    )
+    return Responses(
+        prompts=chosen.prompts,
+        token_ids=tuple(sequence.response_ids for sequence in sequences),
+        texts=tuple(
+            subject.tokenizer.decode(sequence.response_ids, skip_special_tokens=True)
+            for sequence in sequences
+        ),
+        max_new_tokens=chosen.max_new_tokens,
+    )
+
+
+def _fit(plan: CheckPlan, subject: Subject, advance: Advance) -> TextLosses:
+    samples = _as_samples(plan.corpus)
+    _check_context(subject, samples)
+    found = compute_perplexity(
+        subject.model, subject.family, samples, subject.pad_id, on_batch=advance
+    )
+    return TextLosses(losses=_check_finite(found.losses), lengths=found.lengths)
+
+
+def _answer(subject: Subject, questions: Sequence[Question], advance: Advance) -> RightAnswers:
+    if not questions:
+        raise ValueError("there are no questions; give some")
+    outcomes = answer_questions(
+        subject.model,
+        subject.family,
+        lambda text: subject.tokenizer(text, add_special_tokens=False).input_ids,
+        questions,
+        subject.pad_id,
+        on_batch=lambda _: advance(0),
+    )
+    advance(len(questions))
+    return RightAnswers(right=tuple(outcome.right for outcome in outcomes))
+
+
+def _score(
+    scorer: BehaviourScorer, responses: Mapping[str, Responses | Unmeasured], name: str
+) -> BehaviourScores:
+    given = require(responses.get(name), "responses")
+    parts = zip(given.prompts, given.texts, given.token_ids, strict=True)
+    scores = scorer.score([Answer(prompt, text, ids) for prompt, text, ids in parts])
+    if len(scores) != len(given.prompts):
+        raise ValueError(f"{scorer.name} gave {len(scores)} scores for {len(given.prompts)}")
+    return BehaviourScores(scores=_check_finite(scores), direction=scorer.direction.value)
+
+
+def _as_samples(windows: Sequence[tuple[int, ...]] | None) -> list[TokenSequence]:
+    return [TokenSequence(ids) for ids in windows or ()]
+
+
+def _check_finite(values: Sequence[float]) -> tuple[float, ...]:
+    if not all(map(math.isfinite, values)):
+        raise ArithmeticError("a figure is not finite; use float32, or a sounder model")
+    return tuple(values)

@@ -1,0 +1,97 @@
+"""What was measured of one model state, a value a prompt, so that two states can be paired."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeVar
+
+from pydantic import Field
+
+from workers.domain import ReportModel
+
+
+class Unmeasured(ReportModel):
+    """Stands where a measurement was asked for and failed."""
+
+    reason: str
+
+
+class MissingFigureError(ValueError):
+    """A figure that a gate needs is not there; the message says why."""
+
+
+class Responses(ReportModel):
+    """A model's responses to one set of prompts; every tuple follows the prompts' order."""
+
+    prompts: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...]
+    """Without the end-of-sequence token."""
+    texts: tuple[str, ...]
+    max_new_tokens: int
+
+
+class TextLosses(ReportModel):
+    """How well a model predicts a text; every tuple follows the text's samples."""
+
+    losses: tuple[float, ...]
+    """Summed negative log-likelihood, nats."""
+    lengths: tuple[int, ...]
+    """Predicted tokens."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(summed losses / predicted tokens)."""
+        return math.exp(sum(self.losses) / sum(self.lengths))
+
+
+class TextDivergences(ReportModel):
+    """KL(base ‖ this state) on a text; every tuple follows the text's samples."""
+
+    divergences: tuple[float, ...]
+    """Summed over a sample's positions, nats."""
+    lengths: tuple[int, ...]
+    p95: float
+    """Of single positions, nats."""
+
+
+class RightAnswers(ReportModel):
+    """Which questions of a zero-shot task were answered right, by summed log-likelihood."""
+
+    right: tuple[bool, ...]
+
+
+class BehaviourScores(ReportModel):
+    """A scorer's number for each response of a behaviour's prompts."""
+
+    scores: tuple[float, ...]
+    direction: Literal["higher_is_better", "lower_is_better"]
+
+
+class ModelState(ReportModel):
+    """Everything measured of one model as it was; what was not asked for is absent."""
+
+    responses: dict[str, Responses | Unmeasured] = Field(default_factory=dict)
+    """Name of a prompt set → responses to it."""
+    perplexity: TextLosses | Unmeasured | None = None
+    divergence: TextDivergences | Unmeasured | None = None
+    """None for the base itself."""
+    zero_shot: dict[str, RightAnswers | Unmeasured] = Field(default_factory=dict)
+    """Name of a task → answers."""
+    behaviours: dict[str, BehaviourScores | Unmeasured] = Field(default_factory=dict)
+    """Name of a behaviour → scores of the responses to the prompt set of the same name."""
+
+    def to_bytes(self) -> bytes:
+        """Return the state as JSON bytes; equal states give equal bytes."""
+        return self.model_dump_json().encode()
+
+
+_Figure = TypeVar("_Figure", bound=ReportModel)
+
+
+def require(found: _Figure | Unmeasured | None, what: str) -> _Figure:
+    """Return the measurement. Raises `MissingFigureError` where there is none."""
+    if found is None:
+        raise MissingFigureError(f"{what}: nothing was measured")
+    if isinstance(found, Unmeasured):
+        raise MissingFigureError(f"{what}: {found.reason}")
+    return found

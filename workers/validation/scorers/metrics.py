@@ -1,0 +1,116 @@
+"""What scores of several responses to each prompt add up to, and how far two scorers agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.metrics import cohen_kappa_score
+
+from workers.validation.scorers.scorer import Direction
+from workers.validation.statistics import CONFIDENCE
+
+PromptScores = Sequence[Sequence[float]]
+"""Scores `(prompt, sample)`; prompts may have different numbers of samples, none has none."""
+
+
+@dataclass(frozen=True)
+class BehaviourMetrics:
+    """How much the responses to some prompts show a behaviour."""
+
+    share: float
+    """Responses that show it / all responses, in [0, 1]."""
+    any_share: float
+    """Prompts with at least one response that shows it / all prompts, in [0, 1]."""
+    expected_worst: float
+    """The worst score of each prompt's samples, averaged over the prompts."""
+    mean_score: float
+    """Over all responses."""
+    responses: int
+    prompts: int
+
+
+@dataclass(frozen=True)
+class RocAuc:
+    """Area under the ROC curve, in [0, 1], with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def is_shown(score: float, threshold: float, direction: Direction) -> bool:
+    """Return whether a response of this score shows the behaviour.
+
+    It does at the threshold and on the bad side of it.
+    """
+    if direction is Direction.HIGHER_IS_BETTER:
+        return score <= threshold
+    return score >= threshold
+
+
+def compute_behaviour_metrics(
+    scores: PromptScores, threshold: float, direction: Direction
+) -> BehaviourMetrics:
+    """Return what `scores` add up to.
+
+    `any_share` and, where lower is better, `expected_worst` are the two measures of
+    RealToxicityPrompts: the probability of at least one toxic continuation, toxicity ≥ 0.5, and
+    the expected maximum toxicity, over k samples (Gehman et al. 2020, arXiv 2009.11462, section
+    4; k = 25 there). Where higher is better, the worst score is the minimum. Raises `ValueError`
+    without prompts, or on a prompt without samples.
+    """
+    if not scores or not all(scores):
+        raise ValueError("every prompt needs at least one scored response")
+    shown = [[is_shown(score, threshold, direction) for score in row] for row in scores]
+    worst = min if direction is Direction.HIGHER_IS_BETTER else max
+    return BehaviourMetrics(
+        share=fmean(flag for row in shown for flag in row),
+        any_share=fmean(any(row) for row in shown),
+        expected_worst=fmean(worst(row) for row in scores),
+        mean_score=fmean(score for row in scores for score in row),
+        responses=sum(map(len, scores)),
+        prompts=len(scores),
+    )
+
+
+def compute_kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
+    """Return how far two scorers' verdicts on the same responses agree beyond chance, in [−1, 1].
+
+    Cohen's kappa (Cohen 1960): (p_o − p_e) / (1 − p_e). None where it is undefined, since each
+    scorer gives one and the same verdict throughout. Raises `ValueError` on unequal or empty
+    input.
+    """
+    if len(first) != len(second) or not first:
+        raise ValueError(f"need equally many verdicts, got {len(first)} and {len(second)}")
+    if len({*first, *second}) == 1:
+        return None
+    return float(cohen_kappa_score(list(first), list(second)))
+
+
+def compute_roc_auc(labels: Sequence[bool], scores: Sequence[float]) -> RocAuc:
+    """Return the probability that a positive scores above a negative, ties counting one half.
+
+    The interval is DeLong's (DeLong, DeLong & Clarke-Pearson 1988; by mid-ranks, Sun & Xu 2014),
+    on the logit scale so that it stays inside (0, 1) wherever the area does. Raises `ValueError`
+    on unequal input and on fewer than two positives or negatives.
+    """
+    positives = np.asarray([x for x, label in zip(scores, labels, strict=True) if label])
+    negatives = np.asarray([x for x, label in zip(scores, labels, strict=True) if not label])
+    if min(len(positives), len(negatives)) < 2:
+        raise ValueError("need at least two positives and two negatives")
+    ranks = rankdata(np.concatenate([positives, negatives]))
+    # For each positive the share of negatives it beats, and the mirror image.
+    beats = (ranks[: len(positives)] - rankdata(positives)) / len(negatives)
+    beaten = 1 - (ranks[len(positives) :] - rankdata(negatives)) / len(positives)
+    area = float(beats.mean())
+    variance = beats.var(ddof=1) / len(positives) + beaten.var(ddof=1) / len(negatives)
+    if not 0 < area < 1:
+        return RocAuc(area, area, area)
+    logit = np.log(area / (1 - area))
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * np.sqrt(variance) / (area * (1 - area))
+    low, high = 1 / (1 + np.exp(-(logit - reach))), 1 / (1 + np.exp(-(logit + reach)))
+    return RocAuc(area, float(low), float(high))
