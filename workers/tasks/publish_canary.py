@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.prompt_sets.parsing import Prompt
 from service.jobs.specs.behaviours import RepetitionSpec
+from service.prompt_sets.parsing import Prompt
 from service.serving.canary import (
     MIN_PROMPTS,
     BehaviourCheck,
