@@ -137,10 +137,10 @@ def compare_ranks(
 ) -> None:
     """Print an adapter's throughput against the base's on the same server, for each max rank."""
     print(
-        f"\n| max rank | base tok/s | adapter tok/s | ratio | ({options.dtype}, "
-        f"{CONCURRENT} concurrent, {tokens} tokens, median of {REPEATS})"
+        f"\n{options.dtype}, {CONCURRENT} concurrent, {tokens} tokens, median of {REPEATS}:\n\n"
+        "| max rank | base tok/s | adapter tok/s | ratio |\n|---|---|---|---|",
+        flush=True,
     )
-    print("|---|---|---|---|", flush=True)
     for rank in ranks:
         home = folder / f"rank-{rank}"
         adapter = home / "adapter"

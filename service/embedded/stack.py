@@ -265,8 +265,9 @@ class EmbeddedStack:
             *("--without-gossip", "--without-mingle", "-n", f"excise{index}@%h"),
         ]
         environment = {"TOKENIZERS_PARALLELISM": "false"}
-        if self.workers > 1:  # torch's own default, all cores, is right for a single worker
-            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.workers))
+        shares = self.workers + (self._serving is not None)
+        if shares > 1:  # torch's own default, all cores, is right for a worker alone
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // shares))
         name = "worker" if self.workers == 1 else f"worker-{index + 1}"
         return self._program(
             name,

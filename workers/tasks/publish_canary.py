@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.jobs.specs.behaviours import RepetitionSpec
 from service.prompt_sets.parsing import Prompt
 from service.serving.canary import (
     MIN_PROMPTS,
@@ -50,6 +51,8 @@ class _Candidate:
     token_ids: tuple[int, ...]
     is_held_out: bool
     """Whether it is one of the behaviour's prompts that the correction was not made with."""
+    is_repetitive: bool = False
+    """Whether its behaviour is one whose metric the service can compute."""
 
 
 def build_canary(
@@ -77,7 +80,7 @@ def build_canary(
     held_out = [
         pair
         for pair, candidate in zip(pairs, candidates, strict=True)
-        if candidate.is_held_out and pair.is_telling
+        if candidate.is_held_out and candidate.is_repetitive and pair.is_telling
     ]
     return CanaryDocument(
         dtype=dtype,
@@ -93,7 +96,11 @@ def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
     found = [
         candidate
         for behaviour in inputs.spec.behaviours
-        for candidate in _list_candidates(tokenizer, inputs.chats(behaviour.prompts))
+        for candidate in _list_candidates(
+            tokenizer,
+            inputs.chats(behaviour.prompts),
+            is_repetitive=isinstance(behaviour, RepetitionSpec),
+        )
     ]
     chosen = _spread(found, CANDIDATES)
     wanted = max(REFERENCES, MIN_PROMPTS - len(chosen))
@@ -107,12 +114,14 @@ def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
     return chosen
 
 
-def _list_candidates(tokenizer: Any, prompts: Sequence[Prompt]) -> Iterator[_Candidate]:
+def _list_candidates(
+    tokenizer: Any, prompts: Sequence[Prompt], *, is_repetitive: bool
+) -> Iterator[_Candidate]:
     """Yield the prompts of one set that are short enough, each with its side of the split."""
     sides = split_by_hash([prompt.text for prompt in prompts], TUNE_SHARE)
     for token_ids, is_tune in zip(encode_prompts(tokenizer, prompts), sides, strict=True):
         if 0 < len(token_ids) <= _MAX_PROMPT_TOKENS:
-            yield _Candidate(token_ids, is_held_out=not is_tune)
+            yield _Candidate(token_ids, not is_tune, is_repetitive)
 
 
 def _cut_beginnings(tokenizer: Any, texts: Sequence[str], count: int) -> Iterator[tuple[int, ...]]:

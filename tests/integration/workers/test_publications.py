@@ -26,7 +26,7 @@ from service.errors import LeaseLostError
 from service.jobs.execution import attach_artifact, claim_job, finish_job
 from service.jobs.operations import submit_job
 from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.behaviours import RepetitionSpec
+from service.jobs.specs.behaviours import BehaviourSpecBase, PhraseSpec, RepetitionSpec
 from service.keys.operations import Identity, authenticate, create_tenant_key
 from service.models import ModelVersion, VersionStatus, new_id
 from service.prompt_sets.operations import create_prompt_set
@@ -70,11 +70,17 @@ class Publisher:
     base: Path
     prompt_sets: tuple[str, str]
 
-    def publish(self, selection: Selection, *, kind: str = "lora") -> str:
+    def publish(
+        self,
+        selection: Selection,
+        *,
+        kind: str = "lora",
+        behaviour: BehaviourSpecBase | None = None,
+    ) -> str:
         """The id of a queued version of a job that made this correction."""
         patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))
         undesired, reference = self.prompt_sets
-        behaviour = RepetitionSpec(name="repetition", kind="repetition", prompts=undesired)
+        behaviour = behaviour or RepetitionSpec(name="a", kind="repetition", prompts=undesired)
         spec = CorrectionSpec(
             kind="correction", model="tiny", behaviours=[behaviour], reference=reference
         )
@@ -170,6 +176,14 @@ def test_the_canary_is_what_base_and_pruned_model_say(publisher: Publisher) -> N
         assert tuple(continue_slowly(model, ids, count)[0]) == prompt.base_token_ids
         with pruned(model, NEURONS):
             assert tuple(continue_slowly(model, ids, count)[0]) == prompt.corrected_token_ids
+
+
+def test_a_metric_the_service_cannot_compute_is_not_checked_there(publisher: Publisher) -> None:
+    undesired = publisher.prompt_sets[0]
+    phrase = PhraseSpec(name="a", kind="phrase", prompts=undesired, phrases=["w1"])
+    document = publisher.read_canary(publisher.build(publisher.publish(NEURONS, behaviour=phrase)))
+    assert document.telling_prompts >= 8
+    assert document.behaviour == ()
 
 
 def test_built_twice_a_version_has_the_same_artifacts(publisher: Publisher) -> None:
