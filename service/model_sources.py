@@ -11,7 +11,22 @@ from typing import Any, Literal
 
 from service.errors import ModelSourceError
 
-ALLOWED_ARCHITECTURES = frozenset({"LlamaForCausalLM"})
+ALLOWED_ARCHITECTURES = frozenset(
+    {
+        "GPT2LMHeadModel",
+        "GPTNeoXForCausalLM",
+        "Gemma3ForCausalLM",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "OPTForCausalLM",
+        "Phi3ForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "Qwen3MoeForCausalLM",
+    }
+)
+"""What the workers have a description of (`workers/families`); a test keeps the two alike."""
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MAX_CONFIG_BYTES = 1024 * 1024
 

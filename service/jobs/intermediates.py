@@ -1,20 +1,21 @@
 """What the stages of a job hand to one another, and its end: the job's files are never touched.
 
 An artifact is named by its content, so jobs may share one. It is deleted once no unfinished or
-recent job and no job's list of files names it. Whoever names one (`lock_artifact`) and whoever
-deletes one take turns; a worker that wrote before its name was filed looks again afterwards and
-writes anew what was deleted in between. So whatever is named exists, but for that moment.
+recent job, no job's list of files and no published version names it. Whoever names one
+(`lock_artifact`) and whoever deletes one take turns; a worker that wrote before its name was filed
+looks again afterwards and writes anew what was deleted in between. So whatever is named exists,
+but for that moment.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, Text, cast, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
-from service.models import Job, JobArtifact, Shard, StageResult
+from service.models import Job, JobArtifact, ModelVersion, Shard, StageResult
 
 
 def lock_artifact(session: Session, sha256: str) -> None:
@@ -67,5 +68,12 @@ def _is_named(session: Session, sha256: str) -> bool:
         exists().where(JobArtifact.sha256 == sha256),
         exists().where(StageResult.sha256 == sha256),
         exists().where(or_(Shard.result_sha256 == sha256, Shard.input_sha256 == sha256)),
+        exists().where(
+            or_(
+                ModelVersion.patch_sha256 == sha256,
+                ModelVersion.canary_sha256 == sha256,
+                cast(ModelVersion.files, Text).contains(sha256),
+            )
+        ),
     )
     return bool(session.scalar(select(named)))

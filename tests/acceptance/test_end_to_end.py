@@ -49,16 +49,22 @@ def check_report(report: dict[str, Any]) -> None:
     """The contract other tools read, member by member."""
     assert report["verdict"] == "passed", report["reason"]
     (behaviour,) = report["behaviours"]
-    assert (behaviour["name"], behaviour["metric"]) == ("repetition", "response_uniqueness")
-    assert behaviour["direction"] == "higher_is_better"
-    tune, held_out = behaviour["tune"], behaviour["held_out"]
+    assert (behaviour["name"], behaviour["kind"]) == ("repetition", "repetition")
+    assert behaviour["headline"] == "mean_score"
+    (evaluator,) = behaviour["evaluators"]
+    assert evaluator["evaluator"] == "response_uniqueness"
+    assert evaluator["direction"] == "higher_is_better"
+    measures = {measure["name"]: measure for measure in evaluator["measures"]}
+    assert measures.keys() == {"share", "any_share", "expected_worst", "mean_score"}
+    measure = measures["mean_score"]
+    tune, held_out, control = measure["tune"], measure["held_out"], measure["random_control"]
     assert tune.keys() >= {"n", "before", "after"}
     assert held_out.keys() >= {"n", "before", "after", "ci_low", "ci_high"}
     assert tune["n"] > 0
     assert held_out["n"] > 0
     assert 0 < held_out["ci_low"] <= held_out["after"] - held_out["before"] <= held_out["ci_high"]
-    assert behaviour["random_control"].keys() >= {"before", "after", "ci_low", "ci_high"}
-    assert behaviour["random_control"]["before"] == held_out["before"]
+    assert control.keys() >= {"before", "after", "ci_low", "ci_high"}
+    assert control["before"] == held_out["before"]
     perplexity, kl = report["damage"]["perplexity"], report["damage"]["kl"]
     assert perplexity.keys() >= {"corpus", "context", "before", "after"}
     assert perplexity["before"] > 1
@@ -70,7 +76,7 @@ def check_report(report: dict[str, Any]) -> None:
     assert patch["of"] == LAYERS * NEURONS
     assert FAULTY_NEURON in patch["modules"]["model.layers.0.mlp.down_proj"]
     assert {step["components"] for step in report["search"]} <= {1, 8}
-    assert all({"tune_metric", "perplexity"} <= step.keys() for step in report["search"])
+    assert all({"origin", "gain", "kl", "on_front"} <= step.keys() for step in report["search"])
     (chosen,) = [step for step in report["search"] if step["chosen"]]
     assert chosen["components"] == patch["components"]
     assert report["gates"]

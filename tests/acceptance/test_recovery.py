@@ -35,8 +35,8 @@ def check_finished(
     patches = [artifact for artifact in job.artifacts if artifact.name == "patch.safetensors"]
     assert len(patches) == 1
     with stack.database.transaction() as session:
-        query = text("SELECT name FROM stage_results WHERE job_id = :id")
-        results = session.scalars(query, {"id": job.id}).all()
+        query = text("SELECT name FROM stage_results WHERE job_id = :id AND name = ANY(:stages)")
+        results = session.scalars(query, {"id": job.id, "stages": list(STAGES)}).all()
     assert sorted(results) == sorted(STAGES)
     endings = [kind for kind in list_types(stack.events(job.id)) if kind == "job.succeeded"]
     assert len(endings) == 1

@@ -54,6 +54,9 @@ class Behaviour:
     min_effect: float
     """Least improvement of the headline figure on held-out prompts."""
     marking: Marking
+    is_graded: bool = True
+    """Whether scores lie in [0, 1], so that their mean says how much of the behaviour there is;
+    of others only the side of the threshold counts."""
 
     def score(
         self, prompts: Sequence[str], sequences: Sequence[Sequence[TokenSequence]], tokenizer: Any
@@ -114,7 +117,9 @@ class Behaviour:
         return tuple(rise >= least for rise in rises)
 
     def _turn(self, scorer: int, score: float) -> float:
-        """Return a score turned so that larger is worse."""
+        """Return a score, turned so that larger is worse, in [0, 1]."""
+        if not self.is_graded:
+            return float(self.shows(score, scorer))
         if self.scorers[scorer].direction is Direction.HIGHER_IS_BETTER:
             return 1 - score
         return score

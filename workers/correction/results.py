@@ -18,7 +18,7 @@ from workers.validation.checks.state import ModelState
 class StageDocument(BaseModel):
     """Base of stage results: immutable, strict about unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     def to_bytes(self) -> bytes:
         """Return the document as JSON bytes; equal documents give equal bytes."""

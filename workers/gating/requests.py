@@ -11,7 +11,7 @@ from service.jobs.specs.gates import (
     GatesSpec,
     PerplexityGateSpec,
     PromptGateSpec,
-    ResponseGatesSpec,
+    ResponseLimitsSpec,
     ZeroShotGateSpec,
 )
 from workers.correction.preparation import cut_corpus
@@ -78,7 +78,7 @@ def build_requests(spec: GatesSpec) -> list[GateRequest]:
     return requests
 
 
-def build_response_requests(limits: ResponseGatesSpec, subject: str) -> list[GateRequest]:
+def build_response_requests(limits: ResponseLimitsSpec, subject: str) -> list[GateRequest]:
     """Return the gates on the responses to the prompt set `subject`; a null limit asks for none."""
     asked = {
         "uniqueness": limits.max_uniqueness_fall,

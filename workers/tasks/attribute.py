@@ -115,13 +115,14 @@ def build_work(inputs: CorrectionInputs, parts: Sequence[Part]) -> ShardedWork:
 def answer_undesired(
     inputs: CorrectionInputs,
     granularity: Granularity,
+    number: int,
     undesired: Sequence[TokenSequence],
     mass: TokenMass | None,
     advance: Advance,
 ) -> dict[str, torch.Tensor]:
-    """The job's own mean relevance of undesired responses, as that of the base model's."""
+    """The job's own mean relevance of a behaviour's responses, as that of the base model's."""
     question = ask_responses(inputs.attributor, Side.UNDESIRED, mass)
-    subject = Subject(granularity, question, None, tuple(undesired))
+    subject = Subject(granularity, question, number, tuple(undesired))
     part = Part(subject, subject.samples, 0)
     return _average_explained(finish(_answer(inputs, part, advance), in_place=True), subject)
 

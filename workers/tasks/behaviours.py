@@ -59,6 +59,7 @@ def build_behaviour(spec: BehaviourSpec, settings: WorkerSettings, device: str) 
         headline=_choose_headline(spec),
         min_effect=spec.min_effect,
         marking=_choose_marking(spec),
+        is_graded=not isinstance(spec, CustomSpec),
     )
 
 

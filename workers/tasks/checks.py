@@ -7,11 +7,11 @@ from typing import Any
 
 from service.jobs.specs.gates import PromptGateSpec
 from workers.correction.results import PreparedCorrection
-from workers.gating.requests import build_plan, build_requests
+from workers.gating.requests import build_plan, build_requests, build_response_requests
 from workers.gating.requests import list_not_asked as find_not_asked
 from workers.tasks.context import InvalidInputError
 from workers.tasks.loading import CorrectionInputs
-from workers.validation.checks.gates import RESPONSE_GATES, GateRequest
+from workers.validation.checks.gates import GateRequest
 from workers.validation.checks.measurement import CheckPlan, PromptSet
 
 REFERENCE = "reference"
@@ -64,20 +64,23 @@ def build_check_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> 
 
 def list_requests(inputs: CorrectionInputs) -> list[GateRequest]:
     """Return the damage and safety gates of the job, with their limits."""
-    budget = inputs.spec.budget
+    budget, limits = inputs.spec.budget, inputs.spec.responses
     requests = [
         GateRequest("perplexity", budget.perplexity_increase),
         GateRequest("kl", budget.kl_mean),
-        *(GateRequest(name, subject=REFERENCE) for name in RESPONSE_GATES),
+        *build_response_requests(limits, REFERENCE),
     ]
     for behaviour in inputs.behaviours:
+        own = build_response_requests(limits, behaviour.name)
         if behaviour.kind == "repetition":
-            limits = {"emptiness": None, "shorter": LEAST_REPETITIVE_LENGTH}
-            requests += [
-                GateRequest(name, limits[name], behaviour.name) for name in REPETITIVE_GATES
+            own = [
+                replace(request, limit=min(request.limit or 0.0, LEAST_REPETITIVE_LENGTH))
+                if request.name == "shorter"
+                else request
+                for request in own
+                if request.name in REPETITIVE_GATES
             ]
-        else:
-            requests += [GateRequest(name, subject=behaviour.name) for name in RESPONSE_GATES]
+        requests += own
     return requests + build_requests(inputs.spec.gates)
 
 

@@ -185,6 +185,7 @@ def build_steps(
         found = answer_undesired(
             inputs,
             granularity,
+            number,
             undesired if own.mass is None else [sample.explain_all() for sample in undesired],
             own.mass,
             ignore,

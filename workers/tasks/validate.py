@@ -22,7 +22,7 @@ from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
 from workers.tasks.ablation import ablated
 from workers.tasks.checks import build_check_plan, hash_checks
-from workers.tasks.context import JobContext, StageOutput
+from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.checks.measurement import Baseline, Subject
 
@@ -141,7 +141,13 @@ class _HeldOutBench:
     def draw_controls(self, selection: Selection) -> list[Selection]:
         """Return random selections of the same size, module by module."""
         sizes = count_available(self._inputs.checkpoint.model, selection)
-        return [
-            draw_random_selection(selection, sizes, self._inputs.spec.seed + draw)
-            for draw in range(CONTROL_DRAWS)
-        ]
+        try:
+            return [
+                draw_random_selection(selection, sizes, self._inputs.spec.seed + draw)
+                for draw in range(CONTROL_DRAWS)
+            ]
+        except ValueError as error:
+            raise InvalidInputError(
+                f"no random selection can be set beside the chosen one: {error}; "
+                "lower search.amounts"
+            ) from error

@@ -76,7 +76,7 @@ def _draw_sorted(
 def _gumbel(seeds: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return standard Gumbel noise that is a hash of seed and token, shaped as they broadcast."""
     bits = _mix(seeds + _mix(tokens + _STEP))
-    uniform = (_shift(bits, 11).double() + 0.5) / 2**53
+    uniform = ((_shift(bits, 11).double() + 0.5) / 2**53).clamp_(max=1 - 2**-53)
     return -torch.log(-torch.log(uniform)).float()
 
 

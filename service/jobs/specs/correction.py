@@ -18,7 +18,7 @@ from service.jobs.specs.common import (
     check_ascending,
     check_distinct,
 )
-from service.jobs.specs.gates import GatesSpec
+from service.jobs.specs.gates import GatesSpec, ResponseLimitsSpec
 
 MIN_UNDESIRED_PROMPTS = 4
 MIN_REFERENCE_TEXTS = 8
@@ -122,6 +122,8 @@ class CorrectionSpec(JobSpecBase):
     budget: BudgetSpec = BudgetSpec()
     gates: GatesSpec = GatesSpec()
     """What else must keep working; perplexity and KL have their limits in `budget`."""
+    responses: ResponseLimitsSpec = ResponseLimitsSpec()
+    """Limits on continuations of reference text and on responses to each behaviour's prompts."""
     serving: ServingSpec = ServingSpec()
     publish: PublishSpec | None = None
 

@@ -54,8 +54,8 @@ class PromptGateSpec(SpecModel):
     """Whether prompts go through the chat template, where the tokenizer has one."""
 
 
-class ResponseGatesSpec(PromptGateSpec):
-    """Responses to general prompts must stay as long, varied and free of loops; null skips one."""
+class ResponseLimitsSpec(SpecModel):
+    """How far responses may become shorter, more uniform or more repetitive; null skips one."""
 
     max_uniqueness_fall: Share | None = 0.1
     """Relative fall of the mean response uniqueness ratio."""
@@ -70,6 +70,10 @@ class ResponseGatesSpec(PromptGateSpec):
     """Rise of the share of responses cut off at `max_new_tokens`."""
     max_diversity_fall: Share | None = 0.15
     """Relative fall of distinct-1, -2 or -3 over all responses, whichever fell most."""
+
+
+class ResponseGatesSpec(PromptGateSpec, ResponseLimitsSpec):
+    """Responses to general prompts must stay as long, varied and free of loops."""
 
 
 class RefusalGateSpec(PromptGateSpec):

@@ -128,7 +128,7 @@ def _build_job(session: Any, tenant: str, key: str, **changes: Any) -> Job:
     spec = {
         "kind": "correction",
         "model": BASE_MODEL,
-        "behaviours": [{"name": "a", "metric": "response_uniqueness", "prompts": "ps_a"}],
+        "behaviours": [{"name": "a", "kind": "repetition", "prompts": "ps_a"}],
         "reference": "ps_b",
     }
     values = {

@@ -112,11 +112,11 @@ def corrections(
     prompts: list[tuple[int, ...]],
     served_folder: Path,
 ) -> dict[str, Correction]:
-    """Three corrections of 8 neurons in each of a few layers, the largest of each layer."""
+    """Three corrections of the 8 largest neurons of each of nine layers."""
     model = checkpoint.model
     found = {}
     for number, name in enumerate(ADAPTERS):
-        selection = choose_large_neurons(model, range(2 + 9 * number, 11 + 9 * number, 2))
+        selection = choose_large_neurons(model, range(2 + 9 * number, 11 + 9 * number))
         patch = build_patch(base_folder, selection)
         folder = served_folder / name
         folder.mkdir()

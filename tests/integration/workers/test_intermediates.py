@@ -16,6 +16,7 @@ from service.database import Database
 from service.jobs.execution import attach_artifact
 from service.jobs.intermediates import collect_artifact
 from service.jobs.shards import claim_next_shard, file_shard, open_shards
+from service.models import Job, ModelVersion
 from service.relay import Relay
 from tests.integration.workers.conftest import claim
 from workers.settings import WorkerSettings
@@ -110,6 +111,35 @@ def test_what_another_job_published_stays(
     end(first)
     assert relay.collect_once() == 0
     assert store.get(shared) == content
+
+
+@pytest.mark.parametrize("place", ["patch_sha256", "canary_sha256", "files"])
+def test_what_a_published_version_needs_stays(
+    begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, place: str
+) -> None:
+    context = begin()
+    sha256 = run(context, b"adapter")
+    with context.database.transaction() as session:
+        job = session.get_one(Job, context.job_id)
+        named = {"patch_sha256": "0" * 64} | {
+            place: {"adapter_model.safetensors": sha256} if place == "files" else sha256
+        }
+        session.add(
+            ModelVersion(
+                id=f"mv_{place}",
+                tenant_id=job.tenant_id,
+                job_id=job.id,
+                api_key_id=job.api_key_id,
+                base_model="tiny",
+                pool="pool",
+                max_rank=8,
+                verdict="passed",
+                **named,
+            )
+        )
+    end(context)
+    assert relay.collect_once() == 0
+    assert store.get(sha256) == b"adapter"
 
 
 @pytest.mark.parametrize("outcome", ["finished", "unfinished"])

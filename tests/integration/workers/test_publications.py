@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -17,16 +19,19 @@ from transformers import LlamaForCausalLM
 
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.database import Database
+from service.embedded import ServingOptions
+from service.embedded.processes import Guardian
+from service.embedded.serving import CHECKPOINT_POOL, EmbeddedServing
 from service.errors import LeaseLostError
 from service.jobs.execution import attach_artifact, claim_job, finish_job
 from service.jobs.operations import submit_job
 from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.correction import BehaviourSpec
+from service.jobs.specs.behaviours import RepetitionSpec
 from service.keys.operations import Identity, authenticate, create_tenant_key
 from service.models import ModelVersion, VersionStatus, new_id
 from service.prompt_sets.operations import create_prompt_set
 from service.serving.canary import CanaryDocument
-from service.serving.folders import place_files
+from service.serving.folders import hash_content, place_files
 from service.serving.pools import ServingPool
 from service.serving.publications import claim_publication, sweep_expired_publications
 from service.serving.publishing import publish_job
@@ -69,9 +74,7 @@ class Publisher:
         """The id of a queued version of a job that made this correction."""
         patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))
         undesired, reference = self.prompt_sets
-        behaviour = BehaviourSpec(
-            name="repetition", metric="response_uniqueness", prompts=undesired
-        )
+        behaviour = RepetitionSpec(name="repetition", kind="repetition", prompts=undesired)
         spec = CorrectionSpec(
             kind="correction", model="tiny", behaviours=[behaviour], reference=reference
         )
@@ -294,3 +297,45 @@ def test_retiring_a_version_ends_its_builder(
     thread.join(60)
     wait_until(lambda: is_gone(child))
     assert publisher.read(version_id).status == VersionStatus.RETIRED
+
+
+def test_the_embedded_stack_runs_a_server_for_a_checkpoint_and_ends_it_with_the_version(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    version_id = publisher.publish(WEIGHTS, kind="checkpoint")
+    version = publisher.build(version_id)
+    with publisher.database.transaction() as session:
+        chosen = ModelVersion.id == version_id
+        session.execute(update(ModelVersion).where(chosen).values(pool=CHECKPOINT_POOL))
+    program, seen = tmp_path / "vllm", tmp_path / "seen"
+    program.write_text(
+        f'#!/bin/sh\necho $$ "$@" > {seen}.new && mv {seen}.new {seen}\nexec sleep 600\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "logs").mkdir()
+    with (tmp_path / "lock").open("w") as lock:
+        guardian = Guardian(lock)
+        serving = EmbeddedServing(
+            ServingOptions("tiny"),
+            home=tmp_path,
+            models=publisher.base.parent,
+            environment={"EXCISE_VLLM": str(program), "PATH": os.environ["PATH"]},
+            guardian=guardian,
+            report=lambda _: None,
+        )
+        try:
+            url = publisher.settings.database_url.get_secret_value()
+            serving.start(url, publisher.settings.artifacts)
+            wait_until(seen.exists)
+            pid, *arguments = seen.read_text().split()
+            process = psutil.Process(int(pid))
+            folder = tmp_path / "served" / hash_content(version.files)
+            assert arguments[:4] == ["serve", str(folder), "--served-model-name", version_id]
+            assert (folder / "model.safetensors").is_file()
+            with publisher.database.transaction() as session:
+                tenant_id, key_id = publisher.identity.tenant_id, publisher.identity.key_id
+                retire(session, tenant_id, version_id, key_id=key_id)
+            wait_until(lambda: is_gone(process))
+        finally:
+            serving.stop()
+            guardian.close()

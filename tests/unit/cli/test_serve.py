@@ -54,7 +54,7 @@ class FakeClient:
     published_for: list[str | None] = field(default_factory=list)
     promoted: list[str] = field(default_factory=list)
 
-    def publish_job(self, job_id: str, alias: str | None = None) -> VersionView:
+    def publish(self, job_id: str, alias: str | None = None) -> VersionView:
         self.published_for.append(alias)
         return make_version(self.statuses[0], self.error)
 
@@ -139,15 +139,12 @@ def test_the_latest_correction_of_the_model_that_passed_is_taken() -> None:
 
 def test_the_held_out_prompt_with_the_largest_gain_is_asked() -> None:
     samples = [
-        {"prompt": name, "before": "", "after": "", "split": split, "metric_before": 0.1}
-        | {"metric_after": after}
-        for name, split, after in (
-            ("a", "tune", 0.9),
-            ("b", "held_out", 0.3),
-            ("c", "held_out", 0.6),
-        )
+        {"behaviour": "loops", "prompt": name, "before": "", "after": "", "split": split}
+        | {"scores_before": {}, "scores_after": {}, "undesired_before": True}
+        | {"undesired_after": False}
+        for name, split in (("a", "tune"), ("c", "held_out"), ("b", "held_out"))
     ]
-    report = json.dumps({"verdict": "passed", "samples": samples}).encode()
+    report = json.dumps({"schema_version": 2, "verdict": "passed", "samples": samples}).encode()
     client: Any = SimpleNamespace(fetch_report=lambda job_id: report)
     job: Any = SimpleNamespace(id="job_1")
     assert choose_prompt(client, job) == "c"

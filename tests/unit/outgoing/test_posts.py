@@ -159,6 +159,14 @@ def test_large_answers_are_cut_off(script: Script, server, rests, monkeypatch) -
     assert len(server.requests) == 2
 
 
+def test_an_answer_that_trickles_is_given_up(server: Server, rests: Rests) -> None:
+    ticks = iter(range(0, 100_000, 121))
+    rests.clock = Clock(now=lambda: next(ticks), sleep=rests.seconds.append, jitter=lambda: 0.0)
+    with poster(server, rests) as opened, pytest.raises(PostError, match="took over 120 s"):
+        opened.post(b"1")
+    assert len(server.requests) == ATTEMPTS
+
+
 def test_nothing_listens(rests: Rests) -> None:
     with serve(lambda request: Reply()) as gone:
         pass

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from service.errors import ModelSourceError
-from service.model_sources import list_checkpoints, resolve_model_source
+from service.model_sources import ALLOWED_ARCHITECTURES, list_checkpoints, resolve_model_source
+from workers.families.catalogue import FAMILIES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -124,7 +125,7 @@ def test_custom_code_is_refused(root: Path) -> None:
 @pytest.mark.parametrize("architectures", [None, [], ["Other"], "LlamaForCausalLM", [1], [{}]])
 def test_unknown_architectures_are_refused(root: Path, architectures: Any) -> None:
     build(root / "other", architectures=architectures)
-    refuse("other", root, "supported are LlamaForCausalLM")
+    refuse("other", root, "supported are GPT2LMHeadModel")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b" " * 2**21])
@@ -158,3 +159,8 @@ def test_the_first_root_wins(root: Path, tmp_path: Path) -> None:
     assert list_checkpoints(roots) == {"good": root / "good", "extra": extra}
     found = resolve_model_source("good", roots)
     assert found.path == (root / "good").resolve()
+
+
+def test_every_described_architecture_is_allowed_and_no_other() -> None:
+    described = {name for family in FAMILIES for name in family.architectures}
+    assert described == ALLOWED_ARCHITECTURES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -19,7 +20,7 @@ from tests.unit.workers.correction.cases import (
 from workers.correction.behaviour import RISE, Marking, respond
 from workers.domain import TokenSequence
 from workers.validation.generation import generate_samples
-from workers.validation.scorers.scorer import Answer
+from workers.validation.scorers.scorer import Answer, Direction
 from workers.validation.scorers.uniqueness import UniquenessScorer
 
 LOW, HIGH = FunctionScorer(direction=LOWER), FunctionScorer(direction=HIGHER)
@@ -159,3 +160,12 @@ def test_responses_are_drawn_as_the_behaviour_s_decoding_says(model: LlamaForCau
             [sequence.response_ids for sequence in samples] for samples in expected
         ]
     assert sum(counts) == 2 * 3 + 2 * 1
+
+
+def test_scores_on_another_scale_count_by_their_side_of_the_threshold() -> None:
+    scorer = FunctionScorer(direction=Direction.HIGHER_IS_BETTER)
+    graded = build_behaviour(scorer, threshold=50.0)
+    behaviour = replace(graded, is_graded=False)
+    responses = ((respond_with(30.0), respond_with(70.0)), (respond_with(50.0),))
+    assert behaviour.compute_undesiredness(responses) == pytest.approx(2 / 3)
+    assert graded.compute_undesiredness(responses) < 0

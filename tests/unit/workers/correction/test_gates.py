@@ -255,3 +255,14 @@ def test_the_same_evaluators_must_meet_every_gate() -> None:
     control = combine(TOXIC, TAMED)
     gates = judge(behaviour, before, after, [control])
     assert len(failed(gates)) == 1
+
+
+def test_an_evaluator_that_meets_every_gate_is_not_outdone_by_a_larger_effect() -> None:
+    # The other one sees more change, and as much of it at random.
+    behaviour = build_behaviour(
+        FunctionScorer(name="a"), FunctionScorer(name="b"), agreeing=1, min_effect=0.4
+    )
+    before, after = combine(TOXIC, TOXIC), combine(HALVED, TAMED)
+    gates = judge(behaviour, before, after, [combine(TOXIC, TAMED)])
+    assert gates["effect"].value == pytest.approx(0.5)
+    assert failed(gates) == []

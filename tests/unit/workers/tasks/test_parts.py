@@ -149,6 +149,7 @@ def answer(inputs: FakeInputs, samples: Sequence[TokenSequence]) -> dict[str, to
     return attribute.answer_undesired(
         inputs,  # type: ignore[arg-type]
         Granularity.NEURON,
+        0,
         samples,
         None,
         ignore,

@@ -302,7 +302,7 @@ def test_responses_are_explained_beyond_what_clean_ones_need(inputs: FakeInputs)
     steps = steps_of(inputs, bench, {}, clean)
     undesired = [TokenSequence((1, 2), (3, 4, 5), (False, True, False))]
     found, weight = steps.explain(NEURON, 1, undesired)
-    plain = answer_undesired(inputs, NEURON, undesired, None, ignore)  # type: ignore[arg-type]
+    plain = answer_undesired(inputs, NEURON, 0, undesired, None, ignore)  # type: ignore[arg-type]
     assert weight == 1.0
     for name in MODULES:
         torch.testing.assert_close(found[name], plain[name] - 0.5)
@@ -326,7 +326,7 @@ def test_by_undesired_tokens_new_responses_weigh_by_their_number(inputs: FakeInp
     assert weight == 2 / 8
     # All positions of a response say something, marked or not.
     whole = [TokenSequence((1, 2), (3, 4, 5)), TokenSequence((3,), (4,))]
-    plain = answer_undesired(inputs, NEURON, whole, mass, ignore)  # type: ignore[arg-type]
+    plain = answer_undesired(inputs, NEURON, 0, whole, mass, ignore)  # type: ignore[arg-type]
     for name in MODULES:
         torch.testing.assert_close(found[name], plain[name])
 

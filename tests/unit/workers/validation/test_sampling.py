@@ -169,11 +169,11 @@ def test_the_temperature_flattens() -> None:
 
 
 def test_half_precision_scores_are_drawn_from_in_full() -> None:
-    scores = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]], dtype=torch.bfloat16)
-    draws = NucleusDraws([5, 6], 1.0, 1.0, 0)
-    left = draws(torch.zeros(2, 0, dtype=torch.long), scores)
+    scores = torch.randn(300, 200, generator=torch.Generator().manual_seed(7)).bfloat16()
+    ids, seeds = torch.zeros(300, 0, dtype=torch.long), seeds_of(300).tolist()
+    left = NucleusDraws(seeds, 1.0, 0.5, 0)(ids, scores)
     assert left.dtype is torch.bfloat16
-    wide = NucleusDraws([5, 6], 1.0, 1.0, 0)(torch.zeros(2, 0, dtype=torch.long), scores.float())
+    wide = NucleusDraws(seeds, 1.0, 0.5, 0)(ids, scores.float())
     assert left.argmax(-1).tolist() == wide.argmax(-1).tolist()
 
 

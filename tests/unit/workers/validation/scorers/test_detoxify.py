@@ -101,6 +101,13 @@ def test_a_score_does_not_depend_on_the_others(folder: Path) -> None:
     assert together == pytest.approx(alone, abs=2e-6)
 
 
+def test_a_text_is_scored_once(folder: Path) -> None:
+    scorer = load_detoxify(folder)
+    scores = scorer.score(answers(*TEXTS))
+    scorer._model = None  # asking it again would fail
+    assert scorer.score(answers(*reversed(TEXTS))) == scores[::-1]
+
+
 def test_what_is_remembered_is_bounded(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(detoxify, "MAX_REMEMBERED", 2)
     scorer = load_detoxify(folder)
