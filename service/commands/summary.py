@@ -175,11 +175,7 @@ def _build_numbers(report: ReportSummary) -> Table:
     table = Table("", "before", "after", "", title="What changed", title_justify="left")
     for behaviour in report.behaviours:
         for evaluator in behaviour.evaluators:
-            for measure in evaluator.measures:
-                if measure.name == behaviour.headline:
-                    what = _MEASURES.get(measure.name, clean(measure.name))
-                    label = f"{clean(behaviour.name)}: {what}, {clean(evaluator.evaluator)}"
-                    _add_measure(table, label, measure)
+            _add_headline(table, behaviour, evaluator)
     if report.damage is not None:
         _add_damage(table, report.damage)
     if (patch := report.patch) is not None:
@@ -189,6 +185,15 @@ def _build_numbers(report: ReportSummary) -> Table:
     else:
         table.add_row("components pruned", "0", "0", "no patch")
     return table
+
+
+def _add_headline(table: Table, behaviour: _Behaviour, evaluator: _Evaluator) -> None:
+    """The figure of a behaviour that must improve, by one evaluator."""
+    for measure in evaluator.measures:
+        if measure.name == behaviour.headline:
+            figure = _MEASURES.get(measure.name, clean(measure.name))
+            label = f"{clean(behaviour.name)}: {figure}, {clean(evaluator.evaluator)}"
+            _add_measure(table, label, measure)
 
 
 def _add_measure(table: Table, label: str, measure: _Measure) -> None:
