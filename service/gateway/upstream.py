@@ -20,7 +20,7 @@ from service.gateway.routing import Target
 Path = Literal["/v1/chat/completions", "/v1/completions"]
 
 _CONNECT_SECONDS = 2.0
-_MAX_CONNECTIONS = 1024
+_LIMITS = httpx.Limits(max_connections=1024, max_keepalive_connections=128)
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARACTERS = 500
 _REFUSALS = frozenset({400, 413, 422})
@@ -44,6 +44,20 @@ class UpstreamBrokenError(UpstreamError):
     """Its answer ended before it was complete."""
 
 
+class _Transport(httpx.AsyncHTTPTransport):
+    """A connection that the server resets the moment it stands is one that could not be made.
+
+    anyio then asks a socket that is gone for its peer's name, and httpcore lets the
+    `AttributeError` through.
+    """
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except AttributeError as error:
+            raise httpx.ConnectError("reset while connecting", request=request) from error
+
+
 class Upstream:
     """A pool of connections to all model servers."""
 
@@ -52,8 +66,7 @@ class Upstream:
     ) -> None:
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(read_seconds, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=128),
-            transport=transport,
+            transport=transport or _Transport(limits=_LIMITS, trust_env=False),
             trust_env=False,
             follow_redirects=False,
         )

@@ -93,10 +93,10 @@ def _trace_batch(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
-        cache = output.past_key_values
+        cache = output.cache
         best = output.logits[:, -1].float().log_softmax(dim=-1).topk(2, dim=-1)
         steps.append((best.indices[:, 0].cpu(), best.values.cpu()))
         ids = best.indices[:, :1]

@@ -105,3 +105,24 @@ def test_a_refusal_names_the_version_not_its_name_on_the_server() -> None:
 def test_text_that_looks_like_the_field_is_left_alone() -> None:
     text = rb'{"text":"\"model\":\"mv_1.abcd\"","model":"mv_1.abcd"}'
     assert rename_model(text, TARGET) == rb'{"text":"\"model\":\"mv_1.abcd\"","model":"mv_1"}'
+
+
+def test_a_connection_reset_as_it_stands_may_be_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The socket is gone before httpcore has asked it anything: seen with a server killed."""
+
+    async def fail(*_: object) -> httpx.Response:
+        raise AttributeError("'NoneType' object has no attribute 'getpeername'")
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", fail)
+
+    async def run() -> None:
+        upstream = Upstream(5)
+        try:
+            await upstream.open(TARGET, "/v1/completions", b"{}")
+        finally:
+            await upstream.aclose()
+
+    with pytest.raises(UpstreamAwayError, match="ConnectError"):
+        asyncio.run(run())
