@@ -88,11 +88,15 @@ class Behaviour:
         votes = sum(self.shows(score, index) for index, score in enumerate(response.scores))
         return bool(response.token_ids) and votes >= self.agreeing
 
-    def is_clean(self, response: Response) -> bool:
-        """Whether no scorer says that a response, which is not empty, shows the behaviour."""
-        return bool(response.token_ids) and not any(
+    def is_shown(self, response: Response) -> bool:
+        """Whether any scorer says that a response, which is not empty, shows the behaviour."""
+        return bool(response.token_ids) and any(
             self.shows(score, index) for index, score in enumerate(response.scores)
         )
+
+    def is_clean(self, response: Response) -> bool:
+        """Whether no scorer says that a response, which is not empty, shows the behaviour."""
+        return bool(response.token_ids) and not self.is_shown(response)
 
     def mark(
         self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Any

@@ -58,14 +58,14 @@ def choose_explained(
     if behaviour.marking is not Marking.RISING:
         return None
     tune = [outcome for outcome in prompts if not outcome.held_out]
-    responses = [
-        (outcome, response) for outcome in tune for response in outcome.screened + outcome.responses
-    ]
-    mass = learn_token_mass(response for _, response in responses)
+    mass = learn_token_mass(response for outcome in tune for response in outcome.drawn)
     if mass is None:
         return None
     samples = [
-        TokenSequence(outcome.prompt_ids, response.token_ids) for outcome, response in responses
+        TokenSequence(outcome.prompt_ids, response.token_ids)
+        for outcome in tune
+        if outcome.triggering
+        for response in outcome.drawn
     ]
     chosen = choose_by_mass(base, samples, mass, MOST_EXPLAINED)
     return ExplainedResponses(

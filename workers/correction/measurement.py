@@ -31,14 +31,17 @@ def measure_responses(
     )
 
 
-def mark_undesired(
+def mark_shown(
     base: BaseModel, behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
 ) -> Responses:
-    """Return the responses with the tokens of undesired ones marked that are to be explained."""
+    """Return the responses with the tokens marked that make any scorer call them undesired.
+
+    Not only where enough scorers agree: each one's opinion counts in the figures.
+    """
     return tuple(
         tuple(
             behaviour.mark(outcome.prompt, outcome.prompt_ids, response, base.tokenizer)
-            if behaviour.is_undesired(response)
+            if behaviour.is_shown(response)
             else response
             for response in samples
         )
@@ -67,11 +70,12 @@ def collect_base_undesired(
 ) -> tuple[TokenSequence, ...]:
     """Return the base model's own undesired responses, as marked for explanation.
 
-    Of sampled responses those the prompts were chosen by count, too: they are the base model's.
+    Of sampled responses all that were drawn: those the prompts were chosen by are the base
+    model's, too.
     """
     responses = tuple(outcome.responses for outcome in outcomes)
     if behaviour.decoding.temperature > 0:
-        responses = tuple(outcome.screened + outcome.responses for outcome in outcomes)
+        responses = tuple(outcome.drawn for outcome in outcomes)
     return collect_undesired(behaviour, outcomes, responses)
 
 
@@ -88,7 +92,7 @@ def collect_clean(
     rows = [
         [
             TokenSequence(outcome.prompt_ids, response.token_ids)
-            for response in outcome.screened + outcome.responses
+            for response in outcome.drawn
             if behaviour.is_clean(response)
         ]
         for outcome in outcomes

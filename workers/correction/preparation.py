@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from workers.correction.behaviour import BaseModel, Behaviour, respond
+from workers.correction.behaviour import BaseModel, Behaviour, Marking, respond
 from workers.correction.explained import choose_explained
-from workers.correction.measurement import collect_base_undesired, mark_undesired
+from workers.correction.measurement import collect_base_undesired, mark_shown
 from workers.correction.results import (
     PreparedBehaviour,
     PromptOutcome,
@@ -42,6 +42,10 @@ DISTURBED_SHARE = 0.001
 SCREENING_SEED = 1
 """Added to twice the job's seed for the draws that choose prompts; measurements add nothing."""
 
+EXPLORING_DRAWS = 3
+"""Times a behaviour's samples drawn of triggering tuning prompts, to learn from alone: other
+draws show other undesired tokens, and cost far less than finding more prompts."""
+
 
 class PromptTooLongError(ValueError):
     """A prompt and its response do not fit into the model's context; shorten the prompt."""
@@ -62,37 +66,44 @@ def prepare_behaviour(
     to the mean, Galton 1886). Sampled responses are drawn anew; a greedy response is always the
     same, so greedy prompts are chosen by a model that lacks a few random neurons.
 
-    `advance` is called with the number of responses, those of prompts that need no second run
-    included. Raises `PromptTooLongError` naming the first prompt that does not fit.
+    Of tuning prompts that trigger more is drawn where single tokens are learned from.
+
+    `advance` is called with a number of responses, in all `count_responses`. Raises
+    `PromptTooLongError` naming the first prompt that does not fit.
     """
     check_lengths(prompts, prompt_ids, behaviour.decoding.max_new_tokens, base.model)
     is_tune = split_by_hash(prompts, TUNE_SHARE)
 
-    def run(chosen: Sequence[int], seed: int) -> Responses:
-        return respond(
+    def run(chosen: Sequence[int], seed: int, draws: int = 1) -> dict[int, Responses]:
+        decoding = replace(behaviour.decoding, samples=draws * behaviour.decoding.samples)
+        responses = respond(
             base,
-            behaviour,
+            replace(behaviour, decoding=decoding),
             [prompts[index] for index in chosen],
             [prompt_ids[index] for index in chosen],
             seed=seed,
             advance=advance,
         )
+        return dict(zip(chosen, responses, strict=True))
 
     everything = range(len(prompts))
     with _disturb(base, behaviour, seed):
         screened = run(everything, 2 * seed + SCREENING_SEED)
-    triggers = [any(map(behaviour.is_undesired, samples)) for samples in screened]
-    chosen = [index for index in everything if triggers[index]]
-    measured = dict(zip(chosen, run(chosen, 2 * seed), strict=True))
-    advance((len(prompts) - len(chosen)) * behaviour.decoding.samples)
+    chosen = [index for index in everything if any(map(behaviour.is_undesired, screened[index]))]
+    measured = run(chosen, 2 * seed)
+    learning = [index for index in chosen if is_tune[index]] if _learns_tokens(behaviour) else []
+    explored = run(learning, -1 - seed, EXPLORING_DRAWS) if learning else {}
+    runs = len(prompts) + len(chosen) + EXPLORING_DRAWS * len(learning)
+    advance(count_responses(behaviour, len(prompts)) - runs * behaviour.decoding.samples)
     outcomes = tuple(
         PromptOutcome(
             prompt=prompts[index],
             prompt_ids=tuple(prompt_ids[index]),
             held_out=not is_tune[index],
             screened=screened[index],
-            triggering=triggers[index],
+            triggering=index in measured,
             responses=measured.get(index, ()),
+            explored=explored.get(index, ()),
         )
         for index in everything
     )
@@ -104,14 +115,25 @@ def prepare_behaviour(
     )
 
 
+def count_responses(behaviour: Behaviour, prompts: int) -> int:
+    """Return how many responses `prepare_behaviour` draws of `prompts` prompts, at most."""
+    runs = 2 + (EXPLORING_DRAWS if _learns_tokens(behaviour) else 0)
+    return runs * prompts * behaviour.decoding.samples
+
+
+def _learns_tokens(behaviour: Behaviour) -> bool:
+    """Whether more responses tell more of a behaviour: they are drawn, and tokens make it."""
+    return behaviour.decoding.temperature > 0 and behaviour.marking is Marking.RISING
+
+
 def _mark_tuning(base: BaseModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
     """Return the outcome with what attribution is to explain marked."""
-    if outcome.held_out or not outcome.triggering:
+    if outcome.held_out:
         return outcome
-    screened, responses = mark_undesired(
-        base, behaviour, [outcome, outcome], (outcome.screened, outcome.responses)
-    )
-    return outcome.model_copy(update={"screened": screened, "responses": responses})
+    drawn = (outcome.screened, outcome.responses, outcome.explored)
+    marked = mark_shown(base, behaviour, [outcome] * len(drawn), drawn)
+    names = ("screened", "responses", "explored")
+    return outcome.model_copy(update=dict(zip(names, marked, strict=True)))
 
 
 def _disturb(base: BaseModel, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:

@@ -52,6 +52,13 @@ class PromptOutcome(StageDocument):
     """Whether one of those is undesired."""
     responses: tuple[Response, ...] = ()
     """The base model's responses that effects are measured against; of triggering prompts."""
+    explored: tuple[Response, ...] = ()
+    """More responses of a triggering tuning prompt, to learn from what is undesired."""
+
+    @property
+    def drawn(self) -> tuple[Response, ...]:
+        """Every response of the base model: what may be learned from a tuning prompt."""
+        return self.screened + self.responses + self.explored
 
 
 class ExplainedResponses(StageDocument):

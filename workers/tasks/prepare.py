@@ -7,6 +7,7 @@ from typing import Any
 from workers.correction.preparation import (
     TUNING_CORPUS_TOKENS,
     ReferenceTokens,
+    count_responses,
     cut_corpus,
     judge_signal,
     prepare_behaviour,
@@ -74,7 +75,7 @@ def _prepare_behaviours(
 ) -> tuple[PreparedBehaviour, ...]:
     prompts = [inputs.chats(spec.prompts) for spec in inputs.spec.behaviours]
     total = sum(
-        2 * len(chats) * behaviour.decoding.samples
+        count_responses(behaviour, len(chats))
         for chats, behaviour in zip(prompts, inputs.behaviours, strict=True)
     )
     advance = count_up(progress, total)

@@ -10,10 +10,10 @@ import torch
 
 from workers.attribution.contrastive import ContrastiveRelevance
 from workers.correction.behaviour import Behaviour
-from workers.correction.explained import collect_explained
+from workers.correction.explained import Explained, collect_explained
 from workers.correction.measurement import (
     collect_undesired,
-    mark_undesired,
+    mark_shown,
     measure_responses,
 )
 from workers.correction.results import (
@@ -98,10 +98,7 @@ class TuningBench:
         inputs = self._inputs
         reference, named = self._reference, self._named  # of the base model: before it is pruned
         with ablated(inputs, selection, settings, self._text):
-            responses = tuple(
-                self._respond(behaviour, tune)
-                for behaviour, tune in zip(inputs.behaviours, self._tune, strict=True)
-            )
+            responses = tuple(map(self._respond, inputs.behaviours, self._tune, self.explained))
             damage = reference.measure(inputs.checkpoint.model, self._poll)
             if named is not reference:
                 perplexity = named.measure(inputs.checkpoint.model, self._poll).perplexity
@@ -115,10 +112,15 @@ class TuningBench:
             base_perplexity=named.base_perplexity,
         )
 
-    def _respond(self, behaviour: Behaviour, tune: Sequence[PromptOutcome]) -> Responses:
+    def _respond(
+        self, behaviour: Behaviour, tune: Sequence[PromptOutcome], explained: Explained
+    ) -> Responses:
+        """Return responses, marked where it is the marked tokens that will be explained."""
         base, seed = self._inputs.base, self._inputs.spec.seed
         responses = measure_responses(base, behaviour, tune, seed, self._poll)
-        return mark_undesired(base, behaviour, tune, responses)
+        if explained.mass is not None:
+            return responses
+        return mark_shown(base, behaviour, tune, responses)
 
     def _judge(self, found: _Findings) -> Measurement:
         behaviours = list(zip(self._inputs.behaviours, self._tune, found.responses, strict=True))

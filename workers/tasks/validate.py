@@ -26,8 +26,8 @@ from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.checks.measurement import Baseline, Subject
 
-CONTROL_DRAWS = 1
-"""Random selections measured beside the chosen one."""
+CONTROL_DRAWS = 3
+"""Random selections measured beside the chosen one; a figure of theirs is the mean."""
 
 
 def run(

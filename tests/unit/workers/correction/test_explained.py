@@ -81,11 +81,10 @@ def test_tokens_are_learnt_and_responses_chosen_from_the_tuning_split(
     assert samples_of(found) == [
         ((7,), (1, 2)),
         ((7,), (1, 2)),
-        ((7,), (3, 4, 5)),
-        ((8,), (3, 4, 5)),  # also of prompts that did not trigger
+        ((7,), (3, 4, 5)),  # clean, too, but none of prompts that did not trigger
     ]
-    monkeypatch.setattr(explained, "MOST_EXPLAINED", 3)
-    assert len(samples_of(choose_explained(base_of(model), RUDE, PROMPTS))) == 3
+    monkeypatch.setattr(explained, "MOST_EXPLAINED", 2)
+    assert len(samples_of(choose_explained(base_of(model), RUDE, PROMPTS))) == 2
 
 
 def drop_marks(outcome: PromptOutcome) -> PromptOutcome:

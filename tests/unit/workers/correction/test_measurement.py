@@ -21,7 +21,7 @@ from workers.correction.measurement import (
     collect_base_undesired,
     collect_clean,
     collect_undesired,
-    mark_undesired,
+    mark_shown,
     measure_responses,
 )
 from workers.correction.preparation import prepare_behaviour
@@ -84,7 +84,7 @@ def outcomes_of(*rows: tuple[Response, ...]) -> list[PromptOutcome]:
 
 def test_undesired_responses_alone_are_marked(model: LlamaForCausalLM) -> None:
     rows = ((BAD, GOOD), (EMPTY, BAD))
-    marked = mark_undesired(base_of(model), REPETITION, outcomes_of((), ()), rows)
+    marked = mark_shown(base_of(model), REPETITION, outcomes_of((), ()), rows)
     marks = (False, False, False, True)
     assert [[response.marks for response in samples] for samples in marked] == [
         [marks, ()],
@@ -94,7 +94,7 @@ def test_undesired_responses_alone_are_marked(model: LlamaForCausalLM) -> None:
 
 
 def test_marks_depend_on_the_prompt(model: LlamaForCausalLM) -> None:
-    ((found,),) = mark_undesired(
+    ((found,),) = mark_shown(
         base_of(model), REPETITION, [build_outcome("", prompt_ids=(2, 1, 2))], ((BAD,),)
     )
     assert found.marks == (True, True, True, True)

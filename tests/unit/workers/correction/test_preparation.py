@@ -30,13 +30,15 @@ from tests.unit.workers.correction.cases import (
     respond_with,
 )
 from workers.correction import preparation
-from workers.correction.behaviour import Behaviour, respond
+from workers.correction.behaviour import Behaviour, Marking, respond
 from workers.correction.preparation import (
+    EXPLORING_DRAWS,
     MIN_TRIGGERING,
     REFERENCE_TOKENS,
     TUNE_SHARE,
     PromptTooLongError,
     ReferenceTokens,
+    count_responses,
     cut_corpus,
     encode_text,
     judge_signal,
@@ -116,12 +118,42 @@ def test_only_undesired_tuning_responses_are_marked(
     behaviour = build_behaviour(FunctionScorer(score_by_chance))
     marked = 0
     for entry in by_chance:
-        for response in entry.screened + entry.responses:
+        for response in entry.drawn:
             is_marked = behaviour.is_undesired(response) and not entry.held_out
             assert len(response.marks) == (len(response.token_ids) if is_marked else 0)
             assert any(response.marks) is is_marked
             marked += is_marked
     assert marked > 3
+
+
+def test_more_is_drawn_of_triggering_tuning_prompts_to_learn_tokens_from(
+    by_chance: tuple[PromptOutcome, ...],
+) -> None:
+    for entry in by_chance:
+        is_explored = entry.triggering and not entry.held_out
+        assert len(entry.explored) == (EXPLORING_DRAWS * SAMPLED.samples if is_explored else 0)
+        drawn = [one.token_ids for one in entry.drawn]
+        assert len(set(drawn)) == len(drawn)  # other draws, all of them
+    assert sum(bool(entry.explored) for entry in by_chance) > 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"decoding": GREEDY}, {"marking": Marking.REPEATED}], ids=["greedy", "repeated"]
+)
+def test_no_more_is_drawn_where_no_tokens_are_learned(
+    model: LlamaForCausalLM, changes: dict[str, object]
+) -> None:
+    found = prepare(model, build_behaviour(FunctionScorer(lambda answer: 1.0), **changes))
+    assert all(entry.triggering and not entry.explored for entry in found)
+
+
+def test_what_one_of_two_scorers_finds_is_marked_too(model: LlamaForCausalLM) -> None:
+    scorers = FunctionScorer(score_by_chance), FunctionScorer(lambda answer: 0.1)
+    found = prepare(model, build_behaviour(*scorers, agreeing=2))
+    assert not any(entry.triggering for entry in found)
+    for entry in found:
+        for response in entry.screened:
+            assert any(response.marks) is (response.scores[0] > 0.5 and not entry.held_out)
 
 
 def draw_disturbed(share: float) -> dict[str, torch.Tensor]:
@@ -204,7 +236,7 @@ def test_progress_counts_both_runs_whoever_triggers(
     behaviour = build_behaviour(FunctionScorer(lambda answer: level), decoding=decoding)
     ids = [(1, 2), (3,), (4, 5)]
     prepare_behaviour(base_of(model), behaviour, ["a", "b", "c"], ids, 0, counts.append)
-    assert sum(counts) == 2 * 3 * decoding.samples
+    assert sum(counts) == count_responses(behaviour, 3)
 
 
 def test_a_prompt_that_just_fits_is_answered(model: LlamaForCausalLM) -> None:

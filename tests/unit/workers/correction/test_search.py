@@ -111,14 +111,18 @@ def test_rounds_are_numbered() -> None:
         ([damage(9.0, 0.01), damage(kl=0.2), damage(), damage()], (2, 4, 8), [4, 8, 4, 4]),
         ([damage(9.0, 0.01)] * 3, (2, 4), [4, 4, 4]),
         ([damage(kl=0.2)] * 4, (2, 4, 8), [4, 2, 2, 2]),
-        # Room on one side only is none.
-        ([damage(10.31, 0.0)] * 2, (2, 4, 8), [4, 4]),
-        ([damage(10.0, 0.061)] * 2, (2, 4, 8), [4, 4]),
-        ([damage(10.29, 0.059)] * 2, (2, 4, 8), [4, 8]),
+        # Twice the amount is foretold to cost four times as much, of either limit.
+        ([damage(10.13, 0.0)] * 2, (2, 4, 8), [4, 4]),
+        ([damage(10.0, 0.026)] * 2, (2, 4, 8), [4, 4]),
+        ([damage(10.12, 0.024)] * 2, (2, 4, 8), [4, 8]),
+        # Several steps at once, up and down.
+        ([damage(10.0, 0.001)] * 2, (2, 3, 4, 5, 8, 40), [5, 40]),
+        ([damage(10.0, 0.9)] * 2, (2, 3, 4, 9, 10, 11), [9, 3]),
+        ([damage(10.0, 0.1001)] * 2, (2, 3, 9, 10, 11), [9, 3]),
         ([damage(math.nan)] * 2, (2, 4, 8), [4, 2]),
     ],
 )
-def test_the_amount_falls_over_budget_and_rises_where_there_is_room(
+def test_the_next_amount_is_the_largest_foretold_to_stay_within_budget(
     costs: Sequence[TextDamage], amounts: Sequence[int], expected: list[int]
 ) -> None:
     assert amounts_of(Bench(costs=costs).run(amounts, len(costs))) == expected
