@@ -204,9 +204,16 @@ class JobContext(TaskContext):
 
         self.transact(write)
 
-    def event(self, type: str, message: str, data: Mapping[str, Any] | None = None) -> None:  # noqa: A002
-        """Tell the job's owner something."""
-        self._write(record_event, type, message, data)
+    def event(
+        self,
+        type: str,  # noqa: A002 - the name the API uses
+        message: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        once: bool = False,
+    ) -> None:
+        """Tell the job's owner something; where `once`, not if another attempt told it already."""
+        self._write(record_event, type, message, data, once)
 
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
         """Store a file and list it among the job's artifacts."""

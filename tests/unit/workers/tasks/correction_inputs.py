@@ -71,9 +71,12 @@ class FakeContext:
             self.memory[name, key] = work()
         return self.memory[name, key]
 
-    def event(self, kind: str, message: str, data: Mapping[str, Any]) -> None:
+    def event(
+        self, kind: str, message: str, data: Mapping[str, Any], *, once: bool = False
+    ) -> None:
         """Keep an event."""
-        self.events.append((kind, message, data))
+        if not once or (kind, message) not in {told[:2] for told in self.events}:
+            self.events.append((kind, message, data))
 
     def check_cancelled(self) -> None:
         """Raise once the looks are used up."""

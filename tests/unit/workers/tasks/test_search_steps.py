@@ -336,7 +336,8 @@ def test_every_trial_is_an_event(inputs: FakeInputs) -> None:
     steps = steps_of(inputs, bench_of(inputs), context=context, told=told)
     steps.tell(build_trial((0.5, -0.25), kl=0.0123, perplexity=10.1))
     steps.tell(build_trial((0.5, 0.5), within=False, last_layer=3))
-    assert told == [1, 1]
+    steps.tell(build_trial((0.5, 0.5), within=False, last_layer=3))  # remembered, after a restart
+    assert told == [1, 1, 1]
     (kind, message, data), (_, over, later) = context.events
     assert kind == "search.trial"
     assert message == ("round 1, 1 neurons: loop -50%, rudeness +25%, perplexity +1.00%, KL 0.0123")
