@@ -7,9 +7,10 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -63,7 +64,10 @@ class StageOutput(NamedTuple):
 
 
 class TaskContext:
-    """What a child process works with, whether it does a whole job or one shard of it."""
+    """What a child process works with, whether it does a whole job or one shard of it.
+
+    A context manager; on exit it closes its `resources`.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,14 @@ class TaskContext:
         self.job_id = job_id
         self.tenant_id = tenant_id
         self.spec = spec
+        self.resources = ExitStack()
+        """What is open for the work's whole length, such as a scorer's connection."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.resources.close()
 
     @cached_property
     def store(self) -> ArtifactStore:

@@ -27,7 +27,7 @@ from workers.correction.search import Budget
 from workers.domain import Granularity
 from workers.families import Family, count_components, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
-from workers.tasks.behaviours import build_behaviour
+from workers.tasks.behaviours import build_behaviour, describe_surroundings
 from workers.tasks.context import InvalidInputError, TaskContext
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -155,10 +155,14 @@ class CorrectionInputs(JobInputs):
 
     @cached_property
     def behaviours(self) -> tuple[Behaviour, ...]:
-        """The behaviours, with their scorers loaded. Raises `ScorerError`."""
-        settings = self._context.settings
+        """The behaviours, with their scorers loaded, open as long as the context is.
+
+        Raises `ScorerError`.
+        """
+        surroundings = describe_surroundings(self._context.settings, self.device)
         return tuple(
-            build_behaviour(behaviour, settings, self.device) for behaviour in self.spec.behaviours
+            build_behaviour(behaviour, surroundings, self._context.resources)
+            for behaviour in self.spec.behaviours
         )
 
     @property

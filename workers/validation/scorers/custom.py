@@ -68,7 +68,7 @@ class HttpScorer:
     """
 
     def __init__(self, name: str, direction: Direction, poster: Poster) -> None:
-        """Post to `poster`'s destination."""
+        """Post to the destination of `poster`, which whoever opened it closes."""
         self._name = name
         self._direction = direction
         self._poster = poster
