@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from workers.correction.behaviour import BaseModel, Behaviour, respond
+from workers.correction.behaviour import Behaviour, respond
 from workers.correction.explained import choose_explained
 from workers.correction.measurement import collect_base_undesired, mark_undesired
 from workers.correction.results import (
@@ -23,6 +23,7 @@ from workers.families import count_components
 from workers.progress import Advance
 from workers.pruning.components import pruned
 from workers.validation.splits import split_by_hash
+from workers.validation.subject import Subject
 
 TUNE_SHARE = 0.5
 """Share of the undesired prompts used for attribution and search; the rest is held out."""
@@ -48,7 +49,7 @@ class PromptTooLongError(ValueError):
 
 
 def prepare_behaviour(
-    base: BaseModel,
+    base: Subject,
     behaviour: Behaviour,
     prompts: Sequence[str],
     prompt_ids: Sequence[Sequence[int]],
@@ -104,7 +105,7 @@ def prepare_behaviour(
     )
 
 
-def _mark_tuning(base: BaseModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
+def _mark_tuning(base: Subject, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
     """Return the outcome with what attribution is to explain marked."""
     if outcome.held_out or not outcome.triggering:
         return outcome
@@ -114,7 +115,7 @@ def _mark_tuning(base: BaseModel, behaviour: Behaviour, outcome: PromptOutcome) 
     return outcome.model_copy(update={"screened": screened, "responses": responses})
 
 
-def _disturb(base: BaseModel, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
+def _disturb(base: Subject, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
     """Return a context in which a greedy behaviour's model lacks a few random neurons."""
     if behaviour.decoding.temperature > 0:
         return nullcontext()

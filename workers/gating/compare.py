@@ -21,8 +21,9 @@ from workers.gating.sources import find_checkpoint
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.tasks.packaging import list_versions
 from workers.validation.checks.gates import GateRequest, judge_gates
-from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet, Subject
+from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
 from workers.validation.gate_report import GateReport, find_outcome
+from workers.validation.subject import Subject
 
 Say = Callable[[str], None]
 """Told in a line what is being done."""

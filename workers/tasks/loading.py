@@ -22,13 +22,14 @@ from workers.checkpoints import (
     fetch_hub_checkpoint,
     load_checkpoint,
 )
-from workers.correction.behaviour import BaseModel, Behaviour
+from workers.correction.behaviour import Behaviour
 from workers.correction.search import Budget
 from workers.domain import Granularity
 from workers.families import Family, count_components, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
 from workers.tasks.behaviours import build_behaviour, describe_surroundings
 from workers.tasks.context import InvalidInputError, TaskContext
+from workers.validation.subject import Subject
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """A checkpoint has at least one of these, or no tokenizer at all."""
@@ -166,10 +167,10 @@ class CorrectionInputs(JobInputs):
         )
 
     @property
-    def base(self) -> BaseModel:
+    def base(self) -> Subject:
         """The model whose behaviours are corrected. Raises `CheckpointError`."""
         checkpoint = self.checkpoint
-        return BaseModel(checkpoint.model, checkpoint.tokenizer, checkpoint.pad_id, self.family)
+        return Subject(checkpoint.model, checkpoint.tokenizer, self.family, checkpoint.pad_id)
 
     @property
     def attributor(self) -> Attributor:

@@ -18,7 +18,7 @@ from tests.tiny import (
 from workers.families import LLAMA
 from workers.pruning.components import pruned
 from workers.validation.checks.gates import GENERAL, GateRequest, judge_gates
-from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet, Subject
+from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
 from workers.validation.checks.state import (
     BehaviourScores,
     ModelState,
@@ -30,6 +30,7 @@ from workers.validation.checks.state import (
 )
 from workers.validation.scorers.scorer import Answer, Direction
 from workers.validation.scorers.uniqueness import UniquenessScorer
+from workers.validation.subject import Subject
 from workers.validation.text_damage import ReferenceText, compute_perplexity
 from workers.validation.zero_shot_tasks import Choice, Question
 
