@@ -8,18 +8,16 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts, load_rows
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.jobs.specs.compression import ZeroShotSpec
-from service.model_sources import check_checkpoint_folder, resolve_model_source
 from service.prompt_sets.parsing import Prompt
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
     Checkpoint,
     CheckpointError,
-    fetch_hub_checkpoint,
+    choose_device,
+    find_checkpoint_folder,
     load_checkpoint,
 )
 from workers.correction.behaviour import Behaviour
@@ -48,15 +46,7 @@ class JobInputs:
 
         Raises `ModelSourceError` and `CheckpointError`.
         """
-        roots = self._context.settings.model_roots
-        source = resolve_model_source(self._model, roots)
-        if source.path is not None:
-            return source.path
-        assert source.repository is not None
-        assert source.revision is not None
-        folder = fetch_hub_checkpoint(source.repository, source.revision)
-        check_checkpoint_folder(folder, [folder, *folder.parents[:3]])
-        return folder
+        return find_checkpoint_folder(self._model, self._context.settings.model_roots)
 
     @cached_property
     def model_sha256(self) -> str:
@@ -97,10 +87,7 @@ class JobInputs:
     @property
     def device(self) -> str:
         """Where the model runs."""
-        configured = self._context.settings.device
-        if configured != "auto":
-            return configured
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return choose_device(self._context.settings.device)
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""
