@@ -15,6 +15,7 @@ from tests.tiny import (
     draw_samples,
     select_neurons,
 )
+from tests.unit.workers.validation.checks.limits import LIMITS
 from workers.families import LLAMA
 from workers.pruning.components import pruned
 from workers.validation.checks.gates import GENERAL, GateRequest, judge_gates
@@ -51,11 +52,10 @@ PLAN = CheckPlan(
     scorers={"loops": UniquenessScorer()},
 )
 ALL_GATES = [
-    GateRequest("perplexity"),
-    GateRequest("kl"),
-    GateRequest("zero_shot", subject="boolq"),
-    *(GateRequest(name) for name in ("uniqueness", "emptiness", "shorter", "longer", "diversity")),
-    GateRequest("behaviour", subject="loops"),
+    *(GateRequest(name, LIMITS[name]) for name in ("perplexity", "kl", "uniqueness", "emptiness")),
+    *(GateRequest(name, LIMITS[name]) for name in ("shorter", "longer", "diversity")),
+    GateRequest("zero_shot", LIMITS["zero_shot"], "boolq"),
+    GateRequest("behaviour", LIMITS["behaviour"], "loops"),
 ]
 
 
