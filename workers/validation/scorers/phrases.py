@@ -37,14 +37,9 @@ class PhraseScorer:
 
     def __init__(self, phrases: Phrases, name: str = "phrase") -> None:
         """Look for `phrases`. Raises `ScorerUnavailableError` where they are no valid search."""
-        self._name = name
+        self.name = name
         self._is_literal = phrases.pattern is None
         self._compiled = _compile(phrases)
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return self._name
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search takes too long."""
@@ -56,7 +51,7 @@ class PhraseScorer:
             return self._compiled.search(searched, timeout=MAX_SECONDS_PER_RESPONSE) is not None
         except TimeoutError:
             raise ScoringError(
-                f"the pattern of {self._name} takes more than {MAX_SECONDS_PER_RESPONSE:g} s on a "
+                f"the pattern of {self.name} takes more than {MAX_SECONDS_PER_RESPONSE:g} s on a "
                 f"response of {len(text)} characters. Take out repetitions inside repetitions, "
                 "such as (a+)+."
             ) from None
