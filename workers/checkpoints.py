@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.quiet import quiet_transformers
 
 
@@ -142,6 +143,30 @@ def fetch_hub_checkpoint(repository: str, revision: str) -> Path:
             f"cannot fetch {repository} at commit {revision} from the hub: {error}"
         ) from error
     return Path(folder)
+
+
+def find_checkpoint_folder(model: str, roots: Sequence[Path]) -> Path:
+    """Return the folder of a checkpoint as jobs name it: under `roots`, or on the hub.
+
+    Its files are checked before anything is loaded from them. Raises `ModelSourceError` and
+    `CheckpointError`.
+    """
+    source = resolve_model_source(model, roots)
+    if source.path is not None:
+        return source.path
+    assert source.repository is not None
+    assert source.revision is not None
+    folder = fetch_hub_checkpoint(source.repository, source.revision)
+    # The hub's cache keeps files outside the snapshot's folder and links to them.
+    check_checkpoint_folder(folder, [folder, *folder.parents[:3]])
+    return folder
+
+
+def choose_device(asked: str) -> str:
+    """Return the device that `asked` means: `auto` is a GPU where there is one."""
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

@@ -22,10 +22,14 @@ LISTED_INDICES = 50
 """Components of a module that `patch inspect` lists by index."""
 
 patch_commands = typer.Typer(
-    no_args_is_help=True, help="Apply, revert or inspect a patch on a checkpoint folder."
+    no_args_is_help=True,
+    add_completion=False,
+    help="Apply, revert or inspect a patch on a checkpoint folder.",
 )
-model_commands = typer.Typer(no_args_is_help=True, help="Fetch the embedded base models.")
-gate_commands = typer.Typer()
+model_commands = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Fetch the embedded base models."
+)
+gate_commands = typer.Typer(add_completion=False)
 """A Typer of one command is that command itself: `excise gate`, not `excise gate gate`."""
 
 

@@ -338,26 +338,32 @@ class ModelIdentity(ReportModel):
     sha256: str
 
 
-class Report(ReportModel):
-    """The whole outcome of a correction job, as `report.json` holds it."""
+class JobReport(ReportModel):
+    """What the report of a job of any kind says."""
 
-    schema_version: Literal[2] = 2
     verdict: Verdict
     reason: str
     """One sentence: why this verdict."""
+    gates: list[GateResult]
+    timings: dict[str, float]
+    """Seconds by stage."""
+    seed: int
+    versions: dict[str, str]
+    model: ModelIdentity
+
+
+class Report(JobReport):
+    """The whole outcome of a correction job, as `report.json` holds it."""
+
+    schema_version: Literal[2] = 2
     behaviours: list[BehaviourEffect]
     budget: BudgetLimits | None = None
     damage: Damage | None
     patch: PatchSummary | None
     overlap: list[Overlap] = []
     search: list[SearchStep]
-    gates: list[GateResult]
     not_asked: list[str] = []
     """Gates that the job did not ask for."""
     samples: list[Sample]
     attribution: dict[str, str]
     """Attributor, score and granularity used."""
-    timings: dict[str, float]
-    seed: int
-    versions: dict[str, str]
-    model: ModelIdentity

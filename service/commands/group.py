@@ -98,7 +98,11 @@ def load_group(entry_point: EntryPoint) -> Any:
         group = entry_point.load()
     except ImportError as error:
         return _build_hint(entry_point.name, error)
-    return typer.main.get_command(group) if isinstance(group, typer.Typer) else group
+    if not isinstance(group, typer.Typer):
+        return group
+    command = typer.main.get_command(group)
+    command.name = entry_point.name  # a group that was not added to another has none
+    return command
 
 
 def describe_missing(error: ImportError) -> str:

@@ -21,7 +21,6 @@ from service.jobs.intermediates import lock_artifact
 from service.jobs.shard_states import prolong_shards_of
 from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import (
-    Level,
     append_event,
     cancel,
     fail_as_poison,
@@ -30,6 +29,7 @@ from service.jobs.transitions import (
     requeue_or_give_up,
 )
 from service.models import (
+    Event,
     Job,
     JobArtifact,
     JobStatus,
@@ -214,11 +214,17 @@ def record_event(
     type: str,  # noqa: A002 - the name the API uses
     message: str,
     data: Mapping[str, Any] | None = None,
-    level: Level = "info",
+    once: bool = False,
 ) -> None:
-    """Tell the job's owner something. Raises `LeaseLostError`."""
+    """Tell the job's owner something; where `once`, not what was told in these words already.
+
+    Raises `LeaseLostError`.
+    """
     lock_lease(session, job_id, token)
-    append_event(session, job_id, type, clean_message(message), data, level)
+    cleaned = clean_message(message)
+    told = (Event.job_id == job_id, Event.type == type, Event.message == cleaned)
+    if not (once and session.scalar(select(Event.id).where(*told).limit(1))):
+        append_event(session, job_id, type, cleaned, data)
 
 
 def set_estimated_finish(session: Session, job_id: str, token: int, at: datetime | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,9 +14,7 @@ from workers.circuits.faithfulness import (
     Ablation,
     KeepMask,
     compute_faithfulness,
-    compute_mean_inputs,
     measure_circuits,
-    measure_weight_circuits,
 )
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint, LayerSummary
@@ -57,9 +55,17 @@ def discover_circuit(
     ranked = _Ranked(order_scores(scores, settings.order), resolve_scope(settings), sites)
 
     def measure(shares: Sequence[float]) -> torch.Tensor:
-        circuits = (ranked.keep(share) for share in shares)
-        return _measure(
-            model, family, sites, discovery, held_out, settings, circuits, pad_id, advance
+        return measure_circuits(
+            model,
+            family,
+            sites,
+            held_out,
+            (ranked.keep(share) for share in shares),
+            settings.ablation,
+            pad_id,
+            mean_rows=discovery.rows,
+            batch_tokens=settings.batch_tokens,
+            advance=advance,
         )
 
     ablated = measure((0.0, *settings.shares[:-1]))
@@ -202,49 +208,6 @@ def _measure_whole(
             "so it does not do the task; reword the prompts or take another task or model"
         )
     return whole, corrupted
-
-
-def _measure(
-    model: nn.Module,
-    family: Family,
-    sites: Mapping[str, Site],
-    discovery: Task,
-    held_out: Task,
-    settings: CircuitSettings,
-    circuits: Iterable[KeepMask],
-    pad_id: int,
-    advance: Advance,
-) -> torch.Tensor:
-    """Return the held-out metric of every circuit, `(circuit, row)`."""
-    batch_tokens = settings.batch_tokens
-    if Granularity.WEIGHT in settings.granularities:
-        return measure_weight_circuits(
-            model,
-            family,
-            sites,
-            held_out,
-            circuits,
-            pad_id,
-            batch_tokens=batch_tokens,
-            advance=advance,
-        )
-    means = None
-    if settings.ablation is Ablation.MEAN:
-        means = compute_mean_inputs(
-            model, family, sites, discovery.rows, pad_id, batch_tokens=batch_tokens
-        )
-    return measure_circuits(
-        model,
-        family,
-        sites,
-        held_out,
-        list(circuits),
-        settings.ablation,
-        pad_id,
-        means=means,
-        batch_tokens=batch_tokens,
-        advance=advance,
-    )
 
 
 def _mean(metrics: torch.Tensor) -> float:

@@ -28,10 +28,18 @@ from workers.circuits.measurement import (
     find_device,
     measure_rows,
 )
-from workers.circuits.sites import Site, read_inputs, replaced_inputs, spread_to_features
+from workers.circuits.sites import (
+    Site,
+    has_weights,
+    read_inputs,
+    replaced_inputs,
+    spread_to_features,
+)
 from workers.circuits.tasks import Task, TaskRow
+from workers.domain import TokenSequence
 from workers.families import Family
 from workers.progress import Advance, ignore
+from workers.pruning.means import compute_mean_inputs
 
 KeepMask = Mapping[str, torch.Tensor]
 """Module name → bool tensor, True at the components that the circuit keeps."""
@@ -93,53 +101,44 @@ def _integrate(positions: Sequence[float], values: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def compute_mean_inputs(
-    model: nn.Module,
-    family: Family,
-    sites: Mapping[str, Site],
-    rows: Sequence[TaskRow],
-    pad_id: int,
-    *,
-    batch_tokens: int = 1024,
-) -> dict[str, torch.Tensor]:
-    """Return every site's mean input over the real positions of the clean prompts, `(feature,)`."""
-    sums: dict[str, torch.Tensor] = {}
-    tokens = 0
-    for batch in build_row_batches(rows, batch_tokens, pad_id, find_device(model)):
-        read = read_inputs(model, family, sites, batch.clean_ids)
-        for name, values in read.items():
-            total = values[batch.is_token].float().sum(dim=0)
-            sums[name] = sums[name] + total if name in sums else total
-        tokens += int(batch.is_token.sum())
-    return {name: total / tokens for name, total in sums.items()}
-
-
-@torch.no_grad()
 def measure_circuits(
     model: nn.Module,
     family: Family,
     sites: Mapping[str, Site],
     task: Task,
-    circuits: Sequence[KeepMask],
+    circuits: Iterable[KeepMask],
     ablation: Ablation,
     pad_id: int,
     *,
-    means: Mapping[str, torch.Tensor] | None = None,
+    mean_rows: Sequence[TaskRow] = (),
     batch_tokens: int = 1024,
     advance: Advance = ignore,
 ) -> torch.Tensor:
     """Return the task metric of every circuit on every row, `(circuit, row)` on the CPU.
 
     Components of `sites` outside a circuit are ablated at all positions, everything else runs
-    as it is. `means` (`compute_mean_inputs`) is needed for mean ablation only. `advance` is
-    called with the number of rows of each batch, once a circuit. Raises `ValueError` for masks
-    of other modules than the sites, and for missing means.
+    as it is. Mean ablation takes the means over the clean prompts of `mean_rows`. `circuits` may
+    be lazy, as masks of single weights are as large as the model. `advance` is called with the
+    number of rows of each batch, once a circuit. Raises `ValueError` for masks of other modules
+    than the sites, for mean ablation without rows, and for weights ablated by anything but zero.
     """
-    _check_masks(sites, circuits)
-    if ablation is Ablation.MEAN and means is None:
-        raise ValueError("mean ablation needs means; compute them with compute_mean_inputs")
-    kept = [_spread_masks(sites, circuit, find_device(model)) for circuit in circuits]
-    measured = torch.empty(len(circuits), len(task.rows))
+    if has_weights(sites):
+        if ablation is not Ablation.ZERO:
+            raise ValueError("weights are ablated by zero; set ablation to zero")
+        return _measure_weight_circuits(
+            model, family, sites, task, circuits, pad_id, batch_tokens, advance
+        )
+    asked = list(circuits)
+    _check_masks(sites, asked)
+    means: Mapping[str, torch.Tensor] = {}
+    if ablation is Ablation.MEAN:
+        modules = {name: site.module for name, site in sites.items()}
+        prompts = [TokenSequence(row.clean_ids) for row in mean_rows]
+        means = compute_mean_inputs(
+            model, family, modules, prompts, pad_id, batch_tokens=batch_tokens
+        )
+    kept = [_spread_masks(sites, circuit, find_device(model)) for circuit in asked]
+    measured = torch.empty(len(asked), len(task.rows))
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
         others = _find_replacements(model, family, sites, batch, ablation, means)
         for number, masks in enumerate(kept):
@@ -175,12 +174,11 @@ def _find_replacements(
     sites: Mapping[str, Site],
     batch: RowBatch,
     ablation: Ablation,
-    means: Mapping[str, torch.Tensor] | None,
+    means: Mapping[str, torch.Tensor],
 ) -> Mapping[str, torch.Tensor]:
     if ablation is Ablation.COUNTERFACTUAL:
         return read_inputs(model, family, sites, batch.corrupted_ids)
     if ablation is Ablation.MEAN:
-        assert means is not None
         return means
     return {name: torch.zeros((), device=batch.clean_ids.device) for name in sites}
 
@@ -189,7 +187,7 @@ def _blend(
     masks: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]
 ) -> Callable[[str, torch.Tensor], torch.Tensor]:
     def replace(name: str, values: torch.Tensor) -> torch.Tensor:
-        return torch.where(masks[name], values, others[name].to(values.dtype))
+        return torch.where(masks[name], values, others[name].to(values))
 
     return replace
 
@@ -214,22 +212,17 @@ def only_weights(sites: Mapping[str, Site], circuit: KeepMask) -> Iterator[None]
             sites[name].module.weight = weight
 
 
-def measure_weight_circuits(
+def _measure_weight_circuits(
     model: nn.Module,
     family: Family,
     sites: Mapping[str, Site],
     task: Task,
     circuits: Iterable[KeepMask],
     pad_id: int,
-    *,
-    batch_tokens: int = 1024,
-    advance: Advance = ignore,
+    batch_tokens: int,
+    advance: Advance,
 ) -> torch.Tensor:
-    """Return the task metric with only each circuit's weights, `(circuit, row)` on the CPU.
-
-    Weights outside it are zero. `circuits` may be lazy, as the masks of a large model are
-    large. `advance` is called with the number of rows after each circuit.
-    """
+    """Return the task metric with only each circuit's weights, `(circuit, row)` on the CPU."""
     measured: list[torch.Tensor] = []
     for circuit in circuits:
         with only_weights(sites, circuit):

@@ -11,10 +11,13 @@ from typing import Any
 
 from workers.correction.results import Response
 from workers.domain import TokenSequence
-from workers.families import Family
 from workers.validation.generation import Decoding, generate_samples
 from workers.validation.scorers.scorer import Answer, BehaviourScorer, Direction
+from workers.validation.subject import Subject
 from workers.validation.uniqueness import find_repeated_tokens
+
+BaseModel = Subject
+"""Its former name, which explained.py and vocabulary.py still use."""
 
 RISE = 0.1
 """A token that raises the mean score of the response so far by this much is marked."""
@@ -143,18 +146,8 @@ class Behaviour:
         return fmean(values) if values else 0.0
 
 
-@dataclass(frozen=True)
-class BaseModel:
-    """The model whose behaviours are looked at."""
-
-    model: Any
-    tokenizer: Any
-    pad_id: int
-    family: Family
-
-
 def respond(
-    base: BaseModel,
+    base: Subject,
     behaviour: Behaviour,
     prompts: Sequence[str],
     prompt_ids: Sequence[Sequence[int]],

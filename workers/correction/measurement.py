@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.correction.behaviour import BaseModel, Behaviour, respond
+from workers.correction.behaviour import Behaviour, respond
 from workers.correction.results import PromptOutcome, Responses
 from workers.domain import TokenSequence
 from workers.progress import Advance
+from workers.validation.subject import Subject
 
 
 def measure_responses(
-    base: BaseModel,
+    base: Subject,
     behaviour: Behaviour,
     outcomes: Sequence[PromptOutcome],
     seed: int,
@@ -32,7 +33,7 @@ def measure_responses(
 
 
 def mark_shown(
-    base: BaseModel, behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
+    base: Subject, behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
 ) -> Responses:
     """Return the responses with the tokens marked that make any scorer call them undesired.
 

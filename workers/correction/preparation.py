@@ -9,20 +9,21 @@ from typing import Any
 
 import torch
 
-from workers.correction.behaviour import BaseModel, Behaviour, Marking, respond
+from workers.correction.behaviour import Behaviour, Marking, respond
 from workers.correction.explained import choose_explained
 from workers.correction.measurement import collect_base_undesired, mark_shown
 from workers.correction.results import (
     PreparedBehaviour,
     PromptOutcome,
     ReferenceSplit,
-    Responses,
+    Response,
 )
 from workers.domain import Granularity, Selection
 from workers.families import count_components
 from workers.progress import Advance
 from workers.pruning.components import pruned
 from workers.validation.splits import split_by_hash
+from workers.validation.subject import Subject
 
 TUNE_SHARE = 0.5
 """Share of the undesired prompts used for attribution and search; the rest is held out."""
@@ -52,7 +53,7 @@ class PromptTooLongError(ValueError):
 
 
 def prepare_behaviour(
-    base: BaseModel,
+    base: Subject,
     behaviour: Behaviour,
     prompts: Sequence[str],
     prompt_ids: Sequence[Sequence[int]],
@@ -74,7 +75,7 @@ def prepare_behaviour(
     check_lengths(prompts, prompt_ids, behaviour.decoding.max_new_tokens, base.model)
     is_tune = split_by_hash(prompts, TUNE_SHARE)
 
-    def run(chosen: Sequence[int], seed: int, draws: int = 1) -> dict[int, Responses]:
+    def run(chosen: Sequence[int], seed: int, draws: int = 1) -> dict[int, tuple[Response, ...]]:
         decoding = replace(behaviour.decoding, samples=draws * behaviour.decoding.samples)
         responses = respond(
             base,
@@ -126,7 +127,7 @@ def _learns_tokens(behaviour: Behaviour) -> bool:
     return behaviour.decoding.temperature > 0 and behaviour.marking is Marking.RISING
 
 
-def _mark_tuning(base: BaseModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
+def _mark_tuning(base: Subject, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
     """Return the outcome with what attribution is to explain marked."""
     if outcome.held_out:
         return outcome
@@ -136,7 +137,7 @@ def _mark_tuning(base: BaseModel, behaviour: Behaviour, outcome: PromptOutcome) 
     return outcome.model_copy(update=dict(zip(names, marked, strict=True)))
 
 
-def _disturb(base: BaseModel, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
+def _disturb(base: Subject, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
     """Return a context in which a greedy behaviour's model lacks a few random neurons."""
     if behaviour.decoding.temperature > 0:
         return nullcontext()

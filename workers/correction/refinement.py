@@ -48,10 +48,14 @@ def refine(
     implements it. The same `known`, space and seed propose the same settings. A trial that had
     nothing to prune counts, and is not returned. Stops early when `is_time_up` says so.
     """
-    study = _build_study(seed)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     for trial in known:
         if trial.settings.ablation in space.ablations:  # else it has no place in the space
-            study.add_trial(_describe(trial, space, budget))
+            study.enqueue_trial(_describe(trial.settings, space))
+            asked = study.ask()
+            _propose(asked, space, trial.settings.origin)
+            _tell(study, asked, trial, budget)
     found: list[Trial] = []
     for number in range(1, trials + 1):
         if is_time_up():
@@ -64,40 +68,15 @@ def refine(
             continue
         trial, _ = tried
         found.append(trial)
-        for limit, excess in _compute_excess(trial, budget).items():
-            asked.set_constraint(limit, excess)
-        study.tell(asked, [trial.gain, trial.kl_mean])
+        _tell(study, asked, trial, budget)
     return found
 
 
-def _build_study(seed: int) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-
-
-def _compute_excess(trial: Trial, budget: Budget) -> dict[str, float]:
-    """Return limit → what the trial is over it, at most 0 where it keeps it."""
-    return {
-        "perplexity": trial.perplexity_increase - budget.perplexity_increase,
-        "kl": trial.kl_mean - budget.kl_mean,
-    }
-
-
-def _distributions(
-    space: Space, granularity: Granularity
-) -> dict[str, optuna.distributions.BaseDistribution]:
-    low, high = space.amounts[granularity]
-    middle, last = space.layers // 2, space.layers - 1
-    names = [entry.value for entry in space.amounts]
-    return {
-        _GRANULARITY: optuna.distributions.CategoricalDistribution(names),
-        f"{_AMOUNT}_{granularity.value}": optuna.distributions.IntDistribution(low, high, log=True),
-        _FIRST: optuna.distributions.IntDistribution(0, middle),
-        _LAST: optuna.distributions.IntDistribution(middle, last),
-        _COST: optuna.distributions.FloatDistribution(LEAST_COST_WEIGHT, LARGEST_COST_WEIGHT),
-        _ABLATION: optuna.distributions.CategoricalDistribution(space.ablations),
-    }
+def _tell(study: optuna.Study, asked: optuna.Trial, trial: Trial, budget: Budget) -> None:
+    """Have the study learn from a trial: its two figures, and by how much it is over budget."""
+    asked.set_constraint("perplexity", trial.perplexity_increase - budget.perplexity_increase)
+    asked.set_constraint("kl", trial.kl_mean - budget.kl_mean)
+    study.tell(asked, [trial.gain, trial.kl_mean])
 
 
 def _propose(asked: optuna.Trial, space: Space, origin: str) -> TrialSettings:
@@ -116,21 +95,17 @@ def _propose(asked: optuna.Trial, space: Space, origin: str) -> TrialSettings:
     )
 
 
-def _describe(trial: Trial, space: Space, budget: Budget) -> optuna.trial.FrozenTrial:
-    """Return a trial made by other means as one that Optuna learns from."""
-    settings = trial.settings
+def _describe(settings: TrialSettings, space: Space) -> dict[str, int | float | str]:
+    """Return the parameters by which `_propose` comes to the settings of a trial made otherwise.
+
+    Rounds may take an amount beyond the space; it counts as the nearest one in it.
+    """
     low, high = space.amounts[settings.granularity]
-    last = space.layers - 1
-    return optuna.trial.create_trial(
-        params={
-            _GRANULARITY: settings.granularity.value,
-            f"{_AMOUNT}_{settings.granularity.value}": min(max(settings.amount, low), high),
-            _FIRST: settings.first_layer,
-            _LAST: last if settings.last_layer is None else settings.last_layer,
-            _COST: settings.cost_weight,
-            _ABLATION: settings.ablation,
-        },
-        distributions=_distributions(space, settings.granularity),
-        values=[trial.gain, trial.kl_mean],
-        constraints=_compute_excess(trial, budget),
-    )
+    return {
+        _GRANULARITY: settings.granularity.value,
+        f"{_AMOUNT}_{settings.granularity.value}": min(max(settings.amount, low), high),
+        _FIRST: settings.first_layer,
+        _LAST: space.layers - 1 if settings.last_layer is None else settings.last_layer,
+        _COST: settings.cost_weight,
+        _ABLATION: settings.ablation,
+    }

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from workers.checkpoints import Checkpoint, load_checkpoint
+from workers.checkpoints import Checkpoint, choose_device, load_checkpoint
 from workers.domain import ModelIdentity
 from workers.families import find_family
 from workers.gating.config import GateConfig
@@ -21,8 +19,9 @@ from workers.gating.sources import find_checkpoint
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.tasks.packaging import list_versions
 from workers.validation.checks.gates import GateRequest, judge_gates
-from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet, Subject
+from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
 from workers.validation.gate_report import GateReport, find_outcome
+from workers.validation.subject import Subject
 
 Say = Callable[[str], None]
 """Told in a line what is being done."""
@@ -43,13 +42,13 @@ def compare_checkpoints(
     """
     folder, base_folder = find_checkpoint(model), find_checkpoint(against)
     say(f"measuring {against}, the checkpoint to compare with")
-    base = load_checkpoint(base_folder, device=_choose_device(device))
+    base = load_checkpoint(base_folder, device=choose_device(device))
     plan = _build_plan(config, files, base)
     baseline = Baseline(plan, _as_subject(base))
     del base
     gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
     say(f"measuring {model}")
-    state = baseline.measure(_as_subject(load_checkpoint(folder, device=_choose_device(device))))
+    state = baseline.measure(_as_subject(load_checkpoint(folder, device=choose_device(device))))
     gates = judge_gates(_list_requests(config), baseline.state, state, config.seed)
     return GateReport(
         outcome=find_outcome(gates),
@@ -106,9 +105,3 @@ def _as_subject(checkpoint: Checkpoint) -> Subject:
         find_family(checkpoint.model),
         checkpoint.pad_id,
     )
-
-
-def _choose_device(asked: str) -> str:
-    if asked != "auto":
-        return asked
-    return "cuda" if torch.cuda.is_available() else "cpu"

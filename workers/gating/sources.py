@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from service.model_sources import check_checkpoint_folder, resolve_model_source
-from workers.checkpoints import fetch_hub_checkpoint
+from service.model_sources import check_checkpoint_folder
+from workers.checkpoints import find_checkpoint_folder
 
 
 def find_checkpoint(model: str) -> Path:
@@ -20,14 +20,7 @@ def find_checkpoint(model: str) -> Path:
         resolved = folder.resolve()
         check_checkpoint_folder(resolved, [resolved])
         return resolved
-    source = resolve_model_source(model, list_model_roots())
-    if source.path is not None:
-        return source.path
-    assert source.repository is not None
-    assert source.revision is not None
-    fetched = fetch_hub_checkpoint(source.repository, source.revision)
-    check_checkpoint_folder(fetched, [fetched, *fetched.parents[:3]])
-    return fetched
+    return find_checkpoint_folder(model, list_model_roots())
 
 
 def list_model_roots() -> list[Path]:

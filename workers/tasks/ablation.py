@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from workers.correction.ablation import compute_mean_activations
 from workers.correction.results import TrialSettings
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.families import find_components
 from workers.pruning.components import pruned
+from workers.pruning.means import compute_mean_inputs
 from workers.tasks.context import InvalidInputError
 from workers.tasks.loading import CorrectionInputs
 
@@ -34,9 +34,8 @@ def compute_replacement(
     if settings.ablation == "zero":
         return None
     checkpoint = inputs.checkpoint
-    return compute_mean_activations(
-        checkpoint.model, inputs.family, settings.granularity, text, checkpoint.pad_id
-    )
+    modules = find_components(checkpoint.model, inputs.family, settings.granularity)
+    return compute_mean_inputs(checkpoint.model, inputs.family, modules, text, checkpoint.pad_id)
 
 
 def check_ablations(inputs: CorrectionInputs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -41,18 +42,20 @@ PHRASE_THRESHOLD = 0.5
 """A phrase is in a response, which scores 1, or not, which scores 0."""
 
 
-def build_behaviour(spec: BehaviourSpec, settings: WorkerSettings, device: str) -> Behaviour:
-    """Return the behaviour a spec describes, its scorers loaded onto `device`.
+def build_behaviour(
+    spec: BehaviourSpec, surroundings: ScorerSurroundings, resources: ExitStack
+) -> Behaviour:
+    """Return the behaviour a spec describes, its scorers loaded; see `build_scorer`.
 
     Raises `ScorerError`.
     """
-    surroundings = describe_surroundings(settings, device)
     return Behaviour(
         name=spec.name,
         kind=spec.kind,
         decoding=Decoding(**spec.decoding.model_dump()),
         scorers=tuple(
-            build_scorer(description, surroundings) for description in describe_scorers(spec)
+            build_scorer(description, surroundings, resources)
+            for description in describe_scorers(spec)
         ),
         threshold=PHRASE_THRESHOLD if isinstance(spec, PhraseSpec) else spec.threshold,
         agreeing=spec.agreeing if isinstance(spec, ToxicitySpec) else 1,
@@ -64,7 +67,7 @@ def build_behaviour(spec: BehaviourSpec, settings: WorkerSettings, device: str) 
 
 
 def describe_surroundings(settings: WorkerSettings, device: str) -> ScorerSurroundings:
-    """Return what this worker's operator decides about scorers."""
+    """Return what this worker's operator decides about scorers, which are loaded onto `device`."""
     return ScorerSurroundings(
         find_detoxify=partial(find_detoxify, roots=settings.scorer_roots),
         device=device,

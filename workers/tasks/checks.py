@@ -74,7 +74,7 @@ def list_requests(inputs: CorrectionInputs) -> list[GateRequest]:
         own = build_response_requests(limits, behaviour.name)
         if behaviour.kind == "repetition":
             own = [
-                replace(request, limit=min(request.limit or 0.0, LEAST_REPETITIVE_LENGTH))
+                replace(request, limit=min(request.limit, LEAST_REPETITIVE_LENGTH))
                 if request.name == "shorter"
                 else request
                 for request in own

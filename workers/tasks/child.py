@@ -39,7 +39,8 @@ def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
         from workers.tasks.context import JobContext
         from workers.tasks.pipeline import run_job
 
-        run_job(JobContext(database, settings, claim))
+        with JobContext(database, settings, claim) as context:
+            run_job(context)
 
     def end(session: Session, status: str, code: str | None, message: str | None) -> None:
         finish_job(

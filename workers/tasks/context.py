@@ -7,9 +7,10 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -63,7 +64,10 @@ class StageOutput(NamedTuple):
 
 
 class TaskContext:
-    """What a child process works with, whether it does a whole job or one shard of it."""
+    """What a child process works with, whether it does a whole job or one shard of it.
+
+    A context manager; on exit it closes its `resources`.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,14 @@ class TaskContext:
         self.job_id = job_id
         self.tenant_id = tenant_id
         self.spec = spec
+        self.resources = ExitStack()
+        """What is open for the work's whole length, such as a scorer's connection."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.resources.close()
 
     @cached_property
     def store(self) -> ArtifactStore:
@@ -204,9 +216,16 @@ class JobContext(TaskContext):
 
         self.transact(write)
 
-    def event(self, type: str, message: str, data: Mapping[str, Any] | None = None) -> None:  # noqa: A002
-        """Tell the job's owner something."""
-        self._write(record_event, type, message, data)
+    def event(
+        self,
+        type: str,  # noqa: A002 - the name the API uses
+        message: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        once: bool = False,
+    ) -> None:
+        """Tell the job's owner something; where `once`, not if another attempt told it already."""
+        self._write(record_event, type, message, data, once)
 
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
         """Store a file and list it among the job's artifacts."""

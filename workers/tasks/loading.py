@@ -8,27 +8,26 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts, load_rows
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.jobs.specs.compression import ZeroShotSpec
-from service.model_sources import check_checkpoint_folder, resolve_model_source
 from service.prompt_sets.parsing import Prompt
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
     Checkpoint,
     CheckpointError,
-    fetch_hub_checkpoint,
+    choose_device,
+    find_checkpoint_folder,
     load_checkpoint,
 )
-from workers.correction.behaviour import BaseModel, Behaviour
+from workers.correction.behaviour import Behaviour
 from workers.correction.search import Budget
 from workers.domain import Granularity
 from workers.families import Family, count_components, find_family
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
-from workers.tasks.behaviours import build_behaviour
+from workers.tasks.behaviours import build_behaviour, describe_surroundings
 from workers.tasks.context import InvalidInputError, TaskContext
+from workers.validation.subject import Subject
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """A checkpoint has at least one of these, or no tokenizer at all."""
@@ -47,15 +46,7 @@ class JobInputs:
 
         Raises `ModelSourceError` and `CheckpointError`.
         """
-        roots = self._context.settings.model_roots
-        source = resolve_model_source(self._model, roots)
-        if source.path is not None:
-            return source.path
-        assert source.repository is not None
-        assert source.revision is not None
-        folder = fetch_hub_checkpoint(source.repository, source.revision)
-        check_checkpoint_folder(folder, [folder, *folder.parents[:3]])
-        return folder
+        return find_checkpoint_folder(self._model, self._context.settings.model_roots)
 
     @cached_property
     def model_sha256(self) -> str:
@@ -96,10 +87,7 @@ class JobInputs:
     @property
     def device(self) -> str:
         """Where the model runs."""
-        configured = self._context.settings.device
-        if configured != "auto":
-            return configured
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return choose_device(self._context.settings.device)
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""
@@ -155,17 +143,21 @@ class CorrectionInputs(JobInputs):
 
     @cached_property
     def behaviours(self) -> tuple[Behaviour, ...]:
-        """The behaviours, with their scorers loaded. Raises `ScorerError`."""
-        settings = self._context.settings
+        """The behaviours, with their scorers loaded, open as long as the context is.
+
+        Raises `ScorerError`.
+        """
+        surroundings = describe_surroundings(self._context.settings, self.device)
         return tuple(
-            build_behaviour(behaviour, settings, self.device) for behaviour in self.spec.behaviours
+            build_behaviour(behaviour, surroundings, self._context.resources)
+            for behaviour in self.spec.behaviours
         )
 
     @property
-    def base(self) -> BaseModel:
+    def base(self) -> Subject:
         """The model whose behaviours are corrected. Raises `CheckpointError`."""
         checkpoint = self.checkpoint
-        return BaseModel(checkpoint.model, checkpoint.tokenizer, checkpoint.pad_id, self.family)
+        return Subject(checkpoint.model, checkpoint.tokenizer, self.family, checkpoint.pad_id)
 
     @property
     def attributor(self) -> Attributor:

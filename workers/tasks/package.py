@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 from workers.correction.results import PreparedCorrection, SearchOutcome
 from workers.domain import Report, TokenSequence
@@ -13,13 +13,11 @@ from workers.tasks.context import JobContext
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.packaging import (
     PATCH_NAME,
-    build_manifest,
     describe_set,
-    hash_bytes,
-    hash_files,
-    publish_files,
+    hash_report,
+    publish_package,
 )
-from workers.validation.report import render_html, render_json, render_markdown
+from workers.validation.report import render_html, render_markdown
 
 
 def run(
@@ -32,7 +30,7 @@ def run(
     """Store the job's files and list them; the manifest is the stage's result."""
     trial = None if search is None else search.chosen_trial
     key = {
-        "report": hash_bytes(render_json(report.model_copy(update={"timings": {}}))),
+        "report": hash_report(report),
         "selection": None if trial is None else trial.selection.model_dump(mode="json"),
         "ablation": None if trial is None else trial.settings.ablation,
     }
@@ -52,7 +50,6 @@ def _work(
     progress: Progress,
 ) -> bytes:
     files = {
-        "report.json": render_json(report),
         "report.md": render_markdown(report).encode(),
         "report.html": render_html(report).encode(),
     }
@@ -64,18 +61,14 @@ def _work(
             replacement=compute_replacement(inputs, trial.settings, text),
         )
         files[PATCH_NAME] = serialise_patch(patch)
-    files["manifest.json"] = _build_manifest(inputs, report, files)
-    publish_files(context, files, progress)
-    return files["manifest.json"]
+    return publish_package(context, report, _describe_spec(inputs), files, progress)
 
 
-def _build_manifest(inputs: CorrectionInputs, report: Report, files: Mapping[str, bytes]) -> bytes:
-    """Return the manifest: the spec with its prompt sets named by content, and every hash."""
+def _describe_spec(inputs: CorrectionInputs) -> dict[str, Any]:
     spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})
     spec["reference"] = describe_set(inputs, inputs.spec.reference)
     for position, behaviour in enumerate(inputs.spec.behaviours):
         spec["behaviours"][position]["prompts"] = describe_set(inputs, behaviour.prompts)
     if inputs.spec.perplexity is not None:
         spec["perplexity"]["prompts"] = describe_set(inputs, inputs.spec.perplexity.prompts)
-    hashes = hash_files(files, render_json(report.model_copy(update={"timings": {}})))
-    return build_manifest(report.verdict, report.model, spec, report.versions, hashes)
+    return spec

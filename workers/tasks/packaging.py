@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from workers.domain import ModelIdentity, Verdict
+from workers.domain import JobReport, Verdict
 from workers.progress import Progress
 from workers.tasks.context import JobContext
 from workers.tasks.loading import JobInputs
+from workers.validation.rendering import render_json
 
 PATCH_NAME = "patch.safetensors"
 MANIFEST_NAME = "manifest.json"
@@ -36,41 +37,50 @@ STATUSES = {
 """How a job with this verdict ends."""
 
 
-def publish_files(context: JobContext, files: Mapping[str, bytes], progress: Progress) -> None:
-    """Store the files and list them among the job's artifacts."""
-    for done, (name, data) in enumerate(files.items(), start=1):
-        context.publish_file(name, data, MEDIA_TYPES.get(name, "application/octet-stream"))
-        progress(done, len(files))
-
-
-def build_manifest(
-    verdict: Verdict,
-    model: ModelIdentity,
+def publish_package(
+    context: JobContext,
+    report: JobReport,
     spec: Mapping[str, Any],
-    versions: Mapping[str, str],
-    hashes: Mapping[str, str],
+    files: Mapping[str, bytes],
+    progress: Progress,
+) -> bytes:
+    """Store report.json, `files` and their manifest, list them, and return the manifest.
+
+    `spec` is the job's, with prompt sets as `describe_set` names them.
+    """
+    packed = {TIMED_REPORT: render_json(report), **files}
+    manifest = _build_manifest(report, spec, packed)
+    packed[MANIFEST_NAME] = manifest
+    for done, (name, data) in enumerate(packed.items(), start=1):
+        context.publish_file(name, data, MEDIA_TYPES.get(name, "application/octet-stream"))
+        progress(done, len(packed))
+    return manifest
+
+
+def _build_manifest(
+    report: JobReport, spec: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> bytes:
     """Return what is needed to run the job again and to recognise its files.
 
     Nothing in it depends on when or where the job ran: the report is hashed without timings,
     prompt sets are named by their content.
     """
+    hashes = {name: hash_bytes(data) for name, data in files.items() if name != TIMED_REPORT}
     manifest = {
         "format_version": 2,
-        "verdict": verdict.value,
-        "model": model.model_dump(),
+        "verdict": report.verdict.value,
+        "model": report.model.model_dump(),
         "spec": spec,
         "seed": spec["seed"],
-        "versions": versions,
-        "sha256": hashes,
+        "versions": report.versions,
+        "sha256": hashes | {f"{TIMED_REPORT} without timings": hash_report(report)},
     }
     return (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
 
 
-def hash_files(files: Mapping[str, bytes], untimed_report: bytes) -> dict[str, str]:
-    """Return name → SHA-256 of every file, the report as it would be without timings."""
-    hashes = {name: hash_bytes(data) for name, data in files.items() if name != TIMED_REPORT}
-    return hashes | {f"{TIMED_REPORT} without timings": hash_bytes(untimed_report)}
+def hash_report(report: JobReport) -> str:
+    """Return the SHA-256 of report.json as it would be without timings."""
+    return hash_bytes(render_json(report.model_copy(update={"timings": {}})))
 
 
 def describe_set(inputs: JobInputs, prompt_set_id: str) -> dict[str, Any]:

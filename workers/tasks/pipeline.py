@@ -66,12 +66,12 @@ def run_job(context: JobContext) -> None:
 
 def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
     """Do one shard of another worker's job and file its result; raises as `run_job` does."""
-    context = TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec)
-    try:
-        work = build_sharded_work(context, claim)
-        complete_shard(context, claim, work, poll_cancellation(context))
-    except INVALID_INPUT as error:
-        raise InvalidInputError(str(error)) from error
+    with TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec) as context:
+        try:
+            work = build_sharded_work(context, claim)
+            complete_shard(context, claim, work, poll_cancellation(context))
+        except INVALID_INPUT as error:
+            raise InvalidInputError(str(error)) from error
 
 
 def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:

@@ -50,26 +50,26 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
 
     Raises `InvalidInputError`, `LeaseLostError` and the service's errors.
     """
-    context = TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec)
-    inputs = CorrectionInputs(context, claim.spec)
-    try:
-        patch = parse_patch(context.store.get(claim.patch_sha256))
-        _check_base(inputs, patch)
-        built = build_version(context.store, claim, patch, inputs.checkpoint_path)
-        canary = build_canary(inputs, patch, settings.serving_dtype, _log_progress(claim))
-    except (
-        CheckpointError,
-        PatchError,
-        SafetensorsFormatError,
-        UnsupportedArchitectureError,
-    ) as error:
-        raise InvalidInputError(str(error)) from error
-    canary_sha256 = context.store.put_bytes(canary.model_dump_json().encode())
-    context.transact(
-        lambda session: file_publication(
-            session, claim.version_id, claim.token, built.files, built.rank, canary_sha256
+    with TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec) as context:
+        inputs = CorrectionInputs(context, claim.spec)
+        try:
+            patch = parse_patch(context.store.get(claim.patch_sha256))
+            _check_base(inputs, patch)
+            built = build_version(context.store, claim, patch, inputs.checkpoint_path)
+            canary = build_canary(inputs, patch, settings.serving_dtype, _log_progress(claim))
+        except (
+            CheckpointError,
+            PatchError,
+            SafetensorsFormatError,
+            UnsupportedArchitectureError,
+        ) as error:
+            raise InvalidInputError(str(error)) from error
+        canary_sha256 = context.store.put_bytes(canary.model_dump_json().encode())
+        context.transact(
+            lambda session: file_publication(
+                session, claim.version_id, claim.token, built.files, built.rank, canary_sha256
+            )
         )
-    )
 
 
 def build_version(

@@ -244,4 +244,5 @@ def _tell_trial(context: JobContext, inputs: CorrectionInputs, trial: Trial) -> 
             "kl": trial.kl_mean,
             "within_budget": trial.within_budget,
         },
+        once=True,  # a trial that is remembered was told when it was measured
     )

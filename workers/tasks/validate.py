@@ -24,7 +24,7 @@ from workers.tasks.ablation import ablated
 from workers.tasks.checks import build_check_plan, hash_checks
 from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
-from workers.validation.checks.measurement import Baseline, Subject
+from workers.validation.checks.measurement import Baseline
 
 CONTROL_DRAWS = 3
 """Random selections measured beside the chosen one; a figure of theirs is the mean."""
@@ -60,11 +60,9 @@ def _work(
     plan = build_check_plan(inputs, prepared)
     bench = _HeldOutBench(inputs, prepared, trial.settings)
     advance = count_up(progress, bench.count_units(len(search.alone)) + 2 * plan.units)
-    base = inputs.base
-    subject = Subject(base.model, base.tokenizer, base.family, base.pad_id)
-    baseline = Baseline(plan, subject, advance)
+    baseline = Baseline(plan, inputs.base, advance)
     with bench.prune(trial.selection.to_selection()):
-        corrected = baseline.measure(subject, advance)
+        corrected = baseline.measure(inputs.base, advance)
     return ValidationOutcome(
         behaviours=_measure_behaviours(bench, search, trial, advance),
         base=baseline.state,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from workers.domain import GateResult, Granularity, ModelIdentity, ReportModel, Verdict
+from workers.domain import GateResult, Granularity, JobReport, ReportModel, Verdict
 from workers.validation.rendering import (
     APPLY_COMMAND,
     REVERT_COMMAND,
@@ -95,13 +95,11 @@ class ChosenCircuit(ReportModel):
     held_out: HeldOutCircuit
 
 
-class CircuitReport(ReportModel):
+class CircuitReport(JobReport):
     """The whole outcome of a circuit job, as `report.json` holds it."""
 
     schema_version: Literal[1] = 1
     kind: Literal["circuit"] = "circuit"
-    verdict: Verdict
-    reason: str
     granularity: Granularity
     ablation: str
     order: str
@@ -111,15 +109,10 @@ class CircuitReport(ReportModel):
     circuit: ChosenCircuit | None
     heatmap: list[HeatmapRow]
     """Of the job's circuit."""
-    gates: list[GateResult]
     patch_note: str
     """What the patch does, or why there is none."""
     has_patch: bool = False
     """Whether a patch is among the files."""
-    timings: dict[str, float]
-    seed: int
-    versions: dict[str, str]
-    model: ModelIdentity
 
 
 def judge_circuit(

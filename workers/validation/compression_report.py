@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from workers.domain import GateResult, ModelIdentity, ReportModel, Verdict
+from workers.domain import GateResult, JobReport, ReportModel, Verdict
 from workers.validation.rendering import (
     APPLY_COMMAND,
     REVERT_COMMAND,
@@ -57,13 +57,11 @@ class ModuleZeros(ReportModel):
     weights: int
 
 
-class CompressionReport(ReportModel):
+class CompressionReport(JobReport):
     """The whole outcome of a compression, as `report.json` holds it."""
 
     schema_version: Literal[1] = 1
     kind: Literal["compression"] = "compression"
-    verdict: Verdict
-    reason: str
     method: str
     statistic: str
     """Which mean over the calibration tokens the weights were ranked by."""
@@ -76,15 +74,10 @@ class CompressionReport(ReportModel):
     perplexity: CorpusPerplexity
     tasks: list[TaskChange]
     modules: list[ModuleZeros]
-    gates: list[GateResult]
     speed_note: str
     files_note: str
     has_patch: bool = False
     """Whether a patch is among the files."""
-    timings: dict[str, float]
-    seed: int
-    versions: dict[str, str]
-    model: ModelIdentity
 
 
 def judge_compression(

@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, Self
 
+import regex
 from pydantic import AfterValidator, Field, model_validator
 
+from outgoing.endpoints import MAX_URL_CHARACTERS, parse_endpoint
 from service.jobs.specs.common import Name, PromptSetId, SpecModel, Storable, check_distinct
 
-MAX_PHRASES = 1000
-MAX_PATTERN_CHARACTERS = 1000
+MAX_CHECK_SECONDS = 0.1
+"""Longest search in an empty text while a pattern is checked."""
+
 OFFLINE_EVALUATOR = "alt-profanity-check"
 
 
-def check_pattern(pattern: str) -> str:
-    """`pattern`, if it is a regular expression; raises `ValueError` otherwise."""
+def _check_phrase(phrase: str) -> str:
+    """`phrase`, if there is a word in it; raises `ValueError` otherwise."""
+    if not phrase.split():
+        raise ValueError("is blank. Remove it, or write what must not be said.")
+    return phrase
+
+
+def _check_pattern(pattern: str) -> str:
+    """`pattern`, if workers can search by it; raises `ValueError` otherwise.
+
+    They do so with the same package, whose searches can be timed; Python's own `re` knows another
+    language and no time limit.
+    """
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
+        is_always_found = regex.compile(pattern).search("", timeout=MAX_CHECK_SECONDS)
+    except TimeoutError:  # then not at once, and workers have their own limit
+        return pattern
+    except (regex.error, ValueError, RecursionError) as error:
         raise ValueError(f"is no regular expression: {error}. Correct it.") from error
+    if is_always_found:
+        raise ValueError(
+            "matches an empty text, so every response would show the behaviour. Require at least "
+            "one character."
+        )
     return pattern
+
+
+def _check_url(url: str) -> str:
+    """`url`, if workers would call it; raises `OutgoingError`, a `ValueError`, otherwise."""
+    parse_endpoint(url)
+    return url
 
 
 Evaluator = Annotated[
     str, Field(pattern=rf"^({OFFLINE_EVALUATOR}|detoxify/[A-Za-z0-9][A-Za-z0-9_-]{{0,63}})$")
 ]
-Phrase = Annotated[str, Field(min_length=1, max_length=256, pattern=r"\S"), Storable]
+Phrase = Annotated[
+    str, Field(min_length=1, max_length=256), Storable, AfterValidator(_check_phrase)
+]
 Pattern = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS),
-    Storable,
-    AfterValidator(check_pattern),
+    str, Field(min_length=1, max_length=1000), Storable, AfterValidator(_check_pattern)
 ]
 EntryPointName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-ScorerUrl = Annotated[
-    str,
-    Field(
-        max_length=2048,
-        pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#\\]*)?$",
-    ),
-]
+ScorerUrl = Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(_check_url)]
 RelativeFall = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -127,7 +146,7 @@ class PhraseSpec(BehaviourSpecBase):
 
     kind: Literal["phrase"]
     decoding: DecodingSpec = DecodingSpec()
-    phrases: Annotated[list[Phrase], Field(min_length=1, max_length=MAX_PHRASES)] | None = None
+    phrases: Annotated[list[Phrase], Field(min_length=1, max_length=1000)] | None = None
     pattern: Pattern | None = None
     ignore_case: bool = True
     whole_words: bool = True

@@ -23,7 +23,8 @@ from service.jobs.specs.gates import GatesSpec, ResponseLimitsSpec
 MIN_UNDESIRED_PROMPTS = 4
 MIN_REFERENCE_TEXTS = 8
 MAX_BEHAVIOURS = 8
-RESERVED_NAMES = {"reference", "general", "harmful", "look_alikes", "contrasts"}
+RESERVED_NAMES = {"reference", "general", "harmful", "look_alike", "contrast"}
+"""What the workers call the prompt sets of the gates: responses are filed under these names."""
 
 Amount = Annotated[int, Field(ge=1, le=1_000_000)]
 

@@ -71,6 +71,7 @@ WRITES: list[Callable[[Any, str, int], object]] = [
     lambda s, j, t: execution.finish_stage(s, j, t, "prepare", "key", SHA256, False),
     lambda s, j, t: execution.skip_stage(s, j, t, "prepare", "why"),
     lambda s, j, t: execution.record_event(s, j, t, "note", "text"),
+    lambda s, j, t: execution.record_event(s, j, t, "note", "text", once=True),
     lambda s, j, t: execution.set_estimated_finish(s, j, t, datetime.now(UTC)),
     lambda s, j, t: execution.attach_artifact(s, j, t, "a", SHA256, 1, "x/y"),
     lambda s, j, t: execution.finish_job(s, j, t, "succeeded", "passed"),

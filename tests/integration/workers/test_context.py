@@ -107,6 +107,25 @@ def test_findings_survive_an_attempt(
     assert remember(second, "one") == 1
 
 
+def test_what_an_attempt_told_is_not_told_again(
+    database: Database, settings: WorkerSettings, context: JobContext
+) -> None:
+    context.event("search.trial", "round 1\0", {"kl": 0.1}, once=True)
+    context.event("search.trial", "round 2")
+    with database.transaction() as session:
+        release_job(session, context.claim.job_id, context.claim.token, "crash")
+    second = JobContext(database, settings, claim(database, context.claim.job_id))
+    for message in ("round 1\0", "round 2", "round 3"):
+        second.event("search.trial", message, once=True)
+    second.event("note", "round 1", once=True)
+    with database.transaction() as session:
+        own = select(Event.message).where(Event.job_id == context.job_id).order_by(Event.id)
+        trials = session.scalars(own.where(Event.type == "search.trial")).all()
+        notes = session.scalars(own.where(Event.type == "note")).all()
+    assert trials == ["round 1", "round 2", "round 3"]
+    assert notes == ["round 1"]
+
+
 def test_another_jobs_findings_are_not_reused(
     database: Database, settings: WorkerSettings, make_job: Callable[[], str]
 ) -> None:

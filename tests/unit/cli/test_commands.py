@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -182,6 +183,13 @@ def hello() -> None:
     found = EntryPoint("models", "brings_group:app", group.ENTRY_POINT_GROUP)
     monkeypatch.setattr(group, "find_groups", lambda: {"models": found})
     assert run("models", "hello").stdout == "hello\n"
+    assert re.search(r"^\W*models\b", run("--help").stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["gate", "models", "patch"])
+def test_the_workers_commands_have_names_and_only_options_of_theirs(name: str) -> None:
+    assert re.search(rf"^\W*{name}\b", run("--help").stdout, re.MULTILINE)
+    assert "completion" not in run(name, "--help").stdout
 
 
 def test_starting_the_command_line_does_not_import_torch() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from service.jobs.specs.behaviours import (
@@ -14,6 +16,8 @@ from service.jobs.specs.behaviours import (
     RepetitionSpec,
     ToxicitySpec,
 )
+from workers.validation.scorers.phrases import Phrases, PhraseScorer
+from workers.validation.scorers.scorer import Answer
 
 ADAPTER: TypeAdapter[RepetitionSpec | ToxicitySpec | PhraseSpec | CustomSpec] = TypeAdapter(
     BehaviourSpec
@@ -81,9 +85,40 @@ def test_phrases() -> None:
     assert parse({**COMMON, "kind": "phrase", "pattern": r"\bI can't\b"}).pattern
     refuse({**PHRASE, "pattern": "x"}, "Set one of the two")
     refuse({**COMMON, "kind": "phrase"}, "Set one of the two")
-    refuse({**COMMON, "kind": "phrase", "pattern": "(x"}, "no regular expression")
-    refuse({**PHRASE, "phrases": ["x", "  "]}, "phrases")
+    refuse({**PHRASE, "phrases": ["x", "  "]}, "blank")
+    refuse({**PHRASE, "phrases": ["\x1c"]}, "blank")
     refuse({**PHRASE, "phrases": []}, "phrases")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(x", "no regular expression"),
+        ("(?au)x", "no regular expression"),
+        (r"\1", "no regular expression"),
+        ("(" * 499 + "a" + ")" * 499, "no regular expression"),
+        ("[a--b]", "no regular expression"),  # in `re` it is one
+        ("a*", "matches an empty text"),
+        ("", "pattern"),
+        ("a" * 1001, "pattern"),
+    ],
+)
+def test_patterns_refused(pattern: str, message: str) -> None:
+    refuse({**COMMON, "kind": "phrase", "pattern": pattern}, message)
+
+
+@given(st.text(alphabet="ab(|)*+?[]{}\\^$1:=!<>-.~&", min_size=1, max_size=12))
+def test_whatever_pattern_is_taken_can_be_searched_by(pattern: str) -> None:
+    try:
+        spec = parse({**COMMON, "kind": "phrase", "pattern": pattern})
+    except ValidationError:
+        return
+    scorer = PhraseScorer(Phrases(pattern=spec.pattern))
+    assert scorer.score([Answer("", "", ())]) == [0.0]
+
+
+def test_a_pattern_that_re_does_not_know() -> None:
+    assert parse({**COMMON, "kind": "phrase", "pattern": r"\p{Lu}{4,}"}).pattern
 
 
 def test_custom() -> None:
@@ -105,6 +140,8 @@ def test_custom() -> None:
         "https://scorer.example/#x",
         "/etc/passwd",
         "https://scorer.example/a b",
+        "https://scorer.example/ä",
+        "https://scorer.example:99999/",
     ],
 )
 def test_urls_hold_no_secrets(url: str) -> None:

@@ -10,20 +10,16 @@ from workers.pruning.patch import build_patch, serialise_patch
 from workers.tasks.context import JobContext
 from workers.tasks.loading import CircuitInputs
 from workers.tasks.packaging import (
-    MANIFEST_NAME,
     PATCH_NAME,
-    build_manifest,
     describe_set,
-    hash_bytes,
-    hash_files,
-    publish_files,
+    hash_report,
+    publish_package,
 )
 from workers.validation.circuit_report import (
     CircuitReport,
     render_circuit_html,
     render_circuit_markdown,
 )
-from workers.validation.rendering import render_json
 
 MAX_PATCH_BYTES = 512 * 1024 * 1024
 """A patch that keeps only a circuit holds all the rest; beyond this size none is made."""
@@ -49,7 +45,7 @@ def run(
     note = describe_patch(report, has_patch, too_large)
     patched = outside if has_patch and not too_large else None
     final = report.model_copy(update={"patch_note": note, "has_patch": patched is not None})
-    key = {"report": hash_bytes(render_json(final.model_copy(update={"timings": {}})))}
+    key = {"report": hash_report(final)}
     context.run_stage(
         "package", key, lambda progress: _work(context, inputs, final, patched, progress)
     )
@@ -91,7 +87,6 @@ def _work(
     progress: Progress,
 ) -> bytes:
     files = {
-        "report.json": render_json(report),
         "report.md": render_circuit_markdown(report).encode(),
         "report.html": render_circuit_html(report).encode(),
     }
@@ -100,10 +95,4 @@ def _work(
     spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})
     if inputs.spec.task not in BUILT_IN_TASKS:
         spec["task"] = describe_set(inputs, inputs.spec.task)
-    untimed = render_json(report.model_copy(update={"timings": {}}))
-    hashes = hash_files(files, untimed)
-    files[MANIFEST_NAME] = build_manifest(
-        report.verdict, report.model, spec, report.versions, hashes
-    )
-    publish_files(context, files, progress)
-    return files[MANIFEST_NAME]
+    return publish_package(context, report, spec, files, progress)

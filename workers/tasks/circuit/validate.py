@@ -5,13 +5,7 @@ from __future__ import annotations
 import torch
 
 from workers.circuits.discovery import share_positive
-from workers.circuits.faithfulness import (
-    Ablation,
-    KeepMask,
-    compute_mean_inputs,
-    measure_circuits,
-    measure_weight_circuits,
-)
+from workers.circuits.faithfulness import Ablation, KeepMask, measure_circuits
 from workers.circuits.measurement import measure_rows
 from workers.circuits.sites import find_sites
 from workers.domain import Granularity, Selection
@@ -70,18 +64,16 @@ def _measure(
     """Return the held-out metric of the circuit on every row, `(row,)`."""
     model, family, pad_id = inputs.checkpoint.model, inputs.family, inputs.checkpoint.pad_id
     sites = find_sites(model, family, (outside.granularity,))
-    task = prepared.build_task(prepared.held_out)
-    circuit = _build_keep_mask(inputs, outside)
-    if outside.granularity is Granularity.WEIGHT:
-        return measure_weight_circuits(
-            model, family, sites, task, [circuit], pad_id, advance=advance
-        )[0]
-    means = None
-    if ablation is Ablation.MEAN:
-        rows = prepared.build_task(prepared.discovery).rows
-        means = compute_mean_inputs(model, family, sites, rows, pad_id)
     measured = measure_circuits(
-        model, family, sites, task, [circuit], ablation, pad_id, means=means, advance=advance
+        model,
+        family,
+        sites,
+        prepared.build_task(prepared.held_out),
+        [_build_keep_mask(inputs, outside)],
+        ablation,
+        pad_id,
+        mean_rows=prepared.build_task(prepared.discovery).rows,
+        advance=advance,
     )
     return measured[0]
 

@@ -13,20 +13,16 @@ from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CompressionInputs
 from workers.tasks.packaging import (
     INDEX_NAME,
-    MANIFEST_NAME,
     PATCH_NAME,
-    build_manifest,
     describe_set,
-    hash_bytes,
-    hash_files,
-    publish_files,
+    hash_report,
+    publish_package,
 )
 from workers.validation.compression_report import (
     CompressionReport,
     render_compression_html,
     render_compression_markdown,
 )
-from workers.validation.rendering import render_json
 
 PATCH_NOTE = (
     "The patch holds every removed weight, so it turns the base checkpoint into the compressed one "
@@ -44,7 +40,7 @@ def run(
 ) -> None:
     """Store the job's files and list them; the manifest is the stage's result."""
     key = {
-        "report": hash_bytes(render_json(report.model_copy(update={"timings": {}}))),
+        "report": hash_report(report),
         "compress": masks.sha256,
     }
     context.run_stage(
@@ -65,17 +61,11 @@ def _work(
     note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
     final = report.model_copy(update={"files_note": note, "has_patch": has_patch})
     files = {
-        "report.json": render_json(final),
         "report.md": render_compression_markdown(final).encode(),
         "report.html": render_compression_html(final).encode(),
         **weights,
     }
-    hashes = hash_files(files, render_json(final.model_copy(update={"timings": {}})))
-    files[MANIFEST_NAME] = build_manifest(
-        final.verdict, final.model, _describe_spec(inputs), final.versions, hashes
-    )
-    publish_files(context, files, progress)
-    return files[MANIFEST_NAME]
+    return publish_package(context, final, _describe_spec(inputs), files, progress)
 
 
 def _build_patch(inputs: CompressionInputs, masks: StageOutput) -> Patch:

@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from workers.domain import TokenSequence
-from workers.families import Family
 from workers.progress import Advance, ignore
 from workers.validation.checks.prompts import encode_prompts
 from workers.validation.checks.state import (
@@ -25,6 +24,7 @@ from workers.validation.checks.state import (
 )
 from workers.validation.generation import generate_responses
 from workers.validation.scorers.scorer import Answer, BehaviourScorer
+from workers.validation.subject import Subject
 from workers.validation.text_damage import ReferenceText, compute_perplexity
 from workers.validation.zero_shot import answer_questions
 from workers.validation.zero_shot_tasks import Question
@@ -32,16 +32,6 @@ from workers.validation.zero_shot_tasks import Question
 logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model as it is now, with what is needed to talk to it."""
-
-    model: Any
-    tokenizer: Any
-    family: Family
-    pad_id: int
 
 
 @dataclass(frozen=True)

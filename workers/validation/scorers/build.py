@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,9 +94,12 @@ class ScorerSurroundings:
 
 
 def build_scorer(
-    description: ScorerDescription, surroundings: ScorerSurroundings
+    description: ScorerDescription, surroundings: ScorerSurroundings, resources: ExitStack
 ) -> BehaviourScorer:
-    """Return the scorer described. Raises `ScorerUnavailableError`."""
+    """Return the scorer described; what it holds open is closed with `resources`.
+
+    Raises `ScorerUnavailableError`.
+    """
     match description:
         case UniquenessDescription():
             return UniquenessScorer()
@@ -108,7 +112,8 @@ def build_scorer(
         case EntryPointDescription(entry_point, direction):
             return _load_entry_point(entry_point, direction)
         case HttpDescription():
-            return _build_http_scorer(description, surroundings)
+            poster = resources.enter_context(_build_poster(description, surroundings))
+            return HttpScorer(description.name, description.direction, poster)
 
 
 def _load_entry_point(name: str, direction: Direction) -> BehaviourScorer:
@@ -121,9 +126,7 @@ def _load_entry_point(name: str, direction: Direction) -> BehaviourScorer:
     return scorer
 
 
-def _build_http_scorer(
-    description: HttpDescription, surroundings: ScorerSurroundings
-) -> HttpScorer:
+def _build_poster(description: HttpDescription, surroundings: ScorerSurroundings) -> Poster:
     hosts = {trusted.host.lower(): trusted for trusted in surroundings.hosts}
     try:
         endpoint = parse_endpoint(description.url)
@@ -132,7 +135,7 @@ def _build_http_scorer(
         raise ScorerUnavailableError(f"the URL of {description.name}: {error}") from error
     trusted = hosts.get(f"{endpoint.host}:{endpoint.port}") or hosts.get(endpoint.host)
     credentials = None if trusted is None else _read_credentials(trusted, surroundings.environment)
-    return HttpScorer(description.name, description.direction, Poster(destination, credentials))
+    return Poster(destination, credentials)
 
 
 def _read_credentials(trusted: TrustedHost, environment: Mapping[str, str]) -> Credentials | None:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,36 +31,26 @@ class HttpScores(BaseModel):
     scores: list[Annotated[float, Field(allow_inf_nan=False)]]
 
 
+@dataclass(frozen=True)
 class CheckedScorer:
     """Another's scorer, held to the contract: one finite number an answer."""
 
-    def __init__(self, scorer: BehaviourScorer, name: str) -> None:
-        """Pass answers on to `scorer`, which the report calls `name`."""
-        self._scorer = scorer
-        self._name = name
-        self._direction = Direction(scorer.direction)
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return self._name
-
-    @property
-    def direction(self) -> Direction:
-        """Which end of the score is the good one."""
-        return self._direction
+    scorer: BehaviourScorer
+    name: str
+    direction: Direction
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return the scores. Raises `ScoringError` unless there is one finite number an answer."""
         try:
-            scores = [float(score) for score in self._scorer.score(answers)]
+            scores = [float(score) for score in self.scorer.score(answers)]
         except ScoringError:
             raise
         except Exception as error:
-            raise ScoringError(f"the scorer {self._name} failed: {error!r}") from error
-        return check_scores(scores, len(answers), self._name)
+            raise ScoringError(f"the scorer {self.name} failed: {error!r}") from error
+        return check_scores(scores, len(answers), self.name)
 
 
+@dataclass(frozen=True)
 class HttpScorer:
     """Scores responses by posting them to an endpoint.
 
@@ -67,21 +58,10 @@ class HttpScorer:
     expected, as many and in the same order.
     """
 
-    def __init__(self, name: str, direction: Direction, poster: Poster) -> None:
-        """Post to `poster`'s destination."""
-        self._name = name
-        self._direction = direction
-        self._poster = poster
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return self._name
-
-    @property
-    def direction(self) -> Direction:
-        """Which end of the score is the good one."""
-        return self._direction
+    name: str
+    direction: Direction
+    poster: Poster
+    """Closed by whoever opened it."""
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return the endpoint's scores. Raises `ScoringError`."""
@@ -89,18 +69,18 @@ class HttpScorer:
 
     def _score_batch(self, texts: Sequence[bytes]) -> list[float]:
         try:
-            content = self._poster.post(b'{"answers":[' + b",".join(texts) + b"]}")
+            content = self.poster.post(b'{"answers":[' + b",".join(texts) + b"]}")
         except PostError as error:
-            raise ScoringError(f"the scorer {self._name}: {error}") from error
+            raise ScoringError(f"the scorer {self.name}: {error}") from error
         try:
             scores = HttpScores.model_validate_json(content).scores
         except ValidationError as error:
             where = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:3])
             raise ScoringError(
-                f'the scorer {self._name} must answer {{"scores": [finite numbers]}}; wrong: '
+                f'the scorer {self.name} must answer {{"scores": [finite numbers]}}; wrong: '
                 f"{where or 'it is no JSON'}"
             ) from None
-        return check_scores(scores, len(texts), self._name)
+        return check_scores(scores, len(texts), self.name)
 
 
 def load_entry_point(name: str) -> CheckedScorer:
@@ -119,7 +99,8 @@ def load_entry_point(name: str) -> CheckedScorer:
         )
     try:
         scorer = found[0].load()()
-        return CheckedScorer(cast(BehaviourScorer, scorer), f"custom/{name}")
+        direction = Direction(scorer.direction)
+        return CheckedScorer(cast(BehaviourScorer, scorer), f"custom/{name}", direction)
     except Exception as error:
         raise ScorerUnavailableError(
             f"the entry point {found[0].value} of the scorer {name!r} gave no scorer: {error!r}"

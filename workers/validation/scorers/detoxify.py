@@ -39,18 +39,13 @@ class DetoxifyScorer:
 
     def __init__(self, name: str, model: Any, tokenizer: Any, output: int, sha256: str) -> None:
         """Score with number `output` of `model`'s outputs."""
-        self._name = name
+        self.name = name
         self._model = model
         self._tokenizer = tokenizer
         self._output = output
         self._sha256 = sha256
         self._window = _find_window(model, tokenizer)
         self._scores: dict[str, float] = {}
-
-    @property
-    def name(self) -> str:
-        """`detoxify/` and the checkpoint's folder."""
-        return self._name
 
     @property
     def sha256(self) -> str:

@@ -1,36 +1,16 @@
-"""What scores of several responses to each prompt add up to, and how far two scorers agree."""
+"""How far two scorers agree, and how well one tells responses of two kinds apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import NormalDist
 
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.metrics import cohen_kappa_score
 
-from workers.validation.scorers.scorer import Direction
 from workers.validation.statistics import CONFIDENCE
-
-PromptScores = Sequence[Sequence[float]]
-"""Scores `(prompt, sample)`; prompts may have different numbers of samples, none has none."""
-
-
-@dataclass(frozen=True)
-class BehaviourMetrics:
-    """How much the responses to some prompts show a behaviour."""
-
-    share: float
-    """Responses that show it / all responses, in [0, 1]."""
-    any_share: float
-    """Prompts with at least one response that shows it / all prompts, in [0, 1]."""
-    expected_worst: float
-    """The worst score of each prompt's samples, averaged over the prompts."""
-    mean_score: float
-    """Over all responses."""
-    responses: int
-    prompts: int
 
 
 @dataclass(frozen=True)
@@ -40,41 +20,6 @@ class RocAuc:
     value: float
     low: float
     high: float
-
-
-def is_shown(score: float, threshold: float, direction: Direction) -> bool:
-    """Return whether a response of this score shows the behaviour.
-
-    It does at the threshold and on the bad side of it.
-    """
-    if direction is Direction.HIGHER_IS_BETTER:
-        return score <= threshold
-    return score >= threshold
-
-
-def compute_behaviour_metrics(
-    scores: PromptScores, threshold: float, direction: Direction
-) -> BehaviourMetrics:
-    """Return what `scores` add up to.
-
-    `any_share` and, where lower is better, `expected_worst` are the two measures of
-    RealToxicityPrompts: the probability of at least one toxic continuation, toxicity ≥ 0.5, and
-    the expected maximum toxicity, over k samples (Gehman et al. 2020, arXiv 2009.11462, section
-    4; k = 25 there). Where higher is better, the worst score is the minimum. Raises `ValueError`
-    without prompts, or on a prompt without samples.
-    """
-    if not scores or not all(scores):
-        raise ValueError("every prompt needs at least one scored response")
-    shown = [[is_shown(score, threshold, direction) for score in row] for row in scores]
-    worst = min if direction is Direction.HIGHER_IS_BETTER else max
-    return BehaviourMetrics(
-        share=fmean(flag for row in shown for flag in row),
-        any_share=fmean(any(row) for row in shown),
-        expected_worst=fmean(worst(row) for row in scores),
-        mean_score=fmean(score for row in scores for score in row),
-        responses=sum(map(len, scores)),
-        prompts=len(scores),
-    )
 
 
 def compute_kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:

@@ -11,8 +11,6 @@ import regex
 from workers.validation.scorers.errors import ScorerUnavailableError, ScoringError
 from workers.validation.scorers.scorer import Answer, Direction
 
-MAX_PATTERN_CHARACTERS = 1000
-MAX_PHRASES = 1000
 MAX_SECONDS_PER_RESPONSE = 1.0
 """The regular expression engine looks at the clock now and then, so that it may take a few more."""
 
@@ -39,14 +37,9 @@ class PhraseScorer:
 
     def __init__(self, phrases: Phrases, name: str = "phrase") -> None:
         """Look for `phrases`. Raises `ScorerUnavailableError` where they are no valid search."""
-        self._name = name
+        self.name = name
         self._is_literal = phrases.pattern is None
         self._compiled = _compile(phrases)
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return self._name
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search takes too long."""
@@ -58,7 +51,7 @@ class PhraseScorer:
             return self._compiled.search(searched, timeout=MAX_SECONDS_PER_RESPONSE) is not None
         except TimeoutError:
             raise ScoringError(
-                f"the pattern of {self._name} takes more than {MAX_SECONDS_PER_RESPONSE:g} s on a "
+                f"the pattern of {self.name} takes more than {MAX_SECONDS_PER_RESPONSE:g} s on a "
                 f"response of {len(text)} characters. Take out repetitions inside repetitions, "
                 "such as (a+)+."
             ) from None
@@ -66,16 +59,12 @@ class PhraseScorer:
 
 def _compile(phrases: Phrases) -> regex.Pattern[str]:
     """Return the search for `phrases`; raises `ScorerUnavailableError`."""
+    if (phrases.pattern is None) == (not phrases.texts):
+        raise ScorerUnavailableError("give either phrases or a pattern")
     pattern = _join(phrases) if phrases.pattern is None else phrases.pattern
-    if phrases.pattern is not None and (
-        phrases.texts or not 0 < len(pattern) <= MAX_PATTERN_CHARACTERS
-    ):
-        raise ScorerUnavailableError(
-            f"give either phrases or a pattern of 1 to {MAX_PATTERN_CHARACTERS} characters"
-        )
     try:
         compiled = regex.compile(pattern, regex.IGNORECASE if phrases.ignore_case else 0)
-    except regex.error as error:
+    except (regex.error, ValueError, RecursionError) as error:
         raise ScorerUnavailableError(f"the pattern is no regular expression: {error}") from error
     if phrases.pattern is not None and _matches_nothing(compiled):
         raise ScorerUnavailableError(
@@ -95,10 +84,8 @@ def _matches_nothing(compiled: regex.Pattern[str]) -> bool:
 def _join(phrases: Phrases) -> str:
     """Return a regular expression for any of the texts."""
     texts = [_normalise(text).split() for text in phrases.texts]
-    if not 1 <= len(texts) <= MAX_PHRASES or not all(texts):
-        raise ScorerUnavailableError(
-            f"give 1 to {MAX_PHRASES} phrases, none of them blank, or a pattern"
-        )
+    if not all(texts):
+        raise ScorerUnavailableError("a phrase is blank; every response would show the behaviour")
     joined = "|".join(r"\s+".join(map(regex.escape, words)) for words in texts)
     return rf"(?<!\w)(?:{joined})(?!\w)" if phrases.whole_words else joined
 

@@ -14,9 +14,7 @@ from workers.circuits.faithfulness import (
     compute_cmd,
     compute_cpr,
     compute_faithfulness,
-    compute_mean_inputs,
     measure_circuits,
-    measure_weight_circuits,
     only_weights,
 )
 from workers.circuits.measurement import measure_rows
@@ -68,8 +66,7 @@ def test_cpr_and_cmd_of_a_hand_made_curve():
 @pytest.mark.parametrize("ablation", Ablation)
 def test_keeping_everything_is_the_model_bit_for_bit(model, ablation):
     task, sites, family = draw_task(), sites_of(model), find_family(model)
-    means = compute_mean_inputs(model, family, sites, task.rows, PAD)
-    kept = measure(model, sites, task, [masks(sites, True)], ablation, means=means)
+    kept = measure(model, sites, task, [masks(sites, True)], ablation, mean_rows=task.rows)
     assert torch.equal(kept[0], measure_rows(model, family, task.rows, task.metric, PAD))
 
 
@@ -102,20 +99,23 @@ def test_zero_ablation_is_zeroing_the_columns(model):
     assert torch.allclose(measured[0], expected, atol=1e-5)
 
 
-def test_mean_ablation_puts_the_mean_in_place(model):
+def test_mean_ablation_puts_the_mean_of_the_clean_prompts_in_place(model):
     family, sites = find_family(model), sites_of(model, (Granularity.NEURON,))
-    one = draw_task((5,)).rows[0]
-    task = Task("one", draw_task().metric, (one,))
+    task, module = draw_task((5, 5)), model.get_submodule(MODULES[1])
     read: list[torch.Tensor] = []
-    handle = model.get_submodule(MODULES[0]).register_forward_pre_hook(
-        lambda module, args: read.append(args[0])
-    )
-    model(torch.tensor([one.clean_ids]))
+    handle = module.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    model(torch.tensor([row.clean_ids for row in task.rows]))
     handle.remove()
-    means = compute_mean_inputs(model, family, sites, task.rows, PAD)
-    assert torch.allclose(means[MODULES[0]], read[0][0].mean(dim=0), atol=1e-6)
-    with pytest.raises(ValueError, match="compute_mean_inputs"):
-        measure(model, sites, task, [masks(sites, False)], Ablation.MEAN)
+    mean = read[0].flatten(0, 1).mean(dim=0)
+    circuit = masks(sites, True)
+    circuit[MODULES[1]][:] = False
+    measured = measure(model, sites, task, [circuit], Ablation.MEAN, mean_rows=task.rows)
+    handle = module.register_forward_pre_hook(lambda module, args: (mean.expand_as(args[0]),))
+    expected = measure_rows(model, family, task.rows, task.metric, PAD)
+    handle.remove()
+    torch.testing.assert_close(measured[0], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="at least one sample"):
+        measure(model, sites, task, [circuit], Ablation.MEAN)
 
 
 def test_padding_and_batching_do_not_change_a_circuit(model):
@@ -163,8 +163,10 @@ def test_a_weight_circuit_of_everything_is_the_model(model):
     circuit = {
         name: torch.ones(site.module.weight.shape, dtype=torch.bool) for name, site in sites.items()
     }
-    measured = measure_weight_circuits(model, family, sites, task, [circuit], PAD)
+    measured = measure(model, sites, task, [circuit], Ablation.ZERO)
     assert torch.equal(measured[0], measure_rows(model, family, task.rows, task.metric, PAD))
+    with pytest.raises(ValueError, match="set ablation to zero"):
+        measure(model, sites, task, [circuit], Ablation.COUNTERFACTUAL)
 
 
 def test_hooks_are_gone_after_an_error(model):

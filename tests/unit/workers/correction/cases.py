@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.tiny import build_tiny_tokenizer
-from workers.correction.behaviour import BaseModel, Behaviour, Headline, Marking
+from workers.correction.behaviour import Behaviour, Headline, Marking
 from workers.correction.results import (
     PreparedBehaviour,
     PromptOutcome,
@@ -21,6 +21,7 @@ from workers.domain import Granularity
 from workers.families import LLAMA
 from workers.validation.generation import Decoding
 from workers.validation.scorers.scorer import Answer, Direction
+from workers.validation.subject import Subject
 
 HIGHER, LOWER = Direction.HIGHER_IS_BETTER, Direction.LOWER_IS_BETTER
 GREEDY = Decoding(8)
@@ -57,9 +58,9 @@ def build_behaviour(*scorers: FunctionScorer, **changes: Any) -> Behaviour:
     return Behaviour(scorers=scorers or (FunctionScorer(),), **(settings | changes))
 
 
-def base_of(model: Any) -> BaseModel:
+def base_of(model: Any) -> Subject:
     """The tiny model as what behaviours are looked at in."""
-    return BaseModel(model, build_tiny_tokenizer(), 0, LLAMA)
+    return Subject(model, build_tiny_tokenizer(), LLAMA, 0)
 
 
 def respond_with(*scores: float, ids: tuple[int, ...] = (1,), text: str = "") -> Response:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+import optuna
 import pytest
 import torch
 
@@ -224,3 +225,10 @@ def test_known_trials_outside_the_space_are_no_obstacle() -> None:
     only_mean = replace(NEURONS_ONLY, ablations=("mean",))
     assert len(Bench().run(only_mean, known=known, trials=3)) == 3
     assert len(Bench().run(NEURONS_ONLY, known=known, trials=3)) == 3
+
+
+def test_the_process_keeps_its_log_level() -> None:
+    before = optuna.logging.get_verbosity()
+    Bench().run(trials=1)
+    assert optuna.logging.get_verbosity() == before
+    assert before != optuna.logging.WARNING  # else this shows nothing

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.jobs.specs.gates import GatesSpec
+from service.jobs.specs.gates import GatesSpec, ResponseLimitsSpec
+from tests.unit.workers.validation.checks.limits import LIMITS
 from workers.gating.config import GateConfig, load_config
 from workers.gating.errors import GateConfigError
 from workers.gating.files import GateFiles
@@ -18,7 +19,7 @@ from workers.gating.requests import (
     draw_prompts,
     list_not_asked,
 )
-from workers.validation.checks.gates import GATES, RESPONSE_GATES
+from workers.validation.checks.gates import GATES
 
 
 def parse(tmp_path: Path, text: str) -> GateConfig:
@@ -62,31 +63,15 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
     assert config.behaviours[0].chat is False
 
 
-def test_every_gate_of_the_table_can_be_asked_for_with_its_default() -> None:
-    spec = GatesSpec.model_validate(
-        {
-            "perplexity": {},
-            "kl": {},
-            "zero_shot": [{"name": "rte"}],
-            "general": {"prompts": "a"},
-            "refusal": {"prompts": "b"},
-            "over_refusal": {"prompts": "c"},
-        }
-    )
-    requests = build_requests(spec)
-    assert {found.name for found in requests} == {
-        name for name, gate in GATES.items() if gate.group != "effect"
-    }
-    for found in requests:
-        assert found.limit == GATES[found.name].default, found
+def test_every_gate_of_the_table_can_be_asked_for() -> None:
+    assert set(LIMITS) == set(GATES)
 
 
-def test_every_response_gate_can_be_asked_for() -> None:
-    spec = GatesSpec.model_validate({"general": {"prompts": "a"}})
-    assert spec.general is not None
-    asked = build_response_requests(spec.general, "loops")
-    assert [found.name for found in asked] == list(RESPONSE_GATES)
+def test_limits_on_responses_are_of_the_prompt_set_named() -> None:
+    limits = ResponseLimitsSpec(max_uniqueness_fall=None)
+    asked = build_response_requests(limits, "loops")
     assert {found.subject for found in asked} == {"loops"}
+    assert "uniqueness" not in {found.name for found in asked}
 
 
 def test_what_is_not_asked_for_is_listed() -> None:

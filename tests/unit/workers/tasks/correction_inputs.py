@@ -12,11 +12,12 @@ from transformers import LlamaForCausalLM
 from service.jobs.specs import CorrectionSpec
 from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
 from workers.attribution.attributors import Attributor
-from workers.correction.behaviour import BaseModel, Behaviour
+from workers.correction.behaviour import Behaviour
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
 from workers.domain import Granularity
 from workers.families import LLAMA, Family, count_components
 from workers.tasks.context import CancelledJobError
+from workers.validation.subject import Subject
 
 
 def build_spec(**changes: Any) -> CorrectionSpec:
@@ -48,9 +49,9 @@ class FakeInputs:
         return SimpleNamespace(model=self.model, tokenizer=build_tiny_tokenizer(), pad_id=0)
 
     @property
-    def base(self) -> BaseModel:
+    def base(self) -> Subject:
         """The model whose behaviours are looked at."""
-        return BaseModel(self.model, build_tiny_tokenizer(), 0, LLAMA)
+        return Subject(self.model, build_tiny_tokenizer(), LLAMA, 0)
 
     def component_counts(self, granularity: Granularity) -> dict[str, int]:
         """Module → number of its components."""
@@ -71,9 +72,12 @@ class FakeContext:
             self.memory[name, key] = work()
         return self.memory[name, key]
 
-    def event(self, kind: str, message: str, data: Mapping[str, Any]) -> None:
+    def event(
+        self, kind: str, message: str, data: Mapping[str, Any], *, once: bool = False
+    ) -> None:
         """Keep an event."""
-        self.events.append((kind, message, data))
+        if not once or (kind, message) not in {told[:2] for told in self.events}:
+            self.events.append((kind, message, data))
 
     def check_cancelled(self) -> None:
         """Raise once the looks are used up."""

@@ -23,16 +23,16 @@ from tests.unit.workers.tasks.correction_inputs import (
     with_spec,
 )
 from workers.attribution.contrastive import BehaviourRelevance, ContrastiveRelevance
-from workers.correction.ablation import compute_mean_activations
 from workers.correction.behaviour import Marking
 from workers.correction.measurement import measure_responses
 from workers.correction.preparation import prepare_behaviour
 from workers.correction.results import ExplainedResponses, PreparedCorrection, TrialSettings
 from workers.correction.search import SearchSteps
 from workers.domain import Granularity, Relevance, Selection, TokenSequence
-from workers.families import LLAMA
+from workers.families import LLAMA, find_components
 from workers.progress import ignore
 from workers.pruning.components import pruned
+from workers.pruning.means import compute_mean_inputs
 from workers.pruning.selection import list_indices
 from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import CancelledJobError
@@ -204,7 +204,9 @@ def test_the_mean_on_the_tuning_text_is_left_behind_where_asked_for(inputs: Fake
     settings = SETTINGS.model_copy(update={"ablation": "mean"})
     found = bench_of(inputs, prepared).measure(FIRST, settings)
     text = [TokenSequence(ids) for ids in prepared.reference.tune]
-    means = compute_mean_activations(inputs.model, LLAMA, NEURON, text, 0)
+    means = compute_mean_inputs(
+        inputs.model, LLAMA, find_components(inputs.model, LLAMA, NEURON), text, 0
+    )
     reference = ReferenceText(inputs.model, LLAMA, text, 0)
     with pruned(inputs.model, FIRST, replacement=means):
         damage = reference.measure(inputs.model)
@@ -336,7 +338,8 @@ def test_every_trial_is_an_event(inputs: FakeInputs) -> None:
     steps = steps_of(inputs, bench_of(inputs), context=context, told=told)
     steps.tell(build_trial((0.5, -0.25), kl=0.0123, perplexity=10.1))
     steps.tell(build_trial((0.5, 0.5), within=False, last_layer=3))
-    assert told == [1, 1]
+    steps.tell(build_trial((0.5, 0.5), within=False, last_layer=3))  # remembered, after a restart
+    assert told == [1, 1, 1]
     (kind, message, data), (_, over, later) = context.events
     assert kind == "search.trial"
     assert message == ("round 1, 1 neurons: loop -50%, rudeness +25%, perplexity +1.00%, KL 0.0123")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.workers.validation.checks.limits import LIMITS, RESPONSE_GATES
 from workers.domain import GateBound, GateResult
 from workers.validation.checks import gates
 from workers.validation.checks.gates import (
@@ -16,7 +17,6 @@ from workers.validation.checks.gates import (
     GENERAL,
     HARMFUL,
     LOOK_ALIKES,
-    RESPONSE_GATES,
     GateRequest,
     judge_gate,
     judge_gates,
@@ -112,7 +112,7 @@ CASES: dict[str, tuple[str | None, ModelState, ModelState, ModelState]] = {
 
 
 def judge(name: str, base: ModelState, changed: ModelState, subject: str | None) -> GateResult:
-    return judge_gate(GateRequest(name, subject=subject), base, changed)
+    return judge_gate(GateRequest(name, LIMITS[name], subject), base, changed)
 
 
 def test_every_gate_has_a_case() -> None:
@@ -125,7 +125,7 @@ def test_every_gate_passes_a_change_within_its_limit(name: str) -> None:
     result = judge(name, base, good, subject)
     assert result.passed, result
     assert result.unmeasured is None
-    assert result.limit == GATES[name].default
+    assert result.limit == LIMITS[name]
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -250,7 +250,7 @@ def test_the_direction_of_a_score_is_obeyed() -> None:
 
 
 def test_results_are_named_after_what_was_looked_at() -> None:
-    requests = [GateRequest("refusal"), GateRequest("refusal", subject=CONTRASTS)]
+    requests = [GateRequest("refusal", 0.05), GateRequest("refusal", 0.05, CONTRASTS)]
     base = ModelState(responses=answer(15, HARMFUL).responses | answer(15, CONTRASTS).responses)
     first, second = judge_gates(requests, base, base)
     assert (first.name, second.name) == ("refusal", "refusal:contrast")

@@ -15,10 +15,11 @@ from tests.tiny import (
     draw_samples,
     select_neurons,
 )
+from tests.unit.workers.validation.checks.limits import LIMITS
 from workers.families import LLAMA
 from workers.pruning.components import pruned
 from workers.validation.checks.gates import GENERAL, GateRequest, judge_gates
-from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet, Subject
+from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
 from workers.validation.checks.state import (
     BehaviourScores,
     ModelState,
@@ -30,6 +31,7 @@ from workers.validation.checks.state import (
 )
 from workers.validation.scorers.scorer import Answer, Direction
 from workers.validation.scorers.uniqueness import UniquenessScorer
+from workers.validation.subject import Subject
 from workers.validation.text_damage import ReferenceText, compute_perplexity
 from workers.validation.zero_shot_tasks import Choice, Question
 
@@ -50,11 +52,10 @@ PLAN = CheckPlan(
     scorers={"loops": UniquenessScorer()},
 )
 ALL_GATES = [
-    GateRequest("perplexity"),
-    GateRequest("kl"),
-    GateRequest("zero_shot", subject="boolq"),
-    *(GateRequest(name) for name in ("uniqueness", "emptiness", "shorter", "longer", "diversity")),
-    GateRequest("behaviour", subject="loops"),
+    *(GateRequest(name, LIMITS[name]) for name in ("perplexity", "kl", "uniqueness", "emptiness")),
+    *(GateRequest(name, LIMITS[name]) for name in ("shorter", "longer", "diversity")),
+    GateRequest("zero_shot", LIMITS["zero_shot"], "boolq"),
+    GateRequest("behaviour", LIMITS["behaviour"], "loops"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_built(description: ScorerDescription, name: str, tmp_path: Path) -> Non
         folder.mkdir()
         return write_base(folder, write_ckpt(folder / "x.ckpt"))
 
-    scorer = build_scorer(description, ScorerSurroundings(find_detoxify=find))
+    scorer = build_scorer(description, ScorerSurroundings(find_detoxify=find), ExitStack())
     assert scorer.name == name
     assert len(scorer.score(answers("a", "b"))) == 2
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_an_installed_scorer_is_held_to_the_contract(name: str, message: str) ->
 def test_directions_must_agree() -> None:
     description = EntryPointDescription("length", Direction.LOWER_IS_BETTER)
     with pytest.raises(ScorerUnavailableError, match="says higher_is_better"):
-        build_scorer(description, surroundings())
+        build_scorer(description, surroundings(), ExitStack())
 
 
 def surroundings(**options) -> ScorerSurroundings:
@@ -124,12 +125,13 @@ def surroundings(**options) -> ScorerSurroundings:
 def score_over_http(
     answer: Callable[[Request], Reply], texts: list[str], **options: object
 ) -> tuple[list[float], list[Request]]:
-    with serve(answer) as server:
+    with serve(answer) as server, ExitStack() as resources:
         host = TrustedHost(f"127.0.0.1:{server.port}", **options)  # type: ignore[arg-type]
         url = f"http://127.0.0.1:{server.port}/score"
         scorer = build_scorer(
             HttpDescription("mine", url, Direction.HIGHER_IS_BETTER),
             surroundings(hosts=(host,), environment={"MY_SECRET": "s3cret"}),
+            resources,
         )
         assert (scorer.name, scorer.direction) == ("mine", Direction.HIGHER_IS_BETTER)
         return scorer.score(answers(*texts)), server.requests
@@ -209,5 +211,19 @@ def test_a_host_the_operator_did_not_allow_is_not_called() -> None:
         for url in (f"http://127.0.0.1:{server.port}/", f"https://127.0.0.1:{server.port}/"):
             description = HttpDescription("mine", url, Direction.LOWER_IS_BETTER)
             with pytest.raises(ScorerUnavailableError, match=r"the URL of mine: .* operator allow"):
-                build_scorer(description, surroundings())
+                build_scorer(description, surroundings(), ExitStack())
         assert server.requests == []
+
+
+def test_the_connection_is_closed_with_the_resources() -> None:
+    with serve(by_length) as server, ExitStack() as resources:
+        url = f"http://127.0.0.1:{server.port}/"
+        scorer = build_scorer(
+            HttpDescription("mine", url, Direction.LOWER_IS_BETTER),
+            surroundings(hosts=(TrustedHost(f"127.0.0.1:{server.port}"),)),
+            resources,
+        )
+        assert scorer.score(answers("ab")) == [2.0]
+        resources.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            scorer.score(answers("ab"))

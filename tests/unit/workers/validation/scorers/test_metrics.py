@@ -9,35 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.validation.scorers.metrics import (
-    compute_behaviour_metrics,
-    compute_kappa,
-    compute_roc_auc,
-)
-from workers.validation.scorers.scorer import Direction
-
-SCORES = ((0.1, 0.5, 0.9), (0.2, 0.3, 0.4), (0.6, 0.0, 0.0), (0.49, 0.49, 0.49))
-
-
-def test_realtoxicityprompts_measures() -> None:
-    metrics = compute_behaviour_metrics(SCORES, 0.5, Direction.LOWER_IS_BETTER)
-    assert metrics.share == 3 / 12
-    assert metrics.any_share == 2 / 4
-    assert metrics.expected_worst == pytest.approx((0.9 + 0.4 + 0.6 + 0.49) / 4)
-    assert metrics.mean_score == pytest.approx(4.47 / 12)
-    assert (metrics.responses, metrics.prompts) == (12, 4)
-
-
-def test_where_higher_is_better_the_worst_is_the_least() -> None:
-    metrics = compute_behaviour_metrics(((0.5, 1.0), (0.51, 0.6)), 0.5, Direction.HIGHER_IS_BETTER)
-    assert (metrics.share, metrics.any_share) == (0.25, 0.5)
-    assert metrics.expected_worst == pytest.approx((0.5 + 0.51) / 2)
-
-
-@pytest.mark.parametrize("scores", [(), ((),), ((0.1,), ())])
-def test_nothing_scored(scores) -> None:
-    with pytest.raises(ValueError, match="at least one scored response"):
-        compute_behaviour_metrics(scores, 0.5, Direction.LOWER_IS_BETTER)
+from workers.validation.scorers.metrics import compute_kappa, compute_roc_auc
 
 
 def test_kappa_by_hand() -> None:

@@ -1,8 +1,8 @@
-"""Mean activations on general text: what a pruned neuron or head may leave behind."""
+"""Mean activations: what a pruned neuron or head may leave behind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -11,31 +11,32 @@ import torch
 from torch import nn
 
 from workers.batches import build_batches
-from workers.domain import Granularity, TokenSequence
-from workers.families import Family, find_components
+from workers.domain import TokenSequence
+from workers.families import Family
 
 BATCH_TOKENS = 2048
 
 
 @torch.inference_mode()
-def compute_mean_activations(
+def compute_mean_inputs(
     model: nn.Module,
     family: Family,
-    granularity: Granularity,
+    modules: Mapping[str, nn.Module],
     samples: Sequence[TokenSequence],
     pad_id: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, torch.Tensor]:
     """Return module → mean over tokens of every input feature, float32 `(feature,)` on the CPU.
 
-    The modules are the output projections that neurons or heads of `granularity` feed. Raises
-    `ValueError` without samples.
+    `modules` are the output projections that neurons or heads feed. Raises `ValueError` without
+    samples.
     """
     if not samples:
         raise ValueError("mean activations need at least one sample")
-    modules = find_components(model, family, granularity)
     sums: dict[str, torch.Tensor] = {}
     tokens = 0
-    for batch in build_batches(samples, BATCH_TOKENS, pad_id):
+    for batch in build_batches(samples, batch_tokens, pad_id):
         placed = batch.to(next(model.parameters()).device)
         with ExitStack() as hooks:
             for name, module in modules.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,10 +11,9 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from tests.tiny import HIDDEN, MODULES, NEURONS, draw_samples
-from workers.correction import ablation
-from workers.correction.ablation import compute_mean_activations
 from workers.domain import Granularity, TokenSequence
-from workers.families import LLAMA
+from workers.families import LLAMA, find_components
+from workers.pruning.means import compute_mean_inputs
 
 SAMPLES = draw_samples(((9, 0), (3, 4), (1, 0), (9, 2)), 3)
 ATTENTION = tuple(f"model.layers.{layer}.self_attn.o_proj" for layer in range(2))
@@ -37,6 +37,17 @@ def record_alone(
     return torch.cat(rows)
 
 
+def compute_means(
+    model: LlamaForCausalLM,
+    granularity: Granularity = Granularity.NEURON,
+    samples: Sequence[TokenSequence] = SAMPLES,
+    pad_id: int = 0,
+    **options: int,
+) -> dict[str, torch.Tensor]:
+    modules = find_components(model, LLAMA, granularity)
+    return compute_mean_inputs(model, LLAMA, modules, samples, pad_id, **options)
+
+
 def list_hooks(model: nn.Module) -> list[Any]:
     return [
         hook
@@ -49,14 +60,10 @@ def list_hooks(model: nn.Module) -> list[Any]:
 @pytest.mark.parametrize("granularity", [Granularity.NEURON, Granularity.HEAD])
 @pytest.mark.parametrize("batch_tokens", [1, 10, 2048])
 def test_the_means_are_over_every_token_alone(
-    model: LlamaForCausalLM,
-    monkeypatch: pytest.MonkeyPatch,
-    granularity: Granularity,
-    batch_tokens: int,
+    model: LlamaForCausalLM, granularity: Granularity, batch_tokens: int
 ) -> None:
-    monkeypatch.setattr(ablation, "BATCH_TOKENS", batch_tokens)
     modules, size = SIZES[granularity]
-    found = compute_mean_activations(model, LLAMA, granularity, SAMPLES, pad_id=5)
+    found = compute_means(model, granularity, pad_id=5, batch_tokens=batch_tokens)
     assert tuple(found) == modules
     for name, mean in found.items():
         rows = record_alone(model, name, SAMPLES)
@@ -67,10 +74,8 @@ def test_the_means_are_over_every_token_alone(
 
 
 def test_sums_are_of_single_precision_whatever_the_model_s(model: LlamaForCausalLM) -> None:
-    wide = compute_mean_activations(model, LLAMA, Granularity.NEURON, SAMPLES, 0)
-    narrow = compute_mean_activations(
-        model.to(torch.bfloat16), LLAMA, Granularity.NEURON, SAMPLES, 0
-    )
+    wide = compute_means(model)
+    narrow = compute_means(model.to(torch.bfloat16))
     for name in MODULES:
         assert narrow[name].dtype is torch.float32
         # Means of rounded values are not themselves rounded.
@@ -79,17 +84,17 @@ def test_sums_are_of_single_precision_whatever_the_model_s(model: LlamaForCausal
 
 
 def test_hooks_leave_no_trace(model: LlamaForCausalLM) -> None:
-    compute_mean_activations(model, LLAMA, Granularity.NEURON, SAMPLES, 0)
+    compute_means(model)
     assert list_hooks(model) == []
 
 
 def test_hooks_leave_no_trace_of_a_failure(model: LlamaForCausalLM) -> None:
     beyond = [TokenSequence((1, 2)), TokenSequence((10_000,))]  # no such token
     with pytest.raises(IndexError):
-        compute_mean_activations(model, LLAMA, Granularity.NEURON, beyond, 0)
+        compute_means(model, samples=beyond)
     assert list_hooks(model) == []
 
 
 def test_no_samples_have_no_mean(model: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="at least one sample"):
-        compute_mean_activations(model, LLAMA, Granularity.NEURON, [], 0)
+        compute_means(model, samples=[])

@@ -1,0 +1,11 @@
+"""What the gates of a correction look at."""
+
+from __future__ import annotations
+
+from service.jobs.specs.correction import RESERVED_NAMES
+from workers.tasks.checks import REFERENCE
+from workers.validation.checks.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES
+
+
+def test_no_behaviour_can_take_the_name_of_a_prompt_set_of_the_gates() -> None:
+    assert {REFERENCE, GENERAL, HARMFUL, LOOK_ALIKES, CONTRASTS} == RESERVED_NAMES
