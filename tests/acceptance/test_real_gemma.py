@@ -24,8 +24,8 @@ from workers.checkpoints import (
     fetch_embedded_checkpoint,
     load_checkpoint,
 )
-from workers.correction.preparation import encode_text
 from workers.domain import Granularity, TokenSequence
+from workers.encoding import encode_text
 from workers.families import find_family
 from workers.validation.text_damage import compute_perplexity
 

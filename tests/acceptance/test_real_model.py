@@ -15,8 +15,8 @@ from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
 from workers.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
-from workers.correction.preparation import encode_text
 from workers.domain import Granularity, Selection, TokenSequence
+from workers.encoding import encode_text
 from workers.families import find_family
 from workers.pruning.components import pruned
 from workers.pruning.patch import apply_patch, build_patch, parse_patch, revert_patch
