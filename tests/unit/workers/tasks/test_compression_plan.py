@@ -27,7 +27,7 @@ def build_spec(**changes: Any) -> CompressionSpec:
     )
 
 
-@pytest.mark.parametrize(("attributor", "sequential"), product(Attributor, (False, True)))
+@pytest.mark.parametrize(("attributor", "sequential"), list(product(Attributor, (False, True))))
 def test_what_the_spec_takes_the_plan_takes_and_nothing_else(
     attributor: Attributor, sequential: bool
 ) -> None:
