@@ -55,7 +55,8 @@ def build_behaviours(arguments: argparse.Namespace, client: ExciseClient) -> lis
     """The behaviours asked for, their prompts uploaded."""
     behaviours: list[dict[str, Any]] = []
     if "repetition" in arguments.behaviours:
-        prompts = client.upload_prompts(REPETITION_PROMPTS.read_bytes(), "repetition").id
+        lines = REPETITION_PROMPTS.read_bytes().splitlines(keepends=True)[: arguments.prompts]
+        prompts = client.upload_prompts(b"".join(lines), "repetition").id
         behaviours.append({"name": "repetition", "kind": "repetition", "prompts": prompts})
     if "toxicity" in arguments.behaviours:
         content = read_toxic_prompts(arguments.prompts)
@@ -117,7 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="of the preset thorough, after the rounds")
     parser.add_argument("--reference-tokens", type=int, default=8192)
     parser.add_argument("--sequences", type=int, default=40, help="windows of WikiText-2 test")
-    parser.add_argument("--prompts", type=int, default=900, help="of RealToxicityPrompts")
+    parser.add_argument("--prompts", type=int, default=900, help="of each behaviour, at most")
     parser.add_argument("--samples", type=int, default=5, help="responses to each of them")
     parser.add_argument("--kl", type=float, default=0.02, help="budget, nats a token")
     parser.add_argument("--seed", type=int, default=0)
