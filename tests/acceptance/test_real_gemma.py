@@ -59,8 +59,9 @@ def compute_text_perplexity(checkpoint: Checkpoint, ids: tuple[int, ...]) -> flo
 
 
 def test_it_knows_its_capitals(checkpoint: Checkpoint) -> None:
-    prompts = [encode_text(checkpoint.tokenizer, "The capital of France is")]
-    (response,) = generate_responses(checkpoint.model, prompts, 4, checkpoint.pad_id)
+    question = "Q: What is the capital of France?\nA:"
+    prompts = [encode_text(checkpoint.tokenizer, question)]
+    (response,) = generate_responses(checkpoint.model, prompts, 8, checkpoint.pad_id)
     assert "Paris" in checkpoint.tokenizer.decode(response.response_ids)
 
 
