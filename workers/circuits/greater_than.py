@@ -13,10 +13,10 @@ from workers.circuits.tasks import (
     TaskError,
     TaskRow,
     encode_pair,
-    encode_prompt,
     iterate_objects,
     read_text,
 )
+from workers.encoding import encode_text
 
 NOUNS = ("siege", "drought", "voyage", "treaty", "reign", "strike", "famine", "project")
 CENTURIES = tuple(range(11, 20))
@@ -98,7 +98,7 @@ def _find_following(
     """Return number → token for the numbers of `width` digits that are one token after it."""
     found: dict[int, int] = {}
     for number in range(_DIGITS**width):
-        ids = encode_prompt(tokenizer, f"{prompt}{number:0{width}d}")
+        ids = encode_text(tokenizer, f"{prompt}{number:0{width}d}")
         if len(ids) == len(prompt_ids) + 1 and ids[:-1] == prompt_ids:
             found[number] = ids[-1]
     return found

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from workers.circuits.tasks import Metric, Task, TaskError, TaskRow, encode_row
+from workers.encoding import encode_part
 
 TEMPLATES = (
     "When {first} and {second} walked into the {place}, {giver} handed a {thing} to",
@@ -68,11 +69,7 @@ def generate_ioi(
 
 def _keep_single(tokenizer: Any, words: Sequence[str], fewest: int) -> list[str]:
     """Return the words that are one token after a space."""
-    kept = [
-        word
-        for word in words
-        if len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1
-    ]
+    kept = [word for word in words if len(encode_part(tokenizer, f" {word}")) == 1]
     if len(kept) < fewest:
         raise TaskError(
             f"only {len(kept)} of {words[0]}, {words[1]}, … are single tokens, {fewest} are "

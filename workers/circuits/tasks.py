@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from workers.encoding import encode_text
+
 
 class TaskError(ValueError):
     """A task's rows cannot be used; the message names line, field and remedy."""
@@ -112,17 +114,12 @@ def parse_ioi_pairs(
     return _require_rows(rows)
 
 
-def encode_prompt(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Return the token ids of a prompt, with the tokens the tokenizer puts before any text."""
-    return tuple(tokenizer(text).input_ids)
-
-
 def encode_pair(
     tokenizer: Any, clean: str, corrupted: str, where: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return both prompts' token ids; raises `TaskError` unless they align and differ."""
-    clean_ids = encode_prompt(tokenizer, clean)
-    corrupted_ids = encode_prompt(tokenizer, corrupted)
+    clean_ids = encode_text(tokenizer, clean)
+    corrupted_ids = encode_text(tokenizer, corrupted)
     if not clean_ids:
         raise TaskError(f"{where}, field clean: no tokens; write a prompt")
     if len(clean_ids) != len(corrupted_ids):
@@ -138,7 +135,7 @@ def encode_pair(
 def _find_answer(
     tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str, where: str
 ) -> int:
-    ids = encode_prompt(tokenizer, prompt + answer)
+    ids = encode_text(tokenizer, prompt + answer)
     if ids[: len(prompt_ids)] != prompt_ids:
         raise TaskError(
             f"{where}: {answer!r} melts into the prompt's last token; start the answer with a "

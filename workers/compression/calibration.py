@@ -18,13 +18,19 @@ from workers.progress import Advance
 
 
 def draw_calibration_samples(
-    documents: Sequence[Sequence[int]], length: int, count: int, seed: int
+    documents: Sequence[Sequence[int]],
+    length: int,
+    count: int,
+    seed: int,
+    beginning: tuple[int, ...] = (),
 ) -> tuple[TokenSequence, ...]:
     """Return `count` windows of `length` tokens, each from another document, drawn by `seed`.
 
-    Documents shorter than a window are passed over. Raises `ValueError` when too few are left.
+    `beginning` starts every window, and counts. Documents shorter than the rest of a window are
+    passed over. Raises `ValueError` when too few are left.
     """
     generator = random.Random(seed)  # noqa: S311 - no secret
+    length -= len(beginning)
     usable = [document for document in documents if len(document) >= length]
     if len(usable) < count:
         raise ValueError(
@@ -34,7 +40,7 @@ def draw_calibration_samples(
     samples = []
     for document in generator.sample(usable, count):
         start = generator.randrange(len(document) - length + 1)
-        samples.append(TokenSequence(tuple(document[start : start + length])))
+        samples.append(TokenSequence((*beginning, *document[start : start + length])))
     return tuple(samples)
 
 

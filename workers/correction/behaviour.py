@@ -16,9 +16,6 @@ from workers.validation.scorers.scorer import Answer, BehaviourScorer, Direction
 from workers.validation.subject import Subject
 from workers.validation.uniqueness import find_repeated_tokens
 
-BaseModel = Subject
-"""Its former name, which explained.py and vocabulary.py still use."""
-
 RISE = 0.1
 """A token that raises the mean score of the response so far by this much is marked."""
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from workers.attribution.attributors import Attributor
 from workers.attribution.targets import TokenMass
-from workers.correction.behaviour import BaseModel, Behaviour, Marking
+from workers.correction.behaviour import Behaviour, Marking
 from workers.correction.measurement import collect_base_undesired, collect_clean
 from workers.correction.results import ExplainedResponses, PreparedBehaviour, PromptOutcome
 from workers.correction.vocabulary import choose_by_mass, learn_token_mass
 from workers.domain import TokenSequence
+from workers.validation.subject import Subject
 
 MOST_EXPLAINED = 256
 """Responses explained by the mass of undesired tokens, at most: those with most of it."""
@@ -49,7 +50,7 @@ def collect_explained(
 
 
 def choose_explained(
-    base: BaseModel, behaviour: Behaviour, prompts: tuple[PromptOutcome, ...]
+    base: Subject, behaviour: Behaviour, prompts: tuple[PromptOutcome, ...]
 ) -> ExplainedResponses | None:
     """Return the undesired tokens of a behaviour, and the tuning responses to explain by them.
 

@@ -19,6 +19,7 @@ from workers.correction.results import (
     Response,
 )
 from workers.domain import Granularity, Selection
+from workers.encoding import cut_windows
 from workers.families import count_components
 from workers.progress import Advance
 from workers.pruning.components import pruned
@@ -182,7 +183,7 @@ def split_reference(
     }
     for text, attribute, tune in zip(texts, attributes, tunes, strict=True):
         part = "attribute" if attribute else "tune" if tune else "held_out"
-        for sequence in _cut(encode_text(tokenizer, text)):
+        for sequence in cut_windows(tokenizer, text, REFERENCE_TOKENS):
             kept = sequence[: budgets[part]]
             if len(kept) > 1:
                 parts[part].append(kept)
@@ -193,18 +194,18 @@ def split_reference(
 def cut_corpus(
     tokenizer: Any, lines: Sequence[str], context: int, sequences: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the first non-overlapping windows of `context` tokens of the joined lines.
+    """Return the first windows of `context` tokens of the joined lines, none overlapping.
 
     Raises `ValueError` when the corpus does not fill one window.
     """
-    token_ids = encode_text(tokenizer, "\n".join(lines))
-    starts = range(0, len(token_ids) - context + 1, context)
-    if not starts:
+    windows = tuple(cut_windows(tokenizer, "\n".join(lines), context))
+    full = tuple(window for window in windows if len(window) == context)
+    if not full:
         raise ValueError(
-            f"the perplexity corpus has {len(token_ids)} tokens, one window needs {context}; "
-            "give a longer corpus or a shorter context"
+            f"the perplexity corpus has {sum(map(len, windows))} tokens, one window needs "
+            f"{context}; give a longer corpus or a shorter context"
         )
-    return tuple(tuple(token_ids[start : start + context]) for start in starts[:sequences])
+    return full[:sequences]
 
 
 def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | None:
@@ -225,17 +226,6 @@ def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | Non
             "neurons; as it is, no response to a tuning prompt shows it"
         )
     return None
-
-
-def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Return the token ids of a raw text: no special tokens, no chat template."""
-    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _cut(token_ids: tuple[int, ...]) -> list[tuple[int, ...]]:
-    starts = range(0, len(token_ids), REFERENCE_TOKENS)
-    windows = (token_ids[start : start + REFERENCE_TOKENS] for start in starts)
-    return [window for window in windows if len(window) > 1]
 
 
 def check_lengths(

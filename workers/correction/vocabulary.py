@@ -9,10 +9,10 @@ import torch
 
 from workers.attribution.targets import TokenMass
 from workers.batches import build_batches
-from workers.correction.behaviour import BaseModel
 from workers.correction.results import Response
 from workers.domain import TokenSequence
 from workers.families import head_weight
+from workers.validation.subject import Subject
 
 LEAST_PRECISION = 0.25
 """Share of a token's occurrences that must be marked for it to be one of the tokens."""
@@ -45,7 +45,7 @@ def learn_token_mass(responses: Iterable[Response]) -> TokenMass | None:
 
 
 def choose_by_mass(
-    base: BaseModel, samples: Sequence[TokenSequence], mass: TokenMass, most: int
+    base: Subject, samples: Sequence[TokenSequence], mass: TokenMass, most: int
 ) -> tuple[TokenSequence, ...]:
     """Return the `most` samples in whose responses the tokens are likeliest, in their own order.
 
@@ -58,9 +58,7 @@ def choose_by_mass(
 
 
 @torch.inference_mode()
-def compute_masses(
-    base: BaseModel, samples: Sequence[TokenSequence], mass: TokenMass
-) -> list[float]:
+def compute_masses(base: Subject, samples: Sequence[TokenSequence], mass: TokenMass) -> list[float]:
     """Return for each sample the tokens' weighted probability, summed over its response."""
     head = head_weight(base.model, base.family)
     device = head.device

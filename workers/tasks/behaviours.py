@@ -18,8 +18,8 @@ from service.jobs.specs.behaviours import (
 )
 from service.prompt_sets.parsing import Prompt
 from workers.correction.behaviour import Behaviour, Headline, Marking
-from workers.correction.preparation import encode_text
 from workers.detoxify_checkpoints import find_detoxify
+from workers.encoding import encode_chat, encode_text
 from workers.settings import WorkerSettings
 from workers.tasks.context import InvalidInputError
 from workers.validation.generation import Decoding
@@ -118,9 +118,10 @@ def _encode(tokenizer: Any, number: int, prompt: Prompt) -> tuple[int, ...]:
             f"prompt {number} is a chat, and the checkpoint's tokenizer has no chat template; "
             "write the prompt as text, or save the checkpoint with a template"
         )
-    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return encode_text(tokenizer, text)
+    return encode_chat(
+        tokenizer,
+        [{"role": message.role, "content": message.content} for message in prompt.messages],
+    )
 
 
 def _choose_headline(spec: BehaviourSpec) -> Headline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 from service.jobs.specs.behaviours import RepetitionSpec
@@ -16,7 +17,8 @@ from service.serving.canary import (
     Dtype,
     compute_uniqueness,
 )
-from workers.correction.preparation import TUNE_SHARE, encode_text
+from workers.correction.preparation import TUNE_SHARE
+from workers.encoding import cut_windows
 from workers.progress import Advance
 from workers.pruning.patch import Patch
 from workers.publishing.canary import TracePair, choose_pairs, trace_greedy
@@ -126,16 +128,9 @@ def _list_candidates(
 
 def _cut_beginnings(tokenizer: Any, texts: Sequence[str], count: int) -> Iterator[tuple[int, ...]]:
     """Yield `count` short windows, the texts' beginnings first."""
-    token_ids = [encode_text(tokenizer, text) for text in texts[: 4 * count]]
-    longest = max(map(len, token_ids), default=0)
-    windows = (
-        ids[start : start + _REFERENCE_TOKENS]
-        for start in range(0, longest, _REFERENCE_TOKENS)
-        for ids in token_ids
-        if len(ids) > start
-    )
-    for _, window in zip(range(count), windows, strict=False):
-        yield window
+    windows = [cut_windows(tokenizer, text, _REFERENCE_TOKENS) for text in texts[: 4 * count]]
+    in_turn = chain.from_iterable(zip_longest(*windows))
+    yield from islice((window for window in in_turn if window is not None), count)
 
 
 def _spread(candidates: list[_Candidate], count: int) -> list[_Candidate]:

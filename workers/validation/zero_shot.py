@@ -18,7 +18,7 @@ from workers.validation.text_damage import POSITIONS_AT_ONCE
 from workers.validation.zero_shot_tasks import Choice, Question, ZeroShotTask
 
 Encode = Callable[[str], Sequence[int]]
-"""Text to token ids; a beginning-of-text token, where the model wants one, is its business."""
+"""Text to token ids, the beginning-of-text token included where the model wants one."""
 
 
 @dataclass(frozen=True)

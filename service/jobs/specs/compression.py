@@ -49,6 +49,16 @@ class CompressionBudgetSpec(SpecModel):
     """Relative: 0.5 is 50 %."""
 
 
+def _check_method(method: AttributorName) -> AttributorName:
+    """`method`, if it ranks the weights of every row; raises `ValueError` otherwise."""
+    if method == "cp_lrp":
+        raise ValueError(
+            "cp_lrp gives the weights of queries and keys no relevance, so their rows cannot be "
+            "ranked. Use attnlrp."
+        )
+    return method
+
+
 def _check_tasks(tasks: list[ZeroShotSpec]) -> list[ZeroShotSpec]:
     """`tasks`, if none is named twice; raises `ValueError` otherwise."""
     if len({task.name for task in tasks}) < len(tasks):
@@ -60,8 +70,8 @@ class CompressionSpec(JobSpecBase):
     """A compression job: the same share of every row of every linear layer set to zero."""
 
     kind: Literal["compression"]
-    method: AttributorName = "attnlrp"
-    """What weights are scored by; those of smallest score go."""
+    method: Annotated[AttributorName, AfterValidator(_check_method)] = "attnlrp"
+    """What weights are scored by; those of smallest score go. Any but `cp_lrp`."""
     statistic: Literal["mean_absolute", "mean", "mean_square"] = "mean_absolute"
     """Which mean over the calibration tokens ranks the weights: that of magnitudes, the magnitude
     of the signed one (the paper's; ruinous with few samples), or that of squares. `wanda`,

@@ -101,6 +101,7 @@ def test_a_correction_takes_every_granularity_and_wanda(granularity: str) -> Non
         (COMPRESSION, {"pattern": "3:4"}, "pattern", "2:4"),
         (COMPRESSION, {"pattern": "2:4", "sparsity": 0.5}, "body", "Remove sparsity"),
         (COMPRESSION, {"method": "random", "sequential": True}, "body", "Set it to false"),
+        (COMPRESSION, {"method": "cp_lrp"}, "method", "Use attnlrp"),
         (COMPRESSION, {"sparsity": 1.0}, "sparsity", "below 1"),
         (COMPRESSION, {"calibration": {"prompts": "a", "samples": 0}}, "calibration.samples", "1"),
         (COMPRESSION, {"tasks": [{"name": "chess"}]}, "tasks[0].name", "boolq"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from service.jobs.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
-from workers.correction.preparation import encode_text
 from workers.domain import TokenSequence
+from workers.encoding import encode_text
 from workers.progress import Advance
 from workers.tasks.compression.results import Measured
 from workers.tasks.context import InvalidInputError
@@ -50,7 +51,7 @@ def measure(
         found = measure_accuracy(
             checkpoint.model,
             family,
-            lambda text: encode_text(checkpoint.tokenizer, text),
+            partial(encode_text, checkpoint.tokenizer),
             ZeroShotTask(name),
             asked,
             checkpoint.pad_id,

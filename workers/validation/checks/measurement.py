@@ -10,6 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from workers.domain import TokenSequence
+from workers.encoding import encode_text
 from workers.progress import Advance, ignore
 from workers.validation.checks.prompts import encode_prompts
 from workers.validation.checks.state import (
@@ -230,7 +231,7 @@ def _answer(subject: Subject, questions: Sequence[Question], advance: Advance) -
     outcomes = answer_questions(
         subject.model,
         subject.family,
-        lambda text: subject.tokenizer(text, add_special_tokens=False).input_ids,
+        partial(encode_text, subject.tokenizer),
         questions,
         subject.pad_id,
         on_batch=lambda _: advance(0),

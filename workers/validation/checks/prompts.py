@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from workers.encoding import encode_chat, encode_text
+
 
 def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool = True) -> tuple[int, ...]:
     """Return the token ids of a user's message up to where the answer starts.
 
-    Without a chat template, or with `chat` False, the raw text without special tokens.
+    Without a chat template, or with `chat` False, those of the raw text.
     """
     if not chat or not getattr(tokenizer, "chat_template", None):
-        return tuple(tokenizer(prompt, add_special_tokens=False).input_ids)
-    messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+        return encode_text(tokenizer, prompt)
+    return encode_chat(tokenizer, [{"role": "user", "content": prompt}])
 
 
 def encode_prompts(

