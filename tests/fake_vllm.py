@@ -162,7 +162,7 @@ class FakeVllm:
         if count > 512:
             return _error(400, f"{body['model']} has a maximum context length of 512 tokens.")
         if body.get("stream"):
-            chunks = self._stream(body["model"], weights, kind, count)
+            chunks = self._stream(body["model"], weights, kind, prompt, count)
             return StreamingResponse(chunks, media_type="text/event-stream")
         is_adapter = weights != BASE_KEY
         self.open_adapters += is_adapter
@@ -176,13 +176,16 @@ class FakeVllm:
             weights += " but wrong"
         return JSONResponse(_build_answer(body["model"], weights, kind, prompt, count))
 
-    async def _stream(self, name: str, weights: str, kind: str, count: int) -> AsyncIterator[bytes]:
+    async def _stream(
+        self, name: str, weights: str, kind: str, prompt: object, count: int
+    ) -> AsyncIterator[bytes]:
+        tokens = compute_tokens(weights, prompt, count)
         for number, word in enumerate(build_words(weights, count)):
             if self.breaks_after is not None and number >= self.breaks_after:
                 self.breaks_after = None
                 raise ConnectionAbortedError("switched on by the test")
             key = {"text": word} if kind == "text" else {"delta": {"content": word}}
-            choice = {"index": 0, "finish_reason": None, **key}
+            choice = {"index": 0, "finish_reason": None, "token_ids": [tokens[number]], **key}
             yield _event({"id": "cmpl-1", "object": kind, "model": name, "choices": [choice]})
             await asyncio.sleep(self.token_seconds)
         last = {"index": 0, "finish_reason": "stop"}

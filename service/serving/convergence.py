@@ -16,7 +16,7 @@ from service.serving import repository, transitions
 from service.serving.canaries import run_canary
 from service.serving.canary import CanaryDocument
 from service.serving.folders import place_files
-from service.serving.pools import ServingPool
+from service.serving.pools import ServingPool, list_checkpoint_pools
 from service.serving.publications import VersionKind
 from service.serving.vllm import (
     AdapterRankError,
@@ -64,14 +64,14 @@ class PoolKeeper:
 
     async def converge(self, server: VllmServer) -> None:
         """Look at the server once and repair what is not as it should be."""
-        names = await self._look(server)
-        if names is None:
-            return
         with self._database.transaction() as session:
             wanted = repository.list_wanted(session, self._pool.name)
         for version in wanted:
             if version.kind != self._kind:
                 self._send_elsewhere(version)
+        names = await self._look(server)
+        if names is None:
+            return
         fitting = [version for version in wanted if version.kind == self._kind]
         await self._unload_unknown(server, names, fitting)
         for version in fitting[: self._pool.capacity]:
@@ -214,23 +214,9 @@ class PoolKeeper:
 
     def _send_elsewhere(self, version: ModelVersion) -> None:
         """A correction that fits no adapter goes to a pool for whole checkpoints."""
-        pool = next(
-            (
-                pool
-                for pool in self._pools
-                if pool.kind == "checkpoint" and pool.base_model == version.base_model
-            ),
-            None,
-        )
+        pools = list_checkpoint_pools(self._pools, version.base_model)
         with self._database.transaction() as session:
-            if pool is not None:
-                transitions.move_to_pool(session, version.id, pool)
-                return
-            problem = (
-                f"It fits no adapter of rank {version.max_rank} and no pool serves whole "
-                "checkpoints. Correct with serving.max_rank, or add such a pool."
-            )
-            transitions.reject(session, version.id, version.served_name, problem)
+            transitions.move_to_checkpoint_pool(session, version, pools)
 
     async def _unload(self, server: VllmServer, served_name: str) -> None:
         """Take an adapter away; the next look finds it if that did not work."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from service.artifacts import ArtifactStore
 from service.errors import ArtifactCorruptError
 from service.serving.publications import VersionKind, check_file_names
+
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def hash_content(files: Mapping[str, str]) -> str:
@@ -38,6 +41,21 @@ def place_files(
         _fill(artifacts, files, folder)
     _check_hashes(files, folder)
     return folder
+
+
+def delete_unneeded(root: Path, needed: Iterable[Mapping[str, str]]) -> list[str]:
+    """Delete every folder under `root` that holds none of the needed contents; their names.
+
+    What is not a folder named by a hash is none of this module's and stays.
+    """
+    kept = {hash_content(files) for files in needed}
+    if not root.is_dir():
+        return []
+    names = sorted(path.name for path in root.iterdir() if _HASH.fullmatch(path.name))
+    deleted = [name for name in names if name not in kept]
+    for name in deleted:
+        shutil.rmtree(root / name)
+    return deleted
 
 
 def _fill(artifacts: ArtifactStore, files: Mapping[str, str], folder: Path) -> None:
