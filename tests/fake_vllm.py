@@ -5,9 +5,12 @@ What a model says is a hash of its weights and the prompt, so every answer tells
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -64,6 +67,7 @@ class FakeVllm:
     """The server's state and its faults. Change it from any thread."""
 
     base_name: str = "base"
+    base_weights: str = BASE_KEY
     api_key: str | None = None
     version: str = "0.32.0"
     adapters: dict[str, str] = field(default_factory=dict)
@@ -145,7 +149,7 @@ class FakeVllm:
         return Response("an administrator's end point", 200)
 
     def _find_weights(self, name: str) -> str | None:
-        return BASE_KEY if name == self.base_name else self.adapters.get(name)
+        return self.base_weights if name == self.base_name else self.adapters.get(name)
 
     async def _complete(self, request: Request) -> Response:
         body = await self._note(request)
@@ -164,7 +168,7 @@ class FakeVllm:
         if body.get("stream"):
             chunks = self._stream(body["model"], weights, kind, prompt, count)
             return StreamingResponse(chunks, media_type="text/event-stream")
-        is_adapter = weights != BASE_KEY
+        is_adapter = weights != self.base_weights
         self.open_adapters += is_adapter
         try:
             await asyncio.sleep(max(self.token_seconds * count, 0.002))
@@ -245,6 +249,33 @@ class RunningVllm:
             connection.transport.abort()
 
 
+def main() -> None:
+    """Be `vllm serve` of a whole checkpoint, whose weights' bytes are what it says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["serve"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--served-model-name")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    arguments, _ = parser.parse_known_args()
+    weights = (arguments.folder / "model.safetensors").read_text()
+    fake = FakeVllm(
+        base_name=arguments.served_model_name,
+        base_weights=weights,
+        api_key=os.environ["VLLM_API_KEY"],
+        token_seconds=0.002,
+    )
+    uvicorn.run(fake.build_app(), host=arguments.host, port=arguments.port, log_level="critical")
+
+
+def write_program(path: Path) -> Path:
+    """An executable at `path` that is the stand-in as a program."""
+    root = Path(__file__).resolve().parents[1]
+    path.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m tests.fake_vllm "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
 @contextmanager
 def run_fake_vllm(**options: Any) -> Iterator[RunningVllm]:
     """A running fake."""
@@ -281,3 +312,7 @@ def _event(body: dict[str, Any]) -> bytes:
 
 def _error(status: int, message: str) -> Response:
     return JSONResponse({"error": {"message": message, "type": "x", "code": status}}, status)
+
+
+if __name__ == "__main__":
+    main()

@@ -49,14 +49,14 @@ def _describe_full(session: Session, tenant_id: str, pools: Sequence[ServingPool
     if rest := len(holders) - len(described):
         described.append(f"{rest} more")
     names = " and ".join(pool.name for pool in pools)
-    limit = sum(pool.capacity for pool in pools)
+    verb, limit = "hold" if len(pools) > 1 else "holds", sum(pool.capacity for pool in pools)
     help_too = (
         ", or start more servers (excise up --serve --serve-checkpoints)"
         if all(pool.kind == "checkpoint" for pool in pools)
         else ""
     )
     return (
-        f"No place is left for another version: {names} hold {limit} at most "
+        f"No place is left for another version: {names} {verb} {limit} at most "
         f"({', '.join(described)}). Retire one with POST /v1/versions/{{id}}/retire{help_too}."
     )
 
