@@ -74,6 +74,8 @@ class FakeVllm:
     """Weights by the name they were loaded under."""
     seen: list[Seen] = field(default_factory=list)
     token_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    """How long a stream waits before it begins."""
     is_well: bool = True
     says_wrong_tokens: bool = False
     leaks: bool = False
@@ -81,6 +83,8 @@ class FakeVllm:
     breaks_after: int | None = None
     """Streams are cut after this many tokens, once a switch."""
     open_adapters: int = 0
+    abandoned: int = 0
+    """Requests whose client went away before their answer was complete."""
 
     def lose_adapters(self) -> None:
         """As a restart does."""
@@ -153,25 +157,30 @@ class FakeVllm:
 
     async def _complete(self, request: Request) -> Response:
         body = await self._note(request)
-        return self._refuse(request) or await self._answer(body, "text", body["prompt"])
+        return self._refuse(request) or await self._answer(request, body, "text", body["prompt"])
 
     async def _chat(self, request: Request) -> Response:
         body = await self._note(request)
-        return self._refuse(request) or await self._answer(body, "message", body["messages"])
+        messages = body["messages"]
+        return self._refuse(request) or await self._answer(request, body, "message", messages)
 
-    async def _answer(self, body: dict[str, Any], kind: str, prompt: object) -> Response:
+    async def _answer(
+        self, request: Request, body: dict[str, Any], kind: str, prompt: object
+    ) -> Response:
         if (weights := self._find_weights(body["model"])) is None:
             return _error(404, f"The model `{body['model']}` does not exist.")
         count = body.get("max_tokens", 8)
         if count > 512:
             return _error(400, f"{body['model']} has a maximum context length of 512 tokens.")
         if body.get("stream"):
+            if self.queue_seconds:
+                await self._generate(request, self.queue_seconds)
             chunks = self._stream(body["model"], weights, kind, prompt, count)
             return StreamingResponse(chunks, media_type="text/event-stream")
         is_adapter = weights != self.base_weights
         self.open_adapters += is_adapter
         try:
-            await asyncio.sleep(max(self.token_seconds * count, 0.002))
+            await self._generate(request, max(self.token_seconds * count, 0.002))
             if self.leaks and not is_adapter and self.open_adapters:
                 weights = next(iter(self.adapters.values()))
         finally:
@@ -179,6 +188,15 @@ class FakeVllm:
         if self.says_wrong_tokens and is_adapter:
             weights += " but wrong"
         return JSONResponse(_build_answer(body["model"], weights, kind, prompt, count))
+
+    async def _generate(self, request: Request, seconds: float) -> None:
+        """Take the time, unless the client goes away: then stop, as vLLM does."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.05))
+            if await request.is_disconnected():
+                self.abandoned += 1
+                return
 
     async def _stream(
         self, name: str, weights: str, kind: str, prompt: object, count: int

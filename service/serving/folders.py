@@ -37,9 +37,10 @@ def place_files(
     """
     check_file_names(kind, files)
     folder = root.expanduser().absolute() / hash_content(files)
-    if not folder.is_dir():
+    if folder.is_dir():
+        _check_hashes(files, folder)
+    else:
         _fill(artifacts, files, folder)
-    _check_hashes(files, folder)
     return folder
 
 
@@ -59,12 +60,12 @@ def delete_unneeded(root: Path, needed: Iterable[Mapping[str, str]]) -> list[str
 
 
 def _fill(artifacts: ArtifactStore, files: Mapping[str, str], folder: Path) -> None:
-    """Make the folder."""
+    """Make the folder; the store checks every file's hash, and copies none it need not copy."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
     try:
         for name, sha256 in files.items():
-            artifacts.fetch_file(sha256, partial / name).chmod(0o644)
+            artifacts.share_file(sha256, partial / name).chmod(0o644)
         partial.chmod(0o755)
         _rename(partial, folder)
     finally:

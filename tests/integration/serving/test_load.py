@@ -160,6 +160,24 @@ def test_a_client_that_leaves_frees_the_server(
     wait_for_metric(client, f'outcome="left",version="{scene.versions[0]}"}} 1.0')
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_client_that_leaves_before_the_answer_ends_the_request(
+    stage: Stage, client: httpx.Client, scene: Scene, is_stream: bool
+) -> None:
+    """Nothing has come yet: of a whole answer, or of a stream that waits in the server's queue."""
+    stage.vllm.state.token_seconds = 0.1
+    stage.vllm.state.queue_seconds = 20.0 if is_stream else 0.0
+    body = {"model": ALIAS, "prompt": "hello", "max_tokens": 200, "stream": is_stream}
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/completions", json=body, timeout=0.5)
+    wait_for_metric(client, f'outcome="left",version="{scene.versions[0]}"}} 1.0')
+    deadline = time.monotonic() + 10
+    while stage.vllm.state.abandoned < 1:
+        assert time.monotonic() < deadline, "the server went on without the client"
+        time.sleep(0.02)
+    assert f'outcome="ok",version="{scene.versions[0]}"}}' not in client.get("/metrics").text
+
+
 def wait_for_metric(client: httpx.Client, line: str) -> None:
     """Return once the metrics show it: what ends is counted a moment after its client saw it."""
     deadline = time.monotonic() + 10
