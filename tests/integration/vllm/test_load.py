@@ -10,6 +10,7 @@ import pytest
 
 from service.database import Database
 from service.models import new_id
+from service.serving.canary import MIN_PROMPTS
 from tests.integration.serving import scenarios
 from tests.integration.serving.conftest import (
     BASE_MODEL,
@@ -21,6 +22,7 @@ from tests.integration.serving.conftest import (
 from tests.integration.serving.scenarios import ALIAS, Scene, Speaker
 from tests.integration.vllm.conftest import (
     ADAPTERS,
+    NEW_TOKENS,
     Correction,
     RealVllm,
     Tokens,
@@ -28,8 +30,8 @@ from tests.integration.vllm.conftest import (
 )
 
 REQUESTS = 500
-LOAD_PROMPTS = 16
-LOAD_TOKENS = 8
+MIN_LOAD_PROMPTS = 4
+LOAD_TOKENS = NEW_TOKENS // 2
 PAUSE_SECONDS = 0.5
 
 
@@ -48,7 +50,7 @@ class Play:
         """The id of a version of one correction, filed with the canary of one."""
         correction = self.corrections[name]
         files = {path.name: path.read_bytes() for path in correction.folder.iterdir()}
-        prompts = self.scene.prompts
+        prompts = list(self.answers[BASE_MODEL])[:MIN_PROMPTS]
         document = describe_canary(
             [self.answers[BASE_MODEL][prompt] for prompt in prompts],
             [self.answers[canary_of][prompt] for prompt in prompts],
@@ -60,14 +62,14 @@ class Play:
 
 
 def choose_prompts(answers: dict[str, dict[Tokens, Tokens]]) -> tuple[Tokens, ...]:
-    """Short prompts to which base and corrections say four different things at once."""
+    """The prompts to which base and corrections say four different things."""
     found = [
         prompt
         for prompt in answers[BASE_MODEL]
-        if len(prompt) < 100 and len({given[prompt] for given in answers.values()}) == len(answers)
+        if len({given[prompt] for given in answers.values()}) == len(answers)
     ]
-    assert len(found) >= LOAD_PROMPTS
-    return tuple(found[:LOAD_PROMPTS])
+    assert len(found) >= MIN_LOAD_PROMPTS
+    return tuple(found)
 
 
 @pytest.fixture(scope="module")
