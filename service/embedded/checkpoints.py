@@ -43,7 +43,7 @@ class CheckpointServer:
         self._report = report
         self._server: Supervised | None = None
         self._version_id: str | None = None
-        self._killed_at: float | None = None
+        self._kill_at: float | None = None
         self._try_at = 0.0
 
     @property
@@ -67,11 +67,16 @@ class CheckpointServer:
             folder = place_files(store, "checkpoint", wanted.files, served_folder)
             self._begin(database, wanted, folder)
 
+    def ask_to_stop(self) -> None:
+        """Let the server finish what it has begun; `stop` waits for it."""
+        if self._server is not None:
+            self._server.ask_to_stop()
+
     def stop(self) -> None:
-        """End the server, whatever it does."""
+        """End the server, by force once its grace is over."""
         if self._server is not None:
             self._server.stop()
-        self._server = self._version_id = self._killed_at = None
+        self._server = self._version_id = self._kill_at = None
         self._try_at = 0.0
 
     def _begin(self, database: Database, version: ModelVersion, folder: Path) -> None:
@@ -96,10 +101,10 @@ class CheckpointServer:
     def _let_go(self, server: Supervised) -> None:
         """Ask the server to finish what it has begun, and end it once its grace is over."""
         now = time.monotonic()
-        if self._killed_at is None:
+        if self._kill_at is None:
             server.ask_to_stop()
-            self._killed_at = now + server.program.grace_seconds
-        if server.has_ended or now >= self._killed_at:
+            self._kill_at = now + server.program.grace_seconds
+        if server.has_ended or now >= self._kill_at:
             self.stop()
 
 

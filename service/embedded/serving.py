@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,14 +156,19 @@ class EmbeddedServing:
                     clean_at = time.monotonic() + _CLEAN_SECONDS
         finally:
             for server in self._checkpoints:
+                server.ask_to_stop()
+            for server in self._checkpoints:
                 server.stop()
             database.dispose()
 
     def _clean(self, database: Database) -> None:
         """Delete the files of versions that ended a while ago and whose content nobody needs."""
-        with database.transaction() as session:
-            needed = list_kept_files(session, _KEPT_SECONDS)
-        for name in delete_unneeded(self.served_folder, needed):
+
+        def find_needed() -> Sequence[Mapping[str, str]]:
+            with database.transaction() as session:
+                return list_kept_files(session, _KEPT_SECONDS)
+
+        for name in delete_unneeded(self.served_folder, find_needed):
             logger.info("deleted %s", name)
 
     def _prepare_checkpoint(self, name: str, port: int, served_name: str, folder: Path) -> Vllm:

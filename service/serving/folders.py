@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from service.artifacts import ArtifactStore
@@ -44,15 +44,18 @@ def place_files(
     return folder
 
 
-def delete_unneeded(root: Path, needed: Iterable[Mapping[str, str]]) -> list[str]:
+def delete_unneeded(
+    root: Path, find_needed: Callable[[], Iterable[Mapping[str, str]]]
+) -> list[str]:
     """Delete every folder under `root` that holds none of the needed contents; their names.
 
-    What is not a folder named by a hash is none of this module's and stays.
+    What is needed is asked for after looking at what is there, so that a folder that is made
+    meanwhile stays. What is not named by a hash is none of this module's and stays too.
     """
-    kept = {hash_content(files) for files in needed}
     if not root.is_dir():
         return []
     names = sorted(path.name for path in root.iterdir() if _HASH.fullmatch(path.name))
+    kept = {hash_content(files) for files in find_needed()}
     deleted = [name for name in names if name not in kept]
     for name in deleted:
         shutil.rmtree(root / name)

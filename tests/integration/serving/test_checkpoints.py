@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -222,13 +222,19 @@ def test_folders_are_deleted_once_nothing_needs_their_content(
         )
         for version_id, age in ((old, 700), (recent, 30)):
             session.execute(statement, {"id": version_id, "age": age})
-    with ledger.database.transaction() as session:
-        needed = list_kept_files(session, 600)
-    deleted = delete_unneeded(served, needed)
+    made_meanwhile = served / ("1" * 64)
+
+    def find_needed() -> Sequence[Mapping[str, str]]:
+        made_meanwhile.mkdir()
+        with ledger.database.transaction() as session:
+            return list_kept_files(session, 600)
+
+    deleted = delete_unneeded(served, find_needed)
     assert set(deleted) == {folders[old].name, "0" * 64}
     assert {path.name for path in served.iterdir()} == {
         folders[live].name,
         folders[recent].name,
+        made_meanwhile.name,
         "kept",
     }
-    assert delete_unneeded(tmp_path / "nothing", needed) == []
+    assert delete_unneeded(tmp_path / "nothing", list) == []
