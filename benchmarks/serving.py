@@ -4,7 +4,7 @@ Needs vLLM's CPU build (`make vllm`) and the converted SmolLM2-135M-Instruct. Ev
 one run on one server: adapter load and weight reload against starting vLLM anew with the
 corrected checkpoint; tokens a second of an adapter against the base, at 16 concurrent requests.
 
-    python benchmarks/serving.py [--ranks 8 16 64] [--dtype float32] [--tokens 50]
+    python -m benchmarks.serving [--ranks 8 16 64] [--dtype float32] [--tokens 50]
 """
 
 from __future__ import annotations

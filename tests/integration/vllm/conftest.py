@@ -117,11 +117,11 @@ def corrections(
     prompts: list[Tokens],
     served_folder: Path,
 ) -> dict[str, Correction]:
-    """Three corrections of the 8 largest neurons of each of nine layers."""
+    """Three corrections of the 8 largest neurons of every third layer, each of other layers."""
     model = checkpoint.model
     found = {}
     for number, name in enumerate(ADAPTERS):
-        selection = choose_large_neurons(model, range(2 + 9 * number, 11 + 9 * number))
+        selection = choose_large_neurons(model, range(2 + number, 29, len(ADAPTERS)))
         patch = build_patch(base_folder, selection)
         folder = served_folder / name
         folder.mkdir()

@@ -22,7 +22,7 @@ from tests.integration.serving.conftest import (
 from tests.integration.serving.scenarios import ALIAS, Scene, Speaker
 from tests.integration.vllm.conftest import (
     ADAPTERS,
-    NEW_TOKENS,
+    IS_FULL,
     Correction,
     RealVllm,
     Tokens,
@@ -31,7 +31,7 @@ from tests.integration.vllm.conftest import (
 
 REQUESTS = 500
 MIN_LOAD_PROMPTS = 4
-LOAD_TOKENS = NEW_TOKENS // 2
+LOAD_TOKENS = 8 if IS_FULL else 6
 PAUSE_SECONDS = 0.5
 
 

@@ -152,8 +152,8 @@ def test_what_the_rank_limit_cost_is_said() -> None:
     assert "one module would lose 13" in said
     assert "+45.0\u00a0% instead of +30.0\u00a0%" in said
     assert "over budget" in said
-    assert "serving.max_rank 8 kept 5" in render_markdown(found)
-    assert "serving.max_rank 8 kept 5" in render_html(found)
+    assert "kept 5 of the 16 best neurons out" in render_markdown(found)
+    assert "kept 5 of the 16 best neurons out" in render_html(found)
     free = cost.model_copy(update={"kept_out": 0, "fullest": 4})
     assert "cost nothing" in describe_rank_limit(report(search=[chosen], rank_limit=free))
     assert describe_rank_limit(report(search=[chosen])) is None
