@@ -13,6 +13,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -133,7 +134,7 @@ class LocalArtifactStore(ArtifactStore):
 
     def share_file(self, sha256: str, destination: Path) -> Path:
         """A hard link, its content's hash checked first; a copy where links cannot be."""
-        with self._read(sha256) as source:
+        with cast(BufferedReader, self._read(sha256)) as source:
             _check_hash(sha256, hashlib.file_digest(source, "sha256").hexdigest())
         try:
             os.link(self._path(sha256), destination)

@@ -25,6 +25,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from service.serving.spare_slot import SPARE_NAME
+
 BASE_KEY = "base-weights"
 VOCABULARY = 1000
 
@@ -72,6 +74,8 @@ class FakeVllm:
     version: str = "0.32.0"
     adapters: dict[str, str] = field(default_factory=dict)
     """Weights by the name they were loaded under."""
+    spares: set[str] = field(default_factory=set)
+    """Adapters of zeros, which keep slots; tests look at the others."""
     seen: list[Seen] = field(default_factory=list)
     token_seconds: float = 0.0
     queue_seconds: float = 0.0
@@ -89,6 +93,7 @@ class FakeVllm:
     def lose_adapters(self) -> None:
         """As a restart does."""
         self.adapters.clear()
+        self.spares.clear()
 
     def build_app(self) -> Starlette:
         """The application."""
@@ -129,21 +134,29 @@ class FakeVllm:
     async def _models(self, request: Request) -> Response:
         if refusal := self._refuse(request):
             return refusal
-        names = [self.base_name, *self.adapters]
+        names = [self.base_name, *self.adapters, *sorted(self.spares)]
         return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
 
     async def _load(self, request: Request) -> Response:
-        body = await self._note(request)
+        body = await request.json()
+        if body["lora_name"].startswith(SPARE_NAME):
+            self.spares.add(body["lora_name"])
+            return Response("Success: LoRA adapter added")
+        await self._note(request)
         if refusal := self._refuse(request):
             return refusal
         path = Path(body["lora_path"]) / "adapter_model.safetensors"
         if not path.is_file():
             return _error(404, f"No adapter found for {body['lora_path']}")
-        self.adapters[body["lora_name"]] = path.read_text()
+        self.adapters[body["lora_name"]] = path.read_bytes()[8:].decode()
         return Response("Success: LoRA adapter added")
 
     async def _unload(self, request: Request) -> Response:
-        body = await self._note(request)
+        body = await request.json()
+        if body["lora_name"] in self.spares:
+            self.spares.remove(body["lora_name"])
+            return Response("Success: LoRA adapter removed")
+        await self._note(request)
         if self.adapters.pop(body["lora_name"], None) is None:
             return _error(404, f"The lora adapter {body['lora_name']} cannot be found.")
         return Response("Success: LoRA adapter removed")
@@ -153,7 +166,9 @@ class FakeVllm:
         return Response("an administrator's end point", 200)
 
     def _find_weights(self, name: str) -> str | None:
-        return self.base_weights if name == self.base_name else self.adapters.get(name)
+        if name == self.base_name or name in self.spares:
+            return self.base_weights
+        return self.adapters.get(name)
 
     async def _complete(self, request: Request) -> Response:
         body = await self._note(request)

@@ -41,7 +41,7 @@ class VllmOptions:
     """What requests call it."""
     kind: ServerKind = "lora"
     adapters: int = 3
-    """Adapters it can hold at once; it gets one slot more, which stays empty."""
+    """Adapters it can hold at once; it gets one slot more, which changes nothing."""
     max_rank: int = 8
     """Largest adapter rank; every adapter costs as much as one of this rank."""
     target_modules: Sequence[str] = ("down_proj",)

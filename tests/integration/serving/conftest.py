@@ -97,7 +97,8 @@ class Stage:
 
     def build(self, version_id: str, weights: str, canary: bytes | None = None) -> None:
         """File the version with these weights, as an adapter of the fake's."""
-        files = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights.encode()}
+        content = bytes(8) + weights.encode()  # a header of no length, as the fake reads it
+        files = {"adapter_config.json": b"{}", "adapter_model.safetensors": content}
         self.file(version_id, files, 4, canary or build_canary(weights))
 
     def start_publishing(self, client: httpx.Client, tenant: str, alias: str | None = None) -> str:

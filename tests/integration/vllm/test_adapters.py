@@ -39,11 +39,9 @@ from workers.publishing.adapters import build_adapter
 @pytest.fixture(scope="module")
 def loaded(running: RealVllm, corrections: dict[str, Correction]) -> Vllm:
     """The server with all three adapters, and no others."""
+    running.refresh()
 
     async def load(server: VllmServer) -> None:
-        for model in await server.models():
-            if model.parent is not None:
-                await server.unload_adapter(model.name)
         for name, correction in corrections.items():
             await server.load_adapter(name, correction.folder)
 

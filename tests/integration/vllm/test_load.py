@@ -89,6 +89,7 @@ def play(
         name: {prompt: said[:LOAD_TOKENS] for prompt, said in zip(prompts, given, strict=True)}
         for name, given in tokens.items()
     }
+    running.refresh()
     vllm = running.vllm
     folder: Path = tmp_path_factory.mktemp("stage")
     settings = build_settings(
