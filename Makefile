@@ -16,7 +16,7 @@ install: $(STAMP)
 
 # PyPI's own torch wheel carries CUDA; where there is no GPU, the CPU build is taken from
 # PyTorch's index, or from whatever local wheel pip already knows of (see scripts/install.sh).
-$(STAMP): pyproject.toml constraints.txt scripts/install.sh
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh scripts/virtual_environment.sh
 	@bash scripts/install.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 

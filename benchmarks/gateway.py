@@ -1,8 +1,9 @@
 """What the gateway costs: the same streams to a model server directly and through the gateway.
 
-Without options a stand-in for vLLM is started that sends tokens at a fixed pace; with --upstream
-URL --base NAME a real server is measured. Rounds alternate between the two ways, so that whatever
-else the machine does falls on both.
+Without options a stand-in for vLLM is started that sends tokens at a fixed pace. With --vllm a real
+one is, from .venv-vllm with SmolLM2 (`make vllm`); --upstream URL --base NAME measures one that
+runs already, its API key in the environment variable VLLM_API_KEY. Rounds alternate between the two
+ways, so that whatever else the machine does falls on both.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from urllib.parse import urlsplit
 import httpx
 
 MODEL = "benchmark-base"
+KEY_VARIABLE = "VLLM_API_KEY"
 _PAUSE_SECONDS = 0.3
 
 
@@ -264,9 +266,31 @@ def report(name: str, direct: Timings, through: Timings) -> None:
     )
 
 
+def _open_upstream(
+    stack: ExitStack, options: argparse.Namespace, port: int
+) -> tuple[str, str | None, str]:
+    """The server to measure: its URL, its API key and what it is."""
+    if options.upstream is not None:
+        return options.upstream, os.environ.get(KEY_VARIABLE), options.upstream
+    if options.vllm:
+        from benchmarks.serving import NAME, run
+        from service.embedded.vllm import VllmOptions
+
+        base = Path(os.environ.get("EXCISE_HOME", ".excise")).absolute() / "models" / NAME
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="excise-gateway-")))
+        vllm, _ = stack.enter_context(run(VllmOptions(base, adapters=1), folder))
+        return vllm.url, vllm.api_key, f"vLLM with {NAME}"
+    url = f"http://127.0.0.1:{port}"
+    arguments = [sys.executable, "-m", "uvicorn", "benchmarks.gateway:stand_in"]
+    arguments += ["--port", str(port), "--log-level", "critical", "--lifespan", "off"]
+    stack.enter_context(start(arguments, {"PACE": str(options.pace)}, url))
+    return url, None, f"stand-in, {options.pace * 1e3:g} ms a token"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vllm", action="store_true", help="start a real vLLM")
     parser.add_argument("--upstream", help="a running vLLM instead of the stand-in")
     parser.add_argument("--base", default="base", help="what it calls its base model")
     parser.add_argument("--streams", type=int, default=16)
@@ -277,22 +301,21 @@ def main() -> None:
     options = parser.parse_args()
     port = 20_000 + secrets.randbelow(20_000)
     with ExitStack() as stack:
-        upstream = options.upstream or f"http://127.0.0.1:{port + 1}"
-        if options.upstream is None:
-            arguments = [sys.executable, "-m", "uvicorn", "benchmarks.gateway:stand_in"]
-            arguments += ["--port", str(port + 1), "--log-level", "critical", "--lifespan", "off"]
-            stack.enter_context(start(arguments, {"PACE": str(options.pace)}, upstream))
+        upstream, upstream_key, what = _open_upstream(stack, options, port + 1)
         pool = {"name": "main", "url": upstream, "base_model": MODEL, "served_base": options.base}
+        if upstream_key is not None:
+            os.environ[KEY_VARIABLE] = upstream_key
+            pool["api_key_env"] = KEY_VARIABLE
         key, pid = stack.enter_context(start_gateway(pool, port))
         direct = [
-            Client(upstream, None, options.base, options.tokens) for _ in range(options.streams)
+            Client(upstream, upstream_key, options.base, options.tokens)
+            for _ in range(options.streams)
         ]
         gateway = f"http://127.0.0.1:{port}"
         through = [Client(gateway, key, MODEL, options.tokens) for _ in range(options.streams)]
         used = read_processor_seconds(pid)
         one, two = asyncio.run(measure(direct, through, options.rounds, options.asks))
         used = read_processor_seconds(pid) - used
-        what = options.upstream or f"stand-in, {options.pace * 1e3:g} ms a token"
         report(f"{options.streams} streams of {options.tokens} tokens; {what}", one, two)
         each = used / two.streams * 1e3
         print(f"  the gateway's processor time: {each:.2f} ms a stream of {options.tokens} events")

@@ -13,23 +13,7 @@ python=$1
 venv=$2
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly torch_series='2.13' torch_cpu='2.13.0+cpu'
-readonly torch_cpu_index='https://download.pytorch.org/whl/cpu'
-log=$(mktemp "${TMPDIR:-/tmp}/excise-install.XXXXXX")
-trap 'rm -f "$log"' EXIT
-
-fail() {
-    echo "error: $1" >&2
-    if [ -s "$log" ]; then
-        echo "What was tried last ended with:" >&2
-        tail -n 30 "$log" >&2
-    fi
-    exit 1
-}
-
-# Run a command quietly; its output is shown only by fail.
-quietly() { "$@" >"$log" 2>&1 </dev/null; }
-
-pip() { quietly "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"; }
+. "$root/scripts/virtual_environment.sh"
 
 check_python() {
     command -v "$python" >/dev/null 2>&1 ||
@@ -41,26 +25,10 @@ check_python() {
         fail "$python is Python $version, but Excise needs 3.11 or newer. Say which one to use: make PYTHON=python3.12"
 }
 
-make_venv() {
-    if [ -x "$venv/bin/python" ] && quietly "$venv/bin/python" -m pip --version &&
-        "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        return
-    fi
-    quietly "$python" -m venv --clear "$venv" ||
-        fail "$python could not make a virtual environment in $venv. On Debian and Ubuntu: apt-get install python3-venv"
-}
-
-has_torch() {
-    quietly "$venv/bin/python" -c "
-import sys
-from importlib.metadata import version
-sys.exit(not version('torch').startswith('$torch_series.'))"
-}
-
 # PyPI's Linux wheel of torch carries CUDA. Without a GPU the CPU build is enough and far smaller:
 # from whatever sources pip is configured with, else from PyTorch's own index, else PyPI's after all.
 install_torch() {
-    if has_torch; then
+    if has_torch "$torch_series."; then
         return
     fi
     if [ "$(uname -s)" = Linux ] && ! { command -v nvidia-smi && nvidia-smi; } >/dev/null 2>&1; then
@@ -74,7 +42,7 @@ install_torch() {
 echo "Installing Excise into $venv (a few minutes the first time)"
 SECONDS=0
 check_python
-make_venv
+make_venv '3, 11'
 install_torch
 pinned=(--constraint "$root/constraints.txt")
 if [ "${EXCISE_PINNED:-yes}" = no ]; then pinned=(); fi

@@ -11,23 +11,8 @@ if [ $# -ne 2 ]; then
 fi
 python=$1
 venv=$2
-readonly vllm='0.32.0' torch='2.13.0' torch_cpu_index='https://download.pytorch.org/whl/cpu'
-log=$(mktemp "${TMPDIR:-/tmp}/excise-vllm-install.XXXXXX")
-trap 'rm -f "$log"' EXIT
-
-fail() {
-    echo "error: $1" >&2
-    if [ -s "$log" ]; then
-        echo "What was tried last ended with:" >&2
-        tail -n 30 "$log" >&2
-    fi
-    exit 1
-}
-
-# Run a command quietly; its output is shown only by fail.
-quietly() { "$@" >"$log" 2>&1 </dev/null; }
-
-pip() { quietly "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"; }
+readonly vllm='0.32.0' torch='2.13.0'
+. "$(dirname "${BASH_SOURCE[0]}")/virtual_environment.sh"
 
 check_machine() {
     [ "$(uname -s)" = Linux ] ||
@@ -46,20 +31,9 @@ import torch, transformers
 sys.exit(version('vllm') != '$vllm+cpu')"
 }
 
-make_venv() {
-    if [ -x "$venv/bin/python" ] && quietly "$venv/bin/python" -m pip --version; then
-        return
-    fi
-    quietly "$python" -m venv --clear "$venv" ||
-        fail "$python could not make a virtual environment in $venv. On Debian and Ubuntu: apt-get install python3-venv"
-}
-
 # The CPU build of torch is enough; PyPI's wheel carries CUDA and works as well.
 install_torch() {
-    quietly "$venv/bin/python" -c "
-import sys
-from importlib.metadata import version
-sys.exit(not version('torch').startswith('$torch'))" && return
+    has_torch "$torch" && return
     pip "torch==$torch+cpu" && return
     pip --retries 1 --timeout 20 --index-url "$torch_cpu_index" "torch==$torch" && return
     pip "torch==$torch" || fail "torch $torch could not be installed."
@@ -93,7 +67,7 @@ if is_complete; then
 fi
 echo "Installing vLLM $vllm into $venv (2 GB, about a minute)"
 SECONDS=0
-make_venv
+make_venv '3, 10'
 install_torch
 install_vllm
 name_distribution

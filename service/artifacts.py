@@ -13,6 +13,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -68,6 +69,13 @@ class ArtifactStore(ABC):
             shutil.copyfileobj(stream, target, _CHUNK_BYTES)
         return destination
 
+    def share_file(self, sha256: str, destination: Path) -> Path:
+        """Like `fetch_file`, for a file that nobody will ever write to.
+
+        Where the content lies on the same disk it is not copied: both names are one file.
+        """
+        return self.fetch_file(sha256, destination)
+
     @contextmanager
     def open(self, sha256: str) -> Iterator[IO[bytes]]:
         """The content as a stream, copied aside and its hash checked first; raises as `get`."""
@@ -78,11 +86,7 @@ class ArtifactStore(ABC):
                 while chunk := source.read(_CHUNK_BYTES):
                     digest.update(chunk)
                     spool.write(chunk)
-            if digest.hexdigest() != sha256:
-                raise ArtifactCorruptError(
-                    f"Artifact {sha256} has the hash {digest.hexdigest()}. "
-                    "Delete the stored file and run the job again."
-                )
+            _check_hash(sha256, digest.hexdigest())
             spool.seek(0)
             yield cast(IO[bytes], spool)
 
@@ -127,6 +131,16 @@ class LocalArtifactStore(ArtifactStore):
     def delete(self, sha256: str) -> None:
         """Forget what is stored under `sha256`, if anything is."""
         self._path(sha256).unlink(missing_ok=True)
+
+    def share_file(self, sha256: str, destination: Path) -> Path:
+        """A hard link, its content's hash checked first; a copy where links cannot be."""
+        with cast(BufferedReader, self._read(sha256)) as source:
+            _check_hash(sha256, hashlib.file_digest(source, "sha256").hexdigest())
+        try:
+            os.link(self._path(sha256), destination)
+        except OSError:
+            return self.fetch_file(sha256, destination)
+        return destination
 
     def _read(self, sha256: str) -> IO[bytes]:
         try:
@@ -198,6 +212,14 @@ def check_artifact_id(sha256: str) -> None:
     """Raise `ArtifactNotFoundError` unless `sha256` is 64 lower-case hex digits."""
     if not _SHA256.fullmatch(sha256):
         raise ArtifactNotFoundError("An artifact id is 64 lower-case hex digits.")
+
+
+def _check_hash(sha256: str, found: str) -> None:
+    """Raise `ArtifactCorruptError` unless the stored bytes have the hash they are stored under."""
+    if found != sha256:
+        raise ArtifactCorruptError(
+            f"Artifact {sha256} has the hash {found}. Delete the stored file and run the job again."
+        )
 
 
 @contextmanager

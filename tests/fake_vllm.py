@@ -5,9 +5,12 @@ What a model says is a hash of its weights and the prompt, so every answer tells
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +24,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from service.serving.spare_slot import SPARE_NAME
 
 BASE_KEY = "base-weights"
 VOCABULARY = 1000
@@ -64,12 +69,17 @@ class FakeVllm:
     """The server's state and its faults. Change it from any thread."""
 
     base_name: str = "base"
+    base_weights: str = BASE_KEY
     api_key: str | None = None
     version: str = "0.32.0"
     adapters: dict[str, str] = field(default_factory=dict)
     """Weights by the name they were loaded under."""
+    spares: set[str] = field(default_factory=set)
+    """Adapters of zeros, which keep slots; tests look at the others."""
     seen: list[Seen] = field(default_factory=list)
     token_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    """How long a stream waits before it begins."""
     is_well: bool = True
     says_wrong_tokens: bool = False
     leaks: bool = False
@@ -77,10 +87,13 @@ class FakeVllm:
     breaks_after: int | None = None
     """Streams are cut after this many tokens, once a switch."""
     open_adapters: int = 0
+    abandoned: int = 0
+    """Requests whose client went away before their answer was complete."""
 
     def lose_adapters(self) -> None:
         """As a restart does."""
         self.adapters.clear()
+        self.spares.clear()
 
     def build_app(self) -> Starlette:
         """The application."""
@@ -121,21 +134,29 @@ class FakeVllm:
     async def _models(self, request: Request) -> Response:
         if refusal := self._refuse(request):
             return refusal
-        names = [self.base_name, *self.adapters]
+        names = [self.base_name, *self.adapters, *sorted(self.spares)]
         return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
 
     async def _load(self, request: Request) -> Response:
-        body = await self._note(request)
+        body = await request.json()
+        if body["lora_name"].startswith(SPARE_NAME):
+            self.spares.add(body["lora_name"])
+            return Response("Success: LoRA adapter added")
+        await self._note(request)
         if refusal := self._refuse(request):
             return refusal
         path = Path(body["lora_path"]) / "adapter_model.safetensors"
         if not path.is_file():
             return _error(404, f"No adapter found for {body['lora_path']}")
-        self.adapters[body["lora_name"]] = path.read_text()
+        self.adapters[body["lora_name"]] = path.read_bytes()[8:].decode()
         return Response("Success: LoRA adapter added")
 
     async def _unload(self, request: Request) -> Response:
-        body = await self._note(request)
+        body = await request.json()
+        if body["lora_name"] in self.spares:
+            self.spares.remove(body["lora_name"])
+            return Response("Success: LoRA adapter removed")
+        await self._note(request)
         if self.adapters.pop(body["lora_name"], None) is None:
             return _error(404, f"The lora adapter {body['lora_name']} cannot be found.")
         return Response("Success: LoRA adapter removed")
@@ -145,29 +166,36 @@ class FakeVllm:
         return Response("an administrator's end point", 200)
 
     def _find_weights(self, name: str) -> str | None:
-        return BASE_KEY if name == self.base_name else self.adapters.get(name)
+        if name == self.base_name or name in self.spares:
+            return self.base_weights
+        return self.adapters.get(name)
 
     async def _complete(self, request: Request) -> Response:
         body = await self._note(request)
-        return self._refuse(request) or await self._answer(body, "text", body["prompt"])
+        return self._refuse(request) or await self._answer(request, body, "text", body["prompt"])
 
     async def _chat(self, request: Request) -> Response:
         body = await self._note(request)
-        return self._refuse(request) or await self._answer(body, "message", body["messages"])
+        messages = body["messages"]
+        return self._refuse(request) or await self._answer(request, body, "message", messages)
 
-    async def _answer(self, body: dict[str, Any], kind: str, prompt: object) -> Response:
+    async def _answer(
+        self, request: Request, body: dict[str, Any], kind: str, prompt: object
+    ) -> Response:
         if (weights := self._find_weights(body["model"])) is None:
             return _error(404, f"The model `{body['model']}` does not exist.")
         count = body.get("max_tokens", 8)
         if count > 512:
             return _error(400, f"{body['model']} has a maximum context length of 512 tokens.")
         if body.get("stream"):
-            chunks = self._stream(body["model"], weights, kind, count)
+            if self.queue_seconds:
+                await self._generate(request, self.queue_seconds)
+            chunks = self._stream(body["model"], weights, kind, prompt, count)
             return StreamingResponse(chunks, media_type="text/event-stream")
-        is_adapter = weights != BASE_KEY
+        is_adapter = weights != self.base_weights
         self.open_adapters += is_adapter
         try:
-            await asyncio.sleep(max(self.token_seconds * count, 0.002))
+            await self._generate(request, max(self.token_seconds * count, 0.002))
             if self.leaks and not is_adapter and self.open_adapters:
                 weights = next(iter(self.adapters.values()))
         finally:
@@ -176,13 +204,25 @@ class FakeVllm:
             weights += " but wrong"
         return JSONResponse(_build_answer(body["model"], weights, kind, prompt, count))
 
-    async def _stream(self, name: str, weights: str, kind: str, count: int) -> AsyncIterator[bytes]:
+    async def _generate(self, request: Request, seconds: float) -> None:
+        """Take the time, unless the client goes away: then stop, as vLLM does."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.05))
+            if await request.is_disconnected():
+                self.abandoned += 1
+                return
+
+    async def _stream(
+        self, name: str, weights: str, kind: str, prompt: object, count: int
+    ) -> AsyncIterator[bytes]:
+        tokens = compute_tokens(weights, prompt, count)
         for number, word in enumerate(build_words(weights, count)):
             if self.breaks_after is not None and number >= self.breaks_after:
                 self.breaks_after = None
                 raise ConnectionAbortedError("switched on by the test")
             key = {"text": word} if kind == "text" else {"delta": {"content": word}}
-            choice = {"index": 0, "finish_reason": None, **key}
+            choice = {"index": 0, "finish_reason": None, "token_ids": [tokens[number]], **key}
             yield _event({"id": "cmpl-1", "object": kind, "model": name, "choices": [choice]})
             await asyncio.sleep(self.token_seconds)
         last = {"index": 0, "finish_reason": "stop"}
@@ -242,6 +282,33 @@ class RunningVllm:
             connection.transport.abort()
 
 
+def main() -> None:
+    """Be `vllm serve` of a whole checkpoint, whose weights' bytes are what it says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["serve"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--served-model-name")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    arguments, _ = parser.parse_known_args()
+    weights = (arguments.folder / "model.safetensors").read_text()
+    fake = FakeVllm(
+        base_name=arguments.served_model_name,
+        base_weights=weights,
+        api_key=os.environ["VLLM_API_KEY"],
+        token_seconds=0.002,
+    )
+    uvicorn.run(fake.build_app(), host=arguments.host, port=arguments.port, log_level="critical")
+
+
+def write_program(path: Path) -> Path:
+    """An executable at `path` that is the stand-in as a program."""
+    root = Path(__file__).resolve().parents[1]
+    path.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m tests.fake_vllm "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
 @contextmanager
 def run_fake_vllm(**options: Any) -> Iterator[RunningVllm]:
     """A running fake."""
@@ -278,3 +345,7 @@ def _event(body: dict[str, Any]) -> bytes:
 
 def _error(status: int, message: str) -> Response:
     return JSONResponse({"error": {"message": message, "type": "x", "code": status}}, status)
+
+
+if __name__ == "__main__":
+    main()

@@ -288,6 +288,18 @@ class SearchStep(ReportModel):
     chosen: bool
 
 
+class RankLimitCost(ReportModel):
+    """What keeping to an adapter's rank cost: the chosen trial once more, without the limit."""
+
+    max_rank: int
+    kept_out: int
+    """Components of the unlimited selection that the limit kept out."""
+    fullest: int
+    """Components the unlimited selection takes from one module at most."""
+    unlimited: SearchStep
+    """The chosen trial's settings and ranking without the limit, measured on the tuning split."""
+
+
 class GateResult(ReportModel):
     """One limit of the job spec against its measured value; unmeasured counts as failed."""
 
@@ -362,6 +374,8 @@ class Report(JobReport):
     patch: PatchSummary | None
     overlap: list[Overlap] = []
     search: list[SearchStep]
+    rank_limit: RankLimitCost | None = None
+    """Where the job sets `serving.max_rank`."""
     not_asked: list[str] = []
     """Gates that the job did not ask for."""
     samples: list[Sample]

@@ -34,6 +34,12 @@ def up(
     serve_model: Annotated[
         str, typer.Option(help="The base it serves: a folder under the model roots.")
     ] = MODEL,
+    serve_checkpoints: Annotated[
+        int,
+        typer.Option(
+            min=0, max=8, help="Whole checkpoints served at once, each by a process of its own."
+        ),
+    ] = ServingOptions.checkpoints,
 ) -> None:
     """Run the whole service here, in the foreground, until Ctrl-C.
 
@@ -46,7 +52,7 @@ def up(
         host=host,
         port=port,
         workers=workers,
-        serving=ServingOptions(serve_model) if serve else None,
+        serving=ServingOptions(serve_model, checkpoints=serve_checkpoints) if serve else None,
         report=print_line,
     )
     try:

@@ -1,8 +1,7 @@
-"""Serving in the embedded stack: a vLLM server for adapters, and one for a whole checkpoint.
+"""Serving in the embedded stack: a vLLM server for adapters, and some for whole checkpoints.
 
-A server of a checkpoint is started for one version, under the version's name and on files of the
-version's hash, and ended with it: whatever answers to that name can be nothing else, restarts
-included. Which version it is the database says; this only looks.
+Which version is on which server the database says; this only looks, starts and ends servers, and
+deletes files that nothing needs any more.
 """
 
 from __future__ import annotations
@@ -11,22 +10,23 @@ import json
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.artifacts import ArtifactStore, open_artifact_store
+from service.artifacts import open_artifact_store
 from service.database import Database
-from service.embedded.processes import Guardian, StackError, Supervised
-from service.embedded.valkey import find_free_port
+from service.embedded.checkpoints import CheckpointServer
+from service.embedded.processes import Guardian, StackError
 from service.embedded.vllm import SERVED_BASE, Vllm, VllmOptions, find_vllm, prepare_vllm
 from service.errors import ExciseError
-from service.models import ModelVersion
-from service.serving.folders import place_files
+from service.serving.folders import delete_unneeded
 from service.serving.pools import ServingPool
-from service.serving.repository import list_wanted
+from service.serving.repository import list_kept_files
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,10 @@ CHECKPOINT_POOL = "embedded-checkpoint"
 KEY_VARIABLE = "EXCISE_EMBEDDED_VLLM_KEY"
 """The environment variable in which the API finds the servers' key."""
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
+_CLEAN_SECONDS = 60.0
+_KEPT_SECONDS = 600.0
+_DRAIN_SECONDS = 30
 _TARGETS = {"opt": ("fc2",)}  # by model_type; all others call it down_proj
 
 
@@ -46,6 +49,9 @@ class ServingOptions:
     model: str
     """The base as jobs call it; its folder is looked for under the model roots."""
     adapters: int = 3
+    checkpoints: int = 2
+    """Whole checkpoints served at once, each by a process of its own: with two, the next one is
+    up before the alias leaves the last one."""
     max_rank: int = 8
     max_model_len: int = 1024
 
@@ -71,9 +77,10 @@ class EmbeddedServing:
         self._executable = find_vllm(environment)
         self._api_key = secrets.token_hex(24)
         self._base = self._prepare("vllm", self._describe_base(models))
-        self._checkpoint_port = find_free_port()
-        self._checkpoint: Supervised | None = None
-        self._version_id: str | None = None
+        self._checkpoints = [
+            CheckpointServer(name, self._prepare_checkpoint, guardian, report)
+            for name in name_checkpoint_pools(options.checkpoints)
+        ]
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -101,12 +108,15 @@ class EmbeddedServing:
                 max_rank=self._options.max_rank,
                 api_key_env=KEY_VARIABLE,
             ),
-            ServingPool(
-                name=CHECKPOINT_POOL,
-                url=f"http://127.0.0.1:{self._checkpoint_port}",
-                base_model=base_model,
-                kind="checkpoint",
-                api_key_env=KEY_VARIABLE,
+            *(
+                ServingPool(
+                    name=server.pool,
+                    url=server.url,
+                    base_model=base_model,
+                    kind="checkpoint",
+                    api_key_env=KEY_VARIABLE,
+                )
+                for server in self._checkpoints
             ),
         ]
         described = [pool.model_dump(mode="json", exclude={"api_key"}) for pool in pools]
@@ -117,61 +127,60 @@ class EmbeddedServing:
         }
 
     def start(self, database_url: str, artifacts: str) -> None:
-        """Look after the checkpoint's server from now on, in a thread."""
+        """Look after the checkpoints' servers from now on, in a thread."""
         self._thread = threading.Thread(
-            target=self._watch, args=(database_url, artifacts), name="checkpoint", daemon=True
+            target=self._watch, args=(database_url, artifacts), name="checkpoints", daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and the checkpoint's server; the other one is the stack's to end."""
+        """End the thread and the checkpoints' servers; the other one is the stack's to end."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def _watch(self, database_url: str, artifacts: str) -> None:
-        """Keep the server that the database wants, until the stack stops."""
+        """Keep the servers that the database wants, until the stack stops."""
         database = Database(database_url, pool_size=1, max_overflow=0)
         store = open_artifact_store(artifacts)
+        clean_at = 0.0
         try:
             while not self._stopping.wait(_LOOK_SECONDS):
-                try:
-                    self._look(database, store)
-                except (SQLAlchemyError, ExciseError, OSError, ValueError) as error:
-                    logger.warning("the checkpoint's server: %s", type(error).__name__)
+                for server in self._checkpoints:
+                    with _outages_logged(f"the pool {server.pool}"):
+                        server.look(database, store, self.served_folder)
+                if time.monotonic() >= clean_at:
+                    with _outages_logged("cleaning up"):
+                        self._clean(database)
+                    clean_at = time.monotonic() + _CLEAN_SECONDS
         finally:
-            self._end_checkpoint()
+            for server in self._checkpoints:
+                server.ask_to_stop()
+            for server in self._checkpoints:
+                server.stop()
             database.dispose()
 
-    def _look(self, database: Database, store: ArtifactStore) -> None:
-        """Start, restart or end the server as the database says."""
-        with database.transaction() as session:
-            wanted = next(iter(list_wanted(session, CHECKPOINT_POOL)), None)
-        if wanted is None or wanted.id != self._version_id:
-            self._end_checkpoint()
-        if wanted is None:
-            return
-        if self._checkpoint is None:
-            self._begin_checkpoint(wanted, store)
-        else:
-            self._checkpoint.check(self._report)
+    def _clean(self, database: Database) -> None:
+        """Delete the files of versions that ended a while ago and whose content nobody needs."""
 
-    def _begin_checkpoint(self, version: ModelVersion, store: ArtifactStore) -> None:
-        folder = place_files(store, "checkpoint", version.files, self.served_folder)
+        def find_needed() -> Sequence[Mapping[str, str]]:
+            with database.transaction() as session:
+                return list_kept_files(session, _KEPT_SECONDS)
+
+        for name in delete_unneeded(self.served_folder, find_needed):
+            logger.info("deleted %s", name)
+
+    def _prepare_checkpoint(self, name: str, port: int, served_name: str, folder: Path) -> Vllm:
+        """A server for the checkpoint in a folder, like the base's."""
         options = replace(
-            self._base.options, kind="checkpoint", model=folder, served_name=version.id
+            self._base.options,
+            kind="checkpoint",
+            model=folder,
+            served_name=served_name,
+            drain_seconds=_DRAIN_SECONDS,
         )
-        server = self._prepare("vllm-checkpoint", options, self._checkpoint_port)
-        self._report(f"starting vLLM for {version.id}")
-        self._checkpoint = Supervised(server.program, self._guardian)
-        self._version_id = version.id
-        self._checkpoint.start()
-
-    def _end_checkpoint(self) -> None:
-        if self._checkpoint is not None:
-            self._checkpoint.stop()
-        self._checkpoint, self._version_id = None, None
+        return self._prepare(name, options, port)
 
     def _describe_base(self, models: Path) -> VllmOptions:
         """The base's server. Raises `StackError` when the model is not there."""
@@ -205,3 +214,19 @@ class EmbeddedServing:
             port=port,
             api_key=self._api_key,
         )
+
+
+def name_checkpoint_pools(count: int) -> list[str]:
+    """What the pools of that many servers of whole checkpoints are called."""
+    return [CHECKPOINT_POOL, *(f"{CHECKPOINT_POOL}-{number}" for number in range(2, count + 1))][
+        :count
+    ]
+
+
+@contextmanager
+def _outages_logged(what: str) -> Iterator[None]:
+    """Log what may pass by itself; the next look tries again."""
+    try:
+        yield
+    except (SQLAlchemyError, ExciseError, OSError, ValueError) as error:
+        logger.warning("%s: %s", what, type(error).__name__)

@@ -41,7 +41,7 @@ class VllmOptions:
     """What requests call it."""
     kind: ServerKind = "lora"
     adapters: int = 3
-    """Adapters it can hold at once; it gets one slot more, which stays empty."""
+    """Adapters it can hold at once; it gets one slot more, which changes nothing."""
     max_rank: int = 8
     """Largest adapter rank; every adapter costs as much as one of this rank."""
     target_modules: Sequence[str] = ("down_proj",)
@@ -49,8 +49,8 @@ class VllmOptions:
     max_model_len: int = 1024
     kv_cache_gib: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
-    can_reload: bool = False
-    """Whether its weights can be replaced; the end points for that take no API key."""
+    drain_seconds: int = 0
+    """How long it finishes what it has begun when it is told to stop."""
 
     @property
     def slots(self) -> int:
@@ -115,7 +115,7 @@ def prepare_vllm(
         log=log,
         folder=folder,
         environment=build_environment(options, api_key, folder, environment),
-        grace_seconds=_STOP_SECONDS,
+        grace_seconds=_STOP_SECONDS + options.drain_seconds,
     )
     return Vllm(program, options, port, api_key)
 
@@ -127,6 +127,8 @@ def build_arguments(options: VllmOptions, port: int) -> list[str]:
         *("--host", HOST, "--port", str(port), "--dtype", options.dtype, "--enforce-eager"),
         *("--max-model-len", str(options.max_model_len), "--disable-uvicorn-access-log"),
     ]
+    if options.drain_seconds:
+        arguments += ["--shutdown-timeout", str(options.drain_seconds)]
     if options.kind == "lora":
         arguments += [
             *("--enable-lora", "--max-lora-rank", str(options.max_rank)),
@@ -155,8 +157,6 @@ def build_environment(
     }
     if options.kind == "lora":
         own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    if options.can_reload:
-        own["VLLM_SERVER_DEV_MODE"] = "1"
     return kept | own
 
 

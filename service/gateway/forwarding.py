@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 _ATTEMPTS = 2
+_CLIENT_LEFT = 499  # as nginx logs it
 VERSION_HEADER = "X-Excise-Version"
 
 
@@ -42,16 +44,29 @@ class Forwarder:
         self._upstream = upstream
         self._metrics = metrics
 
-    async def forward(self, tenant_id: str, path: Path, request: CompletionOptions) -> Response:
+    async def forward(
+        self,
+        tenant_id: str,
+        path: Path,
+        request: CompletionOptions,
+        wait_until_left: Callable[[], Awaitable[None]],
+    ) -> Response:
         """The answer to one request, as a stream if it asks for one.
 
-        Raises `NotFoundError`, `InvalidRequestError` and `UnavailableError`.
+        `wait_until_left` returns when the client has gone away: then the server is let go of, and
+        what is answered reaches nobody. Raises `NotFoundError`, `InvalidRequestError` and
+        `UnavailableError`.
         """
         started = time.monotonic()
-        if request.stream:
-            target, stream = await self._attempt(tenant_id, path, request, self._upstream.open)
-            return RelayedStream(stream, target, self._metrics, started)
-        target, content = await self._attempt(tenant_id, path, request, self._upstream.ask)
+        try:
+            if request.stream:
+                opening = self._attempt(tenant_id, path, request, self._upstream.open)
+                target, stream = await _finish_unless(wait_until_left, opening)
+                return RelayedStream(stream, target, self._metrics, started)
+            asking = self._attempt(tenant_id, path, request, self._upstream.ask)
+            target, content = await _finish_unless(wait_until_left, asking)
+        except _ClientLeftError:
+            return Response(status_code=_CLIENT_LEFT)
         self._metrics.count(target.public_name, "ok")
         seconds = time.monotonic() - started
         self._metrics.observe_first(target.public_name, seconds)
@@ -79,6 +94,9 @@ class Forwarder:
                 self._metrics.count_retry(target.public_name)
             try:
                 return target, await ask(target, path, request.encode_upstream(target.served_name))
+            except asyncio.CancelledError:
+                self._metrics.count(target.public_name, "left")
+                raise
             except UpstreamRefusalError as error:
                 self._metrics.count(target.public_name, "refused")
                 raise InvalidRequestError(f"The model refused the request: {error}") from None
@@ -132,6 +150,27 @@ class RelayedStream(StreamingResponse):
             return
         self._outcome = "ok"
         self._metrics.observe_whole(self._version, time.monotonic() - self._started)
+
+
+class _ClientLeftError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def _finish_unless(
+    wait_until_left: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, _Answer]
+) -> _Answer:
+    """What the work gives; it is cancelled and `_ClientLeftError` raised if the client goes."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(wait_until_left())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise _ClientLeftError
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def _build_error_event(version: str) -> bytes:

@@ -9,7 +9,8 @@ from fastapi.security import HTTPAuthorizationCredentials
 from starlette.concurrency import run_in_threadpool
 
 from service.context import AppContext, get_context
-from service.gateway.requests import ChatRequest, CompletionRequest
+from service.gateway.requests import ChatRequest, CompletionOptions, CompletionRequest
+from service.gateway.upstream import Path
 from service.keys.authentication import bearer
 from service.keys.operations import Identity, authenticate, hash_key
 
@@ -51,8 +52,7 @@ async def create_chat_completion(
     body: ChatRequest, request: Request, inferrer: Inferrer
 ) -> Response:
     """Answer a conversation; `model` is an alias, a version or a base model."""
-    forwarder = get_context(request).gateway.forwarder
-    return await forwarder.forward(inferrer.tenant_id, "/v1/chat/completions", body)
+    return await _forward("/v1/chat/completions", body, request, inferrer)
 
 
 @router.post("/v1/completions", response_class=Response, responses=_ANSWER)
@@ -60,8 +60,7 @@ async def create_completion(
     body: CompletionRequest, request: Request, inferrer: Inferrer
 ) -> Response:
     """Continue a prompt; `model` is an alias, a version or a base model."""
-    forwarder = get_context(request).gateway.forwarder
-    return await forwarder.forward(inferrer.tenant_id, "/v1/completions", body)
+    return await _forward("/v1/completions", body, request, inferrer)
 
 
 @router.get("/metrics", response_class=Response, include_in_schema=False)
@@ -69,6 +68,19 @@ async def get_metrics(request: Request) -> Response:
     """The gateway's counters, by version, for Prometheus; of this process alone."""
     content = get_context(request).gateway.metrics.render()
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _forward(
+    path: Path, body: CompletionOptions, request: Request, inferrer: Identity
+) -> Response:
+    """The answer of the model a request names."""
+
+    async def wait_until_left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    forwarder = get_context(request).gateway.forwarder
+    return await forwarder.forward(inferrer.tenant_id, path, body, wait_until_left)
 
 
 def _authenticate(context: AppContext, secret: str | None) -> Identity:

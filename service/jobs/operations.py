@@ -25,7 +25,7 @@ from service.keys.repository import lock_key
 from service.model_sources import resolve_model_source
 from service.models import Event, IdempotencyKey, Job, JobArtifact, JobStatus, new_id
 from service.outbox import enqueue
-from service.serving.pools import choose_pool
+from service.serving.pools import list_fitting_pools
 from service.settings import Settings
 
 _ID = re.compile(r"job_[0-9a-f]{24}")
@@ -192,7 +192,7 @@ def _check_publish(identity: Identity, spec: JobSpec, settings: Settings) -> Non
     """Raise `ForbiddenError` or `InvalidRequestError` if the job could not be published."""
     if isinstance(spec, CorrectionSpec) and spec.publish is not None:
         identity.require("publish")
-        choose_pool(settings.serving_pools, spec.model)
+        list_fitting_pools(settings.serving_pools, spec.model)
 
 
 def _build_job(identity: Identity, spec: JobSpec) -> Job:

@@ -16,6 +16,7 @@ from service.jobs.streaming import build_download, stream_events
 from service.jobs.views import compute_etag, is_known_etag, view_event, view_job
 from service.keys.authentication import Reader, Submitter
 from service.keys.operations import Identity
+from service.paging import Paging
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -49,13 +50,9 @@ def submit_job(
 
 
 @router.get("")
-def list_jobs(
-    context: Context,
-    reader: Reader,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> JobList:
+def list_jobs(context: Context, reader: Reader, page_request: Paging) -> JobList:
     """One page of the tenant's jobs, newest first."""
+    after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = operations.list_jobs(session, reader.tenant_id, after, limit)
         return JobList(data=[view_job(job) for job in page], has_more=has_more)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service.context import Context
 from service.keys.authentication import Reader, Submitter
+from service.paging import Paging
 from service.prompt_sets import operations
 from service.prompt_sets.schemas import PromptSetList, PromptSetView
 
@@ -54,13 +55,9 @@ def create_prompt_set(
 
 
 @router.get("")
-def list_prompt_sets(
-    context: Context,
-    reader: Reader,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> PromptSetList:
+def list_prompt_sets(context: Context, reader: Reader, page_request: Paging) -> PromptSetList:
     """One page of the tenant's prompt sets, newest first."""
+    after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = operations.list_prompt_sets(session, reader.tenant_id, after, limit)
         views = [PromptSetView.model_validate(found, from_attributes=True) for found in page]

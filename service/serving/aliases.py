@@ -15,7 +15,7 @@ from service.errors import ConflictError, InvalidRequestError, NotFoundError
 from service.models import Alias, ModelVersion, ServingEvent, VersionStatus
 from service.serving import repository
 from service.serving.events import EventKind, append_event
-from service.serving.versions import get_version
+from service.serving.versions import get_version, retire_superseded
 
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}@[A-Za-z0-9][A-Za-z0-9._-]{0,30}")
 
@@ -41,6 +41,7 @@ def promote(
 ) -> Alias:
     """The alias, made if need be, pointing at the version; a split of it has ended.
 
+    Whole checkpoints that no alias refers to after it make room: each has a server of its own.
     Raises `NotFoundError`, `InvalidRequestError` for a name no alias may have, and
     `ConflictError` for a version that is not live or whose correction did not pass.
     """
@@ -65,6 +66,7 @@ def promote(
     alias.updated_at = fetch_now(session)
     message = f"{name} moved from {before} to {version.id}."
     _record(session, version, "promote", message, alias, key_id, reason, before)
+    retire_superseded(session, version.base_model)
     return alias
 
 

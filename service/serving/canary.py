@@ -19,6 +19,9 @@ MIN_PROMPTS = 16
 MIN_TELLING_PROMPTS = 1
 """Fewest prompts on which base and correction must differ, for the canary to tell them apart."""
 
+RESPONSE_UNIQUENESS = "response_uniqueness"
+"""The metric the service computes itself."""
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 Side = Literal["base", "corrected"]
 
@@ -69,16 +72,39 @@ class CanaryPrompt(_Document):
         return self
 
 
-class BehaviourCheck(_Document):
-    """A held-out prompt of the corrected behaviour, and what its metric comes to."""
+class ScoredResponse(_Document):
+    """A response the worker has scored, for metrics that only a worker can compute."""
 
-    metric: Literal["response_uniqueness"]
+    token_ids: _Tokens
+    value: float
+
+
+class BehaviourCheck(_Document):
+    """A held-out prompt of a corrected behaviour, and what its metric comes to."""
+
+    metric: Annotated[str, Field(min_length=1, max_length=200)]
+    """`response_uniqueness`, or the name of the scorer that gave `scored` their values."""
     prompt_token_ids: _Tokens
     max_tokens: int = Field(ge=1)
     base_value: float
     corrected_value: float
     """Of the correction's greedy continuation, end-of-sequence ignored."""
     tolerance: float = Field(ge=0)
+    scored: tuple[ScoredResponse, ...] = ()
+    """What base and correction say; empty where the service computes the metric itself."""
+
+    @model_validator(mode="after")
+    def _check_computable(self) -> BehaviourCheck:
+        if not self.scored and self.metric != RESPONSE_UNIQUENESS:
+            raise ValueError(f"{self.metric} is none the service computes; scored is needed")
+        return self
+
+    def find_value(self, token_ids: Sequence[int]) -> float | None:
+        """The metric of a response; None where nobody has scored it."""
+        if not self.scored:
+            return compute_uniqueness(token_ids)
+        known = {response.token_ids: response.value for response in self.scored}
+        return known.get(tuple(token_ids))
 
 
 class CanaryDocument(_Document):
@@ -222,12 +248,15 @@ def _judge_behaviour(
 ) -> Sequence[CanaryProblem]:
     problems = []
     for number, (check, answer) in enumerate(zip(document.behaviour, given, strict=True), 1):
-        value = compute_uniqueness(answer.token_ids)
-        if not abs(value - check.corrected_value) <= check.tolerance:
+        value = check.find_value(answer.token_ids)
+        if value is None and document.dtype != "float32":
+            continue  # rounding led elsewhere; the prompts' probabilities judge that
+        if value is None or not abs(value - check.corrected_value) <= check.tolerance:
+            found = "unknown, for neither model says this" if value is None else f"{value:.3f}"
             message = (
-                f"Held-out prompt {number}: {check.metric} is {value:.3f}, the correction's is "
-                f"{check.corrected_value:.3f} (± {check.tolerance:.3f}; the base's is "
-                f"{check.base_value:.3f})."
+                f"Held-out prompt {number}: {check.metric} is {found}; the correction's is "
+                f"{check.corrected_value:.3f} (± {check.tolerance:.3f}), the base's "
+                f"{check.base_value:.3f}."
             )
             problems.append(CanaryProblem("behaviour", message))
     return problems

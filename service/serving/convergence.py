@@ -16,8 +16,9 @@ from service.serving import repository, transitions
 from service.serving.canaries import run_canary
 from service.serving.canary import CanaryDocument
 from service.serving.folders import place_files
-from service.serving.pools import ServingPool
-from service.serving.publications import VersionKind
+from service.serving.pools import ServingPool, list_checkpoint_pools
+from service.serving.publications import ADAPTER_WEIGHTS, VersionKind
+from service.serving.spare_slot import SPARE_NAME, build_zeros, fill_slots, protect_slots
 from service.serving.vllm import (
     AdapterRankError,
     UnknownServedModelError,
@@ -64,14 +65,14 @@ class PoolKeeper:
 
     async def converge(self, server: VllmServer) -> None:
         """Look at the server once and repair what is not as it should be."""
-        names = await self._look(server)
-        if names is None:
-            return
         with self._database.transaction() as session:
             wanted = repository.list_wanted(session, self._pool.name)
         for version in wanted:
             if version.kind != self._kind:
                 self._send_elsewhere(version)
+        names = await self._look(server)
+        if names is None:
+            return
         fitting = [version for version in wanted if version.kind == self._kind]
         await self._unload_unknown(server, names, fitting)
         for version in fitting[: self._pool.capacity]:
@@ -135,7 +136,7 @@ class PoolKeeper:
         """Take away every adapter that does not belong there."""
         if self._pool.kind != "lora":
             return
-        known = {version.served_name for version in wanted} | {self._pool.served_base}
+        known = {version.served_name for version in wanted} | {self._pool.served_base, SPARE_NAME}
         for name in sorted(names - known):
             logger.info("pool %s: unloading %s", self._pool.name, name)
             await self._unload(server, name)
@@ -156,7 +157,7 @@ class PoolKeeper:
             document = self._load_document(version)
             folder = place_files(self._artifacts, self._kind, version.files, self._folder)
             if served_name not in names:
-                await self._load(server, served_name, folder)
+                await self._load(server, version, served_name, folder)
             problem = await run_canary(server, document, served_name, self._base_name)
         except VllmUnreachableError as error:
             logger.warning("pool %s went away during a canary: %s", self._pool.name, error)
@@ -171,7 +172,9 @@ class PoolKeeper:
         else:
             await self._reject(server, version, served_name, problem)
 
-    async def _load(self, server: VllmServer, served_name: str, folder: Path) -> None:
+    async def _load(
+        self, server: VllmServer, version: ModelVersion, served_name: str, folder: Path
+    ) -> None:
         """Load an adapter; a checkpoint is loaded by whoever starts its server."""
         if self._pool.kind == "checkpoint":
             raise UnknownServedModelError(
@@ -180,7 +183,17 @@ class PoolKeeper:
                 404,
             )
         logger.info("pool %s: loading %s", self._pool.name, served_name)
+        if SPARE_NAME not in {model.name for model in await server.models()}:
+            spare = self._place_zeros(version)
+            await fill_slots(server, self._pool.max_slots, str(spare))
+        await protect_slots(server, self._pool.served_base)
         await server.load_adapter(served_name, folder)
+
+    def _place_zeros(self, version: ModelVersion) -> Path:
+        """The folder of an adapter like the version's, all zeros. Raises as `place_files` does."""
+        weights = build_zeros(self._artifacts.get(version.files[ADAPTER_WEIGHTS]))
+        files = {**version.files, ADAPTER_WEIGHTS: self._artifacts.put_bytes(weights)}
+        return place_files(self._artifacts, "adapter", files, self._folder)
 
     def _settle(self, version: ModelVersion, served_name: str, prompts: int) -> None:
         """The canary passed."""
@@ -214,23 +227,9 @@ class PoolKeeper:
 
     def _send_elsewhere(self, version: ModelVersion) -> None:
         """A correction that fits no adapter goes to a pool for whole checkpoints."""
-        pool = next(
-            (
-                pool
-                for pool in self._pools
-                if pool.kind == "checkpoint" and pool.base_model == version.base_model
-            ),
-            None,
-        )
+        pools = list_checkpoint_pools(self._pools, version.base_model)
         with self._database.transaction() as session:
-            if pool is not None:
-                transitions.move_to_pool(session, version.id, pool)
-                return
-            problem = (
-                f"It fits no adapter of rank {version.max_rank} and no pool serves whole "
-                "checkpoints. Correct with serving.max_rank, or add such a pool."
-            )
-            transitions.reject(session, version.id, version.served_name, problem)
+            transitions.move_to_checkpoint_pool(session, version, pools)
 
     async def _unload(self, server: VllmServer, served_name: str) -> None:
         """Take an adapter away; the next look finds it if that did not work."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from service.artifacts import ArtifactStore
 from service.errors import ArtifactCorruptError
 from service.serving.publications import VersionKind, check_file_names
+
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def hash_content(files: Mapping[str, str]) -> str:
@@ -34,19 +37,38 @@ def place_files(
     """
     check_file_names(kind, files)
     folder = root.expanduser().absolute() / hash_content(files)
-    if not folder.is_dir():
+    if folder.is_dir():
+        _check_hashes(files, folder)
+    else:
         _fill(artifacts, files, folder)
-    _check_hashes(files, folder)
     return folder
 
 
+def delete_unneeded(
+    root: Path, find_needed: Callable[[], Iterable[Mapping[str, str]]]
+) -> list[str]:
+    """Delete every folder under `root` that holds none of the needed contents; their names.
+
+    What is needed is asked for after looking at what is there, so that a folder that is made
+    meanwhile stays. What is not named by a hash is none of this module's and stays too.
+    """
+    if not root.is_dir():
+        return []
+    names = sorted(path.name for path in root.iterdir() if _HASH.fullmatch(path.name))
+    kept = {hash_content(files) for files in find_needed()}
+    deleted = [name for name in names if name not in kept]
+    for name in deleted:
+        shutil.rmtree(root / name)
+    return deleted
+
+
 def _fill(artifacts: ArtifactStore, files: Mapping[str, str], folder: Path) -> None:
-    """Make the folder."""
+    """Make the folder; the store checks every file's hash, and copies none it need not copy."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
     try:
         for name, sha256 in files.items():
-            artifacts.fetch_file(sha256, partial / name).chmod(0o644)
+            artifacts.share_file(sha256, partial / name).chmod(0o644)
         partial.chmod(0o755)
         _rename(partial, folder)
     finally:

@@ -29,7 +29,7 @@ class ServingPool(BaseModel):
     kind: Literal["lora", "checkpoint"] = "lora"
     """`lora`: adapters are loaded beside the base. `checkpoint`: it serves whole versions."""
     max_slots: int = Field(default=4, ge=1, le=256)
-    """Its `--max-loras`. One slot always stays empty, see docs/guides/serving.md."""
+    """Its `--max-loras`. One of them holds an adapter of zeros, see docs/guides/serving.md."""
     max_rank: int = Field(default=8, ge=1, le=512)
     """Its `--max-lora-rank`."""
     api_key_env: str | None = Field(default=None, max_length=128)
@@ -78,8 +78,11 @@ def find_pool(pools: Sequence[ServingPool], name: str) -> ServingPool | None:
     return next((pool for pool in pools if pool.name == name), None)
 
 
-def choose_pool(pools: Sequence[ServingPool], base_model: str) -> ServingPool:
-    """The pool for versions of this base: adapters first. Raises `InvalidRequestError`."""
+def list_fitting_pools(pools: Sequence[ServingPool], base_model: str) -> list[ServingPool]:
+    """The pools for versions of this base: those for adapters, if there are any, or the others.
+
+    Raises `InvalidRequestError` if there are none.
+    """
     fitting = [pool for pool in pools if pool.base_model == base_model]
     if not fitting:
         served = ", ".join(sorted({pool.base_model for pool in pools})) or "none"
@@ -88,4 +91,9 @@ def choose_pool(pools: Sequence[ServingPool], base_model: str) -> ServingPool:
             "Add a pool to EXCISE_SERVING_POOLS.",
             param="model",
         )
-    return min(fitting, key=lambda pool: pool.kind != "lora")
+    return [pool for pool in fitting if pool.kind == "lora"] or fitting
+
+
+def list_checkpoint_pools(pools: Sequence[ServingPool], base_model: str) -> list[ServingPool]:
+    """The pools for whole checkpoints made from this base."""
+    return [pool for pool in pools if pool.kind == "checkpoint" and pool.base_model == base_model]

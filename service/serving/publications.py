@@ -25,7 +25,8 @@ from service.serving.events import append_event
 
 VersionKind = Literal["adapter", "checkpoint"]
 
-ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = frozenset({"adapter_config.json", ADAPTER_WEIGHTS})
 _CHECKPOINT_FILE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*\.(safetensors|json|txt|model|jinja)"
 )

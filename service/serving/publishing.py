@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from service.errors import ConflictError, ExciseError, ForbiddenError, NotReadyError, PoolFullError
+from service.errors import ConflictError, ExciseError, ForbiddenError, NotReadyError
 from service.jobs import repository as job_repository
 from service.jobs.operations import check_idempotency_key, check_same_request, get_job
 from service.jobs.transitions import append_event as append_job_event
@@ -20,7 +20,8 @@ from service.outbox import enqueue_version
 from service.serving import repository
 from service.serving.aliases import promote
 from service.serving.events import append_event
-from service.serving.pools import ServingPool, choose_pool
+from service.serving.places import take_place
+from service.serving.pools import ServingPool, list_fitting_pools
 from service.serving.schemas import PublishRequest
 from service.serving.versions import get_version
 
@@ -99,19 +100,14 @@ def _find_or_make(
 ) -> tuple[ModelVersion, bool]:
     """The job's open version, or a new one."""
     _check_may_publish(identity, job, request)
-    pool = choose_pool(pools, job.model)
-    repository.lock_pool(session, pool.name)
+    fitting = list_fitting_pools(pools, job.model)
     if request.alias is not None:  # aliases before versions
         repository.find_alias(session, job.tenant_id, request.alias, lock=True)
     if (version := repository.find_open_version(session, job.id)) is not None:
         if request.alias is not None:
             _aim(session, identity, version, request)
         return version, False
-    if repository.count_places_taken(session, pool.name) >= pool.capacity:
-        raise PoolFullError(
-            f"The pool {pool.name} holds {pool.capacity} versions, which is its limit. "
-            "Retire one with POST /v1/versions/{id}/retire."
-        )
+    pool = take_place(session, job.tenant_id, fitting)
     version = _build_version(identity, job, request, pool)
     repository.insert_version(session, version)
     _record(session, identity, version, request)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
-from sqlalchemy import ColumnElement, func, select, text
+from sqlalchemy import ColumnElement, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -74,12 +75,50 @@ def lock_pool(session: Session, pool: str) -> None:
     session.execute(statement, {"pool": pool})
 
 
-def count_places_taken(session: Session, pool: str) -> int:
-    """How many versions are on the pool's server or on their way there."""
-    statement = select(func.count()).where(
+def list_holders(session: Session, pool: str) -> Sequence[ModelVersion]:
+    """The versions on the pool's server or on their way there, oldest first."""
+    statement = select(ModelVersion).where(
         ModelVersion.pool == pool, ModelVersion.status.not_in(ENDED_STATUSES)
     )
-    return session.execute(statement.select_from(ModelVersion)).scalar_one()
+    return session.scalars(statement.order_by(ModelVersion.number)).all()
+
+
+def lock_formerly_aliased_checkpoints(session: Session, base_model: str) -> Sequence[ModelVersion]:
+    """Whole checkpoints on servers that an alias has pointed at, now or before; locked.
+
+    One that somebody else is about to change is left out.
+    """
+    was_aliased = select(ServingEvent.id).where(
+        ServingEvent.version_id == ModelVersion.id, ServingEvent.kind.in_(("promote", "split"))
+    )
+    statement = (
+        select(ModelVersion)
+        .where(
+            ModelVersion.base_model == base_model,
+            ModelVersion.kind == "checkpoint",
+            ModelVersion.status.in_(WANTED_STATUSES),
+            was_aliased.exists(),
+        )
+        .order_by(ModelVersion.number)
+        .with_for_update(skip_locked=True)
+    )
+    return session.scalars(statement, execution_options=_FRESH).all()
+
+
+def list_aliases_of(session: Session, version_ids: Sequence[str]) -> Sequence[Alias]:
+    """Every tenant's aliases that refer to one of the versions, if only to go back to it."""
+    columns = (Alias.version_id, Alias.previous_version_id, Alias.split_version_id)
+    refers = or_(*(column.in_(version_ids) for column in columns))
+    return session.scalars(select(Alias).where(refers).order_by(Alias.name)).all()
+
+
+def list_kept_files(session: Session, kept_seconds: float) -> Sequence[Mapping[str, str]]:
+    """The files of every version that may be served, or was until `kept_seconds` ago."""
+    since = func.clock_timestamp() - timedelta(seconds=kept_seconds)
+    statement = select(ModelVersion.files).where(
+        or_(ModelVersion.status.not_in(ENDED_STATUSES), ModelVersion.ended_at > since)
+    )
+    return session.scalars(statement).all()
 
 
 def list_wanted(session: Session, pool: str) -> Sequence[ModelVersion]:

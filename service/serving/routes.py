@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
 
-from service.context import Context
+from service.context import AppContext, Context
 from service.jobs.routes import MAX_EVENT_ID
 from service.jobs.streaming import stream_artifact
 from service.keys.authentication import Publisher, Reader
+from service.paging import Paging
 from service.serving import aliases, repository, versions
 from service.serving.publishing import publish_job
 from service.serving.schemas import (
@@ -34,6 +38,14 @@ AfterEvent = Annotated[int, Query(ge=0, le=MAX_EVENT_ID)]
 EventLimit = Annotated[int, Query(ge=1, le=1000)]
 
 
+@contextmanager
+def _changing(context: AppContext) -> Iterator[Session]:
+    """One transaction, after which the gateway looks every name up anew."""
+    with context.database.transaction() as session:
+        yield session
+    context.gateway.router.forget()
+
+
 @router.post(
     "/models/{job_id}/publish",
     status_code=202,
@@ -48,7 +60,7 @@ def publish(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> VersionView:
     """Publish a job's correction; the answer is the version, which goes live by and by."""
-    with context.database.transaction() as session:
+    with _changing(context) as session:
         version, is_new = publish_job(
             session,
             publisher,
@@ -59,19 +71,13 @@ def publish(
         )
         response.status_code = 202 if is_new else 200
         response.headers["Location"] = f"/v1/versions/{version.id}"
-        view = view_version(version)
-    context.gateway.router.forget()
-    return view
+        return view_version(version)
 
 
 @router.get("/versions")
-def list_versions(
-    context: Context,
-    reader: Reader,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> VersionList:
+def list_versions(context: Context, reader: Reader, page_request: Paging) -> VersionList:
     """One page of the tenant's versions, newest first."""
+    after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = versions.list_versions(session, reader.tenant_id, after, limit)
         return VersionList(data=[view_version(version) for version in page], has_more=has_more)
@@ -122,14 +128,12 @@ def retire_version(
 ) -> VersionView:
     """Take a version that no alias points at off its server."""
     reason = request.reason if request else None
-    with context.database.transaction() as session:
-        view = view_version(
+    with _changing(context) as session:
+        return view_version(
             versions.retire(
                 session, publisher.tenant_id, version_id, key_id=publisher.key_id, reason=reason
             )
         )
-    context.gateway.router.forget()
-    return view
 
 
 @router.get("/aliases")
@@ -152,8 +156,8 @@ def promote_alias(
     alias: str, request: PromoteRequest, context: Context, publisher: Publisher
 ) -> AliasView:
     """Point an alias at a live version; an alias that does not exist is made."""
-    with context.database.transaction() as session:
-        view = view_alias(
+    with _changing(context) as session:
+        return view_alias(
             aliases.promote(
                 session,
                 publisher.tenant_id,
@@ -163,8 +167,6 @@ def promote_alias(
                 reason=request.reason,
             )
         )
-    context.gateway.router.forget()
-    return view
 
 
 @router.post("/aliases/{alias}/rollback")
@@ -173,14 +175,12 @@ def roll_back_alias(
 ) -> AliasView:
     """Undo an alias's latest change: end its split, or go back to the version before."""
     reason = request.reason if request else None
-    with context.database.transaction() as session:
-        view = view_alias(
+    with _changing(context) as session:
+        return view_alias(
             aliases.rollback(
                 session, publisher.tenant_id, alias, key_id=publisher.key_id, reason=reason
             )
         )
-    context.gateway.router.forget()
-    return view
 
 
 @router.post("/aliases/{alias}/split")
@@ -188,8 +188,8 @@ def split_alias(
     alias: str, request: SplitRequest, context: Context, publisher: Publisher
 ) -> AliasView:
     """Send part of an alias's requests to a second version."""
-    with context.database.transaction() as session:
-        view = view_alias(
+    with _changing(context) as session:
+        return view_alias(
             aliases.split(
                 session,
                 publisher.tenant_id,
@@ -200,8 +200,6 @@ def split_alias(
                 reason=request.reason,
             )
         )
-    context.gateway.router.forget()
-    return view
 
 
 @router.get("/aliases/{alias}/events")

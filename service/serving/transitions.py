@@ -6,15 +6,24 @@ another one by now, or does not belong on a server any more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from service.database import fetch_now
+from service.errors import PoolFullError
 from service.jobs.execution import clean_message
 from service.models import ModelVersion, VersionStatus
 from service.serving import repository
 from service.serving.aliases import promote
 from service.serving.events import append_event
+from service.serving.places import take_place
 from service.serving.pools import ServingPool
+
+_NO_CHECKPOINT_POOL = (
+    "It fits no adapter of its pool's rank and no pool serves whole checkpoints. "
+    "Correct with serving.max_rank, or add such a pool."
+)
 
 
 def give_name(session: Session, version_id: str, served_name: str) -> ModelVersion | None:
@@ -98,16 +107,25 @@ def note_problem(session: Session, version_id: str, problem: str) -> None:
         version.error_message = clean_message(problem)
 
 
-def move_to_pool(session: Session, version_id: str, pool: ServingPool) -> None:
-    """Send a version that turned out to be a whole checkpoint to a server for those."""
-    repository.lock_pool(session, pool.name)
-    version = repository.lock_wanted(session, version_id)
-    if version is None:
+def move_to_checkpoint_pool(
+    session: Session, version: ModelVersion, pools: Sequence[ServingPool]
+) -> None:
+    """Send a version that turned out to be a whole checkpoint to a server for those.
+
+    Without one, or with every one taken, it has failed.
+    """
+    if not pools:
+        reject(session, version.id, version.served_name, _NO_CHECKPOINT_POOL)
         return
-    if repository.count_places_taken(session, pool.name) >= pool.capacity:
-        reject(session, version_id, version.served_name, f"The pool {pool.name} is full.")
+    try:
+        pool = take_place(session, version.tenant_id, pools)
+    except PoolFullError as error:
+        problem = f"It is a whole checkpoint. {error.message}"
+        reject(session, version.id, version.served_name, problem)
         return
-    version.pool, version.served_name = pool.name, None
+    found = repository.lock_wanted(session, version.id)
+    if found is not None:
+        found.pool, found.served_name = pool.name, None
 
 
 def _leave_live(session: Session, version: ModelVersion, why: str) -> None:

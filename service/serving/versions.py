@@ -83,8 +83,36 @@ def retire(
             )
         if alias.previous_version_id == version.id:
             alias.previous_version_id = None
-    version.status, version.ended_at = VersionStatus.RETIRED, fetch_now(session)
-    version.lease_worker = version.lease_expires_at = None
+    _end(session, version)
     append_event(session, version, "retire", "It was retired.", key_id=key_id, reason=reason)
     session.flush()
     return version
+
+
+def retire_superseded(session: Session, base_model: str) -> int:
+    """Retire the whole checkpoints that aliases have left behind; how many.
+
+    That is one an alias once pointed at, and to which no alias points or can go back any more.
+    One that was only ever called by its id stays.
+    """
+    versions = repository.lock_formerly_aliased_checkpoints(session, base_model)
+    # Only now: whoever points an alias at a version locks the version first.
+    aliases = repository.list_aliases_of(session, [version.id for version in versions])
+    wanted = {
+        version_id
+        for alias in aliases
+        for version_id in (alias.version_id, alias.previous_version_id, alias.split_version_id)
+    }
+    left = [version for version in versions if version.id not in wanted]
+    for version in left:
+        _end(session, version)
+        message = "It was retired: no alias points at it or can go back to it any more."
+        append_event(session, version, "retire", message)
+    session.flush()
+    return len(left)
+
+
+def _end(session: Session, version: ModelVersion) -> None:
+    """The version is wanted on no server any more."""
+    version.status, version.ended_at = VersionStatus.RETIRED, fetch_now(session)
+    version.lease_worker = version.lease_expires_at = None

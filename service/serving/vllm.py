@@ -1,4 +1,4 @@
-"""A client of one vLLM server: its health, adapters and weights, and token-exact completions.
+"""A client of one vLLM server: its health and adapters, and token-exact completions.
 
 VllmError
 ├── VllmUnreachableError    no answer: it is starting, restarting or gone
@@ -22,7 +22,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 MIN_VERSION = (0, 18)
-"""Oldest vLLM (major, minor) whose adapter and weight end points behave as expected here."""
+"""Oldest vLLM (major, minor) whose adapter end points behave as expected here."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -229,25 +229,6 @@ class VllmServer:
             finish_reason=choice.finish_reason,
             logprobs=self._read_logprobs(choice) if logprobs else (),
         )
-
-    async def reload_weights(self, path: Path | str) -> None:
-        """Replace every weight by those of a checkpoint folder on the server's machine.
-
-        Requests in flight finish first, new ones wait. Cached prefixes are dropped. Needs a
-        server without LoRA, started with VLLM_SERVER_DEV_MODE=1; those end points take no API
-        key, so only a loopback or private address may offer them.
-        """
-        await self._request("POST", "/pause?mode=wait", timeout=_GENERATION_TIMEOUT)
-        try:
-            body = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
-            await self._request("POST", "/collective_rpc", body, timeout=_LOAD_TIMEOUT)
-            await self.reset_prefix_cache()
-        finally:
-            await self._request("POST", "/resume")
-
-    async def reset_prefix_cache(self) -> None:
-        """Forget cached prefixes; needs VLLM_SERVER_DEV_MODE=1."""
-        await self._request("POST", "/reset_prefix_cache")
 
     async def _request(
         self,

@@ -196,6 +196,14 @@ class Trial(StageDocument):
         return self.perplexity / self.base_perplexity - 1
 
 
+class UnlimitedTrial(StageDocument):
+    """The chosen trial once more, without the limit on pruned neurons a module."""
+
+    max_rank: int
+    """The limit it was chosen under."""
+    trial: Trial
+
+
 class SearchOutcome(StageDocument):
     """Every selection tried, in order, and which one is within budget and best."""
 
@@ -204,6 +212,8 @@ class SearchOutcome(StageDocument):
     """Index into `trials`; None when nothing within budget improves the behaviours."""
     alone: tuple[StoredSelection, ...] = ()
     """With several behaviours: for each the selection of the chosen size for it alone."""
+    unlimited: UnlimitedTrial | None = None
+    """Where the job limits the rank and a trial was chosen."""
 
     @property
     def chosen_trial(self) -> Trial | None:

@@ -15,6 +15,7 @@ from workers.correction.results import (
     PreparedCorrection,
     Responses,
     SearchOutcome,
+    Trial,
     ValidationOutcome,
 )
 from workers.correction.samples import choose_samples
@@ -29,6 +30,7 @@ from workers.domain import (
     Overlap,
     PatchSummary,
     PerplexityDamage,
+    RankLimitCost,
     Report,
     SearchStep,
     Selection,
@@ -92,6 +94,7 @@ def build_report(
         patch=_summarise_patch(prepared, search),
         overlap=_list_overlaps(frame, search),
         search=_list_search(frame, search),
+        rank_limit=_describe_rank_limit(frame, search),
         gates=gates,
         not_asked=list(frame.not_asked),
         samples=choose_samples(frame.behaviours, prepared, sides),
@@ -240,19 +243,39 @@ def _list_search(frame: ReportFrame, search: SearchOutcome | None) -> list[Searc
     if search is None:
         return []
     front = find_front(search.trials)
-    names = [behaviour.name for behaviour in frame.behaviours]
     return [
-        SearchStep(
-            **trial.settings.model_dump(exclude={"amount"}),
-            components=trial.amount,
-            gains=dict(zip(names, trial.gains, strict=True)),
-            gain=trial.gain,
-            perplexity=trial.perplexity,
-            perplexity_increase=trial.perplexity_increase,
-            kl=trial.kl_mean,
-            within_budget=trial.within_budget,
-            on_front=index in front,
-            chosen=index == search.chosen,
-        )
+        _describe_trial(frame, trial, on_front=index in front, chosen=index == search.chosen)
         for index, trial in enumerate(search.trials)
     ]
+
+
+def _describe_trial(
+    frame: ReportFrame, trial: Trial, *, on_front: bool = False, chosen: bool = False
+) -> SearchStep:
+    names = [behaviour.name for behaviour in frame.behaviours]
+    return SearchStep(
+        **trial.settings.model_dump(exclude={"amount"}),
+        components=trial.amount,
+        gains=dict(zip(names, trial.gains, strict=True)),
+        gain=trial.gain,
+        perplexity=trial.perplexity,
+        perplexity_increase=trial.perplexity_increase,
+        kl=trial.kl_mean,
+        within_budget=trial.within_budget,
+        on_front=on_front,
+        chosen=chosen,
+    )
+
+
+def _describe_rank_limit(frame: ReportFrame, search: SearchOutcome | None) -> RankLimitCost | None:
+    if search is None or search.unlimited is None:
+        return None
+    trial = search.unlimited.trial
+    counts = count_by_module(trial.selection.to_selection())
+    most = search.unlimited.max_rank
+    return RankLimitCost(
+        max_rank=most,
+        kept_out=sum(max(count - most, 0) for count in counts.values()),
+        fullest=max(counts.values()),
+        unlimited=_describe_trial(frame, trial),
+    )

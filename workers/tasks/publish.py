@@ -32,6 +32,7 @@ from workers.settings import WorkerSettings
 from workers.tasks.context import InvalidInputError, TaskContext
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.publish_canary import build_canary
+from workers.validation.scorers.errors import ScorerError
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
             CheckpointError,
             PatchError,
             SafetensorsFormatError,
+            ScorerError,
             UnsupportedArchitectureError,
         ) as error:
             raise InvalidInputError(str(error)) from error

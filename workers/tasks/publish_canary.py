@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import Any
 
-from service.jobs.specs.behaviours import RepetitionSpec
+from service.jobs.specs.behaviours import CustomSpec, RepetitionSpec
 from service.prompt_sets.parsing import Prompt
 from service.serving.canary import (
     MIN_PROMPTS,
+    RESPONSE_UNIQUENESS,
     BehaviourCheck,
     CanaryDocument,
     CanaryPrompt,
     Dtype,
+    ScoredResponse,
     compute_uniqueness,
 )
 from workers.correction.preparation import TUNE_SHARE
@@ -26,6 +28,7 @@ from workers.publishing.corrected import corrected
 from workers.tasks.behaviours import encode_prompts
 from workers.tasks.context import InvalidInputError
 from workers.tasks.loading import CorrectionInputs
+from workers.validation.scorers.scorer import Answer, BehaviourScorer
 from workers.validation.splits import split_by_hash
 
 NEW_TOKENS = 32
@@ -37,7 +40,7 @@ CANDIDATES = 40
 REFERENCES = 8
 """Beginnings of reference texts tried besides."""
 BEHAVIOUR_CHECKS = 4
-"""Held-out prompts on which the behaviour's metric is compared."""
+"""Held-out prompts on which each behaviour's metric is compared."""
 TOLERANCES: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.1}
 """How far a token's log-probability may be from that of the worker's float32 model, in nats."""
 
@@ -53,8 +56,10 @@ class _Candidate:
     token_ids: tuple[int, ...]
     is_held_out: bool
     """Whether it is one of the behaviour's prompts that the correction was not made with."""
-    is_repetitive: bool = False
-    """Whether its behaviour is one whose metric the service can compute."""
+    behaviour: int | None = None
+    """Number of the behaviour it is a prompt of."""
+    text: str = ""
+    """As its scorer sees it."""
 
 
 def build_canary(
@@ -80,16 +85,36 @@ def build_canary(
         )
     chosen = choose_pairs(pairs, PROMPTS, lambda index: candidates[index].is_held_out)
     held_out = [
-        pair
+        (candidate, pair)
         for pair, candidate in zip(pairs, candidates, strict=True)
-        if candidate.is_held_out and candidate.is_repetitive and pair.is_telling
+        if candidate.is_held_out and pair.is_telling
     ]
     return CanaryDocument(
         dtype=dtype,
         tolerance=TOLERANCES[dtype],
         prompts=tuple(map(_describe_pair, chosen)),
-        behaviour=tuple(map(_describe_check, held_out[:BEHAVIOUR_CHECKS])),
+        behaviour=tuple(_check_behaviours(inputs, held_out)),
     )
+
+
+def _check_behaviours(
+    inputs: CorrectionInputs, held_out: Sequence[tuple[_Candidate, TracePair]]
+) -> Iterator[BehaviourCheck]:
+    """Yield up to `BEHAVIOUR_CHECKS` checks for each behaviour that has a scorer of ours.
+
+    A scorer of the user's own is not asked: what it says may differ from one time to the next.
+    """
+    tokenizer = inputs.checkpoint.tokenizer
+    for number, spec in enumerate(inputs.spec.behaviours):
+        own = [found for found in held_out if found[0].behaviour == number]
+        chosen = own[:BEHAVIOUR_CHECKS]
+        if isinstance(spec, RepetitionSpec):
+            yield from (_check_uniqueness(pair) for _, pair in chosen)
+        elif chosen and not isinstance(spec, CustomSpec):
+            scorer = inputs.behaviours[number].scorers[0]
+            yield from (
+                _check_score(scorer, tokenizer, candidate, pair) for candidate, pair in chosen
+            )
 
 
 def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
@@ -97,12 +122,8 @@ def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
     tokenizer = inputs.checkpoint.tokenizer
     found = [
         candidate
-        for behaviour in inputs.spec.behaviours
-        for candidate in _list_candidates(
-            tokenizer,
-            inputs.chats(behaviour.prompts),
-            is_repetitive=isinstance(behaviour, RepetitionSpec),
-        )
+        for number, behaviour in enumerate(inputs.spec.behaviours)
+        for candidate in _list_candidates(tokenizer, inputs.chats(behaviour.prompts), number)
     ]
     chosen = _spread(found, CANDIDATES)
     wanted = max(REFERENCES, MIN_PROMPTS - len(chosen))
@@ -117,13 +138,14 @@ def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
 
 
 def _list_candidates(
-    tokenizer: Any, prompts: Sequence[Prompt], *, is_repetitive: bool
+    tokenizer: Any, prompts: Sequence[Prompt], behaviour: int
 ) -> Iterator[_Candidate]:
     """Yield the prompts of one set that are short enough, each with its side of the split."""
     sides = split_by_hash([prompt.text for prompt in prompts], TUNE_SHARE)
-    for token_ids, is_tune in zip(encode_prompts(tokenizer, prompts), sides, strict=True):
+    encoded = encode_prompts(tokenizer, prompts)
+    for prompt, token_ids, is_tune in zip(prompts, encoded, sides, strict=True):
         if 0 < len(token_ids) <= _MAX_PROMPT_TOKENS:
-            yield _Candidate(token_ids, not is_tune, is_repetitive)
+            yield _Candidate(token_ids, not is_tune, behaviour, prompt.text)
 
 
 def _cut_beginnings(tokenizer: Any, texts: Sequence[str], count: int) -> Iterator[tuple[int, ...]]:
@@ -153,12 +175,37 @@ def _describe_pair(pair: TracePair) -> CanaryPrompt:
     )
 
 
-def _describe_check(pair: TracePair) -> BehaviourCheck:
+def _check_uniqueness(pair: TracePair) -> BehaviourCheck:
     return BehaviourCheck(
-        metric="response_uniqueness",
+        metric=RESPONSE_UNIQUENESS,
         prompt_token_ids=pair.base.prompt_ids,
         max_tokens=len(pair.base.token_ids),
         base_value=compute_uniqueness(pair.base.token_ids),
         corrected_value=compute_uniqueness(pair.corrected.token_ids),
         tolerance=_METRIC_TOLERANCE,
+    )
+
+
+def _check_score(
+    scorer: BehaviourScorer, tokenizer: Any, candidate: _Candidate, pair: TracePair
+) -> BehaviourCheck:
+    """A check by a scorer that only workers have: what both models say, with its values."""
+    responses = pair.base.token_ids, pair.corrected.token_ids
+    base, after = scorer.score(
+        [
+            Answer(candidate.text, tokenizer.decode(ids, skip_special_tokens=True), ids)
+            for ids in responses
+        ]
+    )
+    return BehaviourCheck(
+        metric=scorer.name,
+        prompt_token_ids=pair.base.prompt_ids,
+        max_tokens=len(pair.base.token_ids),
+        base_value=base,
+        corrected_value=after,
+        tolerance=_METRIC_TOLERANCE,
+        scored=tuple(
+            ScoredResponse(token_ids=ids, value=value)
+            for ids, value in zip(responses, (base, after), strict=True)
+        ),
     )

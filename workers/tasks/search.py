@@ -23,6 +23,7 @@ from workers.families import count_layers
 from workers.progress import Progress, count_up
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
+from workers.tasks.rank_limit import RankLimit
 from workers.tasks.search_steps import TuningBench, build_steps
 
 THOROUGH_TRIALS = 24
@@ -68,10 +69,11 @@ def _work(
         {kind: list(inputs.component_counts(kind)) for kind in inputs.granularities},
     )
     rounds, trials = search.rounds or DEFAULT_ROUNDS, _count_trials(inputs)
-    total = rounds * len(inputs.granularities) + trials
+    limit = RankLimit(inputs.spec.serving.max_rank)
+    total = rounds * len(inputs.granularities) + trials + limit.trials
     advance = count_up(progress, total)
     bench = TuningBench(context, inputs, prepared, attributed.sha256)
-    steps = build_steps(context, inputs, relevance, bench, lambda: advance(1))
+    steps = build_steps(context, inputs, relevance, bench, lambda: advance(1), limit.remember)
     budget = inputs.budget.scaled(BUDGET_SHARE)
     benefits, found = _start(relevance), list[Trial]()
     for kind in inputs.granularities:
@@ -88,9 +90,11 @@ def _work(
             is_time_up=_build_clock(started, search.max_minutes),
         )
     chosen = choose_trial(found)
+    unlimited = None if chosen is None else limit.try_without(found[chosen], steps, budget)
     alone = () if chosen is None else _select_alone(benefits, found[chosen], steps)
     progress(total, total)
-    return SearchOutcome(trials=tuple(found), chosen=chosen, alone=alone).to_bytes()
+    outcome = SearchOutcome(trials=tuple(found), chosen=chosen, alone=alone, unlimited=unlimited)
+    return outcome.to_bytes()
 
 
 def _amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int]:

@@ -164,8 +164,12 @@ def build_steps(
     relevance: Mapping[Granularity, ContrastiveRelevance],
     bench: TuningBench,
     on_trial: Callable[[], None],
+    on_limited: Callable[[TrialSettings, Ranking], None] = lambda *_: None,
 ) -> SearchSteps:
-    """Return what a search needs of this job."""
+    """Return what a search needs of this job.
+
+    `on_limited` gets each ranking that `serving.max_rank` is about to shorten.
+    """
     score = Score(inputs.spec.attribution.score)
     floors = {
         granularity: compute_floor(contrast.general, score)
@@ -178,7 +182,7 @@ def build_steps(
         general = relevance[settings.granularity].general
         floor = floors[settings.granularity]
         scores = compute_scores(general, combined, score, settings.cost_weight, floor)
-        return _rank_within(inputs, scores, settings)
+        return _rank_within(inputs, scores, settings, on_limited)
 
     def explain(
         granularity: Granularity, number: int, undesired: Sequence[TokenSequence]
@@ -215,7 +219,10 @@ def _take(benefit: Benefit, modules: Sequence[str]) -> dict[str, torch.Tensor]:
 
 
 def _rank_within(
-    inputs: CorrectionInputs, scores: Mapping[str, torch.Tensor], settings: TrialSettings
+    inputs: CorrectionInputs,
+    scores: Mapping[str, torch.Tensor],
+    settings: TrialSettings,
+    on_limited: Callable[[TrialSettings, Ranking], None],
 ) -> Ranking:
     """Return the ranking, with no more components of a module than an adapter's rank holds."""
     most = inputs.spec.serving.max_rank
@@ -223,6 +230,7 @@ def _rank_within(
         return rank_components(scores, settings.granularity, settings.amount)
     everything = sum(values.numel() for values in scores.values())
     ranking = rank_components(scores, settings.granularity, everything)
+    on_limited(settings, ranking)
     return ranking.cap(most)
 
 

@@ -20,7 +20,7 @@ from workers.validation.report_effects import (
 )
 from workers.validation.report_gates import build_gate_groups, list_failed
 from workers.validation.report_samples import build_samples
-from workers.validation.report_search import build_search_view
+from workers.validation.report_search import build_search_view, describe_rank_limit
 
 __all__ = ["NonFiniteReportError", "render_html", "render_json", "render_markdown"]
 
@@ -50,6 +50,7 @@ def _context(report: Report) -> dict[str, object]:
         "gate_groups": build_gate_groups(report.gates),
         "failed": list_failed(report.gates),
         "search": build_search_view(report),
+        "rank_limit_sentence": describe_rank_limit(report),
         "layer_map": build_layer_map(report.patch),
         "modules": order_modules(report.patch),
         "samples": build_samples(report),

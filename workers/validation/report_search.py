@@ -9,6 +9,7 @@ from statistics import fmean
 
 from workers.domain import BudgetLimits, Granularity, Report, SearchStep
 from workers.validation.report_charts import Axis, build_axis, build_log_axis, choose_labels
+from workers.validation.report_text import format_number, format_percent
 
 DRAWN_GAINS = (-0.2, 1.0)
 """Gains beyond these are drawn at the chart's edge."""
@@ -96,6 +97,30 @@ def build_search_view(report: Report) -> SearchView | None:
         has_chosen=any(step.chosen for step in steps),
         is_clipped=any(not least <= gain <= most for gain in gains),
         is_long=len(steps) > _MOST_OPEN,
+    )
+
+
+def describe_rank_limit(report: Report) -> str | None:
+    """What the limit on pruned neurons a module cost, in a sentence or two; None without one."""
+    cost = report.rank_limit
+    chosen = next((step for step in report.search if step.chosen), None)
+    if cost is None or chosen is None:
+        return None
+    step = cost.unlimited
+    if cost.kept_out == 0:
+        return (
+            f"serving.max_rank {cost.max_rank} cost nothing: the chosen trial takes at most "
+            f"{cost.fullest} from one module anyway."
+        )
+    gain, before = (format_percent(one.gain, 1) for one in (step, chosen))
+    increase = format_percent(step.perplexity_increase)
+    budget = "within" if step.within_budget else "over"
+    return (
+        f"serving.max_rank {cost.max_rank} kept {cost.kept_out} of the {step.components} best "
+        f"{step.granularity.value}s out; without it one module would lose {cost.fullest}. The "
+        f"chosen trial's settings and ranking without the limit, measured once on the tuning "
+        f"prompts: mean gain {gain} instead of {before}, perplexity {increase}, "
+        f"KL {format_number(step.kl, 4)}, {budget} budget. The search did not go on from there."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class Stage:
     """A running service, the fake behind it, and what a test does with both."""
 
     url: str
-    vllm: RunningVllm
+    vllm: Any
     database: Database
     artifacts: ArtifactStore
     settings: Settings
@@ -84,27 +84,41 @@ class Stage:
             finish_job(session, job.id, claim.token, status, verdict)
         return job.id
 
-    def build(self, version_id: str, weights: str, canary: bytes | None = None) -> None:
-        """Do what the worker does: build and file the version."""
-        files = {
-            "adapter_config.json": self.artifacts.put_bytes(b"{}"),
-            "adapter_model.safetensors": self.artifacts.put_bytes(weights.encode()),
-        }
-        document = self.artifacts.put_bytes(canary or build_canary(weights))
+    def file(
+        self, version_id: str, files: Mapping[str, bytes], rank: int | None, canary: bytes
+    ) -> None:
+        """Do what the worker does, with these for its files and its canary."""
+        stored = {name: self.artifacts.put_bytes(content) for name, content in files.items()}
+        document = self.artifacts.put_bytes(canary)
         with self.database.transaction() as session:
             claim = claim_publication(session, version_id, "worker", 30)
             assert claim is not None
-            file_publication(session, version_id, claim.token, files, 4, document)
+            file_publication(session, version_id, claim.token, stored, rank, document)
 
-    def publish(
-        self, client: httpx.Client, tenant: str, weights: str, alias: str | None = None
-    ) -> str:
-        """The id of a new version with these weights, published and built."""
+    def build(self, version_id: str, weights: str, canary: bytes | None = None) -> None:
+        """File the version with these weights, as an adapter of the fake's."""
+        content = bytes(8) + weights.encode()  # a header of no length, as the fake reads it
+        files = {"adapter_config.json": b"{}", "adapter_model.safetensors": content}
+        self.file(version_id, files, 4, canary or build_canary(weights))
+
+    def start_publishing(self, client: httpx.Client, tenant: str, alias: str | None = None) -> str:
+        """The id of a new version, which waits to be built."""
         body = {"alias": alias} if alias else {}
         answer = client.post(f"/v1/models/{self.make_job(tenant)}/publish", json=body)
         assert answer.status_code == 202, answer.text
-        version_id = str(answer.json()["id"])
-        self.build(version_id, weights)
+        return str(answer.json()["id"])
+
+    def publish(
+        self,
+        client: httpx.Client,
+        tenant: str,
+        weights: str,
+        alias: str | None = None,
+        canary: bytes | None = None,
+    ) -> str:
+        """The id of a new version with these weights, published and built."""
+        version_id = self.start_publishing(client, tenant, alias)
+        self.build(version_id, weights, canary)
         return version_id
 
     def wait_for(self, client: httpx.Client, version_id: str, *statuses: str) -> dict[str, Any]:
@@ -152,7 +166,7 @@ def vllm() -> Iterator[RunningVllm]:
 
 @contextmanager
 def open_stage(
-    database: Database, settings: Settings, vllm: RunningVllm, **changes: Any
+    database: Database, settings: Settings, vllm: Any, **changes: Any
 ) -> Iterator[Stage]:
     """A running service whose settings have these changes."""
     chosen = settings.model_copy(update=changes)
@@ -161,27 +175,34 @@ def open_stage(
         yield Stage(url, vllm, database, artifacts, chosen)
 
 
-@pytest.fixture
-def settings(database_url: str, broker_url: str, tmp_path: Path, vllm: RunningVllm) -> Settings:
-    """Settings with one pool of three places."""
+def build_settings(
+    database_url: str, broker_url: str, folder: Path, url: str, api_key: str, max_slots: int
+) -> Settings:
+    """Settings with one pool, on the server at `url`."""
     pool = ServingPool(
         name="main",
-        url=vllm.url,
+        url=url,
         base_model=BASE_MODEL,
-        max_slots=4,
-        api_key=SecretStr("between-us"),
+        max_slots=max_slots,
+        api_key=SecretStr(api_key),
     )
     return Settings(
         database_url=SecretStr(database_url),
         broker_url=SecretStr(broker_url),
-        artifacts=str(tmp_path / "artifacts"),
+        artifacts=str(folder / "artifacts"),
         relay_enabled=False,
         serving_pools=(pool,),
-        serving_folder=tmp_path / "served",
+        serving_folder=folder / "served",
         reconcile_seconds=0.05,
         infer_burst=100_000,
         infer_requests_per_minute=1_000_000,
     )
+
+
+@pytest.fixture
+def settings(database_url: str, broker_url: str, tmp_path: Path, vllm: RunningVllm) -> Settings:
+    """Settings with one pool of three places."""
+    return build_settings(database_url, broker_url, tmp_path, vllm.url, "between-us", 4)
 
 
 @pytest.fixture

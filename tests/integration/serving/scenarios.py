@@ -2,23 +2,91 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
 
 import httpx
 
 STREAMS = 16
+ALIAS = "tiny@production"
+_PATIENCE_SECONDS = 240
+_FAST_SECONDS = 10
+
+Prompt = tuple[int, ...]
+Speaker = Callable[[Prompt], Sequence[int]]
+"""What one model says to a prompt, token by token."""
+
+
+class Mortal(Protocol):
+    """A model server that can be killed and started again where it was."""
+
+    def kill(self) -> None: ...
+
+    def restart(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A service before one server, with live versions; `ALIAS` points at the first of them."""
+
+    client: httpx.Client
+    vllm: Mortal
+    versions: Sequence[str]
+    speakers: Mapping[str, Speaker]
+    """By version id, and by the name of the base."""
+    prompts: Sequence[Prompt]
+    tokens: int
+    """How many a request asks for."""
+    pause_seconds: float
+    """How long a client waits that was told to come back."""
+
+    def ask(self, model: str, number: int) -> Answer:
+        """One streamed answer to one of the prompts."""
+        return stream(self.client, model, self.prompts[number % len(self.prompts)], self.tokens)
+
+    def check(self, answers: Sequence[Answer]) -> None:
+        """Every answer is whole, from one version, and says what that version says."""
+        for answer in answers:
+            assert answer.status == 200, answer
+            assert answer.is_whole, answer
+            assert answer.models == {answer.version}, answer
+            assert answer.version in self.speakers, answer
+            says = self.speakers[answer.version]
+            assert answer.tokens == list(says(answer.prompt)), answer
+
+    def read_alias(self) -> Any:
+        """The alias as the service shows it."""
+        return self.client.get(f"/v1/aliases/{ALIAS}").json()
+
+    def wait_for(self, version_id: str, *statuses: str) -> dict[str, Any]:
+        """The version, once it has one of these states."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            version: dict[str, Any] = self.client.get(f"/v1/versions/{version_id}").json()
+            if version["status"] in statuses:
+                return version
+            assert time.monotonic() < deadline, version
+            time.sleep(0.02)
 
 
 @dataclass
 class Answer:
     """One streamed answer, as a client saw it."""
 
+    prompt: Prompt
     status: int
-    text: str = ""
+    began_at: float
+    ended_at: float = 0.0
+    """Unix times."""
+    tokens: list[int] = field(default_factory=list)
     version: str | None = None
     models: set[str] = field(default_factory=set)
     """What the chunks called the model; one name, or the answer is mixed."""
@@ -28,17 +96,21 @@ class Answer:
     """The error event that ended the stream."""
 
 
-def stream(client: httpx.Client, model: str, prompt: object, max_tokens: int) -> Answer:
+def stream(client: httpx.Client, model: str, prompt: Prompt, max_tokens: int) -> Answer:
     """Ask for one completion as a stream and read it to its end."""
     body = {
         "model": model,
         "prompt": prompt,
         "max_tokens": max_tokens,
         "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
         "stream": True,
     }
+    began_at = time.time()
     with client.stream("POST", "/v1/completions", json=body, timeout=120) as response:
-        answer = Answer(response.status_code, retry_after=response.headers.get("retry-after"))
+        answer = Answer(prompt, response.status_code, began_at)
+        answer.retry_after = response.headers.get("retry-after")
         answer.version = response.headers.get("x-excise-version")
         for line in response.iter_lines():
             data = line.removeprefix("data: ")
@@ -52,37 +124,46 @@ def stream(client: httpx.Client, model: str, prompt: object, max_tokens: int) ->
                 answer.error = chunk["error"]["message"]
                 continue
             answer.models.add(chunk["model"])
-            answer.text += chunk["choices"][0]["text"]
+            answer.tokens += chunk["choices"][0].get("token_ids") or []
+    answer.ended_at = time.time()
     return answer
 
 
 class Load:
-    """`STREAMS` clients that ask one after another, `count` times in all."""
+    """`STREAMS` clients that ask one after another: `count` times in all, or until told to end."""
 
-    def __init__(self, ask: Callable[[int], Answer], count: int) -> None:
+    def __init__(self, ask: Callable[[int], Answer], count: int | None = None) -> None:
         self._ask = ask
-        self._count = count
-        self._left = iter(range(count))
+        self._is_open_ended = count is None
+        self._left: Iterator[int] = itertools.count() if count is None else iter(range(count))
+        self._is_over = threading.Event()
         self._lock = threading.Lock()
         self.answers: list[Answer] = []
 
     def run(self, meanwhile: Callable[[Load], None] = lambda _: None) -> list[Answer]:
-        """Every answer; `meanwhile` runs beside the clients."""
-        with ThreadPoolExecutor(STREAMS + 1) as pool:
-            beside = pool.submit(meanwhile, self)
-            for future in [pool.submit(self._work) for _ in range(STREAMS)]:
-                future.result()
-            beside.result()
+        """Every answer; `meanwhile` runs beside the clients, and ends a load without a count."""
+        with ThreadPoolExecutor(STREAMS) as pool:
+            working = [pool.submit(self._work) for _ in range(STREAMS)]
+            try:
+                meanwhile(self)
+                if not self._is_open_ended:
+                    for future in working:
+                        future.result()
+            finally:
+                self._is_over.set()
+        for future in working:
+            future.result()
         return self.answers
 
-    def wait_for(self, count: int) -> None:
-        """Return once this many answers have come."""
-        pause = threading.Event()
-        while len(self.answers) < min(count, self._count):
-            pause.wait(0.005)
+    def wait_for(self, count: int, is_counted: Callable[[Answer], bool] = lambda _: True) -> None:
+        """Return once this many such answers have come."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while sum(map(is_counted, list(self.answers))) < count:
+            assert time.monotonic() < deadline, f"{len(self.answers)} answers came"
+            time.sleep(0.005)
 
     def _work(self) -> None:
-        while True:
+        while not self._is_over.is_set():
             with self._lock:
                 number = next(self._left, None)
             if number is None:
@@ -92,11 +173,96 @@ class Load:
                 self.answers.append(answer)
 
 
-def check_unmixed(answers: list[Answer], speakers: dict[str, Callable[[str], bool]]) -> None:
-    """Every answer is whole, from one version, and says what that version says."""
-    for answer in answers:
-        assert answer.status == 200, answer
-        assert answer.is_whole, answer
-        assert answer.models == {answer.version}, answer
-        assert answer.version in speakers, answer
-        assert speakers[answer.version](answer.text), answer
+def switch_and_roll_back(scene: Scene, count: int) -> None:
+    """The alias moves all the time between two versions: nothing fails, nothing is mixed."""
+    first, second = scene.versions[:2]
+    step = count // 12
+
+    def switch(load: Load) -> None:
+        for done in range(step, count - step, step):
+            load.wait_for(done)
+            answer = scene.client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": second})
+            assert answer.json()["version"] == second
+            load.wait_for(done + step // 2)
+            back = scene.client.post(f"/v1/aliases/{ALIAS}/rollback")
+            assert back.json()["version"] == first
+
+    answers = Load(lambda number: scene.ask(ALIAS, number), count).run(switch)
+    assert len(answers) == count
+    scene.check(answers)
+    shares = Counter(answer.version for answer in answers)
+    assert min(shares[first], shares[second]) >= count // 10
+
+
+def survive_a_kill(scene: Scene) -> None:
+    """Nothing hangs, nothing is wrong; traffic returns with the canary and not before."""
+    first, second = scene.versions[:2]
+    killed_at = []
+
+    def kill(load: Load) -> None:
+        load.wait_for(60)
+        scene.vllm.kill()
+        killed_at.append(time.time())
+        load.wait_for(20, lambda answer: answer.status == 503)
+        scene.vllm.restart()
+        for version_id in scene.versions:
+            scene.wait_for(version_id, "live")
+        returned_at = time.time()
+        load.wait_for(40, lambda answer: answer.status == 200 and answer.began_at > returned_at)
+
+    def ask(number: int) -> Answer:
+        answer = scene.ask((ALIAS, second)[number % 2], number)
+        if answer.status != 200:
+            time.sleep(scene.pause_seconds)
+        return answer
+
+    answers = Load(ask).run(kill)
+    assert {answer.status for answer in answers} == {200, 503}
+    away = [answer for answer in answers if answer.status == 503]
+    assert all(int(answer.retry_after or 0) >= 1 for answer in away)
+    assert max(answer.ended_at - answer.began_at for answer in away) < _FAST_SECONDS
+    scene.check([answer for answer in answers if answer.is_whole])
+    cut = [answer for answer in answers if answer.status == 200 and not answer.is_whole]
+    assert all(answer.error and "went away" in answer.error for answer in cut)
+    assert len(cut) <= STREAMS  # those that were being streamed
+
+    assert scene.read_alias()["version"] == first
+    for version_id in (first, second):
+        live_at = datetime.fromisoformat(scene.wait_for(version_id, "live")["live_at"]).timestamp()
+        later = [a for a in answers if a.version == version_id and a.began_at > killed_at[0]]
+        assert live_at > killed_at[0]
+        assert min(answer.ended_at for answer in later if answer.is_whole) > live_at
+        events = scene.client.get(f"/v1/versions/{version_id}/events").json()["data"]
+        assert [event["kind"] for event in events][-2:] == ["unavailable", "canary"]
+
+
+def answer_together(scene: Scene) -> None:
+    """Every version and the base, each asked every prompt, all at once: each says its own."""
+    models = list(scene.speakers)
+    questions = [(model, number) for number in range(len(scene.prompts)) for model in models]
+    with ThreadPoolExecutor(len(questions)) as pool:
+        answers = list(pool.map(lambda question: scene.ask(*question), questions))
+    assert [answer.version for answer in answers] == [model for model, _ in questions]
+    scene.check(answers)
+
+
+def fail_a_canary(scene: Scene, publish_bad: Callable[[], str]) -> None:
+    """A version for the alias that does not say what it should changes nothing for anybody."""
+    first = scene.versions[0]
+
+    def publish(load: Load) -> None:
+        load.wait_for(STREAMS)
+        bad = publish_bad()
+        version = scene.wait_for(bad, "failed", "live")
+        assert version["status"] == "failed"
+        assert "Prompt " in version["error"]
+        assert scene.read_alias()["version"] == first
+        refused = scene.client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": bad})
+        assert refused.status_code == 409
+        assert scene.ask(bad, 0).status == 404
+        events = scene.client.get(f"/v1/versions/{bad}/events").json()["data"]
+        assert [event["kind"] for event in events] == ["publish", "build", "canary"]
+
+    answers = Load(lambda number: scene.ask(ALIAS, number)).run(publish)
+    scene.check(answers)
+    assert {answer.version for answer in answers} == {first}

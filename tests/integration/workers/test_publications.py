@@ -26,7 +26,7 @@ from service.errors import LeaseLostError
 from service.jobs.execution import attach_artifact, claim_job, finish_job
 from service.jobs.operations import submit_job
 from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.behaviours import BehaviourSpecBase, PhraseSpec, RepetitionSpec
+from service.jobs.specs.behaviours import BehaviourSpecBase, CustomSpec, PhraseSpec, RepetitionSpec
 from service.keys.operations import Identity, authenticate, create_tenant_key
 from service.models import ModelVersion, VersionStatus, new_id
 from service.prompt_sets.operations import create_prompt_set
@@ -178,11 +178,38 @@ def test_the_canary_is_what_base_and_pruned_model_say(publisher: Publisher) -> N
             assert tuple(continue_slowly(model, ids, count)[0]) == prompt.corrected_token_ids
 
 
-def test_a_metric_the_service_cannot_compute_is_not_checked_there(publisher: Publisher) -> None:
+def test_a_metric_the_service_cannot_compute_comes_with_its_values(publisher: Publisher) -> None:
     undesired = publisher.prompt_sets[0]
-    phrase = PhraseSpec(name="a", kind="phrase", prompts=undesired, phrases=["w1"])
+    words = [f"w{number}" for number in range(40)]
+    phrase = PhraseSpec(name="avoid", kind="phrase", prompts=undesired, phrases=words)
     document = publisher.read_canary(publisher.build(publisher.publish(NEURONS, behaviour=phrase)))
     assert document.telling_prompts >= 8
+    assert document.behaviour
+    tokenizer = load_checkpoint(publisher.base).tokenizer
+    answered = {prompt.prompt_token_ids: prompt for prompt in document.prompts}
+    for check in document.behaviour:
+        assert check.metric == "avoid"
+        base, after = check.scored
+        for response, value in ((base, check.base_value), (after, check.corrected_value)):
+            text = tokenizer.decode(response.token_ids).split()
+            assert response.value == value == float(bool(set(words).intersection(text)))
+        if (prompt := answered.get(check.prompt_token_ids)) is not None:
+            assert (base.token_ids, after.token_ids) == (
+                prompt.base_token_ids,
+                prompt.corrected_token_ids,
+            )
+
+
+def test_a_scorer_of_the_users_own_is_not_asked_for_a_canary(publisher: Publisher) -> None:
+    custom = CustomSpec(
+        name="own",
+        kind="custom",
+        prompts=publisher.prompt_sets[0],
+        entry_point="nowhere",
+        direction="lower_is_better",
+        threshold=0.5,
+    )
+    document = publisher.read_canary(publisher.build(publisher.publish(NEURONS, behaviour=custom)))
     assert document.behaviour == ()
 
 

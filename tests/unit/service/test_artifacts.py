@@ -69,6 +69,41 @@ def test_changed_remote_content_is_noticed_on_read(tmp_path: Path) -> None:
         store.get(sha256)
 
 
+def test_a_shared_file_is_not_copied_where_it_lies_on_the_same_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalArtifactStore(tmp_path / "store")
+    sha256 = store.put_bytes(b"weights")
+    (stored,) = [path for path in (tmp_path / "store").rglob(sha256) if path.is_file()]
+    linked = store.share_file(sha256, tmp_path / "linked")
+    assert linked.stat().st_ino == stored.stat().st_ino
+    store.delete(sha256)
+    assert linked.read_bytes() == b"weights"
+
+    def refuse(*_: object) -> None:
+        raise OSError("another disk")
+
+    monkeypatch.setattr("service.artifacts.os.link", refuse)
+    sha256 = store.put_bytes(b"others")
+    copied = store.share_file(sha256, tmp_path / "copied")
+    assert copied.read_bytes() == b"others"
+    assert copied.stat().st_nlink == 1
+
+
+def test_what_is_shared_is_checked_first(store: ArtifactStore, tmp_path: Path) -> None:
+    sha256 = store.put_bytes(b"weights")
+    assert store.share_file(sha256, tmp_path / "file").read_bytes() == b"weights"
+    with pytest.raises(ArtifactNotFoundError):
+        store.share_file("0" * 64, tmp_path / "nothing")
+    local = LocalArtifactStore(tmp_path / "store")
+    sha256 = local.put_bytes(b"right")
+    (stored,) = [path for path in (tmp_path / "store").rglob(sha256) if path.is_file()]
+    stored.write_bytes(b"wrong")
+    with pytest.raises(ArtifactCorruptError):
+        local.share_file(sha256, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalArtifactStore(tmp_path / "artifacts")
 

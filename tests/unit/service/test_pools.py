@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import InvalidRequestError
-from service.serving.pools import ServingPool, choose_pool
+from service.serving.pools import ServingPool, list_checkpoint_pools, list_fitting_pools
 from service.settings import Settings
 
 POOL = {"name": "main", "url": "http://127.0.0.1:8101", "base_model": "tiny"}
@@ -59,8 +59,9 @@ def test_addresses_that_are_refused(url: str) -> None:
 def test_adapters_come_first() -> None:
     whole = ServingPool.model_validate({**POOL, "name": "whole", "kind": "checkpoint"})
     lora = ServingPool.model_validate(POOL)
-    assert choose_pool([whole, lora], "tiny") is lora
-    assert choose_pool([whole], "tiny") is whole
+    assert list_fitting_pools([whole, lora], "tiny") == [lora]
+    assert list_fitting_pools([whole], "tiny") == [whole]
+    assert list_checkpoint_pools([whole, lora], "tiny") == [whole]
     assert whole.capacity == 1
     with pytest.raises(InvalidRequestError, match="Bases served here: tiny"):
-        choose_pool([lora], "other")
+        list_fitting_pools([lora], "other")

@@ -12,6 +12,7 @@ from service.serving.canary import (
     CanaryAnswers,
     CanaryDocument,
     CanaryPrompt,
+    ScoredResponse,
     compute_uniqueness,
     judge_canary,
 )
@@ -158,6 +159,44 @@ def test_the_behaviour_of_held_out_prompts_is_compared() -> None:
     assert "Held-out prompt 2: response_uniqueness is 0.250" in problem.message
     (missing,) = judge_canary(document, answer(document, behaviour=(good,)))
     assert missing.code == "missing"
+
+
+def test_a_metric_of_the_workers_is_known_for_what_both_models_say() -> None:
+    check = BehaviourCheck(
+        metric="detoxify/original",
+        prompt_token_ids=(1,),
+        max_tokens=4,
+        base_value=0.9,
+        corrected_value=0.1,
+        tolerance=0.1,
+        scored=(
+            ScoredResponse(token_ids=BASE, value=0.9),
+            ScoredResponse(token_ids=CORRECTED, value=0.1),
+        ),
+    )
+    document = make_document(behaviour=(check,))
+    right, base, other = (CanaryAnswer(ids) for ids in (CORRECTED, BASE, (7, 7, 7, 7)))
+    assert judge_canary(document, answer(document, behaviour=(right,))) == []
+    (problem,) = judge_canary(document, answer(document, behaviour=(base,)))
+    assert "detoxify/original is 0.900; the correction's is 0.100" in problem.message
+    (problem,) = judge_canary(document, answer(document, behaviour=(other,)))
+    assert "neither model says this" in problem.message
+    rounded = make_document("bfloat16", behaviour=(check,))
+    assert judge_canary(rounded, answer(rounded, behaviour=(other,))) == []
+    (problem,) = judge_canary(rounded, answer(rounded, behaviour=(base,)))
+    assert problem.code == "behaviour"
+
+
+def test_a_metric_nobody_here_computes_needs_its_values() -> None:
+    with pytest.raises(ValidationError, match="scored is needed"):
+        BehaviourCheck(
+            metric="detoxify/original",
+            prompt_token_ids=(1,),
+            max_tokens=4,
+            base_value=0.9,
+            corrected_value=0.1,
+            tolerance=0.1,
+        )
 
 
 @pytest.mark.parametrize(

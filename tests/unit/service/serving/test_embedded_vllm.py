@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from service.embedded import ServingOptions, StackError
-from service.embedded.serving import KEY_VARIABLE, EmbeddedServing
+from service.embedded.serving import (
+    CHECKPOINT_POOL,
+    KEY_VARIABLE,
+    EmbeddedServing,
+    name_checkpoint_pools,
+)
 from service.embedded.vllm import Vllm, VllmOptions, find_vllm, prepare_vllm
 from service.settings import Settings
 
@@ -64,6 +69,21 @@ def test_a_checkpoints_server_has_no_adapters_and_no_open_end_points(tmp_path: P
     assert not names & vllm.program.environment.keys()
 
 
+def test_only_a_server_that_finishes_what_it_has_begun_is_told_to(tmp_path: Path) -> None:
+    at_once, drained = prepare(tmp_path), prepare(tmp_path, drain_seconds=30)
+    assert "--shutdown-timeout" not in at_once.program.arguments
+    arguments = list(drained.program.arguments)
+    assert arguments[arguments.index("--shutdown-timeout") + 1] == "30"
+    assert drained.program.grace_seconds == at_once.program.grace_seconds + 30
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_pools_of_checkpoints_have_names_of_their_own(count: int) -> None:
+    names = name_checkpoint_pools(count)
+    assert len(set(names)) == count
+    assert names[:1] == [CHECKPOINT_POOL][:count]
+
+
 def test_a_missing_vllm_is_said_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="Install it with `make vllm`"):
         find_vllm({"EXCISE_VLLM": str(tmp_path / "none")})
@@ -90,16 +110,18 @@ def serving(tmp_path: Path) -> EmbeddedServing:
     )
 
 
-def test_the_api_learns_of_two_pools_and_their_key(
+def test_the_api_learns_of_the_pools_and_their_key(
     serving: EmbeddedServing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in serving.api_environment.items():
         monkeypatch.setenv(name, value)
     settings = Settings(database_url="postgresql://h/d", artifacts="a")  # type: ignore[arg-type]
-    adapters, checkpoint = settings.serving_pools
+    adapters, *checkpoints = settings.serving_pools
     assert (adapters.url, adapters.base_model, adapters.kind) == (serving.base.url, "tiny", "lora")
     assert (adapters.max_slots, adapters.capacity, adapters.max_rank) == (3, 2, 16)
-    assert (checkpoint.kind, checkpoint.base_model) == ("checkpoint", "tiny")
+    assert [pool.name for pool in checkpoints] == ["embedded-checkpoint", "embedded-checkpoint-2"]
+    assert {(pool.kind, pool.base_model) for pool in checkpoints} == {("checkpoint", "tiny")}
+    assert len({pool.url for pool in settings.serving_pools}) == 3
     assert adapters.api_key is not None
     assert adapters.api_key.get_secret_value() == serving.base.api_key
     assert settings.serving_folder == tmp_path / "served"

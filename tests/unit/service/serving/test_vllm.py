@@ -160,35 +160,6 @@ def test_answers_that_are_not_json_are_errors() -> None:
         ask(lambda _: httpx.Response(502, text="Bad\n gateway"), lambda s: s.models())
 
 
-def test_weights_are_reloaded_while_paused_and_the_server_goes_on_afterwards() -> None:
-    paths: list[str] = []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        paths.append(request.url.path)
-        return httpx.Response(500 if request.url.path == "/collective_rpc" else 200, json={})
-
-    with pytest.raises(VllmRefusalError):
-        ask(handle, lambda s: s.reload_weights("/new"))
-    assert paths == ["/pause", "/collective_rpc", "/resume"]
-
-
-def test_reloading_names_the_folder_and_forgets_cached_prefixes() -> None:
-    seen: list[tuple[str, bytes]] = []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        seen.append((request.url.path, request.content))
-        return httpx.Response(200, json={})
-
-    ask(handle, lambda s: s.reload_weights("/new"))
-    assert [path for path, _ in seen] == [
-        "/pause",
-        "/collective_rpc",
-        "/reset_prefix_cache",
-        "/resume",
-    ]
-    assert json.loads(seen[1][1])["kwargs"] == {"weights_path": "/new"}
-
-
 @pytest.mark.parametrize("version", ["0.18.0", "0.32.0+cpu", "1.0", "0.100.2rc1"])
 def test_new_versions_will_do(version: str) -> None:
     check_version(version)

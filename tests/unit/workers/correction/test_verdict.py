@@ -25,6 +25,7 @@ from workers.correction.results import (
     SearchOutcome,
     StoredSelection,
     Trial,
+    UnlimitedTrial,
     ValidationOutcome,
 )
 from workers.correction.search import Budget
@@ -462,3 +463,14 @@ def test_the_report_survives_json() -> None:
     pair = search_pair(selection(a=[1]), selection(a=[1, 2]))
     for found in (report(), build_report(BOTH, PAIR, pair, validation)):
         assert Report.model_validate_json(found.model_dump_json()) == found
+
+
+def test_what_the_rank_limit_kept_out_is_counted() -> None:
+    without = build_trial((0.9,), indices={"m0": [7, 9, 10], "m1": [8]}, kl=0.05)
+    limited = SEARCH.model_copy(update={"unlimited": UnlimitedTrial(max_rank=2, trial=without)})
+    found = build_report(FRAME, correction(), limited, validate()).rank_limit
+    assert found is not None
+    assert (found.max_rank, found.kept_out, found.fullest) == (2, 1, 3)
+    assert (found.unlimited.components, found.unlimited.gain) == (4, 0.9)
+    assert not found.unlimited.chosen
+    assert report().rank_limit is None

@@ -33,6 +33,7 @@ from workers.families import LLAMA, find_components
 from workers.progress import ignore
 from workers.pruning.components import pruned
 from workers.pruning.means import compute_mean_inputs
+from workers.pruning.ranking import Ranking
 from workers.pruning.selection import list_indices
 from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import CancelledJobError
@@ -233,6 +234,7 @@ def steps_of(
     *clean: dict[str, torch.Tensor],
     context: FakeContext | None = None,
     told: list[int] | None = None,
+    limited: list[Ranking] | None = None,
 ) -> SearchSteps:
     return build_steps(
         context or FakeContext(),  # type: ignore[arg-type]
@@ -240,6 +242,7 @@ def steps_of(
         {NEURON: relevance_of(*(clean or ({}, {})))},
         bench,
         lambda: None if told is None else told.append(1),
+        lambda _, ranking: None if limited is None else limited.append(ranking),
     )
 
 
@@ -292,10 +295,12 @@ def test_the_cost_weight_reaches_the_score(inputs: FakeInputs) -> None:
 
 def test_no_module_gives_more_neurons_than_an_adapter_s_rank_holds(inputs: FakeInputs) -> None:
     capped = with_spec(inputs, serving={"max_rank": 2})
-    steps = steps_of(capped, bench_of(capped))
+    limited: list[Ranking] = []
+    steps = steps_of(capped, bench_of(capped), limited=limited)
     benefit = benefit_of(layer0=30.0, layer1=9.0)
     assert top(steps, [benefit], amount=4) == {MODULES[0]: [0, 1], MODULES[1]: [0, 1]}
     assert top(steps, [benefit], amount=10) == {MODULES[0]: [0, 1], MODULES[1]: [0, 1]}
+    assert list_indices(limited[0].top(4)) == {MODULES[0]: [0, 1, 2, 3]}
 
 
 def test_responses_are_explained_beyond_what_clean_ones_need(inputs: FakeInputs) -> None:

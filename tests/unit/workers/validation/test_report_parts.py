@@ -20,7 +20,8 @@ from tests.unit.workers.validation.reports import (
     toxicity,
     unmeasured_gate,
 )
-from workers.domain import GateBound, Granularity, HeldOutEffect, PatchSummary
+from workers.domain import GateBound, Granularity, HeldOutEffect, PatchSummary, RankLimitCost
+from workers.validation.report import render_html, render_markdown
 from workers.validation.report_charts import (
     build_axis,
     build_layer_map,
@@ -36,7 +37,7 @@ from workers.validation.report_effects import (
 )
 from workers.validation.report_gates import build_gate_groups, list_failed
 from workers.validation.report_samples import build_samples
-from workers.validation.report_search import build_search_view
+from workers.validation.report_search import build_search_view, describe_rank_limit
 from workers.validation.report_text import (
     fenced,
     format_number,
@@ -139,6 +140,23 @@ def test_dose_is_drawn_by_granularity_and_behaviour():
     assert [one.behaviour for one in view.dose[0].series] == ["toxicity", "endless_repetition"]
     assert view.dose[0].series[0].points[0][1] == 0.52
     assert view.dose[0].series[0].line == []
+
+
+def test_what_the_rank_limit_cost_is_said() -> None:
+    chosen = step(16, 0.3, 0.01, chosen=True)
+    without = step(16, 0.45, 0.02, within_budget=False)
+    cost = RankLimitCost(max_rank=8, kept_out=5, fullest=13, unlimited=without)
+    found = report(search=[chosen], rank_limit=cost)
+    said = describe_rank_limit(found)
+    assert "serving.max_rank 8 kept 5 of the 16 best neurons out" in said
+    assert "one module would lose 13" in said
+    assert "+45.0\u00a0% instead of +30.0\u00a0%" in said
+    assert "over budget" in said
+    assert "kept 5 of the 16 best neurons out" in render_markdown(found)
+    assert "kept 5 of the 16 best neurons out" in render_html(found)
+    free = cost.model_copy(update={"kept_out": 0, "fullest": 4})
+    assert "cost nothing" in describe_rank_limit(report(search=[chosen], rank_limit=free))
+    assert describe_rank_limit(report(search=[chosen])) is None
 
 
 def test_the_dose_line_goes_through_the_mean_of_each_amount():

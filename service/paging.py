@@ -1,0 +1,26 @@
+"""Which page of a list a request asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """A page: what comes after the entry with the id `after`, at most `limit` of it."""
+
+    after: str | None
+    limit: int
+
+
+def read_page(
+    after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> PageRequest:
+    """The page the query names; the first one unless it names another."""
+    return PageRequest(after, limit)
+
+
+Paging = Annotated[PageRequest, Depends(read_page)]
