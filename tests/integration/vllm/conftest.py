@@ -153,20 +153,19 @@ class RealVllm:
     def __init__(self, vllm: Vllm, guardian: Guardian) -> None:
         self.vllm = vllm
         self._supervised = Supervised(vllm.program, guardian)
-        self._is_fresh = False
+        self._is_used = False
 
     def refresh(self) -> None:
         """Start it anew if others have used it: slots stay filled when adapters are unloaded."""
-        if not self._is_fresh:
+        if self._is_used:
             self.kill()
             self.restart()
-        self._is_fresh = False
+        self._is_used = True
 
     def restart(self) -> None:
         """Start it; return once it answers."""
         self._supervised.start()
         self.vllm.wait_until_ready(self._supervised)
-        self._is_fresh = True
 
     def kill(self) -> None:
         """End it without a warning, with all its processes."""
