@@ -164,11 +164,7 @@ def choose_amount(amounts: Sequence[int], last: int, use: float) -> int:
     `last` components used the share `use` of it. After a round over budget it is a smaller
     amount, if there is one; the smallest where none is foretold to stay within.
     """
-    fitting = [
-        amount
-        for amount in amounts
-        if use * (amount / last) ** DAMAGE_EXPONENT <= 1 and not (use > 1 and amount >= last)
-    ]
+    fitting = [amount for amount in amounts if use * (amount / last) ** DAMAGE_EXPONENT <= 1]
     return max(fitting, default=min(amounts))
 
 

@@ -142,15 +142,27 @@ def test_missing_answers_are_a_problem() -> None:
     assert judge_canary(document, answer(document, base=whole.base[:3]))[0].code == "missing"
 
 
-def test_the_behaviour_of_held_out_prompts_is_compared() -> None:
-    check = BehaviourCheck(
-        metric="response_uniqueness",
+def make_check(
+    metric: str,
+    values: tuple[float, float],
+    tolerance: float,
+    scored: tuple[ScoredResponse, ...] = (),
+) -> BehaviourCheck:
+    """Of one held-out prompt; `values` are the base's and the correction's."""
+    base_value, corrected_value = values
+    return BehaviourCheck(
+        metric=metric,
         prompt_token_ids=(1,),
         max_tokens=4,
-        base_value=0.25,
-        corrected_value=1.0,
-        tolerance=0.25,
+        base_value=base_value,
+        corrected_value=corrected_value,
+        tolerance=tolerance,
+        scored=scored,
     )
+
+
+def test_the_behaviour_of_held_out_prompts_is_compared() -> None:
+    check = make_check("response_uniqueness", (0.25, 1.0), tolerance=0.25)
     document = make_document(behaviour=(check, check))
     good, bad = CanaryAnswer((1, 2, 3, 3)), CanaryAnswer((7, 7, 7, 7))
     assert judge_canary(document, answer(document, behaviour=(good, good))) == []
@@ -162,18 +174,11 @@ def test_the_behaviour_of_held_out_prompts_is_compared() -> None:
 
 
 def test_a_metric_of_the_workers_is_known_for_what_both_models_say() -> None:
-    check = BehaviourCheck(
-        metric="detoxify/original",
-        prompt_token_ids=(1,),
-        max_tokens=4,
-        base_value=0.9,
-        corrected_value=0.1,
-        tolerance=0.1,
-        scored=(
-            ScoredResponse(token_ids=BASE, value=0.9),
-            ScoredResponse(token_ids=CORRECTED, value=0.1),
-        ),
+    scored = (
+        ScoredResponse(token_ids=BASE, value=0.9),
+        ScoredResponse(token_ids=CORRECTED, value=0.1),
     )
+    check = make_check("detoxify/original", (0.9, 0.1), tolerance=0.1, scored=scored)
     document = make_document(behaviour=(check,))
     right, base, other = (CanaryAnswer(ids) for ids in (CORRECTED, BASE, (7, 7, 7, 7)))
     assert judge_canary(document, answer(document, behaviour=(right,))) == []
@@ -189,14 +194,7 @@ def test_a_metric_of_the_workers_is_known_for_what_both_models_say() -> None:
 
 def test_a_metric_nobody_here_computes_needs_its_values() -> None:
     with pytest.raises(ValidationError, match="scored is needed"):
-        BehaviourCheck(
-            metric="detoxify/original",
-            prompt_token_ids=(1,),
-            max_tokens=4,
-            base_value=0.9,
-            corrected_value=0.1,
-            tolerance=0.1,
-        )
+        make_check("detoxify/original", (0.9, 0.1), tolerance=0.1)
 
 
 @pytest.mark.parametrize(
