@@ -246,8 +246,7 @@ class RunningVllm:
 
     def kill(self) -> None:
         """Every connection breaks at once, nothing listens any more, every adapter is lost."""
-        loop = self._loop
-        loop.call_soon_threadsafe(self._abort)
+        asyncio.run_coroutine_threadsafe(self._abort(), self._loop).result(20)
         self._thread.join(20)
         assert not self._thread.is_alive()
         self.state.lose_adapters()
@@ -274,12 +273,19 @@ class RunningVllm:
         self._loop.run_until_complete(self._server.serve())
         self._loop.close()
 
-    def _abort(self) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        for listener in self._server.servers:
-            listener.close()
+    async def _abort(self) -> None:
+        """Accept nothing any more, then break every connection.
+
+        The listener is not closed here: asyncio would forget, unclosed, those that it is accepting.
+        """
+        sockets = [listener for server in self._server.servers for listener in server.sockets]
+        for listener in sockets:
+            self._loop.remove_reader(listener)
+        for _ in range(3):
+            await asyncio.sleep(0)  # by then uvicorn knows those that are being accepted
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
+        self._server.should_exit = self._server.force_exit = True
 
 
 def main() -> None:
