@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
-from workers.attribution.accumulation import Accumulator, FoldKey
+from workers.attribution.accumulation import FoldKey
 from workers.batches import TokenBatch
 
 logger = logging.getLogger(__name__)
 
 OnHalved = Callable[[int, int], None]
 """Called with samples and padded tokens of a batch that ran out of memory."""
+
+
+class Results(Protocol):
+    """What batches add to."""
+
+    @property
+    def folded(self) -> frozenset[FoldKey] | set[FoldKey]:
+        """What a batch that failed has reached already, to be skipped when it is repeated."""
+
+    def begin(self, skipped: frozenset[FoldKey]) -> None:
+        """Start a batch."""
+
+    def end(self, batch: TokenBatch) -> None:
+        """Finish it."""
 
 
 class SampleTooLargeError(MemoryError):
@@ -35,13 +50,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class HalvingRunner:
-    """Runs `step` on batches into an accumulator; after a failure, on smaller ones from then on."""
+    """Runs `step` on batches into `results`; after a failure, on smaller ones from then on."""
 
     def __init__(
-        self, step: Callable[[TokenBatch], None], accumulator: Accumulator, on_halved: OnHalved
+        self, step: Callable[[TokenBatch], None], results: Results, on_halved: OnHalved
     ) -> None:
         self._step = step
-        self._accumulator = accumulator
+        self._results = results
         self._on_halved = on_halved
         self._largest: int | None = None
 
@@ -52,9 +67,9 @@ class HalvingRunner:
         """
         samples, tokens = len(batch.sample_indices), batch.token_ids.numel()
         if self._largest is None or tokens <= self._largest or samples == 1:
-            self._accumulator.begin(skipped)
+            self._results.begin(skipped)
             if self._fits(batch):
-                self._accumulator.end(batch)
+                self._results.end(batch)
                 return
             if samples == 1:
                 raise SampleTooLargeError(
@@ -63,7 +78,7 @@ class HalvingRunner:
                 )
             self._largest = tokens // 2
             self._on_halved(samples, tokens)
-            skipped |= self._accumulator.folded
+            skipped |= self._results.folded
         for half in batch.halves():
             self.run(half, skipped)
 

@@ -73,7 +73,10 @@ def _work(
     total = rounds * len(inputs.granularities) + trials + limit.trials
     advance = count_up(progress, total)
     bench = TuningBench(context, inputs, prepared, attributed.sha256)
-    steps = build_steps(context, inputs, relevance, bench, lambda: advance(1), limit.remember)
+    most_weights = _find_range(inputs, Granularity.WEIGHT)[1]
+    steps = build_steps(
+        context, inputs, relevance, bench, most_weights, lambda: advance(1), limit.remember
+    )
     budget = inputs.budget.scaled(BUDGET_SHARE)
     benefits, found = _start(relevance), list[Trial]()
     for kind in inputs.granularities:
@@ -118,12 +121,17 @@ def _start(relevance: Mapping[Granularity, ContrastiveRelevance]) -> Benefits:
 
 
 def _build_space(inputs: CorrectionInputs) -> Space:
-    ranges = {}
-    for kind in inputs.granularities:
-        amounts = _amounts(inputs, kind)
-        ranges[kind] = (max(1, amounts[0] // 2), 2 * amounts[-1])
+    ranges = {kind: _find_range(inputs, kind) for kind in inputs.granularities}
     layers = count_layers(inputs.checkpoint.model, inputs.family)
     return Space(ranges, layers, tuple(inputs.spec.search.ablations))
+
+
+def _find_range(inputs: CorrectionInputs, kind: Granularity) -> tuple[int, int]:
+    """Return the fewest and the most components that any trial prunes."""
+    amounts = _amounts(inputs, kind)
+    if not _count_trials(inputs):
+        return amounts[0], amounts[-1]
+    return max(1, amounts[0] // 2), 2 * amounts[-1]
 
 
 def _build_clock(started: float, max_minutes: float | None) -> Callable[[], bool]:

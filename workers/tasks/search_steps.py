@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from workers.attribution.contrastive import ContrastiveRelevance
+from workers.attribution.fisher import compute_fisher_rows
 from workers.correction.behaviour import Behaviour
 from workers.correction.explained import Explained, collect_explained
 from workers.correction.measurement import (
@@ -29,6 +30,7 @@ from workers.correction.search import Benefit, Measurement, SearchSteps
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.families import find_layer_numbers
 from workers.progress import ignore
+from workers.pruning.joint_ranking import Pool, rank_jointly
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import Score, combine_benefits, compute_floor, compute_scores
 from workers.tasks.ablation import ablated
@@ -36,6 +38,9 @@ from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import JobContext, compute_key
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.text_damage import ReferenceText, TextDamage
+
+POOL_SHARE = 3
+"""Times as many weights are weighed together as are pruned at most."""
 
 
 class _Findings(StageDocument):
@@ -71,6 +76,7 @@ class TuningBench:
             for behaviour, own in zip(inputs.behaviours, prepared.behaviours, strict=True)
         ]
         self._tune = [entry.triggering(held_out=False) for entry in prepared.behaviours]
+        self.general = [TokenSequence(ids) for ids in prepared.reference.attribute]
         self._text = [TokenSequence(ids) for ids in prepared.reference.tune]
         self._corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
 
@@ -163,12 +169,14 @@ def build_steps(
     inputs: CorrectionInputs,
     relevance: Mapping[Granularity, ContrastiveRelevance],
     bench: TuningBench,
+    most_weights: int,
     on_trial: Callable[[], None],
     on_limited: Callable[[TrialSettings, Ranking], None] = lambda *_: None,
 ) -> SearchSteps:
     """Return what a search needs of this job.
 
-    `on_limited` gets each ranking that `serving.max_rank` is about to shorten.
+    `most_weights` is the largest number of single weights that will be asked for. `on_limited`
+    gets each ranking that `serving.max_rank` is about to shorten.
     """
     score = Score(inputs.spec.attribution.score)
     floors = {
@@ -176,12 +184,21 @@ def build_steps(
         for granularity, contrast in relevance.items()
     }
 
+    pools: list[Pool] = []
+
     def rank(benefits: Sequence[Benefit], settings: TrialSettings) -> Ranking:
         allowed = _list_allowed(inputs, settings)
         combined = combine_benefits([_take(benefit, allowed) for benefit in benefits])
         general = relevance[settings.granularity].general
         floor = floors[settings.granularity]
         scores = compute_scores(general, combined, score, settings.cost_weight, floor)
+        if settings.granularity is Granularity.WEIGHT and score is Score.BENEFIT_DAMAGE:
+            if not pools:
+                pools.append(_build_pool(context, inputs, scores, bench.general, most_weights))
+            (pool,) = pools
+            return rank_jointly(
+                pool, general, combined, floor, settings.amount, settings.cost_weight
+            )
         return _rank_within(inputs, scores, settings, on_limited)
 
     def explain(
@@ -216,6 +233,35 @@ def _list_allowed(inputs: CorrectionInputs, settings: TrialSettings) -> list[str
 
 def _take(benefit: Benefit, modules: Sequence[str]) -> dict[str, torch.Tensor]:
     return {name: benefit[name] for name in modules}
+
+
+def _build_pool(
+    context: JobContext,
+    inputs: CorrectionInputs,
+    scores: Mapping[str, torch.Tensor],
+    general: Sequence[TokenSequence],
+    most: int,
+) -> Pool:
+    """Return the weights that a whole search takes its own from: the best, each by itself."""
+    ranking = rank_components(scores, Granularity.WEIGHT, POOL_SHARE * most)
+    components = ranking.top(len(ranking))
+    rows = compute_fisher_rows(
+        inputs.checkpoint.model,
+        inputs.family,
+        components,
+        general,
+        inputs.checkpoint.pad_id,
+        seed=inputs.spec.seed,
+        advance=lambda _: context.check_cancelled(),
+    )
+    context.event(
+        "search.pool",
+        f"{len(components)} weights to choose from, weighed together by {len(rows)} pieces of "
+        "general text.",
+        {"weights": len(components), "rows": len(rows)},
+        once=True,
+    )
+    return Pool(components, rows)
 
 
 def _rank_within(

@@ -241,6 +241,7 @@ def steps_of(
         inputs,  # type: ignore[arg-type]
         {NEURON: relevance_of(*(clean or ({}, {})))},
         bench,
+        40,
         lambda: None if told is None else told.append(1),
         lambda _, ranking: None if limited is None else limited.append(ranking),
     )
@@ -285,6 +286,7 @@ def test_the_cost_weight_reaches_the_score(inputs: FakeInputs) -> None:
         inputs,  # type: ignore[arg-type]
         {NEURON: ContrastiveRelevance(dear, ())},
         bench_of(inputs),
+        40,
         lambda: None,
     )
     benefit = {name: torch.zeros(NEURONS) for name in MODULES}
