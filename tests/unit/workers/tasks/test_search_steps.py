@@ -29,11 +29,12 @@ from workers.correction.preparation import prepare_behaviour
 from workers.correction.results import ExplainedResponses, PreparedCorrection, TrialSettings
 from workers.correction.search import SearchSteps
 from workers.domain import Granularity, Relevance, Selection, TokenSequence
-from workers.families import LLAMA, find_components
+from workers.families import LLAMA, find_components, linear_weight
 from workers.progress import ignore
 from workers.pruning.components import pruned
 from workers.pruning.means import compute_mean_inputs
-from workers.pruning.ranking import Ranking
+from workers.pruning.ranking import Ranking, rank_components
+from workers.pruning.scoring import Score, compute_scores
 from workers.pruning.selection import list_indices
 from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import CancelledJobError
@@ -42,7 +43,7 @@ from workers.validation.scorers.scorer import Answer
 from workers.validation.scorers.uniqueness import UniquenessScorer
 from workers.validation.text_damage import ReferenceText
 
-NEURON = Granularity.NEURON
+NEURON, WEIGHT = Granularity.NEURON, Granularity.WEIGHT
 PROMPT_IDS = [(index, 2 * index % 101, 5) for index in range(1, 13)]
 PROMPTS = [f"w{one} w{two} w{three}" for one, two, three in PROMPT_IDS]
 SETTINGS = TrialSettings(origin="round 1", granularity=NEURON, amount=10)
@@ -303,6 +304,94 @@ def test_no_module_gives_more_neurons_than_an_adapter_s_rank_holds(inputs: FakeI
     assert top(steps, [benefit], amount=4) == {MODULES[0]: [0, 1], MODULES[1]: [0, 1]}
     assert top(steps, [benefit], amount=10) == {MODULES[0]: [0, 1], MODULES[1]: [0, 1]}
     assert list_indices(limited[0].top(4)) == {MODULES[0]: [0, 1, 2, 3]}
+
+
+def weights_of(inputs: FakeInputs, seed: int) -> dict[str, torch.Tensor]:
+    """Random positive values of every weight."""
+    generator = torch.Generator().manual_seed(seed)
+    modules = find_components(inputs.model, LLAMA, WEIGHT)
+    return {
+        name: torch.rand(linear_weight(module).shape, generator=generator)
+        for name, module in modules.items()
+    }
+
+
+def weight_costs(inputs: FakeInputs) -> Relevance:
+    """Weights that cost something, by themselves; the loss does not depend on them."""
+    costs = weights_of(inputs, 1)
+    nothing = {name: torch.zeros_like(values) for name, values in costs.items()}
+    return Relevance(nothing, {}, 1, 1, costs)
+
+
+def rank_weights(inputs: FakeInputs, context: FakeContext, most: int) -> SearchSteps:
+    return build_steps(
+        context,  # type: ignore[arg-type]
+        inputs,  # type: ignore[arg-type]
+        {WEIGHT: ContrastiveRelevance(weight_costs(inputs), ())},
+        bench_of(inputs),
+        most,
+        lambda: None,
+    )
+
+
+def test_weights_are_chosen_together_from_one_pool(inputs: FakeInputs) -> None:
+    context = FakeContext()
+    steps = rank_weights(inputs, context, 20)
+    settings = TrialSettings(origin="round 1", granularity=WEIGHT, amount=20)
+    benefit = weights_of(inputs, 2)
+    ranking = steps.rank([benefit], settings)
+    assert len(ranking) == 20
+    ((kind, message, data),) = context.events
+    assert kind == "search.pool"
+    assert message.startswith("60 weights to choose from")
+    assert data["weights"] == 60
+    scores = compute_scores(weight_costs(inputs), benefit, Score.BENEFIT_DAMAGE)
+    alone = rank_components(scores, WEIGHT, 20)
+    assert list_indices(ranking.top(20)) != list_indices(alone.top(20))
+
+    other = steps.rank([weights_of(inputs, 3)], settings)
+    pool = {
+        (name, index)
+        for name, chosen in list_indices(steps.rank([benefit], with_amount(60)).top(60)).items()
+        for index in chosen
+    }
+    assert len(pool) == 60
+    assert {
+        (name, index) for name, chosen in list_indices(other.top(20)).items() for index in chosen
+    } <= pool
+    assert len(context.events) == 1
+
+
+def with_amount(amount: int) -> TrialSettings:
+    return TrialSettings(origin="round 1", granularity=WEIGHT, amount=amount)
+
+
+def test_a_layer_range_takes_from_its_part_of_the_pool(inputs: FakeInputs) -> None:
+    steps = rank_weights(inputs, FakeContext(), 20)
+    benefit = weights_of(inputs, 2)
+    steps.rank([benefit], with_amount(20))
+    settings = with_amount(20).model_copy(update={"first_layer": 1})
+    chosen = list_indices(steps.rank([benefit], settings).top(20))
+    assert chosen
+    assert all(name.startswith("model.layers.1.") for name in chosen)
+
+
+def test_a_pool_that_is_being_weighed_can_be_cancelled(inputs: FakeInputs) -> None:
+    steps = rank_weights(inputs, FakeContext(looks_left=0), 20)
+    with pytest.raises(CancelledJobError):
+        steps.rank([weights_of(inputs, 2)], with_amount(20))
+
+
+def test_other_scores_weigh_every_weight_by_itself(inputs: FakeInputs) -> None:
+    context = FakeContext()
+    inputs = with_spec(inputs, attribution={"score": "signed_difference"})
+    steps = rank_weights(inputs, context, 20)
+    benefit = weights_of(inputs, 2)
+    expected = rank_components(benefit, WEIGHT, 20)
+    assert list_indices(steps.rank([benefit], with_amount(20)).top(20)) == list_indices(
+        expected.top(20)
+    )
+    assert context.events == []
 
 
 def test_responses_are_explained_beyond_what_clean_ones_need(inputs: FakeInputs) -> None:
