@@ -24,7 +24,7 @@ from workers.progress import Progress, count_up
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.rank_limit import RankLimit
-from workers.tasks.search_steps import TuningBench, build_steps
+from workers.tasks.search_steps import TuningBench, build_steps, weighs_together
 
 THOROUGH_TRIALS = 24
 """Trials after the rounds when a thorough job does not say how many."""
@@ -70,7 +70,7 @@ def _work(
     )
     rounds, trials = search.rounds or DEFAULT_ROUNDS, _count_trials(inputs)
     limit = RankLimit(inputs.spec.serving.max_rank)
-    total = rounds * len(inputs.granularities) + trials + limit.trials
+    total = rounds * len(inputs.granularities) + trials + limit.trials + weighs_together(inputs)
     advance = count_up(progress, total)
     bench = TuningBench(context, inputs, prepared, attributed.sha256)
     most_weights = _find_range(inputs, Granularity.WEIGHT)[1]

@@ -170,12 +170,13 @@ def build_steps(
     relevance: Mapping[Granularity, ContrastiveRelevance],
     bench: TuningBench,
     most_weights: int,
-    on_trial: Callable[[], None],
+    on_step: Callable[[], None],
     on_limited: Callable[[TrialSettings, Ranking], None] = lambda *_: None,
 ) -> SearchSteps:
     """Return what a search needs of this job.
 
-    `most_weights` is the largest number of single weights that will be asked for. `on_limited`
+    `most_weights` is the largest number of single weights that will be asked for. `on_step` is
+    called after every trial, and when weights are ready to be weighed together. `on_limited`
     gets each ranking that `serving.max_rank` is about to shorten.
     """
     score = Score(inputs.spec.attribution.score)
@@ -192,9 +193,10 @@ def build_steps(
         general = relevance[settings.granularity].general
         floor = floors[settings.granularity]
         scores = compute_scores(general, combined, score, settings.cost_weight, floor)
-        if settings.granularity is Granularity.WEIGHT and score is Score.BENEFIT_DAMAGE:
+        if settings.granularity is Granularity.WEIGHT and weighs_together(inputs):
             if not pools:
                 pools.append(_build_pool(context, inputs, scores, bench.general, most_weights))
+                on_step()
             (pool,) = pools
             return rank_jointly(
                 pool, general, combined, floor, settings.amount, settings.cost_weight
@@ -219,9 +221,15 @@ def build_steps(
 
     def tell(trial: Trial) -> None:
         _tell_trial(context, inputs, trial)
-        on_trial()
+        on_step()
 
     return SearchSteps(rank=rank, measure=bench.measure, explain=explain, tell=tell)
+
+
+def weighs_together(inputs: CorrectionInputs) -> bool:
+    """Whether a job's single weights, if it may choose any, are chosen from a pool."""
+    score = Score(inputs.spec.attribution.score)
+    return Granularity.WEIGHT in inputs.granularities and score is Score.BENEFIT_DAMAGE
 
 
 def _list_allowed(inputs: CorrectionInputs, settings: TrialSettings) -> list[str]:

@@ -323,23 +323,26 @@ def weight_costs(inputs: FakeInputs) -> Relevance:
     return Relevance(nothing, {}, 1, 1, costs)
 
 
-def rank_weights(inputs: FakeInputs, context: FakeContext, most: int) -> SearchSteps:
+def rank_weights(
+    inputs: FakeInputs, context: FakeContext, most: int, told: list[int] | None = None
+) -> SearchSteps:
+    inputs = replace(inputs, granularities=(WEIGHT,))
     return build_steps(
         context,  # type: ignore[arg-type]
         inputs,  # type: ignore[arg-type]
         {WEIGHT: ContrastiveRelevance(weight_costs(inputs), ())},
         bench_of(inputs),
         most,
-        lambda: None,
+        lambda: None if told is None else told.append(1),
     )
 
 
 def test_weights_are_chosen_together_from_one_pool(inputs: FakeInputs) -> None:
     context = FakeContext()
-    steps = rank_weights(inputs, context, 20)
-    settings = TrialSettings(origin="round 1", granularity=WEIGHT, amount=20)
+    told: list[int] = []
+    steps = rank_weights(inputs, context, 20, told)
     benefit = weights_of(inputs, 2)
-    ranking = steps.rank([benefit], settings)
+    ranking = steps.rank([benefit], with_amount(20))
     assert len(ranking) == 20
     ((kind, message, data),) = context.events
     assert kind == "search.pool"
@@ -359,7 +362,7 @@ def test_weights_are_chosen_together_from_one_pool(inputs: FakeInputs) -> None:
     assert {
         (name, index) for name, chosen in list_indices(other.top(20)).items() for index in chosen
     } <= pool
-    assert len(context.events) == 1
+    assert len(context.events) == len(told) == 1
 
 
 def with_amount(amount: int) -> TrialSettings:
