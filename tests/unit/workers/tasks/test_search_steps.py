@@ -352,7 +352,7 @@ def test_weights_are_chosen_together_from_one_pool(inputs: FakeInputs) -> None:
     alone = rank_components(scores, WEIGHT, 20)
     assert list_indices(ranking.top(20)) != list_indices(alone.top(20))
 
-    other = steps.rank([weights_of(inputs, 3)], settings)
+    other = steps.rank([weights_of(inputs, 3)], with_amount(20))
     pool = {
         (name, index)
         for name, chosen in list_indices(steps.rank([benefit], with_amount(60)).top(60)).items()
