@@ -55,14 +55,14 @@ class Budget:
 
     def compute_use(self, base_perplexity: float, damage: TextDamage) -> float:
         """Return which share of the budget `damage` takes, by the scarcer of the two limits."""
-        increase = damage.perplexity / base_perplexity - 1
+        increase = damage.compute_increase(base_perplexity)
         return max(
             _divide(increase, self.perplexity_increase), _divide(damage.kl_mean, self.kl_mean)
         )
 
     def allows(self, base_perplexity: float, damage: TextDamage) -> bool:
         """Whether `damage` stays within both limits."""
-        increase = damage.perplexity / base_perplexity - 1
+        increase = damage.compute_increase(base_perplexity)
         return increase <= self.perplexity_increase and damage.kl_mean <= self.kl_mean
 
 

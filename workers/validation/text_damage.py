@@ -36,6 +36,10 @@ class TextDamage:
     lengths: tuple[int, ...] = ()
     """Predicted tokens of each of them."""
 
+    def compute_increase(self, base_perplexity: float) -> float:
+        """Return the relative rise of the perplexity; 0.015 is 1.5 %."""
+        return self.perplexity / base_perplexity - 1
+
 
 @dataclass(frozen=True)
 class Perplexity:
