@@ -101,7 +101,7 @@ def test_pieces_are_drawn_for_as_often_as_rows_are_left(model: nn.Module, monkey
         assert bool((rows != 0).any(dim=1).all())
         return len(rows), batches
 
-    # Four pieces: 64 and 7 tokens, 64 (the one left over predicts nothing), 5.
+    # Four pieces: a whole one and 7 tokens, a whole one (the token left over predicts nothing), 5.
     assert count(4) == (4, [4])
     assert count(11) == (8, [8])
     assert count(2) == (2, [2])
