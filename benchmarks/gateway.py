@@ -123,7 +123,7 @@ class Client:
 
     async def ask(self, timings: Timings) -> None:
         """One stream, read to its end."""
-        if self._streams is None:
+        if self._streams is None or self._streams[0].at_eof():  # ended while the other way ran
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         started = time.monotonic()

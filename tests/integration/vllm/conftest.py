@@ -77,7 +77,7 @@ class Correction:
 def base_folder() -> Path:
     """The converted checkpoint, kept between runs."""
     return fetch_embedded_checkpoint(
-        NAME, Path(os.environ.get("EXCISE_HOME", ".excise")) / "models"
+        NAME, Path(os.environ.get("EXCISE_HOME", ".excise")).absolute() / "models"
     )
 
 
