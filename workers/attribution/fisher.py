@@ -16,11 +16,11 @@ from workers.attribution.attributors import BATCH_TOKENS
 from workers.attribution.composites import GRADIENT, attribution_rules
 from workers.attribution.memory import HalvingRunner, OnHalved, log_halved
 from workers.attribution.observation import Site, observed_outputs
-from workers.attribution.relevance import input_device
-from workers.attribution.targets import Target, compute_directions, find_target_positions
+from workers.attribution.relevance import predict
+from workers.attribution.targets import Target
 from workers.batches import TokenBatch, build_batches
 from workers.domain import Granularity, Selection, TokenSequence
-from workers.families import Family, find_components, head_weight, is_transposed, linear_weight
+from workers.families import Family, find_components, is_transposed, linear_weight
 from workers.progress import Advance, ignore
 
 PIECE_TOKENS = 32
@@ -124,22 +124,10 @@ class _Rows:
 
     def add(self, batch: TokenBatch, draws: range, pieces: int, seed: int) -> None:
         """Fill the rows of a batch: one forward pass, and a backward one for every draw."""
-        placed = batch.to(input_device(self._model))
-        backbone = self._model.get_submodule(self._family.backbone)
-        hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
-        positions = find_target_positions(placed)
-        states = hidden[positions.to(hidden.device)]
-        head = head_weight(self._model, self._family).detach()
+        states, find_directions = predict(self._model, self._family, batch)
         for draw in draws:
             self._targets = torch.tensor(batch.sample_indices) + draw * pieces
-            directions = compute_directions(
-                states.detach(),
-                placed,
-                positions,
-                head,
-                Target.SAMPLED_LOG_PROBABILITY,
-                seed * len(draws) + draw,
-            )
+            directions = find_directions(Target.SAMPLED_LOG_PROBABILITY, seed * len(draws) + draw)
             torch.autograd.backward([states], [directions], retain_graph=draw < draws[-1])
 
     def see(self, site: Site, inputs: torch.Tensor, gradient: torch.Tensor) -> None:

@@ -149,15 +149,30 @@ def _backward(
     model: nn.Module, family: Family, batch: TokenBatch, target: Target | TokenMass, seed: int
 ) -> None:
     """Run the batch forwards and the target's gradient backwards, for the observers to see."""
+    states, find_directions = predict(model, family, batch)
+    directions = find_directions(target, seed)
+    if len(states):
+        torch.autograd.backward([states], [directions])
+
+
+def predict(
+    model: nn.Module, family: Family, batch: TokenBatch
+) -> tuple[torch.Tensor, Callable[[Target | TokenMass, int], torch.Tensor]]:
+    """Run the batch forwards; return the states `(position, hidden)` that predict a token.
+
+    And what gives a target's direction at each of them, by its seed, see `compute_directions`.
+    """
     placed = batch.to(input_device(model))
     backbone = model.get_submodule(family.backbone)
     hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
     positions = find_target_positions(placed)
     states = hidden[positions.to(hidden.device)]
     head = head_weight(model, family).detach()
-    directions = compute_directions(states.detach(), placed, positions, head, target, seed)
-    if len(states):
-        torch.autograd.backward([states], [directions])
+
+    def find_directions(target: Target | TokenMass, seed: int) -> torch.Tensor:
+        return compute_directions(states.detach(), placed, positions, head, target, seed)
+
+    return states, find_directions
 
 
 def input_device(model: nn.Module) -> torch.device:

@@ -185,19 +185,19 @@ def build_steps(
         for granularity, contrast in relevance.items()
     }
 
-    pools: list[Pool] = []
+    pool: Pool | None = None
 
     def rank(benefits: Sequence[Benefit], settings: TrialSettings) -> Ranking:
+        nonlocal pool
         allowed = _list_allowed(inputs, settings)
         combined = combine_benefits([_take(benefit, allowed) for benefit in benefits])
         general = relevance[settings.granularity].general
         floor = floors[settings.granularity]
         scores = compute_scores(general, combined, score, settings.cost_weight, floor)
         if settings.granularity is Granularity.WEIGHT and weighs_together(inputs):
-            if not pools:
-                pools.append(_build_pool(context, inputs, scores, bench.general, most_weights))
+            if pool is None:
+                pool = _build_pool(context, inputs, scores, bench.general, most_weights)
                 on_step()
-            (pool,) = pools
             return rank_jointly(
                 pool, general, combined, floor, settings.amount, settings.cost_weight
             )
