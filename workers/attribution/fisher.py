@@ -59,9 +59,12 @@ def compute_fisher_rows(
     drawn for several times where there are few. `seed` decides what is drawn. `advance` is called
     with the number of rows of each batch.
 
-    Raises `ValueError` where nothing is predicted, `SampleTooLargeError`.
+    Without weights there are no rows. Raises `ValueError` where nothing is predicted,
+    `SampleTooLargeError`.
     """
-    most = max(1, min(most_rows, MOST_ENTRIES // max(1, len(weights))))
+    if not len(weights):
+        return torch.zeros(0, 0)
+    most = max(1, min(most_rows, MOST_ENTRIES // len(weights)))
     pieces = _spread(_cut(samples), most)
     if not pieces:
         raise ValueError("reference text has no sample of two tokens or more")

@@ -379,6 +379,12 @@ def test_a_layer_range_takes_from_its_part_of_the_pool(inputs: FakeInputs) -> No
     assert all(name.startswith("model.layers.1.") for name in chosen)
 
 
+def test_where_no_weight_has_a_benefit_none_is_ranked(inputs: FakeInputs) -> None:
+    steps = rank_weights(inputs, FakeContext(), 20)
+    nothing = {name: torch.zeros_like(values) for name, values in weights_of(inputs, 2).items()}
+    assert len(steps.rank([nothing], with_amount(20))) == 0
+
+
 def test_a_pool_that_is_being_weighed_can_be_cancelled(inputs: FakeInputs) -> None:
     steps = rank_weights(inputs, FakeContext(looks_left=0), 20)
     with pytest.raises(CancelledJobError):
