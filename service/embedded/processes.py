@@ -39,6 +39,8 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     stop_signal: signal.Signals = signal.SIGTERM
     grace_seconds: float = 5.0
+    ends_its_children: bool = False
+    """Only its first process is asked to stop; it tells the others when it is time."""
     account: pwd.struct_passwd | None = None
     """Run as this system user; as the current one by default."""
 
@@ -118,7 +120,10 @@ class ChildProcess:
     def ask_to_stop(self) -> None:
         """Send the signal that ends the program in good order."""
         if self.poll() is None:
-            guardian.signal_group(self.pid, self.program.stop_signal)
+            if self.program.ends_its_children:
+                self._process.send_signal(self.program.stop_signal)
+            else:
+                guardian.signal_group(self.pid, self.program.stop_signal)
 
     def stop(self) -> None:
         """End the process, by force once its grace is over."""

@@ -116,6 +116,7 @@ def prepare_vllm(
         folder=folder,
         environment=build_environment(options, api_key, folder, environment),
         grace_seconds=_STOP_SECONDS + options.drain_seconds,
+        ends_its_children=True,  # a signal would end its workers in the middle of what they do
     )
     return Vllm(program, options, port, api_key)
 
@@ -141,8 +142,17 @@ def build_arguments(options: VllmOptions, port: int) -> list[str]:
 def build_environment(
     options: VllmOptions, api_key: str, folder: Path, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """A small environment of its own: the stack's secrets are none of the server's business."""
-    kept = {name: environment[name] for name in _KEPT_VARIABLES if name in environment}
+    """A small environment of its own: the stack's secrets are none of the server's business.
+
+    vLLM by itself binds every server's threads to the same cores. A server that starts beside a
+    busy one then hardly runs at all, so here the system places them.
+    """
+    threads = {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)),
+    }
+    names = (*_KEPT_VARIABLES, *threads)
+    kept = {name: environment[name] for name in names if name in environment}
     own = {
         "VLLM_API_KEY": api_key,
         "VLLM_HOST_IP": HOST,
@@ -157,7 +167,7 @@ def build_environment(
     }
     if options.kind == "lora":
         own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    return kept | own
+    return threads | kept | own
 
 
 def find_vllm(environment: Mapping[str, str]) -> Path:

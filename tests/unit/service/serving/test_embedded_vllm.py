@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,14 +22,14 @@ from service.settings import Settings
 SECRETS = {"EXCISE_DATABASE_URL": "postgresql://u:pw@h/d", "EXCISE_BROKER_URL": "redis://:pw@h"}
 
 
-def prepare(tmp_path: Path, **options: Any) -> Vllm:
+def prepare(tmp_path: Path, environment: Mapping[str, str] | None = None, **options: Any) -> Vllm:
     return prepare_vllm(
         "vllm",
         VllmOptions(tmp_path / "model", **options),
         executable=tmp_path / "vllm",
         folder=tmp_path,
         log=tmp_path / "vllm.log",
-        environment={"PATH": "/bin", **SECRETS},
+        environment={"PATH": "/bin", **SECRETS, **(environment or {})},
     )
 
 
@@ -50,6 +51,14 @@ def test_a_server_gets_none_of_the_stacks_secrets(tmp_path: Path) -> None:
     assert environment["PATH"] == "/bin"
     assert not SECRETS.keys() & environment.keys()
     assert not [name for name in environment if name.startswith("EXCISE_")]
+
+
+def test_servers_beside_each_other_are_not_bound_to_the_same_cores(tmp_path: Path) -> None:
+    environment = prepare(tmp_path).program.environment
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert int(environment["OMP_NUM_THREADS"]) >= 1
+    own = {"VLLM_CPU_OMP_THREADS_BIND": "0-3", "OMP_NUM_THREADS": "4"}
+    assert own.items() <= prepare(tmp_path, own).program.environment.items()
 
 
 def test_one_adapter_slot_more_than_adapters_is_never_filled(tmp_path: Path) -> None:
