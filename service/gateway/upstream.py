@@ -8,19 +8,24 @@ UpstreamError
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Literal
 from uuid import uuid4
 
-import httpx
+import aiohttp
 
 from service.gateway.routing import Target
 
 Path = Literal["/v1/chat/completions", "/v1/completions"]
 
 _CONNECT_SECONDS = 2.0
-_LIMITS = httpx.Limits(max_connections=1024, max_keepalive_connections=128)
+_MAX_CONNECTIONS = 1024
+_IDLE_SECONDS = 4.0  # vLLM closes an idle connection after 5
+_LAST_BYTES_SECONDS = 0.5
+_FAILURES = (aiohttp.ClientError, OSError)  # OSError: timeouts, too
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARACTERS = 500
 _REFUSALS = frozenset({400, 413, 422})
@@ -44,46 +49,33 @@ class UpstreamBrokenError(UpstreamError):
     """Its answer ended before it was complete."""
 
 
-class _Transport(httpx.AsyncHTTPTransport):
-    """A connection that the server resets the moment it stands is one that could not be made.
-
-    anyio then asks a socket that is gone for its peer's name, and httpcore lets the
-    `AttributeError` through.
-    """
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await super().handle_async_request(request)
-        except AttributeError as error:
-            raise httpx.ConnectError("reset while connecting", request=request) from error
-
-
 class Upstream:
-    """A pool of connections to all model servers."""
+    """A pool of connections to all model servers, opened with the first request."""
 
-    def __init__(
-        self, read_seconds: float, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(read_seconds, connect=_CONNECT_SECONDS),
-            transport=transport or _Transport(limits=_LIMITS, trust_env=False),
-            trust_env=False,
-            follow_redirects=False,
+    def __init__(self, read_seconds: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(
+            total=None,
+            connect=read_seconds,  # waiting for a free one included
+            sock_connect=_CONNECT_SECONDS,
+            sock_read=read_seconds,
         )
+        self._session: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
     async def ask(self, target: Target, path: Path, body: bytes) -> bytes:
         """The whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
         response = await self._send(target, path, body)
         try:
-            content = await response.aread()
-        except httpx.HTTPError as error:
+            content = await response.read()
+        except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         finally:
-            await response.aclose()
+            response.release()
         return rename_model(content, target)
 
     async def open(self, target: Target, path: Path, body: bytes) -> UpstreamStream:
@@ -100,36 +92,49 @@ class Upstream:
             raise
         return stream
 
-    async def _send(self, target: Target, path: Path, body: bytes) -> httpx.Response:
+    async def _send(self, target: Target, path: Path, body: bytes) -> aiohttp.ClientResponse:
         """The server's answer with its body unread, if its status says that all is well."""
-        request = self._http.build_request(
-            "POST",
-            f"{target.pool.url}{path}",
-            content=body,
-            headers=_build_headers(target),
-        )
         try:
-            response = await self._http.send(request, stream=True)
-            if response.status_code == 200:
+            response = await self._open_session().post(
+                f"{target.pool.url}{path}",
+                data=body,
+                headers=_build_headers(target),
+                allow_redirects=False,
+            )
+            if response.status == 200:
                 return response
             try:
                 problem = await _read_refusal(response, target)
             finally:
-                await response.aclose()
-        except httpx.HTTPError as error:
+                response.release()
+        except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         raise problem
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """The pool; it belongs to the event loop that asks first."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=_MAX_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=self._timeout,
+                auto_decompress=False,
+                skip_auto_headers=("User-Agent",),
+            )
+        return self._session
 
 
 class UpstreamStream:
     """The events of one answer, as they come, whole, with the public name of the model."""
 
-    def __init__(self, response: httpx.Response, target: Target) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
         self._response = response
         self._target = target
-        self._chunks = response.aiter_raw()
         self._pending = b""
         self._first = b""
+        self._is_over = False
 
     async def read_first(self) -> None:
         """Wait for the first event. Raises `UpstreamAwayError` if it does not come."""
@@ -141,8 +146,9 @@ class UpstreamStream:
         """Every event, the end mark too. Raises `UpstreamBrokenError` if that does not come."""
         events = self._first
         while events:
+            self._is_over = _END in b"\n" + events
             yield events
-            if _END in b"\n" + events:
+            if self._is_over:
                 return
             try:
                 events = await self._read_events()
@@ -151,17 +157,25 @@ class UpstreamStream:
         raise UpstreamBrokenError("it ended without its end mark")
 
     async def aclose(self) -> None:
-        """Let go of the connection; a server that still generates stops."""
-        await self._response.aclose()
+        """Let go of the connection; a server that still generates stops.
+
+        After the end mark only the end of the body is missing: with it, the connection can serve
+        the next request.
+        """
+        if self._is_over:
+            with contextlib.suppress(*_FAILURES):
+                async with asyncio.timeout(_LAST_BYTES_SECONDS):
+                    await self._response.content.readany()
+        self._response.release()
 
     async def _read_events(self) -> bytes:
         """The next whole events, as many as have come; empty at the end."""
         try:
-            async for chunk in self._chunks:
+            while chunk := await self._response.content.readany():
                 whole, mark, self._pending = (self._pending + chunk).rpartition(b"\n\n")
                 if mark:
                     return rename_model(whole + mark, self._target)
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         return b""
 
@@ -188,15 +202,13 @@ def _build_headers(target: Target) -> dict[str, str]:
     return headers
 
 
-async def _read_refusal(response: httpx.Response, target: Target) -> UpstreamError:
+async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> UpstreamError:
     """What an error status means for the request."""
-    if response.status_code not in _REFUSALS:
-        return UpstreamAwayError(f"status {response.status_code}")
+    if response.status not in _REFUSALS:
+        return UpstreamAwayError(f"status {response.status}")
     content = b""
-    async for chunk in response.aiter_raw():
+    while len(content) <= _MAX_ERROR_BYTES and (chunk := await response.content.readany()):
         content += chunk
-        if len(content) > _MAX_ERROR_BYTES:
-            break
     message = _read_message(content).replace(target.served_name, target.public_name)
     return UpstreamRefusalError(message)
 

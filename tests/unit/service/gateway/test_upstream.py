@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
-import httpx
+import aiohttp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,44 +21,126 @@ from service.gateway.upstream import (
     UpstreamAwayError,
     UpstreamBrokenError,
     UpstreamRefusalError,
+    UpstreamStream,
     rename_model,
 )
 from service.serving.pools import ServingPool
 
-POOL = ServingPool(name="main", url="http://vllm:8000", base_model="tiny")
-TARGET = Target(POOL, "mv_1.abcd", "mv_1")
 EVENTS = b'data: {"model":"mv_1.abcd","text":"a"}\n\ndata: {"model":"mv_1.abcd","text":"b"}\n\n'
 END = b"data: [DONE]\n\n"
+LAST = b"0\r\n\r\n"
 
 
-class Chunks(httpx.AsyncByteStream):
-    """A body that arrives in pieces, and may break off."""
+def make_target(port: int = 8000) -> Target:
+    pool = ServingPool(name="main", url=f"http://127.0.0.1:{port}", base_model="tiny")
+    return Target(pool, "mv_1.abcd", "mv_1")
 
-    def __init__(self, chunks: list[bytes], breaks: bool = False) -> None:
-        self._chunks = chunks
+
+TARGET = make_target()
+
+
+class Body:
+    """What has arrived of a body, piece by piece; it may break off."""
+
+    def __init__(self, pieces: Sequence[bytes], breaks: bool = False) -> None:
+        self._pieces = list(pieces)
         self._breaks = breaks
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for chunk in self._chunks:
-            yield chunk
+    async def readany(self) -> bytes:
+        if self._pieces:
+            return self._pieces.pop(0)
         if self._breaks:
-            raise httpx.ReadError("gone")
+            raise aiohttp.ClientPayloadError
+        return b""
 
 
-def read(response: httpx.Response) -> bytes:
+def read(pieces: Sequence[bytes], breaks: bool = False) -> bytes:
     """Everything the gateway would send on."""
 
     async def run() -> bytes:
-        transport = httpx.MockTransport(lambda _: response)
-        upstream = Upstream(5, transport)
-        stream = await upstream.open(TARGET, "/v1/completions", b"{}")
+        response: Any = SimpleNamespace(content=Body(pieces, breaks), release=lambda: None)
+        stream = UpstreamStream(response, TARGET)
+        await stream.read_first()
         try:
             return b"".join([events async for events in stream.events()])
         finally:
             await stream.aclose()
-            await upstream.aclose()
 
     return asyncio.run(run())
+
+
+class Server:
+    """Answers every request with the same bytes, and remembers what it saw."""
+
+    def __init__(self, answer: bytes, *, hangs_up: bool = False) -> None:
+        self.answer = answer
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._hangs_up = hangs_up
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                self.requests.append(head)
+                await reader.readexactly(2)  # the body, {}
+                writer.write(self.answer)
+                await writer.drain()
+                if self._hangs_up:
+                    break
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serve(server: Server) -> AsyncIterator[tuple[Upstream, Target]]:
+    listener = await asyncio.start_server(server, "127.0.0.1", 0)
+    upstream = Upstream(5)
+    try:
+        yield upstream, make_target(listener.sockets[0].getsockname()[1])
+    finally:
+        await upstream.aclose()
+        listener.close()
+
+
+def ask(
+    server: Server, work: Callable[[Upstream, Target], Awaitable[object]], times: int = 1
+) -> None:
+    async def run() -> None:
+        async with serve(server) as (upstream, target):
+            for _ in range(times):
+                await work(upstream, target)
+
+    asyncio.run(run())
+
+
+async def ask_whole(upstream: Upstream, target: Target) -> bytes:
+    return await upstream.ask(target, "/v1/completions", b"{}")
+
+
+async def stream_whole(upstream: Upstream, target: Target) -> bytes:
+    stream = await upstream.open(target, "/v1/completions", b"{}")
+    try:
+        return b"".join([events async for events in stream.events()])
+    finally:
+        await stream.aclose()
+
+
+async def leave_early(upstream: Upstream, target: Target) -> None:
+    stream = await upstream.open(target, "/v1/completions", b"{}")
+    await stream.aclose()
+
+
+def build_answer(status: int, content: bytes, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} Any", f"Content-Length: {len(content)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def build_stream(content: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + f"{len(content):x}\r\n".encode() + content + b"\r\n"
 
 
 @settings(deadline=None)
@@ -65,19 +150,19 @@ def test_events_survive_any_cut(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(content)]
     pieces = [content[a:b] for a, b in pairwise(edges)]
     expected = content.replace(b"mv_1.abcd", b"mv_1")
-    assert read(httpx.Response(200, stream=Chunks(pieces))) == expected
+    assert read(pieces) == expected
 
 
 def test_a_text_that_looks_like_the_end_mark_is_not_the_end() -> None:
     text = b'data: {"model":"mv_1.abcd","text":"data: [DONE]"}\n\n'
     expected = (text + EVENTS + END).replace(b"mv_1.abcd", b"mv_1")
-    assert read(httpx.Response(200, stream=Chunks([text, EVENTS, END]))) == expected
+    assert read([text, EVENTS, END]) == expected
 
 
 @pytest.mark.parametrize("breaks", [True, False])
 def test_a_stream_without_its_end_mark_is_broken(breaks: bool) -> None:
     with pytest.raises(UpstreamBrokenError):
-        read(httpx.Response(200, stream=Chunks([EVENTS], breaks)))
+        read([EVENTS], breaks)
 
 
 @pytest.mark.parametrize(
@@ -85,21 +170,21 @@ def test_a_stream_without_its_end_mark_is_broken(breaks: bool) -> None:
 )
 def test_a_stream_that_brings_nothing_may_be_asked_again(chunks: list[bytes]) -> None:
     with pytest.raises(UpstreamAwayError):
-        read(httpx.Response(200, stream=Chunks(chunks, breaks=True)))
+        read(chunks, breaks=True)
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 429, 500, 503])
 def test_what_is_not_the_requests_fault_is_an_outage(status: int) -> None:
     with pytest.raises(UpstreamAwayError):
-        read(httpx.Response(status, json={}, headers={"Location": "http://elsewhere"}))
+        ask(Server(build_answer(status, b"{}", "Location: http://elsewhere")), ask_whole)
 
 
 def test_a_refusal_names_the_version_not_its_name_on_the_server() -> None:
     body = {"error": {"message": "mv_1.abcd takes 512\n tokens." + "x" * 9999}}
     with pytest.raises(UpstreamRefusalError, match=r"^mv_1 takes 512 tokens\.x{1,500}$"):
-        read(httpx.Response(400, stream=Chunks([json.dumps(body).encode()])))
+        ask(Server(build_answer(400, json.dumps(body).encode())), stream_whole)
     with pytest.raises(UpstreamRefusalError, match="no reason"):
-        read(httpx.Response(400, stream=Chunks([b"<html>"])))
+        ask(Server(build_answer(400, b"<html>")), ask_whole)
 
 
 def test_text_that_looks_like_the_field_is_left_alone() -> None:
@@ -107,22 +192,45 @@ def test_text_that_looks_like_the_field_is_left_alone() -> None:
     assert rename_model(text, TARGET) == rb'{"text":"\"model\":\"mv_1.abcd\"","model":"mv_1"}'
 
 
-def test_a_connection_reset_as_it_stands_may_be_asked_again(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_server_gets_the_headers_it_needs_and_no_others() -> None:
+    server = Server(build_answer(200, b"{}", "Set-Cookie: a=b"))
+    ask(server, ask_whole, times=2)
+    for request in server.requests:
+        names = {line.split(b":")[0].lower() for line in request.split(b"\r\n")[1:-2]}
+        assert names == {
+            *(b"host", b"accept", b"accept-encoding", b"content-type", b"content-length"),
+            b"x-request-id",
+        }
+
+
+@pytest.mark.parametrize(
+    ("answer", "connections"), [(EVENTS + END, 1), (EVENTS, 3)], ids=["whole", "left early"]
+)
+def test_a_connection_is_used_again_once_its_answer_is_whole(
+    answer: bytes, connections: int
 ) -> None:
-    """The socket is gone before httpcore has asked it anything: seen with a server killed."""
+    is_whole = connections == 1
+    server = Server(build_stream(answer) + (LAST if is_whole else b""))
+    ask(server, stream_whole if is_whole else leave_early, times=3)
+    assert server.connections == connections
 
-    async def fail(*_: object) -> httpx.Response:
-        raise AttributeError("'NoneType' object has no attribute 'getpeername'")
 
-    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", fail)
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", build_answer(200, b"x" * 9)[:-3]])
+def test_a_server_that_hangs_up_may_be_asked_again(answer: bytes) -> None:
+    with pytest.raises(UpstreamAwayError):
+        ask(Server(answer, hangs_up=True), ask_whole)
 
+
+def test_a_server_that_is_not_there_may_be_asked_again() -> None:
     async def run() -> None:
+        server = Server(b"")
+        async with serve(server) as (_, target):
+            pass
         upstream = Upstream(5)
         try:
-            await upstream.open(TARGET, "/v1/completions", b"{}")
+            await ask_whole(upstream, target)
         finally:
             await upstream.aclose()
 
-    with pytest.raises(UpstreamAwayError, match="ConnectError"):
+    with pytest.raises(UpstreamAwayError, match="ClientConnectorError"):
         asyncio.run(run())
