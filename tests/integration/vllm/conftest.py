@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NAME = "smollm2-135m-instruct"
 PROMPTS = 32
 IS_FULL = os.environ.get("EXCISE_VLLM_TESTS") == "full"
-"""Whether what CI has no time for is tested, too: load, whole checkpoints, more tokens."""
+"""Whether what CI has no time for is tested, too: whole checkpoints, more requests and tokens."""
 NEW_TOKENS = 16 if IS_FULL else 8
 ADAPTERS = ("first", "second", "third")
 MAX_MODEL_LEN = 256

@@ -29,11 +29,7 @@ from tests.integration.vllm.conftest import (
     describe_canary,
 )
 
-pytestmark = pytest.mark.skipif(
-    not IS_FULL, reason="four loads of two cores for a minute each; set EXCISE_VLLM_TESTS=full"
-)
-
-REQUESTS = 500
+REQUESTS = 500 if IS_FULL else 120
 MIN_LOAD_PROMPTS = 4
 LOAD_TOKENS = 8
 PAUSE_SECONDS = 0.5
