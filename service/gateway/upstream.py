@@ -162,11 +162,13 @@ class UpstreamStream:
         After the end mark only the end of the body is missing: with it, the connection can serve
         the next request.
         """
-        if self._is_over:
-            with contextlib.suppress(*_FAILURES):
-                async with asyncio.timeout(_LAST_BYTES_SECONDS):
-                    await self._response.content.readany()
-        self._response.release()
+        try:
+            if self._is_over:
+                with contextlib.suppress(*_FAILURES):
+                    async with asyncio.timeout(_LAST_BYTES_SECONDS):
+                        await self._response.content.readany()
+        finally:
+            self._response.release()
 
     async def _read_events(self) -> bytes:
         """The next whole events, as many as have come; empty at the end."""
