@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 
 from service.cli import app
+from service.serving.client import ServingClient
+from service.serving.schemas import VersionView
 from tests.integration.serving.conftest import Stage
 
 ALIAS = "tiny@production"
@@ -70,14 +72,17 @@ def test_from_publishing_to_retiring(
 def test_waiting_for_what_fails_ends_with_1(
     stage: Stage, client: httpx.Client, tenant: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.serving.client._POLL_SECONDS", 0.01)
     stage.vllm.state.says_wrong_tokens = True
     job = stage.make_job(tenant)
     version_id = client.post(f"/v1/models/{job}/publish").json()["id"]
-    builder = threading.Timer(0.5, stage.build, (version_id, "one"))
-    builder.start()
+    wait = ServingClient.wait_until_settled
+
+    def build_and_wait(asking: ServingClient, *arguments: Any) -> VersionView:
+        stage.build(version_id, "one")
+        return wait(asking, *arguments)
+
+    monkeypatch.setattr(ServingClient, "wait_until_settled", build_and_wait)
     code, out, err = run("publish", job, "--wait")
-    builder.join()
     assert code == 1
     assert out.strip() == version_id
     assert "failed" in err
