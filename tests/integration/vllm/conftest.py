@@ -32,9 +32,7 @@ from workers.publishing.canary import trace_greedy
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "smollm2-135m-instruct"
 PROMPTS = 32
-IS_FULL = os.environ.get("EXCISE_VLLM_TESTS") == "full"
-"""Whether what CI has no time for is tested, too: whole checkpoints, more requests and tokens."""
-NEW_TOKENS = 16 if IS_FULL else 8
+NEW_TOKENS = 16
 ADAPTERS = ("first", "second", "third")
 MAX_MODEL_LEN = 256
 

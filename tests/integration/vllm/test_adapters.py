@@ -12,7 +12,6 @@ import torch
 
 from service.embedded.vllm import SERVED_BASE, Vllm
 from service.serving.canaries import run_canary
-from service.serving.canary import MIN_PROMPTS
 from service.serving.vllm import (
     AdapterAlreadyLoadedError,
     AdapterRankError,
@@ -22,7 +21,6 @@ from service.serving.vllm import (
 )
 from tests.integration.vllm.conftest import (
     ADAPTERS,
-    IS_FULL,
     NAME,
     NEW_TOKENS,
     Correction,
@@ -115,10 +113,7 @@ def test_the_canary_passes_an_adapter_and_stops_another_and_the_base(
     corrections: dict[str, Correction],
     prompts: list[Tokens],
 ) -> None:
-    count = len(prompts) if IS_FULL else MIN_PROMPTS
-    document = describe_canary(
-        base_tokens[:count], corrections["first"].tokens[:count], prompts[:count]
-    )
+    document = describe_canary(base_tokens, corrections["first"].tokens, prompts)
 
     async def judge(server: VllmServer) -> list[str | None]:
         return [

@@ -22,14 +22,13 @@ from tests.integration.serving.conftest import (
 from tests.integration.serving.scenarios import ALIAS, Scene, Speaker
 from tests.integration.vllm.conftest import (
     ADAPTERS,
-    IS_FULL,
     Correction,
     RealVllm,
     Tokens,
     describe_canary,
 )
 
-REQUESTS = 500 if IS_FULL else 120
+REQUESTS = 500
 MIN_LOAD_PROMPTS = 4
 LOAD_TOKENS = 8
 PAUSE_SECONDS = 0.5
