@@ -114,7 +114,7 @@ def test_a_correction_of_repetition_helps_or_is_rejected(stack: Harness, tmp_pat
         shutil.copytree(folder, model)
     spec = stack.build_spec(model=NAME, search={"amounts": [16, 64], "rounds": 1})
     prompts = stack.client.upload_prompts(
-        "\n".join(read_examples("repetition_prompts.txt", 32)).encode(), "repetition"
+        "\n".join(read_examples("repetition_prompts.txt", 96)).encode(), "repetition"
     )
     reference = stack.client.upload_prompts(
         "\n".join(read_examples("reference.txt", 24)).encode(), "reference"
@@ -137,6 +137,7 @@ def test_a_correction_of_repetition_helps_or_is_rejected(stack: Harness, tmp_pat
     assert job.error is None
     files = stack.download(job, tmp_path / "files")
     report = json.loads(files["report.json"])
+    assert report["damage"] is not None, report["reason"]
     assert report["damage"]["perplexity"]["before"] < 100
     (evaluator,) = report["behaviours"][0]["evaluators"]
     (held_out,) = [
