@@ -120,10 +120,9 @@ class ChildProcess:
     def ask_to_stop(self) -> None:
         """Send the signal that ends the program in good order."""
         if self.poll() is None:
-            if self.program.ends_its_children:
-                self._process.send_signal(self.program.stop_signal)
-            else:
-                guardian.signal_group(self.pid, self.program.stop_signal)
+            # Not Popen.send_signal: it may collect the leader before its group has ended.
+            send = os.kill if self.program.ends_its_children else guardian.signal_group
+            send(self.pid, self.program.stop_signal)
 
     def stop(self) -> None:
         """End the process, by force once its grace is over."""

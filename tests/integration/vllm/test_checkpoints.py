@@ -41,7 +41,7 @@ def test_an_alias_goes_from_checkpoint_to_checkpoint_without_a_gap(
     settings = build_settings(database_url, broker_url, tmp_path, "http://127.0.0.1:1", "key", 4)
     models = tmp_path / "models"
     models.mkdir()
-    (models / BASE_MODEL).symlink_to(base_folder.absolute())
+    (models / BASE_MODEL).symlink_to(base_folder)
     program = {"EXCISE_VLLM": str(find_vllm(os.environ)), "HOME": str(tmp_path)}
     tenant = new_id("tenant")
     with (

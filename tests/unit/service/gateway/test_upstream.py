@@ -30,6 +30,8 @@ EVENTS = b'data: {"model":"mv_1.abcd","text":"a"}\n\ndata: {"model":"mv_1.abcd",
 END = b"data: [DONE]\n\n"
 LAST = b"0\r\n\r\n"
 
+Work = Callable[[Upstream, Target], Awaitable[object]]
+
 
 def make_target(port: int = 8000) -> Target:
     pool = ServingPool(name="main", url=f"http://127.0.0.1:{port}", base_model="tiny")
@@ -61,12 +63,16 @@ def read(pieces: Sequence[bytes], breaks: bool = False) -> bytes:
         response: Any = SimpleNamespace(content=Body(pieces, breaks), release=lambda: None)
         stream = UpstreamStream(response, TARGET)
         await stream.read_first()
-        try:
-            return b"".join([events async for events in stream.events()])
-        finally:
-            await stream.aclose()
+        return await read_to_end(stream)
 
     return asyncio.run(run())
+
+
+async def read_to_end(stream: UpstreamStream) -> bytes:
+    try:
+        return b"".join([events async for events in stream.events()])
+    finally:
+        await stream.aclose()
 
 
 class Server:
@@ -105,9 +111,7 @@ async def serve(server: Server) -> AsyncIterator[tuple[Upstream, Target]]:
         listener.close()
 
 
-def ask(
-    server: Server, work: Callable[[Upstream, Target], Awaitable[object]], times: int = 1
-) -> None:
+def ask(server: Server, work: Work, times: int = 1) -> None:
     async def run() -> None:
         async with serve(server) as (upstream, target):
             for _ in range(times):
@@ -121,11 +125,7 @@ async def ask_whole(upstream: Upstream, target: Target) -> bytes:
 
 
 async def stream_whole(upstream: Upstream, target: Target) -> bytes:
-    stream = await upstream.open(target, "/v1/completions", b"{}")
-    try:
-        return b"".join([events async for events in stream.events()])
-    finally:
-        await stream.aclose()
+    return await read_to_end(await upstream.open(target, "/v1/completions", b"{}"))
 
 
 async def leave_early(upstream: Upstream, target: Target) -> None:
@@ -204,14 +204,17 @@ def test_a_server_gets_the_headers_it_needs_and_no_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "connections"), [(EVENTS + END, 1), (EVENTS, 3)], ids=["whole", "left early"]
+    ("answer", "work", "connections"),
+    [
+        pytest.param(build_stream(EVENTS + END) + LAST, stream_whole, 1, id="whole"),
+        pytest.param(build_stream(EVENTS), leave_early, 3, id="left early"),
+    ],
 )
 def test_a_connection_is_used_again_once_its_answer_is_whole(
-    answer: bytes, connections: int
+    answer: bytes, work: Work, connections: int
 ) -> None:
-    is_whole = connections == 1
-    server = Server(build_stream(answer) + (LAST if is_whole else b""))
-    ask(server, stream_whole if is_whole else leave_early, times=3)
+    server = Server(answer)
+    ask(server, work, times=3)
     assert server.connections == connections
 
 
