@@ -2,21 +2,26 @@
 
 Units of work (one line of JSON each in --output, so a stopped run goes on where it was):
   templates            logit difference and accuracy of the model for every template and order
-  curve/…              one attributor's circuits: curve, CPR, CMD, fewest components for 90 %
+  curve/…              one attributor's circuits for one seed, which draws the rows: curve, CPR,
+                       CMD, fewest components for 90 %
   patching/…           effects of activation patching and their estimates, two rows a unit
 A run starts pending units until --seconds have passed; `--summary` prints the tables.
 
-    python benchmarks/circuits.py --model DIR --output FILE.jsonl [--only PREFIX] [--seconds 60]
+    python benchmarks/circuits.py --model DIR --output FILE.jsonl [--only PATTERN …] [--seeds 0 1]
+        [--seconds 60]
     python benchmarks/circuits.py --output FILE.jsonl --summary
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +55,8 @@ PATCHING_TEMPLATE = 2
 PATCHING_UNITS = 12
 PATCHING_ROWS = 2
 DISCOVERY_SEED, HELD_OUT_SEED, PATCHING_SEED = 1, 2, 3
+SEED_STRIDE = 10
+"""Between the draws of one seed and those of the next."""
 
 GRADIENTS = ("attnlrp", "cp_lrp", "gradient_x_input")
 OTHERS = ("wanda", "activation", "random")
@@ -57,6 +64,7 @@ LEVELS = {
     "neuron": (Granularity.NEURON,),
     "head": (Granularity.HEAD,),
     "node": (Granularity.NEURON, Granularity.HEAD),
+    "weight": (Granularity.WEIGHT,),
 }
 KINDS = {
     "counterfactual": (Contrast.CORRUPTED, Ablation.COUNTERFACTUAL),
@@ -64,21 +72,22 @@ KINDS = {
     "zero": (Contrast.ZERO, Ablation.ZERO),
 }
 
+CURVE_FIGURES = ("whole", "empty", "cpr", "cmd")
+
 Unit = Callable[[Checkpoint], dict[str, Any]]
 
 
-def list_units() -> Iterator[tuple[str, Unit]]:
+def list_units(seeds: Sequence[int]) -> Iterator[tuple[str, Unit]]:
     """Yield the name and work of every unit."""
     yield "templates", measure_templates
-    for level in LEVELS:
-        for kind in KINDS:
-            for attributor in (*GRADIENTS, *OTHERS):
-                orders = (
-                    (Order.ABSOLUTE, Order.SIGNED) if attributor in GRADIENTS else (Order.ABSOLUTE,)
-                )
-                for order in orders:
-                    name = f"curve/{level}/{kind}/{attributor}/{order.value}"
-                    yield name, _curve_unit(level, kind, attributor, order)
+    for seed, level, kind in itertools.product(seeds, LEVELS, KINDS):
+        if level == "weight" and kind != "zero":
+            continue  # a weight has no activation that could be another one
+        for attributor in (*GRADIENTS, *OTHERS):
+            orders = tuple(Order) if attributor in GRADIENTS else (Order.ABSOLUTE,)
+            for order in orders:
+                name = f"curve/{level}/{kind}/{attributor}/{order.value}/{seed}"
+                yield name, _curve_unit(level, kind, attributor, order, seed)
     for part in range(PATCHING_UNITS):
         yield f"patching/mlp/{part}", _patching_unit(part, is_head=False)
         yield f"patching/head/{part}", _patching_unit(part, is_head=True)
@@ -106,7 +115,7 @@ def measure_templates(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _curve_unit(level: str, kind: str, attributor: str, order: Order) -> Unit:
+def _curve_unit(level: str, kind: str, attributor: str, order: Order, seed: int) -> Unit:
     contrast, ablation = KINDS[kind]
 
     def work(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -120,8 +129,8 @@ def _curve_unit(level: str, kind: str, attributor: str, order: Order) -> Unit:
         outcome = discover_circuit(
             checkpoint.model,
             find_family(checkpoint.model),
-            generate_ioi(checkpoint.tokenizer, ROWS, DISCOVERY_SEED),
-            generate_ioi(checkpoint.tokenizer, ROWS, HELD_OUT_SEED),
+            generate_ioi(checkpoint.tokenizer, ROWS, DISCOVERY_SEED + SEED_STRIDE * seed),
+            generate_ioi(checkpoint.tokenizer, ROWS, HELD_OUT_SEED + SEED_STRIDE * seed),
             settings,
             checkpoint.pad_id,
         )
@@ -173,12 +182,15 @@ def print_summary(results: dict[str, dict[str, Any]]) -> None:
             f"{row['accuracy']:.2f}"
         )
     print("\nlevel/ablation/attributor/order | m(N) | m(∅) | CPR | CMD | fewest for 90 % | of")
+    print("(mean ± standard deviation over the seeds; fewest: each seed's)")
+    curves: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for name, row in results.items():
         if name.startswith("curve/"):
-            print(
-                f"{name.removeprefix('curve/')} | {row['whole']:.2f} | {row['empty']:.2f} | "
-                f"{row['cpr']:.3f} | {row['cmd']:.3f} | {row['chosen']} | {row['components']}"
-            )
+            curves[name.removeprefix("curve/").rpartition("/")[0]].append(row)
+    for name, rows in curves.items():
+        figures = " | ".join(_spread([row[key] for row in rows]) for key in CURVE_FIGURES)
+        fewest = ", ".join(str(row["chosen"]) for row in rows)
+        print(f"{name} | {figures} | {fewest} | {rows[0]['components']}")
     for kind in ("mlp", "head"):
         parts = [row for name, row in results.items() if name.startswith(f"patching/{kind}/")]
         if parts:
@@ -191,12 +203,21 @@ def print_summary(results: dict[str, dict[str, Any]]) -> None:
                     print(f"{key} | {compute_pearson(values, means['measured']):.3f}")
 
 
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
 def main() -> None:
     """Run pending units for a while, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--only", default="", help="only units whose name starts so")
+    parser.add_argument(
+        "--only", nargs="*", default=["*"], help="only units of such names, * for anything"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="start no unit after these")
     parser.add_argument("--summary", action="store_true")
     arguments = parser.parse_args()
@@ -210,8 +231,8 @@ def main() -> None:
         print_summary(results)
         return
     checkpoint = load_checkpoint(arguments.model)
-    for name, work in list_units():
-        if name in results or not name.startswith(arguments.only):
+    for name, work in list_units(arguments.seeds):
+        if name in results or not any(fnmatch(name, pattern) for pattern in arguments.only):
             continue
         if time.monotonic() - started > arguments.seconds:
             break
