@@ -63,6 +63,13 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be loaded; the message names the folder and the remedy."""
 
 
+BALANCED = "balanced"
+"""The device that is all GPUs together, for models larger than one."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What models are computed in, by the name that job specs and configurations give."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded language model with its tokenizer."""
@@ -78,8 +85,11 @@ def load_checkpoint(
     """Load model and tokenizer from a folder of safetensors, in evaluation mode.
 
     Every weight comes from the files and every weight in them is used. Nothing is fetched and
-    no code from the folder runs. Raises `CheckpointError`.
+    no code from the folder runs. On the device `BALANCED` the layers are spread over all GPUs; on
+    a machine without any they lie on the CPU. Raises `CheckpointError`, also where the GPUs
+    together are too small.
     """
+    places = {"device_map": BALANCED} if device == BALANCED else {}
     with quiet_transformers(), _one_line_errors(directory):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -88,14 +98,17 @@ def load_checkpoint(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **places,
             ignore_mismatched_sizes=True,  # `_check_weights` refuses them, by name
         )
         model, loading = loaded
         _check_weights(loading)
+        _check_places(getattr(model, "hf_device_map", {}), has_gpu=torch.cuda.is_available())
         tokenizer: Any = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-    model.to(device)
+    if device != BALANCED:
+        model.to(device)
     model.eval()
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
@@ -193,6 +206,19 @@ def _first_line(error: Exception) -> str:
     if first.endswith(":") and others:
         return f"{first} {others[0]}"
     return first or type(error).__name__
+
+
+def _check_places(places: Mapping[str, Any], *, has_gpu: bool) -> None:
+    """Refuse a model of which accelerate keeps parts where rules and sums cannot reach them.
+
+    `places`: module name → GPU number, `cpu` or `disk`; empty where it lies on one device.
+    """
+    out_of_reach = {"cpu", "disk"} if has_gpu else {"disk"}
+    if out_of_reach & set(places.values()):
+        raise ValueError(
+            "it does not fit on the GPUs of this worker together; use more or larger ones, or "
+            "dtype bfloat16"
+        )
 
 
 def _check_weights(loading: Mapping[str, Any]) -> None:

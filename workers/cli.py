@@ -164,7 +164,10 @@ def gate_command(
         Path, typer.Option("--output", help="Folder for gate.json, gate.md and gate.xml.")
     ] = Path("gate-output"),
     device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda, or auto for a GPU where there is one.")
+        str,
+        typer.Option(
+            "--device", help="cpu, cuda, auto for a GPU where there is one, or balanced for all."
+        ),
     ] = "auto",
 ) -> None:
     """Judge a checkpoint against another by damage and safety gates; no server is needed.

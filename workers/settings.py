@@ -28,7 +28,8 @@ class WorkerSettings(Settings):
     """Read from `EXCISE_<NAME>` like the service's; database, broker and artifacts are shared."""
 
     device: str = "auto"
-    """Where models run: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU when there is one."""
+    """Where models run: `cpu`, `cuda`, `cuda:1`, `auto` for a GPU when there is one, or `balanced`
+    for models too large for one GPU: layer by layer over all that there are."""
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     """Pause between two heartbeats of the worker and two renewals of its lease."""
     cancel_grace_seconds: float = Field(default=30.0, ge=0)

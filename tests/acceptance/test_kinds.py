@@ -83,9 +83,12 @@ def check_patch(base: Path, output: Path, scratch: Path) -> Patch:
     return patch
 
 
-@pytest.mark.parametrize(("max_share", "code"), [(0.1, 0), (0.0001, 100)])
+@pytest.mark.parametrize(
+    ("max_share", "code", "dtype"),
+    [(0.1, 0, "float32"), (0.0001, 100, "float32"), (0.1, 0, "bfloat16")],
+)
 def test_a_circuit_job(
-    stack: Harness, model_folder: Path, tmp_path: Path, max_share: float, code: int
+    stack: Harness, model_folder: Path, tmp_path: Path, max_share: float, code: int, dtype: str
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(build_rows())
@@ -98,6 +101,7 @@ def test_a_circuit_job(
         "threshold": 0.8,
         "max_share": max_share,
         "rows": ROWS,
+        "dtype": dtype,
     }
     ended, output = submit_and_wait(stack, spec, tmp_path, "--rows", str(rows))
     assert ended.returncode == code, ended.stderr + ended.stdout
@@ -112,9 +116,18 @@ def test_a_circuit_job(
     assert FAULTY_NEURON not in patch.selection.indices["model.layers.0.mlp.down_proj"]
 
 
-@pytest.mark.parametrize(("limit", "code"), [(None, 0), (1e6, 0), (-0.0, 100)])
+@pytest.mark.parametrize(
+    ("limit", "code", "dtype"),
+    [
+        (None, 0, "float32"),
+        (1e6, 0, "float32"),
+        (-0.0, 100, "float32"),
+        (None, 0, "bfloat16"),
+        (1e6, 0, "bfloat16"),
+    ],
+)
 def test_a_compression_job(
-    stack: Harness, model_folder: Path, tmp_path: Path, limit: float | None, code: int
+    stack: Harness, model_folder: Path, tmp_path: Path, limit: float | None, code: int, dtype: str
 ) -> None:
     text, questions = tmp_path / "text.txt", tmp_path / "boolq.jsonl"
     text.write_bytes(build_prompts(60, 40, 3))
@@ -128,6 +141,7 @@ def test_a_compression_job(
         "calibration": {"samples": 8, "tokens": 32},
         "perplexity": {"context": 32, "sequences": 8},
         "budget": {"perplexity_increase": limit},
+        "dtype": dtype,
     }
     options = (
         "--calibration",
@@ -183,13 +197,19 @@ def build_faulty_model(folder: Path, granularity: str) -> Path:
     return save_tiny_checkpoint(folder, model)
 
 
-@pytest.mark.parametrize("granularity", ["weight", "head"])
-def test_a_correction_of_other_components(stack: Harness, tmp_path: Path, granularity: str) -> None:
-    name = f"faulty-{granularity}"
+@pytest.mark.parametrize(
+    ("granularity", "dtype"),
+    [("weight", "float32"), ("head", "float32"), ("weight", "bfloat16"), ("head", "bfloat16")],
+)
+def test_a_correction_of_other_components(
+    stack: Harness, tmp_path: Path, granularity: str, dtype: str
+) -> None:
+    name = f"faulty-{granularity}-{dtype}"
     base = build_faulty_model(stack.stack.home / "models" / name, granularity)
     attribution = {"granularity": granularity, "score": "signed_difference"}
     spec = stack.build_spec(
         model=name,
+        dtype=dtype,
         attribution=attribution,
         search={"amounts": [1, 2]},
         # A random model's own text is nothing that could become more uniform.

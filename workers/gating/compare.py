@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from workers.checkpoints import Checkpoint, choose_device, load_checkpoint
+from workers.checkpoints import DTYPES, Checkpoint, choose_device, load_checkpoint
 from workers.domain import ModelIdentity
 from workers.families import find_family
 from workers.gating.config import GateConfig
@@ -42,13 +42,14 @@ def compare_checkpoints(
     """
     folder, base_folder = find_checkpoint(model), find_checkpoint(against)
     say(f"measuring {against}, the checkpoint to compare with")
-    base = load_checkpoint(base_folder, device=choose_device(device))
+    dtype, device = DTYPES[config.dtype], choose_device(device)
+    base = load_checkpoint(base_folder, dtype, device)
     plan = _build_plan(config, files, base)
     baseline = Baseline(plan, _as_subject(base))
     del base
     gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
     say(f"measuring {model}")
-    state = baseline.measure(_as_subject(load_checkpoint(folder, device=choose_device(device))))
+    state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
     gates = judge_gates(_list_requests(config), baseline.state, state, config.seed)
     return GateReport(
         outcome=find_outcome(gates),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from service.jobs.specs.common import Name
+from service.jobs.specs.common import ComputeDtype, Name
 from service.jobs.specs.gates import GatesSpec, PromptGateSpec
 from workers.gating.errors import GateConfigError
 from workers.gating.scorers import SCORERS
@@ -50,6 +50,8 @@ def _check_behaviours(behaviours: list[BehaviourGateSpec]) -> list[BehaviourGate
 class GateConfig(GatesSpec):
     """The gates of `excise gate`; every `prompts` and `rows` is a file beside the configuration."""
 
+    dtype: ComputeDtype = "float32"
+    """What both checkpoints are held and computed in."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Draws prompts and questions, and resamples."""
     behaviours: Annotated[

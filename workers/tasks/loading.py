@@ -10,10 +10,13 @@ from pathlib import Path
 
 from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts, load_rows
 from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
+from service.jobs.specs.common import JobSpecBase
 from service.jobs.specs.compression import ZeroShotSpec
 from service.prompt_sets.parsing import Prompt
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
+    BALANCED,
+    DTYPES,
     Checkpoint,
     CheckpointError,
     choose_device,
@@ -36,9 +39,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 class JobInputs:
     """The inputs of one job of any kind, resolved from its spec; heavy ones on first use."""
 
-    def __init__(self, context: TaskContext, model: str) -> None:
+    def __init__(self, context: TaskContext, spec: JobSpecBase) -> None:
         self._context = context
-        self._model = model
+        self._model = spec.model
+        self._dtype = DTYPES[spec.dtype]
 
     @cached_property
     def checkpoint_path(self) -> Path:
@@ -63,7 +67,7 @@ class JobInputs:
                     "The checkpoint has no tokenizer (tokenizer.json or tokenizer.model). "
                     "Save it into the same folder with save_pretrained()."
                 )
-            return load_checkpoint(folder, device=self.device)
+            return load_checkpoint(folder, self._dtype, self.device)
 
     @cached_property
     def family(self) -> Family:
@@ -88,6 +92,11 @@ class JobInputs:
     def device(self) -> str:
         """Where the model runs."""
         return choose_device(self._context.settings.device)
+
+    @property
+    def scorer_device(self) -> str:
+        """Where scorers run: on one device, also where the model is spread over several."""
+        return choose_device("auto") if self.device == BALANCED else self.device
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""
@@ -138,7 +147,7 @@ class CorrectionInputs(JobInputs):
     """What a correction works on."""
 
     def __init__(self, context: TaskContext, spec: CorrectionSpec) -> None:
-        super().__init__(context, spec.model)
+        super().__init__(context, spec)
         self.spec = spec
 
     @cached_property
@@ -147,7 +156,7 @@ class CorrectionInputs(JobInputs):
 
         Raises `ScorerError`.
         """
-        surroundings = describe_surroundings(self._context.settings, self.device)
+        surroundings = describe_surroundings(self._context.settings, self.scorer_device)
         return tuple(
             build_behaviour(behaviour, surroundings, self._context.resources)
             for behaviour in self.spec.behaviours
@@ -180,7 +189,7 @@ class CircuitInputs(JobInputs):
     """What a circuit job works on."""
 
     def __init__(self, context: TaskContext, spec: CircuitSpec) -> None:
-        super().__init__(context, spec.model)
+        super().__init__(context, spec)
         self.spec = spec
 
 
@@ -188,5 +197,5 @@ class CompressionInputs(JobInputs):
     """What a compression works on."""
 
     def __init__(self, context: TaskContext, spec: CompressionSpec) -> None:
-        super().__init__(context, spec.model)
+        super().__init__(context, spec)
         self.spec = spec

@@ -52,7 +52,8 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
     Raises `InvalidInputError`, `LeaseLostError` and the service's errors.
     """
     with TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec) as context:
-        inputs = CorrectionInputs(context, claim.spec)
+        # Whatever the job computed in: a canary's tokens are those of float32.
+        inputs = CorrectionInputs(context, claim.spec.model_copy(update={"dtype": "float32"}))
         try:
             patch = parse_patch(context.store.get(claim.patch_sha256))
             _check_base(inputs, patch)

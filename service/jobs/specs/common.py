@@ -13,6 +13,7 @@ AttributorName = Literal[
     "attnlrp", "cp_lrp", "gradient_x_input", "wanda", "activation", "magnitude", "random"
 ]
 GranularityName = Literal["neuron", "head", "weight"]
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 def check_storable(value: str) -> str:
@@ -68,6 +69,8 @@ class JobSpecBase(SpecModel):
     """What a job of any kind says about itself."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024), Storable]
+    dtype: ComputeDtype = "float32"
+    """What the model is held and computed in; relevance adds up in float32 either way."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=MAX_METADATA_PAIRS

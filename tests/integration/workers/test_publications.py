@@ -27,6 +27,7 @@ from service.jobs.execution import attach_artifact, claim_job, finish_job
 from service.jobs.operations import submit_job
 from service.jobs.specs import CorrectionSpec
 from service.jobs.specs.behaviours import BehaviourSpecBase, CustomSpec, PhraseSpec, RepetitionSpec
+from service.jobs.specs.common import ComputeDtype
 from service.keys.operations import Identity, authenticate, create_tenant_key
 from service.models import ModelVersion, VersionStatus, new_id
 from service.prompt_sets.operations import create_prompt_set
@@ -76,13 +77,18 @@ class Publisher:
         *,
         kind: str = "lora",
         behaviour: BehaviourSpecBase | None = None,
+        dtype: ComputeDtype = "float32",
     ) -> str:
         """The id of a queued version of a job that made this correction."""
         patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))
         undesired, reference = self.prompt_sets
         behaviour = behaviour or RepetitionSpec(name="a", kind="repetition", prompts=undesired)
         spec = CorrectionSpec(
-            kind="correction", model="tiny", behaviours=[behaviour], reference=reference
+            kind="correction",
+            model="tiny",
+            behaviours=[behaviour],
+            reference=reference,
+            dtype=dtype,
         )
         pool = ServingPool(
             name="pool", url="http://localhost:1", base_model="tiny", kind=kind, max_slots=100
@@ -164,8 +170,11 @@ def test_neurons_become_an_adapter_that_peft_loads(publisher: Publisher, tmp_pat
         assert tuple(tokens) == prompt.corrected_token_ids
 
 
-def test_the_canary_is_what_base_and_pruned_model_say(publisher: Publisher) -> None:
-    document = publisher.read_canary(publisher.build(publisher.publish(NEURONS)))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_canary_is_what_base_and_pruned_model_say_in_float32(
+    publisher: Publisher, dtype: ComputeDtype
+) -> None:
+    document = publisher.read_canary(publisher.build(publisher.publish(NEURONS, dtype=dtype)))
     model = load_checkpoint(publisher.base).model
     assert len(document.prompts) == 24
     assert document.dtype == "float32"

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from tests.tiny import build_tiny_model, build_tiny_tokenizer, save_tiny_checkpoint, weight_bytes
 from workers import checkpoints
 from workers.checkpoints import (
+    BALANCED,
     EMBEDDED_MODELS,
     CheckpointError,
     EmbeddedModel,
@@ -39,6 +41,33 @@ def test_what_was_saved_is_loaded_to_the_bit(checkpoint: Path) -> None:
 def test_the_asked_dtype_is_loaded(checkpoint: Path) -> None:
     model = load_checkpoint(checkpoint, torch.bfloat16).model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_balanced_is_the_cpu_where_there_is_no_gpu(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model = load_checkpoint(checkpoint, device=BALANCED).model
+    assert weight_bytes(model) == weight_bytes(build_tiny_model())
+    assert model.device.type == "cpu"
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_a_model_that_the_gpus_cannot_hold_is_refused(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    load = AutoModelForCausalLM.from_pretrained
+
+    def load_apart(*args: Any, device_map: str, **options: Any) -> tuple[Any, Any]:
+        assert device_map == "balanced"
+        model, loading = load(*args, **options)
+        model.hf_device_map = {"model.layers.0": 0, "model.layers.1": place}
+        return model, loading
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load_apart)
+    with pytest.raises(CheckpointError, match="does not fit on the GPUs of this worker together"):
+        load_checkpoint(checkpoint, device=BALANCED)
 
 
 @pytest.mark.parametrize(
