@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from attribution_cost import draw_samples
+from attribution_gpu import draw_samples
 from torch import Tensor, nn
 
 from workers.attribution.attributors import Attributor, sum_relevance
