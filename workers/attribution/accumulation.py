@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -41,6 +44,27 @@ class Storage:
 
 
 ON_DEVICE = Storage()
+
+
+class Place(StrEnum):
+    """Where sums lie while they grow, from the fastest to the roomiest."""
+
+    DEVICE = "device"
+    CPU = "cpu"
+    DISK = "disk"
+
+
+@contextmanager
+def open_storage(place: Place) -> Iterator[Storage]:
+    """Within the context, sums can lie at `place`; what is on the disk is gone after it.
+
+    Files lie in a new folder under the system's own for temporary files (`TMPDIR`).
+    """
+    if place is not Place.DISK:
+        yield ON_DEVICE if place is Place.DEVICE else Storage("cpu")
+        return
+    with TemporaryDirectory(prefix="excise-sums-") as folder:
+        yield Storage(folder=Path(folder))
 
 
 class Accumulator:

@@ -11,6 +11,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from workers.attribution.accumulation import ON_DEVICE, Storage
 from workers.attribution.attributors import Attributor, sum_relevance
 from workers.attribution.sums import RelevanceSums, Statistic
 from workers.attribution.targets import Target, TokenMass
@@ -114,6 +115,7 @@ def sum_answer(
     seed: int,
     advance: Advance,
     first_index: int = 0,
+    storage: Storage = ON_DEVICE,
 ) -> RelevanceSums:
     """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does.
 
@@ -131,6 +133,7 @@ def sum_answer(
         seed=len(Side) * seed + list(Side).index(question.side),
         first_index=first_index,
         statistics=question.statistics,
+        storage=storage,
         advance=advance,
     )
 

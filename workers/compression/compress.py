@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
+from workers.attribution.accumulation import ON_DEVICE, Storage
 from workers.attribution.attributors import Attributor, sum_relevance
 from workers.attribution.sums import RelevanceSums, finish
 from workers.batches import build_batches
@@ -91,6 +92,7 @@ def sum_scores(
     pad_id: int,
     *,
     first_index: int = 0,
+    storage: Storage = ON_DEVICE,
     advance: Advance = ignore,
 ) -> RelevanceSums:
     """Return the sums over `samples` of what `plan` ranks, to be merged with other shards'.
@@ -110,6 +112,7 @@ def sum_scores(
         first_index=first_index,
         batch_tokens=plan.batch_tokens,
         statistics=frozenset({plan.statistic}),
+        storage=storage,
         advance=advance,
     )
 

@@ -12,6 +12,7 @@ from itertools import accumulate
 import torch
 
 from service.jobs.specs.correction import MAX_BEHAVIOURS
+from workers.attribution.accumulation import Storage
 from workers.attribution.contrastive import (
     BehaviourRelevance,
     ContrastiveRelevance,
@@ -107,7 +108,8 @@ def build_work(inputs: CorrectionInputs, parts: Sequence[Part]) -> ShardedWork:
     """The stage's work; the same on every worker."""
 
     def compute(position: int, advance: Advance) -> bytes:
-        return serialise_sums(_answer(inputs, parts[position], advance))
+        with inputs.storing_sums() as storage:
+            return serialise_sums(_answer(inputs, parts[position], storage, advance))
 
     return ShardedWork(tuple(len(part.samples) for part in parts), compute)
 
@@ -124,7 +126,9 @@ def answer_undesired(
     question = ask_responses(inputs.attributor, Side.UNDESIRED, mass)
     subject = Subject(granularity, question, number, tuple(undesired))
     part = Part(subject, subject.samples, 0)
-    return _average_explained(finish(_answer(inputs, part, advance), in_place=True), subject)
+    with inputs.storing_sums() as storage:
+        relevance = finish(_answer(inputs, part, storage, advance), in_place=True)
+    return _average_explained(relevance, subject)
 
 
 def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
@@ -160,7 +164,9 @@ def _list_subjects(inputs: CorrectionInputs, prepared: PreparedCorrection) -> It
                 yield Subject(granularity, clean, number, explained.clean)
 
 
-def _answer(inputs: CorrectionInputs, part: Part, advance: Advance) -> RelevanceSums:
+def _answer(
+    inputs: CorrectionInputs, part: Part, storage: Storage, advance: Advance
+) -> RelevanceSums:
     subject = part.subject
     return sum_answer(
         subject.question,
@@ -173,6 +179,7 @@ def _answer(inputs: CorrectionInputs, part: Part, advance: Advance) -> Relevance
         inputs.spec.seed * MAX_BEHAVIOURS + (subject.behaviour or 0),
         advance,
         part.first_index,
+        storage,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.jobs.specs.common import JobSpecBase
 from service.jobs.specs.compression import ZeroShotSpec
 from service.prompt_sets.parsing import Prompt
+from workers.attribution.accumulation import Place, Storage, open_storage
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
     BALANCED,
@@ -97,6 +98,10 @@ class JobInputs:
     def scorer_device(self) -> str:
         """Where scorers run: on one device, also where the model is spread over several."""
         return choose_device("auto") if self.device == BALANCED else self.device
+
+    def storing_sums(self) -> AbstractContextManager[Storage]:
+        """Within the context, where sums of relevance lie while they grow."""
+        return open_storage(Place(self._context.settings.relevance_storage))
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""

@@ -63,16 +63,18 @@ def build_work(inputs: CompressionInputs, prepared: PreparedCompression) -> Shar
     firsts = list(accumulate((len(run) for run in runs), initial=0))
 
     def compute(position: int, advance: Advance) -> bytes:
-        sums = sum_scores(
-            inputs.checkpoint.model,
-            inputs.family,
-            build_plan(inputs),
-            runs[position],
-            inputs.checkpoint.pad_id,
-            first_index=firsts[position],
-            advance=advance,
-        )
-        return serialise_sums(sums)
+        with inputs.storing_sums() as storage:
+            sums = sum_scores(
+                inputs.checkpoint.model,
+                inputs.family,
+                build_plan(inputs),
+                runs[position],
+                inputs.checkpoint.pad_id,
+                first_index=firsts[position],
+                storage=storage,
+                advance=advance,
+            )
+            return serialise_sums(sums)
 
     return ShardedWork(tuple(len(run) for run in runs), compute)
 

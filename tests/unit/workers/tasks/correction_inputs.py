@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from service.jobs.specs import CorrectionSpec
 from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
+from workers.attribution.accumulation import Place, Storage, open_storage
 from workers.attribution.attributors import Attributor
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
@@ -42,6 +44,7 @@ class FakeInputs:
     attributor: Attributor = Attributor.GRADIENT_X_INPUT
     granularities: tuple[Granularity, ...] = (Granularity.NEURON,)
     family: Family = LLAMA
+    place: Place = Place.DEVICE
 
     @property
     def checkpoint(self) -> SimpleNamespace:
@@ -52,6 +55,10 @@ class FakeInputs:
     def base(self) -> Subject:
         """The model whose behaviours are looked at."""
         return Subject(self.model, build_tiny_tokenizer(), LLAMA, 0)
+
+    def storing_sums(self) -> AbstractContextManager[Storage]:
+        """Where sums grow."""
+        return open_storage(self.place)
 
     def component_counts(self, granularity: Granularity) -> dict[str, int]:
         """Module → number of its components."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.unit.workers.correction.cases import (
     respond_with,
 )
 from tests.unit.workers.tasks.correction_inputs import FakeInputs, build_prepared
+from workers.attribution.accumulation import Place, open_storage
 from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.contrastive import Side, parse_relevance
 from workers.attribution.sums import merge_sums, parse_sums
@@ -183,7 +185,25 @@ def test_what_explains_nothing_is_averaged_over_all_tokens() -> None:
         torch.testing.assert_close(marked[name], plain[name])
 
 
-def prepare_compression(method: str) -> tuple[Any, PreparedCompression]:
+@pytest.mark.parametrize("place", [Place.CPU, Place.DISK])
+def test_where_sums_grow_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: Place
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(attribute, "SHARD_TOKENS", 12)
+    elsewhere: Any = build_inputs(granularities=(Granularity.WEIGHT,), place=place)
+    beside: Any = build_inputs(granularities=(Granularity.WEIGHT,))
+    parts = attribute.cut_parts(beside, build_two())
+    mine, theirs = attribute.build_work(elsewhere, parts), attribute.build_work(beside, parts)
+    for index in (0, len(parts) - 1):
+        assert mine.compute(index, ignore) == theirs.compute(index, ignore)
+    samples = draw_samples(((9, 10),), 4)
+    found, expected = answer(elsewhere, samples), answer(beside, samples)
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def prepare_compression(method: str, place: Place) -> tuple[Any, PreparedCompression]:
     spec = SimpleNamespace(
         method=method,
         statistic="mean_absolute",
@@ -200,12 +220,20 @@ def prepare_compression(method: str) -> tuple[Any, PreparedCompression]:
         corpus=(),
         before=Measured(perplexity=1.0, tokens=1, tasks={}),
     )
-    return SimpleNamespace(spec=spec, checkpoint=checkpoint, family=LLAMA), prepared
+    inputs = SimpleNamespace(
+        spec=spec,
+        checkpoint=checkpoint,
+        family=LLAMA,
+        storing_sums=lambda: open_storage(place),
+    )
+    return inputs, prepared
 
 
-@pytest.mark.parametrize("method", ["attnlrp", "gradient_x_input"])
-def test_a_compression_s_shards_add_up(monkeypatch, method: str) -> None:
-    inputs, prepared = prepare_compression(method)
+@pytest.mark.parametrize(
+    ("method", "place"), [("attnlrp", Place.DEVICE), ("gradient_x_input", Place.DISK)]
+)
+def test_a_compression_s_shards_add_up(monkeypatch, method: str, place: Place) -> None:
+    inputs, prepared = prepare_compression(method, place)
     whole = compress.build_work(inputs, prepared)
     assert whole.sizes == (len(LENGTHS),)
     monkeypatch.setattr(compress, "SHARD_TOKENS", 16)
