@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from service.model_sources import check_checkpoint_folder, resolve_model_source
+from workers.families import find_family, place_layers
 from workers.quiet import quiet_transformers
 
 
@@ -85,11 +86,10 @@ def load_checkpoint(
     """Load model and tokenizer from a folder of safetensors, in evaluation mode.
 
     Every weight comes from the files and every weight in them is used. Nothing is fetched and
-    no code from the folder runs. On the device `BALANCED` the layers are spread over all GPUs; on
-    a machine without any they lie on the CPU. Raises `CheckpointError`, also where the GPUs
-    together are too small.
+    no code from the folder runs. `device` is as `choose_device` takes it. Raises `CheckpointError`,
+    and `MemoryError` or `torch.OutOfMemoryError` where the model does not fit.
     """
-    places = {"device_map": BALANCED} if device == BALANCED else {}
+    device = choose_device(device)
     with quiet_transformers(), _one_line_errors(directory):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -98,17 +98,16 @@ def load_checkpoint(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **places,
+            **(_spread(directory) if device == BALANCED else {}),
             ignore_mismatched_sizes=True,  # `_check_weights` refuses them, by name
         )
         model, loading = loaded
         _check_weights(loading)
-        _check_places(getattr(model, "hf_device_map", {}), has_gpu=torch.cuda.is_available())
         tokenizer: Any = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-    if device != BALANCED:
-        model.to(device)
+        if device != BALANCED:
+            model.to(device)
     model.eval()
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
@@ -176,10 +175,24 @@ def find_checkpoint_folder(model: str, roots: Sequence[Path]) -> Path:
 
 
 def choose_device(asked: str) -> str:
-    """Return the device that `asked` means: `auto` is a GPU where there is one."""
-    if asked != "auto":
+    """Return the device that `asked` means: `auto` is a GPU where there is one.
+
+    `BALANCED` is itself where there are several GPUs, and `auto` otherwise.
+    """
+    if asked == BALANCED and torch.cuda.device_count() > 1:
+        return BALANCED
+    if asked not in ("auto", BALANCED):
         return asked
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _spread(directory: Path) -> dict[str, Any]:
+    """Return the options that load a checkpoint layer by layer onto all GPUs."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    places = place_layers(skeleton, find_family(skeleton), torch.cuda.device_count())
+    return {"device_map": places}
 
 
 @contextmanager
@@ -206,19 +219,6 @@ def _first_line(error: Exception) -> str:
     if first.endswith(":") and others:
         return f"{first} {others[0]}"
     return first or type(error).__name__
-
-
-def _check_places(places: Mapping[str, Any], *, has_gpu: bool) -> None:
-    """Refuse a model of which accelerate keeps parts where rules and sums cannot reach them.
-
-    `places`: module name → GPU number, `cpu` or `disk`; empty where it lies on one device.
-    """
-    out_of_reach = {"cpu", "disk"} if has_gpu else {"disk"}
-    if out_of_reach & set(places.values()):
-        raise ValueError(
-            "it does not fit on the GPUs of this worker together; use more or larger ones, or "
-            "dtype bfloat16"
-        )
 
 
 def _check_weights(loading: Mapping[str, Any]) -> None:

@@ -180,13 +180,14 @@ def _enter_expert_rules(
 
 def _norm_hook(norm: Norm) -> _Hook:
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
+        inputs = args[0].to(output.device)  # of a model on several devices they may differ
         weight, epsilon = module.weight, float(getattr(module, norm.epsilon))
         assert weight is None or isinstance(weight, torch.Tensor)
         if norm.is_centred:
-            return apply_layer_norm_rule(args[0], output, weight, epsilon)
+            return apply_layer_norm_rule(inputs, output, weight, epsilon)
         assert weight is not None
         scale = weight + norm.weight_offset if norm.weight_offset else weight
-        return apply_rms_norm_rule(args[0], output, scale, epsilon)
+        return apply_rms_norm_rule(inputs, output, scale, epsilon)
 
     return hook
 

@@ -187,7 +187,7 @@ def _blend(
     masks: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]
 ) -> Callable[[str, torch.Tensor], torch.Tensor]:
     def replace(name: str, values: torch.Tensor) -> torch.Tensor:
-        return torch.where(masks[name], values, others[name].to(values))
+        return torch.where(masks[name].to(values.device), values, others[name].to(values))
 
     return replace
 

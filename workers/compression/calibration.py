@@ -13,7 +13,7 @@ from torch import nn
 
 from workers.batches import TokenBatch
 from workers.domain import TokenSequence
-from workers.families import Family, count_features, count_layers
+from workers.families import Family, count_features, count_layers, linear_weight
 from workers.progress import Advance
 
 
@@ -97,7 +97,7 @@ class BlockInputs:
         `step` the batches move on behind the block, else they stay before it.
         """
         squares = {
-            name: torch.zeros(count_features(module), device=self._device)
+            name: torch.zeros(count_features(module), device=linear_weight(module).device)
             for name, module in modules.items()
         }
         for batch in self._batches:
@@ -163,7 +163,8 @@ def _summed_squares(
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:  # noqa: ARG001
-            inputs = args[0].flatten(end_dim=-2)[is_token.flatten()]
+            inputs = args[0].flatten(end_dim=-2)
+            inputs = inputs[is_token.flatten().to(inputs.device)]
             squares[name] += inputs.float().square().sum(dim=0)
 
         return hook

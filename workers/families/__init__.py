@@ -42,6 +42,7 @@ from workers.families.modules import (
     is_transposed,
     linear_weight,
 )
+from workers.families.placement import place_layers
 
 __all__ = [
     "FAMILIES",
@@ -80,4 +81,5 @@ __all__ = [
     "is_linear",
     "is_transposed",
     "linear_weight",
+    "place_layers",
 ]

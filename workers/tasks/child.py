@@ -23,6 +23,7 @@ from workers.settings import WorkerSettings
 logger = logging.getLogger(__name__)
 
 EXIT_ORPHANED = 71
+EXIT_OUT_OF_MEMORY = 72
 
 _End = Callable[[Session, str, str | None, str | None], None]
 """Records an ending: status, error code and message."""
@@ -95,6 +96,7 @@ def _run_recorded(
     """Do `work`; what it raises is recorded through `end`, or left to the parent by exiting."""
     _exit_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    from workers.attribution.memory import is_out_of_memory
     from workers.tasks.context import CancelledJobError, InvalidInputError
 
     database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=1)
@@ -119,10 +121,11 @@ def _run_recorded(
     except (OperationalError, InterfaceError):
         # No verdict on the job: another attempt, once the database is back, goes on from here.
         sys.exit("the database is away")
-    except MemoryError:
-        # Freed by a fresh process, perhaps: the parent gives the work back.
-        sys.exit("out of memory")
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            # Freed by a fresh process, perhaps: the parent gives the work back.
+            logger.exception("%s ran out of memory", name)
+            sys.exit(EXIT_OUT_OF_MEMORY)
         logger.exception("%s failed", name)
         record("failed", "internal", "It failed inside Excise; the worker's log has the details.")
     finally:

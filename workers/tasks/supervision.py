@@ -19,7 +19,12 @@ from service.jobs.execution import claim_job
 from service.jobs.shards import claim_shard
 from service.serving.publications import claim_publication
 from workers.settings import WorkerSettings
-from workers.tasks.child import run_claimed_job, run_claimed_publication, run_claimed_shard
+from workers.tasks.child import (
+    EXIT_OUT_OF_MEMORY,
+    run_claimed_job,
+    run_claimed_publication,
+    run_claimed_shard,
+)
 from workers.tasks.leased import LeasedJob, LeasedPublication, LeasedShard, LeasedWork
 
 logger = logging.getLogger(__name__)
@@ -201,6 +206,11 @@ def _end(child: BaseProcess) -> None:
 
 
 def _describe_exit(code: int) -> str:
+    if code == EXIT_OUT_OF_MEMORY:
+        return (
+            "The child process ran out of memory. Set dtype to bfloat16, or have it run on a "
+            "larger device."
+        )
     if code >= 0:
         return f"The child process exited with status {code}."
     name = signal.Signals(-code).name

@@ -7,10 +7,12 @@ import signal
 import time
 from pathlib import Path
 
+import torch
+
 from service.database import Database
 from service.jobs.execution import Claim, finish_job
 from workers.settings import WorkerSettings
-from workers.tasks.child import _exit_with_parent
+from workers.tasks.child import _exit_with_parent, _run_recorded
 
 
 def announce(claim: Claim, settings: WorkerSettings) -> None:
@@ -42,6 +44,18 @@ def ignore_everything(claim: Claim, settings: WorkerSettings) -> None:
 
 def die(claim: Claim, settings: WorkerSettings) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_out_of_memory(claim: Claim, settings: WorkerSettings) -> None:
+    """End as a job does of which a model or a batch does not fit on its GPU."""
+
+    def work(database: Database) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def record(*ending: object) -> None:
+        raise AssertionError(f"recorded: {ending}")
+
+    _run_recorded("a job", work, record, settings)
 
 
 def finish(claim: Claim, settings: WorkerSettings) -> None:

@@ -115,6 +115,19 @@ def test_three_dead_children_make_a_poison_job(
     assert read(database, job_id).attempts == 3
 
 
+def test_a_lack_of_memory_is_tried_again_and_then_named(
+    database: Database, supervisor: Supervisor, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "run_claimed_job", children.run_out_of_memory)
+    for attempt in (1, 2, 3):
+        assert read(database, job_id).status == "queued"
+        supervisor.run(job_id)
+        assert read(database, job_id).attempts == attempt
+    job = read(database, job_id)
+    assert (job.status, job.error_code) == ("failed", "poison_job")
+    assert "ran out of memory. Set dtype to bfloat16" in (job.error_message or "")
+
+
 @pytest.mark.parametrize("reaches_child", [False, True])
 def test_a_shutdown_gives_the_job_back_without_counting(
     database: Database,

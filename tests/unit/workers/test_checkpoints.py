@@ -52,22 +52,21 @@ def test_balanced_is_the_cpu_where_there_is_no_gpu(
     assert model.device.type == "cpu"
 
 
-@pytest.mark.parametrize("place", ["cpu", "disk"])
-def test_a_model_that_the_gpus_cannot_hold_is_refused(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, place: str
+def test_balanced_spreads_the_layers_over_several_gpus(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = {}
     load = AutoModelForCausalLM.from_pretrained
 
-    def load_apart(*args: Any, device_map: str, **options: Any) -> tuple[Any, Any]:
-        assert device_map == "balanced"
-        model, loading = load(*args, **options)
-        model.hf_device_map = {"model.layers.0": 0, "model.layers.1": place}
-        return model, loading
+    def load_here(*args: Any, device_map: dict[str, int], **options: Any) -> Any:
+        asked.update(device_map)
+        return load(*args, **options)
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load_apart)
-    with pytest.raises(CheckpointError, match="does not fit on the GPUs of this worker together"):
-        load_checkpoint(checkpoint, device=BALANCED)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load_here)
+    load_checkpoint(checkpoint, device=BALANCED)
+    assert (asked["model.layers.0"], asked["model.layers.1"]) == (0, 1)
+    assert asked["lm_head"] == asked["model.embed_tokens"] == asked["model.norm"] == 0
 
 
 @pytest.mark.parametrize(

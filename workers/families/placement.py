@@ -1,0 +1,42 @@
+"""Models larger than one device: which of their layers lies where."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from workers.families.description import Family
+
+
+def place_layers(model: nn.Module, family: Family, devices: int) -> dict[str, int]:
+    """Return module name → number of its device, of `devices`, for every part of the model.
+
+    Layers lie on the devices in order, in even shares of the weights; everything else, from the
+    embedding to the head, is on the first. So token ids, the states after the last norm and the
+    head are on one device, and only what belongs to a layer may be on another.
+    """
+    layers = list(model.get_submodule(family.layers).children())
+    share = _count_weights(model) / devices
+    device, filled = 0, _count_weights(model) - sum(map(_count_weights, layers))
+    places = dict.fromkeys(_list_surroundings(model, family.layers), 0)
+    for index, layer in enumerate(layers):
+        size = _count_weights(layer)
+        if filled + size / 2 > share and device < devices - 1:
+            device, filled = device + 1, 0
+        places[f"{family.layers}.{index}"] = device
+        filled += size
+    return places
+
+
+def _list_surroundings(model: nn.Module, layers: str) -> list[str]:
+    """Return the names of the largest modules that hold nothing of `layers`."""
+    found = []
+    for name, _ in model.named_modules():
+        parent = name.rpartition(".")[0]
+        is_around = name == "" or f"{layers}.".startswith(f"{name}.")
+        if not is_around and (parent == "" or layers.startswith(f"{parent}.")):
+            found.append(name)
+    return found
+
+
+def _count_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in set(module.parameters()))
