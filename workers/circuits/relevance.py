@@ -127,9 +127,8 @@ def _average_written(
         others = read_contrast(model, family, sites, batch, contrast)
         for name, values in read_inputs(model, family, sites, batch.clean_ids).items():
             difference = values - others[name] if others else values
-            written = difference[batch.is_token.to(difference.device)].float() * norms.get(
-                name, 1.0
-            )
+            real = difference[batch.is_token.to(difference.device)].float()
+            written = real * norms.get(name, 1.0)
             squares = sum_by_component(written.square(), sites[name].width)
             sums.add(name, squares.pow(power / 2).sum(dim=0))
         advance(len(batch.rows))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from workers.checkpoints import DTYPES, Checkpoint, choose_device, load_checkpoint
+from workers.checkpoints import DTYPES, Checkpoint, load_checkpoint
 from workers.domain import ModelIdentity
 from workers.families import find_family
 from workers.gating.config import GateConfig
@@ -42,7 +42,7 @@ def compare_checkpoints(
     """
     folder, base_folder = find_checkpoint(model), find_checkpoint(against)
     say(f"measuring {against}, the checkpoint to compare with")
-    dtype, device = DTYPES[config.dtype], choose_device(device)
+    dtype = DTYPES[config.dtype]
     base = load_checkpoint(base_folder, dtype, device)
     plan = _build_plan(config, files, base)
     baseline = Baseline(plan, _as_subject(base))
@@ -57,6 +57,7 @@ def compare_checkpoints(
         against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
         gates=gates,
         not_asked=_list_not_asked(config),
+        dtype=config.dtype,
         seed=config.seed,
         versions=list_versions(),
     )

@@ -30,6 +30,8 @@ class GateReport(ReportModel):
     gates: list[GateResult]
     not_asked: list[str]
     """Parts of the configuration that asked for nothing."""
+    dtype: str
+    """What both were computed in."""
     seed: int
     versions: dict[str, str]
 

@@ -128,6 +128,23 @@ def test_another_checkpoint_does_not_meet_the_gates(workplace: Path, tmp_path: P
     assert "Not every gate is met" in (tmp_path / "gate.md").read_text()
 
 
+def test_both_are_computed_in_what_the_configuration_says(workplace: Path, tmp_path: Path) -> None:
+    reports = {}
+    for dtype in ("float32", "bfloat16"):
+        config = workplace / f"{dtype}.yaml"
+        config.write_text(f"{CONFIG}\ndtype: {dtype}\n")
+        assert gate(workplace, tmp_path, model="other", config=config.name).returncode == 100
+        reports[dtype] = json.loads((tmp_path / "gate.json").read_text())
+        assert reports[dtype]["dtype"] == dtype
+        assert f"| Computed in | {dtype} |" in (tmp_path / "gate.md").read_text()
+    (exact, rounded) = (
+        next(entry["value"] for entry in report["gates"] if entry["name"] == "kl")
+        for report in reports.values()
+    )
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.1)
+
+
 def test_a_silenced_checkpoint_is_rejected_for_emptiness(workplace: Path, tmp_path: Path) -> None:
     assert gate(workplace, tmp_path, model="silent").returncode == 100
     assert cases(tmp_path)["emptiness"].findall("failure")

@@ -52,6 +52,7 @@ def report(*gates: GateResult) -> GateReport:
         against=identity,
         gates=list(gates),
         not_asked=["zero_shot"],
+        dtype="float32",
         seed=0,
         versions={"torch": "1"},
     )
