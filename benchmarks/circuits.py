@@ -125,6 +125,7 @@ def _curve_unit(level: str, kind: str, attributor: str, order: Order, seed: int)
             contrast=contrast,
             order=order,
             ablation=ablation,
+            seed=seed,
         )
         outcome = discover_circuit(
             checkpoint.model,

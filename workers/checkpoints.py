@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.families import find_family, place_layers
+from workers.memory import is_out_of_memory
 from workers.quiet import quiet_transformers
 
 
@@ -87,7 +88,7 @@ def load_checkpoint(
 
     Every weight comes from the files and every weight in them is used. Nothing is fetched and
     no code from the folder runs. `device` is as `choose_device` takes it. Raises `CheckpointError`,
-    and `MemoryError` or `torch.OutOfMemoryError` where the model does not fit.
+    and where the model does not fit what `is_out_of_memory` recognises.
     """
     device = choose_device(device)
     with quiet_transformers(), _one_line_errors(directory):
@@ -106,8 +107,8 @@ def load_checkpoint(
         tokenizer: Any = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-        if device != BALANCED:
-            model.to(device)
+    if device != BALANCED:
+        model.to(device)
     model.eval()
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
@@ -203,9 +204,9 @@ def _one_line_errors(directory: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"cannot load a checkpoint from {directory}: {_first_line(error)}"
         ) from error

@@ -359,6 +359,8 @@ class JobReport(ReportModel):
     gates: list[GateResult]
     timings: dict[str, float]
     """Seconds by stage."""
+    dtype: str = "float32"
+    """What the model was computed in."""
     seed: int
     versions: dict[str, str]
     model: ModelIdentity

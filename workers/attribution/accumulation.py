@@ -46,7 +46,7 @@ class Storage:
 ON_DEVICE = Storage()
 
 
-class Place(StrEnum):
+class SumsPlace(StrEnum):
     """Where sums lie while they grow, from the fastest to the roomiest."""
 
     DEVICE = "device"
@@ -55,13 +55,13 @@ class Place(StrEnum):
 
 
 @contextmanager
-def open_storage(place: Place) -> Iterator[Storage]:
+def open_storage(place: SumsPlace) -> Iterator[Storage]:
     """Within the context, sums can lie at `place`; what is on the disk is gone after it.
 
     Files lie in a new folder under the system's own for temporary files (`TMPDIR`).
     """
-    if place is not Place.DISK:
-        yield ON_DEVICE if place is Place.DEVICE else Storage("cpu")
+    if place is not SumsPlace.DISK:
+        yield ON_DEVICE if place is SumsPlace.DEVICE else Storage("cpu")
         return
     with TemporaryDirectory(prefix="excise-sums-") as folder:
         yield Storage(folder=Path(folder))

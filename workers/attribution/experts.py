@@ -29,6 +29,8 @@ class Rows:
     tokens: torch.Tensor
 
 
+_IS_SEAM = "is_excise_seam"
+
 Transform = Callable[[torch.Tensor, Rows], torch.Tensor]
 """Called with the neurons `(row, feature)`; what it returns goes on to the output projections."""
 
@@ -42,7 +44,8 @@ def transformed_products(experts: nn.Module, transform: Transform) -> Iterator[N
     """
     own = dict(vars(experts))
     apply_gate: Callable[[torch.Tensor], torch.Tensor] = experts._apply_gate  # type: ignore[assignment]
-    forward = own.get("forward") or _find_forward(experts)
+    inner = own.get("forward")  # a seam of ours, or a wrapper of accelerate's
+    forward = inner if hasattr(inner, _IS_SEAM) else _find_forward(experts)
     plan: Iterator[Rows] = iter(())
 
     def gated(values: torch.Tensor) -> torch.Tensor:
@@ -53,6 +56,7 @@ def transformed_products(experts: nn.Module, transform: Transform) -> Iterator[N
         plan = _plan_rows(experts, index)
         return forward(hidden, index, weights)
 
+    setattr(planned, _IS_SEAM, True)
     experts._apply_gate = gated  # type: ignore[assignment]
     experts.forward = planned
     try:

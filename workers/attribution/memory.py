@@ -10,6 +10,7 @@ import torch
 
 from workers.attribution.accumulation import FoldKey
 from workers.batches import TokenBatch
+from workers.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +43,6 @@ def log_halved(samples: int, tokens: int) -> None:
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` is how torch or Python says that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
 class HalvingRunner:
     """Runs `step` on batches into `results`; after a failure, on smaller ones from then on."""
 
@@ -74,7 +68,7 @@ class HalvingRunner:
             if samples == 1:
                 raise SampleTooLargeError(
                     f"sample {batch.sample_indices[0]} with {tokens} tokens does not fit into "
-                    "memory; shorten it, or use a larger device or device_map"
+                    "memory; shorten it, or use a larger device"
                 )
             self._largest = tokens // 2
             self._on_halved(samples, tokens)

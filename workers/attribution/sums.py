@@ -124,10 +124,14 @@ def serialise_sums(sums: RelevanceSums) -> bytes:
         "combination": sums.combination.value,
     }
     tensors = {HEADER: torch.frombuffer(bytearray(json.dumps(header).encode()), dtype=torch.uint8)}
+    seen: set[int] = set()
     for kind, mapping in enumerate(sums.statistics):
         for name, value in mapping.items():
-            # A clone, because one tensor may stand for two statistics.
-            tensors[f"{kind}::{name}"] = value.detach().cpu().clone().contiguous()
+            stored = value.detach().cpu().contiguous()
+            if stored.data_ptr() in seen:  # one tensor may stand for two statistics
+                stored = stored.clone()
+            seen.add(stored.data_ptr())
+            tensors[f"{kind}::{name}"] = stored
     return save_safetensors(tensors)
 
 

@@ -132,7 +132,10 @@ def compute_target_directions(
             if uniforms is None:
                 raise ValueError(f"{target} needs uniforms")
             next_ids = _draw_tokens(probabilities, uniforms)
-        return head[next_ids] - probabilities.to(head.dtype) @ head
+        # One product: in bfloat16 the difference of two would be lost where p is almost 1.
+        shares = probabilities.neg_()
+        shares.scatter_add_(1, next_ids[:, None], torch.ones_like(shares[:, :1]))
+        return shares.to(head.dtype) @ head
     logits.scatter_(1, next_ids[:, None], -torch.inf)
     return head[next_ids] - head[logits.argmax(dim=-1)]
 
@@ -156,7 +159,7 @@ def _compute_mass_directions(
     probabilities = torch.softmax(logits.float(), dim=-1)
     ids = torch.tensor(mass.token_ids, device=head.device)
     weights = torch.tensor(mass.weights, device=head.device)
-    shares = probabilities[:, ids] * weights
-    own = shares.to(head.dtype) @ head[ids]
-    mean = probabilities.to(head.dtype) @ head
-    return own - shares.sum(dim=-1, keepdim=True).to(head.dtype) * mean
+    own = probabilities[:, ids] * weights
+    shares = probabilities.mul_(-own.sum(dim=-1, keepdim=True))
+    shares.index_add_(1, ids, own)
+    return shares.to(head.dtype) @ head

@@ -58,6 +58,7 @@ class ReportFrame:
     not_asked: tuple[str, ...]
     """Gates that the job did not ask for."""
     attribution: Mapping[str, str]
+    dtype: str
     seed: int
     versions: Mapping[str, str]
     model_id: str
@@ -100,6 +101,7 @@ def build_report(
         samples=choose_samples(frame.behaviours, prepared, sides),
         attribution=dict(frame.attribution),
         timings=dict(frame.timings),
+        dtype=frame.dtype,
         seed=frame.seed,
         versions=dict(frame.versions),
         model=ModelIdentity(id=frame.model_id, sha256=prepared.model_sha256),

@@ -10,17 +10,18 @@ from workers.families.description import Family
 def place_layers(model: nn.Module, family: Family, devices: int) -> dict[str, int]:
     """Return module name → number of its device, of `devices`, for every part of the model.
 
-    Layers lie on the devices in order, in even shares of the weights; everything else, from the
-    embedding to the head, is on the first. So token ids, the states after the last norm and the
-    head are on one device, and only what belongs to a layer may be on another.
+    Layers lie on the devices in order, in shares of the weights as even as can be; everything
+    else, from the embedding to the head, is on the first. So token ids, the states after the last
+    norm and the head are on one device, and only what belongs to a layer may be on another.
     """
     layers = list(model.get_submodule(family.layers).children())
-    share = _count_weights(model) / devices
-    device, filled = 0, _count_weights(model) - sum(map(_count_weights, layers))
+    sizes = [_count_weights(layer) for layer in layers]
+    left = _count_weights(model)  # of weights that no device before this one holds
+    device, filled = 0, left - sum(sizes)
     places = dict.fromkeys(_list_surroundings(model, family.layers), 0)
-    for index, layer in enumerate(layers):
-        size = _count_weights(layer)
-        if filled + size / 2 > share and device < devices - 1:
+    for index, size in enumerate(sizes):
+        if filled + size / 2 > left / (devices - device) and device < devices - 1:
+            left -= filled
             device, filled = device + 1, 0
         places[f"{family.layers}.{index}"] = device
         filled += size

@@ -56,5 +56,6 @@ def _add_up(
     _module: nn.Module,
     inputs: tuple[Any, ...],
 ) -> None:
-    total = inputs[0][is_token].float().sum(dim=0)
+    values = inputs[0]
+    total = values[is_token.to(values.device)].float().sum(dim=0)
     sums[name] = sums[name] + total if name in sums else total

@@ -96,7 +96,7 @@ def _run_recorded(
     """Do `work`; what it raises is recorded through `end`, or left to the parent by exiting."""
     _exit_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    from workers.attribution.memory import is_out_of_memory
+    from workers.memory import is_out_of_memory
     from workers.tasks.context import CancelledJobError, InvalidInputError
 
     database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=1)

@@ -13,7 +13,7 @@ from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.jobs.specs.common import JobSpecBase
 from service.jobs.specs.compression import ZeroShotSpec
 from service.prompt_sets.parsing import Prompt
-from workers.attribution.accumulation import Place, Storage, open_storage
+from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
     BALANCED,
@@ -101,7 +101,7 @@ class JobInputs:
 
     def storing_sums(self) -> AbstractContextManager[Storage]:
         """Within the context, where sums of relevance lie while they grow."""
-        return open_storage(Place(self._context.settings.relevance_storage))
+        return open_storage(SumsPlace(self._context.settings.relevance_storage))
 
     def prompts(self, prompt_set_id: str) -> list[str]:
         """Return the texts of a prompt set of the job's tenant."""

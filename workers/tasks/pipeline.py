@@ -130,6 +130,7 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
         requests=tuple(list_requests(inputs)),
         not_asked=tuple(list_not_asked(inputs)),
         attribution=_describe_attribution(spec),
+        dtype=spec.dtype,
         seed=spec.seed,
         versions=list_versions(),
         model_id=spec.model,

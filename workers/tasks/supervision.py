@@ -208,8 +208,8 @@ def _end(child: BaseProcess) -> None:
 def _describe_exit(code: int) -> str:
     if code == EXIT_OUT_OF_MEMORY:
         return (
-            "The child process ran out of memory. Set dtype to bfloat16, or have it run on a "
-            "larger device."
+            "The child process ran out of memory. Use a larger device or several (EXCISE_DEVICE), "
+            "or, for a job in float32, dtype bfloat16."
         )
     if code >= 0:
         return f"The child process exited with status {code}."

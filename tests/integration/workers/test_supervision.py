@@ -125,7 +125,7 @@ def test_a_lack_of_memory_is_tried_again_and_then_named(
         assert read(database, job_id).attempts == attempt
     job = read(database, job_id)
     assert (job.status, job.error_code) == ("failed", "poison_job")
-    assert "ran out of memory. Set dtype to bfloat16" in (job.error_message or "")
+    assert "ran out of memory. Use a larger device" in (job.error_message or "")
 
 
 @pytest.mark.parametrize("reaches_child", [False, True])

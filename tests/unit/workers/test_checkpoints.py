@@ -295,7 +295,14 @@ def test_whatever_is_wrong_is_said_in_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
 def test_too_little_memory_is_not_the_checkpoint_s_fault(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

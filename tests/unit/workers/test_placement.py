@@ -27,6 +27,7 @@ def test_every_weight_and_buffer_has_one_place(name: str) -> None:
         (6, 2, 101, [0, 0, 0, 1, 1, 1]),
         (6, 3, 101, [0, 0, 1, 1, 2, 2]),
         (2, 4, 101, [1, 2]),
+        (12, 5, 2, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4]),
         # An embedding of four layers' size takes the place of so many on the first device.
         (8, 2, 1100, [0, 0, 1, 1, 1, 1, 1, 1]),
     ],

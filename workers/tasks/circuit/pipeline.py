@@ -69,6 +69,7 @@ def build_report(
         gates=gates,
         patch_note="",
         timings=context.transact(lambda session: load_stage_seconds(session, context.job_id)),
+        dtype=spec.dtype,
         seed=spec.seed,
         versions=list_versions(),
         model=ModelIdentity(id=spec.model, sha256=prepared.model_sha256),

@@ -91,6 +91,7 @@ def build_report(
         speed_note=SPEED_NOTE,
         files_note="",
         timings=context.transact(lambda session: load_stage_seconds(session, context.job_id)),
+        dtype=spec.dtype,
         seed=spec.seed,
         versions=list_versions(),
         model=ModelIdentity(id=spec.model, sha256=prepared.model_sha256),

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from workers.domain import TokenSequence
 from workers.encoding import encode_text
+from workers.memory import is_out_of_memory
 from workers.progress import Advance, ignore
 from workers.validation.checks.prompts import encode_prompts
 from workers.validation.checks.state import (
@@ -126,7 +127,7 @@ class Baseline:
 
 
 class _Attempts:
-    """Turns failures into `Unmeasured`, but lets through what the listener raises to stop."""
+    """Turns failures into `Unmeasured`, but not a lack of memory or what a listener stops with."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -143,7 +144,7 @@ class _Attempts:
         try:
             return measure()
         except Exception as error:
-            if error is self._stop:
+            if error is self._stop or is_out_of_memory(error):
                 raise
             logger.info("a check could not be measured", exc_info=True)
             lines = str(error).strip().splitlines()

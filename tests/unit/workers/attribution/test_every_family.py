@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -307,6 +308,20 @@ def test_every_experts_implementation_gives_the_same_relevance(name: str, attrib
         for module, expected in found[0].mean.items():
             assert_close(other.mean[module], expected)
             assert_close(other.mean_absolute[module], found[0].mean_absolute[module])
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_experts_whose_forward_is_wrapped_are_seen_all_the_same(implementation: str) -> None:
+    model = build_family_model("mixtral")
+    model.set_experts_implementation(implementation)
+    samples = draw_samples(LENGTHS)
+    expected = attribute(model, Granularity.NEURON, samples)
+    for layer in model.model.layers:  # as accelerate does on a model of several devices
+        layer.mlp.experts.forward = partial(type(layer.mlp.experts).forward, layer.mlp.experts)
+    found = attribute(model, Granularity.NEURON, samples)
+    for name, values in expected.mean.items():
+        assert values.abs().sum() > 0
+        assert torch.equal(found.mean[name], values)
 
 
 @every_mixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from transformers import LlamaForCausalLM
 from tests.tiny import draw_samples
 from workers.attribution import accumulation
 from workers.attribution.attributors import Attributor, compute_relevance
-from workers.attribution.memory import SampleTooLargeError, is_out_of_memory
+from workers.attribution.memory import SampleTooLargeError
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
 from workers.domain import Granularity, Relevance
@@ -125,16 +124,3 @@ def test_other_errors_go_through(model: LlamaForCausalLM, fault: Exception) -> N
     fail_above(model, 10, fault)
     with pytest.raises(type(fault), match=str(fault)):
         attribute(model)
-
-
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (lambda: torch.OutOfMemoryError("x"), True),
-        (lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
-        (lambda: RuntimeError("CUBLAS failure"), False),
-        (lambda: KeyboardInterrupt(), False),
-    ],
-)
-def test_what_counts_as_out_of_memory(make: Callable[[], BaseException], expected: bool) -> None:
-    assert is_out_of_memory(make()) is expected

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from workers.attribution.draws import draw_uniforms
-from workers.attribution.targets import Target, compute_target_directions, find_target_positions
+from workers.attribution.targets import (
+    Target,
+    TokenMass,
+    compute_target_directions,
+    find_target_positions,
+)
 from workers.batches import build_batches
 from workers.domain import TokenSequence
 
@@ -86,6 +91,23 @@ def test_the_log_probability_direction_is_its_gradient(hidden, head) -> None:
     log_probabilities.gather(1, NEXT_IDS[:, None]).sum().backward()
     directions = compute_target_directions(hidden, NEXT_IDS, head, Target.EMITTED_LOG_PROBABILITY)
     torch.testing.assert_close(directions, leaf.grad)
+
+
+@pytest.mark.parametrize("is_mass", [False, True])
+def test_what_is_almost_certain_keeps_its_direction_in_bfloat16(head, is_mass: bool) -> None:
+    head = head.bfloat16()
+    token = int(head.norm(dim=1).argmax())
+    target = TokenMass((token,), (1.0,)) if is_mass else Target.EMITTED_LOG_PROBABILITY
+    hidden, next_ids = 0.8 * head[token][None], torch.tensor([token])
+    found = compute_target_directions(hidden, next_ids, head, target).double()
+    # The logits are rounded to bfloat16; what follows from them need not be.
+    chances = torch.softmax((hidden @ head.T).double(), -1)
+    assert chances[0, token] > 0.99
+    expected = head[next_ids].double() - chances @ head.double()
+    if is_mass:
+        expected *= chances[:, next_ids]
+    error = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
+    assert error < 0.02
 
 
 @pytest.mark.parametrize("target", list(Target))

@@ -59,6 +59,7 @@ FRAME = ReportFrame(
     requests=(GateRequest("perplexity", 0.02), GateRequest("kl", 0.05)),
     not_asked=("refusal",),
     attribution={"attributor": "attnlrp", "score": "benefit_damage"},
+    dtype="bfloat16",
     seed=7,
     versions={"excise": "0.1.0"},
     model_id="tiny",

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from service.jobs.specs import CorrectionSpec
 from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
-from workers.attribution.accumulation import Place, Storage, open_storage
+from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.attribution.attributors import Attributor
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
@@ -44,7 +44,7 @@ class FakeInputs:
     attributor: Attributor = Attributor.GRADIENT_X_INPUT
     granularities: tuple[Granularity, ...] = (Granularity.NEURON,)
     family: Family = LLAMA
-    place: Place = Place.DEVICE
+    place: SumsPlace = SumsPlace.DEVICE
 
     @property
     def checkpoint(self) -> SimpleNamespace:

@@ -20,7 +20,7 @@ from tests.unit.workers.correction.cases import (
     respond_with,
 )
 from tests.unit.workers.tasks.correction_inputs import FakeInputs, build_prepared
-from workers.attribution.accumulation import Place, open_storage
+from workers.attribution.accumulation import SumsPlace, open_storage
 from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.contrastive import Side, parse_relevance
 from workers.attribution.sums import merge_sums, parse_sums
@@ -185,9 +185,9 @@ def test_what_explains_nothing_is_averaged_over_all_tokens() -> None:
         torch.testing.assert_close(marked[name], plain[name])
 
 
-@pytest.mark.parametrize("place", [Place.CPU, Place.DISK])
+@pytest.mark.parametrize("place", [SumsPlace.CPU, SumsPlace.DISK])
 def test_where_sums_grow_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: Place
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: SumsPlace
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(attribute, "SHARD_TOKENS", 12)
@@ -203,7 +203,7 @@ def test_where_sums_grow_changes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def prepare_compression(method: str, place: Place) -> tuple[Any, PreparedCompression]:
+def prepare_compression(method: str, place: SumsPlace) -> tuple[Any, PreparedCompression]:
     spec = SimpleNamespace(
         method=method,
         statistic="mean_absolute",
@@ -230,9 +230,9 @@ def prepare_compression(method: str, place: Place) -> tuple[Any, PreparedCompres
 
 
 @pytest.mark.parametrize(
-    ("method", "place"), [("attnlrp", Place.DEVICE), ("gradient_x_input", Place.DISK)]
+    ("method", "place"), [("attnlrp", SumsPlace.DEVICE), ("gradient_x_input", SumsPlace.DISK)]
 )
-def test_a_compression_s_shards_add_up(monkeypatch, method: str, place: Place) -> None:
+def test_a_compression_s_shards_add_up(monkeypatch, method: str, place: SumsPlace) -> None:
     inputs, prepared = prepare_compression(method, place)
     whole = compress.build_work(inputs, prepared)
     assert whole.sizes == (len(LENGTHS),)

@@ -194,6 +194,18 @@ def test_a_model_without_sound_weights_is_not_measured_rather_than_passed() -> N
     assert {"perplexity", "kl", "zero_shot:boolq"} <= failed(state)
 
 
+def test_a_lack_of_memory_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, other = subject(), subject()
+    baseline = Baseline(PLAN, base)
+
+    def run_out(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(other.model.model.layers[0], "forward", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        baseline.measure(other)
+
+
 class StopError(Exception):
     pass
 
