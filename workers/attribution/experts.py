@@ -44,8 +44,9 @@ def transformed_products(experts: nn.Module, transform: Transform) -> Iterator[N
     """
     own = dict(vars(experts))
     apply_gate: Callable[[torch.Tensor], torch.Tensor] = experts._apply_gate  # type: ignore[assignment]
-    inner = own.get("forward")  # a seam of ours, or a wrapper of accelerate's
-    forward = inner if hasattr(inner, _IS_SEAM) else _find_forward(experts)
+    forward: Callable[..., torch.Tensor] | None = own.get("forward")
+    if forward is None or not hasattr(forward, _IS_SEAM):  # accelerate wraps forward, too
+        forward = _find_forward(experts)
     plan: Iterator[Rows] = iter(())
 
     def gated(values: torch.Tensor) -> torch.Tensor:
