@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
+from tests.tiny import build_tiny_model, draw_samples
 from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
-from workers.checkpoints import BALANCED, load_checkpoint
 from workers.domain import Granularity, Relevance
 from workers.families import LLAMA
 
@@ -81,16 +79,6 @@ def test_a_model_on_two_devices(granularity: Granularity) -> None:
     }
     found = attribute(accelerate.dispatch_model(model, device_map=places), granularity)
     assert_close(found, expected, 1e-3)
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two CUDA devices")
-@pytest.mark.parametrize("granularity", list(Granularity))
-def test_a_checkpoint_spread_over_all_devices(tmp_path: Path, granularity: Granularity) -> None:
-    model = build_tiny_model(**LARGE, initializer_range=0.05)
-    folder = save_tiny_checkpoint(tmp_path / "base", model)
-    spread = load_checkpoint(folder, device=BALANCED).model
-    assert len(set(spread.hf_device_map.values())) > 1
-    assert_close(attribute(spread, granularity), attribute(model, granularity), 1e-3)
 
 
 @pytest.fixture
