@@ -175,14 +175,16 @@ def measure_peak(arguments: argparse.Namespace) -> None:
     plain = read_peak() - imported
     attribute()
     peak = read_peak() - imported
-    # Last, for the profiler needs memory, too.
-    live_plain, live = size + measure_live(pass_plainly), size + measure_live(attribute)
+    figures = [("resident, a mapping each", plain, peak)]
+    if MMAP_THRESHOLD not in os.environ:
+        # Live tensors are the same either way. Last, for the profiler needs memory, too.
+        live = [size + measure_live(work) for work in (pass_plainly, attribute)]
+        figures = [("live tensors", *live), ("resident, heap", plain, peak)]
     print(
         f"{granularity}-level, {count} samples x {arguments.tokens} tokens in {arguments.batches} "
         f"batches, weights {size:.0f} MiB"
     )
-    kept = "a mapping each" if MMAP_THRESHOLD in os.environ else "heap"
-    for what, low, high in (("live tensors", live_plain, live), (f"resident, {kept}", plain, peak)):
+    for what, low, high in figures:
         print(
             f"  {what:24} plain pass {low:.0f} MiB, attribution {high:.0f} MiB; above the plain "
             f"pass {(high - low) / size:.2f} x the weights",
@@ -235,8 +237,8 @@ def main() -> None:
     for granularity, batches in (("neuron", "1"), ("neuron", "4"), ("weight", "1")):
         own = ["--peak", granularity, "--batches", batches, "--model", str(arguments.model)]
         sizes = ["--samples", str(arguments.samples), "--tokens", str(arguments.tokens)]
+        command = [sys.executable, __file__, *own, *sizes]
         for environment in (os.environ, {**os.environ, MMAP_THRESHOLD: "131072"}):
-            command = [sys.executable, __file__, *own, *sizes]
             subprocess.run(command, check=True, env=environment)
 
 

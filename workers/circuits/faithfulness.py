@@ -137,7 +137,7 @@ def measure_circuits(
         means = compute_mean_inputs(
             model, family, modules, prompts, pad_id, batch_tokens=batch_tokens
         )
-    kept = [_spread_masks(sites, circuit, find_device(model)) for circuit in asked]
+    kept = [_spread_masks(sites, circuit) for circuit in asked]
     measured = torch.empty(len(asked), len(task.rows))
     for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
         others = _find_replacements(model, family, sites, batch, ablation, means)
@@ -159,11 +159,11 @@ def _check_masks(sites: Mapping[str, Site], circuits: Sequence[KeepMask]) -> Non
                 raise ValueError(f"the mask of {name} needs {site.components} components")
 
 
-def _spread_masks(
-    sites: Mapping[str, Site], circuit: KeepMask, device: torch.device
-) -> dict[str, torch.Tensor]:
+def _spread_masks(sites: Mapping[str, Site], circuit: KeepMask) -> dict[str, torch.Tensor]:
+    """Return each site's mask `(feature,)`, on the device of its module."""
+    devices = {name: next(site.module.parameters()).device for name, site in sites.items()}
     return {
-        name: spread_to_features(circuit[name].to(device), site.width)
+        name: spread_to_features(circuit[name].to(devices[name]), site.width)
         for name, site in sites.items()
     }
 
@@ -187,7 +187,7 @@ def _blend(
     masks: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]
 ) -> Callable[[str, torch.Tensor], torch.Tensor]:
     def replace(name: str, values: torch.Tensor) -> torch.Tensor:
-        return torch.where(masks[name].to(values.device), values, others[name].to(values))
+        return torch.where(masks[name], values, others[name].to(values))
 
     return replace
 

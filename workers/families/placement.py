@@ -14,8 +14,7 @@ def place_layers(model: nn.Module, family: Family, devices: int) -> dict[str, in
     else, from the embedding to the head, is on the first. So token ids, the states after the last
     norm and the head are on one device, and only what belongs to a layer may be on another.
     """
-    layers = list(model.get_submodule(family.layers).children())
-    sizes = [_count_weights(layer) for layer in layers]
+    sizes = [_count_weights(layer) for layer in model.get_submodule(family.layers).children()]
     left = _count_weights(model)  # of weights that no device before this one holds
     device, filled = 0, left - sum(sizes)
     places = dict.fromkeys(_list_surroundings(model, family.layers), 0)
@@ -30,12 +29,11 @@ def place_layers(model: nn.Module, family: Family, devices: int) -> dict[str, in
 
 def _list_surroundings(model: nn.Module, layers: str) -> list[str]:
     """Return the names of the largest modules that hold nothing of `layers`."""
-    found = []
-    for name, _ in model.named_modules():
-        parent = name.rpartition(".")[0]
-        is_around = name == "" or f"{layers}.".startswith(f"{name}.")
-        if not is_around and (parent == "" or layers.startswith(f"{parent}.")):
-            found.append(name)
+    found: list[str] = []
+    parent, path = model, ""
+    for part in layers.split("."):
+        found += [path + name for name, _ in parent.named_children() if name != part]
+        parent, path = parent.get_submodule(part), f"{path}{part}."
     return found
 
 

@@ -68,7 +68,7 @@ class JobInputs:
                     "The checkpoint has no tokenizer (tokenizer.json or tokenizer.model). "
                     "Save it into the same folder with save_pretrained()."
                 )
-            return load_checkpoint(folder, self._dtype, self.device)
+            return load_checkpoint(folder, self._dtype, self._context.settings.device)
 
     @cached_property
     def family(self) -> Family:
@@ -90,14 +90,10 @@ class JobInputs:
             raise CheckpointError(message) from error
 
     @property
-    def device(self) -> str:
-        """Where the model runs."""
-        return choose_device(self._context.settings.device)
-
-    @property
     def scorer_device(self) -> str:
         """Where scorers run: on one device, also where the model is spread over several."""
-        return choose_device("auto") if self.device == BALANCED else self.device
+        asked = self._context.settings.device
+        return choose_device("auto" if asked == BALANCED else asked)
 
     def storing_sums(self) -> AbstractContextManager[Storage]:
         """Within the context, where sums of relevance lie while they grow."""

@@ -31,7 +31,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
     spec, corpus = inputs.spec, inputs.spec.perplexity
     return {
         "model": inputs.model_sha256,
-        "dtype": inputs.spec.dtype,
+        "dtype": spec.dtype,
         "seed": spec.seed,
         "granularities": [granularity.value for granularity in inputs.granularities],
         "behaviours": [

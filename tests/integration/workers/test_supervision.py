@@ -100,17 +100,22 @@ def test_a_child_that_dies_after_finishing_changes_nothing(
     assert list_types(database, job_id)[-1] == "job.succeeded"
 
 
-def test_three_dead_children_make_a_poison_job(
-    database: Database, supervisor: Supervisor, job_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervision, "run_claimed_job", children.die)
+def fail_three_times(database: Database, supervisor: Supervisor, job_id: str) -> str:
+    """What is said of a job whose children all die, tried again until it counts as poison."""
     for attempt in (1, 2, 3):
         assert read(database, job_id).status == "queued"
         supervisor.run(job_id)
         assert read(database, job_id).attempts == attempt
     job = read(database, job_id)
     assert (job.status, job.error_code) == ("failed", "poison_job")
-    assert "SIGKILL" in (job.error_message or "")
+    return job.error_message or ""
+
+
+def test_three_dead_children_make_a_poison_job(
+    database: Database, supervisor: Supervisor, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "run_claimed_job", children.die)
+    assert "SIGKILL" in fail_three_times(database, supervisor, job_id)
     supervisor.run(job_id)
     assert read(database, job_id).attempts == 3
 
@@ -119,13 +124,8 @@ def test_a_lack_of_memory_is_tried_again_and_then_named(
     database: Database, supervisor: Supervisor, job_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervision, "run_claimed_job", children.run_out_of_memory)
-    for attempt in (1, 2, 3):
-        assert read(database, job_id).status == "queued"
-        supervisor.run(job_id)
-        assert read(database, job_id).attempts == attempt
-    job = read(database, job_id)
-    assert (job.status, job.error_code) == ("failed", "poison_job")
-    assert "ran out of memory. Use a larger device" in (job.error_message or "")
+    message = fail_three_times(database, supervisor, job_id)
+    assert "ran out of memory. Use a larger device" in message
 
 
 @pytest.mark.parametrize("reaches_child", [False, True])

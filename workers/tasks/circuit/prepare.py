@@ -29,7 +29,7 @@ def _key(inputs: CircuitInputs) -> dict[str, Any]:
     is_built_in = spec.task in BUILT_IN_TASKS
     return {
         "model": inputs.model_sha256,
-        "dtype": inputs.spec.dtype,
+        "dtype": spec.dtype,
         "task": spec.task if is_built_in else inputs.prompt_set(spec.task).sha256,
         "rows": spec.rows,
         "seed": spec.seed,

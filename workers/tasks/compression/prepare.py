@@ -26,7 +26,7 @@ def _key(inputs: CompressionInputs) -> dict[str, Any]:
     calibration, corpus = spec.calibration, spec.perplexity
     return {
         "model": inputs.model_sha256,
-        "dtype": inputs.spec.dtype,
+        "dtype": spec.dtype,
         "calibration": [
             inputs.prompt_set(calibration.prompts).sha256,
             calibration.samples,
