@@ -343,6 +343,34 @@ class Sample(ReportModel):
     undesired_after: bool
 
 
+class AbilityChange(ReportModel):
+    """What became of one slice of a model's abilities: what it could do, and what it can now."""
+
+    name: str
+    area: str
+    sentence: str
+    """What the model does there, as in "can no longer repeat random tokens"."""
+    items: int
+    nats_before: float
+    """Negative log-likelihood of the right continuations, nats a token."""
+    nats_change: float
+    nats_interval: tuple[float, float]
+    """95 % interval of the change, over items."""
+    accuracy_before: float
+    accuracy_after: float
+    accuracy_interval: tuple[float, float]
+    """95 % interval of after − before, over items."""
+    control_nats_change: float | None = None
+    """After pruning as many random components; None where that was not measured."""
+    control_accuracy_change: float | None = None
+    max_nats_rise: float | None
+    max_accuracy_fall: float | None
+    is_gated: bool
+    """Whether the base is able enough for a fall to mean something."""
+    within: bool
+    """Whether the changes are within their limits; of what is not gated, true."""
+
+
 class ModelIdentity(ReportModel):
     """Which checkpoint was corrected; `sha256` is over its weights (see `pruning.patch`)."""
 

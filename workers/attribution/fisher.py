@@ -1,4 +1,4 @@
-"""What removing single weights does to predictions together: rows of the Fisher information.
+"""What removing components does to predictions together: a row a text, a column a component.
 
 The sum of squared relevance tells what each removal costs by itself. Many at a time mostly move
 predictions the same way: 16,000 weights of SmolLM2 cost thirteen times the sum of their own costs.
@@ -6,7 +6,8 @@ predictions the same way: 16,000 weights of SmolLM2 cost thirteen times the sum 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -15,12 +16,12 @@ from workers.attribution.accumulation import FoldKey
 from workers.attribution.attributors import BATCH_TOKENS
 from workers.attribution.composites import GRADIENT, attribution_rules
 from workers.attribution.memory import HalvingRunner, OnHalved, log_halved
-from workers.attribution.observation import Site, observed_outputs
+from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.relevance import predict
 from workers.attribution.targets import Target
 from workers.batches import TokenBatch, build_batches
 from workers.domain import Granularity, Selection, TokenSequence
-from workers.families import Family, find_components, is_transposed, linear_weight
+from workers.families import Family, count_heads, find_components, is_transposed, linear_weight
 from workers.progress import Advance, ignore
 
 PIECE_TOKENS = 32
@@ -30,7 +31,7 @@ MOST_ROWS = 1024
 """Rows; the Kullback-Leibler divergence that they predict is good to a few per cent."""
 
 MOST_ENTRIES = 1 << 28
-"""Of all rows together, 1 GiB: with more weights there are fewer rows."""
+"""Of all rows together, 1 GiB: with more components there are fewer rows."""
 
 COLUMNS_AT_ONCE = 4096
 """Weights of a module of which the products at every token exist at one time."""
@@ -39,7 +40,7 @@ COLUMNS_AT_ONCE = 4096
 def compute_fisher_rows(
     model: nn.Module,
     family: Family,
-    weights: Selection,
+    components: Selection,
     samples: Sequence[TokenSequence],
     pad_id: int,
     *,
@@ -49,36 +50,69 @@ def compute_fisher_rows(
     advance: Advance = ignore,
     on_halved: OnHalved = log_halved,
 ) -> torch.Tensor:
-    """Return float32 `(row, weight)` G, on the CPU, of which ½‖G·m‖² is the cost of removing m.
+    """Return float32 `(row, component)` G, on the CPU, of which ½‖G·m‖² is the cost of removing m.
 
     The cost is KL(base ‖ pruned) to second order, nats a token; m is 0 or 1 for each of
-    `weights`, in the order of their modules and indices. A row is the gradient of the summed
-    log-likelihood of tokens that the model itself draws for a piece of text, times the weights;
+    `components`, in the order of their modules and indices. A row is the gradient of the summed
+    log-likelihood of tokens that the model itself draws for a piece of text, times the values;
     as draws are independent, their outer products add up to the Fisher information (Martens,
     "New insights and perspectives on the natural gradient method", 2020, section 5). Pieces are
     drawn for several times where there are few. `seed` decides what is drawn. `advance` is called
     with the number of rows of each batch.
 
-    Without weights there are no rows. Raises `ValueError` where nothing is predicted,
+    Without components there are no rows. Raises `ValueError` where nothing is predicted,
     `SampleTooLargeError`.
     """
-    if not len(weights):
+    if not len(components):
         return torch.zeros(0, 0)
-    most = max(1, min(most_rows, MOST_ENTRIES // len(weights)))
+    most = max(1, min(most_rows, MOST_ENTRIES // len(components)))
     pieces = _spread(_cut(samples), most)
     if not pieces:
         raise ValueError("reference text has no sample of two tokens or more")
     draws = most // len(pieces)
-    rows = _Rows(model, family, weights, draws * len(pieces))
-    runner = HalvingRunner(
-        lambda batch: rows.add(batch, range(draws), len(pieces), seed), rows, on_halved
-    )
-    with observed_outputs(rows.modules, rows.see), attribution_rules(model, family, GRADIENT):
+    rows = _Rows(model, family, components, draws * len(pieces))
+
+    def step(batch: TokenBatch) -> None:
+        rows.fill(batch, Target.SAMPLED_LOG_PROBABILITY, range(draws), len(pieces), seed)
+
+    runner = HalvingRunner(step, rows, on_halved)
+    with rows.observed():
         for batch in build_batches(pieces, batch_tokens, pad_id):
             runner.run(batch)
             advance(draws * len(batch.sample_indices))
     predicted = draws * sum(len(piece.token_ids) - 1 for piece in pieces)
     return rows.values.div_(predicted**0.5)
+
+
+def compute_likelihood_rows(
+    model: nn.Module,
+    family: Family,
+    components: Selection,
+    samples: Sequence[TokenSequence],
+    pad_id: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    advance: Advance = ignore,
+    on_halved: OnHalved = log_halved,
+) -> torch.Tensor:
+    """Return float32 `(sample, component)`, on the CPU: relevance for the right continuations.
+
+    A row is the gradient of the summed log-likelihood of a sample's explained tokens, times the
+    values (gradient × input): to first order by how much the likelihood falls, in nats, when
+    the component goes. `advance` is called with the number of samples of each batch. Raises
+    `SampleTooLargeError`.
+    """
+    rows = _Rows(model, family, components, len(samples))
+
+    def step(batch: TokenBatch) -> None:
+        rows.fill(batch, Target.EMITTED_LOG_PROBABILITY, range(1), len(samples), 0)
+
+    runner = HalvingRunner(step, rows, on_halved)
+    with rows.observed():
+        for batch in build_batches(samples, batch_tokens, pad_id):
+            runner.run(batch)
+            advance(len(batch.sample_indices))
+    return rows.values
 
 
 def _cut(samples: Sequence[TokenSequence]) -> list[TokenSequence]:
@@ -97,27 +131,38 @@ def _spread(pieces: list[TokenSequence], most: int) -> list[TokenSequence]:
     return [pieces[number * len(pieces) // count] for number in range(count)]
 
 
+Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From values and gradient `(sample, token, feature)` to each chosen component's `(sample, c)`."""
+
+
 class _Rows:
     """The rows, and what fills them; a batch that is repeated in halves fills the same again."""
 
     folded: frozenset[FoldKey] = frozenset()
 
-    def __init__(self, model: nn.Module, family: Family, weights: Selection, count: int) -> None:
-        modules = find_components(model, family, Granularity.WEIGHT)
-        self.modules: Mapping[str, nn.Module] = {name: modules[name] for name in weights.indices}
-        self.values = torch.zeros(count, len(weights))
+    def __init__(self, model: nn.Module, family: Family, components: Selection, count: int) -> None:
+        modules = find_components(model, family, components.granularity)
+        self._modules = {name: modules[name] for name in components.indices}
+        self._granularity = components.granularity
+        self.values = torch.zeros(count, len(components))
         self._model, self._family = model, family
-        self._places: dict[str, tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._reductions: dict[str, tuple[slice, Reduce]] = {}
         start = 0
-        for name, indices in weights.indices.items():
-            weight = linear_weight(modules[name]).detach()
-            chosen = indices.to(weight.device)
-            first, second = chosen // weight.shape[1], chosen % weight.shape[1]
-            outputs, inputs = (second, first) if is_transposed(modules[name]) else (first, second)
+        for name, indices in components.indices.items():
             columns = slice(start, start + len(indices))
-            self._places[name] = (columns, outputs, inputs, weight[first, second].float())
+            self._reductions[name] = columns, self._build_reduction(modules[name], indices)
             start += len(indices)
         self._targets = torch.empty(0, dtype=torch.int64)
+
+    @contextmanager
+    def observed(self) -> Iterator[None]:
+        """Within the context, backward passes show the components' values and gradients."""
+        is_weight = self._granularity is Granularity.WEIGHT
+        observe = observed_outputs if is_weight else observed_gradients
+        with observe(self._modules, self._see), attribution_rules(
+            self._model, self._family, GRADIENT
+        ):
+            yield
 
     def begin(self, skipped: frozenset[FoldKey]) -> None:
         """Nothing is added up, so nothing need be skipped."""
@@ -125,22 +170,58 @@ class _Rows:
     def end(self, batch: TokenBatch) -> None:
         """Nothing is counted either."""
 
-    def add(self, batch: TokenBatch, draws: range, pieces: int, seed: int) -> None:
+    def fill(self, batch: TokenBatch, target: Target, draws: range, pieces: int, seed: int) -> None:
         """Fill the rows of a batch: one forward pass, and a backward one for every draw."""
         states, find_directions = predict(self._model, self._family, batch)
         for draw in draws:
             self._targets = torch.tensor(batch.sample_indices) + draw * pieces
-            directions = find_directions(Target.SAMPLED_LOG_PROBABILITY, seed * len(draws) + draw)
+            directions = find_directions(target, seed * len(draws) + draw)
             torch.autograd.backward([states], [directions], retain_graph=draw < draws[-1])
 
-    def see(self, site: Site, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Keep each piece's gradient of the chosen weights of a module, times the weights."""
-        columns, left, right, weight = self._places[site.module]
+    def _see(self, site: Site, values: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Keep each piece's relevance of the chosen components of a module."""
+        columns, reduce = self._reductions[site.module]
         samples = len(self._targets)
-        gradient = gradient.float().view(samples, -1, gradient.shape[-1])
-        inputs = inputs.float().view(samples, -1, inputs.shape[-1])
-        for start in range(0, len(weight), COLUMNS_AT_ONCE):
-            part = slice(start, start + COLUMNS_AT_ONCE)
-            products = (gradient[:, :, left[part]] * inputs[:, :, right[part]]).sum(dim=1)
-            target = self.values[:, columns][:, part]
-            target[self._targets] = (products * weight[part]).cpu()
+        found = reduce(
+            values.float().view(samples, -1, values.shape[-1]),
+            gradient.float().view(samples, -1, gradient.shape[-1]),
+        )
+        self.values[:, columns][self._targets] = found.cpu()
+
+    def _build_reduction(self, module: nn.Module, indices: torch.Tensor) -> Reduce:
+        if self._granularity is Granularity.WEIGHT:
+            return _reduce_weights(module, indices)
+        heads = count_heads(self._model) if self._granularity is Granularity.HEAD else None
+        return _reduce_features(indices, heads)
+
+
+def _reduce_weights(module: nn.Module, indices: torch.Tensor) -> Reduce:
+    """Return what reads weights: W[o, i] · Σ over tokens of input[i] · gradient[o]."""
+    weight = linear_weight(module).detach()
+    chosen = indices.to(weight.device)
+    first, second = chosen // weight.shape[1], chosen % weight.shape[1]
+    outputs, inputs = (second, first) if is_transposed(module) else (first, second)
+    own = weight[first, second].float()
+
+    def reduce(values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        parts = [
+            torch.einsum("sti,sti->si", gradient[:, :, left], values[:, :, right])
+            for left, right in zip(
+                outputs.split(COLUMNS_AT_ONCE), inputs.split(COLUMNS_AT_ONCE), strict=True
+            )
+        ]
+        return torch.cat(parts, dim=1) * own
+
+    return reduce
+
+
+def _reduce_features(indices: torch.Tensor, heads: int | None) -> Reduce:
+    """Return what reads neurons, or heads: Σ over tokens (and a head's slice) of value · gradient."""
+
+    def reduce(values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        relevance = (values * gradient).sum(dim=1)
+        if heads is not None:
+            relevance = relevance.unflatten(-1, (heads, -1)).sum(dim=-1)
+        return relevance[:, indices.to(relevance.device)]
+
+    return reduce

@@ -164,6 +164,9 @@ class TrialSettings(StageDocument):
     last_layer: int | None = None
     """Layers the components come from, both ends in; None means to the last one."""
     ablation: Literal["zero", "mean"] = "zero"
+    strictness: dict[str, float] = {}
+    """Protected slice → what its limit is divided by while components are ranked: more than 1
+    where earlier trials lost more of it than was foretold."""
 
 
 class Trial(StageDocument):
@@ -178,6 +181,12 @@ class Trial(StageDocument):
     perplexity: float
     base_perplexity: float
     kl_mean: float
+    slices: dict[str, float] = {}
+    """Protected slice → rise of its loss on tuning items, nats a token."""
+    bound_by: str
+    """The limit that is used up most: `perplexity`, `kl`, or a protected slice's name."""
+    use: float
+    """The share of that limit which the trial takes."""
     within_budget: bool
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -40,6 +40,10 @@ Benefit = Mapping[str, torch.Tensor]
 """Module → what the removal of each component brings against one behaviour."""
 
 
+PERPLEXITY, DIVERGENCE = "perplexity", "kl"
+"""What the budget calls its limits on text as a whole; the others are named for their slice."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a correction may cost."""
@@ -48,22 +52,32 @@ class Budget:
     """Relative increase; 0.015 is 1.5 %."""
     kl_mean: float
     """Mean KL(base ‖ corrected) on reference text, nats a token."""
+    slices: Mapping[str, float] = field(default_factory=dict)
+    """Protected slice → rise of its loss, nats a token."""
 
     def scaled(self, share: float) -> Budget:
         """Return the same budget times `share`."""
-        return Budget(self.perplexity_increase * share, self.kl_mean * share)
-
-    def compute_use(self, base_perplexity: float, damage: TextDamage) -> float:
-        """Return which share of the budget `damage` takes, by the scarcer of the two limits."""
-        increase = damage.compute_increase(base_perplexity)
-        return max(
-            _divide(increase, self.perplexity_increase), _divide(damage.kl_mean, self.kl_mean)
+        return Budget(
+            self.perplexity_increase * share,
+            self.kl_mean * share,
+            {name: limit * share for name, limit in self.slices.items()},
         )
 
-    def allows(self, base_perplexity: float, damage: TextDamage) -> bool:
-        """Whether `damage` stays within both limits."""
+    def compute_uses(
+        self, base_perplexity: float, damage: TextDamage, slices: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Return which share of each limit is used up, by the limit's name.
+
+        `slices` holds the rise of each protected slice's loss; one that was not measured uses
+        nothing.
+        """
         increase = damage.compute_increase(base_perplexity)
-        return increase <= self.perplexity_increase and damage.kl_mean <= self.kl_mean
+        rises = {name: slices.get(name, 0.0) for name in self.slices}
+        return {
+            PERPLEXITY: _divide(increase, self.perplexity_increase),
+            DIVERGENCE: _divide(damage.kl_mean, self.kl_mean),
+            **{name: _divide(rise, self.slices[name]) for name, rise in rises.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ class Measurement:
     """By which share of the base model's the undesiredness fell."""
     damage: TextDamage
     base_perplexity: float
+    slices: Mapping[str, float]
+    """Protected slice → rise of its loss on tuning items, nats a token."""
     undesired: tuple[tuple[TokenSequence, ...], ...]
     """The responses that still show each behaviour, to be explained in the next round."""
 
@@ -104,6 +120,8 @@ def try_settings(
     if len(selection) == 0:
         return None
     measured = steps.measure(selection, settings)
+    uses = budget.compute_uses(measured.base_perplexity, measured.damage, measured.slices)
+    scarcest = max(uses, key=uses.__getitem__)
     trial = Trial(
         settings=settings,
         selection=StoredSelection.from_selection(selection),
@@ -112,7 +130,10 @@ def try_settings(
         perplexity=measured.damage.perplexity,
         base_perplexity=measured.base_perplexity,
         kl_mean=measured.damage.kl_mean,
-        within_budget=budget.allows(measured.base_perplexity, measured.damage),
+        slices=dict(measured.slices),
+        bound_by=scarcest,
+        use=uses[scarcest],
+        within_budget=uses[scarcest] <= 1,
     )
     steps.tell(trial)
     return trial, measured

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from workers.domain import Relevance, Selection
+from workers.domain import Selection
 from workers.pruning.ranking import Ranking
 from workers.pruning.scoring import LEAST_DIVERGENCE_SHARE
 
@@ -22,15 +22,30 @@ SmolLM2, 16,000 weights against toxicity: KL 0.0184 without, 0.0138 at 1, 0.0064
 STEPS = 128
 """Times that the damage done so far is computed anew."""
 
+DEAREST = 64.0
+"""Most that damage to a text near its limit costs, beside the same damage far from it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """A text that must keep working: what removing each component of a pool costs it."""
+
+    name: str
+    first_order: torch.Tensor
+    """`(component,)` float64: rise of its loss to first order, nats a token."""
+    rows: torch.Tensor
+    """`(row, component)` float32: ½‖rows·m‖² is the cost to second order of removing m."""
+    limit: float
+    """What may be lost, nats a token."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Components to choose from, and what their removals do to predictions together."""
+    """Components to choose from, and what their removals do to each text that must keep working."""
 
     components: Selection
-    rows: torch.Tensor
-    """`(row, component)` float32, components in the order of their modules and indices:
-    ½‖rows·m‖² is the KL divergence that removing those with m = 1 is predicted to cause."""
+    guards: tuple[Guard, ...]
+    """The reference text first: its damage always counts, that of the others near their limits."""
 
     def gather(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return each component's value `(component,)`, float64; 0 in modules without values."""
@@ -43,39 +58,87 @@ class Pool:
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
+class _Ledger:
+    """What the components chosen so far cost one guard, and what each further one would."""
+
+    def __init__(self, guard: Guard, strictness: float) -> None:
+        self._guard = guard
+        self._limit = guard.limit / strictness
+        self._own = guard.rows.double().square().sum(dim=0).mul_(0.5)
+        self._least = self._own * LEAST_DIVERGENCE_SHARE
+        self._disturbance = torch.zeros(len(guard.rows))
+        self._first_order = 0.0
+
+    def add(self, taken: torch.Tensor) -> None:
+        """Count the components at the places `taken`."""
+        self._disturbance += self._guard.rows[:, taken].sum(dim=1)
+        self._first_order += float(self._guard.first_order[taken].sum())
+
+    @property
+    def use(self) -> float:
+        """The share of the limit that is used up, as foretold."""
+        coupled = 0.5 * float(self._disturbance.square().sum())
+        return (self._first_order + coupled) / self._limit if self._limit > 0 else 0.0
+
+    def compute_costs(self) -> torch.Tensor:
+        """Return what each component would cost, as a share of the limit, `(component,)`."""
+        coupled = (self._guard.rows.T @ self._disturbance).double().mul_(COUPLING_WEIGHT)
+        costs = coupled.add_(self._guard.first_order).add_(self._own)
+        return torch.maximum(costs, self._least).div_(self._limit)
+
+
+def compute_price(use: float) -> float:
+    """Return what damage costs a text whose limit is used up to the share `use`.
+
+    Nothing while nothing is lost, as much as damage to the reference text at half the limit,
+    then steeply more: x / (1 − x), the slope of the barrier −x − log(1 − x) of interior-point
+    methods (Boyd and Vandenberghe, Convex Optimization, section 11.2), at most `DEAREST`.
+    """
+    if use <= 0:
+        return 0.0
+    return min(use / (1 - use), DEAREST) if use < 1 else DEAREST
+
+
 def rank_jointly(
     pool: Pool,
-    general: Relevance,
     benefit: Mapping[str, torch.Tensor],
     floor: float,
     limit: int,
     cost_weight: float = 1.0,
+    strictness: Mapping[str, float] | None = None,
 ) -> Ranking:
     """Return at most `limit` components of the pool, best first.
 
-    The score is that of `Score.BENEFIT_DAMAGE`, with one term more in what a removal costs: its
-    share of the divergence that it causes together with those already chosen, (Gᵀ G m)ₖ, times
-    `COUPLING_WEIGHT`. Optimal Brain Damage leaves these off-diagonal terms out, the Combinatorial
-    Brain Surgeon (Yu et al. 2022) keeps them. Greedy: a hundredth at a time, never taken back.
-    Components without benefit are never ranked, so fewer may come back.
+    The score is benefit ÷ cost, where the cost is the sum over all guards of the share of their
+    limit that a removal takes, at the guard's present price: the first order of its loss, the
+    second order of the component by itself (as Optimal Brain Damage has it), and what it does
+    together with those already chosen, (Gᵀ G m)ₖ, times `COUPLING_WEIGHT` (the off-diagonal
+    terms of the Combinatorial Brain Surgeon, Yu et al. 2022). `floor` is added to every cost, in
+    nats a token of the reference text. `strictness` divides a guard's limit, by name: more than
+    1 where earlier trials cost more than was foretold.
+
+    Greedy: a hundredth at a time, never taken back. Components without benefit are never ranked,
+    so fewer may come back.
     """
     useful = pool.gather(benefit).clamp_(min=0)
-    own = pool.gather(general.mean_square).mul_(0.5)
-    costs = pool.gather(general.mean).add_(own)
-    least = own.mul(LEAST_DIVERGENCE_SHARE)
-    disturbance = torch.zeros(len(pool.rows))
+    strict = strictness or {}
+    ledgers = [_Ledger(guard, strict.get(guard.name, 1.0)) for guard in pool.guards]
+    least = floor / pool.guards[0].limit
     available = useful > 0
     order: list[torch.Tensor] = []
     count, step = 0, max(1, limit // STEPS)
     while count < limit and bool(available.any()):
-        coupled = (pool.rows.T @ disturbance).double().mul_(COUPLING_WEIGHT)
-        cost = torch.maximum(costs + coupled, least).add_(floor)
+        cost = ledgers[0].compute_costs().add_(least)
+        for ledger in ledgers[1:]:
+            if price := compute_price(ledger.use):
+                cost.add_(ledger.compute_costs(), alpha=price)
         scores = torch.where(available, useful / cost.pow_(cost_weight), -torch.inf)
         size = min(step, limit - count, int(available.sum()))
         taken = scores.argsort(descending=True, stable=True)[:size]
         order.append(taken)
         available[taken] = False
-        disturbance += pool.rows[:, taken].sum(dim=1)
+        for ledger in ledgers:
+            ledger.add(taken)
         count += size
     chosen = torch.cat(order) if order else torch.empty(0, dtype=torch.int64)
     modules = tuple(pool.components.indices)

@@ -1,0 +1,49 @@
+"""Every slice there is, and the probes of it that a tokenizer can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from workers.abilities import context, copying, structure
+from workers.abilities.encoding import EncodedProbe, encode_probe
+from workers.abilities.probe import SliceKind
+from workers.abilities.source import Purpose, Source
+
+SLICES: tuple[SliceKind, ...] = (*copying.SLICES, *structure.SLICES, *context.SLICES)
+"""What every model is asked, in the order of the report."""
+
+VERDICT_ITEMS = 60
+"""Items of a slice that a verdict rests on, at least."""
+
+
+def build_slices(
+    tokenizer: Any,
+    purpose: Purpose,
+    seed: int,
+    items: int = VERDICT_ITEMS,
+    kinds: Sequence[SliceKind] = SLICES,
+) -> dict[str, tuple[EncodedProbe, ...]]:
+    """Return slice → probes with at least `items` items in all, the same for the same seed.
+
+    Slices of chats are left out where the tokenizer has no template.
+    """
+    vocabulary = list_ordinary_tokens(tokenizer)
+    return {
+        kind.name: _build(kind, tokenizer, Source(seed, purpose, kind.name, vocabulary), items)
+        for kind in kinds
+        if not kind.needs_chat or tokenizer.chat_template
+    }
+
+
+def list_ordinary_tokens(tokenizer: Any) -> list[int]:
+    """Return the ids of all tokens that stand for text, ascending."""
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    return sorted(set(tokenizer.get_vocab().values()) - special)
+
+
+def _build(
+    kind: SliceKind, tokenizer: Any, source: Source, items: int
+) -> tuple[EncodedProbe, ...]:
+    count = -(-items // kind.items)
+    return tuple(encode_probe(tokenizer, kind.draw(source)) for _ in range(count))

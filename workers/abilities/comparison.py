@@ -1,0 +1,124 @@
+"""Two models' figures on the same slices: what was lost, and whether that is within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from service.jobs.specs.abilities import AbilitiesGateSpec
+from workers.abilities.probe import Right, SliceKind
+from workers.abilities.state import SliceFigures
+from workers.domain import AbilityChange, GateBound, GateGroup, GateResult
+from workers.validation.statistics import compute_change_interval, compute_ratio_interval
+
+LEAST_ACCURACY = 0.1
+"""Share of items that a model must get right for the slice to be one of its abilities: below six
+of sixty, a fall of five points is half of what there is, and noise."""
+
+NAMED_LOSSES = 6
+"""Slices that a gate's sentence names; the report lists all."""
+
+
+def compare_slices(
+    kinds: Sequence[SliceKind],
+    base: Mapping[str, SliceFigures],
+    changed: Mapping[str, SliceFigures],
+    control: Mapping[str, SliceFigures],
+    limits: AbilitiesGateSpec,
+) -> list[AbilityChange]:
+    """Return the change of every slice, in the order of `kinds`.
+
+    `control` holds the same figures of a random selection; slices it lacks have no control.
+    Raises `ValueError` where base and changed were measured on different items.
+    """
+    return [
+        _compare(kind, base[kind.name], changed[kind.name], control.get(kind.name), limits)
+        for kind in kinds
+        if kind.name in base
+    ]
+
+
+def _compare(
+    kind: SliceKind,
+    base: SliceFigures,
+    changed: SliceFigures,
+    control: SliceFigures | None,
+    limits: AbilitiesGateSpec,
+) -> AbilityChange:
+    if base.tokens != changed.tokens:
+        raise ValueError(f"abilities: {kind.name} was measured on different items")
+    own = limits.limits_of(kind.name)
+    before, after = score_items(kind, base), score_items(kind, changed)
+    nats = compute_nats_rise(base, changed)
+    rises = [new - old for old, new in zip(base.nats, changed.nats, strict=True)]
+    fall = fmean(before) - fmean(after)
+    is_able = fmean(before) >= LEAST_ACCURACY
+    return AbilityChange(
+        name=kind.name,
+        area=kind.area.value,
+        sentence=kind.sentence,
+        items=len(before),
+        nats_before=sum(base.nats) / sum(base.tokens),
+        nats_change=nats,
+        nats_interval=compute_ratio_interval(rises, base.tokens),
+        accuracy_before=fmean(before),
+        accuracy_after=fmean(after),
+        accuracy_interval=compute_change_interval(before, after),
+        control_nats_change=None if control is None else compute_nats_rise(base, control),
+        control_accuracy_change=(
+            None if control is None else fmean(score_items(kind, control)) - fmean(before)
+        ),
+        max_nats_rise=own.max_nats_rise,
+        max_accuracy_fall=own.max_accuracy_fall,
+        is_gated=is_able,
+        within=not is_able or not (_exceeds(nats, own.max_nats_rise)
+        or _exceeds(fall, own.max_accuracy_fall)),
+    )
+
+
+def score_items(kind: SliceKind, figures: SliceFigures) -> list[float]:
+    """Return each item's score in [0, 1], as the slice counts what is right."""
+    pairs = zip(figures.right, figures.tokens, strict=True)
+    if kind.right is Right.TOKENS:
+        return [right / tokens for right, tokens in pairs]
+    return [float(right == tokens) for right, tokens in pairs]
+
+
+def compute_nats_rise(base: SliceFigures, changed: SliceFigures) -> float:
+    """Return the rise of the negative log-likelihood on the same items, nats a token."""
+    return (sum(changed.nats) - sum(base.nats)) / sum(base.tokens)
+
+
+def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
+    """Return the gate: no slice that the base is able of falls by more than its limits."""
+    lost = [change for change in changes if not change.within]
+    gated = [change for change in changes if change.is_gated]
+    return GateResult(
+        name="abilities",
+        sentence="slices of abilities that fall by more than their limits are at most this many",
+        limit=0.0,
+        value=float(len(lost)) if gated else None,
+        passed=bool(gated) and not lost,
+        unit="slices",
+        group=GateGroup.DAMAGE,
+        bound=GateBound.AT_MOST,
+        count=sum(change.items for change in gated),
+        unmeasured=None if gated else "the base is able of none of the slices",
+        note=describe_losses(lost) if lost else None,
+    )
+
+
+def describe_losses(lost: Sequence[AbilityChange]) -> str:
+    """Return the sentence that names what is gone, the worst first."""
+    worst = sorted(lost, key=lambda change: change.accuracy_after - change.accuracy_before)
+    told = [
+        f"{change.sentence} ({change.accuracy_before:.0%} → {change.accuracy_after:.0%} right, "
+        f"{change.nats_change:+.2f} nats a token)"
+        for change in worst[:NAMED_LOSSES]
+    ]
+    more = f"; and {len(lost) - NAMED_LOSSES} more" if len(lost) > NAMED_LOSSES else ""
+    return f"the model can no longer, or not as well, {'; '.join(told)}{more}"
+
+
+def _exceeds(value: float, limit: float | None) -> bool:
+    return limit is not None and value > limit

@@ -1,0 +1,124 @@
+"""Learning and recalling from the context: rules from examples, facts given before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from workers.abilities import words
+from workers.abilities.probe import Area, Probe, SliceKind, probe
+from workers.abilities.source import Source
+
+_ARROWS = ("{a} -> {b}\n", "{a}: {b}\n", "{a} → {b}\n", "{a} = {b}\n", "{a} becomes {b}\n",
+           "{a} gives {b}\n", "{a} => {b}\n", "{a} | {b}\n")  # fmt: skip
+_SHOTS = 3
+"""Examples of a rule before the first target."""
+_ASKED = 3
+_KEYS = (
+    "The code of {key} is {value}.", "{key} costs {value} coins.", "{key}: {value}",
+    "Key {key} opens door {value}.", "{key} = {value}", "{key} lives at number {value}.",
+    "The pin for {key} is {value}.", "{key} ({value})",
+)  # fmt: skip
+_LABELS = ("red", "blue", "green", "yellow", "north", "south", "east", "west")
+_FRAMES = (("<", ">"), ("very ", " indeed"), ("[", "]"), ("the ", "er"), ("(", ")"),
+           ("re-", "-ing"), ('"', '"'), ("no ", " today"))  # fmt: skip
+_HAVE = (
+    "{key} has {value} {noun}s.", "{key} bought {value} {noun}s.", "{key} counted {value} {noun}s.",
+    "{key} sold {value} {noun}s.", "{key} owns {value} {noun}s.", "{key} found {value} {noun}s.",
+)  # fmt: skip
+_TICKETS = ("The ticket number of {key} is {value}.", "{key}'s locker has the number {value}.",
+            "The parcel for {key} has the number {value}.", "{key}'s code is {value}.")  # fmt: skip
+
+
+def _draw_rule(source: Source, rule: Callable[[str], str]) -> Probe:
+    """Return examples of a rule on made-up words, so that no knowledge helps."""
+    form = source.choose(_ARROWS)
+    inputs = source.nonsense(_SHOTS + _ASKED)
+    shown = "".join(form.format(a=one, b=rule(one)) for one in inputs[:_SHOTS])
+    return _ask(shown, [_split(form, a=one, b=rule(one)) for one in inputs[_SHOTS:]])
+
+
+def _ask(shown: str, asked: Sequence[tuple[str, str]]) -> Probe:
+    """Return the probe that asks each question after the other, below what is shown."""
+    pieces = [shown + asked[0][0], asked[0][1]]
+    for question, answer in asked[1:]:
+        pieces += [question, answer]
+    return probe(*pieces)
+
+
+def _split(form: str, **fields: object) -> tuple[str, str]:
+    """Return a form's text up to its last field, and from there on.
+
+    The space before the field belongs to what follows: it is part of the answer's first token.
+    """
+    last = list(fields)[-1]
+    before, _, after = form.format(**{**fields, last: "\0"}).partition("\0")
+    space = " " if before.endswith(" ") else ""
+    return before.removesuffix(" "), f"{space}{fields[last]}{after}"
+
+
+def draw_plural(source: Source) -> Probe:
+    """The plural of made-up words, from examples."""
+    return _draw_rule(source, lambda word: f"{word}s")
+
+
+def draw_upper_case(source: Source) -> Probe:
+    """Made-up words in capitals, from examples."""
+    return _draw_rule(source, str.upper)
+
+
+def draw_frame(source: Source) -> Probe:
+    """Made-up words within a fixed frame, from examples."""
+    left, right = source.choose(_FRAMES)
+    return _draw_rule(source, lambda word: f"{left}{word}{right}")
+
+
+def draw_labels(source: Source) -> Probe:
+    """Which of two labels a made-up word was given, asked in another order."""
+    form, labels = source.choose(_ARROWS), source.sample(_LABELS, 2)
+    pairs = [(word, source.random.choice(labels)) for word in source.nonsense(5)]
+    shown = "".join(form.format(a=word, b=label) for word, label in pairs)
+    asked = source.random.sample(pairs, _ASKED)
+    return _ask(shown, [_split(form, a=word, b=label) for word, label in asked])
+
+
+def _draw_recall(source: Source, form: str, keys: Sequence[str], least: int, most: int) -> Probe:
+    """Return a few facts about keys, each in a sentence, and two of them asked again."""
+    noun = source.nouns(1)[0]
+    pairs = [(key, source.number(least, most)) for key in keys]
+    lines = "\n".join(form.format(key=key, value=number, noun=noun) for key, number in pairs)
+    asked = source.random.sample(pairs, _ASKED)
+    ready = form.replace("{noun}", noun)
+    questions = [_split(ready, key=key, value=number) for key, number in asked]
+    return _ask(f"{lines}\n\n", [(before, f"{after}\n") for before, after in questions])
+
+
+def draw_key(source: Source) -> Probe:
+    """The values of made-up keys among several."""
+    keys = [word.title() for word in source.nonsense(3)]
+    return _draw_recall(source, source.choose(_KEYS), keys, 1000, 9999)
+
+
+def draw_facts(source: Source) -> Probe:
+    """How many things people have, asked in another order."""
+    return _draw_recall(source, source.choose(_HAVE), source.names(4), 11, 99)
+
+
+def draw_long_recall(source: Source) -> Probe:
+    """Numbers that were given about a hundred words before."""
+    form = source.choose(_TICKETS)
+    pairs = [(word.title(), source.number(1000, 9999)) for word in source.nonsense(3)]
+    facts = " ".join(form.format(key=key, value=value) for key, value in pairs)
+    filler = " ".join(source.sample(words.FILLER, 5))
+    asked = [_split(form, key=key, value=value) for key, value in reversed(pairs)]
+    return _ask(f"{facts} {filler} To say it again: ", [(one, f"{two} ") for one, two in asked])
+
+
+SLICES = (
+    SliceKind("plurals", Area.CONTEXT, "form plurals after examples", draw_plural, 3),
+    SliceKind("capitals", Area.CONTEXT, "write capitals after examples", draw_upper_case, 3),
+    SliceKind("frames", Area.CONTEXT, "follow a form after examples", draw_frame, 3),
+    SliceKind("labels", Area.CONTEXT, "look up labels given before", draw_labels, 3),
+    SliceKind("keys", Area.CONTEXT, "look up the value of a key", draw_key, 3),
+    SliceKind("facts", Area.CONTEXT, "recall numbers of names", draw_facts, 3),
+    SliceKind("long_recall", Area.CONTEXT, "recall a number from far above", draw_long_recall, 3),
+)

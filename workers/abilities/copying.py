@@ -1,0 +1,104 @@
+"""Copying from the context: what induction heads are for."""
+
+from __future__ import annotations
+
+from workers.abilities.probe import Area, Probe, Right, SliceKind, probe, target
+from workers.abilities.source import Source
+
+RANDOM_TOKENS = 25
+"""Random tokens that are repeated."""
+
+_COMMA_LISTS = (
+    ("List: ", ", ", "\nCopy: "), ("Items: ", ", ", "\nItems again: "),
+    ("Original: ", ", ", "\nRepeated: "), ("Input: ", ", ", "\nOutput: "),
+    ("First list: ", "; ", "\nSecond list, the same: "), ("A: ", ", ", "\nB (identical to A): "),
+    ("Order: ", ", ", "\nThe order once more: "), ("Words: ", ",", "\nWords: "),
+)  # fmt: skip
+_SPACE_LISTS = (
+    ("", "\n"), ("Words: ", "\nWords: "), ("> ", "\n> "), ("say: ", "\nsaid: "),
+    ("(1) ", "\n(2) "), ("1. ", "\n2. "), ("first: ", "\nsecond: "), ("text = ", "\ncopy = "),
+)  # fmt: skip
+_LINE_LISTS = (
+    ("Shopping list:\n", "- "), ("To buy:\n", "* "), ("Packing list:\n", "+ "), ("Inventory:\n", "• "),
+    ("Checklist:\n", "- [ ] "), ("Menu:\n", "1. "), ("Contents\n", ""), ("Items:\n", "  - "),
+)  # fmt: skip
+_AGAIN = (
+    "\nThe same list again:\n", "\nOnce more:\n", "\nCopy of the list:\n", "\nAnd again:\n\n",
+    "\nRepeat:\n", "\nThe list, repeated:\n", "\n---\n", "\nSecond copy:\n",
+)  # fmt: skip
+_QUOTES = (
+    ('{one} said, "{text}." {two} repeated, "', '."', ' So {three} wrote down, "'),
+    ('"{text}," wrote {one}. {two} read it aloud: "', '."', ' And once more for {three}: "'),
+    ('{one} shouted: "{text}!" {two} answered: "You shouted, \'', "!'\"", ' Did {three} hear "'),
+    ('The sign says "{text}". I read it twice, and it does say "', '".', ' Yes, "'),
+    ("<b>{text}</b>, says {one}. Did {one} say <b>", "</b>?", " Yes, <b>"),
+    ('According to {one}, "{text}". {two} confirms that "', '".', ' {three}, too, thinks that "'),
+    ("> {text}\n\n{two} quotes {one}:\n\n> ", "\n", "\n{three} quotes it, too:\n\n> "),
+    ("{one}: {text}.\n{two}: Pardon?\n{one}: I said, ", ".", "\n{three}: You said, "),
+)  # fmt: skip
+_REPEAT = (
+    "Repeat exactly: {text}", "Repeat this sentence word for word: {text}",
+    "Copy the following text and write nothing else: {text}", 'Say exactly "{text}"',
+    "Please repeat after me: {text}", "Write this again, unchanged:\n{text}",
+    "Output the following text verbatim.\n\n{text}", "Echo: {text}",
+)  # fmt: skip
+
+
+def draw_random_tokens(source: Source) -> Probe:
+    """Random tokens of the vocabulary, twice."""
+    half = tuple(source.random.choice(source.vocabulary) for _ in range(RANDOM_TOKENS))
+    return Probe((), token_ids=half + half)
+
+
+def draw_words(source: Source) -> Probe:
+    """Words with spaces between them, again after a short mark, twice."""
+    before, between = source.choose(_SPACE_LISTS)
+    one, two = (" ".join(source.nouns(source.number(5, 8))) + "\n" for _ in range(2))
+    return probe(f"{before}{one.rstrip()}{between}", one, f"\n{before}{two.rstrip()}{between}", two)
+
+
+def draw_commas(source: Source) -> Probe:
+    """Lists in a line, each copied; the first copies are examples for the last."""
+    before, separator, between = source.choose(_COMMA_LISTS)
+    lists = [separator.join(source.nouns(source.number(4, 6))) for _ in range(3)]
+    pieces: list[str] = []
+    for text in lists:
+        opening = "\n" if pieces else ""
+        pieces += [f"{opening}{before}{text}{between}", f"{text}\n"]
+    return probe(*pieces)
+
+
+def draw_lines(source: Source) -> Probe:
+    """A list of lines, again and again."""
+    title, bullet = source.choose(_LINE_LISTS)
+    lines = "".join(f"{bullet}{noun}\n" for noun in source.nouns(source.number(3, 5)))
+    again = source.choose(_AGAIN)
+    return probe(f"{title}{lines}{again}", lines, again, lines, again, lines)
+
+
+def draw_quotation(source: Source) -> Probe:
+    """A sentence, quoted once more by another speaker, and by a third."""
+    before, after, again = source.choose(_QUOTES)
+    one, two, three = source.names(3)
+    text = source.sentence()
+    first = before.format(one=one, two=two, text=text)
+    return probe(first, text + after, again.format(three=three), text + after)
+
+
+def draw_chat_repeat(source: Source) -> Probe:
+    """The chat turn that asks for a text to be repeated."""
+    text = source.sentence() if source.number(0, 2) == 0 else " ".join(source.nouns(4))
+    return Probe((target(text),), user=source.choose(_REPEAT).format(text=text))
+
+
+SLICES = (
+    SliceKind("random_tokens", Area.COPYING, "repeat random tokens", draw_random_tokens, 2, Right.TOKENS),
+    SliceKind("words", Area.COPYING, "repeat words", draw_words, 2),
+    SliceKind("lists_in_a_line", Area.COPYING, "copy lists in a line", draw_commas, 3),
+    SliceKind("lists_in_lines", Area.COPYING, "copy lists line by line", draw_lines, 3),
+    SliceKind("quotations", Area.COPYING, "quote what was said", draw_quotation, 2),
+    SliceKind(
+        "chat_repeat", Area.COPYING, "repeat a text when asked to", draw_chat_repeat, 1,
+        needs_chat=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,67 @@
+"""From probes to token sequences whose targets are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workers.abilities.probe import Probe
+from workers.domain import TokenSequence
+from workers.encoding import encode_chat, encode_part, find_beginning
+
+
+@dataclass(frozen=True)
+class EncodedProbe:
+    """A probe's tokens; the response begins with the first target, and targets are marked."""
+
+    sample: TokenSequence
+    spans: tuple[int, ...]
+    """Tokens of each target, in order; a target that shares its only token has none."""
+
+
+def encode_probe(tokenizer: Any, item: Probe) -> EncodedProbe:
+    """Return the probe's tokens.
+
+    A tokenizer may join characters across the border of two parts, so the whole text is
+    encoded, and a part's tokens are those that the text up to its end has beyond the text
+    before it.
+    """
+    if item.token_ids:
+        return _encode_random(tokenizer, item.token_ids)
+    opening = _encode_opening(tokenizer, item)
+    whole = encode_part(tokenizer, "".join(part.text for part in item.parts))
+    marks, spans = [False] * len(whole), []
+    end = 0
+    for number, part in enumerate(item.parts, start=1):
+        start, end = end, max(end, _count_shared(tokenizer, item, number, whole))
+        if part.is_target:
+            marks[start:end] = [True] * (end - start)
+            spans.append(end - start)
+    first = marks.index(True) if True in marks else len(whole)
+    sample = TokenSequence((*opening, *whole[:first]), whole[first:], tuple(marks[first:]))
+    return EncodedProbe(sample, tuple(spans))
+
+
+def _encode_random(tokenizer: Any, token_ids: tuple[int, ...]) -> EncodedProbe:
+    """Return random tokens twice; the first of the second half could be any, so is no target."""
+    ids = (*find_beginning(tokenizer), *token_ids)
+    targets = len(token_ids) // 2 - 1
+    split = len(ids) - targets
+    sample = TokenSequence(ids[:split], ids[split:], (True,) * targets)
+    return EncodedProbe(sample, (targets // 2, targets - targets // 2))
+
+
+def _encode_opening(tokenizer: Any, item: Probe) -> tuple[int, ...]:
+    if item.user is None:
+        return find_beginning(tokenizer)
+    return encode_chat(tokenizer, [{"role": "user", "content": item.user}])
+
+
+def _count_shared(tokenizer: Any, item: Probe, parts: int, whole: Sequence[int]) -> int:
+    """Return how many tokens of `whole` the first `parts` parts make up."""
+    if parts == len(item.parts):
+        return len(whole)
+    ids = encode_part(tokenizer, "".join(part.text for part in item.parts[:parts]))
+    pairs = zip(ids, whole, strict=False)
+    return next((index for index, (one, two) in enumerate(pairs) if one != two), len(ids))

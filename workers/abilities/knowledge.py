@@ -1,0 +1,63 @@
+"""Knowledge and plain arithmetic: short questions whose answers no context gives."""
+
+from __future__ import annotations
+
+from workers.abilities.probe import Area, Probe, SliceKind, probe
+from workers.abilities.source import Source
+
+_CAPITALS = tuple(
+    pair.split(":")
+    for pair in """France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon Austria:Vienna
+    Greece:Athens Ireland:Dublin Norway:Oslo Sweden:Stockholm Finland:Helsinki Denmark:Copenhagen
+    Poland:Warsaw Hungary:Budapest Russia:Moscow Ukraine:Kyiv Turkey:Ankara Egypt:Cairo Japan:Tokyo
+    China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran Iraq:Baghdad Syria:Damascus
+    Israel:Jerusalem Kenya:Nairobi Ghana:Accra Cuba:Havana Peru:Lima Chile:Santiago Canada:Ottawa
+    Australia:Canberra Belgium:Brussels Romania:Bucharest Bulgaria:Sofia Serbia:Belgrade
+    Switzerland:Bern Netherlands:Amsterdam""".split()
+)
+_FORMS = (
+    "The capital of {} is", "Q: What is the capital of {}?\nA:", "{}'s capital city is",
+    "The government of {} sits in",
+)  # fmt: skip
+_OPPOSITES = tuple(
+    pair.split(":")
+    for pair in """hot:cold big:small up:down left:right day:night black:white fast:slow high:low
+    open:closed rich:poor young:old happy:sad hard:soft light:dark early:late full:empty strong:weak
+    long:short inside:outside first:last good:bad wet:dry win:lose true:false male:female
+    east:west north:south buy:sell push:pull begin:end love:hate near:far wide:narrow thick:thin
+    clean:dirty loud:quiet sweet:sour above:below before:after more:less""".split()
+)
+_SUMS = ("{a} + {b} =", "{a} plus {b} is", "Q: {a} + {b}\nA:", "{a} and {b} make")
+
+
+def draw_capital(source: Source) -> Probe:
+    """The capital of a country."""
+    country, city = source.choose(_CAPITALS)
+    return probe(source.choose(_FORMS).format(country), f" {city}")
+
+
+def draw_opposite(source: Source) -> Probe:
+    """The opposite of a word."""
+    pairs = source.sample(_OPPOSITES, 3)
+    form = source.choose(("{} - {}\n", "{}: {}\n", "{} / {}\n", "{} versus {}\n"))
+    shown = "".join(form.format(*pair) for pair in pairs[:2])
+    before = form.format(pairs[2][0], "\0").partition(" \0")[0]
+    return probe(shown + before, f" {pairs[2][1]}")
+
+
+def draw_sum(source: Source) -> Probe:
+    """A sum of one-digit numbers, after two others."""
+    form = source.choose(_SUMS)
+    sums = [(source.number(1, 9), source.number(1, 9)) for _ in range(4)]
+    shown = "".join(f"{form.format(a=a, b=b)} {a + b}\n" for a, b in sums[:2])
+    (a, b), (c, d) = sums[2:]
+    return probe(
+        shown + form.format(a=a, b=b), f" {a + b}\n", form.format(a=c, b=d), f" {c + d}\n"
+    )
+
+
+SLICES = (
+    SliceKind("capital_cities", Area.KNOWLEDGE, "name capital cities", draw_capital, 1),
+    SliceKind("opposites", Area.KNOWLEDGE, "name opposites", draw_opposite, 1),
+    SliceKind("sums", Area.KNOWLEDGE, "add one-digit numbers", draw_sum, 2),
+)

@@ -1,0 +1,72 @@
+"""Fluency: plain sentences in the languages that a tokenizer covers."""
+
+from __future__ import annotations
+
+from workers.abilities.probe import Area, Probe, Right, SliceKind, given, target
+from workers.abilities.source import Source
+
+SENTENCES = (
+    "Le train pour la ville part tous les matins à huit heures et demie.",
+    "Nous avons mangé du pain et du fromage avant de rentrer à la maison.",
+    "Ma sœur cherche une maison avec un petit jardin près de la rivière.",
+    "Les enfants jouent dans la cour pendant que leur mère prépare le dîner.",
+    "Der Zug nach Hamburg fährt jeden Morgen um acht Uhr ab.",
+    "Wir haben gestern Abend lange auf der Terrasse gesessen und geredet.",
+    "Meine Schwester sucht eine Wohnung mit einem kleinen Garten am Fluss.",
+    "Die Kinder spielen im Hof, während ihre Mutter das Essen kocht.",
+    "El tren de la mañana sale siempre a las ocho en punto de la estación.",
+    "Compramos pan, queso y fruta en el mercado antes de volver a casa.",
+    "Mi hermana busca una casa con un jardín pequeño cerca del río.",
+    "Los niños juegan en el patio mientras su madre prepara la cena.",
+    "Il treno per la città parte ogni mattina alle otto e mezza.",
+    "Abbiamo comprato il pane e la frutta al mercato prima di tornare a casa.",
+    "Mia sorella cerca una casa con un piccolo giardino vicino al fiume.",
+    "I bambini giocano nel cortile mentre la madre prepara la cena.",
+    "O trem para a cidade sai todas as manhãs às oito e meia.",
+    "Compramos pão e queijo no mercado antes de voltar para casa.",
+    "A minha irmã procura uma casa com um jardim pequeno perto do rio.",
+    "As crianças brincam no pátio enquanto a mãe prepara o jantar.",
+    "De trein naar de stad vertrekt elke ochtend om half negen.",
+    "We hebben brood en kaas gekocht voordat we naar huis gingen.",
+    "Mijn zus zoekt een huis met een kleine tuin dicht bij de rivier.",
+    "De kinderen spelen buiten terwijl hun moeder het eten kookt.",
+    "Поезд в город отправляется каждое утро в половине девятого.",
+    "Мы купили хлеб и сыр на рынке, а потом пошли домой.",
+    "Моя сестра ищет дом с маленьким садом недалеко от реки.",
+    "Дети играют во дворе, пока их мать готовит ужин.",
+    "开往城里的火车每天早上八点半出发。",
+    "我们在市场上买了面包和水果，然后回家了。",
+    "我的姐姐在找一所河边带小花园的房子。",
+    "孩子们在院子里玩，他们的妈妈在做晚饭。",
+    "町へ行く電車は毎朝八時半に出発します。",
+    "私たちは市場でパンと果物を買ってから家に帰りました。",
+    "姉は川の近くで小さな庭のある家を探しています。",
+    "母が夕食を作っている間、子供たちは庭で遊んでいます。",
+    "Pociąg do miasta odjeżdża codziennie rano o wpół do dziewiątej.",
+    "Kupiliśmy chleb i ser na rynku, zanim wróciliśmy do domu.",
+    "Moja siostra szuka domu z małym ogrodem blisko rzeki.",
+    "Dzieci bawią się na podwórku, a ich matka gotuje obiad.",
+    "Şehre giden tren her sabah sekiz buçukta kalkıyor.",
+    "Eve dönmeden önce pazardan ekmek ve peynir aldık.",
+    "Kız kardeşim nehrin yakınında küçük bahçeli bir ev arıyor.",
+    "Çocuklar bahçede oynarken anneleri akşam yemeği hazırlıyor.",
+    "Tåget till staden går varje morgon klockan halv nio.",
+    "Vi köpte bröd och ost på torget innan vi gick hem.",
+    "Min syster söker ett hus med en liten trädgård nära floden.",
+    "Barnen leker på gården medan deras mamma lagar middag.",
+)  # fmt: skip
+"""Four in each of twelve languages, written for this project."""
+
+
+def draw_sentence(source: Source) -> Probe:
+    """A sentence of one language: what follows its first third, in two items."""
+    text = source.choose(SENTENCES)
+    first, second = len(text) // 3, 2 * len(text) // 3
+    return Probe((given(text[:first]), target(text[first:second]), target(text[second:])))
+
+
+SLICES = (
+    SliceKind(
+        "languages", Area.LANGUAGE, "write other languages", draw_sentence, 2, Right.TOKENS
+    ),
+)  # fmt: skip

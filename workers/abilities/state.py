@@ -1,0 +1,16 @@
+"""What was measured of one model on a slice's probes."""
+
+from __future__ import annotations
+
+from workers.domain import ReportModel
+
+
+class SliceFigures(ReportModel):
+    """A model's figures on the items of one slice; every tuple follows the items' order."""
+
+    nats: tuple[float, ...]
+    """Summed negative log-likelihood of each right continuation."""
+    right: tuple[int, ...]
+    """Tokens of it that are the model's first choice."""
+    tokens: tuple[int, ...]
+    """Its tokens."""

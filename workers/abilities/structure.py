@@ -1,0 +1,174 @@
+"""Structured text: each next piece follows from the pieces before it."""
+
+from __future__ import annotations
+
+import json
+
+from workers.abilities import words
+from workers.abilities.probe import Area, Probe, Right, SliceKind, probe
+from workers.abilities.source import Source
+
+_TOPICS = ("name", "item", "product", "title", "label", "tool", "part", "article")
+_AMOUNTS = ("age", "count", "price", "year", "size", "weight", "score", "stock")
+_COUNTS = (", ", " ", "\n", "; ", " - ", ",", ". ", " | ")
+_STEPPED = ("{}", "Step {}", "Chapter {}", "#{}", "No. {}", "Day {}", "Room {}", "({})")
+_TIMES = (
+    "{a} x {b} = {c}", "{a} × {b} = {c}", "{a}*{b}={c}", "{a} times {b} is {c}", "{a} * {b} = {c}",
+    "{b} · {a} = {c}", "{a} × {b} → {c}", "{a} multiplied by {b} is {c}",
+)  # fmt: skip
+_CHORUS = ("Chorus:\n", "[Chorus]\n", "", "(Refrain)\n")
+_PARTIES = (
+    ("Supplier", "Customer"), ("Licensor", "Licensee"), ("Landlord", "Tenant"), ("Buyer", "Seller"),
+    ("Lender", "Borrower"), ("Company", "Contractor"), ("Agency", "Client"), ("Owner", "Operator"),
+)  # fmt: skip
+_CLAUSES = (
+    "shall not be liable to the {two} for any loss of the {noun}, whether direct or indirect.",
+    "shall indemnify the {two} against all claims arising out of the use of the {noun}.",
+    "shall give the {two} thirty days' written notice before the {noun} is replaced.",
+    "shall not assign any right to the {noun} without the prior written consent of the {two}.",
+    "shall keep the {noun} in good repair and let the {two} inspect it upon request.",
+    "shall return the {noun} to the {two} at the end of the term of this Agreement.",
+)
+_ROWS = 4
+
+
+def _draw_records(source: Source) -> tuple[str, str, list[tuple[str, int]]]:
+    """Return the two field names and a few records."""
+    values = [source.number(11, 99) for _ in range(_ROWS)]
+    records = list(zip(source.nouns(_ROWS), values, strict=True))
+    return source.choose(_TOPICS), source.choose(_AMOUNTS), records
+
+
+def _tell(records: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{noun} {value}" for noun, value in records)
+
+
+def _follow_rows(opening: str, rows: list[str]) -> Probe:
+    """Return the probe whose rows from the second on are targets of their own."""
+    pieces = [opening + rows[0], rows[1]]
+    for row in rows[2:]:
+        pieces += ["", row]
+    return probe(*pieces)
+
+
+def draw_json(source: Source) -> Probe:
+    """Records in words, then as a JSON array of objects."""
+    topic, amount, records = _draw_records(source)
+    indent, end = source.choose((("  ", ",\n"), ("", ",\n"), ("    ", ",\n"), (" ", ", ")))
+    rows = [indent + json.dumps({topic: noun, amount: value}) + end for noun, value in records]
+    return _follow_rows(f"{_tell(records)}\n\n[\n", rows)
+
+
+def draw_csv(source: Source) -> Probe:
+    """Records in words, then as separated values."""
+    topic, amount, records = _draw_records(source)
+    separator = source.choose((",", ";", "\t", " | "))
+    rows = [f"{noun}{separator}{value}\n" for noun, value in records]
+    return _follow_rows(f"{_tell(records)}\n\n{topic}{separator}{amount}\n", rows)
+
+
+def draw_table(source: Source) -> Probe:
+    """Records in words, then as a Markdown table."""
+    topic, amount, records = _draw_records(source)
+    rule = source.choose(("|---|---|", "| --- | --- |", "|:---|---:|", "|------|------|"))
+    rows = [f"| {noun} | {value} |\n" for noun, value in records]
+    return _follow_rows(f"{_tell(records)}\n\n| {topic} | {amount} |\n{rule}\n", rows)
+
+
+def draw_outline(source: Source) -> Probe:
+    """A Markdown outline whose sections have the same points."""
+    mark, bullet = source.choose((("## ", "- "), ("# ", "* "), ("### ", "1. "), ("#### ", "+ ")))
+    points = "".join(f"{bullet}{noun}\n" for noun in source.nouns(3))
+    one, two, three = source.sample(words.PLACES, 3)
+    opening = f"{mark}{one}\n{points}\n{mark}{two}\n"
+    return probe(opening, points, f"\n{mark}{three}\n", points)
+
+
+def draw_code(source: Source) -> Probe:
+    """A program whose later lines follow from its earlier ones."""
+    return source.choose((_draw_class, _draw_keys, _draw_getters, _draw_imports))(source)
+
+
+def _draw_class(source: Source) -> Probe:
+    fields = source.nouns(4)
+    head = f"class {source.nouns(1)[0].title()}:\n    def __init__(self, {', '.join(fields)}):\n"
+    return _follow_rows(head, [f"        self.{field} = {field}\n" for field in fields])
+
+
+def _draw_keys(source: Source) -> Probe:
+    name, fields = source.nouns(1)[0], source.nouns(4)
+    rows = [f'{field} = {name}["{field}"]\n' for field in fields]
+    return _follow_rows(f"# {', '.join(fields)}\n", rows)
+
+
+def _draw_getters(source: Source) -> Probe:
+    fields = source.nouns(4)
+    rows = [f"int get_{field}() {{ return {field}; }}\n" for field in fields]
+    return _follow_rows(f"int {', '.join(fields)};\n", rows)
+
+
+def _draw_imports(source: Source) -> Probe:
+    fields = source.nouns(4)
+    rows = [f"import {{ {field} }} from './{field}';\n" for field in fields]
+    return _follow_rows(f"// uses {', '.join(fields)}\n", rows)
+
+
+def draw_counting(source: Source) -> Probe:
+    """Counting on from six numbers."""
+    start = source.number(2, 60)
+    form = source.choose(_STEPPED) if source.number(0, 2) == 0 else "{}"
+    separator = source.choose(_COUNTS)
+    numbers = [form.format(start + step) for step in range(10)]
+    rest = [number + separator for number in numbers[6:]]
+    return probe(separator.join(numbers[:6]) + separator, "".join(rest[:2]), "", "".join(rest[2:]))
+
+
+def draw_times_table(source: Source) -> Probe:
+    """A multiplication table, from its fourth row on."""
+    form, factor = source.choose(_TIMES), source.number(2, 9)
+    rows = [form.format(a=factor, b=by, c=factor * by) + "\n" for by in range(1, 7)]
+    return _follow_rows("".join(rows[:2]), rows[2:])
+
+
+def draw_refrain(source: Source) -> Probe:
+    """A song whose chorus comes again."""
+    lines = [_draw_song_line(source) for _ in range(3)]
+    chorus, mark = f"{lines[0]}\n{lines[1]}\n", source.choose(_CHORUS)
+    opening = lines[0].split(" ")[0]
+    rest = chorus[len(opening) :]
+    context = f"{mark}{chorus}\n{lines[2]}\n\n{mark}{opening}"
+    return probe(context, rest, f"\n{mark}{opening}", rest, f"\n{mark}{opening}", rest)
+
+
+def _draw_song_line(source: Source) -> str:
+    noun, second = source.nouns(2)
+    adjective, place = source.choose(words.ADJECTIVES), source.choose(words.PLACES)
+    template = source.choose(words.SONG_LINES)
+    return template.format(noun=noun, second=second, adjective=adjective, place=place)
+
+
+def draw_contract(source: Source) -> Probe:
+    """A clause of a contract, and the same clause for the other party."""
+    one, two = source.choose(_PARTIES)
+    noun, clause = source.nouns(1)[0], source.choose(_CLAUSES)
+    there, back = clause.format(two=two, noun=noun), clause.format(two=one, noun=noun)
+    section = source.number(2, 19)
+    return probe(
+        f"{section}.1 The {one} {there}\n\n{section}.2 The {two} shall",
+        back.removeprefix("shall"),
+        f"\n\nTo repeat 1: The {one} shall",
+        there.removeprefix("shall"),
+    )
+
+
+SLICES = (
+    SliceKind("json", Area.STRUCTURE, "write JSON", draw_json, 3),
+    SliceKind("csv", Area.STRUCTURE, "write CSV", draw_csv, 3),
+    SliceKind("tables", Area.STRUCTURE, "fill Markdown tables", draw_table, 3),
+    SliceKind("outlines", Area.STRUCTURE, "fill Markdown lists", draw_outline, 2),
+    SliceKind("code", Area.STRUCTURE, "continue code", draw_code, 3),
+    SliceKind("counting", Area.STRUCTURE, "count on", draw_counting, 2),
+    SliceKind("times_tables", Area.STRUCTURE, "continue multiplication tables", draw_times_table, 3),
+    SliceKind("refrains", Area.STRUCTURE, "sing a refrain again", draw_refrain, 3),
+    SliceKind("contracts", Area.STRUCTURE, "repeat the wording of a contract", draw_contract, 2),
+)  # fmt: skip

@@ -1,0 +1,86 @@
+"""The words, names and sentences that probes are made of; each list is dealt out by purpose."""
+
+from __future__ import annotations
+
+NOUNS = tuple(
+    """river lamp stone garden window basket candle bridge mirror ladder button carpet engine
+    feather hammer island jacket kettle letter market needle orange pencil quilt ribbon saddle
+    ticket umbrella violin wallet anchor barrel camera desert eagle forest glove harbor insect
+    jungle kitchen lemon mountain napkin ocean pillow rabbit sandwich table uncle village wagon
+    yard zebra apple bottle castle drum elephant fence guitar honey iron jewel king lake metal
+    nest onion paper queen rope silver tiger train valley water bread clock door flower gold
+    horse ice juice key leaf moon nose oil piano rain snow tree voice wheel wood chair coat
+    dish egg fish grass hat ink knife lion milk net oak pear ring soap tower wall boat cloud
+    dust field glass hill jar lock map nail oven pond road sand tent vase wind book cup duck
+    farm gate heart sugar plate spoon shirt shoe sock belt bell brush bucket cake card cave
+    cheese coin corn crown curtain desk diamond doll dragon fork frog goat hook jeep kite
+    magnet mask mouse mug owl paint peach pepper pipe potato pot rocket roof rose sail scarf
+    shell ship spider star statue sword tail tomato torch toy truck turtle whale wolf wool""".split()
+)
+
+NAMES = tuple(
+    """Anna Peter Maria James Sofia Daniel Emma Thomas Laura David Julia Michael Clara Robert
+    Alice Simon Helen Martin Nora Lucas Diana Oscar Paula Victor Rosa Hugo Irene Felix Grace
+    Leo Martha Adam Ruth Paul Vera Mark Edith George Lydia Frank Nina Henry Olga Carl Iris
+    Arthur Mona Walter Stella Ralph Ellen Bruno Judith Oliver Ivy Samuel Jane Philip Kate Noah""".split()
+)
+
+ADJECTIVES = tuple(
+    """red small quiet heavy bright old green warm empty cold blue narrow soft tall yellow dark
+    wide clean round sharp white brown thin deep smooth dry black loud short wet""".split()
+)
+
+PLACES = tuple(
+    """Paris Berlin Madrid London Rome Vienna Lisbon Dublin Oslo Athens Boston Chicago Denver
+    Dallas Seattle Houston Toronto Sydney Tokyo Cairo Lima Delhi Geneva Prague Warsaw Milan
+    Naples Zurich Munich Lyon""".split()
+)
+
+SENTENCES = (
+    "the {adjective} {noun} stood between the {second} and the {third}",
+    "{name} carried the {noun} to {place} without saying a word",
+    "nobody could find the {adjective} {noun} that {name} had lost",
+    "every morning {name} cleaned the {noun} and fed the {second}",
+    "the {noun} was worth more than the {second} and the {third} together",
+    "{name} and {other} hid the {noun} behind the {adjective} {second}",
+    "we never sold the {adjective} {noun} to anyone from {place}",
+    "{name} wrote to {other} about a {noun} and a {adjective} {second}",
+    "there was only one {noun} left when {name} came back from {place}",
+    "the {second} fell on the {adjective} {noun} and woke {name}",
+    "in {place} they use a {noun} where we would use a {second}",
+    "a {adjective} {noun} is no place for a {second}, said {name}",
+    "{name} traded two {second}s for the {adjective} {noun}",
+    "the road to {place} ends at a {noun} and a {adjective} {second}",
+    "{name} painted the {noun} while {other} repaired the {second}",
+    "they put the {noun} under the {second} so that {name} would see it",
+)
+
+FILLER = (
+    "The weather stayed mild for most of the week, and the shops were busy until late.",
+    "Several people asked about the new timetable, which nobody had seen yet.",
+    "A long line had formed outside the library before it opened its doors.",
+    "The committee met twice and could not agree on the colour of the fence.",
+    "Later in the afternoon a truck delivered chairs for the school hall.",
+    "Most of the letters were about parking, a few were about the noise at night.",
+    "The old mill had been empty for years before a baker rented the ground floor.",
+    "Visitors are asked to leave their bicycles on the other side of the square.",
+    "In autumn the path along the water is covered with leaves and hard to see.",
+    "The choir sings on Thursdays, unless the heating in the hall is broken again.",
+    "Two students measured the depth of the canal for a project on fishing.",
+    "A small fire in the kitchen was put out before anyone had to leave the house.",
+    "The museum keeps its maps in a room that is opened on request.",
+    "Farmers from the valley bring vegetables and cheese to the market hall.",
+    "The last bus leaves at eleven, so the concert will end a little earlier.",
+    "Some of the trees had to be cut because their roots lifted the pavement.",
+)
+
+SONG_LINES = (
+    "Oh carry me over the {noun}", "The {noun} is calling my name", "And nobody knows where the {noun} has gone",
+    "We danced by the {noun} till the morning came", "Sing to the {noun} and the {second}",
+    "My heart is a {adjective} {noun}", "Hold on to the {adjective} {noun}, my dear",
+    "So give me the {noun} and give me the {second}", "The {adjective} {noun} goes rolling along",
+    "There's a {noun} in the garden of {place}", "Row, row down to the {noun}, my friend",
+    "All that I want is a {adjective} {noun}", "Far away in {place} the {noun} is burning",
+    "Let the {noun} shine, let the {second} shine", "I left my {noun} in the streets of {place}",
+    "Come home, come home to the {noun}",
+)  # fmt: skip
