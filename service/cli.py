@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("demo")(stack.demo)
 app.command("up")(stack.up)
 app.command("serve")(stack.serve)
+app.command("examples")(stack.examples)
 app.add_typer(keys.app, name="keys")
 app.add_typer(jobs.prompts_app, name="prompts")
 app.command("submit")(jobs.submit)

@@ -23,12 +23,12 @@ from service.commands.progress import OPEN_STATUSES, follow_job, format_seconds
 from service.commands.summary import ReportSummary, parse_report, print_summary
 from service.database import Database
 from service.embedded import EmbeddedStack
+from service.installation import EXAMPLES, find_checkout
 from service.jobs.schemas import JobView
 from service.keys.operations import create_tenant_key
 
 MODEL = "smollm2-135m-instruct"
 FILES = ("report.json", "report.md", "report.html", "patch.safetensors", "manifest.json")
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 _PROGRESS_BAR = re.compile(r"\d+%\|")  # tqdm's: made for terminals, a flood in a log
 _FETCH_SECONDS = 1800.0
@@ -50,8 +50,8 @@ class DemoOptions:
     output: Path
     is_reduced: bool = False
     data: Path | None = None
-    """Where `wikitext2_test.txt` may be; `../shared/data` beside the project by default."""
-    examples: Path = PROJECT_ROOT / "examples"
+    """Where `wikitext2_test.txt` may be; by default `../shared/data` beside a checkout."""
+    examples: Path = EXAMPLES
     model: str = MODEL
 
 
@@ -91,19 +91,31 @@ def run_demo(options: DemoOptions) -> ExitCode:
 
 def find_inputs(options: DemoOptions) -> DemoInputs:
     """The example files. Raises `CommandError` if one is missing."""
-    data = options.data or PROJECT_ROOT.parent / "shared" / "data"
-    corpus, more = data / "wikitext2_test.txt", data / "wikitext2_valid.txt"
+    corpus, more = find_corpora(options.data)
     inputs = DemoInputs(
         spec=load_spec(options.examples / "repetition.job.json"),
         undesired=options.examples / "repetition_prompts.txt",
         reference=options.examples / "reference.txt",
-        more_reference=more if corpus.is_file() and more.is_file() else None,
-        perplexity=corpus if corpus.is_file() else options.examples / "perplexity.txt",
+        more_reference=more,
+        perplexity=corpus or options.examples / "perplexity.txt",
     )
     for path in (inputs.undesired, inputs.reference, inputs.perplexity):
         if not path.is_file():
-            raise CommandError(f"{path} is missing. Run the demo from a complete checkout.")
+            raise CommandError(f"{path} is missing. It is a part of Excise: install it again.")
     return inputs
+
+
+def find_corpora(data: Path | None) -> tuple[Path | None, Path | None]:
+    """WikiText-2 test, and valid beside it, where the data folder has them.
+
+    Without a folder given, that is the one beside the checkout, if this is a checkout.
+    """
+    checkout = find_checkout()
+    folder = data or (checkout and checkout.parent / "shared" / "data")
+    if folder is None or not (test := folder / "wikitext2_test.txt").is_file():
+        return None, None
+    valid = folder / "wikitext2_valid.txt"
+    return test, valid if valid.is_file() else None
 
 
 def build_spec(

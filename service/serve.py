@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shlex
@@ -110,6 +111,7 @@ def run_serve(options: ServeOptions) -> ExitCode:
 
     demo = options.demo
     find_vllm(os.environ)  # before anything takes long
+    check_snippet_client()
     inputs = find_inputs(demo)
     say(f"Excise serve, home {demo.home}")
     fetch_model_files(demo.home, demo.model, say)
@@ -134,6 +136,15 @@ def run_serve(options: ServeOptions) -> ExitCode:
             stack.wait()
     say("stopped")
     return ExitCode.PASSED
+
+
+def check_snippet_client() -> None:
+    """Raise `CommandError` unless the client that one of the snippets uses is installed."""
+    if importlib.util.find_spec("openai") is None:
+        raise CommandError(
+            "`excise serve` asks with the openai client, too, which is not installed. "
+            "Run: pip install openai"
+        )
 
 
 def fetch_model_files(home: Path, model: str, say: Say) -> None:
@@ -250,7 +261,7 @@ def _correct(
 ) -> JobView:
     """The demo's job, run to its end."""
     job = submit_demo_job(client, inputs, demo)
-    console.print(Text(f"no correction here yet; submitted {job.id}, as `make demo` does"))
+    console.print(Text(f"no correction here yet; submitted {job.id}, as `excise demo` does"))
     job = follow_demo_job(client, job, console, started)
     if job.verdict is None:
         raise CommandError(explain_end(job))

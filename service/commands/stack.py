@@ -1,4 +1,4 @@
-"""`excise up`, `demo`, `serve`, `migrate`, `version`: running Excise itself."""
+"""`excise up`, `demo`, `serve`, `examples`, `migrate`, `version`: running Excise itself."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from service.database import upgrade_to_head
 from service.demo import MODEL, DemoOptions, run_demo
 from service.embedded import EmbeddedStack, ServingOptions
 from service.embedded.stack import DEFAULT_PORT
+from service.installation import EXAMPLES
 from service.serve import ServeOptions, run_serve
 
 
@@ -98,6 +99,18 @@ def serve(
         end_with(run_serve(ServeOptions(demo_options, exit_after_snippet)))
     except KeyboardInterrupt:
         print_line("stopped")
+
+
+def examples(
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder to write; must not exist yet.")
+    ] = Path("examples"),
+) -> None:
+    """Write the example jobs, prompts and texts that the guides use into a folder."""
+    if output.exists():
+        raise CommandError(f"{output} exists already. Set --output to another folder.")
+    shutil.copytree(EXAMPLES, output)
+    print_line(f"wrote {output}; its README.md says what is in it")
 
 
 def migrate() -> None:

@@ -32,6 +32,7 @@ from service.embedded.processes import (
 )
 from service.embedded.serving import EmbeddedServing, ServingOptions
 from service.embedded.valkey import find_free_port, prepare_valkey
+from service.installation import find_checkout
 
 DEFAULT_PORT = 8100
 _READY_SECONDS = 180.0
@@ -367,10 +368,10 @@ def _check_port(host: str, port: int) -> None:
 
 def _build_import_path(environment: Mapping[str, str]) -> dict[str, str]:
     """In a checkout, the PYTHONPATH that makes our packages importable from any folder."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "pyproject.toml").exists():
+    checkout = find_checkout()
+    if checkout is None:
         return {}
-    parts = (str(root), environment.get("PYTHONPATH"))
+    parts = (str(checkout), environment.get("PYTHONPATH"))
     return {"PYTHONPATH": os.pathsep.join(filter(None, parts))}
 
 

@@ -17,8 +17,8 @@ import httpx
 
 from service.embedded.processes import Program, StackError, Supervised
 from service.embedded.valkey import find_free_port
+from service.installation import find_checkout
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 SERVED_BASE = "base"
 """What an embedded server calls the checkpoint it was started with."""
@@ -171,12 +171,20 @@ def build_environment(
 
 
 def find_vllm(environment: Mapping[str, str]) -> Path:
-    """The `vllm` program: EXCISE_VLLM where set, else that of `.venv-vllm` beside the project.
+    """The `vllm` program: EXCISE_VLLM where set, else that of the checkout's `.venv-vllm`.
 
     Raises `StackError` if there is none.
     """
-    named = environment.get("EXCISE_VLLM", "").strip()
-    found = Path(named).expanduser() if named else PROJECT_ROOT / ".venv-vllm" / "bin" / "vllm"
+    named, checkout = environment.get("EXCISE_VLLM", "").strip(), find_checkout()
+    if named:
+        found = Path(named).expanduser()
+    elif checkout is not None:
+        found = checkout / ".venv-vllm" / "bin" / "vllm"
+    else:
+        raise StackError(
+            "Serving needs vLLM, in a virtual environment of its own. Set EXCISE_VLLM to the vllm "
+            "program there."
+        )
     if not os.access(found, os.X_OK) or not found.is_file():
         raise StackError(
             f"There is no vLLM at {found}. Install it with `make vllm`, or set EXCISE_VLLM to the "

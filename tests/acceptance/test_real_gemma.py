@@ -92,8 +92,7 @@ def test_turns_are_tokens_but_the_base_model_has_no_template(checkpoint: Checkpo
 
 @pytest.mark.skipif(not have_wheels(NAME), reason=f"needs {EMBEDDED_MODELS[NAME].packages}")
 def test_the_tokenizer_is_that_of_the_gguf_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    files = checkpoints._find_embedded_files(NAME)
-    with checkpoints._joined(files, EMBEDDED_MODELS[NAME].sha256, tmp_path) as whole:
+    with checkpoints.open_embedded_file(NAME, tmp_path) as whole:
         fields = GGUFReader(whole).fields
         pieces, scores, types = (
             fields[f"tokenizer.ggml.{name}"].contents()

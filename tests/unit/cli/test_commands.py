@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from service.commands import group
+from service.installation import EXAMPLES
 from tests.unit.cli.fake_service import FakeService
 
 EXIT_CODES = [("passed", 0), ("rejected", 100), ("no_effect", 100)]
@@ -195,3 +196,16 @@ def test_the_workers_commands_have_names_and_only_options_of_theirs(name: str) -
 def test_starting_the_command_line_does_not_import_torch() -> None:
     program = "import service.cli, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_the_examples_are_written_once(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "examples"
+    result = run("examples", "--output", folder)
+    assert result.exit_code == 0, result.output
+    assert (folder / "gate" / "harmful.txt").is_file()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in EXAMPLES.iterdir()}
+    (folder / "reference.txt").write_text("mine")
+    result = run("examples", "--output", folder)
+    assert result.exit_code == 1
+    assert "exists already. Set --output" in result.stderr
+    assert (folder / "reference.txt").read_text() == "mine"

