@@ -282,6 +282,10 @@ class SearchStep(ReportModel):
     perplexity_increase: float
     """Relative to the base model on the same text."""
     kl: float
+    bound_by: str
+    """The limit used up most: `perplexity`, `kl`, or the name of a protected slice."""
+    use: float
+    """The share of what the search allows itself of that limit."""
     within_budget: bool
     on_front: bool
     """Whether no other one is better in both gain and KL divergence."""
@@ -406,6 +410,8 @@ class Report(JobReport):
     search: list[SearchStep]
     rank_limit: RankLimitCost | None = None
     """Where the job sets `serving.max_rank`."""
+    abilities: list[AbilityChange] = []
+    """What became of each slice of the model's abilities."""
     not_asked: list[str] = []
     """Gates that the job did not ask for."""
     samples: list[Sample]

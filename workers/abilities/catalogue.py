@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workers.abilities import context, copying, structure
+from workers.abilities import context, copying, instructions, knowledge, languages, structure
 from workers.abilities.encoding import EncodedProbe, encode_probe
 from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose, Source
 
-SLICES: tuple[SliceKind, ...] = (*copying.SLICES, *structure.SLICES, *context.SLICES)
+SLICES: tuple[SliceKind, ...] = (
+    *copying.SLICES,
+    *structure.SLICES,
+    *context.SLICES,
+    *instructions.SLICES,
+    *knowledge.SLICES,
+    *languages.SLICES,
+)
 """What every model is asked, in the order of the report."""
+
+NAMES = frozenset(kind.name for kind in SLICES)
 
 VERDICT_ITEMS = 60
 """Items of a slice that a verdict rests on, at least."""
@@ -42,8 +51,6 @@ def list_ordinary_tokens(tokenizer: Any) -> list[int]:
     return sorted(set(tokenizer.get_vocab().values()) - special)
 
 
-def _build(
-    kind: SliceKind, tokenizer: Any, source: Source, items: int
-) -> tuple[EncodedProbe, ...]:
+def _build(kind: SliceKind, tokenizer: Any, source: Source, items: int) -> tuple[EncodedProbe, ...]:
     count = -(-items // kind.items)
     return tuple(encode_probe(tokenizer, kind.draw(source)) for _ in range(count))

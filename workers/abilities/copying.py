@@ -19,7 +19,8 @@ _SPACE_LISTS = (
     ("(1) ", "\n(2) "), ("1. ", "\n2. "), ("first: ", "\nsecond: "), ("text = ", "\ncopy = "),
 )  # fmt: skip
 _LINE_LISTS = (
-    ("Shopping list:\n", "- "), ("To buy:\n", "* "), ("Packing list:\n", "+ "), ("Inventory:\n", "• "),
+    ("Shopping list:\n", "- "), ("To buy:\n", "* "), ("Packing list:\n", "+ "),
+    ("Inventory:\n", "• "),
     ("Checklist:\n", "- [ ] "), ("Menu:\n", "1. "), ("Contents\n", ""), ("Items:\n", "  - "),
 )  # fmt: skip
 _AGAIN = (
@@ -92,7 +93,9 @@ def draw_chat_repeat(source: Source) -> Probe:
 
 
 SLICES = (
-    SliceKind("random_tokens", Area.COPYING, "repeat random tokens", draw_random_tokens, 2, Right.TOKENS),
+    SliceKind(
+        "random_tokens", Area.COPYING, "repeat random tokens", draw_random_tokens, 2, Right.TOKENS
+    ),
     SliceKind("words", Area.COPYING, "repeat words", draw_words, 2),
     SliceKind("lists_in_a_line", Area.COPYING, "copy lists in a line", draw_commas, 3),
     SliceKind("lists_in_lines", Area.COPYING, "copy lists line by line", draw_lines, 3),

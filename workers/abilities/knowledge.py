@@ -5,28 +5,24 @@ from __future__ import annotations
 from workers.abilities.probe import Area, Probe, SliceKind, probe
 from workers.abilities.source import Source
 
-_CAPITALS = tuple(
-    pair.split(":")
-    for pair in """France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon Austria:Vienna
-    Greece:Athens Ireland:Dublin Norway:Oslo Sweden:Stockholm Finland:Helsinki Denmark:Copenhagen
-    Poland:Warsaw Hungary:Budapest Russia:Moscow Ukraine:Kyiv Turkey:Ankara Egypt:Cairo Japan:Tokyo
-    China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran Iraq:Baghdad Syria:Damascus
-    Israel:Jerusalem Kenya:Nairobi Ghana:Accra Cuba:Havana Peru:Lima Chile:Santiago Canada:Ottawa
-    Australia:Canberra Belgium:Brussels Romania:Bucharest Bulgaria:Sofia Serbia:Belgrade
-    Switzerland:Bern Netherlands:Amsterdam""".split()
-)
+_CAPITALS_TEXT = """France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon
+Austria:Vienna Greece:Athens Ireland:Dublin Norway:Oslo Sweden:Stockholm Finland:Helsinki Denmark:Copenhagen
+Poland:Warsaw Hungary:Budapest Russia:Moscow Ukraine:Kyiv Turkey:Ankara Egypt:Cairo Japan:Tokyo
+China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran Iraq:Baghdad Syria:Damascus
+Israel:Jerusalem Kenya:Nairobi Ghana:Accra Cuba:Havana Peru:Lima Chile:Santiago Canada:Ottawa
+Australia:Canberra Belgium:Brussels Romania:Bucharest Bulgaria:Sofia Serbia:Belgrade
+Switzerland:Bern Netherlands:Amsterdam"""
+_CAPITALS = tuple(pair.split(":") for pair in _CAPITALS_TEXT.split())
 _FORMS = (
     "The capital of {} is", "Q: What is the capital of {}?\nA:", "{}'s capital city is",
     "The government of {} sits in",
 )  # fmt: skip
-_OPPOSITES = tuple(
-    pair.split(":")
-    for pair in """hot:cold big:small up:down left:right day:night black:white fast:slow high:low
-    open:closed rich:poor young:old happy:sad hard:soft light:dark early:late full:empty strong:weak
-    long:short inside:outside first:last good:bad wet:dry win:lose true:false male:female
-    east:west north:south buy:sell push:pull begin:end love:hate near:far wide:narrow thick:thin
-    clean:dirty loud:quiet sweet:sour above:below before:after more:less""".split()
-)
+_OPPOSITES_TEXT = """hot:cold big:small up:down left:right day:night black:white fast:slow high:low
+open:closed rich:poor young:old happy:sad hard:soft light:dark early:late full:empty strong:weak
+long:short inside:outside first:last good:bad wet:dry win:lose true:false male:female
+east:west north:south buy:sell push:pull begin:end love:hate near:far wide:narrow thick:thin
+clean:dirty loud:quiet sweet:sour above:below before:after more:less"""
+_OPPOSITES = tuple(pair.split(":") for pair in _OPPOSITES_TEXT.split())
 _SUMS = ("{a} + {b} =", "{a} plus {b} is", "Q: {a} + {b}\nA:", "{a} and {b} make")
 
 
@@ -51,9 +47,7 @@ def draw_sum(source: Source) -> Probe:
     sums = [(source.number(1, 9), source.number(1, 9)) for _ in range(4)]
     shown = "".join(f"{form.format(a=a, b=b)} {a + b}\n" for a, b in sums[:2])
     (a, b), (c, d) = sums[2:]
-    return probe(
-        shown + form.format(a=a, b=b), f" {a + b}\n", form.format(a=c, b=d), f" {c + d}\n"
-    )
+    return probe(shown + form.format(a=a, b=b), f" {a + b}\n", form.format(a=c, b=d), f" {c + d}\n")
 
 
 SLICES = (

@@ -14,3 +14,15 @@ class SliceFigures(ReportModel):
     """Tokens of it that are the model's first choice."""
     tokens: tuple[int, ...]
     """Its tokens."""
+
+    def first(self, items: int) -> SliceFigures:
+        """Return the figures of the first items alone."""
+        return SliceFigures(
+            nats=self.nats[:items], right=self.right[:items], tokens=self.tokens[:items]
+        )
+
+
+class Abilities(ReportModel):
+    """A model's figures on every slice it was asked: name → figures."""
+
+    slices: dict[str, SliceFigures]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from workers.abilities import words
-from workers.abilities.probe import Area, Probe, Right, SliceKind, probe
+from workers.abilities.probe import Area, Probe, SliceKind, probe
 from workers.abilities.source import Source
 
 _TOPICS = ("name", "item", "product", "title", "label", "tool", "part", "article")
@@ -168,7 +168,9 @@ SLICES = (
     SliceKind("outlines", Area.STRUCTURE, "fill Markdown lists", draw_outline, 2),
     SliceKind("code", Area.STRUCTURE, "continue code", draw_code, 3),
     SliceKind("counting", Area.STRUCTURE, "count on", draw_counting, 2),
-    SliceKind("times_tables", Area.STRUCTURE, "continue multiplication tables", draw_times_table, 3),
+    SliceKind(
+        "times_tables", Area.STRUCTURE, "continue multiplication tables", draw_times_table, 3
+    ),
     SliceKind("refrains", Area.STRUCTURE, "sing a refrain again", draw_refrain, 3),
     SliceKind("contracts", Area.STRUCTURE, "repeat the wording of a contract", draw_contract, 2),
 )  # fmt: skip

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-NOUNS = tuple(
-    """river lamp stone garden window basket candle bridge mirror ladder button carpet engine
-    feather hammer island jacket kettle letter market needle orange pencil quilt ribbon saddle
-    ticket umbrella violin wallet anchor barrel camera desert eagle forest glove harbor insect
-    jungle kitchen lemon mountain napkin ocean pillow rabbit sandwich table uncle village wagon
-    yard zebra apple bottle castle drum elephant fence guitar honey iron jewel king lake metal
-    nest onion paper queen rope silver tiger train valley water bread clock door flower gold
-    horse ice juice key leaf moon nose oil piano rain snow tree voice wheel wood chair coat
-    dish egg fish grass hat ink knife lion milk net oak pear ring soap tower wall boat cloud
-    dust field glass hill jar lock map nail oven pond road sand tent vase wind book cup duck
-    farm gate heart sugar plate spoon shirt shoe sock belt bell brush bucket cake card cave
-    cheese coin corn crown curtain desk diamond doll dragon fork frog goat hook jeep kite
-    magnet mask mouse mug owl paint peach pepper pipe potato pot rocket roof rose sail scarf
-    shell ship spider star statue sword tail tomato torch toy truck turtle whale wolf wool""".split()
-)
+_NOUNS = """river lamp stone garden window basket candle bridge mirror ladder button carpet engine
+feather hammer island jacket kettle letter market needle orange pencil quilt ribbon saddle
+ticket umbrella violin wallet anchor barrel camera desert eagle forest glove harbor insect
+jungle kitchen lemon mountain napkin ocean pillow rabbit sandwich table uncle village wagon
+yard zebra apple bottle castle drum elephant fence guitar honey iron jewel king lake metal
+nest onion paper queen rope silver tiger train valley water bread clock door flower gold
+horse ice juice key leaf moon nose oil piano rain snow tree voice wheel wood chair coat
+dish egg fish grass hat ink knife lion milk net oak pear ring soap tower wall boat cloud
+dust field glass hill jar lock map nail oven pond road sand tent vase wind book cup duck
+farm gate heart sugar plate spoon shirt shoe sock belt bell brush bucket cake card cave
+cheese coin corn crown curtain desk diamond doll dragon fork frog goat hook jeep kite
+magnet mask mouse mug owl paint peach pepper pipe potato pot rocket roof rose sail scarf
+shell ship spider star statue sword tail tomato torch toy truck turtle whale wolf wool"""
+NOUNS = tuple(_NOUNS.split())
 
-NAMES = tuple(
-    """Anna Peter Maria James Sofia Daniel Emma Thomas Laura David Julia Michael Clara Robert
-    Alice Simon Helen Martin Nora Lucas Diana Oscar Paula Victor Rosa Hugo Irene Felix Grace
-    Leo Martha Adam Ruth Paul Vera Mark Edith George Lydia Frank Nina Henry Olga Carl Iris
-    Arthur Mona Walter Stella Ralph Ellen Bruno Judith Oliver Ivy Samuel Jane Philip Kate Noah""".split()
-)
+_NAMES = """Anna Peter Maria James Sofia Daniel Emma Thomas Laura David Julia Michael Clara Robert
+Alice Simon Helen Martin Nora Lucas Diana Oscar Paula Victor Rosa Hugo Irene Felix Grace
+Leo Martha Adam Ruth Paul Vera Mark Edith George Lydia Frank Nina Henry Olga Carl Iris
+Arthur Mona Walter Stella Ralph Ellen Bruno Judith Oliver Ivy Samuel Jane Philip Kate Noah"""
+NAMES = tuple(_NAMES.split())
 
-ADJECTIVES = tuple(
-    """red small quiet heavy bright old green warm empty cold blue narrow soft tall yellow dark
-    wide clean round sharp white brown thin deep smooth dry black loud short wet""".split()
-)
+_ADJECTIVES = """red small quiet heavy bright old green warm empty cold blue narrow soft tall
+yellow dark wide clean round sharp white brown thin deep smooth dry black loud short wet"""
+ADJECTIVES = tuple(_ADJECTIVES.split())
 
-PLACES = tuple(
-    """Paris Berlin Madrid London Rome Vienna Lisbon Dublin Oslo Athens Boston Chicago Denver
-    Dallas Seattle Houston Toronto Sydney Tokyo Cairo Lima Delhi Geneva Prague Warsaw Milan
-    Naples Zurich Munich Lyon""".split()
-)
+_PLACES = """Paris Berlin Madrid London Rome Vienna Lisbon Dublin Oslo Athens Boston Chicago Denver
+Dallas Seattle Houston Toronto Sydney Tokyo Cairo Lima Delhi Geneva Prague Warsaw Milan
+Naples Zurich Munich Lyon"""
+PLACES = tuple(_PLACES.split())
 
 SENTENCES = (
     "the {adjective} {noun} stood between the {second} and the {third}",
@@ -75,7 +71,8 @@ FILLER = (
 )
 
 SONG_LINES = (
-    "Oh carry me over the {noun}", "The {noun} is calling my name", "And nobody knows where the {noun} has gone",
+    "Oh carry me over the {noun}", "The {noun} is calling my name",
+    "And nobody knows where the {noun} has gone",
     "We danced by the {noun} till the morning came", "Sing to the {noun} and the {second}",
     "My heart is a {adjective} {noun}", "Hold on to the {adjective} {noun}, my dear",
     "So give me the {noun} and give me the {second}", "The {adjective} {noun} goes rolling along",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -84,7 +85,18 @@ def compute_fisher_rows(
     return rows.values.div_(predicted**0.5)
 
 
-def compute_likelihood_rows(
+@dataclass(frozen=True, eq=False)
+class MarginRows:
+    """How far the right tokens of some samples lead, and what each component does for that."""
+
+    rows: torch.Tensor
+    """`(sample, component)` float32, on the CPU: relevance for the mean lead of a sample's
+    explained tokens, in logits; to first order what the lead loses with the component."""
+    leads: tuple[torch.Tensor, ...]
+    """For each sample `(token,)` float32: logit of each explained token minus the best other."""
+
+
+def compute_margin_rows(
     model: nn.Module,
     family: Family,
     components: Selection,
@@ -94,25 +106,31 @@ def compute_likelihood_rows(
     batch_tokens: int = BATCH_TOKENS,
     advance: Advance = ignore,
     on_halved: OnHalved = log_halved,
-) -> torch.Tensor:
-    """Return float32 `(sample, component)`, on the CPU: relevance for the right continuations.
+) -> MarginRows:
+    """Return how each component supports the lead of the right tokens over the best other ones.
 
-    A row is the gradient of the summed log-likelihood of a sample's explained tokens, times the
-    values (gradient × input): to first order by how much the likelihood falls, in nats, when
-    the component goes. `advance` is called with the number of samples of each batch. Raises
-    `SampleTooLargeError`.
+    A row is the gradient of the leads of a sample's explained tokens times the values (gradient
+    × input), as a mean over these tokens. Leads are linear in the last hidden states, so they
+    tell of harm where the likelihood is flat: a token that is almost certain keeps its
+    probability until its lead is gone. `advance` is called with the number of samples of each
+    batch. Raises `SampleTooLargeError`.
     """
     rows = _Rows(model, family, components, len(samples))
+    leads = [torch.empty(0)] * len(samples)
 
     def step(batch: TokenBatch) -> None:
-        rows.fill(batch, Target.EMITTED_LOG_PROBABILITY, range(1), len(samples), 0)
+        found = rows.fill(batch, Target.EMITTED_MINUS_RUNNER_UP, range(1), len(samples), 0)
+        counts = [samples[index].explained for index in batch.sample_indices]
+        for index, part in zip(batch.sample_indices, found.split(counts), strict=True):
+            leads[index] = part
 
     runner = HalvingRunner(step, rows, on_halved)
     with rows.observed():
         for batch in build_batches(samples, batch_tokens, pad_id):
             runner.run(batch)
             advance(len(batch.sample_indices))
-    return rows.values
+    tokens = torch.tensor([max(1, sample.explained) for sample in samples])
+    return MarginRows(rows.values.div_(tokens[:, None]), tuple(leads))
 
 
 def _cut(samples: Sequence[TokenSequence]) -> list[TokenSequence]:
@@ -159,8 +177,9 @@ class _Rows:
         """Within the context, backward passes show the components' values and gradients."""
         is_weight = self._granularity is Granularity.WEIGHT
         observe = observed_outputs if is_weight else observed_gradients
-        with observe(self._modules, self._see), attribution_rules(
-            self._model, self._family, GRADIENT
+        with (
+            observe(self._modules, self._see),
+            attribution_rules(self._model, self._family, GRADIENT),
         ):
             yield
 
@@ -170,13 +189,19 @@ class _Rows:
     def end(self, batch: TokenBatch) -> None:
         """Nothing is counted either."""
 
-    def fill(self, batch: TokenBatch, target: Target, draws: range, pieces: int, seed: int) -> None:
-        """Fill the rows of a batch: one forward pass, and a backward one for every draw."""
+    def fill(
+        self, batch: TokenBatch, target: Target, draws: range, pieces: int, seed: int
+    ) -> torch.Tensor:
+        """Fill the rows of a batch: one forward pass, and a backward one for every draw.
+
+        Return the last draw's target at each explained position, `(position,)` on the CPU.
+        """
         states, find_directions = predict(self._model, self._family, batch)
         for draw in draws:
             self._targets = torch.tensor(batch.sample_indices) + draw * pieces
             directions = find_directions(target, seed * len(draws) + draw)
             torch.autograd.backward([states], [directions], retain_graph=draw < draws[-1])
+        return (states.detach().float() * directions.float()).sum(dim=-1).cpu()
 
     def _see(self, site: Site, values: torch.Tensor, gradient: torch.Tensor) -> None:
         """Keep each piece's relevance of the chosen components of a module."""
@@ -216,7 +241,7 @@ def _reduce_weights(module: nn.Module, indices: torch.Tensor) -> Reduce:
 
 
 def _reduce_features(indices: torch.Tensor, heads: int | None) -> Reduce:
-    """Return what reads neurons, or heads: Σ over tokens (and a head's slice) of value · gradient."""
+    """Return what reads neurons or heads: Σ over tokens, and a head's slice, of value · gradient."""
 
     def reduce(values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         relevance = (values * gradient).sum(dim=1)

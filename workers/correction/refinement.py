@@ -48,20 +48,21 @@ def refine(
     implements it. The same `known`, space and seed propose the same settings. A trial that had
     nothing to prune counts, and is not returned. Stops early when `is_time_up` says so.
     """
+    strictness = known[-1].settings.strictness if known else {}
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     for trial in known:
         if trial.settings.ablation in space.ablations:  # else it has no place in the space
             study.enqueue_trial(_describe(trial.settings, space))
             asked = study.ask()
-            _propose(asked, space, trial.settings.origin)
+            _propose(asked, space, trial.settings.origin, strictness)
             _tell(study, asked, trial, budget)
     found: list[Trial] = []
     for number in range(1, trials + 1):
         if is_time_up():
             break
         asked = study.ask()
-        settings = _propose(asked, space, f"refinement {number}")
+        settings = _propose(asked, space, f"refinement {number}", strictness)
         tried = try_settings(benefits[settings.granularity], settings, steps, budget)
         if tried is None:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
@@ -76,10 +77,18 @@ def _tell(study: optuna.Study, asked: optuna.Trial, trial: Trial, budget: Budget
     """Have the study learn from a trial: its two figures, and by how much it is over budget."""
     asked.set_constraint("perplexity", trial.perplexity_increase - budget.perplexity_increase)
     asked.set_constraint("kl", trial.kl_mean - budget.kl_mean)
+    asked.set_constraint("slices", max(_list_excesses(trial, budget), default=0.0))
     study.tell(asked, [trial.gain, trial.kl_mean])
 
 
-def _propose(asked: optuna.Trial, space: Space, origin: str) -> TrialSettings:
+def _list_excesses(trial: Trial, budget: Budget) -> list[float]:
+    """Return by how much each protected slice is beyond its limit, in shares of it."""
+    return [trial.slices[name].compute_share(limit) - 1 for name, limit in budget.slices.items()]
+
+
+def _propose(
+    asked: optuna.Trial, space: Space, origin: str, strictness: dict[str, float]
+) -> TrialSettings:
     names = [entry.value for entry in space.amounts]
     granularity = Granularity(asked.suggest_categorical(_GRANULARITY, names))
     low, high = space.amounts[granularity]
@@ -92,6 +101,7 @@ def _propose(asked: optuna.Trial, space: Space, origin: str) -> TrialSettings:
         last_layer=asked.suggest_int(_LAST, middle, last),
         cost_weight=asked.suggest_float(_COST, LEAST_COST_WEIGHT, LARGEST_COST_WEIGHT),
         ablation=asked.suggest_categorical(_ABLATION, space.ablations),
+        strictness=strictness,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from statistics import fmean
 from typing import Literal
 
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from workers.domain import Granularity, Selection
+from workers.abilities.state import SliceFigures
+from workers.domain import Granularity, Selection, TokenSequence
 from workers.pruning.selection import list_indices
 from workers.validation.checks.state import ModelState
 
@@ -96,6 +98,61 @@ class ReferenceSplit(StageDocument):
     held_out: tuple[tuple[int, ...], ...]
 
 
+class ProtectedSample(StageDocument):
+    """One text of a protected slice, with the tokens that are to stay predicted."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    spans: tuple[int, ...]
+    """Tokens of each target, in order."""
+    marks: tuple[bool, ...]
+    """For each response token whether it is part of a target."""
+
+    def to_sequence(self) -> TokenSequence:
+        """Return the sample as attribution takes it, targets to be explained."""
+        return TokenSequence(self.prompt_ids, self.response_ids, self.marks)
+
+
+class SliceDamage(StageDocument):
+    """What a protected slice lost on tuning items, or may lose."""
+
+    nats_rise: float
+    """Of the negative log-likelihood of right continuations, nats a token."""
+    accuracy_fall: float
+    """Of the share of their tokens that are the model's first choice."""
+
+    def compute_share(self, limit: SliceDamage) -> float:
+        """Return which share of `limit` this is, by the figure that is nearer to its own."""
+        return max(
+            divide_by_limit(self.nats_rise, limit.nats_rise),
+            divide_by_limit(self.accuracy_fall, limit.accuracy_fall),
+        )
+
+    def scaled(self, share: float) -> SliceDamage:
+        """Return the same times `share`."""
+        return SliceDamage(
+            nats_rise=self.nats_rise * share, accuracy_fall=self.accuracy_fall * share
+        )
+
+
+def divide_by_limit(damage: float, limit: float) -> float:
+    """Return the share of a limit that damage takes; none does where nothing was damaged."""
+    if damage <= 0:
+        return 0.0
+    return damage / limit if limit > 0 else math.inf
+
+
+class ProtectedSlice(StageDocument):
+    """An ability, or a team's own text, that the search must keep."""
+
+    name: str
+    limit: SliceDamage
+    learn: tuple[ProtectedSample, ...]
+    """What components are ranked by."""
+    tune: tuple[ProtectedSample, ...]
+    """What trials are measured on."""
+
+
 class PreparedCorrection(StageDocument):
     """Everything later stages need to know about model, prompts and reference texts."""
 
@@ -108,6 +165,8 @@ class PreparedCorrection(StageDocument):
     """Windows of the perplexity corpus; empty when the held-out reference serves."""
     corpus_tune: tuple[tuple[int, ...], ...] = ()
     """Other windows of it for the search; empty when it has no more, or none was given."""
+    protection: tuple[ProtectedSlice, ...] = ()
+    """What the search must keep besides the reference text; empty where the job wants none."""
     too_weak: str | None
     """Why there is nothing to correct, or None."""
 
@@ -181,8 +240,8 @@ class Trial(StageDocument):
     perplexity: float
     base_perplexity: float
     kl_mean: float
-    slices: dict[str, float] = {}
-    """Protected slice → rise of its loss on tuning items, nats a token."""
+    slices: dict[str, SliceDamage] = {}
+    """Protected slice → what it lost."""
     bound_by: str
     """The limit that is used up most: `perplexity`, `kl`, or a protected slice's name."""
     use: float
@@ -253,3 +312,5 @@ class ValidationOutcome(StageDocument):
     base: ModelState
     """The base model on text and prompts that must keep working."""
     corrected: ModelState
+    control_abilities: dict[str, SliceFigures] = {}
+    """After the first random selection, on the first items of each slice."""

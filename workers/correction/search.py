@@ -8,23 +8,23 @@ anew by everything explained so far; a component that holds back the next loop l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
-from workers.correction.results import Responses, StoredSelection, Trial, TrialSettings
+from workers.correction.results import (
+    Responses,
+    SliceDamage,
+    StoredSelection,
+    Trial,
+    TrialSettings,
+    divide_by_limit,
+)
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.pruning.ranking import Ranking
 from workers.validation.text_damage import TextDamage
-
-DEFAULT_AMOUNTS: Mapping[Granularity, tuple[int, ...]] = {
-    Granularity.NEURON: (32, 64, 96, 128, 192, 256),
-    Granularity.HEAD: (1, 2, 4, 8),
-    Granularity.WEIGHT: (2_000, 4_000, 8_000, 12_000, 16_000, 24_000),
-}
-"""Numbers of components tried when a job names none."""
 
 DEFAULT_ROUNDS = 6
 """Selections tried when a job does not say how many."""
@@ -35,6 +35,21 @@ BUDGET_SHARE = 0.8
 DAMAGE_EXPONENT = 2.0
 """Power of the number of components that damage is taken to grow with from round to round; on
 SmolLM2's weights KL grew with the 1.7th, perplexity with less."""
+
+TARGET_USE = 0.9
+"""Share of the search's budget that the next amount is aimed at."""
+
+GROWTH = 2.0
+"""Most that an amount grows, or shrinks, from one round to the next."""
+
+PATIENCE = 2
+"""Rounds without a rise after which an open search ends."""
+
+LEAST_RISE = 0.01
+"""Rise of the mean gain, a share in [0, 1], that is worth another round."""
+
+EASED, TIGHTENED, MOST_TIGHTENED = 0.5, 3.0, 30.0
+"""How fast a slice's limit is eased and tightened from round to round, and how far."""
 
 Benefit = Mapping[str, torch.Tensor]
 """Module → what the removal of each component brings against one behaviour."""
@@ -52,31 +67,26 @@ class Budget:
     """Relative increase; 0.015 is 1.5 %."""
     kl_mean: float
     """Mean KL(base ‖ corrected) on reference text, nats a token."""
-    slices: Mapping[str, float] = field(default_factory=dict)
-    """Protected slice → rise of its loss, nats a token."""
+    slices: Mapping[str, SliceDamage] = field(default_factory=dict)
+    """Protected slice → what it may lose."""
 
     def scaled(self, share: float) -> Budget:
         """Return the same budget times `share`."""
         return Budget(
             self.perplexity_increase * share,
             self.kl_mean * share,
-            {name: limit * share for name, limit in self.slices.items()},
+            {name: limit.scaled(share) for name, limit in self.slices.items()},
         )
 
     def compute_uses(
-        self, base_perplexity: float, damage: TextDamage, slices: Mapping[str, float]
+        self, base_perplexity: float, damage: TextDamage, slices: Mapping[str, SliceDamage]
     ) -> dict[str, float]:
-        """Return which share of each limit is used up, by the limit's name.
-
-        `slices` holds the rise of each protected slice's loss; one that was not measured uses
-        nothing.
-        """
+        """Return which share of each limit is used up, by the limit's name."""
         increase = damage.compute_increase(base_perplexity)
-        rises = {name: slices.get(name, 0.0) for name in self.slices}
         return {
-            PERPLEXITY: _divide(increase, self.perplexity_increase),
-            DIVERGENCE: _divide(damage.kl_mean, self.kl_mean),
-            **{name: _divide(rise, self.slices[name]) for name, rise in rises.items()},
+            PERPLEXITY: divide_by_limit(increase, self.perplexity_increase),
+            DIVERGENCE: divide_by_limit(damage.kl_mean, self.kl_mean),
+            **{name: slices[name].compute_share(limit) for name, limit in self.slices.items()},
         }
 
 
@@ -89,8 +99,8 @@ class Measurement:
     """By which share of the base model's the undesiredness fell."""
     damage: TextDamage
     base_perplexity: float
-    slices: Mapping[str, float]
-    """Protected slice → rise of its loss on tuning items, nats a token."""
+    slices: Mapping[str, SliceDamage]
+    """Protected slice → what it lost on tuning items."""
     undesired: tuple[tuple[TokenSequence, ...], ...]
     """The responses that still show each behaviour, to be explained in the next round."""
 
@@ -142,7 +152,7 @@ def try_settings(
 def search_rounds(
     benefits: Sequence[Benefit],
     granularity: Granularity,
-    amounts: Sequence[int],
+    amounts: Amounts,
     rounds: int,
     steps: SearchSteps,
     budget: Budget,
@@ -150,23 +160,27 @@ def search_rounds(
     """Return a trial for every round; `benefits` become those of all rounds together, in place.
 
     `benefits` holds what the base model's own undesired responses need; each round's new ones
-    count as `steps.explain` weighs them. The first round takes the middle of `amounts`,
-    ascending; each next one the largest of which the last round's damage foretells that it stays
-    within the budget. It ends early when nothing undesired is left to explain.
+    count as `steps.explain` weighs them. Each round's amount follows from what the last one used
+    of the budget (`Amounts`), and a slice that lost more than its share is ranked by a stricter
+    limit from then on. It ends early when nothing undesired is left to explain, or when
+    `amounts` finds that more rounds bring nothing.
     """
     trials: list[Trial] = []
     weights = [1.0] * len(benefits)
-    amount = amounts[len(amounts) // 2]
+    amount, strictness = amounts.first, dict[str, float]()
     while len(trials) < rounds:
         settings = TrialSettings(
-            origin=f"round {len(trials) + 1}", granularity=granularity, amount=amount
+            origin=f"round {len(trials) + 1}",
+            granularity=granularity,
+            amount=amount,
+            strictness=strictness,
         )
         tried = try_settings(benefits, settings, steps, budget)
         if tried is None:
             break
         trial, measured = tried
         trials.append(trial)
-        if not any(measured.undesired):
+        if not any(measured.undesired) or amounts.is_flat(trials):
             break
         if len(trials) < rounds:
             for number, undesired in enumerate(measured.undesired):
@@ -174,9 +188,86 @@ def search_rounds(
                     new, weight = steps.explain(granularity, number, undesired)
                     weights[number] += weight
                     _add_to_average(benefits[number], new, weight / weights[number])
-        use = budget.compute_use(measured.base_perplexity, measured.damage)
-        amount = choose_amount(amounts, amount, use)
+        strictness = tighten(strictness, budget, measured.slices)
+        amount = amounts.choose_next(amount, trial.use)
     return trials
+
+
+def tighten(
+    strictness: Mapping[str, float], budget: Budget, slices: Mapping[str, SliceDamage]
+) -> dict[str, float]:
+    """Return what each slice's limit is divided by in the next round.
+
+    Where a trial lost more of a slice than its limit, by as much more, within `MOST_TIGHTENED`;
+    where it lost less, the limit is eased again, by half at most. Predictions are of second
+    order and few items; what a trial measured corrects them.
+    """
+    found = {}
+    for name, limit in budget.slices.items():
+        factor = min(max(slices[name].compute_share(limit), EASED), TIGHTENED)
+        value = min(max(strictness.get(name, 1.0) * factor, 1.0), MOST_TIGHTENED)
+        if value > 1:
+            found[name] = value
+    return found
+
+
+class Amounts(Protocol):
+    """How many components the rounds of a search prune."""
+
+    @property
+    def first(self) -> int:
+        """The amount of the first round."""
+
+    def choose_next(self, last: int, use: float) -> int:
+        """Return the next amount after `last` components used the share `use` of the budget."""
+
+    def is_flat(self, trials: Sequence[Trial]) -> bool:
+        """Whether further rounds would bring nothing."""
+
+
+@dataclass(frozen=True)
+class ListedAmounts:
+    """The amounts that a job names, ascending."""
+
+    listed: Sequence[int]
+
+    @property
+    def first(self) -> int:
+        """The middle one."""
+        return self.listed[len(self.listed) // 2]
+
+    def choose_next(self, last: int, use: float) -> int:
+        """Return the largest one foretold to stay within the budget; see `choose_amount`."""
+        return choose_amount(self.listed, last, use)
+
+    def is_flat(self, trials: Sequence[Trial]) -> bool:  # noqa: ARG002 - part of the protocol
+        """Never: a job that names its amounts gets its rounds."""
+        return False
+
+
+@dataclass(frozen=True)
+class OpenAmounts:
+    """Amounts found on the way: as many as the budget bears, until the effect is flat."""
+
+    first: int
+    most: int
+    """Components that there are to choose from."""
+
+    def choose_next(self, last: int, use: float) -> int:
+        """Return the amount foretold to use `TARGET_USE`, at most `GROWTH` times the last one."""
+        wanted = GROWTH if use <= 0 else (TARGET_USE / use) ** (1 / DAMAGE_EXPONENT)
+        factor = min(max(wanted, 1 / GROWTH), GROWTH)
+        return min(max(1, round(last * factor)), self.most)
+
+    def is_flat(self, trials: Sequence[Trial]) -> bool:
+        """Whether the last `PATIENCE` rounds raised the best gain within budget by too little."""
+        if len(trials) <= PATIENCE:
+            return False
+        return _find_best_gain(trials) - _find_best_gain(trials[:-PATIENCE]) < LEAST_RISE
+
+
+def _find_best_gain(trials: Sequence[Trial]) -> float:
+    return max((trial.gain for trial in trials if trial.within_budget), default=0.0)
 
 
 def choose_amount(amounts: Sequence[int], last: int, use: float) -> int:
@@ -212,13 +303,6 @@ def find_front(trials: Sequence[Trial]) -> tuple[int, ...]:
         for index, trial in enumerate(trials)
         if not any(_dominates(other, trial) for other in trials)
     )
-
-
-def _divide(damage: float, limit: float) -> float:
-    """Return the share of a limit that damage takes; none does where nothing was damaged."""
-    if damage <= 0:
-        return 0.0
-    return damage / limit if limit > 0 else math.inf
 
 
 def _dominates(one: Trial, other: Trial) -> bool:

@@ -8,6 +8,8 @@ from itertools import combinations
 
 import torch
 
+from service.jobs.specs.abilities import AbilitiesGateSpec
+from workers.abilities.probe import SliceKind
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides, build_effect, collect_sides
 from workers.correction.gates import build_effect_gates
@@ -21,6 +23,7 @@ from workers.correction.results import (
 from workers.correction.samples import choose_samples
 from workers.correction.search import Budget, find_front
 from workers.domain import (
+    AbilityChange,
     BudgetLimits,
     Damage,
     DivergenceDamage,
@@ -37,6 +40,7 @@ from workers.domain import (
     Verdict,
 )
 from workers.pruning.selection import count_by_module, list_indices
+from workers.validation.checks.abilities import ABILITIES, compare_states, judge_abilities
 from workers.validation.checks.gates import GateRequest, judge_gates
 from workers.validation.checks.state import (
     ModelState,
@@ -57,6 +61,10 @@ class ReportFrame:
     """The damage and safety gates, with their limits."""
     not_asked: tuple[str, ...]
     """Gates that the job did not ask for."""
+    abilities: AbilitiesGateSpec | None
+    """Limits of every slice; None where they are not asked for."""
+    kinds: tuple[SliceKind, ...]
+    """The slices that were asked, in the report's order."""
     attribution: Mapping[str, str]
     dtype: str
     seed: int
@@ -77,7 +85,8 @@ def build_report(
     """
     sides = _collect_sides(prepared, search, validation)
     damage = None if validation is None else _build_damage(frame, validation)
-    gates = [] if validation is None else _build_gates(frame, sides, validation)
+    abilities = [] if validation is None else _compare_abilities(frame, validation)
+    gates = [] if validation is None else _build_gates(frame, sides, validation, abilities)
     verdict, reason = _judge(prepared, search, validation, gates)
     return Report(
         verdict=verdict,
@@ -97,6 +106,7 @@ def build_report(
         search=_list_search(frame, search),
         rank_limit=_describe_rank_limit(frame, search),
         gates=gates,
+        abilities=abilities,
         not_asked=list(frame.not_asked),
         samples=choose_samples(frame.behaviours, prepared, sides),
         attribution=dict(frame.attribution),
@@ -137,9 +147,10 @@ def _judge(
             Verdict.NO_EFFECT,
             "nothing tried improves every behaviour on the tuning prompts within the budget",
         )
-    failed = [gate.name for gate in gates if not gate.passed]
+    failed = [gate for gate in gates if not gate.passed]
     if failed:
-        return Verdict.REJECTED, f"gates not met: {', '.join(failed)}"
+        lost = "".join(f". {gate.note}" for gate in failed if gate.name == ABILITIES and gate.note)
+        return Verdict.REJECTED, f"gates not met: {', '.join(gate.name for gate in failed)}{lost}"
     return Verdict.PASSED, "every gate was measured on held-out data and met"
 
 
@@ -170,7 +181,10 @@ def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage |
 
 
 def _build_gates(
-    frame: ReportFrame, sides: Sequence[BehaviourSides], validation: ValidationOutcome
+    frame: ReportFrame,
+    sides: Sequence[BehaviourSides],
+    validation: ValidationOutcome,
+    abilities: Sequence[AbilityChange],
 ) -> list[GateResult]:
     effects = [
         gate
@@ -184,7 +198,19 @@ def _build_gates(
     corrected = _add_responses(
         validation.corrected, [(behaviour, own.corrected) for behaviour, _, own in rows]
     )
-    return effects + judge_gates(frame.requests, base, corrected, frame.seed)
+    able = [] if frame.abilities is None else [judge_abilities(abilities)]
+    return effects + able + judge_gates(frame.requests, base, corrected, frame.seed)
+
+
+def _compare_abilities(frame: ReportFrame, validation: ValidationOutcome) -> list[AbilityChange]:
+    """Return what became of each slice; nothing where they were not asked for or not measured."""
+    return compare_states(
+        frame.kinds,
+        validation.base,
+        validation.corrected,
+        validation.control_abilities,
+        frame.abilities,
+    )
 
 
 def _add_responses(
@@ -256,13 +282,15 @@ def _describe_trial(
 ) -> SearchStep:
     names = [behaviour.name for behaviour in frame.behaviours]
     return SearchStep(
-        **trial.settings.model_dump(exclude={"amount"}),
+        **trial.settings.model_dump(exclude={"amount", "strictness"}),
         components=trial.amount,
         gains=dict(zip(names, trial.gains, strict=True)),
         gain=trial.gain,
         perplexity=trial.perplexity,
         perplexity_increase=trial.perplexity_increase,
         kl=trial.kl_mean,
+        bound_by=trial.bound_by,
+        use=trial.use,
         within_budget=trial.within_budget,
         on_front=on_front,
         chosen=chosen,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from workers.abilities.catalogue import SLICES
 from workers.checkpoints import DTYPES, Checkpoint, load_checkpoint
 from workers.domain import ModelIdentity
 from workers.families import find_family
@@ -18,6 +19,7 @@ from workers.gating.scorers import SCORERS
 from workers.gating.sources import find_checkpoint
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.tasks.packaging import list_versions
+from workers.validation.checks.abilities import compare_states, judge_abilities
 from workers.validation.checks.gates import GateRequest, judge_gates
 from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
 from workers.validation.gate_report import GateReport, find_outcome
@@ -50,12 +52,16 @@ def compare_checkpoints(
     gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
     say(f"measuring {model}")
     state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
+    abilities = compare_states(SLICES, baseline.state, state, {}, config.abilities)
     gates = judge_gates(_list_requests(config), baseline.state, state, config.seed)
+    if config.abilities is not None:
+        gates.append(judge_abilities(abilities))
     return GateReport(
         outcome=find_outcome(gates),
         model=ModelIdentity(id=model, sha256=compute_checkpoint_sha256(folder)),
         against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
         gates=gates,
+        abilities=abilities,
         not_asked=_list_not_asked(config),
         dtype=config.dtype,
         seed=config.seed,

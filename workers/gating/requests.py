@@ -14,6 +14,9 @@ from service.jobs.specs.gates import (
     ResponseLimitsSpec,
     ZeroShotGateSpec,
 )
+from workers.abilities.catalogue import SLICES, build_slices
+from workers.abilities.probe import SliceKind
+from workers.abilities.source import Purpose
 from workers.correction.preparation import cut_corpus
 from workers.validation.checks.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES, GateRequest
 from workers.validation.checks.measurement import CheckPlan, PromptSet
@@ -37,6 +40,7 @@ def build_plan(
     load_prompts: LoadPrompts,
     load_rows: LoadRows,
     seed: int,
+    kinds: Sequence[SliceKind] = SLICES,
 ) -> CheckPlan:
     """Return what to measure; `tokenizer` is the base's, in whose tokens texts are cut.
 
@@ -56,6 +60,9 @@ def build_plan(
             for name, asked in _find_prompt_gates(spec).items()
         },
         zero_shot={task.name: _load_questions(task, load_rows, seed) for task in spec.zero_shot},
+        abilities={}
+        if spec.abilities is None
+        else build_slices(tokenizer, Purpose.VERDICT, seed, kinds=kinds),
     )
 
 

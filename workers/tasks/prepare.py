@@ -15,6 +15,7 @@ from workers.correction.preparation import (
 )
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
 from workers.progress import Progress, count_up
+from workers.tasks.abilities import describe_protection, protect
 from workers.tasks.ablation import check_ablations
 from workers.tasks.behaviours import encode_prompts
 from workers.tasks.checks import load_check_plan
@@ -42,6 +43,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
             for behaviour in spec.behaviours
         ],
         "reference": inputs.prompt_set(spec.reference).sha256,
+        "protect": describe_protection(inputs),
         "reference_tokens": spec.attribution.reference_tokens,
         "corpus": None
         if corpus is None
@@ -54,6 +56,7 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
     load_check_plan(inputs)
     reference = _split_reference(inputs)  # before the costly part: it may be refused
     corpus, corpus_tune = _cut_corpus(inputs)
+    protection = protect(inputs)
     behaviours = _prepare_behaviours(inputs, progress)
     judged = map(judge_signal, inputs.behaviours, behaviours)
     reasons = [reason for reason in judged if reason is not None]
@@ -67,6 +70,7 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
         reference=reference,
         corpus=corpus,
         corpus_tune=corpus_tune,
+        protection=protection,
         too_weak="; ".join(reasons) or None,
     ).to_bytes()
 

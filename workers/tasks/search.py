@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from workers.attribution.contrastive import ContrastiveRelevance, parse_relevance
+from workers.correction.protection import SEARCH_SHARE
 from workers.correction.refinement import Space, refine
 from workers.correction.results import PreparedCorrection, SearchOutcome, StoredSelection, Trial
 from workers.correction.search import (
     BUDGET_SHARE,
-    DEFAULT_AMOUNTS,
     DEFAULT_ROUNDS,
+    Amounts,
     Benefit,
+    Budget,
+    ListedAmounts,
+    OpenAmounts,
     SearchSteps,
     choose_trial,
     search_rounds,
@@ -24,10 +29,21 @@ from workers.progress import Progress, count_up
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.rank_limit import RankLimit
-from workers.tasks.search_steps import TuningBench, build_steps, weighs_together
+from workers.tasks.search_pool import weighs_together
+from workers.tasks.search_steps import TuningBench, build_steps
 
 THOROUGH_TRIALS = 24
 """Trials after the rounds when a thorough job does not say how many."""
+
+START_SHARES = {Granularity.NEURON: 2e-3, Granularity.HEAD: 4e-3, Granularity.WEIGHT: 1.5e-4}
+"""Share of all components in the first round of an open search: 92 neurons, 1 head and 16,000
+weights of SmolLM2, the middle of what served there and on Gemma-3-270M (benchmarks/RESULTS.md)."""
+
+MOST_SHARES = {Granularity.NEURON: 1.5e-2, Granularity.HEAD: 5e-2, Granularity.WEIGHT: 6e-4}
+"""Most of all components that an open search prunes: every budget here was full long before."""
+
+AMOUNT_SPAN = 64
+"""The most components of an open search, divided by the fewest that a refinement tries."""
 
 Benefits = dict[Granularity, list[Benefit]]
 
@@ -44,7 +60,7 @@ def run(
         "attribute": attributed.sha256,
         "score": spec.attribution.score,
         "search": spec.search.model_dump(mode="json"),
-        "amounts": {kind.value: _amounts(inputs, kind) for kind in inputs.granularities},
+        "amounts": {kind.value: _find_range(inputs, kind) for kind in inputs.granularities},
         "max_rank": spec.serving.max_rank,
         "budget": spec.budget.model_dump(mode="json"),
     }
@@ -70,17 +86,17 @@ def _work(
     )
     rounds, trials = search.rounds or DEFAULT_ROUNDS, _count_trials(inputs)
     limit = RankLimit(inputs.spec.serving.max_rank)
-    total = rounds * len(inputs.granularities) + trials + limit.trials + weighs_together(inputs)
+    pools = sum(weighs_together(inputs, kind) for kind in inputs.granularities)
+    total = rounds * len(inputs.granularities) + trials + limit.trials + pools
     advance = count_up(progress, total)
     bench = TuningBench(context, inputs, prepared, attributed.sha256)
-    most_weights = _find_range(inputs, Granularity.WEIGHT)[1]
-    steps = build_steps(
-        context, inputs, relevance, bench, most_weights, lambda: advance(1), limit.remember
-    )
-    budget = inputs.budget.scaled(BUDGET_SHARE)
+    most = {kind: _find_range(inputs, kind)[1] for kind in inputs.granularities}
+    steps = build_steps(context, inputs, relevance, bench, most, lambda: advance(1), limit.remember)
+    budget = _build_budget(inputs, prepared)
     benefits, found = _start(relevance), list[Trial]()
     for kind in inputs.granularities:
-        found += search_rounds(benefits[kind], kind, _amounts(inputs, kind), rounds, steps, budget)
+        amounts = _build_amounts(inputs, prepared, kind)
+        found += search_rounds(benefits[kind], kind, amounts, rounds, steps, budget)
     if trials:
         found += refine(
             benefits,
@@ -100,11 +116,30 @@ def _work(
     return outcome.to_bytes()
 
 
-def _amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int]:
+def _build_budget(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Budget:
+    """Return what the search may use of every limit, those of protected slices among them."""
+    budget = inputs.budget.scaled(BUDGET_SHARE)
+    slices = {own.name: own.limit.scaled(SEARCH_SHARE) for own in prepared.protection}
+    return replace(budget, slices=slices)
+
+
+def _list_amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int] | None:
     given: Any = inputs.spec.search.amounts
     if isinstance(given, Mapping):
         given = given.get(granularity.value)
-    return list(given or DEFAULT_AMOUNTS[granularity])
+    return None if given is None else list(given)
+
+
+def _build_amounts(
+    inputs: CorrectionInputs, prepared: PreparedCorrection, granularity: Granularity
+) -> Amounts:
+    """Return the amounts that the job names, else those that the search finds."""
+    listed = _list_amounts(inputs, granularity)
+    if listed is not None:
+        return ListedAmounts(listed)
+    share, most = START_SHARES[granularity], _find_range(inputs, granularity)[1]
+    start = max(1, round(share * prepared.components[granularity]))
+    return OpenAmounts(min(start, most), most)
 
 
 def _count_trials(inputs: CorrectionInputs) -> int:
@@ -128,10 +163,14 @@ def _build_space(inputs: CorrectionInputs) -> Space:
 
 def _find_range(inputs: CorrectionInputs, kind: Granularity) -> tuple[int, int]:
     """Return the fewest and the most components that any trial prunes."""
-    amounts = _amounts(inputs, kind)
+    listed = _list_amounts(inputs, kind)
+    if listed is None:
+        everything = sum(inputs.component_counts(kind).values())
+        most = max(1, round(MOST_SHARES[kind] * everything))
+        return max(1, most // AMOUNT_SPAN), most
     if not _count_trials(inputs):
-        return amounts[0], amounts[-1]
-    return max(1, amounts[0] // 2), 2 * amounts[-1]
+        return listed[0], listed[-1]
+    return max(1, listed[0] // 2), 2 * listed[-1]
 
 
 def _build_clock(started: float, max_minutes: float | None) -> Callable[[], bool]:

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import torch
 
+from workers.abilities.state import SliceFigures
 from workers.attribution.contrastive import ContrastiveRelevance
-from workers.attribution.fisher import compute_fisher_rows
 from workers.correction.behaviour import Behaviour
 from workers.correction.explained import Explained, collect_explained
 from workers.correction.measurement import (
@@ -17,10 +17,12 @@ from workers.correction.measurement import (
     mark_shown,
     measure_responses,
 )
+from workers.correction.protection import restore
 from workers.correction.results import (
     PreparedCorrection,
     PromptOutcome,
     Responses,
+    SliceDamage,
     StageDocument,
     StoredSelection,
     Trial,
@@ -30,17 +32,17 @@ from workers.correction.search import Benefit, Measurement, SearchSteps
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.families import find_layer_numbers
 from workers.progress import ignore
-from workers.pruning.joint_ranking import Pool, rank_jointly
+from workers.pruning.joint_ranking import Pool
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import Score, combine_benefits, compute_floor, compute_scores
 from workers.tasks.ablation import ablated
 from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import JobContext, compute_key
 from workers.tasks.loading import CorrectionInputs
+from workers.tasks.search_pool import build_pool, rank_pool, weighs_together
+from workers.validation.checks.abilities import compute_nats_rise
+from workers.validation.probes import measure_probes
 from workers.validation.text_damage import ReferenceText, TextDamage
-
-POOL_SHARE = 3
-"""Times as many weights are weighed together as are pruned at most."""
 
 
 class _Findings(StageDocument):
@@ -52,6 +54,7 @@ class _Findings(StageDocument):
     kl_p95: float
     tokens: int
     base_perplexity: float
+    slices: dict[str, SliceDamage]
 
 
 class TuningBench:
@@ -79,6 +82,8 @@ class TuningBench:
         self.general = [TokenSequence(ids) for ids in prepared.reference.attribute]
         self._text = [TokenSequence(ids) for ids in prepared.reference.tune]
         self._corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
+        self.protection = prepared.protection
+        self._probes = {own.name: restore(own.tune) for own in prepared.protection}
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
         """Return what pruning `selection` does to responses and to text.
@@ -102,13 +107,15 @@ class TuningBench:
 
     def _measure(self, selection: Selection, settings: TrialSettings) -> _Findings:
         inputs = self._inputs
-        reference, named = self._reference, self._named  # of the base model: before it is pruned
+        # Of the base model: before it is pruned.
+        reference, named, able = self._reference, self._named, self._able
         with ablated(inputs, selection, settings, self._text):
             responses = tuple(map(self._respond, inputs.behaviours, self._tune, self.explained))
             damage = reference.measure(inputs.checkpoint.model, self._poll)
             if named is not reference:
                 perplexity = named.measure(inputs.checkpoint.model, self._poll).perplexity
                 damage = replace(damage, perplexity=perplexity)
+            slices = self._measure_slices(able)
         return _Findings(
             responses=responses,
             perplexity=damage.perplexity,
@@ -116,7 +123,19 @@ class TuningBench:
             kl_p95=damage.kl_p95,
             tokens=damage.tokens,
             base_perplexity=named.base_perplexity,
+            slices=slices,
         )
+
+    def _measure_slices(self, able: Mapping[str, SliceFigures]) -> dict[str, SliceDamage]:
+        """Return what each protected slice lost beside the base model's figures `able`."""
+        found = measure_probes(self._inputs.base, self._probes, self._poll)
+        return {
+            name: SliceDamage(
+                nats_rise=compute_nats_rise(able[name], own),
+                accuracy_fall=(sum(able[name].right) - sum(own.right)) / sum(own.tokens),
+            )
+            for name, own in found.items()
+        }
 
     def _respond(
         self, behaviour: Behaviour, tune: Sequence[PromptOutcome], explained: Explained
@@ -140,6 +159,7 @@ class TuningBench:
             gains=tuple(gains),
             damage=TextDamage(found.perplexity, found.kl_mean, found.kl_p95, found.tokens),
             base_perplexity=found.base_perplexity,
+            slices=found.slices,
             undesired=tuple(
                 collect_undesired(behaviour, tune, responses)
                 for behaviour, tune, responses in behaviours
@@ -157,6 +177,10 @@ class TuningBench:
     def _named(self) -> ReferenceText:
         return self._build_text(self._corpus) if self._corpus else self._reference
 
+    @cached_property
+    def _able(self) -> dict[str, SliceFigures]:
+        return measure_probes(self._inputs.base, self._probes, self._poll)
+
     def _build_text(self, samples: Sequence[TokenSequence]) -> ReferenceText:
         inputs = self._inputs
         return ReferenceText(
@@ -169,39 +193,37 @@ def build_steps(
     inputs: CorrectionInputs,
     relevance: Mapping[Granularity, ContrastiveRelevance],
     bench: TuningBench,
-    most_weights: int,
+    most: Mapping[Granularity, int],
     on_step: Callable[[], None],
     on_limited: Callable[[TrialSettings, Ranking], None] = lambda *_: None,
 ) -> SearchSteps:
     """Return what a search needs of this job.
 
-    `most_weights` is the largest number of single weights that will be asked for. `on_step` is
-    called after every trial, and when weights are ready to be weighed together. `on_limited`
-    gets each ranking that `serving.max_rank` is about to shorten.
+    `most` is the largest number of components that will be asked for, by granularity. `on_step`
+    is called after every trial, and when components are ready to be weighed together.
+    `on_limited` gets each ranking that `serving.max_rank` is about to shorten.
     """
     score = Score(inputs.spec.attribution.score)
     floors = {
         granularity: compute_floor(contrast.general, score)
         for granularity, contrast in relevance.items()
     }
-
-    pool: Pool | None = None
+    pools: dict[Granularity, Pool] = {}
 
     def rank(benefits: Sequence[Benefit], settings: TrialSettings) -> Ranking:
-        nonlocal pool
+        kind = settings.granularity
         allowed = _list_allowed(inputs, settings)
         combined = combine_benefits([_take(benefit, allowed) for benefit in benefits])
-        general = relevance[settings.granularity].general
-        floor = floors[settings.granularity]
+        general, floor = relevance[kind].general, floors[kind]
         scores = compute_scores(general, combined, score, settings.cost_weight, floor)
-        if settings.granularity is Granularity.WEIGHT and weighs_together(inputs):
-            if pool is None:
-                pool = _build_pool(context, inputs, scores, bench.general, most_weights)
-                on_step()
-            return rank_jointly(
-                pool, general, combined, floor, settings.amount, settings.cost_weight
+        if not weighs_together(inputs, kind):
+            return _rank_within(inputs, scores, settings, on_limited)
+        if kind not in pools:
+            pools[kind] = build_pool(
+                context, inputs, scores, general, bench.general, bench.protection, kind, most[kind]
             )
-        return _rank_within(inputs, scores, settings, on_limited)
+            on_step()
+        return rank_pool(inputs, pools[kind], combined, floor, settings, on_limited)
 
     def explain(
         granularity: Granularity, number: int, undesired: Sequence[TokenSequence]
@@ -226,12 +248,6 @@ def build_steps(
     return SearchSteps(rank=rank, measure=bench.measure, explain=explain, tell=tell)
 
 
-def weighs_together(inputs: CorrectionInputs) -> bool:
-    """Whether a job's single weights, if it may choose any, are chosen from a pool."""
-    score = Score(inputs.spec.attribution.score)
-    return Granularity.WEIGHT in inputs.granularities and score is Score.BENEFIT_DAMAGE
-
-
 def _list_allowed(inputs: CorrectionInputs, settings: TrialSettings) -> list[str]:
     """Return the modules of the layers a trial may take components from."""
     numbers = find_layer_numbers(inputs.component_counts(settings.granularity), inputs.family)
@@ -241,35 +257,6 @@ def _list_allowed(inputs: CorrectionInputs, settings: TrialSettings) -> list[str
 
 def _take(benefit: Benefit, modules: Sequence[str]) -> dict[str, torch.Tensor]:
     return {name: benefit[name] for name in modules}
-
-
-def _build_pool(
-    context: JobContext,
-    inputs: CorrectionInputs,
-    scores: Mapping[str, torch.Tensor],
-    general: Sequence[TokenSequence],
-    most: int,
-) -> Pool:
-    """Return the weights that a whole search takes its own from: the best, each by itself."""
-    ranking = rank_components(scores, Granularity.WEIGHT, POOL_SHARE * most)
-    components = ranking.top(len(ranking))
-    rows = compute_fisher_rows(
-        inputs.checkpoint.model,
-        inputs.family,
-        components,
-        general,
-        inputs.checkpoint.pad_id,
-        seed=inputs.spec.seed,
-        advance=lambda _: context.check_cancelled(),
-    )
-    context.event(
-        "search.pool",
-        f"{len(components)} weights to choose from, weighed together by {len(rows)} pieces of "
-        "general text.",
-        {"weights": len(components), "rows": len(rows)},
-        once=True,
-    )
-    return Pool(components, rows)
 
 
 def _rank_within(

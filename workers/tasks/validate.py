@@ -25,9 +25,14 @@ from workers.tasks.checks import build_check_plan, hash_checks
 from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.checks.measurement import Baseline
+from workers.validation.probes import measure_probes
 
 CONTROL_DRAWS = 3
 """Random selections measured beside the chosen one; a figure of theirs is the mean."""
+
+CONTROL_PROBES = 8
+"""Probes of each slice that a random selection is measured on: some twenty items, enough to tell
+that so many components gone at random change nothing."""
 
 
 def run(
@@ -59,14 +64,20 @@ def _work(
     assert trial is not None  # without one there is nothing to validate
     plan = build_check_plan(inputs, prepared)
     bench = _HeldOutBench(inputs, prepared, trial.settings)
-    advance = count_up(progress, bench.count_units(len(search.alone)) + 2 * plan.units)
+    compared = {name: probes[:CONTROL_PROBES] for name, probes in plan.abilities.items()}
+    units = 2 * plan.units + sum(map(len, compared.values()))
+    advance = count_up(progress, bench.count_units(len(search.alone)) + units)
     baseline = Baseline(plan, inputs.base, advance)
-    with bench.prune(trial.selection.to_selection()):
+    chosen = trial.selection.to_selection()
+    with bench.prune(chosen):
         corrected = baseline.measure(inputs.base, advance)
+    with bench.prune(bench.draw_controls(chosen)[0]):
+        control = measure_probes(inputs.base, compared, advance)
     return ValidationOutcome(
         behaviours=_measure_behaviours(bench, search, trial, advance),
         base=baseline.state,
         corrected=corrected,
+        control_abilities=control,
     ).to_bytes()
 
 

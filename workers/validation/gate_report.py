@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree
 
-from workers.domain import GateBound, GateResult, ModelIdentity, ReportModel
+from workers.domain import AbilityChange, GateBound, GateResult, ModelIdentity, ReportModel
 from workers.validation.rendering import (
     render_json,
     render_markdown_template,
@@ -28,6 +28,8 @@ class GateReport(ReportModel):
     against: ModelIdentity
     """The checkpoint it was compared with."""
     gates: list[GateResult]
+    abilities: list[AbilityChange] = []  # noqa: RUF012 - pydantic copies it
+    """What became of each slice of the model's abilities."""
     not_asked: list[str]
     """Parts of the configuration that asked for nothing."""
     dtype: str

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from service.jobs.specs.common import Name, PromptSetId, SpecModel
+from service.jobs.specs.common import PromptSetId, SpecModel
 
 DEFAULT_NATS_RISE = 0.10
 """Nats a token; a rise that costs a copied list one more wrong token in ten."""
@@ -44,8 +44,6 @@ class ProtectedSetSpec(SpecModel):
 
     name: SliceName
     prompts: PromptSetId
-    weight: float = Field(default=1.0, gt=0, le=100)
-    """How much of it counts beside a built-in slice when components are chosen."""
     max_nats_rise: float = Field(default=DEFAULT_NATS_RISE, gt=0, le=100)
     """Rise of its negative log-likelihood that the search stays within, nats a token."""
 
@@ -58,9 +56,9 @@ def _check_names(sets: list[ProtectedSetSpec]) -> list[ProtectedSetSpec]:
 
 
 class ProtectSpec(SpecModel):
-    """Text in which copying, structure and learning from context are right, kept while searching."""
+    """What a search keeps: text in which copying and learning from context are right, and more."""
 
-    share: float = Field(default=0.5, ge=0, le=0.95)
-    """How much built-in slices and sets weigh when candidates are drawn, beside the reference."""
+    abilities: bool = True
+    """Whether the built-in slices are protected, each within what `gates.abilities` allows it."""
     sets: Annotated[list[ProtectedSetSpec], Field(max_length=16), AfterValidator(_check_names)] = []  # noqa: RUF012
     """Named sets of the team's own, beside the built-in slices."""

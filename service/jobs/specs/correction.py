@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from service.jobs.specs.abilities import ProtectSpec
 from service.jobs.specs.behaviours import BehaviourSpec
 from service.jobs.specs.common import (
     AliasName,
@@ -117,6 +118,8 @@ class CorrectionSpec(JobSpecBase):
     kind: Literal["correction"]
     behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=MAX_BEHAVIOURS)
     reference: PromptSetId
+    protect: ProtectSpec | None = ProtectSpec()
+    """What the search keeps besides the reference text; null protects nothing."""
     perplexity: PerplexitySpec | None = None
     attribution: AttributionSpec = AttributionSpec()
     search: SearchSpec = SearchSpec()

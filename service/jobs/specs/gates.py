@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from service.jobs.specs.abilities import AbilitiesGateSpec
 from service.jobs.specs.common import SpecModel, Storable
 from service.jobs.specs.compression import ZeroShotSpec
 
@@ -109,6 +110,8 @@ def _check_tasks(tasks: list[ZeroShotGateSpec]) -> list[ZeroShotGateSpec]:
 class GatesSpec(SpecModel):
     """Every damage and safety gate that is asked for."""
 
+    abilities: AbilitiesGateSpec | None = AbilitiesGateSpec()
+    """What the model could do it must still do; asked for unless it is null."""
     perplexity: PerplexityGateSpec | None = None
     kl: DivergenceGateSpec | None = None
     zero_shot: Annotated[

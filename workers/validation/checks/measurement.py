@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from workers.abilities.encoding import EncodedProbe
+from workers.abilities.state import Abilities
 from workers.domain import TokenSequence
 from workers.encoding import encode_text
 from workers.memory import is_out_of_memory
@@ -25,6 +27,7 @@ from workers.validation.checks.state import (
     require,
 )
 from workers.validation.generation import generate_responses
+from workers.validation.probes import measure_probes
 from workers.validation.scorers.scorer import Answer, BehaviourScorer
 from workers.validation.subject import Subject
 from workers.validation.text_damage import ReferenceText, compute_perplexity
@@ -58,13 +61,16 @@ class CheckPlan:
     zero_shot: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
     scorers: Mapping[str, BehaviourScorer] = field(default_factory=dict)
     """Behaviour → its scorer; its prompts are the prompt set of the same name."""
+    abilities: Mapping[str, tuple[EncodedProbe, ...]] = field(default_factory=dict)
+    """Slice → its probes, in the base's tokens."""
 
     @property
     def units(self) -> int:
         """Units of work that measuring one state reports: windows, prompts and questions."""
         texts = len(self.corpus or ()) + len(self.reference or ())
         prompts = sum(len(chosen.prompts) for chosen in self.prompt_sets.values())
-        return texts + prompts + sum(map(len, self.zero_shot.values()))
+        probes = sum(map(len, self.abilities.values()))
+        return texts + prompts + probes + sum(map(len, self.zero_shot.values()))
 
 
 class Baseline:
@@ -180,9 +186,13 @@ def _measure(
     perplexity: TextLosses | Unmeasured | None = mismatch if plan.corpus is not None else None
     if plan.corpus is not None and mismatch is None:
         perplexity = attempts.make(partial(_fit, plan, subject, attempts.advance))
+    abilities: Abilities | Unmeasured | None = mismatch if plan.abilities else None
+    if plan.abilities and mismatch is None:
+        abilities = attempts.make(partial(_probe, plan, subject, attempts.advance))
     return ModelState(
         responses=responses,
         perplexity=perplexity,
+        abilities=abilities,
         zero_shot={
             name: attempts.make(partial(_answer, subject, asked, attempts.advance))
             for name, asked in plan.zero_shot.items()
@@ -224,6 +234,13 @@ def _fit(plan: CheckPlan, subject: Subject, advance: Advance) -> TextLosses:
         subject.model, subject.family, samples, subject.pad_id, on_batch=advance
     )
     return TextLosses(losses=_check_finite(found.losses), lengths=found.lengths)
+
+
+def _probe(plan: CheckPlan, subject: Subject, advance: Advance) -> Abilities:
+    found = measure_probes(subject, plan.abilities, advance)
+    for own in found.values():
+        _check_finite(own.nats)
+    return Abilities(slices=found)
 
 
 def _answer(subject: Subject, questions: Sequence[Question], advance: Advance) -> RightAnswers:

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field
 
+from workers.abilities.state import Abilities
 from workers.domain import ReportModel
 
 
@@ -79,6 +80,8 @@ class ModelState(ReportModel):
     """Name of a task → answers."""
     behaviours: dict[str, BehaviourScores | Unmeasured] = Field(default_factory=dict)
     """Name of a behaviour → scores of the responses to the prompt set of the same name."""
+    abilities: Abilities | Unmeasured | None = None
+    """What the model can do, slice by slice."""
 
     def to_bytes(self) -> bytes:
         """Return the state as JSON bytes; equal states give equal bytes."""

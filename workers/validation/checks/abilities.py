@@ -7,13 +7,17 @@ from statistics import fmean
 
 from service.jobs.specs.abilities import AbilitiesGateSpec
 from workers.abilities.probe import Right, SliceKind
-from workers.abilities.state import SliceFigures
+from workers.abilities.state import Abilities, SliceFigures
 from workers.domain import AbilityChange, GateBound, GateGroup, GateResult
+from workers.validation.checks.state import ModelState
 from workers.validation.statistics import compute_change_interval, compute_ratio_interval
 
 LEAST_ACCURACY = 0.1
 """Share of items that a model must get right for the slice to be one of its abilities: below six
 of sixty, a fall of five points is half of what there is, and noise."""
+
+ABILITIES = "abilities"
+"""The gate's name."""
 
 NAMED_LOSSES = 6
 """Slices that a gate's sentence names; the report lists all."""
@@ -28,14 +32,32 @@ def compare_slices(
 ) -> list[AbilityChange]:
     """Return the change of every slice, in the order of `kinds`.
 
-    `control` holds the same figures of a random selection; slices it lacks have no control.
-    Raises `ValueError` where base and changed were measured on different items.
+    `control` holds the same figures of a random selection, on the first items of each slice;
+    slices it lacks have no control. Raises `ValueError` where base and changed were measured on
+    different items.
     """
     return [
         _compare(kind, base[kind.name], changed[kind.name], control.get(kind.name), limits)
         for kind in kinds
         if kind.name in base
     ]
+
+
+def compare_states(
+    kinds: Sequence[SliceKind],
+    base: ModelState,
+    changed: ModelState,
+    control: Mapping[str, SliceFigures],
+    limits: AbilitiesGateSpec | None,
+) -> list[AbilityChange]:
+    """Return the change of every slice between two states.
+
+    Nothing where abilities are not asked for, or could not be measured in either state.
+    """
+    before, after = base.abilities, changed.abilities
+    if limits is None or not isinstance(before, Abilities) or not isinstance(after, Abilities):
+        return []
+    return compare_slices(kinds, before.slices, after.slices, control, limits)
 
 
 def _compare(
@@ -64,16 +86,27 @@ def _compare(
         accuracy_before=fmean(before),
         accuracy_after=fmean(after),
         accuracy_interval=compute_change_interval(before, after),
-        control_nats_change=None if control is None else compute_nats_rise(base, control),
-        control_accuracy_change=(
-            None if control is None else fmean(score_items(kind, control)) - fmean(before)
-        ),
+        **_describe_control(kind, base, control),
         max_nats_rise=own.max_nats_rise,
         max_accuracy_fall=own.max_accuracy_fall,
         is_gated=is_able,
-        within=not is_able or not (_exceeds(nats, own.max_nats_rise)
-        or _exceeds(fall, own.max_accuracy_fall)),
+        within=not is_able
+        or not (_exceeds(nats, own.max_nats_rise) or _exceeds(fall, own.max_accuracy_fall)),
     )
+
+
+def _describe_control(
+    kind: SliceKind, base: SliceFigures, control: SliceFigures | None
+) -> dict[str, float]:
+    """Return the control's changes beside the base's figures on the same items."""
+    if control is None:
+        return {}
+    same = base.first(len(control.tokens))
+    return {
+        "control_nats_change": compute_nats_rise(same, control),
+        "control_accuracy_change": fmean(score_items(kind, control))
+        - fmean(score_items(kind, same)),
+    }
 
 
 def score_items(kind: SliceKind, figures: SliceFigures) -> list[float]:
@@ -90,11 +123,14 @@ def compute_nats_rise(base: SliceFigures, changed: SliceFigures) -> float:
 
 
 def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
-    """Return the gate: no slice that the base is able of falls by more than its limits."""
+    """Return the gate: no slice that the base is able of falls by more than its limits.
+
+    Without changes, as where they could not be measured, it is not met.
+    """
     lost = [change for change in changes if not change.within]
     gated = [change for change in changes if change.is_gated]
     return GateResult(
-        name="abilities",
+        name=ABILITIES,
         sentence="slices of abilities that fall by more than their limits are at most this many",
         limit=0.0,
         value=float(len(lost)) if gated else None,
@@ -103,7 +139,7 @@ def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
         group=GateGroup.DAMAGE,
         bound=GateBound.AT_MOST,
         count=sum(change.items for change in gated),
-        unmeasured=None if gated else "the base is able of none of the slices",
+        unmeasured=None if gated else _explain_missing(changes),
         note=describe_losses(lost) if lost else None,
     )
 
@@ -118,6 +154,12 @@ def describe_losses(lost: Sequence[AbilityChange]) -> str:
     ]
     more = f"; and {len(lost) - NAMED_LOSSES} more" if len(lost) > NAMED_LOSSES else ""
     return f"the model can no longer, or not as well, {'; '.join(told)}{more}"
+
+
+def _explain_missing(changes: Sequence[AbilityChange]) -> str:
+    if changes:
+        return "the base is able of none of the slices"
+    return "abilities could not be measured, or not in the same tokens, of both models"
 
 
 def _exceeds(value: float, limit: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""What a model gives the right continuations: nats a token, and how many are its first choice."""
+"""What a model gives right continuations: nats a token, and how many are its first choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import SliceFigures
-from workers.attribution.targets import find_target_positions
 from workers.batches import TokenBatch, build_batches
 from workers.families import head_weight
 from workers.progress import Advance, ignore
@@ -70,7 +69,8 @@ def _read(subject: Subject, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tens
     placed = batch.to(next(model.parameters()).device)
     backbone = model.get_submodule(family.backbone)
     hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
-    positions = find_target_positions(placed)
+    positions = torch.zeros_like(placed.is_explained)  # that predict a target
+    positions[:, :-1] = placed.is_explained[:, 1:]
     states, next_ids = hidden[positions], placed.token_ids.roll(-1, dims=1)[positions]
     head = head_weight(model, family)
     losses, hits = [], []

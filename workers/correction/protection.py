@@ -1,0 +1,106 @@
+"""What a search must keep: built-in slices of abilities and a team's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workers.abilities.catalogue import build_slices
+from workers.abilities.encoding import EncodedProbe
+from workers.abilities.probe import SliceKind
+from workers.abilities.source import Purpose
+from workers.correction.results import ProtectedSample, ProtectedSlice, SliceDamage
+from workers.domain import TokenSequence
+from workers.encoding import cut_windows
+
+LEARN_ITEMS = 9
+"""Items of a slice that components are ranked by, at least."""
+
+TUNE_ITEMS = 18
+"""Items of a slice that a trial is measured on, at least."""
+
+LEARN_SEED, TUNE_SEED = 1, 2
+"""Added to three times the job's seed: learning, tuning and verdict draw different probes."""
+
+SEARCH_SHARE = 0.5
+"""Share of what the verdict allows a slice to lose that the search allows itself, as so few items
+tell only roughly what others will lose."""
+
+SET_TOKENS = 96
+"""Longest sample of a team's own text."""
+
+SET_LEARN_TOKENS, SET_TUNE_TOKENS = 512, 1024
+"""Tokens of a team's own set for each use, at most."""
+
+
+def protect_slices(
+    tokenizer: Any, seed: int, kinds: Sequence[SliceKind], limits: Mapping[str, SliceDamage]
+) -> tuple[ProtectedSlice, ...]:
+    """Return the built-in slices, drawn with words and formats that the verdict does not use.
+
+    `limits` holds what the verdict allows each slice to lose.
+    """
+    learn = build_slices(tokenizer, Purpose.PROTECTION, 3 * seed + LEARN_SEED, LEARN_ITEMS, kinds)
+    tune = build_slices(tokenizer, Purpose.PROTECTION, 3 * seed + TUNE_SEED, TUNE_ITEMS, kinds)
+    return tuple(
+        ProtectedSlice(
+            name=name,
+            limit=limits[name],
+            learn=tuple(map(_store, learn[name])),
+            tune=tuple(map(_store, tune[name])),
+        )
+        for name in learn
+    )
+
+
+def protect_texts(tokenizer: Any, name: str, texts: Sequence[str], limit: float) -> ProtectedSlice:
+    """Return a team's own texts as a slice, every other one for learning and for tuning.
+
+    Raises `ValueError` where either part would be left without text.
+    """
+    windows = [list(cut_windows(tokenizer, text, SET_TOKENS)) for text in texts]
+    learn = _take([window for own in windows[0::2] for window in own], SET_LEARN_TOKENS)
+    tune = _take([window for own in windows[1::2] for window in own], SET_TUNE_TOKENS)
+    if not learn or not tune:
+        raise ValueError(
+            f"protect.sets: {name} needs two texts of two tokens or more, one to learn from and "
+            "one to measure on. Give more texts."
+        )
+    # Of prose the loss alone is limited: which word comes first is often a matter of chance.
+    allowed = SliceDamage(nats_rise=limit, accuracy_fall=1.0)
+    return ProtectedSlice(name=name, limit=allowed, learn=learn, tune=tune)
+
+
+def restore(samples: Sequence[ProtectedSample]) -> list[EncodedProbe]:
+    """Return stored samples as what `measure_probes` takes."""
+    return [EncodedProbe(sample.to_sequence(), sample.spans) for sample in samples]
+
+
+def list_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
+    """Return everything components are ranked by, slice by slice."""
+    return [sample.to_sequence() for own in slices for sample in own.learn]
+
+
+def _store(probe: EncodedProbe) -> ProtectedSample:
+    sample = probe.sample
+    return ProtectedSample(
+        prompt_ids=sample.prompt_ids,
+        response_ids=sample.response_ids,
+        spans=probe.spans,
+        marks=sample.is_explained,
+    )
+
+
+def _take(windows: Sequence[tuple[int, ...]], most: int) -> tuple[ProtectedSample, ...]:
+    """Return windows of at most `most` tokens in all; their first tokens predict, and are given."""
+    taken: list[ProtectedSample] = []
+    for window in windows:
+        kept = window[:most]
+        most -= len(kept)
+        if len(kept) > 1:
+            count = len(kept) - 1
+            sample = ProtectedSample(
+                prompt_ids=kept[:1], response_ids=kept[1:], spans=(count,), marks=(True,) * count
+            )
+            taken.append(sample)
+    return tuple(taken)

@@ -1,0 +1,83 @@
+"""Which abilities a job's spec asks about, and which its search must keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.jobs.specs.abilities import AbilitiesGateSpec
+from workers.abilities.catalogue import SLICES
+from workers.abilities.probe import SliceKind
+from workers.correction.protection import protect_slices, protect_texts
+from workers.correction.results import ProtectedSlice, SliceDamage
+from workers.tasks.context import InvalidInputError
+from workers.tasks.loading import CorrectionInputs
+
+UNLIMITED = 1e9
+"""Stands for a figure without a limit, where infinity cannot be stored."""
+
+
+def list_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
+    """Return the slices of every model."""
+    return SLICES
+
+
+def check_slice_names(inputs: CorrectionInputs) -> None:
+    """Raise `InvalidInputError` where the spec limits a slice that there is not."""
+    gate = inputs.spec.gates.abilities
+    names = {kind.name for kind in list_kinds(inputs)}
+    if gate is not None and (unknown := sorted(gate.slices.keys() - names)):
+        raise InvalidInputError(
+            f"gates.abilities.slices names {unknown[0]}, which is no slice. Name one of: "
+            f"{', '.join(sorted(names))}"
+        )
+
+
+def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
+    """Return what the search must keep besides the reference text.
+
+    Raises `InvalidInputError` where a set of the team's own is too small.
+    """
+    check_slice_names(inputs)
+    asked = inputs.spec.protect
+    if asked is None:
+        return ()
+    tokenizer = inputs.checkpoint.tokenizer
+    built_in = ()
+    if asked.abilities:
+        gate = inputs.spec.gates.abilities or AbilitiesGateSpec()
+        kinds = list_kinds(inputs)
+        limits = {kind.name: _limit(gate, kind.name) for kind in kinds}
+        built_in = protect_slices(tokenizer, inputs.spec.seed, kinds, limits)
+    try:
+        own = tuple(
+            protect_texts(tokenizer, item.name, inputs.prompts(item.prompts), item.max_nats_rise)
+            for item in asked.sets
+        )
+    except ValueError as error:
+        raise InvalidInputError(str(error)) from error
+    return built_in + own
+
+
+def describe_protection(inputs: CorrectionInputs) -> dict[str, Any] | None:
+    """Return what the protection depends on, sets by content."""
+    asked = inputs.spec.protect
+    if asked is None:
+        return None
+    gate = inputs.spec.gates.abilities
+    return {
+        **asked.model_dump(mode="json"),
+        "sets": [
+            [item.name, inputs.prompt_set(item.prompts).sha256, item.max_nats_rise]
+            for item in asked.sets
+        ],
+        "limits": None if gate is None else gate.model_dump(mode="json"),
+    }
+
+
+def _limit(gate: AbilitiesGateSpec, name: str) -> SliceDamage:
+    limits = gate.limits_of(name)
+    rise, fall = limits.max_nats_rise, limits.max_accuracy_fall
+    return SliceDamage(
+        nats_rise=UNLIMITED if rise is None else rise,
+        accuracy_fall=UNLIMITED if fall is None else fall,
+    )
