@@ -16,24 +16,6 @@ from workers.abilities import words
 _T = TypeVar("_T")
 
 CONSONANTS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr")
-    "b",
-    "d",
-    "f",
-    "g",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "br",
-    "dr",
-    "kl",
-)
 VOWELS = ("a", "e", "i", "o", "u")
 ENDINGS = ("n", "k", "l", "p", "t", "m", "r")
 

@@ -241,7 +241,7 @@ def _reduce_weights(module: nn.Module, indices: torch.Tensor) -> Reduce:
 
 
 def _reduce_features(indices: torch.Tensor, heads: int | None) -> Reduce:
-    """Return what reads neurons or heads: Σ over tokens, and a head's slice, of value · gradient."""
+    """Return what reads neurons or heads: Σ over tokens, a head's slice, of value · gradient."""
 
     def reduce(values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         relevance = (values * gradient).sum(dim=1)

@@ -46,7 +46,7 @@ def protect_slices(
         ProtectedSlice(
             name=name,
             limit=limits[name],
-            learn=tuple(map(_store, learn[name])),
+            learn=tuple(part for probe in learn[name] for part in _split(tokenizer, probe)),
             tune=tuple(map(_store, tune[name])),
         )
         for name in learn
@@ -79,6 +79,26 @@ def restore(samples: Sequence[ProtectedSample]) -> list[EncodedProbe]:
 def list_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
     """Return everything components are ranked by, slice by slice."""
     return [sample.to_sequence() for own in slices for sample in own.learn]
+
+
+def _split(tokenizer: Any, probe: EncodedProbe) -> list[ProtectedSample]:
+    """Return a probe twice: with its words and numbers marked, and with what stands between them.
+
+    A correction of loops lifts the lead of a list's words and takes that of its commas; their
+    mean would hide both. What has no targets left is dropped.
+    """
+    whole = _store(probe)
+    is_word = [
+        any(map(str.isalnum, tokenizer.decode([token_id]))) for token_id in whole.response_ids
+    ]
+    parts = []
+    for wanted in (True, False):
+        marks = tuple(
+            mark and word is wanted for mark, word in zip(whole.marks, is_word, strict=True)
+        )
+        if any(marks):
+            parts.append(whole.model_copy(update={"marks": marks}))
+    return parts
 
 
 def _store(probe: EncodedProbe) -> ProtectedSample:

@@ -19,6 +19,11 @@ of sixty, a fall of five points is half of what there is, and noise."""
 ABILITIES = "abilities"
 """The gate's name."""
 
+UNMEASURED = "abilities could not be measured of both models in the same tokens"
+SHOWS_NOTHING = (
+    "shows nothing: the base is able of none of the slices, so this gate could not have failed"
+)
+
 NAMED_LOSSES = 6
 """Slices that a gate's sentence names; the report lists all."""
 
@@ -133,14 +138,14 @@ def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
         name=ABILITIES,
         sentence="slices of abilities that fall by more than their limits are at most this many",
         limit=0.0,
-        value=float(len(lost)) if gated else None,
-        passed=bool(gated) and not lost,
+        value=float(len(lost)) if changes else None,
+        passed=bool(changes) and not lost,
         unit="slices",
         group=GateGroup.DAMAGE,
         bound=GateBound.AT_MOST,
-        count=sum(change.items for change in gated),
-        unmeasured=None if gated else _explain_missing(changes),
-        note=describe_losses(lost) if lost else None,
+        count=sum(change.items for change in gated) or None,
+        unmeasured=None if changes else UNMEASURED,
+        note=describe_losses(lost) if lost else None if gated else SHOWS_NOTHING,
     )
 
 
@@ -154,12 +159,6 @@ def describe_losses(lost: Sequence[AbilityChange]) -> str:
     ]
     more = f"; and {len(lost) - NAMED_LOSSES} more" if len(lost) > NAMED_LOSSES else ""
     return f"the model can no longer, or not as well, {'; '.join(told)}{more}"
-
-
-def _explain_missing(changes: Sequence[AbilityChange]) -> str:
-    if changes:
-        return "the base is able of none of the slices"
-    return "abilities could not be measured, or not in the same tokens, of both models"
 
 
 def _exceeds(value: float, limit: float | None) -> bool:
