@@ -78,9 +78,7 @@ def _build_search(phrases: Phrases) -> _Search:
         check_expression(expression)
     except (PatternError, BusyError) as error:
         raise ScorerUnavailableError(f"the pattern {error}") from error
-    return lambda texts: (
-        find_matches(expression, texts, MAX_SECONDS_PER_RESPONSE) if texts else []
-    )
+    return lambda texts: find_matches(expression, texts, MAX_SECONDS_PER_RESPONSE) if texts else []
 
 
 class _Literals:
