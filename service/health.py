@@ -43,7 +43,7 @@ class Readiness(BaseModel):
 
 
 @router.get("/healthz")
-def get_health() -> Health:
+async def get_health() -> Health:  # waits for no thread, for the database may hold them all
     """Alive."""
     return Health()
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import re
+from array import array
+from itertools import accumulate
 from uuid import uuid4
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ExciseError, InvalidRequestError, TooLargeError
+from service.errors import ExciseError, InvalidRequestError, SlowRequestError, TooLargeError
 from service.problems import build_internal_response, build_problem_response
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+API_PREFIX = "/v1/"
+"""Everything under it needs a key and may have a body; nothing else does."""
 PROMPT_SETS_PATH = "/v1/prompt-sets"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-_BRACKETS = re.compile(rb"[\[\]{}]")
+_LONG_BODY_BYTES = 64 * 1024  # a scan of more takes over a millisecond
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # 1 and -1, as signed bytes
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -63,7 +71,11 @@ class RequestEnvelope:
 
 
 class BodyLimits:
-    """Refuses bodies that are too large, while they arrive, and JSON that is nested too deeply."""
+    """Refuses bodies that are too large or slow, while they arrive, and too deeply nested JSON.
+
+    Only paths under `API_PREFIX` have bodies, of callers whose keys were checked before; other
+    requests go on as they are, and nothing there reads their body.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -71,11 +83,11 @@ class BodyLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, its body already read and checked."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not is_api_path(get_path(scope)):
             await self._app(scope, receive, send)
             return
         try:
-            body = await self._read_body(scope, receive)
+            body = await self._read_in_time(scope, receive)
         except ExciseError as error:
             await build_problem_response(error)(scope, receive, send)
             return
@@ -92,11 +104,25 @@ class BodyLimits:
 
         await self._app(scope, replay, send)
 
+    async def _read_in_time(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body, checked, or None if the client left; raises `ExciseError`."""
+        limit = self._settings.body_seconds
+        try:
+            async with asyncio.timeout(limit):
+                body = await self._read_body(scope, receive)
+        except TimeoutError:
+            raise SlowRequestError(
+                f"The request body took more than {limit:g} s to arrive. Send less, or faster.",
+                param="body",
+            ) from None
+        if body is not None and get_path(scope) != PROMPT_SETS_PATH:
+            await self._check_depth(body)
+        return body
+
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body, or None if the client left; raises `TooLargeError` at the limit."""
-        headers = Headers(scope=scope)
-        limit = self._limit(scope["path"])
-        declared = headers.get("content-length", "")
+        limit = self._limit(get_path(scope))
+        declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
             raise _too_large(limit)
         chunks: list[bytes] = []
@@ -110,10 +136,15 @@ class BodyLimits:
             if size > limit:
                 raise _too_large(limit)
             chunks.append(chunk)
-        body = b"".join(chunks)
-        if "json" in headers.get("content-type", "") and scope["path"] != PROMPT_SETS_PATH:
-            check_json_depth(body, self._settings.max_json_depth)
-        return body
+        return b"".join(chunks)
+
+    async def _check_depth(self, body: bytes) -> None:
+        """Check the nesting, of a long body beside the event loop."""
+        limit = self._settings.max_json_depth
+        if len(body) > _LONG_BODY_BYTES:
+            await run_in_threadpool(check_json_depth, body, limit)
+        else:
+            check_json_depth(body, limit)
 
     def _limit(self, path: str) -> int:
         """The largest body allowed at `path`."""
@@ -123,15 +154,33 @@ class BodyLimits:
         )
 
 
+def get_path(scope: Scope) -> str:
+    """The path routes go by: without the prefix that a proxy in front adds."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def is_api_path(path: str) -> bool:
+    """Whether `path` is under `API_PREFIX`, so that a request needs a key and may have a body."""
+    return path.startswith(API_PREFIX)
+
+
 def check_json_depth(body: bytes, limit: int) -> None:
-    """Raise `InvalidRequestError` if the JSON in `body` is nested deeper than `limit`."""
-    depth = 0
-    for bracket in _BRACKETS.finditer(_JSON_STRING.sub(b"", body)):
-        depth += 1 if bracket[0] in b"[{" else -1
-        if depth > limit:
-            raise InvalidRequestError(
-                f"The body is nested more than {limit} levels deep. Flatten it.", param="body"
-            )
+    """Raise `InvalidRequestError` if the JSON in `body` is nested deeper than `limit`.
+
+    Also where it is in an encoding other than UTF-8, which the parser would take and this does not
+    read. Every step is one pass over the bytes. What comes after a mistake in the JSON may be
+    counted wrongly; the parser never gets there.
+    """
+    if not json.detect_encoding(body).startswith("utf-8"):
+        raise InvalidRequestError("The body is not in UTF-8. Send UTF-8.", param="body")
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside_strings = b"".join(unescaped.split(b'"')[::2])
+    steps = array("b", outside_strings.translate(_STEPS, _NO_BRACKETS))
+    if max(accumulate(steps), default=0) > limit:
+        raise InvalidRequestError(
+            f"The body is nested more than {limit} levels deep. Flatten it.", param="body"
+        )
 
 
 def _too_large(limit: int) -> TooLargeError:

@@ -19,6 +19,7 @@ from service.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     NotFoundError,
+    SlowRequestError,
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
@@ -27,6 +28,7 @@ from service.jobs.specs import SUPPORTED_KINDS
 from service.jobs.specs.behaviours import BEHAVIOUR_KINDS
 
 TYPE_PREFIX = "https://excise.dev/errors/"
+DATABASE_OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
 _MAX_PARAM_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
 _UNION_TAGS = frozenset(SUPPORTED_KINDS)
@@ -77,6 +79,8 @@ def build_problem_response(error: ExciseError) -> JSONResponse:
     headers: dict[str, str] = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, SlowRequestError):
+        headers["Connection"] = "close"  # the rest of the body is not waited for
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = 'Bearer realm="excise"'
     return JSONResponse(
@@ -91,12 +95,19 @@ def build_internal_response() -> JSONResponse:
     )
 
 
+def build_outage_response() -> JSONResponse:
+    """The response for each of `DATABASE_OUTAGES`."""
+    return build_problem_response(
+        UnavailableError("The database does not answer. Try again in a few seconds.")
+    )
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Make every error of the application a problem+json response."""
     app.add_exception_handler(ExciseError, _handle_excise_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
-    for outage in (OperationalError, InterfaceError, PoolTimeoutError):
+    for outage in DATABASE_OUTAGES:
         app.add_exception_handler(outage, _handle_outage)
 
 
@@ -139,9 +150,7 @@ def _handle_http_exception(_: Request, error: Exception) -> JSONResponse:
 
 
 def _handle_outage(_: Request, __: Exception) -> JSONResponse:
-    return build_problem_response(
-        UnavailableError("The database does not answer. Try again in a few seconds.")
-    )
+    return build_outage_response()
 
 
 def _format_param(location: Sequence[int | str]) -> str:

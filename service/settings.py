@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """Largest request body, prompt sets excepted."""
     max_prompt_set_bytes: int = Field(default=8 * MEBIBYTE, ge=1024)
     """Largest prompt set."""
+    body_seconds: float = Field(default=60.0, gt=0)
+    """How long a request body may take to arrive."""
     max_json_depth: int = Field(default=32, ge=4)
     """Deepest nesting a JSON body may have."""
     relay_enabled: bool = True

@@ -35,6 +35,9 @@ from service.embedded.valkey import find_free_port, prepare_valkey
 from service.installation import find_checkout
 
 DEFAULT_PORT = 8100
+HEADER_LIMITS = ("--http", "h11", "--h11-max-incomplete-event-size", "65536")
+"""Options of uvicorn: a request's line and headers together, in bytes; httptools knows no limit."""
+
 _READY_SECONDS = 180.0
 _SERVING_READY_SECONDS = 600.0
 _MAX_START_FAILURES = 3
@@ -255,6 +258,7 @@ class EmbeddedStack:
             *("uvicorn", "service.app:create_app", "--factory", "--host", self.host),
             *("--port", str(self.port), "--log-level", "warning", "--no-access-log"),
             *("--timeout-graceful-shutdown", "3"),
+            *HEADER_LIMITS,
         ]
         own = None if self._serving is None else self._serving.api_environment
         return self._program("api", _python_module(*arguments), defaults=own, grace_seconds=6.0)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response, Security
-from fastapi.security import HTTPAuthorizationCredentials
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Depends, Request, Response
 
-from service.context import AppContext, get_context
+from service.context import get_context
 from service.gateway.requests import ChatRequest, CompletionOptions, CompletionRequest
 from service.gateway.upstream import Path
-from service.keys.authentication import bearer
-from service.keys.operations import Identity, authenticate, hash_key
+from service.keys.authentication import Caller
+from service.keys.operations import Identity
 
 router = APIRouter(tags=["gateway"])
 
@@ -24,23 +22,10 @@ _ANSWER: dict[int | str, dict[str, object]] = {
 }
 
 
-async def get_inferrer(
-    request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
-) -> Identity:
-    """Who calls a model, its request counted. Keys are looked up anew after a moment.
-
-    Raises `UnauthorizedError`, `ForbiddenError` and `RateLimitedError`.
-    """
-    context = get_context(request)
-    secret = credentials.credentials if credentials else ""
-
-    async def load() -> Identity:
-        return await run_in_threadpool(_authenticate, context, secret or None)
-
-    identity = await context.gateway.identities.get(hash_key(secret), load)
+async def get_inferrer(request: Request, identity: Caller) -> Identity:
+    """Who calls a model, its request counted. Raises `ForbiddenError` and `RateLimitedError`."""
     identity.require("infer")
-    context.gateway.limiter.take(identity.key_id)
+    get_context(request).gateway.limiter.take(identity.key_id)
     return identity
 
 
@@ -81,8 +66,3 @@ async def _forward(
 
     forwarder = get_context(request).gateway.forwarder
     return await forwarder.forward(inferrer.tenant_id, path, body, wait_until_left)
-
-
-def _authenticate(context: AppContext, secret: str | None) -> Identity:
-    with context.database.transaction() as session:
-        return authenticate(session, secret)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Literal
+from typing import Literal, get_args
 from uuid import uuid4
 
 import aiohttp
@@ -20,6 +20,7 @@ import aiohttp
 from service.gateway.routing import Target
 
 Path = Literal["/v1/chat/completions", "/v1/completions"]
+COMPLETION_PATHS: frozenset[str] = frozenset(get_args(Path))
 
 _CONNECT_SECONDS = 2.0
 _MAX_CONNECTIONS = 1024

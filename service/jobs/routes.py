@@ -10,8 +10,8 @@ from sse_starlette import EventSourceResponse
 from service.context import AppContext, Context
 from service.errors import InvalidRequestError
 from service.jobs import operations
+from service.jobs.pattern_checks import CheckedSpec
 from service.jobs.schemas import EventList, JobList, JobView
-from service.jobs.specs import JobSpec
 from service.jobs.streaming import build_download, stream_events
 from service.jobs.views import compute_etag, is_known_etag, view_event, view_job
 from service.keys.authentication import Reader, Submitter
@@ -33,7 +33,7 @@ _FILE: dict[int | str, dict[str, object]] = {
     responses={200: {"model": JobView, "description": "The job this key made before"}},
 )
 def submit_job(
-    spec: JobSpec,
+    spec: CheckedSpec,
     context: Context,
     submitter: Submitter,
     response: Response,

@@ -1,24 +1,82 @@
-"""FastAPI dependencies that turn the Authorization header into an identity."""
+"""Who makes a request: found out before its body is read, handed to routes as a dependency."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.context import Context
-from service.keys.operations import Identity, authenticate
+from service.context import AppContext
+from service.errors import ExciseError, UnauthorizedError
+from service.gateway.upstream import COMPLETION_PATHS
+from service.keys.operations import Identity, authenticate, hash_key
+from service.middleware import get_path, is_api_path
+from service.problems import DATABASE_OUTAGES, build_outage_response, build_problem_response
 
 bearer = HTTPBearer(auto_error=False, description="An Excise API key, `exc_…`.")
 
 
-def get_identity(
-    context: Context,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
+class Authentication:
+    """Refuses requests to the API without a valid key; nothing of their body is read."""
+
+    def __init__(self, app: ASGIApp, context: AppContext) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, its caller known."""
+        if scope["type"] != "http" or not is_api_path(get_path(scope)):
+            await self._app(scope, receive, send)
+            return
+        try:
+            identity = await self._identify(scope)
+        except ExciseError as error:
+            await build_problem_response(error)(scope, receive, send)
+        except DATABASE_OUTAGES:
+            await build_outage_response()(scope, receive, send)
+        else:
+            scope.setdefault("state", {})["identity"] = identity
+            await self._app(scope, receive, send)
+
+    async def _identify(self, scope: Scope) -> Identity:
+        """Whose key a request carries; those that call models are looked up anew after a moment.
+
+        Raises `UnauthorizedError`.
+        """
+        secret = _read_secret(scope)
+
+        async def load() -> Identity:
+            return await run_in_threadpool(_authenticate, self._context, secret)
+
+        if secret is None or get_path(scope) not in COMPLETION_PATHS:
+            return await load()
+        return await self._context.gateway.identities.get(hash_key(secret), load)
+
+
+async def get_identity(
+    request: Request,
+    _: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],  # for the schema
 ) -> Identity:
     """Who makes this request. Raises `UnauthorizedError`."""
-    secret = credentials.credentials if credentials else None
+    identity = getattr(request.state, "identity", None)
+    if not isinstance(identity, Identity):  # a path that nobody asked for a key
+        raise UnauthorizedError("The request has no API key. Send Authorization: Bearer <key>.")
+    return identity
+
+
+def _read_secret(scope: Scope) -> str | None:
+    """The key in the Authorization header, if there is one."""
+    header = Headers(scope=scope).get("authorization")
+    scheme, secret = get_authorization_scheme_param(header)
+    return secret if scheme.lower() == "bearer" and secret else None
+
+
+def _authenticate(context: AppContext, secret: str | None) -> Identity:
     with context.database.transaction() as session:
         return authenticate(session, secret)
 

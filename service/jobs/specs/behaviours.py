@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-import regex
 from pydantic import AfterValidator, Field, model_validator
 
 from outgoing.endpoints import MAX_URL_CHARACTERS, parse_endpoint
+from patterns.searching import MAX_CHARACTERS
 from service.jobs.specs.common import Name, PromptSetId, SpecModel, Storable, check_distinct
-
-MAX_CHECK_SECONDS = 0.1
-"""Longest search in an empty text while a pattern is checked."""
 
 OFFLINE_EVALUATOR = "alt-profanity-check"
 
@@ -21,26 +18,6 @@ def _check_phrase(phrase: str) -> str:
     if not phrase.split():
         raise ValueError("is blank. Remove it, or write what must not be said.")
     return phrase
-
-
-def _check_pattern(pattern: str) -> str:
-    """`pattern`, if workers can search by it; raises `ValueError` otherwise.
-
-    They do so with the same package, whose searches can be timed; Python's own `re` knows another
-    language and no time limit.
-    """
-    try:
-        is_always_found = regex.compile(pattern).search("", timeout=MAX_CHECK_SECONDS)
-    except TimeoutError:  # then not at once, and workers have their own limit
-        return pattern
-    except (regex.error, ValueError, RecursionError) as error:
-        raise ValueError(f"is no regular expression: {error}. Correct it.") from error
-    if is_always_found:
-        raise ValueError(
-            "matches an empty text, so every response would show the behaviour. Require at least "
-            "one character."
-        )
-    return pattern
 
 
 def _check_url(url: str) -> str:
@@ -55,9 +32,8 @@ Evaluator = Annotated[
 Phrase = Annotated[
     str, Field(min_length=1, max_length=256), Storable, AfterValidator(_check_phrase)
 ]
-Pattern = Annotated[
-    str, Field(min_length=1, max_length=1000), Storable, AfterValidator(_check_pattern)
-]
+Pattern = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS), Storable]
+"""Whether it can be searched by is found out in a child; see `service.jobs.pattern_checks`."""
 EntryPointName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ScorerUrl = Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(_check_url)]
 RelativeFall = Annotated[float, Field(gt=0, le=1)]

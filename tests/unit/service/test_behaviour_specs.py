@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from service.jobs.specs.behaviours import (
@@ -16,8 +14,6 @@ from service.jobs.specs.behaviours import (
     RepetitionSpec,
     ToxicitySpec,
 )
-from workers.validation.scorers.phrases import Phrases, PhraseScorer
-from workers.validation.scorers.scorer import Answer
 
 ADAPTER: TypeAdapter[RepetitionSpec | ToxicitySpec | PhraseSpec | CustomSpec] = TypeAdapter(
     BehaviourSpec
@@ -90,35 +86,15 @@ def test_phrases() -> None:
     refuse({**PHRASE, "phrases": []}, "phrases")
 
 
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("(x", "no regular expression"),
-        ("(?au)x", "no regular expression"),
-        (r"\1", "no regular expression"),
-        ("(" * 499 + "a" + ")" * 499, "no regular expression"),
-        ("[a--b]", "no regular expression"),  # in `re` it is one
-        ("a*", "matches an empty text"),
-        ("", "pattern"),
-        ("a" * 1001, "pattern"),
-    ],
-)
-def test_patterns_refused(pattern: str, message: str) -> None:
-    refuse({**COMMON, "kind": "phrase", "pattern": pattern}, message)
+@pytest.mark.parametrize("pattern", ["", "a" * 1001, "a\0"])
+def test_patterns_refused(pattern: str) -> None:
+    refuse({**COMMON, "kind": "phrase", "pattern": pattern}, "pattern")
 
 
-@given(st.text(alphabet="ab(|)*+?[]{}\\^$1:=!<>-.~&", min_size=1, max_size=12))
-def test_whatever_pattern_is_taken_can_be_searched_by(pattern: str) -> None:
-    try:
-        spec = parse({**COMMON, "kind": "phrase", "pattern": pattern})
-    except ValidationError:
-        return
-    scorer = PhraseScorer(Phrases(pattern=spec.pattern))
-    assert scorer.score([Answer("", "", ())]) == [0.0]
-
-
-def test_a_pattern_that_re_does_not_know() -> None:
-    assert parse({**COMMON, "kind": "phrase", "pattern": r"\p{Lu}{4,}"}).pattern
+def test_parsing_compiles_nothing() -> None:
+    """It happens on the event loop; `service.jobs.pattern_checks` has the pattern tried."""
+    for pattern in ("a{1000000000}", "(x"):
+        assert parse({**COMMON, "kind": "phrase", "pattern": pattern}).pattern == pattern
 
 
 def test_custom() -> None:

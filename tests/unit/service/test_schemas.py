@@ -15,7 +15,6 @@ from service.database import parse_database_url
 from service.errors import InvalidRequestError
 from service.jobs.specs import CorrectionSpec
 from service.jobs.views import compute_etag, is_known_etag
-from service.middleware import check_json_depth
 from service.problems import translate_validation_errors
 from service.settings import Settings
 
@@ -55,13 +54,6 @@ def test_any_broken_spec_gives_one_short_error(field: str, value: object) -> Non
         assert error.param
         assert len(error.message) < 600
         assert error.param.encode("utf-8")
-
-
-def test_depth_is_counted_outside_strings_only() -> None:
-    check_json_depth(b'{"a": "[[[[[[\\"[[[["}', 3)
-    check_json_depth(b"[[[]]]" * 10, 3)
-    with pytest.raises(InvalidRequestError, match="more than 3"):
-        check_json_depth(b'{"a": [{"b": [1]}]}', 3)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import regex
 
+from patterns.searching import (
+    MAX_SEARCH_SECONDS,
+    BusyError,
+    Expression,
+    PatternError,
+    SearchError,
+    check_expression,
+    find_matches,
+)
 from workers.validation.scorers.errors import ScorerUnavailableError, ScoringError
 from workers.validation.scorers.scorer import Answer, Direction
 
-MAX_SECONDS_PER_RESPONSE = 1.0
-"""The regular expression engine looks at the clock now and then, so that it may take a few more."""
+MAX_SECONDS_PER_RESPONSE = MAX_SEARCH_SECONDS
+"""Processor time; where it searches by phrases, the engine looks at the clock now and then only."""
+
+_Search = Callable[[Sequence[str]], list[bool]]
+"""Whether each of the texts shows the behaviour."""
 
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
 
@@ -38,47 +50,63 @@ class PhraseScorer:
     def __init__(self, phrases: Phrases, name: str = "phrase") -> None:
         """Look for `phrases`. Raises `ScorerUnavailableError` where they are no valid search."""
         self.name = name
-        self._is_literal = phrases.pattern is None
-        self._compiled = _compile(phrases)
+        self._find = _build_search(phrases)
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search takes too long."""
-        return [float(self._is_in(answer.text)) for answer in answers]
-
-    def _is_in(self, text: str) -> bool:
-        searched = _normalise(text) if self._is_literal else text
+        """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search costs too much."""
+        texts = [answer.text for answer in answers]
         try:
-            return self._compiled.search(searched, timeout=MAX_SECONDS_PER_RESPONSE) is not None
-        except TimeoutError:
+            return [float(is_found) for is_found in self._find(texts)]
+        except SearchError as error:
             raise ScoringError(
-                f"the pattern of {self.name} takes more than {MAX_SECONDS_PER_RESPONSE:g} s on a "
-                f"response of {len(text)} characters. Take out repetitions inside repetitions, "
-                "such as (a+)+."
+                f"the pattern of {self.name} takes more than {error.what} on a response of "
+                f"{len(texts[error.position])} characters. Take out repetitions inside "
+                "repetitions, such as (a+)+, and calls of itself, such as (?R)."
             ) from None
+        except BusyError as error:
+            raise ScoringError(f"the pattern of {self.name}: {error}") from error
 
 
-def _compile(phrases: Phrases) -> regex.Pattern[str]:
+def _build_search(phrases: Phrases) -> _Search:
     """Return the search for `phrases`; raises `ScorerUnavailableError`."""
     if (phrases.pattern is None) == (not phrases.texts):
         raise ScorerUnavailableError("give either phrases or a pattern")
-    pattern = _join(phrases) if phrases.pattern is None else phrases.pattern
+    if phrases.pattern is None:
+        return _Literals(phrases).find
+    expression = Expression(phrases.pattern, phrases.ignore_case)
     try:
-        compiled = regex.compile(pattern, regex.IGNORECASE if phrases.ignore_case else 0)
-    except (regex.error, ValueError, RecursionError) as error:
-        raise ScorerUnavailableError(f"the pattern is no regular expression: {error}") from error
-    if phrases.pattern is not None and _matches_nothing(compiled):
-        raise ScorerUnavailableError(
-            "the pattern matches an empty text, so every response would show the behaviour. "
-            "Require at least one character."
-        )
-    return compiled
+        check_expression(expression)
+    except (PatternError, BusyError) as error:
+        raise ScorerUnavailableError(f"the pattern {error}") from error
+    return lambda texts: find_matches(expression, texts, MAX_SECONDS_PER_RESPONSE) if texts else []
 
 
-def _matches_nothing(compiled: regex.Pattern[str]) -> bool:
-    try:
-        return compiled.search("", timeout=MAX_SECONDS_PER_RESPONSE) is not None
-    except TimeoutError:
-        return False
+class _Literals:
+    """A search for phrases word for word.
+
+    What they are joined to has no repetition inside another and calls nothing, so that compiling
+    and searching take memory and time by its length: no child is needed.
+    """
+
+    def __init__(self, phrases: Phrases) -> None:
+        flags = regex.IGNORECASE if phrases.ignore_case else 0
+        try:
+            self._compiled = regex.compile(_join(phrases), flags)
+        except MemoryError:
+            raise ScorerUnavailableError(
+                "the phrases do not fit in memory. Give fewer or shorter ones."
+            ) from None
+
+    def find(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each of `texts` contains a phrase. Raises `SearchError`."""
+        return [self._is_in(text, position) for position, text in enumerate(texts)]
+
+    def _is_in(self, text: str, position: int) -> bool:
+        try:
+            found = self._compiled.search(_normalise(text), timeout=MAX_SECONDS_PER_RESPONSE)
+        except TimeoutError:
+            raise SearchError(position, f"{MAX_SECONDS_PER_RESPONSE:g} s") from None
+        return found is not None
 
 
 def _join(phrases: Phrases) -> str:

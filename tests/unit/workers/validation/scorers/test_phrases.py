@@ -58,6 +58,7 @@ def test_lower_is_better_under_the_given_name() -> None:
         (Phrases(pattern=""), "every response would show"),
         (Phrases(pattern="(a"), "no regular expression"),
         (Phrases(pattern="a*"), "every response would show"),
+        (Phrases(pattern="a{1000000000}"), "the pattern takes more than .* to compile"),
     ],
 )
 def test_refused(phrases: Phrases, message: str) -> None:
@@ -70,3 +71,9 @@ def test_a_pattern_that_explodes_is_stopped(monkeypatch) -> None:
     scorer = PhraseScorer(Phrases(pattern="(a|aa)+$"), "greedy")
     with pytest.raises(ScoringError, match=r"greedy takes more .* response of 61"):
         scorer.score(answers("a" * 60 + "b"))
+
+
+def test_a_pattern_that_calls_itself_takes_no_memory_of_ours() -> None:
+    scorer = PhraseScorer(Phrases(pattern="(?R)?a"), "loop")
+    with pytest.raises(ScoringError, match=r"loop takes more than .* response of 3000"):
+        scorer.score(answers("a" * 3000))

@@ -1,0 +1,54 @@
+"""Whether workers can search by the patterns of a job, found out in children of little means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
+
+from fastapi import Depends
+
+from patterns.searching import BusyError, Expression, PatternError, check_expression
+from service.errors import InvalidRequestError, UnavailableError
+from service.jobs.specs import CorrectionSpec, JobSpec
+from service.jobs.specs.behaviours import PhraseSpec
+from service.keys.authentication import Submitter
+
+MAX_CHILDREN = 2
+"""Children at once in this process: at most that many processors and twice their memory."""
+
+_THREADS = ThreadPoolExecutor(MAX_CHILDREN, "patterns")  # its own: requests need the others
+
+
+def check_patterns(spec: JobSpec) -> None:
+    """Raise `InvalidRequestError` for the first pattern that cannot be searched by."""
+    for param, expression in _list_patterns(spec):
+        try:
+            check_expression(expression)
+        except PatternError as error:
+            raise InvalidRequestError(f"{param} {error}", param=param) from error
+        except BusyError:
+            raise UnavailableError(
+                f"{param} could not be checked: the machine is too busy. Try again later."
+            ) from None
+
+
+def _list_patterns(spec: JobSpec) -> Iterator[tuple[str, Expression]]:
+    """The fields with patterns, and the patterns."""
+    if not isinstance(spec, CorrectionSpec):
+        return
+    for index, behaviour in enumerate(spec.behaviours):
+        if isinstance(behaviour, PhraseSpec) and behaviour.pattern is not None:
+            expression = Expression(behaviour.pattern, behaviour.ignore_case)
+            yield f"behaviours[{index}].pattern", expression
+
+
+async def _check_spec(spec: JobSpec, _: Submitter) -> JobSpec:
+    """The spec of a caller who may submit it, its patterns checked beside the event loop."""
+    if any(_list_patterns(spec)):
+        await asyncio.get_running_loop().run_in_executor(_THREADS, check_patterns, spec)
+    return spec
+
+
+CheckedSpec = Annotated[JobSpec, Depends(_check_spec)]
