@@ -21,9 +21,7 @@ NO_ANSWER = "[reasoning only, no answer]"
 PROMPT_TAIL_TOKENS = 32
 """End of a prompt that is looked at for a block the chat template opened; marks are shorter."""
 
-_TAGS = (
-    r"(?:think(?:ing|_fast|_faster|:opensource)?|thoughts?|reason(?:ing)?|scratchpad|seed:think|mm:think|longcat_think|ifm\|think\w*)"
-)
+_TAGS = r"(?:think(?:ing|_fast|_faster|:opensource)?|thoughts?|reason(?:ing)?|scratchpad|seed:think|mm:think|longcat_think|ifm\|think\w*)"
 _PAIRS = (
     # DeepSeek-R1, Qwen3, Phi-4, EXAONE, Seed-OSS, MiniMax, LongCat, K2-Horizon, many fine-tunes
     (rf"<\s*(?P<tag>{_TAGS})\s*>", rf"<\s*/\s*(?P<end_tag>{_TAGS})\s*>"),
@@ -238,9 +236,7 @@ def _find_marks(text: str) -> Iterator[_Mark]:
         yield _Mark(number + tag.lower(), is_opening, found.start(), found.end())
 
 
-def _list_outside(
-    text: str, marks: Sequence[_Mark], opened: str | None
-) -> list[tuple[int, int]]:
+def _list_outside(text: str, marks: Sequence[_Mark], opened: str | None) -> list[tuple[int, int]]:
     """Return the stretches of `text` that no block of reasoning holds, in order."""
     closings = {mark.kind: mark.start for mark in marks if not mark.is_opening}
     only_opened = {str(number) for number in range(_FIRST_START_PAIR, _FIRST_START_PAIR + 2)}
@@ -293,7 +289,9 @@ def _unwrap(text: str, start: int, stop: int) -> tuple[int, int]:
 def _count_before(tokenizer: Any, ids: tuple[int, ...], parts: _Parts) -> int:
     """Return how many tokens are complete before the answer's first character."""
     lengths = range(len(ids) + 1)
-    reached = bisect_left(lengths, parts.start + 1, key=lambda end: len(tokenizer.decode(ids[:end])))
+    reached = bisect_left(
+        lengths, parts.start + 1, key=lambda end: len(tokenizer.decode(ids[:end]))
+    )
     return max(reached - 1, 0)
 
 
