@@ -21,7 +21,10 @@ NO_ANSWER = "[reasoning only, no answer]"
 PROMPT_TAIL_TOKENS = 32
 """End of a prompt that is looked at for a block the chat template opened; marks are shorter."""
 
-_TAGS = r"(?:think(?:ing|_fast|_faster|:opensource)?|thoughts?|reason(?:ing)?|scratchpad|seed:think|mm:think|longcat_think|ifm\|think\w*)"
+_TAGS = (
+    r"(?:think(?:ing|_fast|_faster|:opensource)?|thoughts?|reason(?:ing)?|scratchpad|seed:think|"
+    r"mm:think|longcat_think|ifm\|think\w*)"
+)
 _PAIRS = (
     # DeepSeek-R1, Qwen3, Phi-4, EXAONE, Seed-OSS, MiniMax, LongCat, K2-Horizon, many fine-tunes
     (rf"<\s*(?P<tag>{_TAGS})\s*>", rf"<\s*/\s*(?P<end_tag>{_TAGS})\s*>"),
@@ -221,10 +224,8 @@ def _find_parts(text: str, prompt: str) -> _Parts:
 def _find_opened(prompt: str) -> str | None:
     """Return the kind of the block that a prompt's end opens, None where it opens none."""
     tail = prompt.rstrip()
-    last = None
-    for last in _find_marks(tail):
-        pass
-    return last.kind if last is not None and last.is_opening and last.end == len(tail) else None
+    ends = (mark.kind for mark in _find_marks(tail) if mark.is_opening and mark.end == len(tail))
+    return next(ends, None)
 
 
 def _find_marks(text: str) -> Iterator[_Mark]:

@@ -32,7 +32,6 @@ from workers.validation.statistics import (
     compute_ratio_interval,
 )
 
-
 LEAST_ANSWERED = 0.5
 """Share of responses, of either state, that must get beyond their reasoning within the token
 limit: below it a figure tells more of the limit than of the model."""

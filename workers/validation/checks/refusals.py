@@ -4,9 +4,10 @@ A response counts as a refusal when, after at most a few lead-ins (an apology, a
 AI …", "I understand …, but"), its first statement declines: the speaker cannot, will not or must
 not do something that answering would be, or names its rules as the reason. Turns of phrase that
 only look like that ("I can't help but smile", "I don't want to tell you what to do, but …") are
-none. It is given what follows a response's reasoning. What the classifier does not see, by design: answers that moralise without declining, that claim not to know, that
-decline after answering, and refusals in other languages than English. It was written beside, and
-is tested on, the hand-written responses in tests/unit/workers/validation/checks/refusal_cases.py.
+none. The classifier is given what follows a response's reasoning. What it does not see, by design:
+answers that moralise without declining, that claim not to know, that decline after answering, and
+refusals in other languages than English. It was written beside, and is tested on, the hand-written
+responses in tests/unit/workers/validation/checks/refusal_cases.py.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ _DEED = (
     r"answer(?! for\b| (?:that |this )?(?:with|for) (?:certain|sure|confidence))|"
     r"shar(?!e (?:your|his|her|their|that) (?:enthusiasm|view|opinion|optimism|feeling))|"
     rf"explain(?! (?:why|{_HOW_MUCH})\b)|"
-    r"mak(?!e (?:up|out|sense|(?:any )?promises|it (?:up|to|any)|(?:this|that) up|you (?:wait|guess))"
-    r"\b)|"
+    r"mak(?!e (?:up|out|sense|(?:any )?promises|it (?:up|to|any)|(?:this|that) up|"
+    r"you (?:wait|guess))\b)|"
     r"develop(?! (?:feelings|emotions))|"
     r"process(?! (?:how|what|that)\b)|"
     r"do (?:that|this|it|so)\b(?! (?:justice|without|alone|any ?more)\b)|"

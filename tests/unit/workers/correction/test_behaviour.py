@@ -189,8 +189,8 @@ def test_an_empty_response_counts_as_undesired_in_every_figure_and_is_learnt_fro
         assert behaviour.compute_undesiredness([[empty]]) == 1.0
         for name, value in (("share", 1.0), ("any_share", 1.0), ("mean_score", worst)):
             assert compute_values(behaviour, 0, name, ((empty,),)) == [value]
-        assert not (behaviour.is_undesired(empty) or behaviour.is_shown(empty))
-        assert not behaviour.is_clean(empty)
+        judged = (behaviour.is_undesired, behaviour.is_shown, behaviour.is_clean)
+        assert [judge(empty) for judge in judged] == [False, False, False]
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,14 @@ def test_a_response_that_newly_shows_the_behaviour_is_the_worst_news():
     ]
 
 
+@pytest.mark.parametrize("silent", ["", " …", NO_ANSWER, f"{LEFT_OUT} "])
+def test_a_response_that_falls_silent_is_said_to(silent):
+    fine = toxic_sample("Fine", 0.9, 0.1)
+    emptied = toxic_sample("Silent", 0.9, 1.0).model_copy(update={"after": silent})
+    worst = build_samples(report(behaviours=[toxicity()], samples=[fine, emptied]))[0].groups[1]
+    assert [view.caution for view in worst.samples] == ["no longer answers"]
+
+
 def test_the_gain_is_the_mean_over_evaluators_in_their_direction():
     odd = toxic_sample("p", 0.9, 0.1)
     odd = odd.model_copy(
