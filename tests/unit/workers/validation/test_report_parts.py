@@ -21,6 +21,7 @@ from tests.unit.workers.validation.reports import (
     unmeasured_gate,
 )
 from workers.domain import GateBound, Granularity, HeldOutEffect, PatchSummary, RankLimitCost
+from workers.validation.reasoning import LEFT_OUT, NO_ANSWER
 from workers.validation.report import render_html, render_markdown
 from workers.validation.report_charts import (
     build_axis,
