@@ -163,9 +163,9 @@ class Measure(ReportModel):
     """One figure of one behaviour by one scorer, before and after the correction."""
 
     name: Literal["mean_score", "share", "any_share", "expected_worst"]
-    """`share`: responses that show the behaviour; `any_share`: prompts with at least one such
-    response; `expected_worst`: the worst score of each prompt's samples (RealToxicityPrompts'
-    expected maximum); `mean_score`: over all responses."""
+    """`share`: responses that show the behaviour, or are empty; `any_share`: prompts with at least
+    one such response; `expected_worst`: the worst score of each prompt's samples
+    (RealToxicityPrompts' expected maximum); `mean_score`: over all responses."""
     tune: SplitEffect
     held_out: HeldOutEffect | None
     random_control: RandomControl | None

@@ -11,10 +11,12 @@ from typing import Any
 
 from workers.correction.results import Response
 from workers.domain import TokenSequence
+from workers.validation.checks.responses import says_something
 from workers.validation.generation import Decoding, generate_samples
+from workers.validation.reasoning import read_prefixes, read_response
 from workers.validation.scorers.scorer import Answer, BehaviourScorer, Direction
 from workers.validation.subject import Subject
-from workers.validation.uniqueness import find_repeated_tokens
+from workers.validation.uniqueness import compute_response_uniqueness, find_repeated_tokens
 
 RISE = 0.1
 """A token that raises the mean score of the response so far by this much is marked."""
@@ -40,7 +42,15 @@ class Headline(StrEnum):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One behaviour to correct, whatever its scorers are."""
+    """One behaviour to correct, whatever its scorers are.
+
+    Scorers judge what follows a response's reasoning. A response without an answer (no tokens, no
+    letter, number or symbol, or reasoning that never ends) is empty, and one rule holds for it:
+    every figure counts it as showing the behaviour, with the worst score there is (`find_score`),
+    for a correction must not win by making the model fall silent; response uniqueness is 0 then
+    by its definition (arXiv 2506.13727, Eq. 11). Nothing is learnt from it, though: it brings no
+    prompt into a job, is not explained and is no clean example (`is_undesired`, `is_clean`).
+    """
 
     name: str
     kind: str
@@ -62,15 +72,22 @@ class Behaviour:
         self, prompts: Sequence[str], sequences: Sequence[Sequence[TokenSequence]], tokenizer: Any
     ) -> tuple[tuple[Response, ...], ...]:
         """Return the responses of each prompt with every scorer's score of them."""
-        answers = [
-            Answer(prompt, tokenizer.decode(sequence.response_ids), sequence.response_ids)
+        rows = [
+            (prompt, read_response(tokenizer, sequence.prompt_ids, sequence.response_ids))
             for prompt, samples in zip(prompts, sequences, strict=True)
             for sequence in samples
         ]
+        answers = [Answer(prompt, found.answer, found.answer_ids) for prompt, found in rows]
         scores = zip(*(scorer.score(answers) for scorer in self.scorers), strict=True)
         scored = iter(
-            Response(text=answer.text, token_ids=answer.token_ids, scores=values)
-            for answer, values in zip(answers, scores, strict=True)
+            Response(
+                text=found.answer,
+                token_ids=found.token_ids,
+                scores=values,
+                reasoning_tokens=found.reasoning_tokens,
+                is_blank=not says_something(found.answer),
+            )
+            for (_, found), values in zip(rows, scores, strict=True)
         )
         return tuple(tuple(next(scored) for _ in samples) for samples in sequences)
 
@@ -80,42 +97,78 @@ class Behaviour:
             return score <= self.threshold
         return score >= self.threshold
 
-    def is_undesired(self, response: Response) -> bool:
-        """Whether enough scorers say that a response shows the behaviour.
+    def find_score(self, response: Response, scorer: int) -> float:
+        """Return one scorer's score as figures count it: of an empty response the worst.
 
-        A response without tokens shows nothing, though its uniqueness is 0 by definition.
+        That is the bad end of [0, 1], or the threshold where scores lie elsewhere.
         """
-        votes = sum(self.shows(score, index) for index, score in enumerate(response.scores))
-        return bool(response.token_ids) and votes >= self.agreeing
+        if not response.is_empty:
+            return response.scores[scorer]
+        if not self.is_graded:
+            return self.threshold
+        return float(self.scorers[scorer].direction is Direction.LOWER_IS_BETTER)
+
+    def is_failing(self, response: Response) -> bool:
+        """Whether figures count a response as undesired: it shows the behaviour, or is empty."""
+        return self._count_votes(response) >= self.agreeing
+
+    def is_undesired(self, response: Response) -> bool:
+        """Whether enough scorers say that a response shows the behaviour, so that one can learn
+        from it: an empty response shows nothing, unless its very tokens loop.
+        """
+        return self._can_be_learnt_from(response) and self.is_failing(response)
 
     def is_shown(self, response: Response) -> bool:
-        """Whether any scorer says that a response, which is not empty, shows the behaviour."""
-        return bool(response.token_ids) and any(
-            self.shows(score, index) for index, score in enumerate(response.scores)
-        )
+        """Whether any scorer says of a response that one can learn from that it shows it."""
+        return self._can_be_learnt_from(response) and self._count_votes(response) > 0
 
     def is_clean(self, response: Response) -> bool:
         """Whether no scorer says that a response, which is not empty, shows the behaviour."""
-        return bool(response.token_ids) and not self.is_shown(response)
+        return not response.is_empty and self._count_votes(response) == 0
+
+    def _count_votes(self, response: Response) -> int:
+        """Return how many scorers see the behaviour in a response; in an empty one all do."""
+        if response.is_empty:
+            return len(self.scorers)
+        return sum(self.shows(score, index) for index, score in enumerate(response.scores))
+
+    def _can_be_learnt_from(self, response: Response) -> bool:
+        """Whether there are tokens that make the response undesired.
+
+        Of empty responses only loops of blanks or of reasoning that never ends have them.
+        """
+        if not response.is_empty:
+            return True
+        is_loop = compute_response_uniqueness(response.token_ids) <= self.threshold
+        return bool(response.token_ids) and self.marking is Marking.REPEATED and is_loop
 
     def mark(
         self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Any
     ) -> Response:
         """Return an undesired response with the tokens marked that are to be explained."""
         if self.marking is Marking.REPEATED:
-            marks = find_repeated_tokens(prompt_ids, response.token_ids)
+            marks = _mark_repeated(prompt_ids, response)
         else:
-            marks = self._find_rises(prompt, response.token_ids, tokenizer)
+            marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
         return response.model_copy(update={"marks": marks})
 
     def _find_rises(
-        self, prompt: str, token_ids: tuple[int, ...], tokenizer: Any
+        self,
+        prompt: str,
+        prompt_ids: Sequence[int],
+        token_ids: tuple[int, ...],
+        tokenizer: Any,
     ) -> tuple[bool, ...]:
-        """Return for each token whether the scores rise with it; the steepest one at least."""
-        prefixes = [token_ids[:end] for end in range(1, len(token_ids) + 1)]
-        answers = [Answer(prompt, tokenizer.decode(ids), ids) for ids in prefixes]
+        """Return for each token whether the scores rise with it; the steepest one at least.
+
+        They are of the answer so far; as long as a response reasons there is nothing to score.
+        """
+        prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
+        begun = [prefix for prefix in prefixes if prefix.answer_ids]
+        answers = [Answer(prompt, prefix.answer, prefix.answer_ids) for prefix in begun]
         scores = zip(*(scorer.score(answers) for scorer in self.scorers), strict=True)
-        levels = [fmean(map(self._turn, range(len(self.scorers)), values)) for values in scores]
+        levels = [0.0] * (len(prefixes) - len(begun))
+        levels += [fmean(map(self._turn, range(len(self.scorers)), values)) for values in scores]
         rises = [later - earlier for earlier, later in pairwise([0.0, *levels])]
         least = min(RISE, max(rises))
         return tuple(rise >= least for rise in rises)
@@ -132,15 +185,23 @@ class Behaviour:
         """Return how much of the behaviour is in the responses, what a search makes small.
 
         The mean of all scores, those of which higher is better subtracted from 1: smoother than
-        a share of responses, which on few prompts moves in jumps. 0 without responses.
+        a share of responses, which on few prompts moves in jumps. 0 without responses; an empty
+        one has the worst score.
         """
         values = [
-            self._turn(scorer, score)
+            self._turn(scorer, self.find_score(response, scorer))
             for samples in responses
             for response in samples
-            for scorer, score in enumerate(response.scores)
+            for scorer in range(len(response.scores))
         ]
         return fmean(values) if values else 0.0
+
+
+def _mark_repeated(prompt_ids: Sequence[int], response: Response) -> tuple[bool, ...]:
+    """Return for each token whether the answer, or reasoning that never ends, repeats with it."""
+    own = response.answer_ids or response.token_ids
+    before = (False,) * (len(response.token_ids) - len(own))
+    return before + find_repeated_tokens(prompt_ids, own)
 
 
 def respond(

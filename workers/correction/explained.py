@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from workers.attribution.attributors import Attributor
 from workers.attribution.targets import TokenMass
 from workers.correction.behaviour import Behaviour, Marking
-from workers.correction.measurement import collect_base_undesired, collect_clean
+from workers.correction.measurement import build_sample, collect_base_undesired, collect_clean
 from workers.correction.results import ExplainedResponses, PreparedBehaviour, PromptOutcome
 from workers.correction.vocabulary import choose_by_mass, learn_token_mass
 from workers.domain import TokenSequence
@@ -63,10 +63,11 @@ def choose_explained(
     if mass is None:
         return None
     samples = [
-        TokenSequence(outcome.prompt_ids, response.token_ids)
+        build_sample(outcome.prompt_ids, response)
         for outcome in tune
         if outcome.triggering
         for response in outcome.drawn
+        if response.answer_ids
     ]
     chosen = choose_by_mass(base, samples, mass, MOST_EXPLAINED)
     return ExplainedResponses(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workers.correction.behaviour import Behaviour, respond
-from workers.correction.results import PromptOutcome, Responses
+from workers.correction.results import PromptOutcome, Response, Responses
 from workers.domain import TokenSequence
 from workers.progress import Advance
 from workers.validation.subject import Subject
@@ -50,16 +50,25 @@ def mark_shown(
     )
 
 
+def build_sample(prompt_ids: tuple[int, ...], response: Response) -> TokenSequence:
+    """Return a response as it is explained: its answer, as marked, after prompt and reasoning.
+
+    Of a response without an answer everything is explained.
+    """
+    own = len(response.answer_ids) or len(response.token_ids)
+    start = len(response.token_ids) - own
+    marks = response.marks if any(response.marks) else ()
+    return TokenSequence(
+        prompt_ids + response.token_ids[:start], response.token_ids[start:], marks[start:]
+    )
+
+
 def collect_undesired(
     behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
 ) -> tuple[TokenSequence, ...]:
     """Return the responses that show the behaviour, as marked for explanation."""
     return tuple(
-        TokenSequence(
-            outcome.prompt_ids,
-            response.token_ids,
-            response.marks if any(response.marks) else (),
-        )
+        build_sample(outcome.prompt_ids, response)
         for outcome, samples in zip(outcomes, responses, strict=True)
         for response in samples
         if behaviour.is_undesired(response)
@@ -92,7 +101,7 @@ def collect_clean(
         return ()
     rows = [
         [
-            TokenSequence(outcome.prompt_ids, response.token_ids)
+            build_sample(outcome.prompt_ids, response)
             for response in outcome.drawn
             if behaviour.is_clean(response)
         ]

@@ -218,7 +218,7 @@ def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | Non
         return (
             f"signal too weak: {sum(counts.values())} of {len(prepared.prompts)} prompts bring "
             f"out {prepared.name} ({counts['tuning']} tuning, {counts['held-out']} held-out; "
-            f"{MIN_TRIGGERING} needed in each)"
+            f"{MIN_TRIGGERING} needed in each){_explain_unanswered(behaviour, prepared)}"
         )
     if not collect_base_undesired(behaviour, prepared.triggering(held_out=False)):
         return (
@@ -226,6 +226,21 @@ def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | Non
             "neurons; as it is, no response to a tuning prompt shows it"
         )
     return None
+
+
+def _explain_unanswered(behaviour: Behaviour, prepared: PreparedBehaviour) -> str:
+    """Say how many responses were cut off while they reasoned; empty where none was."""
+    limit = behaviour.decoding.max_new_tokens
+    responses = [response for outcome in prepared.prompts for response in outcome.screened]
+    count = sum(
+        0 < response.reasoning_tokens == len(response.token_ids) >= limit for response in responses
+    )
+    if not count:
+        return ""
+    return (
+        f"; {count} of {len(responses)} responses were still reasoning after {limit} tokens. Raise "
+        "decoding.max_new_tokens"
+    )
 
 
 def check_lengths(

@@ -31,11 +31,28 @@ class Response(StageDocument):
     """One response of the base, a corrected or a control model, as every scorer saw it."""
 
     text: str
+    """What follows the reasoning; the whole response where there is none."""
     token_ids: tuple[int, ...]
+    """All of them, reasoning included."""
     scores: tuple[float, ...]
-    """One a scorer, in the behaviour's order."""
+    """One a scorer, in the behaviour's order; of an empty response `Behaviour.find_score` says
+    what counts."""
     marks: tuple[bool, ...] = ()
     """For each token whether it is to be explained; of undesired tuning responses."""
+    reasoning_tokens: int = 0
+    """Tokens before the answer, which nothing judges; all of them where there is no answer."""
+    is_blank: bool = False
+    """Whether the answer has no letter, number or symbol."""
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The tokens that are judged."""
+        return self.token_ids[self.reasoning_tokens :]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the response says nothing, or never gets beyond its reasoning."""
+        return self.is_blank or not self.answer_ids
 
 
 Responses = tuple[tuple[Response, ...], ...]

@@ -16,6 +16,7 @@ from workers.correction.results import (
     Responses,
 )
 from workers.domain import Sample
+from workers.validation.reasoning import describe_answer
 from workers.validation.scorers.scorer import Direction
 
 SAMPLES_BEST, SAMPLES_WORST, SAMPLES_TUNE = 10, 6, 4
@@ -72,7 +73,7 @@ def _pair(
         (_compute_badness(behaviour, old) - _compute_badness(behaviour, new), outcome, old, new)
         for outcome, olds, news in zip(outcomes, before, after, strict=True)
         for old, new in zip(olds, news, strict=True)
-        if behaviour.is_undesired(old) or behaviour.is_undesired(new)
+        if behaviour.is_failing(old) or behaviour.is_failing(new)
     ]
     rows.sort(key=lambda row: -row[0])
     return [_sample(behaviour, outcome, old, new, split) for _, outcome, old, new in rows]
@@ -95,8 +96,13 @@ def _compute_badness(behaviour: Behaviour, response: Response) -> float:
     """Return the mean score, turned so that larger is worse."""
     return fmean(
         -score if scorer.direction is Direction.HIGHER_IS_BETTER else score
-        for scorer, score in zip(behaviour.scorers, response.scores, strict=True)
+        for scorer, score in zip(behaviour.scorers, _find_scores(behaviour, response), strict=True)
     )
+
+
+def _find_scores(behaviour: Behaviour, response: Response) -> list[float]:
+    """Return every scorer's score as the figures count it."""
+    return [behaviour.find_score(response, scorer) for scorer in range(len(behaviour.scorers))]
 
 
 def _sample(
@@ -111,10 +117,10 @@ def _sample(
         behaviour=behaviour.name,
         prompt=outcome.prompt,
         split=split,
-        before=before.text,
-        after=after.text,
-        scores_before=dict(zip(names, before.scores, strict=True)),
-        scores_after=dict(zip(names, after.scores, strict=True)),
-        undesired_before=behaviour.is_undesired(before),
-        undesired_after=behaviour.is_undesired(after),
+        before=describe_answer(before.text, before.reasoning_tokens),
+        after=describe_answer(after.text, after.reasoning_tokens),
+        scores_before=dict(zip(names, _find_scores(behaviour, before), strict=True)),
+        scores_after=dict(zip(names, _find_scores(behaviour, after), strict=True)),
+        undesired_before=behaviour.is_failing(before),
+        undesired_after=behaviour.is_failing(after),
     )

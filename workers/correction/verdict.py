@@ -223,6 +223,9 @@ def _add_responses(
             token_ids=tuple(one.token_ids for samples in responses for one in samples),
             texts=tuple(one.text for samples in responses for one in samples),
             max_new_tokens=behaviour.decoding.max_new_tokens,
+            reasoning_tokens=tuple(
+                one.reasoning_tokens for samples in responses for one in samples
+            ),
         )
         for behaviour, responses in behaviours
     }

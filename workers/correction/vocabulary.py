@@ -27,12 +27,12 @@ def learn_token_mass(responses: Iterable[Response]) -> TokenMass | None:
 
     A token's precision is the share of its occurrences in all `responses`, undesired or not,
     that are marked. None when no token is precise enough: then it is not single tokens that
-    make a response undesired.
+    make a response undesired. Tokens of reasoning, which is not judged, are not counted.
     """
     marked: Counter[int] = Counter()
     seen: Counter[int] = Counter()
     for response in responses:
-        seen.update(response.token_ids)
+        seen.update(response.answer_ids)
         if response.marks:
             pairs = zip(response.token_ids, response.marks, strict=True)
             marked.update(token for token, is_marked in pairs if is_marked)

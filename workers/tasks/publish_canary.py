@@ -28,6 +28,7 @@ from workers.publishing.corrected import corrected
 from workers.tasks.behaviours import encode_prompts
 from workers.tasks.context import InvalidInputError
 from workers.tasks.loading import CorrectionInputs
+from workers.validation.reasoning import read_response
 from workers.validation.scorers.scorer import Answer, BehaviourScorer
 from workers.validation.splits import split_by_hash
 
@@ -191,11 +192,12 @@ def _check_score(
 ) -> BehaviourCheck:
     """A check by a scorer that only workers have: what both models say, with its values."""
     responses = pair.base.token_ids, pair.corrected.token_ids
+    readings = [
+        read_response(tokenizer, pair.base.prompt_ids, ids, skip_special_tokens=True)
+        for ids in responses
+    ]
     base, after = scorer.score(
-        [
-            Answer(candidate.text, tokenizer.decode(ids, skip_special_tokens=True), ids)
-            for ids in responses
-        ]
+        [Answer(candidate.text, reading.answer, reading.answer_ids) for reading in readings]
     )
     return BehaviourCheck(
         metric=scorer.name,

@@ -16,7 +16,10 @@ from workers.validation.report_charts import Axis, build_axis
 from workers.validation.report_text import format_number, format_share, format_signed
 
 _TITLES = {
-    "share": ("Share of responses", "Responses that show the behaviour, of all."),
+    "share": (
+        "Share of responses",
+        "Responses that show the behaviour, of all; an empty one counts as showing it.",
+    ),
     "any_share": (
         "Probability of at least one",
         "Prompts of whose samples at least one shows the behaviour.",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from workers.domain import BehaviourEffect, Report, Sample
+from workers.validation.checks.responses import says_something
+from workers.validation.reasoning import LEFT_OUT, NO_ANSWER
 from workers.validation.report_diff import Comparison, compare_responses
 
 _WORST_SHOWN = 6
@@ -135,10 +137,17 @@ def _group_base(views: Sequence[SampleView], signs: Mapping[str, int]) -> list[S
     return [SampleGroup("Closest to the behaviour first", ranked)]
 
 
+def _says_nothing(text: str) -> bool:
+    """Whether a response, as a sample shows it, is empty."""
+    return text == NO_ANSWER or not says_something(text.removeprefix(LEFT_OUT))
+
+
 def _caution(view: SampleView) -> SampleView:
     """The view, called a worst case and why."""
     sample = view.sample
-    if sample.undesired_after and not sample.undesired_before:
+    if _says_nothing(sample.after) and not _says_nothing(sample.before):
+        why = "no longer answers"
+    elif sample.undesired_after and not sample.undesired_before:
         why = "newly shows the behaviour"
     elif view.gain < 0:
         why = "got worse"

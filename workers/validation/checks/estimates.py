@@ -32,6 +32,10 @@ from workers.validation.statistics import (
     compute_ratio_interval,
 )
 
+LEAST_ANSWERED = 0.5
+"""Share of responses, of either state, that must get beyond their reasoning within the token
+limit: below it a figure tells more of the limit than of the model."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -121,20 +125,20 @@ def estimate_length_ratio(pair: Pair) -> Estimate:
 
 def estimate_uniqueness_fall(pair: Pair) -> Estimate:
     """Return 1 − mean response uniqueness after / before."""
-    before, after = _find_figures(pair)
+    before, after = _find_answer_figures(pair)
     ratio = _estimate_ratio(before.uniqueness, after.uniqueness, pair.seed)
     return replace(ratio, value=1 - ratio.value, ci_low=1 - ratio.ci_high, ci_high=1 - ratio.ci_low)
 
 
 def estimate_self_repetition_rise(pair: Pair) -> Estimate:
     """Return the rise of the mean share of 4-grams that a response repeats of itself."""
-    before, after = _find_figures(pair)
+    before, after = _find_answer_figures(pair)
     return _estimate_mean_rise(before.self_repetition, after.self_repetition, pair.seed)
 
 
 def estimate_diversity_fall(pair: Pair) -> Estimate:
     """Return 1 − distinct-n after / before, for that n of 1, 2 and 3 which fell most."""
-    before, after = _find_figures(pair)
+    before, after = _find_answer_figures(pair)
     falls = [
         _estimate_distinct_fall(old, new)
         for old, new in zip(before.distinct, after.distinct, strict=True)
@@ -154,7 +158,9 @@ def estimate_improvement(pair: Pair) -> Estimate:
     before, after = _find_scores(pair.base, pair), _find_scores(pair.changed, pair)
     if before.direction != after.direction:
         raise MissingFigureError("the two states were scored in different directions")
-    rise = _estimate_mean_rise(before.scores, after.scores, pair.seed)
+    if pair.subject in pair.base.responses:
+        _find_answers(pair)
+    rise = _estimate_mean_rise(*_punish_empty(before, after), pair.seed)
     return rise if before.direction == "higher_is_better" else _mirror(rise)
 
 
@@ -162,6 +168,24 @@ def estimate_sure_improvement(pair: Pair) -> Estimate:
     """Return the lower end of the improvement's interval: what was gained at the least."""
     found = estimate_improvement(pair)
     return replace(found, value=found.ci_low)
+
+
+def _punish_empty(
+    before: BehaviourScores, after: BehaviourScores
+) -> tuple[list[float], list[float]]:
+    """Return both states' scores, every empty response with the worst score of any.
+
+    A model must not improve by falling silent.
+    """
+    worst = min if before.direction == "higher_is_better" else max
+    value = worst([*before.scores, *after.scores], default=0.0)
+
+    def punish(found: BehaviourScores) -> list[float]:
+        is_empty = found.is_empty or (False,) * len(found.scores)
+        pairs = zip(found.scores, is_empty, strict=True)
+        return [value if empty else score for score, empty in pairs]
+
+    return punish(before), punish(after)
 
 
 def _find_losses(state: ModelState) -> TextLosses:
@@ -182,14 +206,41 @@ def _find_responses(pair: Pair) -> tuple[Responses, Responses]:
     return before, after
 
 
-def _find_refusals(pair: Pair) -> tuple[list[bool], list[bool]]:
+def _find_answers(pair: Pair) -> tuple[Responses, Responses]:
+    """Return both states' responses, refusing those that hardly ever reach an answer."""
     before, after = _find_responses(pair)
+    for side, found in (("base", before), ("changed", after)):
+        if found.unanswered > (1 - LEAST_ANSWERED) * len(found.prompts):
+            raise MissingFigureError(f"{side}, {pair.subject}: {found.describe_unanswered()}")
+    return before, after
+
+
+def describe_unanswered(pair: Pair) -> str:
+    """Say how many responses of a pair were cut off in their reasoning; empty where none was."""
+    parts = []
+    for side, state in (("base", pair.base), ("changed", pair.changed)):
+        found = state.responses.get(pair.subject)
+        if isinstance(found, Responses) and found.unanswered:
+            parts.append(f"{side}: {found.describe_unanswered()}")
+    return "; ".join(parts)
+
+
+def _find_refusals(pair: Pair) -> tuple[list[bool], list[bool]]:
+    before, after = _find_answers(pair)
     return [is_refusal(text) for text in before.texts], [is_refusal(text) for text in after.texts]
+
+
+def _find_answer_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
+    """Return the figures of responses that do reach an answer."""
+    _find_answers(pair)
+    return _find_figures(pair)
 
 
 def _find_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
     before, after = (
-        compute_response_figures(found.token_ids, found.max_new_tokens, found.texts)
+        compute_response_figures(
+            found.token_ids, found.max_new_tokens, found.texts, found.answer_ids
+        )
         for found in _find_responses(pair)
     )
     return before, after

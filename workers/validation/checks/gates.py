@@ -145,10 +145,11 @@ def judge_gate(
     """Return whether `changed` is within the gate's limit beside `base`."""
     gate = GATES[request.name]
     subject = gate.subject if request.subject is None else request.subject
+    pair = Pair(base, changed, subject, seed)
     found: Estimate | None = None
     reason: str | None = None
     try:
-        found = _check_finite(gate.estimate(Pair(base, changed, subject, seed)))
+        found = _check_finite(gate.estimate(pair))
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the gate was not measured
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return GateResult(
@@ -166,13 +167,21 @@ def judge_gate(
         after=None if found is None else found.after,
         count=None if found is None else found.count,
         unmeasured=reason,
-        note=_explain_room(gate, found, request.limit),
+        note=_explain(gate, found, request.limit, pair),
     )
 
 
-def _explain_room(gate: Gate, found: Estimate | None, limit: float) -> str | None:
+def _explain(gate: Gate, found: Estimate | None, limit: float, pair: Pair) -> str | None:
+    """Return what a reader must know to judge the value by; None where there is nothing."""
+    if found is None:
+        return None
+    notes = (_explain_room(gate, found, limit), estimates.describe_unanswered(pair))
+    return "; ".join(note for note in notes if note) or None
+
+
+def _explain_room(gate: Gate, found: Estimate, limit: float) -> str | None:
     """Say so where the base's own figure is such that the gate could not have failed."""
-    if found is None or gate.bound is not GateBound.AT_MOST or found.most > limit:
+    if gate.bound is not GateBound.AT_MOST or found.most > limit:
         return None
     return (
         f"shows nothing: from the base's {found.before:.3g} the value cannot exceed "

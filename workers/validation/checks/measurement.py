@@ -16,6 +16,7 @@ from workers.encoding import encode_text
 from workers.memory import is_out_of_memory
 from workers.progress import Advance, ignore
 from workers.validation.checks.prompts import encode_prompts
+from workers.validation.checks.responses import find_empty
 from workers.validation.checks.state import (
     BehaviourScores,
     ModelState,
@@ -28,6 +29,7 @@ from workers.validation.checks.state import (
 )
 from workers.validation.generation import generate_responses
 from workers.validation.probes import measure_probes
+from workers.validation.reasoning import read_response
 from workers.validation.scorers.scorer import Answer, BehaviourScorer
 from workers.validation.subject import Subject
 from workers.validation.text_damage import ReferenceText, compute_perplexity
@@ -216,14 +218,19 @@ def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses
     sequences = generate_responses(
         subject.model, encoded, chosen.max_new_tokens, subject.pad_id, on_batch=advance
     )
+    readings = [
+        read_response(
+            subject.tokenizer, sequence.prompt_ids, sequence.response_ids, skip_special_tokens=True
+        )
+        for sequence in sequences
+    ]
+    reasoning = tuple(reading.reasoning_tokens for reading in readings)
     return Responses(
         prompts=chosen.prompts,
-        token_ids=tuple(sequence.response_ids for sequence in sequences),
-        texts=tuple(
-            subject.tokenizer.decode(sequence.response_ids, skip_special_tokens=True)
-            for sequence in sequences
-        ),
+        token_ids=tuple(reading.token_ids for reading in readings),
+        texts=tuple(reading.answer for reading in readings),
         max_new_tokens=chosen.max_new_tokens,
+        reasoning_tokens=reasoning if any(reasoning) else (),
     )
 
 
@@ -262,11 +269,15 @@ def _score(
     scorer: BehaviourScorer, responses: Mapping[str, Responses | Unmeasured], name: str
 ) -> BehaviourScores:
     given = require(responses.get(name), "responses")
-    parts = zip(given.prompts, given.texts, given.token_ids, strict=True)
+    parts = zip(given.prompts, given.texts, given.answer_ids, strict=True)
     scores = scorer.score([Answer(prompt, text, ids) for prompt, text, ids in parts])
     if len(scores) != len(given.prompts):
         raise ValueError(f"{scorer.name} gave {len(scores)} scores for {len(given.prompts)}")
-    return BehaviourScores(scores=_check_finite(scores), direction=scorer.direction.value)
+    return BehaviourScores(
+        scores=_check_finite(scores),
+        direction=scorer.direction.value,
+        is_empty=find_empty(given.answer_ids, given.texts),
+    )
 
 
 def _as_samples(windows: Sequence[tuple[int, ...]] | None) -> list[TokenSequence]:

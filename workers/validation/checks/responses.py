@@ -41,7 +41,7 @@ class ResponseFigures:
     hits_limit: tuple[bool, ...]
     """True where the response was cut off at the token limit."""
     uniqueness: tuple[float, ...]
-    """Response uniqueness ratio (arXiv 2506.13727, Eq. 11)."""
+    """Response uniqueness ratio (arXiv 2506.13727, Eq. 11); 0 for an empty response."""
     self_repetition: tuple[float, ...]
     """Share of a response's 4-grams that stood in it before, in [0, 1]; 0 without any."""
     distinct: tuple[DistinctShare, ...]
@@ -74,26 +74,48 @@ class ResponseFigures:
 
 
 def compute_response_figures(
-    responses: Sequence[Sequence[int]], max_new_tokens: int, texts: Sequence[str] | None = None
+    responses: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    texts: Sequence[str] | None = None,
+    answers: Sequence[Sequence[int]] | None = None,
 ) -> ResponseFigures:
     """Return the figures of responses given as token ids without the end-of-sequence token.
 
-    Empty is a response without tokens or, where its text is given, one without any letter,
-    number or symbol. Raises `ValueError` without responses, or on unequally many texts.
+    `answers` are the tokens that follow each one's reasoning, `texts` those as text. Lengths and
+    the token limit are of whole responses, everything else of the answers: of the responses
+    where none reasons. Empty is an answer without tokens or, where its text is given, without
+    any letter, number or symbol. Raises `ValueError` without responses, or on unequally many
+    texts or answers.
     """
     if not responses:
         raise ValueError("no responses to measure; give at least one prompt")
     if texts is not None and len(texts) != len(responses):
         raise ValueError(f"need a text for each response, got {len(texts)} for {len(responses)}")
-    said = [True] * len(responses) if texts is None else [says_something(text) for text in texts]
+    answers = responses if answers is None else answers
+    if len(answers) != len(responses):
+        raise ValueError(
+            f"need an answer for each response, got {len(answers)} for {len(responses)}"
+        )
+    is_empty = find_empty(answers, texts)
     return ResponseFigures(
         lengths=tuple(len(ids) for ids in responses),
-        is_empty=tuple(not ids or not says for ids, says in zip(responses, said, strict=True)),
+        is_empty=is_empty,
         hits_limit=tuple(len(ids) >= max_new_tokens for ids in responses),
-        uniqueness=tuple(compute_response_uniqueness(ids) for ids in responses),
-        self_repetition=tuple(compute_self_repetition(ids) for ids in responses),
-        distinct=tuple(compute_distinct_share(responses, order) for order in DISTINCT_ORDERS),
+        uniqueness=tuple(
+            0.0 if empty else compute_response_uniqueness(ids)
+            for ids, empty in zip(answers, is_empty, strict=True)
+        ),
+        self_repetition=tuple(compute_self_repetition(ids) for ids in answers),
+        distinct=tuple(compute_distinct_share(answers, order) for order in DISTINCT_ORDERS),
     )
+
+
+def find_empty(
+    answers: Sequence[Sequence[int]], texts: Sequence[str] | None = None
+) -> tuple[bool, ...]:
+    """Return for each answer whether it is empty: no tokens, or a text that says nothing."""
+    said = [True] * len(answers) if texts is None else [says_something(text) for text in texts]
+    return tuple(not ids or not says for ids, says in zip(answers, said, strict=True))
 
 
 def says_something(text: str) -> bool:

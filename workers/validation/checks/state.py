@@ -28,7 +28,34 @@ class Responses(ReportModel):
     token_ids: tuple[tuple[int, ...], ...]
     """Without the end-of-sequence token."""
     texts: tuple[str, ...]
+    """What follows each response's reasoning; "" where that never ends."""
     max_new_tokens: int
+    reasoning_tokens: tuple[int, ...] = ()
+    """Tokens of each response before its answer, all of them where there is none; empty where no
+    response reasons."""
+
+    @property
+    def answer_ids(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each response's answer."""
+        if not self.reasoning_tokens:
+            return self.token_ids
+        pairs = zip(self.token_ids, self.reasoning_tokens, strict=True)
+        return tuple(ids[before:] for ids, before in pairs)
+
+    @property
+    def unanswered(self) -> int:
+        """Responses that reach the token limit before they begin to answer."""
+        pairs = zip(self.token_ids, self.reasoning_tokens, strict=False)  # there may be none
+        return sum(before == len(ids) >= self.max_new_tokens for ids, before in pairs if before)
+
+    def describe_unanswered(self) -> str:
+        """How many responses never reached an answer, and what to do; empty where all did."""
+        if not self.unanswered:
+            return ""
+        return (
+            f"{self.unanswered} of {len(self.token_ids)} responses were still reasoning after "
+            f"{self.max_new_tokens} tokens and count as empty. Raise max_new_tokens"
+        )
 
 
 class TextLosses(ReportModel):
@@ -66,6 +93,8 @@ class BehaviourScores(ReportModel):
 
     scores: tuple[float, ...]
     direction: Literal["higher_is_better", "lower_is_better"]
+    is_empty: tuple[bool, ...] = ()
+    """Whether each response has no answer; empty where that is not known."""
 
 
 class ModelState(ReportModel):

@@ -22,8 +22,10 @@ class Answer:
     prompt: str
     """The prompt as text; of chat messages, their contents joined by line ends."""
     text: str
+    """What follows the response's reasoning (`workers.validation.reasoning`); "" where it never
+    ends."""
     token_ids: tuple[int, ...]
-    """The response's tokens, without the end-of-sequence token."""
+    """The answer's tokens, without reasoning and end-of-sequence token."""
 
 
 class BehaviourScorer(Protocol):

@@ -17,7 +17,12 @@ from tests.unit.workers.correction.cases import (
     build_behaviour,
     respond_with,
 )
+from tests.unit.workers.validation.test_reasoning import TOKENIZER, encode
 from workers.correction.behaviour import RISE, Marking, respond
+from workers.correction.effects import compute_values
+from workers.correction.measurement import build_sample
+from workers.correction.results import Response
+from workers.correction.vocabulary import learn_token_mass
 from workers.domain import TokenSequence
 from workers.validation.generation import generate_samples
 from workers.validation.scorers.scorer import Answer, Direction
@@ -169,3 +174,81 @@ def test_scores_on_another_scale_count_by_their_side_of_the_threshold() -> None:
     responses = ((respond_with(30.0), respond_with(70.0)), (respond_with(50.0),))
     assert behaviour.compute_undesiredness(responses) == pytest.approx(2 / 3)
     assert graded.compute_undesiredness(responses) < 0
+
+
+def test_an_empty_response_counts_as_undesired_in_every_figure_and_is_learnt_from_nowhere() -> None:
+    empty = respond_with(0.25, ids=())
+    for behaviour, worst in (
+        (build_behaviour(LOW), 1.0),
+        (build_behaviour(HIGH), 0.0),
+        (build_behaviour(UniquenessScorer(), marking=Marking.REPEATED), 0.0),
+        (build_behaviour(LOW, threshold=30.0, is_graded=False), 30.0),
+    ):
+        assert behaviour.find_score(empty, 0) == worst
+        assert behaviour.is_failing(empty)
+        assert behaviour.compute_undesiredness([[empty]]) == 1.0
+        for name, value in (("share", 1.0), ("any_share", 1.0), ("mean_score", worst)):
+            assert compute_values(behaviour, 0, name, ((empty,),)) == [value]
+        judged = (behaviour.is_undesired, behaviour.is_shown, behaviour.is_clean)
+        assert [judge(empty) for judge in judged] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        Response(text="", token_ids=(1, 2, 3), scores=(0.0,), reasoning_tokens=3),
+        Response(text=" …", token_ids=(1, 2), scores=(0.0,), is_blank=True),
+        Response(text="", token_ids=(), scores=(0.0,)),
+    ],
+    ids=["reasoning", "blank", "no tokens"],
+)
+def test_what_has_no_answer_is_empty(empty: Response) -> None:
+    assert empty.is_empty
+    assert build_behaviour(LOW).is_failing(empty)
+    assert not build_behaviour(LOW).is_clean(empty)
+
+
+def test_a_loop_in_reasoning_that_never_ends_can_be_learnt_from(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    behaviour = build_behaviour(UniquenessScorer(), marking=Marking.REPEATED)
+    loop, sound = (
+        Response(text="", token_ids=ids, scores=(0.0,), reasoning_tokens=len(ids))
+        for ids in ((5, 5, 5, 5), (5, 6, 7, 8))
+    )
+    assert behaviour.is_undesired(loop)
+    assert not behaviour.is_undesired(sound)
+    assert behaviour.mark("w1", (1,), loop, tokenizer).marks == (False, False, True, True)
+    assert build_sample((1,), loop) == TokenSequence((1,), (5, 5, 5, 5))
+    assert not build_behaviour(LOW).is_undesired(loop)
+
+
+def test_scorers_see_the_answer_and_the_response_keeps_its_tokens() -> None:
+    scorer = FunctionScorer(lambda answer: float("more." in answer.text))
+    ids = encode("<think>", "more.", "</think>", "No.")
+    sequence = TokenSequence(encode("w"), ids)
+    ((response,),) = build_behaviour(scorer).score(["w"], [[sequence]], TOKENIZER)
+    assert scorer.asked == [Answer("w", "No.", ids[3:])]
+    assert response == Response(text="No.", token_ids=ids, scores=(0.0,), reasoning_tokens=3)
+    assert build_sample(sequence.prompt_ids, response) == TokenSequence(
+        (*encode("w"), *ids[:3]), ids[3:]
+    )
+
+
+def test_only_tokens_of_the_answer_are_marked() -> None:
+    scorer = FunctionScorer(lambda answer: float("more." in answer.text))
+    ids = encode("<think>", "more.", "</think>", "No.", "more.", "Sure.")
+    response = Response(text="No. more. Sure.", token_ids=ids, scores=(1.0,), reasoning_tokens=3)
+    marked = build_behaviour(scorer).mark("w", encode("w"), response, TOKENIZER)
+    assert marked.marks == (False, False, False, False, True, False)
+    mass = learn_token_mass([marked])
+    assert mass is not None
+    assert (mass.token_ids, mass.weights) == ((ids[4],), (1.0,))
+
+
+def test_repetition_is_marked_in_the_answer_alone() -> None:
+    ids = encode("<think>", "No.", "No.", "No.", "</think>", "No.", "No.", "No.")
+    response = Response(text="No. No. No.", token_ids=ids, scores=(0.3,), reasoning_tokens=5)
+    behaviour = build_behaviour(UniquenessScorer(), marking=Marking.REPEATED)
+    marked = behaviour.mark("w", encode("w"), response, TOKENIZER)
+    assert marked.marks == (False,) * 7 + (True,)

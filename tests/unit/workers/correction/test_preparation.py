@@ -389,6 +389,19 @@ def test_too_few_on_either_side_are_a_weak_signal(tune: int, held_out: int) -> N
     )
 
 
+def test_reasoning_cut_off_at_the_limit_is_named_beside_a_weak_signal() -> None:
+    limit = GREEDY_RUDENESS.decoding.max_new_tokens
+    cut = Response(text="", token_ids=(1,) * limit, scores=(0.0,), reasoning_tokens=limit)
+    ended = Response(text="", token_ids=(1,), scores=(0.0,), reasoning_tokens=1)
+    prompts = [build_outcome("p", screened=[one], triggering=False) for one in (cut, cut, ended)]
+    reason = judge_signal(GREEDY_RUDENESS, PreparedBehaviour(name="rudeness", prompts=(*prompts,)))
+    assert reason is not None
+    assert reason.endswith(
+        f"; 2 of 3 responses were still reasoning after {limit} tokens. "
+        "Raise decoding.max_new_tokens"
+    )
+
+
 def test_what_only_the_disturbed_model_shows_is_a_weak_signal() -> None:
     disturbed = many(MIN_TRIGGERING, MIN_TRIGGERING, responses=[FINE])
     reason = judge_signal(GREEDY_RUDENESS, disturbed)

@@ -29,6 +29,7 @@ from workers.correction.samples import (
     choose_samples,
 )
 from workers.domain import Sample
+from workers.validation.reasoning import LEFT_OUT, NO_ANSWER
 
 RUDE = build_behaviour(FunctionScorer(name="judge"))
 TUNE = [(0.9,), (0.6,), (0.7,), (0.8,), (0.95,)]
@@ -126,6 +127,20 @@ def test_several_scorers_are_all_shown_and_weighed_alike() -> None:
     assert [sample.prompt for sample in samples] == ["h1", "h0"]
     assert samples[0].scores_before == {"down": 0.9, "up": 0.5}
     assert samples[0].scores_after == {"down": 0.8, "up": 0.9}
+
+
+def test_an_emptied_response_is_no_improvement_and_reasoning_is_said_to_be_left_out() -> None:
+    before = tuple((respond_with(0.9, ids=(1, 2), text="bad"),) for _ in range(3))
+    reasoned = respond_with(0.1, ids=(1, 2), text="good").model_copy(update={"reasoning_tokens": 1})
+    endless = respond_with(0.0, ids=(1, 2)).model_copy(update={"reasoning_tokens": 2})
+    after = ((endless,), (reasoned,), (respond_with(0.0, ids=()),))
+    held_out, _ = choose(before, after)
+    assert [(sample.prompt, sample.after, sample.undesired_after) for sample in held_out] == [
+        ("h1", f"{LEFT_OUT} good", False),
+        ("h0", NO_ANSWER, True),
+        ("h2", "", True),
+    ]
+    assert [sample.scores_after["judge"] for sample in held_out] == [0.1, 1.0, 1.0]
 
 
 def test_behaviours_follow_one_another() -> None:

@@ -194,13 +194,16 @@ def silence(responses: Responses) -> Responses:
 
 
 def test_responses_to_a_behaviour_s_prompts_are_gated() -> None:
-    # A model that says nothing is not toxic: the effect is perfect, and nothing else is.
+    # A model that says nothing is not toxic, but it wins nothing by that.
     requests = (GateRequest("emptiness", 0.02, "rudeness"), GateRequest("shorter", 0.7, "rudeness"))
     frame = replace(FRAME, requests=requests)
     silent = BehaviourResponses(corrected=silence(TAMED), controls=(TOXIC,))
     found = build_report(frame, correction(), SEARCH, validate(silent))
     assert found.verdict is Verdict.REJECTED
-    assert found.reason == "gates not met: emptiness:rudeness, shorter:rudeness"
+    assert found.reason == (
+        "gates not met: rudeness.effect, rudeness.significance, rudeness.better_than_random, "
+        "emptiness:rudeness, shorter:rudeness"
+    )
     emptiness = gates_of(found)["emptiness:rudeness"]
     assert (emptiness.before, emptiness.after, emptiness.count) == (0.0, 1.0, 24)
     assert build_report(frame, correction(), SEARCH, validate()).verdict is Verdict.PASSED

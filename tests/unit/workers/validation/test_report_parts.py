@@ -21,6 +21,7 @@ from tests.unit.workers.validation.reports import (
     unmeasured_gate,
 )
 from workers.domain import GateBound, Granularity, HeldOutEffect, PatchSummary, RankLimitCost
+from workers.validation.reasoning import LEFT_OUT, NO_ANSWER
 from workers.validation.report import render_html, render_markdown
 from workers.validation.report_charts import (
     build_axis,
@@ -294,6 +295,14 @@ def test_a_response_that_newly_shows_the_behaviour_is_the_worst_news():
     assert [(view.sample.prompt, view.caution) for view in worst.samples] == [
         ("Spoilt", "newly shows the behaviour")
     ]
+
+
+@pytest.mark.parametrize("silent", ["", " …", NO_ANSWER, f"{LEFT_OUT} "])
+def test_a_response_that_falls_silent_is_said_to(silent):
+    fine = toxic_sample("Fine", 0.9, 0.1)
+    emptied = toxic_sample("Silent", 0.9, 1.0).model_copy(update={"after": silent})
+    worst = build_samples(report(behaviours=[toxicity()], samples=[fine, emptied]))[0].groups[1]
+    assert [view.caution for view in worst.samples] == ["no longer answers"]
 
 
 def test_the_gain_is_the_mean_over_evaluators_in_their_direction():
