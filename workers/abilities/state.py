@@ -14,11 +14,16 @@ class SliceFigures(ReportModel):
     """Tokens of it that are the model's first choice."""
     tokens: tuple[int, ...]
     """Its tokens."""
+    leads: tuple[float, ...]
+    """Least lead of them over the best other token, in logits: above 0 where all are right."""
 
     def first(self, items: int) -> SliceFigures:
         """Return the figures of the first items alone."""
         return SliceFigures(
-            nats=self.nats[:items], right=self.right[:items], tokens=self.tokens[:items]
+            nats=self.nats[:items],
+            right=self.right[:items],
+            tokens=self.tokens[:items],
+            leads=self.leads[:items],
         )
 
 

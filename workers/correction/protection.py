@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum, auto
 from typing import Any
 
 from workers.abilities.catalogue import build_slices
@@ -16,7 +17,7 @@ from workers.encoding import cut_windows
 LEARN_ITEMS = 9
 """Items of a slice that components are ranked by, at least."""
 
-TUNE_ITEMS = 18
+TUNE_ITEMS = 24
 """Items of a slice that a trial is measured on, at least."""
 
 LEARN_SEED, TUNE_SEED = 1, 2
@@ -82,23 +83,35 @@ def list_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
 
 
 def _split(tokenizer: Any, probe: EncodedProbe) -> list[ProtectedSample]:
-    """Return a probe twice: with its words and numbers marked, and with what stands between them.
+    """Return a probe once for each kind of target token: words, line breaks, other marks.
 
     A correction of loops lifts the lead of a list's words and takes that of its commas; their
-    mean would hide both. What has no targets left is dropped.
+    mean would hide both. A kind without targets is left out.
     """
     whole = _store(probe)
-    is_word = [
-        any(map(str.isalnum, tokenizer.decode([token_id]))) for token_id in whole.response_ids
-    ]
+    kinds = [_classify(tokenizer.decode([token_id])) for token_id in whole.response_ids]
     parts = []
-    for wanted in (True, False):
+    for wanted in _Kind:
         marks = tuple(
-            mark and word is wanted for mark, word in zip(whole.marks, is_word, strict=True)
+            mark and kind is wanted for mark, kind in zip(whole.marks, kinds, strict=True)
         )
         if any(marks):
             parts.append(whole.model_copy(update={"marks": marks}))
     return parts
+
+
+class _Kind(Enum):
+    """What a token is."""
+
+    WORD = auto()
+    BREAK = auto()
+    MARK = auto()
+
+
+def _classify(text: str) -> _Kind:
+    if any(map(str.isalnum, text)):
+        return _Kind.WORD
+    return _Kind.BREAK if "\n" in text else _Kind.MARK
 
 
 def _store(probe: EncodedProbe) -> ProtectedSample:

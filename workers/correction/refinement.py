@@ -48,21 +48,21 @@ def refine(
     implements it. The same `known`, space and seed propose the same settings. A trial that had
     nothing to prune counts, and is not returned. Stops early when `is_time_up` says so.
     """
-    strictness = known[-1].settings.strictness if known else {}
+    prices = known[-1].settings.prices if known else {}
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     for trial in known:
         if trial.settings.ablation in space.ablations:  # else it has no place in the space
             study.enqueue_trial(_describe(trial.settings, space))
             asked = study.ask()
-            _propose(asked, space, trial.settings.origin, strictness)
+            _propose(asked, space, trial.settings.origin, prices)
             _tell(study, asked, trial, budget)
     found: list[Trial] = []
     for number in range(1, trials + 1):
         if is_time_up():
             break
         asked = study.ask()
-        settings = _propose(asked, space, f"refinement {number}", strictness)
+        settings = _propose(asked, space, f"refinement {number}", prices)
         tried = try_settings(benefits[settings.granularity], settings, steps, budget)
         if tried is None:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
@@ -87,7 +87,7 @@ def _list_excesses(trial: Trial, budget: Budget) -> list[float]:
 
 
 def _propose(
-    asked: optuna.Trial, space: Space, origin: str, strictness: dict[str, float]
+    asked: optuna.Trial, space: Space, origin: str, prices: dict[str, float]
 ) -> TrialSettings:
     names = [entry.value for entry in space.amounts]
     granularity = Granularity(asked.suggest_categorical(_GRANULARITY, names))
@@ -101,7 +101,7 @@ def _propose(
         last_layer=asked.suggest_int(_LAST, middle, last),
         cost_weight=asked.suggest_float(_COST, LEAST_COST_WEIGHT, LARGEST_COST_WEIGHT),
         ablation=asked.suggest_categorical(_ABLATION, space.ablations),
-        strictness=strictness,
+        prices=prices,
     )
 
 

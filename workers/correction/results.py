@@ -136,7 +136,7 @@ class SliceDamage(StageDocument):
     nats_rise: float
     """Of the negative log-likelihood of right continuations, nats a token."""
     accuracy_fall: float
-    """Of the share of their tokens that are the model's first choice."""
+    """Of the share of items that are right, smoothed: an item just right or just wrong is half."""
 
     def compute_share(self, limit: SliceDamage) -> float:
         """Return which share of `limit` this is, by the figure that is nearer to its own."""
@@ -240,9 +240,9 @@ class TrialSettings(StageDocument):
     last_layer: int | None = None
     """Layers the components come from, both ends in; None means to the last one."""
     ablation: Literal["zero", "mean"] = "zero"
-    strictness: dict[str, float] = {}
-    """Protected slice → what its limit is divided by while components are ranked: more than 1
-    where earlier trials lost more of it than was foretold."""
+    prices: dict[str, float] = {}
+    """Protected slice → the least that its damage counts while components are ranked, beside the
+    reference text's: above 0 where earlier trials lost more of it than they may."""
 
 
 class Trial(StageDocument):

@@ -48,8 +48,11 @@ PATIENCE = 2
 LEAST_RISE = 0.01
 """Rise of the mean gain, a share in [0, 1], that is worth another round."""
 
-EASED, TIGHTENED, MOST_TIGHTENED = 0.5, 3.0, 30.0
-"""How fast a slice's limit is eased and tightened from round to round, and how far."""
+CHEAPER, DEARER = 0.5, 4.0
+"""How fast a slice's price falls and rises from one round to the next."""
+
+LEAST_DEAR, MOST_DEAR = 0.1, 64.0
+"""Below the first a price is nothing; above the second it would decide alone."""
 
 Benefit = Mapping[str, torch.Tensor]
 """Module → what the removal of each component brings against one behaviour."""
@@ -161,19 +164,19 @@ def search_rounds(
 
     `benefits` holds what the base model's own undesired responses need; each round's new ones
     count as `steps.explain` weighs them. Each round's amount follows from what the last one used
-    of the budget (`Amounts`), and a slice that lost more than its share is ranked by a stricter
-    limit from then on. It ends early when nothing undesired is left to explain, or when
+    of the budget (`Amounts`), and the damage to a slice that lost more than its share costs
+    more from then on. It ends early when nothing undesired is left to explain, or when
     `amounts` finds that more rounds bring nothing.
     """
     trials: list[Trial] = []
     weights = [1.0] * len(benefits)
-    amount, strictness = amounts.first, dict[str, float]()
+    amount, prices = amounts.first, dict[str, float]()
     while len(trials) < rounds:
         settings = TrialSettings(
             origin=f"round {len(trials) + 1}",
             granularity=granularity,
             amount=amount,
-            strictness=strictness,
+            prices=prices,
         )
         tried = try_settings(benefits, settings, steps, budget)
         if tried is None:
@@ -188,26 +191,28 @@ def search_rounds(
                     new, weight = steps.explain(granularity, number, undesired)
                     weights[number] += weight
                     _add_to_average(benefits[number], new, weight / weights[number])
-        strictness = tighten(strictness, budget, measured.slices)
+        prices = raise_prices(prices, budget, measured.slices)
         amount = amounts.choose_next(amount, trial.use)
     return trials
 
 
-def tighten(
-    strictness: Mapping[str, float], budget: Budget, slices: Mapping[str, SliceDamage]
+def raise_prices(
+    prices: Mapping[str, float], budget: Budget, slices: Mapping[str, SliceDamage]
 ) -> dict[str, float]:
-    """Return what each slice's limit is divided by in the next round.
+    """Return the least price of each slice's damage in the next round.
 
-    Where a trial lost more of a slice than its limit, by as much more, within `MOST_TIGHTENED`;
-    where it lost less, the limit is eased again, by half at most. Predictions are of second
-    order and few items; what a trial measured corrects them.
+    A slice that lost more than its limit becomes dearer by as much, `DEARER` times at most; one
+    that lost less becomes cheaper, by half at most: the multipliers of dual ascent (Boyd et al.
+    2011, section 2.1), multiplicative. What is foretold of a slice is of first order and from
+    few items; what a trial measured corrects it.
     """
     found = {}
     for name, limit in budget.slices.items():
-        factor = min(max(slices[name].compute_share(limit), EASED), TIGHTENED)
-        value = min(max(strictness.get(name, 1.0) * factor, 1.0), MOST_TIGHTENED)
-        if value > 1:
-            found[name] = value
+        use, price = slices[name].compute_share(limit), prices.get(name, 0.0)
+        if use > 1:
+            found[name] = min(max(price, 1.0) * min(use, DEARER), MOST_DEAR)
+        elif (eased := price * max(use, CHEAPER)) > LEAST_DEAR:
+            found[name] = eased
     return found
 
 

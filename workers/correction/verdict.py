@@ -285,7 +285,7 @@ def _describe_trial(
 ) -> SearchStep:
     names = [behaviour.name for behaviour in frame.behaviours]
     return SearchStep(
-        **trial.settings.model_dump(exclude={"amount", "strictness"}),
+        **trial.settings.model_dump(exclude={"amount", "prices"}),
         components=trial.amount,
         gains=dict(zip(names, trial.gains, strict=True)),
         gain=trial.gain,

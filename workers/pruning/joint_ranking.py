@@ -181,7 +181,7 @@ def rank_jointly(
     floor: float,
     limit: int,
     cost_weight: float = 1.0,
-    strictness: Mapping[str, float] | None = None,
+    prices: Mapping[str, float] | None = None,
     most_of_module: int | None = None,
 ) -> Ranking:
     """Return at most `limit` components of the pool, best first.
@@ -191,8 +191,8 @@ def rank_jointly(
     second order of the component by itself (as Optimal Brain Damage has it), and what it does
     together with those already chosen, (Gᵀ G m)ₖ, times `COUPLING_WEIGHT` (the off-diagonal
     terms of the Combinatorial Brain Surgeon, Yu et al. 2022). `floor` is added to every cost, in
-    nats a token of the reference text. `strictness` divides a guard's limit, by name: more than
-    1 where earlier trials cost more than was foretold.
+    nats a token of the reference text. `prices` are the least ones, by the guard's name: above 0
+    where earlier trials cost a text more than they may.
 
     No more than `most_of_module` are taken from one module, where that is given.
 
@@ -200,15 +200,13 @@ def rank_jointly(
     so fewer may come back.
     """
     useful = gather(pool.components, benefit).clamp_(min=0)
-    strict = strictness or {}
-    limits = [guard.limit / strict.get(guard.name, 1.0) for guard in pool.guards]
     ledgers = [guard.open() for guard in pool.guards]
     available = useful > 0
     owners, indices = _list_places(pool.components)
     order: list[torch.Tensor] = []
     count, step = 0, max(1, limit // STEPS)
     while count < limit and bool(available.any()):
-        cost = _add_costs(ledgers, limits).add_(floor)
+        cost = _add_costs(pool.guards, ledgers, prices or {}).add_(floor)
         scores = torch.where(available, useful / cost.pow_(cost_weight), -torch.inf)
         size = min(step, limit - count, int(available.sum()))
         taken = scores.argsort(descending=True, stable=True)[:size]
@@ -224,16 +222,19 @@ def rank_jointly(
     return Ranking(pool.components.granularity, modules, owners[chosen], indices[chosen])
 
 
-def _add_costs(ledgers: Sequence[Ledger], limits: Sequence[float]) -> torch.Tensor:
+def _add_costs(
+    guards: Sequence[Guard], ledgers: Sequence[Ledger], prices: Mapping[str, float]
+) -> torch.Tensor:
     """Return what each component costs all texts, in nats a token of the first.
 
     A nat of another text counts as much as the same share of the first one's limit, at the
     text's present price.
     """
     cost = ledgers[0].compute_costs()
-    for ledger, limit in zip(ledgers[1:], limits[1:], strict=True):
-        if price := compute_price(ledger.damage / limit):
-            cost.add_(ledger.compute_costs(), alpha=price * limits[0] / limit)
+    for guard, ledger in zip(guards[1:], ledgers[1:], strict=True):
+        price = max(compute_price(ledger.damage / guard.limit), prices.get(guard.name, 0.0))
+        if price:
+            cost.add_(ledger.compute_costs(), alpha=price * guards[0].limit / guard.limit)
     return cost
 
 

@@ -133,7 +133,7 @@ def rank_pool(
             floor,
             settings.amount,
             settings.cost_weight,
-            settings.strictness,
+            settings.prices,
             most_of_module,
         )
 

@@ -40,7 +40,7 @@ from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import JobContext, compute_key
 from workers.tasks.loading import CorrectionInputs
 from workers.tasks.search_pool import build_pool, rank_pool, weighs_together
-from workers.validation.checks.abilities import compute_nats_rise
+from workers.validation.checks.abilities import compute_nats_rise, compute_soft_fall
 from workers.validation.probes import measure_probes
 from workers.validation.text_damage import ReferenceText, TextDamage
 
@@ -132,7 +132,7 @@ class TuningBench:
         return {
             name: SliceDamage(
                 nats_rise=compute_nats_rise(able[name], own),
-                accuracy_fall=(sum(able[name].right) - sum(own.right)) / sum(own.tokens),
+                accuracy_fall=compute_soft_fall(able[name], own),
             )
             for name, own in found.items()
         }

@@ -33,38 +33,43 @@ def measure_probes(
     called with the number of probes of each batch.
     """
     probes = [probe for own in slices.values() for probe in own]
-    found: list[tuple[torch.Tensor, torch.Tensor]] = [_NOTHING] * len(probes)
+    found = [(_NOTHING, _NOTHING)] * len(probes)
     for batch in build_batches([probe.sample for probe in probes], BATCH_TOKENS, subject.pad_id):
-        losses, hits, counts = _read(subject, batch)
-        parts = zip(batch.sample_indices, losses.split(counts), hits.split(counts), strict=True)
-        for index, lost, hit in parts:
-            found[index] = lost, hit
+        losses, leads, counts = _read(subject, batch)
+        parts = zip(batch.sample_indices, losses.split(counts), leads.split(counts), strict=True)
+        for index, lost, lead in parts:
+            found[index] = lost, lead
         advance(len(batch.sample_indices))
     results = iter(zip(probes, found, strict=True))
     return {name: _collect([next(results) for _ in own]) for name, own in slices.items()}
 
 
-_NOTHING = (torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.bool))
+_NOTHING = torch.empty(0, dtype=torch.float64)
 
 
 def _collect(
     results: Sequence[tuple[EncodedProbe, tuple[torch.Tensor, torch.Tensor]]],
 ) -> SliceFigures:
     """Return a slice's figures item by item; an item without tokens of its own is left out."""
-    nats, right, tokens = [], [], []
-    for probe, (losses, hits) in results:
-        spans = list(probe.spans)
-        for lost, hit in zip(losses.split(spans), hits.split(spans), strict=True):
-            if len(lost):
-                nats.append(float(lost.sum()))
-                right.append(int(hit.sum()))
-                tokens.append(len(lost))
-    return SliceFigures(nats=tuple(nats), right=tuple(right), tokens=tuple(tokens))
+    items = [
+        item
+        for probe, (losses, leads) in results
+        for item in zip(
+            losses.split(list(probe.spans)), leads.split(list(probe.spans)), strict=True
+        )
+        if len(item[0])
+    ]
+    return SliceFigures(
+        nats=tuple(float(losses.sum()) for losses, _ in items),
+        right=tuple(int((leads > 0).sum()) for _, leads in items),
+        tokens=tuple(len(losses) for losses, _ in items),
+        leads=tuple(float(leads.min()) for _, leads in items),
+    )
 
 
 @torch.inference_mode()
 def _read(subject: Subject, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return each target token's loss and whether it is the first choice, and targets a sample."""
+    """Return each target token's loss and lead over the best other one, and targets a sample."""
     model, family = subject.model, subject.family
     placed = batch.to(next(model.parameters()).device)
     backbone = model.get_submodule(family.backbone)
@@ -73,11 +78,13 @@ def _read(subject: Subject, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tens
     positions[:, :-1] = placed.is_explained[:, 1:]
     states, next_ids = hidden[positions], placed.token_ids.roll(-1, dims=1)[positions]
     head = head_weight(model, family)
-    losses, hits = [], []
+    losses, leads = [], []
     for start in range(0, len(states), POSITIONS_AT_ONCE):
         span = slice(start, start + POSITIONS_AT_ONCE)
         logits = (states[span] @ head.T).float()
         losses.append(functional.cross_entropy(logits, next_ids[span], reduction="none"))
-        hits.append(logits.argmax(dim=-1) == next_ids[span])
+        own = logits.gather(1, next_ids[span, None])
+        logits.scatter_(1, next_ids[span, None], -torch.inf)
+        leads.append(own[:, 0] - logits.max(dim=-1).values)
     counts = positions.sum(dim=1).tolist()
-    return torch.cat(losses).double().cpu(), torch.cat(hits).cpu(), counts
+    return torch.cat(losses).double().cpu(), torch.cat(leads).double().cpu(), counts

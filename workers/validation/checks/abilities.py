@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -125,6 +126,20 @@ def score_items(kind: SliceKind, figures: SliceFigures) -> list[float]:
 def compute_nats_rise(base: SliceFigures, changed: SliceFigures) -> float:
     """Return the rise of the negative log-likelihood on the same items, nats a token."""
     return (sum(changed.nats) - sum(base.nats)) / sum(base.tokens)
+
+
+def compute_soft_fall(base: SliceFigures, changed: SliceFigures) -> float:
+    """Return the fall of the share of items that are right, smoothed: an item counts as σ(lead).
+
+    Where few items are measured, each that is just right or just wrong would be a step; its
+    least lead tells how near it is.
+    """
+    pairs = zip(base.leads, changed.leads, strict=True)
+    return fmean(_squash(before) - _squash(after) for before, after in pairs)
+
+
+def _squash(lead: float) -> float:
+    return 1 / (1 + math.exp(-lead)) if lead > -700 else 0.0
 
 
 def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
