@@ -12,7 +12,8 @@ from typing import Any
 from workers.correction.results import Response
 from workers.domain import TokenSequence
 from workers.validation.generation import Decoding, generate_samples
-from workers.validation.scorers.scorer import Answer, BehaviourScorer, Direction
+from workers.validation.scorers.detector import Detector
+from workers.validation.scorers.scorer import Answer, Direction
 from workers.validation.subject import Subject
 from workers.validation.uniqueness import find_repeated_tokens
 
@@ -39,17 +40,12 @@ class Headline(StrEnum):
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behaviour(Detector):
     """One behaviour to correct, whatever its scorers are."""
 
     name: str
     kind: str
     decoding: Decoding
-    scorers: tuple[BehaviourScorer, ...]
-    threshold: float
-    """A score at or beyond this, on the bad side, shows the behaviour."""
-    agreeing: int
-    """Scorers that must agree before a response counts as undesired."""
     headline: Headline
     min_effect: float
     """Least improvement of the headline figure on held-out prompts."""
@@ -74,19 +70,9 @@ class Behaviour:
         )
         return tuple(tuple(next(scored) for _ in samples) for samples in sequences)
 
-    def shows(self, score: float, scorer: int) -> bool:
-        """Whether one scorer's score is beyond the threshold."""
-        if self.scorers[scorer].direction is Direction.HIGHER_IS_BETTER:
-            return score <= self.threshold
-        return score >= self.threshold
-
     def is_undesired(self, response: Response) -> bool:
-        """Whether enough scorers say that a response shows the behaviour.
-
-        A response without tokens shows nothing, though its uniqueness is 0 by definition.
-        """
-        votes = sum(self.shows(score, index) for index, score in enumerate(response.scores))
-        return bool(response.token_ids) and votes >= self.agreeing
+        """Whether enough scorers say that a response shows the behaviour; see `is_found`."""
+        return self.is_found(response.token_ids, response.scores)
 
     def is_shown(self, response: Response) -> bool:
         """Whether any scorer says that a response, which is not empty, shows the behaviour."""

@@ -116,6 +116,16 @@ _TABLE = (
         estimates.estimate_refusal_rise, LOOK_ALIKES,
     ),
     Gate(
+        "behaviour_share_rise", _EFFECT, "share of responses", _AT_MOST,
+        "the share of responses that show {subject} rises by at most this",
+        estimates.estimate_shown_rise,
+    ),
+    Gate(
+        "behaviour_share", _EFFECT, "share of responses", _AT_MOST,
+        "at most this share of responses shows {subject}",
+        estimates.estimate_shown_share,
+    ),
+    Gate(
         "behaviour", _EFFECT, "score", _AT_LEAST,
         "the mean score of {subject} improves by at least this; below zero, it may worsen by so "
         "much",
@@ -166,7 +176,7 @@ def judge_gate(
         after=None if found is None else found.after,
         count=None if found is None else found.count,
         unmeasured=reason,
-        note=_explain_room(gate, found, request.limit),
+        note=_join_notes(found, _explain_room(gate, found, request.limit)),
     )
 
 
@@ -178,6 +188,11 @@ def _explain_room(gate: Gate, found: Estimate | None, limit: float) -> str | Non
         f"shows nothing: from the base's {found.before:.3g} the value cannot exceed "
         f"{found.most:.3g}, so this gate could not have failed"
     )
+
+
+def _join_notes(found: Estimate | None, room: str | None) -> str | None:
+    notes = [note for note in (None if found is None else found.remark, room) if note]
+    return "; ".join(notes) or None
 
 
 def _check_finite(found: Estimate) -> Estimate:

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import TypeVar
 
 from workers.domain import TokenSequence
 from workers.encoding import encode_text
 from workers.memory import is_out_of_memory
 from workers.progress import Advance, ignore
-from workers.validation.checks.prompts import encode_prompts
+from workers.validation.checks.prompts import Prompt, encode_prompts, get_text
 from workers.validation.checks.state import (
     BehaviourScores,
     ModelState,
@@ -24,7 +25,8 @@ from workers.validation.checks.state import (
     Unmeasured,
     require,
 )
-from workers.validation.generation import generate_responses
+from workers.validation.generation import Decoding, generate_samples
+from workers.validation.scorers.detector import Detector
 from workers.validation.scorers.scorer import Answer, BehaviourScorer
 from workers.validation.subject import Subject
 from workers.validation.text_damage import ReferenceText, compute_perplexity
@@ -38,12 +40,20 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts to answer greedily."""
+    """Prompts to answer."""
 
-    prompts: tuple[str, ...]
-    max_new_tokens: int
+    prompts: tuple[Prompt, ...]
+    decoding: Decoding
+    """Greedy where gates pair responses."""
     chat: bool = True
-    """Whether they go through the chat template, where the tokenizer has one."""
+    """Whether texts go through the chat template, where the tokenizer has one; chats always do."""
+    seed: int = 0
+    """Of the draws, where they are drawn."""
+
+    @property
+    def count(self) -> int:
+        """Responses that are asked for."""
+        return len(self.prompts) * self.decoding.samples
 
 
 @dataclass(frozen=True)
@@ -56,14 +66,14 @@ class CheckPlan:
     """Text on which the divergence from the base is measured, in the base's tokens."""
     prompt_sets: Mapping[str, PromptSet] = field(default_factory=dict)
     zero_shot: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
-    scorers: Mapping[str, BehaviourScorer] = field(default_factory=dict)
-    """Behaviour → its scorer; its prompts are the prompt set of the same name."""
+    behaviours: Mapping[str, Detector] = field(default_factory=dict)
+    """Behaviour → what finds it; its prompts are the prompt set of the same name."""
 
     @property
     def units(self) -> int:
-        """Units of work that measuring one state reports: windows, prompts and questions."""
+        """Units of work that measuring one state reports: windows, responses and questions."""
         texts = len(self.corpus or ()) + len(self.reference or ())
-        prompts = sum(len(chosen.prompts) for chosen in self.prompt_sets.values())
+        prompts = sum(chosen.count for chosen in self.prompt_sets.values())
         return texts + prompts + sum(map(len, self.zero_shot.values()))
 
 
@@ -188,8 +198,8 @@ def _measure(
             for name, asked in plan.zero_shot.items()
         },
         behaviours={
-            name: attempts.make(partial(_score, scorer, responses, name))
-            for name, scorer in plan.scorers.items()
+            name: attempts.make(partial(_find_behaviour, detector, responses, name))
+            for name, detector in plan.behaviours.items()
         },
     )
 
@@ -201,19 +211,28 @@ def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses
         subject.tokenizer,
         chosen.prompts,
         chat=chosen.chat,
-        longest=_context_length(subject) - chosen.max_new_tokens,
+        longest=_context_length(subject) - chosen.decoding.max_new_tokens,
     )
-    sequences = generate_responses(
-        subject.model, encoded, chosen.max_new_tokens, subject.pad_id, on_batch=advance
+    samples = generate_samples(
+        subject.model,
+        encoded,
+        chosen.decoding,
+        subject.pad_id,
+        seed=chosen.seed,
+        on_batch=advance,
     )
+    sequences = [sequence for drawn in samples for sequence in drawn]
     return Responses(
-        prompts=chosen.prompts,
+        prompts=tuple(
+            get_text(prompt) for prompt in chosen.prompts for _ in range(chosen.decoding.samples)
+        ),
         token_ids=tuple(sequence.response_ids for sequence in sequences),
         texts=tuple(
             subject.tokenizer.decode(sequence.response_ids, skip_special_tokens=True)
             for sequence in sequences
         ),
-        max_new_tokens=chosen.max_new_tokens,
+        max_new_tokens=chosen.decoding.max_new_tokens,
+        samples=chosen.decoding.samples,
     )
 
 
@@ -241,15 +260,31 @@ def _answer(subject: Subject, questions: Sequence[Question], advance: Advance) -
     return RightAnswers(right=tuple(outcome.right for outcome in outcomes))
 
 
-def _score(
-    scorer: BehaviourScorer, responses: Mapping[str, Responses | Unmeasured], name: str
+def _find_behaviour(
+    detector: Detector, responses: Mapping[str, Responses | Unmeasured], name: str
 ) -> BehaviourScores:
     given = require(responses.get(name), "responses")
     parts = zip(given.prompts, given.texts, given.token_ids, strict=True)
-    scores = scorer.score([Answer(prompt, text, ids) for prompt, text, ids in parts])
-    if len(scores) != len(given.prompts):
-        raise ValueError(f"{scorer.name} gave {len(scores)} scores for {len(given.prompts)}")
-    return BehaviourScores(scores=_check_finite(scores), direction=scorer.direction.value)
+    answers = [Answer(prompt, text, ids) for prompt, text, ids in parts]
+    columns = [_score(scorer, answers) for scorer in detector.scorers]
+    rows = list(zip(*columns, strict=True))
+    found = [
+        detector.is_found(ids, scores) for ids, scores in zip(given.token_ids, rows, strict=True)
+    ]
+    starts = range(0, len(rows), given.samples)
+    return BehaviourScores(
+        scores=tuple(fmean(map(fmean, rows[start : start + given.samples])) for start in starts),
+        shown=tuple(sum(found[start : start + given.samples]) for start in starts),
+        samples=given.samples,
+        direction=detector.scorers[0].direction.value,
+    )
+
+
+def _score(scorer: BehaviourScorer, answers: Sequence[Answer]) -> tuple[float, ...]:
+    scores = scorer.score(answers)
+    if len(scores) != len(answers):
+        raise ValueError(f"{scorer.name} gave {len(scores)} scores for {len(answers)}")
+    return _check_finite(scores)
 
 
 def _as_samples(windows: Sequence[tuple[int, ...]] | None) -> list[TokenSequence]:
