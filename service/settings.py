@@ -6,12 +6,23 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.serving.pools import ServingPool, check_pools, load_pool_keys
 
 MEBIBYTE = 1024 * 1024
+
+
+def split_roots(value: object) -> object:
+    """The roots of one PATH-like string; other inputs pass through."""
+    if isinstance(value, str):
+        return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
+    return value
+
+
+Roots = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_roots)]
+"""Folders, in the environment separated like PATH."""
 
 
 class Settings(BaseSettings):
@@ -27,7 +38,7 @@ class Settings(BaseSettings):
     """Redis or Valkey URL. May hold a password: never logged."""
     artifacts: str
     """Where results are kept: a folder, or an `s3://bucket/prefix` URL."""
-    model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    model_roots: Roots = ()
     """Folders checkpoints may be taken from, separated like PATH."""
     task_data: Path | None = None
     """Folder with `task_<name>.jsonl` for zero-shot tasks whose rows a job does not bring."""
@@ -88,11 +99,3 @@ class Settings(BaseSettings):
         """The pools with their servers' API keys."""
         check_pools(pools)
         return load_pool_keys(pools)
-
-    @field_validator("model_roots", "scorer_roots", mode="before", check_fields=False)
-    @classmethod
-    def _split_roots(cls, value: object) -> object:
-        """The roots of one PATH-like string; other inputs pass through."""
-        if isinstance(value, str):
-            return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
-        return value

@@ -185,6 +185,8 @@ def gate_command(
 
     for gate in report.gates:
         typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
+        if not gate.passed:
+            typer.echo(f"         demanded: {gate.sentence}")
     typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
     raise typer.Exit(0 if report.outcome == "passed" else GATES_NOT_MET)
 

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 _PROBE = "a"
+
+_ALWAYS_RENDERED = ("system", "user")
+"""Roles whose messages stand in the rendered chat as they are; of earlier answers some templates
+leave out parts, such as the reasoning."""
+
+
+class ChatTemplateError(ValueError):
+    """A chat that a tokenizer has no template for, or that its template refuses."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation up to the message that the model is to answer."""
+
+    messages: tuple[tuple[str, str], ...]
+    """Role and content of each."""
+
+    @property
+    def text(self) -> str:
+        """The contents, joined by line ends."""
+        return "\n".join(content for _, content in self.messages)
 
 
 def find_beginning(tokenizer: Any) -> tuple[int, ...]:
@@ -35,10 +59,39 @@ def encode_part(tokenizer: Any, text: str) -> tuple[int, ...]:
 def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
     """Return the token ids of a chat up to where the answer starts.
 
-    The template writes the beginning where there is one.
+    The template writes the beginning where there is one. Raises `ChatTemplateError` where the
+    tokenizer has no template, and where its template refuses a message or leaves it out.
     """
-    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    if not getattr(tokenizer, "chat_template", None):
+        raise ChatTemplateError(
+            "it is a chat, and the checkpoint's tokenizer has no chat template; write the prompt "
+            "as text, or save the checkpoint with a template"
+        )
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as error:
+        raise ChatTemplateError(
+            f"the tokenizer's chat template refuses the roles {_list_roles(messages)}: {error}; "
+            "write the chat with roles, in an order, that the template takes"
+        ) from error
+    _check_rendered(text, messages)
     return encode_part(tokenizer, text)
+
+
+def _check_rendered(text: str, messages: Sequence[Mapping[str, str]]) -> None:
+    """Refuse a chat of which the template dropped a message without a word."""
+    for number, message in enumerate(messages, start=1):
+        if message["role"] in _ALWAYS_RENDERED and message["content"].strip() not in text:
+            raise ChatTemplateError(
+                f"the tokenizer's chat template leaves out message {number}, of the role "
+                f"{message['role']}; put its content into a message of another role"
+            )
+
+
+def _list_roles(messages: Sequence[Mapping[str, str]]) -> str:
+    return ", ".join(message["role"] for message in messages)
 
 
 def cut_windows(tokenizer: Any, text: str, length: int) -> Iterator[tuple[int, ...]]:

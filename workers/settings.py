@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import NoDecode
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.serving.canary import Dtype
-from service.settings import Settings
+from service.settings import Roots, Settings
 
 
 class ScorerHost(BaseModel):
@@ -24,7 +23,21 @@ class ScorerHost(BaseModel):
     secret_use: Literal["bearer", "hmac"] = "bearer"  # noqa: S105 - a way of using one
 
 
-class WorkerSettings(Settings):
+class ScorerSettings(BaseSettings):
+    """What an operator decides about scorers; of all settings `excise gate` reads only these."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EXCISE_", extra="ignore", hide_input_in_errors=True, frozen=True
+    )
+
+    scorer_roots: Roots = ()
+    """Folders Detoxify checkpoints are found in by name, separated like PATH. Published variants
+    are fetched into the first."""
+    scorer_hosts: tuple[ScorerHost, ...] = ()
+    """Hosts of custom scorers that need leave or a secret, as a JSON list."""
+
+
+class WorkerSettings(ScorerSettings, Settings):
     """Read from `EXCISE_<NAME>` like the service's; database, broker and artifacts are shared."""
 
     device: str = "auto"
@@ -40,11 +53,6 @@ class WorkerSettings(Settings):
     """How long a cancelled job may take to stop by itself before it is ended."""
     silence_seconds: float = Field(default=60.0, gt=0)
     """An idle worker exits when a job has waited this long for it: its connection is dead."""
-    scorer_roots: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Folders Detoxify checkpoints are found in by name, separated like PATH. Published variants
-    are fetched into the first."""
-    scorer_hosts: tuple[ScorerHost, ...] = ()
-    """Hosts of custom scorers that need leave or a secret, as a JSON list."""
     serving_dtype: Dtype = "float32"
     """What the vLLM servers compute in: in float32 a canary demands equal tokens, else
     log-probabilities within a tolerance."""

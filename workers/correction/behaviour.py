@@ -14,7 +14,8 @@ from workers.domain import TokenSequence
 from workers.validation.checks.responses import says_something
 from workers.validation.generation import Decoding, generate_samples
 from workers.validation.reasoning import read_prefixes, read_response
-from workers.validation.scorers.scorer import Answer, BehaviourScorer, Direction
+from workers.validation.scorers.detector import Detector
+from workers.validation.scorers.scorer import Answer, Direction
 from workers.validation.subject import Subject
 from workers.validation.uniqueness import compute_response_uniqueness, find_repeated_tokens
 
@@ -41,7 +42,7 @@ class Headline(StrEnum):
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behaviour(Detector):
     """One behaviour to correct, whatever its scorers are.
 
     Scorers judge what follows a response's reasoning. A response without an answer (no tokens, no
@@ -55,11 +56,6 @@ class Behaviour:
     name: str
     kind: str
     decoding: Decoding
-    scorers: tuple[BehaviourScorer, ...]
-    threshold: float
-    """A score at or beyond this, on the bad side, shows the behaviour."""
-    agreeing: int
-    """Scorers that must agree before a response counts as undesired."""
     headline: Headline
     min_effect: float
     """Least improvement of the headline figure on held-out prompts."""
@@ -91,12 +87,6 @@ class Behaviour:
         )
         return tuple(tuple(next(scored) for _ in samples) for samples in sequences)
 
-    def shows(self, score: float, scorer: int) -> bool:
-        """Whether one scorer's score is beyond the threshold."""
-        if self.scorers[scorer].direction is Direction.HIGHER_IS_BETTER:
-            return score <= self.threshold
-        return score >= self.threshold
-
     def find_score(self, response: Response, scorer: int) -> float:
         """Return one scorer's score as figures count it: of an empty response the worst.
 
@@ -110,7 +100,7 @@ class Behaviour:
 
     def is_failing(self, response: Response) -> bool:
         """Whether figures count a response as undesired: it shows the behaviour, or is empty."""
-        return self._count_votes(response) >= self.agreeing
+        return self.is_found(response.scores, is_empty=response.is_empty)
 
     def is_undesired(self, response: Response) -> bool:
         """Whether enough scorers say that a response shows the behaviour, so that one can learn
@@ -128,9 +118,7 @@ class Behaviour:
 
     def _count_votes(self, response: Response) -> int:
         """Return how many scorers see the behaviour in a response; in an empty one all do."""
-        if response.is_empty:
-            return len(self.scorers)
-        return sum(self.shows(score, index) for index, score in enumerate(response.scores))
+        return self.count_votes(response.scores, is_empty=response.is_empty)
 
     def _can_be_learnt_from(self, response: Response) -> bool:
         """Whether there are tokens that make the response undesired.

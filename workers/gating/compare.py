@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +13,20 @@ from workers.abilities.catalogue import SLICES
 from workers.checkpoints import DTYPES, Checkpoint, load_checkpoint
 from workers.domain import ModelIdentity
 from workers.families import find_family
+from workers.gating.behaviours import build_behaviour_requests
 from workers.gating.config import GateConfig
 from workers.gating.files import GateFiles
-from workers.gating.requests import build_plan, build_requests, draw_prompts, list_not_asked
-from workers.gating.scorers import SCORERS
+from workers.gating.requests import build_plan, build_requests, choose_prompts, list_not_asked
+from workers.gating.scorers import build_detectors
 from workers.gating.sources import find_checkpoint
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.tasks.behaviours import build_decoding
 from workers.tasks.packaging import list_versions
 from workers.validation.checks.abilities import compare_states, judge_abilities
 from workers.validation.checks.gates import GateRequest, judge_gates
 from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
 from workers.validation.gate_report import GateReport, find_outcome
+from workers.validation.scorers.detector import Detector
 from workers.validation.subject import Subject
 
 Say = Callable[[str], None]
@@ -39,19 +43,22 @@ def compare_checkpoints(
 ) -> GateReport:
     """Return how `model` does beside `against` on the gates of `config`.
 
-    Raises `GateConfigError`, `ModelSourceError`, `CheckpointError`, `OSError` and
-    `UnsupportedArchitectureError`; a gate that cannot be measured is in the report.
+    Raises `GateConfigError`, `ScorerError`, `ModelSourceError`, `CheckpointError`, `OSError`,
+    `ChatTemplateError` and `UnsupportedArchitectureError`; a gate that cannot be measured is in
+    the report.
     """
     folder, base_folder = find_checkpoint(model), find_checkpoint(against)
-    say(f"measuring {against}, the checkpoint to compare with")
     dtype = DTYPES[config.dtype]
-    base = load_checkpoint(base_folder, dtype, device)
-    plan = _build_plan(config, files, base)
-    baseline = Baseline(plan, _as_subject(base))
-    del base
-    gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
-    say(f"measuring {model}")
-    state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
+    with ExitStack() as resources:
+        detectors = build_detectors(config.behaviours, device, resources)
+        say(f"measuring {against}, the checkpoint to compare with")
+        base = load_checkpoint(base_folder, dtype, device)
+        plan = _build_plan(config, files, base, detectors)
+        baseline = Baseline(plan, _as_subject(base))
+        del base
+        gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
+        say(f"measuring {model}")
+        state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
     abilities = compare_states(SLICES, baseline.state, state, {}, config.abilities)
     gates = judge_gates(_list_requests(config), baseline.state, state, config.seed)
     if config.abilities is not None:
@@ -75,30 +82,36 @@ def build_files(config: Path) -> GateFiles:
     return GateFiles(config.parent, Path(task_data) if task_data else None)
 
 
-def _build_plan(config: GateConfig, files: GateFiles, base: Checkpoint) -> CheckPlan:
+def _build_plan(
+    config: GateConfig, files: GateFiles, base: Checkpoint, detectors: Mapping[str, Detector]
+) -> CheckPlan:
     """Return what to measure; every file is read, and refused, before anything is measured."""
     plan = build_plan(config, base.tokenizer, files.load_prompts, files.load_rows, config.seed)
     behaviours = {
         behaviour.name: PromptSet(
-            draw_prompts(files.load_prompts(behaviour.prompts), behaviour.limit, config.seed),
-            behaviour.max_new_tokens,
+            choose_prompts(
+                base.tokenizer,
+                files.load_prompts(behaviour.prompts),
+                behaviour.limit,
+                config.seed,
+            ),
+            build_decoding(behaviour.decoding),
             behaviour.chat,
+            config.seed,
         )
         for behaviour in config.behaviours
     }
     return replace(
         plan,
         prompt_sets={**plan.prompt_sets, **behaviours},
-        scorers={behaviour.name: SCORERS[behaviour.scorer]() for behaviour in config.behaviours},
+        behaviours=detectors,
     )
 
 
 def _list_requests(config: GateConfig) -> list[GateRequest]:
     requests = build_requests(config)
     for behaviour in config.behaviours:
-        requests.append(GateRequest("behaviour", behaviour.min_improvement, behaviour.name))
-        if behaviour.significant:
-            requests.append(GateRequest("behaviour_significance", 0.0, behaviour.name))
+        requests += build_behaviour_requests(behaviour)
     return requests
 
 

@@ -8,33 +8,13 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from service.jobs.specs.common import ComputeDtype, Name
-from service.jobs.specs.gates import GatesSpec, PromptGateSpec
+from service.jobs.specs.common import ComputeDtype
+from service.jobs.specs.gates import GatesSpec
+from workers.gating.behaviours import BehaviourGateSpec
 from workers.gating.errors import GateConfigError
-from workers.gating.scorers import SCORERS
 from workers.validation.checks.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES
 
 MAX_CONFIG_BYTES = 1024 * 1024
-
-
-def _check_scorer(name: str) -> str:
-    """`name`, if there is a scorer of that name; raises `ValueError` otherwise."""
-    if name not in SCORERS:
-        raise ValueError(f"must be one of: {', '.join(sorted(SCORERS))}.")
-    return name
-
-
-class BehaviourGateSpec(PromptGateSpec):
-    """A behaviour that must not worsen, or must improve, by a scorer's mean over its prompts."""
-
-    name: Name
-    scorer: Annotated[str, AfterValidator(_check_scorer)]
-    chat: bool = False
-    """Prompts that bring a behaviour out are mostly raw text."""
-    min_improvement: float = Field(default=0.0, ge=-1e6, le=1e6)
-    """Towards the scorer's good end; below zero, the mean may worsen by so much."""
-    significant: bool = False
-    """Whether the improvement's 95 % interval must lie above zero as well."""
 
 
 def _check_behaviours(behaviours: list[BehaviourGateSpec]) -> list[BehaviourGateSpec]:

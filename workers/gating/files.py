@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.errors import InvalidRequestError
 from service.jobs.specs.gates import ZeroShotGateSpec
-from service.prompt_sets.parsing import parse_prompts
+from service.prompt_sets.parsing import Prompt, parse_prompts
 from workers.gating.errors import GateConfigError
 
 
@@ -18,15 +18,15 @@ class GateFiles:
         self._folder = folder
         self._task_data = task_data
 
-    def load_prompts(self, name: str) -> list[str]:
-        """Return the prompts of a `.jsonl` file, or of a text file with one a line.
+    def load_prompts(self, name: str) -> list[Prompt]:
+        """Return the prompts of a `.jsonl` file, chats as such, or of a text file with one a line.
 
         Raises `GateConfigError`.
         """
         path = self._folder / name
         kind = "jsonl" if path.suffix == ".jsonl" else "text"
         try:
-            return [prompt.text for prompt in parse_prompts(_read(path), kind)]
+            return parse_prompts(_read(path), kind)
         except InvalidRequestError as error:
             raise GateConfigError(f"{path}: {error.message}") from error
 

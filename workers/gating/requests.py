@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from service.jobs.specs.gates import (
     DivergenceGateSpec,
@@ -17,9 +17,14 @@ from service.jobs.specs.gates import (
 from workers.abilities.catalogue import SLICES, build_slices
 from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose
+from service.prompt_sets.parsing import Prompt as ParsedPrompt
 from workers.correction.preparation import cut_corpus
+from workers.encoding import Chat, ChatTemplateError
+from workers.prompts import convert_prompts
 from workers.validation.checks.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES, GateRequest
 from workers.validation.checks.measurement import CheckPlan, PromptSet
+from workers.validation.checks.prompts import Prompt, encode_prompt
+from workers.validation.generation import Decoding
 from workers.validation.zero_shot_tasks import (
     Question,
     ZeroShotTask,
@@ -27,8 +32,10 @@ from workers.validation.zero_shot_tasks import (
     sample_questions,
 )
 
-LoadPrompts = Callable[[str], Sequence[str]]
-"""From what a spec names to the texts."""
+LoadPrompts = Callable[[str], Sequence[ParsedPrompt]]
+"""From what a spec names to its prompts."""
+
+_Drawn = TypeVar("_Drawn")
 
 LoadRows = Callable[[ZeroShotGateSpec], tuple[Sequence[str], str]]
 """From a task to its JSON lines and what to call them in messages."""
@@ -45,16 +52,16 @@ def build_plan(
     """Return what to measure; `tokenizer` is the base's, in whose tokens texts are cut.
 
     Texts that a job already holds, those without `prompts`, are left to the caller. Raises what
-    the loaders raise, and `ValueError` where a corpus does not fill one window or a row is
-    malformed.
+    the loaders raise, and `ValueError` where a corpus does not fill one window, a row is
+    malformed or the chat template does not take a chat.
     """
     return CheckPlan(
         corpus=_cut(spec.perplexity, tokenizer, load_prompts),
         reference=_cut(spec.kl, tokenizer, load_prompts),
         prompt_sets={
             name: PromptSet(
-                draw_prompts(load_prompts(asked.prompts), asked.limit, seed),
-                asked.max_new_tokens,
+                choose_prompts(tokenizer, load_prompts(asked.prompts), asked.limit, seed),
+                Decoding(asked.max_new_tokens),
                 asked.chat,
             )
             for name, asked in _find_prompt_gates(spec).items()
@@ -104,7 +111,26 @@ def list_not_asked(spec: GatesSpec) -> list[str]:
     return [name for name in GatesSpec.model_fields if not getattr(spec, name)]
 
 
-def draw_prompts(prompts: Sequence[str], limit: int | None, seed: int) -> tuple[str, ...]:
+def choose_prompts(
+    tokenizer: Any, prompts: Sequence[ParsedPrompt], limit: int | None, seed: int
+) -> tuple[Prompt, ...]:
+    """Return at most `limit` prompts as they are to be answered, drawn by `seed`.
+
+    Raises `ChatTemplateError` for a chat that `tokenizer` cannot encode, by its place in
+    `prompts`: before anything is measured.
+    """
+    numbered = list(enumerate(convert_prompts(prompts), start=1))
+    chosen = draw_prompts(numbered, limit, seed)
+    for number, prompt in chosen:
+        if isinstance(prompt, Chat):
+            try:
+                encode_prompt(tokenizer, prompt)
+            except ChatTemplateError as error:
+                raise ChatTemplateError(f"prompt {number}: {error}") from error
+    return tuple(prompt for _, prompt in chosen)
+
+
+def draw_prompts(prompts: Sequence[_Drawn], limit: int | None, seed: int) -> tuple[_Drawn, ...]:
     """Return at most `limit` prompts, drawn without repeats by `seed`, in their own order."""
     if limit is None or limit >= len(prompts):
         return tuple(prompts)
@@ -129,7 +155,8 @@ def _cut(
 ) -> tuple[tuple[int, ...], ...] | None:
     if asked is None or asked.prompts is None:
         return None
-    return cut_corpus(tokenizer, load_prompts(asked.prompts), asked.context, asked.sequences)
+    texts = [prompt.text for prompt in load_prompts(asked.prompts)]
+    return cut_corpus(tokenizer, texts, asked.context, asked.sequences)
 
 
 def _load_questions(task: ZeroShotGateSpec, load_rows: LoadRows, seed: int) -> tuple[Question, ...]:

@@ -1,11 +1,54 @@
-"""The scorers that gate.yaml can name for a behaviour."""
+"""What finds the behaviours of gate.yaml, built as a job's scorers are, by the same rules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
-from workers.validation.scorers.scorer import BehaviourScorer
-from workers.validation.scorers.uniqueness import UniquenessScorer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
-SCORERS: Mapping[str, Callable[[], BehaviourScorer]] = {"response_uniqueness": UniquenessScorer}
-"""Name → what builds the scorer; heavy ones import their libraries when built."""
+from workers.gating.behaviours import BehaviourGateSpec
+from workers.gating.errors import GateConfigError
+from workers.settings import ScorerSettings
+from workers.tasks.behaviours import build_detector, describe_surroundings
+from workers.validation.scorers.build import ScorerSurroundings
+from workers.validation.scorers.detector import Detector
+
+
+def build_detectors(
+    behaviours: Sequence[BehaviourGateSpec], device: str, resources: ExitStack
+) -> dict[str, Detector]:
+    """Return what finds each behaviour, by name; what is held open is closed with `resources`.
+
+    Scorers are allowed what the environment allows a worker's: EXCISE_SCORER_HOSTS,
+    EXCISE_SCORER_ROOTS. Raises `ScorerError` and `GateConfigError`.
+    """
+    if not behaviours:
+        return {}
+    surroundings = find_surroundings(device)
+    return {
+        behaviour.name: build_detector(behaviour, surroundings, resources)
+        for behaviour in behaviours
+    }
+
+
+def find_surroundings(device: str) -> ScorerSurroundings:
+    """Return what the environment decides about scorers, for checkpoints that run on `device`.
+
+    Detoxify checkpoints lie in `$EXCISE_HOME/scorers` unless it says otherwise. Raises
+    `GateConfigError`.
+    """
+    try:
+        settings = ScorerSettings()
+    except (SettingsError, ValidationError) as error:
+        raise GateConfigError(
+            "EXCISE_SCORER_HOSTS is no list of hosts; write "
+            '[{"host": "scorer.internal", "secret_variable": "SCORER_SECRET"}]'
+        ) from error
+    if not settings.scorer_roots:
+        home = Path(os.environ.get("EXCISE_HOME", ".excise"))
+        settings = settings.model_copy(update={"scorer_roots": (home / "scorers",)})
+    return describe_surroundings(settings, device)

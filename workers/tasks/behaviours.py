@@ -11,17 +11,21 @@ from typing import Any
 from service.jobs.specs.behaviours import (
     OFFLINE_EVALUATOR,
     BehaviourSpec,
-    CustomSpec,
-    PhraseSpec,
-    RepetitionSpec,
-    ToxicitySpec,
+    CustomDefinition,
+    DecodingSpec,
+    PhraseDefinition,
+    RepetitionDefinition,
+    ToxicityDefinition,
 )
 from service.prompt_sets.parsing import Prompt
+from workers.checkpoints import BALANCED, choose_device
 from workers.correction.behaviour import Behaviour, Headline, Marking
 from workers.detoxify_checkpoints import find_detoxify
-from workers.encoding import encode_chat, encode_text
-from workers.settings import WorkerSettings
+from workers.encoding import ChatTemplateError
+from workers.prompts import convert_prompts
+from workers.settings import ScorerSettings
 from workers.tasks.context import InvalidInputError
+from workers.validation.checks.prompts import encode_all
 from workers.validation.generation import Decoding
 from workers.validation.scorers.build import (
     DetoxifyDescription,
@@ -35,11 +39,15 @@ from workers.validation.scorers.build import (
     UniquenessDescription,
     build_scorer,
 )
+from workers.validation.scorers.detector import Detector
 from workers.validation.scorers.phrases import Phrases
 from workers.validation.scorers.scorer import Direction
 
 PHRASE_THRESHOLD = 0.5
 """A phrase is in a response, which scores 1, or not, which scores 0."""
+
+Definition = RepetitionDefinition | ToxicityDefinition | PhraseDefinition | CustomDefinition
+"""What a behaviour is, whatever is demanded of it."""
 
 
 def build_behaviour(
@@ -49,46 +57,69 @@ def build_behaviour(
 
     Raises `ScorerError`.
     """
+    detector = build_detector(spec, surroundings, resources)
     return Behaviour(
         name=spec.name,
         kind=spec.kind,
-        decoding=Decoding(**spec.decoding.model_dump()),
+        decoding=build_decoding(spec.decoding),
+        scorers=detector.scorers,
+        threshold=detector.threshold,
+        agreeing=detector.agreeing,
+        headline=_choose_headline(spec),
+        min_effect=spec.min_effect,
+        marking=_choose_marking(spec),
+        is_graded=not isinstance(spec, CustomDefinition),
+    )
+
+
+def build_detector(
+    spec: Definition, surroundings: ScorerSurroundings, resources: ExitStack
+) -> Detector:
+    """Return what tells whether responses show the behaviour that `spec` defines, scorers loaded.
+
+    See `build_scorer`. Raises `ScorerError`.
+    """
+    return Detector(
         scorers=tuple(
             build_scorer(description, surroundings, resources)
             for description in describe_scorers(spec)
         ),
-        threshold=PHRASE_THRESHOLD if isinstance(spec, PhraseSpec) else spec.threshold,
-        agreeing=spec.agreeing if isinstance(spec, ToxicitySpec) else 1,
-        headline=_choose_headline(spec),
-        min_effect=spec.min_effect,
-        marking=_choose_marking(spec),
-        is_graded=not isinstance(spec, CustomSpec),
+        threshold=PHRASE_THRESHOLD if isinstance(spec, PhraseDefinition) else spec.threshold,
+        agreeing=spec.agreeing if isinstance(spec, ToxicityDefinition) else 1,
     )
 
 
-def describe_surroundings(settings: WorkerSettings, device: str) -> ScorerSurroundings:
-    """Return what this worker's operator decides about scorers, which are loaded onto `device`."""
+def build_decoding(spec: DecodingSpec) -> Decoding:
+    """Return how responses are drawn."""
+    return Decoding(**spec.model_dump())
+
+
+def describe_surroundings(settings: ScorerSettings, device: str) -> ScorerSurroundings:
+    """Return what the operator decides about scorers, for models that run on `device`.
+
+    Scorers run on one device, also where the model is spread over several.
+    """
     return ScorerSurroundings(
         find_detoxify=partial(find_detoxify, roots=settings.scorer_roots),
-        device=device,
+        device=choose_device("auto" if device == BALANCED else device),
         hosts=tuple(TrustedHost(**host.model_dump()) for host in settings.scorer_hosts),
         environment=os.environ,
     )
 
 
-def describe_scorers(spec: BehaviourSpec) -> list[ScorerDescription]:
+def describe_scorers(spec: Definition) -> list[ScorerDescription]:
     """Return the scorers a spec asks for, in order."""
     match spec:
-        case RepetitionSpec():
+        case RepetitionDefinition():
             return [UniquenessDescription()]
-        case ToxicitySpec():
+        case ToxicityDefinition():
             return [_describe_evaluator(name) for name in spec.evaluators]
-        case PhraseSpec():
+        case PhraseDefinition():
             phrases = Phrases(
                 tuple(spec.phrases or ()), spec.pattern, spec.ignore_case, spec.whole_words
             )
             return [PhraseDescription(spec.name, phrases)]
-        case CustomSpec():
+        case CustomDefinition():
             direction = Direction(spec.direction)
             if spec.entry_point is not None:
                 return [EntryPointDescription(spec.entry_point, direction)]
@@ -105,28 +136,18 @@ def _describe_evaluator(name: str) -> ScorerDescription:
 def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
     """Return the tokens of each prompt: a chat's by the model's chat template, text as it is.
 
-    Raises `InvalidInputError` for a chat when the tokenizer has no template.
+    Raises `InvalidInputError` for a chat that the tokenizer has no template for, or that its
+    template refuses.
     """
-    return [_encode(tokenizer, number, prompt) for number, prompt in enumerate(prompts, start=1)]
-
-
-def _encode(tokenizer: Any, number: int, prompt: Prompt) -> tuple[int, ...]:
-    if not prompt.messages:
-        return encode_text(tokenizer, prompt.text)
-    if not tokenizer.chat_template:
-        raise InvalidInputError(
-            f"prompt {number} is a chat, and the checkpoint's tokenizer has no chat template; "
-            "write the prompt as text, or save the checkpoint with a template"
-        )
-    return encode_chat(
-        tokenizer,
-        [{"role": message.role, "content": message.content} for message in prompt.messages],
-    )
+    try:
+        return encode_all(tokenizer, convert_prompts(prompts), chat=False)
+    except ChatTemplateError as error:
+        raise InvalidInputError(str(error)) from error
 
 
 def _choose_headline(spec: BehaviourSpec) -> Headline:
-    return Headline.MEAN_SCORE if isinstance(spec, RepetitionSpec) else Headline.SHARE
+    return Headline.MEAN_SCORE if isinstance(spec, RepetitionDefinition) else Headline.SHARE
 
 
 def _choose_marking(spec: BehaviourSpec) -> Marking:
-    return Marking.REPEATED if isinstance(spec, RepetitionSpec) else Marking.RISING
+    return Marking.REPEATED if isinstance(spec, RepetitionDefinition) else Marking.RISING

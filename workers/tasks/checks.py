@@ -14,6 +14,7 @@ from workers.tasks.context import InvalidInputError
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.checks.gates import GateRequest
 from workers.validation.checks.measurement import CheckPlan, PromptSet
+from workers.validation.generation import Decoding
 
 REFERENCE = "reference"
 """Prompt set of the beginnings of reference texts, which any job has."""
@@ -38,7 +39,7 @@ def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
         return build_plan(
             inputs.spec.gates,
             inputs.checkpoint.tokenizer,
-            inputs.prompts,
+            inputs.chats,
             inputs.task_rows,
             inputs.spec.seed,
             list_kinds(inputs),
@@ -55,7 +56,7 @@ def build_check_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> 
         decode(ids[:REFERENCE_PROMPT_TOKENS])
         for ids in prepared.reference.held_out[:REFERENCE_PROMPTS]
     )
-    own = PromptSet(beginnings, REFERENCE_NEW_TOKENS, chat=False)
+    own = PromptSet(beginnings, Decoding(REFERENCE_NEW_TOKENS), chat=False)
     return replace(
         plan,
         corpus=prepared.corpus or prepared.reference.held_out,

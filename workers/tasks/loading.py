@@ -16,11 +16,9 @@ from service.prompt_sets.parsing import Prompt
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.attribution.attributors import Attributor
 from workers.checkpoints import (
-    BALANCED,
     DTYPES,
     Checkpoint,
     CheckpointError,
-    choose_device,
     find_checkpoint_folder,
     load_checkpoint,
 )
@@ -89,12 +87,6 @@ class JobInputs:
             message = str(error).replace(str(folder), self._model)
             raise CheckpointError(message) from error
 
-    @property
-    def scorer_device(self) -> str:
-        """Where scorers run: on one device, also where the model is spread over several."""
-        asked = self._context.settings.device
-        return choose_device("auto" if asked == BALANCED else asked)
-
     def storing_sums(self) -> AbstractContextManager[Storage]:
         """Within the context, where sums of relevance lie while they grow."""
         return open_storage(SumsPlace(self._context.settings.relevance_storage))
@@ -157,7 +149,8 @@ class CorrectionInputs(JobInputs):
 
         Raises `ScorerError`.
         """
-        surroundings = describe_surroundings(self._context.settings, self.scorer_device)
+        settings = self._context.settings
+        surroundings = describe_surroundings(settings, settings.device)
         return tuple(
             build_behaviour(behaviour, surroundings, self._context.resources)
             for behaviour in self.spec.behaviours

@@ -59,6 +59,20 @@ def compute_ratio_interval(
     return float(low), float(high)
 
 
+def compute_share_interval(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a share of `count` independent draws, in [0, 1].
+
+    Wilson 1927 (JASA 22:209), Eq. 3 of Brown, Cai & DasGupta 2001: open even at a share of 0 or
+    1. Raises `ValueError` without draws, or on a share outside [0, 1].
+    """
+    if count < 1 or not 0 <= share <= 1:
+        raise ValueError(f"need a share in [0, 1] of one draw or more, got {share} of {count}")
+    scale = 1 + _Z**2 / count
+    middle = (share + _Z**2 / (2 * count)) / scale
+    reach = _Z / scale * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    return max(middle - reach, 0.0), min(middle + reach, 1.0)
+
+
 def compute_paired_share_interval(
     before: Sequence[bool], after: Sequence[bool]
 ) -> tuple[float, float]:

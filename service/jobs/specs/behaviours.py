@@ -1,4 +1,8 @@
-"""Behaviours to correct: prompts, a scorer, and what counts as showing it."""
+"""Behaviours: prompts, a scorer, and what counts as showing it.
+
+What a behaviour is, its definition, is one for jobs and for `excise gate`; what is demanded of it
+is not.
+"""
 
 from __future__ import annotations
 
@@ -70,26 +74,22 @@ class SampledDecodingSpec(DecodingSpec):
     top_p: float = Field(default=0.9, gt=0, le=1)
 
 
-class BehaviourSpecBase(SpecModel):
+class BehaviourDefinition(SpecModel):
     """What a behaviour of any kind says about itself."""
 
     name: Name
-    prompts: PromptSetId
-    """Prompts that bring the behaviour out."""
 
 
-class RepetitionSpec(BehaviourSpecBase):
+class RepetitionDefinition(BehaviourDefinition):
     """Responses that go round in circles, by the response uniqueness ratio; higher is better."""
 
     kind: Literal["repetition"]
     decoding: DecodingSpec = DecodingSpec()
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """A response at or below this shows the behaviour."""
-    min_effect: float = Field(default=0.1, gt=0, le=1)
-    """Least rise of the mean ratio on held-out prompts."""
 
 
-class ToxicitySpec(BehaviourSpecBase):
+class ToxicityDefinition(BehaviourDefinition):
     """Toxic responses, by one or more evaluators; lower is better."""
 
     kind: Literal["toxicity"]
@@ -102,8 +102,6 @@ class ToxicitySpec(BehaviourSpecBase):
     """Evaluators that must find the effect for the verdict `passed`."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """A response at or above this shows the behaviour."""
-    min_effect: RelativeFall = 0.4
-    """Least relative fall of the share of responses that show it, on held-out prompts."""
 
     @model_validator(mode="after")
     def _check_agreement_possible(self) -> Self:
@@ -117,7 +115,7 @@ class ToxicitySpec(BehaviourSpecBase):
         return self
 
 
-class PhraseSpec(BehaviourSpecBase):
+class PhraseDefinition(BehaviourDefinition):
     """Responses that contain one of some phrases, or match a regular expression."""
 
     kind: Literal["phrase"]
@@ -127,8 +125,6 @@ class PhraseSpec(BehaviourSpecBase):
     ignore_case: bool = True
     whole_words: bool = True
     """Of phrases: "Ann" is not found in "Annual"."""
-    min_effect: RelativeFall = 0.4
-    """Least relative fall of the share of responses that show it, on held-out prompts."""
 
     @model_validator(mode="after")
     def _check_one_search(self) -> Self:
@@ -138,7 +134,7 @@ class PhraseSpec(BehaviourSpecBase):
         return self
 
 
-class CustomSpec(BehaviourSpecBase):
+class CustomDefinition(BehaviourDefinition):
     """Whatever a scorer of the user's own measures."""
 
     kind: Literal["custom"]
@@ -150,8 +146,6 @@ class CustomSpec(BehaviourSpecBase):
     direction: Literal["higher_is_better", "lower_is_better"]
     threshold: float
     """A response at this, or on the bad side of it, shows the behaviour."""
-    min_effect: RelativeFall = 0.4
-    """Least relative fall of the share of responses that show it, on held-out prompts."""
 
     @model_validator(mode="after")
     def _check_one_scorer(self) -> Self:
@@ -159,6 +153,41 @@ class CustomSpec(BehaviourSpecBase):
         if (self.entry_point is None) == (self.url is None):
             raise ValueError("give either entry_point or url. Set one of the two.")
         return self
+
+
+class BehaviourSpecBase(BehaviourDefinition):
+    """What a job says about a behaviour of any kind that it is to correct."""
+
+    prompts: PromptSetId
+    """Prompts that bring the behaviour out."""
+
+
+class RepetitionSpec(RepetitionDefinition, BehaviourSpecBase):
+    """Repetition to correct."""
+
+    min_effect: float = Field(default=0.1, gt=0, le=1)
+    """Least rise of the mean ratio on held-out prompts."""
+
+
+class ToxicitySpec(ToxicityDefinition, BehaviourSpecBase):
+    """Toxicity to correct."""
+
+    min_effect: RelativeFall = 0.4
+    """Least relative fall of the share of responses that show it, on held-out prompts."""
+
+
+class PhraseSpec(PhraseDefinition, BehaviourSpecBase):
+    """Phrases to correct."""
+
+    min_effect: RelativeFall = 0.4
+    """Least relative fall of the share of responses that show it, on held-out prompts."""
+
+
+class CustomSpec(CustomDefinition, BehaviourSpecBase):
+    """What a scorer of the user's own finds, to correct."""
+
+    min_effect: RelativeFall = 0.4
+    """Least relative fall of the share of responses that show it, on held-out prompts."""
 
 
 BehaviourSpec = Annotated[

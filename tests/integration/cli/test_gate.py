@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
+from tests.unit.outgoing.servers import Reply, serve
 
 ROOT = Path(__file__).parents[3]
 NAMES = {"gate.json", "gate.md", "gate.xml"}
@@ -26,8 +28,30 @@ refusal: {prompts: prompts.txt, max_new_tokens: 8}
 over_refusal: {prompts: prompts.txt, max_new_tokens: 8}
 zero_shot: [{name: winogrande, rows: rows.jsonl}]
 behaviours:
-  - {name: loops, prompts: prompts.txt, max_new_tokens: 8, scorer: response_uniqueness}
+  - {name: loops, prompts: prompts.txt, decoding: {max_new_tokens: 8}, kind: repetition}
 """
+SLOGAN = """
+behaviours:
+  - {kind: phrase, name: slogan, prompts: chats.jsonl, pattern: 'w[78](?!\\d)',
+     decoding: {max_new_tokens: 8}}
+"""
+OWN = """
+behaviours:
+  - {kind: custom, name: own, prompts: prompts.txt, SOURCE, direction: higher_is_better,
+     threshold: 0, decoding: {max_new_tokens: 8}}
+"""
+SCORER = """
+class LengthScorer:
+    name = "length"
+    direction = "higher_is_better"
+
+    def score(self, answers):
+        return [len(answer.text) for answer in answers]
+"""
+TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }} w91 {% endfor %}"
+    "{% if add_generation_prompt %}w92{% endif %}"
+)
 ROWS = [
     {"sentence": f"w{i} _ w{i + 1}", "option1": f"w{i + 2}", "option2": f"w{i + 3}", "answer": "1"}
     for i in range(20)
@@ -39,9 +63,19 @@ def write_lines(path: Path, count: int, length: int) -> None:
     path.write_text("\n".join(" ".join(f"w{i}" for i in sample.token_ids) for sample in samples))
 
 
+def write_chats(path: Path, questions: Sequence[str]) -> None:
+    """Chats of several turns, each with a system message and the question last."""
+    turns = [("system", "w1"), ("user", "w2"), ("assistant", "w3")]
+    chats = [
+        [{"role": role, "content": text} for role, text in (*turns, ("user", question))]
+        for question in questions
+    ]
+    path.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats))
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints base, other, silent and broken, and the files they are judged on."""
+    """Checkpoints base, other, silent and broken, chatty and slogan with a template, and files."""
     folder = tmp_path_factory.mktemp("gate")
     save_tiny_checkpoint(folder / "base", build_tiny_model(eos_token_id=100))
     save_tiny_checkpoint(folder / "other", build_tiny_model(1, eos_token_id=100))
@@ -52,23 +86,34 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = build_tiny_model(eos_token_id=100)
     broken.model.norm.weight.data[0] = float("nan")
     save_tiny_checkpoint(folder / "broken", broken)
+    slogan = build_tiny_model(eos_token_id=100)
+    slogan.lm_head.weight.data.zero_()  # but for two tokens, of which one always wins
+    slogan.lm_head.weight.data[7], slogan.lm_head.weight.data[8] = 1, -1
+    save_tiny_checkpoint(folder / "slogan", slogan)
+    save_tiny_checkpoint(folder / "chatty", build_tiny_model(eos_token_id=100))
+    for name in ("chatty", "slogan"):
+        (folder / name / "chat_template.jinja").write_text(TEMPLATE)
     write_lines(folder / "prompts.txt", 12, 6)
+    write_chats(folder / "chats.jsonl", (folder / "prompts.txt").read_text().splitlines())
     write_lines(folder / "text.txt", 8, 70)
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (folder / "gate.yaml").write_text(CONFIG)
+    (folder / "slogan.yaml").write_text(SLOGAN)
     _install_entry_points(folder / "site")
     return folder
 
 
 def _install_entry_points(site: Path) -> None:
-    """Offer the commands pyproject.toml names, whatever was installed when."""
+    """Offer the commands pyproject.toml names, whatever was installed when, and a scorer."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     offered = project["entry-points"]["excise.commands"]
     folder = site / "excise-0.1.0.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: excise\nVersion: 0.1.0\n")
     lines = [f"{name} = {target}" for name, target in offered.items()]
+    lines += ["[excise.scorers]", "length = length_scorer:LengthScorer"]
     (folder / "entry_points.txt").write_text("\n".join(["[excise.commands]", *lines]))
+    (site / "length_scorer.py").write_text(SCORER)
 
 
 def gate(
@@ -126,6 +171,58 @@ def test_another_checkpoint_does_not_meet_the_gates(workplace: Path, tmp_path: P
     assert "limit ≤ 0.03" in (failure.get("message") or "")
     assert "NOT MET  kl" in result.stdout
     assert "Not every gate is met" in (tmp_path / "gate.md").read_text()
+
+
+def test_a_checkpoint_that_says_a_phrase_in_every_answer_is_told_so(
+    workplace: Path, tmp_path: Path
+) -> None:
+    against = str(workplace / "chatty")
+    result = gate(workplace, tmp_path, model="slogan", config="slogan.yaml", against=against)
+    assert result.returncode == 100, result.stderr
+    assert "NOT MET  behaviour_share_rise:slogan: value" in result.stdout
+    assert "12 of 12 responses show it" in result.stdout
+    assert "demanded: the share of responses that show slogan rises by at most" in result.stdout
+    (failure,) = cases(tmp_path)["behaviour_share_rise:slogan"].findall("failure")
+    assert "12 of 12 responses show it" in (failure.get("message") or "")
+    assert "12 of 12 responses show it" in (tmp_path / "gate.md").read_text()
+
+
+def test_its_corrected_version_passes_beside_it(workplace: Path, tmp_path: Path) -> None:
+    against = str(workplace / "slogan")
+    result = gate(workplace, tmp_path, model="chatty", config="slogan.yaml", against=against)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (entry,) = json.loads((tmp_path / "gate.json").read_text())["gates"]
+    assert (entry["before"], entry["passed"]) == (1.0, True)
+
+
+def test_scorers_of_the_user_s_own_are_asked(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = workplace / "own.yaml"
+    config.write_text(OWN.replace("SOURCE", "entry_point: length"))
+    result = gate(workplace, tmp_path, config=config.name)
+    assert result.returncode == 0, result.stdout + result.stderr
+    with serve(lambda request: Reply(json.dumps({"scores": [1] * 12}).encode())) as server:
+        config.write_text(OWN.replace("SOURCE", f"url: 'http://127.0.0.1:{server.port}/score'"))
+        result = gate(workplace, tmp_path, config=config.name)
+        assert result.returncode == 1
+        assert "have the operator allow the host" in result.stderr
+        assert (server.requests, found(tmp_path)) == ([], set())
+        hosts = [{"host": f"127.0.0.1:{server.port}", "secret_variable": "OWN_SECRET"}]
+        monkeypatch.setenv("EXCISE_SCORER_HOSTS", json.dumps(hosts))
+        monkeypatch.setenv("OWN_SECRET", "s3cret")
+        result = gate(workplace, tmp_path, config=config.name)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert {request.headers["Authorization"] for request in server.requests} == {"Bearer s3cret"}
+    written = [result.stdout, result.stderr, *(path.read_text() for path in tmp_path.iterdir())]
+    assert not any("s3cret" in text for text in written)
+
+
+def test_chats_without_a_template_are_refused(workplace: Path, tmp_path: Path) -> None:
+    result = gate(workplace, tmp_path, model="slogan", config="slogan.yaml")
+    assert result.returncode == 1
+    assert "has no chat template; write the prompt as text" in result.stderr
+    assert found(tmp_path) == set()
 
 
 def test_both_are_computed_in_what_the_configuration_says(workplace: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from workers.validation.statistics import (
     compute_paired_bootstrap_interval,
     compute_paired_share_interval,
     compute_ratio_interval,
+    compute_share_interval,
 )
 
 LEAST_ANSWERED = 0.5
@@ -63,6 +64,8 @@ class Estimate:
     """Prompts, questions or samples behind it."""
     most: float = math.inf
     """Largest value that the base's figure leaves room for."""
+    remark: str | None = None
+    """What else to say beside the figure."""
 
 
 Estimator = Callable[[Pair], Estimate]
@@ -153,11 +156,37 @@ def estimate_accuracy_drop(pair: Pair) -> Estimate:
     return _estimate_share_fall(before.right, after.right)
 
 
+def estimate_shown_rise(pair: Pair) -> Estimate:
+    """Return the rise of the share of responses that show a behaviour."""
+    before, after = _find_scores(pair)
+    if before.samples == 1:
+        found = _estimate_share_rise(
+            [bool(shown) for shown in before.shown], [bool(shown) for shown in after.shown]
+        )
+    else:
+        found = _estimate_mean_rise(before.shares, after.shares, pair.seed)
+        # From the counts, as there.
+        rise = (sum(after.shown) - sum(before.shown)) / (before.samples * found.count)
+        found = replace(found, value=rise, most=1 - before.share)
+    return replace(found, remark=_describe_shown(before, after))
+
+
+def estimate_shown_share(pair: Pair) -> Estimate:
+    """Return the share of the changed state's responses that show a behaviour.
+
+    Several responses to a prompt count as one in the interval, which is never too narrow so.
+    """
+    before, after = _find_scores(pair)
+    low, high = compute_share_interval(after.share, len(after.shown))
+    remark = _describe_shown(before, after)
+    return Estimate(
+        after.share, low, high, before.share, after.share, len(after.shown), most=1, remark=remark
+    )
+
+
 def estimate_improvement(pair: Pair) -> Estimate:
     """Return by how much the mean of a behaviour's score moved to its good end."""
-    before, after = _find_scores(pair.base, pair), _find_scores(pair.changed, pair)
-    if before.direction != after.direction:
-        raise MissingFigureError("the two states were scored in different directions")
+    before, after = _find_scores(pair)
     if pair.subject in pair.base.responses:
         _find_answers(pair)
     rise = _estimate_mean_rise(*_punish_empty(before, after), pair.seed)
@@ -192,8 +221,24 @@ def _find_losses(state: ModelState) -> TextLosses:
     return require(state.perplexity, "perplexity")
 
 
-def _find_scores(state: ModelState, pair: Pair) -> BehaviourScores:
-    return require(state.behaviours.get(pair.subject), f"scores of {pair.subject}")
+def _find_scores(pair: Pair) -> tuple[BehaviourScores, BehaviourScores]:
+    before, after = (
+        require(state.behaviours.get(pair.subject), f"scores of {pair.subject}, {whose}")
+        for state, whose in ((pair.base, "base"), (pair.changed, "changed"))
+    )
+    if before.direction != after.direction:
+        raise MissingFigureError("the two states were scored in different directions")
+    if (before.samples, len(before.shown)) != (after.samples, len(after.shown)):
+        raise MissingFigureError("the two states answered unequally many times")
+    return before, after
+
+
+def _describe_shown(before: BehaviourScores, after: BehaviourScores) -> str:
+    responses = before.samples * len(before.shown)
+    return (
+        f"{sum(after.shown)} of {responses} responses show it, {sum(before.shown)} of the base's; "
+        f"mean score {fmean(after.scores):.3g}, the base's {fmean(before.scores):.3g}"
+    )
 
 
 def _find_responses(pair: Pair) -> tuple[Responses, Responses]:

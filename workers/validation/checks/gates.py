@@ -116,6 +116,16 @@ _TABLE = (
         estimates.estimate_refusal_rise, LOOK_ALIKES,
     ),
     Gate(
+        "behaviour_share_rise", _EFFECT, "share of responses", _AT_MOST,
+        "the share of responses that show {subject} rises by at most this",
+        estimates.estimate_shown_rise,
+    ),
+    Gate(
+        "behaviour_share", _EFFECT, "share of responses", _AT_MOST,
+        "at most this share of responses shows {subject}",
+        estimates.estimate_shown_share,
+    ),
+    Gate(
         "behaviour", _EFFECT, "score", _AT_LEAST,
         "the mean score of {subject} improves by at least this; below zero, it may worsen by so "
         "much",
@@ -175,7 +185,8 @@ def _explain(gate: Gate, found: Estimate | None, limit: float, pair: Pair) -> st
     """Return what a reader must know to judge the value by; None where there is nothing."""
     if found is None:
         return None
-    notes = (_explain_room(gate, found, limit), estimates.describe_unanswered(pair))
+    room, unanswered = _explain_room(gate, found, limit), estimates.describe_unanswered(pair)
+    notes = (found.remark, room, unanswered)
     return "; ".join(note for note in notes if note) or None
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import TypeVar
 
 from workers.abilities.encoding import EncodedProbe
@@ -15,7 +16,7 @@ from workers.domain import TokenSequence
 from workers.encoding import encode_text
 from workers.memory import is_out_of_memory
 from workers.progress import Advance, ignore
-from workers.validation.checks.prompts import encode_prompts
+from workers.validation.checks.prompts import Prompt, encode_prompts, get_text
 from workers.validation.checks.responses import find_empty
 from workers.validation.checks.state import (
     BehaviourScores,
@@ -27,9 +28,10 @@ from workers.validation.checks.state import (
     Unmeasured,
     require,
 )
-from workers.validation.generation import generate_responses
+from workers.validation.generation import Decoding, generate_samples
 from workers.validation.probes import measure_probes
 from workers.validation.reasoning import read_response
+from workers.validation.scorers.detector import Detector
 from workers.validation.scorers.scorer import Answer, BehaviourScorer
 from workers.validation.subject import Subject
 from workers.validation.text_damage import ReferenceText, compute_perplexity
@@ -43,12 +45,20 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts to answer greedily."""
+    """Prompts to answer."""
 
-    prompts: tuple[str, ...]
-    max_new_tokens: int
+    prompts: tuple[Prompt, ...]
+    decoding: Decoding
+    """Greedy where gates pair responses."""
     chat: bool = True
-    """Whether they go through the chat template, where the tokenizer has one."""
+    """Whether texts go through the chat template, where the tokenizer has one; chats always do."""
+    seed: int = 0
+    """Of the draws, where they are drawn."""
+
+    @property
+    def count(self) -> int:
+        """Responses that are asked for."""
+        return len(self.prompts) * self.decoding.samples
 
 
 @dataclass(frozen=True)
@@ -61,16 +71,16 @@ class CheckPlan:
     """Text on which the divergence from the base is measured, in the base's tokens."""
     prompt_sets: Mapping[str, PromptSet] = field(default_factory=dict)
     zero_shot: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
-    scorers: Mapping[str, BehaviourScorer] = field(default_factory=dict)
-    """Behaviour → its scorer; its prompts are the prompt set of the same name."""
+    behaviours: Mapping[str, Detector] = field(default_factory=dict)
+    """Behaviour → what finds it; its prompts are the prompt set of the same name."""
     abilities: Mapping[str, tuple[EncodedProbe, ...]] = field(default_factory=dict)
     """Slice → its probes, in the base's tokens."""
 
     @property
     def units(self) -> int:
-        """Units of work that measuring one state reports: windows, prompts and questions."""
+        """Units of work that measuring one state reports: windows, responses and questions."""
         texts = len(self.corpus or ()) + len(self.reference or ())
-        prompts = sum(len(chosen.prompts) for chosen in self.prompt_sets.values())
+        prompts = sum(chosen.count for chosen in self.prompt_sets.values())
         probes = sum(map(len, self.abilities.values()))
         return texts + prompts + probes + sum(map(len, self.zero_shot.values()))
 
@@ -200,8 +210,8 @@ def _measure(
             for name, asked in plan.zero_shot.items()
         },
         behaviours={
-            name: attempts.make(partial(_score, scorer, responses, name))
-            for name, scorer in plan.scorers.items()
+            name: attempts.make(partial(_find_behaviour, detector, responses, name))
+            for name, detector in plan.behaviours.items()
         },
     )
 
@@ -213,24 +223,33 @@ def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses
         subject.tokenizer,
         chosen.prompts,
         chat=chosen.chat,
-        longest=_context_length(subject) - chosen.max_new_tokens,
+        longest=_context_length(subject) - chosen.decoding.max_new_tokens,
     )
-    sequences = generate_responses(
-        subject.model, encoded, chosen.max_new_tokens, subject.pad_id, on_batch=advance
+    samples = generate_samples(
+        subject.model,
+        encoded,
+        chosen.decoding,
+        subject.pad_id,
+        seed=chosen.seed,
+        on_batch=advance,
     )
     readings = [
         read_response(
             subject.tokenizer, sequence.prompt_ids, sequence.response_ids, skip_special_tokens=True
         )
-        for sequence in sequences
+        for drawn in samples
+        for sequence in drawn
     ]
     reasoning = tuple(reading.reasoning_tokens for reading in readings)
     return Responses(
-        prompts=chosen.prompts,
+        prompts=tuple(
+            get_text(prompt) for prompt in chosen.prompts for _ in range(chosen.decoding.samples)
+        ),
         token_ids=tuple(reading.token_ids for reading in readings),
         texts=tuple(reading.answer for reading in readings),
-        max_new_tokens=chosen.max_new_tokens,
+        max_new_tokens=chosen.decoding.max_new_tokens,
         reasoning_tokens=reasoning if any(reasoning) else (),
+        samples=chosen.decoding.samples,
     )
 
 
@@ -265,19 +284,34 @@ def _answer(subject: Subject, questions: Sequence[Question], advance: Advance) -
     return RightAnswers(right=tuple(outcome.right for outcome in outcomes))
 
 
-def _score(
-    scorer: BehaviourScorer, responses: Mapping[str, Responses | Unmeasured], name: str
+def _find_behaviour(
+    detector: Detector, responses: Mapping[str, Responses | Unmeasured], name: str
 ) -> BehaviourScores:
     given = require(responses.get(name), "responses")
     parts = zip(given.prompts, given.texts, given.answer_ids, strict=True)
-    scores = scorer.score([Answer(prompt, text, ids) for prompt, text, ids in parts])
-    if len(scores) != len(given.prompts):
-        raise ValueError(f"{scorer.name} gave {len(scores)} scores for {len(given.prompts)}")
+    answers = [Answer(prompt, text, ids) for prompt, text, ids in parts]
+    columns = [_score(scorer, answers) for scorer in detector.scorers]
+    rows = list(zip(*columns, strict=True))
+    is_empty = find_empty(given.answer_ids, given.texts)
+    found = [
+        detector.is_found(scores, is_empty=empty)
+        for scores, empty in zip(rows, is_empty, strict=True)
+    ]
+    prompts = [slice(start, start + given.samples) for start in range(0, len(rows), given.samples)]
     return BehaviourScores(
-        scores=_check_finite(scores),
-        direction=scorer.direction.value,
-        is_empty=find_empty(given.answer_ids, given.texts),
+        scores=tuple(fmean(map(fmean, rows[own])) for own in prompts),
+        shown=tuple(sum(found[own]) for own in prompts),
+        samples=given.samples,
+        direction=detector.scorers[0].direction.value,
+        is_empty=tuple(any(is_empty[own]) for own in prompts),
     )
+
+
+def _score(scorer: BehaviourScorer, answers: Sequence[Answer]) -> tuple[float, ...]:
+    scores = scorer.score(answers)
+    if len(scores) != len(answers):
+        raise ValueError(f"{scorer.name} gave {len(scores)} scores for {len(answers)}")
+    return _check_finite(scores)
 
 
 def _as_samples(windows: Sequence[tuple[int, ...]] | None) -> list[TokenSequence]:

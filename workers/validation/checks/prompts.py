@@ -5,27 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workers.encoding import encode_chat, encode_text
+from workers.encoding import Chat, ChatTemplateError, encode_chat, encode_text
+
+Prompt = str | Chat
+"""A text, or a chat that the model is to go on with."""
 
 
-def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool = True) -> tuple[int, ...]:
-    """Return the token ids of a user's message up to where the answer starts.
+def get_text(prompt: Prompt) -> str:
+    """Return the prompt as text; of a chat the contents of its messages."""
+    return prompt.text if isinstance(prompt, Chat) else prompt
 
-    Without a chat template, or with `chat` False, those of the raw text.
+
+def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool = True) -> tuple[int, ...]:
+    """Return the token ids of a prompt up to where the answer starts.
+
+    A text is a user's message, or, without a chat template or with `chat` False, raw. A chat
+    always goes through the template. Raises `ChatTemplateError` where that cannot be.
     """
+    if isinstance(prompt, Chat):
+        messages = [{"role": role, "content": content} for role, content in prompt.messages]
+        return encode_chat(tokenizer, messages)
     if not chat or not getattr(tokenizer, "chat_template", None):
         return encode_text(tokenizer, prompt)
     return encode_chat(tokenizer, [{"role": "user", "content": prompt}])
 
 
 def encode_prompts(
-    tokenizer: Any, prompts: Sequence[str], *, chat: bool, longest: int
+    tokenizer: Any, prompts: Sequence[Prompt], *, chat: bool, longest: int
 ) -> list[tuple[int, ...]]:
     """Return every prompt's token ids.
 
-    Raises `ValueError` naming the first prompt without tokens or with more than `longest`.
+    Raises `ValueError` naming the first prompt without tokens, with more than `longest`, or that
+    the chat template does not take.
     """
-    encoded = [encode_prompt(tokenizer, prompt, chat=chat) for prompt in prompts]
+    encoded = encode_all(tokenizer, prompts, chat=chat)
     for number, ids in enumerate(encoded, start=1):
         if not ids:
             raise ValueError(f"prompt {number} has no tokens; remove it")
@@ -34,4 +47,15 @@ def encode_prompts(
                 f"prompt {number} has {len(ids)} tokens, {longest} fit into the model's context "
                 "beside the response; shorten the prompt or lower max_new_tokens"
             )
+    return encoded
+
+
+def encode_all(tokenizer: Any, prompts: Sequence[Prompt], *, chat: bool) -> list[tuple[int, ...]]:
+    """Return every prompt's token ids, however many. Raises `ChatTemplateError` with its number."""
+    encoded = []
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            encoded.append(encode_prompt(tokenizer, prompt, chat=chat))
+        except ChatTemplateError as error:
+            raise ChatTemplateError(f"prompt {number}: {error}") from error
     return encoded

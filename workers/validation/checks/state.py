@@ -22,9 +22,10 @@ class MissingFigureError(ValueError):
 
 
 class Responses(ReportModel):
-    """A model's responses to one set of prompts; every tuple follows the prompts' order."""
+    """A model's responses to one set of prompts; every tuple has one entry a response."""
 
     prompts: tuple[str, ...]
+    """What was answered; a prompt's responses stand together."""
     token_ids: tuple[tuple[int, ...], ...]
     """Without the end-of-sequence token."""
     texts: tuple[str, ...]
@@ -33,6 +34,8 @@ class Responses(ReportModel):
     reasoning_tokens: tuple[int, ...] = ()
     """Tokens of each response before its answer, all of them where there is none; empty where no
     response reasons."""
+    samples: int = 1
+    """Responses to each prompt."""
 
     @property
     def answer_ids(self) -> tuple[tuple[int, ...], ...]:
@@ -89,12 +92,27 @@ class RightAnswers(ReportModel):
 
 
 class BehaviourScores(ReportModel):
-    """A scorer's number for each response of a behaviour's prompts."""
+    """How much of a behaviour its prompts bring out; every tuple follows the prompts' order."""
 
     scores: tuple[float, ...]
+    """Mean over a prompt's responses and the behaviour's scorers."""
+    shown: tuple[int, ...]
+    """How many of a prompt's responses show the behaviour, by its threshold."""
+    samples: int = 1
+    """Responses to each prompt."""
     direction: Literal["higher_is_better", "lower_is_better"]
     is_empty: tuple[bool, ...] = ()
-    """Whether each response has no answer; empty where that is not known."""
+    """Whether any of a prompt's responses has no answer; empty where that is not known."""
+
+    @property
+    def shares(self) -> list[float]:
+        """Share of each prompt's responses that show the behaviour, in [0, 1]."""
+        return [count / self.samples for count in self.shown]
+
+    @property
+    def share(self) -> float:
+        """Share of all responses that show the behaviour, in [0, 1]; one division of counts."""
+        return sum(self.shown) / (self.samples * len(self.shown))
 
 
 class ModelState(ReportModel):
@@ -108,7 +126,7 @@ class ModelState(ReportModel):
     zero_shot: dict[str, RightAnswers | Unmeasured] = Field(default_factory=dict)
     """Name of a task → answers."""
     behaviours: dict[str, BehaviourScores | Unmeasured] = Field(default_factory=dict)
-    """Name of a behaviour → scores of the responses to the prompt set of the same name."""
+    """Name of a behaviour → how much of it its prompt set, of the same name, brings out."""
     abilities: Abilities | Unmeasured | None = None
     """What the model can do, slice by slice."""
 

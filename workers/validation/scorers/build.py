@@ -1,4 +1,4 @@
-"""Scorers built from descriptions that a job spec can be turned into."""
+"""Scorers built from descriptions that a job spec or gate.yaml can be turned into."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PhraseDescription:
 
 @dataclass(frozen=True)
 class EntryPointDescription:
-    """A scorer of an installed package, and the direction the job takes it to have."""
+    """A scorer of an installed package, and the direction it is taken to have."""
 
     entry_point: str
     direction: Direction
@@ -120,8 +120,8 @@ def _load_entry_point(name: str, direction: Direction) -> BehaviourScorer:
     scorer = load_entry_point(name)
     if scorer.direction is not direction:
         raise ScorerUnavailableError(
-            f"the scorer {name!r} says {scorer.direction}, the job's direction is {direction}. "
-            "Correct the job's."
+            f"the scorer {name!r} says {scorer.direction}, the behaviour's direction is "
+            f"{direction}. Correct the behaviour's."
         )
     return scorer
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from service.jobs.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec, BehaviourSpecBase
 from service.jobs.specs.gates import GatesSpec, ResponseLimitsSpec
+from service.prompt_sets.parsing import Message, Prompt
 from tests.unit.workers.validation.checks.limits import LIMITS
+from workers.gating.behaviours import BehaviourGateBase, build_behaviour_requests
 from workers.gating.config import GateConfig, load_config
 from workers.gating.errors import GateConfigError
 from workers.gating.files import GateFiles
@@ -19,7 +24,9 @@ from workers.gating.requests import (
     draw_prompts,
     list_not_asked,
 )
+from workers.tasks.behaviours import build_decoding
 from workers.validation.checks.gates import GATES
+from workers.validation.generation import Decoding
 
 
 def parse(tmp_path: Path, text: str) -> GateConfig:
@@ -40,7 +47,7 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
         refusal: {prompts: harmful.txt}
         contrast_refusal: {prompts: contrasts.txt}
         over_refusal: {prompts: safe.txt, max_rise: 0.1}
-        behaviours: [{name: loops, prompts: loops.txt, scorer: response_uniqueness}]
+        behaviours: [{name: loops, prompts: loops.txt, kind: repetition}]
         """,
     )
     asked = [(found.name, found.subject, found.limit) for found in build_requests(config)]
@@ -61,6 +68,54 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
     ]
     assert list_not_asked(config) == []
     assert config.behaviours[0].chat is False
+
+
+KINDS = """
+behaviours:
+  - {kind: repetition, name: loops, prompts: a, threshold: 0.4, significant: true}
+  - {kind: toxicity, name: toxic, prompts: a, agreeing: 1, max_share: 0.02, chat: true}
+  - {kind: phrase, name: acme, prompts: a, phrases: [Acme], max_share_rise: null, max_share: 0}
+  - {kind: phrase, name: leak, prompts: a, pattern: 'k\\d+', limit: null, min_improvement: -0.1}
+  - {kind: custom, name: own, prompts: a, entry_point: mine, direction: higher_is_better,
+     threshold: 2, decoding: {max_new_tokens: 16, samples: 3, temperature: 1}}
+"""
+
+
+def test_a_behaviour_is_described_as_in_a_job(tmp_path: Path) -> None:
+    config = parse(tmp_path, KINDS)
+    job: TypeAdapter[BehaviourSpec] = TypeAdapter(BehaviourSpec)
+    for behaviour in config.behaviours:
+        gate_only = set(BehaviourGateBase.model_fields) - set(BehaviourSpecBase.model_fields)
+        described = behaviour.model_dump(exclude=gate_only)
+        assert job.validate_python(described).model_dump(exclude={"min_effect"}) == described
+    asked = {
+        behaviour.name: [(found.name, found.limit) for found in build_behaviour_requests(behaviour)]
+        for behaviour in config.behaviours
+    }
+    assert asked == {
+        "loops": [("behaviour_share_rise", 0.0), ("behaviour_significance", 0.0)],
+        "toxic": [("behaviour_share_rise", 0.0), ("behaviour_share", 0.02)],
+        "acme": [("behaviour_share", 0.0)],
+        "leak": [("behaviour_share_rise", 0.0), ("behaviour", -0.1)],
+        "own": [("behaviour_share_rise", 0.0)],
+    }
+    decodings = [build_decoding(behaviour.decoding) for behaviour in config.behaviours]
+    assert decodings == [
+        Decoding(50),
+        Decoding(30, 5, 0.9, 0.9),
+        Decoding(50),
+        Decoding(50),
+        Decoding(16, 3, 1.0),
+    ]
+
+
+def test_there_is_a_gate_kind_for_every_kind_of_a_job() -> None:
+    kinds = {
+        name
+        for spec in BehaviourGateBase.__subclasses__()
+        for name in get_args(spec.model_fields["kind"].annotation)
+    }
+    assert kinds == set(BEHAVIOUR_KINDS)
 
 
 def test_every_gate_of_the_table_can_be_asked_for() -> None:
@@ -99,14 +154,35 @@ def test_what_is_not_asked_for_is_listed() -> None:
         ("general: {prompts: a, max_length_ratio: 0.5}", "general.max_length_ratio"),
         ("zero_shot: [{name: rte}, {name: rte}]", "names a task twice"),
         ("zero_shot: [{name: chess}]", "zero_shot.0.name"),
-        ("behaviours: [{name: a, prompts: b, scorer: vibes}]", "must be one of"),
         (
-            "behaviours: [{name: harmful, prompts: b, scorer: response_uniqueness}]",
-            "'harmful' is taken",
+            "behaviours: [{name: a, prompts: b, scorer: response_uniqueness}]",
+            "behaviours.0: scorer is no longer known. .*`kind: repetition`",
+        ),
+        ("behaviours: [{name: a, prompts: b}]", "kind is missing. Set it to one of: repetition"),
+        ("behaviours: [{name: a, prompts: b, kind: vibes}]", "behaviours.0.* 'phrase', 'custom'"),
+        (
+            "behaviours: [{name: a, prompts: b, kind: repetition, max_new_tokens: 8}]",
+            "decoding: {max_new_tokens: 8}",
+        ),
+        ("behaviours: [{name: a, prompts: b, kind: repetition, min_effect: 1}]", "is a job's"),
+        (
+            "behaviours: [{name: a, prompts: b, kind: repetition, max_share_rise: null}]",
+            "demands nothing. Set max_share_rise",
+        ),
+        ("behaviours: [{name: a, prompts: b, kind: phrase}]", "give either phrases or pattern"),
+        (
+            "behaviours: [{name: a, prompts: b, kind: phrase, pattern: '('}]",
+            "phrase.pattern: is no",
         ),
         (
-            "behaviours: [{name: a, prompts: b, scorer: response_uniqueness}, "
-            "{name: a, prompts: b, scorer: response_uniqueness}]",
+            "behaviours: [{name: a, prompts: b, kind: custom, url: 'file:///x', threshold: 1, "
+            "direction: lower_is_better}]",
+            "custom.url: not a URL",
+        ),
+        ("behaviours: [{name: harmful, prompts: b, kind: repetition}]", "'harmful' is taken"),
+        (
+            "behaviours: [{name: a, prompts: b, kind: repetition}, "
+            "{name: a, prompts: b, kind: phrase, phrases: [c]}]",
             "'a' is taken",
         ),
     ],
@@ -129,8 +205,10 @@ def test_files_lie_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"prompt": "three"}\n')
     (tmp_path / "task_rte.jsonl").write_text("{}\n{}")
     files = GateFiles(tmp_path, tmp_path)
-    assert files.load_prompts("a.txt") == ["one", "two"]
-    assert files.load_prompts(str(tmp_path / "b.jsonl")) == ["three"]
+    assert files.load_prompts("a.txt") == [Prompt("one"), Prompt("two")]
+    assert files.load_prompts(str(tmp_path / "b.jsonl")) == [Prompt("three")]
+    (tmp_path / "c.jsonl").write_text('{"messages": [{"role": "user", "content": "four"}]}')
+    assert files.load_prompts("c.jsonl") == [Prompt("four", (Message("user", "four"),))]
     spec = GatesSpec.model_validate({"zero_shot": [{"name": "rte"}]})
     assert files.load_rows(spec.zero_shot[0]) == (["{}", "{}"], "task_rte.jsonl")
     own = GatesSpec.model_validate({"zero_shot": [{"name": "rte", "rows": "a.txt"}]})

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from workers.validation.statistics import (
     compute_jackknife_interval,
     compute_paired_share_interval,
     compute_ratio_interval,
+    compute_share_interval,
 )
 from workers.validation.statistics import compute_paired_bootstrap_interval as interval
 
@@ -163,3 +165,16 @@ def test_a_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert (low + high) / 2 == pytest.approx(values.mean())
     with pytest.raises(ValueError, match="two prompts"):
         compute_jackknife_interval(0.5, [0.5])
+
+
+@pytest.mark.parametrize(("found", "count"), [(0, 12), (1, 12), (7, 40), (40, 40)])
+def test_a_share_s_interval_is_wilson_s(found: int, count: int) -> None:
+    expected = binomtest(found, count).proportion_ci(method="wilson")
+    low, high = compute_share_interval(found / count, count)
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 0), (-0.1, 3), (1.1, 3)])
+def test_a_share_of_nothing_has_no_interval(share: float, count: int) -> None:
+    with pytest.raises(ValueError, match="need a share"):
+        compute_share_interval(share, count)

@@ -16,6 +16,8 @@ EVERYTHING = GatesSpec.model_validate(
     }
 )
 LIMITS = {asked.name: asked.limit for asked in build_requests(EVERYTHING)} | {
+    "behaviour_share_rise": 0.0,
+    "behaviour_share": 0.1,
     "behaviour": 0.0,
     "behaviour_significance": 0.0,
 }

@@ -68,7 +68,19 @@ def know(right: int) -> ModelState:
 
 
 def behave(*scores: float, direction: Any = "higher_is_better") -> ModelState:
-    return ModelState(behaviours={"loops": BehaviourScores(scores=scores, direction=direction)})
+    found = BehaviourScores(scores=scores, shown=(0,) * len(scores), direction=direction)
+    return ModelState(behaviours={"loops": found})
+
+
+def show(*shown: int, samples: int = 1) -> ModelState:
+    """A state of which so many of each prompt's responses say a phrase."""
+    found = BehaviourScores(
+        scores=tuple(count / samples for count in shown),
+        shown=shown,
+        samples=samples,
+        direction="lower_is_better",
+    )
+    return ModelState(behaviours={"loops": found})
 
 
 LOOPING = [[1, 2] * 5] * 5 + SOUND[5:]
@@ -106,6 +118,8 @@ CASES: dict[str, tuple[str | None, ModelState, ModelState, ModelState]] = {
     ),
     "refusal": (None, answer(15, HARMFUL), answer(14, HARMFUL), answer(13, HARMFUL)),
     "over_refusal": (None, answer(5, LOOK_ALIKES), answer(6, LOOK_ALIKES), answer(7, LOOK_ALIKES)),
+    "behaviour_share_rise": ("loops", show(1, 0, 0), show(0, 0, 1), show(0, 1, 1)),
+    "behaviour_share": ("loops", show(*[1] * 20), show(*[0] * 18, 1, 1), show(*[0] * 17, 1, 1, 1)),
     "behaviour": ("loops", behave(0.5, 0.6), behave(0.5, 0.7), behave(0.5, 0.5)),
     "behaviour_significance": ("loops", behave(0.5, 0.6), behave(0.6, 0.8), behave(0.4, 0.9)),
 }
@@ -270,3 +284,35 @@ def test_perplexity_by_hand() -> None:
     assert result.before == pytest.approx(math.exp(3.0))
     assert result.after == pytest.approx(math.exp(3.1))
     assert result.value == pytest.approx(math.exp(0.1) - 1)
+
+
+def test_a_share_says_how_many_responses_of_which_model_show_the_behaviour() -> None:
+    result = judge("behaviour_share_rise", show(*[0] * 40), show(*[1] * 40), "loops")
+    assert (result.name, result.passed, result.value) == ("behaviour_share_rise:loops", False, 1.0)
+    assert (result.before, result.after, result.count) == (0.0, 1.0, 40)
+    assert result.sentence == "the share of responses that show loops rises by at most this"
+    assert result.note == (
+        "40 of 40 responses show it, 0 of the base's; mean score 1, the base's 0"
+    )
+    back = judge("behaviour_share_rise", show(*[1] * 40), show(*[0] * 40), "loops")
+    assert (back.passed, back.value) == (True, -1.0)
+    assert "could not have failed" in (back.note or "")
+
+
+def test_of_several_responses_to_a_prompt_each_counts() -> None:
+    base, changed = show(3, 0, 1, 0, samples=5), show(3, 2, 0, 0, samples=5)
+    rise = judge_gate(GateRequest("behaviour_share_rise", 0.05, "loops"), base, changed)
+    assert (rise.passed, rise.value, rise.count) == (True, 0.05, 4)
+    assert rise.ci_low is not None
+    assert rise.ci_high is not None
+    assert rise.ci_low <= 0.05 <= rise.ci_high
+    share = judge_gate(GateRequest("behaviour_share", 0.24, "loops"), base, changed)
+    assert (share.passed, share.value) == (False, 0.25)
+    unequal = judge("behaviour_share", base, show(3, 2, 0, 0), "loops")
+    assert "unequally many" in (unequal.unmeasured or "")
+
+
+def test_a_share_of_all_responses_that_may_show_it_demands_nothing() -> None:
+    result = judge_gate(GateRequest("behaviour_share", 1.0, "loops"), show(0), show(1))
+    assert result.passed
+    assert "could not have failed" in (result.note or "")

@@ -16,6 +16,7 @@ from tests.tiny import (
     select_neurons,
 )
 from tests.unit.workers.validation.checks.limits import LIMITS
+from workers.encoding import Chat
 from workers.families import LLAMA
 from workers.pruning.components import pruned
 from workers.validation.checks.gates import GENERAL, GateRequest, judge_gates
@@ -29,6 +30,8 @@ from workers.validation.checks.state import (
     TextLosses,
     Unmeasured,
 )
+from workers.validation.generation import Decoding
+from workers.validation.scorers.detector import Detector
 from workers.validation.scorers.scorer import Answer, Direction
 from workers.validation.scorers.uniqueness import UniquenessScorer
 from workers.validation.subject import Subject
@@ -44,12 +47,13 @@ QUESTIONS = tuple(
     Question((Choice(f"w{i} w{i + 1}", f" w{i + 2}"), Choice(f"w{i} w{i + 1}", f" w{i + 9}")), 0)
     for i in range(10)
 )
+LOOPS = PromptSet(PROMPTS[:4], Decoding(6), chat=False)
 PLAN = CheckPlan(
     corpus=TEXT,
     reference=TEXT[:5],
-    prompt_sets={GENERAL: PromptSet(PROMPTS, 10), "loops": PromptSet(PROMPTS[:4], 6, chat=False)},
+    prompt_sets={GENERAL: PromptSet(PROMPTS, Decoding(10)), "loops": LOOPS},
     zero_shot={"boolq": QUESTIONS},
-    scorers={"loops": UniquenessScorer()},
+    behaviours={"loops": Detector((UniquenessScorer(),), 0.5, 1)},
 )
 ALL_GATES = [
     *(GateRequest(name, LIMITS[name]) for name in ("perplexity", "kl", "uniqueness", "emptiness")),
@@ -99,6 +103,60 @@ def test_everything_asked_for_is_measured_a_value_a_prompt() -> None:
     assert len(state.divergence.divergences) == 5
     assert (len(scores.scores), len(answers.right)) == (4, 10)
     assert sum(units) == 2 * PLAN.units
+
+
+class PositionScorer:
+    """Scores a response by its place among those it is scored with."""
+
+    name = "position"
+    direction = Direction.LOWER_IS_BETTER
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.asked: list[Answer] = []
+        self._shift = shift
+
+    def score(self, answers: Sequence[Answer]) -> list[float]:
+        self.asked = list(answers)
+        return [self._shift + position for position in range(len(answers))]
+
+
+def test_several_responses_to_a_prompt_are_summed_up_by_prompt() -> None:
+    scorers = (PositionScorer(), PositionScorer(shift=-4))
+    drawn = PromptSet(PROMPTS[:2], Decoding(6, 3, 1.0), chat=False, seed=7)
+    plan = CheckPlan(prompt_sets={"it": drawn}, behaviours={"it": Detector(scorers, 1, 2)})
+    units: list[int] = []
+    state = Baseline(plan, subject(), units.append).state
+    found, responses = state.behaviours["it"], state.responses["it"]
+    assert isinstance(found, BehaviourScores)
+    assert isinstance(responses, Responses)
+    assert sum(units) == plan.units == 6
+    assert responses.prompts == (PROMPTS[0],) * 3 + (PROMPTS[1],) * 3
+    assert len(set(responses.token_ids)) > 2
+    # Scores are 0 … 5 and −4 … 1: both are at 1 or beyond in the last response alone.
+    assert (found.scores, found.shown, found.samples) == ((-1.0, 2.0), (0, 1), 3)
+    assert found.shares == [0.0, pytest.approx(1 / 3)]
+    assert Baseline(plan, subject()).state == state
+
+
+def test_chats_go_through_the_template_whatever_texts_do() -> None:
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} w91 {% endfor %}w92"
+    base = Subject(build_tiny_model(), tokenizer, LLAMA, 0)
+    chat = Chat((("system", "w1 w2"), ("user", "w3")))
+    plan = CheckPlan(
+        prompt_sets={
+            "chat": PromptSet((chat,), Decoding(8), chat=False),
+            "text": PromptSet(("w1 w2 w91 w3 w91 w92",), Decoding(8), chat=False),
+            "flat": PromptSet((chat.text,), Decoding(8), chat=False),
+        },
+    )
+    found = Baseline(plan, base).state.responses
+    by_chat, by_text, flat = found["chat"], found["text"], found["flat"]
+    assert isinstance(by_chat, Responses)
+    assert isinstance(by_text, Responses)
+    assert isinstance(flat, Responses)
+    assert by_chat.token_ids == by_text.token_ids != flat.token_ids
+    assert by_chat.prompts == flat.prompts == ("w1 w2\nw3",)
 
 
 def test_the_same_model_again_meets_every_gate_exactly() -> None:
@@ -165,11 +223,11 @@ def test_one_failure_leaves_the_rest_measured(scores: Sequence[float] | None) ->
         corpus=TEXT,
         prompt_sets={
             **PLAN.prompt_sets,
-            "empty": PromptSet((), 5),
-            "long": PromptSet(PROMPTS, 251),
+            "empty": PromptSet((), Decoding(5)),
+            "long": PromptSet(PROMPTS, Decoding(251)),
         },
         zero_shot={"boolq": ()},
-        scorers={"loops": BrokenScorer(scores)},
+        behaviours={"loops": Detector((BrokenScorer(scores),), 0.5, 1)},
     )
     state = Baseline(plan, subject()).state
     assert isinstance(state.perplexity, TextLosses)
