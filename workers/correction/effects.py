@@ -23,7 +23,7 @@ from workers.domain import (
     SplitEffect,
 )
 from workers.validation.scorers.scorer import Direction
-from workers.validation.statistics import compute_paired_bootstrap_interval
+from workers.validation.statistics import compute_change_interval
 
 MeasureName = Literal["mean_score", "share", "any_share", "expected_worst"]
 MEASURES: tuple[MeasureName, ...] = ("share", "any_share", "expected_worst", "mean_score")
@@ -76,7 +76,7 @@ def compute_values(
 
 
 def build_effect(
-    behaviour: Behaviour, prepared: PreparedBehaviour, sides: BehaviourSides, seed: int
+    behaviour: Behaviour, prepared: PreparedBehaviour, sides: BehaviourSides
 ) -> BehaviourEffect:
     """Return every figure of a behaviour by every scorer."""
     return BehaviourEffect(
@@ -92,7 +92,7 @@ def build_effect(
             EvaluatorEffect(
                 evaluator=scorer.name,
                 direction=scorer.direction.value,
-                measures=[_measure(behaviour, index, name, sides, seed) for name in MEASURES],
+                measures=[_measure(behaviour, index, name, sides) for name in MEASURES],
             )
             for index, scorer in enumerate(behaviour.scorers)
         ],
@@ -112,7 +112,7 @@ def describe_decoding(behaviour: Behaviour) -> str:
 
 
 def _measure(
-    behaviour: Behaviour, scorer: int, name: MeasureName, sides: BehaviourSides, seed: int
+    behaviour: Behaviour, scorer: int, name: MeasureName, sides: BehaviourSides
 ) -> Measure:
     def values(responses: Responses) -> list[float]:
         return compute_values(behaviour, scorer, name, responses)
@@ -131,11 +131,11 @@ def _measure(
     return Measure(
         name=name,
         tune=tune,
-        held_out=_compare(before, values(validated.corrected), seed),
+        held_out=_compare(before, values(validated.corrected)),
         random_control=RandomControl(
-            **_compare(before, control, seed).model_dump(), draws=len(validated.controls)
+            **_compare(before, control).model_dump(), draws=len(validated.controls)
         ),
-        alone=None if alone is None else _compare(before, values(alone), seed),
+        alone=None if alone is None else _compare(before, values(alone)),
     )
 
 
@@ -146,8 +146,8 @@ def average_draws(
     return [fmean(draws) for draws in zip(*map(values, controls), strict=True)]
 
 
-def _compare(before: Sequence[float], after: Sequence[float], seed: int) -> HeldOutEffect:
-    low, high = compute_paired_bootstrap_interval(before, after, seed)
+def _compare(before: Sequence[float], after: Sequence[float]) -> HeldOutEffect:
+    low, high = compute_change_interval(before, after)
     return HeldOutEffect(
         n=len(before), before=fmean(before), after=fmean(after), ci_low=low, ci_high=high
     )

@@ -11,13 +11,13 @@ from workers.correction.effects import BehaviourSides, average_draws, compute_va
 from workers.correction.results import Responses
 from workers.domain import GateBound, GateGroup, GateResult
 from workers.validation.scorers.scorer import Direction
-from workers.validation.statistics import compute_paired_bootstrap_interval
+from workers.validation.statistics import compute_change_interval
 
 MIN_HELD_OUT = 10
 """Fewest held-out prompts that trigger with which a correction can pass."""
 
 
-def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides, seed: int) -> list[GateResult]:
+def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides) -> list[GateResult]:
     """Return the gates of one behaviour, named `<behaviour>.<gate>`.
 
     Where several scorers must agree, the same ones must meet every gate: those that meet most
@@ -38,16 +38,14 @@ def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides, seed: int) -
         ),
         _Demand(
             "significance",
-            lambda own: own.find_least_gain(own.of(before), own.of(corrected), seed),
+            lambda own: own.find_least_gain(own.of(before), own.of(corrected)),
             0.0,
             GateBound.ABOVE,
             f"the 95 % interval of the held-out improvement lies above zero{who}",
         ),
         _Demand(
             "better_than_random",
-            lambda own: own.find_least_gain(
-                average_draws(controls, own.of), own.of(corrected), seed
-            ),
+            lambda own: own.find_least_gain(average_draws(controls, own.of), own.of(corrected)),
             0.0,
             GateBound.ABOVE,
             f"the 95 % interval of the lead over an equally large random selection lies above "
@@ -120,9 +118,9 @@ class _Improvement:
             return self._sign * (new - old)
         return 1 - new / old if old > 0 else 0.0
 
-    def find_least_gain(self, before: Sequence[float], after: Sequence[float], seed: int) -> float:
+    def find_least_gain(self, before: Sequence[float], after: Sequence[float]) -> float:
         """The lower end of the 95 % interval of the improvement."""
-        low, high = compute_paired_bootstrap_interval(before, after, seed)
+        low, high = compute_change_interval(before, after)
         return low if self._sign > 0 else -high
 
 

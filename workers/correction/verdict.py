@@ -83,7 +83,7 @@ def build_report(
         verdict=verdict,
         reason=reason,
         behaviours=[
-            build_effect(behaviour, own, side, frame.seed)
+            build_effect(behaviour, own, side)
             for behaviour, own, side in zip(
                 frame.behaviours, prepared.behaviours, sides, strict=True
             )
@@ -175,7 +175,7 @@ def _build_gates(
     effects = [
         gate
         for behaviour, side in zip(frame.behaviours, sides, strict=True)
-        for gate in build_effect_gates(behaviour, side, frame.seed)
+        for gate in build_effect_gates(behaviour, side)
     ]
     rows = list(zip(frame.behaviours, sides, validation.behaviours, strict=True))
     base = _add_responses(
@@ -184,7 +184,7 @@ def _build_gates(
     corrected = _add_responses(
         validation.corrected, [(behaviour, own.corrected) for behaviour, _, own in rows]
     )
-    return effects + judge_gates(frame.requests, base, corrected, frame.seed)
+    return effects + judge_gates(frame.requests, base, corrected)
 
 
 def _add_responses(

@@ -50,7 +50,7 @@ def compare_checkpoints(
     gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
     say(f"measuring {model}")
     state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
-    gates = judge_gates(_list_requests(config), baseline.state, state, config.seed)
+    gates = judge_gates(_list_requests(config), baseline.state, state)
     return GateReport(
         outcome=find_outcome(gates),
         model=ModelIdentity(id=model, sha256=compute_checkpoint_sha256(folder)),
