@@ -16,6 +16,7 @@ from workers.correction.results import (
 )
 from workers.domain import (
     BehaviourEffect,
+    ControlledEffect,
     EvaluatorEffect,
     HeldOutEffect,
     Measure,
@@ -127,14 +128,15 @@ def _measure(
         return Measure(name=name, tune=tune, held_out=None, random_control=None)
     before = values(sides.held_out_before)
     control = average_draws(validated.controls, values)
-    alone = validated.alone
+    corrected, alone = values(validated.corrected), validated.alone
     return Measure(
         name=name,
         tune=tune,
-        held_out=_compare(before, values(validated.corrected)),
+        held_out=_compare(before, corrected),
         random_control=RandomControl(
             **_compare(before, control).model_dump(), draws=len(validated.controls)
         ),
+        effect=_subtract(control, corrected),
         alone=None if alone is None else _compare(before, values(alone)),
     )
 
@@ -151,6 +153,12 @@ def _compare(before: Sequence[float], after: Sequence[float]) -> HeldOutEffect:
     return HeldOutEffect(
         n=len(before), before=fmean(before), after=fmean(after), ci_low=low, ci_high=high
     )
+
+
+def _subtract(control: Sequence[float], corrected: Sequence[float]) -> ControlledEffect:
+    low, high = compute_change_interval(control, corrected)
+    value = fmean(corrected) - fmean(control)
+    return ControlledEffect(n=len(control), value=value, ci_low=low, ci_high=high)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -21,6 +21,7 @@ from workers.correction.results import (
 from workers.correction.samples import choose_samples
 from workers.correction.search import Budget, find_front
 from workers.domain import (
+    BehaviourEffect,
     BudgetLimits,
     Damage,
     DivergenceDamage,
@@ -44,6 +45,7 @@ from workers.validation.checks.state import (
     TextLosses,
 )
 from workers.validation.checks.state import Responses as CheckedResponses
+from workers.validation.report_effects import describe_judges, is_judged_alone
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,15 @@ def build_report(
     sides = _collect_sides(prepared, search, validation)
     damage = None if validation is None else _build_damage(frame, validation)
     gates = [] if validation is None else _build_gates(frame, sides, validation)
+    effects = [
+        build_effect(behaviour, own, side)
+        for behaviour, own, side in zip(frame.behaviours, prepared.behaviours, sides, strict=True)
+    ]
     verdict, reason = _judge(prepared, search, validation, gates)
     return Report(
         verdict=verdict,
-        reason=reason,
-        behaviours=[
-            build_effect(behaviour, own, side)
-            for behaviour, own, side in zip(
-                frame.behaviours, prepared.behaviours, sides, strict=True
-            )
-        ],
+        reason="; ".join([reason, *_list_lone_judges(verdict, effects)]),
+        behaviours=effects,
         budget=BudgetLimits(
             perplexity_increase=frame.budget.perplexity_increase, kl_mean=frame.budget.kl_mean
         ),
@@ -141,6 +142,17 @@ def _judge(
     if failed:
         return Verdict.REJECTED, f"gates not met: {', '.join(failed)}"
     return Verdict.PASSED, "every gate was measured on held-out data and met"
+
+
+def _list_lone_judges(verdict: Verdict, effects: Sequence[BehaviourEffect]) -> list[str]:
+    """Return what must be said of a verdict that rests on the opinion of one evaluator."""
+    if verdict is not Verdict.PASSED:
+        return []
+    return [
+        f"{effect.name} was {describe_judges(effect)}"
+        for effect in effects
+        if is_judged_alone(effect)
+    ]
 
 
 def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage | None:

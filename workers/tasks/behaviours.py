@@ -58,7 +58,7 @@ def build_behaviour(
             for description in describe_scorers(spec)
         ),
         threshold=PHRASE_THRESHOLD if isinstance(spec, PhraseSpec) else spec.threshold,
-        agreeing=spec.agreeing if isinstance(spec, ToxicitySpec) else 1,
+        agreeing=spec.needed_evaluators if isinstance(spec, ToxicitySpec) else 1,
         headline=_choose_headline(spec),
         min_effect=spec.min_effect,
         marking=_choose_marking(spec),

@@ -76,7 +76,7 @@ def compute_change_interval(before: Sequence[float], after: Sequence[float]) -> 
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"need equally many values, got {len(before)} and {len(after)}")
-    is_unit = 0 <= min(*before, *after) and max(*before, *after) <= 1
+    is_unit = min(*before, *after) >= 0 and max(*before, *after) <= 1
     differences = [new - old for old, new in zip(before, after, strict=True)]
     return compute_paired_interval(differences, SHARE_CHANGE if is_unit else UNBOUNDED)
 
