@@ -97,14 +97,14 @@ Method = Callable[[Values, Generator, Bounds], tuple[float, float]]
 
 
 def bound_by_likelihood(
-    values: Values, generator: Generator, bounds: Bounds
+    values: Values, _generator: Generator, bounds: Bounds
 ) -> tuple[float, float]:
     """Excise's interval, which draws nothing."""
     return compute_paired_interval(values.tolist(), bounds)
 
 
 def bound_by_percentiles(
-    values: Values, generator: Generator, bounds: Bounds
+    values: Values, generator: Generator, _bounds: Bounds
 ) -> tuple[float, float]:
     """The percentile bootstrap that Excise used before (Efron & Tibshirani 1993, ch. 13)."""
     drawn = generator.integers(0, len(values), size=(RESAMPLES, len(values)))
@@ -112,13 +112,13 @@ def bound_by_percentiles(
     return float(low), float(high)
 
 
-def bound_by_t(values: Values, generator: Generator, bounds: Bounds) -> tuple[float, float]:
+def bound_by_t(values: Values, _generator: Generator, _bounds: Bounds) -> tuple[float, float]:
     """Student's t."""
     reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
-def bound_by_bca(values: Values, generator: Generator, bounds: Bounds) -> tuple[float, float]:
+def bound_by_bca(values: Values, generator: Generator, _bounds: Bounds) -> tuple[float, float]:
     """SciPy's BCa bootstrap, which has no interval of equal values: then the point."""
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])

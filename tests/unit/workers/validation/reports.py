@@ -6,8 +6,8 @@ from typing import Literal
 
 from workers.domain import (
     BehaviourEffect,
-    ControlledEffect,
     BudgetLimits,
+    ControlledEffect,
     Damage,
     DivergenceDamage,
     EvaluatorEffect,
