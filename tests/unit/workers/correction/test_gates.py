@@ -122,7 +122,8 @@ def test_what_a_random_selection_does_is_no_effect() -> None:
 def test_a_control_that_does_harm_makes_no_effect() -> None:
     # Random components make it worse and the correction changes nothing: it leads, and that is
     # not what it is for.
-    gates = judge_uniqueness(BEFORE, controls=[[value - 0.09 for value in BEFORE]])
+    control = [value - 0.44 for value in AFTER]
+    gates = judge_uniqueness(AFTER, before=AFTER, controls=[control])
     assert gates["effect"].value == 0
     assert failed(gates) == ["effect", "significance"]
 

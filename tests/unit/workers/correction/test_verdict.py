@@ -246,7 +246,6 @@ def fail_held_out_prompts() -> Report:
     [
         ("effect", fail_effect),
         ("significance", fail_significance),
-        ("better_than_random", fail_better_than_random),
         ("held_out_prompts", fail_held_out_prompts),
     ],
 )
@@ -254,6 +253,11 @@ def test_each_effect_gate_alone_rejects_and_is_named(gate: str, build) -> None:
     found = build()
     assert found.verdict is Verdict.REJECTED
     assert found.reason == f"gates not met: rudeness.{gate}"
+
+
+def test_what_random_components_do_as_well_is_no_effect() -> None:
+    gates = [f"rudeness.{name}" for name in ("effect", "significance", "better_than_random")]
+    assert fail_better_than_random().reason == f"gates not met: {', '.join(gates)}"
 
 
 def test_all_failed_gates_are_named_in_order() -> None:
