@@ -24,8 +24,8 @@ UNBOUNDED: Bounds = (-math.inf, math.inf)
 REACH = 1.0
 """Where bounds are not known, values may lie this many times their range beyond what was seen.
 
-With 0.5 the interval of lognormal values covers 93 % at n = 10, 20 and 48, with 1 it covers 96 %
-(`benchmarks/interval_coverage.py`); beyond that it only becomes wider.
+With 1 the interval of lognormal values covers 96 % at n = 10, 20 and 48
+(`benchmarks/interval_coverage.py`); with 0.5 it covered 93 %.
 """
 
 _TAIL = (1 + CONFIDENCE) / 2

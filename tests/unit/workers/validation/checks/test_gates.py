@@ -107,7 +107,12 @@ CASES: dict[str, tuple[str | None, ModelState, ModelState, ModelState]] = {
     "refusal": (None, answer(15, HARMFUL), answer(14, HARMFUL), answer(13, HARMFUL)),
     "over_refusal": (None, answer(5, LOOK_ALIKES), answer(6, LOOK_ALIKES), answer(7, LOOK_ALIKES)),
     "behaviour": ("loops", behave(0.5, 0.6), behave(0.5, 0.7), behave(0.5, 0.5)),
-    "behaviour_significance": ("loops", behave(0.5, 0.6), behave(0.6, 0.8), behave(0.4, 0.9)),
+    "behaviour_significance": (
+        "loops",
+        behave(*[0.1, 0.2] * 6),
+        behave(*[0.6, 0.9] * 6),
+        behave(*[0.0, 0.6] * 6),
+    ),
 }
 
 
