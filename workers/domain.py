@@ -147,7 +147,7 @@ class SplitEffect(ReportModel):
 
 
 class HeldOutEffect(SplitEffect):
-    """The same with the paired bootstrap 95 % interval of after − before."""
+    """The same with the 95 % interval of after − before over prompts, pairs kept."""
 
     ci_low: float
     ci_high: float
@@ -159,6 +159,16 @@ class RandomControl(HeldOutEffect):
     draws: int
 
 
+class ControlledEffect(ReportModel):
+    """Corrected − control, which regression to the mean moves alike, with its interval."""
+
+    n: int
+    value: float
+    """Mean over prompts, the control averaged over its draws."""
+    ci_low: float
+    ci_high: float
+
+
 class Measure(ReportModel):
     """One figure of one behaviour by one scorer, before and after the correction."""
 
@@ -168,7 +178,10 @@ class Measure(ReportModel):
     (RealToxicityPrompts' expected maximum); `mean_score`: over all responses."""
     tune: SplitEffect
     held_out: HeldOutEffect | None
+    """The raw change."""
     random_control: RandomControl | None
+    effect: ControlledEffect | None = None
+    """`held_out` beyond `random_control`: what the correction is credited with."""
     alone: HeldOutEffect | None = None
     """With several behaviours: what a correction of this one alone does, of the same size."""
 
@@ -401,7 +414,7 @@ class JobReport(ReportModel):
 class Report(JobReport):
     """The whole outcome of a correction job, as `report.json` holds it."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     behaviours: list[BehaviourEffect]
     budget: BudgetLimits | None = None
     damage: Damage | None

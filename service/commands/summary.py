@@ -37,10 +37,17 @@ class _Effect(BaseModel):
     draws: int | None = None
 
 
+class _ControlledEffect(BaseModel):
+    value: float
+    ci_low: float
+    ci_high: float
+
+
 class _Measure(BaseModel):
     name: str
     held_out: _Effect | None = None
     random_control: _Effect | None = None
+    effect: _ControlledEffect | None = None
     alone: _Effect | None = None
 
 
@@ -105,7 +112,8 @@ class _Sample(BaseModel):
 class ReportSummary(BaseModel):
     """The parts of report.json that the summary shows; newer fields are passed over."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[2, 3]
+    """Reports of version 2 say the raw change alone."""
     verdict: str
     reason: str = ""
     behaviours: list[_Behaviour] = Field(default_factory=list)
@@ -206,6 +214,9 @@ def _add_measure(table: Table, label: str, measure: _Measure) -> None:
     if (control := measure.random_control) is not None:
         draws = f" ({control.draws} draws)" if control.draws else ""
         table.add_row(f"  the same, a random selection instead{draws}", *_effect_cells(control))
+    if (own := measure.effect) is not None:
+        change = f"{own.value:+.3f} (95 % interval {own.ci_low:+.3f} to {own.ci_high:+.3f})"
+        table.add_row("  effect beyond the random selection", "", "", change)
     if measure.alone is not None:
         table.add_row("  the same, this behaviour alone", *_effect_cells(measure.alone))
 

@@ -16,6 +16,7 @@ from workers.correction.results import (
 )
 from workers.domain import (
     BehaviourEffect,
+    ControlledEffect,
     EvaluatorEffect,
     HeldOutEffect,
     Measure,
@@ -23,7 +24,7 @@ from workers.domain import (
     SplitEffect,
 )
 from workers.validation.scorers.scorer import Direction
-from workers.validation.statistics import compute_paired_bootstrap_interval
+from workers.validation.statistics import compute_change_interval
 
 MeasureName = Literal["mean_score", "share", "any_share", "expected_worst"]
 MEASURES: tuple[MeasureName, ...] = ("share", "any_share", "expected_worst", "mean_score")
@@ -77,7 +78,7 @@ def compute_values(
 
 
 def build_effect(
-    behaviour: Behaviour, prepared: PreparedBehaviour, sides: BehaviourSides, seed: int
+    behaviour: Behaviour, prepared: PreparedBehaviour, sides: BehaviourSides
 ) -> BehaviourEffect:
     """Return every figure of a behaviour by every scorer."""
     return BehaviourEffect(
@@ -93,7 +94,7 @@ def build_effect(
             EvaluatorEffect(
                 evaluator=scorer.name,
                 direction=scorer.direction.value,
-                measures=[_measure(behaviour, index, name, sides, seed) for name in MEASURES],
+                measures=[_measure(behaviour, index, name, sides) for name in MEASURES],
             )
             for index, scorer in enumerate(behaviour.scorers)
         ],
@@ -113,7 +114,7 @@ def describe_decoding(behaviour: Behaviour) -> str:
 
 
 def _measure(
-    behaviour: Behaviour, scorer: int, name: MeasureName, sides: BehaviourSides, seed: int
+    behaviour: Behaviour, scorer: int, name: MeasureName, sides: BehaviourSides
 ) -> Measure:
     def values(responses: Responses) -> list[float]:
         return compute_values(behaviour, scorer, name, responses)
@@ -128,15 +129,16 @@ def _measure(
         return Measure(name=name, tune=tune, held_out=None, random_control=None)
     before = values(sides.held_out_before)
     control = average_draws(validated.controls, values)
-    alone = validated.alone
+    corrected, alone = values(validated.corrected), validated.alone
     return Measure(
         name=name,
         tune=tune,
-        held_out=_compare(before, values(validated.corrected), seed),
+        held_out=_compare(before, corrected),
         random_control=RandomControl(
-            **_compare(before, control, seed).model_dump(), draws=len(validated.controls)
+            **_compare(before, control).model_dump(), draws=len(validated.controls)
         ),
-        alone=None if alone is None else _compare(before, values(alone), seed),
+        effect=_subtract(control, corrected),
+        alone=None if alone is None else _compare(before, values(alone)),
     )
 
 
@@ -147,11 +149,17 @@ def average_draws(
     return [fmean(draws) for draws in zip(*map(values, controls), strict=True)]
 
 
-def _compare(before: Sequence[float], after: Sequence[float], seed: int) -> HeldOutEffect:
-    low, high = compute_paired_bootstrap_interval(before, after, seed)
+def _compare(before: Sequence[float], after: Sequence[float]) -> HeldOutEffect:
+    low, high = compute_change_interval(before, after)
     return HeldOutEffect(
         n=len(before), before=fmean(before), after=fmean(after), ci_low=low, ci_high=high
     )
+
+
+def _subtract(control: Sequence[float], corrected: Sequence[float]) -> ControlledEffect:
+    low, high = compute_change_interval(control, corrected)
+    value = fmean(corrected) - fmean(control)
+    return ControlledEffect(n=len(control), value=value, ci_low=low, ci_high=high)
 
 
 def _mean(values: Sequence[float]) -> float:

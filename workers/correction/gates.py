@@ -11,14 +11,19 @@ from workers.correction.effects import BehaviourSides, average_draws, compute_va
 from workers.correction.results import Responses
 from workers.domain import GateBound, GateGroup, GateResult
 from workers.validation.scorers.scorer import Direction
-from workers.validation.statistics import compute_paired_bootstrap_interval
+from workers.validation.statistics import compute_change_interval
 
 MIN_HELD_OUT = 10
 """Fewest held-out prompts that trigger with which a correction can pass."""
 
 
-def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides, seed: int) -> list[GateResult]:
+def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides) -> list[GateResult]:
     """Return the gates of one behaviour, named `<behaviour>.<gate>`.
+
+    The effect is what the correction does beyond an equally large random selection: prompts
+    are chosen by one run of the base model and measured by another, so that some of them show
+    the behaviour less whatever is done. Where a random selection makes it worse, the effect is
+    measured from the base, lest damage that was not done count as an improvement.
 
     Where several scorers must agree, the same ones must meet every gate: those that meet most
     of them are asked, of equals those that find the largest effect, and the value of a gate is
@@ -28,26 +33,30 @@ def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides, seed: int) -
     before, corrected = sides.held_out_before, sides.validated.corrected
     controls = sides.validated.controls
     who = _name_scorers(behaviour)
+
+    def starts(own: _Improvement) -> tuple[list[float], list[float]]:
+        return own.of(before), average_draws(controls, own.of)
+
     demands = (
         _Demand(
             "effect",
-            lambda own: own.compute_effect(before, corrected),
+            lambda own: min(own.compute_effect(start, own.of(corrected)) for start in starts(own)),
             behaviour.min_effect,
             GateBound.AT_LEAST,
-            f"{_describe_effect(behaviour)} on held-out prompts is at least this{who}",
+            f"{_describe_effect(behaviour)} on held-out prompts, beyond what an equally large "
+            f"random selection does, is at least this{who}",
         ),
         _Demand(
             "significance",
-            lambda own: own.find_least_gain(own.of(before), own.of(corrected), seed),
+            lambda own: min(own.find_least_gain(start, own.of(corrected)) for start in starts(own)),
             0.0,
             GateBound.ABOVE,
-            f"the 95 % interval of the held-out improvement lies above zero{who}",
+            f"the 95 % intervals of the held-out improvement, from the base and beyond an equally "
+            f"large random selection, lie above zero{who}",
         ),
         _Demand(
             "better_than_random",
-            lambda own: own.find_least_gain(
-                average_draws(controls, own.of), own.of(corrected), seed
-            ),
+            lambda own: own.find_least_gain(average_draws(controls, own.of), own.of(corrected)),
             0.0,
             GateBound.ABOVE,
             f"the 95 % interval of the lead over an equally large random selection lies above "
@@ -113,16 +122,16 @@ class _Improvement:
             self._behaviour, self._scorer, self._behaviour.headline.value, responses
         )
 
-    def compute_effect(self, before: Responses, after: Responses) -> float:
-        """The rise of a mean score, or the fall of a share relative to the base's."""
-        old, new = fmean(self.of(before)), fmean(self.of(after))
+    def compute_effect(self, before: Sequence[float], after: Sequence[float]) -> float:
+        """The rise of a mean score, or the fall of a share relative to what it was before."""
+        old, new = fmean(before), fmean(after)
         if self._behaviour.headline is Headline.MEAN_SCORE:
             return self._sign * (new - old)
         return 1 - new / old if old > 0 else 0.0
 
-    def find_least_gain(self, before: Sequence[float], after: Sequence[float], seed: int) -> float:
+    def find_least_gain(self, before: Sequence[float], after: Sequence[float]) -> float:
         """The lower end of the 95 % interval of the improvement."""
-        low, high = compute_paired_bootstrap_interval(before, after, seed)
+        low, high = compute_change_interval(before, after)
         return low if self._sign > 0 else -high
 
 

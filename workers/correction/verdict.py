@@ -24,6 +24,7 @@ from workers.correction.samples import choose_samples
 from workers.correction.search import Budget, find_front
 from workers.domain import (
     AbilityChange,
+    BehaviourEffect,
     BudgetLimits,
     Damage,
     DivergenceDamage,
@@ -48,6 +49,7 @@ from workers.validation.checks.state import (
     TextLosses,
 )
 from workers.validation.checks.state import Responses as CheckedResponses
+from workers.validation.report_effects import describe_judges, is_judged_alone
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,15 @@ def build_report(
     damage = None if validation is None else _build_damage(frame, validation)
     abilities = [] if validation is None else _compare_abilities(frame, validation)
     gates = [] if validation is None else _build_gates(frame, sides, validation, abilities)
+    effects = [
+        build_effect(behaviour, own, side)
+        for behaviour, own, side in zip(frame.behaviours, prepared.behaviours, sides, strict=True)
+    ]
     verdict, reason = _judge(prepared, search, validation, gates)
     return Report(
         verdict=verdict,
-        reason=reason,
-        behaviours=[
-            build_effect(behaviour, own, side, frame.seed)
-            for behaviour, own, side in zip(
-                frame.behaviours, prepared.behaviours, sides, strict=True
-            )
-        ],
+        reason="; ".join([reason, *_list_lone_judges(verdict, effects)]),
+        behaviours=effects,
         budget=BudgetLimits(
             perplexity_increase=frame.budget.perplexity_increase, kl_mean=frame.budget.kl_mean
         ),
@@ -154,6 +155,17 @@ def _judge(
     return Verdict.PASSED, "every gate was measured on held-out data and met"
 
 
+def _list_lone_judges(verdict: Verdict, effects: Sequence[BehaviourEffect]) -> list[str]:
+    """Return what must be said of a verdict that rests on the opinion of one evaluator."""
+    if verdict is not Verdict.PASSED:
+        return []
+    return [
+        f"{effect.name} was {describe_judges(effect)}"
+        for effect in effects
+        if is_judged_alone(effect)
+    ]
+
+
 def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage | None:
     """Return what the correction cost on text; None where that could not be measured."""
     before, after = validation.base.perplexity, validation.corrected.perplexity
@@ -189,7 +201,7 @@ def _build_gates(
     effects = [
         gate
         for behaviour, side in zip(frame.behaviours, sides, strict=True)
-        for gate in build_effect_gates(behaviour, side, frame.seed)
+        for gate in build_effect_gates(behaviour, side)
     ]
     rows = list(zip(frame.behaviours, sides, validation.behaviours, strict=True))
     base = _add_responses(
@@ -199,7 +211,7 @@ def _build_gates(
         validation.corrected, [(behaviour, own.corrected) for behaviour, _, own in rows]
     )
     able = [] if frame.abilities is None else [judge_abilities(abilities)]
-    return effects + able + judge_gates(frame.requests, base, corrected, frame.seed)
+    return effects + able + judge_gates(frame.requests, base, corrected)
 
 
 def _compare_abilities(frame: ReportFrame, validation: ValidationOutcome) -> list[AbilityChange]:

@@ -60,7 +60,7 @@ def compare_checkpoints(
         say(f"measuring {model}")
         state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
     abilities = compare_states(SLICES, baseline.state, state, {}, config.abilities)
-    gates = judge_gates(_list_requests(config), baseline.state, state, config.seed)
+    gates = judge_gates(_list_requests(config), baseline.state, state)
     if config.abilities is not None:
         gates.append(judge_abilities(abilities))
     return GateReport(

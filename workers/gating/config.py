@@ -33,7 +33,7 @@ class GateConfig(GatesSpec):
     dtype: ComputeDtype = "float32"
     """What both checkpoints are held and computed in."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Draws prompts and questions, and resamples."""
+    """Draws prompts and questions."""
     behaviours: Annotated[
         list[BehaviourGateSpec], Field(max_length=16), AfterValidator(_check_behaviours)
     ] = []  # noqa: RUF012 - pydantic copies it

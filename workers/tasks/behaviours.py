@@ -85,7 +85,7 @@ def build_detector(
             for description in describe_scorers(spec)
         ),
         threshold=PHRASE_THRESHOLD if isinstance(spec, PhraseDefinition) else spec.threshold,
-        agreeing=spec.agreeing if isinstance(spec, ToxicityDefinition) else 1,
+        agreeing=spec.needed_evaluators if isinstance(spec, ToxicityDefinition) else 1,
     )
 
 

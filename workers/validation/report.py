@@ -17,6 +17,7 @@ from workers.validation.report_effects import (
     build_alone_rows,
     build_effect_views,
     describe_fall,
+    describe_judges,
 )
 from workers.validation.report_gates import build_gate_groups, list_failed
 from workers.validation.report_samples import build_samples
@@ -47,6 +48,7 @@ def _context(report: Report) -> dict[str, object]:
         "effects": effects,
         "alone_rows": build_alone_rows(effects),
         "describe_fall": describe_fall,
+        "describe_judges": describe_judges,
         "gate_groups": build_gate_groups(report.gates),
         "failed": list_failed(report.gates),
         "search": build_search_view(report),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from workers.domain import (
     BehaviourEffect,
+    ControlledEffect,
     EvaluatorEffect,
     HeldOutEffect,
     Measure,
@@ -31,6 +32,8 @@ _TITLES = {
     "mean_score": ("Mean score", "Averaged over all responses."),
 }
 _SHARES = frozenset({"share", "any_share"})
+_COUNTED_KINDS = frozenset({"repetition", "phrase"})
+"""Kinds of behaviour that are counted: another evaluator would find the same."""
 _SAME_WITH_ONE_SAMPLE = {"any_share": "share", "expected_worst": "mean_score"}
 
 
@@ -103,7 +106,7 @@ class EffectPanel:
         """A change with its unit."""
         return f"{self.change(value)}{' points' if self.is_share else ''}"
 
-    def interval(self, effect: HeldOutEffect) -> str:
+    def interval(self, effect: HeldOutEffect | ControlledEffect) -> str:
         """The interval of a change."""
         return f"{self.change(effect.ci_low)} to {self.change(effect.ci_high)}"
 
@@ -219,6 +222,23 @@ def describe_fall(effect: HeldOutEffect) -> str:
     if not effect.after < effect.before:
         return ""
     return "none left" if effect.after == 0 else f"{effect.before / effect.after:.1f}× fewer"
+
+
+def is_judged_alone(behaviour: BehaviourEffect) -> bool:
+    """Whether the figures rest on one evaluator's opinion, and no other one was asked."""
+    return len(behaviour.evaluators) == 1 and behaviour.kind not in _COUNTED_KINDS
+
+
+def describe_judges(behaviour: BehaviourEffect) -> str:
+    """Who says that a response shows the behaviour; empty where it is counted."""
+    if is_judged_alone(behaviour):
+        return f"judged by one evaluator ({behaviour.evaluators[0].evaluator}) alone"
+    count = len(behaviour.evaluators)
+    if count == 1:
+        return ""
+    if behaviour.agreeing == 1:
+        return f"any one of {count} evaluators suffices"
+    return f"{behaviour.agreeing} of {count} evaluators must agree"
 
 
 def build_alone_rows(views: Sequence[EffectView]) -> list[AloneRow]:

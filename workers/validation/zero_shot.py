@@ -66,8 +66,9 @@ def measure_accuracy(
 ) -> TaskAccuracy:
     """Return plain and length-normalised accuracy, ranking choices by log-likelihood.
 
-    As lm-evaluation-harness's `acc` and `acc_norm` do, lengths in UTF-8 bytes without the
-    separating space. Of equal choices the first is taken. `on_batch` is called with the
+    As lm-evaluation-harness's `acc` and `acc_bytes` do: lengths in UTF-8 bytes, without the
+    separating space. Its `acc_norm` divides by the length in characters instead, which is the
+    same for ASCII choices alone. Of equal choices the first is taken. `on_batch` is called with the
     number of sequences fed. Raises `ValueError` on fewer than two questions, as they have no
     standard error, and as `compute_log_likelihoods` does.
     """

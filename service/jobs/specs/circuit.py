@@ -44,6 +44,9 @@ def _check_shares(shares: list[float]) -> list[float]:
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
+AblationName = Literal["counterfactual", "mean", "zero"]
+
+
 class CircuitSpec(JobSpecBase):
     """A circuit job: the components that carry a task, and how much of it they keep."""
 
@@ -57,8 +60,8 @@ class CircuitSpec(JobSpecBase):
     """The first one's circuit is the job's; the others stand beside it."""
     order: Literal["signed", "absolute"] | None = None
     """Largest signed relevance first, or largest magnitude; `chosen_order` when none is given."""
-    ablation: Literal["counterfactual", "mean", "zero"] = "counterfactual"
-    """What everything outside a circuit is replaced by."""
+    ablation: AblationName | None = None
+    """What everything outside a circuit is replaced by; `chosen_ablation` when none is given."""
     shares: (
         Annotated[list[Share], Field(min_length=1, max_length=32), AfterValidator(_check_shares)]
         | None
@@ -76,12 +79,19 @@ class CircuitSpec(JobSpecBase):
         """The order asked for, else what gave the smaller circuits (docs/guides/circuits.md)."""
         if self.order is not None:
             return self.order
-        return "signed" if self.ablation == "counterfactual" else "absolute"
+        return "signed" if self.chosen_ablation == "counterfactual" else "absolute"
+
+    @property
+    def chosen_ablation(self) -> AblationName:
+        """The ablation asked for, else MIB's, or for single weights the one they can take."""
+        if self.ablation is not None:
+            return self.ablation
+        return "zero" if self.granularity == "weight" else "counterfactual"
 
     @model_validator(mode="after")
     def _check_ablation(self) -> Self:
         """Refuse what cannot be done to single weights."""
-        if self.granularity == "weight" and self.ablation != "zero":
+        if self.granularity == "weight" and self.chosen_ablation != "zero":
             raise ValueError(
                 "ablation must be zero for the granularity weight: a weight has no activation to "
                 "put in its place. Set ablation to zero."

@@ -31,6 +31,7 @@ def build_measure(name: str, before: float, after: float) -> dict[str, Any]:
         "tune": {"n": 20, "before": before, "after": after},
         "held_out": build_effect(before, after),
         "random_control": {**build_effect(before, before + 0.013), "draws": 3},
+        "effect": {"n": 20, "value": after - before - 0.013, "ci_low": -0.4, "ci_high": 0.6},
         "alone": build_effect(before, after + 0.007),
     }
 
@@ -78,7 +79,7 @@ def build_sample(behaviour: str, index: int) -> dict[str, Any]:
 def build_report(verdict: str) -> dict[str, Any]:
     """A report as the workers write it."""
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "verdict": verdict,
         "reason": f"because it is {verdict}\x1b[31m",
         "behaviours": [

@@ -30,6 +30,8 @@ def test_every_behaviour_s_headline_by_every_evaluator_with_its_control() -> Non
     ):
         assert label in text
     assert text.count("a random selection instead (3 draws)") == 3
+    assert text.count("effect beyond the random selection") == 3
+    assert "-0.213 (95 % interval -0.400 to +0.600)" in text
     assert text.count("this behaviour alone") == 3
     assert "-0.200 (95 % interval -0.400 to +0.600)" in text
     assert "+0.013" in text
@@ -63,7 +65,7 @@ def test_a_job_that_ended_early_is_shown_without_figures() -> None:
     for behaviour in report["behaviours"]:
         for evaluator in behaviour["evaluators"]:
             for measure in evaluator["measures"]:
-                measure |= {"held_out": None, "random_control": None, "alone": None}
+                measure |= dict.fromkeys(("held_out", "random_control", "effect", "alone"))
     text = show(report)
     assert "NO EFFECT" in text
     assert text.count("not measured") == 3
@@ -79,6 +81,17 @@ def test_names_from_outside_move_no_cursor() -> None:
     behaviour["evaluators"][0]["measures"][0]["name"] = "\x1b[31mshare"
     assert "\x1b" not in show(report)
     assert "\x9b" not in show(report)
+
+
+def test_a_report_from_before_the_effect_was_said_is_shown() -> None:
+    report = build_report("passed") | {"schema_version": 2}
+    for behaviour in report["behaviours"]:
+        for evaluator in behaviour["evaluators"]:
+            for measure in evaluator["measures"]:
+                del measure["effect"]
+    text = show(report)
+    assert "-0.200 (95 % interval" in text
+    assert "beyond" not in text
 
 
 def test_a_report_of_another_version_is_no_traceback() -> None:

@@ -57,11 +57,30 @@ def test_toxicity_samples_by_default() -> None:
     assert (decoding.temperature, decoding.top_p) == (0.9, 0.9)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"kind": "repetition"},
+        {"kind": "toxicity"},
+        {"kind": "phrase", "phrases": ["as an AI"]},
+        {"kind": "custom", "entry_point": "x", "direction": "lower_is_better", "threshold": 1},
+    ],
+)
+def test_every_kind_is_taken_with_its_defaults(own: dict[str, object]) -> None:
+    # What is written here is what a kind cannot be without.
+    assert parse({**COMMON, **own}).kind == own["kind"]
+
+
 def test_two_evaluators_must_agree_unless_said_otherwise() -> None:
     alone = {**COMMON, "kind": "toxicity"}
-    refuse(alone, "agreeing is 2 but evaluators names 1. Name more .* or set agreeing to 1")
+    refuse(
+        {**alone, "agreeing": 2},
+        "agreeing is 2 but evaluators names 1. Name more .* or set agreeing to 1",
+    )
     evaluators = ["detoxify/original", "alt-profanity-check", "detoxify/detoxify_minilm"]
-    assert parse({**alone, "evaluators": evaluators}).agreeing == 2
+    assert parse({**alone, "evaluators": evaluators}).needed_evaluators == 2
+    assert parse({**alone, "evaluators": evaluators, "agreeing": 3}).needed_evaluators == 3
+    assert parse({**alone, "evaluators": evaluators[:1]}).needed_evaluators == 1
     refuse({**alone, "evaluators": evaluators, "agreeing": 4}, "evaluators names 3")
     refuse({**TOXICITY, "evaluators": ["alt-profanity-check"] * 2}, "Remove the repeats")
 

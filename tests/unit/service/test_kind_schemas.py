@@ -51,7 +51,8 @@ def test_defaults_of_a_circuit() -> None:
     spec = parse_spec(CIRCUIT)
     assert isinstance(spec, CircuitSpec)
     assert spec.attributors == ["attnlrp", "gradient_x_input", "wanda", "random"]
-    assert (spec.granularity, spec.ablation, spec.shares) == ("neuron", "counterfactual", None)
+    assert (spec.granularity, spec.shares) == ("neuron", None)
+    assert (spec.ablation, spec.chosen_ablation) == (None, "counterfactual")
     assert (spec.threshold, spec.max_share, spec.rows) == (0.9, 0.5, 72)
 
 
@@ -67,6 +68,12 @@ def test_the_order_follows_the_ablation_unless_one_is_given(ablation: str, order
         other = parse_spec({**CIRCUIT, "ablation": ablation, "order": chosen})
         assert isinstance(other, CircuitSpec)
         assert other.chosen_order == chosen
+
+
+def test_single_weights_take_the_only_ablation_there_is() -> None:
+    spec = parse_spec({**CIRCUIT, "granularity": "weight"})
+    assert isinstance(spec, CircuitSpec)
+    assert (spec.chosen_ablation, spec.chosen_order) == ("zero", "absolute")
 
 
 def test_defaults_of_a_compression() -> None:
@@ -96,7 +103,7 @@ def test_a_correction_takes_every_granularity_and_wanda(granularity: str) -> Non
         (CIRCUIT, {"shares": [1.0]}, "shares[0]", "below 1"),
         (CIRCUIT, {"threshold": 1.5}, "threshold", "the limit is 1"),
         (CIRCUIT, {"rows": 3}, "rows", "the least is 12"),
-        (CIRCUIT, {"granularity": "weight"}, "body", "Set ablation to zero"),
+        (CIRCUIT, {"granularity": "weight", "ablation": "mean"}, "body", "Set ablation to zero"),
         (CIRCUIT, {"reference": "ps_1"}, "reference", "not a known field"),
         (COMPRESSION, {"pattern": "3:4"}, "pattern", "2:4"),
         (COMPRESSION, {"pattern": "2:4", "sparsity": 0.5}, "body", "Remove sparsity"),

@@ -26,7 +26,7 @@ def run(
         "granularity": spec.granularity,
         "attributors": list(spec.attributors),
         "order": spec.chosen_order,
-        "ablation": spec.ablation,
+        "ablation": spec.chosen_ablation,
         "shares": _shares(inputs),
         "threshold": spec.threshold,
         "seed": spec.seed,
@@ -72,13 +72,13 @@ def build_work(inputs: CircuitInputs, prepared: PreparedCircuit) -> ShardedWork:
 def build_settings(inputs: CircuitInputs, attributor: str) -> CircuitSettings:
     """Return how one attributor's circuits are looked for."""
     spec = inputs.spec
-    is_counterfactual = spec.ablation == "counterfactual"
+    is_counterfactual = spec.chosen_ablation == "counterfactual"
     return CircuitSettings(
         attributor=Attributor(attributor),
         granularities=(Granularity(spec.granularity),),
         contrast=Contrast.CORRUPTED if is_counterfactual else Contrast.ZERO,
         order=Order(spec.chosen_order),
-        ablation=Ablation(spec.ablation),
+        ablation=Ablation(spec.chosen_ablation),
         shares=tuple(_shares(inputs)),
         threshold=spec.threshold,
         seed=spec.seed,

@@ -59,7 +59,7 @@ def build_report(
         verdict=verdict,
         reason=reason,
         granularity=Granularity(spec.granularity),
-        ablation=spec.ablation,
+        ablation=spec.chosen_ablation,
         order=spec.chosen_order,
         threshold=spec.threshold,
         task=_describe_task(prepared, first),

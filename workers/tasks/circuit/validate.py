@@ -24,7 +24,7 @@ def run(
     upstream: str,
 ) -> StageOutput:
     """Return the stage's result, a `CircuitValidation`."""
-    key = {"discover": upstream, "ablation": inputs.spec.ablation}
+    key = {"discover": upstream, "ablation": inputs.spec.chosen_ablation}
     return context.run_stage(
         "validate", key, lambda progress: _work(inputs, prepared, found, progress)
     )
@@ -43,7 +43,7 @@ def _work(
     whole = measure_rows(model, family, task.rows, task.metric, pad_id)
     advance(len(task.rows))
     outside = found.outside.to_selection()
-    kept = _measure(inputs, prepared, outside, Ablation(inputs.spec.ablation), advance)
+    kept = _measure(inputs, prepared, outside, Ablation(inputs.spec.chosen_ablation), advance)
     zeroed = _measure(inputs, prepared, outside, Ablation.ZERO, advance)
     progress(3 * len(task.rows), 3 * len(task.rows))
     return CircuitValidation(

@@ -1,7 +1,8 @@
 """From two model states to one figure with its interval: what the gates compare with limits.
 
-Shares take Tango's score interval, sums over samples the paired bootstrap of their ratio, means
-the paired bootstrap, figures of a whole set the jackknife: see `workers.validation.statistics`.
+Shares take Tango's score interval, means an empirical likelihood within their bounds, sums over
+samples the same of their linearised ratio, figures of a whole set the jackknife: see
+`workers.validation.statistics`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from workers.validation.checks.state import (
     require,
 )
 from workers.validation.statistics import (
+    compute_change_interval,
     compute_jackknife_interval,
-    compute_paired_bootstrap_interval,
     compute_paired_share_interval,
     compute_ratio_interval,
     compute_share_interval,
@@ -46,8 +47,6 @@ class Pair:
     changed: ModelState
     subject: str
     """Name of a prompt set, a task or a behaviour."""
-    seed: int = 0
-    """Of the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def estimate_perplexity_increase(pair: Pair) -> Estimate:
     if before.lengths != after.lengths:
         raise MissingFigureError("perplexity: the two states were measured on different texts")
     changes = [new - old for old, new in zip(before.losses, after.losses, strict=True)]
-    low, high = compute_ratio_interval(changes, before.lengths, pair.seed)
+    low, high = compute_ratio_interval(changes, before.lengths)
     tokens = sum(before.lengths)
     return Estimate(
         value=math.expm1(math.fsum(changes) / tokens),
@@ -94,7 +93,7 @@ def estimate_divergence(pair: Pair) -> Estimate:
     """Return the mean KL(base ‖ changed), nats a token."""
     found = require(pair.changed.divergence, "divergence")
     value = math.fsum(found.divergences) / sum(found.lengths)
-    low, high = compute_ratio_interval(found.divergences, found.lengths, pair.seed)
+    low, high = compute_ratio_interval(found.divergences, found.lengths)
     return Estimate(value, low, high, before=0.0, after=value, count=len(found.lengths))
 
 
@@ -123,20 +122,20 @@ def estimate_limit_rise(pair: Pair) -> Estimate:
 def estimate_length_ratio(pair: Pair) -> Estimate:
     """Return mean response length after / before, in tokens."""
     before, after = _find_figures(pair)
-    return _estimate_ratio(before.lengths, after.lengths, pair.seed)
+    return _estimate_ratio(before.lengths, after.lengths)
 
 
 def estimate_uniqueness_fall(pair: Pair) -> Estimate:
     """Return 1 − mean response uniqueness after / before."""
     before, after = _find_answer_figures(pair)
-    ratio = _estimate_ratio(before.uniqueness, after.uniqueness, pair.seed)
+    ratio = _estimate_ratio(before.uniqueness, after.uniqueness)
     return replace(ratio, value=1 - ratio.value, ci_low=1 - ratio.ci_high, ci_high=1 - ratio.ci_low)
 
 
 def estimate_self_repetition_rise(pair: Pair) -> Estimate:
     """Return the rise of the mean share of 4-grams that a response repeats of itself."""
     before, after = _find_answer_figures(pair)
-    return _estimate_mean_rise(before.self_repetition, after.self_repetition, pair.seed)
+    return _estimate_mean_rise(before.self_repetition, after.self_repetition)
 
 
 def estimate_diversity_fall(pair: Pair) -> Estimate:
@@ -164,7 +163,7 @@ def estimate_shown_rise(pair: Pair) -> Estimate:
             [bool(shown) for shown in before.shown], [bool(shown) for shown in after.shown]
         )
     else:
-        found = _estimate_mean_rise(before.shares, after.shares, pair.seed)
+        found = _estimate_mean_rise(before.shares, after.shares)
         # From the counts, as there.
         rise = (sum(after.shown) - sum(before.shown)) / (before.samples * found.count)
         found = replace(found, value=rise, most=1 - before.share)
@@ -189,7 +188,7 @@ def estimate_improvement(pair: Pair) -> Estimate:
     before, after = _find_scores(pair)
     if pair.subject in pair.base.responses:
         _find_answers(pair)
-    rise = _estimate_mean_rise(*_punish_empty(before, after), pair.seed)
+    rise = _estimate_mean_rise(*_punish_empty(before, after))
     return rise if before.direction == "higher_is_better" else _mirror(rise)
 
 
@@ -304,14 +303,14 @@ def _estimate_share_fall(before: Sequence[bool], after: Sequence[bool]) -> Estim
     return replace(found, most=found.before)
 
 
-def _estimate_mean_rise(before: Sequence[float], after: Sequence[float], seed: int) -> Estimate:
-    low, high = compute_paired_bootstrap_interval(before, after, seed)
+def _estimate_mean_rise(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    low, high = compute_change_interval(before, after)
     old, new = fmean(before), fmean(after)
     return Estimate(new - old, low, high, old, new, len(before))
 
 
-def _estimate_ratio(before: Sequence[float], after: Sequence[float], seed: int) -> Estimate:
-    low, high = compute_ratio_interval(after, before, seed)
+def _estimate_ratio(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    low, high = compute_ratio_interval(after, before)
     old, new = fmean(before), fmean(after)
     return Estimate(new / old, low, high, old, new, len(before))
 

@@ -143,15 +143,13 @@ GATES = {gate.name: gate for gate in _TABLE}
 
 
 def judge_gates(
-    requests: Sequence[GateRequest], base: ModelState, changed: ModelState, seed: int = 0
+    requests: Sequence[GateRequest], base: ModelState, changed: ModelState
 ) -> list[GateResult]:
     """Return the result of every gate asked for, in order. Raises `KeyError` on an unknown one."""
-    return [judge_gate(request, base, changed, seed) for request in requests]
+    return [judge_gate(request, base, changed) for request in requests]
 
 
-def judge_gate(
-    request: GateRequest, base: ModelState, changed: ModelState, seed: int = 0
-) -> GateResult:
+def judge_gate(request: GateRequest, base: ModelState, changed: ModelState) -> GateResult:
     """Return whether `changed` is within the gate's limit beside `base`."""
     gate = GATES[request.name]
     subject = gate.subject if request.subject is None else request.subject

@@ -27,7 +27,7 @@ from workers.correction.effects import (
 from workers.correction.results import BehaviourResponses, PreparedBehaviour, Response
 from workers.domain import BehaviourEffect, Measure
 from workers.validation.generation import Decoding
-from workers.validation.statistics import compute_paired_bootstrap_interval
+from workers.validation.statistics import compute_change_interval
 
 ROWS = ((0.2, 0.8), (0.6, 0.9), (0.1, 0.3))
 LOWER_VALUES: dict[MeasureName, list[float]] = {
@@ -77,7 +77,7 @@ def sides_of(validated: BehaviourResponses | None) -> BehaviourSides:
 def effect_of(
     validated: BehaviourResponses | None, prepared: PreparedBehaviour = PREPARED
 ) -> BehaviourEffect:
-    return build_effect(build_behaviour(FunctionScorer()), prepared, sides_of(validated), seed=3)
+    return build_effect(build_behaviour(FunctionScorer()), prepared, sides_of(validated))
 
 
 def measures_of(effect: BehaviourEffect) -> dict[str, Measure]:
@@ -118,6 +118,8 @@ def test_before_after_control_and_alone_by_hand(name: MeasureName) -> None:
         )
         assert found.ci_low <= found.after - found.before <= found.ci_high
     assert measure.random_control.draws == 2
+    assert measure.effect is not None
+    assert (measure.effect.n, measure.effect.value) == (3, pytest.approx(after - control))
 
 
 def test_intervals_are_over_prompts_with_the_draws_averaged() -> None:
@@ -126,8 +128,11 @@ def test_intervals_are_over_prompts_with_the_draws_averaged() -> None:
     assert measure.held_out is not None
     assert measure.random_control is not None
     for found, values in ((measure.held_out, after), (measure.random_control, control)):
-        interval = compute_paired_bootstrap_interval(before, values, 3)
+        interval = compute_change_interval(before, values)
         assert (found.ci_low, found.ci_high) == pytest.approx(interval)
+    effect = measure.effect
+    assert effect is not None
+    assert (effect.ci_low, effect.ci_high) == pytest.approx(compute_change_interval(control, after))
 
 
 def test_draws_are_averaged_prompt_by_prompt() -> None:
@@ -148,6 +153,7 @@ def test_without_a_correction_nothing_changed() -> None:
     for measure in measures_of(effect_of(None)).values():
         assert measure.tune.before == measure.tune.after
         assert (measure.held_out, measure.random_control, measure.alone) == (None, None, None)
+        assert measure.effect is None
 
 
 def test_without_triggering_prompts_there_are_no_figures() -> None:
@@ -155,7 +161,7 @@ def test_without_triggering_prompts_there_are_no_figures() -> None:
         name="rudeness", prompts=(build_outcome("n", triggering=False, held_out=True),)
     )
     sides = collect_sides(silent, None, None)
-    effect = build_effect(build_behaviour(FunctionScorer()), silent, sides, seed=3)
+    effect = build_effect(build_behaviour(FunctionScorer()), silent, sides)
     assert (effect.prompts, effect.triggering) == (1, 0)
     assert measures_of(effect)["share"].tune.model_dump() == {"n": 0, "before": 0.0, "after": 0.0}
 
@@ -168,7 +174,7 @@ def test_what_was_measured_is_described() -> None:
     prepared = PREPARED.model_copy(update={"prompts": prompts})
     rows = tuple(tuple(respond_with(0.1, 0.2) for _ in samples) for samples in BEFORE)
     sides = BehaviourSides((), (), rows, BehaviourResponses(corrected=rows, controls=(rows,)))
-    effect = build_effect(behaviour, prepared, sides, seed=3)
+    effect = build_effect(behaviour, prepared, sides)
     assert (effect.name, effect.kind, effect.headline) == ("rudeness", "toxicity", "share")
     assert (effect.threshold, effect.agreeing, effect.prompts, effect.triggering) == (0.5, 2, 6, 3)
     assert [(one.evaluator, one.direction) for one in effect.evaluators] == [

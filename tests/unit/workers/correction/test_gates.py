@@ -20,10 +20,9 @@ from workers.correction.effects import BehaviourSides
 from workers.correction.gates import MIN_HELD_OUT, build_effect_gates
 from workers.correction.results import BehaviourResponses, Responses
 from workers.domain import GateBound, GateGroup, GateResult
-from workers.validation.statistics import compute_paired_bootstrap_interval
+from workers.validation.statistics import compute_change_interval
 
 GATES = ("effect", "significance", "better_than_random", "held_out_prompts")
-SEED = 7
 
 # Mean scores of twelve prompts, of which higher is better.
 BEFORE = [0.10, 0.15, 0.20, 0.25, 0.30, 0.12, 0.18, 0.22, 0.28, 0.20, 0.24, 0.16]
@@ -36,6 +35,8 @@ UNIQUENESS = build_behaviour(
 # Responses of twelve prompts, of which a score of 0.5 or more is undesired.
 TOXIC = [(0.9, 0.8, 0.1, 0.7)] * 6 + [(0.9, 0.1, 0.1, 0.2)] * 6
 TAMED = [(0.9, 0.1, 0.1, 0.2)] * 6 + [(0.1, 0.1, 0.1, 0.2)] * 6
+HALVED = [(0.9, 0.8, 0.1, 0.2)] * 6 + [(0.1, 0.1, 0.1, 0.2)] * 6
+"""12 of 48 responses are undesired: a fall by one half."""
 TOXICITY = build_behaviour(FunctionScorer(direction=LOWER), min_effect=0.5)
 
 
@@ -47,7 +48,7 @@ def judge(
     behaviour: Behaviour, before: Responses, after: Responses, controls: Sequence[Responses]
 ) -> dict[str, GateResult]:
     validated = BehaviourResponses(corrected=after, controls=tuple(controls))
-    gates = build_effect_gates(behaviour, BehaviourSides((), (), before, validated), SEED)
+    gates = build_effect_gates(behaviour, BehaviourSides((), (), before, validated))
     assert [gate.name for gate in gates] == [f"{behaviour.name}.{name}" for name in GATES]
     for gate in gates:
         assert gate.bound is not None
@@ -78,11 +79,11 @@ def mean(values: Sequence[float]) -> float:
 
 def test_a_rise_of_the_mean_score_by_hand() -> None:
     gates = judge_uniqueness()
-    low, _ = compute_paired_bootstrap_interval(BEFORE, AFTER, SEED)
-    lead, _ = compute_paired_bootstrap_interval([value + 0.01 for value in BEFORE], AFTER, SEED)
+    # The control gains 0.01 on average, which is no merit of the correction.
+    lead, _ = compute_change_interval([value + 0.01 for value in BEFORE], AFTER)
     expected = {
-        "effect": (mean(AFTER) - mean(BEFORE), 0.2, GateBound.AT_LEAST),
-        "significance": (low, 0.0, GateBound.ABOVE),
+        "effect": (mean(AFTER) - mean(BEFORE) - 0.01, 0.2, GateBound.AT_LEAST),
+        "significance": (lead, 0.0, GateBound.ABOVE),
         "better_than_random": (lead, 0.0, GateBound.ABOVE),
         "held_out_prompts": (12.0, MIN_HELD_OUT, GateBound.AT_LEAST),
     }
@@ -97,10 +98,34 @@ def test_a_fall_of_the_share_by_hand() -> None:
     gates = judge(TOXICITY, before, after, [before])
     # 24 of 48 responses were undesired, 6 are.
     assert gates["effect"].value == pytest.approx(0.75)
-    _, high = compute_paired_bootstrap_interval([0.75] * 6 + [0.25] * 6, [0.25] * 6 + [0.0] * 6, 7)
+    _, high = compute_change_interval([0.75] * 6 + [0.25] * 6, [0.25] * 6 + [0.0] * 6)
     assert gates["significance"].value == pytest.approx(-high)
     assert gates["better_than_random"].value == pytest.approx(-high)
     assert failed(gates) == []
+
+
+def test_what_a_random_selection_does_is_no_effect() -> None:
+    # The share falls from 0.5 to 0.125 with the correction and to 0.25 with random components.
+    before, after = responses_of(TOXIC), responses_of(TAMED)
+    control = responses_of(HALVED)
+    gates = judge(TOXICITY, before, after, [control])
+    assert gates["effect"].value == pytest.approx(0.5)
+    _, high = compute_change_interval([0.5] * 6 + [0.0] * 6, [0.25] * 6 + [0.0] * 6)
+    assert gates["significance"].value == pytest.approx(-high)
+    # All of it: a rise that any disturbance brings, however sure, is none.
+    risen = [value + 0.3 for value in BEFORE]
+    assert failed(judge_uniqueness(risen, controls=[risen])) == [
+        "effect", "significance", "better_than_random"
+    ]  # fmt: skip
+
+
+def test_a_control_that_does_harm_makes_no_effect() -> None:
+    # Random components make it worse and the correction changes nothing: it leads, and that is
+    # not what it is for.
+    control = [value - 0.44 for value in AFTER]
+    gates = judge_uniqueness(AFTER, before=AFTER, controls=[control])
+    assert gates["effect"].value == 0
+    assert failed(gates) == ["effect", "significance"]
 
 
 def test_a_fall_of_the_mean_score_where_lower_is_better() -> None:
@@ -142,12 +167,16 @@ def fail_held_out_prompts() -> dict[str, GateResult]:
     return judge_uniqueness(AFTER[:9], before=BEFORE[:9], controls=[draw[:9] for draw in CONTROLS])
 
 
+def test_no_better_than_random_is_no_effect() -> None:
+    everything = ["effect", "significance", "better_than_random"]
+    assert failed(judge_uniqueness(controls=[AFTER])) == everything
+
+
 @pytest.mark.parametrize(
     ("gate", "build"),
     [
         ("effect", fail_effect),
         ("significance", fail_significance),
-        ("better_than_random", lambda: judge_uniqueness(controls=[AFTER])),
         ("held_out_prompts", fail_held_out_prompts),
     ],
 )
@@ -159,7 +188,7 @@ def test_limits_themselves_are_allowed() -> None:
     exact = build_behaviour(
         FunctionScorer(direction=HIGHER),
         headline=Headline.MEAN_SCORE,
-        min_effect=mean(AFTER) - mean(BEFORE) - 1e-12,
+        min_effect=mean(AFTER) - mean(BEFORE) - 0.01 - 1e-12,
     )
     assert failed(judge_uniqueness(behaviour=exact)) == []
     ten = judge_uniqueness(AFTER[:10], before=BEFORE[:10], controls=[row[:10] for row in CONTROLS])
@@ -201,10 +230,6 @@ def combine(*evaluators: Sequence[Sequence[float]]) -> Responses:
         tuple(respond_with(*scores) for scores in zip(*rows, strict=True))
         for rows in zip(*evaluators, strict=True)
     )
-
-
-HALVED = [(0.9, 0.8, 0.1, 0.2)] * 6 + [(0.1, 0.1, 0.1, 0.2)] * 6
-"""12 of 48 responses are undesired: a fall by one half."""
 
 
 def judge_three(

@@ -129,10 +129,19 @@ def gates_of(found: Report) -> dict[str, GateResult]:
 def test_a_correction_that_meets_every_gate_passes() -> None:
     found = report()
     assert found.verdict is Verdict.PASSED
-    assert found.reason == "every gate was measured on held-out data and met"
+    assert found.reason.startswith("every gate was measured on held-out data and met")
     names = [f"rudeness.{name}" for name in EFFECT_GATES]
     assert list(gates_of(found)) == [*names, "perplexity", "kl"]
     assert all(gate.passed and gate.sentence for gate in found.gates)
+
+
+def test_a_verdict_by_one_evaluator_says_so() -> None:
+    met = "every gate was measured on held-out data and met"
+    alone = "rudeness was judged by one evaluator (judge) alone"
+    assert report().reason == f"{met}; {alone}"
+    counted = replace(FRAME, behaviours=(replace(RUDE, kind="phrase"),))
+    assert build_report(counted, correction(), SEARCH, validate()).reason == met
+    assert "alone" not in report(kl=0.06).reason
 
 
 def test_the_damage_gates_by_hand() -> None:
@@ -240,7 +249,6 @@ def fail_held_out_prompts() -> Report:
     [
         ("effect", fail_effect),
         ("significance", fail_significance),
-        ("better_than_random", fail_better_than_random),
         ("held_out_prompts", fail_held_out_prompts),
     ],
 )
@@ -248,6 +256,11 @@ def test_each_effect_gate_alone_rejects_and_is_named(gate: str, build) -> None:
     found = build()
     assert found.verdict is Verdict.REJECTED
     assert found.reason == f"gates not met: rudeness.{gate}"
+
+
+def test_what_random_components_do_as_well_is_no_effect() -> None:
+    gates = [f"rudeness.{name}" for name in ("effect", "significance", "better_than_random")]
+    assert fail_better_than_random().reason == f"gates not met: {', '.join(gates)}"
 
 
 def test_all_failed_gates_are_named_in_order() -> None:

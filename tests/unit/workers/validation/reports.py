@@ -7,6 +7,7 @@ from typing import Literal
 from workers.domain import (
     BehaviourEffect,
     BudgetLimits,
+    ControlledEffect,
     Damage,
     DivergenceDamage,
     EvaluatorEffect,
@@ -54,6 +55,9 @@ def measure(
         tune=SplitEffect(n=61, before=before + 0.021, after=after - 0.013),
         held_out=HeldOutEffect(**effect(after, spread)),
         random_control=RandomControl(**effect(before + 0.07 * change, 0.024), draws=7),
+        effect=ControlledEffect(
+            n=n, value=0.93 * change, ci_low=0.93 * change - 0.04, ci_high=0.93 * change + 0.04
+        ),
         alone=None if alone is None else HeldOutEffect(**effect(alone, spread)),
     )
 

@@ -35,6 +35,7 @@ from workers.validation.report_effects import (
     build_alone_rows,
     build_effect_views,
     describe_fall,
+    describe_judges,
 )
 from workers.validation.report_gates import build_gate_groups, list_failed
 from workers.validation.report_samples import build_samples
@@ -303,6 +304,29 @@ def test_a_response_that_falls_silent_is_said_to(silent):
     emptied = toxic_sample("Silent", 0.9, 1.0).model_copy(update={"after": silent})
     worst = build_samples(report(behaviours=[toxicity()], samples=[fine, emptied]))[0].groups[1]
     assert [view.caution for view in worst.samples] == ["no longer answers"]
+
+
+def test_who_judged_is_said_and_one_evaluator_is_no_agreement() -> None:
+    lone = toxicity(evaluators=toxicity().evaluators[1:], agreeing=1)
+    said = "judged by one evaluator (alt-profanity-check) alone"
+    assert describe_judges(lone) == said
+    assert describe_judges(toxicity()) == "2 of 2 evaluators must agree"
+    assert describe_judges(toxicity(agreeing=1)) == "any one of 2 evaluators suffices"
+    assert describe_judges(repetition()) == ""  # counted: another one would find the same
+    found = report(behaviours=[lone])
+    assert said in render_html(found)
+    assert said.replace("-", "") in render_markdown(found).replace("-", "").replace("\\", "")
+    assert "must agree" not in render_html(found) + render_markdown(found)
+
+
+def test_the_effect_beyond_the_control_stands_beside_the_raw_change() -> None:
+    found = report(behaviours=[repetition()])
+    effect = found.behaviours[0].evaluators[0].measure("mean_score").effect
+    assert effect is not None
+    for page in (render_html(found), render_markdown(found)):
+        assert page.count(format_signed(effect.value)) >= 2
+        assert format_signed(0.6094 - 0.1873) in page
+        assert "ffect beyond" in page
 
 
 def test_the_gain_is_the_mean_over_evaluators_in_their_direction():

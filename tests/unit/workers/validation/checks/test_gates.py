@@ -121,7 +121,12 @@ CASES: dict[str, tuple[str | None, ModelState, ModelState, ModelState]] = {
     "behaviour_share_rise": ("loops", show(1, 0, 0), show(0, 0, 1), show(0, 1, 1)),
     "behaviour_share": ("loops", show(*[1] * 20), show(*[0] * 18, 1, 1), show(*[0] * 17, 1, 1, 1)),
     "behaviour": ("loops", behave(0.5, 0.6), behave(0.5, 0.7), behave(0.5, 0.5)),
-    "behaviour_significance": ("loops", behave(0.5, 0.6), behave(0.6, 0.8), behave(0.4, 0.9)),
+    "behaviour_significance": (
+        "loops",
+        behave(*[0.1, 0.2] * 6),
+        behave(*[0.6, 0.9] * 6),
+        behave(*[0.0, 0.6] * 6),
+    ),
 }
 
 
