@@ -153,7 +153,7 @@ def judge_gate(request: GateRequest, base: ModelState, changed: ModelState) -> G
     """Return whether `changed` is within the gate's limit beside `base`."""
     gate = GATES[request.name]
     subject = gate.subject if request.subject is None else request.subject
-    pair = Pair(base, changed, subject, seed)
+    pair = Pair(base, changed, subject)
     found: Estimate | None = None
     reason: str | None = None
     try:
