@@ -97,6 +97,7 @@ def check_checkpoint_folder(folder: Path, roots: Sequence[Path]) -> str:
     files = _read_folder(folder, roots)
     configs = {path.name: _load_config(path) for path in files.others if path.name in _CONFIGS}
     _refuse_custom_code(configs)
+    _refuse_named_weights(configs["config.json"])
     return _check_architecture(configs["config.json"])
 
 
@@ -205,6 +206,16 @@ def _refuse_custom_code(configs: Mapping[str, dict[str, Any]]) -> None:
                 f"The checkpoint's {name} has an auto_map: it wants to run its own code, and "
                 "Excise never does. Use a checkpoint whose architecture is part of transformers."
             )
+
+
+def _refuse_named_weights(config: Mapping[str, Any]) -> None:
+    """Refuse a config that has transformers load other weights than everything else does."""
+    if config.get("transformers_weights") is not None:
+        raise ModelSourceError(
+            "The checkpoint's config.json names its weights itself (transformers_weights), which "
+            "other programs do not look at. Remove the field, and save the weights as "
+            "model.safetensors or with an index."
+        )
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_weights_of_other_programs_alone_are_none(tmp_path: Path, name: str) -> 
 
 def test_two_sets_that_programs_choose_between_differently_are_refused(sharded: Path) -> None:
     fill(sharded, "model.safetensors")
-    with pytest.raises(CheckpointFolderError, match="both model.safetensors and .*Delete"):
+    with pytest.raises(CheckpointFolderError, match=r"both model\.safetensors and .*Delete"):
         list_weight_files(sharded)
 
 
@@ -183,7 +183,7 @@ def test_a_link_out_of_the_folder_is_refused(sharded: Path, tmp_path: Path, name
 
 def test_a_link_to_nothing_or_itself_is_refused(sharded: Path) -> None:
     (sharded / "a.json").symlink_to(sharded / "a.json")
-    with pytest.raises(CheckpointFolderError, match="'a.json' is a link to nothing"):
+    with pytest.raises(CheckpointFolderError, match=r"'a\.json' is a link to nothing"):
         read_checkpoint_folder(sharded)
 
 

@@ -34,7 +34,7 @@ def test_documents_without_duplicates_are_read_as_ever(value: Any) -> None:
     ],
 )
 def test_a_key_given_twice_is_named(text: str, key: str) -> None:
-    with pytest.raises(DuplicateKeyError, match="given twice. Keep one") as caught:
+    with pytest.raises(DuplicateKeyError, match=r"given twice\. Keep one") as caught:
         load_json(text)
     assert caught.value.key == key
 
