@@ -172,7 +172,7 @@ def test_a_folder_without_weights_fails_in_one_line(patch_file: Path, tmp_path: 
     result = patch(
         "apply", "--base", tmp_path / "empty", "--patch", patch_file, "--output", tmp_path / "x"
     )
-    assert_one_line_error(result, "holds no *.safetensors weights")
+    assert_one_line_error(result, "has no *.safetensors file")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a patch at all", b"\xff" * 100])
