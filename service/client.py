@@ -24,6 +24,7 @@ import httpx
 from httpx_sse import ServerSentEvent, SSEError, connect_sse
 from pydantic import BaseModel, ValidationError
 
+from outgoing.proxies import goes_past_proxies
 from service.jobs.schemas import ArtifactView, EventView, JobList, JobView
 from service.prompt_sets.schemas import PromptSetList, PromptSetView
 
@@ -90,7 +91,10 @@ class ExciseClient:
             headers["Authorization"] = f"Bearer {api_key}"
         try:
             self._http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=_TIMEOUT, transport=transport
+                base_url=self.url,
+                headers=headers,
+                timeout=_TIMEOUT,
+                transport=transport or _choose_transport(self.url),
             )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise ClientError(f"The service's URL is malformed: {error}.") from None
@@ -305,6 +309,11 @@ class _Patience:
         time.sleep(min(max(jittered, at_least_seconds), left))
         self._pause = min(self._pause * 2, _MAX_PAUSE_SECONDS)
         return True
+
+
+def _choose_transport(url: str) -> httpx.BaseTransport | None:
+    """One that knows no proxy, where none may see the key; None for httpx's own choice."""
+    return httpx.HTTPTransport() if goes_past_proxies(url) else None
 
 
 def build_set_name(path: Path) -> str:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from intake.checkpoint_folder import (
+    PICKLE_SUFFIXES,
+    CheckpointFiles,
+    CheckpointFolderError,
+    is_inside,
+    read_checkpoint_folder,
+)
+from intake.duplicates import DuplicateKeyError
+from intake.json_documents import load_json
 from service.errors import ModelSourceError
 
 ALLOWED_ARCHITECTURES = frozenset(
@@ -27,9 +35,10 @@ ALLOWED_ARCHITECTURES = frozenset(
     }
 )
 """What the workers have a description of (`workers/families`); a test keeps the two alike."""
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MAX_CONFIG_BYTES = 1024 * 1024
 
+_CONFIGS = frozenset({"config.json", "tokenizer_config.json"})
+"""Where a checkpoint could ask for code of its own to be run."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HUB_REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(rf"(?P<repository>{_HUB_REPOSITORY})@(?P<revision>[0-9a-f]{{40}})")
@@ -80,13 +89,16 @@ def check_checkpoint_folder(folder: Path, roots: Sequence[Path]) -> str:
     """The architecture of the checkpoint in `folder`, once its files are known to be safe to load.
 
     Raises `ModelSourceError` for a missing or unreadable config.json, custom code, pickled weights,
-    missing safetensors, files that point outside the roots, and unknown architectures.
+    missing safetensors, links that lead outside the roots, files of an adapter, and unknown
+    architectures.
     """
-    config = _load_config(folder / "config.json", roots)
-    _refuse_custom_code(folder, config, roots)
+    _require_config(folder / "config.json")
     _refuse_pickles(folder)
-    _check_weights(folder, roots)
-    return _check_architecture(config)
+    files = _read_folder(folder, roots)
+    configs = {path.name: _load_config(path) for path in files.others if path.name in _CONFIGS}
+    _refuse_custom_code(configs)
+    _refuse_named_weights(configs["config.json"])
+    return _check_architecture(configs["config.json"])
 
 
 def list_checkpoints(roots: Sequence[Path]) -> dict[str, Path]:
@@ -120,7 +132,7 @@ def _find_path(model: str, roots: Sequence[Path]) -> Path:
         raise ModelSourceError(f"model must not contain '..' or NUL. {_FORMS}")
     try:
         path = Path(model).resolve()
-        if _is_inside(path, roots) and path.is_dir():
+        if is_inside(path, roots) and path.is_dir():
             return path
     except (OSError, RuntimeError):  # too long, or a loop of symlinks
         pass
@@ -136,7 +148,7 @@ def _find_name(name: str, roots: Sequence[Path]) -> Path:
         folder = root / name
         if folder.is_dir():
             path = folder.resolve()
-            if not _is_inside(path, roots):
+            if not is_inside(path, roots):
                 raise ModelSourceError(
                     f"model {name!r} is a link that leaves the model roots. "
                     "Put the files themselves under a root."
@@ -147,24 +159,36 @@ def _find_name(name: str, roots: Sequence[Path]) -> Path:
     raise ModelSourceError(f"There is no checkpoint {name!r} under the model roots. {names}")
 
 
-def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether the resolved `path` lies strictly below one of the roots."""
-    return any(root.resolve() in path.parents for root in roots)
-
-
-def _load_config(path: Path, roots: Sequence[Path]) -> dict[str, Any]:
-    """The JSON object in the file at `path`, which must be small and inside the roots."""
+def _require_config(path: Path) -> None:
+    """Refuse a folder without a config.json, which is no checkpoint."""
     if not path.is_file():
         raise ModelSourceError(
             f"The checkpoint has no {path.name}. Save it with save_pretrained() and try again."
         )
-    _refuse_escape(path, roots)
+
+
+def _read_folder(folder: Path, roots: Sequence[Path]) -> CheckpointFiles:
+    """The folder's files, all inside the roots."""
+    try:
+        return read_checkpoint_folder(folder, roots)
+    except CheckpointFolderError as error:
+        raise ModelSourceError(str(error)) from error
+    except OSError as error:
+        raise ModelSourceError(
+            f"The checkpoint cannot be read ({error.strerror}). Give the service access to it."
+        ) from error
+
+
+def _load_config(path: Path) -> dict[str, Any]:
+    """The JSON object in the file at `path`, which must be small."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelSourceError(
             f"The checkpoint's {path.name} is over {MAX_CONFIG_BYTES} bytes. Remove what is extra."
         )
     try:
-        config = json.loads(path.read_bytes())
+        config = load_json(path.read_bytes())
+    except DuplicateKeyError as error:
+        raise ModelSourceError(f"The checkpoint's {path.name} is ambiguous: {error}") from None
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
@@ -174,18 +198,24 @@ def _load_config(path: Path, roots: Sequence[Path]) -> dict[str, Any]:
     return config
 
 
-def _refuse_custom_code(folder: Path, config: dict[str, Any], roots: Sequence[Path]) -> None:
+def _refuse_custom_code(configs: Mapping[str, dict[str, Any]]) -> None:
     """Refuse checkpoints that bring their own Python code for the model or the tokenizer."""
-    configs = {"config.json": config}
-    tokenizer = folder / "tokenizer_config.json"
-    if tokenizer.is_file():
-        configs[tokenizer.name] = _load_config(tokenizer, roots)
     for name, content in configs.items():
         if content.get("auto_map"):
             raise ModelSourceError(
                 f"The checkpoint's {name} has an auto_map: it wants to run its own code, and "
                 "Excise never does. Use a checkpoint whose architecture is part of transformers."
             )
+
+
+def _refuse_named_weights(config: Mapping[str, Any]) -> None:
+    """Refuse a config that has transformers load other weights than everything else does."""
+    if config.get("transformers_weights") is not None:
+        raise ModelSourceError(
+            "The checkpoint's config.json names its weights itself (transformers_weights), which "
+            "other programs do not look at. Remove the field, and save the weights as "
+            "model.safetensors or with an index."
+        )
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -195,45 +225,6 @@ def _refuse_pickles(folder: Path) -> None:
             raise ModelSourceError(
                 f"The checkpoint has the pickle file {path.name[:100]!r}; only safetensors are "
                 "accepted. Convert the weights to safetensors and delete the file."
-            )
-
-
-def _check_weights(folder: Path, roots: Sequence[Path]) -> None:
-    """Require safetensors, all inside the roots, and an index that names only files beside it."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelSourceError(
-            "The checkpoint has no *.safetensors file. "
-            "Save it with save_pretrained(safe_serialization=True)."
-        )
-    for path in weights:
-        _refuse_escape(path, roots)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        _check_index(_load_index(index, roots))
-
-
-def _load_index(path: Path, roots: Sequence[Path]) -> dict[str, Any]:
-    """The safetensors index, which may be larger than a config."""
-    _refuse_escape(path, roots)
-    try:
-        index = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        index = None
-    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
-        raise ModelSourceError(
-            f"The checkpoint's {path.name} has no weight_map. Save the checkpoint again."
-        )
-    return index
-
-
-def _check_index(index: dict[str, Any]) -> None:
-    """Refuse an index that points anywhere but at safetensors files in the same folder."""
-    for name in index["weight_map"].values():
-        if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
-            raise ModelSourceError(
-                "The checkpoint's index names a file that is not a *.safetensors file beside it. "
-                "Save the checkpoint again."
             )
 
 
@@ -248,12 +239,3 @@ def _check_architecture(config: dict[str, Any]) -> str:
         f"The checkpoint's architecture is {str(architectures)[:100]}; supported are "
         f"{', '.join(sorted(ALLOWED_ARCHITECTURES))}. Use a checkpoint of one of these."
     )
-
-
-def _refuse_escape(path: Path, roots: Sequence[Path]) -> None:
-    """Refuse a file that is a link to somewhere outside the roots."""
-    if not _is_inside(path.resolve(), roots):
-        raise ModelSourceError(
-            f"The checkpoint's {path.name[:100]!r} is a link that leaves the model roots. "
-            "Put the file itself under a root."
-        )

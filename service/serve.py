@@ -62,7 +62,7 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class Snippets:
-    """Two ways to ask the gateway, as a user would type them."""
+    """Two ways to ask the gateway, as a user would type them; no proxy gets to see the key."""
 
     url: str
     base: str
@@ -81,7 +81,7 @@ class Snippets:
             "temperature": 0,
         }
         return (
-            f"curl -s {self.url}/v1/completions \\\n"
+            f"curl -s --noproxy '*' {self.url}/v1/completions \\\n"
             '  -H "Authorization: Bearer $EXCISE_API_KEY" -H "Content-Type: application/json" \\\n'
             f"  -d {shlex.quote(json.dumps(body))}"
         )
@@ -91,8 +91,11 @@ class Snippets:
         """A script for the official client; it prints one JSON object a model."""
         return (
             "import json, os\n"
-            "from openai import OpenAI\n\n"
-            f'client = OpenAI(base_url="{self.url}/v1", api_key=os.environ["EXCISE_API_KEY"])\n'
+            "from openai import DefaultHttpxClient, OpenAI\n\n"
+            "client = OpenAI(\n"
+            f'    base_url="{self.url}/v1", api_key=os.environ["EXCISE_API_KEY"],\n'
+            "    http_client=DefaultHttpxClient(trust_env=False),  # no proxy sees the key\n"
+            ")\n"
             f"for model in ({self.base!r}, {self.alias!r}):\n"
             f"    answer = client.completions.create(\n"
             f"        model=model, prompt={self.prompt!r},\n"
@@ -129,7 +132,7 @@ def run_serve(options: ServeOptions) -> ExitCode:
             version = publish(client, job, say)
             say(f"{ALIAS} is {version.id}, a {version.kind}; its canary has passed")
             prompt = choose_prompt(client, job)
-        environment = {**os.environ, "EXCISE_API_KEY": key, "NO_PROXY": "127.0.0.1"}
+        environment = {**os.environ, "EXCISE_API_KEY": key}
         show(Snippets(stack.url, demo.model, ALIAS, prompt, environment), console)
         if not options.exit_after_snippet:
             console.print(Text(describe_next_steps(stack)))

@@ -18,6 +18,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from intake.checkpoint_folder import list_own_roots
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.families import find_family, place_layers
 from workers.memory import is_out_of_memory
@@ -65,6 +66,8 @@ EMBEDDED_MODELS = {
 _CHUNK_BYTES = 1024 * 1024
 
 HUB_FILE_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+HUB_SECOND_SETS = ("consolidated*", "original/*")
+"""Where repositories keep their weights a second time, for other programs."""
 
 _NAMES_SHOWN = 3
 
@@ -157,7 +160,10 @@ def fetch_hub_checkpoint(repository: str, revision: str) -> Path:
     """
     try:
         folder = snapshot_download(
-            repository, revision=revision, allow_patterns=list(HUB_FILE_PATTERNS)
+            repository,
+            revision=revision,
+            allow_patterns=list(HUB_FILE_PATTERNS),
+            ignore_patterns=list(HUB_SECOND_SETS),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise CheckpointError(
@@ -178,8 +184,7 @@ def find_checkpoint_folder(model: str, roots: Sequence[Path]) -> Path:
     assert source.repository is not None
     assert source.revision is not None
     folder = fetch_hub_checkpoint(source.repository, source.revision)
-    # The hub's cache keeps files outside the snapshot's folder and links to them.
-    check_checkpoint_folder(folder, [folder, *folder.parents[:3]])
+    check_checkpoint_folder(folder, list_own_roots(folder))
     return folder
 
 

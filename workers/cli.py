@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.commands.output import clean
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ GATES_NOT_MET = 100
 
 LISTED_INDICES = 50
 """Components of a module that `patch inspect` lists by index."""
+LISTED_NAMES = 10
+"""Files that `patch apply` names as left out."""
+
+_LAYER = re.compile(r"[0-9]{1,9}")
 
 patch_commands = typer.Typer(
     no_args_is_help=True,
@@ -54,7 +60,7 @@ def _reported_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of a pipe went away: the program's to handle
         raise
     except (ValueError, OSError, RuntimeError, ExciseError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {clean(str(error))}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -71,8 +77,9 @@ def apply_command(
 
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
-        apply_patch(loaded, base, output)
+        left_out = apply_patch(loaded, base, output)
         typer.echo(f"wrote {output}: {len(loaded.selection)} {loaded.granularity}s changed")
+        _say_left_out(left_out)
 
 
 @patch_commands.command("revert")
@@ -89,8 +96,9 @@ def revert_command(
 
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
-        revert_patch(loaded, corrected, output)
+        left_out = revert_patch(loaded, corrected, output)
         typer.echo(f"wrote {output}: the base, bit for bit")
+        _say_left_out(left_out)
 
 
 @patch_commands.command("inspect")
@@ -108,7 +116,15 @@ def inspect_command(
         typer.echo(f"components         {len(loaded.selection)}")
         typer.echo(f"operation          {_describe_operation(loaded)}")
         for line in _describe_modules(loaded):
-            typer.echo(f"  {line}")
+            typer.echo(f"  {clean(line)}")  # the patch is a stranger's, and names are any text
+
+
+def _say_left_out(names: Sequence[str]) -> None:
+    """Name what was not copied since it is no part of the model."""
+    if names:
+        shown = ", ".join(names[:LISTED_NAMES])
+        more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
+        typer.echo(f"left out, as no part of the model: {clean(shown)}{more}")
 
 
 def _describe_operation(patch: Patch) -> str:
@@ -132,7 +148,9 @@ def _describe_modules(patch: Patch) -> Iterator[str]:
 
 def _layer_order(entry: tuple[str, object]) -> list[tuple[int, str]]:
     """Sort key under which layer 2 comes before layer 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in entry[0].split(".")]
+    return [
+        (int(part), "") if _LAYER.fullmatch(part) else (-1, part) for part in entry[0].split(".")
+    ]
 
 
 @model_commands.command("fetch")

@@ -9,8 +9,9 @@ from service.checkpoints.schemas import ModelList, ModelView
 from service.context import AppContext, Context
 from service.keys.authentication import Caller
 from service.keys.operations import Identity
+from service.strict_bodies import StrictJsonRoute
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictJsonRoute)
 
 
 @router.get("")

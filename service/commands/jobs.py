@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from intake.duplicates import DuplicateKeyError
+from intake.json_documents import load_json
 from service.client import ApiError, ExciseClient
 from service.commands.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from service.commands.output import (
@@ -165,9 +166,11 @@ def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOptio
 def load_spec(path: Path) -> dict[str, Any]:
     """The job spec in a file. Raises `CommandError`."""
     try:
-        spec = json.loads(path.read_text(encoding="utf-8-sig"))
+        spec = load_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
+    except DuplicateKeyError as error:
+        raise CommandError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise CommandError(f"{path} is not JSON: {error}.") from None
     if not isinstance(spec, dict):

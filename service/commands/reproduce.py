@@ -12,6 +12,8 @@ import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
+from intake.duplicates import DuplicateKeyError
+from intake.json_documents import load_json
 from service.client import ExciseClient
 from service.commands.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from service.commands.jobs import OutputOption, end_of_job, follow_to_end
@@ -85,10 +87,14 @@ def reproduce(
 def load_manifest(path: Path) -> Manifest:
     """The manifest in a file. Raises `CommandError`."""
     try:
-        found = Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        load_json(content)  # pydantic would let the last of two keys win
+        found = Manifest.model_validate_json(content)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValidationError, RecursionError):
+    except DuplicateKeyError as error:
+        raise CommandError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
         raise CommandError(
             f"{path} is no manifest. Give the manifest.json that a job left."
         ) from None

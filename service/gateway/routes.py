@@ -11,8 +11,9 @@ from service.gateway.requests import ChatRequest, CompletionOptions, CompletionR
 from service.gateway.upstream import Path
 from service.keys.authentication import Caller
 from service.keys.operations import Identity
+from service.strict_bodies import StrictJsonRoute
 
-router = APIRouter(tags=["gateway"])
+router = APIRouter(tags=["gateway"], route_class=StrictJsonRoute)
 
 _ANSWER: dict[int | str, dict[str, object]] = {
     200: {

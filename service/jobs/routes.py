@@ -17,8 +17,9 @@ from service.jobs.views import compute_etag, is_known_etag, view_event, view_job
 from service.keys.authentication import Reader, Submitter
 from service.keys.operations import Identity
 from service.paging import Paging
+from service.strict_bodies import StrictJsonRoute
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute)
 
 MAX_EVENT_ID = 2**63 - 1
 IfNoneMatch = Annotated[str | None, Header()]

@@ -9,8 +9,9 @@ from service.keys import operations, repository
 from service.keys.authentication import Admin
 from service.keys.schemas import KeyList, KeyRequest, KeyView, NewKeyView
 from service.models import ApiKey
+from service.strict_bodies import StrictJsonRoute
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=StrictJsonRoute)
 
 
 @router.post("", status_code=201)

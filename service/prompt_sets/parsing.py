@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from intake.duplicates import DuplicateKeyError
+from intake.json_documents import load_json
 from service.errors import InvalidRequestError
 
 FORMATS = ("text", "jsonl", "rows")
@@ -120,7 +121,9 @@ def _lines(content: bytes) -> Iterator[tuple[int, str]]:
 def _parse_json(line: str, number: int) -> object:
     """The value one line of JSON stands for."""
     try:
-        return json.loads(line)
+        return load_json(line)
+    except DuplicateKeyError as error:
+        raise _invalid(f"On line {number}, {error}") from None
     except (ValueError, RecursionError):
         raise _invalid(
             f'Line {number} is not valid JSON. Write one object a line, like {{"prompt": "..."}}.'

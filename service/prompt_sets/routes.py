@@ -11,8 +11,9 @@ from service.keys.authentication import Reader, Submitter
 from service.paging import Paging
 from service.prompt_sets import operations
 from service.prompt_sets.schemas import PromptSetList, PromptSetView
+from service.strict_bodies import StrictJsonRoute
 
-router = APIRouter(prefix="/v1/prompt-sets", tags=["prompt sets"])
+router = APIRouter(prefix="/v1/prompt-sets", tags=["prompt sets"], route_class=StrictJsonRoute)
 
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _UPLOAD = {

@@ -31,8 +31,9 @@ from service.serving.schemas import (
     VersionView,
 )
 from service.serving.views import view_alias, view_event, view_pool, view_version
+from service.strict_bodies import StrictJsonRoute
 
-router = APIRouter(prefix="/v1", tags=["serving"])
+router = APIRouter(prefix="/v1", tags=["serving"], route_class=StrictJsonRoute)
 
 AfterEvent = Annotated[int, Query(ge=0, le=MAX_EVENT_ID)]
 EventLimit = Annotated[int, Query(ge=1, le=1000)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from intake.duplicates import DuplicateKeyError
+from intake.json_documents import load_json
 from workers.encoding import encode_text
 
 
@@ -157,7 +158,9 @@ def iterate_objects(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]
             continue
         where = f"line {number}"
         try:
-            fields = json.loads(line)
+            fields = load_json(line)
+        except DuplicateKeyError as error:
+            raise TaskError(f"{where}: {error}") from error
         except ValueError as error:
             raise TaskError(f"{where}: not JSON ({error}); write one object a line") from error
         if not isinstance(fields, dict):

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from intake.duplicates import DuplicateKeyError
+from intake.yaml_documents import load_yaml
 from service.jobs.specs.common import ComputeDtype
 from service.jobs.specs.gates import GatesSpec
 from workers.gating.behaviours import BehaviourGateSpec
@@ -60,8 +62,10 @@ def load_config(path: Path) -> GateConfig:
     if len(content) > MAX_CONFIG_BYTES:
         raise GateConfigError(f"{path} is over {MAX_CONFIG_BYTES} bytes; shorten it")
     try:
-        document: Any = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        document: Any = load_yaml(content)
+    except DuplicateKeyError as error:
+        raise GateConfigError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise GateConfigError(f"{path} is not YAML: {reason}") from error
     if not isinstance(document, dict):

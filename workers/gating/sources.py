@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from intake.checkpoint_folder import list_own_roots
 from service.model_sources import check_checkpoint_folder
 from workers.checkpoints import find_checkpoint_folder
 
@@ -18,7 +19,7 @@ def find_checkpoint(model: str) -> Path:
     folder = Path(model)
     if folder.is_dir():
         resolved = folder.resolve()
-        check_checkpoint_folder(resolved, [resolved])
+        check_checkpoint_folder(resolved, list_own_roots(resolved))
         return resolved
     return find_checkpoint_folder(model, list_model_roots())
 

@@ -1,16 +1,22 @@
 """The patch on checkpoint folders: applied to its base, reverted bit for bit.
 
 Applying writes scaled values (zeros, most often) over the original ones, reverting writes the
-originals; both change nothing else in the files. Checkpoints are recognised by the hash of
-their weights. Everything is written by memory map, one tensor at a time.
+originals; both change nothing else in the files. What is no part of the model, such as a second
+copy of the weights for another program, is left out: it would keep the other values. Checkpoints
+are recognised by the hash of their weights. Everything is written by memory map, one tensor at a
+time.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
+from intake.checkpoint_folder import (
+    CheckpointFiles,
+    CheckpointFolderError,
+    read_checkpoint_folder,
+)
 from workers.pruning.patch_building import build_patch, require_stored, write_change
 from workers.pruning.patch_format import Patch, parse_patch, serialise_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256, list_tensors
@@ -32,31 +38,34 @@ class WrongCheckpointError(PatchError):
     """The folder's weights are not those the patch was made for."""
 
 
-def apply_patch(patch: Patch, base: Path, output: Path) -> None:
+def apply_patch(patch: Patch, base: Path, output: Path) -> tuple[str, ...]:
     """Write to `output` the corrected copy of the checkpoint in folder `base`.
 
-    `output` appears complete or not at all. Raises `WrongCheckpointError` when the base's
-    weights are not those of the patch, `PatchError` when `output` is the base or lies inside
-    it, `FileExistsError` when it exists.
+    `output` appears complete or not at all. Returns the names in `base` that are no part of the
+    model and were left out. Raises `WrongCheckpointError` when the base's weights are not those
+    of the patch, `PatchError` when `output` is the base or lies inside it or the base is no sound
+    folder (see `read_checkpoint_folder`), `FileExistsError` when `output` exists.
     """
-    _transform(patch, base, output, patch.base_sha256, patch.corrected_sha256, revert=False)
+    return _transform(patch, base, output, patch.base_sha256, patch.corrected_sha256, revert=False)
 
 
-def revert_patch(patch: Patch, corrected: Path, output: Path) -> None:
+def revert_patch(patch: Patch, corrected: Path, output: Path) -> tuple[str, ...]:
     """Write to `output` the base copy of the corrected checkpoint, bit for bit.
 
-    Raises as `apply_patch` does.
+    Returns and raises as `apply_patch` does.
     """
-    _transform(patch, corrected, output, patch.corrected_sha256, patch.base_sha256, revert=True)
+    expected, promised = patch.corrected_sha256, patch.base_sha256
+    return _transform(patch, corrected, output, expected, promised, revert=True)
 
 
 def _transform(
     patch: Patch, source: Path, output: Path, expected: str, promised: str, *, revert: bool
-) -> None:
+) -> tuple[str, ...]:
     if output.resolve().is_relative_to(source.resolve()):
         raise PatchError(f"{output} lies inside {source}; name a folder outside it")
     if output.exists():
         raise FileExistsError(f"{output} exists; name a folder that does not")
+    files = _read_folder(source)
     found = compute_checkpoint_sha256(source)
     if found != expected:
         raise WrongCheckpointError(
@@ -66,16 +75,24 @@ def _transform(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         result = Path(scratch) / "checkpoint"
-        _copy_and_write(patch, source, result, revert=revert)
+        files.copy(result)
+        _write(patch, result, revert=revert)
         written = compute_checkpoint_sha256(result)
         if written != promised:
             raise PatchError(f"the result has sha256 {written}, the patch promised {promised}")
         result.rename(output)
+    return files.left_out
 
 
-def _copy_and_write(patch: Patch, source: Path, target: Path, *, revert: bool) -> None:
-    shutil.copytree(source, target)
-    tensors = list_tensors(target)
+def _read_folder(source: Path) -> CheckpointFiles:
+    try:
+        return read_checkpoint_folder(source)
+    except CheckpointFolderError as error:
+        raise PatchError(f"{source}: {error}") from error
+
+
+def _write(patch: Patch, folder: Path, *, revert: bool) -> None:
+    tensors = list_tensors(folder)
     for name, change in patch.weights.items():
         tensor = require_stored(tensors, name)
         tensor.file.chmod(0o644)

@@ -26,6 +26,11 @@ from workers.pruning.stored_matrix import Layout, PatchError, Values
 
 FORMAT_VERSION = 2
 METADATA_KEY = "excise"
+MAX_COMPONENTS = 2**48
+"""Of one module. Its weights alone would take 256 TiB; what is counted with it fits 64 bits."""
+MAX_HEAD_DIM = 2**12
+"""Input features of a head; published models have 512 at most."""
+_MAX_SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +118,7 @@ class _TensorPlace(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     module: str
-    first: int = Field(ge=0)
+    first: int = Field(ge=0, lt=MAX_COMPONENTS)
 
 
 class _DescriptionV2(_Description):
@@ -125,7 +130,7 @@ class _DescriptionV2(_Description):
     operation: Literal["zero", "scale", "mean"]
     granularity: Granularity
     scale: float = Field(allow_inf_nan=False)
-    head_dim: int | None = Field(ge=1)
+    head_dim: int | None = Field(ge=1, le=MAX_HEAD_DIM)
     transposed: bool
     components: int = Field(ge=1)
     tensors: dict[str, _TensorPlace] = Field(min_length=1)
@@ -186,13 +191,16 @@ def _read_description(data: bytes) -> _DescriptionV1 | _DescriptionV2:
     known: dict[object, type[_DescriptionV1] | type[_DescriptionV2]]
     known = {1: _DescriptionV1, 2: _DescriptionV2}
     if type(version) is not int or version not in known:
-        raise PatchError(f"patch format {version!r} is not supported; this build reads 1 and 2")
+        shown = repr(version)[:_MAX_SHOWN_CHARACTERS]
+        raise PatchError(f"patch format {shown} is not supported; this build reads 1 and 2")
     try:
         return known[version].model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise PatchError(f"the patch's {place!r} is unsound: {first['msg']!r}") from error
+        raise PatchError(
+            f"the patch's {place!r} is unsound: {first['msg']!r}; fetch it from its job again"
+        ) from error
 
 
 def _group_tensors(tensors: Mapping[str, Values]) -> dict[str, dict[str, Values]]:
@@ -264,6 +272,8 @@ def _check_change(name: str, change: WeightChange, layout: Layout) -> WeightChan
         raise PatchError(f"the indices of {name!r} are not a list of 32- or 64-bit integers")
     if indices[0] < 0 or np.any(indices[1:] <= indices[:-1]):
         raise PatchError(f"the indices of {name!r} are not in ascending order from 0")
+    if indices[-1] >= MAX_COMPONENTS:
+        raise PatchError(f"an index of {name!r} is over {MAX_COMPONENTS - 1}; make the patch again")
     axes = 1 if layout.granularity is Granularity.WEIGHT else 2
     rows = indices.size * layout.width
     if original.dtype.kind != "u" or original.ndim != axes or original.shape[0] != rows:

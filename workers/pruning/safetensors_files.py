@@ -18,6 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intake.checkpoint_folder import (
+    CheckpointFolderError,
+    WeightsMissingError,
+    list_weight_files,
+)
+from intake.duplicates import DuplicateKeyError
+from intake.json_documents import load_json
+
 ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1}
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 
@@ -40,12 +48,14 @@ class StoredTensor:
 
 
 def list_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Return tensor name → place for every `*.safetensors` file in a checkpoint folder.
+    """Return tensor name → place for every weight file of a checkpoint folder.
 
-    Raises `SafetensorsFormatError` on a broken file, a name stored twice, or no file at all.
+    Which files those are, `list_weight_files` says; a second copy of the weights for other
+    programs is none of them. Raises `SafetensorsFormatError` on a broken file, a name stored
+    twice, no file at all, or files that do not go together.
     """
     tensors: dict[str, StoredTensor] = {}
-    for file in sorted(directory.glob("*.safetensors")):
+    for file in _find_files(directory):
         for tensor in _read_header(file):
             if tensor.name in tensors:
                 raise SafetensorsFormatError(f"tensor {tensor.name} is stored twice in {directory}")
@@ -53,6 +63,15 @@ def list_tensors(directory: Path) -> dict[str, StoredTensor]:
     if not tensors:
         raise SafetensorsFormatError(f"{directory} holds no *.safetensors weights")
     return tensors
+
+
+def _find_files(directory: Path) -> tuple[Path, ...]:
+    try:
+        return list_weight_files(directory)
+    except WeightsMissingError as error:
+        raise SafetensorsFormatError(f"{directory} holds no *.safetensors weights") from error
+    except CheckpointFolderError as error:
+        raise SafetensorsFormatError(f"{directory}: {error}") from error
 
 
 def compute_checkpoint_sha256(
@@ -91,7 +110,9 @@ def _read_header(file: Path) -> Iterator[StoredTensor]:
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise SafetensorsFormatError(f"{file} is not a safetensors file: bad header length")
         try:
-            header = json.loads(stream.read(length))
+            header = load_json(stream.read(length))
+        except DuplicateKeyError as error:
+            raise SafetensorsFormatError(f"{file} has a header in which {error}") from error
         except (ValueError, RecursionError) as error:
             raise SafetensorsFormatError(f"{file} has a header that is not JSON") from error
     if not isinstance(header, dict):

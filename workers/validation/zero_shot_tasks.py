@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from intake.duplicates import DuplicateKeyError
+from intake.json_documents import load_json
 
 
 class ZeroShotTask(StrEnum):
@@ -124,7 +126,9 @@ def sample_questions(
 
 def _parse_object(line: str, place: str) -> Mapping[str, Any]:
     try:
-        values = json.loads(line)
+        values = load_json(line)
+    except DuplicateKeyError as error:
+        raise MalformedRowError(f"{place}: {error}") from error
     except ValueError as error:
         raise MalformedRowError(f"{place}: not JSON ({error}); write one object a line") from error
     if not isinstance(values, dict):

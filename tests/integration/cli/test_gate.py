@@ -257,10 +257,12 @@ def test_what_cannot_be_measured_is_an_error_of_the_gate(workplace: Path, tmp_pa
 
 def test_nothing_of_an_earlier_run_survives_a_failure(workplace: Path, tmp_path: Path) -> None:
     (workplace / "typo.yaml").write_text("kl: {prompts: none.txt}")
+    (workplace / "twice.yaml").write_text("kl: {prompts: text.txt}\nkl: {prompts: text.txt}")
     assert gate(workplace, tmp_path).returncode == 0
     for change in (
         {"config": "none.yaml"},
         {"config": "typo.yaml"},
+        {"config": "twice.yaml"},
         {"model": "none"},
         {"model": "rows.jsonl"},
     ):
@@ -284,6 +286,15 @@ def test_a_pickle_or_a_url_is_refused(workplace: Path, tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "URL" in result.stderr
     assert found(tmp_path / "out") == set()
+
+
+def test_an_adapter_beside_the_weights_is_refused(workplace: Path, tmp_path: Path) -> None:
+    adapted = tmp_path / "adapted"
+    shutil.copytree(workplace / "base", adapted)
+    (adapted / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    result = gate(workplace, tmp_path / "out", model=str(adapted))
+    assert result.returncode == 1
+    assert "'adapter_config.json' is a file of a PEFT adapter" in result.stderr
 
 
 def test_an_output_that_cannot_be_written_is_an_error(workplace: Path, tmp_path: Path) -> None:

@@ -91,6 +91,19 @@ def test_the_service_error_names_the_field(url: str, tmp_path: Path) -> None:
     assert result.stderr == "error: kind is unknown. (field: kind)\n"
 
 
+def test_a_spec_that_gives_a_key_twice_is_not_sent(
+    service: FakeService, url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"kind": "correction", "gates": {"kl": {"max_mean": 0.1, "max_mean": 9}}}')
+    result = run("submit", path, "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: {path}: the key 'max_mean' is given twice. Keep one of the two.\n"
+    )
+    assert service.specs == []
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "\x00", "[" * 100_000, "NaN"])
 def test_a_spec_that_is_no_object_is_an_error(url: str, tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.json"

@@ -142,6 +142,7 @@ def test_machine_output_is_one_json_document(
     [
         ("{", "is no manifest"),
         ("[]", "is no manifest"),
+        ('{"kind": "a", "kind": "b"}', "the key 'kind' is given twice"),
         ("[" * 100_000, "is no manifest"),
         ('{"kind": "correction"}', "is no manifest"),
         ('{"format_version": 1, "verdict": "passed", "spec": {}, "sha256": {}}', "of format 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,12 @@ def test_links_that_leave_the_roots_are_refused(root: Path, tmp_path: Path) -> N
     (root / "link").symlink_to(outside)
     refuse("link", root, "leaves the model roots")
     refuse(str(root / "link"), root, "inside one of")
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "chat_template.jinja"):
         folder = build(root / f"linked-{name.partition('.')[0]}")
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
+        (outside / name).touch()
         (folder / name).symlink_to(outside / name)
-        refuse(folder.name, root, "leaves the model roots")
+        refuse(folder.name, root, "is a link that leads out")
 
 
 def test_links_inside_the_roots_are_fine(root: Path) -> None:
@@ -147,9 +149,39 @@ def test_an_index_may_only_name_its_neighbours(root: Path, name: object) -> None
     index.write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
     resolve_model_source("good", [root])
     index.write_text(json.dumps({"weight_map": {"a": name}}))
-    refuse("good", root, "index names a file")
+    refuse("good", root, r"index\.json names a file")
     index.write_text("{}")
     refuse("good", root, "weight_map")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_files_of_an_adapter_are_refused(root: Path, name: str) -> None:
+    (root / "good" / name).write_text("{}")
+    refuse("good", root, f"'{name}' is a file of a PEFT adapter")
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_is_refused(root: Path) -> None:
+    os.mkfifo(root / "good" / "x.safetensors")
+    refuse("good", root, "'x.safetensors' is no regular file")
+
+
+def test_a_second_set_of_weights_is_no_concern(root: Path) -> None:
+    (root / "good" / "consolidated.safetensors").write_bytes(b"")
+    (root / "good" / "original").mkdir()
+    (root / "good" / "original" / "consolidated.00.pth").write_bytes(b"")
+    assert resolve_model_source("good", [root]).path == (root / "good").resolve()
+
+
+def test_a_config_that_names_other_weights_is_refused(root: Path) -> None:
+    build(root / "other", transformers_weights="consolidated.safetensors")
+    refuse("other", root, "transformers_weights.*Remove the field")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_key_given_twice_is_refused(root: Path, name: str) -> None:
+    (root / "good" / name).write_text('{"auto_map": {"AutoModel": "x"}, "auto_map": {}}')
+    refuse("good", root, f"{name} is ambiguous: the key 'auto_map' is given twice")
 
 
 def test_the_first_root_wins(root: Path, tmp_path: Path) -> None:

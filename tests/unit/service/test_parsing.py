@@ -70,6 +70,15 @@ def test_jsonl_lines_that_hold_no_prompt(line: str) -> None:
         parse_prompts(f'{{"prompt": "a"}}\n{line}'.encode(), "jsonl")
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['{"prompt": "a", "prompt": "b"}', '{"messages": [{"role": "user", "role": "system"}]}'],
+)
+def test_a_key_given_twice_is_refused(line: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"On line 2, the key '\w+' is given twice"):
+        parse_prompts(f'{{"prompt": "a"}}\n{line}'.encode(), "jsonl")
+
+
 def test_a_chat_keeps_its_messages() -> None:
     rows = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
     (prompt,) = parse_prompts(json.dumps({"messages": rows}).encode(), "jsonl")
@@ -133,6 +142,7 @@ def test_any_bytes_give_storable_rows_or_a_clear_error(content: bytes) -> None:
         (b"[1]", "Line 1 is not an object"),
         (b'{"a": 1}\n{}', "Line 2 is not an object"),
         (b"{", "not valid JSON"),
+        (b'{"a": 1}\n{"a": 1, "b": {"c": 1, "c": 1}}', "On line 2, the key 'c' is given twice"),
         (b'{"a": NaN}', "not finite"),
         (b'{"a": ["\\ud800"]}', "half a surrogate"),
         (b'{"a": {"\\u0000": 1}}', "NUL"),

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -473,15 +474,22 @@ def test_a_hub_checkpoint_is_pinned_and_holds_no_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[object, ...]] = []
+    ignored: list[str] = []
 
-    def download(repository: str, *, revision: str, allow_patterns: list[str]) -> str:
+    def download(
+        repository: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
         asked.append((repository, revision, *allow_patterns))
+        ignored.extend(ignore_patterns)
         return str(tmp_path)
 
     monkeypatch.setattr(checkpoints, "snapshot_download", download)
     assert fetch_hub_checkpoint("org/model", "abc") == tmp_path
     assert asked[0][:2] == ("org/model", "abc")
     assert not [pattern for pattern in asked[0][2:] if str(pattern).endswith((".py", ".bin", "*"))]
+    second_sets = ("consolidated.safetensors", "original/model.safetensors")
+    assert all(any(fnmatch(name, pattern) for pattern in ignored) for name in second_sets)
+    assert not any(fnmatch("model.safetensors", pattern) for pattern in ignored)
 
 
 def test_a_hub_failure_names_repository_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,56 @@ def test_inspect_counts_weights_and_cuts_long_lists(checkpoint: Path, tmp_path: 
     assert lines[5:] == [f"  {MODULES[0]}: 0, 1, 2 and 45 more"]
 
 
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "a.²", f"a.{'9' * 5000}", "a\nb", "\u202eb"])
+def test_inspect_shows_strange_names_without_letting_them_steer(tmp_path: Path, name: str) -> None:
+    described = {
+        **{"format_version": 2, "operation": "zero", "granularity": "neuron", "scale": 0.0},
+        **{"head_dim": None, "transposed": False, "components": 2, **HASHES},
+        "tensors": {"a": {"module": name, "first": 0}, "b": {"module": "a.10", "first": 0}},
+    }
+    indices, original = np.array([1], dtype=np.int32), np.ones((1, 2), dtype=np.uint32)
+    tensors = {f"{tensor}::indices": indices for tensor in "ab"}
+    tensors |= {f"{tensor}::original": original for tensor in "ab"}
+    file = tmp_path / "patch.safetensors"
+    file.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(described)}))
+    result = patch("inspect", file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.split("\n")[5:-1]
+    assert len(lines) == 2
+    assert all(character.isprintable() for line in lines for character in line)
+
+
+def test_errors_show_strange_names_without_letting_them_steer(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    header = json.dumps({"\x1b[2J": {}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    result = patch("apply", "--base", folder, "--patch", patch_file, "--output", tmp_path / "x")
+    assert_one_line_error(result, "is described badly")
+    assert "\x1b" not in result.stderr
+
+
+def test_apply_and_revert_name_what_they_leave_out(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(checkpoint, tmp_path / "base"))
+    for number in range(12):
+        (base / f"consolidated.{number:02}.pth").write_bytes(b"weights")
+    corrected = tmp_path / "corrected"
+    result = patch("apply", "--base", base, "--patch", patch_file, "--output", corrected)
+    assert result.stdout.splitlines()[1] == (
+        "left out, as no part of the model: "
+        + ", ".join(f"consolidated.{number:02}.pth" for number in range(10))
+        + " and 2 more"
+    )
+    (corrected / "model.onnx").write_bytes(b"weights")
+    arguments = ("--patch", patch_file, "--output", tmp_path / "back")
+    result = patch("revert", "--corrected", corrected, *arguments)
+    assert result.stdout.splitlines()[1] == "left out, as no part of the model: model.onnx"
+
+
 def test_applying_to_a_corrected_checkpoint_fails_in_one_line(
     checkpoint: Path, patch_file: Path, tmp_path: Path
 ) -> None:
@@ -121,7 +172,7 @@ def test_a_folder_without_weights_fails_in_one_line(patch_file: Path, tmp_path: 
     result = patch(
         "apply", "--base", tmp_path / "empty", "--patch", patch_file, "--output", tmp_path / "x"
     )
-    assert_one_line_error(result, "holds no *.safetensors weights")
+    assert_one_line_error(result, "has no *.safetensors file")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a patch at all", b"\xff" * 100])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from intake.checkpoint_folder import list_weight_files
 from workers.families import find_linear_modules
 from workers.progress import Progress
 from workers.pruning.patch import Patch, apply_patch, build_patch, serialise_patch
@@ -76,7 +77,7 @@ def _build_patch(inputs: CompressionInputs, masks: StageOutput) -> Patch:
 def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:
     """Return the patch, or the compressed checkpoint's weight files where they are smaller."""
     data = serialise_patch(patch)
-    if len(data) <= sum(path.stat().st_size for path in base.glob("*.safetensors")):
+    if len(data) <= sum(path.stat().st_size for path in list_weight_files(base)):
         return {PATCH_NAME: data}
     with tempfile.TemporaryDirectory(prefix="excise-") as scratch:
         folder = Path(scratch) / "checkpoint"
@@ -89,7 +90,7 @@ def read_weight_files(folder: Path) -> dict[str, bytes]:
 
     Pruning moves no tensor, so the base's index holds for the compressed shards.
     """
-    paths = [*sorted(folder.glob("*.safetensors")), folder / INDEX_NAME]
+    paths = [*list_weight_files(folder), folder / INDEX_NAME]
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 

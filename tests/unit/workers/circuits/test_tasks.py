@@ -42,6 +42,7 @@ def test_rows_of_a_file():
     [
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: not an object"),
+        ('{"clean": "w1", "clean": "w2"}', "line 2: the key 'clean' is given twice"),
         (line(clean=3), "line 2, field clean: missing or not a text"),
         (line(answer=""), "line 2, field answer: missing or not a text"),
         (line(group=3), "line 2, field group"),

@@ -242,3 +242,18 @@ def test_prompts_are_drawn_in_order_and_by_the_seed(
     assert list(drawn) == [prompt for prompt in numbered if prompt in drawn]
     assert drawn == draw_prompts(numbered, limit, seed)
     assert draw_prompts(numbered, None, seed) == tuple(numbered)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "refusal: {prompts: a.txt, max_rise: 0}\nrefusal: {prompts: a.txt, max_rise: 1}\n",
+            r"the key 'refusal' is given twice \(the second time on line 2\)",
+        ),
+        ("kl: {prompts: a.txt, max_mean: 0.1, max_mean: 9}", "the key 'max_mean' is given twice"),
+    ],
+)
+def test_a_key_given_twice_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(GateConfigError, match=rf"gate\.yaml: {says}"):
+        parse(tmp_path, text)

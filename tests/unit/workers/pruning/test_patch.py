@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from tests.tiny import (
@@ -173,9 +174,9 @@ def test_a_read_only_base_and_linked_files_are_fine(
     patch: Patch, checkpoint: Path, tmp_path: Path
 ) -> None:
     # The hub's cache keeps a snapshot as links to blobs.
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
     shutil.copytree(checkpoint, blobs)
-    snapshot.mkdir()
+    snapshot.mkdir(parents=True)
     for file in blobs.iterdir():
         file.chmod(0o444)
         (snapshot / file.name).symlink_to(file)
@@ -186,6 +187,48 @@ def test_a_read_only_base_and_linked_files_are_fine(
     # Root may write to any file; others only where the copy was made writable.
     assert (tmp_path / "corrected" / "model.safetensors").stat().st_mode & 0o200
     assert compute_checkpoint_sha256(tmp_path / "corrected") == patch.corrected_sha256
+
+
+def test_a_second_set_of_weights_is_neither_hashed_nor_kept(patch: Patch, tmp_path: Path) -> None:
+    mistral = save_tiny_checkpoint(tmp_path / "mistral", shard_size="20KB")
+    kept = set(read_files(mistral))
+    tensors = load_file(min(mistral.glob("model-*.safetensors")))
+    second = {f"layers.{name}": values for name, values in tensors.items()}
+    save_file(second, mistral / "consolidated.safetensors")
+    (mistral / "pytorch_model.bin").write_bytes(b"weights")
+    (mistral / "consolidated.safetensors.index.json").write_text('{"weight_map": {}}')
+    (mistral / "original").mkdir()
+    save_file(second, mistral / "original" / "model.safetensors")
+    assert compute_checkpoint_sha256(mistral) == patch.base_sha256
+    left_out = apply_patch(patch, mistral, tmp_path / "corrected")
+    assert set(read_files(tmp_path / "corrected")) == kept
+    assert left_out == (
+        "consolidated.safetensors",
+        "consolidated.safetensors.index.json",
+        "original",
+        "pytorch_model.bin",
+    )
+    assert compute_checkpoint_sha256(tmp_path / "corrected") == patch.corrected_sha256
+
+
+def test_links_out_of_the_base_are_not_followed(
+    patch: Patch, checkpoint: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(checkpoint, tmp_path / "base"))
+    (tmp_path / "secret").write_text("secret")
+    (base / "chat_template.jinja").symlink_to(tmp_path / "secret")
+    with pytest.raises(PatchError, match=r"'chat_template\.jinja' is a link that leads out"):
+        apply_patch(patch, base, tmp_path / "corrected")
+    assert not (tmp_path / "corrected").exists()
+
+
+def test_files_of_an_adapter_are_not_kept_beside_corrected_weights(
+    patch: Patch, checkpoint: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(checkpoint, tmp_path / "base"))
+    (base / "adapter_config.json").write_text("{}")
+    with pytest.raises(PatchError, match=r"'adapter_config\.json' is a file of a PEFT adapter"):
+        apply_patch(patch, base, tmp_path / "corrected")
 
 
 def test_missing_parents_of_the_output_are_made(

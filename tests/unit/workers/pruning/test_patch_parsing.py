@@ -111,6 +111,11 @@ def test_a_description_of_another_kind_is_refused(description: Any) -> None:
         ({"granularity": "weight"}, "do not fit its indices"),
         ({"tensors": {}}, "'tensors' is unsound"),
         ({"tensors": {NAME: {"module": MODULE, "first": -1}}}, "first' is unsound"),
+        ({"tensors": {NAME: {"module": MODULE, "first": 2**48}}}, "first' is unsound.*again"),
+        ({"tensors": {NAME: {"module": MODULE, "first": 2**63 - 1}}}, "first' is unsound"),
+        ({"tensors": {NAME: {"module": MODULE, "first": 10**30}}}, "first' is unsound"),
+        ({"granularity": "head", "head_dim": 2**62}, "'head_dim' is unsound"),
+        ({"format_version": 10**3000}, "is not supported"),
         ({"tensors": {"other": {"module": MODULE, "first": 0}}}, "do not make one"),
         (
             {"tensors": DESCRIPTION["tensors"] | {"more": {"module": MODULE, "first": 0}}},
@@ -123,6 +128,16 @@ def test_a_description_of_another_kind_is_refused(description: Any) -> None:
 def test_a_description_that_does_not_fit_is_refused(change: dict, complaint: str) -> None:
     with pytest.raises(PatchError, match=complaint):
         parse_patch(describe(DESCRIPTION | change))
+
+
+def test_the_largest_components_are_told_by_positive_numbers() -> None:
+    last = {**TENSORS, f"{NAME}::indices": np.array([1, 2**48 - 1])}
+    tensors = {NAME: {"module": MODULE, "first": 2**48 - 1}}
+    patch = parse_patch(describe(DESCRIPTION | {"tensors": tensors}, last))
+    assert patch.selection.indices[MODULE].tolist() == [2**48, 2**49 - 2]
+    beyond = {**TENSORS, f"{NAME}::indices": np.array([1, 2**48])}
+    with pytest.raises(PatchError, match=r"an index of .* is over 281474976710655; make"):
+        parse_patch(describe(DESCRIPTION, beyond))
 
 
 def test_indices_without_originals_are_refused() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -145,6 +147,52 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(SafetensorsFormatError, match=r"holds no \*\.safetensors"):
         list_tensors(tmp_path)
+
+
+def test_the_hash_is_that_of_the_indexed_shards(tmp_path: Path) -> None:
+    halves = [{"a": TENSORS["a"], "b": TENSORS["b"]}, {"empty": TENSORS["empty"]}]
+    plain, mistral = write(tmp_path / "plain", *halves), write(tmp_path / "mistral", *halves)
+    places = {
+        "a": "model-0.safetensors",
+        "b": "model-0.safetensors",
+        "empty": "model-1.safetensors",
+    }
+    index = json.dumps({"weight_map": places})
+    (mistral / "model.safetensors.index.json").write_text(index)
+    save_file({"c": torch.ones(1)}, mistral / "model-2.safetensors")
+    save_file({"layers.a": torch.ones(1)}, mistral / "consolidated.safetensors")
+    assert compute_checkpoint_sha256(mistral) == compute_checkpoint_sha256(plain)
+
+
+def test_the_hash_of_an_ordinary_folder_is_what_it_ever_was(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    save_file({"b": torch.arange(3.0), "a": torch.zeros(2, 2)}, folder / "model.safetensors")
+    content = b'["a","F32",[2,2]]' + b"\0" * 16 + b'["b","F32",[3]]'
+    content += torch.arange(3.0).numpy().tobytes()
+    assert compute_checkpoint_sha256(folder) == hashlib.sha256(content).hexdigest()
+
+
+def test_files_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", {"t": torch.zeros(1)})
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"t": "y.safetensors"}}')
+    with pytest.raises(SafetensorsFormatError, match=r"'y\.safetensors' is missing"):
+        list_tensors(folder)
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", {"t": torch.zeros(1)})
+    before = compute_checkpoint_sha256(folder)
+    os.mkfifo(folder / "x.safetensors")
+    assert compute_checkpoint_sha256(folder) == before
+
+
+def test_a_name_twice_in_one_header_is_refused(tmp_path: Path) -> None:
+    entry = b'"t": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    folder = write_raw(tmp_path, frame_text(b"{" + entry + b"," + entry + b"}", b"0000"))
+    with pytest.raises(SafetensorsFormatError, match="'t' is given twice"):
+        list_tensors(folder)
 
 
 def test_a_name_stored_twice_is_refused(tmp_path: Path) -> None:

@@ -127,6 +127,12 @@ def test_a_bad_row_is_named_by_file_line_and_field(
     assert message in str(caught.value)
 
 
+def test_a_key_given_twice_is_refused() -> None:
+    line = '{"question": "a", "question": "b", "passage": "c", "answer": true}'
+    with pytest.raises(MalformedRowError, match=r"^rows, line 1: the key 'question' is given twic"):
+        parse_questions([line], ZeroShotTask.BOOLQ, "rows")
+
+
 @pytest.mark.parametrize("task", list(ZeroShotTask))
 def test_a_missing_field_is_told_as_such(task: ZeroShotTask) -> None:
     with pytest.raises(MalformedRowError, match=r"line 1: field '\w+' must be .*, found nothing"):

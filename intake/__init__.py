@@ -1,0 +1,1 @@
+"""Files that others hand in, read strictly: JSON and YAML documents, folders of checkpoints."""
