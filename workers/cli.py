@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.errors import ExciseError
+from service.logs import configure_console_logging
+from service.redaction import redact
 
 if TYPE_CHECKING:
     from workers.pruning.patch import Patch
@@ -54,7 +56,7 @@ def _reported_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of a pipe went away: the program's to handle
         raise
     except (ValueError, OSError, RuntimeError, ExciseError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(redact(f"error: {error}"), err=True)
         raise typer.Exit(1) from None
 
 
@@ -191,6 +193,7 @@ def gate_command(
 
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.cli models fetch …`."""
+    configure_console_logging()
     app = typer.Typer(no_args_is_help=True)
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")
