@@ -66,7 +66,7 @@ _PATTERNS = (
     _pattern(
         _NAMES,
         rf"((?:{_NAME})[\w-]{{0,32}}+\\{{0,4}}+[\"']?\s{{0,4}}+"
-        rf"(?:=>?|:|%3d|,(?=\s?b?[\"']))\s{{0,4}}+b?){_SCHEME}{_VALUE}",
+        rf"(?:=>?|:|%3d|,(?=\s?b?[\"']))\s{{0,4}}+(?:b(?=[\"']))?){_SCHEME}{_VALUE}",
         rf"\1{BLANK}",
     ),
     _pattern(("token=", "token%3d"), rf"(token(?:=|%3d)){_BARE}", rf"\1{BLANK}"),
@@ -103,7 +103,7 @@ class Redactor:
     def register(self, secrets: Iterable[str]) -> None:
         """Blank out these values from now on; of a URL, the password that is in it."""
         found = {part for secret in secrets for part in _list_parts(secret)}
-        self._secrets |= {part for part in found if len(part) >= SHORTEST_VALUE}
+        self._secrets |= {part for part in found if len(part.strip()) >= SHORTEST_VALUE}
         longest_first = sorted(self._secrets, key=lambda secret: (-len(secret), secret))
         if longest_first:
             self._known = re.compile("|".join(map(_spell, longest_first)))
