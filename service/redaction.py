@@ -89,6 +89,7 @@ _IS_SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _IS_PLACE = re.compile(r"_(?:file|path|dir)$", re.IGNORECASE)
+_BACKSLASHES_OR_ONE = re.compile(r"\\+|.", re.DOTALL)
 _SPECIAL = re.compile(r"[@:/?#\[\]%&\s]+")
 
 
@@ -207,7 +208,11 @@ def _list_spellings(password: str) -> tuple[str, str, str]:
 
 def _spell(secret: str) -> str:
     """A pattern for a value in which any character may be percent-encoded or escaped."""
-    spelled = "".join(map(_spell_character, secret))
+    # Backslashes are doubled where they are escaped, and may be again: a run of any length.
+    spelled = "".join(
+        r"(?:\\|(?i:%(?:25)*5c)){1,64}+" if part[0] == "\\" else _spell_character(part)
+        for part in _BACKSLASHES_OR_ONE.findall(secret)
+    )
     if len(secret) < SHORTEST_INSIDE_WORDS:
         return rf"(?<![^\W_]){spelled}(?![^\W_])"
     return spelled
@@ -221,5 +226,6 @@ def _spell_character(character: str) -> str:
     if character.isascii() and character.isalnum():
         return f"(?:{character}|(?i:{percent}))"
     escaped = {character, ascii(character)[1:-1], json.dumps(character)[1:-1]}
-    ways = [rf"\\{{0,3}}{re.escape(way)}" for way in sorted(escaped)]
-    return f"(?:{'|'.join(ways)}|(?i:{percent}){'|[+]' if character == ' ' else ''})"
+    ways = sorted({re.escape(way.lstrip("\\")) for way in escaped})
+    space = "|[+]" if character == " " else ""
+    return rf"(?:\\{{0,4}}+(?:{'|'.join(ways)})|(?i:{percent}){space})"
