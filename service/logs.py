@@ -208,8 +208,9 @@ def _adopt_library_loggers() -> None:
 def _protect_streams() -> TextIO:
     """Blank out secrets in whatever is printed; the bare stderr, for lines that hold none."""
     if not isinstance(sys.stderr, RedactedStream):
-        # Celery writes its banner to the streams as they were at the start.
-        sys.stdout = sys.__stdout__ = cast(TextIO, RedactedStream(sys.stdout))  # type: ignore[misc]
+        sys.stdout = cast(TextIO, RedactedStream(sys.stdout))
+        # Where Celery writes its banner.
+        sys.__stdout__ = sys.stdout  # type: ignore[assignment, misc]
         sys.stderr = cast(TextIO, RedactedStream(sys.stderr))
     return cast(RedactedStream, sys.stderr).target
 
