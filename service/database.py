@@ -52,7 +52,9 @@ def parse_database_url(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise DatabaseUrlError from None
-    if "@" in (parsed.host or ""):
+    place, _, query = url.partition("@")[2].partition("?")
+    names = (pair.partition("=")[0] for pair in query.split("&"))
+    if "@" in place or any("@" in name for name in names):
         raise DatabaseUrlError
     if parsed.drivername in {"postgres", "postgresql"}:
         parsed = parsed.set(drivername="postgresql+psycopg")

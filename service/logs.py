@@ -23,7 +23,11 @@ _CHATTY = ("httpx", "httpcore")  # a line a request, and the service asks its se
 _HALF = 16 * 1024
 """Characters at the beginning and the end of a long message or traceback that are kept."""
 _LONGEST_SECRET = 1024
-_PLAIN_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+_PLAIN_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "color_message",
+}
 _bound: ContextVar[Mapping[str, str]] = ContextVar(
     "excise_log_fields", default=MappingProxyType({})
 )
