@@ -136,13 +136,13 @@ class Settings(BaseSettings):
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
-def start_process(kind: type[SettingsType], **fields: str) -> SettingsType:
-    """The settings of an entry point, its logging configured; `fields` go into every line.
+def start_process(kind: type[SettingsType]) -> SettingsType:
+    """The settings of an entry point, its logging configured.
 
     Logging comes first: what is wrong with the settings is logged as well, without secrets.
     Raises `ValidationError`.
     """
-    configure_logging(**fields)
+    configure_logging()
     settings = kind()
-    configure_logging(settings.log_level, settings.list_secrets(), **fields)
+    configure_logging(settings.log_level, settings.list_secrets())
     return settings
