@@ -26,7 +26,7 @@ from service.prompt_sets import routes as prompt_set_routes
 from service.relay import Relay
 from service.serving import routes as serving_routes
 from service.serving.reconciler import Reconciler
-from service.settings import Settings
+from service.settings import Settings, start_process
 from service.web import routes as web_routes
 
 DESCRIPTION = (
@@ -36,8 +36,12 @@ DESCRIPTION = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service over a migrated database; settings come from the environment by default."""
-    context = build_context(settings or Settings())
+    """The service over a migrated database.
+
+    Without settings it is the entry point of a process: they come from the environment, and its
+    logging is configured.
+    """
+    context = build_context(settings or start_process(Settings))
     app = FastAPI(
         title="Excise",
         version=_version(),

@@ -22,16 +22,40 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 import migrations
+
+
+class DatabaseUrlError(ValueError):
+    """What is to be the URL of the database is none. The message repeats nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "EXCISE_DATABASE_URL is not the URL of a database, or not in UTF-8. "
+            "Percent-encode what is special in user and password, such as @ as %40."
+        )
+
 
 _MIGRATION_LOCK = 7_204_118_331  # any constant: the advisory lock that serialises migrations
 
 
 def parse_database_url(url: str) -> URL:
-    """The SQLAlchemy URL for `url`, with the psycopg 3 driver where none is named."""
-    parsed = make_url(url)
+    """The SQLAlchemy URL for `url`, with the psycopg 3 driver where none is named.
+
+    Raises `DatabaseUrlError`, for a password with a bare `@` too: its end would be read as the
+    name of the host, looked up and shown.
+    """
+    try:
+        url.encode()
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise DatabaseUrlError from None
+    place, _, query = url.partition("@")[2].partition("?")
+    names = (pair.partition("=")[0] for pair in query.split("&"))
+    if "@" in place or any("@" in name for name in names):
+        raise DatabaseUrlError
     if parsed.drivername in {"postgres", "postgresql"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed

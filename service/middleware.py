@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ExciseError, InvalidRequestError, SlowRequestError, TooLargeError
+from service.logs import bind_log_fields
 from service.problems import build_internal_response, build_problem_response
 from service.settings import Settings
 
@@ -52,6 +53,7 @@ class RequestEnvelope:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        bind_log_fields(request_id=request_id)
         has_started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -64,7 +66,7 @@ class RequestEnvelope:
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception:
-            logger.exception("request %s failed: %s", request_id, scope["method"])
+            logger.exception("request failed: %s %s", scope["method"], scope["path"])
             if has_started:
                 raise
             await build_internal_response()(scope, receive, send_with_headers)

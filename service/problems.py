@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from service.errors import (
 )
 from service.jobs.specs import SUPPORTED_KINDS
 from service.jobs.specs.behaviours import BEHAVIOUR_KINDS
+
+logger = logging.getLogger(__name__)
 
 TYPE_PREFIX = "https://excise.dev/errors/"
 DATABASE_OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
@@ -128,6 +131,10 @@ def _find_param(error: Mapping[str, Any]) -> str:
 
 def _handle_excise_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ExciseError)
+    if isinstance(error, InternalError):
+        logger.error("the request failed", exc_info=error)
+    elif error.status >= 500:
+        logger.warning("the request failed: %s", error.message)
     return build_problem_response(error)
 
 
@@ -146,10 +153,12 @@ def _handle_http_exception(_: Request, error: Exception) -> JSONResponse:
         return build_problem_response(
             InvalidRequestError("The body could not be read. Send valid UTF-8 JSON.", param="body")
         )
+    logger.error("the request failed", exc_info=error)
     return build_internal_response()
 
 
-def _handle_outage(_: Request, __: Exception) -> JSONResponse:
+def _handle_outage(_: Request, error: Exception) -> JSONResponse:
+    logger.warning("the database does not answer: %s", error)
     return build_outage_response()
 
 

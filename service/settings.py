@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.database import parse_database_url
+from service.logs import LogLevel, configure_logging
 from service.serving.pools import ServingPool, check_pools, load_pool_keys
 
 MEBIBYTE = 1024 * 1024
@@ -38,6 +41,8 @@ class Settings(BaseSettings):
     """Redis or Valkey URL. May hold a password: never logged."""
     artifacts: str
     """Where results are kept: a folder, or an `s3://bucket/prefix` URL."""
+    log_level: LogLevel = "info"
+    """The least that is logged: `debug`, `info`, `warning` or `error`."""
     model_roots: Roots = ()
     """Folders checkpoints may be taken from, separated like PATH."""
     task_data: Path | None = None
@@ -93,9 +98,56 @@ class Settings(BaseSettings):
         path = None if self.task_data is None else self.task_data / f"task_{name}.jsonl"
         return path if path is not None and path.is_file() else None
 
+    def list_secrets(self) -> list[str]:
+        """What no log may show: the URLs with the passwords in them, the servers' keys."""
+        keys = (pool.api_key for pool in self.serving_pools)
+        secrets = (self.database_url, self.broker_url, *(key for key in keys if key is not None))
+        return [secret.get_secret_value() for secret in secrets]
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower_level(cls, value: object) -> object:
+        """The level, written however it was; other inputs pass through."""
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: SecretStr) -> SecretStr:
+        """The URL, if it is one; the message of the error repeats nothing of it."""
+        parse_database_url(url.get_secret_value())
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker_url(cls, url: SecretStr) -> SecretStr:
+        """The URL, if it is one; the message of the error repeats nothing of it."""
+        try:
+            _ = urlsplit(url.get_secret_value()).port
+        except ValueError:
+            raise ValueError(
+                "EXCISE_BROKER_URL is not the URL of a broker. Percent-encode what is special in "
+                "user and password, such as / as %2F."
+            ) from None
+        return url
+
     @field_validator("serving_pools")
     @classmethod
     def _load_keys(cls, pools: tuple[ServingPool, ...]) -> tuple[ServingPool, ...]:
         """The pools with their servers' API keys."""
         check_pools(pools)
         return load_pool_keys(pools)
+
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def start_process(kind: type[SettingsType]) -> SettingsType:
+    """The settings of an entry point, its logging configured.
+
+    Logging comes first: what is wrong with the settings is logged as well, without secrets.
+    Raises `ValidationError`.
+    """
+    configure_logging()
+    settings = kind()
+    configure_logging(settings.log_level, settings.list_secrets())
+    return settings

@@ -13,15 +13,17 @@ from typing import Any
 from uuid import uuid4
 
 from celery import Celery
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from service.database import Database
+from service.logs import configure_logging
 from service.outbox import JOB_TASK, PUBLISH_TASK, SHARD_TASK
+from service.settings import start_process
 from workers.settings import WorkerSettings
 from workers.tasks.life_signs import LifeSigns
 from workers.tasks.supervision import Supervisor
 
-settings = WorkerSettings()
+settings = start_process(WorkerSettings)
 
 app = Celery("excise-workers", broker=settings.broker_url.get_secret_value())
 app.conf.update(
@@ -39,7 +41,6 @@ app.conf.update(
     broker_connection_max_retries=None,
     # The lease decides who runs a job, so a redelivery after this long does no harm.
     broker_transport_options={"visibility_timeout": 3600, "socket_keepalive": True},
-    worker_hijack_root_logger=False,
     worker_send_task_events=False,
 )
 
@@ -48,7 +49,12 @@ database = Database(settings.database_url.get_secret_value(), pool_size=2, max_o
 supervisor = Supervisor(database, settings, worker_id)
 life_signs = LifeSigns(database, settings, supervisor)
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+@setup_logging.connect
+def _keep_logging(loglevel: int, **_: Any) -> None:
+    """Log as the service does, not as Celery would; its --loglevel is for its own lines alone."""
+    configure_logging(settings.log_level, settings.list_secrets())
+    logging.getLogger("celery").setLevel(loglevel)
 
 
 @app.task(name=JOB_TASK, ignore_result=True)

@@ -13,6 +13,8 @@ import typer
 
 from service.commands.output import clean
 from service.errors import ExciseError
+from service.logs import configure_console_logging
+from service.redaction import redact
 
 if TYPE_CHECKING:
     from workers.pruning.patch import Patch
@@ -60,7 +62,7 @@ def _reported_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of a pipe went away: the program's to handle
         raise
     except (ValueError, OSError, RuntimeError, ExciseError) as error:
-        typer.echo(f"error: {clean(str(error))}", err=True)
+        typer.echo(redact(f"error: {clean(str(error))}"), err=True)
         raise typer.Exit(1) from None
 
 
@@ -211,6 +213,7 @@ def gate_command(
 
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.cli models fetch …`."""
+    configure_console_logging()
     app = typer.Typer(no_args_is_help=True)
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -56,3 +57,9 @@ class WorkerSettings(ScorerSettings, Settings):
     serving_dtype: Dtype = "float32"
     """What the vLLM servers compute in: in float32 a canary demands equal tokens, else
     log-probabilities within a tolerance."""
+
+    def list_secrets(self) -> list[str]:
+        """What no log may show: the service's secrets, and those that custom scorers are sent."""
+        variables = (host.secret_variable for host in self.scorer_hosts)
+        own = (os.environ.get(name, "") for name in variables if name is not None)
+        return [*super().list_secrets(), *filter(None, own)]

@@ -14,7 +14,10 @@ from typer.core import TyperGroup
 
 from service.client import ClientError
 from service.commands.output import CommandError, ExitCode, print_error
+from service.database import DatabaseUrlError
 from service.embedded import StackError
+from service.logs import configure_console_logging
+from service.redaction import redact
 
 ENTRY_POINT_GROUP = "excise.commands"
 DEBUG_VARIABLE = "EXCISE_DEBUG"
@@ -65,12 +68,13 @@ class ExciseGroup(TyperGroup):
         extra: dict[str, Any],
     ) -> int:
         """Run a command; its exit code."""
+        configure_console_logging()
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except (ClientError, CommandError) as error:
             return _fail(error.message, error.param)
-        except StackError as error:
+        except (StackError, DatabaseUrlError) as error:
             return _fail(str(error))
         except (KeyboardInterrupt, typer.Abort):
             print("interrupted", file=sys.stderr)
@@ -146,6 +150,6 @@ def _fail_unexpectedly(error: Exception) -> int:
     if isinstance(error, ModuleNotFoundError):
         return _fail(describe_missing(error))
     if os.environ.get(DEBUG_VARIABLE):
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), file=sys.stderr)
     first_line = (str(error).strip() or "no message").splitlines()[0]
     return _fail(f"{type(error).__name__}: {first_line} ({DEBUG_VARIABLE}=1 shows more)")

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from service.jobs.schemas import JobView
+from service.redaction import redact
 
 _PLAIN_WIDTH = 110
 
@@ -50,7 +51,8 @@ def build_console(*, to_stderr: bool = False) -> Console:
 
 
 def print_error(message: str, param: str | None = None) -> None:
-    """`error: <message> (field: <param>)` on standard error."""
+    """`error: <message> (field: <param>)` on standard error, without any secret."""
+    message = redact(message)
     field = f" (field: {clean(param)})" if param else ""
     print(f"error: {clean(message, keep_lines=True)}{field}", file=sys.stderr, flush=True)
 

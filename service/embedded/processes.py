@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from service.embedded import guardian
+from service.logs import describe_line
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.05
@@ -141,7 +142,7 @@ class ChildProcess:
                 text = log.read().decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join(text.strip().splitlines()[-lines:])
+        return _tail(text, lines)
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the program, its output appended to its log."""
@@ -280,9 +281,15 @@ def rotate_log(path: Path) -> None:
 def _read_tail(path: Path, lines: int = 8) -> str:
     """The last lines of a file, if it is there."""
     try:
-        return "\n".join(path.read_text(errors="replace").strip().splitlines()[-lines:])
+        return _tail(path.read_text(errors="replace"), lines)
     except OSError:
         return ""
+
+
+def _tail(text: str, lines: int) -> str:
+    """The last lines of a log, for a person."""
+    shown = "\n".join(map(describe_line, text.strip().splitlines()[-lines:]))
+    return "\n".join(shown.splitlines()[-lines:])
 
 
 def _build_death_signal(number: signal.Signals) -> Callable[[], None] | None:

@@ -266,8 +266,9 @@ class EmbeddedStack:
     def _worker_program(self, index: int) -> Program:
         """One worker."""
         arguments = [
-            *("celery", "-A", "workers.app", "worker", "--pool", "solo", "--loglevel", "WARNING"),
-            *("--without-gossip", "--without-mingle", "-n", f"excise{index}@%h"),
+            *("celery", "--quiet", "-A", "workers.app", "worker", "--pool", "solo"),
+            *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
+            *("-n", f"excise{index}@%h"),
         ]
         environment = {"TOKENIZERS_PARALLELISM": "false"}
         shares = self.workers + (self._serving is not None)

@@ -14,10 +14,10 @@ from service.jobs.specs.gates import (
     ResponseLimitsSpec,
     ZeroShotGateSpec,
 )
+from service.prompt_sets.parsing import Prompt as ParsedPrompt
 from workers.abilities.catalogue import SLICES, build_slices
 from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose
-from service.prompt_sets.parsing import Prompt as ParsedPrompt
 from workers.correction.preparation import cut_corpus
 from workers.encoding import Chat, ChatTemplateError
 from workers.prompts import convert_prompts

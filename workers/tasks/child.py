@@ -14,9 +14,10 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from service.database import Database
-from service.errors import ExciseError, LeaseLostError
+from service.errors import ExciseError, InternalError, LeaseLostError
 from service.jobs.execution import Claim, finish_job
 from service.jobs.shards import ShardClaim, fail_by_shard, release_shard
+from service.logs import configure_logging
 from service.serving.publications import PublicationClaim, fail_publication, release_publication
 from workers.settings import WorkerSettings
 
@@ -48,7 +49,7 @@ def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
             session, claim.job_id, claim.token, status, error_code=code, error_message=message
         )
 
-    _run_recorded(f"job {claim.job_id}", work, end, settings)
+    _run_recorded(f"job {claim.job_id}", work, end, settings, job_id=claim.job_id)
 
 
 def run_claimed_shard(claim: ShardClaim, settings: WorkerSettings) -> None:
@@ -69,7 +70,8 @@ def run_claimed_shard(claim: ShardClaim, settings: WorkerSettings) -> None:
         else:
             fail_by_shard(session, claim.shard_id, claim.token, code or "internal", message or "")
 
-    _run_recorded(claim.shard_id, work, end, settings)
+    ids = {"job_id": claim.job_id, "shard_id": claim.shard_id}
+    _run_recorded(claim.shard_id, work, end, settings, **ids)
 
 
 def run_claimed_publication(claim: PublicationClaim, settings: WorkerSettings) -> None:
@@ -87,15 +89,23 @@ def run_claimed_publication(claim: PublicationClaim, settings: WorkerSettings) -
         else:
             fail_publication(*key, message or "It could not be built.")
 
-    _run_recorded(claim.version_id, work, end, settings)
+    ids = {"job_id": claim.job_id, "version_id": claim.version_id}
+    _run_recorded(claim.version_id, work, end, settings, **ids)
 
 
 def _run_recorded(
-    name: str, work: Callable[[Database], None], end: _End, settings: WorkerSettings
+    name: str,
+    work: Callable[[Database], None],
+    end: _End,
+    settings: WorkerSettings,
+    **fields: str,
 ) -> None:
-    """Do `work`; what it raises is recorded through `end`, or left to the parent by exiting."""
+    """Do `work`; what it raises is recorded through `end`, or left to the parent by exiting.
+
+    Every line that is logged meanwhile carries `fields`.
+    """
     _exit_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging(settings.log_level, settings.list_secrets(), **fields)
     from workers.memory import is_out_of_memory
     from workers.tasks.context import CancelledJobError, InvalidInputError
 
@@ -117,6 +127,8 @@ def _run_recorded(
     except InvalidInputError as error:
         record("failed", "invalid_input", str(error))
     except ExciseError as error:
+        if isinstance(error, InternalError):
+            logger.exception("%s failed", name)
         record("failed", error.code, str(error))
     except (OperationalError, InterfaceError):
         # No verdict on the job: another attempt, once the database is back, goes on from here.

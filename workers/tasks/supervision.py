@@ -17,6 +17,7 @@ from service.database import Database
 from service.errors import LeaseLostError
 from service.jobs.execution import claim_job
 from service.jobs.shards import claim_shard
+from service.logs import log_fields
 from service.serving.publications import claim_publication
 from workers.settings import WorkerSettings
 from workers.tasks.child import (
@@ -113,7 +114,8 @@ class Supervisor:
     def _run(self, work: LeasedWork) -> None:
         self.job_id = work.job_id
         try:
-            self._run_child(work)
+            with log_fields(job_id=work.job_id):
+                self._run_child(work)
         finally:
             self.job_id = None
 

@@ -1,0 +1,231 @@
+"""Keeping secrets out of what is logged and printed: known values, and what looks like one.
+
+Too much is blanked out rather than too little; a log is read by more people than a vault is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote, unquote_plus
+
+BLANK = "***"
+SHORTEST_VALUE = 4
+"""Shorter values are not looked for: they would blank out half of every line."""
+SHORTEST_INSIDE_WORDS = 8
+"""Shorter values are blanked out as whole words only."""
+
+_BARE = r"""[^\s"'&]+"""
+_QUOTED = r"""(?:"(?:[^"\\]|\\.){0,1024}+"|'(?:[^'\\]|\\.){0,1024}+')"""
+_VALUE = rf"""(?:{_QUOTED}|\\{{0,4}}["']?{_BARE})"""
+_SCHEME = r"(?:(?:bearer|basic|digest|token|negotiate|hmac)\s{1,4})?"
+_NAMES = (
+    *("password", "passwd", "passphrase", "secret", "credential", "signature", "authorization"),
+    *("cookie", "apikey", "api_key", "api-key", "accesskey", "access_key", "access-key"),
+    *("account_key", "accountkey", "private_key", "signing_key", "access_token", "auth_token"),
+    *("refresh_token", "session_token", "security-token", "api_token", "id_token"),
+)
+_NAME = "|".join(_NAMES)
+_QUERY_NAMES = ("key", "sig", "sign", "auth", "pass", "pwd", "jwt", "code")
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """What a kind of secret looks like. It is looked for where one of `signs` is in the text."""
+
+    signs: tuple[str, ...]
+    """In small letters. Finding none is a hundred times faster than matching nothing."""
+    pattern: re.Pattern[str]
+    replacement: str = BLANK
+
+
+def _pattern(signs: str | tuple[str, ...], text: str, replacement: str = BLANK) -> _Pattern:
+    compiled = re.compile(text, re.IGNORECASE | re.DOTALL)
+    return _Pattern((signs,) if isinstance(signs, str) else signs, compiled, replacement)
+
+
+# Repetitions are bounded or end at the first character they cannot hold: a long line made to be
+# slow takes time in proportion to its length.
+_PATTERNS = (
+    _pattern(
+        "private key",
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!-)){0,8192}(?:-----END)?",
+    ),
+    # user:password@ as it should be, and with a slash or the like that nobody encoded;
+    # `host:8000/v1/alias@name` is a port and a path.
+    _pattern("://", r"(?<=://)(?:[^/?#@\s\"']{0,256}+@)+", f"{BLANK}@"),
+    _pattern(
+        "://",
+        r"(?<=://)[^/?#@\s:\[]{0,128}+:(?!\d{1,5}[/?#])(?:(?:[^\s\"'<>@:]|:(?!//)){0,256}+@)+",
+        f"{BLANK}@",
+    ),
+    _pattern("%3a%2f%2f", r"(?<=%3a%2f%2f)(?:[^\s\"'&%]|%(?!40|3a%2f%2f)){0,256}+%40", f"{BLANK}@"),
+    _pattern("bearer", r"\bbearer(?:\s|%20|\+){1,4}[\w.~+/=%-]{4,}", f"Bearer {BLANK}"),
+    _pattern(
+        _NAMES,
+        rf"((?:{_NAME})[\w-]{{0,32}}+\\{{0,4}}+[\"']?\s{{0,4}}+"
+        rf"(?:=>?|:|%3d|,(?=\s?b?[\"']))\s{{0,4}}+(?:b(?=[\"']))?){_SCHEME}{_VALUE}",
+        rf"\1{BLANK}",
+    ),
+    _pattern(("token=", "token%3d"), rf"(token(?:=|%3d)){_BARE}", rf"\1{BLANK}"),
+    _pattern(('token"', "token'"), rf"([\"']token[\"']\s?:\s?){_VALUE}", rf"\1{BLANK}"),
+    _pattern(
+        tuple(f"{name}{mark}" for name in _QUERY_NAMES for mark in ("=", "%3d")),
+        rf"((?:[?&;]|%3f|%26)(?:{'|'.join(_QUERY_NAMES)})(?:=|%3d)){_BARE}",
+        rf"\1{BLANK}",
+    ),
+    _pattern("exc_", r"exc_[a-z0-9_-]{8,}"),
+    _pattern(
+        ("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "akia", "asia"),
+        r"\b(?:hf_|sk-|gh[pousr]_|github_pat_|AKIA|ASIA)[a-z0-9_-]{16,}",
+    ),
+    _pattern("eyj", r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
+)
+_IS_SECRET_NAME = re.compile(
+    r"password|passwd|passphrase|secret|credential|authorization|signature|cookie"
+    r"|(?:^|[_-])(?:token|key|keys|pass|pat|sas|dsn)(?:[_-]|$)|apikey",
+    re.IGNORECASE,
+)
+_IS_PLACE = re.compile(r"_(?:file|path|dir)$", re.IGNORECASE)
+_BACKSLASHES_OR_ONE = re.compile(r"\\+|.", re.DOTALL)
+_SPECIAL = re.compile(r"[@:/?#\[\]%&\s]+")
+
+
+class Redactor:
+    """Blanks out the secrets it was told of, however they are encoded, and what looks like one."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: frozenset[str] = frozenset()
+        self._known: re.Pattern[str] | None = None
+        self.register(secrets)
+
+    def register(self, secrets: Iterable[str]) -> None:
+        """Blank out these values from now on; of a URL, the password that is in it."""
+        found = {part for secret in secrets for part in _list_parts(secret)}
+        self._secrets |= {part for part in found if len(part.strip()) >= SHORTEST_VALUE}
+        longest_first = sorted(self._secrets, key=lambda secret: (-len(secret), secret))
+        if longest_first:
+            self._known = re.compile("|".join(map(_spell, longest_first)))
+
+    def redact(self, text: str) -> str:
+        """`text` with every secret in it blanked out."""
+        if self._known is not None and self._may_hold_one(text):
+            text = self._known.sub(BLANK, text)
+        folded = text.lower()
+        for kind in _PATTERNS:
+            if any(sign in folded for sign in kind.signs):
+                text = kind.pattern.sub(kind.replacement, text)
+        return text
+
+    def redact_value(self, name: str, value: object) -> object:
+        """A field of a log record, blank where its name says that it is a secret."""
+        if isinstance(value, bool | int | float) or value is None:
+            return value
+        if is_secret_name(name):
+            return BLANK
+        if isinstance(value, Mapping):
+            return {
+                self.redact(str(key)): self.redact_value(str(key), inner)
+                for key, inner in value.items()
+            }
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.redact_value("", inner) for inner in value]
+        return self.redact(str(value))
+
+    def _may_hold_one(self, text: str) -> bool:
+        """Whether a known value may be in the text: encoded or escaped, or as it is."""
+        if "%" in text or "\\" in text or "+" in text:
+            return True
+        return any(secret in text for secret in self._secrets)
+
+
+_PROCESS = Redactor()
+
+
+def redact(text: str) -> str:
+    """`text` without keys, passwords and whatever else this process was told to keep."""
+    return _PROCESS.redact(text)
+
+
+def redact_value(name: str, value: object) -> object:
+    """A field of a log record likewise."""
+    return _PROCESS.redact_value(name, value)
+
+
+def register_secrets(secrets: Iterable[str]) -> None:
+    """Have `redact` blank out these values for as long as the process lives."""
+    _PROCESS.register(secrets)
+
+
+def find_secrets(environment: Mapping[str, str]) -> list[str]:
+    """What the environment holds that is secret by its name, and URLs with a password in them."""
+    return [
+        value
+        for name, value in environment.items()
+        if (is_secret_name(name) and not _IS_PLACE.search(name)) or _has_user(value)
+    ]
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether something of this name is likely to be a secret."""
+    return _IS_SECRET_NAME.search(name) is not None
+
+
+def _has_user(value: str) -> bool:
+    """Whether the value is a URL with a user, a password, or what a mistake made of one."""
+    _, mark, rest = value.partition("://")
+    return bool(mark) and ("@" in rest or "password=" in rest)
+
+
+def _list_parts(secret: str) -> Iterator[str]:
+    """Yield what must not be seen of a secret: of a URL its password, and that in pieces too.
+
+    A password in which nobody has encoded an `@`, a `/` or a `:` is taken apart by whatever
+    parses the URL, and a piece of it comes back as the name of a host or a port that is none.
+    """
+    secret = secret.strip()
+    _, mark, rest = secret.partition("://")
+    if not mark:
+        yield secret
+        return
+    authority, _, query = rest.partition("?")
+    user_info = rest.rpartition("@")[0] if "@" in rest else authority
+    for password in {user_info.partition(":")[2], user_info.partition("@")[0].partition(":")[2]}:
+        if "@" in rest or not password.partition("/")[0].isdigit():  # `host:6379/0` holds none
+            yield from _list_spellings(password)
+            yield from (piece for piece in _SPECIAL.split(password) if piece)
+    for name, value in parse_qsl(query):
+        if is_secret_name(name):
+            yield from _list_spellings(value)
+
+
+def _list_spellings(password: str) -> tuple[str, str, str]:
+    """A password as it is written, and as it is when decoded."""
+    return password, unquote(password), unquote_plus(password)
+
+
+def _spell(secret: str) -> str:
+    """A pattern for a value in which any character may be percent-encoded or escaped."""
+    # Backslashes are doubled where they are escaped, and may be again: a run of any length.
+    spelled = "".join(
+        r"(?:\\|(?i:%(?:25)*5c)){1,64}+" if part[0] == "\\" else _spell_character(part)
+        for part in _BACKSLASHES_OR_ONE.findall(secret)
+    )
+    if len(secret) < SHORTEST_INSIDE_WORDS:
+        return rf"(?<![^\W_]){spelled}(?![^\W_])"
+    return spelled
+
+
+def _spell_character(character: str) -> str:
+    """A pattern for one character: itself, percent-encoded once or more, escaped in a literal."""
+    is_raw_byte = "\udc80" <= character <= "\udcff"  # how Python keeps what is not UTF-8
+    encoded = character.encode("utf-8", "surrogateescape" if is_raw_byte else "surrogatepass")
+    percent = "".join(f"%(?:25)*{byte:02x}" for byte in encoded)
+    if character.isascii() and character.isalnum():
+        return f"(?:{character}|(?i:{percent}))"
+    escaped = {character, ascii(character)[1:-1], json.dumps(character)[1:-1]}
+    ways = sorted({re.escape(way.lstrip("\\")) for way in escaped})
+    space = "|[+]" if character == " " else ""
+    return rf"(?:\\{{0,4}}+(?:{'|'.join(ways)})|(?i:{percent}){space})"
