@@ -326,6 +326,8 @@ class GateResult(ReportModel):
     """Why there is no value."""
     note: str | None = None
     """What a reader must know to judge the value by."""
+    remedy: str | None = None
+    """Of a gate that was not met: what may have caused it, and what to do about it."""
 
 
 class Sample(ReportModel):
@@ -341,6 +343,38 @@ class Sample(ReportModel):
     scores_after: dict[str, float]
     undesired_before: bool
     undesired_after: bool
+
+
+class Leftover(ReportModel):
+    """Words that corrected held-out responses still have, or have more often than the base's."""
+
+    words: str
+    """In lower case, without punctuation."""
+    before: int
+    """Held-out responses of the base model with them; words that the prompt gives do not count."""
+    after: int
+    """Those of the corrected model."""
+    p_value: float
+    """By which chance they would be in a list though nothing is behind it, corrected for the
+    number of n-grams that were compared."""
+
+
+class BehaviourLeftovers(ReportModel):
+    """What is left of one behaviour on held-out prompts, and what came instead."""
+
+    behaviour: str
+    responses: int
+    """Held-out responses compared."""
+    left: list[Leftover]
+    """Parts of what was undesired, still there where the whole no longer is."""
+    rose: list[Leftover]
+    """What corrected responses say instead."""
+    pattern: str
+    """A regular expression for what is left, or, without any, for what came instead."""
+    advice: str
+    """What to do with it, without any of the words."""
+    samples: list[Sample]
+    """Responses with these words."""
 
 
 class ModelIdentity(ReportModel):
@@ -380,6 +414,10 @@ class Report(JobReport):
     """Where the job sets `serving.max_rank`."""
     not_asked: list[str] = []
     """Gates that the job did not ask for."""
+    advice: list[str] = []
+    """Sentences: what else there is to know about how the job ended, and what to try."""
+    leftovers: list[BehaviourLeftovers] = []
+    """Of each behaviour of which something is left, or for which something came instead."""
     samples: list[Sample]
     attribution: dict[str, str]
     """Attributor, score and granularity used."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
 
+from workers.correction.advice import describe_search, list_advice
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides, build_effect, collect_sides
 from workers.correction.gates import build_effect_gates
+from workers.correction.leftovers import find_leftovers
 from workers.correction.results import (
     PreparedCorrection,
     Responses,
@@ -21,6 +23,7 @@ from workers.correction.results import (
 from workers.correction.samples import choose_samples
 from workers.correction.search import Budget, find_front
 from workers.domain import (
+    BehaviourLeftovers,
     BudgetLimits,
     Damage,
     DivergenceDamage,
@@ -38,6 +41,7 @@ from workers.domain import (
 )
 from workers.pruning.selection import count_by_module, list_indices
 from workers.validation.checks.gates import GateRequest, judge_gates
+from workers.validation.checks.remedies import add_remedies
 from workers.validation.checks.state import (
     ModelState,
     TextDivergences,
@@ -63,6 +67,10 @@ class ReportFrame:
     versions: Mapping[str, str]
     model_id: str
     timings: Mapping[str, float]
+    most_amounts: Mapping[Granularity, int] = field(default_factory=dict)
+    """Largest number of components that the search may prune."""
+    ordinary: tuple[str, ...] = ()
+    """Ordinary texts: words that are common in them tell nothing of a behaviour."""
 
 
 def build_report(
@@ -78,6 +86,7 @@ def build_report(
     sides = _collect_sides(prepared, search, validation)
     damage = None if validation is None else _build_damage(frame, validation)
     gates = [] if validation is None else _build_gates(frame, sides, validation)
+    gates = add_remedies(gates, of_job=True)
     verdict, reason = _judge(prepared, search, validation, gates)
     return Report(
         verdict=verdict,
@@ -98,6 +107,8 @@ def build_report(
         rank_limit=_describe_rank_limit(frame, search),
         gates=gates,
         not_asked=list(frame.not_asked),
+        advice=list_advice(frame.behaviours, frame.budget, frame.most_amounts, prepared, search),
+        leftovers=_list_leftovers(frame, prepared, sides),
         samples=choose_samples(frame.behaviours, prepared, sides),
         attribution=dict(frame.attribution),
         timings=dict(frame.timings),
@@ -133,14 +144,29 @@ def _judge(
     if prepared.too_weak is not None:
         return Verdict.NO_EFFECT, prepared.too_weak
     if search is None or validation is None:
-        return (
-            Verdict.NO_EFFECT,
-            "nothing tried improves every behaviour on the tuning prompts within the budget",
-        )
+        return Verdict.NO_EFFECT, describe_search(() if search is None else search.trials)
     failed = [gate.name for gate in gates if not gate.passed]
     if failed:
         return Verdict.REJECTED, f"gates not met: {', '.join(failed)}"
     return Verdict.PASSED, "every gate was measured on held-out data and met"
+
+
+def _list_leftovers(
+    frame: ReportFrame, prepared: PreparedCorrection, sides: Sequence[BehaviourSides]
+) -> list[BehaviourLeftovers]:
+    found = [
+        find_leftovers(
+            behaviour,
+            own.prompts,
+            own.triggering(held_out=True),
+            side.held_out_before,
+            side.validated.corrected,
+            frame.ordinary,
+        )
+        for behaviour, own, side in zip(frame.behaviours, prepared.behaviours, sides, strict=True)
+        if side.validated is not None
+    ]
+    return [leftovers for leftovers in found if leftovers is not None]
 
 
 def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage | None:

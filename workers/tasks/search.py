@@ -73,7 +73,7 @@ def _work(
     total = rounds * len(inputs.granularities) + trials + limit.trials + weighs_together(inputs)
     advance = count_up(progress, total)
     bench = TuningBench(context, inputs, prepared, attributed.sha256)
-    most_weights = _find_range(inputs, Granularity.WEIGHT)[1]
+    most_weights = find_range(inputs, Granularity.WEIGHT)[1]
     steps = build_steps(
         context, inputs, relevance, bench, most_weights, lambda: advance(1), limit.remember
     )
@@ -121,12 +121,12 @@ def _start(relevance: Mapping[Granularity, ContrastiveRelevance]) -> Benefits:
 
 
 def _build_space(inputs: CorrectionInputs) -> Space:
-    ranges = {kind: _find_range(inputs, kind) for kind in inputs.granularities}
+    ranges = {kind: find_range(inputs, kind) for kind in inputs.granularities}
     layers = count_layers(inputs.checkpoint.model, inputs.family)
     return Space(ranges, layers, tuple(inputs.spec.search.ablations))
 
 
-def _find_range(inputs: CorrectionInputs, kind: Granularity) -> tuple[int, int]:
+def find_range(inputs: CorrectionInputs, kind: Granularity) -> tuple[int, int]:
     """Return the fewest and the most components that any trial prunes."""
     amounts = _amounts(inputs, kind)
     if not _count_trials(inputs):

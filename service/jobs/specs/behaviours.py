@@ -61,6 +61,13 @@ Pattern = Annotated[
 EntryPointName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ScorerUrl = Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(_check_url)]
 RelativeFall = Annotated[float, Field(gt=0, le=1)]
+Remaining = Annotated[float, Field(ge=0, lt=1)] | None
+"""Largest share of the responses to held-out prompts that may still show a behaviour after the
+correction; null asks for no limit."""
+
+MAX_PHRASE_REMAINING = 0.1
+"""A phrase that must not be said is to be gone: with a relative fall alone as the demand, a
+correction passed while 37 % of the answers still said it."""
 
 
 class DecodingSpec(SpecModel):
@@ -111,6 +118,8 @@ class RepetitionSpec(BehaviourSpecBase):
     """A response at or below this shows the behaviour."""
     min_effect: float = Field(default=0.1, gt=0, le=1)
     """Least rise of the mean ratio on held-out prompts."""
+    max_remaining: Remaining = None
+    """None by default: half of the loops gone is a good correction (benchmarks/RESULTS.md)."""
 
 
 class ToxicitySpec(BehaviourSpecBase):
@@ -128,6 +137,8 @@ class ToxicitySpec(BehaviourSpecBase):
     """A response at or above this shows the behaviour."""
     min_effect: RelativeFall = 0.4
     """Least relative fall of the share of responses that show it, on held-out prompts."""
+    max_remaining: Remaining = None
+    """None by default: how few an evaluator can find depends on its own false alarms."""
 
     @model_validator(mode="after")
     def _check_agreement_possible(self) -> Self:
@@ -153,6 +164,7 @@ class PhraseSpec(BehaviourSpecBase):
     """Of phrases: "Ann" is not found in "Annual"."""
     min_effect: RelativeFall = 0.4
     """Least relative fall of the share of responses that show it, on held-out prompts."""
+    max_remaining: Remaining = MAX_PHRASE_REMAINING
 
     @model_validator(mode="after")
     def _check_one_search(self) -> Self:
@@ -176,6 +188,8 @@ class CustomSpec(BehaviourSpecBase):
     """A response at this, or on the bad side of it, shows the behaviour."""
     min_effect: RelativeFall = 0.4
     """Least relative fall of the share of responses that show it, on held-out prompts."""
+    max_remaining: Remaining = None
+    """None by default: what share is tolerable only the author of the scorer knows."""
 
     @model_validator(mode="after")
     def _check_one_scorer(self) -> Self:

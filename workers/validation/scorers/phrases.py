@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import regex
@@ -45,10 +45,17 @@ class PhraseScorer:
         """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search takes too long."""
         return [float(self._is_in(answer.text)) for answer in answers]
 
+    def find(self, text: str) -> list[str]:
+        """Return every match in a text, in order. Raises `ScoringError` as `score` does."""
+        return [match[0] for match in self._search(text)]
+
     def _is_in(self, text: str) -> bool:
-        searched = _normalise(text) if self._is_literal else text
+        return any(True for _ in self._search(text))
+
+    def _search(self, text: str) -> Iterator[regex.Match[str]]:
+        searched = normalise(text) if self._is_literal else text
         try:
-            return self._compiled.search(searched, timeout=MAX_SECONDS_PER_RESPONSE) is not None
+            yield from self._compiled.finditer(searched, timeout=MAX_SECONDS_PER_RESPONSE)
         except TimeoutError:
             raise ScoringError(
                 f"the pattern of {self.name} takes more than {MAX_SECONDS_PER_RESPONSE:g} s on a "
@@ -83,12 +90,13 @@ def _matches_nothing(compiled: regex.Pattern[str]) -> bool:
 
 def _join(phrases: Phrases) -> str:
     """Return a regular expression for any of the texts."""
-    texts = [_normalise(text).split() for text in phrases.texts]
+    texts = [normalise(text).split() for text in phrases.texts]
     if not all(texts):
         raise ScorerUnavailableError("a phrase is blank; every response would show the behaviour")
     joined = "|".join(r"\s+".join(map(regex.escape, words)) for words in texts)
     return rf"(?<!\w)(?:{joined})(?!\w)" if phrases.whole_words else joined
 
 
-def _normalise(text: str) -> str:
+def normalise(text: str) -> str:
+    """Return a text with one form of each character and of each kind of quotes (NFKC)."""
     return unicodedata.normalize("NFKC", text).translate(_QUOTES)
