@@ -333,9 +333,7 @@ def _describe(found: _Found, units: Sequence[Sequence[_Pair]]) -> Leftover:
     )
 
 
-def _choose_pairs(
-    grams: Sequence[Gram], units: Sequence[Sequence[_Pair]]
-) -> list[tuple[int, int]]:
+def _choose_pairs(grams: Sequence[Gram], units: Sequence[Sequence[_Pair]]) -> list[tuple[int, int]]:
     """Return (prompt, sample) of the responses with most of the n-grams, one a prompt."""
     best = []
     for number, unit in enumerate(units):

@@ -21,7 +21,6 @@ from workers.tasks.checks import load_check_plan
 from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 
-
 _JUDGED_LATER = {"prompts", "min_effect", "max_remaining"}
 """Fields of a behaviour that preparing it does not depend on; prompts are told by content."""
 

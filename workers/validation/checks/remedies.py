@@ -84,9 +84,7 @@ REMEDIES: Mapping[str, Remedy] = {
         "Responses repeat whole phrases more than before: the model begins to loop.",
         "max_self_repetition_rise",
     ),
-    "emptiness": _responses(
-        "The model says nothing where it answered before.", "max_empty_rise"
-    ),
+    "emptiness": _responses("The model says nothing where it answered before.", "max_empty_rise"),
     "shorter": _responses(
         "Responses have become short: what ended a behaviour may have ended the answer.",
         "min_length_ratio",
