@@ -56,9 +56,10 @@ def build_patch(
 
     `transposed` says that weights are stored (in, out); None takes it from `config.json`
     (true for GPT-2). `head_dim` is derived from it as well when None. `replacement` is as in
-    `pruned`; what it gives is added to the stored bias. `verdict` is that on the job. Weights are found by module name, see
-    `find_stored`. Raises `PatchError` on an empty selection, indices out of order, a component
-    the checkpoint does not have, and a mean where no bias is stored.
+    `pruned`; what it gives is added to the stored bias. `verdict` is that on the job. Weights
+    are found by module name, see `find_stored`. Raises `PatchError` on an empty selection,
+    indices out of order, a component the checkpoint does not have, and a mean where no bias is
+    stored.
     """
     tensors = list_tensors(base)
     layout = _find_layout(base, tensors, selection, transposed, head_dim)
