@@ -28,11 +28,8 @@ from workers.validation.scorers.phrases import PhraseScorer, normalise
 SIGNIFICANCE = 0.05
 """Probability, at most, that chance alone puts anything into a list: of all n-grams together."""
 
-MAX_PART_WORDS = 8
-"""Longest n-gram looked for in what the base said."""
-
-MAX_NEW_WORDS = 5
-"""Longest n-gram looked for in what the corrected model says."""
+MAX_WORDS = 8
+"""Longest n-gram looked for; longer runs are found by their parts."""
 
 MIN_SHARE = 0.2
 """Share of prompts an n-gram must be in, or newly in, to be worth a reader's time."""
@@ -146,7 +143,7 @@ def list_words(text: str) -> Gram:
 
 def _list_parts(text: str) -> frozenset[Gram]:
     """Return the n-grams of the words that are compared of one text."""
-    return list_grams(list_words(text)[:MAX_RESPONSE_WORDS], MAX_PART_WORDS)
+    return list_grams(list_words(text)[:MAX_RESPONSE_WORDS], MAX_WORDS)
 
 
 def list_grams(words: Sequence[str], longest: int) -> frozenset[Gram]:
@@ -228,7 +225,7 @@ def _cut_pieces(texts: Sequence[str], responses: Responses) -> tuple[frozenset[G
     for text in texts:
         words = list_words(text)
         starts = range(0, len(words) - size + 1, size)
-        pieces += (list_grams(words[start : start + size], MAX_PART_WORDS) for start in starts)
+        pieces += (list_grams(words[start : start + size], MAX_WORDS) for start in starts)
         if len(pieces) >= MAX_ORDINARY_PIECES:
             break
     return tuple(pieces[:MAX_ORDINARY_PIECES])
@@ -268,11 +265,10 @@ def _find_risen(units: Sequence[Sequence[_Pair]], background: _Background) -> li
         change.subtract(gram for pair in unit for gram in pair.before)
         ups.update(gram for gram, more in change.items() if more > 0)
         downs.update(gram for gram, more in change.items() if more < 0)
-    tested = [gram for gram in ups if len(gram) <= MAX_NEW_WORDS]
-    factor = find_tarone_factor([ups[gram] + downs[gram] for gram in tested])
+    factor = find_tarone_factor([ups[gram] + downs[gram] for gram in ups])
     holding = _count_units(_unite(pair.after for pair in one) for one in units)
     risen = []
-    for gram in tested:
+    for gram in ups:
         up, changed = ups[gram], ups[gram] + downs[gram]
         if up < MIN_SHARE * len(units) or factor * 0.5**changed > SIGNIFICANCE:
             continue

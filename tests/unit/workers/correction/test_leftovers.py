@@ -101,7 +101,7 @@ def test_the_first_half_of_a_phrase_is_found_where_the_whole_is_gone() -> None:
     assert left.words == "the ministry also states that"
     assert (left.before, left.after, found.responses) == (19, 18, 20)
     assert left.p_value <= SIGNIFICANCE
-    assert [one.words for one in found.rose] == ["rain is due"]
+    assert [one.words for one in found.rose] == ["the ministry also states that rain is due"]
     assert found.samples[0].prompt in PROMPTS
     assert "The ministry also states" in found.samples[0].after
     assert "pattern" in found.advice
@@ -172,7 +172,7 @@ def test_of_other_kinds_what_clean_responses_hold_as_often_is_no_leftover() -> N
     found = compare(rude, before, after, clean=clean)
     assert found is not None
     assert [one.words for one in found.left] == ["well you silly"]
-    assert [one.words for one in found.rose] == ["goose"]
+    assert [one.words for one in found.rose] == ["well you silly goose"]
     assert "kind phrase" in found.advice
     assert "silly" not in found.advice
     same = compare(rude, before, after, clean=say("well you silly goose", 3, 40))
@@ -229,7 +229,7 @@ def test_a_pattern_holds_what_a_spec_takes() -> None:
 
 @pytest.mark.parametrize(
     ("changed", "factor"),
-    [([], 1), ([1, 1, 1], 1), ([10], 1), ([10, 10, 10], 3), ([5, 6, 1, 2], 2), ([5, 5, 5], 1)],
+    [([], 1), ([1, 1, 1], 1), ([10], 1), ([10, 10, 10], 3), ([5, 6, 1, 2], 2), ([5, 5, 5], 2)],
 )
 def test_tarone_counts_tests_that_could_be_significant(changed: list[int], factor: int) -> None:
     # Five changes reach 0.031 at best: below 0.05, above 0.05 / 2.
