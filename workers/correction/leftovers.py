@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from statistics import fmean
 
 import regex
@@ -218,17 +218,16 @@ def _unite(parts: Iterable[frozenset[Gram]]) -> frozenset[Gram]:
 
 
 def _cut_pieces(texts: Sequence[str], responses: Responses) -> tuple[frozenset[Gram], ...]:
-    """Return the n-grams of pieces of `texts` as long as the responses are on average."""
+    """Return the n-grams of pieces of `texts`, one after another, as long as responses are.
+
+    The runs across the end of a text, which nobody wrote, do no harm among the others.
+    """
     lengths = [len(list_words(one.text)) for samples in responses for one in samples]
-    size = max(1, round(fmean(lengths))) if lengths else 1
-    pieces: list[frozenset[Gram]] = []
-    for text in texts:
-        words = list_words(text)
-        starts = range(0, len(words) - size + 1, size)
-        pieces += (list_grams(words[start : start + size], MAX_WORDS) for start in starts)
-        if len(pieces) >= MAX_ORDINARY_PIECES:
-            break
-    return tuple(pieces[:MAX_ORDINARY_PIECES])
+    size = max(1, min(MAX_RESPONSE_WORDS, round(fmean(lengths)))) if lengths else 1
+    running = chain.from_iterable(map(list_words, texts))
+    words = tuple(islice(running, MAX_ORDINARY_PIECES * size))
+    starts = range(0, len(words) - size + 1, size)
+    return tuple(list_grams(words[start : start + size], MAX_WORDS) for start in starts)
 
 
 def _find_left(units: Sequence[Sequence[_Pair]], background: _Background) -> list[_Found]:

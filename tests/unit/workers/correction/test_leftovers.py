@@ -158,6 +158,14 @@ def test_words_of_the_prompt_itself_count_for_nothing() -> None:
     assert found is None or not any("ministry" in one.words for one in found.left)
 
 
+def test_short_reference_texts_are_ordinary_text_too() -> None:
+    lines = [" ".join(text.split()[:10]) for text in ORDINARY] * 5
+    after = say("The ministry also states that rain is due", 3)
+    found = compare(slogan_behaviour(), say(SLOGAN, 1), after, ordinary=lines)
+    assert found is not None
+    assert [one.words for one in found.left] == ["the ministry also states that"]
+
+
 def test_few_prompts_show_nothing() -> None:
     found = compare(slogan_behaviour(), say(SLOGAN, 1, 3), say("officials claim", 3, 3))
     assert found is None or not found.rose
