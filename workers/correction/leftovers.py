@@ -41,6 +41,9 @@ COVERED = 0.8
 """An n-gram is not listed beside one that has half its words or more, and this share of its
 responses."""
 
+MIN_BACKGROUND = 10
+"""Fewest texts of a kind that are compared with by themselves."""
+
 MAX_LISTED, MAX_SAMPLES = 6, 3
 MAX_ORDINARY_PIECES = 400
 MAX_PROMPTS, MAX_RESPONSES, MAX_RESPONSE_WORDS = 500, 1000, 200
@@ -76,18 +79,30 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Background:
-    """Ordinary text in pieces: how often a piece holds an n-gram without any behaviour."""
+    """Text without the behaviour, of several kinds, in pieces: how often they hold an n-gram."""
 
-    pieces: tuple[frozenset[Gram], ...]
+    kinds: tuple[tuple[frozenset[Gram], ...], ...]
 
     def compute_p_value(self, gram: Gram, holding: int, of: int) -> float:
-        """Return by which chance `of` pieces have this many holding ones: Fisher's exact test.
+        """Return by which chance `holding` of `of` prompts have an n-gram, beside these texts.
 
-        One-sided, by the hypergeometric distribution (Fisher 1935, section 21); 1 without pieces.
+        The largest of the kinds that are large enough to be compared with, so that what one of
+        them holds as often is passed over; of all together where none is.
         """
-        own = sum(gram in piece for piece in self.pieces)
-        total = len(self.pieces)
-        return float(hypergeom.sf(holding - 1, of + total, holding + own, of))
+        large = [kind for kind in self.kinds if len(kind) >= MIN_BACKGROUND]
+        compared = large or [tuple(chain.from_iterable(self.kinds))]
+        return max(
+            _test_more(holding, of, sum(gram in piece for piece in kind), len(kind))
+            for kind in compared
+        )
+
+
+def _test_more(holding: int, of: int, other_holding: int, other_of: int) -> float:
+    """Return the p-value of one share above another, 1 where the other has no texts.
+
+    Fisher's exact test, one-sided, by the hypergeometric distribution (Fisher 1935, section 21).
+    """
+    return float(hypergeom.sf(holding - 1, of + other_of, holding + other_holding, of))
 
 
 def find_leftovers(
@@ -111,9 +126,9 @@ def find_leftovers(
         for outcome, olds, news in islice(zip(held_out, before, after, strict=True), most)
     ]
     clean = _collect_clean(behaviour, prompts)
-    common = _Background(clean + _cut_pieces(ordinary, after))
+    common = _Background((clean, _cut_pieces(ordinary, after)))
     is_phrase = any(isinstance(scorer, PhraseScorer) for scorer in behaviour.scorers)
-    left = _choose(_find_left(units, common if is_phrase else _Background(clean)), units)
+    left = _choose(_find_left(units, common if is_phrase else _Background((clean,))), units)
     known = {found.gram for found in left}
     rose = [found for found in _find_risen(units, common) if found.gram not in known]
     rose = _choose(rose, units)

@@ -401,7 +401,9 @@ def test_what_came_instead_is_in_the_report() -> None:
     frame = replace(FRAME, ordinary=("so it goes " * 200,))
     prepared = correction(prepare(TUNE_TOXIC, before))
     (found,) = build_report(frame, prepared, SEARCH, validate(own)).leftovers
-    assert [(one.words, one.before, one.after) for one in found.rose] == [("silly goose", 0, 24)]
+    assert [(one.words, one.before, one.after) for one in found.rose] == [
+        ("you silly goose", 0, 24)
+    ]
     assert build_report(frame, prepared, SEARCH.model_copy(update={"chosen": None}), None)
     assert build_report(frame, correction(), SEARCH, validate()).leftovers == []
 

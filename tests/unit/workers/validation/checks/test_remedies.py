@@ -8,7 +8,8 @@ from workers.domain import GateGroup, GateResult
 from workers.validation.checks.gates import GATES
 from workers.validation.checks.remedies import REMEDIES, add_remedies, find_remedy
 
-SUBJECTS = {"zero_shot": "boolq", "behaviour": "slogan", "behaviour_significance": "slogan"}
+BEHAVIOUR_GATES = [name for name in REMEDIES if name.startswith("behaviour")]
+SUBJECTS = {"zero_shot": "boolq", **dict.fromkeys(BEHAVIOUR_GATES, "slogan")}
 
 
 def gate(name: str, value: float | None = 2.0, *, passed: bool = False) -> GateResult:
