@@ -404,8 +404,8 @@ def test_what_came_instead_is_in_the_report() -> None:
     assert [(one.words, one.before, one.after) for one in found.rose] == [
         ("you silly goose", 0, 24)
     ]
-    assert build_report(frame, prepared, SEARCH.model_copy(update={"chosen": None}), None)
-    assert build_report(frame, correction(), SEARCH, validate()).leftovers == []
+    unchosen = SEARCH.model_copy(update={"chosen": None})
+    assert build_report(frame, prepared, unchosen, None).leftovers == []
 
 
 # --- several behaviours --------------------------------------------------------------------
