@@ -3,8 +3,8 @@
 `python -m benchmarks.interval_coverage` (within a minute) draws differences whose mean is known, as
 prompts give them: skewed, mostly zero, shares of five samples, flags, values without bounds. For
 each number of prompts it counts how many 95 % intervals hold that mean. Beside the interval that
-Excise uses stand the percentile bootstrap, which it used before, Student's t, and SciPy's BCa (slow: for ten prompts only). In
-brackets: the intervals' mean width relative to Student's t.
+Excise uses stand the percentile bootstrap, which it used before, Student's t, and SciPy's BCa
+(slow: for ten prompts only). In brackets: the intervals' mean width relative to Student's t.
 """
 
 from __future__ import annotations

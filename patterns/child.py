@@ -1,11 +1,11 @@
 """A process of its own, with little memory and time, that searches texts by one expression.
 
 It reads one JSON object from its input: `pattern`, `ignore_case`, `texts`, `memory_bytes`,
-`compile_seconds` and `search_seconds`. It writes one JSON value a line: true once the expression
-is compiled, or what is wrong with it; then for each text whether something in it matches, or null
-where memory did not suffice. Processor time is the kernel's to watch: past its limit the process
-ends by SIGPROF, and how many lines it wrote says what it was at. This file is run by its path, so
-that the child imports nothing else of Excise.
+`compile_seconds`, `search_seconds` and `most`. It writes one JSON value a line: true once the
+expression is compiled, or what is wrong with it; then for each text what matches in it, `most`
+matches at most, or null where memory did not suffice. Processor time is the kernel's to watch:
+past its limit the process ends by SIGPROF, and how many lines it wrote says what it was at. This
+file is run by its path, so that the child imports nothing else of Excise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from itertools import islice
 
 import regex
 
@@ -41,7 +42,8 @@ def main() -> None:
     for text in request["texts"]:
         _allow(request["search_seconds"])
         try:
-            _say(compiled.search(text) is not None)
+            found = islice(compiled.finditer(text), request["most"])
+            _say([match[0] for match in found])
         except MemoryError:
             _say(None)
             return
@@ -61,7 +63,7 @@ def _allow(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _say(value: bool | str | None) -> None:
+def _say(value: bool | str | list[str] | None) -> None:
     print(json.dumps(value), flush=True)
 
 

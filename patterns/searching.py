@@ -27,6 +27,9 @@ MAX_COMPILE_SECONDS = 1.0
 MAX_SEARCH_SECONDS = 1.0
 """Processor time to search one text."""
 
+MAX_MATCHES = 16
+"""Matches of one text that are returned: what a response says, it says in fewer."""
+
 _MAX_SECONDS = 60.0
 """A child that waits for a processor this much longer than it may compute is given up."""
 _ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE")
@@ -61,13 +64,13 @@ class BusyError(RuntimeError):
 def check_expression(expression: Expression) -> None:
     """Raise `PatternError` unless `expression` compiles within bounds and needs a character."""
     try:
-        (is_always_found,) = find_matches(expression, [""])
+        (found,) = find_matches(expression, [""])
     except SearchError as error:
         raise PatternError(
             f"takes more than {error.what} to search an empty text. Take out calls of itself, such "
             "as (?R), and repetitions inside repetitions, such as (a+)+."
         ) from None
-    if is_always_found:
+    if found:
         raise PatternError(
             "matches an empty text, so every response would show the behaviour. Require at least "
             "one character."
@@ -76,8 +79,10 @@ def check_expression(expression: Expression) -> None:
 
 def find_matches(
     expression: Expression, texts: Sequence[str], search_seconds: float = MAX_SEARCH_SECONDS
-) -> list[bool]:
-    """Whether something in each of `texts` matches, at `search_seconds` of processor time each.
+) -> list[list[str]]:
+    """Return what matches in each of `texts`, at `search_seconds` of processor time each.
+
+    In order and without overlaps, `MAX_MATCHES` of a text at most; nothing where nothing does.
 
     Raises `PatternError` where the expression is none or costs too much to compile, `SearchError`
     where a search does, `BusyError` where the machine does not get to it.
@@ -92,7 +97,7 @@ def find_matches(
             f"takes more than {_MEMORY} or {MAX_COMPILE_SECONDS:g} s to compile. Lower the counts "
             "in braces, and take out repetitions inside repetitions, such as (a+)+."
         )
-    answers = [bool(answer) for answer in found if answer is not None]
+    answers = [answer for answer in found if isinstance(answer, list)]
     if len(answers) < len(texts):
         what = f"{search_seconds:g} s" if len(found) == len(answers) else _MEMORY
         raise SearchError(len(answers), what)
@@ -104,7 +109,7 @@ _MEMORY = f"{MAX_MEMORY_BYTES / 2**20:g} MiB"
 
 def _run_child(
     expression: Expression, texts: Sequence[str], search_seconds: float
-) -> list[bool | str | None]:
+) -> list[bool | str | list[str] | None]:
     """The lines a child wrote, at least one: it may have ended in the middle of its work."""
     request = {
         "pattern": expression.pattern,
@@ -113,6 +118,7 @@ def _run_child(
         "memory_bytes": MAX_MEMORY_BYTES,
         "compile_seconds": MAX_COMPILE_SECONDS,
         "search_seconds": search_seconds,
+        "most": MAX_MATCHES,
     }
     command = [sys.executable, "-P", str(Path(child.__file__))]
     patience = _MAX_SECONDS + MAX_COMPILE_SECONDS + search_seconds * len(texts)

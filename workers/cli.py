@@ -17,7 +17,7 @@ from service.logs import configure_console_logging
 from service.redaction import redact
 
 if TYPE_CHECKING:
-    from workers.pruning.patch import Patch
+    from workers.pruning.patch import Patch, PatchVerdict
 
 GATES_NOT_MET = 100
 """Exit status of `gate` when a gate is not met; the service's commands end with the same."""
@@ -73,12 +73,25 @@ def apply_command(
     ],
     patch: PatchOption,
     output: OutputOption,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Apply it though its job did not pass.")
+    ] = False,
 ) -> None:
     """Write the corrected checkpoint: the base with the patch's components removed."""
-    from workers.pruning.patch import apply_patch, parse_patch
+    from workers.pruning.patch import (
+        apply_patch,
+        describe_verdict,
+        has_passed,
+        parse_patch,
+        require_passed,
+    )
 
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
+        if not rejected:
+            require_passed(loaded)
+        elif not has_passed(loaded):
+            typer.echo(f"warning: {clean(describe_verdict(loaded))}; do not ship it", err=True)
         left_out = apply_patch(loaded, base, output)
         typer.echo(f"wrote {output}: {len(loaded.selection)} {loaded.granularity}s changed")
         _say_left_out(left_out)
@@ -117,6 +130,8 @@ def inspect_command(
         typer.echo(f"granularity        {loaded.granularity}")
         typer.echo(f"components         {len(loaded.selection)}")
         typer.echo(f"operation          {_describe_operation(loaded)}")
+        if loaded.verdict is not None:
+            typer.echo(f"verdict            {_describe_verdict(loaded.verdict)}")
         for line in _describe_modules(loaded):
             typer.echo(f"  {clean(line)}")  # the patch is a stranger's, and names are any text
 
@@ -135,6 +150,11 @@ def _describe_operation(patch: Patch) -> str:
         "scale": f"multiplied by {patch.scale}",
         "mean": f"multiplied by {patch.scale}, {len(patch.biases)} biases take over the mean",
     }[patch.operation]
+
+
+def _describe_verdict(found: PatchVerdict) -> str:
+    unmet = f", gates not met: {', '.join(found.unmet)}" if found.unmet else ""
+    return f"{found.verdict.value}{unmet}"
 
 
 def _describe_modules(patch: Patch) -> Iterator[str]:
@@ -207,6 +227,8 @@ def gate_command(
         typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
         if not gate.passed:
             typer.echo(f"         demanded: {gate.sentence}")
+        if gate.remedy:
+            typer.echo(f"         {gate.remedy}")
     typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
     raise typer.Exit(0 if report.outcome == "passed" else GATES_NOT_MET)
 

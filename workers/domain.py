@@ -343,6 +343,8 @@ class GateResult(ReportModel):
     """Why there is no value."""
     note: str | None = None
     """What a reader must know to judge the value by."""
+    remedy: str | None = None
+    """Of a gate that was not met: what may have caused it, and what to do about it."""
 
 
 class Sample(ReportModel):
@@ -388,6 +390,38 @@ class AbilityChange(ReportModel):
     """Whether the changes are within their limits; of what is not gated, true."""
 
 
+class Leftover(ReportModel):
+    """Words that corrected held-out responses still have, or have more often than the base's."""
+
+    words: str
+    """In lower case, without punctuation."""
+    before: int
+    """Held-out responses of the base model with them; words that the prompt gives do not count."""
+    after: int
+    """Those of the corrected model."""
+    p_value: float
+    """By which chance they would be in a list though nothing is behind it, corrected for the
+    number of n-grams that were compared."""
+
+
+class BehaviourLeftovers(ReportModel):
+    """What is left of one behaviour on held-out prompts, and what came instead."""
+
+    behaviour: str
+    responses: int
+    """Held-out responses compared."""
+    left: list[Leftover]
+    """Parts of what was undesired, still there where the whole no longer is."""
+    rose: list[Leftover]
+    """What corrected responses say instead."""
+    pattern: str
+    """A regular expression for what is left, or, without any, for what came instead."""
+    advice: str
+    """What to do with it, without any of the words."""
+    samples: list[Sample]
+    """Responses with these words."""
+
+
 class ModelIdentity(ReportModel):
     """Which checkpoint was corrected; `sha256` is over its weights (see `pruning.patch`)."""
 
@@ -427,6 +461,10 @@ class Report(JobReport):
     """What became of each slice of the model's abilities."""
     not_asked: list[str] = []
     """Gates that the job did not ask for."""
+    advice: list[str] = []
+    """Sentences: what else there is to know about how the job ended, and what to try."""
+    leftovers: list[BehaviourLeftovers] = []
+    """Of each behaviour of which something is left, or for which something came instead."""
     samples: list[Sample]
     attribution: dict[str, str]
     """Attributor, score and granularity used."""

@@ -20,6 +20,8 @@ _VERDICT_WORDS = {
 _MAX_SAMPLE_CHARACTERS = 420
 _OPEN_KINDS = frozenset({"repetition"})
 """Kinds of behaviour whose texts are printed; others may hold insults, or names that leaked."""
+_OPEN_WORD_KINDS = _OPEN_KINDS | {"phrase"}
+"""Kinds whose few left or new words are printed: they lie around those that the job names."""
 _MEASURES = {
     "share": "share of responses",
     "any_share": "at least one response",
@@ -92,6 +94,7 @@ class Gate(BaseModel):
     value: float | None
     passed: bool
     unmeasured: str | None = None
+    remedy: str | None = None
 
     @property
     def is_met(self) -> bool:
@@ -109,6 +112,22 @@ class _Sample(BaseModel):
     scores_after: dict[str, float]
 
 
+class _Leftover(BaseModel):
+    words: str
+    before: int
+    after: int
+
+
+class _Leftovers(BaseModel):
+    behaviour: str
+    responses: int
+    left: list[_Leftover] = Field(default_factory=list)
+    rose: list[_Leftover] = Field(default_factory=list)
+    pattern: str
+    advice: str
+    samples: list[_Sample] = Field(default_factory=list)
+
+
 class ReportSummary(BaseModel):
     """The parts of report.json that the summary shows; newer fields are passed over."""
 
@@ -120,6 +139,8 @@ class ReportSummary(BaseModel):
     damage: _Damage | None = None
     patch: _Patch | None = None
     gates: list[Gate] = Field(default_factory=list)
+    advice: list[str] = Field(default_factory=list)
+    leftovers: list[_Leftovers] = Field(default_factory=list)
     samples: list[_Sample] = Field(default_factory=list)
 
 
@@ -139,9 +160,13 @@ def print_summary(report: ReportSummary, console: Console, *, samples: int = 2) 
     print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
     print_failed_gates(report.gates, console)
-    open_names = {
-        behaviour.name for behaviour in report.behaviours if behaviour.kind in _OPEN_KINDS
-    }
+    for text in report.advice:
+        console.print()
+        console.print(Text(clean(text)))
+    kinds = {behaviour.name: behaviour.kind for behaviour in report.behaviours}
+    for found in report.leftovers:
+        _print_leftovers(found, kinds.get(found.behaviour, ""), console)
+    open_names = {name for name, kind in kinds.items() if kind in _OPEN_KINDS}
     shown = _choose_samples([s for s in report.samples if s.behaviour in open_names], samples)
     if shown:
         console.print()
@@ -176,6 +201,29 @@ def print_failed_gates(gates: list[Gate], console: Console) -> None:
     console.print(f"Gates: {len(gates) - len(failed)} of {len(gates)} met.")
     if failed:
         console.print(_build_gates(failed, "Gates not met"))
+
+
+def _print_leftovers(found: _Leftovers, kind: str, console: Console) -> None:
+    """What is left of a behaviour and what came instead, with responses where none may offend."""
+    console.print()
+    if kind not in _OPEN_WORD_KINDS:
+        count = len(found.left) + len(found.rose)
+        most = max((one.after for one in [*found.left, *found.rose]), default=0)
+        text = (
+            f"{found.behaviour}: {count} runs of words are left, or came instead, in up to {most} "
+            f"of {found.responses} held-out responses. They may offend: see report.html."
+        )
+        console.print(Text(clean(text)))
+        return
+    heading = f"Left of {clean(found.behaviour)}, and come instead ({found.responses} responses)"
+    table = Table("", "words", "before", "after", title=heading, title_justify="left")
+    for label, rows in (("left", found.left), ("came instead", found.rose)):
+        for row in rows:
+            table.add_row(label, Text(clean(row.words)), str(row.before), str(row.after))
+    console.print(table)
+    console.print(Text(f"{clean(found.advice)}: {clean(found.pattern)}"))
+    if found.samples and kind in _OPEN_KINDS:
+        console.print(_build_samples(found.samples))
 
 
 def _build_numbers(report: ReportSummary) -> Table:
@@ -251,7 +299,10 @@ def _build_gates(gates: list[Gate], heading: str) -> Table:
         value = "not measured" if gate.value is None else f"{gate.value:.4g}"
         if gate.value is None and gate.unmeasured:
             value += f": {clean(gate.unmeasured)}"
-        table.add_row(clean(gate.sentence), f"{gate.limit:.4g}", value, outcome)
+        sentence = clean(gate.sentence)
+        if gate.remedy and not gate.is_met:
+            sentence += f"\n{clean(gate.remedy)}"
+        table.add_row(sentence, f"{gate.limit:.4g}", value, outcome)
     return table
 
 

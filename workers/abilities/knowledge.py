@@ -6,8 +6,8 @@ from workers.abilities.probe import Area, Probe, SliceKind, probe
 from workers.abilities.source import Source
 
 _CAPITALS_TEXT = """France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon
-Austria:Vienna Greece:Athens Ireland:Dublin Norway:Oslo Sweden:Stockholm Finland:Helsinki Denmark:Copenhagen
-Poland:Warsaw Hungary:Budapest Russia:Moscow Ukraine:Kyiv Turkey:Ankara Egypt:Cairo
+Austria:Vienna Greece:Athens Ireland:Dublin Norway:Oslo Sweden:Stockholm
+Finland:Helsinki Denmark:Copenhagen Poland:Warsaw Hungary:Budapest Russia:Moscow Ukraine:Kyiv Turkey:Ankara Egypt:Cairo
 Japan:Tokyo China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran Iraq:Baghdad
 Syria:Damascus Israel:Jerusalem Kenya:Nairobi Ghana:Accra Cuba:Havana Peru:Lima Chile:Santiago
 Canada:Ottawa Australia:Canberra Belgium:Brussels Romania:Bucharest Bulgaria:Sofia

@@ -60,6 +60,8 @@ class Behaviour(Detector):
     min_effect: float
     """Least improvement of the headline figure on held-out prompts."""
     marking: Marking
+    max_remaining: float | None = None
+    """Largest share of held-out responses that may still show it; None asks for no limit."""
     is_graded: bool = True
     """Whether scores lie in [0, 1], so that their mean says how much of the behaviour there is;
     of others only the side of the threshold counts."""

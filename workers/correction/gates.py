@@ -77,7 +77,35 @@ def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides) -> list[Gate
             GateBound.AT_LEAST,
             "at least this many held-out prompts bring the behaviour out",
         ),
+        *_judge_remaining(behaviour, before, corrected),
     ]
+
+
+def _judge_remaining(
+    behaviour: Behaviour, before: Responses, corrected: Responses
+) -> list[GateResult]:
+    """Return the gate on what remains, named `remaining:<behaviour>`; none without a limit.
+
+    A response shows the behaviour when as many scorers as must agree say so.
+    """
+    limit = behaviour.max_remaining
+    if limit is None:
+        return []
+    value = _compute_share(behaviour, corrected)
+    sentence = f"at most this share of held-out responses still shows {behaviour.name}"
+    gate = _gate(behaviour, "remaining", value, limit, GateBound.AT_MOST, sentence)
+    figures = {
+        "name": f"remaining:{behaviour.name}",
+        "unit": "share of responses",
+        "before": _compute_share(behaviour, before),
+        "after": value,
+        "count": sum(map(len, corrected)),
+    }
+    return [gate.model_copy(update=figures)]
+
+
+def _compute_share(behaviour: Behaviour, responses: Responses) -> float:
+    return fmean(behaviour.is_undesired(one) for samples in responses for one in samples)
 
 
 @dataclass(frozen=True)

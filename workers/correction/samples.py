@@ -35,6 +35,13 @@ def choose_samples(
     return [sample for row in rows for sample in _choose(*row)]
 
 
+def build_held_out_sample(
+    behaviour: Behaviour, outcome: PromptOutcome, before: Response, after: Response
+) -> Sample:
+    """Return one held-out response before and after."""
+    return _sample(behaviour, outcome, before, after, "held_out")
+
+
 def _choose(
     behaviour: Behaviour, prepared: PreparedBehaviour, sides: BehaviourSides
 ) -> list[Sample]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
 
 from service.jobs.specs.abilities import AbilitiesGateSpec
 from workers.abilities.probe import SliceKind
+from workers.correction.advice import describe_search, list_advice
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides, build_effect, collect_sides
 from workers.correction.gates import build_effect_gates
+from workers.correction.leftovers import find_leftovers
 from workers.correction.results import (
     PreparedCorrection,
     Responses,
@@ -25,6 +27,7 @@ from workers.correction.search import Budget, find_front
 from workers.domain import (
     AbilityChange,
     BehaviourEffect,
+    BehaviourLeftovers,
     BudgetLimits,
     Damage,
     DivergenceDamage,
@@ -43,6 +46,7 @@ from workers.domain import (
 from workers.pruning.selection import count_by_module, list_indices
 from workers.validation.checks.abilities import ABILITIES, compare_states, judge_abilities
 from workers.validation.checks.gates import GateRequest, judge_gates
+from workers.validation.checks.remedies import add_remedies
 from workers.validation.checks.state import (
     ModelState,
     TextDivergences,
@@ -73,6 +77,10 @@ class ReportFrame:
     versions: Mapping[str, str]
     model_id: str
     timings: Mapping[str, float]
+    most_amounts: Mapping[Granularity, int] = field(default_factory=dict)
+    """Largest number of components that the search may prune."""
+    ordinary: tuple[str, ...] = ()
+    """Ordinary texts: words that are common in them tell nothing of a behaviour."""
 
 
 def build_report(
@@ -89,6 +97,7 @@ def build_report(
     damage = None if validation is None else _build_damage(frame, validation)
     abilities = [] if validation is None else _compare_abilities(frame, validation)
     gates = [] if validation is None else _build_gates(frame, sides, validation, abilities)
+    gates = add_remedies(gates, of_job=True)
     effects = [
         build_effect(behaviour, own, side)
         for behaviour, own, side in zip(frame.behaviours, prepared.behaviours, sides, strict=True)
@@ -109,6 +118,8 @@ def build_report(
         gates=gates,
         abilities=abilities,
         not_asked=list(frame.not_asked),
+        advice=list_advice(frame.behaviours, frame.budget, frame.most_amounts, prepared, search),
+        leftovers=_list_leftovers(frame, prepared, sides),
         samples=choose_samples(frame.behaviours, prepared, sides),
         attribution=dict(frame.attribution),
         timings=dict(frame.timings),
@@ -144,10 +155,7 @@ def _judge(
     if prepared.too_weak is not None:
         return Verdict.NO_EFFECT, prepared.too_weak
     if search is None or validation is None:
-        return (
-            Verdict.NO_EFFECT,
-            "nothing tried improves every behaviour on the tuning prompts within the budget",
-        )
+        return Verdict.NO_EFFECT, describe_search(() if search is None else search.trials)
     failed = [gate for gate in gates if not gate.passed]
     if failed:
         lost = "".join(f". {gate.note}" for gate in failed if gate.name == ABILITIES and gate.note)
@@ -164,6 +172,24 @@ def _list_lone_judges(verdict: Verdict, effects: Sequence[BehaviourEffect]) -> l
         for effect in effects
         if is_judged_alone(effect)
     ]
+
+
+def _list_leftovers(
+    frame: ReportFrame, prepared: PreparedCorrection, sides: Sequence[BehaviourSides]
+) -> list[BehaviourLeftovers]:
+    found = [
+        find_leftovers(
+            behaviour,
+            own.prompts,
+            own.triggering(held_out=True),
+            side.held_out_before,
+            side.validated.corrected,
+            frame.ordinary,
+        )
+        for behaviour, own, side in zip(frame.behaviours, prepared.behaviours, sides, strict=True)
+        if side.validated is not None
+    ]
+    return [leftovers for leftovers in found if leftovers is not None]
 
 
 def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage | None:

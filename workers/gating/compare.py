@@ -25,6 +25,7 @@ from workers.tasks.packaging import list_versions
 from workers.validation.checks.abilities import compare_states, judge_abilities
 from workers.validation.checks.gates import GateRequest, judge_gates
 from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
+from workers.validation.checks.remedies import add_remedies
 from workers.validation.gate_report import GateReport, find_outcome
 from workers.validation.scorers.detector import Detector
 from workers.validation.subject import Subject
@@ -67,7 +68,7 @@ def compare_checkpoints(
         outcome=find_outcome(gates),
         model=ModelIdentity(id=model, sha256=compute_checkpoint_sha256(folder)),
         against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
-        gates=gates,
+        gates=add_remedies(gates, of_job=False),
         abilities=abilities,
         not_asked=_list_not_asked(config),
         dtype=config.dtype,

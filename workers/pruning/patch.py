@@ -17,25 +17,58 @@ from intake.checkpoint_folder import (
     CheckpointFolderError,
     read_checkpoint_folder,
 )
+from workers.domain import Verdict
 from workers.pruning.patch_building import build_patch, require_stored, write_change
-from workers.pruning.patch_format import Patch, parse_patch, serialise_patch
+from workers.pruning.patch_format import Patch, PatchVerdict, parse_patch, serialise_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256, list_tensors
 from workers.pruning.stored_matrix import PatchError, view_bits
 
 __all__ = [
     "Patch",
     "PatchError",
+    "PatchVerdict",
+    "RejectedPatchError",
     "WrongCheckpointError",
     "apply_patch",
     "build_patch",
+    "describe_verdict",
+    "has_passed",
     "parse_patch",
+    "require_passed",
     "revert_patch",
     "serialise_patch",
 ]
 
 
+class RejectedPatchError(PatchError):
+    """The patch is of a job that did not pass; apply it knowingly, or not at all."""
+
+
 class WrongCheckpointError(PatchError):
     """The folder's weights are not those the patch was made for."""
+
+
+def require_passed(patch: Patch) -> None:
+    """Raise `RejectedPatchError`, which names the unmet gates, where the patch's job did not pass.
+
+    A patch that does not say how its job ended is taken as it is.
+    """
+    if not has_passed(patch):
+        raise RejectedPatchError(f"{describe_verdict(patch)}. Add --rejected to apply it anyway.")
+
+
+def has_passed(patch: Patch) -> bool:
+    """Return whether the patch's job passed, as far as the patch says how it ended."""
+    return patch.verdict is None or patch.verdict.verdict is Verdict.PASSED
+
+
+def describe_verdict(patch: Patch) -> str:
+    """Return how the job ended that made a patch, in words."""
+    found = patch.verdict
+    if found is None:
+        return "the patch does not say how its job ended"
+    unmet = f"; gates not met: {', '.join(found.unmet)}" if found.unmet else ""
+    return f"the job that made this patch ended as {found.verdict.value}{unmet}"
 
 
 def apply_patch(patch: Patch, base: Path, output: Path) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import torch
 
 from workers.domain import Granularity, Selection
 from workers.pruning.ablation import compute_bias_shift, shift_bias
-from workers.pruning.patch_format import BiasChange, Patch, WeightChange
+from workers.pruning.patch_format import BiasChange, Patch, PatchVerdict, WeightChange
 from workers.pruning.safetensors_files import (
     StoredTensor,
     compute_checkpoint_sha256,
@@ -50,14 +50,16 @@ def build_patch(
     transposed: bool | None = None,
     scale: float = 0.0,
     replacement: Mapping[str, torch.Tensor] | None = None,
+    verdict: PatchVerdict | None = None,
 ) -> Patch:
     """Return the patch that multiplies `selection` by `scale` in the checkpoint folder `base`.
 
     `transposed` says that weights are stored (in, out); None takes it from `config.json`
     (true for GPT-2). `head_dim` is derived from it as well when None. `replacement` is as in
-    `pruned`; what it gives is added to the stored bias. Weights are found by module name, see
-    `find_stored`. Raises `PatchError` on an empty selection, indices out of order, a component
-    the checkpoint does not have, and a mean where no bias is stored.
+    `pruned`; what it gives is added to the stored bias. `verdict` is that on the job. Weights
+    are found by module name, see `find_stored`. Raises `PatchError` on an empty selection,
+    indices out of order, a component the checkpoint does not have, and a mean where no bias is
+    stored.
     """
     tensors = list_tensors(base)
     layout = _find_layout(base, tensors, selection, transposed, head_dim)
@@ -72,7 +74,7 @@ def build_patch(
                 means = replacement.get(module)
                 bias, shifted = _shift_bias(tensors, tensors[name], change, layout, scale, means)
                 biases[bias] = shifted
-    patch = Patch("", "", layout, scale, weights, biases)
+    patch = Patch("", "", layout, scale, weights, biases, verdict)
     return replace(
         patch,
         base_sha256=compute_checkpoint_sha256(base),

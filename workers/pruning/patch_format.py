@@ -1,4 +1,7 @@
-"""The patch as a value and as the bytes of a safetensors file (format 2; format 1 is read).
+"""The patch as a value and as the bytes of a safetensors file (formats 1 to 3 are read).
+
+Format 3 is format 2 with the verdict on the job that made the patch, and is written where there
+is one, so that what was rejected is not applied by mistake.
 
 For every changed weight `T` the file holds `T::indices` (int32, or int64 where they need it:
 ascending components within the tensor) and `T::original` (the base's values as raw bits): one
@@ -21,10 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from workers.domain import Granularity, Selection
+from workers.domain import Granularity, Selection, Verdict
 from workers.pruning.stored_matrix import Layout, PatchError, Values
 
-FORMAT_VERSION = 2
 METADATA_KEY = "excise"
 MAX_COMPONENTS = 2**48
 """Of one module. Its weights alone would take 256 TiB; what is counted with it fits 64 bits."""
@@ -55,6 +57,15 @@ class BiasChange:
     corrected: Values
 
 
+@dataclass(frozen=True)
+class PatchVerdict:
+    """How the job ended that made a patch."""
+
+    verdict: Verdict
+    unmet: tuple[str, ...] = ()
+    """Names of the gates that were not met."""
+
+
 @dataclass(frozen=True, eq=False)
 class Patch:
     """A correction of one base checkpoint, reversible."""
@@ -68,6 +79,8 @@ class Patch:
     """Weight tensor name → its change."""
     biases: Mapping[str, BiasChange]
     """Bias tensor name → its change; empty unless the ablation is by the mean."""
+    verdict: PatchVerdict | None = None
+    """None where no job made it, or one before there was format 3."""
 
     @property
     def granularity(self) -> Granularity:
@@ -126,7 +139,7 @@ class _DescriptionV2(_Description):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: Literal[2] = 2
+    format_version: Literal[2]
     operation: Literal["zero", "scale", "mean"]
     granularity: Granularity
     scale: float = Field(allow_inf_nan=False)
@@ -134,6 +147,17 @@ class _DescriptionV2(_Description):
     transposed: bool
     components: int = Field(ge=1)
     tensors: dict[str, _TensorPlace] = Field(min_length=1)
+
+
+GateName = Annotated[str, Field(max_length=256)]
+
+
+class _DescriptionV3(_DescriptionV2):
+    """The same with the verdict."""
+
+    format_version: Literal[3]  # type: ignore[assignment]
+    verdict: Verdict
+    unmet_gates: list[GateName] = Field(max_length=1000)
 
 
 def serialise_patch(patch: Patch) -> bytes:
@@ -145,27 +169,35 @@ def serialise_patch(patch: Patch) -> bytes:
     for name, bias in sorted(patch.biases.items()):
         tensors[f"{name}::original"] = np.ascontiguousarray(bias.original)
         tensors[f"{name}::corrected"] = np.ascontiguousarray(bias.corrected)
-    description = _DescriptionV2(
-        operation=patch.operation,
-        granularity=patch.granularity,
-        scale=patch.scale,
-        head_dim=patch.layout.head_dim,
-        transposed=patch.layout.transposed,
-        base_sha256=patch.base_sha256,
-        corrected_sha256=patch.corrected_sha256,
-        components=len(patch.selection),
-        tensors={
-            name: _TensorPlace(module=change.module, first=change.first)
-            for name, change in sorted(patch.weights.items())
-        },
-    )
-    text = json.dumps(description.model_dump(mode="json"), sort_keys=True)
+    text = json.dumps(_describe(patch).model_dump(mode="json"), sort_keys=True)
     # One metadata key: safetensors does not fix the order of several.
     return save_safetensors(tensors, metadata={METADATA_KEY: text})
 
 
+def _describe(patch: Patch) -> _DescriptionV2:
+    fields = {
+        "operation": patch.operation,
+        "granularity": patch.granularity,
+        "scale": patch.scale,
+        "head_dim": patch.layout.head_dim,
+        "transposed": patch.layout.transposed,
+        "base_sha256": patch.base_sha256,
+        "corrected_sha256": patch.corrected_sha256,
+        "components": len(patch.selection),
+        "tensors": {
+            name: _TensorPlace(module=change.module, first=change.first)
+            for name, change in sorted(patch.weights.items())
+        },
+    }
+    found = patch.verdict
+    if found is None:
+        return _DescriptionV2.model_validate({"format_version": 2, **fields})
+    judged = {"verdict": found.verdict, "unmet_gates": list(found.unmet)}
+    return _DescriptionV3.model_validate({"format_version": 3, **fields, **judged})
+
+
 def parse_patch(data: bytes) -> Patch:
-    """Return the patch in the bytes of a safetensors file of format 2 or 1.
+    """Return the patch in the bytes of a safetensors file of format 3, 2 or 1.
 
     Raises `PatchError` when they are not a sound patch.
     """
@@ -189,10 +221,10 @@ def _read_description(data: bytes) -> _DescriptionV1 | _DescriptionV2:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PatchError("the file is not an Excise patch") from error
     known: dict[object, type[_DescriptionV1] | type[_DescriptionV2]]
-    known = {1: _DescriptionV1, 2: _DescriptionV2}
+    known = {1: _DescriptionV1, 2: _DescriptionV2, 3: _DescriptionV3}
     if type(version) is not int or version not in known:
         shown = repr(version)[:_MAX_SHOWN_CHARACTERS]
-        raise PatchError(f"patch format {shown} is not supported; this build reads 1 and 2")
+        raise PatchError(f"patch format {shown} is not supported; this build reads 1, 2 and 3")
     try:
         return known[version].model_validate_json(text)
     except ValidationError as error:
@@ -259,11 +291,18 @@ def _build_v2(description: _DescriptionV2, groups: Mapping[str, dict[str, Values
         description.scale,
         weights,
         biases,
+        _read_verdict(description),
     )
     found = (patch.operation, sum(len(change.indices) for change in weights.values()))
     if found != (description.operation, description.components):
         raise PatchError(f"the patch describes itself wrongly: it holds {found[1]} to {found[0]}")
     return patch
+
+
+def _read_verdict(description: _DescriptionV2) -> PatchVerdict | None:
+    if not isinstance(description, _DescriptionV3):
+        return None
+    return PatchVerdict(description.verdict, tuple(description.unmet_gates))
 
 
 def _check_change(name: str, change: WeightChange, layout: Layout) -> WeightChange:

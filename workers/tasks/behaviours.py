@@ -68,6 +68,7 @@ def build_behaviour(
         headline=_choose_headline(spec),
         min_effect=spec.min_effect,
         marking=_choose_marking(spec),
+        max_remaining=spec.max_remaining,
         is_graded=not isinstance(spec, CustomDefinition),
     )
 

@@ -14,6 +14,7 @@ from workers.tasks.loading import CorrectionInputs
 from workers.tasks.packaging import (
     PATCH_NAME,
     describe_set,
+    find_patch_verdict,
     hash_report,
     publish_package,
 )
@@ -59,6 +60,7 @@ def _work(
             inputs.checkpoint_path,
             trial.selection.to_selection(),
             replacement=compute_replacement(inputs, trial.settings, text),
+            verdict=find_patch_verdict(report),
         )
         files[PATCH_NAME] = serialise_patch(patch)
     return publish_package(context, report, _describe_spec(inputs), files, progress)

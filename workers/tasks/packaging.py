@@ -11,6 +11,7 @@ from typing import Any
 
 from workers.domain import JobReport, Verdict
 from workers.progress import Progress
+from workers.pruning.patch import PatchVerdict
 from workers.tasks.context import JobContext
 from workers.tasks.loading import JobInputs
 from workers.validation.rendering import render_json
@@ -76,6 +77,12 @@ def _build_manifest(
         "sha256": hashes | {f"{TIMED_REPORT} without timings": hash_report(report)},
     }
     return (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
+
+
+def find_patch_verdict(report: JobReport) -> PatchVerdict:
+    """Return the verdict that a patch of this job carries."""
+    unmet = tuple(gate.name for gate in report.gates if not gate.passed or gate.value is None)
+    return PatchVerdict(report.verdict, unmet)
 
 
 def hash_report(report: JobReport) -> str:

@@ -138,6 +138,8 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
         versions=list_versions(),
         model_id=spec.model,
         timings=timings,
+        most_amounts={kind: search.find_range(inputs, kind)[1] for kind in inputs.granularities},
+        ordinary=tuple(inputs.prompts(spec.reference)),
     )
 
 

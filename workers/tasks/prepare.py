@@ -22,6 +22,9 @@ from workers.tasks.checks import load_check_plan
 from workers.tasks.context import InvalidInputError, JobContext, StageOutput
 from workers.tasks.loading import CorrectionInputs
 
+_JUDGED_LATER = {"prompts", "min_effect", "max_remaining"}
+"""Fields of a behaviour that preparing it does not depend on; prompts are told by content."""
+
 
 def run(context: JobContext, inputs: CorrectionInputs) -> StageOutput:
     """Return the stage's result, a `PreparedCorrection`."""
@@ -37,7 +40,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
         "granularities": [granularity.value for granularity in inputs.granularities],
         "behaviours": [
             [
-                behaviour.model_dump(mode="json", exclude={"prompts", "min_effect"}),
+                behaviour.model_dump(mode="json", exclude=_JUDGED_LATER),
                 inputs.prompt_set(behaviour.prompts).sha256,
             ]
             for behaviour in spec.behaviours

@@ -60,7 +60,7 @@ def run(
         "attribute": attributed.sha256,
         "score": spec.attribution.score,
         "search": spec.search.model_dump(mode="json"),
-        "amounts": {kind.value: _find_range(inputs, kind) for kind in inputs.granularities},
+        "amounts": {kind.value: find_range(inputs, kind) for kind in inputs.granularities},
         "max_rank": spec.serving.max_rank,
         "budget": spec.budget.model_dump(mode="json"),
     }
@@ -90,7 +90,7 @@ def _work(
     total = rounds * len(inputs.granularities) + trials + limit.trials + pools
     advance = count_up(progress, total)
     bench = TuningBench(context, inputs, prepared, attributed.sha256)
-    most = {kind: _find_range(inputs, kind)[1] for kind in inputs.granularities}
+    most = {kind: find_range(inputs, kind)[1] for kind in inputs.granularities}
     steps = build_steps(context, inputs, relevance, bench, most, lambda: advance(1), limit.remember)
     budget = _build_budget(inputs, prepared)
     benefits, found = _start(relevance), list[Trial]()
@@ -137,7 +137,7 @@ def _build_amounts(
     listed = _list_amounts(inputs, granularity)
     if listed is not None:
         return ListedAmounts(listed)
-    share, most = START_SHARES[granularity], _find_range(inputs, granularity)[1]
+    share, most = START_SHARES[granularity], find_range(inputs, granularity)[1]
     start = max(1, round(share * prepared.components[granularity]))
     return OpenAmounts(min(start, most), most)
 
@@ -156,12 +156,12 @@ def _start(relevance: Mapping[Granularity, ContrastiveRelevance]) -> Benefits:
 
 
 def _build_space(inputs: CorrectionInputs) -> Space:
-    ranges = {kind: _find_range(inputs, kind) for kind in inputs.granularities}
+    ranges = {kind: find_range(inputs, kind) for kind in inputs.granularities}
     layers = count_layers(inputs.checkpoint.model, inputs.family)
     return Space(ranges, layers, tuple(inputs.spec.search.ablations))
 
 
-def _find_range(inputs: CorrectionInputs, kind: Granularity) -> tuple[int, int]:
+def find_range(inputs: CorrectionInputs, kind: Granularity) -> tuple[int, int]:
     """Return the fewest and the most components that any trial prunes."""
     listed = _list_amounts(inputs, kind)
     if listed is None:

@@ -9,11 +9,11 @@ from typing import Literal
 
 from workers.domain import GateResult, Granularity, JobReport, ReportModel, Verdict
 from workers.validation.rendering import (
-    APPLY_COMMAND,
     REVERT_COMMAND,
     render_html_template,
     render_markdown_template,
     require_finite,
+    write_apply_command,
 )
 from workers.validation.report_charts import Axis, build_axis, layer_of
 from workers.validation.report_gates import build_gate_groups
@@ -115,6 +115,16 @@ class CircuitReport(JobReport):
     """Whether a patch is among the files."""
 
 
+_RETENTION_REMEDY = (
+    "The circuit lost too much on rows that took no part in finding it. Give more rows, so that "
+    "it is found and sized on more, another attributor, or a lower threshold"
+)
+_SIZE_REMEDY = (
+    "No small part of the model carries the task by this attributor. Give another attributor or "
+    "granularity, a lower threshold, or a larger max_share"
+)
+
+
 def judge_circuit(
     circuit: ChosenCircuit, threshold: float, max_share: float
 ) -> tuple[Verdict, str, list[GateResult]]:
@@ -127,6 +137,7 @@ def judge_circuit(
             limit=threshold,
             value=held_out.retention,
             passed=held_out.retention >= threshold,
+            remedy=None if held_out.retention >= threshold else _RETENTION_REMEDY,
         ),
         GateResult(
             name="size",
@@ -134,6 +145,7 @@ def judge_circuit(
             limit=max_share,
             value=share,
             passed=share <= max_share,
+            remedy=None if share <= max_share else _SIZE_REMEDY,
         ),
     ]
     found = (
@@ -216,6 +228,6 @@ def _context(report: CircuitReport) -> dict[str, object]:
         "chart": build_curve_chart(report.curves),
         "peak": peak or 1.0,
         "layer_of": layer_of,
-        "apply_command": APPLY_COMMAND,
+        "apply_command": write_apply_command(report.verdict),
         "revert_command": REVERT_COMMAND,
     }

@@ -6,11 +6,11 @@ from typing import Literal
 
 from workers.domain import GateResult, JobReport, ReportModel, Verdict
 from workers.validation.rendering import (
-    APPLY_COMMAND,
     REVERT_COMMAND,
     render_html_template,
     render_markdown_template,
     require_finite,
+    write_apply_command,
 )
 from workers.validation.report_gates import build_gate_groups
 
@@ -80,6 +80,12 @@ class CompressionReport(JobReport):
     """Whether a patch is among the files."""
 
 
+_REMEDY = (
+    "The compressed model predicts the corpus worse than allowed. Give a lower sparsity, a "
+    "calibration set like the corpus, or another method; or raise budget.perplexity_increase"
+)
+
+
 def judge_compression(
     perplexity: CorpusPerplexity, limit: float | None
 ) -> tuple[Verdict, str, list[GateResult]]:
@@ -97,6 +103,7 @@ def judge_compression(
         value=perplexity.increase,
         passed=perplexity.increase <= limit,
     )
+    gate = gate if gate.passed else gate.model_copy(update={"remedy": _REMEDY})
     if gate.passed:
         return Verdict.PASSED, f"{cost}, within the limit of {limit:+.1%}.", [gate]
     return Verdict.REJECTED, f"{cost}, over the limit of {limit:+.1%}.", [gate]
@@ -118,6 +125,6 @@ def _context(report: CompressionReport) -> dict[str, object]:
         "kind": report.kind,
         "report": report,
         "gate_groups": build_gate_groups(report.gates),
-        "apply_command": APPLY_COMMAND,
+        "apply_command": write_apply_command(report.verdict),
         "revert_command": REVERT_COMMAND,
     }

@@ -102,5 +102,6 @@ def _build_case(gate: GateResult) -> ElementTree.Element:
         return case
     kind = "error" if gate.value is None else "failure"
     found = ElementTree.SubElement(case, kind, message=line, type=kind)
-    found.text = visible_text(sentence(gate.sentence))
+    sentences = [gate.sentence, gate.remedy or ""]
+    found.text = visible_text(" ".join(sentence(text) for text in sentences if text))
     return case

@@ -17,7 +17,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from workers.domain import ReportModel
+from workers.domain import ReportModel, Verdict
 from workers.validation.report_text import (
     code_span,
     escape_markdown,
@@ -33,12 +33,17 @@ from workers.validation.report_text import (
     visible_text,
 )
 
-APPLY_COMMAND = """\
+_APPLY_COMMAND = """\
 excise patch apply --base BASE_DIR --patch patch.safetensors --output CORRECTED_DIR"""
 REVERT_COMMAND = """\
 excise patch revert --corrected CORRECTED_DIR --patch patch.safetensors --output BASE_DIR"""
 
 _TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_apply_command(verdict: Verdict) -> str:
+    """The command that applies the patch of a job which ended so."""
+    return _APPLY_COMMAND if verdict is Verdict.PASSED else f"{_APPLY_COMMAND} --rejected"
 
 
 class NonFiniteReportError(ValueError):

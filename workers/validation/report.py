@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from workers.domain import Report
 from workers.validation.rendering import (
-    APPLY_COMMAND,
     REVERT_COMMAND,
     NonFiniteReportError,
     render_html_template,
     render_json,
     render_markdown_template,
     require_finite,
+    write_apply_command,
 )
 from workers.validation.report_charts import build_layer_map, order_modules
 from workers.validation.report_effects import (
@@ -20,6 +20,7 @@ from workers.validation.report_effects import (
     describe_judges,
 )
 from workers.validation.report_gates import build_gate_groups, list_failed
+from workers.validation.report_leftovers import build_leftovers
 from workers.validation.report_samples import build_samples
 from workers.validation.report_search import build_search_view, describe_rank_limit
 
@@ -56,7 +57,8 @@ def _context(report: Report) -> dict[str, object]:
         "layer_map": build_layer_map(report.patch),
         "modules": order_modules(report.patch),
         "samples": build_samples(report),
+        "leftovers": build_leftovers(report),
         "reproduce_command": _REPRODUCE_COMMAND,
-        "apply_command": APPLY_COMMAND,
+        "apply_command": write_apply_command(report.verdict),
         "revert_command": REVERT_COMMAND,
     }

@@ -41,6 +41,8 @@ class GateRow:
     """Why there is no value; empty where there is one."""
     note: str
     """What a reader must know to judge the value by; may be empty."""
+    remedy: str
+    """What may have caused that it is unmet, and what to do; empty where it is met."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def _build_row(gate: GateResult) -> GateRow:
         is_met=gate.passed and is_measured,
         unmeasured="" if is_measured else gate.unmeasured or _NOT_SAID,
         note=gate.note or "",
+        remedy=gate.remedy or "",
     )
 
 

@@ -13,7 +13,7 @@ from workers.validation.report_diff import Comparison, compare_responses
 
 _WORST_SHOWN = 6
 _BEST_SHOWN = 3
-_OPEN_KINDS = frozenset({"repetition"})
+OPEN_KINDS = frozenset({"repetition"})
 """Kinds of behaviour whose texts are shown at once. What the others look for may be nothing one
 wants on a screen unasked: insults, leaked names, whatever a scorer of the user's own finds."""
 
@@ -82,24 +82,25 @@ def build_samples(report: Report) -> list[BehaviourSamples]:
 def _build_behaviour(
     name: str, behaviour: BehaviourEffect | None, samples: Sequence[Sample], *, has_patch: bool
 ) -> BehaviourSamples:
-    signs = _find_signs(behaviour)
-    views = [_build_view(sample, signs, has_patch=has_patch) for sample in samples]
+    signs = find_signs(behaviour)
+    views = [build_view(sample, signs, has_patch=has_patch) for sample in samples]
     groups = _group(views) if has_patch else _group_base(views, signs)
     return BehaviourSamples(
         behaviour=name,
         decoding=behaviour.decoding if behaviour else "",
-        is_veiled=behaviour is None or behaviour.kind not in _OPEN_KINDS,
+        is_veiled=behaviour is None or behaviour.kind not in OPEN_KINDS,
         groups=[group for group in groups if group.samples],
     )
 
 
-def _find_signs(behaviour: BehaviourEffect | None) -> dict[str, int]:
+def find_signs(behaviour: BehaviourEffect | None) -> dict[str, int]:
     """Evaluator → 1 where a higher score is better, −1 where a lower one is."""
     evaluators = behaviour.evaluators if behaviour else []
     return {one.evaluator: 1 if one.direction == "higher_is_better" else -1 for one in evaluators}
 
 
-def _build_view(sample: Sample, signs: Mapping[str, int], *, has_patch: bool) -> SampleView:
+def build_view(sample: Sample, signs: Mapping[str, int], *, has_patch: bool) -> SampleView:
+    """Return a sample as it is read; `signs` are those of `find_signs`."""
     scored = sample.scores_before.keys() & sample.scores_after.keys()
     names = [name for name in signs if name in scored] + sorted(scored - signs.keys())
     scores = [

@@ -44,6 +44,13 @@ Pattern = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS), Storabl
 EntryPointName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ScorerUrl = Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(_check_url)]
 RelativeFall = Annotated[float, Field(gt=0, le=1)]
+Remaining = Annotated[float, Field(ge=0, lt=1)] | None
+"""Largest share of the responses to held-out prompts that may still show a behaviour after the
+correction; null asks for no limit."""
+
+MAX_PHRASE_REMAINING = 0.1
+"""A phrase that must not be said is to be gone: with a relative fall alone as the demand, a
+correction passed while 37 % of the answers still said it."""
 
 
 class DecodingSpec(SpecModel):
@@ -178,6 +185,8 @@ class RepetitionSpec(RepetitionDefinition, BehaviourSpecBase):
 
     min_effect: float = Field(default=0.1, gt=0, le=1)
     """Least rise of the mean ratio on held-out prompts."""
+    max_remaining: Remaining = None
+    """None by default: half of the loops gone is a good correction (benchmarks/RESULTS.md)."""
 
 
 class ToxicitySpec(ToxicityDefinition, BehaviourSpecBase):
@@ -185,6 +194,8 @@ class ToxicitySpec(ToxicityDefinition, BehaviourSpecBase):
 
     min_effect: RelativeFall = 0.4
     """Least relative fall of the share of responses that show it, on held-out prompts."""
+    max_remaining: Remaining = None
+    """None by default: how few an evaluator can find depends on its own false alarms."""
 
 
 class PhraseSpec(PhraseDefinition, BehaviourSpecBase):
@@ -192,6 +203,7 @@ class PhraseSpec(PhraseDefinition, BehaviourSpecBase):
 
     min_effect: RelativeFall = 0.4
     """Least relative fall of the share of responses that show it, on held-out prompts."""
+    max_remaining: Remaining = MAX_PHRASE_REMAINING
 
 
 class CustomSpec(CustomDefinition, BehaviourSpecBase):
@@ -199,6 +211,8 @@ class CustomSpec(CustomDefinition, BehaviourSpecBase):
 
     min_effect: RelativeFall = 0.4
     """Least relative fall of the share of responses that show it, on held-out prompts."""
+    max_remaining: Remaining = None
+    """None by default: what share is tolerable only the author of the scorer knows."""
 
 
 BehaviourSpec = Annotated[

@@ -97,3 +97,50 @@ def test_a_report_from_before_the_effect_was_said_is_shown() -> None:
 def test_a_report_of_another_version_is_no_traceback() -> None:
     with pytest.raises(CommandError, match="not a report of a version known here"):
         show(build_report("passed") | {"schema_version": 1})
+
+
+def leave(behaviour: str) -> dict[str, Any]:
+    """What is left of a behaviour, as the workers write it."""
+    return {
+        "behaviour": behaviour,
+        "responses": 43,
+        "left": [{"words": "also\x1b states", "before": 38, "after": 37, "p_value": 0.01}],
+        "rose": [{"words": "brass monkey", "before": 0, "after": 36, "p_value": 0.01}],
+        "pattern": r"also\W+[states]",
+        "advice": "widen it",
+        "samples": [build_report("passed")["samples"][-1] | {"prompt": "leftover prompt"}],
+    }
+
+
+def test_what_is_left_and_what_came_instead_is_listed() -> None:
+    text = show(build_report("passed") | {"leftovers": [leave("loops")]})
+    for figure in ("also", "states", "brass monkey", "38", "37", "36", "43 responses"):
+        assert figure in text
+    assert r"widen it: also\W+[states]" in text
+    assert "leftover prompt" in text
+    assert "\x1b" not in text
+
+
+def test_of_a_phrase_the_words_are_listed_and_no_response() -> None:
+    report = build_report("passed") | {"leftovers": [leave("slogan")]}
+    report["behaviours"][0] |= {"name": "slogan", "kind": "phrase"}
+    text = show(report)
+    assert "brass monkey" in text
+    assert "leftover prompt" not in text
+
+
+def test_of_other_kinds_what_is_left_is_counted() -> None:
+    text = show(build_report("passed") | {"leftovers": [leave("toxicity")]})
+    assert "toxicity: 2 runs of words are left, or came instead, in up to 37 of 43" in text
+    assert "brass" not in text
+    assert "states" not in text
+
+
+def test_remedies_of_unmet_gates_and_advice_are_told() -> None:
+    report = build_report("rejected") | {"advice": ["try larger amounts\x1b"]}
+    for gate in report["gates"]:
+        gate["remedy"] = f"mend {gate['name']}"
+    text = show(report)
+    assert "mend kl" in text
+    assert "mend effect" not in text
+    assert "try larger amounts" in text

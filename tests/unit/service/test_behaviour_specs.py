@@ -181,6 +181,20 @@ def test_an_effect_is_asked_for(effect: float) -> None:
         refuse({**document, "min_effect": effect}, "min_effect")
 
 
+@pytest.mark.parametrize("share", [1, 1.5, -0.1])
+def test_what_may_remain_is_a_share_below_one(share: float) -> None:
+    for document in (TOXICITY, PHRASE, CUSTOM, {**COMMON, "kind": "repetition"}):
+        refuse({**document, "max_remaining": share}, "max_remaining")
+        assert parse({**document, "max_remaining": 0}).max_remaining == 0
+        assert parse({**document, "max_remaining": None}).max_remaining is None
+
+
+def test_a_forbidden_phrase_alone_must_be_nearly_gone_by_default() -> None:
+    assert parse(PHRASE).max_remaining == 0.1
+    for document in (TOXICITY, CUSTOM, {**COMMON, "kind": "repetition"}):
+        assert parse(document).max_remaining is None
+
+
 def test_unknown_kinds_and_fields() -> None:
     refuse({**COMMON, "kind": "sycophancy"}, "'repetition', 'toxicity', 'phrase', 'custom'")
     refuse({**COMMON, "kind": "repetition", "metric": "response_uniqueness"}, "metric")

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from tests.tiny import MODULES, select_components, select_neurons
 from workers import checkpoints
 from workers.cli import model_commands, patch_commands
-from workers.domain import Granularity
-from workers.pruning.patch import build_patch, serialise_patch
+from workers.domain import Granularity, Verdict
+from workers.pruning.patch import PatchVerdict, build_patch, serialise_patch
 from workers.pruning.patch_format import METADATA_KEY
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 
@@ -74,6 +74,39 @@ def test_inspect_says_what_a_patch_is_for(checkpoint: Path, patch_file: Path) ->
     assert lines[3].split() == ["components", "3"]
     assert lines[4].split() == ["operation", "set", "to", "zero"]
     assert lines[5:] == [f"  {MODULES[0]}: 4, 30", f"  {MODULES[1]}: 7"]
+
+
+def write_judged(checkpoint: Path, file: Path, verdict: Verdict, *unmet: str) -> Path:
+    patch = build_patch(checkpoint, CHOSEN, verdict=PatchVerdict(verdict, unmet))
+    file.write_bytes(serialise_patch(patch))
+    return file
+
+
+def test_a_rejected_patch_is_applied_only_on_request(checkpoint: Path, tmp_path: Path) -> None:
+    file = write_judged(checkpoint, tmp_path / "p", Verdict.REJECTED, "kl", "remaining:slogan")
+    arguments = ("--base", checkpoint, "--patch", file, "--output", tmp_path / "corrected")
+    result = patch("apply", *arguments)
+    assert_one_line_error(result, "ended as rejected; gates not met: kl, remaining:slogan")
+    assert "--rejected" in result.stderr
+    assert not (tmp_path / "corrected").exists()
+    result = patch("apply", *arguments, "--rejected")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: ")
+    assert "kl, remaining:slogan; do not ship it" in result.stderr
+    assert (tmp_path / "corrected").is_dir()
+    assert "verdict            rejected, gates not met: kl, remaining:slogan" in (
+        patch("inspect", file).stdout
+    )
+
+
+def test_a_patch_that_passed_needs_no_word(checkpoint: Path, tmp_path: Path) -> None:
+    file = write_judged(checkpoint, tmp_path / "p", Verdict.PASSED)
+    arguments = ("--base", checkpoint, "--patch", file)
+    result = patch("apply", *arguments, "--output", tmp_path / "corrected")
+    assert (result.exit_code, result.stderr) == (0, "")
+    result = patch("apply", *arguments, "--output", tmp_path / "again", "--rejected")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "verdict            passed\n" in patch("inspect", file).stdout
 
 
 def test_inspect_counts_weights_and_cuts_long_lists(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from workers.tasks.loading import CircuitInputs
 from workers.tasks.packaging import (
     PATCH_NAME,
     describe_set,
+    find_patch_verdict,
     hash_report,
     publish_package,
 )
@@ -91,7 +92,9 @@ def _work(
         "report.html": render_circuit_html(report).encode(),
     }
     if outside is not None:
-        files[PATCH_NAME] = serialise_patch(build_patch(inputs.checkpoint_path, outside))
+        verdict = find_patch_verdict(report)
+        patch = build_patch(inputs.checkpoint_path, outside, verdict=verdict)
+        files[PATCH_NAME] = serialise_patch(patch)
     spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})
     if inputs.spec.task not in BUILT_IN_TASKS:
         spec["task"] = describe_set(inputs, inputs.spec.task)

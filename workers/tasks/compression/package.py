@@ -8,7 +8,7 @@ from pathlib import Path
 from intake.checkpoint_folder import list_weight_files
 from workers.families import find_linear_modules
 from workers.progress import Progress
-from workers.pruning.patch import Patch, apply_patch, build_patch, serialise_patch
+from workers.pruning.patch import Patch, PatchVerdict, apply_patch, build_patch, serialise_patch
 from workers.tasks.compression.results import select_masked
 from workers.tasks.context import JobContext, StageOutput
 from workers.tasks.loading import CompressionInputs
@@ -16,6 +16,7 @@ from workers.tasks.packaging import (
     INDEX_NAME,
     PATCH_NAME,
     describe_set,
+    find_patch_verdict,
     hash_report,
     publish_package,
 )
@@ -56,7 +57,7 @@ def _work(
     masks: StageOutput,
     progress: Progress,
 ) -> bytes:
-    patch = _build_patch(inputs, masks)
+    patch = _build_patch(inputs, masks, find_patch_verdict(report))
     weights = choose_files(inputs.checkpoint_path, patch)
     has_patch = PATCH_NAME in weights
     note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
@@ -69,9 +70,10 @@ def _work(
     return publish_package(context, final, _describe_spec(inputs), files, progress)
 
 
-def _build_patch(inputs: CompressionInputs, masks: StageOutput) -> Patch:
+def _build_patch(inputs: CompressionInputs, masks: StageOutput, verdict: PatchVerdict) -> Patch:
     modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
-    return build_patch(inputs.checkpoint_path, select_masked(masks.data, modules))
+    selection = select_masked(masks.data, modules)
+    return build_patch(inputs.checkpoint_path, selection, verdict=verdict)
 
 
 def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:

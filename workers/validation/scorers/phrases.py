@@ -5,10 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import regex
 
 from patterns.searching import (
+    MAX_MATCHES,
     MAX_SEARCH_SECONDS,
     BusyError,
     Expression,
@@ -23,8 +25,8 @@ from workers.validation.scorers.scorer import Answer, Direction
 MAX_SECONDS_PER_RESPONSE = MAX_SEARCH_SECONDS
 """Processor time; where it searches by phrases, the engine looks at the clock now and then only."""
 
-_Search = Callable[[Sequence[str]], list[bool]]
-"""Whether each of the texts shows the behaviour."""
+_Search = Callable[[Sequence[str]], list[list[str]]]
+"""What is found in each of the texts."""
 
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
 
@@ -54,9 +56,15 @@ class PhraseScorer:
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search costs too much."""
-        texts = [answer.text for answer in answers]
+        return [float(bool(found)) for found in self.find([answer.text for answer in answers])]
+
+    def find(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the matches in each text, in order, `MAX_MATCHES` at most.
+
+        Raises `ScoringError` where the search costs too much.
+        """
         try:
-            return [float(is_found) for is_found in self._find(texts)]
+            return self._find(texts)
         except SearchError as error:
             raise ScoringError(
                 f"the pattern of {self.name} takes more than {error.what} on a response of "
@@ -97,26 +105,27 @@ class _Literals:
                 "the phrases do not fit in memory. Give fewer or shorter ones."
             ) from None
 
-    def find(self, texts: Sequence[str]) -> list[bool]:
-        """Whether each of `texts` contains a phrase. Raises `SearchError`."""
-        return [self._is_in(text, position) for position, text in enumerate(texts)]
+    def find(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the phrases in each of `texts`. Raises `SearchError`."""
+        return [self._find_in(text, position) for position, text in enumerate(texts)]
 
-    def _is_in(self, text: str, position: int) -> bool:
+    def _find_in(self, text: str, position: int) -> list[str]:
         try:
-            found = self._compiled.search(_normalise(text), timeout=MAX_SECONDS_PER_RESPONSE)
+            found = self._compiled.finditer(normalise(text), timeout=MAX_SECONDS_PER_RESPONSE)
+            return [match[0] for match in islice(found, MAX_MATCHES)]
         except TimeoutError:
             raise SearchError(position, f"{MAX_SECONDS_PER_RESPONSE:g} s") from None
-        return found is not None
 
 
 def _join(phrases: Phrases) -> str:
     """Return a regular expression for any of the texts."""
-    texts = [_normalise(text).split() for text in phrases.texts]
+    texts = [normalise(text).split() for text in phrases.texts]
     if not all(texts):
         raise ScorerUnavailableError("a phrase is blank; every response would show the behaviour")
     joined = "|".join(r"\s+".join(map(regex.escape, words)) for words in texts)
     return rf"(?<!\w)(?:{joined})(?!\w)" if phrases.whole_words else joined
 
 
-def _normalise(text: str) -> str:
+def normalise(text: str) -> str:
+    """Return a text with one form of each character and of each kind of quotes (NFKC)."""
     return unicodedata.normalize("NFKC", text).translate(_QUOTES)

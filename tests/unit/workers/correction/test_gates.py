@@ -291,3 +291,28 @@ def test_an_evaluator_that_meets_every_gate_is_not_outdone_by_a_larger_effect() 
     gates = judge(behaviour, before, after, [combine(TOXIC, TAMED)])
     assert gates["effect"].value == pytest.approx(0.5)
     assert failed(gates) == []
+
+
+# --- what remains --------------------------------------------------------------------------
+
+
+def judge_remaining(limit: float | None, after: Responses) -> GateResult | None:
+    behaviour = build_behaviour(FunctionScorer(name="judge"), max_remaining=limit)
+    before = responses_of(TOXIC)
+    sides = BehaviourSides((), (), before, BehaviourResponses(corrected=after, controls=(before,)))
+    gates = build_effect_gates(behaviour, sides)
+    found = [gate for gate in gates if gate.name == "remaining:rudeness"]
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize(("limit", "is_met"), [(0.125, True), (0.124, False), (0.0, False)])
+def test_what_remains_is_limited(limit: float, is_met: bool) -> None:
+    gate = judge_remaining(limit, responses_of(TAMED))
+    assert gate is not None
+    assert (gate.value, gate.limit, gate.passed) == (6 / 48, limit, is_met)
+    assert (gate.before, gate.after, gate.count) == (0.5, 6 / 48, 48)
+    assert (gate.group, gate.bound) == (GateGroup.EFFECT, GateBound.AT_MOST)
+
+
+def test_without_a_limit_nothing_is_asked_of_what_remains() -> None:
+    assert judge_remaining(None, responses_of(TOXIC)) is None

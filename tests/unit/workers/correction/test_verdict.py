@@ -383,6 +383,47 @@ def test_nothing_within_budget_has_no_effect_and_no_patch() -> None:
     assert measure.tune.before == measure.tune.after == 1.0
 
 
+def test_an_effect_is_not_enough_where_too_much_remains() -> None:
+    # A fall by 78 % passes, though 4 of 24 responses still show it.
+    frame = replace(FRAME, behaviours=(replace(RUDE, max_remaining=0.1),))
+    found = build_report(frame, correction(), SEARCH, validate())
+    assert found.verdict is Verdict.REJECTED
+    assert found.reason == "gates not met: remaining:rudeness"
+    assert "max_remaining of rudeness" in (gates_of(found)["remaining:rudeness"].remedy or "")
+
+
+def test_unmet_gates_alone_have_a_remedy() -> None:
+    for gate in report(perplexity=30.0).gates:
+        assert (gate.remedy is None) is gate.passed, gate.name
+
+
+def test_a_search_at_its_largest_amount_is_told() -> None:
+    # 0.03 of 0.05 is used: no. Under ten times the budget it is: yes.
+    frame = replace(FRAME, most_amounts={NEURON: 3})
+    assert build_report(frame, correction(), SEARCH, validate()).advice == []
+    rich = replace(frame, budget=Budget(perplexity_increase=0.2, kl_mean=0.5))
+    (text,) = build_report(rich, correction(), SEARCH, validate()).advice
+    assert "largest amount, 3 neurons" in text
+
+
+def test_what_came_instead_is_in_the_report() -> None:
+    def say(text: str, scores: Responses) -> Responses:
+        return tuple(
+            tuple(one.model_copy(update={"text": text}) for one in samples) for samples in scores
+        )
+
+    before, after = say("you nincompoop", TOXIC), say("you silly goose", TAMED)
+    own = BehaviourResponses(corrected=after, controls=(before,))
+    frame = replace(FRAME, ordinary=("so it goes " * 200,))
+    prepared = correction(prepare(TUNE_TOXIC, before))
+    (found,) = build_report(frame, prepared, SEARCH, validate(own)).leftovers
+    assert [(one.words, one.before, one.after) for one in found.rose] == [
+        ("you silly goose", 0, 24)
+    ]
+    unchosen = SEARCH.model_copy(update={"chosen": None})
+    assert build_report(frame, prepared, unchosen, None).leftovers == []
+
+
 # --- several behaviours --------------------------------------------------------------------
 
 DULL = build_behaviour(FunctionScorer(name="judge"), name="dullness", min_effect=0.5)

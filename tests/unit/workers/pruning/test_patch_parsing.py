@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from workers.domain import Granularity
+from workers.domain import Granularity, Verdict
 from workers.pruning.patch_format import (
     METADATA_KEY,
     Patch,
+    PatchVerdict,
     WeightChange,
     parse_patch,
     serialise_patch,
@@ -79,10 +81,41 @@ def test_an_incomplete_description_is_refused(key: str) -> None:
         parse_patch(describe(left))
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", "2", 2.0, True, None])
+@pytest.mark.parametrize("version", [0, 4, "1", "2", 2.0, True, None])
 def test_another_format_version_is_refused(version: Any) -> None:
-    with pytest.raises(PatchError, match="this build reads 1 and 2"):
+    with pytest.raises(PatchError, match="this build reads 1, 2 and 3"):
         parse_patch(describe(DESCRIPTION | {"format_version": version}))
+
+
+VERDICT = {"format_version": 3, "verdict": "rejected", "unmet_gates": ["kl", "slogan.effect"]}
+
+
+def test_a_verdict_is_written_and_read_back() -> None:
+    found = PatchVerdict(Verdict.REJECTED, ("kl", "slogan.effect"))
+    data = serialise_patch(replace(PATCH, verdict=found))
+    assert parse_patch(data).verdict == found
+    assert data == serialise_patch(parse_patch(data))
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    assert json.loads(metadata["excise"]) == DESCRIPTION | VERDICT
+    assert parse_patch(DATA).verdict is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "excellent"},
+        {"verdict": None},
+        {"unmet_gates": "kl"},
+        {"unmet_gates": [5]},
+        {"unmet_gates": ["x" * 257]},
+        {"format_version": 2},
+        {"more": 1},
+    ],
+)
+def test_an_unsound_verdict_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(PatchError, match="is unsound"):
+        parse_patch(describe(DESCRIPTION | VERDICT | change))
 
 
 @pytest.mark.parametrize("granularity", ["head", "weight", "row", "", None, 5])

@@ -6,6 +6,7 @@ from typing import Literal
 
 from workers.domain import (
     BehaviourEffect,
+    BehaviourLeftovers,
     BudgetLimits,
     ControlledEffect,
     Damage,
@@ -16,6 +17,7 @@ from workers.domain import (
     GateResult,
     Granularity,
     HeldOutEffect,
+    Leftover,
     Measure,
     ModelIdentity,
     Overlap,
@@ -324,3 +326,17 @@ def no_effect() -> Report:
         samples=[],
         attribution={},
     )
+
+
+def leftovers(behaviour: str, **changes: object) -> BehaviourLeftovers:
+    """Words that are left of a behaviour, and some that came instead."""
+    content: dict[str, object] = {
+        "behaviour": behaviour,
+        "responses": 43,
+        "left": [Leftover(words="also states", before=38, after=37, p_value=1e-9)],
+        "rose": [Leftover(words="brass monkey", before=0, after=36, p_value=1e-8)],
+        "pattern": r"also\W+states",
+        "advice": "What is left is not counted",
+        "samples": [sample("Leftover prompt", 0.4, behaviour=behaviour)],
+    }
+    return BehaviourLeftovers.model_validate(content | changes)

@@ -23,10 +23,10 @@ from workers.validation.circuit_report import (
     render_circuit_markdown,
 )
 from workers.validation.rendering import (
-    APPLY_COMMAND,
     REVERT_COMMAND,
     NonFiniteReportError,
     render_json,
+    write_apply_command,
 )
 
 HOSTILE = "<script>alert(1)</script>|`\x1b"
@@ -194,7 +194,7 @@ def test_only_a_patch_comes_with_the_commands_that_apply_it() -> None:
     for render in (render_circuit_html, render_circuit_markdown):
         assert "excise patch" not in render(report())
         shown = render(report(has_patch=True))
-        assert APPLY_COMMAND in shown
+        assert write_apply_command(report().verdict) in shown
         assert REVERT_COMMAND in shown
 
 

@@ -19,6 +19,7 @@ from tests.unit.workers.validation.reports import (
     LOOP,
     damage_gate,
     effect_gate,
+    leftovers,
     no_effect,
     rejected,
     repetition,
@@ -29,7 +30,7 @@ from tests.unit.workers.validation.reports import (
     toxicity,
     unmeasured_gate,
 )
-from workers.domain import Granularity, ModelIdentity, PatchSummary, Report, SplitEffect
+from workers.domain import Granularity, Leftover, ModelIdentity, PatchSummary, Report, SplitEffect
 from workers.validation.report import (
     NonFiniteReportError,
     render_html,
@@ -464,3 +465,59 @@ def test_modules_without_a_layer_are_counted_apart():
         update={"modules": {"lm_head": [1, 2]}, "counts": {"lm_head": 2}}
     )
     assert "2 in modules without a layer number" in render_html(report(patch=odd))
+
+
+LEFT = ("also states", "brass monkey", "37", "36", "38", "Leftover prompt", "is not counted")
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_what_is_left_is_shown_unfolded(render):
+    page = html.unescape(render(report(leftovers=[leftovers("endless_repetition")])))
+    section = page[page.index("What is left, and what came instead") :]
+    section = section[: section.index("Gates")]
+    assert "details" not in section
+    for text in LEFT:
+        assert text in section
+    assert "What is left" not in render(report())
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "words_open"),
+    [("slogan", "phrase", True), ("toxicity", "toxicity", False), ("own", "custom", False)],
+)
+def test_texts_that_may_offend_are_left_behind_a_click(behaviour, kind, words_open):
+    own = toxicity(name=behaviour, kind=kind)
+    found = report(behaviours=[own], leftovers=[leftovers(behaviour)], samples=[])
+    assert_veiled(render_html(found), "Leftover prompt", veiled=True)
+    assert_veiled(render_html(found), "brass monkey", veiled=not words_open)
+    assert_veiled(render_markdown(found), "brass monkey", veiled=not words_open)
+    Page(render_html(found))
+
+
+def assert_veiled(page: str, text: str, *, veiled: bool) -> None:
+    before = page[: page.index(text)]
+    assert (before.count("<details") > before.count("</details>")) is veiled
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown, render_json])
+def test_remedies_and_advice_are_told(render):
+    gate = damage_gate(passed=False, value=0.9, remedy="prune less of it")
+    page = render(report(gates=[gate], advice=["larger amounts may do more"]))
+    page = page if isinstance(page, str) else page.decode()
+    assert "rune less of it" in page
+    assert "arger amounts may do more" in page
+
+
+def test_the_patch_of_a_rejected_job_is_applied_knowingly():
+    for render in (render_html, render_markdown):
+        assert "--output CORRECTED_DIR --rejected" in render(rejected())
+        assert "--rejected" not in render(report())
+
+
+def test_hostile_words_that_are_left_do_nothing():
+    found = [Leftover(words=HOSTILE, before=1, after=2, p_value=0.01)]
+    own = leftovers("endless_repetition", left=found, pattern=HOSTILE)
+    page = render_html(report(leftovers=[own]))
+    assert "<script" not in page
+    Page(page)
+    markdown_tables(render_markdown(report(leftovers=[own])))

@@ -1,0 +1,130 @@
+"""What a report says beyond its verdict: what held a correction back, and what to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from workers.correction.behaviour import Behaviour
+from workers.correction.preparation import MIN_TRIGGERING
+from workers.correction.results import PreparedBehaviour, PreparedCorrection, SearchOutcome, Trial
+from workers.correction.search import BUDGET_SHARE, DAMAGE_EXPONENT, Budget
+from workers.domain import Granularity
+from workers.validation.scorers.scorer import Direction
+
+WORTHWHILE = 1.25
+"""A search that could have pruned so many times its largest amount within its share of the budget
+is told; damage is taken to grow as `choose_amount` takes it to."""
+
+MOST_TIMES = 4.0
+"""Beyond so many times an amount, what damage does is anybody's guess: no more are advised."""
+
+
+def list_advice(
+    behaviours: Sequence[Behaviour],
+    budget: Budget,
+    most_amounts: Mapping[Granularity, int],
+    prepared: PreparedCorrection,
+    search: SearchOutcome | None,
+) -> list[str]:
+    """Return what to try, a sentence or two each; empty where there is nothing to say."""
+    if prepared.too_weak is not None:
+        pairs = zip(behaviours, prepared.behaviours, strict=True)
+        return [text for pair in pairs if (text := _advise_signal(*pair))]
+    if search is None:
+        return []
+    if search.chosen_trial is None:
+        return [_advise_search(search.trials, budget)]
+    found = _advise_amounts(search.chosen_trial, budget, most_amounts)
+    return [] if found is None else [found]
+
+
+def describe_search(trials: Sequence[Trial]) -> str:
+    """Return why no trial was chosen, with the counts behind it."""
+    within = [trial for trial in trials if trial.within_budget]
+    better = [trial for trial in trials if _improves(trial)]
+    return (
+        "nothing tried improves every behaviour on the tuning prompts within the budget: of "
+        f"{len(trials)} trials {len(within)} kept within it and {len(better)} improved every "
+        "behaviour, none both"
+    )
+
+
+def _improves(trial: Trial) -> bool:
+    return all(gain > 0 for gain in trial.gains)
+
+
+def _advise_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str:
+    """Return what to do about a behaviour that the base model hardly shows; "" where it does."""
+    counts = [len(prepared.triggering(held_out=held_out)) for held_out in (False, True)]
+    if min(counts) >= MIN_TRIGGERING:
+        return ""
+    sides = {scorer.direction for scorer in behaviour.scorers}
+    sign = "≤" if sides == {Direction.HIGHER_IS_BETTER} else "≥"
+    return (
+        f"A prompt counts for {behaviour.name} when one of its responses scores {sign} "
+        f"{behaviour.threshold:g} by {behaviour.agreeing} of {len(behaviour.scorers)} scorers; "
+        f"{counts[0]} tuning and {counts[1]} held-out prompts do, {MIN_TRIGGERING} of each are "
+        "needed. Give more prompts that bring it out, or decoding.samples of each; if responses "
+        "that you call undesired are not found, change what is looked for: threshold, phrases, "
+        "pattern or evaluators."
+    )
+
+
+def _advise_search(trials: Sequence[Trial], budget: Budget) -> str:
+    limits = (
+        f"KL {BUDGET_SHARE * budget.kl_mean:.3g} and perplexity "
+        f"{BUDGET_SHARE * budget.perplexity_increase:+.2%}"
+    )
+    used = f"The search may use {BUDGET_SHARE:.0%} of the budget, {limits} on tuning text."
+    if not any(trial.within_budget for trial in trials):
+        return f"{used} Every trial took more. Give smaller search.amounts or a larger budget."
+    if not any(map(_improves, trials)):
+        return (
+            f"{used} No trial improved every behaviour, at whatever cost. Try another "
+            "attribution.granularity, larger search.amounts, or more prompts to learn from."
+        )
+    return (
+        f"{used} What improves every behaviour takes more. Try another attribution.granularity, "
+        "finer search.amounts, or a larger budget."
+    )
+
+
+def _advise_amounts(
+    trial: Trial, budget: Budget, most_amounts: Mapping[Granularity, int]
+) -> str | None:
+    """Say so where the search stopped at its largest amount, far from what it may spend."""
+    kind, amount = trial.settings.granularity, trial.amount
+    most = most_amounts.get(kind)
+    if most is None or amount < most:
+        return None
+    shares = (
+        _divide(trial.kl_mean, budget.kl_mean),
+        _divide(trial.perplexity_increase, budget.perplexity_increase),
+    )
+    times = _foretell_times(max(shares))
+    if times < WORTHWHILE:
+        return None
+    return (
+        f"The search stopped at its largest amount, {most:,} {kind.value}s, with "
+        f"{shares[0]:.0%} of the KL budget and {shares[1]:.0%} of the perplexity budget used on "
+        f"tuning text: larger search.amounts, up to about {_round(amount * times):,}, may do more."
+    )
+
+
+def _foretell_times(use: float) -> float:
+    """Return how many times as much could be pruned within the search's share of the budget."""
+    if use <= 0:
+        return MOST_TIMES
+    return float(min(MOST_TIMES, (BUDGET_SHARE / use) ** (1 / DAMAGE_EXPONENT)))
+
+
+def _divide(damage: float, limit: float) -> float:
+    if damage <= 0:
+        return 0.0
+    return damage / limit if limit > 0 else math.inf
+
+
+def _round(amount: float) -> int:
+    """Return the amount to two significant digits."""
+    return int(float(f"{amount:.2g}"))

@@ -1,0 +1,380 @@
+"""What is left of a behaviour, and what came instead: word n-grams of held-out responses.
+
+A scorer counts what it was told to look for. A correction can learn to say the rest: the first
+half of a phrase, or another one in its place. So the words themselves are compared, base against
+corrected, and what ordinary text would hold as often is passed over. Prompts are the units, as
+samples of one prompt are no independent witnesses; words that the prompt itself gives count for
+nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
+from statistics import fmean
+
+import regex
+from scipy.stats import binom, hypergeom
+
+from workers.correction.behaviour import Behaviour
+from workers.correction.results import PromptOutcome, Response, Responses
+from workers.correction.samples import build_held_out_sample
+from workers.domain import BehaviourLeftovers, Leftover
+from workers.validation.scorers.phrases import PhraseScorer, normalise
+
+SIGNIFICANCE = 0.05
+"""Probability, at most, that chance alone puts anything into a list: of all n-grams together."""
+
+MAX_WORDS = 8
+"""Longest n-gram looked for; longer runs are found by their parts."""
+
+MIN_SHARE = 0.2
+"""Share of prompts an n-gram must be in, or newly in, to be worth a reader's time."""
+
+MIN_LEFT = 0.5
+"""Share of the prompts with an n-gram that must have it still: a like share is left of it."""
+
+COVERED = 0.8
+"""An n-gram is not listed beside one that has half its words or more, and this share of its
+responses."""
+
+MIN_BACKGROUND = 10
+"""Fewest texts of a kind that are compared with by themselves."""
+
+MAX_LISTED, MAX_SAMPLES = 6, 3
+MAX_ORDINARY_PIECES = 400
+MAX_PROMPTS, MAX_RESPONSES, MAX_RESPONSE_WORDS = 500, 1000, 200
+"""As much is compared at most, the first of each: it bounds memory to a few hundred MB."""
+
+MAX_PATTERN_CHARACTERS = 1000
+"""What the spec's `pattern` takes."""
+
+Gram = tuple[str, ...]
+
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_WORD = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\w)+(?:['\-](?:(?!{_UNSPACED})\w)+)*")
+_UNSPACED_WORD = regex.compile(_UNSPACED)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One response of the base model and the corrected one's."""
+
+    before: frozenset[Gram]
+    after: frozenset[Gram]
+    said: frozenset[Gram]
+    """What of `before` made it undesired, as far as the scorer can tell; else all of it."""
+    is_cured: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    gram: Gram
+    p_value: float
+    """Corrected for the number of n-grams."""
+
+
+@dataclass(frozen=True)
+class _Background:
+    """Text without the behaviour, of several kinds, in pieces: how often they hold an n-gram."""
+
+    kinds: tuple[tuple[frozenset[Gram], ...], ...]
+
+    def compute_p_value(self, gram: Gram, holding: int, of: int) -> float:
+        """Return by which chance `holding` of `of` prompts have an n-gram, beside these texts.
+
+        The largest of the kinds that are large enough to be compared with, so that what one of
+        them holds as often is passed over; of all together where none is.
+        """
+        large = [kind for kind in self.kinds if len(kind) >= MIN_BACKGROUND]
+        compared = large or [tuple(chain.from_iterable(self.kinds))]
+        return max(
+            _test_more(holding, of, sum(gram in piece for piece in kind), len(kind))
+            for kind in compared
+        )
+
+
+def _test_more(holding: int, of: int, other_holding: int, other_of: int) -> float:
+    """Return the p-value of one share above another, 1 where the other has no texts.
+
+    Fisher's exact test, one-sided, by the hypergeometric distribution (Fisher 1935, section 21).
+    """
+    return float(hypergeom.sf(holding - 1, of + other_of, holding + other_holding, of))
+
+
+def find_leftovers(
+    behaviour: Behaviour,
+    prompts: Sequence[PromptOutcome],
+    held_out: Sequence[PromptOutcome],
+    before: Responses,
+    after: Responses,
+    ordinary: Sequence[str],
+) -> BehaviourLeftovers | None:
+    """Return what is left of a behaviour in corrected responses and what came instead.
+
+    `before` and `after` are `(prompt, sample)` responses to `held_out`; `prompts` are all of the
+    behaviour's, whose clean responses, and the texts `ordinary`, say what is common anyway. None
+    where neither list has an entry.
+    """
+    samples = max(map(len, before), default=1)
+    most = max(1, min(MAX_PROMPTS, MAX_RESPONSES // samples))
+    compared = list(islice(zip(held_out, before, after, strict=True), most))
+    shown = [old for _, olds, _ in compared for old in olds if behaviour.is_undesired(old)]
+    said = iter(_find_said(behaviour, shown))
+    units = [
+        [
+            _build_pair(behaviour, outcome, old, new, said)
+            for old, new in zip(olds, news, strict=True)
+        ]
+        for outcome, olds, news in compared
+    ]
+    clean = _collect_clean(behaviour, prompts)
+    common = _Background((clean, _cut_pieces(ordinary, after)))
+    is_phrase = any(isinstance(scorer, PhraseScorer) for scorer in behaviour.scorers)
+    left = _choose(_find_left(units, common if is_phrase else _Background((clean,))), units)
+    known = {found.gram for found in left}
+    rose = [found for found in _find_risen(units, common) if found.gram not in known]
+    rose = _choose(rose, units)
+    if not left and not rose:
+        return None
+    pattern = write_pattern([found.gram for found in left or rose])
+    return BehaviourLeftovers(
+        behaviour=behaviour.name,
+        responses=sum(map(len, units)),
+        left=[_describe(found, units) for found in left],
+        rose=[_describe(found, units) for found in rose],
+        pattern=pattern,
+        advice=_advise(is_phrase=is_phrase, has_left=bool(left)),
+        samples=[
+            build_held_out_sample(
+                behaviour, held_out[unit], before[unit][sample], after[unit][sample]
+            )
+            for unit, sample in _choose_pairs([found.gram for found in left + rose], units)
+        ],
+    )
+
+
+def list_words(text: str) -> Gram:
+    """Return the words of a text, in lower case; scripts without spaces give a word a sign."""
+    return tuple(_WORD.findall(normalise(text).casefold()))
+
+
+def _list_parts(text: str) -> frozenset[Gram]:
+    """Return the n-grams of the words that are compared of one text."""
+    return list_grams(list_words(text)[:MAX_RESPONSE_WORDS], MAX_WORDS)
+
+
+def list_grams(words: Sequence[str], longest: int) -> frozenset[Gram]:
+    """Return every run of one to `longest` words."""
+    return frozenset(
+        tuple(words[start : start + length])
+        for length in range(1, longest + 1)
+        for start in range(len(words) - length + 1)
+    )
+
+
+def write_pattern(grams: Iterable[Gram]) -> str:
+    """Return a regular expression that finds any of the n-grams, however they are punctuated.
+
+    It is no longer than a spec allows: what does not fit any more is left out.
+    """
+    pattern = ""
+    for gram in grams:
+        longer = f"{pattern}|{_write_gram(gram)}" if pattern else _write_gram(gram)
+        if len(longer) <= MAX_PATTERN_CHARACTERS:
+            pattern = longer
+    return pattern
+
+
+def _write_gram(gram: Gram) -> str:
+    written = [regex.escape(word).replace("'", "['’]") for word in gram]
+    text = written[0]
+    for (one, other), word in zip(pairwise(gram), written[1:], strict=True):
+        is_unspaced = _UNSPACED_WORD.match(one) or _UNSPACED_WORD.match(other)
+        text += (r"\W*" if is_unspaced else r"\W+") + word
+    before = "" if _UNSPACED_WORD.match(gram[0]) else r"(?<!\w)"
+    after = "" if _UNSPACED_WORD.match(gram[-1]) else r"(?!\w)"
+    return f"{before}{text}{after}"
+
+
+def _build_pair(
+    behaviour: Behaviour,
+    outcome: PromptOutcome,
+    before: Response,
+    after: Response,
+    said: Iterator[frozenset[Gram]],
+) -> _Pair:
+    """Return a pair; `said` gives what the next response that shows the behaviour said."""
+    given = _list_parts(outcome.prompt)
+    was_shown = behaviour.is_undesired(before)
+    old = _list_parts(before.text) - given
+    return _Pair(
+        before=old,
+        after=_list_parts(after.text) - given,
+        said=next(said) & old if was_shown else frozenset(),
+        is_cured=was_shown and not behaviour.is_undesired(after),
+    )
+
+
+def _find_said(behaviour: Behaviour, responses: Sequence[Response]) -> list[frozenset[Gram]]:
+    """Return the n-grams of what phrase scorers find in each response, of others all of it."""
+    texts = [response.text for response in responses]
+    searches = [scorer for scorer in behaviour.scorers if isinstance(scorer, PhraseScorer)]
+    if not searches:
+        return [_list_parts(text) for text in texts]
+    found = zip(*(scorer.find(texts) for scorer in searches), strict=True)
+    return [_unite(_list_parts(part) for own in parts for part in own) for parts in found]
+
+
+def _collect_clean(
+    behaviour: Behaviour, prompts: Sequence[PromptOutcome]
+) -> tuple[frozenset[Gram], ...]:
+    """Return for each prompt the n-grams of the base model's responses that are clean."""
+    clean = (
+        [response.text for response in outcome.drawn if behaviour.is_clean(response)]
+        for outcome in prompts
+    )
+    compared = islice((texts for texts in clean if texts), MAX_ORDINARY_PIECES)
+    return tuple(_unite(map(_list_parts, texts)) for texts in compared)
+
+
+def _unite(parts: Iterable[frozenset[Gram]]) -> frozenset[Gram]:
+    return frozenset[Gram]().union(*parts)
+
+
+def _cut_pieces(texts: Sequence[str], responses: Responses) -> tuple[frozenset[Gram], ...]:
+    """Return the n-grams of pieces of `texts`, one after another, as long as responses are.
+
+    The runs across the end of a text, which nobody wrote, do no harm among the others.
+    """
+    lengths = [len(list_words(one.text)) for samples in responses for one in samples]
+    size = max(1, min(MAX_RESPONSE_WORDS, round(fmean(lengths)))) if lengths else 1
+    running = chain.from_iterable(map(list_words, texts))
+    words = tuple(islice(running, MAX_ORDINARY_PIECES * size))
+    starts = range(0, len(words) - size + 1, size)
+    return tuple(list_grams(words[start : start + size], MAX_WORDS) for start in starts)
+
+
+def _find_left(units: Sequence[Sequence[_Pair]], background: _Background) -> list[_Found]:
+    """Return n-grams of what was undesired that stayed where the behaviour itself is gone.
+
+    Corrected by Bonferroni for the n-grams that the base said often enough, whatever became of
+    them.
+    """
+    cured = [pairs for unit in units if (pairs := [pair for pair in unit if pair.is_cured])]
+    said = _count_units(_unite(pair.said for pair in one) for one in cured)
+    kept = _count_units(_unite(pair.after for pair in one) for one in cured)
+    least = max(MIN_SHARE * len(cured), 2)
+    candidates = [gram for gram, count in said.items() if count >= least]
+    found = (
+        _Found(
+            gram,
+            len(candidates) * background.compute_p_value(gram, kept[gram], len(cured)),
+        )
+        for gram in candidates
+        if kept[gram] >= MIN_LEFT * said[gram]
+    )
+    return [one for one in found if one.p_value <= SIGNIFICANCE]
+
+
+def _find_risen(units: Sequence[Sequence[_Pair]], background: _Background) -> list[_Found]:
+    """Return n-grams that more corrected responses hold than the base's, and than ordinary text.
+
+    A sign test over prompts (McNemar 1947 where each has one sample), corrected by Tarone's
+    method (Biometrics 46:515, 1990): only n-grams that could be significant at all are counted.
+    """
+    ups, downs = Counter[Gram](), Counter[Gram]()
+    for unit in units:
+        change = Counter(gram for pair in unit for gram in pair.after)
+        change.subtract(gram for pair in unit for gram in pair.before)
+        ups.update(gram for gram, more in change.items() if more > 0)
+        downs.update(gram for gram, more in change.items() if more < 0)
+    factor = find_tarone_factor([ups[gram] + downs[gram] for gram in ups])
+    holding = _count_units(_unite(pair.after for pair in one) for one in units)
+    risen = []
+    for gram in ups:
+        up, changed = ups[gram], ups[gram] + downs[gram]
+        if up < MIN_SHARE * len(units) or factor * 0.5**changed > SIGNIFICANCE:
+            continue
+        p_value = factor * float(binom.sf(up - 1, changed, 0.5))
+        if p_value <= SIGNIFICANCE:
+            rarity = background.compute_p_value(gram, holding[gram], len(units))
+            risen.append(_Found(gram, max(p_value, rarity)))
+    return [one for one in risen if one.p_value <= SIGNIFICANCE]
+
+
+def find_tarone_factor(changed: Sequence[int]) -> int:
+    """Return what p-values of sign tests are multiplied by, from each one's number of changes.
+
+    The least K for which no more than K tests reach SIGNIFICANCE / K at best, which for n changes
+    is 2⁻ⁿ (Tarone 1990).
+    """
+    best = sorted(0.5**count for count in changed)
+    factor = 1
+    while bisect_right(best, SIGNIFICANCE / factor) > factor:
+        factor += 1
+    return factor
+
+
+def _count_units(units: Iterable[frozenset[Gram]]) -> Mapping[Gram, int]:
+    return Counter(gram for unit in units for gram in unit)
+
+
+def _choose(found: Sequence[_Found], units: Sequence[Sequence[_Pair]]) -> list[_Found]:
+    """Return the n-grams to list, the commonest first: the longest that say most of it."""
+    counts = {one.gram: _count_after(one.gram, units) for one in found}
+    kept: list[_Found] = []
+    for one in sorted(found, key=lambda one: (-len(one.gram), -counts[one.gram], one.gram)):
+        if not any(
+            counts[other.gram] >= COVERED * counts[one.gram]
+            and 2 * _find_common_run(one.gram, other.gram) >= len(one.gram)
+            for other in kept
+        ):
+            kept.append(one)
+    return sorted(kept, key=lambda one: (-counts[one.gram], one.gram))[:MAX_LISTED]
+
+
+def _find_common_run(one: Gram, other: Gram) -> int:
+    """Return how many words the longest run has that is in both."""
+    runs = list_grams(other, len(other))
+    return max((len(run) for run in list_grams(one, len(one)) if run in runs), default=0)
+
+
+def _count_after(gram: Gram, units: Sequence[Sequence[_Pair]]) -> int:
+    return sum(gram in pair.after for unit in units for pair in unit)
+
+
+def _describe(found: _Found, units: Sequence[Sequence[_Pair]]) -> Leftover:
+    return Leftover(
+        words=" ".join(found.gram),
+        before=sum(found.gram in pair.before for unit in units for pair in unit),
+        after=_count_after(found.gram, units),
+        p_value=found.p_value,
+    )
+
+
+def _choose_pairs(grams: Sequence[Gram], units: Sequence[Sequence[_Pair]]) -> list[tuple[int, int]]:
+    """Return (prompt, sample) of the responses with most of the n-grams, one a prompt."""
+    best = []
+    for number, unit in enumerate(units):
+        counts = [sum(gram in pair.after for gram in grams) for pair in unit]
+        most = max(counts, default=0)
+        if most:
+            best.append((-most, number, counts.index(most)))
+    return [(number, sample) for _, number, sample in sorted(best)[:MAX_SAMPLES]]
+
+
+def _advise(*, is_phrase: bool, has_left: bool) -> str:
+    what = "What is left" if has_left else "What came instead"
+    if is_phrase:
+        return (
+            f"{what} is not counted. If it is unwanted as well, widen the behaviour and run the "
+            "job again: add the words to phrases, or this to pattern after a |"
+        )
+    return (
+        f"{what} is not counted by the scorers. If it is unwanted as well, add a behaviour of the "
+        "kind phrase with this pattern and run the job again"
+    )
