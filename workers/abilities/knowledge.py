@@ -7,20 +7,23 @@ from workers.abilities.source import Source
 
 _CAPITALS_TEXT = """France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon
 Austria:Vienna Greece:Athens Ireland:Dublin Norway:Oslo Sweden:Stockholm
-Finland:Helsinki Denmark:Copenhagen Poland:Warsaw Hungary:Budapest Russia:Moscow Ukraine:Kyiv Turkey:Ankara Egypt:Cairo
-Japan:Tokyo China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran Iraq:Baghdad
-Syria:Damascus Israel:Jerusalem Kenya:Nairobi Ghana:Accra Cuba:Havana Peru:Lima Chile:Santiago
-Canada:Ottawa Australia:Canberra Belgium:Brussels Romania:Bucharest Bulgaria:Sofia
-Serbia:Belgrade Switzerland:Bern Netherlands:Amsterdam"""
+Finland:Helsinki Denmark:Copenhagen Poland:Warsaw Hungary:Budapest
+Russia:Moscow Ukraine:Kyiv Turkey:Ankara Egypt:Cairo Japan:Tokyo
+China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran
+Iraq:Baghdad Syria:Damascus Israel:Jerusalem Kenya:Nairobi Ghana:Accra
+Cuba:Havana Peru:Lima Chile:Santiago Canada:Ottawa Australia:Canberra
+Belgium:Brussels Romania:Bucharest Bulgaria:Sofia Serbia:Belgrade
+Switzerland:Bern Netherlands:Amsterdam"""
 _CAPITALS = tuple(pair.split(":") for pair in _CAPITALS_TEXT.split())
 _FORMS = (
     "The capital of {} is", "Q: What is the capital of {}?\nA:", "{}'s capital city is",
     "The government of {} sits in",
 )  # fmt: skip
-_OPPOSITES_TEXT = """hot:cold big:small up:down left:right day:night black:white fast:slow high:low
-open:closed rich:poor young:old happy:sad hard:soft light:dark early:late full:empty strong:weak
-long:short inside:outside first:last good:bad wet:dry win:lose true:false male:female
-east:west north:south buy:sell push:pull begin:end love:hate near:far wide:narrow thick:thin
+_OPPOSITES_TEXT = """hot:cold big:small up:down left:right day:night black:white fast:slow
+high:low open:closed rich:poor young:old happy:sad hard:soft light:dark
+early:late full:empty strong:weak long:short inside:outside first:last
+good:bad wet:dry win:lose true:false male:female east:west north:south
+buy:sell push:pull begin:end love:hate near:far wide:narrow thick:thin
 clean:dirty loud:quiet sweet:sour above:below before:after more:less"""
 _OPPOSITES = tuple(pair.split(":") for pair in _OPPOSITES_TEXT.split())
 _SUMS = ("{a} + {b} =", "{a} plus {b} is", "Q: {a} + {b}\nA:", "{a} and {b} make")
