@@ -1,10 +1,11 @@
 """How often intervals of paired differences cover the truth, now and as they were before.
 
-`python -m benchmarks.interval_coverage` (within a minute) draws differences whose mean is known, as
-prompts give them: skewed, mostly zero, shares of five samples, flags, values without bounds. For
-each number of prompts it counts how many 95 % intervals hold that mean. Beside the interval that
-Excise uses stand the percentile bootstrap, which it used before, Student's t, and SciPy's BCa
-(slow: for ten prompts only). In brackets: the intervals' mean width relative to Student's t.
+`python -m benchmarks.interval_coverage` (about a minute where nothing else runs) draws differences
+whose mean is known, as prompts give them: skewed, mostly zero, shares of five samples, flags,
+values without bounds. For each number of prompts it counts how many 95 % intervals hold that mean.
+Beside the interval that Excise uses stand the percentile bootstrap, which it used before,
+Student's t, and for ten prompts SciPy's BCa, which is slow. In brackets: the intervals' mean width
+relative to Student's t.
 """
 
 from __future__ import annotations
