@@ -6,16 +6,17 @@ from workers.abilities.probe import Area, Probe, SliceKind, probe
 from workers.abilities.source import Source
 
 _CAPITALS_TEXT = """France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon
-Austria:Vienna Greece:Athens Ireland:Dublin Norway:Oslo Sweden:Stockholm Finland:Helsinki Denmark:Copenhagen
-Poland:Warsaw Hungary:Budapest Russia:Moscow Ukraine:Kyiv Turkey:Ankara Egypt:Cairo Japan:Tokyo
-China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran Iraq:Baghdad Syria:Damascus
-Israel:Jerusalem Kenya:Nairobi Ghana:Accra Cuba:Havana Peru:Lima Chile:Santiago Canada:Ottawa
+Austria:Vienna Greece:Athens Ireland:Dublin Norway:Oslo Sweden:Stockholm
+Finland:Helsinki Denmark:Copenhagen Poland:Warsaw Hungary:Budapest Russia:Moscow Ukraine:Kyiv Turkey:Ankara
+Egypt:Cairo Japan:Tokyo China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran Iraq:Baghdad
+Syria:Damascus Israel:Jerusalem Kenya:Nairobi Ghana:Accra Cuba:Havana Peru:Lima Chile:Santiago Canada:Ottawa
 Australia:Canberra Belgium:Brussels Romania:Bucharest Bulgaria:Sofia Serbia:Belgrade
 Switzerland:Bern Netherlands:Amsterdam"""
 _CAPITALS = tuple(pair.split(":") for pair in _CAPITALS_TEXT.split())
 _FORMS = (
     "The capital of {} is", "Q: What is the capital of {}?\nA:", "{}'s capital city is",
-    "The government of {} sits in",
+    "The government of {} sits in", "{}, whose capital is", "Capital of {}:",
+    "An embassy in {} is usually in its capital,", "The largest ministry of {} is in its capital,",
 )  # fmt: skip
 _OPPOSITES_TEXT = """hot:cold big:small up:down left:right day:night black:white fast:slow high:low
 open:closed rich:poor young:old happy:sad hard:soft light:dark early:late full:empty strong:weak
