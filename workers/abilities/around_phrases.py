@@ -95,7 +95,7 @@ def find_words(phrases: Sequence[str], patterns: Sequence[str] = ()) -> tuple[st
 def find_literal_words(pattern: str) -> list[str]:
     """Return runs of letters that a pattern looks for as they stand.
 
-    Those that touch a class, a group or a repetition are left out: they are parts of words.
+    Those that touch a class or a repetition, or run on in a group, are parts of words: left out.
     """
     text = pattern
     for syntax, instead in _SYNTAX:

@@ -73,7 +73,7 @@ class Source:
         return self.random.randint(low, high)
 
     def nonsense(self, count: int) -> list[str]:
-        """Return different made-up words, such as `drolen`, that no text holds.
+        """Return different made-up words, such as `drolen`, that hardly a text holds.
 
         The two purposes' words end differently, so none is drawn for both.
         """
@@ -82,7 +82,7 @@ class Source:
             word = "".join(
                 self.random.choice(CONSONANTS) + self.random.choice(VOWELS) for _ in range(2)
             ) + self.choose(ENDINGS)
-            if word not in found:
+            if word not in found and word not in words.NOUNS:
                 found.append(word)
         return found
 
