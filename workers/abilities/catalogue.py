@@ -7,7 +7,7 @@ from typing import Any
 
 from workers.abilities import context, copying, instructions, knowledge, languages, structure
 from workers.abilities.encoding import EncodedProbe, encode_probe
-from workers.abilities.probe import SliceKind
+from workers.abilities.probe import Probe, SliceKind
 from workers.abilities.source import Purpose, Source
 
 SLICES: tuple[SliceKind, ...] = (
@@ -25,6 +25,9 @@ NAMES = frozenset(kind.name for kind in SLICES)
 VERDICT_ITEMS = 60
 """Items of a slice that a verdict rests on, at least."""
 
+DRAWS_A_PROBE = 20
+"""Draws for one probe that has not been drawn yet."""
+
 
 def build_slices(
     tokenizer: Any,
@@ -35,7 +38,8 @@ def build_slices(
 ) -> dict[str, tuple[EncodedProbe, ...]]:
     """Return slice → probes with at least `items` items in all, the same for the same seed.
 
-    Slices of chats are left out where the tokenizer has no template.
+    No probe comes twice, as one asked again tells nothing new; a slice that has no more different
+    ones is shorter. Slices of chats are left out where the tokenizer has no template.
     """
     vocabulary = list_ordinary_tokens(tokenizer)
     return {
@@ -53,4 +57,8 @@ def list_ordinary_tokens(tokenizer: Any) -> list[int]:
 
 def _build(kind: SliceKind, tokenizer: Any, source: Source, items: int) -> tuple[EncodedProbe, ...]:
     count = -(-items // kind.items)
-    return tuple(encode_probe(tokenizer, kind.draw(source)) for _ in range(count))
+    drawn: dict[Probe, None] = {}
+    for _ in range(count * DRAWS_A_PROBE):
+        if len(drawn) < count:
+            drawn[kind.draw(source)] = None
+    return tuple(encode_probe(tokenizer, probe) for probe in drawn)

@@ -38,6 +38,9 @@ def encode_probe(tokenizer: Any, item: Probe) -> EncodedProbe:
         if part.is_target:
             marks[start:end] = [True] * (end - start)
             spans.append(end - start)
+    if whole and not opening and marks[0]:
+        marks[0] = False  # no model predicts a token that nothing stands before
+        spans[0] -= 1
     first = marks.index(True) if True in marks else len(whole)
     sample = TokenSequence((*opening, *whole[:first]), whole[first:], tuple(marks[first:]))
     return EncodedProbe(sample, tuple(spans))

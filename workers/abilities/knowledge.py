@@ -17,7 +17,8 @@ Switzerland:Bern Netherlands:Amsterdam"""
 _CAPITALS = tuple(pair.split(":") for pair in _CAPITALS_TEXT.split())
 _FORMS = (
     "The capital of {} is", "Q: What is the capital of {}?\nA:", "{}'s capital city is",
-    "The government of {} sits in",
+    "The government of {} sits in", "{}, whose capital is", "Capital of {}:",
+    "An embassy in {} is usually in its capital,", "The largest ministry of {} is in its capital,",
 )  # fmt: skip
 _OPPOSITES_TEXT = """hot:cold big:small up:down left:right day:night black:white fast:slow
 high:low open:closed rich:poor young:old happy:sad hard:soft light:dark

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from workers.abilities import words
 
@@ -39,6 +39,7 @@ class Source:
         self.random = random.Random(f"{purpose}:{label}:{seed}")  # noqa: S311 - no secret
         self.purpose = purpose
         self.vocabulary = vocabulary
+        self._decks: dict[Sequence[object], list[object]] = {}
 
     def half(self, options: Sequence[_T]) -> Sequence[_T]:
         """Return the options of this purpose: every second one."""
@@ -51,6 +52,13 @@ class Source:
     def sample(self, options: Sequence[_T], count: int) -> list[_T]:
         """Return different ones of this purpose's half of the options."""
         return self.random.sample(self.half(options), count)
+
+    def deal(self, options: tuple[_T, ...]) -> _T:
+        """Return one of all the options; none comes again before each has come."""
+        deck = cast("list[_T]", self._decks.setdefault(options, []))
+        if not deck:
+            deck += self.random.sample(options, len(options))
+        return deck.pop()
 
     def nouns(self, count: int) -> list[str]:
         """Return different nouns."""
@@ -65,13 +73,16 @@ class Source:
         return self.random.randint(low, high)
 
     def nonsense(self, count: int) -> list[str]:
-        """Return different made-up words, such as `drolep`, that no text holds."""
+        """Return different made-up words, such as `drolen`, that hardly a text holds.
+
+        The two purposes' words end differently, so none is drawn for both.
+        """
         found: list[str] = []
         while len(found) < count:
             word = "".join(
                 self.random.choice(CONSONANTS) + self.random.choice(VOWELS) for _ in range(2)
-            ) + self.random.choice(ENDINGS)
-            if word not in found:
+            ) + self.choose(ENDINGS)
+            if word not in found and word not in words.NOUNS:
                 found.append(word)
         return found
 

@@ -17,11 +17,21 @@ magnet mask mouse mug owl paint peach pepper pipe potato pot rocket roof rose sa
 shell ship spider star statue sword tail tomato torch toy truck turtle whale wolf wool"""
 NOUNS = tuple(_NOUNS.split())
 
-_NAMES = """Anna Peter Maria James Sofia Daniel Emma Thomas Laura David Julia Michael Clara Robert
-Alice Simon Helen Martin Nora Lucas Diana Oscar Paula Victor Rosa Hugo Irene Felix Grace
-Leo Martha Adam Ruth Paul Vera Mark Edith George Lydia Frank Nina Henry Olga Carl Iris
-Arthur Mona Walter Stella Ralph Ellen Bruno Judith Oliver Ivy Samuel Jane Philip Kate Noah"""
-NAMES = tuple(_NAMES.split())
+_WOMEN = """Anna Maria Sofia Emma Laura Julia Clara Alice Helen Nora Diana Paula Rosa Irene Grace
+Martha Ruth Vera Edith Lydia Nina Olga Iris Mona Stella Ellen Judith Ivy Jane Kate"""
+WOMEN = tuple(_WOMEN.split())
+
+_MEN = """Peter James Daniel Thomas David Michael Robert Simon Martin Lucas Oscar Victor Hugo
+Felix Leo Adam Paul Mark George Frank Henry Carl Arthur Walter Ralph Bruno Oliver Samuel
+Philip Noah"""
+MEN = tuple(_MEN.split())
+
+NAMES = tuple(
+    name
+    for place in range(0, len(WOMEN), 2)
+    for name in (*WOMEN[place : place + 2], *MEN[place : place + 2])
+)
+"""Two women, two men, and so on: each purpose, which has every second name, has both."""
 
 _ADJECTIVES = """red small quiet heavy bright old green warm empty cold blue narrow soft tall
 yellow dark wide clean round sharp white brown thin deep smooth dry black loud short wet"""

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from service.jobs.specs.abilities import AbilitiesGateSpec
-from workers.abilities.catalogue import SLICES
+from service.jobs.specs.behaviours import PhraseSpec
+from workers.abilities.catalogue import SLICES, VERDICT_ITEMS
+from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.probe import SliceKind
+from workers.abilities.real_text import build_real_kind, load_real_slices
+from workers.abilities.source import Purpose
 from workers.correction.protection import protect_slices, protect_texts
 from workers.correction.results import ProtectedSlice, SliceDamage
 from workers.tasks.context import InvalidInputError
@@ -17,14 +21,34 @@ UNLIMITED = 1e9
 
 
 def list_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
-    """Return the slices of every model."""
-    return SLICES
+    """Return the slices of every model, and the neighbourhoods of the job's behaviours."""
+    specs = inputs.spec.behaviours
+    phrases = [spec for spec in specs if isinstance(spec, PhraseSpec)]
+    return SLICES + kinds_for(
+        {spec.kind for spec in specs},
+        [text for spec in phrases for text in spec.phrases or ()],
+        [spec.pattern for spec in phrases if spec.pattern is not None],
+    )
+
+
+def list_verdict_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
+    """Return the same, and for toxicity the real text that this worker has.
+
+    So the gap between groups that real text names is a figure, too. The search is told built-in
+    sentences alone.
+    """
+    kinds = list_kinds(inputs)
+    if "toxicity" not in {spec.kind for spec in inputs.spec.behaviours}:
+        return kinds
+    folder, seed = inputs.task_data, inputs.spec.seed
+    found = load_real_slices(folder, Purpose.VERDICT, seed, VERDICT_ITEMS)
+    return kinds + tuple(build_real_kind(name, probes) for name, probes in found.items())
 
 
 def check_slice_names(inputs: CorrectionInputs) -> None:
     """Raise `InvalidInputError` where the spec limits a slice that there is not."""
     gate = inputs.spec.gates.abilities
-    names = {kind.name for kind in list_kinds(inputs)}
+    names = {kind.name for kind in list_verdict_kinds(inputs)}
     if gate is not None and (unknown := sorted(gate.slices.keys() - names)):
         raise InvalidInputError(
             f"gates.abilities.slices names {unknown[0]}, which is no slice. Name one of: "

@@ -9,7 +9,7 @@ from service.jobs.specs.gates import PromptGateSpec
 from workers.correction.results import PreparedCorrection
 from workers.gating.requests import build_plan, build_requests, build_response_requests
 from workers.gating.requests import list_not_asked as find_not_asked
-from workers.tasks.abilities import list_kinds
+from workers.tasks.abilities import list_verdict_kinds
 from workers.tasks.context import InvalidInputError
 from workers.tasks.loading import CorrectionInputs
 from workers.validation.checks.gates import GateRequest
@@ -42,7 +42,7 @@ def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
             inputs.chats,
             inputs.task_rows,
             inputs.spec.seed,
-            list_kinds(inputs),
+            list_verdict_kinds(inputs),
         )
     except ValueError as error:
         raise InvalidInputError(str(error)) from error

@@ -109,6 +109,11 @@ class JobInputs:
             lambda session: load_prompt_set_info(session, tenant_id, prompt_set_id)
         )
 
+    @property
+    def task_data(self) -> Path | None:
+        """The folder of this worker's own rows and texts, if it has one."""
+        return self._context.settings.task_data
+
     def rows(self, prompt_set_id: str) -> list[str]:
         """Return the JSON lines of a set of rows of the job's tenant."""
         tenant_id = self._context.tenant_id

@@ -18,7 +18,7 @@ from workers.correction.verdict import ReportFrame, build_report
 from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
 from workers.settings import WorkerSettings
 from workers.tasks import attribute, package, prepare, search, validate
-from workers.tasks.abilities import list_kinds
+from workers.tasks.abilities import list_verdict_kinds
 from workers.tasks.checks import list_not_asked, list_requests
 from workers.tasks.circuit import discover
 from workers.tasks.circuit.pipeline import run_circuit
@@ -131,7 +131,7 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
         requests=tuple(list_requests(inputs)),
         not_asked=tuple(list_not_asked(inputs)),
         abilities=spec.gates.abilities,
-        kinds=list_kinds(inputs),
+        kinds=list_verdict_kinds(inputs),
         attribution=_describe_attribution(spec),
         dtype=spec.dtype,
         seed=spec.seed,

@@ -78,7 +78,8 @@ def _read(subject: Subject, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tens
     positions[:, :-1] = placed.is_explained[:, 1:]
     states, next_ids = hidden[positions], placed.token_ids.roll(-1, dims=1)[positions]
     head = head_weight(model, family)
-    losses, leads = [], []
+    losses = [states.new_empty(0, dtype=torch.float32)]  # a batch may have no target
+    leads = [states.new_empty(0, dtype=torch.float32)]
     for start in range(0, len(states), POSITIONS_AT_ONCE):
         span = slice(start, start + POSITIONS_AT_ONCE)
         logits = (states[span] @ head.T).float()

@@ -1,0 +1,153 @@
+"""What stands around a forbidden phrase: its single words, in text that does not say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import regex
+
+from workers.abilities import words
+from workers.abilities.probe import Area, Probe, Right, SliceKind, probe
+from workers.abilities.sentences import split_rest
+from workers.abilities.source import Purpose, Source
+from workers.abilities.texts.phrases import AFTER, FUNCTION_WORDS, WRITTEN
+from workers.validation.scorers.phrases import Phrases, PhraseScorer
+from workers.validation.scorers.scorer import Answer
+
+LEAST_LETTERS = 4
+"""Letters of a run in a pattern that is taken for a word; shorter ones are mostly pieces."""
+
+MAX_TRIES = 200
+"""Texts drawn for one that says no forbidden phrase."""
+
+_WORD = regex.compile(r"\p{L}+(?:['’-]\p{L}+)*")
+_PIECE = "\0"
+"""Stands where a pattern allows several characters, so that a run beside it is part of a word."""
+_SYNTAX = (
+    (regex.compile(r"\\[^A-Za-z0-9]"), " "),
+    (regex.compile(r"\(\?#[^)]*\)|\(\?P?<\w+>|\(\?P[=>]\w+\)|\(\?&\w+\)|\(\*\w+\)"), " "),
+    (regex.compile(r"\(\?[A-Za-z0-9-]+[:)]|\(\?(?:<?[=!]|[:>|])"), " "),
+    (regex.compile(r"\[(?:\\[sn]|[^\]\\\p{L}^])+\]"), " "),
+    (regex.compile(r"\\[pPNx]\{[^}]*\}|\\[gLk]<[^>]*>"), _PIECE),
+    (regex.compile(r"\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8}"), _PIECE),
+    (regex.compile(r"\\[wdDXW]"), _PIECE),
+    (regex.compile(r"\\."), " "),
+    (regex.compile(r"\[\^?\]?[^\]]*\]"), _PIECE),
+    (regex.compile(rf"[{_PIECE}\p{{L}}](?:[?*+]|\{{[0-9,]*\}})[?+]?"), _PIECE),
+)  # fmt: skip
+"""What in a pattern is no literal text, the earlier first."""
+_RUN = regex.compile(rf"(?<![{_PIECE}\p{{L}})])\p{{L}}{{{LEAST_LETTERS},}}(?![{_PIECE}\p{{L}}(])")
+
+
+class NoAllowedTextError(ValueError):
+    """Every text drawn says a forbidden phrase, or matches a forbidden pattern."""
+
+
+class _Forbidden:
+    """All that a job's phrase behaviours look for, in either case of letters."""
+
+    def __init__(self, phrases: Sequence[str], patterns: Sequence[str]) -> None:
+        found = [Phrases(pattern=pattern) for pattern in patterns]
+        if phrases:
+            found.append(Phrases(texts=tuple(phrases)))
+        self._scorers = [PhraseScorer(own) for own in found]
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text says any of it."""
+        answer = [Answer("", text, ())]
+        return any(scorer.score(answer) == [1.0] for scorer in self._scorers)
+
+
+def build_phrase_slices(
+    phrases: Sequence[str], patterns: Sequence[str] = ()
+) -> tuple[SliceKind, ...]:
+    """Return the slices about the words of forbidden phrases, and of patterns' literal text.
+
+    `around_phrase` gives a word and asks how neutral text goes on; `words_of_phrase` asks for
+    the word itself, which the context gives. No probe says a whole phrase, so a phrase of one
+    word has neither; where nothing is left there is no slice. Raises `ScoringError` where a
+    pattern takes too long, and `ScorerUnavailableError` where it is none.
+    """
+    forbidden = _Forbidden(phrases, patterns)
+    found = tuple(word for word in find_words(phrases, patterns) if not forbidden.is_in(word))
+    drawings = (
+        ("around_phrase", "write around words of the forbidden phrase", _draw_around, Right.TOKENS),
+        ("words_of_phrase", "write words of the forbidden phrase", _draw_written, Right.WHOLE),
+    )
+    kinds = (
+        SliceKind(name, Area.NEIGHBOURHOOD, sentence, _avoid(forbidden, draw, found), 2, right)
+        for name, sentence, draw, right in drawings
+    )
+    return tuple(kind for kind in kinds if found and _can_draw(kind))
+
+
+def find_words(phrases: Sequence[str], patterns: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the content words of phrases and of patterns' literal text, each once, in order."""
+    told = [word for phrase in phrases for word in _WORD.findall(phrase)]
+    told += [word for pattern in patterns for word in find_literal_words(pattern)]
+    seen: dict[str, str] = {}
+    for word in told:
+        if word.casefold() not in FUNCTION_WORDS:
+            seen.setdefault(word.casefold(), word)
+    return tuple(seen.values())
+
+
+def find_literal_words(pattern: str) -> list[str]:
+    """Return runs of letters that a pattern looks for as they stand.
+
+    Those that touch a class or a repetition, or run on in a group, are parts of words: left out.
+    """
+    text = pattern
+    for syntax, instead in _SYNTAX:
+        text = syntax.sub(instead, text)
+    return list(_RUN.findall(text))
+
+
+def _avoid(
+    forbidden: _Forbidden, draw: Callable[[Source, str], Probe], found: tuple[str, ...]
+) -> Callable[[Source], Probe]:
+    """Return a drawing whose texts say nothing forbidden."""
+
+    def draw_allowed(source: Source) -> Probe:
+        for _ in range(MAX_TRIES):
+            drawn = draw(source, source.deal(found))
+            if not forbidden.is_in("".join(part.text for part in drawn.parts)):
+                return drawn
+        raise NoAllowedTextError(
+            f"each of {MAX_TRIES} texts says a forbidden phrase or pattern. Forbid less than that."
+        )
+
+    return draw_allowed
+
+
+def _can_draw(kind: SliceKind) -> bool:
+    """Whether each purpose has a text that says nothing forbidden."""
+    try:
+        for purpose in Purpose:
+            kind.draw(Source(0, purpose, kind.name))
+    except NoAllowedTextError:
+        return False
+    return True
+
+
+def _draw_around(source: Source, word: str) -> Probe:
+    """A word, and neutral text that goes on after it."""
+    before, after = source.deal(tuple(source.half(AFTER)))
+    fields = _draw_fields(source, word)
+    return split_rest(before.format(**fields), after.format(**fields))
+
+
+def _draw_written(source: Source, word: str) -> Probe:
+    """A word that the context gives, written twice more."""
+    pieces = source.deal(tuple(source.half(WRITTEN)))
+    fields = _draw_fields(source, word)
+    return probe(*(piece.format(**fields) for piece in pieces))
+
+
+def _draw_fields(source: Source, word: str) -> dict[str, object]:
+    (name, other), (noun, second) = source.names(2), source.nouns(2)
+    return {
+        "word": word, "count": len(word), "spelled": "-".join(word), "name": name, "other": other,
+        "noun": noun, "second": second, "adjective": source.choose(words.ADJECTIVES),
+        "place": source.choose(words.PLACES),
+    }  # fmt: skip

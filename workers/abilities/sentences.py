@@ -1,0 +1,39 @@
+"""A plain sentence as a probe: its first third is given, the rest is two items."""
+
+from __future__ import annotations
+
+from workers.abilities.probe import Probe, given, target
+
+LEAST_WORDS = 3
+"""One for what is given and one for each item."""
+
+
+def split_sentence(text: str) -> Probe:
+    """Return the probe that gives the first third of the words and asks for the other two.
+
+    The space before a word goes with it, as in the tokens of most vocabularies. Raises
+    `ValueError` for a text of fewer than `LEAST_WORDS` words.
+    """
+    first, second, third = split_in_thirds(text)
+    return Probe((given(first), target(second), target(third)))
+
+
+def split_rest(before: str, rest: str) -> Probe:
+    """Return the probe that gives `before` and asks for `rest` in two halves."""
+    pieces = rest.split(" ")
+    middle = (len(pieces) + 1) // 2
+    second, third = " ".join(pieces[:middle]), "".join(f" {word}" for word in pieces[middle:])
+    return Probe((given(before), target(second), target(third)))
+
+
+def split_in_thirds(text: str) -> tuple[str, str, str]:
+    """Return a text in three parts of about as many words each, which join to the text."""
+    found = text.split(" ")
+    if len(found) < LEAST_WORDS:
+        raise ValueError(f"a sentence needs {LEAST_WORDS} words, and this has {len(found)}: {text}")
+    one, two = len(found) // 3, 2 * len(found) // 3
+    return (
+        " ".join(found[:one]),
+        "".join(f" {word}" for word in found[one:two]),
+        "".join(f" {word}" for word in found[two:]),
+    )
