@@ -36,7 +36,6 @@ _PATIENCE_SECONDS = 120.0
 _CANCEL_SECONDS = 3.0
 _REDUCED_PROMPTS = 48
 _REDUCED_REFERENCE = 24
-_REDUCED_AMOUNTS = 2
 _REDUCED_ROUNDS = 2
 _PARAGRAPH_BYTES = 400  # shorter lines of WikiText are headings and list entries
 _REDUCED_PERPLEXITY = {"context": 128, "sequences": 6}
@@ -131,22 +130,11 @@ def build_spec(
         spec["perplexity"] = {**(spec.get("perplexity") or {}), "prompts": perplexity}
         if options.is_reduced:
             spec["perplexity"].update(_REDUCED_PERPLEXITY)
-            search = spec.get("search") or {}
-            amounts = search.get("amounts") or [4, 16]
-            spec["search"] = {
-                "amounts": choose_amounts(amounts, _REDUCED_AMOUNTS),
-                "rounds": _REDUCED_ROUNDS,
-            }
+            spec["search"] = {"rounds": _REDUCED_ROUNDS}
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         path = options.examples / "repetition.job.json"
         raise CommandError(f"{path} is no correction job: {error!r}.") from None
     return dict(spec)
-
-
-def choose_amounts(amounts: list[int], count: int) -> list[int]:
-    """`count` of the amounts, spread evenly, without the largest."""
-    step = max(1, len(amounts) // (count + 1))
-    return amounts[step - 1 :: step][:count]
 
 
 def read_prompts(path: Path, limit: int | None) -> bytes:

@@ -192,8 +192,27 @@ def search_rounds(
                     weights[number] += weight
                     _add_to_average(benefits[number], new, weight / weights[number])
         prices = raise_prices(prices, budget, measured.slices)
-        amount = amounts.choose_next(amount, trial.use)
+        amount = amounts.choose_next(amount, foretell_use(trials, budget))
     return trials
+
+
+def foretell_use(trials: Sequence[Trial], budget: Budget) -> float:
+    """Return which share of the budget as many components would use in the next round.
+
+    What the last trial used of it; but a slice that is beyond its limit for the first time is
+    left to its price, which keeps the next round from the components that harm it, and the amount
+    stays. Only where that did not help the amount must fall.
+    """
+    last = trials[-1]
+    if last.bound_by in (PERPLEXITY, DIVERGENCE) or last.use <= 1:
+        return last.use
+    if len(trials) > 1 and trials[-2].use > 1:
+        return last.use
+    text = max(
+        divide_by_limit(last.perplexity_increase, budget.perplexity_increase),
+        divide_by_limit(last.kl_mean, budget.kl_mean),
+    )
+    return max(text, TARGET_USE)
 
 
 def raise_prices(
