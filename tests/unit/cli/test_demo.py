@@ -13,7 +13,6 @@ from service.demo import (
     _conclude,
     build_spec,
     check_files,
-    choose_amounts,
     find_inputs,
     read_prompts,
     submit_demo_job,
@@ -77,16 +76,9 @@ def test_reduced_runs_ask_for_less(options: DemoOptions) -> None:
     full = build_spec(inputs, options, "a", "b", "c")
     reduced = build_spec(inputs, reduce(options), "a", "b", "c")
     assert full["search"]["amounts"] == SPEC["search"]["amounts"]  # type: ignore[index]
-    assert reduced["search"] == {"amounts": [8, 20], "rounds": 2}
+    assert reduced["search"] == {"rounds": 2}
     assert reduced["perplexity"]["prompts"] == "c"
     assert len(read_prompts(inputs.undesired, 60).splitlines()) == 60
-
-
-@pytest.mark.parametrize("amounts", [[1], [1, 2], [1, 2, 3], list(range(32))])
-def test_chosen_amounts_are_some_of_the_amounts_in_order(amounts: list[int]) -> None:
-    chosen = choose_amounts(amounts, 2)
-    assert 1 <= len(chosen) <= 2
-    assert chosen == sorted(set(chosen) & set(amounts))
 
 
 @pytest.mark.parametrize(
