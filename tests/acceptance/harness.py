@@ -98,6 +98,7 @@ class Harness:
                 }
             ],
             "reference": reference.id,
+            "attribution": {"granularity": "neuron"},
             "search": {"amounts": [1, 8]},
             "budget": {"perplexity_increase": 10.0, "kl_mean": 10.0},
             **changes,

@@ -175,7 +175,10 @@ class CorrectionInputs(JobInputs):
     @property
     def granularities(self) -> tuple[Granularity, ...]:
         """What a component may be."""
-        return tuple(map(Granularity, self.spec.attribution.granularities))
+        asked = tuple(map(Granularity, self.spec.attribution.granularities))
+        if self.spec.attribution.granularity != "auto":
+            return asked
+        return tuple(kind for kind in asked if kind in self.family.granularities)
 
     @property
     def budget(self) -> Budget:

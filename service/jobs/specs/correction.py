@@ -30,24 +30,33 @@ RESERVED_NAMES = {"reference", "general", "harmful", "look_alike", "contrast"}
 Amount = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+AUTO_GRANULARITIES: tuple[GranularityName, ...] = ("neuron", "weight")
+"""What `auto` tries. Heads are left out: pruning whole heads never did as well as either
+(benchmarks/RESULTS.md)."""
+
+
 class AttributionSpec(SpecModel):
     """How components are found."""
 
     attributor: AttributorName = "attnlrp"
     score: Literal["benefit_damage", "benefit_cost", "signed_difference"] = "benefit_damage"
     granularity: (
-        GranularityName
+        Literal["auto"]
+        | GranularityName
         | Annotated[
             list[GranularityName], Field(min_length=1, max_length=3), AfterValidator(check_distinct)
         ]
-    ) = "neuron"
-    """What a component is; of several the search finds out which serves best."""
+    ) = "auto"
+    """What a component is; of several the search finds out which serves best. `auto` tries neurons
+    and single weights, or neurons alone where the model's weights cannot be chosen one by one."""
     reference_tokens: int = Field(default=8192, ge=64, le=1_000_000)
     """Tokens of reference text that are attributed, at most; more predict damage better."""
 
     @property
     def granularities(self) -> tuple[GranularityName, ...]:
-        """Every granularity asked for."""
+        """Every granularity asked for; of `auto` those that it tries where the model has them."""
+        if self.granularity == "auto":
+            return AUTO_GRANULARITIES
         return (self.granularity,) if isinstance(self.granularity, str) else tuple(self.granularity)
 
 
@@ -169,8 +178,9 @@ class CorrectionSpec(JobSpecBase):
         granularities, amounts = self.attribution.granularities, self.search.amounts
         if isinstance(amounts, list) and len(granularities) > 1:
             raise ValueError(
-                "search.amounts is one list for several granularities. Give an object with a "
-                "list for each, or leave it out."
+                "search.amounts is one list for several granularities (auto tries "
+                f"{' and '.join(AUTO_GRANULARITIES)}). Give an object with a list for each, name "
+                "one in attribution.granularity, or leave search.amounts out."
             )
         if isinstance(amounts, dict) and not amounts.keys() <= set(granularities):
             raise ValueError(

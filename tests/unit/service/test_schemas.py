@@ -40,7 +40,8 @@ def test_a_minimal_spec_gets_the_documented_defaults() -> None:
 
 
 def test_a_spec_survives_the_database() -> None:
-    spec = CorrectionSpec.model_validate({**MINIMAL, "search": {"amounts": [4, 8]}})
+    asked = {"attribution": {"granularity": "neuron"}, "search": {"amounts": [4, 8]}}
+    spec = CorrectionSpec.model_validate({**MINIMAL, **asked})
     assert CorrectionSpec.model_validate(spec.model_dump(mode="json")) == spec
 
 
