@@ -105,7 +105,7 @@ def _judge_remaining(
 
 
 def _compute_share(behaviour: Behaviour, responses: Responses) -> float:
-    return fmean(behaviour.is_undesired(one) for samples in responses for one in samples)
+    return fmean(behaviour.is_failing(one) for samples in responses for one in samples)
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def _build_pair(
         before=old,
         after=_list_parts(after.text) - given,
         said=next(said) & old if was_shown else frozenset(),
-        is_cured=was_shown and not behaviour.is_undesired(after),
+        is_cured=was_shown and not behaviour.is_failing(after),
     )
 
 
