@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from service.commands.ability_summary import Ability, print_abilities
 from service.commands.output import CommandError, clean
 
 _VERDICT_WORDS = {
@@ -92,6 +93,7 @@ class Gate(BaseModel):
     value: float | None
     passed: bool
     unmeasured: str | None = None
+    note: str | None = None
 
     @property
     def is_met(self) -> bool:
@@ -120,6 +122,7 @@ class ReportSummary(BaseModel):
     damage: _Damage | None = None
     patch: _Patch | None = None
     gates: list[Gate] = Field(default_factory=list)
+    abilities: list[Ability] = Field(default_factory=list)
     samples: list[_Sample] = Field(default_factory=list)
 
 
@@ -138,6 +141,7 @@ def print_summary(report: ReportSummary, console: Console, *, samples: int = 2) 
     """
     print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
+    print_abilities(report.abilities, console)
     print_failed_gates(report.gates, console)
     open_names = {
         behaviour.name for behaviour in report.behaviours if behaviour.kind in _OPEN_KINDS
@@ -251,7 +255,10 @@ def _build_gates(gates: list[Gate], heading: str) -> Table:
         value = "not measured" if gate.value is None else f"{gate.value:.4g}"
         if gate.value is None and gate.unmeasured:
             value += f": {clean(gate.unmeasured)}"
-        table.add_row(clean(gate.sentence), f"{gate.limit:.4g}", value, outcome)
+        sentence = clean(gate.sentence)
+        if gate.note and not gate.is_met:
+            sentence += f"\n{clean(gate.note)}"
+        table.add_row(sentence, f"{gate.limit:.4g}", value, outcome)
     return table
 
 
