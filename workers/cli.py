@@ -222,6 +222,7 @@ def gate_command(
             lambda line: typer.echo(line, err=True),
         )
     from workers.validation.gate_report import describe_gate
+    from workers.validation.report_abilities import describe_abilities
 
     for gate in report.gates:
         typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
@@ -229,6 +230,8 @@ def gate_command(
             typer.echo(f"         demanded: {gate.sentence}")
         if gate.remedy:
             typer.echo(f"         {gate.remedy}")
+    if report.abilities:
+        typer.echo(f"abilities: {describe_abilities(report.abilities)}")
     typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
     raise typer.Exit(0 if report.outcome == "passed" else GATES_NOT_MET)
 

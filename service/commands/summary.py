@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from service.commands.ability_summary import Ability, print_abilities
 from service.commands.output import CommandError, clean
 
 _VERDICT_WORDS = {
@@ -95,6 +96,7 @@ class Gate(BaseModel):
     passed: bool
     unmeasured: str | None = None
     remedy: str | None = None
+    note: str | None = None
 
     @property
     def is_met(self) -> bool:
@@ -141,6 +143,7 @@ class ReportSummary(BaseModel):
     gates: list[Gate] = Field(default_factory=list)
     advice: list[str] = Field(default_factory=list)
     leftovers: list[_Leftovers] = Field(default_factory=list)
+    abilities: list[Ability] = Field(default_factory=list)
     samples: list[_Sample] = Field(default_factory=list)
 
 
@@ -159,6 +162,7 @@ def print_summary(report: ReportSummary, console: Console, *, samples: int = 2) 
     """
     print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
+    print_abilities(report.abilities, console)
     print_failed_gates(report.gates, console)
     for text in report.advice:
         console.print()
@@ -300,8 +304,8 @@ def _build_gates(gates: list[Gate], heading: str) -> Table:
         if gate.value is None and gate.unmeasured:
             value += f": {clean(gate.unmeasured)}"
         sentence = clean(gate.sentence)
-        if gate.remedy and not gate.is_met:
-            sentence += f"\n{clean(gate.remedy)}"
+        if not gate.is_met:
+            sentence += "".join(f"\n{clean(text)}" for text in (gate.note, gate.remedy) if text)
         table.add_row(sentence, f"{gate.limit:.4g}", value, outcome)
     return table
 

@@ -12,6 +12,7 @@ from workers.validation.rendering import (
     render_markdown_template,
     require_finite,
 )
+from workers.validation.report_abilities import build_abilities
 from workers.validation.report_text import format_compact, sentence, visible_text
 
 _SIGNS = {GateBound.AT_MOST: "≤", GateBound.AT_LEAST: "≥", GateBound.ABOVE: ">"}
@@ -20,7 +21,7 @@ _SIGNS = {GateBound.AT_MOST: "≤", GateBound.AT_LEAST: "≥", GateBound.ABOVE: 
 class GateReport(ReportModel):
     """The gates of one checkpoint against another, as `gate.json` holds them."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     outcome: Literal["passed", "gates_not_met"]
     """`passed` only where every gate asked for was measured and met."""
     model: ModelIdentity
@@ -52,7 +53,7 @@ def render_gate_json(report: GateReport) -> bytes:
 def render_gate_markdown(report: GateReport) -> bytes:
     """The report as GitHub-flavoured Markdown."""
     require_finite(report.model_dump())
-    context = {"report": report, "signs": _SIGNS}
+    context = {"report": report, "signs": _SIGNS, "abilities": build_abilities(report.abilities)}
     return render_markdown_template("gate.md.j2", context).encode()
 
 

@@ -12,6 +12,7 @@ from workers.validation.rendering import (
     require_finite,
     write_apply_command,
 )
+from workers.validation.report_abilities import build_abilities
 from workers.validation.report_charts import build_layer_map, order_modules
 from workers.validation.report_effects import (
     build_alone_rows,
@@ -47,6 +48,7 @@ def _context(report: Report) -> dict[str, object]:
         "kind": "correction",
         "report": report,
         "effects": effects,
+        "abilities": build_abilities(report.abilities),
         "alone_rows": build_alone_rows(effects),
         "describe_fall": describe_fall,
         "describe_judges": describe_judges,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from workers.domain import BudgetLimits, Granularity, Report, SearchStep
+from workers.validation.report_abilities import name_bounds
 from workers.validation.report_charts import Axis, build_axis, build_log_axis, choose_labels
-from workers.validation.report_text import format_number, format_percent
+from workers.validation.report_text import format_number, format_percent, format_share, title
 
 DRAWN_GAINS = (-0.2, 1.0)
 """Gains beyond these are drawn at the chart's edge."""
@@ -72,6 +73,14 @@ class SearchView:
     is_clipped: bool
     """Whether a gain lies beyond what is drawn."""
     is_long: bool
+    abilities: dict[str, str]
+    """Protected slice → what the model does there."""
+    bound_sentence: str
+    """What bound the chosen trial, and what most of the others; empty without a chosen one."""
+
+    def name_bound(self, step: SearchStep) -> str:
+        """Return the limit of which a trial used most, in a reader's words."""
+        return _name_bound(step, self.abilities)
 
 
 def build_search_view(report: Report) -> SearchView | None:
@@ -97,7 +106,29 @@ def build_search_view(report: Report) -> SearchView | None:
         has_chosen=any(step.chosen for step in steps),
         is_clipped=any(not least <= gain <= most for gain in gains),
         is_long=len(steps) > _MOST_OPEN,
+        abilities=(abilities := name_bounds(report.abilities)),
+        bound_sentence=_describe_bound(steps, abilities),
     )
+
+
+def _name_bound(step: SearchStep, abilities: Mapping[str, str]) -> str:
+    return abilities.get(step.bound_by) or title(step.bound_by)
+
+
+def _describe_bound(steps: Sequence[SearchStep], abilities: Mapping[str, str]) -> str:
+    """Return which limit the chosen trial used most, and which one stopped most others."""
+    chosen = next((step for step in steps if step.chosen), None)
+    if chosen is None:
+        return ""
+    told = (
+        f"Of its limits the chosen trial used “{_name_bound(chosen, abilities)}” most, "
+        f"{format_share(chosen.use, 0)} of what the search allows."
+    )
+    over = Counter(_name_bound(step, abilities) for step in steps if not step.within_budget)
+    if not over:
+        return told
+    name, count = over.most_common(1)[0]
+    return f"{told} Over budget: {over.total()} trials, {count} of them first by “{name}”."
 
 
 def describe_rank_limit(report: Report) -> str | None:

@@ -144,3 +144,56 @@ def test_remedies_of_unmet_gates_and_advice_are_told() -> None:
     assert "mend kl" in text
     assert "mend effect" not in text
     assert "try larger amounts" in text
+
+
+def build_ability(sentence: str, before: float, after: float, **changes: object) -> dict[str, Any]:
+    return {
+        "name": "slice",
+        "area": "copying",
+        "sentence": sentence,
+        "items": 60,
+        "nats_change": 0.01,
+        "accuracy_before": before,
+        "accuracy_after": after,
+        "max_nats_rise": 0.1,
+        "max_accuracy_fall": 0.05,
+        "is_gated": True,
+        "within": True,
+        **changes,
+    }
+
+
+def test_each_area_s_worst_ability_and_what_is_lost() -> None:
+    abilities = [
+        build_ability("repeat words", 0.9, 0.9),
+        build_ability("quote", 0.8, 0.78),
+        build_ability("count on", 1.0, 0.0, area="structure", within=False, nats_change=2.1),
+        build_ability("write\x1b[2J JSON", 0.5, 0.5, area="structure"),
+        build_ability("sing", 0.05, 0.0, area="language", is_gated=False),
+    ]
+    text = show(build_report("rejected") | {"abilities": abilities})
+    table = text[text.index("Abilities") : text.index("Gates:")]
+    assert "\x1b" not in text
+    assert "2 of 2" in table
+    assert "1 of 2" in table
+    assert "80 % → 78 %" in table
+    assert "repeat words" not in table
+    assert "Lost: “count on” (100 % → 0 % right, +2.10 nats a token)." in table
+    assert "the base can hardly do it: sing." in table
+
+
+def test_abilities_that_are_kept_are_one_sentence_and_none_are_no_table() -> None:
+    kept = [build_ability("quote", 0.8, 0.78), build_ability("sing", 0.9, 0.9)]
+    text = show(build_report("passed") | {"abilities": kept})
+    assert "All 2 abilities are within their limits; the nearest to its limit is “quote”" in text
+    assert "Abilities" not in show(build_report("passed"))
+
+
+def test_an_unmet_gate_says_its_note() -> None:
+    report = build_report("rejected")
+    report["gates"][1]["note"] = "the model can no longer\x1b[31m count on"
+    report["gates"][0]["note"] = "not to be seen"
+    text = show(report)
+    assert "the model can no longer" in text
+    assert "\x1b" not in text
+    assert "not to be seen" not in text

@@ -8,9 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.unit.workers.validation.reports import ability
 from workers.domain import GateBound, GateGroup, GateResult, ModelIdentity
 from workers.gating import output
 from workers.gating.output import NAMES, clear_output, write_output
+from workers.validation.checks.abilities import judge_abilities
 from workers.validation.gate_report import (
     GateReport,
     describe_gate,
@@ -138,3 +140,22 @@ def test_nothing_is_left_when_one_file_cannot_be_written(
     with pytest.raises(OSError, match="disk full"):
         write_output(tmp_path, FILES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lost_abilities_are_named_in_every_file() -> None:
+    lost = ability("count_on", 1.0, 0.0, nats_change=2.1)
+    kept = ability("copy_lists", 0.6, 0.6)
+    found = report(judge_abilities([kept, lost])).model_copy(update={"abilities": [kept, lost]})
+    (failure,) = ElementTree.fromstring(render_gate_junit(found)).iter("failure")
+    assert "count on (100% → 0% right" in failure.attrib["message"]
+    text = render_gate_markdown(found).decode()
+    assert "Lost: “count on”" in text
+    assert text.index("| Count on |") < text.index("| Copy lists |")
+    assert [one["name"] for one in json.loads(render_gate_json(found))["abilities"]] == [
+        "copy_lists",
+        "count_on",
+    ]
+
+
+def test_without_abilities_the_markdown_has_no_such_section() -> None:
+    assert "What else" not in render_gate_markdown(report(MET)).decode()

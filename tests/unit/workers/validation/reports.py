@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from workers.domain import (
+    AbilityChange,
     BehaviourEffect,
     BehaviourLeftovers,
     BudgetLimits,
@@ -145,11 +146,36 @@ def step(components: int, gain: float, kl: float, **changes: object) -> SearchSt
         "perplexity": 26.96 + 20 * kl,
         "perplexity_increase": 20 * kl / 26.96,
         "kl": kl,
+        "bound_by": "kl",
+        "use": kl / 0.0264,
         "within_budget": True,
         "on_front": True,
         "chosen": False,
     }
     return SearchStep.model_validate(content | changes)
+
+
+def ability(name: str, before: float, after: float, **changes: object) -> AbilityChange:
+    """A slice on which the model went from `before` to `after` right, with made-up intervals."""
+    content: dict[str, object] = {
+        "name": name,
+        "area": "copying",
+        "sentence": name.replace("_", " "),
+        "items": 60,
+        "nats_before": 0.4,
+        "nats_change": 0.02,
+        "nats_interval": (-0.01, 0.05),
+        "accuracy_before": before,
+        "accuracy_after": after,
+        "accuracy_interval": (after - before - 0.05, after - before + 0.05),
+        "control_nats_change": 0.01,
+        "control_accuracy_change": -0.01,
+        "max_nats_rise": 0.1,
+        "max_accuracy_fall": 0.05,
+        "is_gated": before >= 0.1,
+        "within": before < 0.1 or round(before - after, 9) <= 0.05,
+    }
+    return AbilityChange.model_validate(content | changes)
 
 
 def sample(prompt: str, gain: float, **changes: object) -> Sample:
