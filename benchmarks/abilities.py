@@ -1,0 +1,77 @@
+"""What a correction takes: every slice of abilities, before and after a patch, in memory.
+
+    python benchmarks/abilities.py --model .excise/models/smollm2-135m-instruct --patch FILE [FILE …]
+
+The figures are those of the gate `abilities` (docs/guides/corrections.md): nats a token on right
+continuations, and the share of items that are right. `--seed` draws other probes than job and gate
+do, `--toxicity` adds the neighbourhood of toxicity.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from service.jobs.specs.abilities import AbilitiesGateSpec
+from workers.abilities.catalogue import SLICES, VERDICT_ITEMS, build_slices
+from workers.abilities.neighbourhoods import kinds_for
+from workers.abilities.source import Purpose
+from workers.checkpoints import load_checkpoint
+from workers.domain import AbilityChange
+from workers.families import find_family
+from workers.pruning.components import pruned
+from workers.pruning.patch import parse_patch
+from workers.validation.checks.abilities import compare_slices, judge_abilities
+from workers.validation.probes import measure_probes
+from workers.validation.subject import Subject
+
+
+def print_changes(changes: Sequence[AbilityChange]) -> None:
+    """Print a row a slice, and the gate's sentence."""
+    print("| slice | base: nats, right | change: nats | right, points | |")
+    print("|---|---|---|---|---|")
+    for change in changes:
+        points = 100 * (change.accuracy_after - change.accuracy_before)
+        kept = "within" if change.within else "**lost**"
+        print(
+            f"| {change.name} | {change.nats_before:.3f}, {change.accuracy_before:.2f} | "
+            f"{change.nats_change:+.3f} | {points:+.0f} | "
+            f"{kept if change.is_gated else 'base unable'} |"
+        )
+    gate = judge_abilities(changes)
+    print(f"\n{'met' if gate.passed else 'NOT MET'}: {gate.note or 'every slice within its limits'}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder of the base")
+    parser.add_argument("--patch", type=Path, nargs="+", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--items", type=int, default=VERDICT_ITEMS)
+    parser.add_argument("--toxicity", action="store_true", help="its neighbourhood, too")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure the base once, then every patch."""
+    arguments = parse_arguments()
+    checkpoint = load_checkpoint(arguments.model, torch.float32, "cpu")
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    subject = Subject(model, tokenizer, find_family(model), checkpoint.pad_id)
+    kinds = SLICES + kinds_for({"toxicity"} if arguments.toxicity else ())
+    slices = build_slices(tokenizer, Purpose.VERDICT, arguments.seed, arguments.items, kinds)
+    base = measure_probes(subject, slices)
+    for path in arguments.patch:
+        patch = parse_patch(path.read_bytes())
+        with pruned(model, patch.selection):
+            changed = measure_probes(subject, slices)
+        print(f"\n{path}: {len(patch.selection)} {patch.granularity.value}s\n")
+        print_changes(compare_slices(kinds, base, changed, {}, AbilitiesGateSpec()))
+
+
+if __name__ == "__main__":
+    main()
