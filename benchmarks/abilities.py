@@ -1,6 +1,6 @@
 """What a correction takes: every slice of abilities, before and after a patch, in memory.
 
-    python benchmarks/abilities.py --model .excise/models/smollm2-135m-instruct --patch FILE [FILE …]
+    python benchmarks/abilities.py --model FOLDER --patch FILE [FILE …]
 
 The figures are those of the gate `abilities` (docs/guides/corrections.md): nats a token on right
 continuations, and the share of items that are right. `--seed` draws other probes than job and gate
@@ -42,7 +42,8 @@ def print_changes(changes: Sequence[AbilityChange]) -> None:
             f"{kept if change.is_gated else 'base unable'} |"
         )
     gate = judge_abilities(changes)
-    print(f"\n{'met' if gate.passed else 'NOT MET'}: {gate.note or 'every slice within its limits'}")
+    said = gate.note or "every slice is within its limits"
+    print(f"\n{'met' if gate.passed else 'NOT MET'}: {said}")
 
 
 def parse_arguments() -> argparse.Namespace:
