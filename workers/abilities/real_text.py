@@ -218,4 +218,5 @@ def _draw_probes(
 
 def _slug(name: str) -> str:
     """Return a group's name as it may stand in a slice's name."""
-    return regex.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
+    slug: str = regex.sub(r"[^a-z0-9]+", "_", name.casefold())
+    return slug.strip("_")
