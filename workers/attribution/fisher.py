@@ -19,7 +19,7 @@ from workers.attribution.composites import GRADIENT, attribution_rules
 from workers.attribution.memory import HalvingRunner, OnHalved, log_halved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.relevance import predict
-from workers.attribution.targets import Target
+from workers.attribution.targets import Target, find_target_positions
 from workers.batches import TokenBatch, build_batches
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.families import Family, count_heads, find_components, is_transposed, linear_weight
@@ -91,7 +91,8 @@ class MarginRows:
 
     rows: torch.Tensor
     """`(sample, component)` float32, on the CPU: relevance for the mean lead of a sample's
-    explained tokens, in logits; to first order what the lead loses with the component."""
+    explained tokens, in logits; to first order what the lead loses with the component. Of a
+    sample that marks none, all that are predicted."""
     leads: tuple[torch.Tensor, ...]
     """For each sample `(token,)` float32: logit of each explained token minus the best other."""
 
@@ -120,7 +121,7 @@ def compute_margin_rows(
 
     def step(batch: TokenBatch) -> None:
         found = rows.fill(batch, Target.EMITTED_MINUS_RUNNER_UP, range(1), len(samples), 0)
-        counts = [samples[index].explained for index in batch.sample_indices]
+        counts = find_target_positions(batch).sum(dim=1).tolist()
         for index, part in zip(batch.sample_indices, found.split(counts), strict=True):
             leads[index] = part
 
@@ -129,7 +130,7 @@ def compute_margin_rows(
         for batch in build_batches(samples, batch_tokens, pad_id):
             runner.run(batch)
             advance(len(batch.sample_indices))
-    tokens = torch.tensor([max(1, sample.explained) for sample in samples])
+    tokens = torch.tensor([max(1, len(own)) for own in leads])
     return MarginRows(rows.values.div_(tokens[:, None]), tuple(leads))
 
 

@@ -153,7 +153,12 @@ class SliceDamage(StageDocument):
 
 
 def divide_by_limit(damage: float, limit: float) -> float:
-    """Return the share of a limit that damage takes; none does where nothing was damaged."""
+    """Return the share of a limit that damage takes; none does where nothing was damaged.
+
+    Damage that is not a number is beyond every limit.
+    """
+    if math.isnan(damage):
+        return math.inf
     if damage <= 0:
         return 0.0
     return damage / limit if limit > 0 else math.inf

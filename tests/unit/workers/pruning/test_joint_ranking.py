@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tests.tiny import select_components
-from workers.domain import Granularity, Relevance
+from workers.domain import Granularity, Relevance, Selection
 from workers.pruning import joint_ranking
-from workers.pruning.joint_ranking import Pool, rank_jointly
+from workers.pruning.joint_ranking import (
+    COUPLING_WEIGHT,
+    DEAREST,
+    FALL_SPREAD,
+    DivergenceGuard,
+    Guard,
+    MarginGuard,
+    Pool,
+    compute_price,
+    gather,
+    rank_jointly,
+)
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score, compute_floor, compute_scores
+from workers.pruning.scoring import (
+    LEAST_DIVERGENCE_SHARE,
+    Score,
+    compute_floor,
+    compute_scores,
+)
 from workers.pruning.selection import list_indices
 
 WEIGHT = Granularity.WEIGHT
@@ -22,16 +40,36 @@ def build_general(*squares: float, first: float = 0.0) -> Relevance:
     return Relevance({"a": torch.full_like(values, first)}, {}, 1, 1, {"a": values})
 
 
-def build_pool(*columns: list[float]) -> Pool:
-    components = select_components({"a": range(len(columns))}, WEIGHT)  # type: ignore[dict-item]
-    return Pool(components, torch.tensor(columns).T)
+def guard_divergence(
+    components: Selection, general: Relevance, rows: torch.Tensor, limit: float = 1.0
+) -> DivergenceGuard:
+    """The guard of the reference text, as a search builds it."""
+    return DivergenceGuard(
+        name="kl",
+        limit=limit,
+        first_order=gather(components, general.mean),
+        own=gather(components, general.mean_square) / 2,
+        rows=rows,
+    )
+
+
+def pool_of(general: Relevance, rows: torch.Tensor, *others: Guard, limit: float = 1.0) -> Pool:
+    """All weights of the modules that `general` names."""
+    sizes = {name: values.numel() for name, values in general.mean_square.items()}
+    components = select_components({name: range(n) for name, n in sizes.items()}, WEIGHT)
+    return Pool(components, (guard_divergence(components, general, rows, limit), *others))
+
+
+def build_pool(*columns: list[float], others: tuple[Guard, ...] = (), limit: float = 1.0) -> Pool:
+    """One module; each component's divergence by itself is what its column says."""
+    rows = torch.tensor(columns).T
+    return pool_of(
+        build_general(*rows.square().sum(dim=0).tolist()), rows, *others, limit=limit
+    )
 
 
 def rank(pool: Pool, benefit: list[float], limit: int, floor: float = 0.0, **options) -> list[int]:
-    squares = pool.rows.square().sum(dim=0).tolist()
-    ranking = rank_jointly(
-        pool, build_general(*squares), {"a": torch.tensor([benefit])}, floor, limit, **options
-    )
+    ranking = rank_jointly(pool, {"a": torch.tensor([benefit])}, floor, limit, **options)
     return ranking.indices.tolist()
 
 
@@ -48,9 +86,8 @@ def test_without_coupling_it_is_the_order_of_the_scores() -> None:
     floor = compute_floor(general, Score.BENEFIT_DAMAGE)
     scores = compute_scores(general, benefit, Score.BENEFIT_DAMAGE, 0.7, floor)
     expected = rank_components(scores, WEIGHT, 96)
-    components = select_components({"a": range(48), "b": range(48)}, WEIGHT)  # type: ignore[dict-item]
-    pool = Pool(components, torch.zeros(3, 96))
-    found = rank_jointly(pool, general, benefit, floor, 96, 0.7)
+    pool = pool_of(general, torch.zeros(3, 96))
+    found = rank_jointly(pool, benefit, floor, 96, 0.7)
     assert len(found) == len(expected) < 96
 
     def listed(ranking: Ranking) -> list[tuple[str, int]]:
@@ -100,18 +137,18 @@ def test_the_floor_and_the_weight_of_the_cost_count() -> None:
 def test_nothing_without_benefit_is_ranked() -> None:
     pool = build_pool([1.0], [1.0], [1.0])
     assert rank(pool, [0.0, 2.0, -1.0], 3) == [1]
-    other = rank_jointly(pool, build_general(1, 1, 1), {"b": torch.ones(1, 3)}, 0.0, 3)
+    other = rank_jointly(pool, {"b": torch.ones(1, 3)}, 0.0, 3)
     assert len(other) == 0
     assert rank(pool, [1.0, 2.0, 3.0], 2) == [2, 1]
-    nothing = Pool(select_components({}, WEIGHT), torch.zeros(4, 0))
-    assert len(rank_jointly(nothing, build_general(1), {"a": torch.ones(1, 1)}, 0.0, 3)) == 0
+    nothing = pool_of(Relevance({}, {}, 1, 1, {}), torch.zeros(4, 0))
+    assert len(rank_jointly(nothing, {"a": torch.ones(1, 1)}, 0.0, 3)) == 0
 
 
 @pytest.mark.parametrize("limit", [1, 130, 300])
 def test_as_many_as_asked_for(limit: int) -> None:
     generator = torch.Generator().manual_seed(1)
     rows = torch.randn(20, 400, generator=generator)
-    pool = Pool(select_components({"a": range(400)}, WEIGHT), rows)  # type: ignore[dict-item]
+    pool = pool_of(build_general(*rows.square().sum(dim=0).tolist()), rows)
     chosen = rank(pool, torch.rand(400, generator=generator).add(0.1).tolist(), limit)
     assert len(set(chosen)) == len(chosen) == limit
 
@@ -120,14 +157,234 @@ def test_together_they_cost_less_than_the_best_by_themselves() -> None:
     generator = torch.Generator().manual_seed(2)
     rows = torch.randn(30, 600, generator=generator) + 0.5 * torch.randn(30, 1, generator=generator)
     benefit = torch.rand(600, generator=generator)
-    pool = Pool(select_components({"a": range(600)}, WEIGHT), rows)  # type: ignore[dict-item]
     general = build_general(*rows.square().sum(dim=0).tolist())
+    pool = pool_of(general, rows)
     scores = compute_scores(general, {"a": benefit[None]}, Score.BENEFIT_DAMAGE, 1.0, 0.0)
     alone = rank_components(scores, WEIGHT, 100).indices
-    together = rank_jointly(pool, general, {"a": benefit[None]}, 0.0, 100).indices
+    together = rank_jointly(pool, {"a": benefit[None]}, 0.0, 100).indices
 
     def damage(chosen: torch.Tensor) -> float:
         return float(rows[:, chosen].sum(dim=1).square().sum())
 
     assert damage(together) < damage(alone) / 3
     assert float(benefit[together].sum()) > 0.7 * float(benefit[alone].sum())
+
+
+# --- guards --------------------------------------------------------------------------------
+
+
+def test_a_text_s_damage_is_half_the_squared_disturbance() -> None:
+    (guard,) = build_pool([1.0, 2.0], [3.0, -1.0]).guards
+    ledger = guard.open()
+    assert ledger.damage == 0.0
+    assert ledger.compute_costs().tolist() == [2.5, 5.0]  # by themselves
+    ledger.add(torch.tensor([1]))
+    assert ledger.damage == pytest.approx(5.0)
+    # (Gᵀ G m)ₖ: 1·3 − 2·1 = 1 and 3·3 + 1·1 = 10, weighed, beside each one's own.
+    expected = [2.5 + COUPLING_WEIGHT, 5.0 + 10 * COUPLING_WEIGHT]
+    assert ledger.compute_costs().tolist() == pytest.approx(expected)
+    ledger.add(torch.tensor([0]))
+    assert ledger.damage == pytest.approx(0.5 * (4**2 + 1**2))
+    assert guard.open().damage == 0.0  # each ranking has a ledger of its own
+
+
+def guard_margin(*rows: list[float], leads: tuple[list[float], ...], limit: float = 1.0) -> Guard:
+    return MarginGuard("words", limit, torch.tensor(rows), tuple(map(torch.tensor, leads)))
+
+
+def squash(lead: float) -> float:
+    return 1 / (1 + math.exp(-lead))
+
+
+def lose(lead: float) -> float:
+    return math.log1p(math.exp(-lead))
+
+
+def test_a_slice_s_damage_is_the_logistic_loss_of_its_leads() -> None:
+    ledger = guard_margin([0.25, -3.0], leads=([0.0, 1.0],)).open()
+    assert ledger.damage == 0.0
+    ledger.add(torch.tensor([0]))
+    # Both tokens' leads fall by 2 · 0.25.
+    expected = (lose(-0.5) + lose(0.5) - lose(0.0) - lose(1.0)) / 2
+    assert ledger.damage == pytest.approx(expected)
+    ledger.add(torch.tensor([1]))
+    assert ledger.damage < 0  # the leads rose: nothing is lost
+
+
+def test_what_a_component_costs_a_slice_rises_as_its_leads_fall() -> None:
+    ledger = guard_margin([0.4, 0.2, -0.1], leads=([0.0],)).open()
+    # The slope of log(1 + exp(−lead)) at 0 is ½, and leads fall twice the mean.
+    assert ledger.compute_costs().tolist() == pytest.approx([0.4, 0.2, 0.0])
+    ledger.add(torch.tensor([0]))
+    slope = FALL_SPREAD * squash(0.8)
+    assert ledger.compute_costs().tolist() == pytest.approx([0.4 * slope, 0.2 * slope, 0.0])
+
+
+def test_every_token_counts_once_and_one_far_ahead_next_to_nothing() -> None:
+    ledger = guard_margin([0.3, 0.0], [0.0, 0.3], leads=([0.0, 0.0], [30.0])).open()
+    first, second = ledger.compute_costs().tolist()
+    assert first == pytest.approx(2 * 0.3 * (2 * 0.5) / 3)  # two of the three tokens
+    assert 0 < second < 1e-12
+
+
+def test_a_component_that_does_good_here_pays_for_no_harm_there() -> None:
+    """One sample gains what the other loses: in sum nothing; a gain alone is never a cost."""
+    ledger = guard_margin([0.5, -1.0], [-0.5, 0.0], leads=([0.0], [0.0])).open()
+    assert ledger.compute_costs().tolist() == pytest.approx([0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("use", "price"),
+    [(-2.0, 0.0), (0.0, 0.0), (0.5, 1.0), (0.75, 3.0), (0.9, 9.0), (0.999, DEAREST),
+     (1.0, DEAREST), (40.0, DEAREST)],
+)  # fmt: skip
+def test_the_price_rises_toward_the_limit(use: float, price: float) -> None:
+    assert compute_price(use) == pytest.approx(price)
+
+
+def build_guarded(limit: float) -> Pool:
+    """Three components as dear to the text; two harm a slice, whose token leads by nothing."""
+    slice_ = guard_margin([0.4, 0.4, 0.0], leads=([0.0],), limit=limit)
+    apart = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0])
+    return build_pool(*apart, others=(slice_,))
+
+
+def test_what_harms_a_slice_is_taken_far_from_its_limit_and_passed_over_near_it() -> None:
+    # The first one costs the slice log(1 + e^0.8) − log 2 = 0.478 nats a token.
+    benefit = [4.0, 3.0, 1.0]
+    assert rank(build_guarded(limit=100.0), benefit, 2) == [0, 1]
+    # Half the limit is used, the price 1: 3 / (0.5 + 0.552) is still more than 1 / 0.5.
+    assert rank(build_guarded(limit=0.956), benefit, 2) == [0, 1]
+    # 96 % of it, price 21.7: 3 / (0.5 + 24) is not.
+    assert rank(build_guarded(limit=0.5), benefit, 2) == [0, 2]
+    assert rank(build_guarded(limit=0.5), benefit, 3) == [0, 2, 1]
+
+
+def test_a_slice_that_lost_too_much_before_is_dear_from_the_start() -> None:
+    pool, benefit = build_guarded(limit=1.0), [4.0, 3.0, 1.0]
+    assert rank(pool, benefit, 3, prices={}) == [0, 1, 2]
+    # 4 / (0.5 + 8 · 0.4), 3 / (0.5 + 8 · 0.4), 1 / 0.5.
+    assert rank(pool, benefit, 3, prices={"words": 8.0}) == [2, 0, 1]
+    assert rank(pool, benefit, 3, prices={"another": 8.0}) == [0, 1, 2]
+
+
+def test_a_nat_counts_by_its_share_of_each_limit() -> None:
+    # 4 / (0.5 + price · 0.4 · text's limit / slice's limit) against 1 / 0.5: from 3.75 on.
+    def first(text_limit: float, slice_limit: float, price: float) -> int:
+        slice_ = guard_margin([0.4, 0.0], leads=([0.0],), limit=slice_limit)
+        pool = build_pool([1.0, 0.0], [0.0, 1.0], others=(slice_,), limit=text_limit)
+        return rank(pool, [4.0, 1.0], 1, prices={"words": price})[0]
+
+    assert [first(1.0, 1.0, price) for price in (3.7, 3.8)] == [0, 1]
+    assert [first(2.0, 1.0, price) for price in (1.8, 1.9)] == [0, 1]
+    assert [first(1.0, 2.0, price) for price in (7.4, 7.6)] == [0, 1]
+
+
+def test_a_slice_that_loses_nothing_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(12, 60, generator=generator)
+    benefit = torch.rand(60, generator=generator).tolist()
+    general = build_general(*rows.square().sum(dim=0).tolist())
+    spared = MarginGuard("words", 0.1, -torch.rand(2, 60, generator=generator), (torch.zeros(3), torch.zeros(1)))
+    alone, beside = pool_of(general, rows), pool_of(general, rows, spared)
+    assert rank(beside, benefit, 40) == rank(alone, benefit, 40)
+
+
+def rank_slowly(pool: Pool, benefit: list[float], floor: float, limit: int) -> list[int]:
+    """One component at a time, every cost computed anew from what is chosen, in plain loops."""
+    text, *slices = pool.guards
+    assert isinstance(text, DivergenceGuard)
+    chosen: list[int] = []
+
+    def left_of(own: MarginGuard) -> list[list[float]]:
+        falls = [sum(float(row[one]) for one in chosen) for row in own.rows]
+        return [
+            [float(lead) - FALL_SPREAD * fall for lead in leads]
+            for leads, fall in zip(own.leads, falls, strict=True)
+        ]
+
+    def cost(one: int) -> float:
+        coupled = sum(float(row[one]) * sum(float(row[c]) for c in chosen) for row in text.rows)
+        own = float(text.own[one])
+        whole = own + float(text.first_order[one]) + COUPLING_WEIGHT * coupled
+        total = max(whole, LEAST_DIVERGENCE_SHARE * own) + floor
+        for guard in slices:
+            assert isinstance(guard, MarginGuard)
+            left = left_of(guard)
+            count = sum(map(len, left))
+            before = sum(lose(float(lead)) for leads in guard.leads for lead in leads)
+            damage = (sum(lose(lead) for leads in left for lead in leads) - before) / count
+            slope = sum(
+                float(row[one]) * squash(-lead)
+                for row, leads in zip(guard.rows, left, strict=True)
+                for lead in leads
+            )
+            harm = max(FALL_SPREAD * slope / count, 0.0)
+            total += compute_price(damage / guard.limit) * harm * text.limit / guard.limit
+        return total
+
+    while len(chosen) < limit:
+        rest = [one for one in range(len(benefit)) if one not in chosen and benefit[one] > 0]
+        chosen.append(max(rest, key=lambda one: benefit[one] / cost(one)))
+    return chosen
+
+
+def test_the_order_is_that_of_plain_loops() -> None:
+    generator = torch.Generator().manual_seed(6)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rows = draw(6, 30) * 0.3
+    general = build_general(*rows.square().sum(dim=0).tolist(), first=0.01)
+    words = MarginGuard("words", 0.2, draw(3, 30) * 0.1, (draw(4), draw(1), draw(2) + 3))
+    lists = MarginGuard("lists", 0.05, draw(2, 30) * 0.1, (draw(2) + 1, draw(5)))
+    benefit = draw(30).abs().tolist()
+    pool = pool_of(general, rows, words, lists, limit=0.5)
+    found = rank(pool, benefit, 20, floor=0.02)
+    assert found == rank_slowly(pool, benefit, 0.02, 20)
+    assert found != rank(pool_of(general, rows, limit=0.5), benefit, 20, floor=0.02)
+
+
+# --- no more of a module than fits ----------------------------------------------------------
+
+
+def build_two_modules() -> tuple[Pool, dict[str, torch.Tensor]]:
+    """Five components of one module, then three of another that bring less."""
+    squares = {"a": torch.ones(1, 5), "b": torch.ones(1, 3)}
+    nothing = {name: torch.zeros_like(values) for name, values in squares.items()}
+    general = Relevance(nothing, {}, 1, 1, squares)
+    benefit = {"a": torch.tensor([[9.0, 8, 7, 6, 5]]), "b": torch.tensor([[3.0, 2, 1]])}
+    return pool_of(general, torch.zeros(2, 8)), benefit
+
+
+def places(ranking: Ranking) -> list[tuple[str, int]]:
+    owners = [ranking.modules[owner] for owner in ranking.owners.tolist()]
+    return list(zip(owners, ranking.indices.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("steps", [128, 2, 1])
+def test_a_full_module_gives_no_more_and_the_others_go_on(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint_ranking, "STEPS", steps)  # few: many at a time
+    pool, benefit = build_two_modules()
+    found = rank_jointly(pool, benefit, 0.0, 4, most_of_module=2)
+    assert places(found) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    everything = rank_jointly(pool, benefit, 0.0, 8, most_of_module=2)
+    assert places(everything) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    free = rank_jointly(pool, benefit, 0.0, 4)
+    assert places(free) == [("a", 0), ("a", 1), ("a", 2), ("a", 3)]
+
+
+def test_what_a_full_module_does_not_give_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_ranking, "STEPS", 1)
+    squares = {"a": torch.ones(1, 2), "b": torch.ones(1, 2)}
+    nothing = {name: torch.zeros_like(values) for name, values in squares.items()}
+    # Both of `a` come in one step with one place left; only the first must count as damage, else
+    # the second of `b`, which undoes what `a`'s second would do, would seem the cheaper one.
+    rows = torch.tensor([[0.0, 1.0, 0.0, -1.0]])
+    pool = pool_of(Relevance(nothing, {}, 1, 1, squares), rows)
+    benefit = {"a": torch.tensor([[9.0, 8.0]]), "b": torch.tensor([[1.1, 1.0]])}
+    found = rank_jointly(pool, benefit, 0.0, 2, most_of_module=1)
+    assert places(found) == [("a", 0), ("b", 0)]
