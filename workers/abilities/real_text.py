@@ -218,5 +218,4 @@ def _draw_probes(
 
 def _slug(name: str) -> str:
     """Return a group's name as it may stand in a slice's name."""
-    slug: str = regex.sub(r"[^a-z0-9]+", "_", name.casefold())
-    return slug.strip("_")
+    return str(regex.sub(r"[^a-z0-9]+", "_", name.casefold())).strip("_")
