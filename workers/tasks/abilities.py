@@ -66,7 +66,7 @@ def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
     if asked is None:
         return ()
     tokenizer = inputs.checkpoint.tokenizer
-    built_in = ()
+    built_in: tuple[ProtectedSlice, ...] = ()
     if asked.abilities:
         gate = inputs.spec.gates.abilities or AbilitiesGateSpec()
         kinds = list_kinds(inputs)
