@@ -71,10 +71,6 @@ class ReportFrame:
     """The damage and safety gates, with their limits."""
     not_asked: tuple[str, ...]
     """Gates that the job did not ask for."""
-    abilities: AbilityLimits | None
-    """Limits of every slice; None where they are not asked for."""
-    kinds: tuple[SliceKind, ...]
-    """The slices that were asked, in the report's order."""
     attribution: Mapping[str, str]
     dtype: str
     seed: int
@@ -85,6 +81,10 @@ class ReportFrame:
     """Largest number of components that the search may prune."""
     ordinary: tuple[str, ...] = ()
     """Ordinary texts: words that are common in them tell nothing of a behaviour."""
+    abilities: AbilityLimits | None = None
+    """Limits of every slice; None where they are not asked for."""
+    kinds: tuple[SliceKind, ...] = ()
+    """The slices that were asked, in the report's order."""
 
 
 def build_report(
