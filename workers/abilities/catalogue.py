@@ -35,24 +35,54 @@ def build_slices(
     seed: int,
     items: int = VERDICT_ITEMS,
     kinds: Sequence[SliceKind] = SLICES,
+    longest: int | None = None,
 ) -> dict[str, tuple[EncodedProbe, ...]]:
     """Return slice → probes with at least `items` items in all, the same for the same seed.
 
     No probe comes twice, as one asked again tells nothing new; a slice that has no more different
-    ones is shorter. Slices of chats are left out where the tokenizer has no template.
+    ones is shorter. Probes that cannot be asked are left out: of more than `longest` tokens,
+    without a target token, or with characters that the tokenizer has no token for. So are slices
+    of which no probe is left, and slices of chats where the tokenizer has no template.
     """
     vocabulary = list_ordinary_tokens(tokenizer)
-    return {
+    slices = {
         kind.name: _build(kind, tokenizer, Source(seed, purpose, kind.name, vocabulary), items)
         for kind in kinds
-        if not kind.needs_chat or tokenizer.chat_template
+        if _can_be_drawn(kind, tokenizer, vocabulary)
     }
+    unknown = _find_unknown(tokenizer)
+    asked = {
+        name: tuple(probe for probe in probes if _can_be_asked(probe, longest, unknown))
+        for name, probes in slices.items()
+    }
+    return {name: probes for name, probes in asked.items() if probes}
 
 
 def list_ordinary_tokens(tokenizer: Any) -> list[int]:
     """Return the ids of all tokens that stand for text, ascending."""
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return sorted(set(tokenizer.get_vocab().values()) - special)
+
+
+def _can_be_drawn(kind: SliceKind, tokenizer: Any, vocabulary: Sequence[int]) -> bool:
+    if kind.needs_vocabulary and not vocabulary:
+        return False
+    return not kind.needs_chat or bool(tokenizer.chat_template)
+
+
+def _find_unknown(tokenizer: Any) -> int | None:
+    """Return the id that stands for characters without a token; None where there is none.
+
+    A tokenizer that knows every byte may name a token it also begins or ends texts with.
+    """
+    unknown: int | None = tokenizer.unk_token_id
+    return None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id) else unknown
+
+
+def _can_be_asked(probe: EncodedProbe, longest: int | None, unknown: int | None) -> bool:
+    ids = probe.sample.token_ids
+    is_short = longest is None or len(ids) <= longest
+    return is_short and any(probe.spans) and unknown not in ids
 
 
 def _build(kind: SliceKind, tokenizer: Any, source: Source, items: int) -> tuple[EncodedProbe, ...]:

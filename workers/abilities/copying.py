@@ -94,7 +94,8 @@ def draw_chat_repeat(source: Source) -> Probe:
 
 SLICES = (
     SliceKind(
-        "random_tokens", Area.COPYING, "repeat random tokens", draw_random_tokens, 2, Right.TOKENS
+        "random_tokens", Area.COPYING, "repeat random tokens", draw_random_tokens, 2, Right.TOKENS,
+        needs_vocabulary=True,
     ),
     SliceKind("words", Area.COPYING, "repeat words", draw_words, 2),
     SliceKind("lists_in_a_line", Area.COPYING, "copy lists in a line", draw_commas, 3),

@@ -83,3 +83,5 @@ class SliceKind:
     """Targets of one probe."""
     right: Right = Right.WHOLE
     needs_chat: bool = False
+    needs_vocabulary: bool = False
+    """Whether its probes are made of the tokenizer's own tokens."""

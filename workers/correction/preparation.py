@@ -20,7 +20,7 @@ from workers.correction.results import (
 )
 from workers.domain import Granularity, Selection
 from workers.encoding import cut_windows
-from workers.families import count_components
+from workers.families import count_components, find_context_length
 from workers.progress import Advance
 from workers.pruning.components import pruned
 from workers.validation.splits import split_by_hash
@@ -250,7 +250,7 @@ def check_lengths(
     model: Any,
 ) -> None:
     """Raise `PromptTooLongError` for a prompt without tokens or beyond the model's context."""
-    context = int(model.config.max_position_embeddings)
+    context = find_context_length(model)
     for number, (prompt, ids) in enumerate(zip(prompts, prompt_ids, strict=True), start=1):
         if not ids:
             raise PromptTooLongError(f"prompt {number} has no tokens; remove it")

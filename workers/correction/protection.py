@@ -35,14 +35,21 @@ SET_LEARN_TOKENS, SET_TUNE_TOKENS = 512, 1024
 
 
 def protect_slices(
-    tokenizer: Any, seed: int, kinds: Sequence[SliceKind], limits: Mapping[str, SliceDamage]
+    tokenizer: Any,
+    seed: int,
+    kinds: Sequence[SliceKind],
+    limits: Mapping[str, SliceDamage],
+    longest: int | None = None,
 ) -> tuple[ProtectedSlice, ...]:
     """Return the built-in slices, drawn with words and formats that the verdict does not use.
 
-    `limits` holds what the verdict allows each slice to lose.
+    `limits` holds what the verdict allows each slice to lose. Slices of which nothing can be
+    asked, to learn from or to measure on, are left out (`build_slices`).
     """
-    learn = build_slices(tokenizer, Purpose.PROTECTION, 3 * seed + LEARN_SEED, LEARN_ITEMS, kinds)
-    tune = build_slices(tokenizer, Purpose.PROTECTION, 3 * seed + TUNE_SEED, TUNE_ITEMS, kinds)
+    learn, tune = (
+        build_slices(tokenizer, Purpose.PROTECTION, 3 * seed + offset, items, kinds, longest)
+        for offset, items in ((LEARN_SEED, LEARN_ITEMS), (TUNE_SEED, TUNE_ITEMS))
+    )
     return tuple(
         ProtectedSlice(
             name=name,
@@ -51,6 +58,7 @@ def protect_slices(
             tune=tuple(map(_store, tune[name])),
         )
         for name in learn
+        if name in tune
     )
 
 

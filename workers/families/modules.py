@@ -136,6 +136,11 @@ def count_heads(model: nn.Module) -> int:
     return int(model.config.num_attention_heads)  # type: ignore[union-attr, arg-type]
 
 
+def find_context_length(model: nn.Module) -> int:
+    """Return how many tokens the model was made to read at once."""
+    return int(model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+
+
 def head_weight(model: nn.Module, family: Family) -> torch.Tensor:
     """Return the unembedding matrix, `(vocabulary, hidden)`."""
     weight = model.get_submodule(family.head).weight

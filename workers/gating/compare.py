@@ -12,7 +12,7 @@ from pathlib import Path
 from workers.abilities.catalogue import SLICES
 from workers.checkpoints import DTYPES, Checkpoint, load_checkpoint
 from workers.domain import ModelIdentity
-from workers.families import find_family
+from workers.families import find_context_length, find_family
 from workers.gating.behaviours import build_behaviour_requests
 from workers.gating.config import GateConfig
 from workers.gating.files import GateFiles
@@ -87,7 +87,14 @@ def _build_plan(
     config: GateConfig, files: GateFiles, base: Checkpoint, detectors: Mapping[str, Detector]
 ) -> CheckPlan:
     """Return what to measure; every file is read, and refused, before anything is measured."""
-    plan = build_plan(config, base.tokenizer, files.load_prompts, files.load_rows, config.seed)
+    plan = build_plan(
+        config,
+        base.tokenizer,
+        files.load_prompts,
+        files.load_rows,
+        config.seed,
+        longest=find_context_length(base.model),
+    )
     behaviours = {
         behaviour.name: PromptSet(
             choose_prompts(

@@ -48,9 +48,11 @@ def build_plan(
     load_rows: LoadRows,
     seed: int,
     kinds: Sequence[SliceKind] = SLICES,
+    longest: int | None = None,
 ) -> CheckPlan:
     """Return what to measure; `tokenizer` is the base's, in whose tokens texts are cut.
 
+    `longest` is the base's context, in tokens: probes of abilities beyond it are left out.
     Texts that a job already holds, those without `prompts`, are left to the caller. Raises what
     the loaders raise, and `ValueError` where a corpus does not fill one window, a row is
     malformed or the chat template does not take a chat.
@@ -69,7 +71,7 @@ def build_plan(
         zero_shot={task.name: _load_questions(task, load_rows, seed) for task in spec.zero_shot},
         abilities={}
         if spec.abilities is None
-        else build_slices(tokenizer, Purpose.VERDICT, seed, kinds=kinds),
+        else build_slices(tokenizer, Purpose.VERDICT, seed, kinds=kinds, longest=longest),
     )
 
 

@@ -13,6 +13,7 @@ from workers.abilities.real_text import build_real_kind, load_real_slices
 from workers.abilities.source import Purpose
 from workers.correction.protection import protect_slices, protect_texts
 from workers.correction.results import ProtectedSlice, SliceDamage
+from workers.families import find_context_length
 from workers.tasks.context import InvalidInputError
 from workers.tasks.loading import CorrectionInputs
 
@@ -71,7 +72,8 @@ def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
         gate = inputs.spec.gates.abilities or AbilitiesGateSpec()
         kinds = list_kinds(inputs)
         limits = {kind.name: _limit(gate, kind.name) for kind in kinds}
-        built_in = protect_slices(tokenizer, inputs.spec.seed, kinds, limits)
+        longest = find_context_length(inputs.checkpoint.model)
+        built_in = protect_slices(tokenizer, inputs.spec.seed, kinds, limits, longest)
     try:
         own = tuple(
             protect_texts(tokenizer, item.name, inputs.prompts(item.prompts), item.max_nats_rise)

@@ -7,6 +7,7 @@ from typing import Any
 
 from service.jobs.specs.gates import PromptGateSpec
 from workers.correction.results import PreparedCorrection
+from workers.families import find_context_length
 from workers.gating.requests import build_plan, build_requests, build_response_requests
 from workers.gating.requests import list_not_asked as find_not_asked
 from workers.tasks.abilities import list_verdict_kinds
@@ -43,6 +44,7 @@ def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
             inputs.task_rows,
             inputs.spec.seed,
             list_verdict_kinds(inputs),
+            find_context_length(inputs.checkpoint.model),
         )
     except ValueError as error:
         raise InvalidInputError(str(error)) from error

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from workers.batches import TokenBatch, build_batches
 from workers.domain import TokenSequence
-from workers.families import Family, head_weight
+from workers.families import Family, find_context_length, head_weight
 from workers.progress import Advance
 from workers.validation.text_damage import POSITIONS_AT_ONCE
 from workers.validation.zero_shot_tasks import Choice, Question, ZeroShotTask
@@ -148,7 +148,7 @@ def compute_log_likelihoods(
     no tokens, or a continuation alone exceeds the context, and `ArithmeticError` where a
     likelihood is not finite.
     """
-    limit = _find_context_length(model)
+    limit = find_context_length(model)
     requests = [_build_request(encode, choice, limit) for choice in choices]
     users: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
@@ -215,10 +215,6 @@ def _build_request(encode: Encode, choice: Choice, limit: int) -> _Request:
             f"{choice.continuation[:40]!r}…; shorten it"
         )
     return _Request(whole[:-1][-limit:], targets)
-
-
-def _find_context_length(model: nn.Module) -> int:
-    return int(model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
 
 
 def _find_largest(values: Sequence[float]) -> int:

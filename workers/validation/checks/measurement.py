@@ -14,6 +14,7 @@ from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities
 from workers.domain import TokenSequence
 from workers.encoding import encode_text
+from workers.families import find_context_length
 from workers.memory import is_out_of_memory
 from workers.progress import Advance, ignore
 from workers.validation.checks.prompts import Prompt, encode_prompts, get_text
@@ -178,13 +179,9 @@ def _predict_reference(plan: CheckPlan, base: Subject, advance: Advance) -> Refe
 def _check_context(subject: Subject, samples: Sequence[TokenSequence]) -> None:
     """Refuse text that is longer than what the model was made for."""
     longest = max((len(sample.token_ids) for sample in samples), default=0)
-    limit = _context_length(subject)
+    limit = find_context_length(subject.model)
     if longest > limit:
         raise ValueError(f"a sequence has {longest} tokens, the model's context {limit}; cut it")
-
-
-def _context_length(subject: Subject) -> int:
-    return int(subject.model.config.max_position_embeddings)
 
 
 def _measure(
@@ -223,7 +220,7 @@ def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses
         subject.tokenizer,
         chosen.prompts,
         chat=chosen.chat,
-        longest=_context_length(subject) - chosen.decoding.max_new_tokens,
+        longest=find_context_length(subject.model) - chosen.decoding.max_new_tokens,
     )
     samples = generate_samples(
         subject.model,
@@ -263,6 +260,7 @@ def _fit(plan: CheckPlan, subject: Subject, advance: Advance) -> TextLosses:
 
 
 def _probe(plan: CheckPlan, subject: Subject, advance: Advance) -> Abilities:
+    _check_context(subject, [probe.sample for own in plan.abilities.values() for probe in own])
     found = measure_probes(subject, plan.abilities, advance)
     for own in found.values():
         _check_finite(own.nats)

@@ -6,7 +6,10 @@ import re
 from dataclasses import replace
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+from tests.tiny import build_tiny_tokenizer
 from tests.unit.workers.abilities.kinds import KINDS, draw, targets, told
 from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
 from workers.abilities.catalogue import (
@@ -14,7 +17,7 @@ from workers.abilities.catalogue import (
     build_slices,
     list_ordinary_tokens,
 )
-from workers.abilities.probe import SliceKind, probe
+from workers.abilities.probe import Probe, SliceKind, probe, target
 from workers.abilities.source import Purpose, Source
 
 BYTES = build_byte_tokenizer()
@@ -135,3 +138,57 @@ def test_ordinary_tokens_are_no_special_ones() -> None:
     ordinary = list_ordinary_tokens(tokenizer)
     assert ordinary == list(range(256))
     assert tokenizer.eos_token_id not in ordinary
+
+
+def test_probes_beyond_the_context_are_left_out_and_slices_of_nothing_else_too() -> None:
+    def draw_length(source: Source) -> Probe:
+        return probe("n" * source.number(1, 20), "m")
+
+    several = replace(KINDS[0], name="several", draw=draw_length, items=1)
+    long = replace(KINDS[0], name="long", draw=lambda source: probe("n" * 12, "m"), items=1)
+    kinds = [several, long]
+
+    def lengths(longest: int | None) -> dict[str, set[int]]:
+        found = build_slices(BYTES, Purpose.VERDICT, 0, 20, kinds, longest)
+        return {
+            name: {len(own.sample.token_ids) for own in probes} for name, probes in found.items()
+        }
+
+    assert lengths(None) == {"several": set(range(2, 22)), "long": {13}}
+    assert lengths(13) == {"several": set(range(2, 14)), "long": {13}}
+    assert lengths(12) == {"several": set(range(2, 13))}
+
+
+def test_what_a_tokenizer_has_no_token_for_is_not_asked() -> None:
+    texts = iter(["w1", "w2", "Zug", "w1 Zug", "w3"])
+    kind = replace(
+        KINDS[0], name="words", draw=lambda source: probe("w5", f" {next(texts)}"), items=1
+    )
+    tokenizer = build_tiny_tokenizer()
+    found = build_slices(tokenizer, Purpose.VERDICT, 0, 5, [kind])["words"]
+    assert [own.sample.response_ids for own in found] == [(1,), (2,), (3,)]
+    # Nothing but random tokens can be asked of a tokenizer without words of ours.
+    assert list(build_slices(tokenizer, Purpose.VERDICT, 0)) == ["random_tokens"]
+
+
+def test_a_token_with_another_use_stands_for_nothing_unknown() -> None:
+    kind = replace(KINDS[0], name="words", draw=lambda source: probe("w0 w5", " w7"), items=1)
+    for use in ({"bos_token": "w0"}, {"eos_token": "w0"}):
+        tokenizer = build_tiny_tokenizer()
+        tokenizer.add_special_tokens(use)
+        assert tokenizer.unk_token_id == 0
+        assert list(build_slices(tokenizer, Purpose.VERDICT, 0, 1, [kind])) == ["words"]
+    assert build_slices(build_tiny_tokenizer(), Purpose.VERDICT, 0, 1, [kind]) == {}
+
+
+def test_a_probe_without_a_target_token_is_not_asked() -> None:
+    # Nothing stands before the only token, so that no model predicts it.
+    kind = replace(KINDS[0], name="one", draw=lambda source: Probe((target("w1"),)), items=1)
+    assert build_slices(build_tiny_tokenizer(), Purpose.VERDICT, 0, 1, [kind]) == {}
+
+
+def test_without_ordinary_tokens_there_are_no_random_ones() -> None:
+    words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    assert list_ordinary_tokens(tokenizer) == []
+    assert build_slices(tokenizer, Purpose.VERDICT, 0) == {}
