@@ -275,6 +275,12 @@ def _rank_within(
     return ranking.cap(most)
 
 
+def _describe_use(trial: Trial) -> str:
+    """Return which limit is used most, and how much of what the search allows itself of it."""
+    used = f"{trial.bound_by} at {trial.use:.0%} of what the search allows"
+    return used if trial.within_budget else f"over budget: {used}"
+
+
 def _tell_trial(context: JobContext, inputs: CorrectionInputs, trial: Trial) -> None:
     gains = {
         behaviour.name: gain for behaviour, gain in zip(inputs.behaviours, trial.gains, strict=True)
@@ -284,13 +290,15 @@ def _tell_trial(context: JobContext, inputs: CorrectionInputs, trial: Trial) -> 
         "search.trial",
         f"{trial.settings.origin}, {trial.amount} {trial.settings.granularity.value}s: {told}, "
         f"perplexity {trial.perplexity_increase:+.2%}, KL {trial.kl_mean:.4f}"
-        + ("" if trial.within_budget else " (over budget)"),
+        f", {_describe_use(trial)}",
         {
             **trial.settings.model_dump(mode="json"),
             "components": trial.amount,
             "gains": gains,
             "perplexity_increase": trial.perplexity_increase,
             "kl": trial.kl_mean,
+            "bound_by": trial.bound_by,
+            "use": trial.use,
             "within_budget": trial.within_budget,
         },
         once=True,  # a trial that is remembered was told when it was measured
