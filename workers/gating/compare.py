@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from workers.abilities.catalogue import SLICES
+from workers.abilities.probe import SliceKind
 from workers.checkpoints import DTYPES, Checkpoint, load_checkpoint
 from workers.domain import ModelIdentity
 from workers.families import find_context_length, find_family
 from workers.gating.behaviours import build_behaviour_requests
 from workers.gating.config import GateConfig
+from workers.gating.errors import GateConfigError
 from workers.gating.files import GateFiles
 from workers.gating.requests import build_plan, build_requests, choose_prompts, list_not_asked
 from workers.gating.scorers import build_detectors
 from workers.gating.sources import find_checkpoint
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.tasks.abilities import find_unknown_slice, list_built_in
 from workers.tasks.behaviours import build_decoding
 from workers.tasks.packaging import list_versions
 from workers.validation.checks.abilities import compare_states, judge_abilities
@@ -50,17 +52,20 @@ def compare_checkpoints(
     """
     folder, base_folder = find_checkpoint(model), find_checkpoint(against)
     dtype = DTYPES[config.dtype]
+    kinds = list_built_in(config.behaviours)
+    if problem := find_unknown_slice(config.abilities, kinds):
+        raise GateConfigError(problem)
     with ExitStack() as resources:
         detectors = build_detectors(config.behaviours, device, resources)
         say(f"measuring {against}, the checkpoint to compare with")
         base = load_checkpoint(base_folder, dtype, device)
-        plan = _build_plan(config, files, base, detectors)
+        plan = _build_plan(config, files, base, detectors, kinds)
         baseline = Baseline(plan, _as_subject(base))
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
         say(f"measuring {model}")
         state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
-    abilities = compare_states(SLICES, baseline.state, state, {}, config.abilities)
+    abilities = compare_states(kinds, baseline.state, state, {}, config.abilities)
     gates = judge_gates(_list_requests(config), baseline.state, state)
     if config.abilities is not None:
         gates.append(judge_abilities(abilities))
@@ -84,7 +89,11 @@ def build_files(config: Path) -> GateFiles:
 
 
 def _build_plan(
-    config: GateConfig, files: GateFiles, base: Checkpoint, detectors: Mapping[str, Detector]
+    config: GateConfig,
+    files: GateFiles,
+    base: Checkpoint,
+    detectors: Mapping[str, Detector],
+    kinds: Sequence[SliceKind],
 ) -> CheckPlan:
     """Return what to measure; every file is read, and refused, before anything is measured."""
     plan = build_plan(
@@ -93,6 +102,7 @@ def _build_plan(
         files.load_prompts,
         files.load_rows,
         config.seed,
+        kinds,
         longest=find_context_length(base.model),
     )
     behaviours = {

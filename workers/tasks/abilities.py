@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from service.jobs.specs.abilities import AbilitiesGateSpec
-from service.jobs.specs.behaviours import PhraseSpec
+from service.jobs.specs.behaviours import BehaviourDefinition, PhraseDefinition
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS
 from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.probe import SliceKind
@@ -23,10 +24,14 @@ UNLIMITED = 1e9
 
 def list_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
     """Return the slices of every model, and the neighbourhoods of the job's behaviours."""
-    specs = inputs.spec.behaviours
-    phrases = [spec for spec in specs if isinstance(spec, PhraseSpec)]
+    return list_built_in(inputs.spec.behaviours)
+
+
+def list_built_in(specs: Sequence[BehaviourDefinition]) -> tuple[SliceKind, ...]:
+    """Return the slices of every model, and the neighbourhoods of some behaviours."""
+    phrases = [spec for spec in specs if isinstance(spec, PhraseDefinition)]
     return SLICES + kinds_for(
-        {spec.kind for spec in specs},
+        {str(getattr(spec, "kind", "")) for spec in specs},
         [text for spec in phrases for text in spec.phrases or ()],
         [spec.pattern for spec in phrases if spec.pattern is not None],
     )
@@ -48,13 +53,20 @@ def list_verdict_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
 
 def check_slice_names(inputs: CorrectionInputs) -> None:
     """Raise `InvalidInputError` where the spec limits a slice that there is not."""
-    gate = inputs.spec.gates.abilities
-    names = {kind.name for kind in list_verdict_kinds(inputs)}
-    if gate is not None and (unknown := sorted(gate.slices.keys() - names)):
-        raise InvalidInputError(
-            f"gates.abilities.slices names {unknown[0]}, which is no slice. Name one of: "
-            f"{', '.join(sorted(names))}"
-        )
+    if problem := find_unknown_slice(inputs.spec.gates.abilities, list_verdict_kinds(inputs)):
+        raise InvalidInputError(f"gates.{problem}")
+
+
+def find_unknown_slice(gate: AbilitiesGateSpec | None, kinds: Iterable[SliceKind]) -> str:
+    """Return what is wrong where the gate limits a slice that is not among `kinds`; else ""."""
+    names = {kind.name for kind in kinds}
+    unknown = [] if gate is None else sorted(gate.slices.keys() - names)
+    if not unknown:
+        return ""
+    return (
+        f"abilities.slices names {unknown[0]}, which is no slice. Name one of: "
+        f"{', '.join(sorted(names))}"
+    )
 
 
 def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:

@@ -81,6 +81,7 @@ def run(
         "prepare": upstream,
         "attributor": inputs.spec.attribution.attributor,
         "predicts_damage": _predicts_damage(inputs),
+        "protects": bool(prepared.protection),
         "granularities": [granularity.value for granularity in inputs.granularities],
         "seed": inputs.spec.seed,
         "shard_tokens": SHARD_TOKENS,
