@@ -37,6 +37,7 @@ _CANCEL_SECONDS = 3.0
 _REDUCED_PROMPTS = 48
 _REDUCED_REFERENCE = 24
 _REDUCED_ROUNDS = 2
+_REDUCED_ITEMS = 10
 _PARAGRAPH_BYTES = 400  # shorter lines of WikiText are headings and list entries
 _REDUCED_PERPLEXITY = {"context": 128, "sequences": 6}
 
@@ -131,6 +132,8 @@ def build_spec(
         if options.is_reduced:
             spec["perplexity"].update(_REDUCED_PERPLEXITY)
             spec["search"] = {"rounds": _REDUCED_ROUNDS}
+            spec["gates"] = {**(spec.get("gates") or {}), "abilities": {"items": _REDUCED_ITEMS}}
+            spec["protect"] = None
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         path = options.examples / "repetition.job.json"
         raise CommandError(f"{path} is no correction job: {error!r}.") from None

@@ -111,7 +111,14 @@ def test_a_correction_of_repetition_helps_or_is_rejected(stack: Harness, tmp_pat
     model = stack.stack.home / "models" / NAME
     if not model.is_dir():
         shutil.copytree(folder, model)
-    spec = stack.build_spec(model=NAME, search={"amounts": [16, 64], "rounds": 1})
+    # Abilities are asked of the real SmolLM2 (test_abilities.py, the demo): here they would
+    # take minutes.
+    spec = stack.build_spec(
+        model=NAME,
+        search={"amounts": [16, 64], "rounds": 1},
+        protect=None,
+        gates={"abilities": None},
+    )
     prompts = stack.client.upload_prompts(
         "\n".join(read_examples("repetition_prompts.txt", 96)).encode(), "repetition"
     )

@@ -71,7 +71,7 @@ def build_plan(
         zero_shot={task.name: _load_questions(task, load_rows, seed) for task in spec.zero_shot},
         abilities={}
         if spec.abilities is None
-        else build_slices(tokenizer, Purpose.VERDICT, seed, kinds=kinds, longest=longest),
+        else build_slices(tokenizer, Purpose.VERDICT, seed, spec.abilities.items, kinds, longest),
     )
 
 

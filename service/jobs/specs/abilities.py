@@ -31,6 +31,8 @@ class SliceLimitsSpec(SpecModel):
 class AbilitiesGateSpec(SliceLimitsSpec):
     """Every slice of abilities must stay within its limits."""
 
+    items: int = Field(default=60, ge=10, le=2000)
+    """Items of each slice, at least: fewer are quicker, and tell less."""
     slices: Annotated[dict[SliceName, SliceLimitsSpec], Field(max_length=256)] = {}  # noqa: RUF012
     """Limits of single slices, by name; the others have those above."""
 
