@@ -63,9 +63,7 @@ def pool_of(general: Relevance, rows: torch.Tensor, *others: Guard, limit: float
 def build_pool(*columns: list[float], others: tuple[Guard, ...] = (), limit: float = 1.0) -> Pool:
     """One module; each component's divergence by itself is what its column says."""
     rows = torch.tensor(columns).T
-    return pool_of(
-        build_general(*rows.square().sum(dim=0).tolist()), rows, *others, limit=limit
-    )
+    return pool_of(build_general(*rows.square().sum(dim=0).tolist()), rows, *others, limit=limit)
 
 
 def rank(pool: Pool, benefit: list[float], limit: int, floor: float = 0.0, **options) -> list[int]:
@@ -285,7 +283,9 @@ def test_a_slice_that_loses_nothing_changes_nothing() -> None:
     rows = torch.randn(12, 60, generator=generator)
     benefit = torch.rand(60, generator=generator).tolist()
     general = build_general(*rows.square().sum(dim=0).tolist())
-    spared = MarginGuard("words", 0.1, -torch.rand(2, 60, generator=generator), (torch.zeros(3), torch.zeros(1)))
+    spared = MarginGuard(
+        "words", 0.1, -torch.rand(2, 60, generator=generator), (torch.zeros(3), torch.zeros(1))
+    )
     alone, beside = pool_of(general, rows), pool_of(general, rows, spared)
     assert rank(beside, benefit, 40) == rank(alone, benefit, 40)
 
