@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import compress
+from weakref import WeakKeyDictionary
 
 import regex
 
@@ -17,8 +20,11 @@ from workers.validation.scorers.scorer import Answer
 LEAST_LETTERS = 4
 """Letters of a run in a pattern that is taken for a word; shorter ones are mostly pieces."""
 
-MAX_TRIES = 200
-"""Texts drawn for one that says no forbidden phrase."""
+TEXTS_AT_ONCE = 60
+"""Texts that are drawn and looked through together: each search by a pattern starts a process."""
+
+MAX_ROUNDS = 4
+"""Times that many texts, for one that says nothing forbidden."""
 
 _WORD = regex.compile(r"\p{L}+(?:['’-]\p{L}+)*")
 _PIECE = "\0"
@@ -52,10 +58,11 @@ class _Forbidden:
             found.append(Phrases(texts=tuple(phrases)))
         self._scorers = [PhraseScorer(own) for own in found]
 
-    def is_in(self, text: str) -> bool:
-        """Whether a text says any of it."""
-        answer = [Answer("", text, ())]
-        return any(scorer.score(answer) == [1.0] for scorer in self._scorers)
+    def keep_allowed(self, texts: Sequence[str]) -> list[bool]:
+        """Return for each text whether it says none of it."""
+        answers = [Answer("", text, ()) for text in texts]
+        scores = [scorer.score(answers) for scorer in self._scorers]
+        return [not any(found) for found in zip(*scores, strict=True)]
 
 
 def build_phrase_slices(
@@ -69,7 +76,8 @@ def build_phrase_slices(
     pattern takes too long, and `ScorerUnavailableError` where it is none.
     """
     forbidden = _Forbidden(phrases, patterns)
-    found = tuple(word for word in find_words(phrases, patterns) if not forbidden.is_in(word))
+    told = find_words(phrases, patterns)
+    found = tuple(compress(told, forbidden.keep_allowed(told)))
     drawings = (
         ("around_phrase", "write around words of the forbidden phrase", _draw_around, Right.TOKENS),
         ("words_of_phrase", "write words of the forbidden phrase", _draw_written, Right.WHOLE),
@@ -108,14 +116,22 @@ def _avoid(
 ) -> Callable[[Source], Probe]:
     """Return a drawing whose texts say nothing forbidden."""
 
+    queues: WeakKeyDictionary[Source, deque[Probe]] = WeakKeyDictionary()
+
     def draw_allowed(source: Source) -> Probe:
-        for _ in range(MAX_TRIES):
-            drawn = draw(source, source.deal(found))
-            if not forbidden.is_in("".join(part.text for part in drawn.parts)):
-                return drawn
-        raise NoAllowedTextError(
-            f"each of {MAX_TRIES} texts says a forbidden phrase or pattern. Forbid less than that."
-        )
+        queue = queues.setdefault(source, deque())
+        for _ in range(MAX_ROUNDS):
+            if queue:
+                break
+            drawn = [draw(source, source.deal(found)) for _ in range(TEXTS_AT_ONCE)]
+            texts = ["".join(part.text for part in own.parts) for own in drawn]
+            queue.extend(compress(drawn, forbidden.keep_allowed(texts)))
+        if not queue:
+            raise NoAllowedTextError(
+                f"each of {MAX_ROUNDS * TEXTS_AT_ONCE} texts says a forbidden phrase or pattern. "
+                "Forbid less than that."
+            )
+        return queue.popleft()
 
     return draw_allowed
 

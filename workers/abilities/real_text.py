@@ -218,4 +218,4 @@ def _draw_probes(
 
 def _slug(name: str) -> str:
     """Return a group's name as it may stand in a slice's name."""
-    return regex.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
+    return str(regex.sub(r"[^a-z0-9]+", "_", name.casefold())).strip("_")

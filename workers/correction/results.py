@@ -264,9 +264,10 @@ class Trial(StageDocument):
     kl_mean: float
     slices: dict[str, SliceDamage] = {}
     """Protected slice → what it lost."""
-    bound_by: str
-    """The limit that is used up most: `perplexity`, `kl`, or a protected slice's name."""
-    use: float
+    bound_by: str = ""
+    """The limit that is used up most: `perplexity`, `kl`, or a protected slice's name; empty of
+    trials that an earlier version stored."""
+    use: float = 0.0
     """The share of that limit which the trial takes."""
     within_budget: bool
 

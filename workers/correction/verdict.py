@@ -8,7 +8,6 @@ from itertools import combinations
 
 import torch
 
-from service.jobs.specs.abilities import AbilitiesGateSpec
 from workers.abilities.probe import SliceKind
 from workers.correction.advice import describe_search, list_advice
 from workers.correction.behaviour import Behaviour
@@ -44,7 +43,12 @@ from workers.domain import (
     Verdict,
 )
 from workers.pruning.selection import count_by_module, list_indices
-from workers.validation.checks.abilities import ABILITIES, compare_states, judge_abilities
+from workers.validation.checks.abilities import (
+    ABILITIES,
+    AbilityLimits,
+    compare_states,
+    judge_abilities,
+)
 from workers.validation.checks.gates import GateRequest, judge_gates
 from workers.validation.checks.remedies import add_remedies
 from workers.validation.checks.state import (
@@ -67,10 +71,6 @@ class ReportFrame:
     """The damage and safety gates, with their limits."""
     not_asked: tuple[str, ...]
     """Gates that the job did not ask for."""
-    abilities: AbilitiesGateSpec | None
-    """Limits of every slice; None where they are not asked for."""
-    kinds: tuple[SliceKind, ...]
-    """The slices that were asked, in the report's order."""
     attribution: Mapping[str, str]
     dtype: str
     seed: int
@@ -81,6 +81,10 @@ class ReportFrame:
     """Largest number of components that the search may prune."""
     ordinary: tuple[str, ...] = ()
     """Ordinary texts: words that are common in them tell nothing of a behaviour."""
+    abilities: AbilityLimits | None = None
+    """Limits of every slice; None where they are not asked for."""
+    kinds: tuple[SliceKind, ...] = ()
+    """The slices that were asked, in the report's order."""
 
 
 def build_report(

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from intake.duplicates import DuplicateKeyError
 from intake.yaml_documents import load_yaml
+from patterns.searching import BusyError, Expression, PatternError, check_expression
+from service.jobs.specs.behaviours import PhraseDefinition
 from service.jobs.specs.common import ComputeDtype
 from service.jobs.specs.gates import GatesSpec
 from workers.gating.behaviours import BehaviourGateSpec
@@ -71,9 +73,22 @@ def load_config(path: Path) -> GateConfig:
     if not isinstance(document, dict):
         raise GateConfigError(f"{path} holds no mapping; write `kl:`, `general:` and so on")
     try:
-        return GateConfig.model_validate(document)
+        config = GateConfig.model_validate(document)
     except ValidationError as error:
         raise GateConfigError(f"{path}: {_describe(error)}") from error
+    _check_patterns(path, config)
+    return config
+
+
+def _check_patterns(path: Path, config: GateConfig) -> None:
+    """Refuse the first pattern that cannot be searched by."""
+    for number, behaviour in enumerate(config.behaviours):
+        if isinstance(behaviour, PhraseDefinition) and behaviour.pattern is not None:
+            try:
+                check_expression(Expression(behaviour.pattern, behaviour.ignore_case))
+            except (PatternError, BusyError) as error:
+                place = f"behaviours.{number}.phrase.pattern"
+                raise GateConfigError(f"{path}: {place}: {error}") from error
 
 
 def _describe(error: ValidationError) -> str:

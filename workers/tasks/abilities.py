@@ -69,7 +69,7 @@ def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
         return ()
     _check_set_names(inputs, asked)
     tokenizer = inputs.checkpoint.tokenizer
-    built_in = ()
+    built_in: tuple[ProtectedSlice, ...] = ()
     if asked.abilities:
         gate = inputs.spec.gates.abilities or AbilitiesGateSpec()
         kinds = list_kinds(inputs)

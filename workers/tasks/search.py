@@ -37,10 +37,11 @@ THOROUGH_TRIALS = 24
 
 START_SHARES = {Granularity.NEURON: 2e-3, Granularity.HEAD: 4e-3, Granularity.WEIGHT: 1.5e-4}
 """Share of all components in the first round of an open search: 92 neurons, 1 head and 16,000
-weights of SmolLM2, the middle of what served there and on Gemma-3-270M (benchmarks/RESULTS.md)."""
+weights of SmolLM2, where most searches of benchmarks/RESULTS.md went through."""
 
-MOST_SHARES = {Granularity.NEURON: 1.5e-2, Granularity.HEAD: 5e-2, Granularity.WEIGHT: 6e-4}
-"""Most of all components that an open search prunes: every budget here was full long before."""
+MOST_SHARES = {Granularity.NEURON: 1.5e-2, Granularity.HEAD: 5e-2, Granularity.WEIGHT: 3.2e-4}
+"""Most of all components that an open search prunes: the budgets of examples and benchmarks were
+full before. The pool is `POOL_SHARE` times as large, and time and memory grow with it."""
 
 AMOUNT_SPAN = 64
 """The most components of an open search, divided by the fewest that a refinement tries."""

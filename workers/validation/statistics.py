@@ -94,8 +94,9 @@ def _find_largest_mean(values: _Values, bound: float, limit: float) -> float:
     scaled = distances / (spread or distances.max())
 
     def weigh(slack: float) -> _Values:
-        weights: _Values = 1 / (scaled + slack)
-        return weights / weights.sum()
+        inverse = 1 / (scaled + slack)
+        weights: _Values = inverse / inverse.sum()
+        return weights
 
     def compute_excess(slack: float) -> float:
         return float(-np.log(len(values) * weigh(slack)).sum()) - limit

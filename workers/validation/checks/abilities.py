@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Protocol
 
-from service.jobs.specs.abilities import AbilitiesGateSpec
 from workers.abilities.probe import Right, SliceKind
 from workers.abilities.state import Abilities, SliceFigures
 from workers.domain import AbilityChange, GateBound, GateGroup, GateResult
@@ -32,12 +32,31 @@ NAMED_LOSSES = 6
 """Slices that a gate's sentence names; the report lists all."""
 
 
+class SliceLimits(Protocol):
+    """How far one slice may fall; None does not limit a figure."""
+
+    @property
+    def max_nats_rise(self) -> float | None:
+        """Of the negative log-likelihood of right continuations, nats a token."""
+
+    @property
+    def max_accuracy_fall(self) -> float | None:
+        """Of the share of items that are right."""
+
+
+class AbilityLimits(Protocol):
+    """The limits of every slice."""
+
+    def limits_of(self, name: str) -> SliceLimits:
+        """Return the limits of the slice called `name`."""
+
+
 def compare_slices(
     kinds: Sequence[SliceKind],
     base: Mapping[str, SliceFigures],
     changed: Mapping[str, SliceFigures],
     control: Mapping[str, SliceFigures],
-    limits: AbilitiesGateSpec,
+    limits: AbilityLimits,
 ) -> list[AbilityChange]:
     """Return the change of every slice, in the order of `kinds`.
 
@@ -57,7 +76,7 @@ def compare_states(
     base: ModelState,
     changed: ModelState,
     control: Mapping[str, SliceFigures],
-    limits: AbilitiesGateSpec | None,
+    limits: AbilityLimits | None,
 ) -> list[AbilityChange]:
     """Return the change of every slice between two states.
 
@@ -74,7 +93,7 @@ def _compare(
     base: SliceFigures,
     changed: SliceFigures,
     control: SliceFigures | None,
-    limits: AbilitiesGateSpec,
+    limits: AbilityLimits,
 ) -> AbilityChange:
     if base.tokens != changed.tokens:
         raise ValueError(f"abilities: {kind.name} was measured on different items")

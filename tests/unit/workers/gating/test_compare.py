@@ -70,7 +70,7 @@ def compare(checkpoints: Path, tmp_path: Path) -> Compare:
 
     def run(model: str, against: str, behaviour: str = "", config: str = "") -> GateReport:
         path = tmp_path / "gate.yaml"
-        path.write_text(config or f"behaviours: [{behaviour}]")
+        path.write_text(f"abilities: null\n{config or f'behaviours: [{behaviour}]'}")
         return compare_checkpoints(
             str(checkpoints / model),
             str(checkpoints / against),

@@ -73,18 +73,15 @@ def pool_of(
 
 
 def test_the_best_by_themselves_are_weighed_together(inputs: FakeInputs) -> None:
-    pool = pool_of(inputs)
-    assert len(pool.components) == 5 * POOL_SHARE
-    assert list_indices(pool.components) == {
-        MODULES[0]: list(range(10)),
-        MODULES[1]: list(range(10)),
-    }
+    pool = pool_of(inputs, most=4)
+    half = 4 * POOL_SHARE // 2
+    assert list_indices(pool.components) == {name: list(range(half)) for name in MODULES}
     (reference,) = pool.guards
     assert isinstance(reference, DivergenceGuard)
     assert reference.limit == pytest.approx(BUDGET_SHARE * inputs.budget.kl_mean)
-    assert reference.first_order.tolist() == [0.25] * 20
-    assert reference.own.tolist() == [2.0] * 20  # ½ E[R²]
-    assert reference.rows.shape[1] == 20
+    assert reference.first_order.tolist() == [0.25] * 2 * half
+    assert reference.own.tolist() == [2.0] * 2 * half  # ½ E[R²]
+    assert reference.rows.shape[1] == 2 * half
     assert bool(reference.rows.any(dim=0).all())
 
 
@@ -107,9 +104,9 @@ def test_every_protected_slice_is_guarded_by_its_own_samples(inputs: FakeInputs)
     assert guards[1].limit == LEAST_LIMIT  # of nothing: shares of it can still be told
     ((kind, message, data),) = context.events
     assert kind == "search.pool"
-    assert message.startswith("20 neurons to choose from")
+    assert message.startswith(f"{5 * POOL_SHARE} neurons to choose from")
     assert message.endswith("and 2 protected slices.")
-    assert (data["components"], data["slices"]) == (20, 2)
+    assert (data["components"], data["slices"]) == (5 * POOL_SHARE, 2)
 
 
 def test_a_budget_of_nothing_is_a_limit_that_shares_can_be_told_of(inputs: FakeInputs) -> None:

@@ -242,3 +242,12 @@ def test_a_base_that_is_able_of_nothing_shows_nothing() -> None:
     assert gate.passed
     assert gate.note == SHOWS_NOTHING
     assert gate.count is None
+
+
+@pytest.mark.parametrize(("after", "within"), [(45, True), (44, False)])
+def test_a_fall_of_exactly_the_limit_is_within_it(after: int, within: bool) -> None:
+    """48 and then 45 of 60 right differ by a little more than 0.05 in floating point."""
+    base, changed = (figures([2] * right + [0] * (60 - right)) for right in (48, after))
+    change = compare(base, changed)
+    assert change.within is within
+    assert judge_abilities([change]).passed is within

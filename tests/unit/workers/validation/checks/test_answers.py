@@ -14,6 +14,8 @@ from workers.domain import GateResult
 from workers.families import LLAMA
 from workers.validation.checks.gates import HARMFUL, LOOK_ALIKES, GateRequest, judge_gate
 from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
+from workers.validation.generation import Decoding
+from workers.validation.scorers.detector import Detector
 from workers.validation.scorers.phrases import Phrases, PhraseScorer
 from workers.validation.scorers.scorer import BehaviourScorer
 from workers.validation.scorers.uniqueness import UniquenessScorer
@@ -54,8 +56,8 @@ def judge(
 ) -> GateResult:
     """Return the result of one gate on one prompt set; nothing may become worse."""
     plan = CheckPlan(
-        prompt_sets={name: PromptSet(PROMPTS, LIMIT, chat=False)},
-        scorers={} if scorer is None else {name: scorer},
+        prompt_sets={name: PromptSet(PROMPTS, Decoding(LIMIT), chat=False)},
+        behaviours={} if scorer is None else {name: Detector((scorer,), 0.5, 1)},
     )
     baseline = Baseline(plan, base)
     return judge_gate(GateRequest(gate, 0.0, name), baseline.state, baseline.measure(changed))
