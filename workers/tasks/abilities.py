@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from service.jobs.specs.abilities import AbilitiesGateSpec
+from service.jobs.specs.abilities import AbilitiesGateSpec, ProtectSpec
 from service.jobs.specs.behaviours import BehaviourDefinition, PhraseDefinition
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS
 from workers.abilities.neighbourhoods import kinds_for
@@ -72,12 +72,14 @@ def find_unknown_slice(gate: AbilitiesGateSpec | None, kinds: Iterable[SliceKind
 def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
     """Return what the search must keep besides the reference text.
 
-    Raises `InvalidInputError` where a set of the team's own is too small.
+    Raises `InvalidInputError` where a set of the team's own is too small, or has the name of a
+    built-in slice.
     """
     check_slice_names(inputs)
     asked = inputs.spec.protect
     if asked is None:
         return ()
+    _check_set_names(inputs, asked)
     tokenizer = inputs.checkpoint.tokenizer
     built_in: tuple[ProtectedSlice, ...] = ()
     if asked.abilities:
@@ -94,6 +96,15 @@ def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
     except ValueError as error:
         raise InvalidInputError(str(error)) from error
     return built_in + own
+
+
+def _check_set_names(inputs: CorrectionInputs, asked: ProtectSpec) -> None:
+    """Refuse a set that would be taken for a built-in slice: figures are filed by name."""
+    built_in = {kind.name for kind in list_kinds(inputs)}
+    if taken := sorted(built_in & {item.name for item in asked.sets}):
+        raise InvalidInputError(
+            f"protect.sets has the name {taken[0]}, which a built-in slice has. Use another name."
+        )
 
 
 def describe_protection(inputs: CorrectionInputs) -> dict[str, Any] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,10 +13,17 @@ from torch import nn
 from tests.tiny import draw_samples, select_components
 from tests.tiny_families import build_family_model
 from workers.attribution import fisher
-from workers.attribution.fisher import PIECE_TOKENS, compute_fisher_rows
+from workers.attribution.fisher import (
+    PIECE_TOKENS,
+    MarginRows,
+    compute_fisher_rows,
+    compute_margin_rows,
+)
+from workers.attribution.memory import SampleTooLargeError
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.families import (
     Family,
+    count_heads,
     find_components,
     find_family,
     linear_weight,
@@ -22,7 +31,7 @@ from workers.families import (
 from workers.pruning.components import pruned
 from workers.validation.text_damage import ReferenceText
 
-WEIGHT = Granularity.WEIGHT
+WEIGHT, NEURON, HEAD = Granularity.WEIGHT, Granularity.NEURON, Granularity.HEAD
 
 
 def choose_weights(model: nn.Module, family: Family, count: int) -> Selection:
@@ -31,40 +40,84 @@ def choose_weights(model: nn.Module, family: Family, count: int) -> Selection:
     return select_components({name: [3 + 5 * n for n in range(count)] for name in names}, WEIGHT)
 
 
+def choose(model: nn.Module, family: Family, granularity: Granularity, count: int) -> Selection:
+    """The same few components of every module, the last module's first."""
+    if granularity is WEIGHT:
+        return choose_weights(model, family, count)
+    names = list(reversed(find_components(model, family, granularity)))
+    step = 1 if granularity is HEAD else 5
+    return select_components({name: [1 + step * n for n in range(count)] for name in names},
+                             granularity)  # fmt: skip
+
+
+Relate = Callable[[torch.Tensor], torch.Tensor]
+
+
+@contextmanager
+def read(
+    model: nn.Module, family: Family, components: Selection, ids: tuple[int, ...]
+) -> Iterator[tuple[torch.Tensor, Relate]]:
+    """The logits `(token, vocabulary)` of a text, and from a scalar of them to each component's
+    value times the scalar's gradient, by plain autograd."""
+    modules = find_components(model, family, components.granularity)
+    inputs: dict[str, torch.Tensor] = {}
+    handles = [
+        modules[name].register_forward_pre_hook(
+            lambda _, args, name=name: inputs.__setitem__(name, args[0])
+        )
+        for name in components.indices
+    ]
+    try:
+        logits = model(input_ids=torch.tensor([ids])).logits[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    kind = components.granularity
+    values = {
+        name: linear_weight(modules[name]) if kind is WEIGHT else inputs[name]
+        for name in components.indices
+    }
+
+    def relate(scalar: torch.Tensor) -> torch.Tensor:
+        gradients = torch.autograd.grad(scalar, list(values.values()), retain_graph=True)
+        parts = []
+        for (name, value), gradient in zip(values.items(), gradients, strict=True):
+            products = (value * gradient).detach()
+            if kind is not WEIGHT:
+                products = products[0].sum(dim=0)
+            if kind is HEAD:
+                products = products.view(count_heads(model), -1).sum(dim=1)
+            parts.append(products.flatten()[components.indices[name]])
+        return torch.cat(parts).double()
+
+    yield logits, relate
+
+
 def compute_exactly(
-    model: nn.Module, family: Family, weights: Selection, sample: TokenSequence
+    model: nn.Module, family: Family, components: Selection, sample: TokenSequence
 ) -> torch.Tensor:
     """Mean over positions of Σ p(y) g gᵀ, a backward pass for every token y that could come."""
-    modules = find_components(model, family, WEIGHT)
-    ids = torch.tensor([sample.token_ids])
-    logits = model(input_ids=ids).logits[0, :-1]
-    log_probabilities = logits.log_softmax(dim=-1)
-    total = torch.zeros(len(weights), len(weights), dtype=torch.float64)
-    parameters = [linear_weight(modules[name]) for name in weights.indices]
-    for position, token in itertools.product(*map(range, logits.shape)):
-        chosen = log_probabilities[position, token]
-        gradients = torch.autograd.grad(chosen, parameters, retain_graph=True)
-        parts = [
-            (parameter * gradient).flatten()[indices]
-            for parameter, gradient, indices in zip(
-                parameters, gradients, weights.indices.values(), strict=True
-            )
-        ]
-        row = torch.cat(parts).detach().double()
-        total += float(chosen.detach().exp()) * torch.outer(row, row)
-    return total / len(logits)
+    total = torch.zeros(len(components), len(components), dtype=torch.float64)
+    with read(model, family, components, sample.token_ids) as (logits, relate):
+        log_probabilities = logits[:-1].log_softmax(dim=-1)
+        for position, token in itertools.product(*map(range, log_probabilities.shape)):
+            chosen = log_probabilities[position, token]
+            row = relate(chosen)
+            total += float(chosen.detach().exp()) * torch.outer(row, row)
+    return total / len(log_probabilities)
 
 
+@pytest.mark.parametrize("granularity", list(Granularity))
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_rows_are_the_root_of_the_fisher_information(name: str) -> None:
+def test_rows_are_the_root_of_the_fisher_information(name: str, granularity: Granularity) -> None:
     model = build_family_model(name)
     family = find_family(model)
-    weights = choose_weights(model, family, 1)
+    components = choose(model, family, granularity, 1 if granularity is WEIGHT else 3)
     (sample,) = draw_samples([(4, 0)])
-    rows = compute_fisher_rows(model, family, weights, [sample], 0, most_rows=1000)
-    assert rows.shape == (1000, len(weights))
+    rows = compute_fisher_rows(model, family, components, [sample], 0, most_rows=1000)
+    assert rows.shape == (1000, len(components))
     assert rows.dtype == torch.float32
-    expected = compute_exactly(model, family, weights, sample)
+    expected = compute_exactly(model, family, components, sample)
     found = (rows.T @ rows).double()
     assert float((found - expected).norm() / expected.norm()) < 0.2
     assert float(expected.norm()) > 0
@@ -157,3 +210,132 @@ def test_text_that_predicts_nothing_is_refused(model: nn.Module) -> None:
         compute_fisher_rows(
             model, family, choose_weights(model, family, 1), [TokenSequence((3,))], 0
         )
+
+
+# --- leads of the right tokens --------------------------------------------------------------
+
+FAMILIES = ("llama", "gpt2", "gemma3_text", "gpt_neox")
+
+
+def mark_samples() -> list[TokenSequence]:
+    """Texts of several lengths: a whole response, some of its tokens, a text without marks."""
+    whole, some, text, longest = draw_samples([(3, 4), (5, 6), (7, 0), (4, 9)], seed=8)
+    every_other = tuple(place % 2 == 0 for place in range(6))
+    last = (False,) * 8 + (True,)
+    return [
+        whole,
+        TokenSequence(some.prompt_ids, some.response_ids, every_other),
+        text,
+        TokenSequence(longest.prompt_ids, longest.response_ids, last),
+    ]
+
+
+def list_explained(sample: TokenSequence) -> list[int]:
+    """Positions of the tokens whose leads count: the marked ones, or all that are predicted."""
+    begin = len(sample.prompt_ids)
+    if not sample.response_ids:
+        return list(range(1, begin))
+    marks = sample.is_explained or (True,) * len(sample.response_ids)
+    return [begin + place for place, mark in enumerate(marks) if mark]
+
+
+def compute_leads(logits: torch.Tensor, sample: TokenSequence) -> torch.Tensor:
+    """Each explained token's logit minus the best other one."""
+    leads = []
+    for place in list_explained(sample):
+        token = sample.token_ids[place]
+        row = logits[place - 1]
+        others = torch.cat([row[:token], row[token + 1 :]])
+        leads.append(row[token] - others.max())
+    return torch.stack(leads)
+
+
+@pytest.mark.parametrize("granularity", list(Granularity))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_margin_rows_are_the_gradient_of_the_mean_lead_times_the_values(
+    name: str, granularity: Granularity
+) -> None:
+    model = build_family_model(name)
+    family, samples = find_family(model), mark_samples()
+    components = choose(model, family, granularity, 3)
+    counts: list[int] = []
+    found = compute_margin_rows(
+        model, family, components, samples, 0, batch_tokens=30, advance=counts.append
+    )
+    assert found.rows.shape == (4, len(components))
+    assert found.rows.dtype == torch.float32
+    assert sum(counts) == 4
+    assert len(counts) > 1
+    for sample, row, leads in zip(samples, found.rows, found.leads, strict=True):
+        with read(model, family, components, sample.token_ids) as (logits, relate):
+            expected = compute_leads(logits, sample)
+            torch.testing.assert_close(leads, expected.detach(), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(row.double(), relate(expected.mean()), rtol=1e-3, atol=1e-5)
+        assert bool(row.any())
+
+
+def test_what_a_small_removal_takes_from_the_leads_is_foretold(model: nn.Module) -> None:
+    family, samples = find_family(model), mark_samples()
+    weights = choose_weights(model, family, 6)
+    before = compute_margin_rows(model, family, weights, samples, 0)
+    scale = 0.01
+    modules = find_components(model, family, WEIGHT)
+    with torch.no_grad():
+        for name, indices in weights.indices.items():
+            flat = linear_weight(modules[name]).view(-1)
+            flat[indices] -= scale * flat[indices]
+    after = compute_margin_rows(model, family, weights, samples, 0)
+    falls = [float((old - new).mean()) for old, new in zip(before.leads, after.leads, strict=True)]
+    assert (before.rows.sum(dim=1) * scale).tolist() == pytest.approx(falls, rel=0.1, abs=1e-3)
+    assert max(map(abs, falls)) > 0.005
+
+
+def margins(model: nn.Module, granularity: Granularity, **options) -> MarginRows:
+    family = find_family(model)
+    components = choose(model, family, granularity, 2)
+    return compute_margin_rows(
+        model, family, components, draw_samples([(4, 6)] * 4, seed=2), 0, **options
+    )
+
+
+def refuse_more_than(model: nn.Module, samples: int) -> None:
+    def fail(module, args) -> None:
+        if args[0].shape[0] > samples:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.model.layers[-1].register_forward_pre_hook(fail)
+
+
+@pytest.mark.parametrize("granularity", list(Granularity))
+def test_a_batch_of_margins_that_does_not_fit_is_halved(
+    model: nn.Module, granularity: Granularity
+) -> None:
+    expected = margins(model, granularity)
+    refuse_more_than(model, 2)
+    told: list[tuple[int, int]] = []
+    found = margins(model, granularity, on_halved=lambda *sizes: told.append(sizes))
+    torch.testing.assert_close(found.rows, expected.rows)
+    for mine, theirs in zip(found.leads, expected.leads, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert told == [(4, 40)]
+
+
+def test_a_sample_that_does_not_fit_by_itself_is_refused(model: nn.Module) -> None:
+    refuse_more_than(model, 0)
+    with pytest.raises(SampleTooLargeError):
+        margins(model, NEURON)
+
+
+@pytest.mark.parametrize("granularity", [NEURON, HEAD])
+def test_rows_of_neurons_and_heads_are_halved_too(
+    model: nn.Module, granularity: Granularity
+) -> None:
+    family = find_family(model)
+    components = choose(model, family, granularity, 2)
+    text = draw_samples([(20, 0)] * 4)
+    expected = compute_fisher_rows(model, family, components, text, 0, most_rows=8)
+    refuse_more_than(model, 1)
+    found = compute_fisher_rows(
+        model, family, components, text, 0, most_rows=8, on_halved=lambda *sizes: None
+    )
+    torch.testing.assert_close(found, expected)

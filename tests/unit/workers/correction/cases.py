@@ -13,6 +13,7 @@ from workers.correction.results import (
     PromptOutcome,
     Response,
     Responses,
+    SliceDamage,
     StoredSelection,
     Trial,
     TrialSettings,
@@ -121,9 +122,15 @@ def build_trial(
     perplexity: float = 10.1,
     kl: float = 0.01,
     within: bool = True,
+    slices: dict[str, SliceDamage] | None = None,
+    bound_by: str = "kl",
+    use: float | None = None,
     **settings: Any,
 ) -> Trial:
-    """A trial of neurons, `m0`'s first unless told; the base model's perplexity is 10."""
+    """A trial of neurons, `m0`'s first unless told; the base model's perplexity is 10.
+
+    It uses half of what binds it where it is within budget, else twice as much.
+    """
     chosen = {"m0": [0]} if indices is None else indices
     fields: dict[str, Any] = {
         "origin": "round 1",
@@ -138,5 +145,8 @@ def build_trial(
         perplexity=perplexity,
         base_perplexity=10.0,
         kl_mean=kl,
+        slices=slices or {},
+        bound_by=bound_by,
+        use=(0.5 if within else 2.0) if use is None else use,
         within_budget=within,
     )

@@ -18,7 +18,7 @@ from workers.correction.refinement import (
     Space,
     refine,
 )
-from workers.correction.results import Trial, TrialSettings
+from workers.correction.results import SliceDamage, Trial, TrialSettings
 from workers.correction.search import Benefit, Budget, Measurement, SearchSteps
 from workers.domain import Granularity, Selection
 from workers.pruning.ranking import Ranking, rank_components
@@ -49,6 +49,8 @@ class Bench:
     """Fake steps: settings and sizes go in, what `effect` says comes out."""
 
     effect: Effect = more_is_better_and_dearer
+    lose: Callable[[Selection], dict[str, SliceDamage]] = lambda chosen: {}
+    budget: Budget = BUDGET
     ranked: list[tuple[Sequence[Benefit], TrialSettings]] = field(default_factory=list)
     told: list[Trial] = field(default_factory=list)
 
@@ -59,7 +61,14 @@ class Bench:
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
         gain, kl, perplexity = self.effect(settings, selection)
         damage = TextDamage(perplexity=perplexity, kl_mean=kl, kl_p95=kl, tokens=10)
-        return Measurement(((),), (gain,), damage, 10.0, ((),))
+        return Measurement(
+            responses=((),),
+            gains=(gain,),
+            damage=damage,
+            base_perplexity=10.0,
+            slices=self.lose(selection),
+            undesired=((),),
+        )
 
     def explain(self, *arguments: object) -> tuple[Benefit, float]:
         raise AssertionError("a refinement explains nothing anew")
@@ -79,7 +88,7 @@ class Bench:
             known,
             space,
             steps,
-            BUDGET,
+            self.budget,
             trials=trials,
             seed=seed,
             is_time_up=is_time_up,
@@ -217,6 +226,36 @@ def test_own_trials_over_budget_are_no_example() -> None:
         )
 
     assert late_mean(11.0) + 10 < late_mean(10.1)
+
+
+def test_trials_that_lose_a_slice_are_no_example() -> None:
+    def late_mean(dearest: float) -> float:
+        def lose(chosen: Selection) -> dict[str, SliceDamage]:
+            rise = 0.01 if len(chosen) < 20 else dearest
+            return {"words": SliceDamage(nats_rise=rise, accuracy_fall=0.0)}
+
+        bench = Bench(
+            lambda settings, chosen: (len(chosen) / 100, 0.01, 10.0),
+            lose,
+            replace(BUDGET, slices={"words": SliceDamage(nats_rise=0.05, accuracy_fall=0.02)}),
+        )
+        return fmean(
+            settings.amount
+            for seed in range(3)
+            for settings in settings_of(bench.run(NEURONS_ONLY, trials=20, seed=seed))[10:]
+        )
+
+    assert late_mean(1.0) + 10 < late_mean(0.01)
+
+
+def test_prices_are_those_that_the_rounds_came_to() -> None:
+    known = [
+        build_trial((0.2,), amount=8),
+        build_trial((0.3,), amount=16, prices={"words": 2.5, "lists": 0.2}),
+    ]
+    for settings in settings_of(Bench().run(known=known, trials=3)):
+        assert settings.prices == {"words": 2.5, "lists": 0.2}
+    assert [settings.prices for settings in settings_of(Bench().run(trials=2))] == [{}, {}]
 
 
 def test_known_trials_outside_the_space_are_no_obstacle() -> None:

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from tests.unit.workers.correction.cases import build_trial, respond_with
-from workers.correction.results import Response, SearchOutcome, Trial, TrialSettings
+from workers.correction.results import (
+    Response,
+    SearchOutcome,
+    SliceDamage,
+    Trial,
+    TrialSettings,
+)
 from workers.correction.search import (
+    CHEAPER,
+    DEARER,
+    DIVERGENCE,
+    LEAST_DEAR,
+    MOST_DEAR,
+    PERPLEXITY,
+    Amounts,
     Benefit,
     Budget,
+    ListedAmounts,
     Measurement,
+    OpenAmounts,
     SearchSteps,
     choose_trial,
     find_front,
+    raise_prices,
     search_rounds,
     try_settings,
 )
@@ -50,6 +66,8 @@ class Bench:
     gains: Sequence[tuple[float, ...]] = ((0.5,),) * 9
     costs: Sequence[TextDamage] = (damage(),) * 9
     left: Sequence[tuple[tuple[TokenSequence, ...], ...]] = ((LOOP,),) * 9
+    lost: Sequence[Mapping[str, SliceDamage]] = ({},) * 9
+    budget: Budget = BUDGET
     explanation: Callable[[int], tuple[Benefit, float]] = lambda number: (falling(), 1.0)
     benefits: list[Mapping[str, torch.Tensor]] = field(default_factory=lambda: [falling()])
     told: list[Trial] = field(default_factory=list)
@@ -62,7 +80,12 @@ class Bench:
         number = len(self.told)
         responses = (((respond_with(0.5, text=settings.origin),),),)
         return Measurement(
-            responses, self.gains[number], self.costs[number], 10.0, self.left[number]
+            responses=responses,
+            gains=self.gains[number],
+            damage=self.costs[number],
+            base_perplexity=10.0,
+            slices=self.lost[number],
+            undesired=self.left[number],
         )
 
     def explain(
@@ -75,8 +98,9 @@ class Bench:
     def steps(self) -> SearchSteps:
         return SearchSteps(self.rank, self.measure, self.explain, self.told.append)
 
-    def run(self, amounts: Sequence[int] = (4,), rounds: int = 3) -> list[Trial]:
-        return search_rounds(self.benefits, NEURON, amounts, rounds, self.steps, BUDGET)
+    def run(self, amounts: Sequence[int] | Amounts = (4,), rounds: int = 3) -> list[Trial]:
+        chosen = ListedAmounts(amounts) if isinstance(amounts, Sequence) else amounts
+        return search_rounds(self.benefits, NEURON, chosen, rounds, self.steps, self.budget)
 
 
 def amounts_of(trials: Sequence[Trial]) -> list[int]:
@@ -97,6 +121,10 @@ def test_a_trial_holds_what_was_measured_and_is_told() -> None:
     assert (trial.perplexity, trial.base_perplexity, trial.kl_mean) == (10.2, 10.0, 0.03)
     assert trial.perplexity_increase == pytest.approx(0.02)
     assert trial.within_budget
+    # 0.03 of 0.1 nats, and 2 of 5 %.
+    assert trial.bound_by == PERPLEXITY
+    assert trial.use == pytest.approx(0.4)
+    assert trial.slices == {}
     assert bench.told == [trial]
 
 
@@ -191,7 +219,7 @@ def test_a_callback_that_raises_stops_the_search() -> None:
     bench = Bench()
     steps = SearchSteps(bench.rank, bench.measure, bench.explain, stop)
     with pytest.raises(InterruptedError):
-        search_rounds([falling()], NEURON, (4,), 2, steps, BUDGET)
+        search_rounds([falling()], NEURON, ListedAmounts((4,)), 2, steps, BUDGET)
 
 
 def test_settings_are_tried_as_they_are() -> None:
@@ -262,11 +290,169 @@ def test_the_front_is_what_no_other_trial_beats_in_gain_and_divergence() -> None
     ],
 )
 def test_a_budget_needs_both_limits(perplexity: float, kl: float, allowed: bool) -> None:
-    assert BUDGET.allows(10.0, damage(perplexity, kl)) is allowed
+    (trial,) = Bench(costs=[damage(perplexity, kl)]).run((4,), 1)
+    assert trial.within_budget is allowed
 
 
-def test_a_share_of_a_budget_shrinks_both_limits() -> None:
+def lost(nats: float = 0.0, accuracy: float = 0.0) -> SliceDamage:
+    return SliceDamage(nats_rise=nats, accuracy_fall=accuracy)
+
+
+GUARDED = replace(BUDGET, slices={"words": lost(0.05, 0.02), "lists": lost(0.1, 0.04)})
+
+
+def test_a_share_of_a_budget_shrinks_every_limit() -> None:
     assert BUDGET.scaled(0.5) == Budget(perplexity_increase=0.025, kl_mean=0.05)
+    assert GUARDED.scaled(0.5).slices == {"words": lost(0.025, 0.01), "lists": lost(0.05, 0.02)}
+
+
+# --- the worst of all limits ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cost", "words", "lists", "bound_by", "use"),
+    [
+        (damage(10.2, 0.01), lost(), lost(), PERPLEXITY, 0.4),
+        (damage(10.2, 0.06), lost(0.01), lost(0.05), DIVERGENCE, 0.6),
+        (damage(10.2, 0.06), lost(0.01), lost(0.09), "lists", 0.9),
+        (damage(10.2, 0.06), lost(0.0, 0.019), lost(0.09), "words", 0.95),
+        (damage(10.2, 0.06), lost(0.06), lost(0.09, 0.04), "words", 1.2),
+        (damage(9.0, -0.1), lost(-1.0, -1.0), lost(0.0, 0.01), "lists", 0.25),
+        (damage(10.2, 0.06), lost(math.nan), lost(), "words", math.inf),
+        (damage(10.2, 0.06), lost(0.0, math.nan), lost(), "words", math.inf),
+    ],
+)
+def test_the_limit_that_is_used_up_most_binds(
+    cost: TextDamage, words: SliceDamage, lists: SliceDamage, bound_by: str, use: float
+) -> None:
+    bench = Bench(costs=[cost], lost=[{"words": words, "lists": lists}], budget=GUARDED)
+    (trial,) = bench.run((4,), 1)
+    assert trial.bound_by == bound_by
+    assert trial.use == pytest.approx(use)
+    assert trial.within_budget is (use <= 1)
+    assert trial.slices.keys() == {"words", "lists"}
+
+
+def test_a_limit_of_nothing_bears_no_damage_at_all() -> None:
+    nothing = replace(BUDGET, slices={"words": lost(0.0, 1.0)})
+    for nats, within in ((-0.1, True), (0.0, True), (1e-9, False)):
+        bench = Bench(lost=[{"words": lost(nats)}], budget=nothing)
+        (trial,) = bench.run((4,), 1)
+        assert trial.within_budget is within
+
+
+# --- what a slice that lost too much costs from then on --------------------------------------
+
+
+def price_of(price: float, use: float) -> float:
+    """The next price of a slice's damage; 0 where it has none."""
+    budget = Budget(1.0, 1.0, {"words": lost(0.1, 1.0)})
+    before = {"words": price} if price else {}
+    return raise_prices(before, budget, {"words": lost(0.1 * use)}).get("words", 0.0)
+
+
+def test_a_slice_beyond_its_limit_becomes_dearer_by_as_much() -> None:
+    assert price_of(0.0, 1.5) == pytest.approx(1.5)
+    assert price_of(0.3, 1.5) == pytest.approx(1.5)  # from 1 on, however cheap it was
+    assert price_of(2.0, 1.5) == pytest.approx(3.0)
+    assert price_of(2.0, 40.0) == pytest.approx(2 * DEARER)
+    assert price_of(60.0, 3.0) == MOST_DEAR
+    assert price_of(2.0, math.inf) == pytest.approx(2 * DEARER)
+
+
+def test_a_slice_within_its_limit_becomes_cheaper() -> None:
+    assert price_of(4.0, 0.8) == pytest.approx(3.2)
+    assert price_of(4.0, 0.1) == pytest.approx(4 * CHEAPER)
+    assert price_of(4.0, 1.0) == pytest.approx(4.0)
+    assert price_of(4.0, -3.0) == pytest.approx(4 * CHEAPER)
+    assert price_of(LEAST_DEAR, 0.9) == 0.0
+    assert price_of(0.0, 0.9) == 0.0
+
+
+def test_prices_follow_each_slice_from_round_to_round() -> None:
+    rounds = [
+        {"words": lost(0.1), "lists": lost(0.05)},  # 2 and ½ of their limits
+        {"words": lost(0.04), "lists": lost(0.15)},  # 0.8 and 1.5
+        {"words": lost(), "lists": lost()},
+    ]
+    trials = Bench(lost=rounds, budget=GUARDED).run((4,), 3)
+    assert [trial.settings.prices for trial in trials] == [
+        {},
+        {"words": pytest.approx(2.0)},
+        {"words": pytest.approx(1.6), "lists": pytest.approx(1.5)},
+    ]
+
+
+def test_where_a_slice_binds_for_the_first_time_its_price_comes_before_the_amount() -> None:
+    over = {"words": lost(0.1), "lists": lost()}
+    within = {"words": lost(0.04), "lists": lost()}
+    # The amount stays, as the price may be enough; then it falls, as it was not.
+    trials = Bench(lost=[over, over, within], budget=GUARDED).run((2, 4, 8), 3)
+    assert amounts_of(trials) == [4, 4, 2]
+    # A limit on the text as a whole has no price: the amount falls at once.
+    text = Bench(costs=[damage(kl=0.3)] * 2, lost=[over] * 2, budget=GUARDED).run((2, 4, 8), 2)
+    assert [trial.bound_by for trial in text] == [DIVERGENCE] * 2
+    assert amounts_of(text) == [4, 2]
+    # So it does where the text, too, is beyond its limit, though less far than the slice.
+    both = Bench(costs=[damage(kl=0.15)] * 2, lost=[over] * 2, budget=GUARDED).run((2, 4, 8), 2)
+    assert [trial.bound_by for trial in both] == ["words"] * 2
+    assert amounts_of(both) == [4, 2]
+
+
+# --- amounts that the search finds ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "use", "expected"),
+    [
+        (100, 0.9, 100),  # just what is aimed at
+        (100, 0.0, 200),  # nothing was used: at most twice as many
+        (100, 0.05, 200),
+        (100, 0.5, 134),  # √(0.9 / 0.5)
+        (100, 1.8, 71),  # √(0.9 / 1.8)
+        (100, 50.0, 50),  # at least half as many
+        (100, math.inf, 50),
+        (1, 50.0, 1),
+        (600, 0.0, 1000),  # no more than there are to choose from
+        (1000, 0.9, 1000),
+    ],
+)
+def test_the_next_open_amount_is_foretold_to_use_most_of_the_budget(
+    last: int, use: float, expected: int
+) -> None:
+    assert OpenAmounts(1, 1000).choose_next(last, use) == expected
+
+
+def test_an_open_search_grows_until_the_budget_binds() -> None:
+    # Damage grows with the square of the amount, 0.9 of the budget at 8.
+    costs = [damage(10.0, 0.09 * (amount / 8) ** 2) for amount in (2, 4, 8, 8)]
+    gains = [(0.1,), (0.2,), (0.4,), (0.5,)]
+    trials = Bench(gains=gains, costs=costs).run(OpenAmounts(2, 40), 4)
+    assert amounts_of(trials) == [2, 4, 8, 8]
+    assert amounts_of(Bench(gains=gains, costs=costs).run(OpenAmounts(2, 5), 4)) == [2, 4, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("gains", "rounds"),
+    [
+        ((0.1, 0.2, 0.3, 0.4, 0.5), 5),
+        ((0.1, 0.2, 0.2, 0.2, 0.5), 4),  # two rounds without a rise after the best
+        ((0.1, 0.2, 0.1, 0.205, 0.5), 4),  # half a point is none
+        ((0.1, 0.2, 0.1, 0.25, 0.1), 5),  # one worse round does not end it
+        ((-0.1, -0.1, -0.1, 0.5, 0.5), 3),
+    ],
+)
+def test_an_open_search_ends_when_the_effect_is_flat(gains: Sequence[float], rounds: int) -> None:
+    bench = Bench(gains=[(gain,) for gain in gains])
+    assert len(bench.run(OpenAmounts(4, 40), 5)) == rounds
+    listed = Bench(gains=[(gain,) for gain in gains])
+    assert len(listed.run((4,), 5)) == 5  # a job that names its amounts gets its rounds
+
+
+def test_a_gain_over_budget_is_no_rise() -> None:
+    over = [damage(kl=0.2)] * 3
+    gains = [(0.5,), (0.6,), (0.7,), (0.8,)]
+    assert len(Bench(gains=gains, costs=[*over, damage()]).run(OpenAmounts(8, 40), 4)) == 3
 
 
 def test_an_outcome_knows_its_chosen_trial() -> None:

@@ -15,7 +15,15 @@ from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.attribution.attributors import Attributor
 from workers.correction.behaviour import Behaviour
-from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
+from workers.correction.results import (
+    PreparedBehaviour,
+    PreparedCorrection,
+    ProtectedSample,
+    ProtectedSlice,
+    ReferenceSplit,
+    SliceDamage,
+)
+from workers.correction.search import Budget
 from workers.domain import Granularity
 from workers.families import LLAMA, Family, count_components
 from workers.tasks.context import CancelledJobError
@@ -55,6 +63,11 @@ class FakeInputs:
     def base(self) -> Subject:
         """The model whose behaviours are looked at."""
         return Subject(self.model, build_tiny_tokenizer(), LLAMA, 0)
+
+    @property
+    def budget(self) -> Budget:
+        """What the correction may cost."""
+        return Budget(self.spec.budget.perplexity_increase, self.spec.budget.kl_mean)
 
     def storing_sums(self) -> AbstractContextManager[Storage]:
         """Where sums grow."""
@@ -96,7 +109,9 @@ class FakeContext:
 
 
 def build_prepared(
-    *behaviours: PreparedBehaviour, corpus: Sequence[tuple[int, int]] = ()
+    *behaviours: PreparedBehaviour,
+    corpus: Sequence[tuple[int, int]] = (),
+    protection: Sequence[ProtectedSlice] = (),
 ) -> PreparedCorrection:
     """What preparation hands on; `corpus` are the lengths of its tuning windows."""
 
@@ -114,7 +129,30 @@ def build_prepared(
         ),
         corpus=(),
         corpus_tune=texts(corpus, 3),
+        protection=tuple(protection),
         too_weak=None,
+    )
+
+
+def build_slice(
+    name: str = "words", learn: int = 2, tune: int = 3, seed: int = 4, **limit: float
+) -> ProtectedSlice:
+    """A protected slice of random tokens, so many samples for each use."""
+
+    def samples(count: int, seed: int) -> tuple[ProtectedSample, ...]:
+        return tuple(
+            ProtectedSample(
+                prompt_ids=sample.prompt_ids,
+                response_ids=sample.response_ids,
+                spans=(2, 3),
+                marks=(True, True, False, True, True, True),
+            )
+            for sample in draw_samples([(4 + place, 6) for place in range(count)], seed)
+        )
+
+    allowed = SliceDamage(**({"nats_rise": 0.1, "accuracy_fall": 0.05} | limit))
+    return ProtectedSlice(
+        name=name, limit=allowed, learn=samples(learn, seed), tune=samples(tune, seed + 100)
     )
 
 

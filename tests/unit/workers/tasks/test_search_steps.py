@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -20,13 +22,19 @@ from tests.unit.workers.tasks.correction_inputs import (
     FakeContext,
     FakeInputs,
     build_prepared,
+    build_slice,
     with_spec,
 )
 from workers.attribution.contrastive import BehaviourRelevance, ContrastiveRelevance
 from workers.correction.behaviour import Marking
 from workers.correction.measurement import measure_responses
 from workers.correction.preparation import prepare_behaviour
-from workers.correction.results import ExplainedResponses, PreparedCorrection, TrialSettings
+from workers.correction.results import (
+    ExplainedResponses,
+    PreparedCorrection,
+    ProtectedSlice,
+    TrialSettings,
+)
 from workers.correction.search import SearchSteps
 from workers.domain import Granularity, Relevance, Selection, TokenSequence
 from workers.families import LLAMA, find_components, linear_weight
@@ -38,6 +46,7 @@ from workers.pruning.scoring import Score, compute_scores
 from workers.pruning.selection import list_indices
 from workers.tasks.attribute import answer_undesired
 from workers.tasks.context import CancelledJobError
+from workers.tasks.search_pool import POOL_SHARE
 from workers.tasks.search_steps import TuningBench, build_steps
 from workers.validation.scorers.scorer import Answer
 from workers.validation.scorers.uniqueness import UniquenessScorer
@@ -217,12 +226,78 @@ def test_the_mean_on_the_tuning_text_is_left_behind_where_asked_for(inputs: Fake
     assert found.damage.kl_mean != pytest.approx(without)
 
 
+# --- protected slices ------------------------------------------------------------------------
+
+
+def slow_damage(
+    inputs: FakeInputs, own: ProtectedSlice, selection: Selection
+) -> tuple[float, float]:
+    """Rise of the loss, nats a token, and fall of the mean of σ(least lead) of the targets."""
+
+    def measure() -> tuple[list[float], list[float]]:
+        nats, squashed = [], []
+        for sample in own.tune:
+            ids = torch.tensor([[*sample.prompt_ids, *sample.response_ids]])
+            with torch.no_grad():
+                logits = inputs.model(input_ids=ids).logits[0].double()
+            begin, leads = len(sample.prompt_ids), []
+            for place, (token, mark) in enumerate(
+                zip(sample.response_ids, sample.marks, strict=True)
+            ):
+                if mark:
+                    row = logits[begin + place - 1]
+                    nats.append(-float(row.log_softmax(dim=-1)[token]))
+                    others = torch.cat([row[:token], row[token + 1 :]])
+                    leads.append(float(row[token] - others.max()))
+            squashed += [1 / (1 + math.exp(-min(part))) for part in (leads[:2], leads[2:])]
+        return nats, squashed
+
+    nats, squashed = measure()
+    with pruned(inputs.model, selection):
+        nats_after, squashed_after = measure()
+    return fmean(nats_after) - fmean(nats), fmean(squashed) - fmean(squashed_after)
+
+
+def test_every_protected_slice_is_measured_against_the_base_model(inputs: FakeInputs) -> None:
+    words, lists = build_slice("words"), build_slice("lists", seed=9)
+    context = FakeContext()
+    bench = bench_of(inputs, prepare(inputs, protection=(words, lists)), context)
+    bench.measure(FIRST, SETTINGS)  # whatever is measured first is not what the rest is against
+    found = bench.measure(SECOND, SETTINGS)
+    assert list(found.slices) == ["words", "lists"]
+    for own in (words, lists):
+        nats, accuracy = slow_damage(inputs, own, SECOND)
+        assert found.slices[own.name].nats_rise == pytest.approx(nats, rel=1e-3, abs=1e-5)
+        assert found.slices[own.name].accuracy_fall == pytest.approx(accuracy, rel=1e-3, abs=1e-5)
+        assert abs(nats) > 0.01
+    assert found.slices["words"] != found.slices["lists"]
+    again = bench_of(inputs, prepare(inputs, protection=(words, lists)), context)
+    assert again.measure(SECOND, SETTINGS).slices == found.slices
+
+
+def test_without_protection_no_slice_is_measured(inputs: FakeInputs) -> None:
+    assert bench_of(inputs).measure(FIRST, SETTINGS).slices == {}
+
+
+def test_pruning_nothing_takes_nothing_from_a_slice(inputs: FakeInputs) -> None:
+    bench = bench_of(inputs, prepare(inputs, protection=[build_slice()]))
+    found = bench.measure(select_neurons({}), SETTINGS).slices["words"]
+    assert (found.nats_rise, found.accuracy_fall) == pytest.approx((0, 0), abs=1e-6)
+
+
 # --- ranking, explaining, telling ----------------------------------------------------------
+
+
+DEAR = 1e6
+"""So large a divergence by itself that what components do together is nothing beside it."""
+
+by_every_score = pytest.mark.parametrize("score", ["benefit_damage", "benefit_cost"])
+"""The first weighs components together, the second one by one."""
 
 
 def relevance_of(*clean: dict[str, torch.Tensor]) -> ContrastiveRelevance:
     """Every component costs the same; each behaviour has the given clean relevance."""
-    flat = {name: torch.ones(NEURONS) for name in MODULES}
+    flat = {name: torch.full((NEURONS,), DEAR) for name in MODULES}
     general = Relevance({name: torch.zeros(NEURONS) for name in MODULES}, flat, 1, 1, flat)
     return ContrastiveRelevance(
         general, tuple(BehaviourRelevance(undesired={}, clean=own) for own in clean)
@@ -242,7 +317,7 @@ def steps_of(
         inputs,  # type: ignore[arg-type]
         {NEURON: relevance_of(*(clean or ({}, {})))},
         bench,
-        40,
+        {NEURON: 40},
         lambda: None if told is None else told.append(1),
         lambda _, ranking: None if limited is None else limited.append(ranking),
     )
@@ -261,7 +336,9 @@ def top(steps: SearchSteps, benefits: list[Any], **settings: Any) -> dict[str, l
     return list_indices(steps.rank(benefits, chosen).top(chosen.amount))
 
 
-def test_all_layers_compete_unless_told_otherwise(inputs: FakeInputs) -> None:
+@by_every_score
+def test_all_layers_compete_unless_told_otherwise(inputs: FakeInputs, score: str) -> None:
+    inputs = with_spec(inputs, attribution={"score": score})
     steps = steps_of(inputs, bench_of(inputs))
     benefit = benefit_of(layer0=9.05, layer1=9.0)
     assert top(steps, [benefit], amount=5) == {MODULES[0]: [0, 1, 2], MODULES[1]: [0, 1]}
@@ -269,7 +346,9 @@ def test_all_layers_compete_unless_told_otherwise(inputs: FakeInputs) -> None:
     assert top(steps, [benefit], amount=3, last_layer=0) == {MODULES[0]: [0, 1, 2]}
 
 
-def test_behaviours_are_combined(inputs: FakeInputs) -> None:
+@by_every_score
+def test_behaviours_are_combined(inputs: FakeInputs, score: str) -> None:
+    inputs = with_spec(inputs, attribution={"score": score})
     steps = steps_of(inputs, bench_of(inputs))
     first = {name: torch.zeros(NEURONS) for name in MODULES}
     second = {name: torch.zeros(NEURONS) for name in MODULES}
@@ -281,13 +360,13 @@ def test_behaviours_are_combined(inputs: FakeInputs) -> None:
 def test_the_cost_weight_reaches_the_score(inputs: FakeInputs) -> None:
     steps = steps_of(inputs, bench_of(inputs))
     dear = relevance_of({}).general
-    dear.mean_square[MODULES[0]][0] = 100.0
+    dear.mean_square[MODULES[0]][0] = 100 * DEAR
     steps = build_steps(
         FakeContext(),  # type: ignore[arg-type]
         inputs,  # type: ignore[arg-type]
         {NEURON: ContrastiveRelevance(dear, ())},
         bench_of(inputs),
-        40,
+        {NEURON: 40},
         lambda: None,
     )
     benefit = {name: torch.zeros(NEURONS) for name in MODULES}
@@ -296,8 +375,11 @@ def test_the_cost_weight_reaches_the_score(inputs: FakeInputs) -> None:
     assert top(steps, [benefit], amount=1, cost_weight=1.5) == {MODULES[0]: [1]}
 
 
-def test_no_module_gives_more_neurons_than_an_adapter_s_rank_holds(inputs: FakeInputs) -> None:
-    capped = with_spec(inputs, serving={"max_rank": 2})
+@by_every_score
+def test_no_module_gives_more_neurons_than_an_adapter_s_rank_holds(
+    inputs: FakeInputs, score: str
+) -> None:
+    capped = with_spec(inputs, serving={"max_rank": 2}, attribution={"score": score})
     limited: list[Ranking] = []
     steps = steps_of(capped, bench_of(capped), limited=limited)
     benefit = benefit_of(layer0=30.0, layer1=9.0)
@@ -332,7 +414,7 @@ def rank_weights(
         inputs,  # type: ignore[arg-type]
         {WEIGHT: ContrastiveRelevance(weight_costs(inputs), ())},
         bench_of(inputs),
-        most,
+        {WEIGHT: most},
         lambda: None if told is None else told.append(1),
     )
 
@@ -346,8 +428,8 @@ def test_weights_are_chosen_together_from_one_pool(inputs: FakeInputs) -> None:
     assert len(ranking) == 20
     ((kind, message, data),) = context.events
     assert kind == "search.pool"
-    assert message.startswith("60 weights to choose from")
-    assert data["weights"] == 60
+    assert message.startswith(f"{20 * POOL_SHARE} weights to choose from")
+    assert (data["components"], data["slices"]) == (20 * POOL_SHARE, 0)
     scores = compute_scores(weight_costs(inputs), benefit, Score.BENEFIT_DAMAGE)
     alone = rank_components(scores, WEIGHT, 20)
     assert list_indices(ranking.top(20)) != list_indices(alone.top(20))
@@ -355,10 +437,10 @@ def test_weights_are_chosen_together_from_one_pool(inputs: FakeInputs) -> None:
     other = steps.rank([weights_of(inputs, 3)], with_amount(20))
     pool = {
         (name, index)
-        for name, chosen in list_indices(steps.rank([benefit], with_amount(60)).top(60)).items()
+        for name, chosen in list_indices(steps.rank([benefit], with_amount(999)).top(999)).items()
         for index in chosen
     }
-    assert len(pool) == 60
+    assert len(pool) == 20 * POOL_SHARE
     assert {
         (name, index) for name, chosen in list_indices(other.top(20)).items() for index in chosen
     } <= pool
@@ -458,6 +540,7 @@ def test_every_trial_is_an_event(inputs: FakeInputs) -> None:
         "first_layer": 0,
         "last_layer": None,
         "ablation": "zero",
+        "prices": {},
         "components": 1,
         "gains": {"loop": 0.5, "rudeness": -0.25},
         "perplexity_increase": pytest.approx(0.01),

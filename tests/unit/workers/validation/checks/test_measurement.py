@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+from service.jobs.specs.abilities import AbilitiesGateSpec
 from tests.tiny import (
     MODULES,
     NEURONS,
@@ -16,9 +20,14 @@ from tests.tiny import (
     select_neurons,
 )
 from tests.unit.workers.validation.checks.limits import LIMITS
+from workers.abilities.catalogue import SLICES
+from workers.abilities.encoding import EncodedProbe
+from workers.abilities.state import Abilities
+from workers.domain import TokenSequence
 from workers.encoding import Chat
 from workers.families import LLAMA
 from workers.pruning.components import pruned
+from workers.validation.checks.abilities import compare_states, judge_abilities
 from workers.validation.checks.gates import GENERAL, GateRequest, judge_gates
 from workers.validation.checks.measurement import Baseline, CheckPlan, PromptSet
 from workers.validation.checks.state import (
@@ -31,6 +40,7 @@ from workers.validation.checks.state import (
     Unmeasured,
 )
 from workers.validation.generation import Decoding
+from workers.validation.probes import measure_probes
 from workers.validation.scorers.detector import Detector
 from workers.validation.scorers.scorer import Answer, Direction
 from workers.validation.scorers.uniqueness import UniquenessScorer
@@ -341,3 +351,64 @@ def test_a_larger_vocabulary_is_fine_and_a_smaller_one_is_not() -> None:
     assert found.divergences[0] == pytest.approx(float(expected.sum()), rel=1e-4, abs=1e-6)
     with pytest.raises(ValueError, match="predicts 101 tokens, the base 111"):
         ReferenceText(enlarged, LLAMA, samples, 0).measure(base)
+
+
+# --- abilities ----------------------------------------------------------------------------------
+
+
+def build_probe(length: int, seed: int = 0) -> EncodedProbe:
+    (sample,) = draw_samples([(length - 4, 4)], seed)
+    marked = TokenSequence(sample.prompt_ids, sample.response_ids, (True, True, False, True))
+    return EncodedProbe(marked, (2, 1))
+
+
+PROBES = {
+    "words": tuple(build_probe(9 + place, place) for place in range(3)),
+    "lists": (build_probe(12, 7),),
+}
+ABLE = CheckPlan(abilities=PROBES)
+
+
+def test_abilities_are_measured_of_both_states_slice_by_slice() -> None:
+    units: list[int] = []
+    baseline = Baseline(ABLE, subject(), units.append)
+    other = subject(1)
+    state = baseline.measure(other, units.append)
+    assert sum(units) == 2 * ABLE.units == 8
+    for found, own in ((baseline.state, subject()), (state, other)):
+        assert isinstance(found.abilities, Abilities)
+        assert found.abilities.slices == measure_probes(own, PROBES)
+        assert found.abilities.slices["words"].tokens == (2, 1) * 3
+    assert ModelState.model_validate_json(state.to_bytes()) == state
+    assert Baseline(CheckPlan(), subject()).state.abilities is None
+
+
+def test_abilities_of_another_vocabulary_are_unmeasured() -> None:
+    words = {token: id_ for token, id_ in TOKENIZER.get_vocab().items() if token != "w50"}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    other = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0")
+    changed = Subject(build_tiny_model(), other, LLAMA, 0)
+    baseline = Baseline(ABLE, subject())
+    state = baseline.measure(changed)
+    assert isinstance(state.abilities, Unmeasured)
+    assert "another id" in state.abilities.reason
+    gate = judge_abilities(compare_states(SLICES, baseline.state, state, {}, AbilitiesGateSpec()))
+    assert not gate.passed
+    assert gate.unmeasured
+
+
+def test_a_checkpoint_of_a_shorter_context_is_not_asked_beyond_it() -> None:
+    baseline = Baseline(ABLE, subject())
+    assert isinstance(baseline.state.abilities, Abilities)
+    state = baseline.measure(subject(max_position_embeddings=11))
+    assert isinstance(state.abilities, Unmeasured)
+    assert "has 12 tokens, the model's context 11" in state.abilities.reason
+
+
+def test_figures_that_are_no_numbers_are_no_abilities() -> None:
+    broken = subject()
+    with torch.no_grad():
+        broken.model.lm_head.weight[3] = math.nan
+    state = Baseline(ABLE, subject()).measure(broken)
+    assert isinstance(state.abilities, Unmeasured)
+    assert "not finite" in state.abilities.reason

@@ -1,0 +1,172 @@
+"""What a search must keep: which probes it learns from, and a team's own texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.tiny import build_tiny_tokenizer
+from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
+from tests.unit.workers.test_encoding import BEGINS, BOS, build_tokenizer
+from workers.abilities.catalogue import SLICES, build_slices
+from workers.abilities.probe import SliceKind
+from workers.abilities.source import Purpose
+from workers.correction.protection import (
+    LEARN_ITEMS,
+    LEARN_SEED,
+    SET_LEARN_TOKENS,
+    SET_TOKENS,
+    SET_TUNE_TOKENS,
+    TUNE_ITEMS,
+    TUNE_SEED,
+    list_learned,
+    protect_slices,
+    protect_texts,
+    restore,
+)
+from workers.correction.results import ProtectedSample, ProtectedSlice, SliceDamage
+
+BYTES = build_byte_tokenizer()
+KINDS = tuple(kind for kind in SLICES if kind.name in ("words", "lists_in_lines", "chat_repeat"))
+
+
+def protect(
+    kinds: Sequence[SliceKind] = KINDS, seed: int = 0, **options: int
+) -> dict[str, ProtectedSlice]:
+    limits = {
+        kind.name: SliceDamage(nats_rise=0.1 + place, accuracy_fall=0.05)
+        for place, kind in enumerate(kinds)
+    }
+    return {own.name: own for own in protect_slices(BYTES, seed, kinds, limits, **options)}
+
+
+def texts_of(samples: Sequence[ProtectedSample]) -> list[tuple[int, ...]]:
+    return [sample.prompt_ids + sample.response_ids for sample in samples]
+
+
+def marked(sample: ProtectedSample) -> str:
+    pairs = zip(sample.response_ids, sample.marks, strict=True)
+    return BYTES.decode([token for token, mark in pairs if mark])
+
+
+def test_every_slice_has_its_limit_and_items_to_learn_from_and_to_measure_on() -> None:
+    found = protect()
+    assert list(found) == [kind.name for kind in KINDS]
+    assert [own.limit.nats_rise for own in found.values()] == pytest.approx([0.1, 1.1, 2.1])
+    for kind in KINDS:
+        own = found[kind.name]
+        assert len(set(texts_of(own.learn))) * kind.items >= LEARN_ITEMS
+        assert sum(len(sample.spans) for sample in own.tune) >= TUNE_ITEMS
+        assert all(sum(sample.marks) == sum(sample.spans) for sample in own.tune)
+
+
+def test_learning_tuning_and_verdict_draw_different_probes_of_every_seed() -> None:
+    seen: set[tuple[int, ...]] = set()
+    for seed in range(3):
+        verdicts = build_slices(BYTES, Purpose.VERDICT, seed, kinds=KINDS)
+        for name, own in protect(seed=seed).items():
+            verdict = {probe.sample.token_ids for probe in verdicts[name]}
+            for drawn in (verdict, set(texts_of(own.learn)), set(texts_of(own.tune))):
+                assert not drawn & seen
+                seen |= drawn
+    seeds = [3 * seed + offset for seed in range(50) for offset in (LEARN_SEED, TUNE_SEED)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_learning_tells_words_from_what_stands_between_them() -> None:
+    """A list's words, its line breaks and its marks each have a lead of their own."""
+    own = protect()["lists_in_lines"]
+    whole = {text: set() for text in texts_of(own.learn)}
+    for sample, text in zip(own.learn, texts_of(own.learn), strict=True):
+        told = marked(sample)
+        kinds = {
+            "word" if letter.isalnum() else "break" if letter == "\n" else "mark" for letter in told
+        }
+        assert len(kinds) == 1
+        assert sample.spans != ()
+        whole[text] |= kinds
+    assert all({"word", "break"} <= kinds for kinds in whole.values())
+    # Between words of a chat's answer there are spaces alone; no sample stands for breaks.
+    for sample in protect()["chat_repeat"].learn:
+        assert any(sample.marks)
+        assert "\n" not in marked(sample)
+
+
+def test_parts_of_a_probe_are_all_of_its_targets_and_none_twice() -> None:
+    own = protect()["lists_in_lines"]
+    learnt = build_slices(BYTES, Purpose.PROTECTION, LEARN_SEED, LEARN_ITEMS, KINDS)
+    for probe in learnt["lists_in_lines"]:
+        parts = [
+            sample.marks
+            for sample, text in zip(own.learn, texts_of(own.learn), strict=True)
+            if text == probe.sample.token_ids
+        ]
+        assert len(parts) > 1
+        counts = [sum(marks) for marks in zip(*parts, strict=True)]
+        assert counts == [int(mark) for mark in probe.sample.is_explained]
+
+
+def test_slices_of_which_nothing_can_be_asked_are_not_protected() -> None:
+    assert "chat_repeat" in protect(longest=200)
+    assert protect(longest=3) == {}
+    limits = {kind.name: SliceDamage(nats_rise=0.1, accuracy_fall=0.05) for kind in SLICES}
+    found = protect_slices(build_tiny_tokenizer(), 0, SLICES, limits)
+    assert [own.name for own in found] == ["random_tokens"]
+    assert found[0].learn
+    assert found[0].tune
+
+
+def test_stored_samples_become_probes_again() -> None:
+    own = protect()["words"]
+    drawn = build_slices(BYTES, Purpose.PROTECTION, TUNE_SEED, TUNE_ITEMS, KINDS)["words"]
+    assert tuple(restore(own.tune)) == drawn
+    slices = list(protect().values())
+    learnt = list_learned(slices)
+    assert [sample.token_ids for sample in learnt] == [
+        text for one in slices for text in texts_of(one.learn)
+    ]
+    assert [sample.is_explained for sample in learnt] == [
+        sample.marks for one in slices for sample in one.learn
+    ]
+
+
+# --- a team's own text -------------------------------------------------------------------------
+
+
+def text_of(length: int, start: int = 1) -> str:
+    return " ".join(f"w{start + place % 40}" for place in range(length))
+
+
+def test_every_other_text_is_learned_from_and_the_rest_measured_on() -> None:
+    texts = [text_of(4 + place, start=10 * place + 1) for place in range(5)]
+    found = protect_texts(build_tiny_tokenizer(), "contracts", texts, 0.07)
+    assert found.name == "contracts"
+    assert found.limit == SliceDamage(nats_rise=0.07, accuracy_fall=1.0)
+    assert [sample.prompt_ids for sample in found.learn] == [(1,), (21,), (41,)]
+    assert [sample.prompt_ids for sample in found.tune] == [(11,), (31,)]
+    for sample in (*found.learn, *found.tune):
+        assert len(sample.prompt_ids) == 1
+        assert sample.marks == (True,) * len(sample.response_ids)
+        assert sample.spans == (len(sample.response_ids),)
+    assert found.tune[0].response_ids == (12, 13, 14, 15)
+
+
+def test_long_texts_are_cut_and_no_more_than_needed_is_taken() -> None:
+    texts = [text_of(1000), text_of(3000)]
+    found = protect_texts(build_tiny_tokenizer(), "contracts", texts, 0.1)
+    assert max(map(len, texts_of(found.learn))) == SET_TOKENS
+    assert sum(map(len, texts_of(found.learn))) == SET_LEARN_TOKENS
+    assert sum(map(len, texts_of(found.tune))) == SET_TUNE_TOKENS
+
+
+def test_what_a_tokenizer_puts_first_is_given() -> None:
+    found = protect_texts(build_tokenizer(BEGINS), "contracts", ["w1 w2", "w3 w4"], 0.1)
+    assert found.learn[0].prompt_ids == (BOS,)
+    assert found.learn[0].response_ids == (1, 2)
+
+
+@pytest.mark.parametrize("texts", [[], ["w1 w2 w3"], ["w1 w2", "w3"], ["w3", "w1 w2"], ["", ""]])
+def test_a_set_without_text_for_either_use_is_refused(texts: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"protect\.sets: contracts needs two texts.*Give more"):
+        protect_texts(build_tiny_tokenizer(), "contracts", texts, 0.1)
