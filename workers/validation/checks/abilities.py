@@ -182,8 +182,16 @@ def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
         bound=GateBound.AT_MOST,
         count=sum(change.items for change in gated) or None,
         unmeasured=None if changes else UNMEASURED,
-        note=describe_losses(lost) if lost else None if gated else SHOWS_NOTHING,
+        note=_describe(changes, lost),
     )
+
+
+def _describe(changes: Sequence[AbilityChange], lost: Sequence[AbilityChange]) -> str | None:
+    """Return what a reader must know of the gate; None where there is nothing."""
+    if lost:
+        return describe_losses(lost)
+    is_able = any(change.is_gated for change in changes)
+    return None if is_able or not changes else SHOWS_NOTHING
 
 
 def describe_losses(lost: Sequence[AbilityChange]) -> str:
