@@ -529,8 +529,11 @@ def test_every_trial_is_an_event(inputs: FakeInputs) -> None:
     assert told == [1, 1, 1]
     (kind, message, data), (_, over, later) = context.events
     assert kind == "search.trial"
-    assert message == ("round 1, 1 neurons: loop -50%, rudeness +25%, perplexity +1.00%, KL 0.0123")
-    assert over.endswith(" (over budget)")
+    assert message == (
+        "round 1, 1 neurons: loop -50%, rudeness +25%, perplexity +1.00%, KL 0.0123, kl at 50% of "
+        "what the search allows"
+    )
+    assert ", over budget: kl at " in over
     assert (later["last_layer"], later["within_budget"]) == (3, False)
     assert data == {
         "origin": "round 1",
@@ -545,5 +548,7 @@ def test_every_trial_is_an_event(inputs: FakeInputs) -> None:
         "gains": {"loop": 0.5, "rudeness": -0.25},
         "perplexity_increase": pytest.approx(0.01),
         "kl": 0.0123,
+        "bound_by": "kl",
+        "use": 0.5,
         "within_budget": True,
     }
