@@ -61,7 +61,10 @@ def test_a_limit_of_a_slice_that_there_is_not_is_refused() -> None:
     slices = {"slices": {"words": {}}}
     check_slice_names(inputs_of(gates={"abilities": slices}))
     check_slice_names(inputs_of(gates={"abilities": None}))
-    with pytest.raises(InvalidInputError, match=r"names wrods, which is no slice.*words"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"^gates\.abilities\.slices names wrods, which is no slice\. Name one of: .*words",
+    ):
         check_slice_names(inputs_of(gates={"abilities": {"slices": {"wrods": {}}}}))
     with pytest.raises(InvalidInputError, match="names wrods"):
         protect(inputs_of(protect=None, gates={"abilities": {"slices": {"wrods": {}}}}))

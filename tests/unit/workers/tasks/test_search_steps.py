@@ -524,16 +524,17 @@ def test_every_trial_is_an_event(inputs: FakeInputs) -> None:
     context, told = FakeContext(), list[int]()
     steps = steps_of(inputs, bench_of(inputs), context=context, told=told)
     steps.tell(build_trial((0.5, -0.25), kl=0.0123, perplexity=10.1))
-    steps.tell(build_trial((0.5, 0.5), within=False, last_layer=3))
-    steps.tell(build_trial((0.5, 0.5), within=False, last_layer=3))  # remembered, after a restart
+    lost = build_trial((0.5, 0.5), within=False, bound_by="words", use=1.2, last_layer=3)
+    steps.tell(lost)
+    steps.tell(lost)  # remembered, after a restart
     assert told == [1, 1, 1]
     (kind, message, data), (_, over, later) = context.events
     assert kind == "search.trial"
     assert message == (
-        "round 1, 1 neurons: loop -50%, rudeness +25%, perplexity +1.00%, KL 0.0123, kl at 50% of "
-        "what the search allows"
+        "round 1, 1 neurons: loop -50%, rudeness +25%, perplexity +1.00%, KL 0.0123, "
+        "kl at 50% of what the search allows"
     )
-    assert ", over budget: kl at " in over
+    assert over.endswith(", over budget: words at 120% of what the search allows")
     assert (later["last_layer"], later["within_budget"]) == (3, False)
     assert data == {
         "origin": "round 1",
