@@ -103,6 +103,6 @@ SLICES = (
     SliceKind("quotations", Area.COPYING, "quote what was said", draw_quotation, 2),
     SliceKind(
         "chat_repeat", Area.COPYING, "repeat a text when asked to", draw_chat_repeat, 1,
-        needs_chat=True,
+        Right.TOKENS, needs_chat=True,
     ),
 )  # fmt: skip

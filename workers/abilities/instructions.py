@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.abilities.probe import Area, Probe, SliceKind, target
+from workers.abilities.probe import Area, Probe, Right, SliceKind, target
 from workers.abilities.source import Source
 
 _THRICE = (
@@ -47,6 +47,6 @@ def draw_instruction(source: Source) -> Probe:
 SLICES = (
     SliceKind(
         "instructions", Area.INSTRUCTIONS, "follow instructions to the letter", draw_instruction, 1,
-        needs_chat=True,
+        Right.TOKENS, needs_chat=True,
     ),
 )  # fmt: skip

@@ -98,11 +98,11 @@ def test_what_is_longer_than_the_model_s_context_is_not_asked() -> None:
 
 
 def test_a_team_s_own_sets_stand_beside_the_built_in_slices_or_alone() -> None:
-    sets = [{"name": "contracts", "prompts": "ps_3", "max_nats_rise": 0.02}]
+    sets = [{"name": "our_terms", "prompts": "ps_3", "max_nats_rise": 0.02}]
     both = names_of(inputs_of(protect={"sets": sets}))
-    assert both == [*names_of(inputs_of()), "contracts"]
+    assert both == [*names_of(inputs_of()), "our_terms"]
     (own,) = protect(inputs_of(protect={"abilities": False, "sets": sets}))
-    assert (own.name, own.limit.nats_rise) == ("contracts", 0.02)
+    assert (own.name, own.limit.nats_rise) == ("our_terms", 0.02)
     assert protect(inputs_of(protect=None)) == ()
     assert protect(inputs_of(protect={"abilities": False})) == ()
 

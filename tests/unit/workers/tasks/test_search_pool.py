@@ -74,14 +74,17 @@ def pool_of(
 
 def test_the_best_by_themselves_are_weighed_together(inputs: FakeInputs) -> None:
     pool = pool_of(inputs, most=4)
-    half = 4 * POOL_SHARE // 2
-    assert list_indices(pool.components) == {name: list(range(half)) for name in MODULES}
+    size = 4 * POOL_SHARE
+    found = list_indices(pool.components)
+    assert list(found) == list(MODULES)
+    assert all(indices == list(range(len(indices))) for indices in found.values())
+    assert len(pool.components) == size
     (reference,) = pool.guards
     assert isinstance(reference, DivergenceGuard)
     assert reference.limit == pytest.approx(BUDGET_SHARE * inputs.budget.kl_mean)
-    assert reference.first_order.tolist() == [0.25] * 2 * half
-    assert reference.own.tolist() == [2.0] * 2 * half  # ½ E[R²]
-    assert reference.rows.shape[1] == 2 * half
+    assert reference.first_order.tolist() == [0.25] * size
+    assert reference.own.tolist() == [2.0] * size  # ½ E[R²]
+    assert reference.rows.shape[1] == size
     assert bool(reference.rows.any(dim=0).all())
 
 
