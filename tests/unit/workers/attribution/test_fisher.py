@@ -276,7 +276,7 @@ def test_margin_rows_are_the_gradient_of_the_mean_lead_times_the_values(
 
 def test_what_a_small_removal_takes_from_the_leads_is_foretold(model: nn.Module) -> None:
     family, samples = find_family(model), mark_samples()
-    weights = choose_weights(model, family, 100)
+    weights = choose_weights(model, family, 6)
     before = compute_margin_rows(model, family, weights, samples, 0)
     scale = 0.01
     modules = find_components(model, family, WEIGHT)
