@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -107,13 +107,19 @@ def _install_entry_points(site: Path) -> None:
     """Offer the commands pyproject.toml names, whatever was installed when, and a scorer."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     offered = project["entry-points"]["excise.commands"]
-    folder = site / "excise-0.1.0.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: excise\nVersion: 0.1.0\n")
-    lines = [f"{name} = {target}" for name, target in offered.items()]
-    lines += ["[excise.scorers]", "length = length_scorer:LengthScorer"]
-    (folder / "entry_points.txt").write_text("\n".join(["[excise.commands]", *lines]))
+    # A name of its own each: of two distributions of one name only the first on the path counts,
+    # and a checkout with an editable installation has one of this name.
+    _offer(site, "excise", "excise.commands", offered)
+    _offer(site, "length-scorer", "excise.scorers", {"length": "length_scorer:LengthScorer"})
     (site / "length_scorer.py").write_text(SCORER)
+
+
+def _offer(site: Path, name: str, group: str, entries: Mapping[str, str]) -> None:
+    folder = site / f"{name.replace('-', '_')}-0.1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    lines = [f"{entry} = {target}" for entry, target in entries.items()]
+    (folder / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
 
 
 def gate(
