@@ -98,8 +98,9 @@ def build_internal_response() -> JSONResponse:
     )
 
 
-def build_outage_response() -> JSONResponse:
-    """The response for each of `DATABASE_OUTAGES`."""
+def build_outage_response(error: Exception) -> JSONResponse:
+    """The response for `error`, one of `DATABASE_OUTAGES`, which is logged here."""
+    logger.warning("the database does not answer: %s", error)
     return build_problem_response(
         UnavailableError("The database does not answer. Try again in a few seconds.")
     )
@@ -158,8 +159,7 @@ def _handle_http_exception(_: Request, error: Exception) -> JSONResponse:
 
 
 def _handle_outage(_: Request, error: Exception) -> JSONResponse:
-    logger.warning("the database does not answer: %s", error)
-    return build_outage_response()
+    return build_outage_response(error)
 
 
 def _format_param(location: Sequence[int | str]) -> str:

@@ -37,8 +37,8 @@ class Authentication:
             identity = await self._identify(scope)
         except ExciseError as error:
             await build_problem_response(error)(scope, receive, send)
-        except DATABASE_OUTAGES:
-            await build_outage_response()(scope, receive, send)
+        except DATABASE_OUTAGES as error:
+            await build_outage_response(error)(scope, receive, send)
         else:
             scope.setdefault("state", {})["identity"] = identity
             await self._app(scope, receive, send)
