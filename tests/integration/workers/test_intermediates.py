@@ -22,7 +22,7 @@ from tests.integration.workers.conftest import claim
 from workers.settings import WorkerSettings
 from workers.tasks.context import JobContext
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tests.integration.workers.shard_worker import SHARDS, digest, find_folder
 from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
-WAIT_SECONDS = 90.0
+WAIT_SECONDS = 240.0
 
 
 class Workers:
