@@ -4,7 +4,7 @@
 
 The figures are those of the gate `abilities` (docs/guides/corrections.md): nats a token on right
 continuations, and the share of items that are right. `--seed` draws other probes than job and gate
-do, `--toxicity` adds the neighbourhood of toxicity.
+do, `--toxicity` adds the neighbourhood of toxicity, `--slices` names the only ones to measure.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--items", type=int, default=VERDICT_ITEMS)
     parser.add_argument("--toxicity", action="store_true", help="its neighbourhood, too")
+    parser.add_argument("--slices", nargs="+", help="measure these alone")
     return parser.parse_args()
 
 
@@ -64,6 +65,7 @@ def main() -> None:
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     subject = Subject(model, tokenizer, find_family(model), checkpoint.pad_id)
     kinds = SLICES + kinds_for({"toxicity"} if arguments.toxicity else ())
+    kinds = tuple(kind for kind in kinds if kind.name in (arguments.slices or [kind.name]))
     slices = build_slices(tokenizer, Purpose.VERDICT, arguments.seed, arguments.items, kinds)
     base = measure_probes(subject, slices)
     for path in arguments.patch:

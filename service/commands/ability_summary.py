@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from service.commands.output import clean
+from service.jobs.reported_abilities import Ability, AbilityFigures
+from service.serving.schemas import AbilitiesView
 
 _NAMED = 3
 """Lost abilities that the sentence names."""
-
-
-class Ability(BaseModel):
-    """One ability of a report: what the model could do, and what it can now."""
-
-    area: str
-    sentence: str
-    nats_change: float
-    accuracy_before: float
-    accuracy_after: float
-    max_nats_rise: float | None
-    max_accuracy_fall: float | None
-    is_gated: bool
-    within: bool
-
-    @property
-    def use(self) -> float:
-        """The share of its limits used up, by the figure nearer to one; 0 where nothing fell."""
-        fall = self.accuracy_before - self.accuracy_after
-        return max(
-            _share(self.nats_change, self.max_nats_rise), _share(fall, self.max_accuracy_fall)
-        )
-
-    @property
-    def place(self) -> tuple[bool, bool, float]:
-        """Sort key: what is lost first, then the nearest to its limit, what is not gated last."""
-        return self.within, not self.is_gated, -self.use
-
-    @property
-    def right(self) -> str:
-        """Which share of items is right, before and after."""
-        return f"{100 * self.accuracy_before:.0f} % → {100 * self.accuracy_after:.0f} %"
+NONE_ABLE = "The base model can do none of what was asked, so there was nothing to lose."
 
 
 def print_abilities(abilities: list[Ability], console: Console) -> None:
@@ -64,15 +34,35 @@ def describe_abilities(abilities: list[Ability]) -> str:
     gated = sorted((one for one in abilities if one.is_gated), key=lambda one: one.place)
     lost = [one for one in gated if not one.within]
     if not gated:
-        return "The base model can do none of what was asked, so there was nothing to lose."
+        return NONE_ABLE
     if lost:
-        named = ", ".join(_tell(one) for one in lost[:_NAMED])
-        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-        return f"Lost: {named}{more}."
+        return describe_lost(lost)
     kept = f"All {len(gated)} abilities are within their limits"
     if gated[0].use <= 0:
         return f"{kept}, and none is worse than before."
     return f"{kept}; the nearest to its limit is {_tell(gated[0])}."
+
+
+def describe_lost(lost: Sequence[AbilityFigures]) -> str:
+    """Return one sentence that names what is lost, the worst first as given."""
+    named = ", ".join(_tell(one) for one in lost[:_NAMED])
+    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    return f"Lost: {named}{more}."
+
+
+def describe_kept(abilities: AbilitiesView | None) -> str:
+    """Return what a version's record says, in a line: how many are kept, and which are lost."""
+    if abilities is None:
+        return "none on record; the job's report says whether they were measured"
+    if not abilities.able:
+        return NONE_ABLE
+    kept = f"{count_kept(abilities)} within limits"
+    return f"{kept}. {describe_lost(abilities.lost)}" if abilities.lost else kept
+
+
+def count_kept(abilities: AbilitiesView | None) -> str:
+    """Return how many abilities a version keeps, for a table's cell."""
+    return "-" if abilities is None else f"{abilities.within} of {abilities.able}"
 
 
 def _build_table(abilities: list[Ability]) -> Table:
@@ -101,11 +91,5 @@ def _add_area(table: Table, area: str, members: list[Ability]) -> None:
     table.add_row(clean(area), f"{within} of {len(gated)}", clean(worst.sentence), *figures)
 
 
-def _tell(ability: Ability) -> str:
+def _tell(ability: AbilityFigures) -> str:
     return f"“{ability.sentence}” ({ability.right} right, {ability.nats_change:+.2f} nats a token)"
-
-
-def _share(rise: float, limit: float | None) -> float:
-    if limit is None or rise <= 0:
-        return 0.0
-    return rise / limit if limit > 0 else math.inf

@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel
 from rich.table import Table
 
+from service.commands.ability_summary import count_kept, describe_kept
 from service.commands.connection import DEFAULT_URL, JsonOption, UrlOption, open_serving_client
 from service.commands.output import CommandError, build_console, clean, print_json
 from service.serving.schemas import AliasView, ServingEventList, VersionView
@@ -39,6 +40,7 @@ def publish(
     """Publish a job's correction. With --wait the exit code is 0 when it went live, 1 otherwise."""
     with open_serving_client(url, is_waiting=wait) as client:
         version = client.publish(job_id, alias=alias, reason=reason, override=override)
+        print(_describe_abilities(version), file=sys.stderr, flush=True)
         if wait:
             print(f"version {version.id}", file=sys.stderr, flush=True)
             version = client.wait_until_settled(version.id, _report_status)
@@ -128,6 +130,9 @@ def list_versions(
         _print_model(page)
         return
     _show_versions(page.data)
+    for version in page.data:
+        if version.abilities is not None and version.abilities.lost:
+            print(f"{version.id} {_describe_abilities(version)}")
     if page.has_more:
         print(f"more: --after {page.data[-1].id}", file=sys.stderr)
 
@@ -144,6 +149,7 @@ def show_version(
         _print_model(found)
         return
     _show_versions([found])
+    print(_describe_abilities(found))
     if found.error:
         print(clean(found.error))
     _show_events(events, as_json=False)
@@ -185,6 +191,10 @@ def _report_status(version: VersionView) -> None:
     print(f"  {version.status}", file=sys.stderr, flush=True)
 
 
+def _describe_abilities(version: VersionView) -> str:
+    return clean(f"abilities: {describe_kept(version.abilities)}")
+
+
 def _show_alias(alias: AliasView, as_json: bool) -> None:
     if as_json:
         _print_model(alias)
@@ -194,11 +204,14 @@ def _show_alias(alias: AliasView, as_json: bool) -> None:
 
 
 def _show_versions(versions: Sequence[VersionView]) -> None:
-    table = Table("id", "status", "verdict", "kind", "rank", "base", "job", "created", box=None)
+    table = Table(
+        "id", "status", "verdict", "abilities", "kind", "rank", "base", "job", "created", box=None
+    )
     for version in versions:
         created = version.created_at.strftime("%Y-%m-%d %H:%M:%S")
         rank = "-" if version.rank is None else str(version.rank)
-        row = (version.id, version.status, version.verdict, version.kind, rank)
+        kept = count_kept(version.abilities)
+        row = (version.id, version.status, version.verdict, kept, version.kind, rank)
         table.add_row(*row, clean(version.base_model), version.job, created)
     build_console().print(table)
 

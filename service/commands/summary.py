@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from service.commands.ability_summary import Ability, print_abilities
+from service.commands.ability_summary import print_abilities
 from service.commands.output import CommandError, clean
+from service.jobs.reported_abilities import Ability
 
 _VERDICT_WORDS = {
     "passed": ("PASSED", "bold green"),

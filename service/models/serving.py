@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     UniqueConstraint,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.models.base import Base, CreatedAt
@@ -84,6 +85,8 @@ class ModelVersion(Base):
     max_rank: Mapped[int]
     """Largest adapter rank the pool took when this was published."""
     verdict: Mapped[str]
+    abilities: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """An `AbilitiesView` of the job's report; None where nothing is on record."""
     patch_sha256: Mapped[str]
     files: Mapped[dict[str, str]] = mapped_column(default=dict)
     """Artifact hash by file name; filled in by the builder."""

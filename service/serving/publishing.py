@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from service.artifacts import ArtifactStore
 from service.errors import ConflictError, ExciseError, ForbiddenError, NotReadyError
 from service.jobs import repository as job_repository
 from service.jobs.operations import check_idempotency_key, check_same_request, get_job
@@ -18,11 +19,12 @@ from service.keys.operations import Identity
 from service.models import Job, JobStatus, ModelVersion, VersionStatus, new_id
 from service.outbox import enqueue_version
 from service.serving import repository
+from service.serving.abilities import read_abilities
 from service.serving.aliases import promote
 from service.serving.events import append_event
 from service.serving.places import take_place
 from service.serving.pools import ServingPool, list_fitting_pools
-from service.serving.schemas import PublishRequest
+from service.serving.schemas import AbilitiesView, PublishRequest
 from service.serving.versions import get_version
 
 logger = logging.getLogger(__name__)
@@ -36,14 +38,16 @@ def publish_job(
     job_id: str,
     request: PublishRequest,
     pools: Sequence[ServingPool],
+    artifacts: ArtifactStore,
     idempotency_key: str | None = None,
 ) -> tuple[ModelVersion, bool]:
     """The version this request makes of the job's correction, and whether it is new.
 
     A job has at most one version that has neither failed nor been retired; publishing it again
-    gives that one. The version, the claim on the idempotency key and the message to the workers
-    are one transaction. Raises `NotFoundError`, `NotReadyError`, `ForbiddenError`,
-    `ConflictError`, `PoolFullError` and `InvalidRequestError`.
+    gives that one. A new one keeps what the job's report, read from `artifacts`, says about
+    abilities. The version, the claim on the idempotency key and the message to the workers are
+    one transaction. Raises `NotFoundError`, `NotReadyError`, `ForbiddenError`, `ConflictError`,
+    `PoolFullError`, `InvalidRequestError` and `ArtifactCorruptError`.
     """
     check_idempotency_key(idempotency_key)
     request_sha256 = _hash_request(job_id, request)
@@ -54,7 +58,7 @@ def publish_job(
             check_same_request(earlier, request_sha256)
             assert earlier.version_id is not None
             return get_version(session, job.tenant_id, earlier.version_id), False
-    version, is_new = _find_or_make(session, identity, job, request, pools)
+    version, is_new = _find_or_make(session, identity, job, request, pools, artifacts)
     if idempotency_key is not None and not job_repository.reserve_idempotency_key(
         session, job.tenant_id, idempotency_key, request_sha256, job.id, version.id
     ):
@@ -66,7 +70,9 @@ def publish_job(
     return version, is_new
 
 
-def publish_finished_job(session: Session, job_id: str, pools: Sequence[ServingPool]) -> None:
+def publish_finished_job(
+    session: Session, job_id: str, pools: Sequence[ServingPool], artifacts: ArtifactStore
+) -> None:
     """Do what the job's spec said about publishing, now that it has ended; once.
 
     What cannot be published is left unpublished, and the job's events say why.
@@ -81,7 +87,7 @@ def publish_finished_job(session: Session, job_id: str, pools: Sequence[ServingP
     try:
         with session.begin_nested():
             request = PublishRequest(alias=alias, reason="asked for in the job's spec")
-            version, _ = publish_job(session, submitter, job.id, request, pools)
+            version, _ = publish_job(session, submitter, job.id, request, pools, artifacts)
     except ExciseError as error:
         message = f"The correction was not published to {alias}: {error.message}"
         append_job_event(session, job.id, "publish.refused", message, level="warning")
@@ -97,6 +103,7 @@ def _find_or_make(
     job: Job,
     request: PublishRequest,
     pools: Sequence[ServingPool],
+    artifacts: ArtifactStore,
 ) -> tuple[ModelVersion, bool]:
     """The job's open version, or a new one."""
     _check_may_publish(identity, job, request)
@@ -107,8 +114,9 @@ def _find_or_make(
         if request.alias is not None:
             _aim(session, identity, version, request)
         return version, False
+    abilities = read_abilities(artifacts, job)  # before a lock that other jobs wait for
     pool = take_place(session, job.tenant_id, fitting)
-    version = _build_version(identity, job, request, pool)
+    version = _build_version(identity, job, request, pool, abilities)
     repository.insert_version(session, version)
     _record(session, identity, version, request)
     enqueue_version(session, version)
@@ -173,7 +181,11 @@ def _find_patch(job: Job) -> str | None:
 
 
 def _build_version(
-    identity: Identity, job: Job, request: PublishRequest, pool: ServingPool
+    identity: Identity,
+    job: Job,
+    request: PublishRequest,
+    pool: ServingPool,
+    abilities: AbilitiesView | None,
 ) -> ModelVersion:
     """A queued version of the job's correction."""
     patch_sha256 = _find_patch(job)
@@ -190,6 +202,7 @@ def _build_version(
         pool=pool.name,
         max_rank=pool.max_rank if pool.kind == "lora" else 0,
         verdict=job.verdict,
+        abilities=None if abilities is None else abilities.model_dump(mode="json"),
         patch_sha256=patch_sha256,
         status=VersionStatus.QUEUED,
         override_reason=request.override.reason if is_overridden and request.override else None,

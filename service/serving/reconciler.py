@@ -76,7 +76,7 @@ class Reconciler:
             job_ids = repository.list_jobs_to_publish(session)
         for job_id in job_ids:
             with self._database.transaction() as session:
-                publish_finished_job(session, job_id, self._settings.serving_pools)
+                publish_finished_job(session, job_id, self._settings.serving_pools, self._artifacts)
 
     def build_keeper(self, pool: ServingPool) -> PoolKeeper:
         """The keeper of one pool."""

@@ -68,6 +68,7 @@ def publish(
             job_id,
             request or PublishRequest(),
             context.settings.serving_pools,
+            context.artifacts,
             idempotency_key,
         )
         response.status_code = 202 if is_new else 200

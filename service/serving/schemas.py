@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.jobs.reported_abilities import AbilityFigures
 from service.jobs.specs.common import AliasName, Storable
 
 Reason = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S"), Storable]
@@ -73,6 +74,17 @@ class OverrideView(BaseModel):
     by: str | None
 
 
+class AbilitiesView(BaseModel):
+    """What the correction left of the base's abilities, as the job's report says."""
+
+    able: int
+    """How many of those measured the base can do; the others are not gated."""
+    within: int
+    """How many of these are within their limits."""
+    lost: list[AbilityFigures]
+    """Those that are not, the worst first."""
+
+
 class VersionView(BaseModel):
     """One published version."""
 
@@ -85,6 +97,8 @@ class VersionView(BaseModel):
     status: Literal["queued", "building", "built", "live", "unavailable", "failed", "retired"]
     error: str | None
     verdict: str
+    abilities: AbilitiesView | None = None
+    """Null where none are on record: the job measured none, or the version is older than this."""
     override: OverrideView | None
     alias: str | None
     """The alias it was published for."""

@@ -23,6 +23,7 @@ def view_version(version: ModelVersion) -> VersionView:
             "status": str(version.status),
             "error": version.error_message,
             "verdict": version.verdict,
+            "abilities": version.abilities,
             "override": override,
             "alias": version.target_alias,
             "rank": version.rank,

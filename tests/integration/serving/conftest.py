@@ -48,6 +48,31 @@ def build_canary(weights: str) -> bytes:
     return document.model_dump_json().encode()
 
 
+def build_abilities_report(rights: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """A report in so far as it speaks of abilities: which share is right, before and after.
+
+    Limited to five points; under a tenth right before, an ability is not gated.
+    """
+    abilities = [
+        {
+            "name": sentence.replace(" ", "_"),
+            "area": "copying",
+            "sentence": sentence,
+            "items": 60,
+            "nats_before": 0.5,
+            "nats_change": before - after,
+            "accuracy_before": before,
+            "accuracy_after": after,
+            "max_nats_rise": None,
+            "max_accuracy_fall": 0.05,
+            "is_gated": before >= 0.1,
+            "within": before < 0.1 or before - after <= 0.05,
+        }
+        for sentence, (before, after) in rights.items()
+    ]
+    return {"schema_version": 3, "verdict": "passed", "abilities": abilities}
+
+
 @dataclass
 class Stage:
     """A running service, the fake behind it, and what a test does with both."""
@@ -69,17 +94,28 @@ class Stage:
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
-    def make_job(self, tenant: str, verdict: str = "passed", **changes: Any) -> str:
-        """A finished correction job with a patch."""
+    def make_job(
+        self,
+        tenant: str,
+        verdict: str = "passed",
+        *,
+        report: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> str:
+        """A finished correction job with a patch, and this for its report.json."""
         key = self.make_key(tenant, "submit", "publish")
-        patch = self.artifacts.put_bytes(new_id("patch").encode())
+        files = {"patch.safetensors": new_id("patch").encode()}
+        if report is not None:
+            files["report.json"] = json.dumps(report).encode()
+        stored = {name: self.artifacts.put_bytes(content) for name, content in files.items()}
         with self.database.transaction() as session:
             job = _build_job(session, tenant, key, **changes)
             session.add(job)
         with self.database.transaction() as session:
             claim = claim_job(session, job.id, "worker", 30)
             assert claim is not None
-            attach_artifact(session, job.id, claim.token, "patch.safetensors", patch, 1, "x/y")
+            for name, sha256 in stored.items():
+                attach_artifact(session, job.id, claim.token, name, sha256, 1, "x/y")
             status = "succeeded" if verdict == "passed" else "rejected"
             finish_job(session, job.id, claim.token, status, verdict)
         return job.id

@@ -127,7 +127,9 @@ class Ledger:
         job_id = self.stage.make_job(self.tenant)
         with self.database.transaction() as session:
             request = PublishRequest(alias=alias)
-            version_id = publish_job(session, self.identity, job_id, request, self.pools)[0].id
+            version_id = publish_job(
+                session, self.identity, job_id, request, self.pools, self.stage.artifacts
+            )[0].id
         stored = self.stage.artifacts.put_bytes(version_id.encode())
         with self.database.transaction() as session:
             claim = claim_publication(session, version_id, "worker", 30)

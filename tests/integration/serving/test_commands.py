@@ -12,7 +12,7 @@ import pytest
 from service.cli import app
 from service.serving.client import ServingClient
 from service.serving.schemas import VersionView
-from tests.integration.serving.conftest import Stage
+from tests.integration.serving.conftest import Stage, build_abilities_report
 
 ALIAS = "tiny@production"
 
@@ -96,3 +96,28 @@ def test_refusals_are_shown(stage: Stage, tenant: str, run: Run) -> None:
     code, _, err = run("aliases", "rollback", ALIAS)
     assert code == 1
     assert "no such alias" in err
+
+
+def test_a_version_s_abilities_are_shown(
+    stage: Stage, client: httpx.Client, tenant: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = build_abilities_report({"copy": (0.9, 0.9), "count on": (1.0, 1.0)})
+    code, out, err = run("publish", stage.make_job(tenant, report=kept))
+    assert (code, err) == (0, "abilities: 2 of 2 within limits\n")
+    good = out.strip()
+    lost = build_abilities_report({"copy": (0.9, 0.9), "count\x1b[2J on": (0.83, 0.03)})
+    job = stage.make_job(tenant, "rejected", report=lost)
+    monkeypatch.setenv("EXCISE_API_KEY", stage.make_key(tenant, "admin"))
+    code, out, err = run("publish", job, "--override", "to look at it")
+    assert code == 0
+    bad, says = out.strip(), "abilities: 1 of 2 within limits. Lost: “count [2J on” (83 % → 3 %"
+    assert err.startswith(says)
+
+    assert "\nabilities: 2 of 2 within limits\n" in run("versions", "show", good)[1]
+    assert f"\n{says}" in run("versions", "show", bad)[1]
+    out = run("versions", "list")[1]
+    assert "2 of 2" in out
+    assert f"\n{bad} {says}" in out
+    assert f"{good} abilities" not in out
+    shown = json.loads(run("versions", "show", bad, "--json")[1])
+    assert [one["sentence"] for one in shown["abilities"]["lost"]] == ["count\x1b[2J on"]

@@ -12,10 +12,12 @@ from service.artifacts import open_artifact_store
 from service.database import Database, _alembic_config, fetch_revisions, upgrade_to_head
 from service.keys.operations import authenticate
 from service.models import Base
+from service.serving import repository
 from service.serving.publishing import publish_job
 from service.serving.schemas import PublishRequest
+from service.serving.views import view_version
 from service.settings import Settings
-from tests.integration.serving.conftest import Stage
+from tests.integration.serving.conftest import Stage, build_abilities_report
 
 SERVING_TABLES = {"model_versions", "aliases", "serving_events", "pool_states"}
 
@@ -32,12 +34,28 @@ def downgrade(database: Database, revision: str) -> None:
 def job_id(database: Database, settings: Settings, tenant: str) -> str:
     """A job whose correction is published: rows in every table that knows of versions."""
     stage = Stage("", None, database, open_artifact_store(settings.artifacts), settings)
-    made, key = stage.make_job(tenant), stage.make_key(tenant, "publish")
+    report = build_abilities_report({"count on": (0.9, 0.9)})
+    made, key = stage.make_job(tenant, report=report), stage.make_key(tenant, "publish")
     with database.transaction() as session:
         identity = authenticate(session, key)
         pools = settings.serving_pools
-        publish_job(session, identity, made, PublishRequest(alias="a@b"), pools, "once")
+        request = PublishRequest(alias="a@b")
+        publish_job(session, identity, made, request, pools, stage.artifacts, "once")
     return made
+
+
+def test_a_version_of_before_has_no_abilities_on_record(
+    database: Database, database_url: str, job_id: str
+) -> None:
+    downgrade(database, "0003")
+    with database.engine.connect() as connection:
+        columns = {column["name"] for column in inspect(connection).get_columns("model_versions")}
+        assert "abilities" not in columns
+    upgrade_to_head(database_url)
+    with database.transaction() as session:
+        version = repository.find_open_version(session, job_id)
+        assert version is not None
+        assert view_version(version).abilities is None
 
 
 def test_down_and_up_again(

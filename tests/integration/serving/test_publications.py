@@ -46,7 +46,7 @@ def version_id(
     with database.transaction() as session:
         identity = authenticate(session, key)
         pools = settings.serving_pools
-        made, _ = publish_job(session, identity, job_id, PublishRequest(), pools)
+        made, _ = publish_job(session, identity, job_id, PublishRequest(), pools, artifacts)
     yield made.id
     retire_everything(database)
     with database.transaction() as session:

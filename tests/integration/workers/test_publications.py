@@ -99,7 +99,9 @@ class Publisher:
             assert claim is not None
             attach_artifact(session, job_id, claim.token, "patch.safetensors", patch, 1, "x/y")
             finish_job(session, job_id, claim.token, "succeeded", "passed")
-            return publish_job(session, self.identity, job_id, PublishRequest(), [pool])[0].id
+            return publish_job(
+                session, self.identity, job_id, PublishRequest(), [pool], self.store
+            )[0].id
 
     def build(self, version_id: str) -> ModelVersion:
         """The version, built in this process."""
