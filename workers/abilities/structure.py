@@ -28,6 +28,24 @@ _CLAUSES = (
     "shall not assign any right to the {noun} without the prior written consent of the {two}.",
     "shall keep the {noun} in good repair and let the {two} inspect it upon request.",
     "shall return the {noun} to the {two} at the end of the term of this Agreement.",
+    "shall insure the {noun} against fire, theft and flood at the expense of the {two}.",
+    "shall store the {noun} in a dry, locked and heated room that the {two} has approved.",
+    "shall pay the {two} for the {noun} within thirty days of receipt of a proper invoice.",
+    "shall deliver the {noun} to the {two} within sixty days of the date of this order.",
+    "shall not disclose the terms on which the {two} bought the {noun} to any third party.",
+    "shall not copy, sell or lend the {noun}, in whole or in part, without the {two}'s consent.",
+    "may terminate this Agreement if the {two} fails to repair the {noun} within ten days.",
+    "may suspend the use of the {noun} if the {two} does not pay the fee when it is due.",
+    "shall, at the request of the {two}, provide a written report on the state of the {noun}.",
+    "shall, at its own cost, remove every defect of the {noun} of which the {two} complains.",
+    "warrants to the {two} that the {noun} is new, free of defects and fit for its purpose.",
+    "represents to the {two} that it owns the {noun}, and that no other person has a claim to it.",
+    "shall be entitled to a refund if the {noun}, when the {two} delivers it, is damaged.",
+    "shall be relieved of its duties if the {noun}, while the {two} uses it, is destroyed.",
+    "shall bear the risk of loss of the {noun} until the {two} has signed for it.",
+    "shall remain the owner of the {noun} until the {two} has paid the price in full.",
+    "shall notify the {two} of any change to the {noun}; such notice shall be in writing.",
+    "shall train the staff of the {two} to use the {noun}; such training shall be free of charge.",
 )
 _ROWS = 4
 
@@ -152,12 +170,13 @@ def draw_contract(source: Source) -> Probe:
     one, two = source.choose(_PARTIES)
     noun, clause = source.nouns(1)[0], source.choose(_CLAUSES)
     there, back = clause.format(two=two, noun=noun), clause.format(two=one, noun=noun)
+    verb = there.split(" ")[0].rstrip(",")
     section = source.number(2, 19)
     return probe(
-        f"{section}.1 The {one} {there}\n\n{section}.2 The {two} shall",
-        back.removeprefix("shall"),
-        f"\n\nTo repeat 1: The {one} shall",
-        there.removeprefix("shall"),
+        f"{section}.1 The {one} {there}\n\n{section}.2 The {two} {verb}",
+        back.removeprefix(verb),
+        f"\n\nTo repeat 1: The {one} {verb}",
+        there.removeprefix(verb),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
+from operator import or_
 from typing import Any
 
 from workers.abilities.catalogue import build_slices
@@ -88,6 +89,17 @@ def restore(samples: Sequence[ProtectedSample]) -> list[EncodedProbe]:
 def list_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
     """Return everything components are ranked by, slice by slice."""
     return [sample.to_sequence() for own in slices for sample in own.learn]
+
+
+def unite_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
+    """Return the same texts once each, with all that is marked in any of their parts."""
+    marks: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[bool, ...]] = {}
+    for own in slices:
+        for sample in own.learn:
+            key = sample.prompt_ids, sample.response_ids
+            before = marks.get(key, (False,) * len(sample.marks))
+            marks[key] = tuple(map(or_, before, sample.marks))
+    return [TokenSequence(*key, united) for key, united in marks.items()]
 
 
 def _split(tokenizer: Any, probe: EncodedProbe) -> list[ProtectedSample]:

@@ -6,7 +6,7 @@ The samples are cut into shards that any worker may do: sums over each, added in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -33,6 +33,7 @@ from workers.attribution.sums import (
 )
 from workers.attribution.targets import TokenMass
 from workers.correction.explained import collect_explained
+from workers.correction.protection import unite_learned
 from workers.correction.results import PreparedCorrection
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.progress import Advance
@@ -80,6 +81,7 @@ def run(
         "prepare": upstream,
         "attributor": inputs.spec.attribution.attributor,
         "predicts_damage": _predicts_damage(inputs),
+        "protects": bool(prepared.protection),
         "granularities": [granularity.value for granularity in inputs.granularities],
         "seed": inputs.spec.seed,
         "shard_tokens": SHARD_TOKENS,
@@ -149,12 +151,17 @@ def _predicts_damage(inputs: CorrectionInputs) -> bool:
 
 
 def _list_subjects(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Iterator[Subject]:
-    """Everything that is asked, general text first, for every granularity."""
+    """Everything that is asked, general text first, for every granularity.
+
+    What protected slices would lose counts with the reference text's loss, token by token.
+    """
     general = tuple(TokenSequence(ids) for ids in prepared.reference.attribute)
+    protected = tuple(unite_learned(prepared.protection))
     questions = list_general_questions(inputs.attributor, predicts_damage=_predicts_damage(inputs))
     for granularity in inputs.granularities:
         for question in questions:
-            yield Subject(granularity, question, None, general)
+            samples = general + protected if question.side is Side.LOSS else general
+            yield Subject(granularity, question, None, samples)
         for number, behaviour in enumerate(inputs.behaviours):
             explained = collect_explained(behaviour, prepared.behaviours[number], inputs.attributor)
             undesired = ask_responses(inputs.attributor, Side.UNDESIRED, explained.mass)
@@ -205,7 +212,11 @@ def _combine_contrast(
 ) -> ContrastiveRelevance:
     """Return the relevance of one granularity from the answers of each set of samples."""
     own = {key: answer for key, answer in answers.items() if key[0] is granularity}
-    general = {side: answer for (_, number, side), answer in own.items() if number is None}
+    general = {
+        side: _count_reference(answer, subjects[granularity, None, side])
+        for (_, number, side), answer in own.items()
+        if number is None
+    }
     means = {
         (number, side): _average_explained(answer, subjects[granularity, number, side])
         for (_, number, side), answer in own.items()
@@ -222,6 +233,16 @@ def _combine_contrast(
             for number in numbers
         ),
     )
+
+
+def _count_reference(relevance: Relevance, subject: Subject) -> Relevance:
+    """Return general relevance per token of the reference text, whatever was read beside it."""
+    reference = sum(len(one.token_ids) for one in subject.samples if not one.response_ids)
+    if reference == relevance.tokens:
+        return relevance
+    scale = relevance.tokens / reference
+    mean = {name: values.mul_(scale) for name, values in relevance.mean.items()}
+    return replace(relevance, mean=mean)
 
 
 def _average_explained(relevance: Relevance, subject: Subject) -> dict[str, torch.Tensor]:

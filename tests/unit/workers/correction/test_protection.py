@@ -24,8 +24,10 @@ from workers.correction.protection import (
     protect_slices,
     protect_texts,
     restore,
+    unite_learned,
 )
 from workers.correction.results import ProtectedSample, ProtectedSlice, SliceDamage
+from workers.domain import TokenSequence
 
 BYTES = build_byte_tokenizer()
 KINDS = tuple(kind for kind in SLICES if kind.name in ("words", "lists_in_lines", "chat_repeat"))
@@ -129,6 +131,25 @@ def test_stored_samples_become_probes_again() -> None:
     assert [sample.is_explained for sample in learnt] == [
         sample.marks for one in slices for sample in one.learn
     ]
+
+
+def test_parts_of_one_text_are_read_once_with_all_that_is_marked() -> None:
+    def sample(*marks: bool, prompt: int = 1) -> ProtectedSample:
+        return ProtectedSample(
+            prompt_ids=(prompt,), response_ids=(2, 3, 4), spans=(3,), marks=marks
+        )
+
+    def slice_of(name: str, *learn: ProtectedSample) -> ProtectedSlice:
+        limit = SliceDamage(nats_rise=0.1, accuracy_fall=0.05)
+        return ProtectedSlice(name=name, limit=limit, learn=learn, tune=())
+
+    words = slice_of("words", sample(True, False, False), sample(False, False, True))
+    lists = slice_of("lists", sample(False, True, False, prompt=9))
+    assert unite_learned([words, lists]) == [
+        TokenSequence((1,), (2, 3, 4), (True, False, True)),
+        TokenSequence((9,), (2, 3, 4), (False, True, False)),
+    ]
+    assert unite_learned([]) == []
 
 
 # --- a team's own text -------------------------------------------------------------------------

@@ -19,14 +19,14 @@ from tests.unit.workers.correction.cases import (
     build_outcome,
     respond_with,
 )
-from tests.unit.workers.tasks.correction_inputs import FakeInputs, build_prepared
+from tests.unit.workers.tasks.correction_inputs import FakeInputs, build_prepared, build_slice
 from workers.attribution.accumulation import SumsPlace, open_storage
 from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.contrastive import Side, parse_relevance
 from workers.attribution.sums import merge_sums, parse_sums
 from workers.attribution.targets import Target
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, PromptOutcome
-from workers.domain import Granularity, TokenSequence
+from workers.domain import Granularity, Relevance, TokenSequence
 from workers.families import LLAMA
 from workers.progress import ignore
 from workers.tasks import attribute
@@ -145,6 +145,43 @@ def test_shards_add_up_to_the_relevance_of_every_behaviour_and_granularity(monke
                 torch.testing.assert_close(mine[name], values, rtol=1e-3, atol=1e-5)
         assert greedy.clean == {}
         assert found[kind].general.tokens == 28
+
+
+def read_general(inputs: Any, prepared: PreparedCorrection) -> Relevance:
+    parts = attribute.cut_parts(inputs, prepared)
+    work = attribute.build_work(inputs, parts)
+    data = attribute._combine(parts, [work.compute(n, ignore) for n in range(len(parts))])
+    counts = {Granularity.NEURON: list(inputs.component_counts(Granularity.NEURON))}
+    return parse_relevance(data, counts)[Granularity.NEURON].general
+
+
+def test_what_protected_slices_lose_counts_with_the_reference_text_token_by_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attribute, "SHARD_TOKENS", 12)
+    inputs: Any = build_inputs()
+    prepared = build_two()
+    plain = read_general(inputs, prepared)
+    words, lists = build_slice("words"), build_slice("lists", seed=9)
+    guarded = read_general(inputs, prepared.model_copy(update={"protection": (words, lists)}))
+    samples = [one.to_sequence() for own in (words, lists) for one in own.learn]
+    loss = compute_relevance(
+        inputs.model,
+        LLAMA,
+        Attributor.GRADIENT_X_INPUT,
+        Granularity.NEURON,
+        samples,
+        Target.EMITTED_LOG_PROBABILITY,
+        0,
+    )
+    reference = sum(map(len, prepared.reference.attribute))
+    assert reference != loss.tokens
+    for name in MODULES:
+        expected = plain.mean[name] + loss.mean[name] * (loss.tokens / reference)
+        torch.testing.assert_close(guarded.mean[name], expected, rtol=1e-3, atol=1e-5)
+        assert not torch.allclose(guarded.mean[name], plain.mean[name])
+        # The divergence is that of the reference text alone.
+        torch.testing.assert_close(guarded.mean_square[name], plain.mean_square[name])
 
 
 def answer(inputs: FakeInputs, samples: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:
