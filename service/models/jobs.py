@@ -101,6 +101,10 @@ class Job(Base):
         order_by="JobArtifact.name", lazy="raise_on_sql"
     )
 
+    def find_artifact(self, name: str) -> str | None:
+        """The hash of this job's artifact of that name; None where it has none."""
+        return next((found.sha256 for found in self.artifacts if found.name == name), None)
+
 
 class Stage(Base):
     """One step of a job and how far it has come."""

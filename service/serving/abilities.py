@@ -22,7 +22,7 @@ def read_abilities(artifacts: ArtifactStore, job: Job) -> AbilitiesView | None:
     Raises `ArtifactNotFoundError` and `ArtifactCorruptError` for a report that was lost: what it
     said is not nothing.
     """
-    sha256 = next((found.sha256 for found in job.artifacts if found.name == REPORT_NAME), None)
+    sha256 = job.find_artifact(REPORT_NAME)
     if sha256 is None:
         return None
     try:

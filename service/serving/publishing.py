@@ -130,7 +130,7 @@ def _check_may_publish(identity: Identity, job: Job, request: PublishRequest) ->
         raise ConflictError(f"This is a {job.kind} job. Only corrections are published.")
     if JobStatus(job.status).is_open:
         raise NotReadyError(f"The job is {job.status}. Publish it once it has passed.")
-    if job.verdict is None or _find_patch(job) is None:
+    if job.verdict is None or job.find_artifact(PATCH_NAME) is None:
         raise ConflictError(f"The job ended as {job.status} without a patch to publish.")
     if job.verdict == "passed":
         return
@@ -175,11 +175,6 @@ def _aim(
         version.target_alias = request.alias
 
 
-def _find_patch(job: Job) -> str | None:
-    """The artifact hash of the job's patch."""
-    return next((found.sha256 for found in job.artifacts if found.name == PATCH_NAME), None)
-
-
 def _build_version(
     identity: Identity,
     job: Job,
@@ -188,7 +183,7 @@ def _build_version(
     abilities: AbilitiesView | None,
 ) -> ModelVersion:
     """A queued version of the job's correction."""
-    patch_sha256 = _find_patch(job)
+    patch_sha256 = job.find_artifact(PATCH_NAME)
     assert patch_sha256 is not None
     assert job.verdict is not None
     is_overridden = job.verdict != "passed" and request.override is not None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -156,6 +156,14 @@ class Stage:
         version_id = self.start_publishing(client, tenant, alias)
         self.build(version_id, weights, canary)
         return version_id
+
+    def wait_for_first(self, client: httpx.Client) -> dict[str, Any]:
+        """The one version there is, once there is one."""
+        for _ in range(500):
+            if found := client.get("/v1/versions").json()["data"]:
+                break
+        (version,) = found
+        return cast("dict[str, Any]", version)
 
     def wait_for(self, client: httpx.Client, version_id: str, *statuses: str) -> dict[str, Any]:
         """The version, once it has one of these states."""

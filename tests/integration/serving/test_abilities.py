@@ -92,10 +92,7 @@ def test_a_job_that_asked_for_its_publication_tells_as_much(
 ) -> None:
     report = build_abilities_report(KEPT)
     job_id = stage.make_job(tenant, report=report, publish_to=ALIAS)
-    for _ in range(500):
-        if found := client.get("/v1/versions").json()["data"]:
-            break
-    (version,) = found
+    version = stage.wait_for_first(client)
     assert version["job"] == job_id
     assert version["abilities"] == {"able": 2, "within": 2, "lost": []}
 

@@ -205,10 +205,7 @@ def test_a_passed_job_that_asked_for_it_is_published(
 ) -> None:
     job = stage.make_job(tenant, publish_to=ALIAS)
     rejected = stage.make_job(tenant, verdict="rejected", publish_to="other@x")
-    for _ in range(500):
-        if found := client.get("/v1/versions").json()["data"]:
-            break
-    (version,) = found
+    version = stage.wait_for_first(client)
     assert (version["job"], version["alias"]) == (job, ALIAS)
     stage.build(version["id"], "one")
     stage.wait_for(client, version["id"], "live")
