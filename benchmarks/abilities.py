@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from service.jobs.specs.abilities import AbilitiesGateSpec
+from excise.specs.abilities import AbilitiesGateSpec
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS, build_slices
 from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.source import Purpose

@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from service.client import ExciseClient
-from service.demo import create_throwaway_key, fetch_model
+from excise.client.jobs import ExciseClient
+from service.commands.demo import create_throwaway_key, fetch_model
 from service.embedded import EmbeddedStack
 
 ROOT = Path(__file__).resolve().parent.parent

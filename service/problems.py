@@ -13,6 +13,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from excise.specs import SUPPORTED_KINDS
+from excise.specs.behaviours import BEHAVIOUR_KINDS
 from service.errors import (
     ExciseError,
     ForbiddenError,
@@ -25,8 +27,6 @@ from service.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from service.jobs.specs import SUPPORTED_KINDS
-from service.jobs.specs.behaviours import BEHAVIOUR_KINDS
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from excise.logs import LogLevel, configure_logging
 from service.database import parse_database_url
-from service.logs import LogLevel, configure_logging
 from service.serving.pools import ServingPool, check_pools, load_pool_keys
 
 MEBIBYTE = 1024 * 1024

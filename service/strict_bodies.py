@@ -9,8 +9,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from intake.duplicates import DuplicateKeyError
-from intake.json_documents import load_json
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import load_json
 from service.errors import InvalidRequestError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

@@ -15,8 +15,8 @@ from uuid import uuid4
 from celery import Celery
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
+from excise.logs import configure_logging
 from service.database import Database
-from service.logs import configure_logging
 from service.outbox import JOB_TASK, PUBLISH_TASK, SHARD_TASK
 from service.settings import start_process
 from workers.settings import WorkerSettings

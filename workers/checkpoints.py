@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from intake.checkpoint_folder import list_own_roots
+from excise.intake.checkpoint_folder import list_own_roots
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.families import find_family, place_layers
 from workers.memory import is_out_of_memory

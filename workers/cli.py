@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.commands.output import clean
+from excise.cli.output import clean
+from excise.logs import configure_console_logging
+from excise.redaction import redact
 from service.errors import ExciseError
-from service.logs import configure_console_logging
-from service.redaction import redact
 
 if TYPE_CHECKING:
     from workers.pruning.patch import Patch, PatchVerdict

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from service.checkpoints.schemas import Kind, ModelView
+from excise.resources.checkpoints import Kind, ModelView
 from service.errors import ModelSourceError, NotFoundError
 from service.model_sources import check_checkpoint_folder, list_checkpoints, resolve_model_source
 from service.models import Alias, ModelVersion, VersionStatus

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from excise.resources.checkpoints import ModelList, ModelView
 from service.checkpoints.operations import find_model, inspect_checkpoints, list_callable
-from service.checkpoints.schemas import ModelList, ModelView
 from service.context import AppContext, Context
 from service.keys.authentication import Caller
 from service.keys.operations import Identity

@@ -1,1 +1,1 @@
-"""The commands of `excise`, one module a group, and what they share."""
+"""The commands that run Excise itself or work on its database."""

@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 from sqlalchemy import select
 
-from service.commands.connection import JsonOption, open_database
-from service.commands.output import CommandError, build_console, clean, print_json
+from excise.cli.connection import JsonOption
+from excise.cli.output import CommandError, build_console, clean, print_json
+from service.commands.connection import open_database
 from service.errors import ExciseError
 from service.keys import operations, repository
 from service.models import ApiKey, Tenant

@@ -1,4 +1,4 @@
-"""`excise up`, `demo`, `serve`, `examples`, `migrate`, `version`: running Excise itself."""
+"""`excise up`, `demo`, `serve`, `migrate`: running Excise itself."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import sys
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as find_version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -15,14 +13,13 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from excise.cli.output import CommandError, ExitCode, end_with, print_line
 from service.commands.connection import find_database_url, find_home
-from service.commands.output import CommandError, ExitCode, end_with
+from service.commands.demo import MODEL, DemoOptions, run_demo
+from service.commands.serve import ServeOptions, run_serve
 from service.database import upgrade_to_head
-from service.demo import MODEL, DemoOptions, run_demo
 from service.embedded import EmbeddedStack, ServingOptions
 from service.embedded.stack import DEFAULT_PORT
-from service.installation import EXAMPLES
-from service.serve import ServeOptions, run_serve
 
 
 def up(
@@ -101,18 +98,6 @@ def serve(
         print_line("stopped")
 
 
-def examples(
-    output: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder to write; must not exist yet.")
-    ] = Path("examples"),
-) -> None:
-    """Write the example jobs, prompts and texts that the guides use into a folder."""
-    if output.exists():
-        raise CommandError(f"{output} exists already. Set --output to another folder.")
-    shutil.copytree(EXAMPLES, output)
-    print_line(f"wrote {output}; its README.md says what is in it")
-
-
 def migrate() -> None:
     """Bring the database to the newest schema."""
     try:
@@ -123,23 +108,10 @@ def migrate() -> None:
     print_line("the database is up to date")
 
 
-def version() -> None:
-    """Print the version."""
-    try:
-        print_line(f"excise {find_version('excise')}")
-    except PackageNotFoundError:
-        print_line("excise (not installed, run from a checkout)")
-
-
 def find_program() -> str:
     """What to type for `excise` in another terminal."""
     beside = Path(sys.executable).with_name("excise")
     return "excise" if shutil.which("excise") or not beside.exists() else str(beside)
-
-
-def print_line(text: str) -> None:
-    """One message on standard output, at once."""
-    print(text, file=sys.stdout, flush=True)
 
 
 def treat_termination_as_interrupt() -> None:

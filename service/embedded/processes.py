@@ -16,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from excise.errors import UserError
+from excise.logs import describe_line
 from service.embedded import guardian
-from service.logs import describe_line
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.05
@@ -25,7 +26,7 @@ _MAX_LOG_BYTES = 10 * 2**20
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-class StackError(Exception):
+class StackError(UserError):
     """The embedded stack cannot start or go on; the message says what to do."""
 
 

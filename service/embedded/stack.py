@@ -15,6 +15,7 @@ from typing import IO, Any, Self
 
 import httpx
 
+from excise.installation import find_checkout
 from service.database import upgrade_to_head
 from service.embedded.home import STATE_NAME, RunningStack, acquire_lock
 from service.embedded.postgres import (
@@ -32,7 +33,6 @@ from service.embedded.processes import (
 )
 from service.embedded.serving import EmbeddedServing, ServingOptions
 from service.embedded.valkey import find_free_port, prepare_valkey
-from service.installation import find_checkout
 
 DEFAULT_PORT = 8100
 HEADER_LIMITS = ("--http", "h11", "--h11-max-incomplete-event-size", "65536")

@@ -15,9 +15,9 @@ from typing import Literal
 
 import httpx
 
+from excise.installation import find_checkout
 from service.embedded.processes import Program, StackError, Supervised
 from service.embedded.valkey import find_free_port
-from service.installation import find_checkout
 
 HOST = "127.0.0.1"
 SERVED_BASE = "base"

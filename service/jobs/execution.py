@@ -14,12 +14,12 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from excise.specs import JobSpec, parse_spec
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
 from service.jobs.intermediates import lock_artifact
 from service.jobs.shard_states import prolong_shards_of
-from service.jobs.specs import JobSpec, parse_spec
 from service.jobs.transitions import (
     append_event,
     cancel,

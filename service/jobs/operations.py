@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.specs import STAGES, CorrectionSpec, JobSpec
 from service.errors import (
     ConflictError,
     InvalidRequestError,
@@ -18,7 +19,6 @@ from service.errors import (
 )
 from service.jobs import repository
 from service.jobs.prompt_set_checks import check_prompt_sets
-from service.jobs.specs import STAGES, CorrectionSpec, JobSpec
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
 from service.keys.repository import lock_key

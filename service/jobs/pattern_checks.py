@@ -9,10 +9,10 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from patterns.searching import BusyError, Expression, PatternError, check_expression
+from excise.patterns.searching import BusyError, Expression, PatternError, check_expression
+from excise.specs import CorrectionSpec, JobSpec
+from excise.specs.behaviours import PhraseSpec
 from service.errors import InvalidRequestError, UnavailableError
-from service.jobs.specs import CorrectionSpec, JobSpec
-from service.jobs.specs.behaviours import PhraseSpec
 from service.keys.authentication import Submitter
 
 MAX_CHILDREN = 2

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec, JobSpec
+from excise.specs.circuit import BUILT_IN_TASKS, MIN_CIRCUIT_ROWS
+from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
+from excise.specs.correction import MIN_REFERENCE_TEXTS, MIN_UNDESIRED_PROMPTS
+from excise.specs.gates import GatesSpec, PromptGateSpec
 from service.errors import InvalidRequestError
 from service.jobs import repository
-from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec, JobSpec
-from service.jobs.specs.circuit import BUILT_IN_TASKS, MIN_CIRCUIT_ROWS
-from service.jobs.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
-from service.jobs.specs.correction import MIN_REFERENCE_TEXTS, MIN_UNDESIRED_PROMPTS
-from service.jobs.specs.gates import GatesSpec, PromptGateSpec
 from service.settings import Settings
 
 MIN_GATE_PROMPTS = 2

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
+from excise.resources.jobs import EventList, JobList, JobView
 from service.context import AppContext, Context
 from service.errors import InvalidRequestError
 from service.jobs import operations
 from service.jobs.pattern_checks import CheckedSpec
-from service.jobs.schemas import EventList, JobList, JobView
 from service.jobs.streaming import build_download, stream_events
 from service.jobs.views import compute_etag, is_known_etag, view_event, view_job
 from service.keys.authentication import Reader, Submitter

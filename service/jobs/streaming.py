@@ -14,9 +14,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sse_starlette import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
+from excise.resources.jobs import EventView, JobView
 from service.context import AppContext
 from service.jobs import operations
-from service.jobs.schemas import EventView, JobView
 from service.jobs.views import is_known_etag, view_event, view_job
 from service.models import JobArtifact, JobStatus
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from service.jobs.schemas import ArtifactView, EventView, JobErrorView, JobView, StageView
+from excise.resources.jobs import ArtifactView, EventView, JobErrorView, JobView, StageView
 from service.models import Event, Job, Stage, StageStatus
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from excise.resources.keys import KeyList, KeyRequest, KeyView, NewKeyView
 from service.context import Context
 from service.keys import operations, repository
 from service.keys.authentication import Admin
-from service.keys.schemas import KeyList, KeyRequest, KeyView, NewKeyView
 from service.models import ApiKey
 from service.strict_bodies import StrictJsonRoute
 

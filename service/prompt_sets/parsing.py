@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from intake.duplicates import DuplicateKeyError
-from intake.json_documents import load_json
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import load_json
 from service.errors import InvalidRequestError
 
 FORMATS = ("text", "jsonl", "rows")

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
+from excise.resources.prompt_sets import PromptSetList, PromptSetView
 from service.context import Context
 from service.keys.authentication import Reader, Submitter
 from service.paging import Paging
 from service.prompt_sets import operations
-from service.prompt_sets.schemas import PromptSetList, PromptSetView
 from service.strict_bodies import StrictJsonRoute
 
 router = APIRouter(prefix="/v1/prompt-sets", tags=["prompt sets"], route_class=StrictJsonRoute)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from excise.reports.abilities import Ability, AbilityFigures, parse_abilities
+from excise.resources.serving import AbilitiesView
 from service.artifacts import ArtifactStore
 from service.jobs.execution import clean_message
-from service.jobs.reported_abilities import Ability, AbilityFigures, parse_abilities
 from service.models import Job
-from service.serving.schemas import AbilitiesView
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import Literal, cast
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from excise.specs import CorrectionSpec, parse_spec
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
 from service.jobs.execution import clean_message
-from service.jobs.specs import CorrectionSpec, parse_spec
 from service.models import Job, ModelVersion, VersionStatus
 from service.outbox import enqueue_version
 from service.serving.events import append_event

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.resources.serving import AbilitiesView, PublishRequest
 from service.artifacts import ArtifactStore
 from service.errors import ConflictError, ExciseError, ForbiddenError, NotReadyError
 from service.jobs import repository as job_repository
@@ -24,7 +25,6 @@ from service.serving.aliases import promote
 from service.serving.events import append_event
 from service.serving.places import take_place
 from service.serving.pools import ServingPool, list_fitting_pools
-from service.serving.schemas import AbilitiesView, PublishRequest
 from service.serving.versions import get_version
 
 logger = logging.getLogger(__name__)

@@ -10,14 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
-from service.context import AppContext, Context
-from service.jobs.routes import MAX_EVENT_ID
-from service.jobs.streaming import stream_artifact
-from service.keys.authentication import Publisher, Reader
-from service.paging import Paging
-from service.serving import aliases, repository, versions
-from service.serving.publishing import publish_job
-from service.serving.schemas import (
+from excise.resources.serving import (
     AliasList,
     AliasView,
     PoolList,
@@ -30,6 +23,13 @@ from service.serving.schemas import (
     VersionList,
     VersionView,
 )
+from service.context import AppContext, Context
+from service.jobs.routes import MAX_EVENT_ID
+from service.jobs.streaming import stream_artifact
+from service.keys.authentication import Publisher, Reader
+from service.paging import Paging
+from service.serving import aliases, repository, versions
+from service.serving.publishing import publish_job
 from service.serving.views import view_alias, view_event, view_pool, view_version
 from service.strict_bodies import StrictJsonRoute
 

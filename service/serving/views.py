@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from excise.resources.serving import AliasView, PoolView, ServingEventView, VersionView
 from service.models import Alias, ModelVersion, PoolState, ServingEvent
 from service.serving.pools import ServingPool
-from service.serving.schemas import AliasView, PoolView, ServingEventView, VersionView
 
 
 def view_version(version: ModelVersion) -> VersionView:

@@ -19,10 +19,10 @@ import psutil
 import torch
 from redis import Redis
 
-from service.client import ExciseClient
+from excise.client.jobs import ExciseClient
+from excise.resources.jobs import JobView
 from service.database import Database
 from service.embedded import EmbeddedStack
-from service.jobs.schemas import JobView
 from service.keys.operations import create_tenant_key
 from tests.tiny import VOCABULARY, build_tiny_model, save_tiny_checkpoint
 

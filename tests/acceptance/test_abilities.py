@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from service.jobs.specs.abilities import AbilitiesGateSpec
+from excise.specs.abilities import AbilitiesGateSpec
 from tests.acceptance.real_checkpoints import load_real, needing
 from workers.abilities import context, copying
 from workers.abilities.catalogue import build_slices, list_ordinary_tokens

@@ -31,7 +31,7 @@ def excise(
 ) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EXCISE_")}
     environment = {**kept, "EXCISE_URL": stack.stack.url, "EXCISE_API_KEY": key or stack.key}
-    command = [sys.executable, "-m", "service.cli", *arguments]
+    command = [sys.executable, "-m", "excise.cli.app", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from service.jobs.schemas import JobView
+from excise.resources.jobs import JobView
 from tests.acceptance.harness import (
     STAGES,
     Harness,

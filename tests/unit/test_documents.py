@@ -15,9 +15,9 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
-from service.cli import app
-from service.jobs.specs import SUPPORTED_KINDS, parse_spec
-from service.jobs.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec
+from excise.cli.app import app
+from excise.specs import SUPPORTED_KINDS, parse_spec
+from excise.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec
 from service.prompt_sets.parsing import parse_prompts
 from workers.gating.config import load_config
 from workers.gating.files import GateFiles

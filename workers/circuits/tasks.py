@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from intake.duplicates import DuplicateKeyError
-from intake.json_documents import load_json
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import load_json
 from workers.encoding import encode_text
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from service.jobs.specs.behaviours import (
+from excise.specs.behaviours import (
     BEHAVIOUR_KINDS,
     BehaviourDefinition,
     CustomDefinition,
@@ -14,7 +14,7 @@ from service.jobs.specs.behaviours import (
     RepetitionDefinition,
     ToxicityDefinition,
 )
-from service.jobs.specs.gates import PromptSource, Share
+from excise.specs.gates import PromptSource, Share
 from workers.validation.checks.gates import GateRequest
 
 

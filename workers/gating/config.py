@@ -8,12 +8,12 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from intake.duplicates import DuplicateKeyError
-from intake.yaml_documents import load_yaml
-from patterns.searching import BusyError, Expression, PatternError, check_expression
-from service.jobs.specs.behaviours import PhraseDefinition
-from service.jobs.specs.common import ComputeDtype
-from service.jobs.specs.gates import GatesSpec
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.yaml_documents import load_yaml
+from excise.patterns.searching import BusyError, Expression, PatternError, check_expression
+from excise.specs.behaviours import PhraseDefinition
+from excise.specs.common import ComputeDtype
+from excise.specs.gates import GatesSpec
 from workers.gating.behaviours import BehaviourGateSpec
 from workers.gating.errors import GateConfigError
 from workers.validation.checks.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES

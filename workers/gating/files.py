@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from excise.specs.gates import ZeroShotGateSpec
 from service.errors import InvalidRequestError
-from service.jobs.specs.gates import ZeroShotGateSpec
 from service.prompt_sets.parsing import Prompt, parse_prompts
 from workers.gating.errors import GateConfigError
 

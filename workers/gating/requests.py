@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from service.jobs.specs.gates import (
+from excise.specs.gates import (
     DivergenceGateSpec,
     GatesSpec,
     PerplexityGateSpec,

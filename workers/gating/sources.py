@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from intake.checkpoint_folder import list_own_roots
+from excise.intake.checkpoint_folder import list_own_roots
 from service.model_sources import check_checkpoint_folder
 from workers.checkpoints import find_checkpoint_folder
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from intake.checkpoint_folder import (
+from excise.intake.checkpoint_folder import (
     CheckpointFiles,
     CheckpointFolderError,
     read_checkpoint_folder,

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intake.checkpoint_folder import (
+from excise.intake.checkpoint_folder import (
     CheckpointFolderError,
     WeightsMissingError,
     list_weight_files,
 )
-from intake.duplicates import DuplicateKeyError
-from intake.json_documents import load_json
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import load_json
 
 ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1}
 MAX_HEADER_BYTES = 100 * 1024 * 1024

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from service.jobs.specs.abilities import AbilitiesGateSpec, ProtectSpec
-from service.jobs.specs.behaviours import BehaviourDefinition, PhraseDefinition
+from excise.specs.abilities import AbilitiesGateSpec, ProtectSpec
+from excise.specs.behaviours import BehaviourDefinition, PhraseDefinition
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS
 from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.probe import SliceKind

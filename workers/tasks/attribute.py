@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import torch
 
-from service.jobs.specs.correction import MAX_BEHAVIOURS
+from excise.specs.correction import MAX_BEHAVIOURS
 from workers.attribution.accumulation import Storage
 from workers.attribution.contrastive import (
     BehaviourRelevance,

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from service.jobs.specs.behaviours import (
+from excise.specs.behaviours import (
     OFFLINE_EVALUATOR,
     BehaviourSpec,
     CustomDefinition,

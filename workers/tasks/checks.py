@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from service.jobs.specs.gates import PromptGateSpec
+from excise.specs.gates import PromptGateSpec
 from workers.correction.results import PreparedCorrection
 from workers.families import find_context_length
 from workers.gating.requests import build_plan, build_requests, build_response_requests

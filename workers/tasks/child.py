@@ -13,11 +13,11 @@ from multiprocessing.connection import wait
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
+from excise.logs import configure_logging
 from service.database import Database
 from service.errors import ExciseError, InternalError, LeaseLostError
 from service.jobs.execution import Claim, finish_job
 from service.jobs.shards import ShardClaim, fail_by_shard, release_shard
-from service.logs import configure_logging
 from service.serving.publications import PublicationClaim, fail_publication, release_publication
 from workers.settings import WorkerSettings
 

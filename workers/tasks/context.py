@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
+from excise.specs import JobSpec
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.database import Database, fetch_now
 from service.errors import ArtifactNotFoundError
@@ -32,7 +33,6 @@ from service.jobs.execution import (
     skip_stage,
     start_stage,
 )
-from service.jobs.specs import JobSpec
 from workers.progress import Advance, Progress
 from workers.settings import WorkerSettings
 from workers.tasks.estimate import estimate_remaining_seconds

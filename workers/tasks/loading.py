@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 
+from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
+from excise.specs.common import JobSpecBase
+from excise.specs.compression import ZeroShotSpec
 from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts, load_rows
-from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
-from service.jobs.specs.common import JobSpecBase
-from service.jobs.specs.compression import ZeroShotSpec
 from service.prompt_sets.parsing import Prompt
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.attribution.attributors import Attributor

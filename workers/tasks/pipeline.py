@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.database import Database
 from service.jobs.execution import load_stage_seconds
 from service.jobs.shards import ShardClaim
-from service.jobs.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from workers.checkpoints import CheckpointError
 from workers.circuits.tasks import TaskError
 from workers.correction.preparation import PromptTooLongError

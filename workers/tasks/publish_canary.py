@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import Any
 
-from service.jobs.specs.behaviours import CustomSpec, RepetitionSpec
+from excise.specs.behaviours import CustomSpec, RepetitionSpec
 from service.prompt_sets.parsing import Prompt
 from service.serving.canary import (
     MIN_PROMPTS,

@@ -13,11 +13,11 @@ from typing import TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from excise.logs import log_fields
 from service.database import Database
 from service.errors import LeaseLostError
 from service.jobs.execution import claim_job
 from service.jobs.shards import claim_shard
-from service.logs import log_fields
 from service.serving.publications import claim_publication
 from workers.settings import WorkerSettings
 from workers.tasks.child import (

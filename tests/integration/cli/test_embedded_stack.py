@@ -45,14 +45,14 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def excise(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service.cli", *arguments]
+    command = [sys.executable, "-m", "excise.cli.app", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 @contextmanager
 def up(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`excise up` in a process of its own, ended at the latest when the block is left."""
-    command = [sys.executable, "-m", "service.cli", "up", "--port", str(find_free_port())]
+    command = [sys.executable, "-m", "excise.cli.app", "up", "--port", str(find_free_port())]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:

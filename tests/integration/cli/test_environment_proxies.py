@@ -18,13 +18,13 @@ from typing import Any
 import httpx
 import pytest
 
-from outgoing.endpoints import Destination, Endpoint
-from outgoing.posts import Poster
-from service.client import ClientError, ExciseClient
+from excise.client.jobs import ClientError, ExciseClient
+from excise.client.serving import ServingClient
+from excise.outgoing.endpoints import Destination, Endpoint
+from excise.outgoing.posts import Poster
+from service.commands.serve import ALIAS, Snippets
 from service.gateway.routing import Target
 from service.gateway.upstream import Upstream
-from service.serve import ALIAS, Snippets
-from service.serving.client import ServingClient
 from service.serving.pools import ServingPool
 from service.serving.vllm import VllmServer
 
@@ -211,7 +211,7 @@ def test_the_command_keeps_the_key_from_the_proxy(
         "EXCISE_API_KEY": KEY,
         "EXCISE_URL": f"http://localhost:{service.port}",
     }
-    command = [sys.executable, "-m", "service.cli", "jobs"]
+    command = [sys.executable, "-m", "excise.cli.app", "jobs"]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
-from tests.unit.outgoing.servers import Reply, serve
+from tests.unit.excise.outgoing.servers import Reply, serve
 
 ROOT = Path(__file__).parents[3]
 NAMES = {"gate.json", "gate.md", "gate.xml"}
@@ -133,7 +133,7 @@ def gate(
     } | more
     options = [part for name, value in arguments.items() for part in (f"--{name}", value)]
     return subprocess.run(
-        [sys.executable, "-m", "service.cli", "gate", *options],
+        [sys.executable, "-m", "excise.cli.app", "gate", *options],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(workplace / "site"), "OMP_NUM_THREADS": "1"},
         capture_output=True,

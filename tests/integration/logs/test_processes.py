@@ -208,8 +208,8 @@ def create_key_of(session: Session, job_id: str) -> str:
     [
         ("uvicorn", "--factory", "service.app:create_app"),
         ("celery", "-A", "workers.app", "worker", "--pool", "solo"),
-        ("service.cli", "migrate"),
-        ("service.cli", "keys", "list"),
+        ("excise.cli.app", "migrate"),
+        ("excise.cli.app", "keys", "list"),
     ],
     ids=lambda arguments: arguments[-1].rpartition(":")[2],
 )
@@ -311,7 +311,7 @@ def split(log: Path) -> tuple[str, list[dict[str, str]]]:
 def test_the_end_of_a_stack_that_does_not_start_is_text(tmp_path: Path) -> None:
     """What a person sees at the terminal: no JSON, no secret, and the reason."""
     environment = build_environment(EXCISE_HOME=str(tmp_path / "home"))
-    command = [sys.executable, "-m", "service.cli", "up", "--port", str(find_free_port())]
+    command = [sys.executable, "-m", "excise.cli.app", "up", "--port", str(find_free_port())]
     ended = subprocess.run(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=START_SECONDS
     )

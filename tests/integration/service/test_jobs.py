@@ -13,11 +13,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
+from excise.specs import CorrectionSpec
 from service.app import create_app
 from service.database import Database
 from service.jobs import operations
 from service.jobs.execution import attach_artifact, claim_job, finish_job, start_stage
-from service.jobs.specs import CorrectionSpec
 from service.keys.operations import authenticate, create_key
 from service.models import Job, OutboxMessage
 from service.settings import Settings

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from excise.logs import redact
 from service.database import Database
-from service.logs import redact
 from tests.integration.service.conftest import submit, upload
 
 MakeKey = Callable[..., str]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from excise.resources.serving import PublishRequest
 from service.artifacts import open_artifact_store
 from service.database import Database
 from service.embedded import checkpoints as embedded_checkpoints
@@ -24,7 +25,6 @@ from service.serving.pools import ServingPool
 from service.serving.publications import claim_publication, file_publication
 from service.serving.publishing import publish_job
 from service.serving.repository import list_kept_files
-from service.serving.schemas import PublishRequest
 from service.serving.versions import retire
 from service.settings import Settings
 from tests.fake_vllm import compute_tokens, write_program

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.cli import app
-from service.serving.client import ServingClient
-from service.serving.schemas import VersionView
+from excise.cli.app import app
+from excise.client.serving import ServingClient
+from excise.resources.serving import VersionView
 from tests.integration.serving.conftest import Stage, build_abilities_report
 
 ALIAS = "tiny@production"

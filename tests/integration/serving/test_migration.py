@@ -8,13 +8,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
+from excise.resources.serving import PublishRequest
 from service.artifacts import open_artifact_store
 from service.database import Database, _alembic_config, fetch_revisions, upgrade_to_head
 from service.keys.operations import authenticate
 from service.models import Base
 from service.serving import repository
 from service.serving.publishing import publish_job
-from service.serving.schemas import PublishRequest
 from service.serving.views import view_version
 from service.settings import Settings
 from tests.integration.serving.conftest import Stage, build_abilities_report

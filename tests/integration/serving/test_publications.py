@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
+from excise.resources.serving import PublishRequest
 from service.artifacts import open_artifact_store
 from service.broker import Broker
 from service.database import Database
@@ -26,7 +27,6 @@ from service.serving.publications import (
     sweep_expired_publications,
 )
 from service.serving.publishing import publish_job
-from service.serving.schemas import PublishRequest
 from service.settings import Settings
 from tests.fake_vllm import RunningVllm
 from tests.integration.serving.conftest import Stage, retire_everything

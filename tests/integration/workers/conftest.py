@@ -9,11 +9,11 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from excise.specs import CorrectionSpec
+from excise.specs.behaviours import RepetitionSpec
 from service.database import Database
 from service.jobs.execution import Claim, claim_job
 from service.jobs.operations import submit_job
-from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.behaviours import RepetitionSpec
 from service.keys.operations import authenticate, create_tenant_key
 from service.models import new_id
 from service.prompt_sets.operations import create_prompt_set

@@ -17,6 +17,10 @@ from sqlalchemy import select, text, update
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from excise.resources.serving import PublishRequest
+from excise.specs import CorrectionSpec
+from excise.specs.behaviours import BehaviourSpecBase, CustomSpec, PhraseSpec, RepetitionSpec
+from excise.specs.common import ComputeDtype
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.database import Database
 from service.embedded import ServingOptions
@@ -25,9 +29,6 @@ from service.embedded.serving import CHECKPOINT_POOL, EmbeddedServing
 from service.errors import LeaseLostError
 from service.jobs.execution import attach_artifact, claim_job, finish_job
 from service.jobs.operations import submit_job
-from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.behaviours import BehaviourSpecBase, CustomSpec, PhraseSpec, RepetitionSpec
-from service.jobs.specs.common import ComputeDtype
 from service.keys.operations import Identity, authenticate, create_tenant_key
 from service.models import ModelVersion, VersionStatus, new_id
 from service.prompt_sets.operations import create_prompt_set
@@ -36,7 +37,6 @@ from service.serving.folders import hash_content, place_files
 from service.serving.pools import ServingPool
 from service.serving.publications import claim_publication, sweep_expired_publications
 from service.serving.publishing import publish_job
-from service.serving.schemas import PublishRequest
 from service.serving.versions import retire
 from tests.integration.service.conftest import clear_jobs
 from tests.integration.workers import children

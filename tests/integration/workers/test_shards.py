@@ -19,11 +19,11 @@ from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from excise.specs import CorrectionSpec
+from excise.specs.behaviours import DecodingSpec, RepetitionSpec
 from service.broker import Broker
 from service.database import Database
 from service.jobs.operations import cancel_job, submit_job
-from service.jobs.specs import CorrectionSpec
-from service.jobs.specs.behaviours import DecodingSpec, RepetitionSpec
 from service.keys.operations import Identity
 from service.models import ApiKey, Event, Job, JobArtifact, Shard, StageResult
 from service.prompt_sets.operations import create_prompt_set

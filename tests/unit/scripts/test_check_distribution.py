@@ -10,14 +10,14 @@ import pytest
 from tests.unit.scripts.loading import load_script
 
 checking = load_script("check_distribution")
-SOURCES = {"service/__init__.py": b"code", "service/examples/gate/harmful.txt": b"prompt"}
+SOURCES = {"service/__init__.py": b"code", "excise/examples/gate/harmful.txt": b"prompt"}
 
 
 def test_the_sources_hold_the_examples_through_the_link_and_no_caches() -> None:
     sources = checking.read_sources(checking.ROOT)
     examples = checking.ROOT / "examples"
     for path in ("repetition.job.json", "gate/harmful.txt"):
-        assert sources[f"service/examples/{path}"] == (examples / path).read_bytes()
+        assert sources[f"excise/examples/{path}"] == (examples / path).read_bytes()
     for path in ("migrations/script.py.mako", "workers/validation/templates/report.css"):
         assert path in sources
     assert {path.partition("/")[0] for path in sources} == set(checking.PACKAGES)
@@ -46,13 +46,13 @@ def test_an_sdist_is_read_without_what_every_sdist_has(tmp_path: Path) -> None:
 def test_a_link_in_an_sdist_is_no_copy_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "excise-1.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        link = tarfile.TarInfo("excise-1/service/examples")
+        link = tarfile.TarInfo("excise-1/excise/examples")
         link.type, link.linkname = tarfile.SYMTYPE, "../examples"
         archive.addfile(link)
     assert checking.compare("sdist", checking.read_sdist(path), SOURCES) == [
         "sdist lacks service/__init__.py",
-        "sdist lacks service/examples/gate/harmful.txt",
-        "sdist has service/examples, too",
+        "sdist lacks excise/examples/gate/harmful.txt",
+        "sdist has excise/examples, too",
     ]
 
 

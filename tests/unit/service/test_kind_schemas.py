@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from excise.specs import STAGES, SUPPORTED_KINDS, CircuitSpec, CompressionSpec, parse_spec
 from service.errors import InvalidRequestError
-from service.jobs.specs import STAGES, SUPPORTED_KINDS, CircuitSpec, CompressionSpec, parse_spec
 from service.problems import translate_validation_errors
 from tests.unit.service.test_schemas import JSON
 from tests.unit.service.test_schemas import MINIMAL as CORRECTION

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from excise.specs import CorrectionSpec
 from service.database import parse_database_url
 from service.errors import InvalidRequestError
-from service.jobs.specs import CorrectionSpec
 from service.jobs.views import compute_etag, is_known_etag
 from service.problems import translate_validation_errors
 from service.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from service.jobs.specs.common import ComputeDtype
+from excise.specs.common import ComputeDtype
 from workers.attribution.accumulation import SumsPlace
 from workers.checkpoints import DTYPES
 from workers.settings import WorkerSettings

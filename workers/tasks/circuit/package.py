@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.jobs.specs.circuit import BUILT_IN_TASKS
+from excise.specs.circuit import BUILT_IN_TASKS
 from workers.domain import Selection
 from workers.families import find_components, linear_weight
 from workers.progress import Progress

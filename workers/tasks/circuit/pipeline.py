@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from excise.specs import CircuitSpec
 from service.jobs.execution import load_stage_seconds
-from service.jobs.specs import CircuitSpec
 from workers.domain import GateResult, Granularity, ModelIdentity, Selection, Verdict
 from workers.tasks.circuit import discover, package, prepare, validate
 from workers.tasks.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from service.jobs.specs.circuit import BUILT_IN_TASKS, CIRCUIT_SPLITS, MIN_CIRCUIT_ROWS
+from excise.specs.circuit import BUILT_IN_TASKS, CIRCUIT_SPLITS, MIN_CIRCUIT_ROWS
 from workers.circuits.greater_than import generate_greater_than
 from workers.circuits.ioi import generate_ioi
 from workers.circuits.tasks import Metric, Task, TaskRow, parse_rows

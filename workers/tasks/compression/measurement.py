@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from service.jobs.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
+from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
 from workers.domain import TokenSequence
 from workers.encoding import encode_text
 from workers.progress import Advance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from intake.checkpoint_folder import list_weight_files
+from excise.intake.checkpoint_folder import list_weight_files
 from workers.families import find_linear_modules
 from workers.progress import Progress
 from workers.pruning.patch import Patch, PatchVerdict, apply_patch, build_patch, serialise_patch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from excise.specs import CompressionSpec
 from service.jobs.execution import load_stage_seconds
-from service.jobs.specs import CompressionSpec
 from workers.compression.plan import SPEED_NOTE
 from workers.domain import ModelIdentity
 from workers.families import find_linear_modules, linear_weight

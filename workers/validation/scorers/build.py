@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from outgoing.endpoints import OutgoingError, parse_endpoint, resolve_endpoint
-from outgoing.posts import Credentials, Poster, SecretUse
+from excise.outgoing.endpoints import OutgoingError, parse_endpoint, resolve_endpoint
+from excise.outgoing.posts import Credentials, Poster, SecretUse
 from workers.validation.scorers.custom import HttpScorer, load_entry_point
 from workers.validation.scorers.detoxify import load_detoxify
 from workers.validation.scorers.errors import ScorerUnavailableError

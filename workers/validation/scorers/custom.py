@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from outgoing.posts import Poster, PostError
+from excise.outgoing.posts import Poster, PostError
 from workers.validation.scorers.errors import ScorerUnavailableError, ScoringError
 from workers.validation.scorers.scorer import Answer, BehaviourScorer, Direction
 

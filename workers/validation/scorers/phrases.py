@@ -9,7 +9,7 @@ from itertools import islice
 
 import regex
 
-from patterns.searching import (
+from excise.patterns.searching import (
     MAX_MATCHES,
     MAX_SEARCH_SECONDS,
     BusyError,

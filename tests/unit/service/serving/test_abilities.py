@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from service.commands.ability_summary import count_kept, describe_kept
-from service.jobs.reported_abilities import Ability, parse_abilities
+from excise.cli.ability_summary import count_kept, describe_kept
+from excise.reports.abilities import Ability, parse_abilities
+from excise.resources.serving import AbilitiesView
 from service.models import ModelVersion
 from service.serving.abilities import summarise_abilities
-from service.serving.schemas import AbilitiesView
 from service.serving.views import view_version
 
 

@@ -12,7 +12,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
-from tests.unit.outgoing.servers import Reply, Request, serve
+from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from workers.domain import GateResult
 from workers.encoding import ChatTemplateError
 from workers.gating.compare import build_files, compare_checkpoints

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from service.jobs.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec, BehaviourSpecBase
-from service.jobs.specs.gates import GatesSpec, ResponseLimitsSpec
+from excise.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec, BehaviourSpecBase
+from excise.specs.gates import GatesSpec, ResponseLimitsSpec
 from service.prompt_sets.parsing import Message, Prompt
 from tests.unit.workers.validation.checks.limits import LIMITS
 from workers.gating.behaviours import BehaviourGateBase, build_behaviour_requests

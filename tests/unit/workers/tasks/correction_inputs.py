@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import LlamaForCausalLM
 
-from service.jobs.specs import CorrectionSpec
+from excise.specs import CorrectionSpec
 from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.attribution.attributors import Attributor

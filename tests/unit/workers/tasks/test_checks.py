@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.jobs.specs.correction import RESERVED_NAMES
+from excise.specs.correction import RESERVED_NAMES
 from workers.tasks.checks import REFERENCE
 from workers.validation.checks.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.jobs.specs.common import AttributorName
-from service.jobs.specs.compression import CompressionSpec
+from excise.specs.common import AttributorName
+from excise.specs.compression import CompressionSpec
 from workers.attribution.attributors import Attributor
 from workers.compression.plan import Calibration, CompressionPlan, RowShare
 from workers.tasks.compression.compress import build_plan

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.jobs.specs import STAGES
+from excise.specs import STAGES
 from workers.tasks.estimate import STAGE_SHARES, estimate_remaining_seconds
 
 

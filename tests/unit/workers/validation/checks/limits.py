@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.jobs.specs.gates import GatesSpec, ResponseLimitsSpec
+from excise.specs.gates import GatesSpec, ResponseLimitsSpec
 from workers.gating.requests import build_requests, build_response_requests
 
 EVERYTHING = GatesSpec.model_validate(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.jobs.specs.abilities import AbilitiesGateSpec
+from excise.specs.abilities import AbilitiesGateSpec
 from workers.abilities.probe import Area, Right, SliceKind, probe
 from workers.abilities.state import Abilities, SliceFigures
 from workers.domain import AbilityChange

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from service.jobs.specs.abilities import AbilitiesGateSpec
+from excise.specs.abilities import AbilitiesGateSpec
 from tests.tiny import (
     MODULES,
     NEURONS,

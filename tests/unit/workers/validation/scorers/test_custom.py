@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from outgoing.posts import SecretUse
-from tests.unit.outgoing.servers import Reply, Request, serve
+from excise.outgoing.posts import SecretUse
+from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from tests.unit.workers.validation.scorers.answers import answers
 from workers.validation.scorers import custom
 from workers.validation.scorers.build import (

@@ -1,0 +1,38 @@
+"""The `excise` command: a client of the REST API; other packages bring commands of their own.
+
+Exit codes: 0 the verdict is "passed" (or the command did what it should), 100 the gates were not
+met, 1 anything else, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from excise.cli import installation, jobs, serving
+from excise.cli.group import ExciseGroup
+from excise.cli.reproduce import reproduce
+
+app = typer.Typer(
+    name="excise",
+    cls=ExciseGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the few neurons behind a misbehaviour, prune them, prove nothing else broke.",
+)
+app.command("examples")(installation.examples)
+app.add_typer(jobs.prompts_app, name="prompts")
+app.command("submit")(jobs.submit)
+app.command("reproduce")(reproduce)
+app.command("watch")(jobs.watch)
+app.command("report")(jobs.report)
+app.command("jobs")(jobs.list_jobs)
+app.command("cancel")(jobs.cancel)
+app.command("publish")(serving.publish)
+app.add_typer(serving.aliases_app, name="aliases")
+app.add_typer(serving.versions_app, name="versions")
+app.command("pools")(serving.list_pools)
+app.command("version")(installation.version)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,46 @@
+"""How the commands reach the service: its address and the key, from flags and the environment."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from excise.cli.output import CommandError
+from excise.client.jobs import ExciseClient
+from excise.client.serving import ServingClient
+
+DEFAULT_URL = "http://127.0.0.1:8100"
+DEFAULT_PATIENCE_SECONDS = 5.0
+WAITING_PATIENCE_SECONDS = 120.0
+
+UrlOption = Annotated[
+    str, typer.Option("--url", envvar="EXCISE_URL", help="Where the service answers.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def open_client(url: str, *, is_waiting: bool = False) -> ExciseClient:
+    """A client with the key from EXCISE_API_KEY; never from a flag, which others could see."""
+    return ExciseClient(url, _read_key(), patience_seconds=_choose_patience(is_waiting))
+
+
+def open_serving_client(url: str, *, is_waiting: bool = False) -> ServingClient:
+    """The same for what is served."""
+    return ServingClient(url, _read_key(), patience_seconds=_choose_patience(is_waiting))
+
+
+def _read_key() -> str:
+    """The API key. Raises `CommandError`."""
+    key = os.environ.get("EXCISE_API_KEY", "").strip()
+    if not key:
+        raise CommandError(
+            "EXCISE_API_KEY is not set. Make a key with `excise keys create` and export it."
+        )
+    return key
+
+
+def _choose_patience(is_waiting: bool) -> float:
+    """Seconds to wait for a service that does not answer."""
+    return WAITING_PATIENCE_SECONDS if is_waiting else DEFAULT_PATIENCE_SECONDS

@@ -1,0 +1,167 @@
+"""The root of the command line: groups from other packages, and how everything ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from inspect import isfunction
+from traceback import walk_tb
+from typing import Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from excise.cli.output import CommandError, ExitCode, print_error
+from excise.errors import UserError
+from excise.logs import configure_console_logging
+from excise.redaction import redact
+
+ENTRY_POINT_GROUP = "excise.commands"
+EXTRAS = {"service": "embedded", "workers": "worker"}
+"""Package of a command → the extra that installs what it needs."""
+DEBUG_VARIABLE = "EXCISE_DEBUG"
+
+# click's base error, whether typer brings click along or depends on it.
+_USAGE_ERROR = typer.BadParameter.__mro__[2]
+
+
+class ExciseGroup(TyperGroup):
+    """Adds the installed packages' commands when they are asked for, and maps endings.
+
+    Wrong arguments end with 1, not click's 2: 1 is "anything else" to whoever reads exit codes.
+    Nothing ends with a traceback unless EXCISE_DEBUG is set.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of our own commands, then of the groups other packages bring."""
+        own = super().list_commands(ctx)
+        return [*own, *sorted(name for name in find_groups() if name not in own)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, loaded now if it is another package's."""
+        command = super().get_command(ctx, cmd_name)
+        if command is None and (entry_point := find_groups().get(cmd_name)) is not None:
+            command = load_group(entry_point)
+        return command
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command and end the process with its exit code."""
+        extra["windows_expand_args"] = windows_expand_args
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        sys.exit(self._run(args, prog_name, complete_var, extra))
+
+    def _run(
+        self,
+        args: Sequence[str] | None,
+        prog_name: str | None,
+        complete_var: str | None,
+        extra: dict[str, Any],
+    ) -> int:
+        """Run a command; its exit code."""
+        configure_console_logging()
+        try:
+            result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except UserError as error:
+            return _fail(error.message, error.param)
+        except (KeyboardInterrupt, typer.Abort):
+            print("interrupted", file=sys.stderr)
+            return int(ExitCode.INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read our output has left. Keep the interpreter from complaining about it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return int(ExitCode.ERROR)
+        except Exception as error:  # noqa: BLE001 - the last line: no traceback reaches a user
+            return _fail_unexpectedly(error)
+        return result if isinstance(result, int) else 0
+
+
+def find_groups() -> dict[str, EntryPoint]:
+    """The commands, and groups of them, that installed packages offer, by name."""
+    return {found.name: found for found in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def load_group(entry_point: EntryPoint) -> Any:
+    """What is offered, or a command that says what is missing where it cannot be imported.
+
+    An entry point names a function, or a Typer; one with a single command and no callback gives
+    that command itself.
+    """
+    try:
+        offered = entry_point.load()
+    except ImportError as error:
+        return _build_hint(entry_point, error)
+    if isfunction(offered):
+        function, offered = offered, typer.Typer(add_completion=False)
+        offered.command(entry_point.name)(function)
+    if not isinstance(offered, typer.Typer):
+        return offered
+    command = typer.main.get_command(offered)
+    command.name = entry_point.name  # a group that was not added to another has none
+    return command
+
+
+def describe_missing(error: ImportError, package: str) -> str:
+    """What is not installed, and what installs what the command's `package` needs."""
+    missing = f"{error.name!r} is not installed" if error.name else str(error)
+    return (
+        f"This command needs more than Excise's client: {missing}. "
+        f"Run: pip install 'excise[{EXTRAS.get(package, package)}]'"
+    )
+
+
+def _build_hint(entry_point: EntryPoint, error: ImportError) -> Any:
+    """A stand-in for the command of that name."""
+    message = describe_missing(error, entry_point.module.partition(".")[0])
+    stand_in = typer.Typer(add_completion=False)
+
+    @stand_in.command(
+        entry_point.name,
+        help="(not available: needs more packages)",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def explain() -> None:
+        raise CommandError(message)
+
+    return typer.main.get_command(stand_in)
+
+
+def _fail(message: str, param: str | None = None) -> int:
+    print_error(message, param)
+    return int(ExitCode.ERROR)
+
+
+def _fail_unexpectedly(error: Exception) -> int:
+    """Report wrong arguments as such, and anything else in one line."""
+    if isinstance(error, _USAGE_ERROR):
+        usage = cast(Any, error)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(usage.format_message(), file=sys.stderr)
+            return int(ExitCode.ERROR)
+        hint = f" Try: {usage.ctx.command_path} --help" if getattr(usage, "ctx", None) else ""
+        return _fail(f"{usage.format_message()}{hint}")
+    if isinstance(error, ModuleNotFoundError):
+        return _fail(describe_missing(error, _find_package(error)))
+    if os.environ.get(DEBUG_VARIABLE):
+        print(redact(traceback.format_exc()), file=sys.stderr)
+    first_line = (str(error).strip() or "no message").splitlines()[0]
+    return _fail(f"{type(error).__name__}: {first_line} ({DEBUG_VARIABLE}=1 shows more)")
+
+
+def _find_package(error: BaseException) -> str:
+    """The first package along the traceback whose needs are an extra of ours."""
+    frames = (frame.f_globals.get("__name__", "") for frame, _line in walk_tb(error.__traceback__))
+    packages = (name.partition(".")[0] for name in frames)
+    return next((package for package in packages if package in EXTRAS), "workers")

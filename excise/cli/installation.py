@@ -1,0 +1,34 @@
+"""`excise examples`, `version`: what this installation brings."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as find_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from excise.cli.output import CommandError, print_line
+from excise.installation import EXAMPLES
+
+
+def examples(
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder to write; must not exist yet.")
+    ] = Path("examples"),
+) -> None:
+    """Write the example jobs, prompts and texts that the guides use into a folder."""
+    if output.exists():
+        raise CommandError(f"{output} exists already. Set --output to another folder.")
+    shutil.copytree(EXAMPLES, output)
+    print_line(f"wrote {output}; its README.md says what is in it")
+
+
+def version() -> None:
+    """Print the version."""
+    try:
+        print_line(f"excise {find_version('excise')}")
+    except PackageNotFoundError:
+        print_line("excise (not installed, run from a checkout)")

@@ -1,0 +1,283 @@
+"""`excise prompts`, `submit`, `watch`, `report`, `jobs`, `cancel`: clients of the REST API."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
+from excise.cli.output import (
+    CommandError,
+    ExitCode,
+    build_console,
+    clean,
+    end_with,
+    exit_code_of,
+    print_error,
+    print_json,
+)
+from excise.cli.progress import OPEN_STATUSES, follow_job
+from excise.cli.report_view import print_report
+from excise.client.jobs import ApiError, ExciseClient
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import load_json
+from excise.resources.jobs import JobView
+
+prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
+
+_File = typer.Option(exists=True, dir_okay=False, readable=True)
+OutputOption = Annotated[
+    Path | None, typer.Option(help="Folder for the job's files.", file_okay=False)
+]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+
+
+class Format(StrEnum):
+    """The formats of a report."""
+
+    JSON = "json"
+    MARKDOWN = "md"
+    HTML = "html"
+
+
+@prompts_app.command("upload")
+def upload_prompts(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    name: Annotated[str | None, typer.Option(help="By default, the file's name.")] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="The JSON lines are rows of a task, not prompts.")
+    ] = False,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a file of prompts (one a line, or .jsonl) or of rows, and print the set's id."""
+    with open_client(url) as client:
+        prompt_set = client.upload_prompt_set(file, name, is_rows=rows)
+    if as_json:
+        print_json(prompt_set.model_dump(mode="json"))
+    else:
+        print(prompt_set.id)
+
+
+def submit(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", exists=True, dir_okay=False)],
+    prompts: Annotated[Path | None, _File] = None,
+    reference: Annotated[Path | None, _File] = None,
+    perplexity: Annotated[Path | None, _File] = None,
+    rows: Annotated[Path | None, _File] = None,
+    calibration: Annotated[Path | None, _File] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: rows of a zero-shot task; repeatable.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdict.")] = False,
+    output: OutputOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit a job. With --wait the exit code is the verdict: 0 passed, 100 not, 1 anything else.
+
+    --prompts, --reference, --perplexity, --rows (of a circuit's task), --calibration and --task
+    upload a file and put its id into the spec.
+    """
+    body = load_spec(spec)
+    with open_client(url, is_waiting=wait) as client:
+        fill_in_prompt_sets(client, body, prompts, reference, perplexity)
+        fill_in_rows(client, body, rows, calibration, task or [])
+        job = client.create_job(body)
+        if wait:
+            _wait_and_end(client, job, output, as_json)
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+    else:
+        print(job.id)
+
+
+def watch(
+    job_id: JobArgument,
+    output: OutputOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a job to its end; the exit code is the verdict."""
+    with open_client(url, is_waiting=True) as client:
+        _wait_and_end(client, client.get_job(job_id), output, as_json)
+
+
+def report(
+    job_id: JobArgument,
+    report_format: Annotated[
+        Format | None, typer.Option("--format", help="Print the report itself.")
+    ] = None,
+    output: OutputOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a job's report; with --output, download all the job's files."""
+    with open_client(url) as client:
+        if output is not None:
+            paths = client.download_artifacts(client.get_job(job_id), output)
+            print("\n".join(map(str, paths)), file=sys.stderr)
+        chosen = Format.JSON if as_json else report_format
+        content = client.fetch_report(job_id, (chosen or Format.JSON).value)
+    if chosen is not None:
+        sys.stdout.buffer.write(content if content.endswith(b"\n") else content + b"\n")
+    else:
+        print_report(content, build_console())
+
+
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, newest first."""
+    with open_client(url) as client:
+        page = client.list_jobs(after=after, limit=limit)
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    table = Table("id", "status", "verdict", "stage", "model", "created", box=None)
+    for job in page.data:
+        created = job.created_at.strftime("%Y-%m-%d %H:%M:%S")
+        verdict, stage = job.verdict or "-", job.stage or "-"
+        table.add_row(job.id, job.status, verdict, stage, clean(job.model), created)
+    build_console().print(table)
+    if page.has_more:
+        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+
+
+def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Cancel a job; a running one stops at its next step."""
+    with open_client(url) as client:
+        job = client.cancel_job(job_id)
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+    else:
+        print("cancelled" if job.status == "cancelled" else "cancelling")
+
+
+def load_spec(path: Path) -> dict[str, Any]:
+    """The job spec in a file. Raises `CommandError`."""
+    try:
+        spec = load_json(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
+    except DuplicateKeyError as error:
+        raise CommandError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(spec, dict):
+        raise CommandError(f"{path} holds no JSON object. See docs/guides/api.md for the spec.")
+    return spec
+
+
+def fill_in_prompt_sets(
+    client: ExciseClient,
+    spec: dict[str, Any],
+    prompts: Path | None = None,
+    reference: Path | None = None,
+    perplexity: Path | None = None,
+) -> None:
+    """Upload the given files and put the ids of their sets where the spec wants them."""
+    if prompts is not None:
+        behaviours = spec.get("behaviours")
+        if not isinstance(behaviours, list) or not behaviours or type(behaviours[0]) is not dict:
+            raise CommandError("--prompts needs a spec with one behaviour.", param="behaviours")
+        behaviours[0]["prompts"] = client.upload_prompt_set(prompts).id
+    if reference is not None:
+        spec["reference"] = client.upload_prompt_set(reference).id
+    if perplexity is not None:
+        settings = spec.get("perplexity") or {}
+        if not isinstance(settings, dict):
+            raise CommandError("perplexity must be an object.", param="perplexity")
+        spec["perplexity"] = {**settings, "prompts": client.upload_prompt_set(perplexity).id}
+
+
+def fill_in_rows(
+    client: ExciseClient,
+    spec: dict[str, Any],
+    rows: Path | None,
+    calibration: Path | None,
+    tasks: list[str],
+) -> None:
+    """The same for the files of circuit and compression jobs. Raises `CommandError`."""
+    if rows is not None:
+        spec["task"] = client.upload_prompt_set(rows, is_rows=True).id
+    if calibration is not None:
+        settings = spec.get("calibration") or {}
+        if not isinstance(settings, dict):
+            raise CommandError("calibration must be an object.", param="calibration")
+        spec["calibration"] = {**settings, "prompts": client.upload_prompt_set(calibration).id}
+    for entry in tasks:
+        name, _, file = entry.partition("=")
+        path = Path(file)
+        if not name or not path.is_file():
+            raise CommandError(f"--task {entry} is not NAME=FILE with a file that exists.")
+        listed = spec.setdefault("tasks", [])
+        if not isinstance(listed, list):
+            raise CommandError("tasks must be a list.", param="tasks")
+        found = next((t for t in listed if isinstance(t, dict) and t.get("name") == name), None)
+        if found is None:
+            listed.append(found := {"name": name})
+        found["rows"] = client.upload_prompt_set(path, is_rows=True).id
+
+
+def _wait_and_end(client: ExciseClient, job: JobView, output: Path | None, as_json: bool) -> None:
+    """Follow the job, fetch its files, show the result, and end with its exit code."""
+    console = build_console(to_stderr=as_json)
+    end_of_job(follow_to_end(client, job, console, output, as_json=as_json))
+
+
+def follow_to_end(
+    client: ExciseClient, job: JobView, console: Console, output: Path | None, *, as_json: bool
+) -> JobView:
+    """The job once it has ended, with its files fetched and its result shown."""
+    try:
+        if job.status in OPEN_STATUSES:
+            print(f"job {job.id}", file=console.file, flush=True)
+        job = follow_job(client, job, console)
+    except KeyboardInterrupt:
+        print(
+            f"The job goes on. excise watch {job.id}, or: excise cancel {job.id}", file=sys.stderr
+        )
+        raise
+    paths = client.download_artifacts(job, output) if output is not None else []
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+    else:
+        _show_outcome(client, job, console, paths)
+    return job
+
+
+def end_of_job(job: JobView) -> NoReturn:
+    """End the command as the job ended; without a verdict, say why there is none."""
+    if exit_code_of(job) is ExitCode.ERROR:
+        print_error(explain_end(job), job.error.param if job.error else None)
+    end_with(exit_code_of(job))
+
+
+def _show_outcome(client: ExciseClient, job: JobView, console: Console, paths: list[Path]) -> None:
+    """The report's summary, where there is one, and where the files are."""
+    try:
+        print_report(client.fetch_report(job.id), console)
+    except ApiError as error:
+        if error.status not in {404, 409}:  # a job without a verdict has no report
+            raise
+    for path in paths:
+        print(path, file=console.file)
+
+
+def explain_end(job: JobView) -> str:
+    """Why a job ended without a verdict."""
+    if job.status == "cancelled":
+        return f"{job.id} was cancelled."
+    if job.error is not None:
+        return f"{job.id} failed: {job.error.message} ({job.error.code})"
+    return f"{job.id} ended as {job.status} with the verdict {job.verdict}."

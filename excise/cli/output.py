@@ -1,0 +1,88 @@
+"""What the commands print and how they end: exit codes, errors, text that came from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from excise.errors import UserError
+from excise.redaction import redact
+from excise.resources.jobs import JobView
+
+_PLAIN_WIDTH = 110
+
+
+class ExitCode(IntEnum):
+    """How a command ended; the verdict and the exit code never disagree."""
+
+    PASSED = 0
+    ERROR = 1
+    GATES_NOT_MET = 100
+    INTERRUPTED = 130
+
+
+class CommandError(UserError):
+    """A command cannot do what it was asked to."""
+
+
+def build_console(*, to_stderr: bool = False) -> Console:
+    """A console; plain text of a fixed width where nobody sits at a terminal."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    is_terminal = stream.isatty()
+    return Console(
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=not is_terminal,
+        width=None if is_terminal else _PLAIN_WIDTH,
+        color_system="auto" if is_terminal else None,
+    )
+
+
+def print_error(message: str, param: str | None = None) -> None:
+    """`error: <message> (field: <param>)` on standard error, without any secret."""
+    message = redact(message)
+    field = f" (field: {clean(param)})" if param else ""
+    print(f"error: {clean(message, keep_lines=True)}{field}", file=sys.stderr, flush=True)
+
+
+def print_line(text: str) -> None:
+    """One message on standard output, at once."""
+    print(text, file=sys.stdout, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Machine output on standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
+
+
+def clean(text: str, *, keep_lines: bool = False) -> str:
+    """`text` without characters that could steer a terminal; model output may hold any."""
+    kept = {"\n"} if keep_lines else set()
+    return "".join(
+        character
+        if character in kept or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
+        else " "
+        for character in text
+    )
+
+
+def exit_code_of(job: JobView) -> ExitCode:
+    """How a command that waited for `job` ends."""
+    if job.status == "succeeded" and job.verdict == "passed":
+        return ExitCode.PASSED
+    if job.status == "rejected" and job.verdict in {"rejected", "no_effect"}:
+        return ExitCode.GATES_NOT_MET
+    return ExitCode.ERROR
+
+
+def end_with(code: ExitCode) -> NoReturn:
+    """End the command with this code."""
+    raise typer.Exit(int(code))

@@ -1,0 +1,190 @@
+"""Following a job: one bar a stage at a terminal, sparse plain lines anywhere else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from queue import Empty, SimpleQueue
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from excise.cli.output import clean
+from excise.client.jobs import ClientError, ExciseClient
+from excise.resources.jobs import EventView, JobView, StageView
+
+OPEN_STATUSES = frozenset({"queued", "running"})
+_POLL_SECONDS = 1.0
+_PLAIN_SECONDS = 10.0
+_LAST_EVENTS_SECONDS = 5.0
+_HIDDEN_EVENTS = frozenset({"stage.progress"})
+
+
+def follow_job(
+    client: ExciseClient, job: JobView, console: Console, *, started: float | None = None
+) -> JobView:
+    """Show the job's progress and events until it has ended; the job as it ended.
+
+    Times are shown as since `started`, on the monotonic clock; since now by default.
+    """
+    started = time.monotonic() if started is None else started
+    display = (_Bars if console.is_terminal else _Lines)(console, started)
+    events: SimpleQueue[EventView] = SimpleQueue()
+    reader = threading.Thread(
+        target=_read_events, args=(client, job.id, events.put), name="events", daemon=True
+    )
+    reader.start()
+    with display.shown():
+        while True:
+            job = client.get_job(job.id)
+            _show_events(display, events)
+            display.show_job(job)
+            if job.status not in OPEN_STATUSES:
+                break
+            time.sleep(_POLL_SECONDS)
+        reader.join(timeout=_LAST_EVENTS_SECONDS)
+        _show_events(display, events)
+    return job
+
+
+class _Display:
+    """Something that shows a job."""
+
+    def __init__(self, console: Console, started: float) -> None:
+        self._console = console
+        self._started = started
+
+    def shown(self) -> AbstractContextManager[object]:
+        """The block during which the display is on."""
+        return nullcontext()
+
+    def show_event(self, event: EventView) -> None:
+        """One event, as a line."""
+        if event.type not in _HIDDEN_EVENTS:
+            stamp = format_seconds(time.monotonic() - self._started)
+            self._print(f"[{stamp}] {clean(event.message or event.type)}")
+
+    def show_job(self, job: JobView) -> None:
+        """The job's present state."""
+        raise NotImplementedError
+
+    def _print(self, line: str) -> None:
+        self._console.print(Text(line))
+
+
+class _Lines(_Display):
+    """Plain lines: a stage's progress at most every ten seconds."""
+
+    def __init__(self, console: Console, started: float) -> None:
+        super().__init__(console, started)
+        self._last_shown = time.monotonic()
+
+    def show_job(self, job: JobView) -> None:
+        """A line about the running stage, if it is time for one."""
+        now = time.monotonic()
+        if now - self._last_shown < _PLAIN_SECONDS:
+            return
+        self._last_shown = now
+        stamp = format_seconds(now - self._started)
+        running = next((stage for stage in job.stages if stage.status == "running"), None)
+        if running is None:
+            self._print(f"[{stamp}] {job.status}")
+            return
+        parts = [running.name, _count(running), clean(running.message or "")]
+        left = _remaining(job)
+        self._print(f"[{stamp}] {' '.join(filter(None, parts))}{f', about {left}' * bool(left)}")
+
+
+class _Bars(_Display):
+    """A bar for each stage, and the events scrolling by above them."""
+
+    def __init__(self, console: Console, started: float) -> None:
+        super().__init__(console, started)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._live = Live(self._progress, console=console, refresh_per_second=4)
+        self._tasks: dict[str, TaskID] = {}
+        self._overall = self._progress.add_task("total", total=None, count="", note="")
+
+    def shown(self) -> AbstractContextManager[object]:
+        """The block during which the bars are drawn."""
+        return self._live
+
+    def show_job(self, job: JobView) -> None:
+        """Bring every bar up to date."""
+        for stage in job.stages:
+            if stage.name not in self._tasks:
+                self._tasks[stage.name] = self._progress.add_task(stage.name, count="", note="")
+            has_ended = stage.status in {"succeeded", "skipped"}
+            total = stage.total or (1 if has_ended or stage.status == "pending" else None)
+            seconds = format_seconds(stage.seconds) if stage.seconds is not None else ""
+            note = seconds if has_ended else _escape(stage.message or "")
+            self._progress.update(
+                self._tasks[stage.name],
+                completed=total if has_ended else stage.done,
+                total=total,
+                count=_count(stage) if stage.status != "pending" else "",
+                note="skipped" if stage.status == "skipped" else note,
+            )
+        elapsed = format_seconds(time.monotonic() - self._started)
+        ended = sum(stage.status in {"succeeded", "skipped"} for stage in job.stages)
+        self._progress.update(
+            self._overall,
+            completed=ended,
+            total=len(job.stages) or None,
+            count=elapsed,
+            note=_remaining(job) if job.status in OPEN_STATUSES else job.status,
+        )
+
+
+def format_seconds(seconds: float) -> str:
+    """`m:ss`, or `h:mm:ss`."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _read_events(client: ExciseClient, job_id: str, put: Callable[[EventView], None]) -> None:
+    """Hand on every event; the polling beside this notices and reports any lasting outage."""
+    try:
+        for event in client.iter_events(job_id):
+            put(event)
+    except ClientError:
+        return
+
+
+def _show_events(display: _Display, events: SimpleQueue[EventView]) -> None:
+    """Show what has arrived."""
+    while True:
+        try:
+            display.show_event(events.get_nowait())
+        except Empty:
+            return
+
+
+def _count(stage: StageView) -> str:
+    """`done/total`, as far as it is known."""
+    if stage.total:
+        return f"{stage.done}/{stage.total}"
+    return str(stage.done) if stage.done else ""
+
+
+def _remaining(job: JobView) -> str:
+    """How long the service expects the job to go on."""
+    if job.estimated_finish is None:
+        return ""
+    return f"{format_seconds(job.estimated_finish.timestamp() - time.time())} left"
+
+
+def _escape(text: str) -> str:
+    """Text for a column that reads markup."""
+    return clean(text).replace("[", r"\[")

@@ -1,0 +1,213 @@
+"""`excise reproduce`: the job of a manifest again, and whether it left the same files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+
+from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
+from excise.cli.jobs import OutputOption, end_of_job, follow_to_end
+from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.client.jobs import ExciseClient
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import load_json
+from excise.resources.jobs import JobView
+
+MANIFEST_NAME = "manifest.json"
+_CONTENT_TYPES = {
+    "text": "text/plain",
+    "jsonl": "application/jsonl",
+    "rows": "application/jsonl",
+}
+_MAX_FILE_BYTES = 8 * 1024 * 1024
+"""The service takes no larger set, so no larger file can be one."""
+
+
+class NamedSet(BaseModel):
+    """A prompt set as a manifest names it: by its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str
+    format: Literal["text", "jsonl", "rows"]
+
+
+class Manifest(BaseModel):
+    """The parts of manifest.json that another run needs."""
+
+    format_version: int
+    verdict: str
+    spec: dict[str, Any]
+    sha256: dict[str, str]
+
+
+def reproduce(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST.json", exists=True, dir_okay=False)],
+    prompts_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the files of the prompt sets.", exists=True, file_okay=False
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait, and compare the files.")] = False,
+    output: OutputOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit the job of a manifest again: the same spec on prompt sets of the same content.
+
+    Sets that the service has are taken from there, the others are uploaded from --prompts-dir,
+    where a file is recognised by its SHA-256. Nothing is published. With --wait the exit code is
+    the verdict of the new job, and every file is compared with the manifest.
+    """
+    before = load_manifest(manifest)
+    with open_client(url, is_waiting=wait) as client:
+        sets = provide_sets(client, list_sets(before.spec), prompts_dir)
+        job = client.create_job(build_spec(before.spec, sets))
+        if wait:
+            console = build_console(to_stderr=as_json)
+            job = follow_to_end(client, job, console, output, as_json=as_json)
+            if job.verdict is not None:
+                compare_files(client, job, before, console)
+            end_of_job(job)
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+    else:
+        print(job.id)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """The manifest in a file. Raises `CommandError`."""
+    try:
+        content = path.read_bytes()
+        load_json(content)  # pydantic would let the last of two keys win
+        found = Manifest.model_validate_json(content)
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
+    except DuplicateKeyError as error:
+        raise CommandError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
+        raise CommandError(
+            f"{path} is no manifest. Give the manifest.json that a job left."
+        ) from None
+    if found.format_version != 2:
+        raise CommandError(
+            f"{path} is a manifest of format {found.format_version}; this version reads format 2."
+        )
+    return found
+
+
+def list_sets(value: object) -> list[NamedSet]:
+    """Every prompt set that a manifest's spec names, each once."""
+    return list(dict.fromkeys(_find_sets(value)))
+
+
+def _find_sets(value: object) -> Iterator[NamedSet]:
+    if (named := _read_set(value)) is not None:
+        yield named
+    elif isinstance(value, dict):
+        for child in value.values():
+            yield from _find_sets(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _find_sets(child)
+
+
+def _read_set(value: object) -> NamedSet | None:
+    """The set that a value of the spec stands for; None where it stands for something else."""
+    try:
+        return NamedSet.model_validate(value)
+    except ValidationError:
+        return None
+
+
+def build_spec(spec: dict[str, Any], ids: dict[NamedSet, str]) -> dict[str, Any]:
+    """The spec with the id of every set; a reproduction is never published."""
+
+    def fill_in(value: object) -> object:
+        if (named := _read_set(value)) is not None:
+            return ids[named]
+        if isinstance(value, dict):
+            return {key: fill_in(child) for key, child in value.items()}
+        return [fill_in(child) for child in value] if isinstance(value, list) else value
+
+    return {key: fill_in(value) for key, value in spec.items() if key != "publish"}
+
+
+def provide_sets(
+    client: ExciseClient, sets: list[NamedSet], folder: Path | None
+) -> dict[NamedSet, str]:
+    """The ids of the sets on the service, uploaded where they are missing.
+
+    Raises `CommandError` naming every set of which neither the service nor the folder has the
+    content.
+    """
+    ids: dict[NamedSet, str] = {}
+    for held in client.iter_prompt_sets():
+        if len(ids) == len(sets):
+            break
+        found = (held.name, held.sha256, held.format)  # the name is in the report too
+        ids |= {one: held.id for one in sets if (one.name, one.sha256, one.format) == found}
+    lacking = [one for one in sets if one not in ids]
+    files = _hash_files(folder, {one.sha256 for one in lacking}) if folder and lacking else {}
+    if missing := [one for one in lacking if one.sha256 not in files]:
+        raise CommandError(_explain_missing(missing, folder))
+    for one in lacking:
+        content = files[one.sha256].read_bytes()
+        kind = _CONTENT_TYPES[one.format]
+        uploaded = client.upload_prompts(content, one.name, kind, is_rows=one.format == "rows")
+        if uploaded.sha256 != one.sha256:
+            raise CommandError(f"{files[one.sha256]} changed while it was read. Try again.")
+        ids[one] = uploaded.id
+    return ids
+
+
+def _hash_files(folder: Path, wanted: set[str]) -> dict[str, Path]:
+    """SHA-256 → file below the folder, of those wanted. Raises `CommandError`."""
+    found: dict[str, Path] = {}
+    try:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.stat().st_size <= _MAX_FILE_BYTES:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                if digest in wanted:
+                    found.setdefault(digest, path)
+    except OSError as error:
+        raise CommandError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    return found
+
+
+def _explain_missing(missing: list[NamedSet], folder: Path | None) -> str:
+    names = ", ".join(f"{clean(one.name)} (SHA-256 {clean(one.sha256)[:12]}…)" for one in missing)
+    where = f"{folder} has no file of that content" if folder else "no --prompts-dir was given"
+    return (
+        f"The service lacks {names}, and {where}. Give --prompts-dir the folder with the files as "
+        "they were uploaded."
+    )
+
+
+def compare_files(client: ExciseClient, job: JobView, before: Manifest, console: Console) -> None:
+    """Say of every file of the manifest whether the new job left the same one."""
+    after = _fetch_manifest(client, job)
+    names = sorted(before.sha256.keys() | after.sha256.keys())
+    differing = [name for name in names if before.sha256.get(name) != after.sha256.get(name)]
+    if not differing:
+        console.print(f"Reproduced: all {len(names)} files are the same, byte for byte.")
+        return
+    console.print(f"Not the same bytes: {clean(', '.join(differing))}.")
+    if before.verdict != after.verdict:
+        console.print(f"The verdict was {clean(before.verdict)}; now it is {clean(after.verdict)}.")
+
+
+def _fetch_manifest(client: ExciseClient, job: JobView) -> Manifest:
+    try:
+        return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, MANIFEST_NAME)))
+    except (ValueError, RecursionError):
+        raise CommandError("The new job's manifest.json is no manifest.") from None

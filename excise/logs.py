@@ -1,0 +1,238 @@
+"""Logs as one JSON object a line, without secrets; configured once, by every entry point."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType, TracebackType
+from typing import Literal, TextIO, cast
+
+from excise.redaction import find_secrets, redact, redact_value, register_secrets
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_CHATTY = ("httpx", "httpcore")  # a line a request, and the service asks its servers all the time
+_HALF = 16 * 1024
+"""Characters at the beginning and the end of a long message or traceback that are kept."""
+_LONGEST_SECRET = 1024
+_PLAIN_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "color_message",
+}
+_bound: ContextVar[Mapping[str, str]] = ContextVar(
+    "excise_log_fields", default=MappingProxyType({})
+)
+
+logger = logging.getLogger(__name__)
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON: time, level, logger, message, and the fields that go with it.
+
+    `fields` are in every line. Nothing secret is in any of them, see `excise.redaction`.
+    """
+
+    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self._fields = dict(fields or {})
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON, in ASCII: no terminal or locale can garble or refuse it."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _shorten(_describe(record)),
+        }
+        extra = {key: value for key, value in vars(record).items() if key not in _PLAIN_FIELDS}
+        for name, value in {**self._fields, **_bound.get(), **extra}.items():
+            line.setdefault(name, redact_value(name, value))
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = _shorten(self.formatException(record.exc_info))
+        if record.stack_info:
+            line["stack"] = _shorten(record.stack_info)
+        return json.dumps(line)
+
+
+class PlainFormatter(logging.Formatter):
+    """A record as text for a person at a terminal, just as free of secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """`warning: message`, with the traceback where there is one."""
+        text = f"{record.levelname.lower()}: {_describe(record)}"
+        if record.exc_info and record.exc_info[0] is not None:
+            text += "\n" + self.formatException(record.exc_info)
+        return redact(text)
+
+
+class RedactedStream(io.TextIOBase):
+    """Standard output or error for what does not go through logging: tracebacks, libraries' prints.
+
+    Text is passed on a line at a time, so that a secret written in pieces is still seen whole.
+    """
+
+    def __init__(self, target: TextIO) -> None:
+        self.target = target
+        self._held = ""
+        self._lock = threading.RLock()
+
+    def write(self, text: str) -> int:
+        """Take `text`; whole lines are passed on, what follows them at the next one or a flush."""
+        with self._lock:
+            held = self._held + text
+            end = max(held.rfind("\n"), held.rfind("\r")) + 1
+            self._held = held[end:]
+            if end:
+                self.target.write(redact(held[:end]))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on everything."""
+        with self._lock:
+            held, self._held = self._held, ""
+            if held:
+                self.target.write(redact(held))
+            self.target.flush()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def isatty(self) -> bool:
+        """Whether the target is a terminal."""
+        return self.target.isatty()
+
+    def fileno(self) -> int:
+        """The target's."""
+        return self.target.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The target's."""
+        return self.target.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """The target's."""
+        return self.target.errors
+
+
+def configure_logging(level: LogLevel = "info", secrets: Iterable[str] = (), **fields: str) -> None:
+    """Send every log record to stderr as JSON; for the entry points of servers and workers only.
+
+    Blanks out `secrets` and what the environment holds, in logs and in whatever else is printed.
+    `fields` go into every line. May be called again, as more is known.
+    """
+    register_secrets([*secrets, *find_secrets(os.environ)])
+    _adopt_library_loggers()
+    handler = logging.StreamHandler(_protect_streams())
+    handler.setFormatter(JsonFormatter(fields))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+def configure_console_logging() -> None:
+    """Warnings as plain text on stderr, for commands; logging someone else set up is left alone."""
+    register_secrets(find_secrets(os.environ))
+    if logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def bind_log_fields(**fields: str) -> None:
+    """Put these fields into every line of the present task or thread, from now on."""
+    _bound.set({**_bound.get(), **fields})
+
+
+@contextmanager
+def log_fields(**fields: str) -> Iterator[None]:
+    """The same for as long as the block lasts."""
+    token = _bound.set({**_bound.get(), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def describe_line(line: str) -> str:
+    """A line of a log for a person: JSON lines as text, others as they are."""
+    try:
+        entry = json.loads(line)
+        text = f"{entry['level']}: {entry['message']}"
+    except (ValueError, KeyError, TypeError):
+        return redact(line)
+    return f"{text}\n{entry['exception']}" if entry.get("exception") else text
+
+
+def _describe(record: logging.LogRecord) -> str:
+    """The record's message; where the arguments do not fit it, both as they are."""
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - a bad log call must not cost the line, or the program
+        return f"{record.msg} {record.args!r}"
+
+
+def _shorten(text: str) -> str:
+    """`text` without secrets; of a long one the beginning and the end.
+
+    What is cut through may be a secret that is no longer recognised, so its end is left out too.
+    """
+    if len(text) <= 2 * _HALF:
+        return redact(text)
+    start, end = redact(text[:_HALF]), redact(text[-_HALF:])
+    return f"{start[:-_LONGEST_SECRET]} … {end[_LONGEST_SECRET:]}"
+
+
+def _adopt_library_loggers() -> None:
+    """Have loggers with handlers of their own, such as uvicorn's, go through the root's.
+
+    One that was silenced (no handlers, no propagation) stays silent.
+    """
+    for found in list(logging.root.manager.loggerDict.values()):
+        if isinstance(found, logging.Logger) and found.handlers:
+            found.handlers.clear()
+            found.propagate = True
+
+
+def _protect_streams() -> TextIO:
+    """Blank out secrets in whatever is printed; the bare stderr, for lines that hold none."""
+    if not isinstance(sys.stderr, RedactedStream):
+        sys.stdout = cast(TextIO, RedactedStream(sys.stdout))
+        # Where Celery writes its banner.
+        sys.__stdout__ = sys.stdout  # type: ignore[assignment, misc]
+        sys.stderr = cast(TextIO, RedactedStream(sys.stderr))
+    return cast(RedactedStream, sys.stderr).target
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Log what ends the process, except for Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    logger.critical("uncaught %s", kind.__name__, exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:
+    """Log what ends a thread."""
+    if hook.exc_value is None or issubclass(hook.exc_type, SystemExit):
+        return
+    name = hook.thread.name if hook.thread else "?"
+    details = (hook.exc_type, hook.exc_value, hook.exc_traceback)
+    logger.critical("thread %s: uncaught %s", name, hook.exc_type.__name__, exc_info=details)

@@ -1,0 +1,168 @@
+"""Posts of JSON to an address that was checked: bounded, signed, tried again, never redirected."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import random
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import httpx
+
+from excise.outgoing.endpoints import Destination
+
+SIGNATURE_HEADER = "X-Excise-Signature"
+ATTEMPTS = 4
+FIRST_PAUSE_SECONDS = 0.5
+MAX_ANSWER_BYTES = 1024 * 1024
+MAX_SECONDS_PER_ATTEMPT = 120.0
+
+_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class PostError(RuntimeError):
+    """A post that got no usable answer; the message never holds what was sent or answered."""
+
+
+class _PassingError(PostError):
+    """One that another attempt may mend."""
+
+
+class SecretUse(StrEnum):
+    """How a secret proves who posts."""
+
+    BEARER = "bearer"
+    """It is sent itself: `Authorization: Bearer …`."""
+    HMAC = "hmac"
+    """It signs time and body: `X-Excise-Signature: t=<seconds>,v1=<hex>`, see `sign`."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A secret of the operator's, for one host."""
+
+    secret: str = field(repr=False)
+    use: SecretUse = SecretUse.BEARER
+
+    def __post_init__(self) -> None:
+        if not self.secret.isascii() or not self.secret.isprintable() or not self.secret.strip():
+            raise ValueError("the secret must be printable ASCII and not blank")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time as retries and signatures see it; tests bring their own."""
+
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = random.random
+
+
+def sign(secret: str, seconds: int, body: bytes) -> str:
+    """Return the signature header of `body` sent at `seconds` since 1970.
+
+    HMAC-SHA256 over "<seconds>.<body>", so that an old post cannot be sent again as a new one.
+    """
+    digest = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={seconds},v1={digest}"
+
+
+class Poster:
+    """Posts JSON to one destination. A context manager; one connection is kept open."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        credentials: Credentials | None = None,
+        clock: Clock | None = None,
+        timeout: httpx.Timeout = _TIMEOUT,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        """Post to `destination` at the address it was checked with, past any proxy.
+
+        Certificates are checked against `trust`, or the authorities that httpx knows.
+        """
+        self._destination = destination
+        self._credentials = credentials
+        self._clock = clock or Clock()
+        self._client = httpx.Client(
+            timeout=timeout, follow_redirects=False, trust_env=False, verify=trust or True
+        )
+
+    def __enter__(self) -> Poster:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._client.close()
+
+    def post(self, body: bytes) -> bytes:
+        """Return the answer to `body`, at most `MAX_ANSWER_BYTES`.
+
+        Time-outs, broken connections, status 5xx and 429 are tried again, `ATTEMPTS` in all, with
+        pauses that double. Raises `PostError`; a redirect is one.
+        """
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._post_once(body)
+            except _PassingError:
+                pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)
+                self._clock.sleep(pause * (1 + self._clock.jitter()))
+        try:
+            return self._post_once(body)
+        except _PassingError as error:
+            raise PostError(f"{error}, {ATTEMPTS} times in a row") from error
+
+    def _post_once(self, body: bytes) -> bytes:
+        host = self._destination.endpoint.host
+        try:
+            with self._client.stream(
+                "POST",
+                self._destination.url,
+                content=body,
+                headers=self._build_headers(body),
+                extensions={"sni_hostname": host},  # the certificate is checked for the name
+            ) as response:
+                return self._read(response)
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise _PassingError(f"{host} failed: {type(error).__name__}") from error
+        except httpx.HTTPError as error:
+            raise PostError(f"{host} failed: {type(error).__name__}") from error
+
+    def _read(self, response: httpx.Response) -> bytes:
+        """Return the body. Raises `PostError` on any status but 200 and on too large a body."""
+        host, status = self._destination.endpoint.host, response.status_code
+        if status in _TRY_AGAIN:
+            raise _PassingError(f"{host} answered {status}")
+        if response.is_redirect:
+            raise PostError(f"{host} answered {status}, a redirect; name the final URL")
+        if status != 200:
+            raise PostError(f"{host} answered {status} instead of 200")
+        content = bytearray()
+        started = self._clock.now()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > MAX_ANSWER_BYTES:
+                raise PostError(f"{host} answered more than {MAX_ANSWER_BYTES:,} bytes")
+            if self._clock.now() - started > MAX_SECONDS_PER_ATTEMPT:
+                raise _PassingError(f"{host} took over {MAX_SECONDS_PER_ATTEMPT:g} s to answer")
+        return bytes(content)
+
+    def _build_headers(self, body: bytes) -> dict[str, str]:
+        headers = {
+            "Host": self._destination.endpoint.authority,
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # nothing that unpacks to gigabytes
+        }
+        if self._credentials is not None:
+            secret = self._credentials.secret
+            if self._credentials.use is SecretUse.HMAC:
+                headers[SIGNATURE_HEADER] = sign(secret, int(self._clock.now()), body)
+            else:
+                headers["Authorization"] = f"Bearer {secret}"
+        return headers

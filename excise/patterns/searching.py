@@ -1,0 +1,137 @@
+"""Checks of users' regular expressions, and searches by them, within bounds of memory and time.
+
+The package regex repeats what a count stands for while it compiles: `a{10000000}` takes 2.8 GiB,
+and each of twenty nested `+` doubles what is inside it. A search may take memory without end, too:
+`(?R)?a` fills 768 MiB in two seconds. No bound on counts covers all of this, and its own time
+limit covers neither compiling nor memory. So a child of limited memory and time does both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.patterns import child
+from excise.specs.common import MAX_PATTERN_CHARACTERS
+
+MAX_MEMORY_BYTES = 256 * 1024 * 1024
+"""Address space of a child: the interpreter takes 40 MiB, an ordinary expression one more."""
+MAX_COMPILE_SECONDS = 1.0
+"""Processor time to compile an expression."""
+MAX_SEARCH_SECONDS = 1.0
+"""Processor time to search one text."""
+
+MAX_MATCHES = 16
+"""Matches of one text that are returned: what a response says, it says in fewer."""
+
+_MAX_SECONDS = 60.0
+"""A child that waits for a processor this much longer than it may compute is given up."""
+_ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE")
+"""What an interpreter needs in order to find its packages; no secret of ours is among it."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A regular expression in the syntax of the package regex."""
+
+    pattern: str
+    ignore_case: bool = True
+
+
+class PatternError(ValueError):
+    """An expression cannot be used; the message goes on after the name of its field."""
+
+
+class SearchError(RuntimeError):
+    """A search took more than it may; `position` is the text's, `what` is "1 s" or "256 MiB"."""
+
+    def __init__(self, position: int, what: str) -> None:
+        super().__init__(f"a search takes more than {what} on text {position}")
+        self.position = position
+        self.what = what
+
+
+class BusyError(RuntimeError):
+    """The machine gave a child hardly any processor time. Try again when it has less to do."""
+
+
+def check_expression(expression: Expression) -> None:
+    """Raise `PatternError` unless `expression` compiles within bounds and needs a character."""
+    try:
+        (found,) = find_matches(expression, [""])
+    except SearchError as error:
+        raise PatternError(
+            f"takes more than {error.what} to search an empty text. Take out calls of itself, such "
+            "as (?R), and repetitions inside repetitions, such as (a+)+."
+        ) from None
+    if found:
+        raise PatternError(
+            "matches an empty text, so every response would show the behaviour. Require at least "
+            "one character."
+        )
+
+
+def find_matches(
+    expression: Expression, texts: Sequence[str], search_seconds: float = MAX_SEARCH_SECONDS
+) -> list[list[str]]:
+    """Return what matches in each of `texts`, at `search_seconds` of processor time each.
+
+    In order and without overlaps, `MAX_MATCHES` of a text at most; nothing where nothing does.
+
+    Raises `PatternError` where the expression is none or costs too much to compile, `SearchError`
+    where a search does, `BusyError` where the machine does not get to it.
+    """
+    if len(expression.pattern) > MAX_PATTERN_CHARACTERS:
+        raise PatternError(f"is longer than {MAX_PATTERN_CHARACTERS} characters. Shorten it.")
+    compiled, *found = _run_child(expression, texts, search_seconds)
+    if isinstance(compiled, str):
+        raise PatternError(f"is no regular expression: {compiled}. Correct it.")
+    if compiled is None:
+        raise PatternError(
+            f"takes more than {_MEMORY} or {MAX_COMPILE_SECONDS:g} s to compile. Lower the counts "
+            "in braces, and take out repetitions inside repetitions, such as (a+)+."
+        )
+    answers = [answer for answer in found if isinstance(answer, list)]
+    if len(answers) < len(texts):
+        what = f"{search_seconds:g} s" if len(found) == len(answers) else _MEMORY
+        raise SearchError(len(answers), what)
+    return answers
+
+
+_MEMORY = f"{MAX_MEMORY_BYTES / 2**20:g} MiB"
+
+
+def _run_child(
+    expression: Expression, texts: Sequence[str], search_seconds: float
+) -> list[bool | str | list[str] | None]:
+    """The lines a child wrote, at least one: it may have ended in the middle of its work."""
+    request = {
+        "pattern": expression.pattern,
+        "ignore_case": expression.ignore_case,
+        "texts": list(texts),
+        "memory_bytes": MAX_MEMORY_BYTES,
+        "compile_seconds": MAX_COMPILE_SECONDS,
+        "search_seconds": search_seconds,
+        "most": MAX_MATCHES,
+    }
+    command = [sys.executable, "-P", str(Path(child.__file__))]
+    patience = _MAX_SECONDS + MAX_COMPILE_SECONDS + search_seconds * len(texts)
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            timeout=patience,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BusyError(f"a search was not done within {patience:.0f} s") from None
+    if done.returncode > 0:  # an exception of the child's own: never a matter of the expression
+        raise RuntimeError(f"the child that searches failed: {done.stderr.decode()[-500:]}")
+    return [json.loads(line) for line in done.stdout.splitlines()] or [None]

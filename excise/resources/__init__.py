@@ -1,0 +1,1 @@
+"""What the REST API takes and returns, one file a noun; job specs are in `excise.specs`."""

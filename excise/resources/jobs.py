@@ -1,0 +1,88 @@
+"""What job objects look like on the wire; the specs going in are in `excise.specs`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class StageView(BaseModel):
+    """One stage of a job."""
+
+    name: str
+    status: Literal["pending", "running", "succeeded", "skipped", "failed"]
+    done: int
+    total: int | None
+    message: str | None
+    seconds: float | None
+
+
+class ArtifactView(BaseModel):
+    """One file a job gives to its owner."""
+
+    name: str
+    sha256: str
+    bytes: int
+    media_type: str
+
+
+class JobErrorView(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class JobView(BaseModel):
+    """The job object."""
+
+    id: str
+    object: Literal["job"] = "job"
+    kind: str
+    status: Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
+    verdict: Literal["passed", "rejected", "no_effect"] | None
+    model: str
+    spec: dict[str, Any]
+    metadata: dict[str, str]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    estimated_finish: datetime | None
+    attempts: int
+    cancel_requested: bool
+    stage: str | None
+    """The stage that is running now."""
+    stages: list[StageView]
+    error: JobErrorView | None
+    artifacts: list[ArtifactView]
+
+
+class JobList(BaseModel):
+    """One page of jobs, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    has_more: bool
+
+
+class EventView(BaseModel):
+    """Something that happened to a job."""
+
+    id: int
+    object: Literal["job.event"] = "job.event"
+    type: str
+    level: str
+    message: str
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class EventList(BaseModel):
+    """One page of a job's events, oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[EventView]
+    has_more: bool

@@ -1,0 +1,195 @@
+"""Versions, aliases and their events on the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from excise.reports.abilities import AbilityFigures
+from excise.specs.common import AliasName, Storable
+
+Reason = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S"), Storable]
+VersionId = Annotated[str, Field(max_length=64, pattern=r"^mv_[0-9a-f]{24}$")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class OverrideRequest(_Request):
+    """An admin's word that a correction which did not pass is to be served all the same."""
+
+    reason: Reason
+
+
+class PublishRequest(_Request):
+    """Where a job's correction is to be published."""
+
+    alias: AliasName | None = None
+    """The alias that moves to it once its canary has passed."""
+    reason: Reason | None = None
+    override: OverrideRequest | None = None
+
+
+class PromoteRequest(_Request):
+    """Which version an alias is to point at."""
+
+    version: VersionId
+    reason: Reason | None = None
+
+
+class RollbackRequest(_Request):
+    """Why the latest change of an alias is undone."""
+
+    reason: Reason | None = None
+
+
+class SplitRequest(_Request):
+    """How much of an alias's traffic another version gets; 0 ends the split."""
+
+    version: VersionId | None = None
+    percent: int = Field(ge=0, le=99)
+    reason: Reason | None = None
+
+
+class RetireRequest(_Request):
+    """Why a version is taken off its server."""
+
+    reason: Reason | None = None
+
+
+class FileView(BaseModel):
+    """One file of a version."""
+
+    name: str
+    sha256: str
+
+
+class OverrideView(BaseModel):
+    """Who published a correction that did not pass, and why."""
+
+    reason: str
+    by: str | None
+
+
+class AbilitiesView(BaseModel):
+    """What the correction left of the base's abilities, as the job's report says."""
+
+    able: int
+    """How many of those measured the base can do; the others are not gated."""
+    within: int
+    """How many of these are within their limits."""
+    lost: list[AbilityFigures]
+    """Those that are not, the worst first."""
+
+
+class VersionView(BaseModel):
+    """One published version."""
+
+    id: str
+    object: Literal["model_version"] = "model_version"
+    job: str
+    kind: Literal["adapter", "checkpoint"]
+    base_model: str
+    pool: str
+    status: Literal["queued", "building", "built", "live", "unavailable", "failed", "retired"]
+    error: str | None
+    verdict: str
+    abilities: AbilitiesView | None = None
+    """Null where none are on record: the job measured none, or the version is older than this."""
+    override: OverrideView | None
+    alias: str | None
+    """The alias it was published for."""
+    rank: int | None
+    files: list[FileView]
+    canary_sha256: str | None
+    created_at: datetime
+    built_at: datetime | None
+    live_at: datetime | None
+    ended_at: datetime | None
+
+
+class VersionList(BaseModel):
+    """One page of versions, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[VersionView]
+    has_more: bool
+
+
+class SplitView(BaseModel):
+    """The version that gets part of an alias's traffic."""
+
+    version: str
+    percent: int
+
+
+class AliasView(BaseModel):
+    """One alias: what it points at, and where a rollback leads."""
+
+    name: str
+    object: Literal["alias"] = "alias"
+    version: str
+    previous: str | None
+    split: SplitView | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class AliasList(BaseModel):
+    """Every alias, by name."""
+
+    object: Literal["list"] = "list"
+    data: list[AliasView]
+    has_more: bool = False
+
+
+class ServingEventView(BaseModel):
+    """Something that happened to a version or an alias."""
+
+    id: int
+    object: Literal["serving.event"] = "serving.event"
+    kind: str
+    alias: str | None
+    version: str | None
+    by: str | None
+    """The id of the key that did it; null for what the service did by itself."""
+    from_version: str | None
+    to_version: str | None
+    reason: str | None
+    message: str
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class ServingEventList(BaseModel):
+    """One page of events, oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[ServingEventView]
+    has_more: bool
+
+
+class PoolView(BaseModel):
+    """One serving pool, as the settings describe it and as it was last seen."""
+
+    name: str
+    object: Literal["pool"] = "pool"
+    base_model: str
+    kind: Literal["lora", "checkpoint"]
+    capacity: int
+    max_rank: int
+    status: Literal["up", "down", "refused", "unknown"]
+    detail: str
+    server_version: str | None
+    checked_at: datetime | None
+
+
+class PoolList(BaseModel):
+    """Every serving pool."""
+
+    object: Literal["list"] = "list"
+    data: list[PoolView]
+    has_more: bool = False

@@ -1,0 +1,75 @@
+"""What a model must still be able to do: limits by slice, and text that the search protects."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from excise.specs.common import PromptSetId, SpecModel
+
+DEFAULT_NATS_RISE = 0.10
+"""Nats a token; a rise that costs a copied list one more wrong token in ten."""
+
+DEFAULT_ACCURACY_FALL = 0.05
+"""Three items of sixty."""
+
+SliceName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+NatsRise = Annotated[float, Field(ge=0, le=100)]
+AccuracyFall = Annotated[float, Field(ge=0, le=1)]
+
+
+class SliceLimitsSpec(SpecModel):
+    """How far one slice may fall; null does not limit a figure."""
+
+    max_nats_rise: NatsRise | None = DEFAULT_NATS_RISE
+    """Rise of the negative log-likelihood of right continuations, nats a token."""
+    max_accuracy_fall: AccuracyFall | None = DEFAULT_ACCURACY_FALL
+    """Fall of the share of items that are right; 0.05 is 5 points."""
+
+
+class AbilitiesGateSpec(SliceLimitsSpec):
+    """Every slice of abilities must stay within its limits."""
+
+    items: int = Field(default=60, ge=10, le=2000)
+    """Items of each slice, at least: fewer are quicker, and tell less."""
+    slices: Annotated[dict[SliceName, SliceLimitsSpec], Field(max_length=256)] = {}  # noqa: RUF012
+    """Limits of single slices, by name; the others have those above."""
+
+    def limits_of(self, name: str) -> SliceLimitsSpec:
+        """Return the limits of one slice."""
+        return self.slices.get(name, self)
+
+
+class ProtectedSetSpec(SpecModel):
+    """A team's own text that must keep working, with a limit of its own."""
+
+    name: SliceName
+    prompts: PromptSetId
+    max_nats_rise: float = Field(default=DEFAULT_NATS_RISE, gt=0, le=100)
+    """Rise of its negative log-likelihood that the search stays within, nats a token."""
+
+
+RESERVED_NAMES = {"perplexity", "kl"}
+"""What the workers call the limits on text as a whole: a search names the limit that binds it."""
+
+
+def _check_names(sets: list[ProtectedSetSpec]) -> list[ProtectedSetSpec]:
+    """`sets`, if every name stands for one thing; raises `ValueError` otherwise."""
+    names = {own.name for own in sets}
+    if len(names) < len(sets):
+        raise ValueError("names a set twice. Give each its own name.")
+    if taken := names & RESERVED_NAMES:
+        raise ValueError(
+            f"has the name {min(taken)}, which a limit of the budget has. Use another."
+        )
+    return sets
+
+
+class ProtectSpec(SpecModel):
+    """What a search keeps: text in which copying and learning from context are right, and more."""
+
+    abilities: bool = True
+    """Whether the built-in slices are protected, each within what `gates.abilities` allows it."""
+    sets: Annotated[list[ProtectedSetSpec], Field(max_length=16), AfterValidator(_check_names)] = []  # noqa: RUF012
+    """Named sets of the team's own, beside the built-in slices."""

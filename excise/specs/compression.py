@@ -1,0 +1,107 @@
+"""The spec of a compression job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from excise.specs.common import (
+    AttributorName,
+    JobSpecBase,
+    PerplexitySpec,
+    PromptSetId,
+    SpecModel,
+)
+
+DEFAULT_SPARSITY = 0.5
+MIN_TASK_ROWS = 2
+_READ_NO_SAMPLES = ("magnitude", "random")
+
+ZeroShotTaskName = Literal[
+    "boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"
+]
+
+
+class CalibrationSpec(SpecModel):
+    """The text that scores are computed on."""
+
+    prompts: PromptSetId
+    samples: int = Field(default=128, ge=1, le=8192)
+    tokens: int = Field(default=256, ge=16, le=4096)
+    """Tokens a sample."""
+
+
+class ZeroShotSpec(SpecModel):
+    """One zero-shot task to measure before and after."""
+
+    name: ZeroShotTaskName
+    rows: PromptSetId | None = None
+    """A prompt set of rows; the server's own copy of the task when none is given."""
+    limit: int | None = Field(default=200, ge=MIN_TASK_ROWS, le=20_000)
+    """Questions drawn by the seed; null takes all."""
+
+
+class CompressionBudgetSpec(SpecModel):
+    """What the compression may cost; without a limit every finished job passes."""
+
+    perplexity_increase: float | None = Field(default=None, ge=0, le=1e6)
+    """Relative: 0.5 is 50 %."""
+
+
+def _check_method(method: AttributorName) -> AttributorName:
+    """`method`, if it ranks the weights of every row; raises `ValueError` otherwise."""
+    if method == "cp_lrp":
+        raise ValueError(
+            "cp_lrp gives the weights of queries and keys no relevance, so their rows cannot be "
+            "ranked. Use attnlrp."
+        )
+    return method
+
+
+def _check_tasks(tasks: list[ZeroShotSpec]) -> list[ZeroShotSpec]:
+    """`tasks`, if none is named twice; raises `ValueError` otherwise."""
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ValueError("names a task twice. Remove the repeats.")
+    return tasks
+
+
+class CompressionSpec(JobSpecBase):
+    """A compression job: the same share of every row of every linear layer set to zero."""
+
+    kind: Literal["compression"]
+    method: Annotated[AttributorName, AfterValidator(_check_method)] = "attnlrp"
+    """What weights are scored by; those of smallest score go. Any but `cp_lrp`."""
+    statistic: Literal["mean_absolute", "mean", "mean_square"] = "mean_absolute"
+    """Which mean over the calibration tokens ranks the weights: that of magnitudes, the magnitude
+    of the signed one (the paper's; ruinous with few samples), or that of squares. `wanda`,
+    `magnitude` and `random` know no other than their own."""
+    pattern: Literal["unstructured", "2:4", "4:8"] = "unstructured"
+    sparsity: float | None = Field(default=None, gt=0, lt=1)
+    """Share of every row to remove, unstructured only; 0.5 when none is given."""
+    calibration: CalibrationSpec
+    sequential: bool = False
+    """Score each block on the model with all earlier blocks already pruned."""
+    perplexity: PerplexitySpec
+    tasks: Annotated[list[ZeroShotSpec], Field(max_length=7), AfterValidator(_check_tasks)] = []  # noqa: RUF012 - pydantic copies it
+    budget: CompressionBudgetSpec = CompressionBudgetSpec()
+
+    @property
+    def target_sparsity(self) -> float:
+        """The share of weights to remove, whatever the pattern."""
+        return DEFAULT_SPARSITY if self.sparsity is None else self.sparsity
+
+    @model_validator(mode="after")
+    def _check_fit(self) -> Self:
+        """Refuse fields that contradict one another."""
+        if self.pattern != "unstructured" and self.sparsity is not None:
+            raise ValueError(
+                f"sparsity is fixed by the pattern {self.pattern}. Remove sparsity, or use the "
+                "pattern unstructured."
+            )
+        if self.sequential and self.method in _READ_NO_SAMPLES:
+            raise ValueError(
+                f"sequential changes nothing for {self.method}, which reads no samples. Set it to "
+                "false."
+            )
+        return self

@@ -1,0 +1,190 @@
+"""The spec of a correction job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from excise.specs.abilities import ProtectSpec
+from excise.specs.behaviours import BehaviourSpec
+from excise.specs.common import (
+    AliasName,
+    AttributorName,
+    GranularityName,
+    JobSpecBase,
+    PerplexitySpec,
+    PromptSetId,
+    SpecModel,
+    check_ascending,
+    check_distinct,
+)
+from excise.specs.gates import GatesSpec, ResponseLimitsSpec
+
+MIN_UNDESIRED_PROMPTS = 4
+MIN_REFERENCE_TEXTS = 8
+MAX_BEHAVIOURS = 8
+RESERVED_NAMES = {"reference", "general", "harmful", "look_alike", "contrast"}
+"""What the workers call the prompt sets of the gates: responses are filed under these names."""
+
+Amount = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+AUTO_GRANULARITIES: tuple[GranularityName, ...] = ("neuron", "weight")
+"""What `auto` tries. Heads are left out: pruning whole heads never did as well as either
+(benchmarks/RESULTS.md)."""
+
+
+class AttributionSpec(SpecModel):
+    """How components are found."""
+
+    attributor: AttributorName = "attnlrp"
+    score: Literal["benefit_damage", "benefit_cost", "signed_difference"] = "benefit_damage"
+    granularity: (
+        Literal["auto"]
+        | GranularityName
+        | Annotated[
+            list[GranularityName], Field(min_length=1, max_length=3), AfterValidator(check_distinct)
+        ]
+    ) = "auto"
+    """What a component is; of several the search finds out which serves best. `auto` tries neurons
+    and single weights, or neurons alone where the model's weights cannot be chosen one by one."""
+    reference_tokens: int = Field(default=8192, ge=64, le=1_000_000)
+    """Tokens of reference text that are attributed, at most; more predict damage better."""
+
+    @property
+    def granularities(self) -> tuple[GranularityName, ...]:
+        """Every granularity asked for; of `auto` those that it tries where the model has them."""
+        if self.granularity == "auto":
+            return AUTO_GRANULARITIES
+        return (self.granularity,) if isinstance(self.granularity, str) else tuple(self.granularity)
+
+
+Amounts = Annotated[
+    list[Amount], Field(min_length=1, max_length=32), AfterValidator(check_ascending)
+]
+
+
+class SearchSpec(SpecModel):
+    """What the search tries; the service chooses what is not given."""
+
+    preset: Literal["quick", "thorough"] = "quick"
+    """`quick` goes through its rounds; `thorough` then varies amount, granularity, layers, cost
+    weight and ablation together."""
+    amounts: Amounts | dict[GranularityName, Amounts] | None = None
+    """Numbers of components tried; with several granularities, for each of them."""
+    rounds: int | None = Field(default=None, ge=1, le=64)
+    """Selections tried of each granularity, each ranked with what the one before it still got
+    wrong."""
+    trials: int | None = Field(default=None, ge=1, le=1000)
+    """Trials after the rounds, with the preset `thorough`."""
+    max_minutes: float | None = Field(default=None, gt=0, le=100_000)
+    """No trial after the rounds begins later than this into the search."""
+    ablations: Annotated[list[Literal["zero", "mean"]], AfterValidator(check_distinct)] = Field(
+        default=["zero"], min_length=1
+    )
+    """What a pruned neuron or head leaves behind, with the preset `thorough`: nothing, or its
+    mean activation on reference text as a bias (models whose output projections have one)."""
+
+    @model_validator(mode="after")
+    def _check_preset(self) -> Self:
+        """Refuse what only the preset `thorough` reads."""
+        if self.preset == "quick" and (
+            self.trials or self.max_minutes or self.ablations != ["zero"]
+        ):
+            raise ValueError(
+                "search.trials, search.max_minutes and search.ablations need search.preset "
+                '"thorough". Add it, or leave them out.'
+            )
+        return self
+
+
+class BudgetSpec(SpecModel):
+    """What the correction may cost on text that must keep working."""
+
+    perplexity_increase: float = Field(default=0.015, ge=0, le=1e6)
+    """Relative: 0.015 is 1.5 %."""
+    kl_mean: float = Field(default=0.03, ge=0, le=1e6)
+    """Mean KL(base ‖ corrected), nats a token."""
+
+
+class PublishSpec(SpecModel):
+    """Where the correction is published if it passes."""
+
+    alias: AliasName
+
+
+class ServingSpec(SpecModel):
+    """What the server it is to be published to can take."""
+
+    max_rank: int | None = Field(default=None, ge=1, le=512)
+    """Most pruned neurons a layer, so that the correction fits an adapter of this rank."""
+
+
+class CorrectionSpec(JobSpecBase):
+    """A correction job, as submitted."""
+
+    kind: Literal["correction"]
+    behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=MAX_BEHAVIOURS)
+    reference: PromptSetId
+    protect: ProtectSpec | None = ProtectSpec()
+    """What the search keeps besides the reference text; null protects nothing."""
+    perplexity: PerplexitySpec | None = None
+    attribution: AttributionSpec = AttributionSpec()
+    search: SearchSpec = SearchSpec()
+    budget: BudgetSpec = BudgetSpec()
+    gates: GatesSpec = GatesSpec()
+    """What else must keep working; perplexity and KL have their limits in `budget`."""
+    responses: ResponseLimitsSpec = ResponseLimitsSpec()
+    """Limits on continuations of reference text and on responses to each behaviour's prompts."""
+    serving: ServingSpec = ServingSpec()
+    publish: PublishSpec | None = None
+
+    @model_validator(mode="after")
+    def _check_sets_differ(self) -> Self:
+        """Refuse a reference that is an undesired set itself: nothing could be told apart."""
+        for position, behaviour in enumerate(self.behaviours):
+            if behaviour.prompts == self.reference:
+                raise ValueError(
+                    f"reference is also behaviours[{position}].prompts. Use another prompt set."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_gates(self) -> Self:
+        """Refuse a second limit for what the budget limits already."""
+        if self.gates.perplexity is not None or self.gates.kl is not None:
+            raise ValueError(
+                "gates.perplexity and gates.kl are for `excise gate`. In a job set "
+                "budget.perplexity_increase and budget.kl_mean."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_names_differ(self) -> Self:
+        """Refuse two behaviours of one name: the report tells them apart by it."""
+        if len({behaviour.name for behaviour in self.behaviours}) < len(self.behaviours):
+            raise ValueError("behaviours have the same name twice. Give each its own.")
+        if taken := {behaviour.name for behaviour in self.behaviours} & RESERVED_NAMES:
+            raise ValueError(
+                f"behaviours has the name {min(taken)}, which the report uses for prompts of its "
+                "own. Choose another."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_amounts(self) -> Self:
+        """Refuse amounts that do not say what they count."""
+        granularities, amounts = self.attribution.granularities, self.search.amounts
+        if isinstance(amounts, list) and len(granularities) > 1:
+            raise ValueError(
+                "search.amounts is one list for several granularities (auto tries "
+                f"{' and '.join(AUTO_GRANULARITIES)}). Give an object with a list for each, name "
+                "one in attribution.granularity, or leave search.amounts out."
+            )
+        if isinstance(amounts, dict) and not amounts.keys() <= set(granularities):
+            raise ValueError(
+                "search.amounts names a granularity that attribution.granularity does not. "
+                "Remove it, or add it there."
+            )
+        return self

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from excise.cli import group
+from excise.cli.app import app
+from excise.installation import EXAMPLES
+from tests.unit.excise.cli.fake_service import FakeService
+
+EXIT_CODES = [("passed", 0), ("rejected", 100), ("no_effect", 100)]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "job.json"
+    body = {"kind": "correction", "model": "m", "behaviours": [{"name": "r"}]}
+    path.write_text(json.dumps(body))
+    return path
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(("verdict", "code"), EXIT_CODES)
+def test_the_exit_code_is_the_verdict(
+    service: FakeService, url: str, spec: Path, tmp_path: Path, verdict: str, code: int
+) -> None:
+    service.verdict = verdict
+    out = tmp_path / "out"
+    result = run("submit", spec, "--wait", "--output", out, "--url", url)
+    assert result.exit_code == code, result.output
+    assert {path.name for path in out.iterdir()} == set(service.files)
+    assert "event 1" in result.stdout
+    assert "\x1b" not in result.output
+    assert "\x07" not in result.output
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_job_without_a_verdict_is_an_error(
+    service: FakeService, url: str, spec: Path, status: str
+) -> None:
+    service.final_status = status
+    result = run("submit", spec, "--wait", "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: job_1")
+
+
+@pytest.mark.parametrize(("verdict", "code"), EXIT_CODES)
+def test_machine_output_is_one_json_document(
+    service: FakeService, url: str, spec: Path, verdict: str, code: int
+) -> None:
+    service.verdict = verdict
+    result = run("submit", spec, "--wait", "--json", "--url", url)
+    assert result.exit_code == code
+    assert json.loads(result.stdout)["verdict"] == verdict
+
+
+def test_shortcuts_upload_and_fill_in_the_spec(
+    service: FakeService, url: str, spec: Path, tmp_path: Path
+) -> None:
+    for name in ("bad", "good", "wiki"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    files = [tmp_path / f"{name}.txt" for name in ("bad", "good", "wiki")]
+    result = run(
+        *("submit", spec, "--url", url, "--prompts", files[0]),
+        *("--reference", files[1], "--perplexity", files[2]),
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "job_1\n"
+    sent = service.specs[0]
+    assert sent["behaviours"][0]["prompts"] == "ps_1"
+    assert (sent["reference"], sent["perplexity"]["prompts"]) == ("ps_2", "ps_3")
+    assert [name for name, _, _ in service.uploads] == ["bad", "good", "wiki"]
+
+
+def test_the_service_error_names_the_field(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text("{}")
+    result = run("submit", path, "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr == "error: kind is unknown. (field: kind)\n"
+
+
+def test_a_spec_that_gives_a_key_twice_is_not_sent(
+    service: FakeService, url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"kind": "correction", "gates": {"kl": {"max_mean": 0.1, "max_mean": 9}}}')
+    result = run("submit", path, "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: {path}: the key 'max_mean' is given twice. Keep one of the two.\n"
+    )
+    assert service.specs == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\x00", "[" * 100_000, "NaN"])
+def test_a_spec_that_is_no_object_is_an_error(url: str, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    result = run("submit", path, "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bogus",),
+        ("submit",),
+        ("submit", "/does/not/exist.json"),
+        ("jobs", "--limit", "0"),
+        ("watch", "--nope", "job_1"),
+        ("keys", "create", "--scope", "root"),
+        ("watch", "job_404"),
+    ],
+)
+def test_anything_wrong_ends_with_one(
+    url: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("EXCISE_URL", url)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+
+
+def test_without_a_key_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EXCISE_API_KEY")
+    result = run("jobs")
+    assert result.exit_code == 1
+    assert "EXCISE_API_KEY" in result.stderr
+
+
+def test_no_command_takes_the_key_as_a_flag() -> None:
+    for command in ("submit", "jobs", "watch", "report", "cancel"):
+        assert "api-key" not in run(command, "--help").stdout
+
+
+def test_watch_report_jobs_and_cancel(
+    service: FakeService, url: str, spec: Path, tmp_path: Path
+) -> None:
+    assert run("submit", spec, "--url", url).exit_code == 0
+    assert run("report", "job_1", "--url", url).exit_code == 1
+    assert run("watch", "job_1", "--url", url).exit_code == 0
+    shown = run("report", "job_1", "--url", url).stdout
+    assert shown.index("PASSED") < shown.index("Gates")
+    assert "12 of 46080" in shown
+    assert "[bold]" in shown
+    assert json.loads(run("report", "job_1", "--format", "json", "--url", url).stdout)
+    assert run("report", "job_1", "--format", "md", "--url", url).stdout == "# report\n"
+    assert "job_1" in run("jobs", "--url", url).stdout
+    assert json.loads(run("jobs", "--json", "--url", url).stdout)["data"][0]["id"] == "job_1"
+    assert run("cancel", "job_1", "--url", url).stdout == "cancelled\n"
+
+
+def test_a_group_that_cannot_be_imported_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "needs_torch.py").write_text("import torch_that_is_absent\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = EntryPoint("patch", "needs_torch:app", group.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(group, "find_groups", lambda: {"patch": found})
+    result = run("patch", "apply", "--base", "x")
+    assert result.exit_code == 1
+    assert "torch_that_is_absent" in result.stderr
+    assert "pip install" in result.stderr
+    assert "patch" in run("--help").stdout
+
+
+def test_groups_of_other_packages_are_added(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = """
+import typer
+app = typer.Typer()
+
+@app.callback()
+def main() -> None: ...
+
+@app.command()
+def hello() -> None:
+    print("hello")
+"""
+    (tmp_path / "brings_group.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = EntryPoint("models", "brings_group:app", group.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(group, "find_groups", lambda: {"models": found})
+    assert run("models", "hello").stdout == "hello\n"
+    assert re.search(r"^\W*models\b", run("--help").stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["gate", "models", "patch"])
+def test_the_workers_commands_have_names_and_only_options_of_theirs(name: str) -> None:
+    assert re.search(rf"^\W*{name}\b", run("--help").stdout, re.MULTILINE)
+    assert "completion" not in run(name, "--help").stdout
+
+
+def test_starting_the_command_line_does_not_import_torch() -> None:
+    program = "import excise.cli.app, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_the_examples_are_written_once(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "examples"
+    result = run("examples", "--output", folder)
+    assert result.exit_code == 0, result.output
+    assert (folder / "gate" / "harmful.txt").is_file()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in EXAMPLES.iterdir()}
+    (folder / "reference.txt").write_text("mine")
+    result = run("examples", "--output", folder)
+    assert result.exit_code == 1
+    assert "exists already. Set --output" in result.stderr
+    assert (folder / "reference.txt").read_text() == "mine"
