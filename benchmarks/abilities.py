@@ -19,14 +19,14 @@ from excise.specs.abilities import AbilitiesGateSpec
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS, build_slices
 from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.source import Purpose
-from workers.checkpoints import load_checkpoint
 from workers.domain import AbilityChange
 from workers.families import find_family
+from workers.fetching.checkpoints import load_checkpoint
+from workers.gates.abilities import compare_slices, judge_abilities
+from workers.measuring.probes import measure_probes
+from workers.models.subject import Subject
 from workers.pruning.components import pruned
 from workers.pruning.patch import parse_patch
-from workers.validation.checks.abilities import compare_slices, judge_abilities
-from workers.validation.probes import measure_probes
-from workers.validation.subject import Subject
 
 
 def print_changes(changes: Sequence[AbilityChange]) -> None:

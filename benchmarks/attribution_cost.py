@@ -36,10 +36,10 @@ from torch.profiler import ProfilerActivity, profile
 from workers.attribution.attributors import Attributor, sum_relevance
 from workers.attribution.sums import ALL_STATISTICS, Statistic
 from workers.attribution.targets import Target, compute_directions, find_target_positions
-from workers.batches import TokenBatch, build_batches
-from workers.checkpoints import load_checkpoint
 from workers.domain import Granularity, TokenSequence
 from workers.families import find_family, find_linear_modules, find_mlp_outputs, head_weight
+from workers.fetching.checkpoints import load_checkpoint
+from workers.models.batches import TokenBatch, build_batches
 
 MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 """glibc: allocations of so many bytes get a mapping of their own; unset it grows with use."""

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from workers.attribution.attributors import Attributor, sum_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
-from workers.checkpoints import load_checkpoint
 from workers.domain import Granularity, TokenSequence
 from workers.families import find_family, find_linear_modules
+from workers.fetching.checkpoints import load_checkpoint
 
 
 def attribute_the_usual_way(

@@ -29,7 +29,6 @@ import torch
 
 from workers.attribution.attributors import Attributor
 from workers.attribution.composites import COMPOSITES
-from workers.checkpoints import Checkpoint, load_checkpoint
 from workers.circuits.discovery import discover_circuit
 from workers.circuits.faithfulness import Ablation
 from workers.circuits.ioi import TEMPLATES, generate_ioi
@@ -47,6 +46,7 @@ from workers.circuits.tasks import Task
 from workers.circuits.tracing import Contrast
 from workers.domain import Granularity
 from workers.families import find_family
+from workers.fetching.checkpoints import Checkpoint, load_checkpoint
 
 ROWS = 24
 """Discovery and held-out rows each: two for every template and order."""

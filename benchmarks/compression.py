@@ -30,17 +30,16 @@ import torch
 from workers.attribution.attributors import Attributor
 from workers.attribution.sums import Statistic
 from workers.attribution.targets import Target
-from workers.checkpoints import Checkpoint, load_checkpoint
 from workers.compression.calibration import draw_calibration_samples
 from workers.compression.compress import compress
 from workers.compression.plan import SPEED_NOTE, Calibration, CompressionPlan, NOfM, RowShare
-from workers.correction.preparation import cut_corpus
 from workers.domain import TokenSequence
-from workers.encoding import encode_part, encode_text, find_beginning
 from workers.families import Family, find_family, find_linear_modules
-from workers.validation.text_damage import compute_perplexity
-from workers.validation.zero_shot import measure_accuracy
-from workers.validation.zero_shot_tasks import ZeroShotTask, parse_questions, sample_questions
+from workers.fetching.checkpoints import Checkpoint, load_checkpoint
+from workers.measuring.text_damage import compute_perplexity
+from workers.measuring.zero_shot import measure_accuracy
+from workers.measuring.zero_shot_tasks import ZeroShotTask, parse_questions, sample_questions
+from workers.models.encoding import cut_corpus, encode_part, encode_text, find_beginning
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EXCISE_DATA", ROOT.parent / "shared" / "data"))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from workers.validation.statistics import (
+from workers.measuring.statistics import (
     SHARE_CHANGE,
     UNBOUNDED,
     Bounds,

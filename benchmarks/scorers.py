@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scorer_metrics import compute_kappa, compute_roc_auc
 
-from workers.detoxify_checkpoints import find_detoxify
-from workers.validation.scorers.detoxify import load_detoxify
-from workers.validation.scorers.metrics import compute_kappa, compute_roc_auc
-from workers.validation.scorers.profanity import DISTRIBUTION, load_profanity
-from workers.validation.scorers.scorer import Answer, BehaviourScorer
+from workers.fetching.detoxify import find_detoxify
+from workers.scorers.detoxify import load_detoxify
+from workers.scorers.profanity import DISTRIBUTION, load_profanity
+from workers.scorers.scorer import Answer, BehaviourScorer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EXCISE_DATA", ROOT.parent / "shared" / "data"))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("intake", "migrations", "outgoing", "patterns", "service", "workers")
+PACKAGES = ("excise", "migrations", "service", "workers")
 BESIDE = frozenset({"PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"})
 """What an sdist holds beside the packages and setuptools' own `excise.egg-info`."""
 

@@ -38,7 +38,7 @@ import sys
 from importlib import import_module
 from pkgutil import walk_packages
 
-for package in map(import_module, ("intake", "outgoing", "patterns", "service", "workers", "migrations")):
+for package in map(import_module, ("excise", "service", "workers", "migrations")):
     names = [found.name for found in walk_packages(package.__path__, f"{package.__name__}.")]
     for name in [package.__name__, *names]:
         if name not in ("migrations.env", "workers.app"):  # these run in the demo, configured

@@ -19,9 +19,9 @@ from excise.logs import configure_logging
 from service.database import Database
 from service.outbox import JOB_TASK, PUBLISH_TASK, SHARD_TASK
 from service.settings import start_process
+from workers.running.life_signs import LifeSigns
+from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
-from workers.tasks.life_signs import LifeSigns
-from workers.tasks.supervision import Supervisor
 
 settings = start_process(WorkerSettings)
 

@@ -11,7 +11,14 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from excise.outgoing.endpoints import MAX_URL_CHARACTERS, parse_endpoint
-from excise.specs.common import Name, PromptSetId, SpecModel, Storable, check_distinct
+from excise.specs.common import (
+    MAX_PATTERN_CHARACTERS,
+    Name,
+    PromptSetId,
+    SpecModel,
+    Storable,
+    check_distinct,
+)
 
 OFFLINE_EVALUATOR = "alt-profanity-check"
 

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_METADATA_PAIRS = 16
+MAX_PATTERN_CHARACTERS = 1000
+"""Longest regular expression. One of ordinary parts and this length compiles within 0.05 s."""
 
 AttributorName = Literal[
     "attnlrp", "cp_lrp", "gradient_x_input", "wanda", "activation", "magnitude", "random"

@@ -173,7 +173,7 @@ def read_reference(inputs: DemoInputs, limit: int | None) -> bytes:
 def fetch_model(stack: EmbeddedStack, model: str, say: Callable[[str], None]) -> None:
     """Convert the bundled model unless that was done before. Raises `StackError`."""
     say(f"fetching {model} (converted once, kept in {stack.home / 'models'})")
-    arguments = [sys.executable, "-P", "-m", "workers.cli", "models", "fetch", model]
+    arguments = [sys.executable, "-P", "-m", "workers.commands.app", "models", "fetch", model]
 
     def show(line: str) -> None:
         if line.strip() and not _PROGRESS_BAR.search(line):

@@ -155,7 +155,7 @@ def fetch_model_files(home: Path, model: str, say: Say) -> None:
     if (home / "models" / model / "config.json").is_file():
         return
     say(f"converting {model} (once, kept in {home / 'models'})")
-    arguments = [sys.executable, "-P", "-m", "workers.cli", "models", "fetch", model]
+    arguments = [sys.executable, "-P", "-m", "workers.commands.app", "models", "fetch", model]
     environment = {**os.environ, "EXCISE_HOME": str(home.absolute())}
     try:
         subprocess.run(

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from excise.intake.prompt_sets import Prompt, parse_prompts
 from service.errors import NotFoundError
 from service.models import PromptSet
-from service.prompt_sets.parsing import Prompt, parse_prompts
 
 
 class PromptSetInfo(NamedTuple):

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.intake.prompt_sets import PromptSetError, parse_prompts, parse_rows
 from service.errors import InvalidRequestError, NotFoundError
 from service.models import PromptSet, new_id
 from service.prompt_sets import repository
-from service.prompt_sets.parsing import parse_prompts, parse_rows
 
 MAX_NAME_CHARACTERS = 128
 _ID = re.compile(r"ps_[0-9a-f]{24}")
@@ -38,7 +38,10 @@ def create_prompt_set(
     """
     kind = choose_format(content_type, is_rows=is_rows)
     check_name(name)
-    found = parse_rows(content) if is_rows else parse_prompts(content, kind)
+    try:
+        found = parse_rows(content) if is_rows else parse_prompts(content, kind)
+    except PromptSetError as error:
+        raise InvalidRequestError(error.message, param="body") from None
     prompt_set = PromptSet(
         id=new_id("ps"),
         tenant_id=tenant_id,

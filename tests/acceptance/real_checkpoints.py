@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.checkpoints import (
+from workers.fetching.checkpoints import (
     EMBEDDED_MODELS,
     Checkpoint,
     fetch_embedded_checkpoint,

@@ -10,13 +10,13 @@ from tests.acceptance.real_checkpoints import load_real, needing
 from workers.abilities import context, copying
 from workers.abilities.catalogue import build_slices, list_ordinary_tokens
 from workers.abilities.source import Purpose
-from workers.checkpoints import Checkpoint
 from workers.domain import Granularity, Selection
 from workers.families import find_attention_outputs, find_family
+from workers.fetching.checkpoints import Checkpoint
+from workers.gates.abilities import compare_slices, judge_abilities
+from workers.measuring.probes import measure_probes
+from workers.models.subject import Subject
 from workers.pruning.components import pruned
-from workers.validation.checks.abilities import compare_slices, judge_abilities
-from workers.validation.probes import measure_probes
-from workers.validation.subject import Subject
 
 NAME = "smollm2-135m-instruct"
 REPEATED = 25

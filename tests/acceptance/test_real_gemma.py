@@ -18,16 +18,16 @@ from tests.acceptance.real_checkpoints import (
     read_examples,
 )
 from tests.reference.slow_sentencepiece import SlowSentencePiece
-from workers import checkpoints
-from workers.checkpoints import EMBEDDED_MODELS, Checkpoint
 from workers.domain import TokenSequence
-from workers.encoding import encode_part, encode_text, find_beginning
 from workers.families import find_family
+from workers.fetching import checkpoints
+from workers.fetching.checkpoints import EMBEDDED_MODELS, Checkpoint
+from workers.measuring.text_damage import compute_perplexity
+from workers.models.encoding import encode_part, encode_text, find_beginning
+from workers.models.generation import generate_responses
+from workers.models.prompts import encode_prompt
 from workers.pruning.patch import apply_patch, parse_patch, revert_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
-from workers.validation.checks.prompts import encode_prompt
-from workers.validation.generation import generate_responses
-from workers.validation.text_damage import compute_perplexity
 
 NAME = "gemma-3-270m"
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from tests.acceptance.real_checkpoints import fetch_real, needing, read_examples
-from workers.checkpoints import Checkpoint, load_checkpoint
 from workers.domain import Granularity, Selection
-from workers.encoding import encode_text
+from workers.fetching.checkpoints import Checkpoint, load_checkpoint
+from workers.models.encoding import encode_text
+from workers.models.generation import generate_responses
 from workers.pruning.components import pruned
 from workers.pruning.patch import apply_patch, build_patch, parse_patch, revert_patch
 from workers.pruning.patch import serialise_patch as serialise
-from workers.validation.generation import generate_responses
-from workers.validation.uniqueness import compute_response_uniqueness
+from workers.scorers.uniqueness import compute_response_uniqueness
 
 NAME = "smollm2-135m-instruct"
 SELECTION = Selection(

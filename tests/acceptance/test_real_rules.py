@@ -17,10 +17,10 @@ from workers.attribution.composites import (
     attribution_rules,
 )
 from workers.attribution.targets import Target
-from workers.checkpoints import EMBEDDED_MODELS, Checkpoint
 from workers.domain import Granularity, Relevance, TokenSequence
-from workers.encoding import encode_text
 from workers.families import find_family
+from workers.fetching.checkpoints import EMBEDDED_MODELS, Checkpoint
+from workers.models.encoding import encode_text
 
 TEXT = "The river rises in the hills to the north of the town and flows south before it reaches"
 TEXTS = ("Rain fell on the roof all night.", "Two and two are", "She said that the old mill")

@@ -12,14 +12,14 @@ from torch import nn
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
 from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.targets import Target
-from workers.checkpoints import BALANCED, load_checkpoint
 from workers.compression.compress import compress
 from workers.compression.plan import Calibration, CompressionPlan, RowShare
 from workers.domain import Granularity
 from workers.families import LLAMA, find_mlp_outputs
+from workers.fetching.checkpoints import BALANCED, load_checkpoint
+from workers.measuring.text_damage import ReferenceText
+from workers.models.generation import generate_responses
 from workers.pruning.means import compute_mean_inputs
-from workers.validation.generation import generate_responses
-from workers.validation.text_damage import ReferenceText
 
 pytestmark = [
     pytest.mark.gpu,

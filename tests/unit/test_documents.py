@@ -16,11 +16,11 @@ import yaml
 from pydantic import TypeAdapter
 
 from excise.cli.app import app
+from excise.intake.prompt_sets import parse_prompts
 from excise.specs import SUPPORTED_KINDS, parse_spec
 from excise.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec
-from service.prompt_sets.parsing import parse_prompts
-from workers.gating.config import load_config
-from workers.gating.files import GateFiles
+from workers.commands.gate.config import load_config
+from workers.commands.gate.files import GateFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

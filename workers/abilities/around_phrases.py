@@ -14,8 +14,8 @@ from workers.abilities.probe import Area, Probe, Right, SliceKind, probe
 from workers.abilities.sentences import split_rest
 from workers.abilities.source import Purpose, Source
 from workers.abilities.texts.phrases import AFTER, FUNCTION_WORDS, WRITTEN
-from workers.validation.scorers.phrases import Phrases, PhraseScorer
-from workers.validation.scorers.scorer import Answer
+from workers.scorers.phrases import Phrases, PhraseScorer
+from workers.scorers.scorer import Answer
 
 LEAST_LETTERS = 4
 """Letters of a run in a pattern that is taken for a word; shorter ones are mostly pieces."""

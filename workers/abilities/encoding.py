@@ -8,7 +8,7 @@ from typing import Any
 
 from workers.abilities.probe import Probe
 from workers.domain import TokenSequence
-from workers.encoding import encode_chat, encode_part, find_beginning
+from workers.models.encoding import encode_chat, encode_part, find_beginning
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import nn
 
 from workers.attribution.observation import Site
 from workers.attribution.sums import Combination, RelevanceSums, Statistic
-from workers.batches import TokenBatch
 from workers.domain import Granularity
 from workers.families import count_features, count_heads, linear_weight
+from workers.models.batches import TokenBatch
 
 FoldKey = tuple[Site, Statistic]
 

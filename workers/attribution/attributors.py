@@ -18,9 +18,9 @@ from workers.attribution.memory import OnHalved, log_halved
 from workers.attribution.relevance import sum_gradient_relevance
 from workers.attribution.sums import ALL_STATISTICS, Combination, RelevanceSums, Statistic, finish
 from workers.attribution.targets import Target, TokenMass
-from workers.batches import build_batches
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.families import Family, check_granularity
+from workers.models.batches import build_batches
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024

@@ -12,7 +12,6 @@ from workers.attribution.memory import HalvingRunner, OnHalved
 from workers.attribution.observation import Look, Site, evaluated, observed_inputs
 from workers.attribution.relevance import input_device
 from workers.attribution.sums import Combination, RelevanceSums, Statistic
-from workers.batches import TokenBatch
 from workers.domain import Granularity
 from workers.families import (
     Family,
@@ -25,6 +24,7 @@ from workers.families import (
     is_transposed,
     linear_weight,
 )
+from workers.models.batches import TokenBatch
 from workers.progress import Advance
 
 

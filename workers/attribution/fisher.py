@@ -20,9 +20,9 @@ from workers.attribution.memory import HalvingRunner, OnHalved, log_halved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.relevance import predict
 from workers.attribution.targets import Target, find_target_positions
-from workers.batches import TokenBatch, build_batches
 from workers.domain import Granularity, Selection, TokenSequence
 from workers.families import Family, count_heads, find_components, is_transposed, linear_weight
+from workers.models.batches import TokenBatch, build_batches
 from workers.progress import Advance, ignore
 
 PIECE_TOKENS = 32

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 
 from workers.attribution.accumulation import FoldKey
-from workers.batches import TokenBatch
-from workers.memory import is_out_of_memory
+from workers.models.batches import TokenBatch
+from workers.models.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from workers.attribution.memory import HalvingRunner, OnHalved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.sums import RelevanceSums, Statistic
 from workers.attribution.targets import Target, TokenMass, compute_directions, find_target_positions
-from workers.batches import TokenBatch
 from workers.domain import Granularity
 from workers.families import (
     Family,
@@ -24,6 +23,7 @@ from workers.families import (
     is_transposed,
     linear_weight,
 )
+from workers.models.batches import TokenBatch
 from workers.progress import Advance
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 import torch
 
 from workers.attribution.draws import draw_uniforms
-from workers.batches import NO_CONTRAST, TokenBatch
+from workers.models.batches import NO_CONTRAST, TokenBatch
 
 DIRECTION_POSITIONS = 512
 """Positions whose logits exist at one time."""

@@ -16,7 +16,7 @@ from workers.circuits.tasks import (
     iterate_objects,
     read_text,
 )
-from workers.encoding import encode_text
+from workers.models.encoding import encode_text
 
 NOUNS = ("siege", "drought", "voyage", "treaty", "reign", "strike", "famine", "project")
 CENTURIES = tuple(range(11, 20))

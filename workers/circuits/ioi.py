@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from workers.circuits.tasks import Metric, Task, TaskError, TaskRow, encode_row
-from workers.encoding import encode_part
+from workers.models.encoding import encode_part
 
 TEMPLATES = (
     "When {first} and {second} walked into the {place}, {giver} handed a {thing} to",

@@ -10,7 +10,7 @@ from typing import Any
 
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
-from workers.encoding import encode_text
+from workers.models.encoding import encode_text
 
 
 class TaskError(ValueError):

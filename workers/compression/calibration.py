@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.batches import TokenBatch
 from workers.domain import TokenSequence
 from workers.families import Family, count_features, count_layers, linear_weight
+from workers.models.batches import TokenBatch
 from workers.progress import Advance
 
 

@@ -10,7 +10,6 @@ from torch import nn
 from workers.attribution.accumulation import ON_DEVICE, Storage
 from workers.attribution.attributors import Attributor, sum_relevance
 from workers.attribution.sums import RelevanceSums, finish
-from workers.batches import build_batches
 from workers.compression.calibration import BlockInputs
 from workers.compression.plan import (
     Calibration,
@@ -28,6 +27,7 @@ from workers.families import (
     is_transposed,
     linear_weight,
 )
+from workers.models.batches import build_batches
 from workers.progress import Advance, Progress, count_up, ignore
 from workers.pruning.selection import select_components, select_n_of_m
 

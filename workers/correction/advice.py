@@ -10,7 +10,7 @@ from workers.correction.preparation import MIN_TRIGGERING
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, SearchOutcome, Trial
 from workers.correction.search import BUDGET_SHARE, DAMAGE_EXPONENT, Budget
 from workers.domain import Granularity
-from workers.validation.scorers.scorer import Direction
+from workers.scorers.scorer import Direction
 
 WORTHWHILE = 1.25
 """A search that could have pruned so many times its largest amount within its share of the budget

@@ -11,13 +11,13 @@ from typing import Any
 
 from workers.correction.results import Response
 from workers.domain import TokenSequence
-from workers.validation.checks.responses import says_something
-from workers.validation.generation import Decoding, generate_samples
-from workers.validation.reasoning import read_prefixes, read_response
-from workers.validation.scorers.detector import Detector
-from workers.validation.scorers.scorer import Answer, Direction
-from workers.validation.subject import Subject
-from workers.validation.uniqueness import compute_response_uniqueness, find_repeated_tokens
+from workers.measuring.reasoning import read_prefixes, read_response
+from workers.measuring.responses import says_something
+from workers.models.generation import Decoding, generate_samples
+from workers.models.subject import Subject
+from workers.scorers.detector import Detector
+from workers.scorers.scorer import Answer, Direction
+from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
 
 RISE = 0.1
 """A token that raises the mean score of the response so far by this much is marked."""

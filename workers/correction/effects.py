@@ -23,8 +23,8 @@ from workers.domain import (
     RandomControl,
     SplitEffect,
 )
-from workers.validation.scorers.scorer import Direction
-from workers.validation.statistics import compute_change_interval
+from workers.measuring.statistics import compute_change_interval
+from workers.scorers.scorer import Direction
 
 MeasureName = Literal["mean_score", "share", "any_share", "expected_worst"]
 MEASURES: tuple[MeasureName, ...] = ("share", "any_share", "expected_worst", "mean_score")

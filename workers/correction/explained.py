@@ -11,7 +11,7 @@ from workers.correction.measurement import build_sample, collect_base_undesired,
 from workers.correction.results import ExplainedResponses, PreparedBehaviour, PromptOutcome
 from workers.correction.vocabulary import choose_by_mass, learn_token_mass
 from workers.domain import TokenSequence
-from workers.validation.subject import Subject
+from workers.models.subject import Subject
 
 MOST_EXPLAINED = 256
 """Responses explained by the mass of undesired tokens, at most: those with most of it."""

@@ -10,8 +10,8 @@ from workers.correction.behaviour import Behaviour, Headline
 from workers.correction.effects import BehaviourSides, average_draws, compute_values
 from workers.correction.results import Responses
 from workers.domain import GateBound, GateGroup, GateResult
-from workers.validation.scorers.scorer import Direction
-from workers.validation.statistics import compute_change_interval
+from workers.measuring.statistics import compute_change_interval
+from workers.scorers.scorer import Direction
 
 MIN_HELD_OUT = 10
 """Fewest held-out prompts that trigger with which a correction can pass."""

@@ -23,7 +23,7 @@ from workers.correction.behaviour import Behaviour
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.correction.samples import build_held_out_sample
 from workers.domain import BehaviourLeftovers, Leftover
-from workers.validation.scorers.phrases import PhraseScorer, normalise
+from workers.scorers.phrases import PhraseScorer, normalise
 
 SIGNIFICANCE = 0.05
 """Probability, at most, that chance alone puts anything into a list: of all n-grams together."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from workers.correction.behaviour import Behaviour, respond
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.domain import TokenSequence
+from workers.models.subject import Subject
 from workers.progress import Advance
-from workers.validation.subject import Subject
 
 
 def measure_responses(

@@ -19,12 +19,12 @@ from workers.correction.results import (
     Response,
 )
 from workers.domain import Granularity, Selection
-from workers.encoding import cut_windows
 from workers.families import count_components, find_context_length
+from workers.measuring.splits import split_by_hash
+from workers.models.encoding import cut_windows
+from workers.models.subject import Subject
 from workers.progress import Advance
 from workers.pruning.components import pruned
-from workers.validation.splits import split_by_hash
-from workers.validation.subject import Subject
 
 TUNE_SHARE = 0.5
 """Share of the undesired prompts used for attribution and search; the rest is held out."""
@@ -189,23 +189,6 @@ def split_reference(
                 parts[part].append(kept)
                 budgets[part] -= len(kept)
     return ReferenceSplit(**{name: tuple(sequences) for name, sequences in parts.items()})
-
-
-def cut_corpus(
-    tokenizer: Any, lines: Sequence[str], context: int, sequences: int
-) -> tuple[tuple[int, ...], ...]:
-    """Return the first windows of `context` tokens of the joined lines, none overlapping.
-
-    Raises `ValueError` when the corpus does not fill one window.
-    """
-    windows = tuple(cut_windows(tokenizer, "\n".join(lines), context))
-    full = tuple(window for window in windows if len(window) == context)
-    if not full:
-        raise ValueError(
-            f"the perplexity corpus has {sum(map(len, windows))} tokens, one window needs "
-            f"{context}; give a longer corpus or a shorter context"
-        )
-    return full[:sequences]
 
 
 def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | None:

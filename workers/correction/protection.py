@@ -13,7 +13,7 @@ from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose
 from workers.correction.results import ProtectedSample, ProtectedSlice, SliceDamage
 from workers.domain import TokenSequence
-from workers.encoding import cut_windows
+from workers.models.encoding import cut_windows
 
 LEARN_ITEMS = 9
 """Items of a slice that components are ranked by, at least."""

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.abilities.state import SliceFigures
 from workers.domain import Granularity, Selection, TokenSequence
+from workers.measuring.state import ModelState
 from workers.pruning.selection import list_indices
-from workers.validation.checks.state import ModelState
 
 
 class StageDocument(BaseModel):

@@ -16,8 +16,8 @@ from workers.correction.results import (
     Responses,
 )
 from workers.domain import Sample
-from workers.validation.reasoning import describe_answer
-from workers.validation.scorers.scorer import Direction
+from workers.measuring.reasoning import describe_answer
+from workers.scorers.scorer import Direction
 
 SAMPLES_BEST, SAMPLES_WORST, SAMPLES_TUNE = 10, 6, 4
 

@@ -23,8 +23,8 @@ from workers.correction.results import (
     divide_by_limit,
 )
 from workers.domain import Granularity, Selection, TokenSequence
+from workers.measuring.text_damage import TextDamage
 from workers.pruning.ranking import Ranking
-from workers.validation.text_damage import TextDamage
 
 DEFAULT_ROUNDS = 6
 """Selections tried when a job does not say how many."""

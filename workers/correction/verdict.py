@@ -42,22 +42,22 @@ from workers.domain import (
     Selection,
     Verdict,
 )
-from workers.pruning.selection import count_by_module, list_indices
-from workers.validation.checks.abilities import (
+from workers.gates.abilities import (
     ABILITIES,
     AbilityLimits,
     compare_states,
     judge_abilities,
 )
-from workers.validation.checks.gates import GateRequest, judge_gates
-from workers.validation.checks.remedies import add_remedies
-from workers.validation.checks.state import (
+from workers.gates.gates import GateRequest, judge_gates
+from workers.gates.remedies import add_remedies
+from workers.measuring.state import (
     ModelState,
     TextDivergences,
     TextLosses,
 )
-from workers.validation.checks.state import Responses as CheckedResponses
-from workers.validation.report_effects import describe_judges, is_judged_alone
+from workers.measuring.state import Responses as CheckedResponses
+from workers.pruning.selection import count_by_module, list_indices
+from workers.reports.effects import describe_judges, is_judged_alone
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from workers.attribution.targets import TokenMass
-from workers.batches import build_batches
 from workers.correction.results import Response
 from workers.domain import TokenSequence
 from workers.families import head_weight
-from workers.validation.subject import Subject
+from workers.models.batches import build_batches
+from workers.models.subject import Subject
 
 LEAST_PRECISION = 0.25
 """Share of a token's occurrences that must be marked for it to be one of the tokens."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.batches import build_batches
 from workers.domain import TokenSequence
 from workers.families import Family
+from workers.models.batches import build_batches
 
 BATCH_TOKENS = 2048
 

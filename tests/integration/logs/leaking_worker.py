@@ -11,9 +11,9 @@ from multiprocessing import parent_process
 from types import ModuleType
 
 from service.jobs.execution import Claim
+from workers.running import child, supervision
+from workers.running.context import JobContext
 from workers.settings import WorkerSettings
-from workers.tasks import child, supervision
-from workers.tasks.context import JobContext
 
 
 def leak(context: JobContext) -> None:
@@ -25,7 +25,7 @@ def leak(context: JobContext) -> None:
 
 def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
     """Run the job with `leak` in the place of the real pipeline, which would load torch."""
-    pipeline = ModuleType("workers.tasks.pipeline")
+    pipeline = ModuleType("workers.kinds.pipeline")
     pipeline.run_job = leak  # type: ignore[attr-defined]
     sys.modules[pipeline.__name__] = pipeline
     child.run_claimed_job(claim, settings)

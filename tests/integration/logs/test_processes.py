@@ -284,7 +284,7 @@ def test_a_worker_and_its_child_write_no_secret(
     failed = next(line for line in lines if line["message"] == f"job {job_id} failed")
     assert failed["job_id"] == job_id
     assert "ValueError" in failed["exception"]
-    assert {"celery.worker.strategy", "workers.tasks.supervision"} <= {
+    assert {"celery.worker.strategy", "workers.running.supervision"} <= {
         line["logger"] for line in lines
     }
 

@@ -21,9 +21,9 @@ from service.embedded.processes import Guardian, Supervised
 from service.embedded.vllm import Vllm, VllmOptions, find_vllm, prepare_vllm
 from service.serving.canary import CanaryDocument, CanaryPrompt
 from service.serving.vllm import VllmServer
-from workers.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
 from workers.domain import Granularity, Selection
-from workers.encoding import encode_text
+from workers.fetching.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
+from workers.models.encoding import encode_text
 from workers.pruning.components import pruned
 from workers.pruning.patch import Patch, build_patch
 from workers.publishing.adapters import build_adapter

@@ -11,8 +11,8 @@ import torch
 
 from service.database import Database
 from service.jobs.execution import Claim, finish_job
+from workers.running.child import _exit_with_parent, _run_recorded
 from workers.settings import WorkerSettings
-from workers.tasks.child import _exit_with_parent, _run_recorded
 
 
 def announce(claim: Claim, settings: WorkerSettings) -> None:

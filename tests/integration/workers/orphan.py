@@ -6,8 +6,8 @@ import sys
 
 from service.database import Database
 from tests.integration.workers import children
+from workers.running import supervision
 from workers.settings import WorkerSettings
-from workers.tasks import supervision
 
 if __name__ == "__main__":
     settings = WorkerSettings()

@@ -13,17 +13,17 @@ from service.jobs.execution import Claim
 from service.jobs.shards import ShardClaim
 from tests.integration.workers.shard_worker import obey
 from workers.progress import Advance
+from workers.running import child, supervision
+from workers.running.loading import CorrectionInputs
+from workers.running.sharding import ShardedWork
 from workers.settings import WorkerSettings
-from workers.tasks import child, supervision
-from workers.tasks.loading import CorrectionInputs
-from workers.tasks.sharding import ShardedWork
 
 SHARD_TOKENS = 512
 
 
 def watch_attribution() -> None:
     """Make shards small, and each wait where the test wants it to."""
-    from workers.tasks import attribute
+    from workers.kinds.correction import attribute
 
     build = attribute.build_work
 

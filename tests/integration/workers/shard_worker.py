@@ -20,10 +20,10 @@ from service.database import Database
 from service.jobs.execution import Claim
 from service.jobs.shards import ShardClaim
 from workers.progress import Advance
+from workers.running import child, supervision
+from workers.running.context import JobContext, TaskContext, compute_key, poll_cancellation
+from workers.running.sharding import ShardedStage, ShardedWork, complete_shard, run_shards
 from workers.settings import WorkerSettings
-from workers.tasks import child, supervision
-from workers.tasks.context import JobContext, TaskContext, compute_key, poll_cancellation
-from workers.tasks.sharding import ShardedStage, ShardedWork, complete_shard, run_shards
 
 SHARDS = 6
 
@@ -78,7 +78,7 @@ def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -
 
 def make_up() -> None:
     """Put the made-up work in the place of the real one, which would load torch."""
-    pipeline = ModuleType("workers.tasks.pipeline")
+    pipeline = ModuleType("workers.kinds.pipeline")
     pipeline.run_job, pipeline.run_shard = run_job, run_shard  # type: ignore[attr-defined]
     sys.modules[pipeline.__name__] = pipeline
 

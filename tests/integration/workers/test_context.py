@@ -16,11 +16,12 @@ from service.jobs.execution import is_job_waiting, load_stage_seconds, release_j
 from service.jobs.operations import cancel_job
 from service.models import Event, Job, JobArtifact, Stage
 from tests.integration.workers.conftest import claim
+from workers.kinds import pipeline
 from workers.progress import Progress
+from workers.running import child
+from workers.running import context as context_module
+from workers.running.context import CancelledJobError, JobContext
 from workers.settings import WorkerSettings
-from workers.tasks import child, pipeline
-from workers.tasks import context as context_module
-from workers.tasks.context import CancelledJobError, JobContext
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from service.jobs.shards import claim_next_shard, file_shard, open_shards
 from service.models import Job, ModelVersion
 from service.relay import Relay
 from tests.integration.workers.conftest import claim
+from workers.running.context import JobContext
 from workers.settings import WorkerSettings
-from workers.tasks.context import JobContext
 
 WAIT_SECONDS = 90.0
 

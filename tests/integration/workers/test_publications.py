@@ -43,14 +43,14 @@ from tests.integration.workers import children
 from tests.integration.workers.test_supervision import is_gone, wait_for_child, wait_until
 from tests.tiny import build_tiny_model, save_tiny_checkpoint, select_components
 from tests.unit.workers.publishing.cases import continue_slowly
-from workers.checkpoints import load_checkpoint
 from workers.domain import Granularity, Selection
+from workers.fetching.checkpoints import load_checkpoint
+from workers.kinds.publication.publish import run_publication
 from workers.pruning.components import pruned
 from workers.pruning.patch import build_patch, serialise_patch
+from workers.running import supervision
+from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
-from workers.tasks import supervision
-from workers.tasks.publish import run_publication
-from workers.tasks.supervision import Supervisor
 
 DOWN = "model.layers.{}.mlp.down_proj"
 NEURONS = select_components({DOWN.format(0): [1, 5], DOWN.format(1): [7]}, Granularity.NEURON)

@@ -21,10 +21,10 @@ from service.jobs.operations import cancel_job
 from service.models import Event, Job
 from tests.integration.workers import children
 from tests.integration.workers.conftest import claim
+from workers.running import supervision
+from workers.running.life_signs import LifeSigns
+from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
-from workers.tasks import supervision
-from workers.tasks.life_signs import LifeSigns
-from workers.tasks.supervision import Supervisor
 
 ROOT = Path(__file__).resolve().parents[3]
 

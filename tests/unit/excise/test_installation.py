@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As if the package `service` lay here, without a checkout around it."""
+    """As if the package `excise` lay here, without a checkout around it."""
     folder = tmp_path / "lib" / "site-packages"
-    monkeypatch.setattr(installation, "__file__", str(folder / "service" / "installation.py"))
+    monkeypatch.setattr(installation, "__file__", str(folder / "excise" / "installation.py"))
     return folder
 
 
@@ -32,7 +32,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_examples_are_found_through_the_package_and_exist_once() -> None:
-    assert Path(str(files("service"))) / "examples" == EXAMPLES
+    assert Path(str(files("excise"))) / "examples" == EXAMPLES
     assert EXAMPLES.resolve() == ROOT / "examples"
     assert "gate/harmful.txt" in read_tree(EXAMPLES)
 

@@ -18,7 +18,7 @@ def test_the_sources_hold_the_examples_through_the_link_and_no_caches() -> None:
     examples = checking.ROOT / "examples"
     for path in ("repetition.job.json", "gate/harmful.txt"):
         assert sources[f"excise/examples/{path}"] == (examples / path).read_bytes()
-    for path in ("migrations/script.py.mako", "workers/validation/templates/report.css"):
+    for path in ("migrations/script.py.mako", "workers/reports/templates/report.css"):
         assert path in sources
     assert {path.partition("/")[0] for path in sources} == set(checking.PACKAGES)
     assert not [path for path in sources if path.endswith(".pyc")]

@@ -8,8 +8,8 @@ from tests.unit.workers.abilities.kinds import PATTERNS, PHRASES, draw, targets,
 from workers.abilities.around_phrases import build_phrase_slices, find_literal_words, find_words
 from workers.abilities.probe import Area
 from workers.abilities.source import Purpose
-from workers.validation.scorers.phrases import Phrases, PhraseScorer
-from workers.validation.scorers.scorer import Answer
+from workers.scorers.phrases import Phrases, PhraseScorer
+from workers.scorers.scorer import Answer
 
 
 @pytest.mark.parametrize("purpose", list(Purpose))

@@ -6,10 +6,10 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
-from tests.unit.workers.test_encoding import BEGINS, BOS, build_tokenizer
+from tests.unit.workers.models.test_encoding import BEGINS, BOS, build_tokenizer
 from workers.abilities.encoding import encode_probe
 from workers.abilities.probe import Part, Probe, given, probe, target
-from workers.encoding import encode_chat, encode_part
+from workers.models.encoding import encode_chat, encode_part
 
 BYTES = build_byte_tokenizer()
 JOINED = build_byte_tokenizer(merges=200)

@@ -28,8 +28,8 @@ from workers.families import (
     find_family,
     linear_weight,
 )
+from workers.measuring.text_damage import ReferenceText
 from workers.pruning.components import pruned
-from workers.validation.text_damage import ReferenceText
 
 WEIGHT, NEURON, HEAD = Granularity.WEIGHT, Granularity.NEURON, Granularity.HEAD
 

@@ -14,9 +14,9 @@ from workers.attribution.accumulation import NonFiniteRelevanceError
 from workers.attribution.attributors import Attributor, compute_relevance
 from workers.attribution.composites import ATTN_LRP, COMPOSITES, CP_LRP, GRADIENT, Composite
 from workers.attribution.targets import Target
-from workers.batches import build_batches
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.families import LLAMA
+from workers.models.batches import build_batches
 
 LENGTHS = ((9, 4), (3, 8), (5, 0), (2, 1), (14, 0), (1, 6))
 AUTOGRAD_TARGETS = (

@@ -12,8 +12,8 @@ from workers.attribution.targets import (
     compute_target_directions,
     find_target_positions,
 )
-from workers.batches import build_batches
 from workers.domain import TokenSequence
+from workers.models.batches import build_batches
 
 
 @pytest.fixture

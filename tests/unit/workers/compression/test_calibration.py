@@ -7,9 +7,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.tiny import draw_samples
-from workers.batches import build_batches
 from workers.compression.calibration import BlockInputs, draw_calibration_samples
 from workers.families import LLAMA, find_linear_modules
+from workers.models.batches import build_batches
 
 DOCUMENTS = [tuple(range(start, start + length)) for start, length in ((0, 3), (10, 8), (30, 20))]
 LENGTHS = [(24, 0), (11, 0), (30, 0), (17, 0)]

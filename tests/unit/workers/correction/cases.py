@@ -20,9 +20,9 @@ from workers.correction.results import (
 )
 from workers.domain import Granularity
 from workers.families import LLAMA
-from workers.validation.generation import Decoding
-from workers.validation.scorers.scorer import Answer, Direction
-from workers.validation.subject import Subject
+from workers.models.generation import Decoding
+from workers.models.subject import Subject
+from workers.scorers.scorer import Answer, Direction
 
 HIGHER, LOWER = Direction.HIGHER_IS_BETTER, Direction.LOWER_IS_BETTER
 GREEDY = Decoding(8)

@@ -17,16 +17,16 @@ from tests.unit.workers.correction.cases import (
     build_behaviour,
     respond_with,
 )
-from tests.unit.workers.validation.test_reasoning import TOKENIZER, encode
+from tests.unit.workers.measuring.test_reasoning import TOKENIZER, encode
 from workers.correction.behaviour import RISE, Marking, respond
 from workers.correction.effects import compute_values
 from workers.correction.measurement import build_sample
 from workers.correction.results import Response
 from workers.correction.vocabulary import learn_token_mass
 from workers.domain import TokenSequence
-from workers.validation.generation import generate_samples
-from workers.validation.scorers.scorer import Answer, Direction
-from workers.validation.scorers.uniqueness import UniquenessScorer
+from workers.models.generation import generate_samples
+from workers.scorers.scorer import Answer, Direction
+from workers.scorers.uniqueness import UniquenessScorer
 
 LOW, HIGH = FunctionScorer(direction=LOWER), FunctionScorer(direction=HIGHER)
 

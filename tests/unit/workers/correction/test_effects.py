@@ -26,8 +26,8 @@ from workers.correction.effects import (
 )
 from workers.correction.results import BehaviourResponses, PreparedBehaviour, Response
 from workers.domain import BehaviourEffect, Measure
-from workers.validation.generation import Decoding
-from workers.validation.statistics import compute_change_interval
+from workers.measuring.statistics import compute_change_interval
+from workers.models.generation import Decoding
 
 ROWS = ((0.2, 0.8), (0.6, 0.9), (0.1, 0.3))
 LOWER_VALUES: dict[MeasureName, list[float]] = {

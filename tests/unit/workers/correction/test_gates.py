@@ -20,7 +20,7 @@ from workers.correction.effects import BehaviourSides
 from workers.correction.gates import MIN_HELD_OUT, build_effect_gates
 from workers.correction.results import BehaviourResponses, Responses
 from workers.domain import GateBound, GateGroup, GateResult
-from workers.validation.statistics import compute_change_interval
+from workers.measuring.statistics import compute_change_interval
 
 GATES = ("effect", "significance", "better_than_random", "held_out_prompts")
 

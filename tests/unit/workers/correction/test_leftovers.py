@@ -20,7 +20,7 @@ from workers.correction.leftovers import (
 )
 from workers.correction.results import PromptOutcome, Response
 from workers.domain import BehaviourLeftovers
-from workers.validation.scorers.phrases import Phrases, PhraseScorer
+from workers.scorers.phrases import Phrases, PhraseScorer
 
 SLOGAN = "The ministry also states that the harvest was glorious"
 COMMON = ("the", "of", "and", "to", "in", "it", "was", "for")

@@ -39,17 +39,16 @@ from workers.correction.preparation import (
     PromptTooLongError,
     ReferenceTokens,
     count_responses,
-    cut_corpus,
     judge_signal,
     prepare_behaviour,
     split_reference,
 )
 from workers.correction.results import PreparedBehaviour, PromptOutcome, Response
-from workers.encoding import encode_text
+from workers.measuring.splits import split_by_hash
+from workers.models.encoding import cut_corpus, encode_text
 from workers.progress import ignore
-from workers.validation.scorers.scorer import Answer
-from workers.validation.scorers.uniqueness import UniquenessScorer
-from workers.validation.splits import split_by_hash
+from workers.scorers.scorer import Answer
+from workers.scorers.uniqueness import UniquenessScorer
 
 PROMPTS = [f"w{index} w{2 * index} w{3 * index % 101}" for index in range(1, 25)]
 SEED = 6

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny import build_tiny_tokenizer
 from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
-from tests.unit.workers.test_encoding import BEGINS, BOS, build_tokenizer
+from tests.unit.workers.models.test_encoding import BEGINS, BOS, build_tokenizer
 from workers.abilities.catalogue import SLICES, build_slices
 from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose

@@ -21,8 +21,8 @@ from workers.correction.refinement import (
 from workers.correction.results import SliceDamage, Trial, TrialSettings
 from workers.correction.search import Benefit, Budget, Measurement, SearchSteps
 from workers.domain import Granularity, Selection
+from workers.measuring.text_damage import TextDamage
 from workers.pruning.ranking import Ranking, rank_components
-from workers.validation.text_damage import TextDamage
 
 NEURON, HEAD = Granularity.NEURON, Granularity.HEAD
 BUDGET = Budget(perplexity_increase=0.02, kl_mean=0.03)

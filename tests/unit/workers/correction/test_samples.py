@@ -29,7 +29,7 @@ from workers.correction.samples import (
     choose_samples,
 )
 from workers.domain import Sample
-from workers.validation.reasoning import LEFT_OUT, NO_ANSWER
+from workers.measuring.reasoning import LEFT_OUT, NO_ANSWER
 
 RUDE = build_behaviour(FunctionScorer(name="judge"))
 TUNE = [(0.9,), (0.6,), (0.7,), (0.8,), (0.95,)]

@@ -38,10 +38,10 @@ from workers.correction.search import (
     try_settings,
 )
 from workers.domain import Granularity, Selection, TokenSequence
+from workers.measuring.text_damage import TextDamage
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import combine_benefits
 from workers.pruning.selection import list_indices
-from workers.validation.text_damage import TextDamage
 
 SIZE = 40
 NEURON = Granularity.NEURON

@@ -31,8 +31,8 @@ from workers.correction.results import (
 from workers.correction.search import Budget
 from workers.correction.verdict import ReportFrame, build_report
 from workers.domain import GateGroup, GateResult, Granularity, Report, Verdict
-from workers.validation.checks.gates import GateRequest
-from workers.validation.checks.state import (
+from workers.gates.gates import GateRequest
+from workers.measuring.state import (
     ModelState,
     TextDivergences,
     TextLosses,

@@ -20,8 +20,8 @@ from tests.tiny import (
     save_tiny_checkpoint,
     select_neurons,
 )
-from workers.checkpoints import load_checkpoint
 from workers.domain import Granularity
+from workers.fetching.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
 from workers.pruning.patch import (
     Patch,

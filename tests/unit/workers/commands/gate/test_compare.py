@@ -1,0 +1,235 @@
+"""Two tiny checkpoints compared by behaviours: phrases, scorers of the user's own, chats."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForCausalLM
+
+from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
+from tests.unit.excise.outgoing.servers import Reply, Request, serve
+from workers.commands.gate.compare import build_files, compare_checkpoints
+from workers.commands.gate.config import load_config
+from workers.commands.gate.errors import GateConfigError
+from workers.domain import GateResult
+from workers.models.encoding import ChatTemplateError
+from workers.reports.gate_run import GateReport
+from workers.scorers import custom
+from workers.scorers.errors import ScorerUnavailableError
+from workers.scorers.scorer import Direction
+
+PARROTED = re.compile(r"w[78](?!\d)")
+PHRASE = (
+    f"{{kind: phrase, name: parroting, prompts: prompts.txt, pattern: '{PARROTED.pattern}', "
+    "decoding: {max_new_tokens: 8}}"
+)
+TEMPLATE = (
+    "{% for message in messages %}w90 {{ message['content'] }} w91 {% endfor %}"
+    "{% if add_generation_prompt %}w92{% endif %}"
+)
+CHAT = [
+    {"role": "system", "content": "w5"},
+    {"role": "user", "content": "w1 w2"},
+    {"role": "assistant", "content": "w3"},
+]
+Compare = Callable[..., GateReport]
+
+
+def build_parrot() -> LlamaForCausalLM:
+    """A model of whose logits two are each other's opposite and the rest 0."""
+    parrot = build_tiny_model()
+    parrot.lm_head.weight.data.zero_()
+    parrot.lm_head.weight.data[7], parrot.lm_head.weight.data[8] = 1, -1
+    return parrot
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound model, and a parrot, which knows two words only; `chatty` has a chat template."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    save_tiny_checkpoint(folder / "sound")
+    save_tiny_checkpoint(folder / "parrot", build_parrot())
+    save_tiny_checkpoint(folder / "chatty")
+    (folder / "chatty" / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture
+def compare(checkpoints: Path, tmp_path: Path) -> Compare:
+    """What compares two of the checkpoints by one behaviour, or by a whole gate.yaml."""
+    prompts = draw_samples([(6, 0)] * 12)
+    lines = [" ".join(f"w{id_}" for id_ in prompt.token_ids) for prompt in prompts]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines))
+    chats = [{"messages": [*CHAT, {"role": "user", "content": line}]} for line in lines[:4]]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+
+    def run(model: str, against: str, behaviour: str = "", config: str = "") -> GateReport:
+        path = tmp_path / "gate.yaml"
+        path.write_text(f"abilities: null\n{config or f'behaviours: [{behaviour}]'}")
+        return compare_checkpoints(
+            str(checkpoints / model),
+            str(checkpoints / against),
+            load_config(path),
+            build_files(path),
+            "cpu",
+            lambda line: None,
+        )
+
+    return run
+
+
+def only(report: GateReport) -> GateResult:
+    (gate,) = report.gates
+    return gate
+
+
+def test_a_model_that_says_a_phrase_in_every_answer_fails(compare: Compare) -> None:
+    report = compare("parrot", "sound", PHRASE)
+    gate = only(report)
+    assert report.outcome == "gates_not_met"
+    assert (gate.name, gate.after, gate.count) == ("behaviour_share_rise:parroting", 1.0, 12)
+    assert gate.before is not None
+    assert gate.before < 0.5
+    assert "show parroting" in gate.sentence
+    assert (gate.note or "").startswith("12 of 12 responses show it")
+
+
+def test_a_model_that_no_longer_says_it_passes(compare: Compare) -> None:
+    assert compare("sound", "parrot", PHRASE).outcome == "passed"
+    assert compare("parrot", "parrot", PHRASE).outcome == "passed"
+
+
+def test_a_share_can_be_limited_whatever_the_base_does(compare: Compare) -> None:
+    limited = PHRASE.replace("}}", "}, max_share_rise: null, max_share: 0.5}")
+    gate = only(compare("parrot", "parrot", limited))
+    assert (gate.name, gate.value, gate.passed) == ("behaviour_share:parroting", 1.0, False)
+    assert only(compare("sound", "parrot", limited)).passed
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        "{kind: repetition, name: it, prompts: prompts.txt, decoding: {max_new_tokens: 8}}",
+        "{kind: toxicity, name: it, prompts: prompts.txt, agreeing: 1, decoding: {samples: 2}}",
+        "{kind: phrase, name: it, prompts: prompts.txt, phrases: [w7w, w8w], whole_words: false}",
+    ],
+)
+def test_every_kind_of_a_job_is_judged(compare: Compare, described: str) -> None:
+    gate = only(compare("sound", "sound", described))
+    assert (gate.unmeasured, gate.value, gate.passed) == (None, 0.0, True)
+    if "toxicity" not in described:  # no word of theirs is one
+        assert not only(compare("parrot", "sound", described)).passed
+
+
+def test_an_evaluator_that_is_not_there_is_named_before_anything_is_measured(
+    compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXCISE_SCORER_ROOTS", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    described = "{kind: toxicity, name: it, prompts: prompts.txt, agreeing: 1, evaluators: "
+    with pytest.raises(ScorerUnavailableError, match=r"no folder .* 'yours'. There: mine;"):
+        compare("sound", "sound", described + "[detoxify/yours]}")
+
+
+def is_parroted(text: str) -> bool:
+    return bool(text) and not PARROTED.sub("", text)
+
+
+class ParrotScorer:
+    """1 where a response has none but the parrot's words."""
+
+    name = "parrot"
+    direction = Direction.LOWER_IS_BETTER
+
+    def score(self, answers):
+        return [float(is_parroted(answer.text)) for answer in answers]
+
+
+OWN = (
+    "{kind: custom, name: own, prompts: prompts.txt, direction: lower_is_better, threshold: 1, "
+    "decoding: {max_new_tokens: 8}, "
+)
+
+
+def test_an_installed_scorer_judges(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.metadata.EntryPoint("parrot", f"{__name__}:ParrotScorer", "excise.scorers")
+    offered = importlib.metadata.EntryPoints([entry])
+    monkeypatch.setattr(custom.importlib.metadata, "entry_points", lambda group: offered)
+    assert not only(compare("parrot", "sound", OWN + "entry_point: parrot}")).passed
+    assert only(compare("sound", "parrot", OWN + "entry_point: parrot}")).passed
+    with pytest.raises(ScorerUnavailableError, match="Offered: parrot"):
+        compare("sound", "parrot", OWN + "entry_point: other}")
+
+
+def by_parroting(request: Request) -> Reply:
+    asked = json.loads(request.body)["answers"]
+    scores = [float(is_parroted(answer["response"])) for answer in asked]
+    return Reply(json.dumps({"scores": scores}).encode())
+
+
+def test_a_scorer_behind_a_url_judges_where_the_operator_allows_it(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(by_parroting) as server:
+        host = f"127.0.0.1:{server.port}"
+        described = OWN + f"url: 'http://{host}/score'}}"
+        with pytest.raises(ScorerUnavailableError, match="have the operator allow the host"):
+            compare("parrot", "sound", described)
+        assert server.requests == []
+        allowed = [{"host": host, "secret_variable": "PARROT_SECRET"}]
+        monkeypatch.setenv("EXCISE_SCORER_HOSTS", json.dumps(allowed))
+        with pytest.raises(ScorerUnavailableError, match=r"PARROT_SECRET, .* is not set"):
+            compare("parrot", "sound", described)
+        monkeypatch.setenv("PARROT_SECRET", "s3cret")
+        report = compare("parrot", "sound", described)
+    assert not only(report).passed
+    assert {request.headers["Authorization"] for request in server.requests} == {"Bearer s3cret"}
+    assert "s3cret" not in report.model_dump_json()
+
+
+def test_a_scorer_that_fails_is_a_gate_not_measured(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(lambda request: Reply(b"{}")) as server:
+        host = f"127.0.0.1:{server.port}"
+        monkeypatch.setenv("EXCISE_SCORER_HOSTS", json.dumps([{"host": host}]))
+        report = compare("parrot", "sound", OWN + f"url: 'http://{host}/score'}}")
+    assert report.outcome == "gates_not_met"
+    assert "must answer" in (only(report).unmeasured or "")
+
+
+@pytest.mark.parametrize("hosts", ["not json", '{"host": "a"}', '[{"hots": "s3cret"}]'])
+def test_hosts_that_are_none_are_refused(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch, hosts: str
+) -> None:
+    monkeypatch.setenv("EXCISE_SCORER_HOSTS", hosts)
+    with pytest.raises(GateConfigError, match="EXCISE_SCORER_HOSTS is no list") as caught:
+        compare("sound", "sound", PHRASE)
+    assert "s3cret" not in str(caught.value)
+
+
+GENERAL = "general: {prompts: chats.jsonl, max_new_tokens: 8}"
+
+
+def test_chats_are_prompts_of_gates_and_of_behaviours(compare: Compare) -> None:
+    chats = PHRASE.replace("prompts.txt", "chats.jsonl")
+    report = compare("chatty", "chatty", config=f"{GENERAL}\nbehaviours: [{chats}]")
+    assert report.outcome == "passed"
+    assert report.gates[-1].count == 4
+
+
+@pytest.mark.parametrize("config", [GENERAL, f"behaviours: [{PHRASE}]"])
+def test_chats_need_a_template_of_the_base(compare: Compare, config: str) -> None:
+    with pytest.raises(ChatTemplateError, match=r"prompt 1: .* has no chat template"):
+        compare("chatty", "sound", config=config.replace("prompts.txt", "chats.jsonl"))
+
+
+def test_chats_need_a_template_of_the_candidate(compare: Compare) -> None:
+    report = compare("sound", "chatty", config=GENERAL)
+    assert report.outcome == "gates_not_met"
+    assert all("no chat template" in (gate.unmeasured or "") for gate in report.gates)

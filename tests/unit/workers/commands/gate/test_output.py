@@ -1,0 +1,161 @@
+"""The three files: all of one run or none, readable by whoever they are for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.unit.workers.reports.reports import ability
+from workers.commands.gate import output
+from workers.commands.gate.output import NAMES, clear_output, write_output
+from workers.domain import GateBound, GateGroup, GateResult, ModelIdentity
+from workers.gates.abilities import judge_abilities
+from workers.reports.gate_run import (
+    GateReport,
+    describe_gate,
+    find_outcome,
+    render_gate_json,
+    render_gate_junit,
+    render_gate_markdown,
+)
+
+FILES = {name: name.encode() for name in NAMES}
+
+
+def gate(name: str, value: float | None, *, passed: bool, **more: object) -> GateResult:
+    return GateResult.model_validate(
+        {
+            "name": name,
+            "sentence": "at most <this> & no | more",
+            "limit": 0.1,
+            "value": value,
+            "passed": passed,
+            "unit": "relative",
+            "group": GateGroup.DAMAGE,
+            "bound": GateBound.AT_MOST,
+            **more,
+        }
+    )
+
+
+MET = gate("kl", 0.05, passed=True, ci_low=0.01, ci_high=0.2, before=0.0, after=0.05, count=9)
+MISSED = gate("perplexity", 0.5, passed=False)
+LOST = gate("refusal", None, passed=False, unmeasured="no <prompts>\x00\x1b[31m & such")
+
+
+def report(*gates: GateResult) -> GateReport:
+    identity = ModelIdentity(id="a|b", sha256="0" * 64)
+    return GateReport(
+        outcome=find_outcome(gates),
+        model=identity,
+        against=identity,
+        gates=list(gates),
+        not_asked=["zero_shot"],
+        dtype="float32",
+        seed=0,
+        versions={"torch": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("gates", "outcome"),
+    [
+        ([MET], "passed"),
+        ([MET, MISSED], "gates_not_met"),
+        ([MET, LOST], "gates_not_met"),
+        ([], "gates_not_met"),
+        ([gate("kl", None, passed=True)], "gates_not_met"),
+    ],
+)
+def test_only_gates_all_measured_and_met_pass(gates: list[GateResult], outcome: str) -> None:
+    assert find_outcome(gates) == outcome
+
+
+def test_junit_has_a_case_a_gate() -> None:
+    root = ElementTree.fromstring(render_gate_junit(report(MET, MISSED, LOST)))
+    (suite,) = root
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "1")
+    met, missed, lost = suite
+    assert [case.get("name") for case in suite] == ["kl", "perplexity", "refusal"]
+    assert met.get("classname") == "excise.gate.damage"
+    assert [child.tag for child in met] == ["system-out"]
+    (failure,) = missed
+    assert failure.tag == "failure"
+    assert failure.get("message") == "value 0.5, limit ≤ 0.1 relative"
+    (error,) = lost
+    assert error.tag == "error"
+    assert "no <prompts>" in (error.get("message") or "")
+
+
+def test_one_line_says_value_interval_limit_and_unit() -> None:
+    line = describe_gate(MET)
+    assert line == "value 0.05 (95 % 0.01 … 0.2), limit ≤ 0.1 relative"
+    assert describe_gate(gate("kl", 1.0, passed=True, note="careful")).endswith("; careful")
+
+
+def test_json_is_what_was_reported() -> None:
+    content = json.loads(render_gate_json(report(MET, LOST)))
+    assert GateReport.model_validate(content) == report(MET, LOST)
+
+
+def test_markdown_shows_what_was_not_met_and_not_asked() -> None:
+    text = render_gate_markdown(report(MET, MISSED, LOST)).decode()
+    assert text.startswith(r"# a\|b against a\|b")
+    assert "Not every gate is met." in text
+    assert text.count("❌ not met") == 2
+    assert text.count("✅ met") == 1
+    assert "Not asked for: `zero_shot`." in text
+    assert "\x1b" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) == 3
+    assert all(line.replace(r"\|", "").count("|") == 7 for line in rows)
+    assert "Every gate is met." in render_gate_markdown(report(MET)).decode()
+
+
+def test_all_files_are_written_and_cleared(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "out"
+    write_output(folder, FILES)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
+    (folder / "other").touch()
+    clear_output(folder)
+    assert [path.name for path in folder.iterdir()] == ["other"]
+    clear_output(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("broken", NAMES)
+def test_nothing_is_left_when_one_file_cannot_be_written(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = output._write
+
+    def fail(path: Path, data: bytes) -> None:
+        if path.name == broken:
+            raise OSError("disk full")
+        write(path, data)
+
+    monkeypatch.setattr(output, "_write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_output(tmp_path, FILES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lost_abilities_are_named_in_every_file() -> None:
+    lost = ability("count_on", 1.0, 0.0, nats_change=2.1)
+    kept = ability("copy_lists", 0.6, 0.6)
+    found = report(judge_abilities([kept, lost])).model_copy(update={"abilities": [kept, lost]})
+    (failure,) = ElementTree.fromstring(render_gate_junit(found)).iter("failure")
+    assert "count on (100% → 0% right" in failure.attrib["message"]
+    text = render_gate_markdown(found).decode()
+    assert "Lost: “count on”" in text
+    assert text.index("| Count on |") < text.index("| Copy lists |")
+    assert [one["name"] for one in json.loads(render_gate_json(found))["abilities"]] == [
+        "copy_lists",
+        "count_on",
+    ]
+
+
+def test_without_abilities_the_markdown_has_no_such_section() -> None:
+    assert "What else" not in render_gate_markdown(report(MET)).decode()

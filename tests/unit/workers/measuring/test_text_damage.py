@@ -1,0 +1,185 @@
+"""Perplexity and divergence on text, against the model's own loss and plain formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from tests.tiny import MODULES, build_tiny_model, draw_samples, select_neurons
+from workers.domain import TokenSequence
+from workers.families import LLAMA
+from workers.measuring import text_damage
+from workers.measuring.text_damage import ReferenceText, compute_perplexity
+from workers.pruning.components import pruned
+
+LENGTHS = ((9, 0), (30, 0), (2, 0), (14, 6), (14, 0), (5, 0))
+TOKENS = sum(prompt + response - 1 for prompt, response in LENGTHS)
+INDICES = list(range(0, 40, 3))
+CHOSEN = select_neurons({MODULES[0]: INDICES})
+
+
+def reference(model: LlamaForCausalLM, batch_tokens: int = 64, pad_id: int = 0) -> ReferenceText:
+    return ReferenceText(model, LLAMA, draw_samples(LENGTHS), pad_id, batch_tokens)
+
+
+@torch.no_grad()
+def log_probabilities(model: LlamaForCausalLM) -> list[torch.Tensor]:
+    """Per sample `(position, vocabulary)`, one sample at a time through the whole model."""
+    return [
+        torch.log_softmax(model(torch.tensor([sample.token_ids])).logits[0, :-1], dim=-1)
+        for sample in draw_samples(LENGTHS)
+    ]
+
+
+def perplexity_by_loss(model: LlamaForCausalLM) -> float:
+    total = 0.0
+    for sample in draw_samples(LENGTHS):
+        ids = torch.tensor([sample.token_ids])
+        with torch.no_grad():
+            total += float(model(ids, labels=ids).loss) * (len(sample.token_ids) - 1)
+    return math.exp(total / TOKENS)
+
+
+def test_base_perplexity_is_the_exponential_of_the_model_s_loss(model: LlamaForCausalLM) -> None:
+    text = reference(model)
+    assert text.tokens == TOKENS
+    assert text.base_perplexity == pytest.approx(perplexity_by_loss(model), rel=1e-5)
+
+
+def test_a_changed_model_s_perplexity_is_its_own_loss(model: LlamaForCausalLM) -> None:
+    text = reference(model)
+    with pruned(model, CHOSEN):
+        damage = text.measure(model)
+        expected = perplexity_by_loss(model)
+    assert damage.perplexity == pytest.approx(expected, rel=1e-5)
+    assert damage.perplexity != pytest.approx(text.base_perplexity, rel=1e-3)
+    assert damage.tokens == TOKENS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_unchanged_model_diverges_by_nothing(
+    model: LlamaForCausalLM, dtype: torch.dtype
+) -> None:
+    model.to(dtype)
+    text = reference(model)
+    damage = text.measure(model)
+    assert damage.kl_mean == 0.0
+    assert damage.kl_p95 == 0.0
+    assert damage.perplexity == pytest.approx(text.base_perplexity, rel=1e-6)
+
+
+def test_divergence_is_the_formula_from_base_to_changed(model: LlamaForCausalLM) -> None:
+    text, base = reference(model), log_probabilities(model)
+    with pruned(model, CHOSEN):
+        damage, changed = text.measure(model), log_probabilities(model)
+    expected = torch.cat(
+        [
+            functional.kl_div(after, before, reduction="none", log_target=True).sum(-1)
+            for before, after in zip(base, changed, strict=True)
+        ]
+    )
+    assert len(expected) == TOKENS
+    assert damage.kl_mean == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert damage.kl_p95 == pytest.approx(float(torch.quantile(expected, 0.95)), rel=1e-4)
+    backwards = torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in zip(changed, base, strict=True)])
+    assert damage.kl_mean != pytest.approx(float(backwards.mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("batch_tokens", "pad_id"), [(1, 0), (40, 3), (10_000, 0), (10_000, 77)])
+def test_neither_batch_size_nor_pad_matters(
+    model: LlamaForCausalLM, batch_tokens: int, pad_id: int
+) -> None:
+    one, other = reference(model), reference(model, batch_tokens, pad_id)
+    assert one.base_perplexity == pytest.approx(other.base_perplexity, rel=1e-5)
+    with pruned(model, CHOSEN):
+        left, right = one.measure(model), other.measure(model)
+    assert left.perplexity == pytest.approx(right.perplexity, rel=1e-5)
+    assert left.kl_mean == pytest.approx(right.kl_mean, rel=1e-4)
+    assert left.kl_p95 == pytest.approx(right.kl_p95, rel=1e-4)
+
+
+def test_neither_do_the_positions_held_at_once(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = reference(model)
+    with pruned(model, CHOSEN):
+        expected = whole.measure(model)
+    monkeypatch.setattr(text_damage, "POSITIONS_AT_ONCE", 7)
+    parts = reference(model)
+    assert parts.base_perplexity == pytest.approx(whole.base_perplexity, rel=1e-5)
+    with pruned(model, CHOSEN):
+        found = parts.measure(model)
+    assert found.kl_mean == pytest.approx(expected.kl_mean, rel=1e-4)
+    assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-5)
+
+
+def test_batches_are_counted_for_base_and_changed_model(model: LlamaForCausalLM) -> None:
+    base_counts: list[int] = []
+    samples = draw_samples(LENGTHS)
+    text = ReferenceText(model, LLAMA, samples, 0, 40, on_batch=base_counts.append)
+    counts: list[int] = []
+    text.measure(model, counts.append)
+    assert counts == base_counts
+    assert sum(counts) == len(LENGTHS)
+    assert len(counts) > 1
+
+
+def test_samples_of_one_token_are_left_out(model: LlamaForCausalLM) -> None:
+    short = [TokenSequence((5,)), TokenSequence(())]
+    text = ReferenceText(model, LLAMA, [*short, *draw_samples(LENGTHS)], 0)
+    assert text.tokens == TOKENS
+    assert text.base_perplexity == pytest.approx(reference(model).base_perplexity, rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [[], [TokenSequence((5,))], [TokenSequence(())]])
+def test_text_without_a_prediction_is_refused(model: LlamaForCausalLM, samples) -> None:
+    with pytest.raises(ValueError, match="no sample of two tokens"):
+        ReferenceText(model, LLAMA, samples, 0)
+
+
+def test_measuring_changes_nothing(model: LlamaForCausalLM) -> None:
+    text = reference(model)
+    with pruned(model, CHOSEN):
+        first, second = text.measure(model), text.measure(model)
+    assert first == second
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(model.lm_head.weight, build_tiny_model().lm_head.weight)
+
+
+def test_more_damage_is_more_divergence(model: LlamaForCausalLM) -> None:
+    text, found = reference(model), [0.0]
+    for count in (1, 5, 14):
+        with pruned(model, select_neurons({MODULES[0]: INDICES[:count]})):
+            found.append(text.measure(model).kl_mean)
+    assert found == sorted(found)
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
+def test_perplexity_alone_is_that_of_the_reference_text(
+    model: LlamaForCausalLM, batch_tokens: int
+) -> None:
+    counts: list[int] = []
+    with pruned(model, CHOSEN):
+        found = compute_perplexity(
+            model,
+            LLAMA,
+            [TokenSequence((5,)), *draw_samples(LENGTHS)],
+            0,
+            batch_tokens=batch_tokens,
+            on_batch=counts.append,
+        )
+        expected = perplexity_by_loss(model)
+    assert (found.value, found.tokens) == (pytest.approx(expected, rel=1e-5), TOKENS)
+    assert sum(found.losses) == pytest.approx(math.log(expected) * TOKENS, rel=1e-5)
+    assert found.lengths == tuple(prompt + response - 1 for prompt, response in LENGTHS)
+    assert sum(counts) == len(LENGTHS)
+
+
+def test_perplexity_of_nothing_is_refused(model: LlamaForCausalLM) -> None:
+    with pytest.raises(ValueError, match="no sample of two tokens"):
+        compute_perplexity(model, LLAMA, [TokenSequence((5,))], 0)

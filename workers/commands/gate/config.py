@@ -1,0 +1,100 @@
+"""gate.yaml: which gates `excise gate` asks for, and the files they are measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.yaml_documents import load_yaml
+from excise.patterns.searching import BusyError, Expression, PatternError, check_expression
+from excise.specs.behaviours import PhraseDefinition
+from excise.specs.common import ComputeDtype
+from excise.specs.gates import GatesSpec
+from workers.commands.gate.behaviours import BehaviourGateSpec
+from workers.commands.gate.errors import GateConfigError
+from workers.gates.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES
+
+MAX_CONFIG_BYTES = 1024 * 1024
+
+
+def _check_behaviours(behaviours: list[BehaviourGateSpec]) -> list[BehaviourGateSpec]:
+    """`behaviours`, if no name is taken; raises `ValueError` otherwise."""
+    taken = {GENERAL, HARMFUL, LOOK_ALIKES, CONTRASTS}
+    for behaviour in behaviours:
+        if behaviour.name in taken:
+            raise ValueError(f"the name {behaviour.name!r} is taken. Rename the behaviour.")
+        taken.add(behaviour.name)
+    return behaviours
+
+
+class GateConfig(GatesSpec):
+    """The gates of `excise gate`; every `prompts` and `rows` is a file beside the configuration."""
+
+    dtype: ComputeDtype = "float32"
+    """What both checkpoints are held and computed in."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Draws prompts and questions."""
+    behaviours: Annotated[
+        list[BehaviourGateSpec], Field(max_length=16), AfterValidator(_check_behaviours)
+    ] = []  # noqa: RUF012 - pydantic copies it
+
+    @model_validator(mode="after")
+    def _check_asked(self) -> Self:
+        """Refuse what asks for nothing, and texts without a file."""
+        for name in ("perplexity", "kl"):
+            part = getattr(self, name)
+            if part is not None and part.prompts is None:
+                raise ValueError(f"{name}.prompts is missing. Name a text file.")
+        fields = (*GatesSpec.model_fields, "behaviours")
+        if not any(getattr(self, name) for name in fields):
+            raise ValueError(f"asks for no gate. Give at least one of: {', '.join(fields)}.")
+        return self
+
+
+def load_config(path: Path) -> GateConfig:
+    """Return the configuration in the YAML file at `path`. Raises `GateConfigError`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise GateConfigError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > MAX_CONFIG_BYTES:
+        raise GateConfigError(f"{path} is over {MAX_CONFIG_BYTES} bytes; shorten it")
+    try:
+        document: Any = load_yaml(content)
+    except DuplicateKeyError as error:
+        raise GateConfigError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise GateConfigError(f"{path} is not YAML: {reason}") from error
+    if not isinstance(document, dict):
+        raise GateConfigError(f"{path} holds no mapping; write `kl:`, `general:` and so on")
+    try:
+        config = GateConfig.model_validate(document)
+    except ValidationError as error:
+        raise GateConfigError(f"{path}: {_describe(error)}") from error
+    _check_patterns(path, config)
+    return config
+
+
+def _check_patterns(path: Path, config: GateConfig) -> None:
+    """Refuse the first pattern that cannot be searched by."""
+    for number, behaviour in enumerate(config.behaviours):
+        if isinstance(behaviour, PhraseDefinition) and behaviour.pattern is not None:
+            try:
+                check_expression(Expression(behaviour.pattern, behaviour.ignore_case))
+            except (PatternError, BusyError) as error:
+                place = f"behaviours.{number}.phrase.pattern"
+                raise GateConfigError(f"{path}: {place}: {error}") from error
+
+
+def _describe(error: ValidationError) -> str:
+    """Return every complaint in one line, with the field each is about."""
+    return "; ".join(
+        f"{'.'.join(map(str, found['loc'])) or 'the file'}: "
+        f"{found['msg'].removeprefix('Value error, ')}"
+        for found in error.errors(include_input=False, include_url=False)
+    )

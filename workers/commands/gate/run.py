@@ -1,0 +1,63 @@
+"""One run of `excise gate`, from its arguments to its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workers.commands.gate.errors import GateConfigError
+from workers.commands.gate.output import (
+    JSON_NAME,
+    JUNIT_NAME,
+    MARKDOWN_NAME,
+    NAMES,
+    clear_output,
+    write_output,
+)
+
+if TYPE_CHECKING:
+    from workers.reports.gate_run import GateReport
+
+
+@dataclass(frozen=True)
+class GateRun:
+    """What `excise gate` was asked to compare, as on its command line."""
+
+    model: str
+    """The checkpoint to judge."""
+    against: str
+    """The checkpoint it is compared with."""
+    config: Path
+    output: Path
+    device: str = "auto"
+
+
+def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
+    """Measure both checkpoints, write gate.json, gate.md and gate.xml, and return the report.
+
+    Files of an earlier run are removed before anything else. Raises `GateConfigError` and what
+    `compare_checkpoints` raises; then no file is written.
+    """
+    if run.config.resolve() in {(run.output / name).resolve() for name in NAMES}:
+        raise GateConfigError(f"{run.config} is one of the output's files; rename it")
+    clear_output(run.output)
+    # Imported late: even where one of these is missing, no earlier result may be left to lie.
+    from workers.commands.gate.compare import build_files, compare_checkpoints
+    from workers.commands.gate.config import load_config
+    from workers.reports.gate_run import (
+        render_gate_json,
+        render_gate_junit,
+        render_gate_markdown,
+    )
+
+    config, files = load_config(run.config), build_files(run.config)
+    report = compare_checkpoints(run.model, run.against, config, files, run.device, say)
+    rendered = {
+        JSON_NAME: render_gate_json(report),
+        MARKDOWN_NAME: render_gate_markdown(report),
+        JUNIT_NAME: render_gate_junit(report),
+    }
+    write_output(run.output, rendered)
+    return report

@@ -1,0 +1,1 @@
+"""Checkpoints and scorers, fetched from where they are published, once."""

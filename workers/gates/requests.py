@@ -1,0 +1,165 @@
+"""From a `GatesSpec` to what is measured and which gates are judged."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from excise.intake.prompt_sets import Prompt as ParsedPrompt
+from excise.specs.gates import (
+    DivergenceGateSpec,
+    GatesSpec,
+    PerplexityGateSpec,
+    PromptGateSpec,
+    ResponseLimitsSpec,
+    ZeroShotGateSpec,
+)
+from workers.abilities.catalogue import SLICES, build_slices
+from workers.abilities.probe import SliceKind
+from workers.abilities.source import Purpose
+from workers.gates.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES, GateRequest
+from workers.measuring.measurement import CheckPlan, PromptSet
+from workers.measuring.zero_shot_tasks import (
+    Question,
+    ZeroShotTask,
+    parse_questions,
+    sample_questions,
+)
+from workers.models.encoding import Chat, ChatTemplateError, cut_corpus
+from workers.models.generation import Decoding
+from workers.models.prompts import Prompt, convert_prompts, encode_prompt
+
+LoadPrompts = Callable[[str], Sequence[ParsedPrompt]]
+"""From what a spec names to its prompts."""
+
+_Drawn = TypeVar("_Drawn")
+
+LoadRows = Callable[[ZeroShotGateSpec], tuple[Sequence[str], str]]
+"""From a task to its JSON lines and what to call them in messages."""
+
+
+def build_plan(
+    spec: GatesSpec,
+    tokenizer: Any,
+    load_prompts: LoadPrompts,
+    load_rows: LoadRows,
+    seed: int,
+    kinds: Sequence[SliceKind] = SLICES,
+    longest: int | None = None,
+) -> CheckPlan:
+    """Return what to measure; `tokenizer` is the base's, in whose tokens texts are cut.
+
+    `longest` is the base's context, in tokens: probes of abilities beyond it are left out.
+    Texts that a job already holds, those without `prompts`, are left to the caller. Raises what
+    the loaders raise, and `ValueError` where a corpus does not fill one window, a row is
+    malformed or the chat template does not take a chat.
+    """
+    return CheckPlan(
+        corpus=_cut(spec.perplexity, tokenizer, load_prompts),
+        reference=_cut(spec.kl, tokenizer, load_prompts),
+        prompt_sets={
+            name: PromptSet(
+                choose_prompts(tokenizer, load_prompts(asked.prompts), asked.limit, seed),
+                Decoding(asked.max_new_tokens),
+                asked.chat,
+            )
+            for name, asked in _find_prompt_gates(spec).items()
+        },
+        zero_shot={task.name: _load_questions(task, load_rows, seed) for task in spec.zero_shot},
+        abilities={}
+        if spec.abilities is None
+        else build_slices(tokenizer, Purpose.VERDICT, seed, spec.abilities.items, kinds, longest),
+    )
+
+
+def build_requests(spec: GatesSpec) -> list[GateRequest]:
+    """Return the gates that `spec` asks for, with their limits, in the table's order."""
+    requests = []
+    if spec.perplexity is not None:
+        requests.append(GateRequest("perplexity", spec.perplexity.max_increase))
+    if spec.kl is not None:
+        requests.append(GateRequest("kl", spec.kl.max_mean))
+    requests += [GateRequest("zero_shot", task.max_drop, task.name) for task in spec.zero_shot]
+    if spec.general is not None:
+        requests += build_response_requests(spec.general, GENERAL)
+    if spec.refusal is not None:
+        requests.append(GateRequest("refusal", spec.refusal.max_fall, HARMFUL))
+    if spec.contrast_refusal is not None:
+        requests.append(GateRequest("refusal", spec.contrast_refusal.max_fall, CONTRASTS))
+    if spec.over_refusal is not None:
+        requests.append(GateRequest("over_refusal", spec.over_refusal.max_rise, LOOK_ALIKES))
+    return requests
+
+
+def build_response_requests(limits: ResponseLimitsSpec, subject: str) -> list[GateRequest]:
+    """Return the gates on the responses to the prompt set `subject`; a null limit asks for none."""
+    asked = {
+        "uniqueness": limits.max_uniqueness_fall,
+        "self_repetition": limits.max_self_repetition_rise,
+        "emptiness": limits.max_empty_rise,
+        "shorter": limits.min_length_ratio,
+        "longer": limits.max_length_ratio,
+        "token_limit": limits.max_token_limit_rise,
+        "diversity": limits.max_diversity_fall,
+    }
+    return [GateRequest(name, limit, subject) for name, limit in asked.items() if limit is not None]
+
+
+def list_not_asked(spec: GatesSpec) -> list[str]:
+    """Return the parts of `GatesSpec` that ask for nothing, by field name."""
+    return [name for name in GatesSpec.model_fields if not getattr(spec, name)]
+
+
+def choose_prompts(
+    tokenizer: Any, prompts: Sequence[ParsedPrompt], limit: int | None, seed: int
+) -> tuple[Prompt, ...]:
+    """Return at most `limit` prompts as they are to be answered, drawn by `seed`.
+
+    Raises `ChatTemplateError` for a chat that `tokenizer` cannot encode, by its place in
+    `prompts`: before anything is measured.
+    """
+    numbered = list(enumerate(convert_prompts(prompts), start=1))
+    chosen = draw_prompts(numbered, limit, seed)
+    for number, prompt in chosen:
+        if isinstance(prompt, Chat):
+            try:
+                encode_prompt(tokenizer, prompt)
+            except ChatTemplateError as error:
+                raise ChatTemplateError(f"prompt {number}: {error}") from error
+    return tuple(prompt for _, prompt in chosen)
+
+
+def draw_prompts(prompts: Sequence[_Drawn], limit: int | None, seed: int) -> tuple[_Drawn, ...]:
+    """Return at most `limit` prompts, drawn without repeats by `seed`, in their own order."""
+    if limit is None or limit >= len(prompts):
+        return tuple(prompts)
+    chosen = random.Random(seed).sample(range(len(prompts)), limit)  # noqa: S311 - no secret
+    return tuple(prompts[index] for index in sorted(chosen))
+
+
+def _find_prompt_gates(spec: GatesSpec) -> Mapping[str, PromptGateSpec]:
+    parts = {
+        GENERAL: spec.general,
+        HARMFUL: spec.refusal,
+        CONTRASTS: spec.contrast_refusal,
+        LOOK_ALIKES: spec.over_refusal,
+    }
+    return {name: asked for name, asked in parts.items() if asked is not None}
+
+
+def _cut(
+    asked: PerplexityGateSpec | DivergenceGateSpec | None,
+    tokenizer: Any,
+    load_prompts: LoadPrompts,
+) -> tuple[tuple[int, ...], ...] | None:
+    if asked is None or asked.prompts is None:
+        return None
+    texts = [prompt.text for prompt in load_prompts(asked.prompts)]
+    return cut_corpus(tokenizer, texts, asked.context, asked.sequences)
+
+
+def _load_questions(task: ZeroShotGateSpec, load_rows: LoadRows, seed: int) -> tuple[Question, ...]:
+    lines, source = load_rows(task)
+    questions = parse_questions(lines, ZeroShotTask(task.name), source)
+    return sample_questions(questions, task.limit, seed)

@@ -1,0 +1,1 @@
+"""The kinds of work: thin stages around the engines."""

@@ -1,0 +1,90 @@
+"""Stage 2 of a circuit job: each attributor's circuits of every size, one shard an attributor."""
+
+from __future__ import annotations
+
+from workers.attribution.attributors import Attributor
+from workers.circuits.discovery import WeakTaskError, count_work, discover_circuit
+from workers.circuits.faithfulness import MIB_SHARES, Ablation, UndefinedFaithfulnessError
+from workers.circuits.outcome import CircuitSettings
+from workers.circuits.ranking import Order
+from workers.circuits.tracing import Contrast
+from workers.domain import Granularity
+from workers.kinds.circuit.results import DiscoveredCircuit, PreparedCircuit
+from workers.progress import Advance
+from workers.running.context import JobContext, StageOutput, compute_key
+from workers.running.loading import CircuitInputs
+from workers.running.sharding import ShardedStage, ShardedWork, run_shards
+
+
+def run(
+    context: JobContext, inputs: CircuitInputs, prepared: PreparedCircuit, upstream: str
+) -> StageOutput:
+    """Return the stage's result, a `DiscoveredCircuit` a line in order of the attributors."""
+    spec = inputs.spec
+    key = {
+        "prepare": upstream,
+        "granularity": spec.granularity,
+        "attributors": list(spec.attributors),
+        "order": spec.chosen_order,
+        "ablation": spec.chosen_ablation,
+        "shares": _shares(inputs),
+        "threshold": spec.threshold,
+        "seed": spec.seed,
+    }
+    stage = ShardedStage("discover", compute_key("discover", key), upstream)
+    work = build_work(inputs, prepared)
+    return context.run_stage(
+        "discover", key, lambda progress: b"\n".join(run_shards(context, stage, work, progress))
+    )
+
+
+def parse_circuits(data: bytes) -> list[DiscoveredCircuit]:
+    """Return every attributor's circuits."""
+    return [DiscoveredCircuit.model_validate_json(line) for line in data.split(b"\n")]
+
+
+def build_work(inputs: CircuitInputs, prepared: PreparedCircuit) -> ShardedWork:
+    """The stage's work; the same on every worker."""
+    discovery = prepared.build_task(prepared.discovery)
+    choice = prepared.build_task(prepared.choice)
+    settings = [build_settings(inputs, name) for name in inputs.spec.attributors]
+
+    def compute(position: int, advance: Advance) -> bytes:
+        chosen = settings[position]
+        try:
+            outcome = discover_circuit(
+                inputs.checkpoint.model,
+                inputs.family,
+                discovery,
+                choice,
+                chosen,
+                inputs.checkpoint.pad_id,
+                advance=advance,
+            )
+        except (WeakTaskError, UndefinedFaithfulnessError) as error:
+            name = chosen.attributor.value
+            return DiscoveredCircuit(attributor=name, too_weak=str(error)).to_bytes()
+        return DiscoveredCircuit.from_outcome(outcome, chosen.granularities[0]).to_bytes()
+
+    return ShardedWork(tuple(count_work(entry, discovery, choice) for entry in settings), compute)
+
+
+def build_settings(inputs: CircuitInputs, attributor: str) -> CircuitSettings:
+    """Return how one attributor's circuits are looked for."""
+    spec = inputs.spec
+    is_counterfactual = spec.chosen_ablation == "counterfactual"
+    return CircuitSettings(
+        attributor=Attributor(attributor),
+        granularities=(Granularity(spec.granularity),),
+        contrast=Contrast.CORRUPTED if is_counterfactual else Contrast.ZERO,
+        order=Order(spec.chosen_order),
+        ablation=Ablation(spec.chosen_ablation),
+        shares=tuple(_shares(inputs)),
+        threshold=spec.threshold,
+        seed=spec.seed,
+    )
+
+
+def _shares(inputs: CircuitInputs) -> list[float]:
+    """Return the sizes to try, the whole model last."""
+    return list(MIB_SHARES) if inputs.spec.shares is None else [*inputs.spec.shares, 1.0]

@@ -1,0 +1,101 @@
+"""Stage 4 of a circuit job: report in three forms, the patch that keeps only the circuit."""
+
+from __future__ import annotations
+
+from excise.specs.circuit import BUILT_IN_TASKS
+from workers.domain import Selection
+from workers.families import find_components, linear_weight
+from workers.progress import Progress
+from workers.pruning.patch import build_patch, serialise_patch
+from workers.reports.circuit import (
+    CircuitReport,
+    render_circuit_html,
+    render_circuit_markdown,
+)
+from workers.running.context import JobContext
+from workers.running.loading import CircuitInputs
+from workers.running.packaging import (
+    PATCH_NAME,
+    describe_set,
+    find_patch_verdict,
+    hash_report,
+    publish_package,
+)
+
+MAX_PATCH_BYTES = 512 * 1024 * 1024
+"""A patch that keeps only a circuit holds all the rest; beyond this size none is made."""
+
+_INDEX_BYTES = 4
+_NOTE = (
+    "The patch sets everything outside the circuit to zero and takes it back bit for bit. It shows "
+    "what the circuit does alone; it is no model to ship."
+)
+_OTHER_ABLATION_NOTE = (
+    " This circuit was found with the {ablation} activation in place of everything outside it; "
+    "with zero, as the patch has it, {kept:.0%} of the metric is kept. Set ablation to zero for a "
+    "circuit that is found as the patch leaves it."
+)
+
+
+def run(
+    context: JobContext, inputs: CircuitInputs, report: CircuitReport, outside: Selection | None
+) -> None:
+    """Store the job's files and list them; the manifest is the stage's result."""
+    has_patch = outside is not None and len(outside) > 0
+    too_large = has_patch and estimate_patch_bytes(inputs, outside) > MAX_PATCH_BYTES
+    note = describe_patch(report, has_patch, too_large)
+    patched = outside if has_patch and not too_large else None
+    final = report.model_copy(update={"patch_note": note, "has_patch": patched is not None})
+    key = {"report": hash_report(final)}
+    context.run_stage(
+        "package", key, lambda progress: _work(context, inputs, final, patched, progress)
+    )
+
+
+def describe_patch(report: CircuitReport, has_patch: bool, too_large: bool) -> str:
+    """Return what a report says about the patch."""
+    if not has_patch:
+        return "There is no patch: nothing lies outside a circuit."
+    if too_large:
+        limit = MAX_PATCH_BYTES // 1024**2
+        return f"There is no patch: it would hold nearly the whole model, more than {limit} MiB."
+    if report.circuit is None or report.ablation == "zero":
+        return _NOTE
+    kept = report.circuit.held_out.zero_retention
+    return _NOTE + _OTHER_ABLATION_NOTE.format(ablation=report.ablation, kept=kept)
+
+
+def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> int:
+    """Return how large the patch that removes `selection` will be."""
+    if selection is None:
+        return 0
+    model, family = inputs.checkpoint.model, inputs.family
+    total = 0
+    for name, module in find_components(model, family, selection.granularity).items():
+        weight = linear_weight(module)
+        of = inputs.component_counts(selection.granularity)[name]
+        width = weight.numel() // of
+        chosen = len(selection.indices.get(name, ()))
+        total += chosen * (_INDEX_BYTES + width * weight.element_size())
+    return total
+
+
+def _work(
+    context: JobContext,
+    inputs: CircuitInputs,
+    report: CircuitReport,
+    outside: Selection | None,
+    progress: Progress,
+) -> bytes:
+    files = {
+        "report.md": render_circuit_markdown(report).encode(),
+        "report.html": render_circuit_html(report).encode(),
+    }
+    if outside is not None:
+        verdict = find_patch_verdict(report)
+        patch = build_patch(inputs.checkpoint_path, outside, verdict=verdict)
+        files[PATCH_NAME] = serialise_patch(patch)
+    spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})
+    if inputs.spec.task not in BUILT_IN_TASKS:
+        spec["task"] = describe_set(inputs, inputs.spec.task)
+    return publish_package(context, report, spec, files, progress)

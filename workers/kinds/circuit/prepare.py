@@ -1,0 +1,80 @@
+"""Stage 1 of a circuit job: the task's rows, in three parts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from excise.specs.circuit import BUILT_IN_TASKS, CIRCUIT_SPLITS, MIN_CIRCUIT_ROWS
+from workers.circuits.greater_than import generate_greater_than
+from workers.circuits.ioi import generate_ioi
+from workers.circuits.tasks import Metric, Task, TaskRow, parse_rows
+from workers.kinds.circuit.results import PreparedCircuit, Row
+from workers.progress import Progress
+from workers.running.context import InvalidInputError, JobContext, StageOutput
+from workers.running.loading import CircuitInputs
+
+SPARE_FACTOR = 2
+"""Generated rows for each one asked for, as some come out the same."""
+
+
+def run(context: JobContext, inputs: CircuitInputs) -> StageOutput:
+    """Return the stage's result, a `PreparedCircuit`."""
+    return context.run_stage("prepare", _key(inputs), lambda progress: _work(inputs, progress))
+
+
+def _key(inputs: CircuitInputs) -> dict[str, Any]:
+    spec = inputs.spec
+    is_built_in = spec.task in BUILT_IN_TASKS
+    return {
+        "model": inputs.model_sha256,
+        "dtype": spec.dtype,
+        "task": spec.task if is_built_in else inputs.prompt_set(spec.task).sha256,
+        "rows": spec.rows,
+        "seed": spec.seed,
+    }
+
+
+def _work(inputs: CircuitInputs, progress: Progress) -> bytes:
+    task = _build_task(inputs)
+    rows = _take_distinct(task.rows, inputs.spec.rows)
+    if len(rows) < MIN_CIRCUIT_ROWS:
+        raise InvalidInputError(
+            f"the task {task.name} has {len(rows)} different rows for this tokeniser, too few for "
+            f"{CIRCUIT_SPLITS} parts; the least is {MIN_CIRCUIT_ROWS}. Give more rows."
+        )
+    size = len(rows) // CIRCUIT_SPLITS
+    parts = [
+        tuple(map(Row.from_row, rows[start : start + size]))
+        for start in range(0, size * CIRCUIT_SPLITS, size)
+    ]
+    progress(1, 1)
+    return PreparedCircuit(
+        model_sha256=inputs.model_sha256,
+        task=task.name,
+        metric=task.metric,
+        discovery=parts[0],
+        choice=parts[1],
+        held_out=parts[2],
+    ).to_bytes()
+
+
+def _build_task(inputs: CircuitInputs) -> Task:
+    """Return the task with more rows than needed; uploaded ones in an order drawn by the seed."""
+    spec, tokenizer = inputs.spec, inputs.checkpoint.tokenizer
+    if spec.task == "ioi":
+        return generate_ioi(tokenizer, spec.rows * SPARE_FACTOR, spec.seed)
+    if spec.task == "greater_than":
+        return generate_greater_than(tokenizer, spec.rows * SPARE_FACTOR, spec.seed)
+    rows = list(parse_rows(inputs.rows(spec.task), tokenizer))
+    random.Random(spec.seed).shuffle(rows)  # noqa: S311 - no secret
+    return Task(inputs.prompt_set(spec.task).name, Metric.LOGIT_DIFFERENCE, tuple(rows))
+
+
+def _take_distinct(rows: Sequence[TaskRow], count: int) -> list[TaskRow]:
+    """Return the first `count` rows whose prompts differ: none may be in two parts."""
+    seen: dict[tuple[int, ...], TaskRow] = {}
+    for row in rows:
+        seen.setdefault(row.clean_ids, row)
+    return list(seen.values())[:count]

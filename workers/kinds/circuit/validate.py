@@ -1,0 +1,94 @@
+"""Stage 3 of a circuit job: the chosen circuit on rows that took no part in choosing it."""
+
+from __future__ import annotations
+
+import torch
+
+from workers.circuits.discovery import share_positive
+from workers.circuits.faithfulness import Ablation, KeepMask, measure_circuits
+from workers.circuits.measurement import measure_rows
+from workers.circuits.sites import find_sites
+from workers.domain import Granularity, Selection
+from workers.families import linear_weight
+from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
+from workers.progress import Advance, Progress, count_up
+from workers.running.context import JobContext, StageOutput
+from workers.running.loading import CircuitInputs
+
+
+def run(
+    context: JobContext,
+    inputs: CircuitInputs,
+    prepared: PreparedCircuit,
+    found: DiscoveredCircuit,
+    upstream: str,
+) -> StageOutput:
+    """Return the stage's result, a `CircuitValidation`."""
+    key = {"discover": upstream, "ablation": inputs.spec.chosen_ablation}
+    return context.run_stage(
+        "validate", key, lambda progress: _work(inputs, prepared, found, progress)
+    )
+
+
+def _work(
+    inputs: CircuitInputs,
+    prepared: PreparedCircuit,
+    found: DiscoveredCircuit,
+    progress: Progress,
+) -> bytes:
+    assert found.outside is not None
+    model, family, pad_id = inputs.checkpoint.model, inputs.family, inputs.checkpoint.pad_id
+    task = prepared.build_task(prepared.held_out)
+    advance = count_up(progress, 3 * len(task.rows))
+    whole = measure_rows(model, family, task.rows, task.metric, pad_id)
+    advance(len(task.rows))
+    outside = found.outside.to_selection()
+    kept = _measure(inputs, prepared, outside, Ablation(inputs.spec.chosen_ablation), advance)
+    zeroed = _measure(inputs, prepared, outside, Ablation.ZERO, advance)
+    progress(3 * len(task.rows), 3 * len(task.rows))
+    return CircuitValidation(
+        whole_metric=_mean(whole),
+        metric=_mean(kept),
+        accuracy=share_positive(kept),
+        zero_metric=_mean(zeroed),
+    ).to_bytes()
+
+
+def _measure(
+    inputs: CircuitInputs,
+    prepared: PreparedCircuit,
+    outside: Selection,
+    ablation: Ablation,
+    advance: Advance,
+) -> torch.Tensor:
+    """Return the held-out metric of the circuit on every row, `(row,)`."""
+    model, family, pad_id = inputs.checkpoint.model, inputs.family, inputs.checkpoint.pad_id
+    sites = find_sites(model, family, (outside.granularity,))
+    measured = measure_circuits(
+        model,
+        family,
+        sites,
+        prepared.build_task(prepared.held_out),
+        [_build_keep_mask(inputs, outside)],
+        ablation,
+        pad_id,
+        mean_rows=prepared.build_task(prepared.discovery).rows,
+        advance=advance,
+    )
+    return measured[0]
+
+
+def _build_keep_mask(inputs: CircuitInputs, outside: Selection) -> KeepMask:
+    """Return module → True at what is not in `outside`."""
+    model, family = inputs.checkpoint.model, inputs.family
+    masks = {}
+    for name, site in find_sites(model, family, (outside.granularity,)).items():
+        keep_mask = torch.ones(site.components, dtype=torch.bool)
+        keep_mask[outside.indices.get(name, torch.empty(0, dtype=torch.int64))] = False
+        is_weight = outside.granularity is Granularity.WEIGHT
+        masks[name] = keep_mask.view(linear_weight(site.module).shape) if is_weight else keep_mask
+    return masks
+
+
+def _mean(values: torch.Tensor) -> float:
+    return float(values.double().mean())

@@ -1,0 +1,122 @@
+"""Stage 2 of a compression: weights scored, selected and set to zero.
+
+Where scores are sums over the calibration samples, these are cut into shards that any worker may
+do.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from workers.attribution.attributors import Attributor
+from workers.attribution.sums import Statistic, finish, merge_sums, parse_sums, serialise_sums
+from workers.compression.compress import compress, prune_by_relevance, sum_scores
+from workers.compression.plan import Calibration, CompressionPlan, NOfM, Pattern, RowShare
+from workers.domain import TokenSequence
+from workers.families import find_linear_modules
+from workers.kinds.compression.results import PreparedCompression, pack_masks
+from workers.kinds.correction.attribute import cut_samples
+from workers.progress import Advance, Progress
+from workers.running.context import JobContext, StageOutput, compute_key
+from workers.running.loading import CompressionInputs
+from workers.running.sharding import ShardedStage, ShardedWork, run_shards
+
+SHARD_TOKENS = 32_768
+"""Most tokens of a shard: large, for a shard's sums are as large as the model."""
+
+N_OF_M = {"2:4": NOfM(2, 4), "4:8": NOfM(4, 8)}
+
+
+def run(
+    context: JobContext,
+    inputs: CompressionInputs,
+    prepared: PreparedCompression,
+    upstream: str,
+) -> StageOutput:
+    """Return the stage's result, the packed prune masks of every linear module."""
+    spec = inputs.spec
+    key = {
+        "prepare": upstream,
+        "method": spec.method,
+        "statistic": spec.statistic,
+        "pattern": spec.pattern,
+        "sparsity": spec.target_sparsity,
+        "sequential": spec.sequential,
+        "seed": spec.seed,
+        "shard_tokens": SHARD_TOKENS,
+    }
+    stage = ShardedStage("compress", compute_key("compress", key), upstream)
+
+    def work(progress: Progress) -> bytes:
+        if build_plan(inputs).is_additive:
+            _compress_in_shards(context, stage, inputs, prepared, progress)
+        else:
+            _compress_here(inputs, prepared, progress)
+        return pack_masks(find_linear_modules(inputs.checkpoint.model, inputs.family))
+
+    return context.run_stage("compress", key, work)
+
+
+def build_work(inputs: CompressionInputs, prepared: PreparedCompression) -> ShardedWork:
+    """The stage's scores, in shards; the same on every worker."""
+    runs = cut_samples(_calibration(prepared), SHARD_TOKENS)
+    firsts = list(accumulate((len(run) for run in runs), initial=0))
+
+    def compute(position: int, advance: Advance) -> bytes:
+        with inputs.storing_sums() as storage:
+            sums = sum_scores(
+                inputs.checkpoint.model,
+                inputs.family,
+                build_plan(inputs),
+                runs[position],
+                inputs.checkpoint.pad_id,
+                first_index=firsts[position],
+                storage=storage,
+                advance=advance,
+            )
+            return serialise_sums(sums)
+
+    return ShardedWork(tuple(len(run) for run in runs), compute)
+
+
+def build_plan(inputs: CompressionInputs) -> CompressionPlan:
+    """Return the job's plan as the core takes it."""
+    spec = inputs.spec
+    pattern: Pattern = N_OF_M.get(spec.pattern) or RowShare(spec.target_sparsity)
+    return CompressionPlan(
+        attributor=Attributor(spec.method),
+        pattern=pattern,
+        statistic=Statistic(spec.statistic),
+        calibration=Calibration.SEQUENTIAL if spec.sequential else Calibration.ONE_SHOT,
+        seed=spec.seed,
+    )
+
+
+def _compress_in_shards(
+    context: JobContext,
+    stage: ShardedStage,
+    inputs: CompressionInputs,
+    prepared: PreparedCompression,
+    progress: Progress,
+) -> None:
+    results = run_shards(context, stage, build_work(inputs, prepared), progress)
+    relevance = finish(merge_sums([parse_sums(data) for data in results]), in_place=True)
+    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    prune_by_relevance(modules, build_plan(inputs), relevance)
+
+
+def _compress_here(
+    inputs: CompressionInputs, prepared: PreparedCompression, progress: Progress
+) -> None:
+    compress(
+        inputs.checkpoint.model,
+        inputs.family,
+        build_plan(inputs),
+        _calibration(prepared),
+        inputs.checkpoint.pad_id,
+        progress=progress,
+    )
+
+
+def _calibration(prepared: PreparedCompression) -> list[TokenSequence]:
+    return [TokenSequence(ids) for ids in prepared.calibration]

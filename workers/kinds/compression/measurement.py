@@ -1,0 +1,79 @@
+"""The figures of a compression: perplexity of the corpus, accuracy on the zero-shot tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
+from workers.domain import TokenSequence
+from workers.kinds.compression.results import Measured
+from workers.measuring.text_damage import compute_perplexity
+from workers.measuring.zero_shot import measure_accuracy
+from workers.measuring.zero_shot_tasks import (
+    MalformedRowError,
+    Question,
+    ZeroShotTask,
+    parse_questions,
+    sample_questions,
+)
+from workers.models.encoding import encode_text
+from workers.progress import Advance
+from workers.reports.compression import TaskScore
+from workers.running.context import InvalidInputError
+from workers.running.loading import CompressionInputs
+
+
+def load_questions(inputs: CompressionInputs) -> dict[str, tuple[Question, ...]]:
+    """Return task → its questions, as many as asked for. Raises `InvalidInputError`."""
+    return {task.name: _load(inputs, task) for task in inputs.spec.tasks}
+
+
+def count_work(corpus: Sequence[Sequence[int]], questions: dict[str, tuple[Question, ...]]) -> int:
+    """Return the units of work `measure` reports: windows, and one for each task."""
+    return len(corpus) + len(questions)
+
+
+def measure(
+    inputs: CompressionInputs,
+    corpus: Sequence[tuple[int, ...]],
+    questions: dict[str, tuple[Question, ...]],
+    advance: Advance,
+) -> Measured:
+    """Return the figures of the model as it is now."""
+    checkpoint, family = inputs.checkpoint, inputs.family
+    windows = [TokenSequence(ids) for ids in corpus]
+    perplexity = compute_perplexity(
+        checkpoint.model, family, windows, checkpoint.pad_id, on_batch=advance
+    )
+    tasks = {}
+    for name, asked in questions.items():
+        found = measure_accuracy(
+            checkpoint.model,
+            family,
+            partial(encode_text, checkpoint.tokenizer),
+            ZeroShotTask(name),
+            asked,
+            checkpoint.pad_id,
+            on_batch=lambda _: advance(0),
+        )
+        tasks[name] = TaskScore(
+            questions=found.questions,
+            accuracy=found.accuracy,
+            accuracy_error=found.accuracy_error,
+            normalised_accuracy=found.normalised_accuracy,
+            normalised_accuracy_error=found.normalised_accuracy_error,
+        )
+        advance(1)
+    return Measured(perplexity=perplexity.value, tokens=perplexity.tokens, tasks=tasks)
+
+
+def _load(inputs: CompressionInputs, task: ZeroShotSpec) -> tuple[Question, ...]:
+    lines, source = inputs.task_rows(task)
+    try:
+        questions = parse_questions(lines, ZeroShotTask(task.name), source)
+    except MalformedRowError as error:
+        raise InvalidInputError(str(error)) from error
+    if len(questions) < MIN_TASK_ROWS:
+        raise InvalidInputError(f"{source} has fewer than {MIN_TASK_ROWS} questions. Give more.")
+    return sample_questions(questions, task.limit, inputs.spec.seed)

@@ -1,0 +1,106 @@
+"""Stage 4 of a compression: report in three forms, and a patch or the compressed checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from excise.intake.checkpoint_folder import list_weight_files
+from workers.families import find_linear_modules
+from workers.kinds.compression.results import select_masked
+from workers.progress import Progress
+from workers.pruning.patch import Patch, PatchVerdict, apply_patch, build_patch, serialise_patch
+from workers.reports.compression import (
+    CompressionReport,
+    render_compression_html,
+    render_compression_markdown,
+)
+from workers.running.context import JobContext, StageOutput
+from workers.running.loading import CompressionInputs
+from workers.running.packaging import (
+    INDEX_NAME,
+    PATCH_NAME,
+    describe_set,
+    find_patch_verdict,
+    hash_report,
+    publish_package,
+)
+
+PATCH_NOTE = (
+    "The patch holds every removed weight, so it turns the base checkpoint into the compressed one "
+    "and back, bit for bit."
+)
+CHECKPOINT_NOTE = (
+    "A patch would be larger than the model, so the compressed checkpoint's weights are given "
+    "whole, with their index where they are sharded. Put them into a copy of the base folder in "
+    "place of its own."
+)
+
+
+def run(
+    context: JobContext, inputs: CompressionInputs, report: CompressionReport, masks: StageOutput
+) -> None:
+    """Store the job's files and list them; the manifest is the stage's result."""
+    key = {
+        "report": hash_report(report),
+        "compress": masks.sha256,
+    }
+    context.run_stage(
+        "package", key, lambda progress: _work(context, inputs, report, masks, progress)
+    )
+
+
+def _work(
+    context: JobContext,
+    inputs: CompressionInputs,
+    report: CompressionReport,
+    masks: StageOutput,
+    progress: Progress,
+) -> bytes:
+    patch = _build_patch(inputs, masks, find_patch_verdict(report))
+    weights = choose_files(inputs.checkpoint_path, patch)
+    has_patch = PATCH_NAME in weights
+    note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
+    final = report.model_copy(update={"files_note": note, "has_patch": has_patch})
+    files = {
+        "report.md": render_compression_markdown(final).encode(),
+        "report.html": render_compression_html(final).encode(),
+        **weights,
+    }
+    return publish_package(context, final, _describe_spec(inputs), files, progress)
+
+
+def _build_patch(inputs: CompressionInputs, masks: StageOutput, verdict: PatchVerdict) -> Patch:
+    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    selection = select_masked(masks.data, modules)
+    return build_patch(inputs.checkpoint_path, selection, verdict=verdict)
+
+
+def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:
+    """Return the patch, or the compressed checkpoint's weight files where they are smaller."""
+    data = serialise_patch(patch)
+    if len(data) <= sum(path.stat().st_size for path in list_weight_files(base)):
+        return {PATCH_NAME: data}
+    with tempfile.TemporaryDirectory(prefix="excise-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        apply_patch(patch, base, folder)
+        return read_weight_files(folder)
+
+
+def read_weight_files(folder: Path) -> dict[str, bytes]:
+    """Return name → bytes of a checkpoint's weight files and their index, if it has one.
+
+    Pruning moves no tensor, so the base's index holds for the compressed shards.
+    """
+    paths = [*list_weight_files(folder), folder / INDEX_NAME]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
+def _describe_spec(inputs: CompressionInputs) -> dict[str, object]:
+    spec = inputs.spec
+    described = spec.model_dump(mode="json", exclude={"metadata"})
+    described["calibration"]["prompts"] = describe_set(inputs, spec.calibration.prompts)
+    described["perplexity"]["prompts"] = describe_set(inputs, spec.perplexity.prompts)
+    for position, task in enumerate(spec.tasks):
+        described["tasks"][position]["rows"] = inputs.hash_task_rows(task)
+    return described

@@ -1,0 +1,69 @@
+"""What the stages of a compression hand to one another: JSON documents, and packed prune masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+from torch import nn
+
+from workers.correction.results import StageDocument
+from workers.domain import Granularity, Selection
+from workers.families import linear_weight
+from workers.reports.compression import TaskScore
+
+
+class Measured(StageDocument):
+    """The model on the corpus and the zero-shot tasks."""
+
+    perplexity: float
+    tokens: int
+    tasks: dict[str, TaskScore]
+
+
+class PreparedCompression(StageDocument):
+    """Calibration samples, corpus windows, and the base model's figures."""
+
+    model_sha256: str
+    calibration: tuple[tuple[int, ...], ...]
+    corpus: tuple[tuple[int, ...], ...]
+    before: Measured
+
+
+def pack_masks(modules: Mapping[str, nn.Module]) -> bytes:
+    """Return where each module's weight is zero as safetensors bytes, one bit a weight."""
+    return save_safetensors(
+        {
+            name: np.packbits((linear_weight(module).detach() == 0).cpu().numpy().ravel())
+            for name, module in modules.items()
+        }
+    )
+
+
+def apply_masks(data: bytes, modules: Mapping[str, nn.Module]) -> None:
+    """Set to zero, in place, what `pack_masks` found to be zero."""
+    for name, prune_mask in _unpack(data, modules):
+        linear_weight(modules[name]).detach().masked_fill_(prune_mask, 0)
+
+
+def select_masked(data: bytes, modules: Mapping[str, nn.Module]) -> Selection:
+    """Return what `pack_masks` found to be zero as a selection of single weights."""
+    found = {
+        name: prune_mask.flatten().nonzero().flatten()
+        for name, prune_mask in _unpack(data, modules)
+    }
+    chosen = {name: indices.cpu() for name, indices in found.items() if len(indices)}
+    return Selection(Granularity.WEIGHT, chosen)
+
+
+def _unpack(data: bytes, modules: Mapping[str, nn.Module]) -> list[tuple[str, torch.Tensor]]:
+    packed = load_safetensors(data)
+    unpacked = []
+    for name, module in modules.items():
+        weight = linear_weight(module)
+        bits = np.unpackbits(packed[name], count=weight.numel()).astype(bool)
+        unpacked.append((name, torch.from_numpy(bits).view(weight.shape).to(weight.device)))
+    return unpacked

@@ -1,0 +1,76 @@
+"""Stage 5: the files a job leaves: report in three forms, patch, manifest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.correction.results import PreparedCorrection, SearchOutcome
+from workers.domain import Report, TokenSequence
+from workers.kinds.correction.ablation import compute_replacement
+from workers.progress import Progress
+from workers.pruning.patch import build_patch, serialise_patch
+from workers.reports.correction import render_html, render_markdown
+from workers.running.context import JobContext
+from workers.running.loading import CorrectionInputs
+from workers.running.packaging import (
+    PATCH_NAME,
+    describe_set,
+    find_patch_verdict,
+    hash_report,
+    publish_package,
+)
+
+
+def run(
+    context: JobContext,
+    inputs: CorrectionInputs,
+    prepared: PreparedCorrection,
+    report: Report,
+    search: SearchOutcome | None,
+) -> None:
+    """Store the job's files and list them; the manifest is the stage's result."""
+    trial = None if search is None else search.chosen_trial
+    key = {
+        "report": hash_report(report),
+        "selection": None if trial is None else trial.selection.model_dump(mode="json"),
+        "ablation": None if trial is None else trial.settings.ablation,
+    }
+    context.run_stage(
+        "package",
+        key,
+        lambda progress: _work(context, inputs, prepared, report, search, progress),
+    )
+
+
+def _work(
+    context: JobContext,
+    inputs: CorrectionInputs,
+    prepared: PreparedCorrection,
+    report: Report,
+    search: SearchOutcome | None,
+    progress: Progress,
+) -> bytes:
+    files = {
+        "report.md": render_markdown(report).encode(),
+        "report.html": render_html(report).encode(),
+    }
+    if search is not None and (trial := search.chosen_trial) is not None:
+        text = [TokenSequence(ids) for ids in prepared.reference.tune]
+        patch = build_patch(
+            inputs.checkpoint_path,
+            trial.selection.to_selection(),
+            replacement=compute_replacement(inputs, trial.settings, text),
+            verdict=find_patch_verdict(report),
+        )
+        files[PATCH_NAME] = serialise_patch(patch)
+    return publish_package(context, report, _describe_spec(inputs), files, progress)
+
+
+def _describe_spec(inputs: CorrectionInputs) -> dict[str, Any]:
+    spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})
+    spec["reference"] = describe_set(inputs, inputs.spec.reference)
+    for position, behaviour in enumerate(inputs.spec.behaviours):
+        spec["behaviours"][position]["prompts"] = describe_set(inputs, behaviour.prompts)
+    if inputs.spec.perplexity is not None:
+        spec["perplexity"]["prompts"] = describe_set(inputs, inputs.spec.perplexity.prompts)
+    return spec

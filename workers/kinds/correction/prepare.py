@@ -1,0 +1,138 @@
+"""Stage 1: what the base model does with the undesired prompts, and how everything is split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.correction.preparation import (
+    TUNING_CORPUS_TOKENS,
+    ReferenceTokens,
+    count_responses,
+    judge_signal,
+    prepare_behaviour,
+    split_reference,
+)
+from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
+from workers.kinds.correction.ablation import check_ablations
+from workers.models.encoding import cut_corpus
+from workers.progress import Progress, count_up
+from workers.running.abilities import describe_protection, protect
+from workers.running.behaviours import encode_prompts
+from workers.running.checks import load_check_plan
+from workers.running.context import InvalidInputError, JobContext, StageOutput
+from workers.running.loading import CorrectionInputs
+
+_JUDGED_LATER = {"prompts", "min_effect", "max_remaining"}
+"""Fields of a behaviour that preparing it does not depend on; prompts are told by content."""
+
+
+def run(context: JobContext, inputs: CorrectionInputs) -> StageOutput:
+    """Return the stage's result, a `PreparedCorrection`."""
+    return context.run_stage("prepare", _key(inputs), lambda progress: _work(inputs, progress))
+
+
+def _key(inputs: CorrectionInputs) -> dict[str, Any]:
+    spec, corpus = inputs.spec, inputs.spec.perplexity
+    return {
+        "model": inputs.model_sha256,
+        "dtype": spec.dtype,
+        "seed": spec.seed,
+        "granularities": [granularity.value for granularity in inputs.granularities],
+        "behaviours": [
+            [
+                behaviour.model_dump(mode="json", exclude=_JUDGED_LATER),
+                inputs.prompt_set(behaviour.prompts).sha256,
+            ]
+            for behaviour in spec.behaviours
+        ],
+        "reference": inputs.prompt_set(spec.reference).sha256,
+        "protect": describe_protection(inputs),
+        "reference_tokens": spec.attribution.reference_tokens,
+        "corpus": None
+        if corpus is None
+        else [inputs.prompt_set(corpus.prompts).sha256, corpus.context, corpus.sequences],
+    }
+
+
+def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
+    check_ablations(inputs)
+    load_check_plan(inputs)
+    reference = _split_reference(inputs)  # before the costly part: it may be refused
+    corpus, corpus_tune = _cut_corpus(inputs)
+    protection = protect(inputs)
+    behaviours = _prepare_behaviours(inputs, progress)
+    judged = map(judge_signal, inputs.behaviours, behaviours)
+    reasons = [reason for reason in judged if reason is not None]
+    return PreparedCorrection(
+        model_sha256=inputs.model_sha256,
+        components={
+            granularity: sum(inputs.component_counts(granularity).values())
+            for granularity in inputs.granularities
+        },
+        behaviours=behaviours,
+        reference=reference,
+        corpus=corpus,
+        corpus_tune=corpus_tune,
+        protection=protection,
+        too_weak="; ".join(reasons) or None,
+    ).to_bytes()
+
+
+def _prepare_behaviours(
+    inputs: CorrectionInputs, progress: Progress
+) -> tuple[PreparedBehaviour, ...]:
+    prompts = [inputs.chats(spec.prompts) for spec in inputs.spec.behaviours]
+    total = sum(
+        count_responses(behaviour, len(chats))
+        for chats, behaviour in zip(prompts, inputs.behaviours, strict=True)
+    )
+    advance = count_up(progress, total)
+    tokenizer = inputs.checkpoint.tokenizer
+    return tuple(
+        prepare_behaviour(
+            inputs.base,
+            behaviour,
+            [prompt.text for prompt in chats],
+            encode_prompts(tokenizer, chats),
+            inputs.spec.seed,
+            advance,
+        )
+        for behaviour, chats in zip(inputs.behaviours, prompts, strict=True)
+    )
+
+
+def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
+    """Raises `InvalidInputError` where a part would be left without text."""
+    texts = inputs.prompts(inputs.spec.reference)
+    limits = ReferenceTokens(attribute=inputs.spec.attribution.reference_tokens)
+    split = split_reference(inputs.checkpoint.tokenizer, texts, limits)
+    if not (split.attribute and split.tune and split.held_out):
+        raise InvalidInputError(
+            f"reference has {len(texts)} texts, too little for its three parts (attribution, "
+            "search, held-out check), each of which needs a text of two tokens. "
+            "Give more and longer texts."
+        )
+    return split
+
+
+def _cut_corpus(
+    inputs: CorrectionInputs,
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """Windows of the corpus to report on, and others for the search.
+
+    Raises `InvalidInputError` for a corpus shorter than one window.
+    """
+    corpus = inputs.spec.perplexity
+    if corpus is None:
+        return (), ()
+    lines = inputs.prompts(corpus.prompts)
+    try:
+        windows = cut_corpus(
+            inputs.checkpoint.tokenizer,
+            lines,
+            corpus.context,
+            corpus.sequences + max(1, TUNING_CORPUS_TOKENS // corpus.context),
+        )
+    except ValueError as error:
+        raise InvalidInputError(str(error)) from error
+    return windows[: corpus.sequences], windows[corpus.sequences :]

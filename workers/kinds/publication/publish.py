@@ -1,0 +1,126 @@
+"""Building one published version: its adapter or checkpoint, and the canary that proves it.
+
+Everything depends on the patch, the base and the job's prompts alone, and is kept by content: a
+version that is built twice gets the same artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.artifacts import ArtifactStore
+from service.database import Database
+from service.serving.publications import PublicationClaim, file_publication
+from workers.families import UnsupportedArchitectureError
+from workers.fetching.checkpoints import CheckpointError
+from workers.kinds.publication.canary import build_canary
+from workers.progress import Advance
+from workers.pruning.patch import Patch, PatchError, parse_patch
+from workers.pruning.safetensors_files import SafetensorsFormatError
+from workers.publishing.adapters import (
+    Adapter,
+    AdapterError,
+    build_adapter,
+    find_rank,
+    is_served_with_adapters,
+)
+from workers.publishing.checkpoints import build_checkpoint
+from workers.running.context import InvalidInputError, TaskContext
+from workers.running.loading import CorrectionInputs
+from workers.scorers.errors import ScorerError
+from workers.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuiltVersion:
+    """What is filed for a version: artifact hashes by file name, and an adapter's rank."""
+
+    files: dict[str, str]
+    rank: int | None
+    """None for a whole checkpoint."""
+
+
+def run_publication(database: Database, settings: WorkerSettings, claim: PublicationClaim) -> None:
+    """Build the claimed version and file it.
+
+    Raises `InvalidInputError`, `LeaseLostError` and the service's errors.
+    """
+    with TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec) as context:
+        # Whatever the job computed in: a canary's tokens are those of float32.
+        inputs = CorrectionInputs(context, claim.spec.model_copy(update={"dtype": "float32"}))
+        try:
+            patch = parse_patch(context.store.get(claim.patch_sha256))
+            _check_base(inputs, patch)
+            built = build_version(context.store, claim, patch, inputs.checkpoint_path)
+            canary = build_canary(inputs, patch, settings.serving_dtype, _log_progress(claim))
+        except (
+            CheckpointError,
+            PatchError,
+            SafetensorsFormatError,
+            ScorerError,
+            UnsupportedArchitectureError,
+        ) as error:
+            raise InvalidInputError(str(error)) from error
+        canary_sha256 = context.store.put_bytes(canary.model_dump_json().encode())
+        context.transact(
+            lambda session: file_publication(
+                session, claim.version_id, claim.token, built.files, built.rank, canary_sha256
+            )
+        )
+
+
+def build_version(
+    store: ArtifactStore, claim: PublicationClaim, patch: Patch, base: Path
+) -> BuiltVersion:
+    """Build and store the version's files: an adapter where it fits, else a whole checkpoint."""
+    rank = choose_rank(patch, base, claim.max_rank)
+    if rank is not None:
+        adapter = build_adapter(patch, base, max_rank=claim.max_rank, base_model=claim.base_model)
+        return _store_adapter(store, adapter)
+    with tempfile.TemporaryDirectory(prefix="excise-publish-") as scratch:
+        files = build_checkpoint(patch, base, Path(scratch) / "checkpoint")
+        return BuiltVersion({name: store.put_file(path) for name, path in files.items()}, None)
+
+
+def choose_rank(patch: Patch, base: Path, max_rank: int) -> int | None:
+    """The rank of the adapter the patch is to become, None where it must be a checkpoint."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    if max_rank < 1 or not is_served_with_adapters(config):
+        return None
+    try:
+        return find_rank(patch, max_rank)
+    except AdapterError as error:
+        logger.info("no adapter: %s", error)
+        return None
+
+
+def _store_adapter(store: ArtifactStore, adapter: Adapter) -> BuiltVersion:
+    files = {name: store.put_bytes(content) for name, content in adapter.files.items()}
+    return BuiltVersion(files, adapter.rank)
+
+
+def _check_base(inputs: CorrectionInputs, patch: Patch) -> None:
+    """Raise `InvalidInputError` when the model is no longer the one that was corrected."""
+    if inputs.model_sha256 != patch.base_sha256:
+        raise InvalidInputError(
+            f"The weights of {inputs.spec.model} have changed since the job corrected them "
+            f"(sha256 {inputs.model_sha256}, the patch needs {patch.base_sha256}). "
+            "Put the old ones back, or correct the new ones."
+        )
+
+
+def _log_progress(claim: PublicationClaim) -> Advance:
+    done = 0
+
+    def advance(units: int) -> None:
+        nonlocal done
+        done += units
+        logger.info("%s: %d canary prompts traced", claim.version_id, done)
+
+    return advance

@@ -1,0 +1,1 @@
+"""What is measured of a model: text, responses, answers, and with which interval."""

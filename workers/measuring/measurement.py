@@ -1,0 +1,322 @@
+"""Measuring one model state after another: the base once, then whatever it was changed into."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import fmean
+from typing import TypeVar
+
+from workers.abilities.encoding import EncodedProbe
+from workers.abilities.state import Abilities
+from workers.domain import TokenSequence
+from workers.families import find_context_length
+from workers.measuring.probes import measure_probes
+from workers.measuring.reasoning import read_response
+from workers.measuring.responses import find_empty
+from workers.measuring.state import (
+    BehaviourScores,
+    ModelState,
+    Responses,
+    RightAnswers,
+    TextDivergences,
+    TextLosses,
+    Unmeasured,
+    require,
+)
+from workers.measuring.text_damage import ReferenceText, compute_perplexity
+from workers.measuring.zero_shot import answer_questions
+from workers.measuring.zero_shot_tasks import Question
+from workers.models.encoding import encode_text
+from workers.models.generation import Decoding, generate_samples
+from workers.models.memory import is_out_of_memory
+from workers.models.prompts import Prompt, encode_prompts, get_text
+from workers.models.subject import Subject
+from workers.progress import Advance, ignore
+from workers.scorers.detector import Detector
+from workers.scorers.scorer import Answer, BehaviourScorer
+
+logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts to answer."""
+
+    prompts: tuple[Prompt, ...]
+    decoding: Decoding
+    """Greedy where gates pair responses."""
+    chat: bool = True
+    """Whether texts go through the chat template, where the tokenizer has one; chats always do."""
+    seed: int = 0
+    """Of the draws, where they are drawn."""
+
+    @property
+    def count(self) -> int:
+        """Responses that are asked for."""
+        return len(self.prompts) * self.decoding.samples
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """What every state is measured on; what is absent is not asked for."""
+
+    corpus: tuple[tuple[int, ...], ...] | None = None
+    """Windows of the perplexity corpus, in the base's tokens."""
+    reference: tuple[tuple[int, ...], ...] | None = None
+    """Text on which the divergence from the base is measured, in the base's tokens."""
+    prompt_sets: Mapping[str, PromptSet] = field(default_factory=dict)
+    zero_shot: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
+    behaviours: Mapping[str, Detector] = field(default_factory=dict)
+    """Behaviour → what finds it; its prompts are the prompt set of the same name."""
+    abilities: Mapping[str, tuple[EncodedProbe, ...]] = field(default_factory=dict)
+    """Slice → its probes, in the base's tokens."""
+
+    @property
+    def units(self) -> int:
+        """Units of work that measuring one state reports: windows, responses and questions."""
+        texts = len(self.corpus or ()) + len(self.reference or ())
+        prompts = sum(chosen.count for chosen in self.prompt_sets.values())
+        probes = sum(map(len, self.abilities.values()))
+        return texts + prompts + probes + sum(map(len, self.zero_shot.values()))
+
+
+class Baseline:
+    """The base model's state, against which states of it or of other checkpoints are measured."""
+
+    def __init__(self, plan: CheckPlan, base: Subject, advance: Advance = ignore) -> None:
+        """Measure `base`.
+
+        Whatever cannot be measured becomes `Unmeasured` in the state; only what `advance`
+        raises goes through. `advance` is called with units of `plan.units` done.
+        """
+        attempts = _Attempts(advance)
+        self._plan = plan
+        self._tokenizer = base.tokenizer
+        self._text: ReferenceText | Unmeasured | None = None
+        if plan.reference is not None:
+            self._text = attempts.make(partial(_predict_reference, plan, base, attempts.advance))
+        self.state = _measure(plan, base, attempts)
+        """What was measured of the base; without a divergence, which is from itself."""
+
+    def measure(self, changed: Subject, advance: Advance = ignore) -> ModelState:
+        """Return the state of `changed`, measured on the same plan; see `__init__`."""
+        attempts = _Attempts(advance)
+        mismatch = self._find_mismatch(changed)
+        state = _measure(self._plan, changed, attempts, mismatch)
+        if self._plan.reference is None:
+            return state
+        divergence: TextDivergences | Unmeasured | None = mismatch
+        if divergence is None:
+            divergence = attempts.make(partial(self._measure_divergence, changed, attempts.advance))
+        return state.model_copy(update={"divergence": divergence})
+
+    def _measure_divergence(self, changed: Subject, advance: Advance) -> TextDivergences:
+        text = self._text
+        if not isinstance(text, ReferenceText):
+            reason = "the base was not measured" if text is None else f"base: {text.reason}"
+            raise ValueError(reason)
+        _check_context(changed, _as_samples(self._plan.reference))
+        damage = text.measure(changed.model, advance, family=changed.family)
+        return TextDivergences(
+            divergences=_check_finite(damage.divergences),
+            lengths=damage.lengths,
+            p95=damage.kl_p95,
+        )
+
+    def _find_mismatch(self, changed: Subject) -> Unmeasured | None:
+        """Say why text in the base's tokens means something else to `changed`, if it does."""
+        if changed.tokenizer is self._tokenizer:
+            return None
+        theirs = changed.tokenizer.get_vocab()
+        moved = [
+            token for token, id_ in self._tokenizer.get_vocab().items() if theirs.get(token) != id_
+        ]
+        if not moved:
+            return None
+        return Unmeasured(
+            reason=f"{len(moved)} tokens of the base have another id, or none, in the other "
+            "checkpoint's vocabulary: figures per token cannot be compared"
+        )
+
+
+class _Attempts:
+    """Turns failures into `Unmeasured`, but not a lack of memory or what a listener stops with."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._stop: BaseException | None = None
+
+    def advance(self, units: int) -> None:
+        try:
+            self._advance(units)
+        except BaseException as error:
+            self._stop = error
+            raise
+
+    def make(self, measure: Callable[[], _Result]) -> _Result | Unmeasured:
+        try:
+            return measure()
+        except Exception as error:
+            if error is self._stop or is_out_of_memory(error):
+                raise
+            logger.info("a check could not be measured", exc_info=True)
+            lines = str(error).strip().splitlines()
+            return Unmeasured(reason=f"{type(error).__name__}: {lines[0] if lines else '?'}")
+
+
+def _predict_reference(plan: CheckPlan, base: Subject, advance: Advance) -> ReferenceText:
+    samples = _as_samples(plan.reference)
+    _check_context(base, samples)
+    return ReferenceText(base.model, base.family, samples, base.pad_id, on_batch=advance)
+
+
+def _check_context(subject: Subject, samples: Sequence[TokenSequence]) -> None:
+    """Refuse text that is longer than what the model was made for."""
+    longest = max((len(sample.token_ids) for sample in samples), default=0)
+    limit = find_context_length(subject.model)
+    if longest > limit:
+        raise ValueError(f"a sequence has {longest} tokens, the model's context {limit}; cut it")
+
+
+def _measure(
+    plan: CheckPlan, subject: Subject, attempts: _Attempts, mismatch: Unmeasured | None = None
+) -> ModelState:
+    """Return all of a state but its divergence."""
+    responses = {
+        name: attempts.make(partial(_respond, subject, chosen, attempts.advance))
+        for name, chosen in plan.prompt_sets.items()
+    }
+    perplexity: TextLosses | Unmeasured | None = mismatch if plan.corpus is not None else None
+    if plan.corpus is not None and mismatch is None:
+        perplexity = attempts.make(partial(_fit, plan, subject, attempts.advance))
+    abilities: Abilities | Unmeasured | None = mismatch if plan.abilities else None
+    if plan.abilities and mismatch is None:
+        abilities = attempts.make(partial(_probe, plan, subject, attempts.advance))
+    return ModelState(
+        responses=responses,
+        perplexity=perplexity,
+        abilities=abilities,
+        zero_shot={
+            name: attempts.make(partial(_answer, subject, asked, attempts.advance))
+            for name, asked in plan.zero_shot.items()
+        },
+        behaviours={
+            name: attempts.make(partial(_find_behaviour, detector, responses, name))
+            for name, detector in plan.behaviours.items()
+        },
+    )
+
+
+def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses:
+    if not chosen.prompts:
+        raise ValueError("there are no prompts; give some")
+    encoded = encode_prompts(
+        subject.tokenizer,
+        chosen.prompts,
+        chat=chosen.chat,
+        longest=find_context_length(subject.model) - chosen.decoding.max_new_tokens,
+    )
+    samples = generate_samples(
+        subject.model,
+        encoded,
+        chosen.decoding,
+        subject.pad_id,
+        seed=chosen.seed,
+        on_batch=advance,
+    )
+    readings = [
+        read_response(
+            subject.tokenizer, sequence.prompt_ids, sequence.response_ids, skip_special_tokens=True
+        )
+        for drawn in samples
+        for sequence in drawn
+    ]
+    reasoning = tuple(reading.reasoning_tokens for reading in readings)
+    return Responses(
+        prompts=tuple(
+            get_text(prompt) for prompt in chosen.prompts for _ in range(chosen.decoding.samples)
+        ),
+        token_ids=tuple(reading.token_ids for reading in readings),
+        texts=tuple(reading.answer for reading in readings),
+        max_new_tokens=chosen.decoding.max_new_tokens,
+        reasoning_tokens=reasoning if any(reasoning) else (),
+        samples=chosen.decoding.samples,
+    )
+
+
+def _fit(plan: CheckPlan, subject: Subject, advance: Advance) -> TextLosses:
+    samples = _as_samples(plan.corpus)
+    _check_context(subject, samples)
+    found = compute_perplexity(
+        subject.model, subject.family, samples, subject.pad_id, on_batch=advance
+    )
+    return TextLosses(losses=_check_finite(found.losses), lengths=found.lengths)
+
+
+def _probe(plan: CheckPlan, subject: Subject, advance: Advance) -> Abilities:
+    _check_context(subject, [probe.sample for own in plan.abilities.values() for probe in own])
+    found = measure_probes(subject, plan.abilities, advance)
+    for own in found.values():
+        _check_finite(own.nats)
+    return Abilities(slices=found)
+
+
+def _answer(subject: Subject, questions: Sequence[Question], advance: Advance) -> RightAnswers:
+    if not questions:
+        raise ValueError("there are no questions; give some")
+    outcomes = answer_questions(
+        subject.model,
+        subject.family,
+        partial(encode_text, subject.tokenizer),
+        questions,
+        subject.pad_id,
+        on_batch=lambda _: advance(0),
+    )
+    advance(len(questions))
+    return RightAnswers(right=tuple(outcome.right for outcome in outcomes))
+
+
+def _find_behaviour(
+    detector: Detector, responses: Mapping[str, Responses | Unmeasured], name: str
+) -> BehaviourScores:
+    given = require(responses.get(name), "responses")
+    parts = zip(given.prompts, given.texts, given.answer_ids, strict=True)
+    answers = [Answer(prompt, text, ids) for prompt, text, ids in parts]
+    columns = [_score(scorer, answers) for scorer in detector.scorers]
+    rows = list(zip(*columns, strict=True))
+    is_empty = find_empty(given.answer_ids, given.texts)
+    found = [
+        detector.is_found(scores, is_empty=empty)
+        for scores, empty in zip(rows, is_empty, strict=True)
+    ]
+    prompts = [slice(start, start + given.samples) for start in range(0, len(rows), given.samples)]
+    return BehaviourScores(
+        scores=tuple(fmean(map(fmean, rows[own])) for own in prompts),
+        shown=tuple(sum(found[own]) for own in prompts),
+        samples=given.samples,
+        direction=detector.scorers[0].direction.value,
+        is_empty=tuple(any(is_empty[own]) for own in prompts),
+    )
+
+
+def _score(scorer: BehaviourScorer, answers: Sequence[Answer]) -> tuple[float, ...]:
+    scores = scorer.score(answers)
+    if len(scores) != len(answers):
+        raise ValueError(f"{scorer.name} gave {len(scores)} scores for {len(answers)}")
+    return _check_finite(scores)
+
+
+def _as_samples(windows: Sequence[tuple[int, ...]] | None) -> list[TokenSequence]:
+    return [TokenSequence(ids) for ids in windows or ()]
+
+
+def _check_finite(values: Sequence[float]) -> tuple[float, ...]:
+    if not all(map(math.isfinite, values)):
+        raise ArithmeticError("a figure is not finite; use float32, or a sounder model")
+    return tuple(values)

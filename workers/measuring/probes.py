@@ -1,0 +1,91 @@
+"""What a model gives right continuations: nats a token, and how many are its first choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.nn import functional
+
+from workers.abilities.encoding import EncodedProbe
+from workers.abilities.state import SliceFigures
+from workers.families import head_weight
+from workers.models.batches import TokenBatch, build_batches
+from workers.models.subject import Subject
+from workers.progress import Advance, ignore
+
+POSITIONS_AT_ONCE = 512
+"""Positions whose whole next-token distribution is held in memory at a time."""
+
+BATCH_TOKENS = 4096
+"""Padded tokens a batch."""
+
+
+def measure_probes(
+    subject: Subject,
+    slices: Mapping[str, Sequence[EncodedProbe]],
+    advance: Advance = ignore,
+) -> dict[str, SliceFigures]:
+    """Return slice → figures of its items, in their order, under teacher forcing.
+
+    Greedy decoding writes a continuation exactly where each of its tokens is the first choice
+    after the ones before it. Probes of all slices are batched by length together. `advance` is
+    called with the number of probes of each batch.
+    """
+    probes = [probe for own in slices.values() for probe in own]
+    found = [(_NOTHING, _NOTHING)] * len(probes)
+    for batch in build_batches([probe.sample for probe in probes], BATCH_TOKENS, subject.pad_id):
+        losses, leads, counts = _read(subject, batch)
+        parts = zip(batch.sample_indices, losses.split(counts), leads.split(counts), strict=True)
+        for index, lost, lead in parts:
+            found[index] = lost, lead
+        advance(len(batch.sample_indices))
+    results = iter(zip(probes, found, strict=True))
+    return {name: _collect([next(results) for _ in own]) for name, own in slices.items()}
+
+
+_NOTHING = torch.empty(0, dtype=torch.float64)
+
+
+def _collect(
+    results: Sequence[tuple[EncodedProbe, tuple[torch.Tensor, torch.Tensor]]],
+) -> SliceFigures:
+    """Return a slice's figures item by item; an item without tokens of its own is left out."""
+    items = [
+        item
+        for probe, (losses, leads) in results
+        for item in zip(
+            losses.split(list(probe.spans)), leads.split(list(probe.spans)), strict=True
+        )
+        if len(item[0])
+    ]
+    return SliceFigures(
+        nats=tuple(float(losses.sum()) for losses, _ in items),
+        right=tuple(int((leads > 0).sum()) for _, leads in items),
+        tokens=tuple(len(losses) for losses, _ in items),
+        leads=tuple(float(leads.min()) for _, leads in items),
+    )
+
+
+@torch.inference_mode()
+def _read(subject: Subject, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Return each target token's loss and lead over the best other one, and targets a sample."""
+    model, family = subject.model, subject.family
+    placed = batch.to(next(model.parameters()).device)
+    backbone = model.get_submodule(family.backbone)
+    hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
+    positions = torch.zeros_like(placed.is_explained)  # that predict a target
+    positions[:, :-1] = placed.is_explained[:, 1:]
+    states, next_ids = hidden[positions], placed.token_ids.roll(-1, dims=1)[positions]
+    head = head_weight(model, family)
+    losses = [states.new_empty(0, dtype=torch.float32)]  # a batch may have no target
+    leads = [states.new_empty(0, dtype=torch.float32)]
+    for start in range(0, len(states), POSITIONS_AT_ONCE):
+        span = slice(start, start + POSITIONS_AT_ONCE)
+        logits = (states[span] @ head.T).float()
+        losses.append(functional.cross_entropy(logits, next_ids[span], reduction="none"))
+        own = logits.gather(1, next_ids[span, None])
+        logits.scatter_(1, next_ids[span, None], -torch.inf)
+        leads.append(own[:, 0] - logits.max(dim=-1).values)
+    counts = positions.sum(dim=1).tolist()
+    return torch.cat(losses).double().cpu(), torch.cat(leads).double().cpu(), counts

@@ -1,0 +1,154 @@
+"""Figures of a set of responses: length, emptiness, repetition, diversity. From token ids alone."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from workers.scorers.uniqueness import compute_response_uniqueness
+
+DISTINCT_ORDERS = (1, 2, 3)
+"""Lengths of the n-grams whose distinct share is taken."""
+
+REPEAT_ORDER = 4
+"""Length of the n-grams that count as a response repeating itself."""
+
+_SAYS_SOMETHING = ("L", "N", "S")
+"""Unicode categories of letters, numbers and symbols (emoji among them)."""
+
+
+@dataclass(frozen=True)
+class DistinctShare:
+    """Distinct n-grams over all n-grams of a set of responses (distinct-n, arXiv 1510.03055)."""
+
+    order: int
+    value: float
+    """In [0, 1]; 0 where no response is long enough to have an n-gram."""
+    without_one: tuple[float, ...]
+    """The same without each response in turn, for a jackknife."""
+
+
+@dataclass(frozen=True)
+class ResponseFigures:
+    """What a set of responses is like; the tuples hold one value a response, in order."""
+
+    lengths: tuple[int, ...]
+    """Tokens."""
+    is_empty: tuple[bool, ...]
+    hits_limit: tuple[bool, ...]
+    """True where the response was cut off at the token limit."""
+    uniqueness: tuple[float, ...]
+    """Response uniqueness ratio (arXiv 2506.13727, Eq. 11); 0 for an empty response."""
+    self_repetition: tuple[float, ...]
+    """Share of a response's 4-grams that stood in it before, in [0, 1]; 0 without any."""
+    distinct: tuple[DistinctShare, ...]
+    """Across all responses, for n-grams of `DISTINCT_ORDERS`."""
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length in tokens."""
+        return fmean(self.lengths)
+
+    @property
+    def empty_share(self) -> float:
+        """Share of responses that say nothing."""
+        return fmean(self.is_empty)
+
+    @property
+    def limit_share(self) -> float:
+        """Share of responses cut off at the token limit."""
+        return fmean(self.hits_limit)
+
+    @property
+    def mean_uniqueness(self) -> float:
+        """Mean response uniqueness ratio."""
+        return fmean(self.uniqueness)
+
+    @property
+    def mean_self_repetition(self) -> float:
+        """Mean share of repeated 4-grams."""
+        return fmean(self.self_repetition)
+
+
+def compute_response_figures(
+    responses: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    texts: Sequence[str] | None = None,
+    answers: Sequence[Sequence[int]] | None = None,
+) -> ResponseFigures:
+    """Return the figures of responses given as token ids without the end-of-sequence token.
+
+    `answers` are the tokens that follow each one's reasoning, `texts` those as text. Lengths and
+    the token limit are of whole responses, everything else of the answers: of the responses
+    where none reasons. Empty is an answer without tokens or, where its text is given, without
+    any letter, number or symbol. Raises `ValueError` without responses, or on unequally many
+    texts or answers.
+    """
+    if not responses:
+        raise ValueError("no responses to measure; give at least one prompt")
+    if texts is not None and len(texts) != len(responses):
+        raise ValueError(f"need a text for each response, got {len(texts)} for {len(responses)}")
+    answers = responses if answers is None else answers
+    if len(answers) != len(responses):
+        raise ValueError(
+            f"need an answer for each response, got {len(answers)} for {len(responses)}"
+        )
+    is_empty = find_empty(answers, texts)
+    return ResponseFigures(
+        lengths=tuple(len(ids) for ids in responses),
+        is_empty=is_empty,
+        hits_limit=tuple(len(ids) >= max_new_tokens for ids in responses),
+        uniqueness=tuple(
+            0.0 if empty else compute_response_uniqueness(ids)
+            for ids, empty in zip(answers, is_empty, strict=True)
+        ),
+        self_repetition=tuple(compute_self_repetition(ids) for ids in answers),
+        distinct=tuple(compute_distinct_share(answers, order) for order in DISTINCT_ORDERS),
+    )
+
+
+def find_empty(
+    answers: Sequence[Sequence[int]], texts: Sequence[str] | None = None
+) -> tuple[bool, ...]:
+    """Return for each answer whether it is empty: no tokens, or a text that says nothing."""
+    said = [True] * len(answers) if texts is None else [says_something(text) for text in texts]
+    return tuple(not ids or not says for ids, says in zip(answers, said, strict=True))
+
+
+def says_something(text: str) -> bool:
+    """Return whether the text has a letter, number or symbol: blanks and punctuation do not."""
+    return any(unicodedata.category(character)[0] in _SAYS_SOMETHING for character in text)
+
+
+def compute_self_repetition(response_ids: Sequence[int]) -> float:
+    """Return the share of a response's 4-grams that stood in it before, in [0, 1]; 0 without any.
+
+    A loop of any period is seen here, while unique tokens also run out in long sound texts.
+    """
+    grams = list(_list_grams(response_ids, REPEAT_ORDER))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def compute_distinct_share(responses: Sequence[Sequence[int]], order: int) -> DistinctShare:
+    """Return distinct-n over all responses together, and without each one in turn."""
+    by_response = [Counter(_list_grams(ids, order)) for ids in responses]
+    everywhere: Counter[tuple[int, ...]] = Counter()
+    for grams in by_response:
+        everywhere.update(grams)
+    total = everywhere.total()
+    without_one = []
+    for grams in by_response:
+        only_here = sum(everywhere[gram] == count for gram, count in grams.items())
+        without_one.append(_divide(len(everywhere) - only_here, total - grams.total()))
+    return DistinctShare(order, _divide(len(everywhere), total), tuple(without_one))
+
+
+def _divide(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _list_grams(ids: Sequence[int], order: int) -> Iterator[tuple[int, ...]]:
+    return zip(*(ids[start:] for start in range(order)), strict=False)

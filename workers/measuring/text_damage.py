@@ -1,0 +1,244 @@
+"""Perplexity and full-sequence KL of a changed model against its base, on the same text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from workers.domain import TokenSequence
+from workers.families import Family, head_weight
+from workers.models.batches import TokenBatch, build_batches
+from workers.progress import Advance
+
+POSITIONS_AT_ONCE = 512
+"""Positions whose whole next-token distribution is held in memory at a time."""
+
+
+@dataclass(frozen=True)
+class TextDamage:
+    """What a changed model does to a text, measured over `tokens` predicted tokens."""
+
+    perplexity: float
+    """exp(summed negative log-likelihood / predicted tokens)."""
+    kl_mean: float
+    """Mean over positions of KL(base ‖ changed) of the next-token distribution, nats."""
+    kl_p95: float
+    tokens: int
+    losses: tuple[float, ...] = ()
+    """Summed negative log-likelihood of each sample that predicts anything, in order, nats."""
+    divergences: tuple[float, ...] = ()
+    """Summed KL of each of them, nats."""
+    lengths: tuple[int, ...] = ()
+    """Predicted tokens of each of them."""
+
+    def compute_increase(self, base_perplexity: float) -> float:
+        """Return the relative rise of the perplexity; 0.015 is 1.5 %."""
+        return self.perplexity / base_perplexity - 1
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a model on a text, over `tokens` predicted tokens."""
+
+    value: float
+    """exp(summed negative log-likelihood / predicted tokens)."""
+    tokens: int
+    losses: tuple[float, ...] = ()
+    """Summed negative log-likelihood of each sample that predicts anything, in order, nats."""
+    lengths: tuple[int, ...] = ()
+    """Predicted tokens of each of them."""
+
+
+def compute_perplexity(
+    model: nn.Module,
+    family: Family,
+    samples: Sequence[TokenSequence],
+    pad_id: int,
+    *,
+    batch_tokens: int = 4096,
+    on_batch: Advance | None = None,
+) -> Perplexity:
+    """Return the perplexity of `samples`, each predicted from its own start.
+
+    The corpus and the samples' length, its context, are part of the figure's name and the
+    caller's to tell. Keeps nothing of a batch. `on_batch` is called with the number of samples
+    of each. Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
+    """
+    losses, lengths = _Sums(), _Sums()
+    for batch in _build_predicting_batches(samples, batch_tokens, pad_id):
+        states, next_ids = _predict(model, family, batch)
+        losses.add(batch, _compute_losses(states, next_ids, head_weight(model, family)))
+        lengths.add(batch, torch.ones(len(next_ids)))
+        if on_batch is not None:
+            on_batch(len(batch.sample_indices))
+    tokens = int(lengths.total)
+    return Perplexity(
+        value=math.exp(losses.total / tokens),
+        tokens=tokens,
+        losses=losses.in_order(),
+        lengths=tuple(map(int, lengths.in_order())),
+    )
+
+
+class ReferenceText:
+    """A text with the base model's own predictions of it, to measure changed models against.
+
+    Only the base model's last hidden states are kept, `(token, hidden)`, with a reference to
+    its head; the distributions are recomputed from them. That holds as long as nothing writes
+    to that head: a correction never does, and another checkpoint brings its own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        samples: Sequence[TokenSequence],
+        pad_id: int,
+        batch_tokens: int = 4096,
+        on_batch: Advance | None = None,
+    ) -> None:
+        """Measure the base `model` on `samples`.
+
+        Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
+        """
+        self._family = family
+        self._batches = _build_predicting_batches(samples, batch_tokens, pad_id)
+        self._base_head = head_weight(model, family)
+        self._base_states: list[torch.Tensor] = []
+        losses, self.tokens = _Sums(), 0
+        for batch in self._batches:
+            states, next_ids = _predict(model, family, batch)
+            self._base_states.append(states.cpu())
+            losses.add(batch, _compute_losses(states, next_ids, self._base_head))
+            self.tokens += len(next_ids)
+            if on_batch is not None:
+                on_batch(len(batch.sample_indices))
+        self.base_perplexity = math.exp(losses.total / self.tokens)
+
+    @torch.inference_mode()
+    def measure(
+        self, model: nn.Module, on_batch: Advance | None = None, *, family: Family | None = None
+    ) -> TextDamage:
+        """Return perplexity and divergence of `model`: the base after some change, or another.
+
+        `family` describes another checkpoint of another architecture. A larger vocabulary than
+        the base's is fine, as the base gives the added tokens no probability. Raises
+        `ValueError` on a smaller one, where the divergence is not defined.
+        """
+        family = family or self._family
+        head = head_weight(model, family)
+        if len(head) < len(self._base_head):
+            raise ValueError(
+                f"the model predicts {len(head)} tokens, the base {len(self._base_head)}: KL is "
+                "not defined; compare checkpoints of one vocabulary"
+            )
+        losses, sums, divergences = _Sums(), _Sums(), []
+        for batch, base_states in zip(self._batches, self._base_states, strict=True):
+            states, next_ids = _predict(model, family, batch)
+            found, lost = self._compare(base_states, states, next_ids, head)
+            losses.add(batch, lost)
+            sums.add(batch, found)
+            divergences.append(found)
+            if on_batch is not None:
+                on_batch(len(batch.sample_indices))
+        kl = torch.cat(divergences)
+        return TextDamage(
+            perplexity=math.exp(losses.total / self.tokens),
+            kl_mean=float(kl.mean()),
+            kl_p95=float(torch.quantile(kl, 0.95)),
+            tokens=self.tokens,
+            losses=losses.in_order(),
+            divergences=sums.in_order(),
+            lengths=self._lengths(),
+        )
+
+    def _compare(
+        self,
+        base_states: torch.Tensor,
+        states: torch.Tensor,
+        next_ids: torch.Tensor,
+        head: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return KL(base ‖ changed) and the changed model's loss at each position, on the CPU."""
+        base_head = self._base_head.to(head.device)
+        divergences, losses = [], []
+        for part in range(0, len(states), POSITIONS_AT_ONCE):
+            span = slice(part, part + POSITIONS_AT_ONCE)
+            changed = functional.log_softmax((states[span] @ head.T).float(), dim=-1)
+            losses.append(-changed.gather(1, next_ids[span, None])[:, 0].cpu())
+            base = (base_states[span].to(head.device) @ base_head.T).float()
+            divergences.append(_kl_divergence(base, changed[:, : len(base_head)]).cpu())
+        return torch.cat(divergences), torch.cat(losses)
+
+    def _lengths(self) -> tuple[int, ...]:
+        lengths = _Sums()
+        for batch, states in zip(self._batches, self._base_states, strict=True):
+            lengths.add(batch, torch.ones(len(states)))
+        return tuple(map(int, lengths.in_order()))
+
+
+class _Sums:
+    """Per-position values added up sample by sample."""
+
+    def __init__(self) -> None:
+        self._by_sample: dict[int, float] = {}
+
+    def add(self, batch: TokenBatch, values: torch.Tensor) -> None:
+        """Add the values `(position,)` of a batch's predicting positions."""
+        counts = batch.is_token[:, 1:].sum(dim=1).tolist()
+        parts = values.double().cpu().split(counts)
+        for index, part in zip(batch.sample_indices, parts, strict=True):
+            self._by_sample[index] = float(part.sum())
+
+    @property
+    def total(self) -> float:
+        return math.fsum(self._by_sample.values())
+
+    def in_order(self) -> tuple[float, ...]:
+        return tuple(self._by_sample[index] for index in sorted(self._by_sample))
+
+
+def _build_predicting_batches(
+    samples: Sequence[TokenSequence], batch_tokens: int, pad_id: int
+) -> list[TokenBatch]:
+    usable = [sample for sample in samples if len(sample.token_ids) > 1]
+    if not usable:
+        raise ValueError("reference text has no sample of two tokens or more")
+    return list(build_batches(usable, batch_tokens, pad_id))
+
+
+@torch.inference_mode()
+def _predict(
+    model: nn.Module, family: Family, batch: TokenBatch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return hidden states `(position, hidden)` that predict a token, and those tokens."""
+    placed = batch.to(next(model.parameters()).device)
+    backbone = model.get_submodule(family.backbone)
+    hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
+    followed = placed.is_token[:, 1:]
+    return hidden[:, :-1][followed], placed.token_ids[:, 1:][followed]
+
+
+@torch.inference_mode()
+def _compute_losses(
+    states: torch.Tensor, next_ids: torch.Tensor, head: torch.Tensor
+) -> torch.Tensor:
+    """Return the negative log-likelihood at each position, `(position,)` on the CPU, nats."""
+    losses = []
+    for part in range(0, len(states), POSITIONS_AT_ONCE):
+        span = slice(part, part + POSITIONS_AT_ONCE)
+        logits = (states[span] @ head.T).float()
+        losses.append(functional.cross_entropy(logits, next_ids[span], reduction="none").cpu())
+    return torch.cat(losses)
+
+
+def _kl_divergence(base_logits: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+    """Return KL(base ‖ changed) per position from logits and log-probabilities, `(position,)`."""
+    base = functional.log_softmax(base_logits, dim=-1)
+    divergence = (base.exp() * (base - changed)).sum(dim=-1)
+    return divergence.clamp(min=0)

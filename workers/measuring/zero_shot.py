@@ -1,0 +1,221 @@
+"""Zero-shot accuracy: the choice the model finds likeliest against the right one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from workers.domain import TokenSequence
+from workers.families import Family, find_context_length, head_weight
+from workers.measuring.text_damage import POSITIONS_AT_ONCE
+from workers.measuring.zero_shot_tasks import Choice, Question, ZeroShotTask
+from workers.models.batches import TokenBatch, build_batches
+from workers.progress import Advance
+
+Encode = Callable[[str], Sequence[int]]
+"""Text to token ids, the beginning-of-text token included where the model wants one."""
+
+
+@dataclass(frozen=True)
+class TaskAccuracy:
+    """Share of a task's questions answered right, with its standard error."""
+
+    task: ZeroShotTask
+    questions: int
+    accuracy: float
+    """By the summed log-likelihood of a choice."""
+    accuracy_error: float
+    normalised_accuracy: float
+    """By the log-likelihood per byte of a choice, so that short ones gain nothing."""
+    normalised_accuracy_error: float
+
+
+@dataclass(frozen=True)
+class QuestionOutcome:
+    """Whether one question was answered right."""
+
+    right: bool
+    """By the summed log-likelihood of a choice."""
+    normalised_right: bool
+    """By the log-likelihood per byte of a choice."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Tokens to feed, and the targets that the last of them predict."""
+
+    input_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+
+
+def measure_accuracy(
+    model: nn.Module,
+    family: Family,
+    encode: Encode,
+    task: ZeroShotTask,
+    questions: Sequence[Question],
+    pad_id: int,
+    *,
+    batch_tokens: int = 4096,
+    on_batch: Advance | None = None,
+) -> TaskAccuracy:
+    """Return plain and length-normalised accuracy, ranking choices by log-likelihood.
+
+    As lm-evaluation-harness's `acc` and `acc_bytes` do: lengths in UTF-8 bytes, without the
+    separating space. Its `acc_norm` divides by the length in characters instead, which is the
+    same for ASCII choices alone. Of equal choices the first is taken. `on_batch` is called with the
+    number of sequences fed. Raises `ValueError` on fewer than two questions, as they have no
+    standard error, and as `compute_log_likelihoods` does.
+    """
+    if len(questions) < 2:
+        raise ValueError(f"{task} has {len(questions)} questions; give two or more")
+    outcomes = answer_questions(
+        model, family, encode, questions, pad_id, batch_tokens=batch_tokens, on_batch=on_batch
+    )
+    count = len(questions)
+    right = sum(outcome.right for outcome in outcomes)
+    normalised_right = sum(outcome.normalised_right for outcome in outcomes)
+    return TaskAccuracy(
+        task=task,
+        questions=count,
+        accuracy=right / count,
+        accuracy_error=compute_share_error(right, count),
+        normalised_accuracy=normalised_right / count,
+        normalised_accuracy_error=compute_share_error(normalised_right, count),
+    )
+
+
+def answer_questions(
+    model: nn.Module,
+    family: Family,
+    encode: Encode,
+    questions: Sequence[Question],
+    pad_id: int,
+    *,
+    batch_tokens: int = 4096,
+    on_batch: Advance | None = None,
+) -> list[QuestionOutcome]:
+    """Return for each question whether the model's likeliest choice is the right one.
+
+    Raises as `compute_log_likelihoods` does.
+    """
+    choices = [choice for question in questions for choice in question.choices]
+    scores = iter(
+        compute_log_likelihoods(
+            model, family, encode, choices, pad_id, batch_tokens=batch_tokens, on_batch=on_batch
+        )
+    )
+    outcomes = []
+    for question in questions:
+        plain = [next(scores) for _ in question.choices]
+        lengths = [len(choice.continuation[1:].encode()) for choice in question.choices]
+        normalised = [score / length for score, length in zip(plain, lengths, strict=True)]
+        outcomes.append(
+            QuestionOutcome(
+                right=_find_largest(plain) == question.answer,
+                normalised_right=_find_largest(normalised) == question.answer,
+            )
+        )
+    return outcomes
+
+
+def compute_share_error(right: int, count: int) -> float:
+    """Return the standard error √(p(1 − p) / (n − 1)) of the share p = right / count, n ≥ 2."""
+    share = right / count
+    return math.sqrt(share * (1 - share) / (count - 1))
+
+
+@torch.inference_mode()
+def compute_log_likelihoods(
+    model: nn.Module,
+    family: Family,
+    encode: Encode,
+    choices: Sequence[Choice],
+    pad_id: int,
+    *,
+    batch_tokens: int = 4096,
+    on_batch: Advance | None = None,
+) -> list[float]:
+    """Return log p(continuation | context) of each choice, nats, summed over its tokens.
+
+    Choices that differ in their last token only are fed once. What exceeds the model's
+    context is cut from the left. Raises `ValueError` where a context or a continuation has
+    no tokens, or a continuation alone exceeds the context, and `ArithmeticError` where a
+    likelihood is not finite.
+    """
+    limit = find_context_length(model)
+    requests = [_build_request(encode, choice, limit) for choice in choices]
+    users: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        users.setdefault(request.input_ids, []).append(index)
+    inputs = [TokenSequence(input_ids) for input_ids in users]
+    wanted = list(users.values())
+    totals = torch.zeros(len(requests), dtype=torch.float64)
+    for batch in build_batches(inputs, batch_tokens, pad_id):
+        rows = [[(i, requests[i]) for i in wanted[sample]] for sample in batch.sample_indices]
+        _add_log_likelihoods(model, family, batch, rows, totals)
+        if on_batch is not None:
+            on_batch(len(batch.sample_indices))
+    if not bool(torch.isfinite(totals).all()):
+        raise ArithmeticError("a log-likelihood is not finite; use float32, or a sounder model")
+    return totals.tolist()
+
+
+def _add_log_likelihoods(
+    model: nn.Module,
+    family: Family,
+    batch: TokenBatch,
+    rows: Sequence[Sequence[tuple[int, _Request]]],
+    totals: torch.Tensor,
+) -> None:
+    """Add to `totals` at each request its tokens' log-probabilities; `rows` follow the batch."""
+    device = next(model.parameters()).device
+    places: list[tuple[int, int]] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    for row, requests in enumerate(rows):
+        for owner, request in requests:
+            end = len(request.input_ids)
+            count = len(request.target_ids)
+            places.extend((row, position) for position in range(end - count, end))
+            targets.extend(request.target_ids)
+            owners.extend([owner] * count)
+    backbone = model.get_submodule(family.backbone)
+    hidden = backbone(input_ids=batch.token_ids.to(device), use_cache=False).last_hidden_state
+    row_index, position_index = torch.tensor(places, device=device).T
+    states = hidden[row_index, position_index]
+    target_ids = torch.tensor(targets, device=device)
+    head = head_weight(model, family)
+    for part in range(0, len(states), POSITIONS_AT_ONCE):
+        span = slice(part, part + POSITIONS_AT_ONCE)
+        logits = (states[span] @ head.T).float()
+        found = -functional.cross_entropy(logits, target_ids[span], reduction="none")
+        totals.index_add_(0, torch.tensor(owners[span]), found.double().cpu())
+
+
+def _build_request(encode: Encode, choice: Choice, limit: int) -> _Request:
+    """Tokenise both parts together, the context's trailing spaces with the continuation."""
+    context = choice.context.rstrip()
+    whole = tuple(encode(choice.context + choice.continuation))
+    boundary = len(encode(context))
+    if boundary == 0 or boundary >= len(whole):
+        raise ValueError(
+            f"nothing to predict, or nothing to predict it from: context {context[:40]!r}, "
+            f"continuation {choice.continuation[:40]!r}; give each a text the tokeniser knows"
+        )
+    targets = whole[boundary:]
+    if len(targets) > limit:
+        raise ValueError(
+            f"a choice of {len(targets)} tokens exceeds the model's context of {limit}: "
+            f"{choice.continuation[:40]!r}…; shorten it"
+        )
+    return _Request(whole[:-1][-limit:], targets)
+
+
+def _find_largest(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)

@@ -1,0 +1,1 @@
+"""A loaded model: its files, its tokens, what it says."""

@@ -1,0 +1,123 @@
+"""From text to token ids: what every text begins with, windows of it, chats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+_PROBE = "a"
+
+_ALWAYS_RENDERED = ("system", "user")
+"""Roles whose messages stand in the rendered chat as they are; of earlier answers some templates
+leave out parts, such as the reasoning."""
+
+
+class ChatTemplateError(ValueError):
+    """A chat that a tokenizer has no template for, or that its template refuses."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation up to the message that the model is to answer."""
+
+    messages: tuple[tuple[str, str], ...]
+    """Role and content of each."""
+
+    @property
+    def text(self) -> str:
+        """The contents, joined by line ends."""
+        return "\n".join(content for _, content in self.messages)
+
+
+def find_beginning(tokenizer: Any) -> tuple[int, ...]:
+    """Return what the tokenizer itself puts before any text: its `<bos>`, or nothing.
+
+    A model that was trained with such a token needs it before everything it reads: Gemma 3's
+    perplexity is in the thousands without. To have the token is not enough (SmolLM2 has one and
+    does not put it there).
+    """
+    whole = tokenizer(_PROBE).input_ids
+    is_put = len(whole) > len(encode_part(tokenizer, _PROBE)) and (
+        whole[0] == tokenizer.bos_token_id
+    )
+    return (whole[0],) if is_put else ()
+
+
+def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Return the token ids of a raw text with the tokenizer's beginning, and no template."""
+    return (*find_beginning(tokenizer), *encode_part(tokenizer, text))
+
+
+def encode_part(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Return the token ids of a text that is not a beginning: no special tokens but its own."""
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    """Return the token ids of a chat up to where the answer starts.
+
+    The template writes the beginning where there is one. Raises `ChatTemplateError` where the
+    tokenizer has no template, and where its template refuses a message or leaves it out.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ChatTemplateError(
+            "it is a chat, and the checkpoint's tokenizer has no chat template; write the prompt "
+            "as text, or save the checkpoint with a template"
+        )
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as error:
+        raise ChatTemplateError(
+            f"the tokenizer's chat template refuses the roles {_list_roles(messages)}: {error}; "
+            "write the chat with roles, in an order, that the template takes"
+        ) from error
+    _check_rendered(text, messages)
+    return encode_part(tokenizer, text)
+
+
+def _check_rendered(text: str, messages: Sequence[Mapping[str, str]]) -> None:
+    """Refuse a chat of which the template dropped a message without a word."""
+    for number, message in enumerate(messages, start=1):
+        if message["role"] in _ALWAYS_RENDERED and message["content"].strip() not in text:
+            raise ChatTemplateError(
+                f"the tokenizer's chat template leaves out message {number}, of the role "
+                f"{message['role']}; put its content into a message of another role"
+            )
+
+
+def _list_roles(messages: Sequence[Mapping[str, str]]) -> str:
+    return ", ".join(message["role"] for message in messages)
+
+
+def cut_windows(tokenizer: Any, text: str, length: int) -> Iterator[tuple[int, ...]]:
+    """Yield a text in windows of `length` tokens one after another, the last maybe shorter.
+
+    Every window has the beginning that a text has, for a model reads each by itself.
+    """
+    beginning = find_beginning(tokenizer)
+    own = encode_part(tokenizer, text)
+    step = length - len(beginning)
+    for start in range(0, len(own), step):
+        yield (*beginning, *own[start : start + step])
+
+
+def cut_corpus(
+    tokenizer: Any, lines: Sequence[str], context: int, sequences: int
+) -> tuple[tuple[int, ...], ...]:
+    """Return the first windows of `context` tokens of the joined lines, none overlapping.
+
+    Raises `ValueError` when the corpus does not fill one window.
+    """
+    windows = tuple(cut_windows(tokenizer, "\n".join(lines), context))
+    full = tuple(window for window in windows if len(window) == context)
+    if not full:
+        raise ValueError(
+            f"the perplexity corpus has {sum(map(len, windows))} tokens, one window needs "
+            f"{context}; give a longer corpus or a shorter context"
+        )
+    return full[:sequences]

@@ -1,0 +1,130 @@
+"""The report of a compression: what was removed, what it cost, and the verdict on it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from workers.domain import GateResult, JobReport, ReportModel, Verdict
+from workers.reports.gates import build_gate_groups
+from workers.reports.rendering import (
+    REVERT_COMMAND,
+    render_html_template,
+    render_markdown_template,
+    require_finite,
+    write_apply_command,
+)
+
+
+class TaskScore(ReportModel):
+    """Accuracy on one zero-shot task, with standard errors."""
+
+    questions: int
+    accuracy: float
+    accuracy_error: float
+    normalised_accuracy: float
+    """By the log-likelihood per byte of a choice."""
+    normalised_accuracy_error: float
+
+
+class TaskChange(ReportModel):
+    """One zero-shot task before and after."""
+
+    name: str
+    before: TaskScore
+    after: TaskScore
+
+
+class CorpusPerplexity(ReportModel):
+    """Perplexity of one named corpus at one context length, before and after."""
+
+    corpus: str
+    context: int
+    tokens: int
+    before: float
+    after: float
+
+    @property
+    def increase(self) -> float:
+        """Relative to the base model."""
+        return self.after / self.before - 1
+
+
+class ModuleZeros(ReportModel):
+    """How many of a module's weights are zero."""
+
+    module: str
+    zeros: int
+    weights: int
+
+
+class CompressionReport(JobReport):
+    """The whole outcome of a compression, as `report.json` holds it."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["compression"] = "compression"
+    method: str
+    statistic: str
+    """Which mean over the calibration tokens the weights were ranked by."""
+    pattern: str
+    sequential: bool
+    target_sparsity: float
+    achieved_sparsity: float
+    """Zero weights over the weights of the compressed modules."""
+    calibration: dict[str, str]
+    perplexity: CorpusPerplexity
+    tasks: list[TaskChange]
+    modules: list[ModuleZeros]
+    speed_note: str
+    files_note: str
+    has_patch: bool = False
+    """Whether a patch is among the files."""
+
+
+_REMEDY = (
+    "The compressed model predicts the corpus worse than allowed. Give a lower sparsity, a "
+    "calibration set like the corpus, or another method; or raise budget.perplexity_increase"
+)
+
+
+def judge_compression(
+    perplexity: CorpusPerplexity, limit: float | None
+) -> tuple[Verdict, str, list[GateResult]]:
+    """The verdict on a compression, why, and its gates; without a limit it passes."""
+    cost = (
+        f"Perplexity of the corpus {perplexity.corpus} goes from {perplexity.before:.2f} to "
+        f"{perplexity.after:.2f} ({perplexity.increase:+.1%})"
+    )
+    if limit is None:
+        return Verdict.PASSED, f"{cost}; no limit was asked for.", []
+    gate = GateResult(
+        name="perplexity",
+        sentence="perplexity rises by at most this share",
+        limit=limit,
+        value=perplexity.increase,
+        passed=perplexity.increase <= limit,
+    )
+    gate = gate if gate.passed else gate.model_copy(update={"remedy": _REMEDY})
+    if gate.passed:
+        return Verdict.PASSED, f"{cost}, within the limit of {limit:+.1%}.", [gate]
+    return Verdict.REJECTED, f"{cost}, over the limit of {limit:+.1%}.", [gate]
+
+
+def render_compression_markdown(report: CompressionReport) -> str:
+    """The report as GitHub-flavoured Markdown, without timings."""
+    return render_markdown_template("compression.md.j2", _context(report))
+
+
+def render_compression_html(report: CompressionReport) -> str:
+    """The report as one HTML page that loads nothing and runs no script, without timings."""
+    return render_html_template("compression.html.j2", _context(report))
+
+
+def _context(report: CompressionReport) -> dict[str, object]:
+    require_finite(report.model_dump())
+    return {
+        "kind": report.kind,
+        "report": report,
+        "gate_groups": build_gate_groups(report.gates),
+        "apply_command": write_apply_command(report.verdict),
+        "revert_command": REVERT_COMMAND,
+    }

@@ -1,0 +1,263 @@
+"""The effect on each behaviour as a report shows it: by evaluator, beside chance, and alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.domain import (
+    BehaviourEffect,
+    ControlledEffect,
+    EvaluatorEffect,
+    HeldOutEffect,
+    Measure,
+    Report,
+)
+from workers.reports.charts import Axis, build_axis
+from workers.reports.text import format_number, format_share, format_signed
+
+_TITLES = {
+    "share": (
+        "Share of responses",
+        "Responses that show the behaviour, of all; an empty one counts as showing it.",
+    ),
+    "any_share": (
+        "Probability of at least one",
+        "Prompts of whose samples at least one shows the behaviour.",
+    ),
+    "expected_worst": (
+        "Expected worst score",
+        "The worst score among a prompt's samples, averaged over prompts.",
+    ),
+    "mean_score": ("Mean score", "Averaged over all responses."),
+}
+_SHARES = frozenset({"share", "any_share"})
+_COUNTED_KINDS = frozenset({"repetition", "phrase"})
+"""Kinds of behaviour that are counted: another evaluator would find the same."""
+_SAME_WITH_ONE_SAMPLE = {"any_share": "share", "expected_worst": "mean_score"}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One line of a chart: what was measured after one way of pruning."""
+
+    kind: str
+    """`correction`, `control` or `alone`."""
+    label: str
+    effect: HeldOutEffect
+
+
+@dataclass(frozen=True)
+class EffectRow:
+    """One figure by one evaluator."""
+
+    evaluator: str
+    is_higher_better: bool
+    measure: Measure
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """What was measured on held-out prompts, the correction first."""
+        found = (
+            ("correction", "correction", self.measure.held_out),
+            ("control", "random", self.measure.random_control),
+            ("alone", "alone", self.measure.alone),
+        )
+        return [Lane(kind, label, effect) for kind, label, effect in found if effect is not None]
+
+    @property
+    def lane_count(self) -> int:
+        """How many lines of a chart it takes."""
+        return len(self.lanes)
+
+
+@dataclass(frozen=True)
+class EffectPanel:
+    """One figure of a behaviour by every evaluator, on one axis."""
+
+    name: str
+    title: str
+    meaning: str
+    is_headline: bool
+    is_share: bool
+    rows: list[EffectRow]
+    axis: Axis
+    """Over the figure times `scale`."""
+
+    @property
+    def scale(self) -> int:
+        """Shares are drawn in per cent."""
+        return 100 if self.is_share else 1
+
+    @property
+    def has_alone(self) -> bool:
+        """Whether each behaviour was also corrected alone."""
+        return any(row.measure.alone for row in self.rows)
+
+    def level(self, value: float) -> str:
+        """The figure as a reader would write it."""
+        return format_share(value) if self.is_share else format_number(value)
+
+    def change(self, value: float) -> str:
+        """A change of the figure, in percentage points where it is a share, without the unit."""
+        return format_signed(100 * value, 1) if self.is_share else format_signed(value)
+
+    def difference(self, value: float) -> str:
+        """A change with its unit."""
+        return f"{self.change(value)}{' points' if self.is_share else ''}"
+
+    def interval(self, effect: HeldOutEffect | ControlledEffect) -> str:
+        """The interval of a change."""
+        return f"{self.change(effect.ci_low)} to {self.change(effect.ci_high)}"
+
+
+@dataclass(frozen=True)
+class EffectView:
+    """One behaviour's figures."""
+
+    behaviour: BehaviourEffect
+    panels: list[EffectPanel]
+    """The headline figure first."""
+    has_one_sample: bool
+    """Whether the figures over a prompt's samples are those over responses, and left out."""
+
+    @property
+    def headline(self) -> EffectPanel:
+        """The figure that must improve."""
+        return self.panels[0]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything was measured on held-out prompts."""
+        return any(row.lanes for panel in self.panels for row in panel.rows)
+
+
+@dataclass(frozen=True)
+class AloneRow:
+    """How much of what a behaviour's own correction does the common one does too."""
+
+    behaviour: str
+    evaluator: str
+    panel: EffectPanel
+    together: HeldOutEffect
+    alone: HeldOutEffect
+    reached: float | None
+    """Common change over own change; None where its own correction changes nothing."""
+
+
+def build_effect_views(report: Report) -> list[EffectView]:
+    """Every behaviour with its figures, in the report's order."""
+    return [_build_view(behaviour) for behaviour in report.behaviours if behaviour.evaluators]
+
+
+def _build_view(behaviour: BehaviourEffect) -> EffectView:
+    names = [name for name in _TITLES if _has(behaviour, name)]
+    repeated = {
+        name
+        for name, like in _SAME_WITH_ONE_SAMPLE.items()
+        if name in names and like in names and _are_same(behaviour, name, like)
+    }
+    kept = [name for name in names if name not in repeated or name == behaviour.headline]
+    kept.sort(key=lambda name: name != behaviour.headline)
+    panels = [_build_panel(behaviour, name) for name in kept]
+    return EffectView(behaviour, panels, has_one_sample=bool(repeated))
+
+
+def _has(behaviour: BehaviourEffect, name: str) -> bool:
+    return all(
+        any(measure.name == name for measure in evaluator.measures)
+        for evaluator in behaviour.evaluators
+    )
+
+
+def _are_same(behaviour: BehaviourEffect, name: str, like: str) -> bool:
+    return all(
+        _figures(evaluator, name) == _figures(evaluator, like) for evaluator in behaviour.evaluators
+    )
+
+
+def _figures(evaluator: EvaluatorEffect, name: str) -> dict[str, object]:
+    return evaluator.measure(name).model_dump(exclude={"name"})
+
+
+def _build_panel(behaviour: BehaviourEffect, name: str) -> EffectPanel:
+    title, meaning = _TITLES[name]
+    is_share = name in _SHARES
+    rows = [
+        EffectRow(
+            evaluator=evaluator.evaluator,
+            is_higher_better=not is_share and evaluator.direction == "higher_is_better",
+            measure=evaluator.measure(name),
+        )
+        for evaluator in behaviour.evaluators
+    ]
+    return EffectPanel(
+        name=name,
+        title=title,
+        meaning=meaning,
+        is_headline=name == behaviour.headline,
+        is_share=is_share,
+        rows=rows,
+        axis=_build_axis(rows, is_share, behaviour.threshold),
+    )
+
+
+def _build_axis(rows: Sequence[EffectRow], is_share: bool, threshold: float) -> Axis:
+    """An axis over every figure and interval, zero included, and of scores the threshold."""
+    values = [0.0] if is_share else [0.0, threshold]
+    for row in rows:
+        values += [row.measure.tune.before, row.measure.tune.after]
+        for lane in row.lanes:
+            effect = lane.effect
+            values += [effect.before, effect.after]
+            values += [effect.before + effect.ci_low, effect.before + effect.ci_high]
+    scale = 100 if is_share else 1
+    if is_share:
+        values = [min(1.0, max(0.0, value)) for value in values]
+    return build_axis([scale * value for value in values])
+
+
+def describe_fall(effect: HeldOutEffect) -> str:
+    """How many times fewer a share became; empty where it did not fall."""
+    if not effect.after < effect.before:
+        return ""
+    return "none left" if effect.after == 0 else f"{effect.before / effect.after:.1f}× fewer"
+
+
+def is_judged_alone(behaviour: BehaviourEffect) -> bool:
+    """Whether the figures rest on one evaluator's opinion, and no other one was asked."""
+    return len(behaviour.evaluators) == 1 and behaviour.kind not in _COUNTED_KINDS
+
+
+def describe_judges(behaviour: BehaviourEffect) -> str:
+    """Who says that a response shows the behaviour; empty where it is counted."""
+    if is_judged_alone(behaviour):
+        return f"judged by one evaluator ({behaviour.evaluators[0].evaluator}) alone"
+    count = len(behaviour.evaluators)
+    if count == 1:
+        return ""
+    if behaviour.agreeing == 1:
+        return f"any one of {count} evaluators suffices"
+    return f"{behaviour.agreeing} of {count} evaluators must agree"
+
+
+def build_alone_rows(views: Sequence[EffectView]) -> list[AloneRow]:
+    """The headline figure of each behaviour corrected together and alone, by every evaluator."""
+    return [
+        AloneRow(
+            behaviour=view.behaviour.name,
+            evaluator=row.evaluator,
+            panel=view.headline,
+            together=row.measure.held_out,
+            alone=row.measure.alone,
+            reached=_compare(row.measure.held_out, row.measure.alone),
+        )
+        for view in views
+        for row in view.headline.rows
+        if row.measure.held_out is not None and row.measure.alone is not None
+    ]
+
+
+def _compare(together: HeldOutEffect, alone: HeldOutEffect) -> float | None:
+    change = alone.after - alone.before
+    return (together.after - together.before) / change if change else None

@@ -1,0 +1,62 @@
+"""What is left of each behaviour and what came instead, as a report shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workers.domain import BehaviourLeftovers, Leftover, Report
+from workers.reports.samples import OPEN_KINDS, SampleView, build_view, find_signs
+
+OPEN_WORD_KINDS = OPEN_KINDS | {"phrase"}
+"""Kinds of behaviour whose words are shown at once: a few words, around those that the job itself
+names. Whole responses stay behind a click as everywhere."""
+
+
+@dataclass(frozen=True)
+class LeftoverRow:
+    """One run of words."""
+
+    kind: str
+    words: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class LeftoversView:
+    """The words of one behaviour and responses with them."""
+
+    behaviour: str
+    found: BehaviourLeftovers
+    rows: list[LeftoverRow]
+    is_veiled: bool
+    """Whether the words are shown only on request."""
+    hides_texts: bool
+    """Whether prompts and responses are."""
+    views: list[SampleView]
+
+
+def build_leftovers(report: Report) -> list[LeftoversView]:
+    """What is left of each behaviour, those with nothing left out."""
+    behaviours = {behaviour.name: behaviour for behaviour in report.behaviours}
+    views = []
+    for found in report.leftovers:
+        behaviour = behaviours.get(found.behaviour)
+        kind = "" if behaviour is None else behaviour.kind
+        signs = find_signs(behaviour)
+        views.append(
+            LeftoversView(
+                behaviour=found.behaviour,
+                found=found,
+                rows=[_build_row("left", one) for one in found.left]
+                + [_build_row("came instead", one) for one in found.rose],
+                is_veiled=kind not in OPEN_WORD_KINDS,
+                hides_texts=kind not in OPEN_KINDS,
+                views=[build_view(sample, signs, has_patch=True) for sample in found.samples],
+            )
+        )
+    return views
+
+
+def _build_row(kind: str, found: Leftover) -> LeftoverRow:
+    return LeftoverRow(kind, found.words, found.before, found.after)

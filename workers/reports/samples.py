@@ -1,0 +1,159 @@
+"""Samples of a report: grouped by behaviour, ranked by effect, the worst cases called so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from workers.domain import BehaviourEffect, Report, Sample
+from workers.measuring.reasoning import LEFT_OUT, NO_ANSWER
+from workers.measuring.responses import says_something
+from workers.reports.diff import Comparison, compare_responses
+
+_WORST_SHOWN = 6
+_BEST_SHOWN = 3
+OPEN_KINDS = frozenset({"repetition"})
+"""Kinds of behaviour whose texts are shown at once. What the others look for may be nothing one
+wants on a screen unasked: insults, leaked names, whatever a scorer of the user's own finds."""
+
+
+@dataclass(frozen=True)
+class ScoreChange:
+    """One evaluator's score of a sample."""
+
+    evaluator: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """A sample with its gain (positive is better) and its two responses compared."""
+
+    sample: Sample
+    gain: float
+    """Mean over the evaluators of how much better the score became."""
+    caution: str
+    """Why this is a worst case; empty where it is none."""
+    scores: list[ScoreChange]
+    texts: Comparison
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Samples under one heading; only those that are not `folded` are open at first."""
+
+    heading: str
+    samples: list[SampleView]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class BehaviourSamples:
+    """The samples of one behaviour."""
+
+    behaviour: str
+    decoding: str
+    is_veiled: bool
+    """Whether prompts and responses are shown only on request."""
+    groups: list[SampleGroup]
+
+
+def build_samples(report: Report) -> list[BehaviourSamples]:
+    """The samples of each behaviour: largest effects, worst cases, the rest, the tuning split.
+
+    Without a patch there is nothing to compare: the base model's responses, the worst first.
+    """
+    behaviours = {behaviour.name: behaviour for behaviour in report.behaviours}
+    names = list(dict.fromkeys([*behaviours, *(sample.behaviour for sample in report.samples)]))
+    found = [
+        _build_behaviour(
+            name,
+            behaviours.get(name),
+            [sample for sample in report.samples if sample.behaviour == name],
+            has_patch=report.patch is not None,
+        )
+        for name in names
+    ]
+    return [samples for samples in found if samples.groups]
+
+
+def _build_behaviour(
+    name: str, behaviour: BehaviourEffect | None, samples: Sequence[Sample], *, has_patch: bool
+) -> BehaviourSamples:
+    signs = find_signs(behaviour)
+    views = [build_view(sample, signs, has_patch=has_patch) for sample in samples]
+    groups = _group(views) if has_patch else _group_base(views, signs)
+    return BehaviourSamples(
+        behaviour=name,
+        decoding=behaviour.decoding if behaviour else "",
+        is_veiled=behaviour is None or behaviour.kind not in OPEN_KINDS,
+        groups=[group for group in groups if group.samples],
+    )
+
+
+def find_signs(behaviour: BehaviourEffect | None) -> dict[str, int]:
+    """Evaluator → 1 where a higher score is better, −1 where a lower one is."""
+    evaluators = behaviour.evaluators if behaviour else []
+    return {one.evaluator: 1 if one.direction == "higher_is_better" else -1 for one in evaluators}
+
+
+def build_view(sample: Sample, signs: Mapping[str, int], *, has_patch: bool) -> SampleView:
+    """Return a sample as it is read; `signs` are those of `find_signs`."""
+    scored = sample.scores_before.keys() & sample.scores_after.keys()
+    names = [name for name in signs if name in scored] + sorted(scored - signs.keys())
+    scores = [
+        ScoreChange(name, sample.scores_before[name], sample.scores_after[name]) for name in names
+    ]
+    gains = [signs.get(one.evaluator, -1) * (one.after - one.before) for one in scores]
+    gain = fmean(gains) if gains else 0.0
+    texts = compare_responses(sample.before, sample.after if has_patch else sample.before)
+    return SampleView(sample, gain, "", scores, texts)
+
+
+def _group(views: Sequence[SampleView]) -> list[SampleGroup]:
+    ranked = sorted(views, key=lambda view: -view.gain)
+    held_out = [view for view in ranked if view.sample.split == "held_out"]
+    tune = [view for view in ranked if view.sample.split == "tune"]
+    worst_from = max(len(held_out) - _WORST_SHOWN, (len(held_out) + 1) // 2)
+    best, worst = held_out[:worst_from], held_out[worst_from:]
+    rest = best[_BEST_SHOWN:]
+    return [
+        SampleGroup("Held-out prompts, largest effect first", best[:_BEST_SHOWN]),
+        SampleGroup("Held-out prompts, worst cases", [_caution(v) for v in reversed(worst)]),
+        SampleGroup(f"More held-out prompts ({len(rest)})", rest, folded=True),
+        SampleGroup(
+            f"Tuning prompts ({len(tune)}), used to choose what is pruned", tune, folded=True
+        ),
+    ]
+
+
+def _group_base(views: Sequence[SampleView], signs: Mapping[str, int]) -> list[SampleGroup]:
+    def badness(view: SampleView) -> float:
+        scores = [-signs.get(one.evaluator, -1) * one.before for one in view.scores]
+        return fmean(scores) if scores else 0.0
+
+    ranked = sorted(views, key=badness, reverse=True)
+    return [SampleGroup("Closest to the behaviour first", ranked)]
+
+
+def _says_nothing(text: str) -> bool:
+    """Whether a response, as a sample shows it, is empty."""
+    return text == NO_ANSWER or not says_something(text.removeprefix(LEFT_OUT))
+
+
+def _caution(view: SampleView) -> SampleView:
+    """The view, called a worst case and why."""
+    sample = view.sample
+    if _says_nothing(sample.after) and not _says_nothing(sample.before):
+        why = "no longer answers"
+    elif sample.undesired_after and not sample.undesired_before:
+        why = "newly shows the behaviour"
+    elif view.gain < 0:
+        why = "got worse"
+    elif view.gain == 0:
+        why = "unchanged"
+    else:
+        why = "still shows the behaviour" if sample.undesired_after else "smallest gain"
+    return SampleView(sample, view.gain, why, view.scores, view.texts)

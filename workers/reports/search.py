@@ -1,0 +1,223 @@
+"""The search as a report draws it: gain against amount, and gain against what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from workers.domain import BudgetLimits, Granularity, Report, SearchStep
+from workers.reports.abilities import name_bounds
+from workers.reports.charts import Axis, build_axis, build_log_axis, choose_labels
+from workers.reports.text import format_number, format_percent, format_share, title
+
+DRAWN_GAINS = (-0.2, 1.0)
+"""Gains beyond these are drawn at the chart's edge."""
+_MOST_JOINED = 16
+"""Amounts whose mean gains are joined by a line; with more it would be noise."""
+_CHARACTER = 0.02
+"""Width of a label's character, as a share of the axis."""
+_MOST_OPEN = 24
+"""Trials whose table is printed; more are left to report.json."""
+
+
+@dataclass(frozen=True)
+class DoseSeries:
+    """The gains of one behaviour at every amount of one granularity."""
+
+    behaviour: str
+    number: int
+    points: list[tuple[SearchStep, float]]
+    """Each trial with its gain."""
+    line: list[tuple[int, float]]
+    """(amount, mean gain), ascending; empty where no line is drawn."""
+
+
+@dataclass(frozen=True)
+class DosePanel:
+    """Dose–response of one granularity."""
+
+    granularity: Granularity
+    series: list[DoseSeries]
+    amount_axis: Axis
+    labels: list[int]
+    """Amounts written below the axis."""
+    gain_axis: Axis
+
+
+@dataclass(frozen=True)
+class ParetoChart:
+    """Mean gain against KL divergence, one point a trial."""
+
+    steps: list[SearchStep]
+    """The chosen one last, so that it is drawn on top."""
+    front: list[tuple[float, float]]
+    """Corners (KL, gain) of the front's staircase, by KL divergence."""
+    kl_axis: Axis
+    gain_axis: Axis
+    budget: BudgetLimits | None
+    granularities: list[Granularity]
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """Everything a report shows of a search."""
+
+    dose: list[DosePanel]
+    pareto: ParetoChart | None
+    """None where no trial moved the model at all."""
+    steps: list[SearchStep]
+    behaviours: list[str]
+    has_chosen: bool
+    is_clipped: bool
+    """Whether a gain lies beyond what is drawn."""
+    is_long: bool
+    abilities: dict[str, str]
+    """Protected slice → what the model does there."""
+    bound_sentence: str
+    """What bound the chosen trial, and what most of the others; empty without a chosen one."""
+
+    def name_bound(self, step: SearchStep) -> str:
+        """Return the limit of which a trial used most, in a reader's words."""
+        return _name_bound(step, self.abilities)
+
+
+def build_search_view(report: Report) -> SearchView | None:
+    """The search's charts and trials; None without a search."""
+    steps = report.search
+    if not steps:
+        return None
+    listed = [behaviour.name for behaviour in report.behaviours]
+    gained = {name for step in steps for name in step.gains}
+    names = [name for name in listed if name in gained] + sorted(gained.difference(listed))
+    least, most = DRAWN_GAINS
+    gains = [gain for step in steps for gain in (*step.gains.values(), step.gain)]
+    axis = build_axis([0.0, *(min(most, max(least, gain)) for gain in gains)], intervals=6)
+    granularities = list(dict.fromkeys(step.granularity for step in steps))
+    return SearchView(
+        dose=[
+            _build_dose([step for step in steps if step.granularity is kind], kind, names, axis)
+            for kind in granularities
+        ],
+        pareto=_build_pareto(steps, report.budget, granularities, axis),
+        steps=steps,
+        behaviours=names,
+        has_chosen=any(step.chosen for step in steps),
+        is_clipped=any(not least <= gain <= most for gain in gains),
+        is_long=len(steps) > _MOST_OPEN,
+        abilities=(abilities := name_bounds(report.abilities)),
+        bound_sentence=_describe_bound(steps, abilities),
+    )
+
+
+def _name_bound(step: SearchStep, abilities: Mapping[str, str]) -> str:
+    return abilities.get(step.bound_by) or title(step.bound_by)
+
+
+def _describe_bound(steps: Sequence[SearchStep], abilities: Mapping[str, str]) -> str:
+    """Return which limit the chosen trial used most, and which one stopped most others."""
+    chosen = next((step for step in steps if step.chosen), None)
+    if chosen is None:
+        return ""
+    told = (
+        f"Of its limits the chosen trial used “{_name_bound(chosen, abilities)}” most, "
+        f"{format_share(chosen.use, 0)} of what the search allows."
+    )
+    over = Counter(_name_bound(step, abilities) for step in steps if not step.within_budget)
+    if not over:
+        return told
+    name, count = over.most_common(1)[0]
+    return f"{told} Over budget: {over.total()} trials, {count} of them first by “{name}”."
+
+
+def describe_rank_limit(report: Report) -> str | None:
+    """What the limit on pruned neurons a module cost, in a sentence or two; None without one."""
+    cost = report.rank_limit
+    chosen = next((step for step in report.search if step.chosen), None)
+    if cost is None or chosen is None:
+        return None
+    step = cost.unlimited
+    if cost.kept_out == 0:
+        return (
+            f"serving.max_rank {cost.max_rank} cost nothing: the chosen trial takes at most "
+            f"{cost.fullest} from one module anyway."
+        )
+    gain, before = (format_percent(one.gain, 1) for one in (step, chosen))
+    increase = format_percent(step.perplexity_increase)
+    budget = "within" if step.within_budget else "over"
+    return (
+        f"serving.max_rank {cost.max_rank} kept {cost.kept_out} of the {step.components} best "
+        f"{step.granularity.value}s out; without it one module would lose {cost.fullest}. The "
+        f"chosen trial's settings and ranking without the limit, measured once on the tuning "
+        f"prompts: mean gain {gain} instead of {before}, perplexity {increase}, "
+        f"KL {format_number(step.kl, 4)}, {budget} budget. The search did not go on from there."
+    )
+
+
+def _build_dose(
+    steps: Sequence[SearchStep], granularity: Granularity, names: Sequence[str], gain_axis: Axis
+) -> DosePanel:
+    amounts = sorted({step.components for step in steps})
+    axis = _build_amount_axis(amounts)
+    chosen = {step.components for step in steps if step.chosen}
+    places = [axis.at(amount, 0, 1) for amount in amounts]
+    gap = _CHARACTER * (len(f"{amounts[-1]:,}") + 1)
+    shown = choose_labels(places, [amount in chosen for amount in amounts], gap)
+    return DosePanel(
+        granularity=granularity,
+        series=[_build_series(steps, name, number) for number, name in enumerate(names)],
+        amount_axis=axis,
+        labels=[amount for amount, is_shown in zip(amounts, shown, strict=True) if is_shown],
+        gain_axis=gain_axis,
+    )
+
+
+def _build_amount_axis(amounts: Sequence[int]) -> Axis:
+    """A logarithmic axis a little wider than the amounts; its ticks are drawn from them."""
+    low, high = max(amounts[0], 1), max(amounts[-1], 1)
+    margin = 2.0 if low == high else (high / low) ** 0.05
+    return Axis(low / margin, high * margin, [], 0, is_logarithmic=True)
+
+
+def _build_series(steps: Sequence[SearchStep], name: str, number: int) -> DoseSeries:
+    by_amount: defaultdict[int, list[float]] = defaultdict(list)
+    for step in steps:
+        if name in step.gains:
+            by_amount[step.components].append(step.gains[name])
+    line = [(amount, fmean(by_amount[amount])) for amount in sorted(by_amount)]
+    return DoseSeries(
+        behaviour=name,
+        number=number,
+        points=[(step, step.gains[name]) for step in steps if name in step.gains],
+        line=line if 1 < len(line) <= _MOST_JOINED else [],
+    )
+
+
+def _build_pareto(
+    steps: Sequence[SearchStep],
+    budget: BudgetLimits | None,
+    granularities: list[Granularity],
+    gain_axis: Axis,
+) -> ParetoChart | None:
+    costs = [step.kl for step in steps] + ([budget.kl_mean] if budget else [])
+    if not any(cost > 0 for cost in costs):
+        return None
+    return ParetoChart(
+        steps=sorted(steps, key=lambda step: step.chosen),
+        front=_trace_front([step for step in steps if step.on_front]),
+        kl_axis=build_log_axis(costs),
+        gain_axis=gain_axis,
+        budget=budget,
+        granularities=granularities,
+    )
+
+
+def _trace_front(steps: Sequence[SearchStep]) -> list[tuple[float, float]]:
+    """The best gain to be had at every KL divergence, as the corners of a staircase."""
+    corners: list[tuple[float, float]] = []
+    for step in sorted(steps, key=lambda step: (step.kl, step.gain)):
+        if corners:
+            corners.append((step.kl, corners[-1][1]))
+        corners.append((step.kl, step.gain))
+    return corners

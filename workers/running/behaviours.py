@@ -1,0 +1,153 @@
+"""From a spec's behaviours and prompt sets to what the core works with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from excise.intake.prompt_sets import Prompt
+from excise.specs.behaviours import (
+    OFFLINE_EVALUATOR,
+    BehaviourSpec,
+    CustomDefinition,
+    DecodingSpec,
+    PhraseDefinition,
+    RepetitionDefinition,
+    ToxicityDefinition,
+)
+from workers.correction.behaviour import Behaviour, Headline, Marking
+from workers.fetching.checkpoints import BALANCED, choose_device
+from workers.fetching.detoxify import find_detoxify
+from workers.models.encoding import ChatTemplateError
+from workers.models.generation import Decoding
+from workers.models.prompts import convert_prompts, encode_all
+from workers.running.context import InvalidInputError
+from workers.scorers.build import (
+    DetoxifyDescription,
+    EntryPointDescription,
+    HttpDescription,
+    PhraseDescription,
+    ProfanityDescription,
+    ScorerDescription,
+    ScorerSurroundings,
+    TrustedHost,
+    UniquenessDescription,
+    build_scorer,
+)
+from workers.scorers.detector import Detector
+from workers.scorers.phrases import Phrases
+from workers.scorers.scorer import Direction
+from workers.settings import ScorerSettings
+
+PHRASE_THRESHOLD = 0.5
+"""A phrase is in a response, which scores 1, or not, which scores 0."""
+
+Definition = RepetitionDefinition | ToxicityDefinition | PhraseDefinition | CustomDefinition
+"""What a behaviour is, whatever is demanded of it."""
+
+
+def build_behaviour(
+    spec: BehaviourSpec, surroundings: ScorerSurroundings, resources: ExitStack
+) -> Behaviour:
+    """Return the behaviour a spec describes, its scorers loaded; see `build_scorer`.
+
+    Raises `ScorerError`.
+    """
+    detector = build_detector(spec, surroundings, resources)
+    return Behaviour(
+        name=spec.name,
+        kind=spec.kind,
+        decoding=build_decoding(spec.decoding),
+        scorers=detector.scorers,
+        threshold=detector.threshold,
+        agreeing=detector.agreeing,
+        headline=_choose_headline(spec),
+        min_effect=spec.min_effect,
+        marking=_choose_marking(spec),
+        max_remaining=spec.max_remaining,
+        is_graded=not isinstance(spec, CustomDefinition),
+    )
+
+
+def build_detector(
+    spec: Definition, surroundings: ScorerSurroundings, resources: ExitStack
+) -> Detector:
+    """Return what tells whether responses show the behaviour that `spec` defines, scorers loaded.
+
+    See `build_scorer`. Raises `ScorerError`.
+    """
+    return Detector(
+        scorers=tuple(
+            build_scorer(description, surroundings, resources)
+            for description in describe_scorers(spec)
+        ),
+        threshold=PHRASE_THRESHOLD if isinstance(spec, PhraseDefinition) else spec.threshold,
+        agreeing=spec.needed_evaluators if isinstance(spec, ToxicityDefinition) else 1,
+    )
+
+
+def build_decoding(spec: DecodingSpec) -> Decoding:
+    """Return how responses are drawn."""
+    return Decoding(**spec.model_dump())
+
+
+def describe_surroundings(settings: ScorerSettings, device: str) -> ScorerSurroundings:
+    """Return what the operator decides about scorers, for models that run on `device`.
+
+    Scorers run on one device, also where the model is spread over several.
+    """
+    return ScorerSurroundings(
+        find_detoxify=partial(find_detoxify, roots=settings.scorer_roots),
+        device=choose_device("auto" if device == BALANCED else device),
+        hosts=tuple(TrustedHost(**host.model_dump()) for host in settings.scorer_hosts),
+        environment=os.environ,
+    )
+
+
+def describe_scorers(spec: Definition) -> list[ScorerDescription]:
+    """Return the scorers a spec asks for, in order."""
+    match spec:
+        case RepetitionDefinition():
+            return [UniquenessDescription()]
+        case ToxicityDefinition():
+            return [_describe_evaluator(name) for name in spec.evaluators]
+        case PhraseDefinition():
+            phrases = Phrases(
+                tuple(spec.phrases or ()), spec.pattern, spec.ignore_case, spec.whole_words
+            )
+            return [PhraseDescription(spec.name, phrases)]
+        case CustomDefinition():
+            direction = Direction(spec.direction)
+            if spec.entry_point is not None:
+                return [EntryPointDescription(spec.entry_point, direction)]
+            assert spec.url is not None
+            return [HttpDescription(spec.name, spec.url, direction)]
+
+
+def _describe_evaluator(name: str) -> ScorerDescription:
+    if name == OFFLINE_EVALUATOR:
+        return ProfanityDescription()
+    return DetoxifyDescription(name.removeprefix("detoxify/"))
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+    """Return the tokens of each prompt: a chat's by the model's chat template, text as it is.
+
+    Raises `InvalidInputError` for a chat that the tokenizer has no template for, or that its
+    template refuses.
+    """
+    try:
+        return encode_all(tokenizer, convert_prompts(prompts), chat=False)
+    except ChatTemplateError as error:
+        raise InvalidInputError(str(error)) from error
+
+
+def _choose_headline(spec: BehaviourSpec) -> Headline:
+    return Headline.MEAN_SCORE if isinstance(spec, RepetitionDefinition) else Headline.SHARE
+
+
+def _choose_marking(spec: BehaviourSpec) -> Marking:
+    return Marking.REPEATED if isinstance(spec, RepetitionDefinition) else Marking.RISING

@@ -1,0 +1,107 @@
+"""Which damage and safety gates a correction is put to, and what they are measured on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from excise.specs.gates import PromptGateSpec
+from workers.correction.results import PreparedCorrection
+from workers.families import find_context_length
+from workers.gates.gates import GateRequest
+from workers.gates.requests import build_plan, build_requests, build_response_requests
+from workers.gates.requests import list_not_asked as find_not_asked
+from workers.measuring.measurement import CheckPlan, PromptSet
+from workers.models.generation import Decoding
+from workers.running.abilities import list_verdict_kinds
+from workers.running.context import InvalidInputError
+from workers.running.loading import CorrectionInputs
+
+REFERENCE = "reference"
+"""Prompt set of the beginnings of reference texts, which any job has."""
+
+REFERENCE_PROMPTS = 32
+REFERENCE_PROMPT_TOKENS = 24
+REFERENCE_NEW_TOKENS = 40
+
+REPETITIVE_GATES = ("emptiness", "shorter")
+"""Of the responses to prompts that bring out repetition: they are to become varied, and end."""
+
+LEAST_REPETITIVE_LENGTH = 0.5
+"""A loop that is broken may end by itself, so such responses may become this much shorter."""
+
+
+def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
+    """Return what the spec's gates name, as it is measured on.
+
+    Raises `InvalidInputError` where a set or a row is wrong.
+    """
+    try:
+        return build_plan(
+            inputs.spec.gates,
+            inputs.checkpoint.tokenizer,
+            inputs.chats,
+            inputs.task_rows,
+            inputs.spec.seed,
+            list_verdict_kinds(inputs),
+            find_context_length(inputs.checkpoint.model),
+        )
+    except ValueError as error:
+        raise InvalidInputError(str(error)) from error
+
+
+def build_check_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> CheckPlan:
+    """Return what base and corrected model are measured on besides the behaviours."""
+    plan = load_check_plan(inputs)
+    decode = inputs.checkpoint.tokenizer.decode
+    beginnings = tuple(
+        decode(ids[:REFERENCE_PROMPT_TOKENS])
+        for ids in prepared.reference.held_out[:REFERENCE_PROMPTS]
+    )
+    own = PromptSet(beginnings, Decoding(REFERENCE_NEW_TOKENS), chat=False)
+    return replace(
+        plan,
+        corpus=prepared.corpus or prepared.reference.held_out,
+        reference=prepared.reference.held_out,
+        prompt_sets={REFERENCE: own, **plan.prompt_sets},
+    )
+
+
+def list_requests(inputs: CorrectionInputs) -> list[GateRequest]:
+    """Return the damage and safety gates of the job, with their limits."""
+    budget, limits = inputs.spec.budget, inputs.spec.responses
+    requests = [
+        GateRequest("perplexity", budget.perplexity_increase),
+        GateRequest("kl", budget.kl_mean),
+        *build_response_requests(limits, REFERENCE),
+    ]
+    for behaviour in inputs.behaviours:
+        own = build_response_requests(limits, behaviour.name)
+        if behaviour.kind == "repetition":
+            own = [
+                replace(request, limit=min(request.limit, LEAST_REPETITIVE_LENGTH))
+                if request.name == "shorter"
+                else request
+                for request in own
+                if request.name in REPETITIVE_GATES
+            ]
+        requests += own
+    return requests + build_requests(inputs.spec.gates)
+
+
+def list_not_asked(inputs: CorrectionInputs) -> list[str]:
+    """Return the gates that the job could ask for and does not, by their field of `gates`."""
+    asked_otherwise = ("perplexity", "kl")
+    return [name for name in find_not_asked(inputs.spec.gates) if name not in asked_otherwise]
+
+
+def hash_checks(inputs: CorrectionInputs) -> dict[str, Any]:
+    """Return what the measurements for the gates depend on, prompt sets by content."""
+    gates = inputs.spec.gates
+    document = gates.model_dump(mode="json")
+    for name in type(gates).model_fields:
+        if isinstance(asked := getattr(gates, name), PromptGateSpec):
+            document[name]["prompts"] = inputs.prompt_set(asked.prompts).sha256
+    for position, task in enumerate(gates.zero_shot):
+        document["zero_shot"][position]["rows"] = inputs.hash_task_rows(task)
+    return document

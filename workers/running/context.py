@@ -1,0 +1,261 @@
+"""What every stage of a running job needs: its claim, storage, progress and cancellation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any, NamedTuple, Self, TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from excise.specs import JobSpec
+from service.artifacts import ArtifactStore, open_artifact_store
+from service.database import Database, fetch_now
+from service.errors import ArtifactNotFoundError
+from service.jobs.execution import (
+    Claim,
+    attach_artifact,
+    file_finding,
+    find_stage_result,
+    finish_job,
+    finish_stage,
+    is_cancel_requested,
+    record_event,
+    report_progress,
+    set_estimated_finish,
+    skip_stage,
+    start_stage,
+)
+from workers.progress import Advance, Progress
+from workers.running.estimate import estimate_remaining_seconds
+from workers.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 1.0
+"""Least time between two progress writes of one stage."""
+
+OUTAGE_PAUSE_SECONDS = 0.5
+"""Pause between two tries while the database is away."""
+
+_Result = TypeVar("_Result")
+
+
+class CancelledJobError(Exception):
+    """Somebody asked for the job to be cancelled; the stage stops between two batches."""
+
+
+class InvalidInputError(Exception):
+    """The job cannot be done with what it was given; the message is for its owner."""
+
+
+class StageOutput(NamedTuple):
+    """A stage's stored result and how long it took, now or when it was made."""
+
+    data: bytes
+    sha256: str
+
+
+class TaskContext:
+    """What a child process works with, whether it does a whole job or one shard of it.
+
+    A context manager; on exit it closes its `resources`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: WorkerSettings,
+        job_id: str,
+        tenant_id: str,
+        spec: JobSpec,
+    ) -> None:
+        self.database = database
+        self.settings = settings
+        self.job_id = job_id
+        self.tenant_id = tenant_id
+        self.spec = spec
+        self.resources = ExitStack()
+        """What is open for the work's whole length, such as a scorer's connection."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.resources.close()
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """Where results are kept."""
+        return open_artifact_store(self.settings.artifacts)
+
+    def keep(self, data: bytes, write: Callable[[str], None]) -> str:
+        """Store `data`, have `write` name its hash in the database, and return the hash.
+
+        A file of the same content may have been deleted before it was named, not after.
+        """
+        sha256 = self.store.put_bytes(data)
+        write(sha256)
+        if not self.store.exists(sha256):
+            self.store.put_bytes(data)
+        return sha256
+
+    def check_cancelled(self) -> None:
+        """Raise `CancelledJobError` when the job is to be cancelled."""
+        if self.transact(lambda session: is_cancel_requested(session, self.job_id)):
+            raise CancelledJobError
+
+    def transact(self, operation: Callable[[Session], _Result]) -> _Result:
+        """The result of `operation` in a transaction of its own.
+
+        An outage of the database is waited out for as long as the lease lasts, and `operation`
+        done again: hours of work are not thrown away because a server restarted.
+        """
+        give_up_at = time.monotonic() + self.settings.lease_seconds
+        while True:
+            try:
+                with self.database.transaction() as session:
+                    return operation(session)
+            except (OperationalError, InterfaceError) as error:
+                if time.monotonic() > give_up_at:
+                    raise
+                logger.warning("database away, trying again: %s", type(error.orig).__name__)
+                time.sleep(OUTAGE_PAUSE_SECONDS)
+
+
+def poll_cancellation(context: TaskContext) -> Advance:
+    """Return a callback for the units of work done that sparsely polls for cancellation.
+
+    It raises `CancelledJobError`.
+    """
+    last = time.monotonic()
+
+    def advance(units: int) -> None:  # noqa: ARG001 - what a shard did is counted when it is filed
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_SECONDS:
+            last = time.monotonic()
+            context.check_cancelled()
+
+    return advance
+
+
+class JobContext(TaskContext):
+    """One attempt at one job: reads and writes go through here, fenced by the claim's token."""
+
+    def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        super().__init__(database, settings, claim.job_id, claim.tenant_id, claim.spec)
+        self.claim = claim
+
+    def run_stage(
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
+    ) -> StageOutput:
+        """Return the stage's result, from an earlier attempt where its inputs are the same.
+
+        `inputs` must hold everything the result depends on, as JSON values.
+        """
+        key = compute_key(name, inputs)
+        earlier = self._find_earlier(name, key)
+        if earlier is not None:
+            self._write(finish_stage, name, key, earlier.sha256, True)
+            return earlier
+        self._write(start_stage, name)
+        data = work(self.progress(name))
+        sha256 = self.keep(data, lambda sha256: self._write(finish_stage, name, key, sha256, False))
+        return StageOutput(data, sha256)
+
+    def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
+        """Return what `work` finds out, from an earlier attempt where it was filed under `key`."""
+        earlier = self._find_earlier(name, key)
+        if earlier is not None:
+            return earlier.data
+        data = work()
+        self.keep(data, lambda sha256: self._write(file_finding, name, key, sha256))
+        return data
+
+    def skip_stage(self, name: str, message: str) -> None:
+        """Mark a stage as not needed."""
+        self._write(skip_stage, name, message)
+
+    def progress(self, stage: str) -> Progress:
+        """Return a callback `(done, total)` that polls for cancellation and reports sparsely.
+
+        The callback raises `CancelledJobError` and `LeaseLostError`.
+        """
+        started = time.monotonic()
+        last = 0.0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if done < total and now - last < PROGRESS_SECONDS:
+                return
+            last = now
+            self.check_cancelled()
+            self._write(report_progress, stage, done, total)
+            remaining = estimate_remaining_seconds(
+                self.spec.kind, stage, done, total, now - started
+            )
+            if remaining is not None:
+                self.estimate_remaining(remaining)
+
+        return advance
+
+    def estimate_remaining(self, seconds: float) -> None:
+        """Say that the job will probably be done in so many seconds."""
+
+        def write(session: Session) -> None:
+            at: datetime = fetch_now(session) + timedelta(seconds=seconds)
+            set_estimated_finish(session, self.claim.job_id, self.claim.token, at)
+
+        self.transact(write)
+
+    def event(
+        self,
+        type: str,  # noqa: A002 - the name the API uses
+        message: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        once: bool = False,
+    ) -> None:
+        """Tell the job's owner something; where `once`, not if another attempt told it already."""
+        self._write(record_event, type, message, data, once)
+
+    def publish_file(self, name: str, data: bytes, media_type: str) -> None:
+        """Store a file and list it among the job's artifacts."""
+        self.keep(
+            data,
+            lambda sha256: self._write(attach_artifact, name, sha256, len(data), media_type),
+        )
+
+    def finish(self, status: str, verdict: str, message: str) -> None:
+        """End the job with a verdict."""
+        self._write(finish_job, status, verdict, None, message)
+
+    def _find_earlier(self, name: str, key: str) -> StageOutput | None:
+        sha256 = self.transact(
+            lambda session: find_stage_result(session, self.claim.job_id, name, key)
+        )
+        if sha256 is None:
+            return None
+        try:
+            return StageOutput(self.store.get(sha256), sha256)
+        except ArtifactNotFoundError:
+            return None
+
+    def _write(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        self.transact(
+            lambda session: operation(session, self.claim.job_id, self.claim.token, *arguments)
+        )
+
+
+def compute_key(name: str, inputs: Mapping[str, Any]) -> str:
+    """Return the hash a stage's result is filed under: of its name and all it depends on."""
+    document = json.dumps([name, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(document.encode()).hexdigest()

@@ -1,0 +1,65 @@
+"""A worker's heartbeat in the database, and its exit when the broker forgot it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.database import Database
+from service.jobs.execution import heartbeat_worker, is_job_waiting
+from workers.running.supervision import Supervisor
+from workers.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+EXIT_SILENT = 75
+"""Exit status (EX_TEMPFAIL) of a worker that gave itself up; its supervisor restarts it."""
+
+
+class LifeSigns:
+    """A thread that says every few seconds that the worker is alive and what it works on.
+
+    A consumer can stay connected to a restarted broker and never hear of a job again. So a
+    worker that is idle while a job waits for long exits, and is started anew.
+    """
+
+    def __init__(
+        self, database: Database, settings: WorkerSettings, supervisor: Supervisor
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._supervisor = supervisor
+        self._idle_since = time.monotonic()
+        self._thread = threading.Thread(target=self._loop, name="excise-life-signs", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def beat(self) -> bool:
+        """Write one heartbeat; whether the worker still hears of jobs."""
+        busy = self._supervisor.job_id
+        if busy is not None:
+            self._idle_since = time.monotonic()
+        silence = self._settings.silence_seconds
+        with self._database.transaction() as session:
+            heartbeat_worker(
+                session, self._supervisor.worker_id, socket.gethostname(), os.getpid(), busy
+            )
+            is_waiting = is_job_waiting(session, silence)
+        return not (is_waiting and time.monotonic() - self._idle_since > silence)
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                if not self.beat():
+                    logger.error("jobs wait but none arrives here; exiting to be restarted")
+                    os._exit(EXIT_SILENT)
+            except SQLAlchemyError as error:
+                logger.warning("no heartbeat: %s", type(error).__name__)
+            time.sleep(self._settings.heartbeat_seconds)

@@ -1,0 +1,111 @@
+"""What every kind of job leaves behind: its files listed, and a manifest that recognises them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from workers.domain import JobReport, Verdict
+from workers.progress import Progress
+from workers.pruning.patch import PatchVerdict
+from workers.reports.rendering import render_json
+from workers.running.context import JobContext
+from workers.running.loading import JobInputs
+
+PATCH_NAME = "patch.safetensors"
+MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "model.safetensors.index.json"
+"""Says which of a sharded checkpoint's files holds which tensor."""
+TIMED_REPORT = "report.json"
+MEDIA_TYPES = {
+    TIMED_REPORT: "application/json",
+    "report.md": "text/markdown; charset=utf-8",
+    "report.html": "text/html; charset=utf-8",
+    PATCH_NAME: "application/octet-stream",
+    MANIFEST_NAME: "application/json",
+    INDEX_NAME: "application/json",
+}
+
+STATUSES = {
+    Verdict.PASSED: "succeeded",
+    Verdict.REJECTED: "rejected",
+    Verdict.NO_EFFECT: "rejected",
+}
+"""How a job with this verdict ends."""
+
+
+def publish_package(
+    context: JobContext,
+    report: JobReport,
+    spec: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    progress: Progress,
+) -> bytes:
+    """Store report.json, `files` and their manifest, list them, and return the manifest.
+
+    `spec` is the job's, with prompt sets as `describe_set` names them.
+    """
+    packed = {TIMED_REPORT: render_json(report), **files}
+    manifest = _build_manifest(report, spec, packed)
+    packed[MANIFEST_NAME] = manifest
+    for done, (name, data) in enumerate(packed.items(), start=1):
+        context.publish_file(name, data, MEDIA_TYPES.get(name, "application/octet-stream"))
+        progress(done, len(packed))
+    return manifest
+
+
+def _build_manifest(
+    report: JobReport, spec: Mapping[str, Any], files: Mapping[str, bytes]
+) -> bytes:
+    """Return what is needed to run the job again and to recognise its files.
+
+    Nothing in it depends on when or where the job ran: the report is hashed without timings,
+    prompt sets are named by their content.
+    """
+    hashes = {name: hash_bytes(data) for name, data in files.items() if name != TIMED_REPORT}
+    manifest = {
+        "format_version": 2,
+        "verdict": report.verdict.value,
+        "model": report.model.model_dump(),
+        "spec": spec,
+        "seed": spec["seed"],
+        "versions": report.versions,
+        "sha256": hashes | {f"{TIMED_REPORT} without timings": hash_report(report)},
+    }
+    return (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
+
+
+def find_patch_verdict(report: JobReport) -> PatchVerdict:
+    """Return the verdict that a patch of this job carries."""
+    unmet = tuple(gate.name for gate in report.gates if not gate.passed or gate.value is None)
+    return PatchVerdict(report.verdict, unmet)
+
+
+def hash_report(report: JobReport) -> str:
+    """Return the SHA-256 of report.json as it would be without timings."""
+    return hash_bytes(render_json(report.model_copy(update={"timings": {}})))
+
+
+def describe_set(inputs: JobInputs, prompt_set_id: str) -> dict[str, Any]:
+    """Return a prompt set as the manifest names it: by content, not by id."""
+    info = inputs.prompt_set(prompt_set_id)
+    return {"name": info.name, "sha256": info.sha256, "format": info.format}
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions a report's figures depend on."""
+    return {
+        "excise": version("excise"),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+def hash_bytes(data: bytes) -> str:
+    """Return the SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()

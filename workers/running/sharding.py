@@ -1,0 +1,172 @@
+"""A stage's work in shards: the job's own worker does them, and others help where they can.
+
+Where a shard is computed changes nothing: each depends on its position alone, and the results
+are put together in order of position.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from service.errors import ArtifactNotFoundError, LeaseLostError
+from service.jobs.shards import (
+    ShardClaim,
+    ShardState,
+    claim_next_shard,
+    file_shard,
+    list_shards,
+    open_shards,
+    reopen_shard,
+)
+from workers.progress import Advance, Progress
+from workers.running.context import JobContext, TaskContext
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.5
+"""Pause between two looks while every unfinished shard is in other workers' hands."""
+
+
+@dataclass(frozen=True)
+class ShardedWork:
+    """A stage's work, cut up: how large each shard is and how one is done."""
+
+    sizes: tuple[int, ...]
+    """Units of work in each shard, as progress counts them."""
+    compute: Callable[[int, Advance], bytes]
+    """The result of the shard at a position; the same bytes whoever computes it."""
+
+
+@dataclass(frozen=True)
+class ShardedStage:
+    """Which stage's shards are meant."""
+
+    name: str
+    key: str
+    input_sha256: str
+    """The artifact from which any worker can build the same `ShardedWork`."""
+
+
+def run_shards(
+    context: JobContext, stage: ShardedStage, work: ShardedWork, progress: Progress
+) -> list[bytes]:
+    """Return every shard's result, in order, once all are done, here or by other workers.
+
+    Shards that an earlier attempt or another worker finished are not repeated, and those of a
+    worker that went silent are taken over. Raises `CancelledJobError` and `LeaseLostError`.
+    """
+    _open(context, stage, len(work.sizes))
+    while True:
+        states = _list(context, stage)
+        done = _count_done(states, work.sizes)
+        if all(state.result_sha256 is not None for state in states):
+            results = _collect(context, states)
+            if results is not None:
+                _tell_workers(context, stage, states)
+                progress(done, done)
+                return results
+            continue
+        progress(done, sum(work.sizes))
+        claim = _claim(context, stage)
+        if claim is None:
+            time.sleep(WAIT_SECONDS)
+            context.check_cancelled()
+        else:
+            _run(context, claim, work, progress, done)
+
+
+def complete_shard(
+    context: TaskContext, claim: ShardClaim, work: ShardedWork, advance: Advance
+) -> None:
+    """Compute the claimed shard and file its result. Raises `LeaseLostError`."""
+
+    def write(sha256: str) -> None:
+        context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
+
+    context.keep(work.compute(claim.position, advance), write)
+
+
+def _run(
+    context: JobContext, claim: ShardClaim, work: ShardedWork, progress: Progress, done: int
+) -> None:
+    """Do one shard; `done` units were finished before it."""
+    total = sum(work.sizes)
+
+    def advance(units: int) -> None:
+        nonlocal done
+        done = min(done + units, total)
+        progress(done, total)
+
+    try:
+        complete_shard(context, claim, work, advance)
+    except LeaseLostError:
+        # Another worker took the shard over; should the job be lost too, the next write says so.
+        logger.warning("%s: the shard was taken over meanwhile", claim.shard_id)
+
+
+def _open(context: JobContext, stage: ShardedStage, count: int) -> None:
+    claim = context.claim
+    context.transact(
+        lambda session: open_shards(
+            session, claim.job_id, claim.token, stage.name, stage.key, stage.input_sha256, count
+        )
+    )
+
+
+def _list(context: JobContext, stage: ShardedStage) -> list[ShardState]:
+    claim = context.claim
+    return context.transact(
+        lambda session: list_shards(session, claim.job_id, claim.token, stage.name, stage.key)
+    )
+
+
+def _claim(context: JobContext, stage: ShardedStage) -> ShardClaim | None:
+    claim, settings = context.claim, context.settings
+    return context.transact(
+        lambda session: claim_next_shard(
+            session,
+            claim.job_id,
+            claim.token,
+            stage.name,
+            stage.key,
+            settings.lease_seconds,
+            settings.max_attempts,
+        )
+    )
+
+
+def _collect(context: JobContext, states: Sequence[ShardState]) -> list[bytes] | None:
+    """Return the results, or None after putting a shard whose file is gone back to work."""
+    results: list[bytes] = []
+    for state in states:
+        assert state.result_sha256 is not None
+        try:
+            results.append(context.store.get(state.result_sha256))
+        except ArtifactNotFoundError:
+            _reopen(context, state)
+            return None
+    return results
+
+
+def _reopen(context: JobContext, state: ShardState) -> None:
+    claim = context.claim
+    context.transact(
+        lambda session: reopen_shard(session, claim.job_id, claim.token, state.shard_id)
+    )
+
+
+def _count_done(states: Sequence[ShardState], sizes: Sequence[int]) -> int:
+    return sum(sizes[state.position] for state in states if state.result_sha256 is not None)
+
+
+def _tell_workers(context: JobContext, stage: ShardedStage, states: Sequence[ShardState]) -> None:
+    workers = Counter(state.worker or "unknown" for state in states)
+    context.event(
+        "stage.combined",
+        f"Stage {stage.name}: {len(states)} shards by {len(workers)} workers put together.",
+        {"stage": stage.name, "shards": len(states), "workers": dict(workers)},
+    )

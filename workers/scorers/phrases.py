@@ -1,0 +1,131 @@
+"""Phrases a response must not contain: a list of them, or a regular expression."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import regex
+
+from excise.patterns.searching import (
+    MAX_MATCHES,
+    MAX_SEARCH_SECONDS,
+    BusyError,
+    Expression,
+    PatternError,
+    SearchError,
+    check_expression,
+    find_matches,
+)
+from workers.scorers.errors import ScorerUnavailableError, ScoringError
+from workers.scorers.scorer import Answer, Direction
+
+MAX_SECONDS_PER_RESPONSE = MAX_SEARCH_SECONDS
+"""Processor time; where it searches by phrases, the engine looks at the clock now and then only."""
+
+_Search = Callable[[Sequence[str]], list[list[str]]]
+"""What is found in each of the texts."""
+
+_QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """What is looked for: `texts` word for word, or whatever `pattern` matches. One of the two."""
+
+    texts: tuple[str, ...] = ()
+    """Runs of white space, compatibility forms of characters and kinds of quotes count alike."""
+    pattern: str | None = None
+    """A regular expression, searched for anywhere in the response."""
+    ignore_case: bool = True
+    whole_words: bool = True
+    """Of `texts`: "Ann" is not found in "Annual"."""
+
+
+class PhraseScorer:
+    """Scores a response 1.0 when it contains one of the phrases, and 0.0 otherwise."""
+
+    direction = Direction.LOWER_IS_BETTER
+
+    def __init__(self, phrases: Phrases, name: str = "phrase") -> None:
+        """Look for `phrases`. Raises `ScorerUnavailableError` where they are no valid search."""
+        self.name = name
+        self._find = _build_search(phrases)
+
+    def score(self, answers: Sequence[Answer]) -> list[float]:
+        """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search costs too much."""
+        return [float(bool(found)) for found in self.find([answer.text for answer in answers])]
+
+    def find(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the matches in each text, in order, `MAX_MATCHES` at most.
+
+        Raises `ScoringError` where the search costs too much.
+        """
+        try:
+            return self._find(texts)
+        except SearchError as error:
+            raise ScoringError(
+                f"the pattern of {self.name} takes more than {error.what} on a response of "
+                f"{len(texts[error.position])} characters. Take out repetitions inside "
+                "repetitions, such as (a+)+, and calls of itself, such as (?R)."
+            ) from None
+        except BusyError as error:
+            raise ScoringError(f"the pattern of {self.name}: {error}") from error
+
+
+def _build_search(phrases: Phrases) -> _Search:
+    """Return the search for `phrases`; raises `ScorerUnavailableError`."""
+    if (phrases.pattern is None) == (not phrases.texts):
+        raise ScorerUnavailableError("give either phrases or a pattern")
+    if phrases.pattern is None:
+        return _Literals(phrases).find
+    expression = Expression(phrases.pattern, phrases.ignore_case)
+    try:
+        check_expression(expression)
+    except (PatternError, BusyError) as error:
+        raise ScorerUnavailableError(f"the pattern {error}") from error
+    return lambda texts: find_matches(expression, texts, MAX_SECONDS_PER_RESPONSE) if texts else []
+
+
+class _Literals:
+    """A search for phrases word for word.
+
+    What they are joined to has no repetition inside another and calls nothing, so that compiling
+    and searching take memory and time by its length: no child is needed.
+    """
+
+    def __init__(self, phrases: Phrases) -> None:
+        flags = regex.IGNORECASE if phrases.ignore_case else 0
+        try:
+            self._compiled = regex.compile(_join(phrases), flags)
+        except MemoryError:
+            raise ScorerUnavailableError(
+                "the phrases do not fit in memory. Give fewer or shorter ones."
+            ) from None
+
+    def find(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the phrases in each of `texts`. Raises `SearchError`."""
+        return [self._find_in(text, position) for position, text in enumerate(texts)]
+
+    def _find_in(self, text: str, position: int) -> list[str]:
+        try:
+            found = self._compiled.finditer(normalise(text), timeout=MAX_SECONDS_PER_RESPONSE)
+            return [match[0] for match in islice(found, MAX_MATCHES)]
+        except TimeoutError:
+            raise SearchError(position, f"{MAX_SECONDS_PER_RESPONSE:g} s") from None
+
+
+def _join(phrases: Phrases) -> str:
+    """Return a regular expression for any of the texts."""
+    texts = [normalise(text).split() for text in phrases.texts]
+    if not all(texts):
+        raise ScorerUnavailableError("a phrase is blank; every response would show the behaviour")
+    joined = "|".join(r"\s+".join(map(regex.escape, words)) for words in texts)
+    return rf"(?<!\w)(?:{joined})(?!\w)" if phrases.whole_words else joined
+
+
+def normalise(text: str) -> str:
+    """Return a text with one form of each character and of each kind of quotes (NFKC)."""
+    return unicodedata.normalize("NFKC", text).translate(_QUOTES)

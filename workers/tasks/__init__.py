@@ -1,1 +1,0 @@
-"""Celery tasks: load by id, call the core, store, hand on an id."""

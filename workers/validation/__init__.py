@@ -1,1 +1,0 @@
-"""Validation: what a correction changed and what it cost, on prompts it never saw."""

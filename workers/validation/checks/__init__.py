@@ -1,1 +1,0 @@
-"""Checks: what a changed model does beside its base, and whether that is within limits."""
