@@ -166,7 +166,8 @@ def search_rounds(
     count as `steps.explain` weighs them. Each round's amount follows from what the last one used
     of the budget (`Amounts`), and the damage to a slice that lost more than its share costs
     more from then on. It ends early when nothing undesired is left to explain, or when
-    `amounts` finds that more rounds bring nothing.
+    `amounts` finds that more rounds bring nothing, unless raised prices may yet bring the last
+    trial within budget.
     """
     trials: list[Trial] = []
     weights = [1.0] * len(benefits)
@@ -183,7 +184,9 @@ def search_rounds(
             break
         trial, measured = tried
         trials.append(trial)
-        if not any(measured.undesired) or amounts.is_flat(trials):
+        if not any(measured.undesired):
+            break
+        if amounts.is_flat(trials) and not _is_left_to_prices(trials, budget):
             break
         if len(trials) < rounds:
             for number, undesired in enumerate(measured.undesired):
@@ -199,20 +202,31 @@ def search_rounds(
 def foretell_use(trials: Sequence[Trial], budget: Budget) -> float:
     """Return which share of the budget as many components would use in the next round.
 
-    What the last trial used of it; but a slice that is beyond its limit for the first time is
-    left to its price, which keeps the next round from the components that harm it, and the amount
-    stays. Only where that did not help the amount must fall.
+    What the last trial used of it; but a slice that is beyond its limit and was not in the trial
+    before is left to its price, which keeps the next round from the components that harm it, and
+    the amount stays. Only where that did not help the amount must fall.
     """
     last = trials[-1]
-    if last.bound_by in (PERPLEXITY, DIVERGENCE) or last.use <= 1:
-        return last.use
-    if len(trials) > 1 and trials[-2].use > 1:
+    if last.use <= 1:
         return last.use
     text = max(
         divide_by_limit(last.perplexity_increase, budget.perplexity_increase),
         divide_by_limit(last.kl_mean, budget.kl_mean),
     )
-    return max(text, TARGET_USE)
+    over = _find_slices_over(last, budget)
+    before = _find_slices_over(trials[-2], budget) if len(trials) > 1 else {}
+    return max([text, TARGET_USE, *(over[name] for name in over.keys() & before.keys())])
+
+
+def _find_slices_over(trial: Trial, budget: Budget) -> dict[str, float]:
+    """Return the slices that lost more than their limit, each with its use of it."""
+    uses = {name: trial.slices[name].compute_share(limit) for name, limit in budget.slices.items()}
+    return {name: use for name, use in uses.items() if use > 1}
+
+
+def _is_left_to_prices(trials: Sequence[Trial], budget: Budget) -> bool:
+    """Whether the last trial is over budget, but not known to be with its slices' prices raised."""
+    return trials[-1].use > 1 and foretell_use(trials, budget) <= 1
 
 
 def raise_prices(

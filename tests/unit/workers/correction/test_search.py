@@ -399,6 +399,28 @@ def test_where_a_slice_binds_for_the_first_time_its_price_comes_before_the_amoun
     assert amounts_of(both) == [4, 2]
 
 
+def test_another_slice_beyond_its_limit_is_left_to_its_price_as_well() -> None:
+    words = {"words": lost(0.1), "lists": lost()}
+    lists = {"words": lost(0.04), "lists": lost(0.3)}
+    both = {"words": lost(0.1), "lists": lost(0.3)}
+    bench = Bench(lost=[words, lists, both, both], budget=GUARDED)
+    # In round 3 the lists are beyond theirs again, so the fourth prunes fewer.
+    assert amounts_of(bench.run((2, 4, 8), 4)) == [4, 4, 4, 2]
+
+
+def test_a_flat_search_goes_on_where_prices_may_bring_its_last_trial_within_budget() -> None:
+    words = {"words": lost(0.1), "lists": lost()}
+    lists = {"words": lost(0.04), "lists": lost(0.3)}
+    within = {"words": lost(0.04), "lists": lost()}
+    bench = Bench(
+        gains=[(0.4,), (0.5,), (0.5,), (0.5,), (0.1,), (0.1,), (0.1,)],
+        lost=[within, words, lists, within, within, within, within],
+        budget=GUARDED,
+    )
+    # Flat since round 3; round 4 is the reward, and after two more there is nothing to hope for.
+    assert len(bench.run(OpenAmounts(4, 40), 9)) == 6
+
+
 # --- amounts that the search finds ------------------------------------------------------------
 
 
