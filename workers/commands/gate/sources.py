@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from excise.intake.checkpoint_folder import list_own_roots
-from service.model_sources import check_checkpoint_folder
+from excise.intake.model_sources import check_checkpoint_folder
 from workers.fetching.checkpoints import find_checkpoint_folder
 
 

@@ -1,0 +1,34 @@
+"""Which device, and which number format, a model is loaded to."""
+
+from __future__ import annotations
+
+import torch
+
+BALANCED = "balanced"
+"""The device that is all GPUs together, for models larger than one."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What models are computed in, by the name that job specs and configurations give."""
+
+
+def choose_device(asked: str) -> str:
+    """Return the device that `asked` means: `auto` is a GPU where there is one.
+
+    `BALANCED` is itself where there are several GPUs, and `auto` otherwise.
+    """
+    if asked == BALANCED and torch.cuda.device_count() > 1:
+        return BALANCED
+    if asked not in ("auto", BALANCED):
+        return asked
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def count_devices() -> int:
+    """Return the number of GPUs."""
+    return torch.cuda.device_count()
+
+
+def release_unused_memory() -> None:
+    """Give memory that torch holds but does not use back to the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
