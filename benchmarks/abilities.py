@@ -20,11 +20,9 @@ from workers.abilities.catalogue import SLICES, VERDICT_ITEMS, build_slices
 from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.source import Purpose
 from workers.domain import AbilityChange
-from workers.families import find_family
-from workers.fetching.checkpoints import load_checkpoint
 from workers.gates.abilities import compare_slices, judge_abilities
 from workers.measuring.probes import measure_probes
-from workers.models.subject import Subject
+from workers.models.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
 from workers.pruning.patch import parse_patch
 
@@ -61,9 +59,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure the base once, then every patch."""
     arguments = parse_arguments()
-    checkpoint = load_checkpoint(arguments.model, torch.float32, "cpu")
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    subject = Subject(model, tokenizer, find_family(model), checkpoint.pad_id)
+    subject = load_checkpoint(arguments.model, torch.float32, "cpu")
+    model, tokenizer = subject.model, subject.tokenizer
     kinds = SLICES + kinds_for({"toxicity"} if arguments.toxicity else ())
     kinds = tuple(kind for kind in kinds if kind.name in (arguments.slices or [kind.name]))
     slices = build_slices(tokenizer, Purpose.VERDICT, arguments.seed, arguments.items, kinds)

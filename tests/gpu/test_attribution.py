@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny import build_tiny_model, draw_samples
-from workers.attribution.attributors import Attributor, compute_relevance
+from tests.tiny import as_loaded, build_tiny_model, draw_samples
+from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
 from workers.domain import Granularity, Relevance
-from workers.families import LLAMA
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +28,10 @@ def attribute(model: nn.Module, granularity: Granularity, **options) -> Relevanc
     target = Target.EMITTED_LOG_PROBABILITY
     samples = options.pop("samples", SAMPLES)
     return compute_relevance(
-        model, LLAMA, Attributor.ATTNLRP, granularity, samples, target, 0, **options
+        as_loaded(model),
+        Attribution(Attributor.ATTNLRP, granularity, target),
+        samples,
+        Pass(**options),
     )
 
 
@@ -44,7 +47,7 @@ def test_rules_leave_logits_bit_identical(dtype: torch.dtype) -> None:
     ids = torch.tensor([sample.token_ids for sample in SAMPLES[:6]], device="cuda")
     with torch.no_grad():
         plain = model(ids).logits
-        with attribution_rules(model, LLAMA, ATTN_LRP):
+        with attribution_rules(as_loaded(model), ATTN_LRP):
             ruled = model(ids).logits
         after = model(ids).logits
     assert torch.equal(plain, ruled)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from workers.circuits.tasks import (
     read_text,
 )
 from workers.models.encoding import encode_text
+from workers.models.tokenizer import Tokenizer
 
 NOUNS = ("siege", "drought", "voyage", "treaty", "reign", "strike", "famine", "project")
 CENTURIES = tuple(range(11, 20))
@@ -28,7 +28,7 @@ _DIGITS = 10
 _YEARS = 100
 
 
-def generate_greater_than(tokenizer: Any, count: int, seed: int) -> Task:
+def generate_greater_than(tokenizer: Tokenizer, count: int, seed: int) -> Task:
     """Return `count` rows: sentences with a start between the years 20 and 79 of a century.
 
     Where the tokenizer writes two digits as one token, answers are the later years; where it
@@ -52,7 +52,7 @@ def generate_greater_than(tokenizer: Any, count: int, seed: int) -> Task:
     return Task("greater_than", Metric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
-def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
+def parse_greater_than(lines: Iterable[str], tokenizer: Tokenizer) -> Task:
     """Return the task of an EAP-IG file: clean, corrupted and label (the start's last digits).
 
     Rows that no next token can answer (a start in the nineties, read digit by digit) are left
@@ -74,7 +74,9 @@ def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
     return Task("greater_than", Metric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
-def _encode(tokenizer: Any, clean: str, corrupted: str, start: int, where: str) -> TaskRow | None:
+def _encode(
+    tokenizer: Tokenizer, clean: str, corrupted: str, start: int, where: str
+) -> TaskRow | None:
     clean_ids, corrupted_ids = encode_pair(tokenizer, clean, corrupted, where)
     years = _find_following(tokenizer, clean, clean_ids, 2)
     if len(years) == _YEARS:
@@ -93,7 +95,7 @@ def _encode(tokenizer: Any, clean: str, corrupted: str, start: int, where: str) 
 
 
 def _find_following(
-    tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], width: int
+    tokenizer: Tokenizer, prompt: str, prompt_ids: tuple[int, ...], width: int
 ) -> Mapping[int, int]:
     """Return number → token for the numbers of `width` digits that are one token after it."""
     found: dict[int, int] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from workers.attribution.attributors import Attributor
+from workers.attribution.attribution import Attributor
 from workers.circuits.faithfulness import MIB_SHARES, Ablation, compute_cmd, compute_cpr
 from workers.circuits.ranking import Order
 from workers.circuits.tracing import Contrast

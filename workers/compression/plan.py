@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from workers.attribution.attributors import Attributor
+from workers.attribution.attribution import Attributor
 from workers.attribution.sums import Statistic
 from workers.attribution.targets import Target
 

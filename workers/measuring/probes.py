@@ -11,7 +11,7 @@ from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import SliceFigures
 from workers.families import head_weight
 from workers.models.batches import TokenBatch, build_batches
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 POSITIONS_AT_ONCE = 512
@@ -22,7 +22,7 @@ BATCH_TOKENS = 4096
 
 
 def measure_probes(
-    subject: Subject,
+    subject: LoadedModel,
     slices: Mapping[str, Sequence[EncodedProbe]],
     advance: Advance = ignore,
 ) -> dict[str, SliceFigures]:
@@ -68,7 +68,7 @@ def _collect(
 
 
 @torch.inference_mode()
-def _read(subject: Subject, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def _read(subject: LoadedModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Return each target token's loss and lead over the best other one, and targets a sample."""
     model, family = subject.model, subject.family
     placed = batch.to(next(model.parameters()).device)

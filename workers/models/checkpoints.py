@@ -16,11 +16,23 @@ from workers.models.loaded import LoadedModel
 from workers.models.memory import is_out_of_memory
 from workers.models.quiet import quiet_transformers
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""A checkpoint has at least one of these, or no tokenizer at all."""
+
 _NAMES_SHOWN = 3
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be loaded; the message names the folder and the remedy."""
+
+
+def require_tokenizer(directory: Path) -> None:
+    """Raise `CheckpointError` where the folder has no tokenizer."""
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            "The checkpoint has no tokenizer (tokenizer.json or tokenizer.model). "
+            "Save it into the same folder with save_pretrained()."
+        )
 
 
 def load_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 BALANCED = "balanced"
 """The device that is all GPUs together, for models larger than one."""
@@ -21,6 +22,11 @@ def choose_device(asked: str) -> str:
     if asked not in ("auto", BALANCED):
         return asked
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_device(module: nn.Module) -> torch.device:
+    """Return the device that a module's own weights lie on."""
+    return next(module.parameters()).device
 
 
 def count_devices() -> int:

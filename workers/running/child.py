@@ -107,7 +107,8 @@ def _run_recorded(
     _exit_with_parent()
     configure_logging(settings.log_level, settings.list_secrets(), **fields)
     from workers.models.memory import is_out_of_memory
-    from workers.running.context import CancelledJobError, InvalidInputError
+    from workers.running.context import CancelledJobError
+    from workers.stages.context import InvalidInputError
 
     database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=1)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -27,6 +25,7 @@ from service.jobs.execution import (
     finish_job,
     finish_stage,
     is_cancel_requested,
+    load_stage_seconds,
     record_event,
     report_progress,
     set_estimated_finish,
@@ -36,6 +35,13 @@ from service.jobs.execution import (
 from workers.progress import Advance, Progress
 from workers.running.estimate import estimate_remaining_seconds
 from workers.settings import WorkerSettings
+from workers.stages.context import (
+    ShardedStage,
+    ShardedWork,
+    StageContext,
+    StageOutput,
+    compute_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +56,6 @@ _Result = TypeVar("_Result")
 
 class CancelledJobError(Exception):
     """Somebody asked for the job to be cancelled; the stage stops between two batches."""
-
-
-class InvalidInputError(Exception):
-    """The job cannot be done with what it was given; the message is for its owner."""
-
-
-class StageOutput(NamedTuple):
-    """A stage's stored result and how long it took, now or when it was made."""
-
-    data: bytes
-    sha256: str
 
 
 class TaskContext:
@@ -146,7 +141,7 @@ def poll_cancellation(context: TaskContext) -> Advance:
     return advance
 
 
-class JobContext(TaskContext):
+class JobContext(TaskContext, StageContext):
     """One attempt at one job: reads and writes go through here, fenced by the claim's token."""
 
     def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
@@ -169,6 +164,16 @@ class JobContext(TaskContext):
         data = work(self.progress(name))
         sha256 = self.keep(data, lambda sha256: self._write(finish_stage, name, key, sha256, False))
         return StageOutput(data, sha256)
+
+    def run_shards(self, stage: ShardedStage, work: ShardedWork, progress: Progress) -> list[bytes]:
+        """Return every shard's result, in order, once all are done, here or by other workers."""
+        from workers.running.sharding import run_shards  # which needs this module itself
+
+        return run_shards(self, stage, work, progress)
+
+    def load_stage_seconds(self) -> dict[str, float]:
+        """Return stage → how long it took, of those that are finished."""
+        return self.transact(lambda session: load_stage_seconds(session, self.claim.job_id))
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
         """Return what `work` finds out, from an earlier attempt where it was filed under `key`."""
@@ -253,9 +258,3 @@ class JobContext(TaskContext):
         self.transact(
             lambda session: operation(session, self.claim.job_id, self.claim.token, *arguments)
         )
-
-
-def compute_key(name: str, inputs: Mapping[str, Any]) -> str:
-    """Return the hash a stage's result is filed under: of its name and all it depends on."""
-    document = json.dumps([name, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(document.encode()).hexdigest()

@@ -14,7 +14,7 @@ from service.jobs.shards import ShardClaim
 from tests.integration.workers.shard_worker import obey
 from workers.progress import Advance
 from workers.running import child, supervision
-from workers.running.loading import CorrectionInputs
+from workers.running.loading import CorrectionJobInputs
 from workers.running.sharding import ShardedWork
 from workers.settings import WorkerSettings
 
@@ -27,7 +27,7 @@ def watch_attribution() -> None:
 
     build = attribute.build_work
 
-    def build_watched(inputs: CorrectionInputs, parts: Sequence[attribute.Part]) -> ShardedWork:
+    def build_watched(inputs: CorrectionJobInputs, parts: Sequence[attribute.Part]) -> ShardedWork:
         work = build(inputs, parts)
 
         def compute(position: int, advance: Advance) -> bytes:

@@ -21,9 +21,10 @@ from service.jobs.execution import Claim
 from service.jobs.shards import ShardClaim
 from workers.progress import Advance
 from workers.running import child, supervision
-from workers.running.context import JobContext, TaskContext, compute_key, poll_cancellation
+from workers.running.context import JobContext, TaskContext, poll_cancellation
 from workers.running.sharding import ShardedStage, ShardedWork, complete_shard, run_shards
 from workers.settings import WorkerSettings
+from workers.stages.context import compute_key
 
 SHARDS = 6
 

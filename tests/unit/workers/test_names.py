@@ -6,7 +6,7 @@ from typing import get_args
 
 from excise.specs.common import ComputeDtype
 from workers.attribution.accumulation import SumsPlace
-from workers.fetching.checkpoints import DTYPES
+from workers.models.devices import DTYPES
 from workers.settings import WorkerSettings
 
 

@@ -15,22 +15,22 @@ from workers.commands.gate.config import GateConfig
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
 from workers.commands.gate.scorers import build_detectors
-from workers.commands.gate.sources import find_checkpoint
 from workers.domain import ModelIdentity
-from workers.families import find_context_length, find_family
-from workers.fetching.checkpoints import DTYPES, Checkpoint, load_checkpoint
+from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
 from workers.gates.remedies import add_remedies
 from workers.gates.requests import build_plan, build_requests, choose_prompts, list_not_asked
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
-from workers.models.subject import Subject
+from workers.models.checkpoints import load_checkpoint
+from workers.models.devices import DTYPES
+from workers.models.loaded import LoadedModel
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.reports.gate_run import GateReport, find_outcome
-from workers.running.abilities import find_unknown_slice, list_built_in
-from workers.running.behaviours import build_decoding
-from workers.running.packaging import list_versions
 from workers.scorers.detector import Detector
+from workers.stages.abilities import find_unknown_slice, list_built_in
+from workers.stages.behaviours import build_decoding
+from workers.stages.packaging import list_versions
 
 Say = Callable[[str], None]
 """Told in a line what is being done."""
@@ -60,11 +60,11 @@ def compare_checkpoints(
         say(f"measuring {against}, the checkpoint to compare with")
         base = load_checkpoint(base_folder, dtype, device)
         plan = _build_plan(config, files, base, detectors, kinds)
-        baseline = Baseline(plan, _as_subject(base))
+        baseline = Baseline(plan, base)
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
         say(f"measuring {model}")
-        state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
+        state = baseline.measure(load_checkpoint(folder, dtype, device))
     abilities = compare_states(kinds, baseline.state, state, {}, config.abilities)
     gates = judge_gates(_list_requests(config), baseline.state, state)
     if config.abilities is not None:
@@ -91,7 +91,7 @@ def build_files(config: Path) -> GateFiles:
 def _build_plan(
     config: GateConfig,
     files: GateFiles,
-    base: Checkpoint,
+    base: LoadedModel,
     detectors: Mapping[str, Detector],
     kinds: Sequence[SliceKind],
 ) -> CheckPlan:
@@ -103,7 +103,7 @@ def _build_plan(
         files.load_rows,
         config.seed,
         kinds,
-        longest=find_context_length(base.model),
+        longest=base.context_length,
     )
     behaviours = {
         behaviour.name: PromptSet(
@@ -135,12 +135,3 @@ def _list_requests(config: GateConfig) -> list[GateRequest]:
 
 def _list_not_asked(config: GateConfig) -> list[str]:
     return list_not_asked(config) + ([] if config.behaviours else ["behaviours"])
-
-
-def _as_subject(checkpoint: Checkpoint) -> Subject:
-    return Subject(
-        checkpoint.model,
-        checkpoint.tokenizer,
-        find_family(checkpoint.model),
-        checkpoint.pad_id,
-    )

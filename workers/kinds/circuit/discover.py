@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.attribution.attributors import Attributor
+from workers.attribution.attribution import Attributor
 from workers.circuits.discovery import WeakTaskError, count_work, discover_circuit
 from workers.circuits.faithfulness import MIB_SHARES, Ablation, UndefinedFaithfulnessError
 from workers.circuits.outcome import CircuitSettings
@@ -11,13 +11,12 @@ from workers.circuits.tracing import Contrast
 from workers.domain import Granularity
 from workers.kinds.circuit.results import DiscoveredCircuit, PreparedCircuit
 from workers.progress import Advance
-from workers.running.context import JobContext, StageOutput, compute_key
-from workers.running.loading import CircuitInputs
-from workers.running.sharding import ShardedStage, ShardedWork, run_shards
+from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
+from workers.stages.inputs import CircuitInputs
 
 
 def run(
-    context: JobContext, inputs: CircuitInputs, prepared: PreparedCircuit, upstream: str
+    context: StageContext, inputs: CircuitInputs, prepared: PreparedCircuit, upstream: str
 ) -> StageOutput:
     """Return the stage's result, a `DiscoveredCircuit` a line in order of the attributors."""
     spec = inputs.spec
@@ -34,7 +33,7 @@ def run(
     stage = ShardedStage("discover", compute_key("discover", key), upstream)
     work = build_work(inputs, prepared)
     return context.run_stage(
-        "discover", key, lambda progress: b"\n".join(run_shards(context, stage, work, progress))
+        "discover", key, lambda progress: b"\n".join(context.run_shards(stage, work, progress))
     )
 
 
@@ -52,15 +51,7 @@ def build_work(inputs: CircuitInputs, prepared: PreparedCircuit) -> ShardedWork:
     def compute(position: int, advance: Advance) -> bytes:
         chosen = settings[position]
         try:
-            outcome = discover_circuit(
-                inputs.checkpoint.model,
-                inputs.family,
-                discovery,
-                choice,
-                chosen,
-                inputs.checkpoint.pad_id,
-                advance=advance,
-            )
+            outcome = discover_circuit(inputs.base, discovery, choice, chosen, advance=advance)
         except (WeakTaskError, UndefinedFaithfulnessError) as error:
             name = chosen.attributor.value
             return DiscoveredCircuit(attributor=name, too_weak=str(error)).to_bytes()

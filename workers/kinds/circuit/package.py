@@ -12,9 +12,9 @@ from workers.reports.circuit import (
     render_circuit_html,
     render_circuit_markdown,
 )
-from workers.running.context import JobContext
-from workers.running.loading import CircuitInputs
-from workers.running.packaging import (
+from workers.stages.context import StageContext
+from workers.stages.inputs import CircuitInputs
+from workers.stages.packaging import (
     PATCH_NAME,
     describe_set,
     find_patch_verdict,
@@ -38,7 +38,7 @@ _OTHER_ABLATION_NOTE = (
 
 
 def run(
-    context: JobContext, inputs: CircuitInputs, report: CircuitReport, outside: Selection | None
+    context: StageContext, inputs: CircuitInputs, report: CircuitReport, outside: Selection | None
 ) -> None:
     """Store the job's files and list them; the manifest is the stage's result."""
     has_patch = outside is not None and len(outside) > 0
@@ -69,7 +69,7 @@ def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> 
     """Return how large the patch that removes `selection` will be."""
     if selection is None:
         return 0
-    model, family = inputs.checkpoint.model, inputs.family
+    model, family = inputs.base.model, inputs.base.family
     total = 0
     for name, module in find_components(model, family, selection.granularity).items():
         weight = linear_weight(module)
@@ -81,7 +81,7 @@ def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> 
 
 
 def _work(
-    context: JobContext,
+    context: StageContext,
     inputs: CircuitInputs,
     report: CircuitReport,
     outside: Selection | None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from excise.specs import CircuitSpec
-from service.jobs.execution import load_stage_seconds
 from workers.domain import GateResult, Granularity, ModelIdentity, Selection, Verdict
 from workers.kinds.circuit import discover, package, prepare, validate
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
@@ -15,14 +13,13 @@ from workers.reports.circuit import (
     HeldOutCircuit,
     judge_circuit,
 )
-from workers.running.context import JobContext
-from workers.running.loading import CircuitInputs
-from workers.running.packaging import STATUSES, list_versions
+from workers.stages.context import StageContext
+from workers.stages.inputs import CircuitInputs
+from workers.stages.packaging import STATUSES, list_versions
 
 
-def run_circuit(context: JobContext, spec: CircuitSpec) -> None:
-    """Run the job's stages, those already done excepted, and end it with a verdict."""
-    inputs = CircuitInputs(context, spec)
+def run_circuit(context: StageContext, inputs: CircuitInputs) -> None:
+    """Run the stages, those already done excepted, and end with a verdict."""
     prepare_output = prepare.run(context, inputs)
     prepared = PreparedCircuit.model_validate_json(prepare_output.data)
     discover_output = discover.run(context, inputs, prepared, prepare_output.sha256)
@@ -41,7 +38,7 @@ def run_circuit(context: JobContext, spec: CircuitSpec) -> None:
 
 
 def build_report(
-    context: JobContext,
+    context: StageContext,
     inputs: CircuitInputs,
     prepared: PreparedCircuit,
     circuits: list[DiscoveredCircuit],
@@ -68,7 +65,7 @@ def build_report(
         heatmap=list(first.heatmap),
         gates=gates,
         patch_note="",
-        timings=context.transact(lambda session: load_stage_seconds(session, context.job_id)),
+        timings=context.load_stage_seconds(),
         dtype=spec.dtype,
         seed=spec.seed,
         versions=list_versions(),

@@ -15,9 +15,9 @@ from workers.reports.compression import (
     render_compression_html,
     render_compression_markdown,
 )
-from workers.running.context import JobContext, StageOutput
-from workers.running.loading import CompressionInputs
-from workers.running.packaging import (
+from workers.stages.context import StageContext, StageOutput
+from workers.stages.inputs import CompressionInputs
+from workers.stages.packaging import (
     INDEX_NAME,
     PATCH_NAME,
     describe_set,
@@ -38,7 +38,7 @@ CHECKPOINT_NOTE = (
 
 
 def run(
-    context: JobContext, inputs: CompressionInputs, report: CompressionReport, masks: StageOutput
+    context: StageContext, inputs: CompressionInputs, report: CompressionReport, masks: StageOutput
 ) -> None:
     """Store the job's files and list them; the manifest is the stage's result."""
     key = {
@@ -51,7 +51,7 @@ def run(
 
 
 def _work(
-    context: JobContext,
+    context: StageContext,
     inputs: CompressionInputs,
     report: CompressionReport,
     masks: StageOutput,
@@ -71,7 +71,7 @@ def _work(
 
 
 def _build_patch(inputs: CompressionInputs, masks: StageOutput, verdict: PatchVerdict) -> Patch:
-    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    modules = find_linear_modules(inputs.base.model, inputs.base.family)
     selection = select_masked(masks.data, modules)
     return build_patch(inputs.checkpoint_path, selection, verdict=verdict)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from excise.specs import CompressionSpec
-from service.jobs.execution import load_stage_seconds
 from workers.compression.plan import SPEED_NOTE
 from workers.domain import ModelIdentity
 from workers.families import find_linear_modules, linear_weight
@@ -18,14 +16,13 @@ from workers.reports.compression import (
     TaskChange,
     judge_compression,
 )
-from workers.running.context import JobContext, StageOutput
-from workers.running.loading import CompressionInputs
-from workers.running.packaging import STATUSES, list_versions
+from workers.stages.context import StageContext, StageOutput
+from workers.stages.inputs import CompressionInputs
+from workers.stages.packaging import STATUSES, list_versions
 
 
-def run_compression(context: JobContext, spec: CompressionSpec) -> None:
-    """Run the job's stages, those already done excepted, and end it with a verdict."""
-    inputs = CompressionInputs(context, spec)
+def run_compression(context: StageContext, inputs: CompressionInputs) -> None:
+    """Run the stages, those already done excepted, and end with a verdict."""
     prepare_output = prepare.run(context, inputs)
     prepared = PreparedCompression.model_validate_json(prepare_output.data)
     masks = compress.run(context, inputs, prepared, prepare_output.sha256)
@@ -36,13 +33,13 @@ def run_compression(context: JobContext, spec: CompressionSpec) -> None:
 
 
 def _validate(
-    context: JobContext,
+    context: StageContext,
     inputs: CompressionInputs,
     prepared: PreparedCompression,
     masks: StageOutput,
 ) -> StageOutput:
     """Stage 3: the compressed model's figures, measured as the base model's were."""
-    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    modules = find_linear_modules(inputs.base.model, inputs.base.family)
     apply_masks(masks.data, modules)  # after a restart the model is loaded as it was
 
     def work(progress: Progress) -> bytes:
@@ -54,7 +51,7 @@ def _validate(
 
 
 def build_report(
-    context: JobContext, inputs: CompressionInputs, prepared: PreparedCompression, after: Measured
+    context: StageContext, inputs: CompressionInputs, prepared: PreparedCompression, after: Measured
 ) -> CompressionReport:
     """Return the job's report, its files still to be described."""
     spec, before = inputs.spec, prepared.before
@@ -90,7 +87,7 @@ def build_report(
         gates=gates,
         speed_note=SPEED_NOTE,
         files_note="",
-        timings=context.transact(lambda session: load_stage_seconds(session, context.job_id)),
+        timings=context.load_stage_seconds(),
         dtype=spec.dtype,
         seed=spec.seed,
         versions=list_versions(),
@@ -100,7 +97,7 @@ def build_report(
 
 def _count_zeros(inputs: CompressionInputs) -> list[ModuleZeros]:
     counted = []
-    for name, module in find_linear_modules(inputs.checkpoint.model, inputs.family).items():
+    for name, module in find_linear_modules(inputs.base.model, inputs.base.family).items():
         weight = linear_weight(module).detach()
         zeros = int((weight == 0).sum())
         counted.append(ModuleZeros(module=name, zeros=zeros, weights=weight.numel()))

@@ -13,6 +13,7 @@ import torch
 
 from excise.specs.correction import MAX_BEHAVIOURS
 from workers.attribution.accumulation import Storage
+from workers.attribution.attribution import Pass
 from workers.attribution.contrastive import (
     BehaviourRelevance,
     ContrastiveRelevance,
@@ -38,9 +39,8 @@ from workers.correction.results import PreparedCorrection
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.progress import Advance
 from workers.pruning.scoring import Score
-from workers.running.context import JobContext, StageOutput, compute_key
-from workers.running.loading import CorrectionInputs
-from workers.running.sharding import ShardedStage, ShardedWork, run_shards
+from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
+from workers.stages.inputs import CorrectionInputs
 
 SHARD_TOKENS = 32_768
 """Most tokens of a shard: large, for whoever helps with one loads the model first."""
@@ -74,7 +74,7 @@ class Part:
 
 
 def run(
-    context: JobContext, inputs: CorrectionInputs, prepared: PreparedCorrection, upstream: str
+    context: StageContext, inputs: CorrectionInputs, prepared: PreparedCorrection, upstream: str
 ) -> StageOutput:
     """Return the stage's result, the serialised relevance of every granularity."""
     key = {
@@ -92,7 +92,7 @@ def run(
     return context.run_stage(
         "attribute",
         key,
-        lambda progress: _combine(parts, run_shards(context, stage, work, progress)),
+        lambda progress: _combine(parts, context.run_shards(stage, work, progress)),
     )
 
 
@@ -177,16 +177,12 @@ def _answer(
     subject = part.subject
     return sum_answer(
         subject.question,
-        inputs.checkpoint.model,
-        inputs.family,
+        inputs.base,
         subject.granularity,
         part.samples,
-        inputs.checkpoint.pad_id,
         # Random relevance of two behaviours must not be the same.
         inputs.spec.seed * MAX_BEHAVIOURS + (subject.behaviour or 0),
-        advance,
-        part.first_index,
-        storage,
+        Pass(first_index=part.first_index, storage=storage, advance=advance),
     )
 
 

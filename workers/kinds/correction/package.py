@@ -10,9 +10,9 @@ from workers.kinds.correction.ablation import compute_replacement
 from workers.progress import Progress
 from workers.pruning.patch import build_patch, serialise_patch
 from workers.reports.correction import render_html, render_markdown
-from workers.running.context import JobContext
-from workers.running.loading import CorrectionInputs
-from workers.running.packaging import (
+from workers.stages.context import StageContext
+from workers.stages.inputs import CorrectionInputs
+from workers.stages.packaging import (
     PATCH_NAME,
     describe_set,
     find_patch_verdict,
@@ -22,7 +22,7 @@ from workers.running.packaging import (
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     report: Report,
@@ -43,7 +43,7 @@ def run(
 
 
 def _work(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     report: Report,

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.tiny import draw_samples
+from tests.tiny import as_loaded, draw_samples
 from tests.tiny_families import build_family_model
 from workers.attribution.accumulation import Storage
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
 from workers.domain import Granularity, Relevance
@@ -26,18 +27,17 @@ every_granularity = pytest.mark.parametrize("granularity", list(Granularity))
 
 
 def attribute(
-    model: nn.Module, attributor: Attributor, granularity: Granularity, **options: Any
+    model: nn.Module,
+    attributor: Attributor,
+    granularity: Granularity,
+    seed: int = 0,
+    **options: Any,
 ) -> Relevance:
     return compute_relevance(
-        model,
-        find_family(model),
-        attributor,
-        granularity,
+        as_loaded(model),
+        Attribution(attributor, granularity, Target.TOP_LOGIT, ALL_STATISTICS, seed),
         SAMPLES,
-        Target.TOP_LOGIT,
-        0,
-        statistics=ALL_STATISTICS,
-        **options,
+        Pass(**options),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.tiny import MODULES, NEURONS, weight_bytes
+from tests.tiny import MODULES, NEURONS, as_loaded, weight_bytes
 from tests.unit.workers.circuits.build import (
     HEADS,
     PAD,
@@ -15,7 +15,7 @@ from tests.unit.workers.circuits.build import (
     draw_task,
     turn_towards_answers,
 )
-from workers.attribution.attributors import Attributor
+from workers.attribution.attribution import Attributor
 from workers.circuits.discovery import (
     WeakTaskError,
     choose_point,
@@ -29,7 +29,6 @@ from workers.circuits.ranking import Order
 from workers.circuits.tasks import Metric, Task, TaskRow
 from workers.circuits.tracing import Contrast
 from workers.domain import Granularity, Scope
-from workers.families import find_family
 
 LOOKING = [
     attributor for attributor in Attributor if attributor.value not in ("random", "magnitude")
@@ -39,7 +38,7 @@ NEURON_SHARES = (1 / 96, 0.1, 0.5, 1.0)
 
 
 def discover(model: LlamaForCausalLM, task: Task, settings: CircuitSettings) -> CircuitOutcome:
-    return discover_circuit(model, find_family(model), task, task, settings, PAD)
+    return discover_circuit(as_loaded(model, pad_id=PAD), task, task, settings)
 
 
 @pytest.mark.parametrize("attributor", LOOKING)
@@ -186,7 +185,7 @@ def test_progress_adds_up_to_the_work_announced(model):
         ),
     ):
         done.clear()
-        discover_circuit(model, find_family(model), task, task, settings, PAD, advance=done.append)
+        discover_circuit(as_loaded(model, pad_id=PAD), task, task, settings, advance=done.append)
         assert sum(done) == count_work(settings, task, task)
 
 

@@ -15,8 +15,9 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from tests.tiny import VOCABULARY, build_tiny_model, draw_samples, weight_bytes
-from workers.attribution.attributors import Attributor, compute_relevance
+from tests.tiny import VOCABULARY, as_loaded, build_tiny_model, draw_samples, weight_bytes
+from workers.attribution.attribution import Attribution, Attributor
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.sums import (
     Statistic,
     finish,
@@ -44,7 +45,6 @@ from workers.compression.plan import (
 )
 from workers.domain import Granularity
 from workers.families import (
-    LLAMA,
     UnsupportedGranularityError,
     find_family,
     find_linear_modules,
@@ -61,9 +61,7 @@ def run(model: Any, attributor: Attributor = BY_LRP, pattern: Any = HALF, **chan
     callbacks = {name: changes.pop(name) for name in ("on_block", "progress") if name in changes}
     first_block = changes.pop("first_block", 0)
     plan = CompressionPlan(attributor, pattern, **changes)
-    return compress(
-        model, find_family(model), plan, SAMPLES, 0, first_block=first_block, **callbacks
-    )
+    return compress(as_loaded(model), plan, SAMPLES, first_block=first_block, **callbacks)
 
 
 def linears(model: nn.Module) -> dict[str, nn.Module]:
@@ -161,14 +159,14 @@ def test_the_smallest_relevance_of_each_row_goes(
     model: LlamaForCausalLM, attributor: Attributor
 ) -> None:
     relevance = compute_relevance(
-        model,
-        LLAMA,
-        attributor,
-        Granularity.WEIGHT,
+        as_loaded(model),
+        Attribution(
+            attributor,
+            Granularity.WEIGHT,
+            Target.TOP_LOGIT,
+            statistics=frozenset({Statistic.MEAN_ABSOLUTE}),
+        ),
         SAMPLES,
-        Target.TOP_LOGIT,
-        0,
-        statistics=frozenset({Statistic.MEAN_ABSOLUTE}),
     )
     run(model, attributor)
     for name, module in linears(model).items():
@@ -183,14 +181,11 @@ def test_the_statistic_decides() -> None:
     run(one)
     run(other, statistic=Statistic.MEAN)
     relevance = compute_relevance(
-        build_tiny_model(),
-        LLAMA,
-        BY_LRP,
-        Granularity.WEIGHT,
+        as_loaded(build_tiny_model()),
+        Attribution(
+            BY_LRP, Granularity.WEIGHT, Target.TOP_LOGIT, statistics=frozenset({Statistic.MEAN})
+        ),
         SAMPLES,
-        Target.TOP_LOGIT,
-        0,
-        statistics=frozenset({Statistic.MEAN}),
     )
     assert weight_bytes(one) != weight_bytes(other)
     for name, module in linears(other).items():
@@ -205,8 +200,8 @@ def test_sums_of_shards_remove_what_one_pass_does(attributor: Attributor) -> Non
     plan = CompressionPlan(attributor, HALF)
     assert plan.is_additive
     parts = [
-        sum_scores(shared, LLAMA, plan, SAMPLES[:3], 0),
-        sum_scores(shared, LLAMA, plan, SAMPLES[3:], 0, first_index=3),
+        sum_scores(as_loaded(shared), plan, SAMPLES[:3]),
+        sum_scores(as_loaded(shared), plan, SAMPLES[3:], first_index=3),
     ]
     relevance = finish(merge_sums([parse_sums(serialise_sums(part)) for part in parts]))
     removed = prune_by_relevance(linears(shared), plan, relevance)
@@ -246,7 +241,9 @@ def test_wanda_removes_what_inputs_seldom_carry() -> None:
 def test_one_shot_wanda_agrees_with_the_attributor(model: LlamaForCausalLM) -> None:
     """The same score, read block by block here and in one pass there."""
     relevance = compute_relevance(
-        model, LLAMA, Attributor.WANDA, Granularity.WEIGHT, SAMPLES, Target.TOP_LOGIT, 0
+        as_loaded(model),
+        Attribution(Attributor.WANDA, Granularity.WEIGHT, Target.TOP_LOGIT),
+        SAMPLES,
     )
     run(model, Attributor.WANDA)
     for name, module in linears(model).items():
@@ -348,7 +345,7 @@ def test_a_one_shot_compression_cannot_resume(model: LlamaForCausalLM) -> None:
 def test_no_samples_are_refused(model: LlamaForCausalLM) -> None:
     plan = CompressionPlan(Attributor.MAGNITUDE, HALF)
     with pytest.raises(ValueError, match="no calibration samples"):
-        compress(model, LLAMA, plan, [], 0)
+        compress(as_loaded(model), plan, [])
 
 
 def test_a_row_that_does_not_divide_into_groups_is_refused(model: LlamaForCausalLM) -> None:

@@ -13,7 +13,7 @@ from tests.unit.workers.correction.cases import (
     build_outcome,
     respond_with,
 )
-from workers.attribution.attributors import Attributor
+from workers.attribution.attribution import Attributor
 from workers.attribution.targets import TokenMass
 from workers.correction import explained
 from workers.correction.behaviour import Marking

@@ -21,7 +21,7 @@ from tests.tiny import (
     select_neurons,
 )
 from workers.domain import Granularity
-from workers.fetching.checkpoints import load_checkpoint
+from workers.models.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
 from workers.pruning.patch import (
     Patch,

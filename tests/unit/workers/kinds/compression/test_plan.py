@@ -10,7 +10,7 @@ import pytest
 
 from excise.specs.common import AttributorName
 from excise.specs.compression import CompressionSpec
-from workers.attribution.attributors import Attributor
+from workers.attribution.attribution import Attributor
 from workers.compression.plan import Calibration, CompressionPlan, RowShare
 from workers.kinds.compression.compress import build_plan
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import LlamaForCausalLM
 
 from excise.specs import CorrectionSpec
-from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
+from tests.tiny import as_loaded, build_tiny_model, draw_samples
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
-from workers.attribution.attributors import Attributor
+from workers.attribution.attribution import Attributor
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import (
     PreparedBehaviour,
@@ -25,8 +24,7 @@ from workers.correction.results import (
 )
 from workers.correction.search import Budget
 from workers.domain import Granularity
-from workers.families import LLAMA, Family, count_components
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.running.context import CancelledJobError
 
 
@@ -51,18 +49,12 @@ class FakeInputs:
     model: LlamaForCausalLM = field(default_factory=build_tiny_model)
     attributor: Attributor = Attributor.GRADIENT_X_INPUT
     granularities: tuple[Granularity, ...] = (Granularity.NEURON,)
-    family: Family = LLAMA
     place: SumsPlace = SumsPlace.DEVICE
 
     @property
-    def checkpoint(self) -> SimpleNamespace:
-        """The loaded model."""
-        return SimpleNamespace(model=self.model, tokenizer=build_tiny_tokenizer(), pad_id=0)
-
-    @property
-    def base(self) -> Subject:
+    def base(self) -> LoadedModel:
         """The model whose behaviours are looked at."""
-        return Subject(self.model, build_tiny_tokenizer(), LLAMA, 0)
+        return as_loaded(self.model)
 
     @property
     def budget(self) -> Budget:
@@ -75,7 +67,7 @@ class FakeInputs:
 
     def component_counts(self, granularity: Granularity) -> dict[str, int]:
         """Module → number of its components."""
-        return count_components(self.model, LLAMA, granularity)
+        return self.base.count_components(granularity)
 
 
 @dataclass

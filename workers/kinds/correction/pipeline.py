@@ -1,0 +1,74 @@
+"""A correction from its inputs to a verdict: its stages in order, and its report."""
+
+from __future__ import annotations
+
+from excise.specs import CorrectionSpec
+from workers.correction.results import PreparedCorrection, SearchOutcome, ValidationOutcome
+from workers.correction.verdict import ReportFrame, build_report
+from workers.kinds.correction import attribute, package, prepare, search, validate
+from workers.stages.abilities import list_verdict_kinds
+from workers.stages.checks import list_not_asked, list_requests
+from workers.stages.context import StageContext
+from workers.stages.inputs import CorrectionInputs
+from workers.stages.packaging import STATUSES, list_versions
+
+
+def run_correction(context: StageContext, inputs: CorrectionInputs) -> None:
+    """Run the stages, those already done excepted, and end with a verdict."""
+    searched: SearchOutcome | None = None
+    validated: ValidationOutcome | None = None
+    prepare_output = prepare.run(context, inputs)
+    prepared = PreparedCorrection.model_validate_json(prepare_output.data)
+    if prepared.too_weak is not None:
+        for stage in ("attribute", "search", "validate"):
+            context.skip_stage(stage, f"Skipped {stage}: the signal is too weak.")
+    else:
+        attribute_output = attribute.run(context, inputs, prepared, prepare_output.sha256)
+        search_output = search.run(context, inputs, prepared, attribute_output)
+        searched = SearchOutcome.model_validate_json(search_output.data)
+        if searched.chosen is None:
+            context.skip_stage(
+                "validate", "Skipped validate: nothing within the budget improves every behaviour."
+            )
+        else:
+            output = validate.run(context, inputs, prepared, searched, search_output.sha256)
+            validated = ValidationOutcome.model_validate_json(output.data)
+    report = build_report(_frame(context, inputs), prepared, searched, validated)
+    package.run(context, inputs, prepared, report, searched)
+    context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+
+
+def _frame(context: StageContext, inputs: CorrectionInputs) -> ReportFrame:
+    spec = inputs.spec
+    return ReportFrame(
+        behaviours=inputs.behaviours,
+        corpus=(
+            "held-out reference"
+            if spec.perplexity is None
+            else inputs.prompt_set(spec.perplexity.prompts).name
+        ),
+        budget=inputs.budget,
+        requests=tuple(list_requests(inputs)),
+        not_asked=tuple(list_not_asked(inputs)),
+        abilities=spec.gates.abilities,
+        kinds=list_verdict_kinds(inputs),
+        attribution=_describe_attribution(spec),
+        dtype=spec.dtype,
+        seed=spec.seed,
+        versions=list_versions(),
+        model_id=spec.model,
+        timings=context.load_stage_seconds(),
+        most_amounts={kind: search.find_range(inputs, kind)[1] for kind in inputs.granularities},
+        ordinary=tuple(inputs.prompts(spec.reference)),
+    )
+
+
+def _describe_attribution(spec: CorrectionSpec) -> dict[str, str]:
+    attribution = spec.attribution
+    return {
+        "attributor": attribution.attributor,
+        "score": attribution.score,
+        "granularity": ", ".join(attribution.granularities),
+        "reference_tokens": str(attribution.reference_tokens),
+        "search": spec.search.preset,
+    }
