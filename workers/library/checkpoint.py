@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -33,8 +35,6 @@ class OpenCheckpoint:
     dtype: str
     """A name in `DTYPES`."""
     device: str
-    scratch: TemporaryDirectory[str] | None = None
-    """What holds the folder, where it was written for this call alone."""
 
     @cached_property
     def sha256(self) -> str:
@@ -56,9 +56,10 @@ def open_checkpoint(
 ) -> OpenCheckpoint:
     """Return the checkpoint that `model` stands for.
 
-    A loaded model is written to a folder for temporary files and loaded from there: the caller's
-    own stays as it is, at the price of a second copy in memory. It needs its `tokenizer`, and
-    settles `dtype` and `device` itself. Raises `CheckpointError` and `ModelSourceError`.
+    A loaded model is written to a temporary folder, which goes with what is returned, and loaded
+    from there: the caller's own stays as it is, at the price of a second copy in memory. It needs
+    its `tokenizer`, and settles `dtype` and `device` itself. Raises `CheckpointError` and
+    `ModelSourceError`.
     """
     if isinstance(model, str | Path):
         folder = _find_folder(str(model))
@@ -69,14 +70,15 @@ def open_checkpoint(
             "a loaded model comes without its tokenizer; give it as tokenizer=…, or give the "
             "checkpoint's folder in place of the model"
         )
-    scratch = TemporaryDirectory(prefix="excise-base-")
-    folder = Path(scratch.name) / "checkpoint"
+    own = _name_dtype(model)
+    folder = Path(mkdtemp(prefix="excise-base-"))
+    name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
+    opened = OpenCheckpoint(name, folder, own, str(find_device(model)))
+    weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
-    own = _name_dtype(model)
-    return OpenCheckpoint(name, folder, own, str(find_device(model)), scratch)
+    return opened
 
 
 def _find_folder(model: str) -> Path:

@@ -65,7 +65,7 @@ class Sets:
     def _add(self, values: Sequence[Any], name: str, *, is_rows: bool) -> str:
         lines = [value if is_rows else _as_prompt(value) for value in values]
         content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
-        kept = _Set(name, content, "rows" if is_rows else "jsonl")
+        kept = _Set(name.removesuffix(".prompts"), content, "rows" if is_rows else "jsonl")
         if is_rows:
             parse_rows(content)
         else:

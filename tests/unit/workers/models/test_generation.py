@@ -12,7 +12,9 @@ from transformers import GenerationConfig, LlamaForCausalLM
 
 from tests.tiny import as_loaded, build_tiny_model, draw_samples
 from workers.domain import TokenSequence
+from workers.families import LLAMA
 from workers.models.generation import Decoding, generate_responses, generate_samples
+from workers.models.loaded import LoadedModel
 from workers.models.sampling import compute_row_seed, draw_tokens
 
 LENGTHS = (5, 1, 12, 3, 3, 20, 7, 2)
@@ -164,8 +166,9 @@ def test_a_callback_that_raises_stops_the_generation(model: LlamaForCausalLM) ->
 
 
 def test_an_empty_prompt_is_refused_before_anything_runs() -> None:
+    nothing = LoadedModel(None, None, LLAMA, 0)
     with pytest.raises(ValueError, match="a prompt has no tokens"):
-        generate_responses(as_loaded(None), [(1, 2), ()], 2)
+        generate_responses(nothing, [(1, 2), ()], 2)
 
 
 def test_no_prompts_give_no_responses(model: LlamaForCausalLM) -> None:
