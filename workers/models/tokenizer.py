@@ -47,7 +47,11 @@ class Tokenizer(Protocol):
         """Return token → id."""
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool
+        self,
+        conversation: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool,
+        tokenize: bool,
     ) -> Any:
         """Return a chat as the text that the model was trained on."""
 
