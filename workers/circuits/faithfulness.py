@@ -133,7 +133,7 @@ def measure_circuits(
         means = compute_mean_inputs(loaded, modules, prompts, batch_tokens=batch_tokens)
     kept = [_spread_masks(sites, circuit) for circuit in asked]
     measured = torch.empty(len(asked), len(task.rows))
-    for batch in build_row_batches(task.rows, batch_tokens, loaded.pad_id, loaded.device):
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
         others = _find_replacements(loaded, sites, batch, ablation, means)
         for number, masks in enumerate(kept):
             with replaced_inputs(sites, _blend(masks, others)):

@@ -29,33 +29,28 @@ class RowBatch:
 
 
 def build_row_batches(
-    rows: Sequence[TaskRow], batch_tokens: int, pad_id: int, device: torch.device
+    rows: Sequence[TaskRow], batch_tokens: int, loaded: LoadedModel
 ) -> Iterator[RowBatch]:
     """Yield batches of at most `batch_tokens` padded tokens (at least one row), long rows first.
 
-    The order is fixed by the input.
+    They lie on the model's device. The order is fixed by the input.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].clean_ids), i))
     start = 0
     while start < len(order):
         longest = len(rows[order[start]].clean_ids)
-        size = max(1, batch_tokens // longest)
-        chosen = order[start : start + size]
-        yield _pad([rows[index] for index in chosen], tuple(chosen), longest, pad_id, device)
-        start += size
+        chosen = order[start : start + max(1, batch_tokens // longest)]
+        yield _pad([rows[index] for index in chosen], tuple(chosen), loaded)
+        start += len(chosen)
 
 
-def _pad(
-    rows: Sequence[TaskRow],
-    indices: tuple[int, ...],
-    longest: int,
-    pad_id: int,
-    device: torch.device,
-) -> RowBatch:
+def _pad(rows: Sequence[TaskRow], indices: tuple[int, ...], loaded: LoadedModel) -> RowBatch:
+    device = loaded.device
     lengths = torch.tensor([len(row.clean_ids) for row in rows], device=device)
+    longest = int(lengths.max())
 
     def pad(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        padded = [[*ids, *[pad_id] * (longest - len(ids))] for ids in sequences]
+        padded = [[*ids, *[loaded.pad_id] * (longest - len(ids))] for ids in sequences]
         return torch.tensor(padded, device=device)
 
     return RowBatch(
@@ -120,7 +115,7 @@ def measure_rows(
 ) -> torch.Tensor:
     """Return the model's metric on every clean (or corrupted) row, `(row,)` on the CPU."""
     values = torch.empty(len(rows))
-    for batch in build_row_batches(rows, batch_tokens, loaded.pad_id, loaded.device):
+    for batch in build_row_batches(rows, batch_tokens, loaded):
         token_ids = batch.corrupted_ids if corrupted else batch.clean_ids
         states = compute_last_states(loaded, token_ids, batch.last)
         measured = compute_metric(loaded, states, batch.rows, metric)

@@ -60,7 +60,7 @@ def measure_patches(
     live = [index for index, patch in enumerate(patches) if _reaches(patch, first)]
     advance((len(patches) - len(live)) * len(task.rows))
     effects = torch.zeros(len(patches), len(task.rows))
-    for batch in build_row_batches(task.rows, batch_tokens, loaded.pad_id, loaded.device):
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
         others = read_inputs(loaded, sites, batch.corrupted_ids)
         base = _measure_copies(loaded, batch, task, 1)
         copies = max(1, batch_tokens // batch.clean_ids.numel())
@@ -223,7 +223,7 @@ def _trace(
     batch_tokens: int,
     take: Take,
 ) -> None:
-    for batch in build_row_batches(task.rows, batch_tokens, loaded.pad_id, loaded.device):
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
         others = read_contrast(loaded, sites, batch, contrast)
         trace_gradients(loaded, composite, sites, batch, task.metric, others, take)
 

@@ -73,7 +73,7 @@ def compute_scores(
         sums.add(name, _sum_relevance(sites[name], values, gradient) / len(task.rows))
 
     composite = COMPOSITES[attributor.value]
-    for batch in build_row_batches(task.rows, batch_tokens, loaded.pad_id, loaded.device):
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
         others = read_contrast(loaded, sites, batch, contrast)
         trace_gradients(loaded, composite, sites, batch, task.metric, others, take)
         advance(len(batch.rows))
@@ -118,7 +118,7 @@ def _average_written(
     """
     norms = {} if has_weights(sites) else {n: column_norms(s.module) for n, s in sites.items()}
     sums = _Sums()
-    for batch in build_row_batches(task.rows, batch_tokens, loaded.pad_id, loaded.device):
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
         others = read_contrast(loaded, sites, batch, contrast)
         for name, values in read_inputs(loaded, sites, batch.clean_ids).items():
             difference = values - others[name] if others else values

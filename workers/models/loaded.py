@@ -18,6 +18,7 @@ from workers.families import (
     find_components,
     find_context_length,
     find_family,
+    find_linear_modules,
     head_weight,
 )
 from workers.models.tokenizer import Tokenizer, find_pad_id
@@ -87,3 +88,7 @@ class LoadedModel:
     def count_components(self, granularity: Granularity) -> dict[str, int]:
         """Return module name → number of components. Raises `UnsupportedGranularityError`."""
         return count_components(self.model, self.family, granularity)
+
+    def find_linear_modules(self) -> dict[str, nn.Module]:
+        """Return module name → linear module inside the decoder layers, experts left out."""
+        return find_linear_modules(self.model, self.family)

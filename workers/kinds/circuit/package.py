@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from excise.specs.circuit import BUILT_IN_TASKS
 from workers.domain import Selection
-from workers.families import find_components, linear_weight
+from workers.families import linear_weight
 from workers.progress import Progress
 from workers.pruning.patch import build_patch, serialise_patch
 from workers.reports.circuit import (
@@ -69,9 +69,8 @@ def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> 
     """Return how large the patch that removes `selection` will be."""
     if selection is None:
         return 0
-    model, family = inputs.base.model, inputs.base.family
     total = 0
-    for name, module in find_components(model, family, selection.granularity).items():
+    for name, module in inputs.base.find_components(selection.granularity).items():
         weight = linear_weight(module)
         of = inputs.component_counts(selection.granularity)[name]
         width = weight.numel() // of

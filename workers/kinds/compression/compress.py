@@ -13,7 +13,6 @@ from workers.attribution.sums import Statistic, finish, merge_sums, parse_sums, 
 from workers.compression.compress import compress, prune_by_relevance, sum_scores
 from workers.compression.plan import Calibration, CompressionPlan, NOfM, Pattern, RowShare
 from workers.domain import TokenSequence
-from workers.families import find_linear_modules
 from workers.kinds.compression.results import PreparedCompression, pack_masks
 from workers.kinds.correction.attribute import cut_samples
 from workers.progress import Advance, Progress
@@ -51,7 +50,7 @@ def run(
             _compress_in_shards(context, stage, inputs, prepared, progress)
         else:
             _compress_here(inputs, prepared, progress)
-        return pack_masks(find_linear_modules(inputs.base.model, inputs.base.family))
+        return pack_masks(inputs.base.find_linear_modules())
 
     return context.run_stage("compress", key, work)
 
@@ -98,7 +97,7 @@ def _compress_in_shards(
 ) -> None:
     results = context.run_shards(stage, build_work(inputs, prepared), progress)
     relevance = finish(merge_sums([parse_sums(data) for data in results]), in_place=True)
-    modules = find_linear_modules(inputs.base.model, inputs.base.family)
+    modules = inputs.base.find_linear_modules()
     prune_by_relevance(modules, build_plan(inputs), relevance)
 
 

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from excise.intake.checkpoint_folder import list_weight_files
-from workers.families import find_linear_modules
 from workers.kinds.compression.results import select_masked
 from workers.progress import Progress
 from workers.pruning.patch import Patch, PatchVerdict, apply_patch, build_patch, serialise_patch
@@ -71,7 +70,7 @@ def _work(
 
 
 def _build_patch(inputs: CompressionInputs, masks: StageOutput, verdict: PatchVerdict) -> Patch:
-    modules = find_linear_modules(inputs.base.model, inputs.base.family)
+    modules = inputs.base.find_linear_modules()
     selection = select_masked(masks.data, modules)
     return build_patch(inputs.checkpoint_path, selection, verdict=verdict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.compression.plan import SPEED_NOTE
 from workers.domain import ModelIdentity
-from workers.families import find_linear_modules, linear_weight
+from workers.families import linear_weight
 from workers.kinds.compression import compress, package, prepare
 from workers.kinds.compression.measurement import count_work, load_questions, measure
 from workers.kinds.compression.results import Measured, PreparedCompression, apply_masks
@@ -39,7 +39,7 @@ def _validate(
     masks: StageOutput,
 ) -> StageOutput:
     """Stage 3: the compressed model's figures, measured as the base model's were."""
-    modules = find_linear_modules(inputs.base.model, inputs.base.family)
+    modules = inputs.base.find_linear_modules()
     apply_masks(masks.data, modules)  # after a restart the model is loaded as it was
 
     def work(progress: Progress) -> bytes:
@@ -97,7 +97,7 @@ def build_report(
 
 def _count_zeros(inputs: CompressionInputs) -> list[ModuleZeros]:
     counted = []
-    for name, module in find_linear_modules(inputs.base.model, inputs.base.family).items():
+    for name, module in inputs.base.find_linear_modules().items():
         weight = linear_weight(module).detach()
         zeros = int((weight == 0).sum())
         counted.append(ModuleZeros(module=name, zeros=zeros, weights=weight.numel()))
