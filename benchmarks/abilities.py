@@ -53,9 +53,8 @@ def choose_kinds(
     """The kinds of these names, all without any. Ends the program at a name that there is not."""
     known = [kind.name for kind in kinds]
     if unknown := sorted(set(names or ()) - set(known)):
-        raise SystemExit(
-            f"--slices: there is no {', '.join(unknown)}; there are {', '.join(known)}"
-        )
+        known_names = ", ".join(known)
+        raise SystemExit(f"--slices: there is no {', '.join(unknown)}; there are {known_names}")
     return tuple(kind for kind in kinds if not names or kind.name in names)
 
 
