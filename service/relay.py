@@ -14,14 +14,7 @@ from service.jobs.intermediates import collect_artifact, find_expired
 from service.jobs.leases import JOBS, SHARDS
 from service.leases.operations import sweep
 from service.leases.policy import LeasePolicy
-from service.outbox import (
-    count_unsent,
-    delete_old_sent,
-    resend_queued,
-    resend_shards,
-    resend_versions,
-    send_unsent,
-)
+from service.outbox import count_unsent, delete_old_sent, resend, send_unsent
 from service.serving.publications import VERSIONS
 from service.settings import Settings
 
@@ -77,10 +70,10 @@ class Relay:
                 for row_id in sweep(session, policy, settings.max_attempts):
                     logger.warning("lease of %s %s expired", policy.name, row_id)
         with self._database.transaction() as session:
-            if count := resend_queued(session, settings.resend_seconds):
+            if count := resend(session, JOBS, settings.resend_seconds):
                 logger.warning("%d queued jobs were not claimed in time; sending again", count)
-            resend_shards(session, settings.resend_seconds)
-            resend_versions(session, settings.resend_seconds)
+            resend(session, SHARDS, settings.resend_seconds)
+            resend(session, VERSIONS, settings.resend_seconds)
             delete_old_sent(session)
         self.collect_once()
 
@@ -103,7 +96,7 @@ class Relay:
         if self._broker.has_epoch():
             return
         with self._database.transaction() as session:
-            count = resend_queued(session) + resend_shards(session) + resend_versions(session)
+            count = sum(resend(session, policy) for policy in _POLICIES)
         logger.warning("the broker is new or was wiped; sending %d messages again", count)
         self._broker.set_epoch()
 

@@ -7,8 +7,9 @@ lock in a circle.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, select, update
 from sqlalchemy.orm import Session
 
 from service.database import fetch_now
@@ -16,7 +17,16 @@ from service.jobs.shard_states import list_held_shards, prolong_shards_of
 from service.jobs.transitions import append_event, cancel, fail_as_poison
 from service.leases.operations import has_expired, requeue
 from service.leases.policy import EndedAttempt, LeasePolicy
-from service.models import OPEN_STATUSES, Job, JobStatus, Shard, ShardStatus, Stage, StageStatus
+from service.models import (
+    OPEN_STATUSES,
+    Job,
+    JobStatus,
+    OutboxMessage,
+    Shard,
+    ShardStatus,
+    Stage,
+    StageStatus,
+)
 from service.outbox import enqueue
 
 
@@ -70,10 +80,33 @@ class ShardLeases(LeasePolicy[Shard]):
         if silent_worker is not None:
             row.last_reason = _describe_silence(silent_worker)
 
-    def requeue(self, session: Session, row: Shard, ended: EndedAttempt) -> None:
-        """Tell all workers of the shard."""
+    def requeue(self, session: Session, row: Shard, ended: EndedAttempt) -> None:  # noqa: ARG002
+        """Remember why the attempt ended."""
         row.last_reason, row.pending_since = ended.reason, func.clock_timestamp()
+
+    def enqueue(self, session: Session, row: Shard) -> None:
+        """Tell all workers of the shard."""
         enqueue(session, row.job_id, row.id)
+
+    @property
+    def waiting_since(self) -> ColumnElement[datetime]:
+        """When a shard last began to wait."""
+        return Shard.pending_since.expression
+
+    @property
+    def is_named(self) -> ColumnElement[bool]:
+        """Whether a message is about the shard."""
+        return OutboxMessage.shard_id == Shard.id
+
+    def select_waiting(self) -> Select[tuple[Shard]]:
+        """Shards of unfinished jobs in order, their jobs locked."""
+        return (
+            select(Shard)
+            .join(Job, Job.id == Shard.job_id)
+            .where(Job.status.in_(OPEN_STATUSES))
+            .order_by(Job.id, Shard.position)
+            .with_for_update(of=Job)
+        )
 
     def note_requeue(
         self,
@@ -138,7 +171,28 @@ class JobLeases(LeasePolicy[Job]):
             .where(Stage.job_id == row.id, Stage.status == StageStatus.RUNNING)
             .values(status=StageStatus.PENDING, started_at=None)
         )
+
+    def enqueue(self, session: Session, row: Job) -> None:
+        """Tell the workers of the job."""
         enqueue(session, row.id)
+
+    @property
+    def waiting_since(self) -> ColumnElement[datetime]:
+        """When a job was last queued."""
+        return Job.queued_at.expression
+
+    @property
+    def is_named(self) -> ColumnElement[bool]:
+        """Whether a message is about the job itself."""
+        return and_(
+            OutboxMessage.job_id == Job.id,
+            OutboxMessage.shard_id.is_(None),
+            OutboxMessage.version_id.is_(None),
+        )
+
+    def select_waiting(self) -> Select[tuple[Job]]:
+        """Jobs in order of arrival; those locked are passed over."""
+        return select(Job).order_by(Job.number).with_for_update(skip_locked=True)
 
     def note_requeue(
         self, session: Session, row: Job, ended: EndedAttempt, max_attempts: int

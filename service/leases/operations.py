@@ -127,6 +127,7 @@ def requeue(
     if not counts:
         row.attempts -= 1
     policy.requeue(session, row, ended)
+    policy.enqueue(session, row)
     return ended
 
 

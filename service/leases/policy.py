@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from service.models import Leased
@@ -31,7 +32,7 @@ class EndedAttempt:
 class LeasePolicy(ABC, Generic[Row]):
     """How the rows of one table are leased. Has no state of its own.
 
-    Every method but `lock` and `lock_expired` expects the caller to hold the row's lock.
+    Every method that takes a row expects the caller to hold the row's lock.
     """
 
     table: type[Row]
@@ -79,7 +80,25 @@ class LeasePolicy(ABC, Generic[Row]):
 
     @abstractmethod
     def requeue(self, session: Session, row: Row, ended: EndedAttempt) -> None:
-        """Do what else it takes for the row, already `waiting`, to reach another worker."""
+        """Do what else it takes for the row to wait again; its status and lease are changed."""
+
+    @abstractmethod
+    def enqueue(self, session: Session, row: Row) -> None:
+        """Write the message that brings the row to a worker."""
+
+    @property
+    @abstractmethod
+    def waiting_since(self) -> ColumnElement[datetime]:
+        """When a row last began to wait."""
+
+    @property
+    @abstractmethod
+    def is_named(self) -> ColumnElement[bool]:
+        """Whether a message of the outbox is about the row."""
+
+    @abstractmethod
+    def select_waiting(self) -> Select[tuple[Row]]:
+        """The rows in the order in which workers are to hear of them, locked."""
 
     def note_claim(self, session: Session, row: Row, silent_worker: str | None) -> None:
         """Note that a worker took the row, from `silent_worker` if one had held it until then."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, cast
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
 from excise.specs import CorrectionSpec, parse_spec
@@ -18,7 +19,7 @@ from service.artifacts import check_artifact_id
 from service.database import clean_message, fetch_now
 from service.leases import operations as leases
 from service.leases.policy import EndedAttempt, LeasePolicy
-from service.models import Job, ModelVersion, VersionStatus
+from service.models import Job, ModelVersion, OutboxMessage, VersionStatus
 from service.outbox import enqueue_version
 from service.serving.events import append_event
 
@@ -72,9 +73,26 @@ class VersionLeases(LeasePolicy[ModelVersion]):
         _fail(session, row, message)
 
     def requeue(self, session: Session, row: ModelVersion, ended: EndedAttempt) -> None:  # noqa: ARG002
-        """Tell all workers of the version."""
+        """Note that the version is queued anew."""
         row.queued_at = fetch_now(session)
+
+    def enqueue(self, session: Session, row: ModelVersion) -> None:
+        """Tell the workers of the version."""
         enqueue_version(session, row)
+
+    @property
+    def waiting_since(self) -> ColumnElement[datetime]:
+        """When a version was last queued."""
+        return ModelVersion.queued_at.expression
+
+    @property
+    def is_named(self) -> ColumnElement[bool]:
+        """Whether a message is about the version."""
+        return OutboxMessage.version_id == ModelVersion.id
+
+    def select_waiting(self) -> Select[tuple[ModelVersion]]:
+        """Versions in order of arrival; those locked are passed over."""
+        return select(ModelVersion).order_by(ModelVersion.number).with_for_update(skip_locked=True)
 
     def note_requeue(
         self,

@@ -17,7 +17,7 @@ from excise.logs import configure_logging
 from service.database import Database
 from service.errors import ExciseError, InternalError, LeaseLostError
 from workers.running.context import CancelledJobError, InvalidInputError
-from workers.running.leased import Claim, LeasedWork
+from workers.running.leased import Held, LeasedWork
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ EXIT_ORPHANED = 71
 EXIT_OUT_OF_MEMORY = 72
 
 
-def run_claimed(work: LeasedWork[Claim], claim: Claim, settings: WorkerSettings) -> None:
+def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -> None:
     """Do the work and record how it ended; return normally whatever that was.
 
     Only a death of the process (memory, signal) and an outage of the database leave the ending
@@ -43,7 +43,7 @@ def run_claimed(work: LeasedWork[Claim], claim: Claim, settings: WorkerSettings)
 
 
 def _run_recorded(
-    work: LeasedWork[Claim], claim: Claim, database: Database, settings: WorkerSettings
+    work: LeasedWork[Held], claim: Held, database: Database, settings: WorkerSettings
 ) -> None:
     """Do the work; record what it raises, or leave that to the parent by exiting."""
     # Imported here, for it loads torch, and before the work, for there may be no memory later.

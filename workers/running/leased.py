@@ -42,10 +42,10 @@ class HeldRow(Protocol):
         """How many attempts there were so far, this one included."""
 
 
-Claim = TypeVar("Claim", bound=HeldRow)
+Held = TypeVar("Held", bound=HeldRow)
 
 
-class LeasedWork(ABC, Generic[Claim]):
+class LeasedWork(ABC, Generic[Held]):
     """One kind of row that workers take: jobs, shards or versions.
 
     Instances are handed to the spawned child with a claim, so they must be picklable, and their
@@ -65,11 +65,11 @@ class LeasedWork(ABC, Generic[Claim]):
         worker_id: str,
         lease_seconds: float,
         max_attempts: int,
-    ) -> Claim | None:
+    ) -> Held | None:
         """A claim on the row, or None when there is nothing for this worker to do."""
 
     @abstractmethod
-    def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+    def run(self, database: Database, settings: WorkerSettings, claim: Held) -> None:
         """Do the work and record its result; only ever called in the child.
 
         Raises `InvalidInputError`, `CancelledJobError` and the service's errors, and leaves the
@@ -77,29 +77,29 @@ class LeasedWork(ABC, Generic[Claim]):
         """
 
     @abstractmethod
-    def cancel(self, session: Session, claim: Claim) -> None:
+    def cancel(self, session: Session, claim: Held) -> None:
         """Record that the work stopped because its job is to be cancelled."""
 
     @abstractmethod
-    def fail(self, session: Session, claim: Claim, code: str, message: str) -> None:
+    def fail(self, session: Session, claim: Held, code: str, message: str) -> None:
         """Record that the work cannot be done, whoever tries."""
 
-    def renew(self, session: Session, claim: Claim, lease_seconds: float) -> bool:
+    def renew(self, session: Session, claim: Held, lease_seconds: float) -> bool:
         """Prolong the lease; whether the job is to be cancelled."""
         return renew(session, self.policy, claim.row_id, claim.token, lease_seconds)
 
     def give_back(
-        self, session: Session, claim: Claim, reason: str, max_attempts: int, *, counts: bool
+        self, session: Session, claim: Held, reason: str, max_attempts: int, *, counts: bool
     ) -> None:
         """Let another worker have the row, or end it when it has no attempts left."""
         release(
             session, self.policy, claim.row_id, claim.token, reason, max_attempts, counts=counts
         )
 
-    def describe(self, claim: Claim) -> str:
+    def describe(self, claim: Held) -> str:
         """What the row is called in logs."""
         return f"{self.policy.name} {claim.row_id}"
 
-    def list_log_fields(self, claim: Claim) -> dict[str, str]:
+    def list_log_fields(self, claim: Held) -> dict[str, str]:
         """What every line that is logged about the work carries."""
         return {"job_id": claim.job_id, f"{self.policy.name}_id": claim.row_id}

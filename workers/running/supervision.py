@@ -14,7 +14,7 @@ from excise.logs import log_fields
 from service.database import Database
 from service.errors import LeaseLostError
 from workers.running.child import EXIT_OUT_OF_MEMORY, run_claimed
-from workers.running.leased import Claim, LeasedWork
+from workers.running.leased import Held, LeasedWork
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Supervisor:
         """Give back what is running at the next look, because the worker ends."""
         self._stopping = True
 
-    def run(self, work: LeasedWork[Claim], row_id: str) -> None:
+    def run(self, work: LeasedWork[Held], row_id: str) -> None:
         """Claim the row and do its work to the end of this attempt.
 
         Returns at once when the row is not to be worked on here: taken, done or not wanted.
@@ -60,7 +60,7 @@ class Supervisor:
         finally:
             self.job_id = None
 
-    def _claim(self, work: LeasedWork[Claim], row_id: str) -> Claim | None:
+    def _claim(self, work: LeasedWork[Held], row_id: str) -> Held | None:
         """A claim; an outage of the database is waited out, or its message were lost."""
         settings = self._settings
         while True:
@@ -79,7 +79,7 @@ class Supervisor:
                 logger.warning("%s not claimed yet: %s", row_id, type(error).__name__)
                 time.sleep(_LOOK_SECONDS)
 
-    def _run_child(self, work: LeasedWork[Claim], claim: Claim) -> None:
+    def _run_child(self, work: LeasedWork[Held], claim: Held) -> None:
         context = multiprocessing.get_context("spawn")
         child = context.Process(
             target=run_claimed, args=(work, claim, self._settings), name=f"excise-{claim.row_id}"
@@ -98,7 +98,7 @@ class Supervisor:
         if reason is not None:
             self._give_back(work, claim, reason)
 
-    def _watch(self, work: LeasedWork[Claim], claim: Claim, child: BaseProcess) -> str | None:
+    def _watch(self, work: LeasedWork[Held], claim: Held, child: BaseProcess) -> str | None:
         """Renew the lease until the child ends; why the work must be given back, or None.
 
         Raises `LeaseLostError` when another worker has it.
@@ -126,7 +126,7 @@ class Supervisor:
                     work.cancel(session, claim)
                 return None
 
-    def _renew(self, work: LeasedWork[Claim], claim: Claim) -> bool:
+    def _renew(self, work: LeasedWork[Held], claim: Held) -> bool:
         """Renew the lease; whether the job is to be cancelled."""
         try:
             with self._database.transaction() as session:
@@ -142,7 +142,7 @@ class Supervisor:
             return False
         return time.monotonic() - cancel_seen_at > self._settings.cancel_grace_seconds
 
-    def _give_back(self, work: LeasedWork[Claim], claim: Claim, reason: str) -> None:
+    def _give_back(self, work: LeasedWork[Held], claim: Held, reason: str) -> None:
         """Let another worker have the work, unless the child finished it before it ended."""
         counts = reason != _SHUTDOWN
         try:

@@ -18,7 +18,7 @@ from service.jobs import execution, shards
 from service.jobs.leases import JOBS, SHARDS
 from service.leases import operations as leases
 from service.models import OutboxMessage, Shard
-from service.outbox import resend_shards
+from service.outbox import resend
 from service.relay import Relay
 from service.settings import Settings
 from tests.integration.service.conftest import clear_jobs, submit
@@ -278,9 +278,9 @@ def test_messages_that_were_lost_are_sent_again(
     broker.flushall()
     assert relay.send_once() == COUNT - 1
     with database.transaction() as session:
-        assert resend_shards(session, 300) == 0
+        assert resend(session, SHARDS, 300) == 0
         session.execute(text("UPDATE shards SET pending_since = now() - interval '10 minutes'"))
-        assert resend_shards(session, 300) == 0  # the messages themselves are recent
+        assert resend(session, SHARDS, 300) == 0  # the messages themselves are recent
         session.execute(text("UPDATE outbox SET sent_at = now() - interval '10 minutes'"))
-        assert resend_shards(session, 300) == COUNT - 1
-        assert resend_shards(session, 300) == 0
+        assert resend(session, SHARDS, 300) == COUNT - 1
+        assert resend(session, SHARDS, 300) == 0
