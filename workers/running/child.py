@@ -46,9 +46,6 @@ def _run_recorded(
     work: LeasedWork[Held], claim: Held, database: Database, settings: WorkerSettings
 ) -> None:
     """Do the work; record what it raises, or leave that to the parent by exiting."""
-    # Imported here, for it loads torch, and before the work, for there may be no memory later.
-    from workers.models.memory import is_out_of_memory
-
     name = work.describe(claim)
 
     def fail(code: str, message: str) -> None:
@@ -70,12 +67,19 @@ def _run_recorded(
         # No verdict on the job: another attempt, once the database is back, goes on from here.
         sys.exit("the database is away")
     except Exception as error:
-        if is_out_of_memory(error):
+        if _is_out_of_memory(error):
             # A fresh process may have enough: the parent gives the work back.
             logger.exception("%s ran out of memory", name)
             sys.exit(EXIT_OUT_OF_MEMORY)
         logger.exception("%s failed", name)
         fail("internal", "It failed inside Excise; the worker's log has the details.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the device or of the machine."""
+    from workers.models.memory import is_out_of_memory  # loads torch, if the work has not yet
+
+    return is_out_of_memory(error)
 
 
 def _record(database: Database, name: str, write: Callable[[Session], None]) -> None:

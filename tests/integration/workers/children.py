@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from sqlalchemy.orm import Session
 
 from service.database import Database
@@ -46,6 +45,8 @@ class OversizedJob(LeasedJob):
     """A job of which a model or a batch does not fit on its GPU."""
 
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        import torch  # not by the other children, whom it would hold up
+
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     def fail(self, session: Session, claim: Claim, code: str, message: str) -> None:
