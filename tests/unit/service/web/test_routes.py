@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
@@ -16,9 +15,9 @@ _ADDRESS = re.compile(r"//[\w-]+\.[\w-]+")
 
 
 @pytest.fixture
-def client() -> Iterator[TestClient]:
+def client() -> TestClient:
     """A client of a service that is never started, so that it needs neither database nor broker."""
-    yield TestClient(create_app(build_settings()), raise_server_exceptions=False)
+    return TestClient(create_app(build_settings()), raise_server_exceptions=False)
 
 
 def list_directives(policy: str) -> dict[str, set[str]]:
