@@ -60,7 +60,7 @@ lint: $(STAMP)
 # Guides, decisions and the references of API, command line and Python, as pages in site/. A broken
 # link or a public name that nothing is said about is an error.
 docs: $(STAMP)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "The site is in $(CURDIR)/site: open index.html."
 
 # Ratios from one run each, about half an hour on two cores. The longer benchmarks (repetition,

@@ -39,9 +39,7 @@ def list_commands(command: Any, context: Any) -> Iterator[tuple[str, Any, Any]]:
         return
     for name in sorted(command.list_commands(context)):
         child = command.get_command(context, name)
-        yield from list_commands(
-            child, child.context_class(child, info_name=name, parent=context)
-        )
+        yield from list_commands(child, child.context_class(child, info_name=name, parent=context))
 
 
 def describe_command(name: str, command: Any, context: Any) -> list[str]:

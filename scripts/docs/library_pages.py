@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import griffe
 from pages import Page, join_blocks, join_lines
@@ -34,9 +35,9 @@ def build_library_pages(root: str) -> list[Page]:
     `root` is the folder of the checkout. Nothing is imported: sources are read.
     """
     loader = griffe.GriffeLoader(search_paths=[root], allow_inspection=False)
-    packages = [
-        package for name in ROOTS for package in list_packages(_load_module(loader, name))
-    ]
+    houses = {name.partition(".")[0] for name in ROOTS}
+    loaded = {name: loader.load(name) for name in sorted(houses)}
+    packages = [package for name in ROOTS for package in list_packages(_find_module(loaded, name))]
     return [_build_overview(packages), *(_build_package_page(package) for package in packages)]
 
 
@@ -44,7 +45,7 @@ def list_packages(package: griffe.Module) -> Iterator[griffe.Module]:
     """Yield the package and those inside it, parents first, but for what is left out."""
     yield package
     for module in list_modules(package):
-        if module.is_package or module.is_subpackage:
+        if _is_package(module):
             yield from list_packages(module)
 
 
@@ -58,7 +59,7 @@ def list_modules(package: griffe.Module) -> list[griffe.Module]:
 
 
 def find_undocumented(owner: griffe.Object) -> Iterator[str]:
-    """Yield the public modules, classes and functions in `owner`, itself included, that say nothing.
+    """Yield the public modules, classes and functions in `owner`, or itself, that say nothing.
 
     Inherited and imported names are their owners' to document; packages inside have pages of
     their own.
@@ -71,19 +72,22 @@ def find_undocumented(owner: griffe.Object) -> Iterator[str]:
         yield from find_undocumented(member)  # type: ignore[arg-type]
 
 
-def _load_module(loader: griffe.GriffeLoader, name: str) -> griffe.Module:
-    module = loader.load(name)
-    assert isinstance(module, griffe.Module), name
-    return module
+def _find_module(loaded: Mapping[str, Any], name: str) -> griffe.Module:
+    """The module of that name inside the packages that were read."""
+    house, _, rest = name.partition(".")
+    found = loaded[house][rest] if rest else loaded[house]
+    assert isinstance(found, griffe.Module), name
+    return found
 
 
 def _build_package_page(package: griffe.Module) -> Page:
     """The package's own docstring and names, then each of its modules."""
-    modules = [module for module in list_modules(package) if not list(_list_inner(module))]
+    modules = [module for module in list_modules(package) if not _is_package(module)]
     shown = [package, *modules]
+    own = f"::: {package.path}\n    options:\n      show_root_heading: false"
     blocks = [
         f"# {package.path}",
-        f"::: {package.path}\n    options:\n      show_root_heading: false\n      heading_level: 1",
+        f"{own}\n      show_root_toc_entry: false",
         *(f"::: {module.path}" for module in modules),
     ]
     undocumented = tuple(name for module in shown for name in find_undocumented(module))
@@ -91,10 +95,9 @@ def _build_package_page(package: griffe.Module) -> Page:
     return Page(path, package.path, join_blocks(blocks), undocumented)
 
 
-def _list_inner(module: griffe.Module) -> Iterator[griffe.Module]:
-    """The module itself if it is a package, which has a page of its own."""
-    if module.is_package or module.is_subpackage:
-        yield module
+def _is_package(module: griffe.Module) -> bool:
+    """Whether it has modules of its own, and so a page of its own."""
+    return module.is_package or module.is_subpackage
 
 
 def _build_overview(packages: list[griffe.Module]) -> Page:

@@ -21,11 +21,14 @@ class Page:
 
 
 def build_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, or nothing where there are no rows."""
-    if not rows:
+    """A Markdown table without the columns that no row fills; nothing where there are no rows."""
+    filled = [place for place in range(len(header)) if any(row[place] for row in rows)]
+    if not filled:
         return ""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(_fit_cell, line))} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(_fit_cell(line[place]) for place in filled)} |" for line in lines
+    )
 
 
 def join_blocks(blocks: Sequence[str]) -> str:

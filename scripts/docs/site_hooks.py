@@ -7,7 +7,7 @@ build ends with an error after any warning.
 from __future__ import annotations
 
 import logging
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rest_pages import build_rest_pages, load_openapi
 logger = logging.getLogger("mkdocs.hooks.excise")
 
 ROOT = Path(__file__).resolve().parents[2]
+_FOREIGN_HOSTS = re.compile(r"https://(?:unpkg\.com|api\.github\.com)/")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -45,9 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and say what is undocumented on them."""
     pages: list[Page] = config.extra["pages"]
     written = {
-        file.src_uri: rewrite_links(
-            file.content_string, f"docs/{file.src_uri}", file.src_uri, ROOT
-        )
+        file.src_uri: rewrite_links(file.content_string, f"docs/{file.src_uri}", file.src_uri, ROOT)
         for file in files.documentation_pages()
     }
     sources = build_source_pages(ROOT, written | {page.path: page.text for page in pages})
@@ -61,7 +60,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Any, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Make links out of `docs/` lead to the pages of what they name."""
     path = page.file.src_uri
     if page.file.generated_by:
@@ -70,8 +69,12 @@ def on_page_markdown(markdown: str, *, page: Any, config: MkDocsConfig, files: F
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Leave out what the theme would only load from other hosts."""
-    shutil.rmtree(Path(config.site_dir) / "assets" / "external", ignore_errors=True)
+    """Take the addresses out of the theme's scripts from which they load what we have no use for.
+
+    A diagram in a page would make them ask for Mermaid, an old browser for a polyfill.
+    """
+    for script in (Path(config.site_dir) / "assets" / "javascripts").rglob("*.js"):
+        script.write_text(_FOREIGN_HOSTS.sub("", script.read_text("utf-8")), "utf-8")
 
 
 def _link(page: Page) -> dict[str, str]:
