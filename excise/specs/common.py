@@ -55,9 +55,18 @@ MetadataValue = Annotated[str, Field(max_length=512), Storable]
 
 
 class SpecModel(BaseModel):
-    """Base of the spec's parts: immutable, strict about types, unknown fields and NaN."""
+    """Base of the spec's parts: immutable, strict about types, unknown fields and NaN.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    The docstrings of fields are their descriptions in the OpenAPI document.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class PerplexitySpec(SpecModel):
