@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from excise.specs import CircuitSpec
 from tests.tiny import MODULES, build_tiny_model, draw_samples
 from tests.unit.workers.correction.cases import (
     GREEDY,
@@ -32,10 +33,12 @@ from workers.attribution.targets import Target
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, PromptOutcome
 from workers.domain import Granularity, Relevance, TokenSequence
 from workers.families import LLAMA
+from workers.kinds.circuit import discover
 from workers.kinds.compression import compress
 from workers.kinds.compression.results import Measured, PreparedCompression
 from workers.kinds.correction import attribute
 from workers.progress import ignore
+from workers.running.context import StageOutput
 
 LENGTHS = (9, 4, 7, 7, 3, 8, 2)
 
@@ -289,3 +292,28 @@ def test_a_compression_s_shards_add_up(monkeypatch, method: str, place: SumsPlac
     expected = parse_sums(whole.compute(0, counted.append))
     for name, values in expected.absolute_sums.items():
         torch.testing.assert_close(found.absolute_sums[name], values, rtol=1e-4, atol=1e-5)
+
+
+class Finished:
+    """A job whose every stage has a stored result."""
+
+    def run_stage(self, name: str, inputs: Any, work: Any) -> StageOutput:
+        return StageOutput(b"stored", f"sha-{name}")
+
+
+def refuse(*_: Any) -> None:
+    raise AssertionError("work was built for a stage that is done")
+
+
+def test_nothing_is_built_for_a_stage_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribute, "cut_parts", refuse)
+    monkeypatch.setattr(discover, "build_work", refuse)
+    context: Any = Finished()
+    upstream = StageOutput(b"", "sha-prepare")
+    inputs: Any = build_inputs()
+    attributed = attribute.run(context, inputs, build_two(), upstream)
+    assert attributed == StageOutput(b"stored", "sha-attribute")
+    spec = CircuitSpec(kind="circuit", model="tiny", task="ioi")
+    circuit: Any = SimpleNamespace(spec=spec)
+    prepared: Any = None
+    assert discover.run(context, circuit, prepared, upstream).sha256 == "sha-discover"
