@@ -40,11 +40,11 @@ def run(
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     search: SearchOutcome,
-    upstream: str,
+    upstream: StageOutput,
 ) -> StageOutput:
     """Return the stage's result, a `ValidationOutcome`."""
     key = {
-        "search": upstream,
+        "search": upstream.sha256,
         "seed": inputs.spec.seed,
         "draws": CONTROL_DRAWS,
         "checks": hash_checks(inputs),

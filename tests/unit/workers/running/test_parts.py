@@ -124,7 +124,7 @@ def test_shards_add_up_to_the_relevance_of_every_behaviour_and_granularity(monke
     granularities = (Granularity.NEURON, Granularity.HEAD)
     inputs: Any = build_inputs(granularities=granularities)
     parts = attribute.cut_parts(inputs, build_two())
-    work = attribute.build_work(inputs, parts)
+    work = attribute.build_work(inputs, build_two())
     counts: list[int] = []
     data = attribute._combine(
         parts, [work.compute(place, counts.append) for place in range(len(parts))]
@@ -153,7 +153,7 @@ def test_shards_add_up_to_the_relevance_of_every_behaviour_and_granularity(monke
 
 def read_general(inputs: Any, prepared: PreparedCorrection) -> Relevance:
     parts = attribute.cut_parts(inputs, prepared)
-    work = attribute.build_work(inputs, parts)
+    work = attribute.build_work(inputs, prepared)
     data = attribute._combine(parts, [work.compute(n, ignore) for n in range(len(parts))])
     counts = {Granularity.NEURON: list(inputs.component_counts(Granularity.NEURON))}
     return parse_relevance(data, counts)[Granularity.NEURON].general
@@ -234,9 +234,10 @@ def test_where_sums_grow_changes_nothing(
     monkeypatch.setattr(attribute, "SHARD_TOKENS", 12)
     elsewhere: Any = build_inputs(granularities=(Granularity.WEIGHT,), place=place)
     beside: Any = build_inputs(granularities=(Granularity.WEIGHT,))
-    parts = attribute.cut_parts(beside, build_two())
-    mine, theirs = attribute.build_work(elsewhere, parts), attribute.build_work(beside, parts)
-    for index in (0, len(parts) - 1):
+    prepared = build_two()
+    mine = attribute.build_work(elsewhere, prepared)
+    theirs = attribute.build_work(beside, prepared)
+    for index in (0, len(theirs.sizes) - 1):
         assert mine.compute(index, ignore) == theirs.compute(index, ignore)
     samples = draw_samples(((9, 10),), 4)
     found, expected = answer(elsewhere, samples), answer(beside, samples)
