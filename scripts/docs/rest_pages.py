@@ -12,7 +12,8 @@ from service.app import create_app
 from service.settings import Settings
 
 CALLS_PATH = "reference/rest.md"
-OBJECTS_PATH = "reference/rest-objects.md"
+OBJECTS_LINK = "rest-objects.md"
+OBJECTS_PATH = f"reference/{OBJECTS_LINK}"
 _REF = "#/components/schemas/"
 _FOREIGN = frozenset({"HTTPValidationError", "ValidationError", "JsonValue"})
 """Schemas that FastAPI and pydantic bring; errors are problem+json, whatever these say."""
@@ -63,9 +64,6 @@ def describe_type(schema: Mapping[str, Any]) -> str:
     return _describe_plain_type(schema) + _describe_limits(schema)
 
 
-OBJECTS_LINK = "rest-objects.md"
-
-
 def _describe_plain_type(schema: Mapping[str, Any]) -> str:
     match schema:
         case {"type": "array", "items": items}:
@@ -80,7 +78,11 @@ def _describe_plain_type(schema: Mapping[str, Any]) -> str:
 
 
 def _describe_limits(schema: Mapping[str, Any]) -> str:
-    limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
+    given = {key: schema[key] for key in _LIMITS if key in schema}
+    limits = [
+        _LIMITS[key].format(f"{limit:,.10g}" if isinstance(limit, float) else limit)
+        for key, limit in given.items()
+    ]
     return f", {', '.join(limits)}" if limits else ""
 
 
@@ -94,12 +96,17 @@ def _build_calls_page(document: Mapping[str, Any]) -> Page:
         blocks.append(f"## {tag.capitalize()}")
         for method, path, operation in operations:
             blocks += _describe_operation(method, path, operation)
-    undocumented = tuple(
-        f"{method} {path}"
-        for method, path, operation in list_operations(document)
-        if not operation.get("description")
-    )
-    return Page(CALLS_PATH, "REST API", join_blocks(blocks), undocumented)
+    return Page(CALLS_PATH, "REST API", join_blocks(blocks), tuple(find_undocumented(document)))
+
+
+def find_undocumented(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the calls, and parameters of their queries and headers, that nothing is said about."""
+    for method, path, operation in list_operations(document):
+        if not operation.get("description"):
+            yield f"{method} {path}"
+        for parameter in operation.get("parameters", []):
+            if parameter["in"] != "path" and not parameter.get("description"):
+                yield f"{method} {path}: {parameter['name']}"
 
 
 def list_operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -22,6 +22,8 @@ from rest_pages import build_rest_pages, load_openapi
 logger = logging.getLogger("mkdocs.hooks.excise")
 
 ROOT = Path(__file__).resolve().parents[2]
+_LATER_FOUND = "---\nsearch:\n  boost: 0.5\n---\n\n"
+"""Generated pages come after guides and decisions in what the search finds."""
 _FOREIGN_HOSTS = re.compile(r"https://(?:unpkg\.com|api\.github\.com)/")
 
 
@@ -53,10 +55,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page in pages:
         for name in page.undocumented:
             logger.warning("%s: nothing is said about the public name %s", page.path, name)
-        files.append(File.generated(config, page.path, content=page.text))
+        files.append(File.generated(config, page.path, content=_LATER_FOUND + page.text))
     for page in sources:
         hidden = InclusionLevel.NOT_IN_NAV
-        files.append(File.generated(config, page.path, content=page.text, inclusion=hidden))
+        text = _LATER_FOUND + page.text
+        files.append(File.generated(config, page.path, content=text, inclusion=hidden))
     return files
 
 

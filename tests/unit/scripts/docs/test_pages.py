@@ -76,10 +76,20 @@ def test_every_call_and_object_of_the_api_is_described_and_documented() -> None:
     assert calls.undocumented == objects.undocumented == ()
 
 
+def test_a_silent_call_or_parameter_is_found() -> None:
+    from rest_pages import find_undocumented
+
+    silent = {"name": "limit", "in": "query"}
+    parameters = [silent, {"name": "id", "in": "path"}, {**silent, "description": "How many."}]
+    document = {"paths": {"/x": {"get": {"parameters": parameters}}}}
+    assert list(find_undocumented(document)) == ["GET /x", "GET /x: limit"]
+
+
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
         ({"type": "integer", "minimum": 1, "maximum": 9}, "integer, ≥ 1, ≤ 9"),
+        ({"type": "number", "minimum": 0.0, "maximum": 1e6}, "number, ≥ 0, ≤ 1,000,000"),
         ({"type": "array", "items": {"type": "string"}}, "list of string"),
         ({"anyOf": [{"type": "number"}, {"type": "null"}]}, "number or null"),
         ({"enum": ["a", "b"], "type": "string"}, '`"a"` or `"b"`'),
