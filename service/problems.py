@@ -13,7 +13,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from excise.specs import SUPPORTED_KINDS
+from excise.specs import SPECS
 from excise.specs.behaviours import BEHAVIOUR_KINDS
 from service.errors import (
     ExciseError,
@@ -34,7 +34,7 @@ TYPE_PREFIX = "https://excise.dev/errors/"
 DATABASE_OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
 _MAX_PARAM_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
-_UNION_TAGS = frozenset(SUPPORTED_KINDS)
+_UNION_TAGS = frozenset(SPECS)
 _UNION_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
 _BY_STATUS: Mapping[int, tuple[type[ExciseError], str]] = {
     401: (UnauthorizedError, "The request needs an API key. Send Authorization: Bearer <key>."),
@@ -194,7 +194,7 @@ def _describe(error: Mapping[str, Any]) -> str:
         is_behaviour = "behaviours" in error["loc"]
         noun = "behaviour" if is_behaviour else "job"
         what = "is required" if kind == "union_tag_not_found" else f"names no kind of {noun}"
-        kinds = BEHAVIOUR_KINDS if is_behaviour else SUPPORTED_KINDS
+        kinds = BEHAVIOUR_KINDS if is_behaviour else SPECS
         return f"{what}. Supported kinds: {', '.join(kinds)}."
     if kind == "string_pattern_mismatch":
         return f"has characters that are not allowed; it must match {context['pattern']}."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,6 +13,7 @@ from excise.specs.common import (
     AttributorName,
     GranularityName,
     JobSpecBase,
+    PromptSetUse,
     Storable,
     check_distinct,
 )
@@ -50,6 +52,14 @@ AblationName = Literal["counterfactual", "mean", "zero"]
 class CircuitSpec(JobSpecBase):
     """A circuit job: the components that carry a task, and how much of it they keep."""
 
+    stages: ClassVar[Mapping[str, float]] = {
+        "prepare": 0.03,
+        "discover": 0.90,
+        "validate": 0.05,
+        "package": 0.02,
+    }
+    """Shares counted from the passes over the model that the defaults ask for."""
+
     kind: Literal["circuit"]
     task: Annotated[str, Field(max_length=64), Storable, AfterValidator(_check_task)]
     """`ioi`, `greater_than`, or a prompt set of rows with clean, corrupted, answer and wrong."""
@@ -73,6 +83,11 @@ class CircuitSpec(JobSpecBase):
     """Largest share of all components that still counts as a circuit."""
     rows: int = Field(default=72, ge=MIN_CIRCUIT_ROWS, le=3000)
     """Rows used, in three even parts."""
+
+    def list_prompt_sets(self) -> Iterator[PromptSetUse]:
+        """The task's rows, unless the task is built in."""
+        if self.task not in BUILT_IN_TASKS:
+            yield PromptSetUse("task", self.task, MIN_CIRCUIT_ROWS, is_rows=True)
 
     @property
     def chosen_order(self) -> Literal["signed", "absolute"]:

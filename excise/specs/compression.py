@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -11,6 +12,8 @@ from excise.specs.common import (
     JobSpecBase,
     PerplexitySpec,
     PromptSetId,
+    PromptSetUse,
+    ServerTask,
     SpecModel,
 )
 
@@ -42,6 +45,20 @@ class ZeroShotSpec(SpecModel):
     """Questions drawn by the seed; null takes all."""
 
 
+def list_task_rows(field: str, tasks: Sequence[ZeroShotSpec]) -> Iterator[PromptSetUse]:
+    """The sets of rows that the tasks in `field` name."""
+    for index, task in enumerate(tasks):
+        if task.rows is not None:
+            yield PromptSetUse(f"{field}[{index}].rows", task.rows, MIN_TASK_ROWS, is_rows=True)
+
+
+def list_tasks_without_rows(field: str, tasks: Sequence[ZeroShotSpec]) -> Iterator[ServerTask]:
+    """The tasks in `field` that name no rows."""
+    for index, task in enumerate(tasks):
+        if task.rows is None:
+            yield ServerTask(f"{field}[{index}]", task.name)
+
+
 class CompressionBudgetSpec(SpecModel):
     """What the compression may cost; without a limit every finished job passes."""
 
@@ -69,6 +86,14 @@ def _check_tasks(tasks: list[ZeroShotSpec]) -> list[ZeroShotSpec]:
 class CompressionSpec(JobSpecBase):
     """A compression job: the same share of every row of every linear layer set to zero."""
 
+    stages: ClassVar[Mapping[str, float]] = {
+        "prepare": 0.25,
+        "compress": 0.45,
+        "validate": 0.25,
+        "package": 0.05,
+    }
+    """Shares counted from the passes over the model that the defaults ask for."""
+
     kind: Literal["compression"]
     method: Annotated[AttributorName, AfterValidator(_check_method)] = "attnlrp"
     """What weights are scored by; those of smallest score go. Any but `cp_lrp`."""
@@ -85,6 +110,16 @@ class CompressionSpec(JobSpecBase):
     perplexity: PerplexitySpec
     tasks: Annotated[list[ZeroShotSpec], Field(max_length=7), AfterValidator(_check_tasks)] = []  # noqa: RUF012 - pydantic copies it
     budget: CompressionBudgetSpec = CompressionBudgetSpec()
+
+    def list_prompt_sets(self) -> Iterator[PromptSetUse]:
+        """The corpus, the calibration text, and the tasks' rows."""
+        yield PromptSetUse("perplexity.prompts", self.perplexity.prompts, 1)
+        yield PromptSetUse("calibration.prompts", self.calibration.prompts, 1)
+        yield from list_task_rows("tasks", self.tasks)
+
+    def list_server_tasks(self) -> Iterator[ServerTask]:
+        """The tasks without rows."""
+        return list_tasks_without_rows("tasks", self.tasks)
 
     @property
     def target_sparsity(self) -> float:

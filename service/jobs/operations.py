@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from excise.intake.model_sources import ModelSourceError, resolve_model_source
-from excise.specs import STAGES, CorrectionSpec, JobSpec
+from excise.specs import CorrectionSpec, JobSpec
 from service.errors import (
     ConflictError,
     InvalidRequestError,
@@ -61,7 +61,7 @@ def submit_job(
         winner = _find_earlier(session, identity, idempotency_key)
         assert winner is not None
         return _replay(session, winner, request_sha256), False
-    repository.insert_job(session, job, STAGES[spec.kind])
+    repository.insert_job(session, job, list(spec.stages))
     append_event(session, job.id, "job.queued", "The job is waiting for a worker.")
     enqueue(session, job.id)
     session.flush()

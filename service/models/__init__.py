@@ -1,7 +1,7 @@
 """The database's tables, one file a noun."""
 
 from service.models.api_keys import ApiKey
-from service.models.base import Base, new_id
+from service.models.base import Base, Leased, new_id
 from service.models.idempotency_keys import IdempotencyKey
 from service.models.jobs import (
     OPEN_STATUSES,
@@ -42,6 +42,7 @@ __all__ = [
     "Job",
     "JobArtifact",
     "JobStatus",
+    "Leased",
     "ModelVersion",
     "OutboxMessage",
     "PoolState",

@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.models.base import Base, CreatedAt
+from service.models.base import Base, CreatedAt, Leased
 
 
 class VersionStatus(StrEnum):
@@ -46,7 +46,7 @@ CALLABLE_STATUSES = (VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
 ENDED_STATUSES = (VersionStatus.FAILED, VersionStatus.RETIRED)
 
 
-class ModelVersion(Base):
+class ModelVersion(Leased, Base):
     """One published correction: its files, its place on a server, and the lease of its builder."""
 
     __tablename__ = "model_versions"
@@ -71,7 +71,6 @@ class ModelVersion(Base):
         ),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(Identity(always=True), unique=True)
     """Order of arrival; what paging goes by."""
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -107,11 +106,6 @@ class ModelVersion(Base):
     live_at: Mapped[datetime | None]
     """When its canary last passed."""
     ended_at: Mapped[datetime | None]
-    attempts: Mapped[int] = mapped_column(default=0)
-    lease_token: Mapped[int] = mapped_column(default=0)
-    """Fencing token: grows with every claim; only its holder may file the files."""
-    lease_worker: Mapped[str | None]
-    lease_expires_at: Mapped[datetime | None]
 
 
 class Alias(Base):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from excise.reports.abilities import Ability, AbilityFigures, parse_abilities
 from excise.resources.serving import AbilitiesView
 from service.artifacts import ArtifactStore
-from service.jobs.execution import clean_message
+from service.database import clean_message
 from service.models import Job
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from service.database import fetch_now
+from service.database import clean_message, fetch_now
 from service.errors import PoolFullError
-from service.jobs.execution import clean_message
 from service.models import ModelVersion, VersionStatus
 from service.serving import repository
 from service.serving.aliases import promote

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from excise.behaviours import LocalBehaviour
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
-from workers.domain import Report
+from workers.domain import JobReport, Report
 from workers.kinds.circuit.pipeline import run_circuit
 from workers.kinds.compression.pipeline import run_compression
 from workers.kinds.correction.pipeline import run_correction
@@ -158,7 +158,7 @@ def apply(
 
 
 def _run(
-    work: Callable[[MemoryContext], None],
+    work: Callable[[MemoryContext], JobReport],
     report: type[ReportT],
     checkpoint: OpenCheckpoint,
     shows_progress: bool,

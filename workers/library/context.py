@@ -130,7 +130,3 @@ class MemoryContext(StageContext):
         """Keep a file."""
         del media_type
         self.files[name] = data
-
-    def finish(self, status: str, verdict: str, message: str) -> None:
-        """Keep the verdict among the events."""
-        self.event("finished", message, {"status": status, "verdict": verdict})

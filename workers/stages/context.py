@@ -90,10 +90,6 @@ class StageContext(ABC):
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
         """Hand over one of the files that the work leaves."""
 
-    @abstractmethod
-    def finish(self, status: str, verdict: str, message: str) -> None:
-        """End the work with a verdict."""
-
 
 def compute_key(name: str, inputs: Mapping[str, Any]) -> str:
     """Return the hash a stage's result is filed under: of its name and all it depends on."""

@@ -10,18 +10,21 @@ from workers.circuits.ranking import Order
 from workers.circuits.tracing import Contrast
 from workers.domain import Granularity
 from workers.kinds.circuit.results import DiscoveredCircuit, PreparedCircuit
-from workers.progress import Advance
+from workers.progress import Advance, Progress
 from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
 from workers.stages.inputs import CircuitInputs
 
 
 def run(
-    context: StageContext, inputs: CircuitInputs, prepared: PreparedCircuit, upstream: str
+    context: StageContext,
+    inputs: CircuitInputs,
+    prepared: PreparedCircuit,
+    upstream: StageOutput,
 ) -> StageOutput:
     """Return the stage's result, a `DiscoveredCircuit` a line in order of the attributors."""
     spec = inputs.spec
     key = {
-        "prepare": upstream,
+        "prepare": upstream.sha256,
         "granularity": spec.granularity,
         "attributors": list(spec.attributors),
         "order": spec.chosen_order,
@@ -30,11 +33,12 @@ def run(
         "threshold": spec.threshold,
         "seed": spec.seed,
     }
-    stage = ShardedStage("discover", compute_key("discover", key), upstream)
-    work = build_work(inputs, prepared)
-    return context.run_stage(
-        "discover", key, lambda progress: b"\n".join(context.run_shards(stage, work, progress))
-    )
+    stage = ShardedStage("discover", compute_key("discover", key), upstream.sha256)
+
+    def work(progress: Progress) -> bytes:
+        return b"\n".join(context.run_shards(stage, build_work(inputs, prepared), progress))
+
+    return context.run_stage("discover", key, work)
 
 
 def parse_circuits(data: bytes) -> list[DiscoveredCircuit]:

@@ -1,4 +1,4 @@
-"""A circuit job from claim to verdict: its stages in order, and its report."""
+"""A circuit job: its stages in order, and its report."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ from workers.reports.circuit import (
     HeldOutCircuit,
     judge_circuit,
 )
-from workers.stages.context import StageContext
+from workers.stages.context import ShardedWork, StageContext
 from workers.stages.inputs import CircuitInputs
-from workers.stages.packaging import STATUSES, list_versions
+from workers.stages.packaging import list_versions
 
 
-def run_circuit(context: StageContext, inputs: CircuitInputs) -> None:
-    """Run the stages, those already done excepted, and end with a verdict."""
+def run_circuit(context: StageContext, inputs: CircuitInputs) -> CircuitReport:
+    """Run every stage that is not done yet, and return the report."""
     prepare_output = prepare.run(context, inputs)
     prepared = PreparedCircuit.model_validate_json(prepare_output.data)
-    discover_output = discover.run(context, inputs, prepared, prepare_output.sha256)
+    discover_output = discover.run(context, inputs, prepared, prepare_output)
     circuits = discover.parse_circuits(discover_output.data)
     validated, outside = None, None
     if (weak := circuits[0].too_weak) is not None:
         context.skip_stage("validate", f"Skipped validate: {weak}")
     else:
-        output = validate.run(context, inputs, prepared, circuits[0], discover_output.sha256)
+        output = validate.run(context, inputs, prepared, circuits[0], discover_output)
         validated = CircuitValidation.model_validate_json(output.data)
         assert circuits[0].outside is not None
         outside = circuits[0].outside.to_selection()
     report = build_report(context, inputs, prepared, circuits, validated, outside)
     package.run(context, inputs, report, outside)
-    context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+    return report
+
+
+def build_sharded_work(inputs: CircuitInputs, data: bytes) -> ShardedWork:
+    """Return the work of the stage `discover`, from what the stage before it made."""
+    return discover.build_work(inputs, PreparedCircuit.model_validate_json(data))
 
 
 def build_report(

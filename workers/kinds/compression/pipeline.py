@@ -1,14 +1,12 @@
-"""A compression from claim to verdict: its stages in order, and its report."""
+"""A compression: its stages in order, and its report."""
 
 from __future__ import annotations
 
 from workers.compression.plan import SPEED_NOTE
 from workers.domain import ModelIdentity
 from workers.families import linear_weight
-from workers.kinds.compression import compress, package, prepare
-from workers.kinds.compression.measurement import count_work, load_questions, measure
-from workers.kinds.compression.results import Measured, PreparedCompression, apply_masks
-from workers.progress import Progress, count_up
+from workers.kinds.compression import compress, package, prepare, validate
+from workers.kinds.compression.results import Measured, PreparedCompression
 from workers.reports.compression import (
     CompressionReport,
     CorpusPerplexity,
@@ -16,38 +14,26 @@ from workers.reports.compression import (
     TaskChange,
     judge_compression,
 )
-from workers.stages.context import StageContext, StageOutput
+from workers.stages.context import ShardedWork, StageContext
 from workers.stages.inputs import CompressionInputs
-from workers.stages.packaging import STATUSES, list_versions
+from workers.stages.packaging import list_versions
 
 
-def run_compression(context: StageContext, inputs: CompressionInputs) -> None:
-    """Run the stages, those already done excepted, and end with a verdict."""
+def run_compression(context: StageContext, inputs: CompressionInputs) -> CompressionReport:
+    """Run every stage that is not done yet, and return the report."""
     prepare_output = prepare.run(context, inputs)
     prepared = PreparedCompression.model_validate_json(prepare_output.data)
-    masks = compress.run(context, inputs, prepared, prepare_output.sha256)
-    after = Measured.model_validate_json(_validate(context, inputs, prepared, masks).data)
+    masks = compress.run(context, inputs, prepared, prepare_output)
+    validate_output = validate.run(context, inputs, prepared, masks)
+    after = Measured.model_validate_json(validate_output.data)
     report = build_report(context, inputs, prepared, after)
     package.run(context, inputs, report, masks)
-    context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+    return report
 
 
-def _validate(
-    context: StageContext,
-    inputs: CompressionInputs,
-    prepared: PreparedCompression,
-    masks: StageOutput,
-) -> StageOutput:
-    """Stage 3: the compressed model's figures, measured as the base model's were."""
-    modules = inputs.base.find_linear_modules()
-    apply_masks(masks.data, modules)  # after a restart the model is loaded as it was
-
-    def work(progress: Progress) -> bytes:
-        questions = load_questions(inputs)
-        advance = count_up(progress, count_work(prepared.corpus, questions))
-        return measure(inputs, prepared.corpus, questions, advance).to_bytes()
-
-    return context.run_stage("validate", {"compress": masks.sha256}, work)
+def build_sharded_work(inputs: CompressionInputs, data: bytes) -> ShardedWork:
+    """Return the work of the stage `compress`, from what the stage before it made."""
+    return compress.build_work(inputs, PreparedCompression.model_validate_json(data))
 
 
 def build_report(

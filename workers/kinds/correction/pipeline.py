@@ -1,20 +1,21 @@
-"""A correction from its inputs to a verdict: its stages in order, and its report."""
+"""A correction: its stages in order, and what its report is built from."""
 
 from __future__ import annotations
 
 from excise.specs import CorrectionSpec
 from workers.correction.results import PreparedCorrection, SearchOutcome, ValidationOutcome
 from workers.correction.verdict import ReportFrame, build_report
+from workers.domain import Report
 from workers.kinds.correction import attribute, package, prepare, search, validate
 from workers.stages.abilities import list_verdict_kinds
 from workers.stages.checks import list_not_asked, list_requests
-from workers.stages.context import StageContext
+from workers.stages.context import ShardedWork, StageContext
 from workers.stages.inputs import CorrectionInputs
-from workers.stages.packaging import STATUSES, list_versions
+from workers.stages.packaging import list_versions
 
 
-def run_correction(context: StageContext, inputs: CorrectionInputs) -> None:
-    """Run the stages, those already done excepted, and end with a verdict."""
+def run_correction(context: StageContext, inputs: CorrectionInputs) -> Report:
+    """Run every stage that is needed and not done yet, and return the report."""
     searched: SearchOutcome | None = None
     validated: ValidationOutcome | None = None
     prepare_output = prepare.run(context, inputs)
@@ -23,7 +24,7 @@ def run_correction(context: StageContext, inputs: CorrectionInputs) -> None:
         for stage in ("attribute", "search", "validate"):
             context.skip_stage(stage, f"Skipped {stage}: the signal is too weak.")
     else:
-        attribute_output = attribute.run(context, inputs, prepared, prepare_output.sha256)
+        attribute_output = attribute.run(context, inputs, prepared, prepare_output)
         search_output = search.run(context, inputs, prepared, attribute_output)
         searched = SearchOutcome.model_validate_json(search_output.data)
         if searched.chosen is None:
@@ -31,11 +32,16 @@ def run_correction(context: StageContext, inputs: CorrectionInputs) -> None:
                 "validate", "Skipped validate: nothing within the budget improves every behaviour."
             )
         else:
-            output = validate.run(context, inputs, prepared, searched, search_output.sha256)
+            output = validate.run(context, inputs, prepared, searched, search_output)
             validated = ValidationOutcome.model_validate_json(output.data)
     report = build_report(_frame(context, inputs), prepared, searched, validated)
     package.run(context, inputs, prepared, report, searched)
-    context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+    return report
+
+
+def build_sharded_work(inputs: CorrectionInputs, data: bytes) -> ShardedWork:
+    """Return the work of the stage `attribute`, from what the stage before it made."""
+    return attribute.build_work(inputs, PreparedCorrection.model_validate_json(data))
 
 
 def _frame(context: StageContext, inputs: CorrectionInputs) -> ReportFrame:

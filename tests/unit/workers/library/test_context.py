@@ -67,12 +67,10 @@ def test_events_and_files_are_kept() -> None:
     context.event("search.trial", "one", {"amount": 1}, once=True)
     context.skip_stage("validate", "nothing to validate")
     context.publish_file("report.md", b"text", "text/markdown")
-    context.finish("succeeded", "passed", "done")
     told = [(event.type, event.message) for event in context.events]
     assert told == [
         ("search.trial", "one"),
         ("validate.skipped", "nothing to validate"),
-        ("finished", "done"),
     ]
     assert context.files == {"report.md": b"text"}
     context.check_cancelled()
