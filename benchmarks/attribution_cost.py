@@ -33,10 +33,11 @@ from attribution_gpu import draw_samples
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from workers.attribution.attributors import Attributor, sum_relevance
-from workers.attribution.sums import ALL_STATISTICS, Statistic
+from excise.names import Attributor, Granularity, Statistic
+from workers.attribution.attributors import sum_relevance
+from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target, compute_directions, find_target_positions
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import find_family, find_linear_modules, find_mlp_outputs, head_weight
 from workers.fetching.checkpoints import load_checkpoint
 from workers.models.batches import TokenBatch, build_batches

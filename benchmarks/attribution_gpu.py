@@ -20,9 +20,10 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from workers.attribution.attributors import Attributor, default_statistics, sum_relevance
+from excise.names import Attributor, Granularity
+from workers.attribution.attributors import default_statistics, sum_relevance
 from workers.attribution.targets import Target
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import find_family, find_linear_modules, linear_weight
 
 GOALS_SECONDS = {Granularity.NEURON: 45.0, Granularity.WEIGHT: 75.0}

@@ -20,10 +20,11 @@ import torch
 from attribution_gpu import draw_samples
 from torch import Tensor, nn
 
-from workers.attribution.attributors import Attributor, sum_relevance
+from excise.names import Attributor, Granularity
+from workers.attribution.attributors import sum_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import find_family, find_linear_modules
 from workers.fetching.checkpoints import load_checkpoint
 

@@ -27,18 +27,17 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from workers.attribution.attributors import Attributor
-from workers.attribution.sums import Statistic
+from excise.names import Attributor, Calibration, Statistic, ZeroShotTask
 from workers.attribution.targets import Target
 from workers.compression.calibration import draw_calibration_samples
 from workers.compression.compress import compress
-from workers.compression.plan import SPEED_NOTE, Calibration, CompressionPlan, NOfM, RowShare
+from workers.compression.plan import SPEED_NOTE, CompressionPlan, NOfM, RowShare
 from workers.domain import TokenSequence
 from workers.families import Family, find_family, find_linear_modules
 from workers.fetching.checkpoints import Checkpoint, load_checkpoint
 from workers.measuring.text_damage import compute_perplexity
 from workers.measuring.zero_shot import measure_accuracy
-from workers.measuring.zero_shot_tasks import ZeroShotTask, parse_questions, sample_questions
+from workers.measuring.zero_shot_tasks import parse_questions, sample_questions
 from workers.models.encoding import cut_corpus, encode_part, encode_text, find_beginning
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,16 +8,8 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from service.models import (
-    OPEN_STATUSES,
-    Job,
-    JobStatus,
-    ModelVersion,
-    OutboxMessage,
-    Shard,
-    ShardStatus,
-    VersionStatus,
-)
+from excise.names import OPEN_STATUSES, JobStatus, VersionStatus
+from service.models import Job, ModelVersion, OutboxMessage, Shard, ShardStatus
 
 JOB_TASK = "excise.run_job"
 SHARD_TASK = "excise.run_shard"

@@ -4,69 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
-
-class Granularity(StrEnum):
-    """What one component is."""
-
-    NEURON = "neuron"
-    """One MLP neuron: a feature of the down projection's input."""
-    HEAD = "head"
-    """One attention head: a slice of the attention output projection's input."""
-    WEIGHT = "weight"
-    """One entry of a linear module's weight matrix."""
-
-
-class Scope(StrEnum):
-    """Among which components a rank is taken."""
-
-    ROW = "row"
-    """Among the weights that write one output feature of one module."""
-    LAYER = "layer"
-    """Among the components of one module."""
-    GLOBAL = "global"
-    """Among all components."""
-
-
-class Verdict(StrEnum):
-    """How a correction ended."""
-
-    PASSED = "passed"
-    """Every gate was measured and met on held-out prompts."""
-    REJECTED = "rejected"
-    """The correction does something, but at least one gate was not met."""
-    NO_EFFECT = "no_effect"
-    """There was nothing to correct, or nothing within budget corrected it."""
-
-
-class GateGroup(StrEnum):
-    """What a gate watches."""
-
-    EFFECT = "effect"
-    """That the correction does what it is for."""
-    DAMAGE = "damage"
-    """That what worked before still works."""
-    SAFETY = "safety"
-    """That the model became neither more harmful nor more squeamish."""
-
-
-class GateBound(StrEnum):
-    """On which side of its limit a gate's value must lie."""
-
-    AT_MOST = "at_most"
-    AT_LEAST = "at_least"
-    ABOVE = "above"
-
-    def is_met(self, value: float, limit: float) -> bool:
-        """Return whether `value` is on the right side of `limit`; NaN never is."""
-        if self is GateBound.AT_MOST:
-            return value <= limit
-        return value >= limit if self is GateBound.AT_LEAST else value > limit
+from excise.names import (
+    Ablation,
+    Direction,
+    GateBound,
+    GateGroup,
+    Granularity,
+    Headline,
+    MeasureName,
+    Split,
+    Verdict,
+)
 
 
 @dataclass(frozen=True)
@@ -172,7 +125,7 @@ class ControlledEffect(ReportModel):
 class Measure(ReportModel):
     """One figure of one behaviour by one scorer, before and after the correction."""
 
-    name: Literal["mean_score", "share", "any_share", "expected_worst"]
+    name: MeasureName
     """`share`: responses that show the behaviour, or are empty; `any_share`: prompts with at least
     one such response; `expected_worst`: the worst score of each prompt's samples
     (RealToxicityPrompts' expected maximum); `mean_score`: over all responses."""
@@ -190,7 +143,7 @@ class EvaluatorEffect(ReportModel):
     """What one scorer says of one behaviour."""
 
     evaluator: str
-    direction: Literal["higher_is_better", "lower_is_better"]
+    direction: Direction
     """Of the score; shares are always better lower."""
     measures: list[Measure]
 
@@ -204,7 +157,7 @@ class BehaviourEffect(ReportModel):
 
     name: str
     kind: str
-    headline: Literal["mean_score", "share"]
+    headline: Headline
     """The figure that must improve."""
     threshold: float
     """A score at or beyond it shows the behaviour."""
@@ -285,7 +238,7 @@ class SearchStep(ReportModel):
     first_layer: int
     last_layer: int | None
     cost_weight: float
-    ablation: Literal["zero", "mean"]
+    ablation: Ablation
     gains: dict[str, float]
     """Behaviour → share by which its undesiredness fell on the tuning prompts."""
     gain: float
@@ -352,7 +305,7 @@ class Sample(ReportModel):
 
     behaviour: str
     prompt: str
-    split: Literal["tune", "held_out"]
+    split: Split
     before: str
     after: str
     scores_before: dict[str, float]

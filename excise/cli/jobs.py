@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -22,11 +21,12 @@ from excise.cli.output import (
     print_error,
     print_json,
 )
-from excise.cli.progress import OPEN_STATUSES, follow_job
+from excise.cli.progress import follow_job
 from excise.cli.report_view import print_report
 from excise.client.jobs import ApiError, ExciseClient
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
+from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
 from excise.resources.jobs import JobView
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
@@ -36,14 +36,6 @@ OutputOption = Annotated[
     Path | None, typer.Option(help="Folder for the job's files.", file_okay=False)
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
-
-
-class Format(StrEnum):
-    """The formats of a report."""
-
-    JSON = "json"
-    MARKDOWN = "md"
-    HTML = "html"
 
 
 @prompts_app.command("upload")
@@ -112,7 +104,7 @@ def watch(
 def report(
     job_id: JobArgument,
     report_format: Annotated[
-        Format | None, typer.Option("--format", help="Print the report itself.")
+        ReportFormat | None, typer.Option("--format", help="Print the report itself.")
     ] = None,
     output: OutputOption = None,
     url: UrlOption = DEFAULT_URL,
@@ -123,8 +115,8 @@ def report(
         if output is not None:
             paths = client.download_artifacts(client.get_job(job_id), output)
             print("\n".join(map(str, paths)), file=sys.stderr)
-        chosen = Format.JSON if as_json else report_format
-        content = client.fetch_report(job_id, (chosen or Format.JSON).value)
+        chosen = ReportFormat.JSON if as_json else report_format
+        content = client.fetch_report(job_id, chosen or ReportFormat.JSON)
     if chosen is not None:
         sys.stdout.buffer.write(content if content.endswith(b"\n") else content + b"\n")
     else:
@@ -160,7 +152,7 @@ def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOptio
     if as_json:
         print_json(job.model_dump(mode="json"))
     else:
-        print("cancelled" if job.status == "cancelled" else "cancelling")
+        print("cancelled" if job.status is JobStatus.CANCELLED else "cancelling")
 
 
 def load_spec(path: Path) -> dict[str, Any]:
@@ -276,7 +268,7 @@ def _show_outcome(client: ExciseClient, job: JobView, console: Console, paths: l
 
 def explain_end(job: JobView) -> str:
     """Why a job ended without a verdict."""
-    if job.status == "cancelled":
+    if job.status is JobStatus.CANCELLED:
         return f"{job.id} was cancelled."
     if job.error is not None:
         return f"{job.id} failed: {job.error.message} ({job.error.code})"

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,13 +18,13 @@ from excise.cli.output import CommandError, build_console, clean, print_json
 from excise.client.jobs import ExciseClient
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
+from excise.names import JobFile, PromptSetFormat
 from excise.resources.jobs import JobView
 
-MANIFEST_NAME = "manifest.json"
 _CONTENT_TYPES = {
-    "text": "text/plain",
-    "jsonl": "application/jsonl",
-    "rows": "application/jsonl",
+    PromptSetFormat.TEXT: "text/plain",
+    PromptSetFormat.JSONL: "application/jsonl",
+    PromptSetFormat.ROWS: "application/jsonl",
 }
 _MAX_FILE_BYTES = 8 * 1024 * 1024
 """The service takes no larger set, so no larger file can be one."""
@@ -37,7 +37,7 @@ class NamedSet(BaseModel):
 
     name: str
     sha256: str
-    format: Literal["text", "jsonl", "rows"]
+    format: PromptSetFormat
 
 
 class Manifest(BaseModel):
@@ -162,8 +162,8 @@ def provide_sets(
         raise CommandError(_explain_missing(missing, folder))
     for one in lacking:
         content = files[one.sha256].read_bytes()
-        kind = _CONTENT_TYPES[one.format]
-        uploaded = client.upload_prompts(content, one.name, kind, is_rows=one.format == "rows")
+        kind, is_rows = _CONTENT_TYPES[one.format], one.format is PromptSetFormat.ROWS
+        uploaded = client.upload_prompts(content, one.name, kind, is_rows=is_rows)
         if uploaded.sha256 != one.sha256:
             raise CommandError(f"{files[one.sha256]} changed while it was read. Try again.")
         ids[one] = uploaded.id
@@ -208,6 +208,6 @@ def compare_files(client: ExciseClient, job: JobView, before: Manifest, console:
 
 def _fetch_manifest(client: ExciseClient, job: JobView) -> Manifest:
     try:
-        return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, MANIFEST_NAME)))
+        return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, JobFile.MANIFEST)))
     except (ValueError, RecursionError):
         raise CommandError("The new job's manifest.json is no manifest.") from None

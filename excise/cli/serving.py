@@ -13,6 +13,7 @@ from rich.table import Table
 from excise.cli.ability_summary import count_kept, describe_kept
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_serving_client
 from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.names import VersionStatus
 from excise.resources.serving import AliasView, ServingEventList, VersionView
 
 aliases_app = typer.Typer(no_args_is_help=True, help="Names that applications call.")
@@ -48,7 +49,7 @@ def publish(
         _print_model(version)
     else:
         print(version.id)
-    if wait and version.status != "live":
+    if wait and version.status is not VersionStatus.LIVE:
         raise CommandError(f"{version.id} is {version.status}: {version.error or 'no reason'}")
 
 

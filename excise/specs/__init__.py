@@ -13,18 +13,9 @@ from excise.specs.correction import CorrectionSpec
 
 JobSpec = Annotated[CorrectionSpec | CircuitSpec | CompressionSpec, Field(discriminator="kind")]
 
-SUPPORTED_KINDS = ("correction", "circuit", "compression")
-STAGES = {
-    "correction": ("prepare", "attribute", "search", "validate", "package"),
-    "circuit": ("prepare", "discover", "validate", "package"),
-    "compression": ("prepare", "compress", "validate", "package"),
-}
-
 _ADAPTER: TypeAdapter[CorrectionSpec | CircuitSpec | CompressionSpec] = TypeAdapter(JobSpec)
 
 __all__ = [
-    "STAGES",
-    "SUPPORTED_KINDS",
     "CircuitSpec",
     "CompressionSpec",
     "CorrectionSpec",

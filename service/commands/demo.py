@@ -18,10 +18,11 @@ from rich.text import Text
 
 from excise.cli.jobs import explain_end, load_spec
 from excise.cli.output import CommandError, ExitCode, build_console, clean, exit_code_of
-from excise.cli.progress import OPEN_STATUSES, follow_job, format_seconds
+from excise.cli.progress import follow_job, format_seconds
 from excise.cli.summary import ReportSummary, parse_report, print_summary
 from excise.client.jobs import ClientError, ExciseClient, build_set_name
 from excise.installation import EXAMPLES, find_checkout
+from excise.names import OPEN_STATUSES
 from excise.resources.jobs import JobView
 from service.database import Database
 from service.embedded import EmbeddedStack

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from excise.names import JobStatus, StageStatus, Verdict
 from excise.specs import JobSpec, parse_spec
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
@@ -28,21 +29,12 @@ from service.jobs.transitions import (
     lock_job,
     requeue_or_give_up,
 )
-from service.models import (
-    Event,
-    Job,
-    JobArtifact,
-    JobStatus,
-    Stage,
-    StageResult,
-    StageStatus,
-    Worker,
-)
+from service.models import Event, Job, JobArtifact, Stage, StageResult, Worker
 
 _MAX_MESSAGE_CHARACTERS = 4000
 _VERDICTS = {
-    JobStatus.SUCCEEDED: ("passed",),
-    JobStatus.REJECTED: ("rejected", "no_effect"),
+    JobStatus.SUCCEEDED: (Verdict.PASSED,),
+    JobStatus.REJECTED: (Verdict.REJECTED, Verdict.NO_EFFECT),
     JobStatus.FAILED: (None,),
     JobStatus.CANCELLED: (None,),
 }

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from excise.names import JobStatus
 from service.jobs.transitions import requeue_or_give_up
-from service.models import Job, JobStatus
+from service.models import Job
 
 
 def sweep_expired_leases(session: Session, max_attempts: int, limit: int = 100) -> Sequence[str]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from excise.specs import STAGES, CorrectionSpec, JobSpec
+from excise.names import STAGES, JobStatus, KeyScope
+from excise.specs import CorrectionSpec, JobSpec
 from service.errors import (
     ConflictError,
     InvalidRequestError,
@@ -23,7 +24,7 @@ from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
 from service.keys.repository import lock_key
 from service.model_sources import resolve_model_source
-from service.models import Event, IdempotencyKey, Job, JobArtifact, JobStatus, new_id
+from service.models import Event, IdempotencyKey, Job, JobArtifact, new_id
 from service.outbox import enqueue
 from service.serving.pools import list_fitting_pools
 from service.settings import Settings
@@ -191,7 +192,7 @@ def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:
 def _check_publish(identity: Identity, spec: JobSpec, settings: Settings) -> None:
     """Raise `ForbiddenError` or `InvalidRequestError` if the job could not be published."""
     if isinstance(spec, CorrectionSpec) and spec.publish is not None:
-        identity.require("publish")
+        identity.require(KeyScope.PUBLISH)
         list_fitting_pools(settings.serving_pools, spec.model)
 
 

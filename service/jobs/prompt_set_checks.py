@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from excise.names import PromptSetFormat
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec, JobSpec
 from excise.specs.circuit import BUILT_IN_TASKS, MIN_CIRCUIT_ROWS
 from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
@@ -80,13 +81,13 @@ def _check_use(session: Session, tenant_id: str, use: _Use) -> None:
             param=use.field,
         )
     count, kind = found
-    if use.is_rows and kind != "rows":
+    if use.is_rows and kind != PromptSetFormat.ROWS:
         raise InvalidRequestError(
             f"{use.field} is a set of prompts where rows are needed. Upload the file with "
             "POST /v1/prompt-sets?format=rows.",
             param=use.field,
         )
-    if kind == "rows" and not use.is_rows:
+    if kind == PromptSetFormat.ROWS and not use.is_rows:
         raise InvalidRequestError(
             f"{use.field} is a set of rows where prompts are needed. Upload the file without "
             "format=rows.",

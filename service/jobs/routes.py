@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
+from excise.names import JobFile, ReportFormat
 from excise.resources.jobs import EventList, JobList, JobView
 from service.context import AppContext, Context
 from service.errors import InvalidRequestError
@@ -104,7 +105,7 @@ def get_report(
     job_id: str,
     context: Context,
     reader: Reader,
-    format: Literal["json", "md", "html"] = "json",  # noqa: A002 - the API's name
+    format: ReportFormat = ReportFormat.JSON,  # noqa: A002 - the API's name
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The job's report."""
@@ -116,7 +117,7 @@ def get_patch(
     job_id: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
 ) -> Response:
     """The job's patch."""
-    return _download(context, reader, job_id, "patch.safetensors", if_none_match)
+    return _download(context, reader, job_id, JobFile.PATCH, if_none_match)
 
 
 @router.get("/{job_id}/artifacts/{name}", response_class=Response, responses=_FILE)

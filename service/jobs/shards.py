@@ -15,6 +15,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from excise.names import OPEN_STATUSES, JobStatus
 from excise.specs import JobSpec, parse_spec
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
@@ -23,7 +24,7 @@ from service.jobs.execution import clean_message, lock_lease
 from service.jobs.intermediates import lock_artifact
 from service.jobs.shard_states import free_shard
 from service.jobs.transitions import append_event, fail_as_poison, finish, lock_job
-from service.models import OPEN_STATUSES, Job, JobStatus, Shard, ShardStatus, new_id
+from service.models import Job, Shard, ShardStatus, new_id
 from service.outbox import enqueue
 
 

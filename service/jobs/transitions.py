@@ -9,13 +9,18 @@ from typing import Any, Literal
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from excise.names import JobStatus, StageStatus
 from service.database import fetch_now
 from service.jobs.shard_states import delete_shards, free_shards_of
-from service.models import Event, Job, JobStatus, Stage, StageStatus
+from service.models import Event, Job, Stage
 from service.outbox import enqueue
 
 Level = Literal["debug", "info", "warning", "error"]
-_LEVELS: dict[str, Level] = {"failed": "error", "rejected": "warning", "cancelled": "warning"}
+_LEVELS: dict[str, Level] = {
+    JobStatus.FAILED: "error",
+    JobStatus.REJECTED: "warning",
+    JobStatus.CANCELLED: "warning",
+}
 
 
 def lock_job(session: Session, job_id: str) -> Job | None:

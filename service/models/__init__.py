@@ -1,18 +1,10 @@
 """The database's tables, one file a noun."""
 
+from excise.names import OPEN_STATUSES, JobStatus, StageStatus, VersionStatus
 from service.models.api_keys import ApiKey
 from service.models.base import Base, new_id
 from service.models.idempotency_keys import IdempotencyKey
-from service.models.jobs import (
-    OPEN_STATUSES,
-    Event,
-    Job,
-    JobArtifact,
-    JobStatus,
-    Stage,
-    StageResult,
-    StageStatus,
-)
+from service.models.jobs import Event, Job, JobArtifact, Stage, StageResult
 from service.models.outbox import OutboxMessage
 from service.models.prompt_sets import PromptSet
 from service.models.serving import (
@@ -23,7 +15,6 @@ from service.models.serving import (
     ModelVersion,
     PoolState,
     ServingEvent,
-    VersionStatus,
 )
 from service.models.shards import Shard, ShardStatus
 from service.models.tenants import Tenant

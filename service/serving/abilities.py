@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from excise.names import JobFile
 from excise.reports.abilities import Ability, AbilityFigures, parse_abilities
 from excise.resources.serving import AbilitiesView
 from service.artifacts import ArtifactStore
@@ -13,8 +14,6 @@ from service.models import Job
 
 logger = logging.getLogger(__name__)
 
-REPORT_NAME = "report.json"
-
 
 def read_abilities(artifacts: ArtifactStore, job: Job) -> AbilitiesView | None:
     """What the job's report says about abilities; None where it says nothing that is known here.
@@ -22,7 +21,7 @@ def read_abilities(artifacts: ArtifactStore, job: Job) -> AbilitiesView | None:
     Raises `ArtifactNotFoundError` and `ArtifactCorruptError` for a report that was lost: what it
     said is not nothing.
     """
-    sha256 = job.find_artifact(REPORT_NAME)
+    sha256 = job.find_artifact(JobFile.REPORT)
     if sha256 is None:
         return None
     try:

@@ -9,21 +9,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, cast
+from typing import cast
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from excise.names import VersionKind, VersionStatus
 from excise.specs import CorrectionSpec, parse_spec
 from service.artifacts import check_artifact_id
 from service.database import fetch_now
 from service.errors import LeaseLostError
 from service.jobs.execution import clean_message
-from service.models import Job, ModelVersion, VersionStatus
+from service.models import Job, ModelVersion
 from service.outbox import enqueue_version
 from service.serving.events import append_event
-
-VersionKind = Literal["adapter", "checkpoint"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = frozenset({"adapter_config.json", ADAPTER_WEIGHTS})
@@ -104,7 +103,7 @@ def file_publication(
     `rank` is an adapter's; None says that the files are a whole checkpoint.
     Raises `ValueError` for names, hashes or ranks no version may have, and `LeaseLostError`.
     """
-    kind: VersionKind = "checkpoint" if rank is None else "adapter"
+    kind = VersionKind.CHECKPOINT if rank is None else VersionKind.ADAPTER
     check_file_names(kind, files)
     for sha256 in (*files.values(), canary_sha256):
         check_artifact_id(sha256)
@@ -165,7 +164,7 @@ def sweep_expired_publications(
 
 def check_file_names(kind: VersionKind, names: Mapping[str, str]) -> None:
     """Raise `ValueError` unless these are the files of such a version and never a path."""
-    if kind == "adapter":
+    if kind == VersionKind.ADAPTER:
         if set(names) != ADAPTER_FILES:
             raise ValueError(
                 f"An adapter has exactly the files {', '.join(sorted(ADAPTER_FILES))}."

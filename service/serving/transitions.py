@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.names import VersionStatus
 from service.database import fetch_now
 from service.errors import PoolFullError
 from service.jobs.execution import clean_message
-from service.models import ModelVersion, VersionStatus
+from service.models import ModelVersion
 from service.serving import repository
 from service.serving.aliases import promote
 from service.serving.events import append_event

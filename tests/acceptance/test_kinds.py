@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from excise.specs import STAGES
+from excise.names import STAGES
 from tests.acceptance.harness import FAULTY_NEURON, LOOP, MODEL, Harness, build_prompts
 from tests.acceptance.test_end_to_end import excise
 from tests.tiny import VOCABULARY, build_tiny_model, save_tiny_checkpoint

@@ -9,8 +9,9 @@ from statistics import fmean
 import pytest
 import torch
 
+from excise.names import Granularity
 from tests.acceptance.real_checkpoints import fetch_real, needing, read_examples
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.fetching.checkpoints import Checkpoint, load_checkpoint
 from workers.models.encoding import encode_text
 from workers.models.generation import generate_responses

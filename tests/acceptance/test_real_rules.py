@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from excise.names import Attributor, Granularity
 from tests.acceptance.real_checkpoints import load_real, needing
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import (
     ATTN_LRP,
     CP_LRP,
@@ -17,7 +18,7 @@ from workers.attribution.composites import (
     attribution_rules,
 )
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.families import find_family
 from workers.fetching.checkpoints import EMBEDDED_MODELS, Checkpoint
 from workers.models.encoding import encode_text

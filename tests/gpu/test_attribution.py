@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from excise.names import Attributor, Granularity
 from tests.tiny import build_tiny_model, draw_samples
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance
+from workers.domain import Relevance
 from workers.families import LLAMA
 
 pytestmark = [

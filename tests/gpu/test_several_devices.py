@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from excise.names import Attributor, Calibration, Granularity
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.targets import Target
 from workers.compression.compress import compress
-from workers.compression.plan import Calibration, CompressionPlan, RowShare
-from workers.domain import Granularity
+from workers.compression.plan import CompressionPlan, RowShare
 from workers.families import LLAMA, find_mlp_outputs
 from workers.fetching.checkpoints import BALANCED, load_checkpoint
 from workers.measuring.text_damage import ReferenceText

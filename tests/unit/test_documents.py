@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 
 from excise.cli.app import app
 from excise.intake.prompt_sets import parse_prompts
-from excise.specs import SUPPORTED_KINDS, parse_spec
-from excise.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec
+from excise.names import BehaviourKind, JobKind
+from excise.specs import parse_spec
+from excise.specs.behaviours import BehaviourSpec
 from workers.commands.gate.config import load_config
 from workers.commands.gate.files import GateFiles
 
@@ -85,12 +86,12 @@ def test_the_example_gate_asks_for_files_that_are_there() -> None:
 
 
 def test_the_guides_jobs_are_valid() -> None:
-    specs = [parse_spec(document) for document in find_specs(SUPPORTED_KINDS)]
-    assert {spec.kind for spec in specs} == set(SUPPORTED_KINDS)
+    specs = [parse_spec(document) for document in find_specs(JobKind)]
+    assert {spec.kind for spec in specs} == set(JobKind)
 
 
 def test_the_guides_behaviours_are_valid() -> None:
-    documents = find_specs(BEHAVIOUR_KINDS)
+    documents = find_specs(BehaviourKind)
     assert documents
     for document in documents:
         TypeAdapter(BehaviourSpec).validate_json(json.dumps(document))

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
+from excise.names import Granularity, Statistic
 from workers.attribution.observation import Site
-from workers.attribution.sums import Combination, RelevanceSums, Statistic
-from workers.domain import Granularity
+from workers.attribution.sums import Combination, RelevanceSums
 from workers.families import count_features, count_heads, linear_weight
 from workers.models.batches import TokenBatch
 

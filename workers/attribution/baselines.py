@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
+from excise.names import Granularity, Statistic
 from workers.attribution.accumulation import Accumulator, Storage
 from workers.attribution.memory import HalvingRunner, OnHalved
 from workers.attribution.observation import Look, Site, evaluated, observed_inputs
 from workers.attribution.relevance import input_device
-from workers.attribution.sums import Combination, RelevanceSums, Statistic
-from workers.domain import Granularity
+from workers.attribution.sums import Combination, RelevanceSums
 from workers.families import (
     Family,
     count_components,

@@ -11,11 +11,12 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from excise.names import Attributor, Granularity, Statistic
 from workers.attribution.accumulation import ON_DEVICE, Storage
-from workers.attribution.attributors import Attributor, sum_relevance
-from workers.attribution.sums import RelevanceSums, Statistic
+from workers.attribution.attributors import sum_relevance
+from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.families import Family
 from workers.progress import Advance
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from excise.names import Granularity, Statistic
 from workers.attribution.accumulation import Accumulator, Storage, accumulator_for
 from workers.attribution.composites import Composite, attribution_rules
 from workers.attribution.memory import HalvingRunner, OnHalved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
-from workers.attribution.sums import RelevanceSums, Statistic
+from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass, compute_directions, find_target_positions
-from workers.domain import Granularity
 from workers.families import (
     Family,
     count_heads,

@@ -7,15 +7,8 @@ from typing import Any
 
 import torch
 
-from workers.circuits.tasks import (
-    Metric,
-    Task,
-    TaskError,
-    TaskRow,
-    encode_pair,
-    iterate_objects,
-    read_text,
-)
+from excise.names import CircuitMetric, CircuitTask
+from workers.circuits.tasks import Task, TaskError, TaskRow, encode_pair, iterate_objects, read_text
 from workers.models.encoding import encode_text
 
 NOUNS = ("siege", "drought", "voyage", "treaty", "reign", "strike", "famine", "project")
@@ -49,7 +42,7 @@ def generate_greater_than(tokenizer: Any, count: int, seed: int) -> Task:
         row = _encode(tokenizer, clean, corrupted, start, f"generated row {index}")
         assert row is not None
         rows.append(row)
-    return Task("greater_than", Metric.PROBABILITY_DIFFERENCE, tuple(rows))
+    return Task(CircuitTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
 def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
@@ -71,7 +64,7 @@ def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
             rows.append(row)
     if not rows:
         raise TaskError("no row has an answer; give starts before the nineties")
-    return Task("greater_than", Metric.PROBABILITY_DIFFERENCE, tuple(rows))
+    return Task(CircuitTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
 def _encode(tokenizer: Any, clean: str, corrupted: str, start: int, where: str) -> TaskRow | None:

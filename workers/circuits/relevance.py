@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from workers.attribution.attributors import Attributor, compute_relevance
+from excise.names import Attributor, CircuitContrast, Granularity
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.baselines import column_norms
 from workers.attribution.composites import COMPOSITES
 from workers.attribution.targets import Target
 from workers.circuits.measurement import build_row_batches, find_device
 from workers.circuits.sites import Site, has_weights, read_inputs, sum_by_component
 from workers.circuits.tasks import Task
-from workers.circuits.tracing import Contrast, read_contrast, trace_gradients
-from workers.domain import Granularity
+from workers.circuits.tracing import read_contrast, trace_gradients
 from workers.families import Family, linear_weight
 from workers.progress import Advance, ignore
 
@@ -39,7 +39,7 @@ def compute_scores(
     attributor: Attributor,
     sites: Mapping[str, Site],
     task: Task,
-    contrast: Contrast,
+    contrast: CircuitContrast,
     pad_id: int,
     *,
     seed: int = 0,
@@ -111,7 +111,7 @@ def _average_written(
     family: Family,
     sites: Mapping[str, Site],
     task: Task,
-    contrast: Contrast,
+    contrast: CircuitContrast,
     power: int,
     pad_id: int,
     batch_tokens: int,

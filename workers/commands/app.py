@@ -13,6 +13,7 @@ import typer
 
 from excise.cli.output import clean
 from excise.logs import configure_console_logging
+from excise.names import GateOutcome, Granularity
 from excise.redaction import redact
 from service.errors import ExciseError
 
@@ -160,7 +161,7 @@ def _describe_verdict(found: PatchVerdict) -> str:
 def _describe_modules(patch: Patch) -> Iterator[str]:
     """Yield a line a module, layers in order: its first indices, of weights their number only."""
     for module, chosen in sorted(patch.selection.indices.items(), key=_layer_order):
-        if patch.granularity == "weight":
+        if patch.granularity is Granularity.WEIGHT:
             yield f"{module}: {len(chosen)} weights"
             continue
         listed = ", ".join(map(str, chosen[:LISTED_INDICES].tolist()))
@@ -233,7 +234,7 @@ def gate_command(
     if report.abilities:
         typer.echo(f"abilities: {describe_abilities(report.abilities)}")
     typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
-    raise typer.Exit(0 if report.outcome == "passed" else GATES_NOT_MET)
+    raise typer.Exit(0 if report.outcome is GateOutcome.PASSED else GATES_NOT_MET)
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
 
+from excise.names import Direction, MeasureName
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import (
     BehaviourResponses,
@@ -24,10 +24,8 @@ from workers.domain import (
     SplitEffect,
 )
 from workers.measuring.statistics import compute_change_interval
-from workers.scorers.scorer import Direction
 
-MeasureName = Literal["mean_score", "share", "any_share", "expected_worst"]
-MEASURES: tuple[MeasureName, ...] = ("share", "any_share", "expected_worst", "mean_score")
+MEASURES = tuple(MeasureName)
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,12 @@ def compute_values(
 
     def of_prompt(samples: Sequence[Response]) -> float:
         scores = [behaviour.find_score(response, scorer) for response in samples]
-        if name == "mean_score":
+        if name is MeasureName.MEAN_SCORE:
             return fmean(scores)
-        if name == "expected_worst":
+        if name is MeasureName.EXPECTED_WORST:
             return worst(scores)
         shown = [behaviour.shows(score, scorer) for score in scores]
-        return float(any(shown)) if name == "any_share" else fmean(shown)
+        return float(any(shown)) if name is MeasureName.ANY_SHARE else fmean(shown)
 
     return [of_prompt(samples) for samples in responses]
 

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import torch
 
+from excise.names import Granularity, Verdict
 from workers.abilities.probe import SliceKind
 from workers.correction.advice import describe_search, list_advice
 from workers.correction.behaviour import Behaviour
@@ -31,7 +32,6 @@ from workers.domain import (
     Damage,
     DivergenceDamage,
     GateResult,
-    Granularity,
     ModelIdentity,
     Overlap,
     PatchSummary,
@@ -40,7 +40,6 @@ from workers.domain import (
     Report,
     SearchStep,
     Selection,
-    Verdict,
 )
 from workers.gates.abilities import (
     ABILITIES,

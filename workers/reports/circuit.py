@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from workers.domain import GateResult, Granularity, JobReport, ReportModel, Verdict
+from excise.names import CircuitTask, Granularity, Verdict
+from workers.domain import GateResult, JobReport, ReportModel
 from workers.reports.charts import Axis, build_axis, layer_of
 from workers.reports.gates import build_gate_groups
 from workers.reports.rendering import (
@@ -18,7 +19,10 @@ from workers.reports.rendering import (
     write_apply_command,
 )
 
-TASK_TITLES = {"ioi": "Indirect object identification", "greater_than": "Greater than"}
+TASK_TITLES = {
+    CircuitTask.IOI: "Indirect object identification",
+    CircuitTask.GREATER_THAN: "Greater than",
+}
 DRAWN_RETENTION = (-1.0, 4.0)
 """Beyond these a curve is drawn at the chart's edge."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from workers.domain import GateResult, JobReport, ReportModel, Verdict
+from excise.names import Verdict
+from workers.domain import GateResult, JobReport, ReportModel
 from workers.reports.gates import build_gate_groups
 from workers.reports.rendering import (
     REVERT_COMMAND,

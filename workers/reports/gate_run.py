@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree
 
-from workers.domain import AbilityChange, GateBound, GateResult, ModelIdentity, ReportModel
+from excise.names import GateBound, GateOutcome
+from workers.domain import AbilityChange, GateResult, ModelIdentity, ReportModel
 from workers.reports.abilities import build_abilities
 from workers.reports.rendering import (
     render_json,
@@ -22,7 +23,7 @@ class GateReport(ReportModel):
     """The gates of one checkpoint against another, as `gate.json` holds them."""
 
     schema_version: Literal[2] = 2
-    outcome: Literal["passed", "gates_not_met"]
+    outcome: GateOutcome
     """`passed` only where every gate asked for was measured and met."""
     model: ModelIdentity
     """The checkpoint that was judged."""
@@ -39,10 +40,10 @@ class GateReport(ReportModel):
     versions: dict[str, str]
 
 
-def find_outcome(gates: Sequence[GateResult]) -> Literal["passed", "gates_not_met"]:
+def find_outcome(gates: Sequence[GateResult]) -> GateOutcome:
     """Return `passed` where there are gates, and every one was measured and met."""
     met = [gate.passed and gate.value is not None for gate in gates]
-    return "passed" if met and all(met) else "gates_not_met"
+    return GateOutcome.PASSED if met and all(met) else GateOutcome.GATES_NOT_MET
 
 
 def render_gate_json(report: GateReport) -> bytes:

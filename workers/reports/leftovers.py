@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from excise.names import BehaviourKind
 from workers.domain import BehaviourLeftovers, Leftover, Report
 from workers.reports.samples import OPEN_KINDS, SampleView, build_view, find_signs
 
-OPEN_WORD_KINDS = OPEN_KINDS | {"phrase"}
+OPEN_WORD_KINDS = OPEN_KINDS | {BehaviourKind.PHRASE}
 """Kinds of behaviour whose words are shown at once: a few words, around those that the job itself
 names. Whole responses stay behind a click as everywhere."""
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workers.domain import BudgetLimits, Granularity, Report, SearchStep
+from excise.names import Granularity
+from workers.domain import BudgetLimits, Report, SearchStep
 from workers.reports.abilities import name_bounds
 from workers.reports.charts import Axis, build_axis, build_log_axis, choose_labels
 from workers.reports.text import format_number, format_percent, format_share, title

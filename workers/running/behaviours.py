@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from excise.intake.prompt_sets import Prompt
+from excise.names import Direction, Headline
 from excise.specs.behaviours import (
     OFFLINE_EVALUATOR,
     BehaviourSpec,
@@ -18,7 +19,7 @@ from excise.specs.behaviours import (
     RepetitionDefinition,
     ToxicityDefinition,
 )
-from workers.correction.behaviour import Behaviour, Headline, Marking
+from workers.correction.behaviour import Behaviour, Marking
 from workers.fetching.checkpoints import BALANCED, choose_device
 from workers.fetching.detoxify import find_detoxify
 from workers.models.encoding import ChatTemplateError
@@ -39,7 +40,6 @@ from workers.scorers.build import (
 )
 from workers.scorers.detector import Detector
 from workers.scorers.phrases import Phrases
-from workers.scorers.scorer import Direction
 from workers.settings import ScorerSettings
 
 PHRASE_THRESHOLD = 0.5

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from excise.names import JobKind, Stage
+
 STAGE_SHARES: Mapping[str, Mapping[str, float]] = {
-    "correction": {
-        "prepare": 0.13,
-        "attribute": 0.22,
-        "search": 0.41,
-        "validate": 0.23,
-        "package": 0.01,
+    JobKind.CORRECTION: {
+        Stage.PREPARE: 0.13,
+        Stage.ATTRIBUTE: 0.22,
+        Stage.SEARCH: 0.41,
+        Stage.VALIDATE: 0.23,
+        Stage.PACKAGE: 0.01,
     },
-    "circuit": {"prepare": 0.03, "discover": 0.90, "validate": 0.05, "package": 0.02},
-    "compression": {"prepare": 0.25, "compress": 0.45, "validate": 0.25, "package": 0.05},
+    JobKind.CIRCUIT: {
+        Stage.PREPARE: 0.03,
+        Stage.DISCOVER: 0.90,
+        Stage.VALIDATE: 0.05,
+        Stage.PACKAGE: 0.02,
+    },
+    JobKind.COMPRESSION: {
+        Stage.PREPARE: 0.25,
+        Stage.COMPRESS: 0.45,
+        Stage.VALIDATE: 0.25,
+        Stage.PACKAGE: 0.05,
+    },
 }
 """What part of a job's time each stage takes, by kind: a correction's measured on the demo on two
 CPU cores, the others' counted from the passes over the model that their defaults ask for."""

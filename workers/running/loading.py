@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 
 from excise.intake.prompt_sets import Prompt
+from excise.names import Attributor, Granularity
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from excise.specs.common import JobSpecBase
 from excise.specs.compression import ZeroShotSpec
 from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompts, load_rows
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
-from workers.attribution.attributors import Attributor
 from workers.correction.behaviour import Behaviour
 from workers.correction.search import Budget
-from workers.domain import Granularity
 from workers.families import Family, count_components, find_family
 from workers.fetching.checkpoints import (
     DTYPES,

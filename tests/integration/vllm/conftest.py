@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from excise.names import Granularity
 from service.embedded.processes import Guardian, Supervised
 from service.embedded.vllm import Vllm, VllmOptions, find_vllm, prepare_vllm
 from service.serving.canary import CanaryDocument, CanaryPrompt
 from service.serving.vllm import VllmServer
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.fetching.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
 from workers.models.encoding import encode_text
 from workers.pruning.components import pruned

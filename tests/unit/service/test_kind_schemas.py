@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from excise.specs import STAGES, SUPPORTED_KINDS, CircuitSpec, CompressionSpec, parse_spec
+from excise.names import STAGES, JobKind
+from excise.specs import CircuitSpec, CompressionSpec, parse_spec
 from service.errors import InvalidRequestError
 from service.problems import translate_validation_errors
 from tests.unit.service.test_schemas import JSON
@@ -36,11 +37,11 @@ def explain(document: dict[str, Any]) -> InvalidRequestError:
 
 
 def test_every_kind_has_stages_that_end_with_the_files() -> None:
-    assert set(STAGES) == set(SUPPORTED_KINDS) == set(MINIMAL)
+    assert set(STAGES) == set(JobKind) == set(MINIMAL)
     assert all(stages[0] == "prepare" and stages[-1] == "package" for stages in STAGES.values())
 
 
-@pytest.mark.parametrize("kind", SUPPORTED_KINDS)
+@pytest.mark.parametrize("kind", JobKind)
 def test_a_minimal_spec_survives_the_database(kind: str) -> None:
     spec = parse_spec(MINIMAL[kind])
     assert spec.kind == kind

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from excise.names import Granularity, Verdict
 from excise.specs import CircuitSpec
 from service.jobs.execution import load_stage_seconds
-from workers.domain import GateResult, Granularity, ModelIdentity, Selection, Verdict
+from workers.domain import GateResult, ModelIdentity, Selection
 from workers.kinds.circuit import discover, package, prepare, validate
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
 from workers.reports.circuit import (

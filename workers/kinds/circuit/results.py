@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import torch
 
+from excise.names import CircuitMetric, Granularity
 from workers.circuits.outcome import CircuitOutcome, CurvePoint, LayerSummary
-from workers.circuits.tasks import Metric, Task, TaskRow
+from workers.circuits.tasks import Task, TaskRow
 from workers.correction.results import StageDocument, StoredSelection
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.reports.circuit import CircuitPoint, HeatmapRow
 
 HEATMAP_BLOCKS = 32
@@ -45,7 +46,7 @@ class PreparedCircuit(StageDocument):
 
     model_sha256: str
     task: str
-    metric: Metric
+    metric: CircuitMetric
     discovery: tuple[Row, ...]
     """Components are scored on these."""
     choice: tuple[Row, ...]

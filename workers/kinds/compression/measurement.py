@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from excise.names import ZeroShotTask
 from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
 from workers.domain import TokenSequence
 from workers.kinds.compression.results import Measured
@@ -13,7 +14,6 @@ from workers.measuring.zero_shot import measure_accuracy
 from workers.measuring.zero_shot_tasks import (
     MalformedRowError,
     Question,
-    ZeroShotTask,
     parse_questions,
     sample_questions,
 )

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from excise.intake.checkpoint_folder import list_weight_files
+from excise.names import JobFile
 from workers.families import find_linear_modules
 from workers.kinds.compression.results import select_masked
 from workers.progress import Progress
@@ -19,7 +20,6 @@ from workers.running.context import JobContext, StageOutput
 from workers.running.loading import CompressionInputs
 from workers.running.packaging import (
     INDEX_NAME,
-    PATCH_NAME,
     describe_set,
     find_patch_verdict,
     hash_report,
@@ -59,12 +59,12 @@ def _work(
 ) -> bytes:
     patch = _build_patch(inputs, masks, find_patch_verdict(report))
     weights = choose_files(inputs.checkpoint_path, patch)
-    has_patch = PATCH_NAME in weights
+    has_patch = JobFile.PATCH in weights
     note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
     final = report.model_copy(update={"files_note": note, "has_patch": has_patch})
     files = {
-        "report.md": render_compression_markdown(final).encode(),
-        "report.html": render_compression_html(final).encode(),
+        JobFile.REPORT_MARKDOWN: render_compression_markdown(final).encode(),
+        JobFile.REPORT_HTML: render_compression_html(final).encode(),
         **weights,
     }
     return publish_package(context, final, _describe_spec(inputs), files, progress)
@@ -80,7 +80,7 @@ def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:
     """Return the patch, or the compressed checkpoint's weight files where they are smaller."""
     data = serialise_patch(patch)
     if len(data) <= sum(path.stat().st_size for path in list_weight_files(base)):
-        return {PATCH_NAME: data}
+        return {JobFile.PATCH: data}
     with tempfile.TemporaryDirectory(prefix="excise-") as scratch:
         folder = Path(scratch) / "checkpoint"
         apply_patch(patch, base, folder)

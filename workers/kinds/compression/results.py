@@ -10,8 +10,9 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 from torch import nn
 
+from excise.names import Granularity
 from workers.correction.results import StageDocument
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.families import linear_weight
 from workers.reports.compression import TaskScore
 

@@ -11,6 +11,7 @@ from itertools import accumulate
 
 import torch
 
+from excise.names import Granularity, Score
 from excise.specs.correction import MAX_BEHAVIOURS
 from workers.attribution.accumulation import Storage
 from workers.attribution.contrastive import (
@@ -35,9 +36,8 @@ from workers.attribution.targets import TokenMass
 from workers.correction.explained import collect_explained
 from workers.correction.protection import unite_learned
 from workers.correction.results import PreparedCorrection
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.progress import Advance
-from workers.pruning.scoring import Score
 from workers.running.context import JobContext, StageOutput, compute_key
 from workers.running.loading import CorrectionInputs
 from workers.running.sharding import ShardedStage, ShardedWork, run_shards

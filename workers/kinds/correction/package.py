@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from excise.names import JobFile
 from workers.correction.results import PreparedCorrection, SearchOutcome
 from workers.domain import Report, TokenSequence
 from workers.kinds.correction.ablation import compute_replacement
@@ -12,13 +13,7 @@ from workers.pruning.patch import build_patch, serialise_patch
 from workers.reports.correction import render_html, render_markdown
 from workers.running.context import JobContext
 from workers.running.loading import CorrectionInputs
-from workers.running.packaging import (
-    PATCH_NAME,
-    describe_set,
-    find_patch_verdict,
-    hash_report,
-    publish_package,
-)
+from workers.running.packaging import describe_set, find_patch_verdict, hash_report, publish_package
 
 
 def run(
@@ -51,8 +46,8 @@ def _work(
     progress: Progress,
 ) -> bytes:
     files = {
-        "report.md": render_markdown(report).encode(),
-        "report.html": render_html(report).encode(),
+        JobFile.REPORT_MARKDOWN: render_markdown(report).encode(),
+        JobFile.REPORT_HTML: render_html(report).encode(),
     }
     if search is not None and (trial := search.chosen_trial) is not None:
         text = [TokenSequence(ids) for ids in prepared.reference.tune]
@@ -62,7 +57,7 @@ def _work(
             replacement=compute_replacement(inputs, trial.settings, text),
             verdict=find_patch_verdict(report),
         )
-        files[PATCH_NAME] = serialise_patch(patch)
+        files[JobFile.PATCH] = serialise_patch(patch)
     return publish_package(context, report, _describe_spec(inputs), files, progress)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from excise.names import BudgetLimit, Granularity, Score
 from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
 from workers.correction.protection import SEARCH_SHARE, list_learned
 from workers.correction.results import ProtectedSlice, TrialSettings
-from workers.correction.search import BUDGET_SHARE, DIVERGENCE, Benefit
-from workers.domain import Granularity, Relevance, Selection, TokenSequence
+from workers.correction.search import BUDGET_SHARE, Benefit
+from workers.domain import Relevance, Selection, TokenSequence
 from workers.families import find_components, is_linear
 from workers.pruning.joint_ranking import (
     DivergenceGuard,
@@ -20,7 +21,6 @@ from workers.pruning.joint_ranking import (
     rank_jointly,
 )
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score
 from workers.running.context import JobContext
 from workers.running.loading import CorrectionInputs
 
@@ -81,7 +81,7 @@ def build_pool(
         once=True,
     )
     reference = DivergenceGuard(
-        name=DIVERGENCE,
+        name=BudgetLimit.DIVERGENCE,
         limit=max(inputs.budget.scaled(BUDGET_SHARE).kl_mean, LEAST_LIMIT),
         first_order=gather(components, general.mean),
         own=gather(components, general.mean_square).mul_(0.5),

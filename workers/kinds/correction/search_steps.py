@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from excise.names import Granularity, Score
 from workers.abilities.state import SliceFigures
 from workers.attribution.contrastive import ContrastiveRelevance
 from workers.correction.behaviour import Behaviour
@@ -29,7 +30,7 @@ from workers.correction.results import (
     TrialSettings,
 )
 from workers.correction.search import Benefit, Measurement, SearchSteps
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Selection, TokenSequence
 from workers.families import find_layer_numbers
 from workers.gates.abilities import compute_nats_rise, compute_soft_fall
 from workers.kinds.correction.ablation import ablated
@@ -40,7 +41,7 @@ from workers.measuring.text_damage import ReferenceText, TextDamage
 from workers.progress import ignore
 from workers.pruning.joint_ranking import Pool
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score, combine_benefits, compute_floor, compute_scores
+from workers.pruning.scoring import combine_benefits, compute_floor, compute_scores
 from workers.running.context import JobContext, compute_key
 from workers.running.loading import CorrectionInputs
 

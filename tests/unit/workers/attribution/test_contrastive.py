@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity, Statistic
 from tests.tiny import MODULES, NEURONS, build_tiny_model, draw_samples
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.contrastive import (
     BehaviourRelevance,
     ContrastiveRelevance,
@@ -22,9 +23,9 @@ from workers.attribution.contrastive import (
     serialise_relevance,
     sum_answer,
 )
-from workers.attribution.sums import Statistic, finish
+from workers.attribution.sums import finish
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.families import LLAMA
 
 GENERAL = ((10, 0), (4, 0), (7, 0))

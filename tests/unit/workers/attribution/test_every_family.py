@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from excise.names import Attributor, Granularity
 from tests.tiny import draw_samples, weight_bytes
 from tests.tiny_families import DENSE, MIXTURES, SETTINGS, build_family_model
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import (
     ATTN_LRP,
     COMPOSITES,
@@ -24,7 +25,7 @@ from workers.attribution.composites import (
 from workers.attribution.experts import UnsupportedExpertsError
 from workers.attribution.observation import observed_gradients, observed_outputs
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.families import (
     count_heads,
     find_attention_outputs,

@@ -8,13 +8,14 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity
 from tests.tiny import draw_samples
 from workers.attribution import accumulation
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.memory import SampleTooLargeError
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance
+from workers.domain import Relevance
 from workers.families import LLAMA
 
 SAMPLES = draw_samples([(8, 4)] * 8 + [(3, 2)] * 3)

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity
 from tests.tiny import MODULES, NEURONS, build_tiny_model, draw_samples, weight_bytes
 from workers.attribution.accumulation import NonFiniteRelevanceError
-from workers.attribution.attributors import Attributor, compute_relevance
+from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import ATTN_LRP, COMPOSITES, CP_LRP, GRADIENT, Composite
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.families import LLAMA
 from workers.models.batches import build_batches
 

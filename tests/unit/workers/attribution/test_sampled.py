@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from excise.names import Attributor, Granularity
 from tests.tiny import build_tiny_model, draw_samples
 from workers.attribution import targets
-from workers.attribution.attributors import Attributor, sum_relevance
+from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums, merge_sums
 from workers.attribution.targets import Target
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import LLAMA
 
 SAMPLES = draw_samples([(8, 0)] * 4 + [(5, 3)] * 3 + [(12, 0), (3, 1)])

@@ -8,21 +8,20 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity, Statistic
 from tests.tiny import draw_samples
-from workers.attribution.attributors import Attributor, compute_relevance, sum_relevance
+from workers.attribution.attributors import compute_relevance, sum_relevance
 from workers.attribution.sums import (
     ALL_STATISTICS,
     Combination,
     IncompatibleSumsError,
     RelevanceSums,
-    Statistic,
     finish,
     merge_sums,
     parse_sums,
     serialise_sums,
 )
 from workers.attribution.targets import Target
-from workers.domain import Granularity
 from workers.families import LLAMA
 
 SAMPLES = draw_samples(((9, 4), (3, 8), (5, 0), (2, 1), (14, 0), (1, 6)))

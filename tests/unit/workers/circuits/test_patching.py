@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from excise.names import Granularity
 from tests.tiny import MODULES
 from tests.unit.workers.circuits.build import (
     HEADS,
@@ -23,7 +24,6 @@ from workers.circuits.patching import (
 )
 from workers.circuits.sites import find_sites
 from workers.circuits.tasks import TaskError
-from workers.domain import Granularity
 from workers.families import find_family
 
 

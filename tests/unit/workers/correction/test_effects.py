@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from excise.names import MeasureName
 from tests.unit.workers.correction.cases import (
     GREEDY,
     HIGHER,
@@ -17,7 +18,6 @@ from tests.unit.workers.correction.cases import (
 from workers.correction.effects import (
     MEASURES,
     BehaviourSides,
-    MeasureName,
     average_draws,
     build_effect,
     collect_sides,

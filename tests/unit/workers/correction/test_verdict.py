@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from excise.names import GateGroup, Granularity, Verdict
 from tests.unit.workers.correction.cases import (
     FunctionScorer,
     build_behaviour,
@@ -30,7 +31,7 @@ from workers.correction.results import (
 )
 from workers.correction.search import Budget
 from workers.correction.verdict import ReportFrame, build_report
-from workers.domain import GateGroup, GateResult, Granularity, Report, Verdict
+from workers.domain import GateResult, Report
 from workers.gates.gates import GateRequest
 from workers.measuring.state import (
     ModelState,

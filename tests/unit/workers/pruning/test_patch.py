@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from excise.names import Granularity
 from tests.tiny import (
     HIDDEN,
     MODULES,
@@ -20,7 +21,6 @@ from tests.tiny import (
     save_tiny_checkpoint,
     select_neurons,
 )
-from workers.domain import Granularity
 from workers.fetching.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
 from workers.pruning.patch import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from excise.names import GateBound, GateGroup, Granularity, Verdict
 from workers.domain import (
     AbilityChange,
     BehaviourEffect,
@@ -13,10 +14,7 @@ from workers.domain import (
     Damage,
     DivergenceDamage,
     EvaluatorEffect,
-    GateBound,
-    GateGroup,
     GateResult,
-    Granularity,
     HeldOutEffect,
     Leftover,
     Measure,
@@ -29,7 +27,6 @@ from workers.domain import (
     Sample,
     SearchStep,
     SplitEffect,
-    Verdict,
 )
 
 LOOP = "Sure. " + "The sea is wide and deep. " * 9

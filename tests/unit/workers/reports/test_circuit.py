@@ -7,7 +7,8 @@ import json
 import pytest
 from markdown_it import MarkdownIt
 
-from workers.domain import Granularity, ModelIdentity, Verdict
+from excise.names import Granularity, Verdict
+from workers.domain import ModelIdentity
 from workers.reports.circuit import (
     DRAWN_RETENTION,
     ChosenCircuit,

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from workers.domain import ModelIdentity, Verdict
+from excise.names import Verdict
+from workers.domain import ModelIdentity
 from workers.reports.compression import (
     CompressionReport,
     CorpusPerplexity,

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from excise.names import Granularity
 from tests.unit.workers.reports.reports import (
     HOSTILE,
     LOOP,
@@ -30,7 +31,7 @@ from tests.unit.workers.reports.reports import (
     toxicity,
     unmeasured_gate,
 )
-from workers.domain import Granularity, Leftover, ModelIdentity, PatchSummary, Report, SplitEffect
+from workers.domain import Leftover, ModelIdentity, PatchSummary, Report, SplitEffect
 from workers.reports.correction import (
     NonFiniteReportError,
     render_html,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from excise.specs import STAGES
+from excise.names import STAGES
 from workers.running.estimate import STAGE_SHARES, estimate_remaining_seconds
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM
 
+from excise.names import Direction
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
 from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from workers.commands.gate.compare import build_files, compare_checkpoints
@@ -21,7 +22,6 @@ from workers.models.encoding import ChatTemplateError
 from workers.reports.gate_run import GateReport
 from workers.scorers import custom
 from workers.scorers.errors import ScorerUnavailableError
-from workers.scorers.scorer import Direction
 
 PARROTED = re.compile(r"w[78](?!\d)")
 PHRASE = (

@@ -10,10 +10,10 @@ from typing import Any
 
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity
 from excise.specs import CorrectionSpec
 from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
-from workers.attribution.attributors import Attributor
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import (
     PreparedBehaviour,
@@ -24,7 +24,6 @@ from workers.correction.results import (
     SliceDamage,
 )
 from workers.correction.search import Budget
-from workers.domain import Granularity
 from workers.families import LLAMA, Family, count_components
 from workers.models.subject import Subject
 from workers.running.context import CancelledJobError
