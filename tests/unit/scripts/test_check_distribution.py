@@ -10,7 +10,7 @@ import pytest
 from tests.unit.scripts.loading import load_script
 
 checking = load_script("check_distribution")
-SOURCES = {"service/__init__.py": b"code", "excise/examples/gate/harmful.txt": b"prompt"}
+SOURCES = {"excise/__init__.py": b"code", "excise/examples/gate/harmful.txt": b"prompt"}
 
 
 def test_the_sources_hold_the_examples_through_the_link_and_no_caches() -> None:
@@ -50,7 +50,7 @@ def test_a_link_in_an_sdist_is_no_copy_of_the_file(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "../examples"
         archive.addfile(link)
     assert checking.compare("sdist", checking.read_sdist(path), SOURCES) == [
-        "sdist lacks service/__init__.py",
+        "sdist lacks excise/__init__.py",
         "sdist lacks excise/examples/gate/harmful.txt",
         "sdist has excise/examples, too",
     ]
@@ -59,9 +59,9 @@ def test_a_link_in_an_sdist_is_no_copy_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "problem"),
     [
-        ({}, "wheel lacks service/__init__.py"),
+        ({}, "wheel lacks excise/__init__.py"),
         ({"tests/test_it.py": b"", **SOURCES}, "wheel has tests/test_it.py, too"),
-        ({**SOURCES, "service/__init__.py": b"old"}, "wheel: service/__init__.py differs"),
+        ({**SOURCES, "excise/__init__.py": b"old"}, "wheel: excise/__init__.py differs"),
     ],
 )
 def test_whatever_is_not_as_in_the_checkout_is_named(found: dict[str, bytes], problem: str) -> None:
