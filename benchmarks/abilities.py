@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
+from excise.reports.abilities import AbilityChange
 from excise.specs.abilities import AbilitiesGateSpec
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS, build_slices
 from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.source import Purpose
-from workers.domain import AbilityChange
 from workers.families import find_family
 from workers.fetching.checkpoints import load_checkpoint
 from workers.gates.abilities import compare_slices, judge_abilities

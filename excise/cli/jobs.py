@@ -22,11 +22,12 @@ from excise.cli.output import (
     print_json,
 )
 from excise.cli.progress import follow_job
-from excise.cli.report_view import print_report
+from excise.cli.report_summary import print_report
 from excise.client.jobs import ApiError, ExciseClient
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
+from excise.reports import read_report
 from excise.resources.jobs import JobView
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
@@ -120,7 +121,7 @@ def report(
     if chosen is not None:
         sys.stdout.buffer.write(content if content.endswith(b"\n") else content + b"\n")
     else:
-        print_report(content, build_console())
+        print_report(read_report(content), build_console())
 
 
 def list_jobs(
@@ -258,7 +259,7 @@ def end_of_job(job: JobView) -> NoReturn:
 def _show_outcome(client: ExciseClient, job: JobView, console: Console, paths: list[Path]) -> None:
     """The report's summary, where there is one, and where the files are."""
     try:
-        print_report(client.fetch_report(job.id), console)
+        print_report(read_report(client.fetch_report(job.id)), console)
     except ApiError as error:
         if error.status not in {404, 409}:  # a job without a verdict has no report
             raise

@@ -9,11 +9,11 @@ from excise.names.attribution import (
     Statistic,
 )
 from excise.names.circuits import (
+    BuiltInTask,
     CircuitAblation,
     CircuitContrast,
     CircuitMetric,
     CircuitOrder,
-    CircuitTask,
 )
 from excise.names.compression import Calibration, SparsityPattern, ZeroShotTask
 from excise.names.corrections import (
@@ -54,12 +54,12 @@ __all__ = [
     "Attributor",
     "BehaviourKind",
     "BudgetLimit",
+    "BuiltInTask",
     "Calibration",
     "CircuitAblation",
     "CircuitContrast",
     "CircuitMetric",
     "CircuitOrder",
-    "CircuitTask",
     "ComputeDtype",
     "Direction",
     "GateBound",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from excise.names.name import Name
 
 
-class CircuitTask(Name):
+class BuiltInTask(Name):
     """Tasks that a circuit job knows by name."""
 
     IOI = "ioi"

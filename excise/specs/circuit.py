@@ -10,15 +10,15 @@ from pydantic import AfterValidator, Field, model_validator
 
 from excise.names import (
     Attributor,
+    BuiltInTask,
     CircuitAblation,
     CircuitOrder,
-    CircuitTask,
     Granularity,
     JobKind,
 )
 from excise.specs.common import JobSpecBase, OneOf, Storable, check_distinct
 
-BUILT_IN_TASKS: tuple[str, ...] = tuple(task.value for task in CircuitTask)
+BUILT_IN_TASKS: tuple[str, ...] = tuple(task.value for task in BuiltInTask)
 CIRCUIT_SPLITS = 3
 """Rows are divided evenly: to find the circuit, to choose its size, and to judge it."""
 MIN_CIRCUIT_ROWS = 4 * CIRCUIT_SPLITS

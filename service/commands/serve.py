@@ -20,9 +20,10 @@ from rich.text import Text
 from excise.cli.jobs import explain_end
 from excise.cli.output import CommandError, ExitCode, build_console, clean
 from excise.cli.progress import format_seconds
-from excise.cli.summary import parse_report
 from excise.client.jobs import ExciseClient
 from excise.client.serving import ServingClient
+from excise.names import Split
+from excise.reports import CorrectionReport, read_report
 from excise.resources.jobs import JobView
 from excise.resources.serving import VersionView
 from service.commands.demo import (
@@ -225,8 +226,9 @@ def publish(client: ServingClient, job: JobView, say: Say) -> VersionView:
 
 def choose_prompt(client: ExciseClient, job: JobView) -> str:
     """The held-out prompt of the report on which the correction does most."""
-    report = parse_report(client.fetch_report(job.id))
-    samples = [sample for sample in report.samples if sample.split == "held_out"] or report.samples
+    report = read_report(client.fetch_report(job.id))
+    given = report.samples if isinstance(report, CorrectionReport) else []
+    samples = [sample for sample in given if sample.split is Split.HELD_OUT] or given
     if not samples:
         raise CommandError("The job's report has no samples to ask about.")
     return samples[0].prompt  # a report begins with the largest improvements

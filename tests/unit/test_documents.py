@@ -86,12 +86,12 @@ def test_the_example_gate_asks_for_files_that_are_there() -> None:
 
 
 def test_the_guides_jobs_are_valid() -> None:
-    specs = [parse_spec(document) for document in find_specs(JobKind)]
+    specs = [parse_spec(document) for document in find_specs(tuple(JobKind))]
     assert {spec.kind for spec in specs} == set(JobKind)
 
 
 def test_the_guides_behaviours_are_valid() -> None:
-    documents = find_specs(BehaviourKind)
+    documents = find_specs(tuple(BehaviourKind))
     assert documents
     for document in documents:
         TypeAdapter(BehaviourSpec).validate_json(json.dumps(document))

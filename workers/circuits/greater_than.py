@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from excise.names import CircuitMetric, CircuitTask
+from excise.names import BuiltInTask, CircuitMetric
 from workers.circuits.tasks import Task, TaskError, TaskRow, encode_pair, iterate_objects, read_text
 from workers.models.encoding import encode_text
 
@@ -42,7 +42,7 @@ def generate_greater_than(tokenizer: Any, count: int, seed: int) -> Task:
         row = _encode(tokenizer, clean, corrupted, start, f"generated row {index}")
         assert row is not None
         rows.append(row)
-    return Task(CircuitTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
+    return Task(BuiltInTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
 def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
@@ -64,7 +64,7 @@ def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
             rows.append(row)
     if not rows:
         raise TaskError("no row has an answer; give starts before the nineties")
-    return Task(CircuitTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
+    return Task(BuiltInTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
 def _encode(tokenizer: Any, clean: str, corrupted: str, start: int, where: str) -> TaskRow | None:

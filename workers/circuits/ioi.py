@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from excise.names import CircuitMetric, CircuitTask
+from excise.names import BuiltInTask, CircuitMetric
 from workers.circuits.tasks import Task, TaskError, TaskRow, encode_row
 from workers.models.encoding import encode_part
 
@@ -65,7 +65,7 @@ def generate_ioi(
         rows.append(
             encode_row(tokenizer, clean, corrupted, f" {answer}", f" {giver}", where, group)
         )
-    return Task(CircuitTask.IOI, CircuitMetric.LOGIT_DIFFERENCE, tuple(rows))
+    return Task(BuiltInTask.IOI, CircuitMetric.LOGIT_DIFFERENCE, tuple(rows))
 
 
 def _keep_single(tokenizer: Any, words: Sequence[str], fewest: int) -> list[str]:

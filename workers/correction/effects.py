@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from excise.names import Direction, MeasureName
-from workers.correction.behaviour import Behaviour
-from workers.correction.results import (
-    BehaviourResponses,
-    PreparedBehaviour,
-    Response,
-    Responses,
-)
-from workers.domain import (
+from excise.reports.correction import (
     BehaviourEffect,
     ControlledEffect,
     EvaluatorEffect,
@@ -22,6 +15,13 @@ from workers.domain import (
     Measure,
     RandomControl,
     SplitEffect,
+)
+from workers.correction.behaviour import Behaviour
+from workers.correction.results import (
+    BehaviourResponses,
+    PreparedBehaviour,
+    Response,
+    Responses,
 )
 from workers.measuring.statistics import compute_change_interval
 
@@ -65,12 +65,12 @@ def compute_values(
 
     def of_prompt(samples: Sequence[Response]) -> float:
         scores = [behaviour.find_score(response, scorer) for response in samples]
-        if name is MeasureName.MEAN_SCORE:
+        if name == MeasureName.MEAN_SCORE:
             return fmean(scores)
-        if name is MeasureName.EXPECTED_WORST:
+        if name == MeasureName.EXPECTED_WORST:
             return worst(scores)
         shown = [behaviour.shows(score, scorer) for score in scores]
-        return float(any(shown)) if name is MeasureName.ANY_SHARE else fmean(shown)
+        return float(any(shown)) if name == MeasureName.ANY_SHARE else fmean(shown)
 
     return [of_prompt(samples) for samples in responses]
 

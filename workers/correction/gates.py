@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from excise.names import Direction, GateBound, GateGroup, Headline
+from excise.reports.gates import GateResult
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides, average_draws, compute_values
 from workers.correction.results import Responses
-from workers.domain import GateResult
 from workers.measuring.statistics import compute_change_interval
 
 MIN_HELD_OUT = 10

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from excise.names import Direction, Split
+from excise.reports.correction import Sample
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides
 from workers.correction.results import (
@@ -15,7 +16,6 @@ from workers.correction.results import (
     Response,
     Responses,
 )
-from workers.domain import Sample
 from workers.measuring.reasoning import describe_answer
 
 SAMPLES_BEST, SAMPLES_WORST, SAMPLES_TUNE = 10, 6, 4

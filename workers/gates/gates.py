@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from excise.names import GateBound, GatedSet, GateGroup
-from workers.domain import GateResult
+from excise.reports.gates import GateResult
 from workers.measuring import estimates
 from workers.measuring.estimates import Estimate, Estimator, Pair
 from workers.measuring.state import ModelState

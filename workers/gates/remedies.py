@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from excise.names import GatedSet, GateGroup
-from workers.domain import GateResult
+from excise.reports.gates import GateResult
 
 _LESS = "give smaller search.amounts or a smaller budget, so that less is pruned"
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 from pydantic import Field
 
 from excise.names import Direction
+from excise.reports.model import ReportModel
 from workers.abilities.state import Abilities
-from workers.domain import ReportModel
 
 
 class Unmeasured(ReportModel):

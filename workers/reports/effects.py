@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from excise.names import BehaviourKind, Direction, MeasureName
-from workers.domain import (
+from excise.reports.correction import (
     BehaviourEffect,
     ControlledEffect,
+    CorrectionReport,
     EvaluatorEffect,
     HeldOutEffect,
     Measure,
-    Report,
 )
 from workers.reports.charts import Axis, build_axis
 from workers.reports.text import format_number, format_share, format_signed
@@ -149,7 +149,7 @@ class AloneRow:
     """Common change over own change; None where its own correction changes nothing."""
 
 
-def build_effect_views(report: Report) -> list[EffectView]:
+def build_effect_views(report: CorrectionReport) -> list[EffectView]:
     """Every behaviour with its figures, in the report's order."""
     return [_build_view(behaviour) for behaviour in report.behaviours if behaviour.evaluators]
 

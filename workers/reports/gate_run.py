@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 from xml.etree import ElementTree
 
 from excise.names import GateBound, GateOutcome
-from workers.domain import AbilityChange, GateResult, ModelIdentity, ReportModel
+from excise.reports.gate_run import GateReport
+from excise.reports.gates import GateResult
 from workers.reports.abilities import build_abilities
 from workers.reports.rendering import (
     render_json,
@@ -17,27 +17,6 @@ from workers.reports.rendering import (
 from workers.reports.text import format_compact, sentence, visible_text
 
 _SIGNS = {GateBound.AT_MOST: "≤", GateBound.AT_LEAST: "≥", GateBound.ABOVE: ">"}
-
-
-class GateReport(ReportModel):
-    """The gates of one checkpoint against another, as `gate.json` holds them."""
-
-    schema_version: Literal[2] = 2
-    outcome: GateOutcome
-    """`passed` only where every gate asked for was measured and met."""
-    model: ModelIdentity
-    """The checkpoint that was judged."""
-    against: ModelIdentity
-    """The checkpoint it was compared with."""
-    gates: list[GateResult]
-    abilities: list[AbilityChange] = []  # noqa: RUF012 - pydantic copies it
-    """What became of each slice of the model's abilities."""
-    not_asked: list[str]
-    """Parts of the configuration that asked for nothing."""
-    dtype: str
-    """What both were computed in."""
-    seed: int
-    versions: dict[str, str]
 
 
 def find_outcome(gates: Sequence[GateResult]) -> GateOutcome:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from excise.names import GateBound, GateGroup
-from workers.domain import GateResult
+from excise.reports.gates import GateResult
 from workers.reports.text import format_compact, format_percent, format_share, title
 
 _HEADINGS = {

@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from excise.names import Verdict
-from workers.domain import ReportModel
+from excise.reports.model import ReportModel
 from workers.reports.text import (
     code_span,
     escape_markdown,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from excise.names import BehaviourKind, Direction, Split
-from workers.domain import BehaviourEffect, Report, Sample
+from excise.reports.correction import BehaviourEffect, CorrectionReport, Sample
 from workers.measuring.reasoning import LEFT_OUT, NO_ANSWER
 from workers.measuring.responses import says_something
 from workers.reports.diff import Comparison, compare_responses
@@ -61,7 +61,7 @@ class BehaviourSamples:
     groups: list[SampleGroup]
 
 
-def build_samples(report: Report) -> list[BehaviourSamples]:
+def build_samples(report: CorrectionReport) -> list[BehaviourSamples]:
     """The samples of each behaviour: largest effects, worst cases, the rest, the tuning split.
 
     Without a patch there is nothing to compare: the base model's responses, the worst first.

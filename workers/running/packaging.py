@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from excise.names import JobFile, JobStatus, Verdict
-from workers.domain import JobReport
+from excise.reports.common import JobReport
 from workers.progress import Progress
 from workers.pruning.patch import PatchVerdict
 from workers.reports.rendering import render_json

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from excise.reports.common import ModelIdentity
+from excise.reports.gate_run import GateReport
 from workers.abilities.probe import SliceKind
 from workers.commands.gate.behaviours import build_behaviour_requests
 from workers.commands.gate.config import GateConfig
@@ -16,7 +18,6 @@ from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
 from workers.commands.gate.scorers import build_detectors
 from workers.commands.gate.sources import find_checkpoint
-from workers.domain import ModelIdentity
 from workers.families import find_context_length, find_family
 from workers.fetching.checkpoints import DTYPES, Checkpoint, load_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
@@ -26,7 +27,7 @@ from workers.gates.requests import build_plan, build_requests, choose_prompts, l
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
 from workers.models.subject import Subject
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
-from workers.reports.gate_run import GateReport, find_outcome
+from workers.reports.gate_run import find_outcome
 from workers.running.abilities import find_unknown_slice, list_built_in
 from workers.running.behaviours import build_decoding
 from workers.running.packaging import list_versions

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from excise.names import JobFile
+from excise.reports.circuit import CircuitReport
 from excise.specs.circuit import BUILT_IN_TASKS
 from workers.domain import Selection
 from workers.families import find_components, linear_weight
 from workers.progress import Progress
 from workers.pruning.patch import build_patch, serialise_patch
-from workers.reports.circuit import (
-    CircuitReport,
-    render_circuit_html,
-    render_circuit_markdown,
-)
+from workers.reports.circuit import render_circuit_html, render_circuit_markdown
 from workers.running.context import JobContext
 from workers.running.loading import CircuitInputs
 from workers.running.packaging import describe_set, find_patch_verdict, hash_report, publish_package

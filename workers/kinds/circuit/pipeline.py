@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from excise.names import Granularity, Verdict
-from excise.specs import CircuitSpec
-from service.jobs.execution import load_stage_seconds
-from workers.domain import GateResult, ModelIdentity, Selection
-from workers.kinds.circuit import discover, package, prepare, validate
-from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
-from workers.reports.circuit import (
+from excise.reports.circuit import (
     ChosenCircuit,
     CircuitCurve,
     CircuitReport,
     CircuitTask,
     HeldOutCircuit,
-    judge_circuit,
 )
+from excise.reports.common import ModelIdentity
+from excise.reports.gates import GateResult
+from excise.specs import CircuitSpec
+from service.jobs.execution import load_stage_seconds
+from workers.domain import Selection
+from workers.kinds.circuit import discover, package, prepare, validate
+from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
+from workers.reports.circuit import judge_circuit
 from workers.running.context import JobContext
 from workers.running.loading import CircuitInputs
 from workers.running.packaging import STATUSES, list_versions

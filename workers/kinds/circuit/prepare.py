@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from excise.names import CircuitMetric, CircuitTask
+from excise.names import BuiltInTask, CircuitMetric
 from excise.specs.circuit import BUILT_IN_TASKS, CIRCUIT_SPLITS, MIN_CIRCUIT_ROWS
 from workers.circuits.greater_than import generate_greater_than
 from workers.circuits.ioi import generate_ioi
@@ -64,9 +64,9 @@ def _work(inputs: CircuitInputs, progress: Progress) -> bytes:
 def _build_task(inputs: CircuitInputs) -> Task:
     """Return the task with more rows than needed; uploaded ones in an order drawn by the seed."""
     spec, tokenizer = inputs.spec, inputs.checkpoint.tokenizer
-    if spec.task == CircuitTask.IOI:
+    if spec.task == BuiltInTask.IOI:
         return generate_ioi(tokenizer, spec.rows * SPARE_FACTOR, spec.seed)
-    if spec.task == CircuitTask.GREATER_THAN:
+    if spec.task == BuiltInTask.GREATER_THAN:
         return generate_greater_than(tokenizer, spec.rows * SPARE_FACTOR, spec.seed)
     rows = list(parse_rows(inputs.rows(spec.task), tokenizer))
     random.Random(spec.seed).shuffle(rows)  # noqa: S311 - no secret

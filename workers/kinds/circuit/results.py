@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 
 from excise.names import CircuitMetric, Granularity
+from excise.reports.circuit import CircuitPoint, HeatmapRow
 from workers.circuits.outcome import CircuitOutcome, CurvePoint, LayerSummary
 from workers.circuits.tasks import Task, TaskRow
 from workers.correction.results import StageDocument, StoredSelection
 from workers.domain import Selection
-from workers.reports.circuit import CircuitPoint, HeatmapRow
 
 HEATMAP_BLOCKS = 32
 """Cells a layer in the heatmap, where components are not attention heads."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from excise.names import ZeroShotTask
+from excise.reports.compression import TaskScore
 from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
 from workers.domain import TokenSequence
 from workers.kinds.compression.results import Measured
@@ -19,7 +20,6 @@ from workers.measuring.zero_shot_tasks import (
 )
 from workers.models.encoding import encode_text
 from workers.progress import Advance
-from workers.reports.compression import TaskScore
 from workers.running.context import InvalidInputError
 from workers.running.loading import CompressionInputs
 

@@ -7,15 +7,12 @@ from pathlib import Path
 
 from excise.intake.checkpoint_folder import list_weight_files
 from excise.names import JobFile
+from excise.reports.compression import CompressionReport
 from workers.families import find_linear_modules
 from workers.kinds.compression.results import select_masked
 from workers.progress import Progress
 from workers.pruning.patch import Patch, PatchVerdict, apply_patch, build_patch, serialise_patch
-from workers.reports.compression import (
-    CompressionReport,
-    render_compression_html,
-    render_compression_markdown,
-)
+from workers.reports.compression import render_compression_html, render_compression_markdown
 from workers.running.context import JobContext, StageOutput
 from workers.running.loading import CompressionInputs
 from workers.running.packaging import (

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from excise.reports.common import ModelIdentity
+from excise.reports.compression import CompressionReport, CorpusPerplexity, ModuleZeros, TaskChange
 from excise.specs import CompressionSpec
 from service.jobs.execution import load_stage_seconds
 from workers.compression.plan import SPEED_NOTE
-from workers.domain import ModelIdentity
 from workers.families import find_linear_modules, linear_weight
 from workers.kinds.compression import compress, package, prepare
 from workers.kinds.compression.measurement import count_work, load_questions, measure
 from workers.kinds.compression.results import Measured, PreparedCompression, apply_masks
 from workers.progress import Progress, count_up
-from workers.reports.compression import (
-    CompressionReport,
-    CorpusPerplexity,
-    ModuleZeros,
-    TaskChange,
-    judge_compression,
-)
+from workers.reports.compression import judge_compression
 from workers.running.context import JobContext, StageOutput
 from workers.running.loading import CompressionInputs
 from workers.running.packaging import STATUSES, list_versions

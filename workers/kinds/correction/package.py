@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from excise.names import JobFile
+from excise.reports.correction import CorrectionReport
 from workers.correction.results import PreparedCorrection, SearchOutcome
-from workers.domain import Report, TokenSequence
+from workers.domain import TokenSequence
 from workers.kinds.correction.ablation import compute_replacement
 from workers.progress import Progress
 from workers.pruning.patch import build_patch, serialise_patch
@@ -20,7 +21,7 @@ def run(
     context: JobContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
-    report: Report,
+    report: CorrectionReport,
     search: SearchOutcome | None,
 ) -> None:
     """Store the job's files and list them; the manifest is the stage's result."""
@@ -41,7 +42,7 @@ def _work(
     context: JobContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
-    report: Report,
+    report: CorrectionReport,
     search: SearchOutcome | None,
     progress: Progress,
 ) -> bytes:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from excise.cli.output import CommandError, ExitCode, build_console
-from excise.cli.summary import parse_report
 from excise.client.jobs import ExciseClient
+from excise.reports import JobReport, read_report
 from excise.resources.jobs import JobView
 from service.commands.demo import (
     DemoOptions,
@@ -128,7 +128,8 @@ def test_files_that_tell_another_story_are_an_error(
 ) -> None:
     job = finish(client, options)
     client.download_artifacts(job, options.output)
-    report = parse_report((options.output / "report.json").read_bytes())
+    report = read_report((options.output / "report.json").read_bytes())
+    assert isinstance(report, JobReport)
     check_files(job, report, options.output)
     with pytest.raises(CommandError, match="rejected"):
         check_files(job, report.model_copy(update={"verdict": "rejected"}), options.output)

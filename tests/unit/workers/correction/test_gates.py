@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from excise.names import GateBound, GateGroup, Headline
+from excise.reports.gates import GateResult
 from tests.unit.workers.correction.cases import (
     HIGHER,
     LOWER,
@@ -20,7 +21,6 @@ from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides
 from workers.correction.gates import MIN_HELD_OUT, build_effect_gates
 from workers.correction.results import BehaviourResponses, Responses
-from workers.domain import GateResult
 from workers.measuring.statistics import compute_change_interval
 
 GATES = ("effect", "significance", "better_than_random", "held_out_prompts")

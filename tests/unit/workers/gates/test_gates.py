@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from excise.names import GateBound, GatedSet
+from excise.reports.gates import GateResult
 from tests.unit.workers.gates.limits import LIMITS, RESPONSE_GATES
-from workers.domain import GateResult
 from workers.gates import gates
 from workers.gates.gates import GATES, GateRequest, judge_gate, judge_gates
 from workers.measuring.state import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from excise.names import GateGroup
-from workers.domain import GateResult
+from excise.reports.gates import GateResult
 from workers.gates.gates import GATES
 from workers.gates.remedies import REMEDIES, add_remedies, find_remedy
 

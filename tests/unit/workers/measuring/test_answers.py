@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from excise.names import GatedSet
+from excise.reports.gates import GateResult
 from tests.unit.workers.measuring.test_reasoning import TOKENIZER, encode
-from workers.domain import GateResult
 from workers.families import LLAMA
 from workers.gates.gates import GateRequest, judge_gate
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet

@@ -8,9 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from excise.names import Granularity, Verdict
-from workers.domain import ModelIdentity
-from workers.reports.circuit import (
-    DRAWN_RETENTION,
+from excise.reports.circuit import (
     ChosenCircuit,
     CircuitCurve,
     CircuitPoint,
@@ -18,6 +16,10 @@ from workers.reports.circuit import (
     CircuitTask,
     HeatmapRow,
     HeldOutCircuit,
+)
+from excise.reports.common import ModelIdentity
+from workers.reports.circuit import (
+    DRAWN_RETENTION,
     build_curve_chart,
     judge_circuit,
     render_circuit_html,

@@ -7,13 +7,15 @@ import json
 import pytest
 
 from excise.names import Verdict
-from workers.domain import ModelIdentity
-from workers.reports.compression import (
+from excise.reports.common import ModelIdentity
+from excise.reports.compression import (
     CompressionReport,
     CorpusPerplexity,
     ModuleZeros,
     TaskChange,
     TaskScore,
+)
+from workers.reports.compression import (
     judge_compression,
     render_compression_html,
     render_compression_markdown,

@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from excise.names import GateBound, Granularity
+from excise.reports.correction import HeldOutEffect, PatchSummary, RankLimitCost
 from tests.unit.workers.reports.reports import (
     damage_gate,
     effect_gate,
@@ -21,7 +22,6 @@ from tests.unit.workers.reports.reports import (
     toxicity,
     unmeasured_gate,
 )
-from workers.domain import HeldOutEffect, PatchSummary, RankLimitCost
 from workers.measuring.reasoning import LEFT_OUT, NO_ANSWER
 from workers.reports.charts import (
     build_axis,
