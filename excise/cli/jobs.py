@@ -23,7 +23,7 @@ from excise.cli.output import (
 )
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
-from excise.client.jobs import ApiError, ExciseClient
+from excise.client import ApiError, Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
@@ -172,7 +172,7 @@ def load_spec(path: Path) -> dict[str, Any]:
 
 
 def fill_in_prompt_sets(
-    client: ExciseClient,
+    client: Client,
     spec: dict[str, Any],
     prompts: Path | None = None,
     reference: Path | None = None,
@@ -194,7 +194,7 @@ def fill_in_prompt_sets(
 
 
 def fill_in_rows(
-    client: ExciseClient,
+    client: Client,
     spec: dict[str, Any],
     rows: Path | None,
     calibration: Path | None,
@@ -222,14 +222,14 @@ def fill_in_rows(
         found["rows"] = client.upload_prompt_set(path, is_rows=True).id
 
 
-def _wait_and_end(client: ExciseClient, job: JobView, output: Path | None, as_json: bool) -> None:
+def _wait_and_end(client: Client, job: JobView, output: Path | None, as_json: bool) -> None:
     """Follow the job, fetch its files, show the result, and end with its exit code."""
     console = build_console(to_stderr=as_json)
     end_of_job(follow_to_end(client, job, console, output, as_json=as_json))
 
 
 def follow_to_end(
-    client: ExciseClient, job: JobView, console: Console, output: Path | None, *, as_json: bool
+    client: Client, job: JobView, console: Console, output: Path | None, *, as_json: bool
 ) -> JobView:
     """The job once it has ended, with its files fetched and its result shown."""
     try:
@@ -256,7 +256,7 @@ def end_of_job(job: JobView) -> NoReturn:
     end_with(exit_code_of(job))
 
 
-def _show_outcome(client: ExciseClient, job: JobView, console: Console, paths: list[Path]) -> None:
+def _show_outcome(client: Client, job: JobView, console: Console, paths: list[Path]) -> None:
     """The report's summary, where there is one, and where the files are."""
     try:
         print_report(read_report(client.fetch_report(job.id)), console)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from excise.cli.output import clean
-from excise.client.jobs import ClientError, ExciseClient
+from excise.client import Client, ClientError
 from excise.names import StageStatus
 from excise.resources.jobs import EventView, JobView, StageView
 
@@ -26,7 +26,7 @@ _HIDDEN_EVENTS = frozenset({"stage.progress"})
 
 
 def follow_job(
-    client: ExciseClient, job: JobView, console: Console, *, started: float | None = None
+    client: Client, job: JobView, console: Console, *, started: float | None = None
 ) -> JobView:
     """Show the job's progress and events until it has ended; the job as it ended.
 
@@ -154,7 +154,7 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _read_events(client: ExciseClient, job_id: str, put: Callable[[EventView], None]) -> None:
+def _read_events(client: Client, job_id: str, put: Callable[[EventView], None]) -> None:
     """Hand on every event; the polling beside this notices and reports any lasting outage."""
     try:
         for event in client.iter_events(job_id):

@@ -15,7 +15,7 @@ from rich.console import Console
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from excise.cli.jobs import OutputOption, end_of_job, follow_to_end
 from excise.cli.output import CommandError, build_console, clean, print_json
-from excise.client.jobs import ExciseClient
+from excise.client import Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
 from excise.names import JobFile, PromptSetFormat
@@ -142,9 +142,7 @@ def build_spec(spec: dict[str, Any], ids: dict[NamedSet, str]) -> dict[str, Any]
     return {key: fill_in(value) for key, value in spec.items() if key != "publish"}
 
 
-def provide_sets(
-    client: ExciseClient, sets: list[NamedSet], folder: Path | None
-) -> dict[NamedSet, str]:
+def provide_sets(client: Client, sets: list[NamedSet], folder: Path | None) -> dict[NamedSet, str]:
     """The ids of the sets on the service, uploaded where they are missing.
 
     Raises `CommandError` naming every set of which neither the service nor the folder has the
@@ -193,7 +191,7 @@ def _explain_missing(missing: list[NamedSet], folder: Path | None) -> str:
     )
 
 
-def compare_files(client: ExciseClient, job: JobView, before: Manifest, console: Console) -> None:
+def compare_files(client: Client, job: JobView, before: Manifest, console: Console) -> None:
     """Say of every file of the manifest whether the new job left the same one."""
     after = _fetch_manifest(client, job)
     names = sorted(before.sha256.keys() | after.sha256.keys())
@@ -206,7 +204,7 @@ def compare_files(client: ExciseClient, job: JobView, before: Manifest, console:
         console.print(f"The verdict was {clean(before.verdict)}; now it is {clean(after.verdict)}.")
 
 
-def _fetch_manifest(client: ExciseClient, job: JobView) -> Manifest:
+def _fetch_manifest(client: Client, job: JobView) -> Manifest:
     try:
         return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, JobFile.MANIFEST)))
     except (ValueError, RecursionError):

@@ -20,7 +20,7 @@ from excise.cli.jobs import explain_end, load_spec
 from excise.cli.output import CommandError, ExitCode, build_console, clean, exit_code_of
 from excise.cli.progress import follow_job, format_seconds
 from excise.cli.report_summary import print_report
-from excise.client.jobs import ClientError, ExciseClient, build_set_name
+from excise.client import Client, ClientError, build_set_name
 from excise.installation import EXAMPLES, find_checkout
 from excise.names import JobFile, KeyScope, Verdict
 from excise.reports import JobReport, read_report
@@ -84,7 +84,7 @@ def run_demo(options: DemoOptions) -> ExitCode:
         say(f"the service answers at {stack.url}")
         fetch_model(stack, options.model, say)
         key = create_throwaway_key(stack.database_url)
-        with ExciseClient(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
+        with Client(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
             job = submit_demo_job(client, inputs, options)
             say(f"submitted {job.id}: correct {job.model}")
             job = follow_demo_job(client, job, console, started)
@@ -212,7 +212,7 @@ def check_files(job: JobView, report: JobReport, folder: Path) -> None:
         raise CommandError(f"manifest.json is not JSON: {error}.") from None
 
 
-def submit_demo_job(client: ExciseClient, inputs: DemoInputs, options: DemoOptions) -> JobView:
+def submit_demo_job(client: Client, inputs: DemoInputs, options: DemoOptions) -> JobView:
     """Upload the prompts and submit the job."""
     reduced = options.is_reduced
     undesired = read_prompts(inputs.undesired, _REDUCED_PROMPTS if reduced else None)
@@ -230,9 +230,7 @@ def submit_demo_job(client: ExciseClient, inputs: DemoInputs, options: DemoOptio
     return client.create_job(build_spec(inputs, options, *ids))
 
 
-def follow_demo_job(
-    client: ExciseClient, job: JobView, console: Console, started: float
-) -> JobView:
+def follow_demo_job(client: Client, job: JobView, console: Console, started: float) -> JobView:
     """Follow the job to its end; interrupted, cancel it before everything is stopped."""
     try:
         return follow_job(client, job, console, started=started)
@@ -243,7 +241,7 @@ def follow_demo_job(
         raise
 
 
-def _cancel(client: ExciseClient, job: JobView) -> None:
+def _cancel(client: Client, job: JobView) -> None:
     """Cancel the job and give it a moment to notice."""
     client.patience_seconds = 0
     client.cancel_job(job.id)
@@ -252,9 +250,7 @@ def _cancel(client: ExciseClient, job: JobView) -> None:
         time.sleep(0.2)
 
 
-def _conclude(
-    client: ExciseClient, job: JobView, options: DemoOptions, console: Console
-) -> ExitCode:
+def _conclude(client: Client, job: JobView, options: DemoOptions, console: Console) -> ExitCode:
     """Fetch the files, show the result, and say how it ended."""
     code = exit_code_of(job)
     if code is ExitCode.ERROR:
