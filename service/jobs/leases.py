@@ -98,7 +98,7 @@ class ShardLeases(LeasePolicy[Shard]):
         """Whether a message is about the shard."""
         return OutboxMessage.shard_id == Shard.id
 
-    def select_waiting(self) -> Select[tuple[Shard]]:
+    def select_waiting(self) -> Select[Shard]:
         """Shards of unfinished jobs in order, their jobs locked."""
         return (
             select(Shard)
@@ -190,7 +190,7 @@ class JobLeases(LeasePolicy[Job]):
             OutboxMessage.version_id.is_(None),
         )
 
-    def select_waiting(self) -> Select[tuple[Job]]:
+    def select_waiting(self) -> Select[Job]:
         """Jobs in order of arrival; those locked are passed over."""
         return select(Job).order_by(Job.number).with_for_update(skip_locked=True)
 

@@ -90,7 +90,7 @@ class VersionLeases(LeasePolicy[ModelVersion]):
         """Whether a message is about the version."""
         return OutboxMessage.version_id == ModelVersion.id
 
-    def select_waiting(self) -> Select[tuple[ModelVersion]]:
+    def select_waiting(self) -> Select[ModelVersion]:
         """Versions in order of arrival; those locked are passed over."""
         return select(ModelVersion).order_by(ModelVersion.number).with_for_update(skip_locked=True)
 
