@@ -1,4 +1,4 @@
-# Targets a newcomer can guess: demo, serve, test, lint, up, bench, clean; pin and wheel for its
+# Targets a newcomer can guess: demo, serve, test, lint, docs, up, bench, clean; pin and wheel for its
 # maintainers.
 PYTHON ?= python3
 VENV   := .venv
@@ -7,11 +7,12 @@ STAMP  := $(VENV)/.installed
 DEMO_ARGS ?=
 UP_ARGS ?=
 SERVE_EXIT_AFTER_SNIPPET ?=
+TEST_JOBS ?= 2
 
 export EXCISE_HOME ?= $(CURDIR)/.excise
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo serve vllm test lint up bench clean install pin wheel
+.PHONY: demo serve vllm test lint docs up bench clean install pin wheel
 
 install: $(STAMP)
 
@@ -44,8 +45,11 @@ serve: $(STAMP) vllm
 up: $(STAMP)
 	@$(BIN)/excise up $(UP_ARGS)
 
+# Files are dealt out to TEST_JOBS processes of one thread each: on two cores that takes little more
+# than half of the time of one process with two. vLLM's servers want every core to themselves.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not vllm" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m vllm tests/integration/vllm
 
 # Build sdist and wheel, and run the reduced demo from the wheel, in an empty folder.
 wheel: $(STAMP)
@@ -56,6 +60,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Guides, decisions and the references of API, command line and Python, as pages in site/. A broken
+# link or a public name that nothing is said about is an error.
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The site is in $(CURDIR)/site: open index.html."
 
 # Ratios from one run each, about half an hour on two cores. The longer benchmarks (repetition,
 # compression, circuits) are scripts beside these that can be stopped and resumed or take options.
@@ -69,4 +79,4 @@ bench: $(STAMP)
 clean:
 	@if grep -qxE '[0-9a-f]{16}' .excise/stack-id 2>/dev/null; then \
 		rm -rf "/var/lib/excise/$$(cat .excise/stack-id)"; fi
-	rm -rf $(VENV) .venv-vllm .excise demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache excise.egg-info
+	rm -rf $(VENV) .venv-vllm .excise demo-output site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache excise.egg-info

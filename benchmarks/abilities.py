@@ -19,6 +19,7 @@ from excise.reports.abilities import AbilityChange
 from excise.specs.abilities import AbilitiesGateSpec
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS, build_slices
 from workers.abilities.neighbourhoods import kinds_for
+from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose
 from workers.families import find_family
 from workers.fetching.checkpoints import load_checkpoint
@@ -46,6 +47,17 @@ def print_changes(changes: Sequence[AbilityChange]) -> None:
     print(f"\n{'met' if gate.passed else 'NOT MET'}: {said}")
 
 
+def choose_kinds(
+    kinds: tuple[SliceKind, ...], names: Sequence[str] | None
+) -> tuple[SliceKind, ...]:
+    """The kinds of these names, all without any. Ends the program at a name that there is not."""
+    known = [kind.name for kind in kinds]
+    if unknown := sorted(set(names or ()) - set(known)):
+        known_names = ", ".join(known)
+        raise SystemExit(f"--slices: there is no {', '.join(unknown)}; there are {known_names}")
+    return tuple(kind for kind in kinds if not names or kind.name in names)
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -64,8 +76,9 @@ def main() -> None:
     checkpoint = load_checkpoint(arguments.model, torch.float32, "cpu")
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     subject = Subject(model, tokenizer, find_family(model), checkpoint.pad_id)
-    kinds = SLICES + kinds_for({"toxicity"} if arguments.toxicity else ())
-    kinds = tuple(kind for kind in kinds if kind.name in (arguments.slices or [kind.name]))
+    kinds = choose_kinds(
+        SLICES + kinds_for({"toxicity"} if arguments.toxicity else ()), arguments.slices
+    )
     slices = build_slices(tokenizer, Purpose.VERDICT, arguments.seed, arguments.items, kinds)
     base = measure_probes(subject, slices)
     for path in arguments.patch:

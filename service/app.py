@@ -47,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=_lifespan,
+        docs_url=None,  # FastAPI's own page loads from other hosts; service.web has ours
         redoc_url=None,
     )
     app.state.context = context

@@ -39,6 +39,7 @@ class DatabaseUrlError(UserError, ValueError):
         )
 
 
+_MAX_MESSAGE_CHARACTERS = 4000
 _MIGRATION_LOCK = 7_204_118_331  # any constant: the advisory lock that serialises migrations
 
 
@@ -92,6 +93,12 @@ class Database:
 def fetch_now(session: Session) -> datetime:
     """The database's clock, read now (not at the start of the transaction)."""
     return session.execute(select(func.clock_timestamp(type_=DateTime(True)))).scalar_one()
+
+
+def clean_message(message: str) -> str:
+    """`message` in a form PostgreSQL can hold: no NUL, no lone surrogates, bounded length."""
+    cleaned = message.replace("\0", "").encode("utf-8", "replace").decode()
+    return cleaned[:_MAX_MESSAGE_CHARACTERS]
 
 
 def upgrade_to_head(url: str) -> None:

@@ -37,7 +37,6 @@ _HEADERS = {
 _LOCKED_DOWN = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 )
-_WITH_SCRIPTS = frozenset({"/docs", "/docs/oauth2-redirect"})  # loaded from a CDN
 
 
 class RequestEnvelope:
@@ -200,5 +199,4 @@ def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
         headers.setdefault(name, value)
     if path.startswith("/v1"):
         headers.setdefault("Cache-Control", "private, no-cache")
-    if path not in _WITH_SCRIPTS:
-        headers.setdefault("Content-Security-Policy", _LOCKED_DOWN)
+    headers.setdefault("Content-Security-Policy", _LOCKED_DOWN)

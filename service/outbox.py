@@ -8,8 +8,8 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from excise.names import OPEN_STATUSES, JobStatus, VersionStatus
-from service.models import Job, ModelVersion, OutboxMessage, Shard, ShardStatus
+from service.leases.policy import LeasePolicy, Row
+from service.models import ModelVersion, OutboxMessage
 
 JOB_TASK = "excise.run_job"
 SHARD_TASK = "excise.run_shard"
@@ -57,78 +57,25 @@ def count_unsent(session: Session) -> int:
     return session.execute(statement.select_from(OutboxMessage)).scalar_one()
 
 
-def resend_queued(session: Session, unclaimed_seconds: float = 0.0) -> int:
-    """Write a message for every queued job that has waited this long without one; return how many.
+def resend(session: Session, policy: LeasePolicy[Row], unclaimed_seconds: float = 0.0) -> int:
+    """Write a message for every row that has waited this long without one; return how many.
 
-    A job with an unsent message, or one sent within that time, is left alone
-    (with 0 seconds: only one with an unsent message).
+    A row with an unsent message, or one sent within that time, is left alone (with 0 seconds: only
+    one with an unsent message).
     """
     since = func.clock_timestamp() - timedelta(seconds=unclaimed_seconds)
     recent = exists().where(
-        OutboxMessage.job_id == Job.id,
-        OutboxMessage.shard_id.is_(None),
-        OutboxMessage.version_id.is_(None),
-        OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since),
+        policy.is_named, OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since)
     )
-    statement = (
-        select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, Job.queued_at <= since, ~recent)
-        .order_by(Job.number)
-        .with_for_update(skip_locked=True)
+    is_forgotten = (
+        policy.table.status == policy.waiting,
+        policy.waiting_since <= since,
+        ~recent,
     )
-    job_ids = session.scalars(statement).all()
-    for job_id in job_ids:
-        enqueue(session, job_id)
-    return len(job_ids)
-
-
-def resend_shards(session: Session, unclaimed_seconds: float = 0.0) -> int:
-    """The same for pending shards of jobs that are open; return how many.
-
-    A stage finishes without these messages: they only bring other workers to it.
-    """
-    since = func.clock_timestamp() - timedelta(seconds=unclaimed_seconds)
-    recent = exists().where(
-        OutboxMessage.shard_id == Shard.id,
-        OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since),
-    )
-    statement = (
-        select(Shard.job_id, Shard.id)
-        .join(Job, Job.id == Shard.job_id)
-        .where(
-            Shard.status == ShardStatus.PENDING,
-            Shard.pending_since <= since,
-            Job.status.in_(OPEN_STATUSES),
-            ~recent,
-        )
-        .order_by(Job.id, Shard.position)
-        .with_for_update(of=Job)  # jobs before shards, as everywhere
-    )
-    shards = session.execute(statement).all()
-    for job_id, shard_id in shards:
-        enqueue(session, job_id, shard_id)
-    return len(shards)
-
-
-def resend_versions(session: Session, unclaimed_seconds: float = 0.0) -> int:
-    """The same for versions that wait for a builder; return how many."""
-    since = func.clock_timestamp() - timedelta(seconds=unclaimed_seconds)
-    recent = exists().where(
-        OutboxMessage.version_id == ModelVersion.id,
-        OutboxMessage.sent_at.is_(None) | (OutboxMessage.sent_at > since),
-    )
-    statement = (
-        select(ModelVersion)
-        .where(
-            ModelVersion.status == VersionStatus.QUEUED, ModelVersion.queued_at <= since, ~recent
-        )
-        .order_by(ModelVersion.number)
-        .with_for_update(skip_locked=True)
-    )
-    versions = session.scalars(statement).all()
-    for version in versions:
-        enqueue_version(session, version)
-    return len(versions)
+    rows = session.scalars(policy.select_waiting().where(*is_forgotten)).all()
+    for row in rows:
+        policy.enqueue(session, row)
+    return len(rows)
 
 
 def delete_old_sent(session: Session) -> None:

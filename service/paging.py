@@ -17,7 +17,8 @@ class PageRequest:
 
 
 def read_page(
-    after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    after: Annotated[str | None, Query(description="The last id of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="How many to list")] = 20,
 ) -> PageRequest:
     """The page the query names; the first one unless it names another."""
     return PageRequest(after, limit)

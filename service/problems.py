@@ -13,7 +13,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from excise.names import BehaviourKind, JobKind
+from excise.names import BehaviourKind
+from excise.specs import SPECS
 from service.errors import (
     ExciseError,
     ForbiddenError,
@@ -33,7 +34,7 @@ TYPE_PREFIX = "https://excise.dev/errors/"
 DATABASE_OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
 _MAX_PARAM_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
-_JOB_KINDS = frozenset(JobKind)
+_JOB_KINDS = frozenset(SPECS)
 _BEHAVIOUR_KINDS = frozenset(BehaviourKind)
 _CHOICE_ERRORS = frozenset({"literal_error", "enum"})
 _UNION_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
@@ -195,7 +196,7 @@ def _describe(error: Mapping[str, Any]) -> str:
         is_behaviour = "behaviours" in error["loc"]
         noun = "behaviour" if is_behaviour else "job"
         what = "is required" if kind == "union_tag_not_found" else f"names no kind of {noun}"
-        kinds = tuple(BehaviourKind if is_behaviour else JobKind)
+        kinds = tuple(BehaviourKind if is_behaviour else SPECS)
         return f"{what}. Supported kinds: {', '.join(kinds)}."
     if kind == "string_pattern_mismatch":
         return f"has characters that are not allowed; it must match {context['pattern']}."

@@ -5,27 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from service.artifacts import open_artifact_store
 from service.broker import Broker
 from service.database import Database
 from service.jobs.intermediates import collect_artifact, find_expired
-from service.jobs.leases import sweep_expired_leases
-from service.jobs.shards import sweep_expired_shards
-from service.outbox import (
-    count_unsent,
-    delete_old_sent,
-    resend_queued,
-    resend_shards,
-    resend_versions,
-    send_unsent,
-)
-from service.serving.publications import sweep_expired_publications
+from service.jobs.leases import JOBS, SHARDS
+from service.leases.operations import sweep
+from service.leases.policy import LeasePolicy
+from service.outbox import count_unsent, delete_old_sent, resend, send_unsent
+from service.serving.publications import VERSIONS
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _MAX_PAUSE_SECONDS = 10.0
+_POLICIES: tuple[LeasePolicy[Any], ...] = (JOBS, SHARDS, VERSIONS)
 
 
 class Relay:
@@ -69,20 +65,15 @@ class Relay:
     def sweep_once(self) -> None:
         """Free what silent workers hold, re-send what was forgotten, tidy the outbox."""
         settings = self._settings
+        for policy in _POLICIES:
+            with self._database.transaction() as session:
+                for row_id in sweep(session, policy, settings.max_attempts):
+                    logger.warning("lease of %s %s expired", policy.name, row_id)
         with self._database.transaction() as session:
-            for job_id in sweep_expired_leases(session, settings.max_attempts):
-                logger.warning("lease of job %s expired", job_id)
-        with self._database.transaction() as session:
-            for shard_id in sweep_expired_shards(session):
-                logger.warning("lease of %s expired", shard_id)
-        with self._database.transaction() as session:
-            for version_id in sweep_expired_publications(session, settings.max_attempts):
-                logger.warning("lease of %s expired", version_id)
-        with self._database.transaction() as session:
-            if count := resend_queued(session, settings.resend_seconds):
+            if count := resend(session, JOBS, settings.resend_seconds):
                 logger.warning("%d queued jobs were not claimed in time; sending again", count)
-            resend_shards(session, settings.resend_seconds)
-            resend_versions(session, settings.resend_seconds)
+            resend(session, SHARDS, settings.resend_seconds)
+            resend(session, VERSIONS, settings.resend_seconds)
             delete_old_sent(session)
         self.collect_once()
 
@@ -105,7 +96,7 @@ class Relay:
         if self._broker.has_epoch():
             return
         with self._database.transaction() as session:
-            count = resend_queued(session) + resend_shards(session) + resend_versions(session)
+            count = sum(resend(session, policy) for policy in _POLICIES)
         logger.warning("the broker is new or was wiped; sending %d messages again", count)
         self._broker.set_epoch()
 

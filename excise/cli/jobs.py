@@ -32,7 +32,12 @@ from excise.resources.jobs import JobView
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
 
-_File = typer.Option(exists=True, dir_okay=False, readable=True)
+
+def _file_option(text: str) -> Any:
+    """An option that takes a file which exists."""
+    return typer.Option(exists=True, dir_okay=False, readable=True, help=text)
+
+
 OutputOption = Annotated[
     Path | None, typer.Option(help="Folder for the job's files.", file_okay=False)
 ]
@@ -41,7 +46,10 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
 @prompts_app.command("upload")
 def upload_prompts(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, readable=True, help="Text, or JSON lines."),
+    ],
     name: Annotated[str | None, typer.Option(help="By default, the file's name.")] = None,
     rows: Annotated[
         bool, typer.Option("--rows", help="The JSON lines are rows of a task, not prompts.")
@@ -59,12 +67,27 @@ def upload_prompts(
 
 
 def submit(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", exists=True, dir_okay=False)],
-    prompts: Annotated[Path | None, _File] = None,
-    reference: Annotated[Path | None, _File] = None,
-    perplexity: Annotated[Path | None, _File] = None,
-    rows: Annotated[Path | None, _File] = None,
-    calibration: Annotated[Path | None, _File] = None,
+    spec: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SPEC.json", exists=True, dir_okay=False, help="The job, as the API takes it."
+        ),
+    ],
+    prompts: Annotated[
+        Path | None, _file_option("Prompts of the first behaviour; become its prompt set.")
+    ] = None,
+    reference: Annotated[
+        Path | None, _file_option("Text that must keep working; becomes the spec's reference.")
+    ] = None,
+    perplexity: Annotated[
+        Path | None, _file_option("The corpus whose perplexity is measured.")
+    ] = None,
+    rows: Annotated[
+        Path | None, _file_option("JSON lines of a task of your own; become a circuit's task.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, _file_option("The text that a compression is calibrated on.")
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE: rows of a zero-shot task; repeatable.")
     ] = None,
@@ -125,7 +148,7 @@ def report(
 
 
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many to list.")] = 20,
     after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,

@@ -50,7 +50,12 @@ class Manifest(BaseModel):
 
 
 def reproduce(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST.json", exists=True, dir_okay=False)],
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MANIFEST.json", exists=True, dir_okay=False, help="A job's manifest.json."
+        ),
+    ],
     prompts_dir: Annotated[
         Path | None,
         typer.Option(

@@ -98,7 +98,10 @@ def roll_back_alias(
 def split_alias(
     alias: AliasArgument,
     percent: Annotated[int, typer.Argument(min=0, max=99, help="0 ends the split.")],
-    version: Annotated[str | None, typer.Argument(metavar="VERSION")] = None,
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="VERSION", help="The second version; none to end the split."),
+    ] = None,
     reason: ReasonOption = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
@@ -119,7 +122,7 @@ def show_alias_events(
 
 @versions_app.command("list")
 def list_versions(
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many to list.")] = 20,
     after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,

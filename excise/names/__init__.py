@@ -32,7 +32,6 @@ from excise.names.corrections import (
 )
 from excise.names.jobs import (
     OPEN_STATUSES,
-    STAGES,
     ComputeDtype,
     JobFile,
     JobKind,
@@ -49,7 +48,6 @@ from excise.names.serving import ModelKind, PoolKind, PoolStatus, VersionKind, V
 __all__ = [
     "OPEN_STATUSES",
     "READ_NO_SAMPLES",
-    "STAGES",
     "Ablation",
     "Attributor",
     "BehaviourKind",

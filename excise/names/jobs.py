@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from excise.names.name import Name
 
 
@@ -35,20 +33,6 @@ class Stage(Name):
     """Measure on held-out data, and judge."""
     PACKAGE = "package"
     """Write the patch, the report and the manifest."""
-
-
-STAGES: Mapping[JobKind, tuple[Stage, ...]] = {
-    JobKind.CORRECTION: (
-        Stage.PREPARE,
-        Stage.ATTRIBUTE,
-        Stage.SEARCH,
-        Stage.VALIDATE,
-        Stage.PACKAGE,
-    ),
-    JobKind.CIRCUIT: (Stage.PREPARE, Stage.DISCOVER, Stage.VALIDATE, Stage.PACKAGE),
-    JobKind.COMPRESSION: (Stage.PREPARE, Stage.COMPRESS, Stage.VALIDATE, Stage.PACKAGE),
-}
-"""The stages of each kind of job, in order."""
 
 
 class JobStatus(Name):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -15,8 +16,9 @@ from excise.names import (
     CircuitOrder,
     Granularity,
     JobKind,
+    Stage,
 )
-from excise.specs.common import JobSpecBase, OneOf, Storable, check_distinct
+from excise.specs.common import JobSpecBase, OneOf, PromptSetUse, Storable, check_distinct
 
 BUILT_IN_TASKS: tuple[str, ...] = tuple(task.value for task in BuiltInTask)
 CIRCUIT_SPLITS = 3
@@ -49,6 +51,14 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class CircuitSpec(JobSpecBase):
     """A circuit job: the components that carry a task, and how much of it they keep."""
 
+    stages: ClassVar[Mapping[str, float]] = {
+        Stage.PREPARE: 0.03,
+        Stage.DISCOVER: 0.90,
+        Stage.VALIDATE: 0.05,
+        Stage.PACKAGE: 0.02,
+    }
+    """Shares counted from the passes over the model that the defaults ask for."""
+
     kind: Literal[JobKind.CIRCUIT]
     task: Annotated[str, Field(max_length=64), Storable, AfterValidator(_check_task)]
     """`ioi`, `greater_than`, or a prompt set of rows with clean, corrupted, answer and wrong."""
@@ -77,6 +87,11 @@ class CircuitSpec(JobSpecBase):
     """Largest share of all components that still counts as a circuit."""
     rows: int = Field(default=72, ge=MIN_CIRCUIT_ROWS, le=3000)
     """Rows used, in three even parts."""
+
+    def list_prompt_sets(self) -> Iterator[PromptSetUse]:
+        """The task's rows, unless the task is built in."""
+        if self.task not in BUILT_IN_TASKS:
+            yield PromptSetUse("task", self.task, MIN_CIRCUIT_ROWS, is_rows=True)
 
     @property
     def chosen_order(self) -> CircuitOrder:

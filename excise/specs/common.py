@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
@@ -55,9 +57,18 @@ MetadataValue = Annotated[str, Field(max_length=512), Storable]
 
 
 class SpecModel(BaseModel):
-    """Base of the spec's parts: immutable, strict about types, unknown fields and NaN."""
+    """Base of the spec's parts: immutable, strict about types, unknown fields and NaN.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    The docstrings of fields are their descriptions in the OpenAPI document.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class PerplexitySpec(SpecModel):
@@ -69,8 +80,33 @@ class PerplexitySpec(SpecModel):
     sequences: int = Field(default=40, ge=1, le=1000)
 
 
+@dataclass(frozen=True)
+class PromptSetUse:
+    """One prompt set that a spec names."""
+
+    field: str
+    """Where it is named, such as `behaviours[0].prompts`."""
+    prompt_set_id: str
+    least: int
+    """Fewest prompts or rows that will do."""
+    is_rows: bool = False
+    """Whether it must be a set of rows rather than of prompts."""
+
+
+@dataclass(frozen=True)
+class ServerTask:
+    """One zero-shot task for which a spec brings no rows of its own, so that the server must."""
+
+    field: str
+    """The field that names the task, such as `tasks[0]`."""
+    name: str
+
+
 class JobSpecBase(SpecModel):
-    """What a job of any kind says about itself."""
+    """What a job of any kind says about itself, and what its kind says about it."""
+
+    stages: ClassVar[Mapping[str, float]]
+    """The stages of this kind of job in order, each with its usual share of the job's time."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024), Storable]
     dtype: OneOf[ComputeDtype] = ComputeDtype.FLOAT32
@@ -79,3 +115,13 @@ class JobSpecBase(SpecModel):
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=MAX_METADATA_PAIRS
     )
+    kind: str
+    """Each kind narrows this to the one name it goes by."""
+
+    def list_prompt_sets(self) -> Iterator[PromptSetUse]:
+        """Every prompt set the spec names."""
+        yield from ()
+
+    def list_server_tasks(self) -> Iterator[ServerTask]:
+        """Every zero-shot task the spec names without rows."""
+        yield from ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -11,6 +12,7 @@ from excise.names import (
     Attributor,
     JobKind,
     SparsityPattern,
+    Stage,
     Statistic,
     ZeroShotTask,
 )
@@ -19,6 +21,8 @@ from excise.specs.common import (
     OneOf,
     PerplexitySpec,
     PromptSetId,
+    PromptSetUse,
+    ServerTask,
     SpecModel,
 )
 
@@ -43,6 +47,20 @@ class ZeroShotSpec(SpecModel):
     """A prompt set of rows; the server's own copy of the task when none is given."""
     limit: int | None = Field(default=200, ge=MIN_TASK_ROWS, le=20_000)
     """Questions drawn by the seed; null takes all."""
+
+
+def list_task_rows(field: str, tasks: Sequence[ZeroShotSpec]) -> Iterator[PromptSetUse]:
+    """The sets of rows that the tasks in `field` name."""
+    for index, task in enumerate(tasks):
+        if task.rows is not None:
+            yield PromptSetUse(f"{field}[{index}].rows", task.rows, MIN_TASK_ROWS, is_rows=True)
+
+
+def list_tasks_without_rows(field: str, tasks: Sequence[ZeroShotSpec]) -> Iterator[ServerTask]:
+    """The tasks in `field` that name no rows."""
+    for index, task in enumerate(tasks):
+        if task.rows is None:
+            yield ServerTask(f"{field}[{index}]", task.name)
 
 
 class CompressionBudgetSpec(SpecModel):
@@ -72,6 +90,14 @@ def _check_tasks(tasks: list[ZeroShotSpec]) -> list[ZeroShotSpec]:
 class CompressionSpec(JobSpecBase):
     """A compression job: the same share of every row of every linear layer set to zero."""
 
+    stages: ClassVar[Mapping[str, float]] = {
+        Stage.PREPARE: 0.25,
+        Stage.COMPRESS: 0.45,
+        Stage.VALIDATE: 0.25,
+        Stage.PACKAGE: 0.05,
+    }
+    """Shares counted from the passes over the model that the defaults ask for."""
+
     kind: Literal[JobKind.COMPRESSION]
     method: Annotated[OneOf[Attributor], AfterValidator(_check_method)] = Attributor.ATTNLRP
     """What weights are scored by; those of smallest score go. Any but `cp_lrp`."""
@@ -88,6 +114,16 @@ class CompressionSpec(JobSpecBase):
     perplexity: PerplexitySpec
     tasks: Annotated[list[ZeroShotSpec], Field(max_length=7), AfterValidator(_check_tasks)] = []  # noqa: RUF012 - pydantic copies it
     budget: CompressionBudgetSpec = CompressionBudgetSpec()
+
+    def list_prompt_sets(self) -> Iterator[PromptSetUse]:
+        """The corpus, the calibration text, and the tasks' rows."""
+        yield PromptSetUse("perplexity.prompts", self.perplexity.prompts, 1)
+        yield PromptSetUse("calibration.prompts", self.calibration.prompts, 1)
+        yield from list_task_rows("tasks", self.tasks)
+
+    def list_server_tasks(self) -> Iterator[ServerTask]:
+        """The tasks without rows."""
+        return list_tasks_without_rows("tasks", self.tasks)
 
     @property
     def target_sparsity(self) -> float:

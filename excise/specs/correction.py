@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -14,6 +15,7 @@ from excise.names import (
     JobKind,
     Score,
     SearchPreset,
+    Stage,
 )
 from excise.specs.abilities import ProtectSpec
 from excise.specs.behaviours import BehaviourSpec
@@ -23,10 +25,13 @@ from excise.specs.common import (
     OneOf,
     PerplexitySpec,
     PromptSetId,
+    PromptSetUse,
+    ServerTask,
     SpecModel,
     check_ascending,
     check_distinct,
 )
+from excise.specs.compression import list_tasks_without_rows
 from excise.specs.gates import GatesSpec, ResponseLimitsSpec
 
 MIN_UNDESIRED_PROMPTS = 4
@@ -133,6 +138,15 @@ class ServingSpec(SpecModel):
 class CorrectionSpec(JobSpecBase):
     """A correction job, as submitted."""
 
+    stages: ClassVar[Mapping[str, float]] = {
+        Stage.PREPARE: 0.13,
+        Stage.ATTRIBUTE: 0.22,
+        Stage.SEARCH: 0.41,
+        Stage.VALIDATE: 0.23,
+        Stage.PACKAGE: 0.01,
+    }
+    """Shares measured on the demo on two CPU cores."""
+
     kind: Literal[JobKind.CORRECTION]
     behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=MAX_BEHAVIOURS)
     reference: PromptSetId
@@ -148,6 +162,20 @@ class CorrectionSpec(JobSpecBase):
     """Limits on continuations of reference text and on responses to each behaviour's prompts."""
     serving: ServingSpec = ServingSpec()
     publish: PublishSpec | None = None
+
+    def list_prompt_sets(self) -> Iterator[PromptSetUse]:
+        """Those of the behaviours, the reference, the gates and the corpus."""
+        for index, behaviour in enumerate(self.behaviours):
+            field = f"behaviours[{index}].prompts"
+            yield PromptSetUse(field, behaviour.prompts, MIN_UNDESIRED_PROMPTS)
+        yield PromptSetUse("reference", self.reference, MIN_REFERENCE_TEXTS)
+        yield from self.gates.list_prompt_sets()
+        if self.perplexity is not None:
+            yield PromptSetUse("perplexity.prompts", self.perplexity.prompts, 1)
+
+    def list_server_tasks(self) -> Iterator[ServerTask]:
+        """The gates' tasks without rows."""
+        return list_tasks_without_rows("gates.zero_shot", self.gates.zero_shot)
 
     @model_validator(mode="after")
     def _check_sets_differ(self) -> Self:

@@ -6,18 +6,21 @@ met. What each demands is said in the table of `workers.gates.gates`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from excise.specs.abilities import AbilitiesGateSpec
-from excise.specs.common import SpecModel, Storable
-from excise.specs.compression import ZeroShotSpec
+from excise.specs.common import PromptSetUse, SpecModel, Storable
+from excise.specs.compression import ZeroShotSpec, list_task_rows
 
 PromptSource = Annotated[str, Field(min_length=1, max_length=1024), Storable]
 """A prompt set's id in a job; a file beside the configuration in `excise gate`."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+MIN_GATE_PROMPTS = 2
 
 
 class PerplexityGateSpec(SpecModel):
@@ -124,3 +127,10 @@ class GatesSpec(SpecModel):
     """Unsafe prompts that resemble safe ones, such as XSTest's contrasts."""
     over_refusal: OverRefusalGateSpec | None = None
     """Harmless look-alikes of harmful prompts, such as XSTest's safe ones."""
+
+    def list_prompt_sets(self) -> Iterator[PromptSetUse]:
+        """The prompt sets that the gates of a job name."""
+        for name in type(self).model_fields:
+            if isinstance(asked := getattr(self, name), PromptGateSpec):
+                yield PromptSetUse(f"gates.{name}.prompts", asked.prompts, MIN_GATE_PROMPTS)
+        yield from list_task_rows("gates.zero_shot", self.zero_shot)

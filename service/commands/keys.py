@@ -53,7 +53,10 @@ def list_keys(tenant: TenantOption = "default", as_json: JsonOption = False) -> 
 
 
 @app.command("revoke")
-def revoke_key(key_id: str, tenant: TenantOption = "default") -> None:
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
+    tenant: TenantOption = "default",
+) -> None:
     """Make a key useless at once."""
     with open_database() as database, database.transaction() as session:
         tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant))

@@ -24,8 +24,10 @@ from service.embedded.stack import DEFAULT_PORT
 
 def up(
     host: Annotated[str, typer.Option(help="Address the API listens on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_PORT,
-    workers: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port the API listens on.")
+    ] = DEFAULT_PORT,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
     serve: Annotated[
         bool, typer.Option("--serve", help="Also run vLLM, for corrections to be published to.")
     ] = False,
@@ -71,7 +73,9 @@ def demo(
     reduced: Annotated[
         bool, typer.Option("--reduced", help="Fewer prompts and amounts; any verdict will do.")
     ] = False,
-    output: Annotated[Path, typer.Option(file_okay=False)] = Path("demo-output"),
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for report, patch and manifest.")
+    ] = Path("demo-output"),
 ) -> None:
     """Correct a small model's habit of repeating itself, from start to finish."""
     treat_termination_as_interrupt()
@@ -83,7 +87,9 @@ def demo(
 
 
 def serve(
-    output: Annotated[Path, typer.Option(file_okay=False)] = Path("demo-output"),
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for report, patch and manifest.")
+    ] = Path("demo-output"),
     exit_after_snippet: Annotated[
         bool, typer.Option(help="Stop once base and correction have answered.")
     ] = False,

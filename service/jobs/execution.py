@@ -17,21 +17,13 @@ from sqlalchemy.orm import Session
 from excise.names import JobStatus, StageStatus, Verdict
 from excise.specs import JobSpec, parse_spec
 from service.artifacts import check_artifact_id
-from service.database import fetch_now
-from service.errors import LeaseLostError
+from service.database import clean_message, fetch_now
 from service.jobs.intermediates import lock_artifact
-from service.jobs.shard_states import prolong_shards_of
-from service.jobs.transitions import (
-    append_event,
-    cancel,
-    fail_as_poison,
-    finish,
-    lock_job,
-    requeue_or_give_up,
-)
+from service.jobs.leases import JOBS
+from service.jobs.transitions import append_event, finish
+from service.leases import operations as leases
 from service.models import Event, Job, JobArtifact, Stage, StageResult, Worker
 
-_MAX_MESSAGE_CHARACTERS = 4000
 _VERDICTS = {
     JobStatus.SUCCEEDED: (Verdict.PASSED,),
     JobStatus.REJECTED: (Verdict.REJECTED, Verdict.NO_EFFECT),
@@ -51,6 +43,11 @@ class Claim:
     spec: JobSpec
     created_at: datetime
 
+    @property
+    def row_id(self) -> str:
+        """What is leased."""
+        return self.job_id
+
 
 def claim_job(
     session: Session, job_id: str, worker_id: str, lease_seconds: float, max_attempts: int = 3
@@ -60,16 +57,9 @@ def claim_job(
     A queued job is claimed, and so is a running one whose lease has expired. One whose cancellation
     was asked for becomes `cancelled`, one with no attempts left `failed` (`poison_job`).
     """
-    job = lock_job(session, job_id)
-    if job is None or not _is_claimable(job, fetch_now(session)):
+    job = leases.claim(session, JOBS, job_id, worker_id, lease_seconds, max_attempts)
+    if job is None:
         return None
-    if job.cancel_requested:
-        cancel(session, job)
-        return None
-    if job.attempts >= max_attempts:
-        fail_as_poison(session, job, "The worker stopped answering.")
-        return None
-    _take(session, job, worker_id, lease_seconds)
     return Claim(
         job_id=job.id,
         tenant_id=job.tenant_id,
@@ -78,35 +68,6 @@ def claim_job(
         spec=parse_spec(job.spec),
         created_at=job.created_at,
     )
-
-
-def renew_lease(session: Session, job_id: str, token: int, lease_seconds: float) -> bool:
-    """Prolong the lease, and those of the job's shards that its own worker holds.
-
-    Returns whether cancellation was asked for. Raises `LeaseLostError`.
-    """
-    job = lock_lease(session, job_id, token)
-    job.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
-    prolong_shards_of(session, job_id, job.lease_worker, job.lease_expires_at)
-    return job.cancel_requested
-
-
-def release_job(
-    session: Session,
-    job_id: str,
-    token: int,
-    reason: str,
-    max_attempts: int = 3,
-    *,
-    counts: bool = True,
-) -> None:
-    """Give the job back after its attempt ended early: queued again, or failed as `poison_job`.
-
-    An attempt that does not count, as when the worker was told to stop, uses up none of
-    `max_attempts`. Raises `LeaseLostError`.
-    """
-    job = lock_lease(session, job_id, token)
-    requeue_or_give_up(session, job, clean_message(reason), max_attempts, counts=counts)
 
 
 def is_cancel_requested(session: Session, job_id: str) -> bool:
@@ -255,10 +216,11 @@ def finish_job(
     status: str,
     verdict: str | None = None,
     error_code: str | None = None,
-    error_message: str | None = None,
+    message: str | None = None,
 ) -> None:
     """End the job and give back its lease; a second call finds the lease lost.
 
+    `message` tells the job's owner how it ended; of a failed job it is the error's message.
     Raises `ValueError` when status, verdict and error disagree, and `LeaseLostError`.
     """
     outcome = JobStatus(status)
@@ -267,16 +229,15 @@ def finish_job(
     if (outcome is JobStatus.FAILED) != (error_code is not None):
         raise ValueError("Exactly a failed job has an error_code.")
     job = lock_lease(session, job_id, token)
-    cleaned = None if error_message is None else clean_message(error_message)
-    message = cleaned or f"The job ended: {verdict or outcome.value}."
+    told = clean_message(message or "") or f"The job ended: {verdict or outcome.value}."
     finish(
         session,
         job,
         outcome,
-        message,
+        told,
         verdict=verdict,
         error_code=error_code,
-        error_message=message if outcome is JobStatus.FAILED else None,
+        error_message=told if outcome is JobStatus.FAILED else None,
     )
 
 
@@ -311,46 +272,9 @@ def heartbeat_worker(
     )
 
 
-def _is_claimable(job: Job, now: datetime) -> bool:
-    """Whether the job waits for a worker, or lost the one it had."""
-    if job.status == JobStatus.QUEUED:
-        return True
-    has_expired = job.lease_expires_at is None or job.lease_expires_at < now
-    return job.status == JobStatus.RUNNING and has_expired
-
-
-def _take(session: Session, job: Job, worker_id: str, lease_seconds: float) -> None:
-    """Give the locked job to the worker under a new token."""
-    now = fetch_now(session)
-    was_running = job.status == JobStatus.RUNNING
-    job.status, job.attempts, job.lease_token = (
-        JobStatus.RUNNING,
-        job.attempts + 1,
-        job.lease_token + 1,
-    )
-    job.lease_worker, job.lease_expires_at = worker_id, now + timedelta(seconds=lease_seconds)
-    job.started_at = job.started_at or now
-    data = {"attempt": job.attempts, "worker": worker_id}
-    if job.lease_token == 1:
-        append_event(session, job.id, "job.started", f"Worker {worker_id} took the job.", data)
-        return
-    why = "its worker stopped answering" if was_running else "it was queued again"
-    message = f"Worker {worker_id} took the job over after {why} (attempt {job.attempts})."
-    append_event(session, job.id, "job.resumed", message, data, "warning")
-
-
 def lock_lease(session: Session, job_id: str, token: int) -> Job:
-    """The job's row, locked, if `token` is the newest and the job is running.
-
-    The lock keeps every other claim out until the transaction ends, so whatever is written
-    in the same transaction is fenced. Raises `LeaseLostError`.
-    """
-    job = lock_job(session, job_id)
-    if job is None or job.lease_token != token or job.status != JobStatus.RUNNING:
-        raise LeaseLostError(
-            f"Token {token} no longer holds job {job_id}. Stop working on it and write nothing."
-        )
-    return job
+    """The job's row, locked, if `token` is the newest. Raises `LeaseLostError`."""
+    return leases.lock_held(session, JOBS, job_id, token)
 
 
 def _lock_stage(session: Session, job_id: str, token: int, name: str) -> Stage:
@@ -382,9 +306,3 @@ def _seconds(stage: Stage) -> float:
     if stage.started_at is None or stage.finished_at is None:
         return 0.0
     return (stage.finished_at - stage.started_at).total_seconds()
-
-
-def clean_message(message: str) -> str:
-    """`message` in a form PostgreSQL can hold: no NUL, no lone surrogates, bounded length."""
-    text = message.replace("\0", "").encode("utf-8", "replace").decode()
-    return text[:_MAX_MESSAGE_CHARACTERS]

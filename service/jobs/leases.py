@@ -1,31 +1,206 @@
-"""Leases nobody renews any more."""
+"""How jobs and their shards are leased; see `service.leases`.
+
+Whoever changes a shard locks its job's row first and the shard's after it, so nothing here can
+lock in a circle.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, and_, func, select, update
 from sqlalchemy.orm import Session
 
-from excise.names import JobStatus
-from service.jobs.transitions import requeue_or_give_up
-from service.models import Job
+from excise.names import OPEN_STATUSES, JobStatus, StageStatus
+from service.database import fetch_now
+from service.jobs.shard_states import list_held_shards, prolong_shards_of
+from service.jobs.transitions import append_event, cancel, fail_as_poison
+from service.leases.operations import has_expired, requeue
+from service.leases.policy import EndedAttempt, LeasePolicy
+from service.models import Job, OutboxMessage, Shard, ShardStatus, Stage
+from service.outbox import enqueue
 
 
-def sweep_expired_leases(session: Session, max_attempts: int, limit: int = 100) -> Sequence[str]:
-    """Take running jobs away from workers that went silent; the ids of those jobs.
+class ShardLeases(LeasePolicy[Shard]):
+    """Shards of unfinished jobs. One without attempts left takes its job with it."""
 
-    Each is queued again, or given up, or cancelled if that was asked for.
-    """
-    statement = (
-        select(Job)
-        .where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < func.clock_timestamp())
-        .order_by(Job.lease_expires_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    jobs = session.scalars(statement).all()
-    for job in jobs:
-        reason = f"The worker {job.lease_worker} stopped answering."
-        requeue_or_give_up(session, job, reason, max_attempts)
-    return [job.id for job in jobs]
+    table = Shard
+    name = "shard"
+    waiting = ShardStatus.PENDING
+    held = ShardStatus.RUNNING
+    ends_with_last_attempt = False
+
+    def lock(self, session: Session, row_id: str) -> Shard | None:
+        """The current row, its job's locked before it; None also if the job has ended."""
+        job_id = session.scalar(select(Shard.job_id).where(Shard.id == row_id))
+        job = None if job_id is None else JOBS.lock(session, job_id)
+        if job is None or job.status not in OPEN_STATUSES:
+            return None
+        return super().lock(session, row_id)
+
+    def lock_expired(self, session: Session, limit: int) -> Iterator[Shard]:
+        """Held shards whose lease has expired: looked for first, then locked one after another."""
+        expired = (
+            select(Shard.id)
+            .where(
+                Shard.status == ShardStatus.RUNNING,
+                Shard.lease_expires_at < func.clock_timestamp(),
+            )
+            .order_by(Shard.job_id, Shard.position)
+            .limit(limit)
+        )
+        for shard_id in session.scalars(expired).all():
+            shard = self.lock(session, shard_id)
+            if shard is not None and has_expired(self, shard, fetch_now(session)):
+                yield shard
+
+    def is_cancelled(self, session: Session, row: Shard) -> bool:
+        """Whether the shard's job is to be cancelled, which ends its shards as well."""
+        return session.get_one(Job, row.job_id).cancel_requested
+
+    def give_up(self, session: Session, row: Shard, reason: str | None) -> None:
+        """Fail the shard's job: whoever takes the shard dies of it."""
+        is_silent = row.status == ShardStatus.RUNNING
+        reason = _describe_silence(row.lease_worker) if is_silent else reason or row.last_reason
+        what = f"Shard {row.position + 1} of the stage {row.stage}"
+        reason = reason or "Unknown."
+        fail_as_poison(session, session.get_one(Job, row.job_id), reason, what, row.attempts)
+
+    def note_claim(self, session: Session, row: Shard, silent_worker: str | None) -> None:  # noqa: ARG002
+        """Remember why the attempt before this one ended."""
+        if silent_worker is not None:
+            row.last_reason = _describe_silence(silent_worker)
+
+    def requeue(self, session: Session, row: Shard, ended: EndedAttempt) -> None:  # noqa: ARG002
+        """Remember why the attempt ended."""
+        row.last_reason, row.pending_since = ended.reason, func.clock_timestamp()
+
+    def enqueue(self, session: Session, row: Shard) -> None:
+        """Tell all workers of the shard."""
+        enqueue(session, row.job_id, row.id)
+
+    @property
+    def waiting_since(self) -> ColumnElement[datetime]:
+        """When a shard last began to wait."""
+        return Shard.pending_since.expression
+
+    @property
+    def is_named(self) -> ColumnElement[bool]:
+        """Whether a message is about the shard."""
+        return OutboxMessage.shard_id == Shard.id
+
+    def select_waiting(self) -> Select[Shard]:
+        """Shards of unfinished jobs in order, their jobs locked."""
+        return (
+            select(Shard)
+            .join(Job, Job.id == Shard.job_id)
+            .where(Job.status.in_(OPEN_STATUSES))
+            .order_by(Job.id, Shard.position)
+            .with_for_update(of=Job)
+        )
+
+    def note_requeue(
+        self,
+        session: Session,
+        row: Shard,
+        ended: EndedAttempt,
+        max_attempts: int,  # noqa: ARG002
+    ) -> None:
+        """Tell the job's owner that a shard has to be done again."""
+        number = row.position + 1
+        message = f"Shard {number} of the stage {row.stage} is to be done again: {ended.reason}"
+        data = {"stage": row.stage, "shard": number, "attempt": row.attempts}
+        append_event(session, row.job_id, "shard.requeued", message, data, "warning")
+
+
+class JobLeases(LeasePolicy[Job]):
+    """Whole jobs. The shards that a job's own worker holds live and end with the job's lease."""
+
+    table = Job
+    name = "job"
+    waiting = JobStatus.QUEUED
+    held = JobStatus.RUNNING
+
+    def is_cancelled(self, session: Session, row: Job) -> bool:  # noqa: ARG002
+        """Whether someone asked for the job to be cancelled."""
+        return row.cancel_requested
+
+    def end_cancelled(self, session: Session, row: Job) -> bool:
+        """End the job as cancelled if someone asked for that."""
+        if row.cancel_requested:
+            cancel(session, row)
+        return row.cancel_requested
+
+    def give_up(self, session: Session, row: Job, reason: str | None) -> None:
+        """Fail the job as `poison_job`."""
+        fail_as_poison(session, row, reason or "The worker stopped answering.")
+
+    def note_claim(self, session: Session, row: Job, silent_worker: str | None) -> None:
+        """Tell the job's owner who works on it, and why it is someone else than before."""
+        row.started_at = row.started_at or fetch_now(session)
+        worker, data = row.lease_worker, {"attempt": row.attempts, "worker": row.lease_worker}
+        if row.lease_token == 1:
+            append_event(session, row.id, "job.started", f"Worker {worker} took the job.", data)
+            return
+        is_silent = silent_worker is not None
+        why = "its worker stopped answering" if is_silent else "it was queued again"
+        message = f"Worker {worker} took the job over after {why} (attempt {row.attempts})."
+        append_event(session, row.id, "job.resumed", message, data, "warning")
+
+    def note_renewal(self, session: Session, row: Job) -> None:
+        """Prolong the leases of the job's shards that its own worker holds."""
+        assert row.lease_expires_at is not None
+        prolong_shards_of(session, row.id, row.lease_worker, row.lease_expires_at)
+
+    def requeue(self, session: Session, row: Job, ended: EndedAttempt) -> None:
+        """Put the job back into the queue, its finished stages and shards kept."""
+        for shard in list_held_shards(session, row.id, ended.worker):
+            requeue(session, SHARDS, shard, ended.reason, counts=ended.counts)
+        row.queued_at, row.estimated_finish = fetch_now(session), None
+        session.execute(
+            update(Stage)
+            .where(Stage.job_id == row.id, Stage.status == StageStatus.RUNNING)
+            .values(status=StageStatus.PENDING, started_at=None)
+        )
+
+    def enqueue(self, session: Session, row: Job) -> None:
+        """Tell the workers of the job."""
+        enqueue(session, row.id)
+
+    @property
+    def waiting_since(self) -> ColumnElement[datetime]:
+        """When a job was last queued."""
+        return Job.queued_at.expression
+
+    @property
+    def is_named(self) -> ColumnElement[bool]:
+        """Whether a message is about the job itself."""
+        return and_(
+            OutboxMessage.job_id == Job.id,
+            OutboxMessage.shard_id.is_(None),
+            OutboxMessage.version_id.is_(None),
+        )
+
+    def select_waiting(self) -> Select[Job]:
+        """Jobs in order of arrival; those locked are passed over."""
+        return select(Job).order_by(Job.number).with_for_update(skip_locked=True)
+
+    def note_requeue(
+        self, session: Session, row: Job, ended: EndedAttempt, max_attempts: int
+    ) -> None:
+        """Tell the job's owner that it waits again, and why."""
+        message = (
+            f"Attempt {ended.number} of {max_attempts} ended early and is queued again: "
+            f"{ended.reason}"
+        )
+        data = {"attempt": ended.number, "counts": ended.counts}
+        append_event(session, row.id, "job.requeued", message, data, "warning")
+
+
+SHARDS = ShardLeases()
+JOBS = JobLeases()
+
+
+def _describe_silence(worker: str | None) -> str:
+    return f"The worker {worker} stopped answering."

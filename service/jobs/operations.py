@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from excise.names import STAGES, JobStatus, KeyScope
+from excise.names import JobStatus, KeyScope
 from excise.specs import CorrectionSpec, JobSpec
 from service.errors import (
     ConflictError,
@@ -62,7 +62,7 @@ def submit_job(
         winner = _find_earlier(session, identity, idempotency_key)
         assert winner is not None
         return _replay(session, winner, request_sha256), False
-    repository.insert_job(session, job, STAGES[spec.kind])
+    repository.insert_job(session, job, list(spec.stages))
     append_event(session, job.id, "job.queued", "The job is waiting for a worker.")
     enqueue(session, job.id)
     session.flush()

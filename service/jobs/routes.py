@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
-from excise.names import JobFile, ReportFormat
+from excise.names import JobFile
 from excise.resources.jobs import EventList, JobList, JobView
 from service.context import AppContext, Context
 from service.errors import InvalidRequestError
@@ -23,7 +23,9 @@ from service.strict_bodies import StrictJsonRoute
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute)
 
 MAX_EVENT_ID = 2**63 - 1
-IfNoneMatch = Annotated[str | None, Header()]
+IfNoneMatch = Annotated[
+    str | None, Header(description="An ETag; where it is still right, the answer is 304")
+]
 _FILE: dict[int | str, dict[str, object]] = {
     200: {"description": "The file", "content": {"application/octet-stream": {}}}
 }
@@ -39,7 +41,9 @@ def submit_job(
     context: Context,
     submitter: Submitter,
     response: Response,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    idempotency_key: Annotated[
+        str | None, Header(description="The same key and body again give the same job")
+    ] = None,
 ) -> JobView:
     """Submit a job."""
     with context.database.transaction() as session:
@@ -86,10 +90,16 @@ def get_events(
     job_id: str,
     context: Context,
     reader: Reader,
-    after: Annotated[int, Query(ge=0, le=MAX_EVENT_ID)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    stream: bool = False,
-    last_event_id: Annotated[str | None, Header()] = None,
+    after: Annotated[
+        int, Query(ge=0, le=MAX_EVENT_ID, description="The last event's id that is known")
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many to list")] = 100,
+    stream: Annotated[
+        bool, Query(description="Server-sent events until the job ends, instead of a page")
+    ] = False,
+    last_event_id: Annotated[
+        str | None, Header(description="Where a stream goes on, as browsers send it")
+    ] = None,
 ) -> Response | EventList:
     """A job's events, oldest first: a page of them, or a stream that resumes where it ended."""
     if stream or "text/event-stream" in request.headers.get("accept", ""):
@@ -105,7 +115,9 @@ def get_report(
     job_id: str,
     context: Context,
     reader: Reader,
-    format: ReportFormat = ReportFormat.JSON,  # noqa: A002 - the API's name
+    format: Annotated[  # noqa: A002 - the API's name
+        Literal["json", "md", "html"], Query(description="As data, Markdown or a page")
+    ] = "json",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The job's report."""

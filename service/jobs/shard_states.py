@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, func, select, update
@@ -9,30 +10,16 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.models import Shard, ShardStatus, StageResult
-from service.outbox import enqueue
 
 
-def free_shard(session: Session, shard: Shard, reason: str, *, counts: bool = True) -> None:
-    """Let another worker have the shard, and tell them all."""
-    shard.status, shard.last_reason = ShardStatus.PENDING, reason
-    shard.lease_worker = shard.lease_expires_at = None
-    shard.pending_since = func.clock_timestamp()
-    if not counts:
-        shard.attempts -= 1
-    enqueue(session, shard.job_id, shard.id)
-
-
-def free_shards_of(
-    session: Session, job_id: str, worker: str | None, reason: str, *, counts: bool = True
-) -> None:
-    """Free every shard of the job that this worker holds."""
+def list_held_shards(session: Session, job_id: str, worker: str | None) -> Sequence[Shard]:
+    """Every shard of the job that this worker holds, as the database has it now."""
     statement = select(Shard).where(
         Shard.job_id == job_id,
         Shard.status == ShardStatus.RUNNING,
         Shard.lease_worker == worker,
     )
-    for shard in session.scalars(statement, execution_options={"populate_existing": True}).all():
-        free_shard(session, shard, reason, counts=counts)
+    return session.scalars(statement, execution_options={"populate_existing": True}).all()
 
 
 def prolong_shards_of(session: Session, job_id: str, worker: str | None, until: datetime) -> None:

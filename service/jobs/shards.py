@@ -7,23 +7,21 @@ first and the shard's after it, so nothing here can lock in a circle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from excise.names import OPEN_STATUSES, JobStatus
+from excise.names import JobStatus
 from excise.specs import JobSpec, parse_spec
 from service.artifacts import check_artifact_id
-from service.database import fetch_now
-from service.errors import LeaseLostError
-from service.jobs.execution import clean_message, lock_lease
+from service.database import clean_message
+from service.jobs.execution import lock_lease
 from service.jobs.intermediates import lock_artifact
-from service.jobs.shard_states import free_shard
-from service.jobs.transitions import append_event, fail_as_poison, finish, lock_job
+from service.jobs.leases import SHARDS
+from service.jobs.transitions import finish
+from service.leases import operations as leases
 from service.models import Job, Shard, ShardStatus, new_id
 from service.outbox import enqueue
 
@@ -41,6 +39,11 @@ class ShardClaim:
     token: int
     attempt: int
     spec: JobSpec
+
+    @property
+    def row_id(self) -> str:
+        """What is leased."""
+        return self.shard_id
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,8 @@ def claim_shard(
 
     A shard that has no attempts left fails its job as `poison_job`.
     """
-    job_id = session.scalar(select(Shard.job_id).where(Shard.id == shard_id))
-    job = None if job_id is None else lock_job(session, job_id)
-    if job is None or job.status not in OPEN_STATUSES or job.cancel_requested:
-        return None
-    shard = _lock_shard(session, shard_id)
-    if shard is None or not _is_claimable(shard, fetch_now(session)):
-        return None
-    return _take(session, job, shard, worker_id, lease_seconds, max_attempts)
+    shard = leases.claim(session, SHARDS, shard_id, worker_id, lease_seconds, max_attempts)
+    return None if shard is None else _build_claim(session, shard)
 
 
 def claim_next_shard(
@@ -146,92 +143,38 @@ def claim_next_shard(
     if shard is None:
         return None
     assert job.lease_worker is not None
-    return _take(session, job, shard, job.lease_worker, lease_seconds, max_attempts)
-
-
-def renew_shard(session: Session, shard_id: str, token: int, lease_seconds: float) -> bool:
-    """Prolong the lease; whether the job is to be cancelled. Raises `LeaseLostError`."""
-    job, shard = _lock_held(session, shard_id, token)
-    shard.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
-    return job.cancel_requested
+    taken = leases.take(session, SHARDS, shard, job.lease_worker, lease_seconds, max_attempts)
+    return None if taken is None else _build_claim(session, taken)
 
 
 def file_shard(session: Session, shard_id: str, token: int, result_sha256: str) -> None:
     """File the shard's result. Raises `LeaseLostError`, also when a result is filed already."""
     check_artifact_id(result_sha256)
-    _, shard = _lock_held(session, shard_id, token)
+    shard = leases.lock_held(session, SHARDS, shard_id, token)
     lock_artifact(session, result_sha256)
     shard.status, shard.result_sha256 = ShardStatus.SUCCEEDED, result_sha256
     shard.lease_expires_at = None
 
 
-def release_shard(
-    session: Session, shard_id: str, token: int, reason: str, *, counts: bool = True
-) -> None:
-    """Give the shard back after its attempt ended early. Raises `LeaseLostError`.
-
-    An attempt that does not count, as when the worker was told to stop, uses up none.
-    """
-    _, shard = _lock_held(session, shard_id, token)
-    free_shard(session, shard, clean_message(reason), counts=counts)
-    _tell_freed(session, shard)
-
-
 def reopen_shard(session: Session, job_id: str, token: int, shard_id: str) -> None:
     """Have a shard done again because the file of its result is gone. Raises `LeaseLostError`."""
     lock_lease(session, job_id, token)
-    shard = _lock_shard(session, shard_id)
+    shard = SHARDS.lock(session, shard_id)
     if shard is not None and shard.status == ShardStatus.SUCCEEDED:
         shard.result_sha256 = None
-        free_shard(session, shard, "The file of its result is gone.", counts=False)
+        leases.requeue(session, SHARDS, shard, "The file of its result is gone.", counts=False)
 
 
 def fail_by_shard(session: Session, shard_id: str, token: int, code: str, message: str) -> None:
     """End the whole job: its shard cannot be done, whoever tries. Raises `LeaseLostError`."""
-    job, _ = _lock_held(session, shard_id, token)
-    cleaned = clean_message(message)
+    shard = leases.lock_held(session, SHARDS, shard_id, token)
+    job, cleaned = session.get_one(Job, shard.job_id), clean_message(message)
     finish(session, job, JobStatus.FAILED, cleaned, error_code=code, error_message=cleaned)
 
 
-def sweep_expired_shards(session: Session, limit: int = 100) -> Sequence[str]:
-    """Take shards away from workers that went silent; the ids of those shards."""
-    expired = (
-        select(Shard.id, Shard.job_id)
-        .where(Shard.status == ShardStatus.RUNNING, Shard.lease_expires_at < func.clock_timestamp())
-        .order_by(Shard.job_id, Shard.position)
-        .limit(limit)
-    )
-    freed = []
-    for shard_id, job_id in session.execute(expired).all():
-        lock_job(session, job_id)
-        shard = _lock_shard(session, shard_id)
-        if shard is None or not _is_expired(shard, fetch_now(session)):
-            continue
-        free_shard(session, shard, f"The worker {shard.lease_worker} stopped answering.")
-        _tell_freed(session, shard)
-        freed.append(shard_id)
-    return freed
-
-
-def _take(
-    session: Session,
-    job: Job,
-    shard: Shard,
-    worker_id: str,
-    lease_seconds: float,
-    max_attempts: int,
-) -> ShardClaim | None:
-    """Give the locked shard to the worker under a new token; None fails the job instead."""
-    if shard.status == ShardStatus.RUNNING:
-        shard.last_reason = f"The worker {shard.lease_worker} stopped answering."
-    if shard.attempts >= max_attempts:
-        what = f"Shard {shard.position + 1} of the stage {shard.stage}"
-        fail_as_poison(session, job, shard.last_reason or "Unknown.", what, shard.attempts)
-        return None
-    shard.status, shard.lease_worker = ShardStatus.RUNNING, worker_id
-    shard.attempts += 1
-    shard.lease_token += 1
-    shard.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
+def _build_claim(session: Session, shard: Shard) -> ShardClaim:
+    """The right to the shard that its newest token gives."""
+    job = session.get_one(Job, shard.job_id)
     return ShardClaim(
         shard_id=shard.id,
         job_id=job.id,
@@ -243,47 +186,3 @@ def _take(
         attempt=shard.attempts,
         spec=parse_spec(job.spec),
     )
-
-
-def _is_claimable(shard: Shard, now: datetime) -> bool:
-    """Whether the shard waits for a worker, or lost the one it had."""
-    return shard.status == ShardStatus.PENDING or _is_expired(shard, now)
-
-
-def _is_expired(shard: Shard, now: datetime) -> bool:
-    """Whether the shard's worker went silent."""
-    if shard.status != ShardStatus.RUNNING:
-        return False
-    return shard.lease_expires_at is None or shard.lease_expires_at < now
-
-
-def _lock_shard(session: Session, shard_id: str) -> Shard | None:
-    """The shard's current row, locked; the job's row is locked already."""
-    statement = select(Shard).where(Shard.id == shard_id).with_for_update()
-    return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
-
-
-def _lock_held(session: Session, shard_id: str, token: int) -> tuple[Job, Shard]:
-    """The job and the shard, locked, if `token` is the newest. Raises `LeaseLostError`."""
-    job_id = session.scalar(select(Shard.job_id).where(Shard.id == shard_id))
-    job = None if job_id is None else lock_job(session, job_id)
-    shard = _lock_shard(session, shard_id)
-    if (
-        job is None
-        or job.status not in OPEN_STATUSES
-        or shard is None
-        or shard.status != ShardStatus.RUNNING
-        or shard.lease_token != token
-    ):
-        raise LeaseLostError(
-            f"Token {token} no longer holds shard {shard_id}. Stop working on it and file nothing."
-        )
-    return job, shard
-
-
-def _tell_freed(session: Session, shard: Shard) -> None:
-    """Tell the job's owner that a shard has to be done again."""
-    number = shard.position + 1
-    message = f"Shard {number} of the stage {shard.stage} is to be done again: {shard.last_reason}"
-    data = {"stage": shard.stage, "shard": number, "attempt": shard.attempts}
-    append_event(session, shard.job_id, "shard.requeued", message, data, "warning")

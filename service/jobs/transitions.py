@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from excise.names import JobStatus, StageStatus
 from service.database import fetch_now
-from service.jobs.shard_states import delete_shards, free_shards_of
+from service.jobs.shard_states import delete_shards
 from service.models import Event, Job, Stage
-from service.outbox import enqueue
 
 Level = Literal["debug", "info", "warning", "error"]
 _LEVELS: dict[str, Level] = {
@@ -21,12 +20,6 @@ _LEVELS: dict[str, Level] = {
     JobStatus.REJECTED: "warning",
     JobStatus.CANCELLED: "warning",
 }
-
-
-def lock_job(session: Session, job_id: str) -> Job | None:
-    """The job's current row, locked until the transaction ends."""
-    statement = select(Job).where(Job.id == job_id).with_for_update()
-    return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
 
 
 def append_event(
@@ -89,36 +82,6 @@ def fail_as_poison(
         error_code="poison_job",
         error_message=message,
     )
-
-
-def requeue_or_give_up(
-    session: Session, job: Job, reason: str, max_attempts: int, *, counts: bool = True
-) -> None:
-    """After its worker is gone: cancel the job if asked for, give it up, or queue it again."""
-    if job.cancel_requested:
-        cancel(session, job)
-    elif counts and job.attempts >= max_attempts:
-        fail_as_poison(session, job, reason)
-    else:
-        _requeue(session, job, reason, max_attempts, counts=counts)
-
-
-def _requeue(session: Session, job: Job, reason: str, max_attempts: int, *, counts: bool) -> None:
-    """Put the job back into the queue, its finished stages and shards kept."""
-    free_shards_of(session, job.id, job.lease_worker, reason, counts=counts)
-    job.status, job.queued_at = JobStatus.QUEUED, fetch_now(session)
-    job.lease_worker = job.lease_expires_at = job.estimated_finish = None
-    session.execute(
-        update(Stage)
-        .where(Stage.job_id == job.id, Stage.status == StageStatus.RUNNING)
-        .values(status=StageStatus.PENDING, started_at=None)
-    )
-    message = f"Attempt {job.attempts} of {max_attempts} ended early and is queued again: {reason}"
-    data = {"attempt": job.attempts, "counts": counts}
-    append_event(session, job.id, "job.requeued", message, data, "warning")
-    if not counts:
-        job.attempts -= 1
-    enqueue(session, job.id)
 
 
 def _close_stages(session: Session, job_id: str, status: JobStatus, now: datetime) -> None:

@@ -1,8 +1,7 @@
 """The database's tables, one file a noun."""
 
-from excise.names import OPEN_STATUSES, JobStatus, StageStatus, VersionStatus
 from service.models.api_keys import ApiKey
-from service.models.base import Base, new_id
+from service.models.base import Base, Leased, new_id
 from service.models.idempotency_keys import IdempotencyKey
 from service.models.jobs import Event, Job, JobArtifact, Stage, StageResult
 from service.models.outbox import OutboxMessage
@@ -23,7 +22,6 @@ from service.models.workers import Worker
 __all__ = [
     "CALLABLE_STATUSES",
     "ENDED_STATUSES",
-    "OPEN_STATUSES",
     "WANTED_STATUSES",
     "Alias",
     "ApiKey",
@@ -32,7 +30,7 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobArtifact",
-    "JobStatus",
+    "Leased",
     "ModelVersion",
     "OutboxMessage",
     "PoolState",
@@ -42,9 +40,7 @@ __all__ = [
     "ShardStatus",
     "Stage",
     "StageResult",
-    "StageStatus",
     "Tenant",
-    "VersionStatus",
     "Worker",
     "new_id",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from sqlalchemy import BigInteger, DateTime, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 CreatedAt = Annotated[
     datetime, mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
@@ -34,6 +34,19 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB,
         dict[str, str]: JSONB,
     }
+
+
+class Leased:
+    """The columns of a table whose rows workers hold by leases; see `service.leases`."""
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+    """How often a worker took it, attempts that do not count excepted."""
+    lease_token: Mapped[int] = mapped_column(default=0)
+    """Fencing token: grows with every claim; only the holder of the newest may write."""
+    lease_worker: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
 
 
 def new_id(prefix: str) -> str:

@@ -9,10 +9,10 @@ from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from excise.names import JobStatus, StageStatus
-from service.models.base import Base, CreatedAt
+from service.models.base import Base, CreatedAt, Leased
 
 
-class Job(Base):
+class Job(Leased, Base):
     """One request for work, its lease and its outcome."""
 
     __tablename__ = "jobs"
@@ -33,7 +33,6 @@ class Job(Base):
         Index("ix_jobs_publish_to", "id", postgresql_where="publish_to IS NOT NULL"),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(Identity(always=True), unique=True)
     """Order of arrival; what paging goes by."""
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -52,14 +51,9 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     estimated_finish: Mapped[datetime | None]
-    attempts: Mapped[int] = mapped_column(default=0)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     publish_to: Mapped[str | None]
     """The alias it is published to if it passes; emptied once that was seen to."""
-    lease_token: Mapped[int] = mapped_column(default=0)
-    """Fencing token: grows with every claim; only its holder may write."""
-    lease_worker: Mapped[str | None]
-    lease_expires_at: Mapped[datetime | None]
 
     stages: Mapped[list[Stage]] = relationship(order_by="Stage.position", lazy="raise_on_sql")
     artifacts: Mapped[list[JobArtifact]] = relationship(

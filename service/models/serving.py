@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from excise.names import VersionKind, VersionStatus
-from service.models.base import Base, CreatedAt
+from service.models.base import Base, CreatedAt, Leased
 
 WANTED_STATUSES = (VersionStatus.BUILT, VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
 """Those that belong on a server."""
@@ -26,7 +26,7 @@ CALLABLE_STATUSES = (VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
 ENDED_STATUSES = (VersionStatus.FAILED, VersionStatus.RETIRED)
 
 
-class ModelVersion(Base):
+class ModelVersion(Leased, Base):
     """One published correction: its files, its place on a server, and the lease of its builder."""
 
     __tablename__ = "model_versions"
@@ -51,7 +51,6 @@ class ModelVersion(Base):
         ),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(Identity(always=True), unique=True)
     """Order of arrival; what paging goes by."""
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -87,11 +86,6 @@ class ModelVersion(Base):
     live_at: Mapped[datetime | None]
     """When its canary last passed."""
     ended_at: Mapped[datetime | None]
-    attempts: Mapped[int] = mapped_column(default=0)
-    lease_token: Mapped[int] = mapped_column(default=0)
-    """Fencing token: grows with every claim; only its holder may file the files."""
-    lease_worker: Mapped[str | None]
-    lease_expires_at: Mapped[datetime | None]
 
 
 class Alias(Base):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.models.base import Base, CreatedAt
+from service.models.base import Base, CreatedAt, Leased
 
 
 class ShardStatus(StrEnum):
@@ -22,7 +21,7 @@ class ShardStatus(StrEnum):
     """Its result is filed."""
 
 
-class Shard(Base):
+class Shard(Leased, Base):
     """One part of a stage of an unfinished job, its lease and its result.
 
     The rows are the join of the parts: a stage is whole when all its shards have a result.
@@ -39,7 +38,6 @@ class Shard(Base):
         Index("ix_shards_unfinished", "status", postgresql_where="status <> 'succeeded'"),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     stage: Mapped[str]
     key: Mapped[str]
@@ -50,12 +48,8 @@ class Shard(Base):
     """The artifact the stage works from."""
     status: Mapped[str] = mapped_column(default=ShardStatus.PENDING)
     result_sha256: Mapped[str | None]
-    attempts: Mapped[int] = mapped_column(default=0)
     last_reason: Mapped[str | None]
     """Why the latest attempt ended early."""
     pending_since: Mapped[CreatedAt]
-    lease_token: Mapped[int] = mapped_column(default=0)
-    """Fencing token: grows with every claim; only its holder may file a result."""
     lease_worker: Mapped[str | None]
     """Who holds the shard, or who filed its result."""
-    lease_expires_at: Mapped[datetime | None]

@@ -9,7 +9,7 @@ from excise.names import JobFile
 from excise.reports import AbilityChange, AbilityFigures, CorrectionReport, ReportError, read_report
 from excise.resources.serving import AbilitiesView
 from service.artifacts import ArtifactStore
-from service.jobs.execution import clean_message
+from service.database import clean_message
 from service.models import Job
 
 logger = logging.getLogger(__name__)

@@ -6,21 +6,21 @@ Functions take an open session and never commit; wrap each in `Database.transact
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from typing import cast
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
 from excise.names import VersionKind, VersionStatus
 from excise.specs import CorrectionSpec, parse_spec
 from service.artifacts import check_artifact_id
-from service.database import fetch_now
-from service.errors import LeaseLostError
-from service.jobs.execution import clean_message
-from service.models import Job, ModelVersion
+from service.database import clean_message, fetch_now
+from service.leases import operations as leases
+from service.leases.policy import EndedAttempt, LeasePolicy
+from service.models import Job, ModelVersion, OutboxMessage
 from service.outbox import enqueue_version
 from service.serving.events import append_event
 
@@ -48,6 +48,65 @@ class PublicationClaim:
     spec: CorrectionSpec
     """Of the job that made the patch."""
 
+    @property
+    def row_id(self) -> str:
+        """What is leased."""
+        return self.version_id
+
+
+class VersionLeases(LeasePolicy[ModelVersion]):
+    """Versions whose files are being built; nobody cancels that, but retiring ends the lease."""
+
+    table = ModelVersion
+    name = "version"
+    waiting = VersionStatus.QUEUED
+    held = VersionStatus.BUILDING
+
+    def give_up(self, session: Session, row: ModelVersion, reason: str | None) -> None:
+        """Fail the version, and say what helps."""
+        reason = reason or "The worker stopped answering."
+        message = (
+            f"Building it ended its worker {row.attempts} times. Last reason: {reason} "
+            "Look at the worker's log, then publish the job again."
+        )
+        _fail(session, row, message)
+
+    def requeue(self, session: Session, row: ModelVersion, ended: EndedAttempt) -> None:  # noqa: ARG002
+        """Note that the version is queued anew."""
+        row.queued_at = fetch_now(session)
+
+    def enqueue(self, session: Session, row: ModelVersion) -> None:
+        """Tell the workers of the version."""
+        enqueue_version(session, row)
+
+    @property
+    def waiting_since(self) -> ColumnElement[datetime]:
+        """When a version was last queued."""
+        return ModelVersion.queued_at.expression
+
+    @property
+    def is_named(self) -> ColumnElement[bool]:
+        """Whether a message is about the version."""
+        return OutboxMessage.version_id == ModelVersion.id
+
+    def select_waiting(self) -> Select[ModelVersion]:
+        """Versions in order of arrival; those locked are passed over."""
+        return select(ModelVersion).order_by(ModelVersion.number).with_for_update(skip_locked=True)
+
+    def note_requeue(
+        self,
+        session: Session,
+        row: ModelVersion,
+        ended: EndedAttempt,
+        max_attempts: int,  # noqa: ARG002
+    ) -> None:
+        """Tell the version's owner that it is to be built again, and why."""
+        message = f"Attempt {ended.number} to build it ended early and is queued again: "
+        append_event(session, row, "requeue", message + ended.reason)
+
+
+VERSIONS = VersionLeases()
+
 
 def claim_publication(
     session: Session,
@@ -61,16 +120,9 @@ def claim_publication(
     A queued version is claimed, and so is one whose builder's lease has expired. One with no
     attempts left becomes `failed`.
     """
-    version = _lock_version(session, version_id)
-    if version is None or not _is_claimable(session, version):
+    version = leases.claim(session, VERSIONS, version_id, worker_id, lease_seconds, max_attempts)
+    if version is None:
         return None
-    if version.attempts >= max_attempts:
-        _fail(session, version, _describe_poison(version, "The worker stopped answering."))
-        return None
-    version.status, version.attempts = VersionStatus.BUILDING, version.attempts + 1
-    version.lease_token, version.lease_worker = version.lease_token + 1, worker_id
-    version.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
-    session.flush()
     return PublicationClaim(
         version_id=version.id,
         job_id=version.job_id,
@@ -82,12 +134,6 @@ def claim_publication(
         patch_sha256=version.patch_sha256,
         spec=_load_spec(session, version.job_id),
     )
-
-
-def renew_publication(session: Session, version_id: str, token: int, lease_seconds: float) -> None:
-    """Prolong the lease. Raises `LeaseLostError`."""
-    version = _lock_lease(session, version_id, token)
-    version.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
 
 
 def file_publication(
@@ -107,7 +153,7 @@ def file_publication(
     check_file_names(kind, files)
     for sha256 in (*files.values(), canary_sha256):
         check_artifact_id(sha256)
-    version = _lock_lease(session, version_id, token)
+    version = leases.lock_held(session, VERSIONS, version_id, token)
     if rank is not None and not 1 <= rank <= min(version.max_rank, _MAX_RANK):
         raise ValueError(f"The adapter has rank {rank}; the limit is {version.max_rank}.")
     version.kind, version.rank, version.files = kind, rank, dict(files)
@@ -120,46 +166,7 @@ def file_publication(
 
 def fail_publication(session: Session, version_id: str, token: int, message: str) -> None:
     """The version cannot be built; nothing will try again. Raises `LeaseLostError`."""
-    _fail(session, _lock_lease(session, version_id, token), clean_message(message))
-
-
-def release_publication(
-    session: Session,
-    version_id: str,
-    token: int,
-    reason: str,
-    max_attempts: int = 3,
-    *,
-    counts: bool = True,
-) -> None:
-    """Give the version back after an attempt ended early: queued again, or failed for good.
-
-    An attempt that does not count, as when the worker was told to stop, uses up none of
-    `max_attempts`. Raises `LeaseLostError`.
-    """
-    version = _lock_lease(session, version_id, token)
-    _requeue_or_fail(session, version, clean_message(reason), max_attempts, counts=counts)
-
-
-def sweep_expired_publications(
-    session: Session, max_attempts: int, limit: int = 100
-) -> Sequence[str]:
-    """Take versions away from builders that went silent; the ids of those versions."""
-    statement = (
-        select(ModelVersion)
-        .where(
-            ModelVersion.status == VersionStatus.BUILDING,
-            ModelVersion.lease_expires_at < func.clock_timestamp(),
-        )
-        .order_by(ModelVersion.lease_expires_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    versions = session.scalars(statement).all()
-    for version in versions:
-        reason = f"The worker {version.lease_worker} stopped answering."
-        _requeue_or_fail(session, version, reason, max_attempts, counts=True)
-    return [version.id for version in versions]
+    _fail(session, leases.lock_held(session, VERSIONS, version_id, token), clean_message(message))
 
 
 def check_file_names(kind: VersionKind, names: Mapping[str, str]) -> None:
@@ -178,31 +185,6 @@ def check_file_names(kind: VersionKind, names: Mapping[str, str]) -> None:
             )
     if "config.json" not in names or not any(n.endswith(".safetensors") for n in names):
         raise ValueError("A checkpoint needs config.json and at least one .safetensors file.")
-
-
-def _is_claimable(session: Session, version: ModelVersion) -> bool:
-    """Whether the version waits for a builder, or lost the one it had."""
-    if version.status == VersionStatus.QUEUED:
-        return True
-    expires_at = version.lease_expires_at
-    has_expired = expires_at is None or expires_at < fetch_now(session)
-    return version.status == VersionStatus.BUILDING and has_expired
-
-
-def _requeue_or_fail(
-    session: Session, version: ModelVersion, reason: str, max_attempts: int, *, counts: bool
-) -> None:
-    """After its builder is gone: give the version up, or queue it again."""
-    if counts and version.attempts >= max_attempts:
-        _fail(session, version, _describe_poison(version, reason))
-        return
-    version.status, version.queued_at = VersionStatus.QUEUED, fetch_now(session)
-    version.lease_worker = version.lease_expires_at = None
-    message = f"Attempt {version.attempts} to build it ended early and is queued again: {reason}"
-    append_event(session, version, "requeue", message)
-    if not counts:
-        version.attempts -= 1
-    enqueue_version(session, version)
 
 
 def _fail(session: Session, version: ModelVersion, message: str) -> None:
@@ -225,20 +207,3 @@ def _load_spec(session: Session, job_id: str) -> CorrectionSpec:
     """The spec of the job a version comes from; only corrections are published."""
     document = session.scalars(select(Job.spec).where(Job.id == job_id)).one()
     return cast(CorrectionSpec, parse_spec(document))
-
-
-def _lock_version(session: Session, version_id: str) -> ModelVersion | None:
-    """The version's current row, locked until the transaction ends."""
-    statement = select(ModelVersion).where(ModelVersion.id == version_id).with_for_update()
-    options = {"populate_existing": True}
-    return session.scalars(statement, execution_options=options).one_or_none()
-
-
-def _lock_lease(session: Session, version_id: str, token: int) -> ModelVersion:
-    """The version's row, locked, if `token` is the newest. Raises `LeaseLostError`."""
-    version = _lock_version(session, version_id)
-    if version is None or version.lease_token != token or version.status != VersionStatus.BUILDING:
-        raise LeaseLostError(
-            f"Token {token} no longer holds {version_id}. Stop working on it and write nothing."
-        )
-    return version

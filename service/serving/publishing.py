@@ -23,9 +23,9 @@ from excise.resources.serving import AbilitiesView, PublishRequest
 from service.artifacts import ArtifactStore
 from service.errors import ConflictError, ExciseError, ForbiddenError, NotReadyError
 from service.jobs import repository as job_repository
+from service.jobs.leases import JOBS
 from service.jobs.operations import check_idempotency_key, check_same_request, get_job
 from service.jobs.transitions import append_event as append_job_event
-from service.jobs.transitions import lock_job
 from service.keys.operations import Identity
 from service.models import Job, ModelVersion, new_id
 from service.outbox import enqueue_version
@@ -85,7 +85,7 @@ def publish_finished_job(
 
     What cannot be published is left unpublished, and the job's events say why.
     """
-    job = lock_job(session, job_id)
+    job = JOBS.lock(session, job_id)
     if job is None or job.publish_to is None or JobStatus(job.status).is_open:
         return
     alias, job.publish_to = job.publish_to, None

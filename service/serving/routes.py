@@ -35,8 +35,10 @@ from service.strict_bodies import StrictJsonRoute
 
 router = APIRouter(prefix="/v1", tags=["serving"], route_class=StrictJsonRoute)
 
-AfterEvent = Annotated[int, Query(ge=0, le=MAX_EVENT_ID)]
-EventLimit = Annotated[int, Query(ge=1, le=1000)]
+AfterEvent = Annotated[
+    int, Query(ge=0, le=MAX_EVENT_ID, description="The last event's id that is known")
+]
+EventLimit = Annotated[int, Query(ge=1, le=1000, description="How many to list")]
 
 
 @contextmanager
@@ -58,7 +60,9 @@ def publish(
     publisher: Publisher,
     response: Response,
     request: PublishRequest | None = None,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    idempotency_key: Annotated[
+        str | None, Header(description="The same key and body again give the same version")
+    ] = None,
 ) -> VersionView:
     """Publish a job's correction; the answer is the version, which goes live by and by."""
     with _changing(context) as session:

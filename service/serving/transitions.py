@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from excise.names import VersionStatus
-from service.database import fetch_now
+from service.database import clean_message, fetch_now
 from service.errors import PoolFullError
-from service.jobs.execution import clean_message
 from service.models import ModelVersion
 from service.serving import repository
 from service.serving.aliases import promote

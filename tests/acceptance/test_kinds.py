@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from excise.names import STAGES
+from excise.specs import SPECS
 from tests.acceptance.harness import FAULTY_NEURON, LOOP, MODEL, Harness, build_prompts
 from tests.acceptance.test_end_to_end import excise
 from tests.tiny import VOCABULARY, build_tiny_model, save_tiny_checkpoint
@@ -64,7 +64,7 @@ def check_files(output: Path, kind: str, verdict: str) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((output / "report.json").read_text())
     manifest = json.loads((output / "manifest.json").read_text())
     assert (report["kind"], report["verdict"], manifest["verdict"]) == (kind, verdict, verdict)
-    assert list(report["timings"]) == sorted(STAGES[kind][:-1])
+    assert list(report["timings"]) == sorted(list(SPECS[kind].stages)[:-1])
     page = (output / "report.html").read_text()
     assert "default-src 'none'" in page
     assert "<script" not in page

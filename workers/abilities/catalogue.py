@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from workers.abilities import context, copying, instructions, knowledge, languages, structure
@@ -56,6 +57,36 @@ def build_slices(
         for name, probes in slices.items()
     }
     return {name: probes for name, probes in asked.items() if probes}
+
+
+@dataclass(frozen=True)
+class ProbeSource:
+    """What a verdict's probes are drawn from."""
+
+    tokenizer: Any
+    seed: int
+    items: int
+    kinds: Sequence[SliceKind]
+    longest: int | None
+    """Tokens of the model's context; None for no limit."""
+
+    def draw(self) -> dict[str, tuple[EncodedProbe, ...]]:
+        """Return slice → its probes."""
+        return self._draw(self.kinds, self.items)
+
+    def draw_more(self, names: Sequence[str], times: int) -> dict[str, tuple[EncodedProbe, ...]]:
+        """Return slice → the probes beyond those of `draw` that make up `times` as many items.
+
+        Slices that have no more different ones are left out.
+        """
+        kinds = [kind for kind in self.kinds if kind.name in names]
+        first, all_of_them = self._draw(kinds, self.items), self._draw(kinds, times * self.items)
+        added = {name: probes[len(first[name]) :] for name, probes in all_of_them.items()}
+        return {name: probes for name, probes in added.items() if probes}
+
+    def _draw(self, kinds: Sequence[SliceKind], items: int) -> dict[str, tuple[EncodedProbe, ...]]:
+        purpose = Purpose.VERDICT
+        return build_slices(self.tokenizer, purpose, self.seed, items, kinds, self.longest)
 
 
 def list_ordinary_tokens(tokenizer: Any) -> list[int]:

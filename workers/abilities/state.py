@@ -26,6 +26,15 @@ class SliceFigures(ReportModel):
             leads=self.leads[:items],
         )
 
+    def then(self, more: SliceFigures) -> SliceFigures:
+        """Return these figures followed by those of further items."""
+        return SliceFigures(
+            nats=self.nats + more.nats,
+            right=self.right + more.right,
+            tokens=self.tokens + more.tokens,
+            leads=self.leads + more.leads,
+        )
+
 
 class Abilities(ReportModel):
     """A model's figures on every slice it was asked: name → figures."""

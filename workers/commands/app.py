@@ -13,7 +13,7 @@ import typer
 
 from excise.cli.output import clean
 from excise.logs import configure_console_logging
-from excise.names import GateOutcome, Granularity
+from excise.names import GateOutcome
 from excise.redaction import redact
 from service.errors import ExciseError
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 GATES_NOT_MET = 100
 """Exit status of `gate` when a gate is not met; the service's commands end with the same."""
 
-LISTED_INDICES = 50
-"""Components of a module that `patch inspect` lists by index."""
+LISTED_MODULES = 12
+"""Modules that `patch inspect` lists unless it is asked for all: those with most components."""
+LISTED_INDICES = 12
+"""Components of a module that `patch inspect` lists by index unless it is asked for all."""
 LISTED_NAMES = 10
 """Files that `patch apply` names as left out."""
 
@@ -119,21 +121,28 @@ def revert_command(
 
 @patch_commands.command("inspect")
 def inspect_command(
-    patch: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    patch: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="patch.safetensors")],
+    every: Annotated[
+        bool, typer.Option("--all", help="List every module, with every index.")
+    ] = False,
 ) -> None:
-    """Say which checkpoint a patch belongs to and what it removes."""
+    """Say which checkpoint a patch belongs to and what it removes.
+
+    The two hashes are SHA-256 over a checkpoint's weights: name, dtype, shape and bytes of each
+    tensor, in order of name. They are no hashes of files: sharding does not change them.
+    """
     from workers.pruning.patch import parse_patch
 
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
-        typer.echo(f"base weights       {loaded.base_sha256}")
-        typer.echo(f"corrected weights  {loaded.corrected_sha256}")
+        typer.echo(f"base weights       sha256 of all tensors {loaded.base_sha256}")
+        typer.echo(f"corrected weights  sha256 of all tensors {loaded.corrected_sha256}")
         typer.echo(f"granularity        {loaded.granularity}")
         typer.echo(f"components         {len(loaded.selection)}")
         typer.echo(f"operation          {_describe_operation(loaded)}")
         if loaded.verdict is not None:
             typer.echo(f"verdict            {_describe_verdict(loaded.verdict)}")
-        for line in _describe_modules(loaded):
+        for line in _describe_modules(loaded, every=every):
             typer.echo(f"  {clean(line)}")  # the patch is a stranger's, and names are any text
 
 
@@ -158,15 +167,26 @@ def _describe_verdict(found: PatchVerdict) -> str:
     return f"{found.verdict.value}{unmet}"
 
 
-def _describe_modules(patch: Patch) -> Iterator[str]:
-    """Yield a line a module, layers in order: its first indices, of weights their number only."""
-    for module, chosen in sorted(patch.selection.indices.items(), key=_layer_order):
-        if patch.granularity is Granularity.WEIGHT:
-            yield f"{module}: {len(chosen)} weights"
-            continue
-        listed = ", ".join(map(str, chosen[:LISTED_INDICES].tolist()))
-        more = len(chosen) - LISTED_INDICES
-        yield f"{module}: {listed}" + (f" and {more} more" if more > 0 else "")
+def _describe_modules(patch: Patch, *, every: bool) -> Iterator[str]:
+    """Yield a line for each module listed, layers in order, and one for the rest."""
+    chosen = patch.selection.indices
+    largest = sorted(chosen, key=lambda module: len(chosen[module]), reverse=True)
+    listed = set(largest if every else largest[:LISTED_MODULES])
+    for module, indices in sorted(chosen.items(), key=_layer_order):
+        if module in listed:
+            yield f"{module}: {_describe_indices(indices.tolist(), patch.granularity, every)}"
+    if rest := largest[len(listed) :]:
+        count = sum(len(chosen[module]) for module in rest)
+        yield f"other modules: {len(rest)}, with {count} {patch.granularity}s (--all lists them)"
+
+
+def _describe_indices(indices: Sequence[int], granularity: str, every: bool) -> str:
+    """The first indices of a module and how many follow; of weights their number only."""
+    if granularity == "weight":
+        return f"{len(indices)} weights"
+    shown = indices if every else indices[:LISTED_INDICES]
+    more = len(indices) - len(shown)
+    return ", ".join(map(str, shown)) + (f" and {more} more" if more else "")
 
 
 def _layer_order(entry: tuple[str, object]) -> list[tuple[int, str]]:

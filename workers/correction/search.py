@@ -166,8 +166,8 @@ def search_rounds(
     count as `steps.explain` weighs them. Each round's amount follows from what the last one used
     of the budget (`Amounts`), and the damage to a slice that lost more than its share costs
     more from then on. It ends early when nothing undesired is left to explain, or when
-    `amounts` finds that more rounds bring nothing, unless raised prices may yet bring the last
-    trial within budget.
+    `amounts` finds that more rounds bring nothing, unless a larger gain may yet be had within
+    budget (`_may_still_rise`).
     """
     trials: list[Trial] = []
     weights = [1.0] * len(benefits)
@@ -186,7 +186,7 @@ def search_rounds(
         trials.append(trial)
         if not any(measured.undesired):
             break
-        if amounts.is_flat(trials) and not _is_left_to_prices(trials, budget):
+        if amounts.is_flat(trials) and not _may_still_rise(trials, budget):
             break
         if len(trials) < rounds:
             for number, undesired in enumerate(measured.undesired):
@@ -224,9 +224,18 @@ def _find_slices_over(trial: Trial, budget: Budget) -> dict[str, float]:
     return {name: use for name, use in uses.items() if use > 1}
 
 
-def _is_left_to_prices(trials: Sequence[Trial], budget: Budget) -> bool:
-    """Whether the last trial is over budget, but not known to be with its slices' prices raised."""
-    return trials[-1].use > 1 and foretell_use(trials, budget) <= 1
+def _may_still_rise(trials: Sequence[Trial], budget: Budget) -> bool:
+    """Whether the last trial gains more than any within budget, and only slices are in its way.
+
+    Their prices rise from round to round, so a later trial may keep that gain within the budget.
+    """
+    last = trials[-1]
+    over = _find_slices_over(last, budget)
+    uses = [
+        divide_by_limit(last.perplexity_increase, budget.perplexity_increase),
+        divide_by_limit(last.kl_mean, budget.kl_mean),
+    ]
+    return bool(over) and max(uses) <= 1 and last.gain - _find_best_gain(trials) >= LEAST_RISE
 
 
 def raise_prices(

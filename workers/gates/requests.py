@@ -16,9 +16,8 @@ from excise.specs.gates import (
     ResponseLimitsSpec,
     ZeroShotGateSpec,
 )
-from workers.abilities.catalogue import SLICES, build_slices
+from workers.abilities.catalogue import SLICES, ProbeSource
 from workers.abilities.probe import SliceKind
-from workers.abilities.source import Purpose
 from workers.gates.gates import GateRequest
 from workers.measuring.measurement import CheckPlan, PromptSet
 from workers.measuring.zero_shot_tasks import Question, parse_questions, sample_questions
@@ -51,6 +50,11 @@ def build_plan(
     the loaders raise, and `ValueError` where a corpus does not fill one window, a row is
     malformed or the chat template does not take a chat.
     """
+    source = (
+        None
+        if spec.abilities is None
+        else ProbeSource(tokenizer, seed, spec.abilities.items, kinds, longest)
+    )
     return CheckPlan(
         corpus=_cut(spec.perplexity, tokenizer, load_prompts),
         reference=_cut(spec.kl, tokenizer, load_prompts),
@@ -63,9 +67,8 @@ def build_plan(
             for name, asked in _find_prompt_gates(spec).items()
         },
         zero_shot={task.name: _load_questions(task, load_rows, seed) for task in spec.zero_shot},
-        abilities={}
-        if spec.abilities is None
-        else build_slices(tokenizer, Purpose.VERDICT, seed, spec.abilities.items, kinds, longest),
+        abilities={} if source is None else source.draw(),
+        probe_source=source,
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from statistics import fmean
 from typing import TypeVar
 
+from workers.abilities.catalogue import ProbeSource
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities
 from workers.domain import TokenSequence
@@ -76,6 +77,8 @@ class CheckPlan:
     """Behaviour → what finds it; its prompts are the prompt set of the same name."""
     abilities: Mapping[str, tuple[EncodedProbe, ...]] = field(default_factory=dict)
     """Slice → its probes, in the base's tokens."""
+    probe_source: ProbeSource | None = None
+    """What they were drawn from, where more may be wanted."""
 
     @property
     def units(self) -> int:

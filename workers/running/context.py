@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from excise.specs import JobSpec
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.database import Database, fetch_now
 from service.errors import ArtifactNotFoundError
@@ -35,6 +34,7 @@ from service.jobs.execution import (
 )
 from workers.progress import Advance, Progress
 from workers.running.estimate import estimate_remaining_seconds
+from workers.running.leased import HeldRow
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ OUTAGE_PAUSE_SECONDS = 0.5
 """Pause between two tries while the database is away."""
 
 _Result = TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
 
 
 class CancelledJobError(Exception):
@@ -57,31 +58,24 @@ class InvalidInputError(Exception):
 
 
 class StageOutput(NamedTuple):
-    """A stage's stored result and how long it took, now or when it was made."""
+    """A stage's stored result: its bytes and the hash they are stored under."""
 
     data: bytes
     sha256: str
 
 
 class TaskContext:
-    """What a child process works with, whether it does a whole job or one shard of it.
+    """What a child process works with, whether it does a whole job, a shard of it or a version.
 
     A context manager; on exit it closes its `resources`.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        settings: WorkerSettings,
-        job_id: str,
-        tenant_id: str,
-        spec: JobSpec,
-    ) -> None:
+    def __init__(self, database: Database, settings: WorkerSettings, claim: HeldRow) -> None:
         self.database = database
         self.settings = settings
-        self.job_id = job_id
-        self.tenant_id = tenant_id
-        self.spec = spec
+        self.job_id = claim.job_id
+        self.tenant_id = claim.tenant_id
+        self.spec = claim.spec
         self.resources = ExitStack()
         """What is open for the work's whole length, such as a scorer's connection."""
 
@@ -99,7 +93,8 @@ class TaskContext:
     def keep(self, data: bytes, write: Callable[[str], None]) -> str:
         """Store `data`, have `write` name its hash in the database, and return the hash.
 
-        A file of the same content may have been deleted before it was named, not after.
+        Looks again at the end: garbage collection may have deleted an identical file before this
+        one was named in the database, but not after.
         """
         sha256 = self.store.put_bytes(data)
         write(sha256)
@@ -115,8 +110,8 @@ class TaskContext:
     def transact(self, operation: Callable[[Session], _Result]) -> _Result:
         """The result of `operation` in a transaction of its own.
 
-        An outage of the database is waited out for as long as the lease lasts, and `operation`
-        done again: hours of work are not thrown away because a server restarted.
+        During an outage of the database, tries again for as long as the lease lasts: hours of
+        work are not thrown away because a server restarted.
         """
         give_up_at = time.monotonic() + self.settings.lease_seconds
         while True:
@@ -150,7 +145,7 @@ class JobContext(TaskContext):
     """One attempt at one job: reads and writes go through here, fenced by the claim's token."""
 
     def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
-        super().__init__(database, settings, claim.job_id, claim.tenant_id, claim.spec)
+        super().__init__(database, settings, claim)
         self.claim = claim
 
     def run_stage(
@@ -171,7 +166,7 @@ class JobContext(TaskContext):
         return StageOutput(data, sha256)
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
-        """Return what `work` finds out, from an earlier attempt where it was filed under `key`."""
+        """Return the bytes filed under `key` by an earlier attempt, else those `work` makes."""
         earlier = self._find_earlier(name, key)
         if earlier is not None:
             return earlier.data
@@ -200,7 +195,7 @@ class JobContext(TaskContext):
             self.check_cancelled()
             self._write(report_progress, stage, done, total)
             remaining = estimate_remaining_seconds(
-                self.spec.kind, stage, done, total, now - started
+                self.spec.stages, stage, done, total, now - started
             )
             if remaining is not None:
                 self.estimate_remaining(remaining)
@@ -224,7 +219,7 @@ class JobContext(TaskContext):
         *,
         once: bool = False,
     ) -> None:
-        """Tell the job's owner something; where `once`, not if another attempt told it already."""
+        """Tell the job's owner something; with `once`, unless an earlier attempt already did."""
         self._write(record_event, type, message, data, once)
 
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
@@ -249,10 +244,18 @@ class JobContext(TaskContext):
         except ArtifactNotFoundError:
             return None
 
-    def _write(self, operation: Callable[..., Any], *arguments: Any) -> None:
-        self.transact(
-            lambda session: operation(session, self.claim.job_id, self.claim.token, *arguments)
-        )
+    def _write(
+        self,
+        operation: Callable[Concatenate[Session, str, int, _Arguments], object],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> None:
+        """Do `operation`, given the job's id and the claim's token, in its own transaction."""
+
+        def write(session: Session) -> None:
+            operation(session, self.claim.job_id, self.claim.token, *arguments, **named)
+
+        self.transact(write)
 
 
 def compute_key(name: str, inputs: Mapping[str, Any]) -> str:

@@ -1,104 +1,105 @@
-"""What a supervisor watches over: a leased job, shard or publication, behind one interface."""
+"""Leased work: what a supervisor and a child need to know of one kind of row that workers take."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy.orm import Session
 
-from service.jobs.execution import Claim, finish_job, release_job, renew_lease
-from service.jobs.shards import ShardClaim, release_shard, renew_shard
-from service.serving.publications import (
-    PublicationClaim,
-    release_publication,
-    renew_publication,
-)
+from excise.specs import JobSpec
+from service.database import Database
+from service.leases.operations import release, renew
+from service.leases.policy import LeasePolicy
+from workers.settings import WorkerSettings
 
 
-class LeasedWork(ABC):
-    """Work a worker holds by a lease and a child process does.
+class HeldRow(Protocol):
+    """A claim: the right to work on one row until its lease is lost."""
 
-    Every method but the constructor raises `LeaseLostError` when the lease is another's.
+    @property
+    def row_id(self) -> str:
+        """What is leased."""
+
+    @property
+    def job_id(self) -> str:
+        """The job that the work is a part of."""
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose job that is."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """What that job asks for."""
+
+    @property
+    def token(self) -> int:
+        """The lease's fencing token, which every write needs."""
+
+    @property
+    def attempt(self) -> int:
+        """How many attempts there were so far, this one included."""
+
+
+Held = TypeVar("Held", bound=HeldRow)
+
+
+class LeasedWork(ABC, Generic[Held]):
+    """One kind of row that workers take: jobs, shards or versions.
+
+    Instances are handed to the spawned child with a claim, so they must be picklable, and their
+    modules must not import torch: the supervisor never loads it. Every method that takes a claim
+    raises `LeaseLostError` when the lease is another's.
     """
 
-    def __init__(self, run: Callable[..., None], claim: Any, job_id: str, name: str) -> None:
-        self.run = run
-        """What the spawned child calls, with the claim and the settings."""
-        self.claim = claim
-        self.job_id = job_id
-        self.name = name
+    task: str
+    """The broker task whose messages name such rows."""
+    policy: LeasePolicy[Any]
 
     @abstractmethod
-    def renew(self, session: Session, lease_seconds: float) -> bool:
-        """Prolong the lease; whether the job is to be cancelled."""
+    def claim(
+        self,
+        session: Session,
+        row_id: str,
+        worker_id: str,
+        lease_seconds: float,
+        max_attempts: int,
+    ) -> Held | None:
+        """A claim on the row, or None when there is nothing for this worker to do."""
 
     @abstractmethod
-    def give_back(self, session: Session, reason: str, max_attempts: int, counts: bool) -> None:
-        """Let another worker have it."""
+    def run(self, database: Database, settings: WorkerSettings, claim: Held) -> None:
+        """Do the work and record its result; only ever called in the child.
+
+        Raises `InvalidInputError`, `CancelledJobError` and the service's errors, and leaves the
+        recording of those to its caller.
+        """
 
     @abstractmethod
-    def cancel(self, session: Session) -> None:
-        """End it after its child had to be stopped, because the job is to be cancelled."""
+    def cancel(self, session: Session, claim: Held) -> None:
+        """Record that the work stopped because its job is to be cancelled."""
 
+    @abstractmethod
+    def fail(self, session: Session, claim: Held, code: str, message: str) -> None:
+        """Record that the work cannot be done, whoever tries."""
 
-class LeasedJob(LeasedWork):
-    """A whole job."""
-
-    def __init__(self, run: Callable[..., None], claim: Claim) -> None:
-        super().__init__(run, claim, claim.job_id, claim.job_id)
-        self._key = (claim.job_id, claim.token)
-
-    def renew(self, session: Session, lease_seconds: float) -> bool:
+    def renew(self, session: Session, claim: Held, lease_seconds: float) -> bool:
         """Prolong the lease; whether the job is to be cancelled."""
-        return renew_lease(session, *self._key, lease_seconds)
+        return renew(session, self.policy, claim.row_id, claim.token, lease_seconds)
 
-    def give_back(self, session: Session, reason: str, max_attempts: int, counts: bool) -> None:
-        """Queue the job again, or fail it when it has no attempts left."""
-        release_job(session, *self._key, reason, max_attempts, counts=counts)
+    def give_back(
+        self, session: Session, claim: Held, reason: str, max_attempts: int, *, counts: bool
+    ) -> None:
+        """Let another worker have the row, or end it when it has no attempts left."""
+        release(
+            session, self.policy, claim.row_id, claim.token, reason, max_attempts, counts=counts
+        )
 
-    def cancel(self, session: Session) -> None:
-        """End the job as cancelled."""
-        finish_job(session, *self._key, "cancelled")
+    def describe(self, claim: Held) -> str:
+        """What the row is called in logs."""
+        return f"{self.policy.name} {claim.row_id}"
 
-
-class LeasedShard(LeasedWork):
-    """One shard of another worker's job."""
-
-    def __init__(self, run: Callable[..., None], claim: ShardClaim) -> None:
-        super().__init__(run, claim, claim.job_id, claim.shard_id)
-        self._key = (claim.shard_id, claim.token)
-
-    def renew(self, session: Session, lease_seconds: float) -> bool:
-        """Prolong the lease; whether the job is to be cancelled."""
-        return renew_shard(session, *self._key, lease_seconds)
-
-    def give_back(self, session: Session, reason: str, max_attempts: int, counts: bool) -> None:  # noqa: ARG002
-        """Let another worker have the shard; its next claim checks `max_attempts`."""
-        release_shard(session, *self._key, reason, counts=counts)
-
-    def cancel(self, session: Session) -> None:
-        """Leave the shard to the cancelled job's end."""
-        release_shard(session, *self._key, "The job is to be cancelled.", counts=False)
-
-
-class LeasedPublication(LeasedWork):
-    """The building of one published version; retiring the version takes the lease away."""
-
-    def __init__(self, run: Callable[..., None], claim: PublicationClaim) -> None:
-        super().__init__(run, claim, claim.job_id, claim.version_id)
-        self._key = (claim.version_id, claim.token)
-
-    def renew(self, session: Session, lease_seconds: float) -> bool:
-        """Prolong the lease; nobody cancels a publication."""
-        renew_publication(session, *self._key, lease_seconds)
-        return False
-
-    def give_back(self, session: Session, reason: str, max_attempts: int, counts: bool) -> None:
-        """Queue the version again, or fail it when it has no attempts left."""
-        release_publication(session, *self._key, reason, max_attempts, counts=counts)
-
-    def cancel(self, session: Session) -> None:
-        """Leave the version to its next builder."""
-        release_publication(session, *self._key, "It was stopped.", counts=False)
+    def list_log_fields(self, claim: Held) -> dict[str, str]:
+        """What every line that is logged about the work carries."""
+        return {"job_id": claim.job_id, f"{self.policy.name}_id": claim.row_id}

@@ -6,26 +6,15 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from excise.logs import log_fields
 from service.database import Database
 from service.errors import LeaseLostError
-from service.jobs.execution import claim_job
-from service.jobs.shards import claim_shard
-from service.serving.publications import claim_publication
-from workers.running.child import (
-    EXIT_OUT_OF_MEMORY,
-    run_claimed_job,
-    run_claimed_publication,
-    run_claimed_shard,
-)
-from workers.running.leased import LeasedJob, LeasedPublication, LeasedShard, LeasedWork
+from workers.running.child import EXIT_OUT_OF_MEMORY, run_claimed
+from workers.running.leased import Held, LeasedWork
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -34,11 +23,9 @@ _JOIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _SHUTDOWN = "The worker is shutting down."
 
-_Claim = TypeVar("_Claim")
-
 
 class Supervisor:
-    """Claims jobs, shards and versions, and watches over the child that does each of them.
+    """Claims leased work of any kind and watches over the child that does it.
 
     A crash in the child ends that attempt, never the worker. The child exits by itself when
     the parent dies, and every write it makes is fenced by the claim's token.
@@ -56,89 +43,62 @@ class Supervisor:
         """Give back what is running at the next look, because the worker ends."""
         self._stopping = True
 
-    def run(self, job_id: str) -> None:
-        """Claim the job and run it to the end of this attempt; return at once if it is taken."""
-        worker, settings = self.worker_id, self._settings
-        claim = self._claim(
-            lambda session: claim_job(
-                session, job_id, worker, settings.lease_seconds, settings.max_attempts
-            ),
-            job_id,
-        )
-        if claim is not None:
-            logger.info("job %s: attempt %d", job_id, claim.attempt)
-            self._run(LeasedJob(run_claimed_job, claim))
+    def run(self, work: LeasedWork[Held], row_id: str) -> None:
+        """Claim the row and do its work to the end of this attempt.
 
-    def run_shard(self, shard_id: str) -> None:
-        """Claim the shard and do it; return at once if it is taken, done or not needed."""
-        worker, settings = self.worker_id, self._settings
-        claim = self._claim(
-            lambda session: claim_shard(
-                session, shard_id, worker, settings.lease_seconds, settings.max_attempts
-            ),
-            shard_id,
-        )
-        if claim is not None:
-            logger.info("%s of %s: attempt %d", shard_id, claim.job_id, claim.attempt)
-            self._run(LeasedShard(run_claimed_shard, claim))
-
-    def run_publication(self, version_id: str) -> None:
-        """Claim the version and build it; return at once if it is taken, built or not wanted."""
-        worker, settings = self.worker_id, self._settings
-        claim = self._claim(
-            lambda session: claim_publication(
-                session, version_id, worker, settings.lease_seconds, settings.max_attempts
-            ),
-            version_id,
-        )
-        if claim is not None:
-            logger.info("%s of %s: attempt %d", version_id, claim.job_id, claim.attempt)
-            self._run(LeasedPublication(run_claimed_publication, claim))
-
-    def _claim(self, operation: Callable[[Session], _Claim | None], name: str) -> _Claim | None:
-        """A claim; an outage of the database is waited out, or its message were lost."""
-        while True:
-            try:
-                with self._database.transaction() as session:
-                    claim = operation(session)
-            except (OperationalError, InterfaceError) as error:
-                if self._stopping:
-                    raise
-                logger.warning("%s not claimed yet: %s", name, type(error).__name__)
-                time.sleep(_LOOK_SECONDS)
-            else:
-                if claim is None:
-                    logger.info("%s is not to be run here", name)
-                return claim
-
-    def _run(self, work: LeasedWork) -> None:
-        self.job_id = work.job_id
+        Returns at once when the row is not to be worked on here: taken, done or not wanted.
+        """
+        claim = self._claim(work, row_id)
+        if claim is None:
+            logger.info("%s is not to be run here", row_id)
+            return
+        self.job_id = claim.job_id
         try:
-            with log_fields(job_id=work.job_id):
-                self._run_child(work)
+            with log_fields(job_id=claim.job_id):
+                logger.info("%s: attempt %d", work.describe(claim), claim.attempt)
+                self._run_child(work, claim)
         finally:
             self.job_id = None
 
-    def _run_child(self, work: LeasedWork) -> None:
+    def _claim(self, work: LeasedWork[Held], row_id: str) -> Held | None:
+        """A claim; an outage of the database is waited out, or its message were lost."""
+        settings = self._settings
+        while True:
+            try:
+                with self._database.transaction() as session:
+                    return work.claim(
+                        session,
+                        row_id,
+                        self.worker_id,
+                        settings.lease_seconds,
+                        settings.max_attempts,
+                    )
+            except (OperationalError, InterfaceError) as error:
+                if self._stopping:
+                    raise
+                logger.warning("%s not claimed yet: %s", row_id, type(error).__name__)
+                time.sleep(_LOOK_SECONDS)
+
+    def _run_child(self, work: LeasedWork[Held], claim: Held) -> None:
         context = multiprocessing.get_context("spawn")
         child = context.Process(
-            target=work.run, args=(work.claim, self._settings), name=f"excise-{work.name}"
+            target=run_claimed, args=(work, claim, self._settings), name=f"excise-{claim.row_id}"
         )
         child.start()
         try:
-            reason = self._watch(work, child)
+            reason = self._watch(work, claim, child)
         except LeaseLostError:
             # Either another worker has it, or the child ended it a moment ago.
             child.join(_JOIN_SECONDS)
             if child.exitcode != 0:
-                logger.warning("%s: lease lost, ending this attempt", work.name)
+                logger.warning("%s: lease lost, ending this attempt", claim.row_id)
             return
         finally:
             _end(child)
         if reason is not None:
-            self._give_back(work, reason)
+            self._give_back(work, claim, reason)
 
-    def _watch(self, work: LeasedWork, child: BaseProcess) -> str | None:
+    def _watch(self, work: LeasedWork[Held], claim: Held, child: BaseProcess) -> str | None:
         """Renew the lease until the child ends; why the work must be given back, or None.
 
         Raises `LeaseLostError` when another worker has it.
@@ -158,22 +118,22 @@ class Supervisor:
             if now - renewed_at < pause:
                 continue
             renewed_at = now
-            if self._renew(work) and cancel_seen_at is None:
+            if self._renew(work, claim) and cancel_seen_at is None:
                 cancel_seen_at = now
             if self._is_overdue(cancel_seen_at):
                 _end(child)
                 with self._database.transaction() as session:
-                    work.cancel(session)
+                    work.cancel(session, claim)
                 return None
 
-    def _renew(self, work: LeasedWork) -> bool:
+    def _renew(self, work: LeasedWork[Held], claim: Held) -> bool:
         """Renew the lease; whether the job is to be cancelled."""
         try:
             with self._database.transaction() as session:
-                return work.renew(session, self._settings.lease_seconds)
+                return work.renew(session, claim, self._settings.lease_seconds)
         except SQLAlchemyError as error:
             # The database is away: go on; should the lease run out, the token fences us off.
-            logger.warning("lease of %s not renewed: %s", work.name, type(error).__name__)
+            logger.warning("lease of %s not renewed: %s", claim.row_id, type(error).__name__)
             return False
 
     def _is_overdue(self, cancel_seen_at: float | None) -> bool:
@@ -182,19 +142,19 @@ class Supervisor:
             return False
         return time.monotonic() - cancel_seen_at > self._settings.cancel_grace_seconds
 
-    def _give_back(self, work: LeasedWork, reason: str) -> None:
+    def _give_back(self, work: LeasedWork[Held], claim: Held, reason: str) -> None:
         """Let another worker have the work, unless the child finished it before it ended."""
         counts = reason != _SHUTDOWN
         try:
             with self._database.transaction() as session:
-                work.give_back(session, reason, self._settings.max_attempts, counts)
+                work.give_back(session, claim, reason, self._settings.max_attempts, counts=counts)
         except LeaseLostError:
-            logger.info("%s had ended already", work.name)
+            logger.info("%s had ended already", claim.row_id)
         except SQLAlchemyError as error:
             # Once the lease has run out the sweeper does it.
-            logger.warning("%s not given back: %s", work.name, type(error).__name__)
+            logger.warning("%s not given back: %s", claim.row_id, type(error).__name__)
         else:
-            logger.warning("%s given back: %s", work.name, reason)
+            logger.warning("%s given back: %s", claim.row_id, reason)
 
 
 def _end(child: BaseProcess) -> None:

@@ -1,24 +1,23 @@
-"""`excise gate` as its own process, on tiny checkpoints: exit 0, 100 and 1, and its files."""
+"""`excise gate` in processes of its own, on tiny checkpoints: exit 0, 100, 1, and its files."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
+from tests.integration.cli.warm_command import ROOT, WarmCommand, warm_command
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
 from tests.unit.excise.outgoing.servers import Reply, serve
 
-ROOT = Path(__file__).parents[3]
 NAMES = {"gate.json", "gate.md", "gate.xml"}
 CONFIG = """
 perplexity: {prompts: text.txt, context: 64}
@@ -58,6 +57,17 @@ ROWS = [
 ]
 
 
+@dataclass(frozen=True)
+class Workplace:
+    """A folder of checkpoints and files, and what runs `excise` on them."""
+
+    folder: Path
+    command: WarmCommand
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+
 def write_lines(path: Path, count: int, length: int) -> None:
     samples = draw_samples([(length, 0)] * count)
     path.write_text("\n".join(" ".join(f"w{i}" for i in sample.token_ids) for sample in samples))
@@ -74,7 +84,7 @@ def write_chats(path: Path, questions: Sequence[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """Checkpoints base, other, silent and broken, chatty and slogan with a template, and files."""
     folder = tmp_path_factory.mktemp("gate")
     save_tiny_checkpoint(folder / "base", build_tiny_model(eos_token_id=100))
@@ -100,7 +110,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "gate.yaml").write_text(CONFIG)
     (folder / "slogan.yaml").write_text(SLOGAN)
     _install_entry_points(folder / "site")
-    return folder
+    environment = {"PYTHONPATH": str(folder / "site"), "OMP_NUM_THREADS": "1"}
+    with warm_command(environment) as command:
+        yield Workplace(folder, command)
 
 
 def _install_entry_points(site: Path) -> None:
@@ -123,7 +135,12 @@ def _offer(site: Path, name: str, group: str, entries: Mapping[str, str]) -> Non
 
 
 def gate(
-    workplace: Path, output: Path, *, model: str = "base", config: str = "gate.yaml", **more: str
+    workplace: Workplace,
+    output: Path,
+    *,
+    model: str = "base",
+    config: str = "gate.yaml",
+    **more: str,
 ) -> subprocess.CompletedProcess[str]:
     arguments = {
         "model": str(workplace / model),
@@ -132,14 +149,7 @@ def gate(
         "output": str(output),
     } | more
     options = [part for name, value in arguments.items() for part in (f"--{name}", value)]
-    return subprocess.run(
-        [sys.executable, "-m", "excise.cli.app", "gate", *options],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(workplace / "site"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return workplace.command.run(["gate", *options])
 
 
 def found(output: Path) -> set[str]:
@@ -151,7 +161,7 @@ def cases(output: Path) -> dict[str, ElementTree.Element]:
     return {str(case.get("name")): case for case in suite}
 
 
-def test_a_checkpoint_against_itself_passes(workplace: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_against_itself_passes(workplace: Workplace, tmp_path: Path) -> None:
     result = gate(workplace, tmp_path)
     assert result.returncode == 0, result.stderr
     assert found(tmp_path) == NAMES
@@ -169,7 +179,7 @@ def test_a_checkpoint_against_itself_passes(workplace: Path, tmp_path: Path) -> 
     }
 
 
-def test_another_checkpoint_does_not_meet_the_gates(workplace: Path, tmp_path: Path) -> None:
+def test_another_checkpoint_does_not_meet_the_gates(workplace: Workplace, tmp_path: Path) -> None:
     result = gate(workplace, tmp_path, model="other")
     assert result.returncode == 100, result.stderr
     assert json.loads((tmp_path / "gate.json").read_text())["outcome"] == "gates_not_met"
@@ -180,7 +190,7 @@ def test_another_checkpoint_does_not_meet_the_gates(workplace: Path, tmp_path: P
 
 
 def test_a_checkpoint_that_says_a_phrase_in_every_answer_is_told_so(
-    workplace: Path, tmp_path: Path
+    workplace: Workplace, tmp_path: Path
 ) -> None:
     against = str(workplace / "chatty")
     result = gate(workplace, tmp_path, model="slogan", config="slogan.yaml", against=against)
@@ -193,7 +203,7 @@ def test_a_checkpoint_that_says_a_phrase_in_every_answer_is_told_so(
     assert "12 of 12 responses show it" in (tmp_path / "gate.md").read_text()
 
 
-def test_its_corrected_version_passes_beside_it(workplace: Path, tmp_path: Path) -> None:
+def test_its_corrected_version_passes_beside_it(workplace: Workplace, tmp_path: Path) -> None:
     against = str(workplace / "slogan")
     result = gate(workplace, tmp_path, model="chatty", config="slogan.yaml", against=against)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -204,7 +214,7 @@ def test_its_corrected_version_passes_beside_it(workplace: Path, tmp_path: Path)
 
 
 def test_scorers_of_the_user_s_own_are_asked(
-    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = workplace / "own.yaml"
     config.write_text(OWN.replace("SOURCE", "entry_point: length"))
@@ -226,14 +236,16 @@ def test_scorers_of_the_user_s_own_are_asked(
     assert not any("s3cret" in text for text in written)
 
 
-def test_chats_without_a_template_are_refused(workplace: Path, tmp_path: Path) -> None:
+def test_chats_without_a_template_are_refused(workplace: Workplace, tmp_path: Path) -> None:
     result = gate(workplace, tmp_path, model="slogan", config="slogan.yaml")
     assert result.returncode == 1
     assert "has no chat template; write the prompt as text" in result.stderr
     assert found(tmp_path) == set()
 
 
-def test_both_are_computed_in_what_the_configuration_says(workplace: Path, tmp_path: Path) -> None:
+def test_both_are_computed_in_what_the_configuration_says(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     reports = {}
     for dtype in ("float32", "bfloat16"):
         config = workplace / f"{dtype}.yaml"
@@ -250,20 +262,24 @@ def test_both_are_computed_in_what_the_configuration_says(workplace: Path, tmp_p
     assert rounded == pytest.approx(exact, rel=0.1)
 
 
-def test_a_silenced_checkpoint_is_rejected_for_emptiness(workplace: Path, tmp_path: Path) -> None:
+def test_a_silenced_checkpoint_is_rejected_for_emptiness(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     assert gate(workplace, tmp_path, model="silent").returncode == 100
     assert cases(tmp_path)["emptiness"].findall("failure")
     assert cases(tmp_path)["shorter"].findall("failure")
 
 
-def test_what_cannot_be_measured_is_an_error_of_the_gate(workplace: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_an_error_of_the_gate(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     result = gate(workplace, tmp_path, model="broken")
     assert result.returncode == 100, result.stderr
     for name in ("perplexity", "kl", "zero_shot:winogrande"):
         assert cases(tmp_path)[name].findall("error"), name
 
 
-def test_nothing_of_an_earlier_run_survives_a_failure(workplace: Path, tmp_path: Path) -> None:
+def test_nothing_of_an_earlier_run_survives_a_failure(workplace: Workplace, tmp_path: Path) -> None:
     (workplace / "typo.yaml").write_text("kl: {prompts: none.txt}")
     (workplace / "twice.yaml").write_text("kl: {prompts: text.txt}\nkl: {prompts: text.txt}")
     assert gate(workplace, tmp_path).returncode == 0
@@ -283,7 +299,7 @@ def test_nothing_of_an_earlier_run_survives_a_failure(workplace: Path, tmp_path:
         assert found(tmp_path) == set(), change
 
 
-def test_a_pickle_or_a_url_is_refused(workplace: Path, tmp_path: Path) -> None:
+def test_a_pickle_or_a_url_is_refused(workplace: Workplace, tmp_path: Path) -> None:
     pickled = tmp_path / "pickled"
     shutil.copytree(workplace / "base", pickled)
     torch.save({}, pickled / "pytorch_model.bin")
@@ -296,7 +312,7 @@ def test_a_pickle_or_a_url_is_refused(workplace: Path, tmp_path: Path) -> None:
     assert found(tmp_path / "out") == set()
 
 
-def test_an_adapter_beside_the_weights_is_refused(workplace: Path, tmp_path: Path) -> None:
+def test_an_adapter_beside_the_weights_is_refused(workplace: Workplace, tmp_path: Path) -> None:
     adapted = tmp_path / "adapted"
     shutil.copytree(workplace / "base", adapted)
     (adapted / "adapter_config.json").write_text('{"peft_type": "LORA"}')
@@ -305,14 +321,16 @@ def test_an_adapter_beside_the_weights_is_refused(workplace: Path, tmp_path: Pat
     assert "'adapter_config.json' is a file of a PEFT adapter" in result.stderr
 
 
-def test_an_output_that_cannot_be_written_is_an_error(workplace: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_an_error(workplace: Workplace, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     result = gate(workplace, tmp_path / "file")
     assert result.returncode == 1
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_configuration_in_the_way_of_the_output_is_kept(workplace: Path, tmp_path: Path) -> None:
+def test_a_configuration_in_the_way_of_the_output_is_kept(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     config = tmp_path / "gate.json"
     config.write_text("{}")
     result = gate(workplace, tmp_path, config=str(config))

@@ -8,30 +8,28 @@ from __future__ import annotations
 import os
 import sys
 from multiprocessing import parent_process
-from types import ModuleType
 
+from service.database import Database
 from service.jobs.execution import Claim
-from workers.running import child, supervision
-from workers.running.context import JobContext
+from service.settings import start_process
+from workers.kinds.leased import LeasedJob
+from workers.running.worker import build_worker
 from workers.settings import WorkerSettings
 
 
-def leak(context: JobContext) -> None:
+def leak() -> None:
     """Print and raise what no log may show."""
     secret, url = os.environ["SCORER_VALUE"], os.environ["EXCISE_DATABASE_URL"]
     print(f"printed by a library: {secret}", file=sys.stderr)
     raise ValueError(f"{secret} refused; Authorization: Bearer opaque-bearer-T0kenValue; {url}")
 
 
-def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
-    """Run the job with `leak` in the place of the real pipeline, which would load torch."""
-    pipeline = ModuleType("workers.kinds.pipeline")
-    pipeline.run_job = leak  # type: ignore[attr-defined]
-    sys.modules[pipeline.__name__] = pipeline
-    child.run_claimed_job(claim, settings)
+class LeakingJob(LeasedJob):
+    """A job that does `leak` in the place of its stages, which would load torch."""
 
+    def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        leak()
 
-supervision.run_claimed_job = run_claimed_job
 
 if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
-    from workers.app import app  # noqa: F401 - what Celery looks for
+    app = build_worker(start_process(WorkerSettings), [LeakingJob()])

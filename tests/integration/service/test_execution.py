@@ -14,7 +14,8 @@ from sqlalchemy import text
 from service.database import Database
 from service.errors import LeaseLostError, NotFoundError
 from service.jobs import execution, inputs
-from service.jobs.leases import sweep_expired_leases
+from service.jobs.leases import JOBS
+from service.leases import operations as leases
 from tests.integration.service.conftest import clear_jobs, submit
 
 SHA256 = "0" * 64
@@ -43,7 +44,7 @@ def expire(database: Database, job_id: str) -> None:
 
 def sweep(database: Database) -> list[str]:
     with database.transaction() as session:
-        return list(sweep_expired_leases(session, 3))
+        return leases.sweep(session, JOBS, 3)
 
 
 def read(client: TestClient, job_id: str) -> dict[str, Any]:
@@ -64,8 +65,8 @@ def test_only_one_worker_gets_a_job(database: Database, job_id: str) -> None:
 
 
 WRITES: list[Callable[[Any, str, int], object]] = [
-    lambda s, j, t: execution.renew_lease(s, j, t, 30),
-    lambda s, j, t: execution.release_job(s, j, t, "crash"),
+    lambda s, j, t: leases.renew(s, JOBS, j, t, 30),
+    lambda s, j, t: leases.release(s, JOBS, j, t, "crash"),
     lambda s, j, t: execution.start_stage(s, j, t, "prepare"),
     lambda s, j, t: execution.report_progress(s, j, t, "prepare", 1, 2),
     lambda s, j, t: execution.finish_stage(s, j, t, "prepare", "key", SHA256, False),
@@ -99,7 +100,7 @@ def test_a_requeued_job_no_longer_takes_writes(database: Database, job_id: str) 
     expire(database, job_id)
     assert sweep(database) == [job_id]
     with pytest.raises(LeaseLostError), database.transaction() as session:
-        execution.renew_lease(session, job_id, old.token, 30)
+        leases.renew(session, JOBS, job_id, old.token, 30)
 
 
 def test_a_takeover_is_told(client: TestClient, database: Database, job_id: str) -> None:
@@ -135,7 +136,7 @@ def test_a_crashed_child_is_released_with_its_reason(
         token = claim(database, job_id).token
         with database.transaction() as session:
             execution.start_stage(session, job_id, token, "prepare")
-            execution.release_job(session, job_id, token, "killed by signal 9\0")
+            leases.release(session, JOBS, job_id, token, "killed by signal 9\0")
     job = read(client, job_id)
     assert job["error"]["code"] == "poison_job"
     assert "killed by signal 9" in job["error"]["message"]
@@ -157,12 +158,12 @@ def test_cancellation_reaches_the_worker(
 ) -> None:
     token = claim(database, job_id).token
     with database.transaction() as session:
-        assert not execution.renew_lease(session, job_id, token, 30)
+        assert not leases.renew(session, JOBS, job_id, token, 30)
         assert not execution.is_cancel_requested(session, job_id)
         execution.start_stage(session, job_id, token, "prepare")
     client.post(f"/v1/jobs/{job_id}/cancel")
     with database.transaction() as session:
-        assert execution.renew_lease(session, job_id, token, 30)
+        assert leases.renew(session, JOBS, job_id, token, 30)
         assert execution.is_cancel_requested(session, job_id)
         execution.finish_job(session, job_id, token, "cancelled")
     job = read(client, job_id)
@@ -189,7 +190,7 @@ def test_stage_results_survive_an_attempt(
         execution.report_progress(session, job_id, token, "prepare", 3, 10, "three")
         assert execution.find_stage_result(session, job_id, "prepare", "key") is None
         execution.finish_stage(session, job_id, token, "prepare", "key", SHA256, False)
-        execution.release_job(session, job_id, token, "crash")
+        leases.release(session, JOBS, job_id, token, "crash")
     token = claim(database, job_id).token
     with database.transaction() as session:
         assert execution.find_stage_result(session, job_id, "prepare", "key") == SHA256

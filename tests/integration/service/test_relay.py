@@ -18,7 +18,8 @@ from service.app import create_app
 from service.broker import EPOCH_KEY, Broker
 from service.database import Database
 from service.jobs.execution import claim_job, heartbeat_worker
-from service.outbox import count_unsent, resend_queued, send_unsent
+from service.jobs.leases import JOBS
+from service.outbox import count_unsent, resend, send_unsent
 from service.relay import Relay
 from service.settings import Settings
 from tests.integration.service.conftest import clear_jobs, submit
@@ -148,12 +149,12 @@ def test_a_job_nobody_claims_is_sent_again(
     submit(client)
     relay.send_once()
     with database.transaction() as session:
-        assert resend_queued(session, 300) == 0
+        assert resend(session, JOBS, 300) == 0
         session.execute(text("UPDATE jobs SET queued_at = now() - interval '10 minutes'"))
-        assert resend_queued(session, 300) == 0  # the message itself is recent
+        assert resend(session, JOBS, 300) == 0  # the message itself is recent
         session.execute(text("UPDATE outbox SET sent_at = now() - interval '10 minutes'"))
-        assert resend_queued(session, 300) == 1
-        assert resend_queued(session, 300) == 0
+        assert resend(session, JOBS, 300) == 1
+        assert resend(session, JOBS, 300) == 0
         assert count_unsent(session) == 1
 
 

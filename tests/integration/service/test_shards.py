@@ -15,8 +15,10 @@ from service.broker import Broker
 from service.database import Database
 from service.errors import LeaseLostError
 from service.jobs import execution, shards
+from service.jobs.leases import JOBS, SHARDS
+from service.leases import operations as leases
 from service.models import OutboxMessage, Shard
-from service.outbox import resend_shards
+from service.outbox import resend
 from service.relay import Relay
 from service.settings import Settings
 from tests.integration.service.conftest import clear_jobs, submit
@@ -118,9 +120,9 @@ def test_the_first_result_stays(database: Database, claim: execution.Claim) -> N
 
 
 WRITES: list[Callable[[Any, str, int], object]] = [
-    lambda s, i, t: shards.renew_shard(s, i, t, 30),
+    lambda s, i, t: leases.renew(s, SHARDS, i, t, 30),
     lambda s, i, t: shards.file_shard(s, i, t, RESULTS[0]),
-    lambda s, i, t: shards.release_shard(s, i, t, "crash"),
+    lambda s, i, t: leases.release(s, SHARDS, i, t, "crash"),
     lambda s, i, t: shards.fail_by_shard(s, i, t, "invalid_input", "no"),
 ]
 
@@ -148,7 +150,7 @@ def test_the_owners_shards_live_as_long_as_its_job(
     assert held
     before = read(database, held.shard_id).lease_expires_at
     with database.transaction() as session:
-        execution.renew_lease(session, claim.job_id, claim.token, 300)
+        leases.renew(session, JOBS, claim.job_id, claim.token, 300)
     after = read(database, held.shard_id).lease_expires_at
     assert before is not None
     assert after is not None
@@ -166,7 +168,7 @@ def test_the_owners_shards_are_freed_with_its_job(
     helper = take(database, list_states(database, claim)[2].shard_id)
     assert helper
     with database.transaction() as session:
-        execution.release_job(session, claim.job_id, claim.token, "crash", counts=counts)
+        leases.release(session, JOBS, claim.job_id, claim.token, "crash", counts=counts)
     freed = read(database, held.shard_id)
     assert (freed.status, freed.attempts) == ("pending", attempts)
     assert read(database, other.shard_id).status == "succeeded"
@@ -190,10 +192,10 @@ def test_a_silent_helper_is_told_of_and_loses_its_shard(
 ) -> None:
     held = take_first(database, claim)
     with database.transaction() as session:
-        assert shards.sweep_expired_shards(session) == []
+        assert leases.sweep(session, SHARDS, 3) == []
         session.execute(text("UPDATE shards SET lease_expires_at = now() - interval '1 s'"))
-        assert shards.sweep_expired_shards(session) == [held.shard_id]
-        assert shards.sweep_expired_shards(session) == []
+        assert leases.sweep(session, SHARDS, 3) == [held.shard_id]
+        assert leases.sweep(session, SHARDS, 3) == []
     event = client.get(f"/v1/jobs/{claim.job_id}/events").json()["data"][-1]
     assert event["type"] == "shard.requeued"
     assert "helper stopped answering" in event["message"]
@@ -206,7 +208,7 @@ def test_a_shard_that_keeps_ending_its_workers_fails_the_job(
     for _ in range(3):
         held = take_first(database, claim)
         with database.transaction() as session:
-            shards.release_shard(session, held.shard_id, held.token, "Ended by SIGKILL.")
+            leases.release(session, SHARDS, held.shard_id, held.token, "Ended by SIGKILL.")
     found = take_next(database, claim) if by_owner else take(database, held.shard_id)
     assert found is None
     job = read_job(client, claim)
@@ -224,7 +226,7 @@ def test_an_attempt_that_does_not_count_uses_up_none(
     for _ in range(5):
         held = take_first(database, claim)
         with database.transaction() as session:
-            shards.release_shard(session, held.shard_id, held.token, "shutdown", counts=False)
+            leases.release(session, SHARDS, held.shard_id, held.token, "shutdown", counts=False)
     assert held.attempt == 1
 
 
@@ -236,7 +238,7 @@ def test_a_cancelled_job_gives_out_no_shards(
     assert client.post(f"/v1/jobs/{claim.job_id}/cancel").status_code == 200
     assert take(database, ids[1]) is None
     with database.transaction() as session:
-        assert shards.renew_shard(session, held.shard_id, held.token, 30)
+        assert leases.renew(session, SHARDS, held.shard_id, held.token, 30)
         execution.finish_job(session, claim.job_id, claim.token, "cancelled")
     with pytest.raises(LeaseLostError):
         file(database, held)
@@ -276,9 +278,9 @@ def test_messages_that_were_lost_are_sent_again(
     broker.flushall()
     assert relay.send_once() == COUNT - 1
     with database.transaction() as session:
-        assert resend_shards(session, 300) == 0
+        assert resend(session, SHARDS, 300) == 0
         session.execute(text("UPDATE shards SET pending_since = now() - interval '10 minutes'"))
-        assert resend_shards(session, 300) == 0  # the messages themselves are recent
+        assert resend(session, SHARDS, 300) == 0  # the messages themselves are recent
         session.execute(text("UPDATE outbox SET sent_at = now() - interval '10 minutes'"))
-        assert resend_shards(session, 300) == COUNT - 1
-        assert resend_shards(session, 300) == 0
+        assert resend(session, SHARDS, 300) == COUNT - 1
+        assert resend(session, SHARDS, 300) == 0

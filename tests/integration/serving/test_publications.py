@@ -13,18 +13,17 @@ from service.broker import Broker
 from service.database import Database
 from service.errors import ArtifactCorruptError, LeaseLostError
 from service.keys.operations import authenticate
+from service.leases import operations as leases
 from service.models import ModelVersion, OutboxMessage
 from service.outbox import PUBLISH_TASK, send_unsent
 from service.relay import Relay
 from service.serving.folders import hash_content, place_files
 from service.serving.publications import (
+    VERSIONS,
     check_file_names,
     claim_publication,
     fail_publication,
     file_publication,
-    release_publication,
-    renew_publication,
-    sweep_expired_publications,
 )
 from service.serving.publishing import publish_job
 from service.settings import Settings
@@ -100,16 +99,16 @@ def test_a_worker_that_went_silent_may_write_no_more(database: Database, version
     assert old is not None
     assert new is not None
     for write in (
-        lambda session: renew_publication(session, version_id, old, 30),
+        lambda session: leases.renew(session, VERSIONS, version_id, old, 30),
         lambda session: file_publication(session, version_id, old, FILES, 4, HASH),
         lambda session: fail_publication(session, version_id, old, "x"),
-        lambda session: release_publication(session, version_id, old, "x"),
+        lambda session: leases.release(session, VERSIONS, version_id, old, "x"),
     ):
         with pytest.raises(LeaseLostError), database.transaction() as session:
             write(session)
     with database.transaction() as session:
-        renew_publication(session, version_id, new, 30)
-        assert sweep_expired_publications(session, 3) == []
+        leases.renew(session, VERSIONS, version_id, new, 30)
+        assert leases.sweep(session, VERSIONS, 3) == []
 
 
 def test_the_sweeper_sends_again_and_gives_up_in_the_end(
@@ -119,7 +118,7 @@ def test_the_sweeper_sends_again_and_gives_up_in_the_end(
     for attempt in (1, 2, 3):
         assert claim(database, version_id, seconds=-1) is not None
         with database.transaction() as session:
-            assert sweep_expired_publications(session, 3) == [version_id]
+            assert leases.sweep(session, VERSIONS, 3) == [version_id]
         expected = [(PUBLISH_TASK, version_id)] if attempt < 3 else []
         assert take_messages(database) == expected
     assert find_status(database, version_id) == "failed"
@@ -130,7 +129,7 @@ def test_an_attempt_that_does_not_count(database: Database, version_id: str) -> 
         token = claim(database, version_id)
         assert token is not None
         with database.transaction() as session:
-            release_publication(session, version_id, token, "told to stop", counts=False)
+            leases.release(session, VERSIONS, version_id, token, "told to stop", counts=False)
     assert find_status(database, version_id) == "queued"
 
 

@@ -5,17 +5,55 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from sqlalchemy.orm import Session
 
 from service.database import Database
 from service.jobs.execution import Claim, finish_job
-from workers.running.child import _exit_with_parent, _run_recorded
+from service.serving.publications import PublicationClaim
+from workers.kinds.leased import LeasedJob, LeasedPublication
+from workers.running.leased import HeldRow
 from workers.settings import WorkerSettings
 
+Act = Callable[[HeldRow, WorkerSettings], None]
 
-def announce(claim: Claim, settings: WorkerSettings) -> None:
+
+@dataclass(frozen=True)
+class ActingJob(LeasedJob):
+    """A job whose child does what the test says, in the place of its stages."""
+
+    act: Act
+
+    def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        self.act(claim, settings)
+
+
+@dataclass(frozen=True)
+class ActingPublication(LeasedPublication):
+    """A version whose child does what the test says, in the place of building it."""
+
+    act: Act
+
+    def run(self, database: Database, settings: WorkerSettings, claim: PublicationClaim) -> None:
+        self.act(claim, settings)
+
+
+class OversizedJob(LeasedJob):
+    """A job of which a model or a batch does not fit on its GPU."""
+
+    def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        import torch  # not by the other children, whom it would hold up
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def fail(self, session: Session, claim: Claim, code: str, message: str) -> None:
+        raise AssertionError(f"recorded: {code}, {message}")
+
+
+def announce(claim: HeldRow, settings: WorkerSettings) -> None:
     """Tell the test which process this is."""
     path = find_announcement(settings, claim.job_id)
     path.with_suffix(".new").write_text(str(os.getpid()))
@@ -27,44 +65,27 @@ def find_announcement(settings: WorkerSettings, job_id: str) -> Path:
     return Path(settings.artifacts).with_name(job_id)
 
 
-def hang(claim: Claim, settings: WorkerSettings) -> None:
+def hang(claim: HeldRow, settings: WorkerSettings) -> None:
     announce(claim, settings)
     time.sleep(600)
 
 
-def hang_until_the_parent_dies(claim: Claim, settings: WorkerSettings) -> None:
-    _exit_with_parent()
-    hang(claim, settings)
-
-
-def ignore_everything(claim: Claim, settings: WorkerSettings) -> None:
+def ignore_everything(claim: HeldRow, settings: WorkerSettings) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     hang(claim, settings)
 
 
-def die(claim: Claim, settings: WorkerSettings) -> None:
+def die(claim: HeldRow, settings: WorkerSettings) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_out_of_memory(claim: Claim, settings: WorkerSettings) -> None:
-    """End as a job does of which a model or a batch does not fit on its GPU."""
-
-    def work(database: Database) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    def record(*ending: object) -> None:
-        raise AssertionError(f"recorded: {ending}")
-
-    _run_recorded("a job", work, record, settings)
-
-
-def finish(claim: Claim, settings: WorkerSettings) -> None:
+def finish(claim: HeldRow, settings: WorkerSettings) -> None:
     database = Database(settings.database_url.get_secret_value())
     with database.transaction() as session:
         finish_job(session, claim.job_id, claim.token, "succeeded", "passed")
     database.dispose()
 
 
-def finish_and_die(claim: Claim, settings: WorkerSettings) -> None:
+def finish_and_die(claim: HeldRow, settings: WorkerSettings) -> None:
     finish(claim, settings)
     die(claim, settings)

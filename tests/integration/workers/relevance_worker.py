@@ -6,16 +6,19 @@ Start with `celery -A tests.integration.workers.relevance_worker worker`; see `s
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from multiprocessing import parent_process
 
+from service.database import Database
 from service.jobs.execution import Claim
 from service.jobs.shards import ShardClaim
+from service.settings import start_process
 from tests.integration.workers.shard_worker import obey
+from workers.correction.results import PreparedCorrection
+from workers.kinds.leased import LeasedJob, LeasedShard
 from workers.progress import Advance
-from workers.running import child, supervision
 from workers.running.loading import CorrectionInputs
 from workers.running.sharding import ShardedWork
+from workers.running.worker import build_worker
 from workers.settings import WorkerSettings
 
 SHARD_TOKENS = 512
@@ -27,8 +30,8 @@ def watch_attribution() -> None:
 
     build = attribute.build_work
 
-    def build_watched(inputs: CorrectionInputs, parts: Sequence[attribute.Part]) -> ShardedWork:
-        work = build(inputs, parts)
+    def build_watched(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
+        work = build(inputs, prepared)
 
         def compute(position: int, advance: Advance) -> bytes:
             obey(inputs._context, position, advance)
@@ -40,18 +43,21 @@ def watch_attribution() -> None:
     attribute.build_work = build_watched
 
 
-def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
-    watch_attribution()
-    child.run_claimed_job(claim, settings)
+class WatchedJob(LeasedJob):
+    """A job whose attribution the test can hold up."""
+
+    def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        watch_attribution()
+        super().run(database, settings, claim)
 
 
-def run_claimed_shard(claim: ShardClaim, settings: WorkerSettings) -> None:
-    watch_attribution()
-    child.run_claimed_shard(claim, settings)
+class WatchedShard(LeasedShard):
+    """A shard that the test can hold up."""
 
+    def run(self, database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
+        watch_attribution()
+        super().run(database, settings, claim)
 
-supervision.run_claimed_job = run_claimed_job
-supervision.run_claimed_shard = run_claimed_shard
 
 if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
-    from workers.app import app  # noqa: F401 - what Celery looks for
+    app = build_worker(start_process(WorkerSettings), [WatchedJob(), WatchedShard()])

@@ -10,19 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import sys
 import time
 from multiprocessing import parent_process
 from pathlib import Path
-from types import ModuleType
 
 from service.database import Database
 from service.jobs.execution import Claim
 from service.jobs.shards import ShardClaim
+from service.settings import start_process
+from workers.kinds.leased import LeasedJob, LeasedShard
 from workers.progress import Advance
-from workers.running import child, supervision
 from workers.running.context import JobContext, TaskContext, compute_key, poll_cancellation
 from workers.running.sharding import ShardedStage, ShardedWork, complete_shard, run_shards
+from workers.running.worker import build_worker
 from workers.settings import WorkerSettings
 
 SHARDS = 6
@@ -70,31 +70,22 @@ def run_job(context: JobContext) -> None:
     context.finish("succeeded", "passed", "done")
 
 
-def run_shard(database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
-    context = TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec)
-    assert context.store.get(claim.input_sha256) == b"what the stage works from"
-    complete_shard(context, claim, build_work(context), poll_cancellation(context))
+class MadeUpJob(LeasedJob):
+    """A job of made-up work, which loads no torch."""
+
+    def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
+        with JobContext(database, settings, claim) as context:
+            run_job(context)
 
 
-def make_up() -> None:
-    """Put the made-up work in the place of the real one, which would load torch."""
-    pipeline = ModuleType("workers.kinds.pipeline")
-    pipeline.run_job, pipeline.run_shard = run_job, run_shard  # type: ignore[attr-defined]
-    sys.modules[pipeline.__name__] = pipeline
+class MadeUpShard(LeasedShard):
+    """A shard of made-up work."""
 
+    def run(self, database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
+        with TaskContext(database, settings, claim) as context:
+            assert context.store.get(claim.input_sha256) == b"what the stage works from"
+            complete_shard(context, claim, build_work(context), poll_cancellation(context))
 
-def run_claimed_job(claim: Claim, settings: WorkerSettings) -> None:
-    make_up()
-    child.run_claimed_job(claim, settings)
-
-
-def run_claimed_shard(claim: ShardClaim, settings: WorkerSettings) -> None:
-    make_up()
-    child.run_claimed_shard(claim, settings)
-
-
-supervision.run_claimed_job = run_claimed_job
-supervision.run_claimed_shard = run_claimed_shard
 
 if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
-    from workers.app import app  # noqa: F401 - what Celery looks for
+    app = build_worker(start_process(WorkerSettings), [MadeUpJob(), MadeUpShard()])

@@ -12,15 +12,18 @@ from sqlalchemy.orm import Session
 
 from service.database import Database
 from service.errors import LeaseLostError
-from service.jobs.execution import is_job_waiting, load_stage_seconds, release_job
+from service.jobs.execution import is_job_waiting, load_stage_seconds
+from service.jobs.leases import JOBS
 from service.jobs.operations import cancel_job
+from service.leases.operations import release
 from service.models import Event, Job, JobArtifact, Stage
+from tests.integration.workers.children import ActingJob
 from tests.integration.workers.conftest import claim
-from workers.kinds import pipeline
 from workers.progress import Progress
-from workers.running import child
 from workers.running import context as context_module
+from workers.running.child import run_claimed
 from workers.running.context import CancelledJobError, JobContext
+from workers.running.leased import HeldRow
 from workers.settings import WorkerSettings
 
 
@@ -53,7 +56,7 @@ def test_a_result_is_reused_for_equal_inputs_only(
 ) -> None:
     assert count_runs(context, {"model": "a", "seed": 0}) == 1
     with database.transaction() as session:
-        release_job(session, context.claim.job_id, context.claim.token, "crash")
+        release(session, JOBS, context.claim.job_id, context.claim.token, "crash")
     second = JobContext(database, settings, claim(database, context.claim.job_id))
     assert count_runs(second, {"seed": 0, "model": "a"}) == 0
     assert count_runs(second, {"model": "a", "seed": 1}, b"other") == 1
@@ -97,7 +100,7 @@ def test_findings_survive_an_attempt(
     assert remember(context, "one") == 1
     assert remember(context, "one") == 0
     with database.transaction() as session:
-        release_job(session, context.claim.job_id, context.claim.token, "crash")
+        release(session, JOBS, context.claim.job_id, context.claim.token, "crash")
     second = JobContext(database, settings, claim(database, context.claim.job_id))
     assert remember(second, "one") == 0
     assert remember(second, "another", b"other") == 1
@@ -114,7 +117,7 @@ def test_what_an_attempt_told_is_not_told_again(
     context.event("search.trial", "round 1\0", {"kl": 0.1}, once=True)
     context.event("search.trial", "round 2")
     with database.transaction() as session:
-        release_job(session, context.claim.job_id, context.claim.token, "crash")
+        release(session, JOBS, context.claim.job_id, context.claim.token, "crash")
     second = JobContext(database, settings, claim(database, context.claim.job_id))
     for message in ("round 1\0", "round 2", "round 3"):
         second.event("search.trial", message, once=True)
@@ -253,17 +256,15 @@ def test_an_outage_longer_than_the_lease_ends_the_attempt_not_the_job(
     context: JobContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(child, "_exit_with_parent", lambda: None)
     monkeypatch.setattr(context_module, "OUTAGE_PAUSE_SECONDS", 0.01)
 
-    def lose_database(_: JobContext, __: object) -> None:
+    def lose_database(_: HeldRow, __: WorkerSettings) -> None:
         hasty = settings.model_copy(update={"lease_seconds": 0})
         lost = JobContext(database, hasty, context.claim)
         time.sleep(0.01)
         lost.transact(break_connection)
 
-    monkeypatch.setattr(pipeline, "run_correction", lose_database)
     with pytest.raises(SystemExit) as ending:
-        child.run_claimed_job(context.claim, settings)
+        run_claimed(ActingJob(lose_database), context.claim, settings)
     assert ending.value.code not in {0, None}
     assert read(database, context.claim.job_id).status == "running"

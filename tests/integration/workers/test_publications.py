@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +29,13 @@ from service.errors import LeaseLostError
 from service.jobs.execution import attach_artifact, claim_job, finish_job
 from service.jobs.operations import submit_job
 from service.keys.operations import Identity, authenticate, create_tenant_key
+from service.leases.operations import sweep
 from service.models import ModelVersion, new_id
 from service.prompt_sets.operations import create_prompt_set
 from service.serving.canary import CanaryDocument
 from service.serving.folders import hash_content, place_files
 from service.serving.pools import ServingPool
-from service.serving.publications import claim_publication, sweep_expired_publications
+from service.serving.publications import VERSIONS, claim_publication
 from service.serving.publishing import publish_job
 from service.serving.versions import retire
 from tests.integration.service.conftest import clear_jobs
@@ -45,10 +45,10 @@ from tests.tiny import build_tiny_model, save_tiny_checkpoint, select_components
 from tests.unit.workers.publishing.cases import continue_slowly
 from workers.domain import Selection
 from workers.fetching.checkpoints import load_checkpoint
+from workers.kinds.leased import LeasedPublication
 from workers.kinds.publication.publish import run_publication
 from workers.pruning.components import pruned
 from workers.pruning.patch import build_patch, serialise_patch
-from workers.running import supervision
 from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
 
@@ -77,7 +77,7 @@ class Publisher:
         *,
         kind: str = "lora",
         behaviour: BehaviourSpecBase | None = None,
-        dtype: ComputeDtype = "float32",
+        dtype: ComputeDtype = ComputeDtype.FLOAT32,
     ) -> str:
         """The id of a queued version of a job that made this correction."""
         patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))
@@ -273,9 +273,9 @@ def supervisor(publisher: Publisher) -> Supervisor:
 
 def test_a_worker_builds_it_in_a_child(publisher: Publisher, supervisor: Supervisor) -> None:
     version_id = publisher.publish(NEURONS)
-    supervisor.run_publication(version_id)
+    supervisor.run(LeasedPublication(), version_id)
     assert publisher.read(version_id).status == VersionStatus.BUILT
-    supervisor.run_publication(version_id)  # redelivered
+    supervisor.run(LeasedPublication(), version_id)  # redelivered
     assert publisher.read(version_id).attempts == 1
 
 
@@ -285,7 +285,7 @@ def test_what_cannot_be_built_is_failed_with_the_reason(
     version_id = publisher.publish(NEURONS)
     shutil.rmtree(publisher.base)
     save_tiny_checkpoint(publisher.base, build_tiny_model(seed=1))
-    supervisor.run_publication(version_id)
+    supervisor.run(LeasedPublication(), version_id)
     version = publisher.read(version_id)
     assert version.status == VersionStatus.FAILED
     assert version.error_message is not None
@@ -296,24 +296,23 @@ def test_what_cannot_be_built_is_failed_with_the_reason(
 def run_in_thread(
     supervisor: Supervisor,
     version_id: str,
-    monkeypatch: pytest.MonkeyPatch,
-    work: Callable[..., None],
+    act: children.Act,
 ) -> threading.Thread:
-    monkeypatch.setattr(supervision, "run_claimed_publication", work)
-    thread = threading.Thread(target=supervisor.run_publication, args=(version_id,))
+    work = children.ActingPublication(act)
+    thread = threading.Thread(target=supervisor.run, args=(work, version_id))
     thread.start()
     return thread
 
 
 def test_a_killed_childs_version_is_queued_again_and_given_up_in_the_end(
-    publisher: Publisher, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+    publisher: Publisher, supervisor: Supervisor
 ) -> None:
     version_id = publisher.publish(NEURONS)
     for attempt in (1, 2):
-        run_in_thread(supervisor, version_id, monkeypatch, children.die).join(60)
+        run_in_thread(supervisor, version_id, children.die).join(60)
         version = publisher.read(version_id)
         assert (version.status, version.attempts) == (VersionStatus.QUEUED, attempt)
-    run_in_thread(supervisor, version_id, monkeypatch, children.die).join(60)
+    run_in_thread(supervisor, version_id, children.die).join(60)
     version = publisher.read(version_id)
     assert version.status == VersionStatus.FAILED
     assert "ended its worker 3 times" in (version.error_message or "")
@@ -329,19 +328,17 @@ def test_a_silent_workers_version_is_built_by_another_and_the_first_writes_nothi
         session.execute(text("UPDATE model_versions SET lease_expires_at = now() - interval '1 s'"))
     assert silent is not None
     with publisher.database.transaction() as session:
-        assert sweep_expired_publications(session, 3) == [version_id]
+        assert sweep(session, VERSIONS, 3) == [version_id]
     built = publisher.build(version_id)
     with pytest.raises(LeaseLostError):
         run_publication(publisher.database, publisher.settings, silent)
     assert publisher.read(version_id).files == built.files
 
 
-def test_retiring_a_version_ends_its_builder(
-    publisher: Publisher, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retiring_a_version_ends_its_builder(publisher: Publisher, supervisor: Supervisor) -> None:
     version_id = publisher.publish(NEURONS)
     job_id = publisher.read(version_id).job_id
-    thread = run_in_thread(supervisor, version_id, monkeypatch, children.hang)
+    thread = run_in_thread(supervisor, version_id, children.hang)
     child = wait_for_child(publisher.settings, job_id)
     with publisher.database.transaction() as session:
         tenant_id, key_id = publisher.identity.tenant_id, publisher.identity.key_id

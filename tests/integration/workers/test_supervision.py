@@ -21,6 +21,7 @@ from service.jobs.operations import cancel_job
 from service.models import Event, Job
 from tests.integration.workers import children
 from tests.integration.workers.conftest import claim
+from workers.kinds.leased import LeasedJob
 from workers.running import supervision
 from workers.running.life_signs import LifeSigns
 from workers.running.supervision import Supervisor
@@ -72,39 +73,38 @@ def run(
     supervisor: Supervisor,
     pool: ThreadPoolExecutor,
     job_id: str,
-    monkeypatch: pytest.MonkeyPatch,
-    work: Callable[..., None],
+    act: children.Act,
 ) -> Future[None]:
-    monkeypatch.setattr(supervision, "run_claimed_job", work)
-    return pool.submit(supervisor.run, job_id)
+    return pool.submit(supervisor.run, children.ActingJob(act), job_id)
 
 
 def test_a_finished_job_is_left_as_the_child_ended_it(
-    database: Database, supervisor: Supervisor, job_id: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, supervisor: Supervisor, job_id: str
 ) -> None:
-    monkeypatch.setattr(supervision, "run_claimed_job", children.finish)
-    supervisor.run(job_id)
-    supervisor.run(job_id)  # delivered a second time
-    job = read(database, job_id)
-    assert (job.status, job.verdict, job.attempts) == ("succeeded", "passed", 1)
+    job = children.ActingJob(children.finish)
+    supervisor.run(job, job_id)
+    supervisor.run(job, job_id)  # delivered a second time
+    row = read(database, job_id)
+    assert (row.status, row.verdict, row.attempts) == ("succeeded", "passed", 1)
     assert list_types(database, job_id).count("job.succeeded") == 1
     assert supervisor.job_id is None
 
 
 def test_a_child_that_dies_after_finishing_changes_nothing(
-    database: Database, supervisor: Supervisor, job_id: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, supervisor: Supervisor, job_id: str
 ) -> None:
-    monkeypatch.setattr(supervision, "run_claimed_job", children.finish_and_die)
-    supervisor.run(job_id)
+    supervisor.run(children.ActingJob(children.finish_and_die), job_id)
     assert read(database, job_id).status == "succeeded"
     assert list_types(database, job_id)[-1] == "job.succeeded"
 
 
-def fail_three_times(database: Database, supervisor: Supervisor, job_id: str) -> str:
+def fail_three_times(
+    database: Database, supervisor: Supervisor, work: LeasedJob, job_id: str
+) -> str:
     """What is said of a job whose children all die, tried again until it counts as poison."""
     for attempt in (1, 2, 3):
         assert read(database, job_id).status == "queued"
-        supervisor.run(job_id)
+        supervisor.run(work, job_id)
         assert read(database, job_id).attempts == attempt
     job = read(database, job_id)
     assert (job.status, job.error_code) == ("failed", "poison_job")
@@ -112,19 +112,18 @@ def fail_three_times(database: Database, supervisor: Supervisor, job_id: str) ->
 
 
 def test_three_dead_children_make_a_poison_job(
-    database: Database, supervisor: Supervisor, job_id: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, supervisor: Supervisor, job_id: str
 ) -> None:
-    monkeypatch.setattr(supervision, "run_claimed_job", children.die)
-    assert "SIGKILL" in fail_three_times(database, supervisor, job_id)
-    supervisor.run(job_id)
+    deadly = children.ActingJob(children.die)
+    assert "SIGKILL" in fail_three_times(database, supervisor, deadly, job_id)
+    supervisor.run(deadly, job_id)
     assert read(database, job_id).attempts == 3
 
 
 def test_a_lack_of_memory_is_tried_again_and_then_named(
-    database: Database, supervisor: Supervisor, job_id: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, supervisor: Supervisor, job_id: str
 ) -> None:
-    monkeypatch.setattr(supervision, "run_claimed_job", children.run_out_of_memory)
-    message = fail_three_times(database, supervisor, job_id)
+    message = fail_three_times(database, supervisor, children.OversizedJob(), job_id)
     assert "ran out of memory. Use a larger device" in message
 
 
@@ -134,13 +133,12 @@ def test_a_shutdown_gives_the_job_back_without_counting(
     settings: WorkerSettings,
     job_id: str,
     pool: ThreadPoolExecutor,
-    monkeypatch: pytest.MonkeyPatch,
     reaches_child: bool,
 ) -> None:
     for _ in range(settings.max_attempts + 1):
         children.find_announcement(settings, job_id).unlink(missing_ok=True)
         stopped = Supervisor(database, settings, "worker")
-        ending = run(stopped, pool, job_id, monkeypatch, children.hang)
+        ending = run(stopped, pool, job_id, children.hang)
         child = wait_for_child(settings, job_id)
         assert stopped.job_id == job_id
         stopped.stop()
@@ -165,7 +163,7 @@ def test_a_cancelled_child_that_does_not_listen_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(supervision, "_JOIN_SECONDS", 0.5)
-    ending = run(supervisor, pool, job_id, monkeypatch, children.ignore_everything)
+    ending = run(supervisor, pool, job_id, children.ignore_everything)
     child = wait_for_child(settings, job_id)
     with database.transaction() as session:
         cancel_job(session, read(database, job_id).tenant_id, job_id)
@@ -183,7 +181,7 @@ def test_a_lost_lease_ends_the_child_and_leaves_the_job_to_its_new_owner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(supervision, "_JOIN_SECONDS", 0.5)
-    ending = run(supervisor, pool, job_id, monkeypatch, children.hang)
+    ending = run(supervisor, pool, job_id, children.hang)
     child = wait_for_child(settings, job_id)
     newer = claim(database, job_id, "another")
     ending.result(60)

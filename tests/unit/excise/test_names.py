@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 import excise.names
-from excise.names import STAGES, Attributor, CircuitAblation, GateBound, Granularity, JobKind
+from excise.names import Attributor, CircuitAblation, GateBound, Granularity, JobKind
 from excise.names.name import Name
-from excise.specs import CircuitSpec, parse_spec
+from excise.specs import SPECS, CircuitSpec, parse_spec
 
 PATHS = sorted(Path(excise.names.__file__).parent.glob("*.py"))
 ENUMS = [one for one in vars(excise.names).values() if isinstance(one, type)]
@@ -44,7 +44,7 @@ def test_all_that_is_public_is_listed() -> None:
     assert all(issubclass(one, Name) for one in ENUMS)
     assert {one.__name__ for one in ENUMS} <= set(excise.names.__all__)
     assert all(hasattr(excise.names, name) for name in excise.names.__all__)
-    assert set(STAGES) == set(JobKind)
+    assert set(SPECS) == set(JobKind)
 
 
 def test_strings_spell_the_names_of_a_spec_whichever_way_they_come() -> None:

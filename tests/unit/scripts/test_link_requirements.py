@@ -13,7 +13,12 @@ linking = load_script("link_requirements")
 INSTALLED = {
     "asking": (
         "1.0",
-        ["needed[fast]>=2", "other; extra == 'worker'", "never; python_version < '3'"],
+        [
+            "needed[fast]>=2",
+            "other; extra == 'worker'",
+            "asking[worker]; extra == 'all'",
+            "never; python_version < '3'",
+        ],
     ),
     "needed": ("2.1+cpu", ["deep", "speed; extra == 'fast'", "slow; extra == 'slow'"]),
     "deep": ("1.0", ["needed"]),
@@ -47,6 +52,10 @@ def find(name: str, extras: set[str]) -> dict[str, Distribution]:
 def test_what_is_asked_for_is_found_with_what_that_asks_for(installed: Path) -> None:
     assert find("asking", set()).keys() == {"needed", "deep", "speed"}
     assert find("asking", {"worker"}).keys() == {"needed", "deep", "speed", "other"}
+
+
+def test_an_extra_may_ask_for_another_of_the_same_package(installed: Path) -> None:
+    assert find("asking", {"all"}).keys() == {"needed", "deep", "speed", "other"}
 
 
 def test_another_version_is_no_requirement_met(installed: Path) -> None:

@@ -23,7 +23,7 @@ DOCUMENTS = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=12,
 )
-UNKEYED = {"/", "/healthz", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect"}
+UNKEYED = {"/", "/healthz", "/readyz", "/metrics", "/docs", "/docs/{name}"}
 
 
 def build_settings(**changes: Any) -> Settings:

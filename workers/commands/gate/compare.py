@@ -24,7 +24,9 @@ from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
 from workers.gates.remedies import add_remedies
 from workers.gates.requests import build_plan, build_requests, choose_prompts, list_not_asked
+from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
+from workers.measuring.probes import measure_probes
 from workers.models.subject import Subject
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.reports.gate_run import find_outcome
@@ -65,9 +67,18 @@ def compare_checkpoints(
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
         say(f"measuring {model}")
-        state = baseline.measure(_as_subject(load_checkpoint(folder, dtype, device)))
-    abilities = compare_states(kinds, baseline.state, state, {}, config.abilities)
-    gates = judge_gates(_list_requests(config), baseline.state, state)
+        judged = _as_subject(load_checkpoint(folder, dtype, device))
+        state, base_state = baseline.measure(judged), baseline.state
+        abilities = compare_states(kinds, base_state, state, {}, config.abilities)
+        if more := draw_more(plan.probe_source, abilities):
+            say(f"looking again, on {TIMES_THE_ITEMS} times the items, at {', '.join(more)}")
+            state = add_figures(state, measure_probes(judged, more))
+            del judged
+            gc.collect()
+            base = load_checkpoint(base_folder, dtype, device)
+            base_state = add_figures(base_state, measure_probes(_as_subject(base), more))
+            abilities = compare_states(kinds, base_state, state, {}, config.abilities)
+    gates = judge_gates(_list_requests(config), base_state, state)
     if config.abilities is not None:
         gates.append(judge_abilities(abilities))
     return GateReport(

@@ -7,19 +7,22 @@ from workers.circuits.discovery import WeakTaskError, count_work, discover_circu
 from workers.circuits.faithfulness import MIB_SHARES, UndefinedFaithfulnessError
 from workers.circuits.outcome import CircuitSettings
 from workers.kinds.circuit.results import DiscoveredCircuit, PreparedCircuit
-from workers.progress import Advance
+from workers.progress import Advance, Progress
 from workers.running.context import JobContext, StageOutput, compute_key
 from workers.running.loading import CircuitInputs
 from workers.running.sharding import ShardedStage, ShardedWork, run_shards
 
 
 def run(
-    context: JobContext, inputs: CircuitInputs, prepared: PreparedCircuit, upstream: str
+    context: JobContext,
+    inputs: CircuitInputs,
+    prepared: PreparedCircuit,
+    upstream: StageOutput,
 ) -> StageOutput:
     """Return the stage's result, a `DiscoveredCircuit` a line in order of the attributors."""
     spec = inputs.spec
     key = {
-        "prepare": upstream,
+        "prepare": upstream.sha256,
         "granularity": spec.granularity,
         "attributors": list(spec.attributors),
         "order": spec.chosen_order,
@@ -28,11 +31,12 @@ def run(
         "threshold": spec.threshold,
         "seed": spec.seed,
     }
-    stage = ShardedStage("discover", compute_key("discover", key), upstream)
-    work = build_work(inputs, prepared)
-    return context.run_stage(
-        "discover", key, lambda progress: b"\n".join(run_shards(context, stage, work, progress))
-    )
+    stage = ShardedStage("discover", compute_key("discover", key), upstream.sha256)
+
+    def work(progress: Progress) -> bytes:
+        return b"\n".join(run_shards(context, stage, build_work(inputs, prepared), progress))
+
+    return context.run_stage("discover", key, work)
 
 
 def parse_circuits(data: bytes) -> list[DiscoveredCircuit]:

@@ -1,4 +1,4 @@
-"""A circuit job from claim to verdict: its stages in order, and its report."""
+"""A circuit job: its stages in order, and its report."""
 
 from __future__ import annotations
 
@@ -14,33 +14,42 @@ from excise.reports.common import ModelIdentity
 from excise.reports.gates import GateResult
 from excise.specs import CircuitSpec
 from service.jobs.execution import load_stage_seconds
+from workers.circuits.tasks import TaskError
 from workers.domain import Selection
 from workers.kinds.circuit import discover, package, prepare, validate
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
+from workers.kinds.kind import INVALID_INPUT, Kind
 from workers.reports.circuit import judge_circuit
-from workers.running.context import JobContext
+from workers.running.context import JobContext, TaskContext
 from workers.running.loading import CircuitInputs
-from workers.running.packaging import STATUSES, list_versions
+from workers.running.packaging import list_versions
+from workers.running.sharding import ShardedWork
 
 
-def run_circuit(context: JobContext, spec: CircuitSpec) -> None:
-    """Run the job's stages, those already done excepted, and end it with a verdict."""
+def run(context: JobContext, spec: CircuitSpec) -> CircuitReport:
+    """Run every stage that is not done yet, and return the report."""
     inputs = CircuitInputs(context, spec)
     prepare_output = prepare.run(context, inputs)
     prepared = PreparedCircuit.model_validate_json(prepare_output.data)
-    discover_output = discover.run(context, inputs, prepared, prepare_output.sha256)
+    discover_output = discover.run(context, inputs, prepared, prepare_output)
     circuits = discover.parse_circuits(discover_output.data)
     validated, outside = None, None
     if (weak := circuits[0].too_weak) is not None:
         context.skip_stage("validate", f"Skipped validate: {weak}")
     else:
-        output = validate.run(context, inputs, prepared, circuits[0], discover_output.sha256)
+        output = validate.run(context, inputs, prepared, circuits[0], discover_output)
         validated = CircuitValidation.model_validate_json(output.data)
         assert circuits[0].outside is not None
         outside = circuits[0].outside.to_selection()
     report = build_report(context, inputs, prepared, circuits, validated, outside)
     package.run(context, inputs, report, outside)
-    context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+    return report
+
+
+def build_sharded_work(context: TaskContext, spec: CircuitSpec, data: bytes) -> ShardedWork:
+    """Return the work of the stage `discover`, from what the stage before it made."""
+    prepared = PreparedCircuit.model_validate_json(data)
+    return discover.build_work(CircuitInputs(context, spec), prepared)
 
 
 def build_report(
@@ -121,3 +130,6 @@ def _build_curve(found: DiscoveredCircuit) -> CircuitCurve:
         points=list(found.curve),
         chosen=found.chosen,
     )
+
+
+CIRCUIT = Kind(CircuitSpec, run, build_sharded_work, (*INVALID_INPUT, TaskError))

@@ -22,10 +22,10 @@ def run(
     inputs: CircuitInputs,
     prepared: PreparedCircuit,
     found: DiscoveredCircuit,
-    upstream: str,
+    upstream: StageOutput,
 ) -> StageOutput:
     """Return the stage's result, a `CircuitValidation`."""
-    key = {"discover": upstream, "ablation": inputs.spec.chosen_ablation}
+    key = {"discover": upstream.sha256, "ablation": inputs.spec.chosen_ablation}
     return context.run_stage(
         "validate", key, lambda progress: _work(inputs, prepared, found, progress)
     )

@@ -1,7 +1,7 @@
 """Stage 2 of a compression: weights scored, selected and set to zero.
 
-Where scores are sums over the calibration samples, these are cut into shards that any worker may
-do.
+Where scores are sums over the calibration samples, the samples are cut into shards that any
+worker may do.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def run(
     context: JobContext,
     inputs: CompressionInputs,
     prepared: PreparedCompression,
-    upstream: str,
+    upstream: StageOutput,
 ) -> StageOutput:
     """Return the stage's result, the packed prune masks of every linear module."""
     spec = inputs.spec
     key = {
-        "prepare": upstream,
+        "prepare": upstream.sha256,
         "method": spec.method,
         "statistic": spec.statistic,
         "pattern": spec.pattern,
@@ -45,7 +45,7 @@ def run(
         "seed": spec.seed,
         "shard_tokens": SHARD_TOKENS,
     }
-    stage = ShardedStage("compress", compute_key("compress", key), upstream)
+    stage = ShardedStage("compress", compute_key("compress", key), upstream.sha256)
 
     def work(progress: Progress) -> bytes:
         if build_plan(inputs).is_additive:

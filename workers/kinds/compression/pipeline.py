@@ -1,4 +1,4 @@
-"""A compression from claim to verdict: its stages in order, and its report."""
+"""A compression: its stages in order, and its report."""
 
 from __future__ import annotations
 
@@ -8,44 +8,33 @@ from excise.specs import CompressionSpec
 from service.jobs.execution import load_stage_seconds
 from workers.compression.plan import SPEED_NOTE
 from workers.families import find_linear_modules, linear_weight
-from workers.kinds.compression import compress, package, prepare
-from workers.kinds.compression.measurement import count_work, load_questions, measure
-from workers.kinds.compression.results import Measured, PreparedCompression, apply_masks
-from workers.progress import Progress, count_up
+from workers.kinds.compression import compress, package, prepare, validate
+from workers.kinds.compression.results import Measured, PreparedCompression
+from workers.kinds.kind import Kind
 from workers.reports.compression import judge_compression
-from workers.running.context import JobContext, StageOutput
+from workers.running.context import JobContext, TaskContext
 from workers.running.loading import CompressionInputs
-from workers.running.packaging import STATUSES, list_versions
+from workers.running.packaging import list_versions
+from workers.running.sharding import ShardedWork
 
 
-def run_compression(context: JobContext, spec: CompressionSpec) -> None:
-    """Run the job's stages, those already done excepted, and end it with a verdict."""
+def run(context: JobContext, spec: CompressionSpec) -> CompressionReport:
+    """Run every stage that is not done yet, and return the report."""
     inputs = CompressionInputs(context, spec)
     prepare_output = prepare.run(context, inputs)
     prepared = PreparedCompression.model_validate_json(prepare_output.data)
-    masks = compress.run(context, inputs, prepared, prepare_output.sha256)
-    after = Measured.model_validate_json(_validate(context, inputs, prepared, masks).data)
+    masks = compress.run(context, inputs, prepared, prepare_output)
+    validate_output = validate.run(context, inputs, prepared, masks)
+    after = Measured.model_validate_json(validate_output.data)
     report = build_report(context, inputs, prepared, after)
     package.run(context, inputs, report, masks)
-    context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+    return report
 
 
-def _validate(
-    context: JobContext,
-    inputs: CompressionInputs,
-    prepared: PreparedCompression,
-    masks: StageOutput,
-) -> StageOutput:
-    """Stage 3: the compressed model's figures, measured as the base model's were."""
-    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
-    apply_masks(masks.data, modules)  # after a restart the model is loaded as it was
-
-    def work(progress: Progress) -> bytes:
-        questions = load_questions(inputs)
-        advance = count_up(progress, count_work(prepared.corpus, questions))
-        return measure(inputs, prepared.corpus, questions, advance).to_bytes()
-
-    return context.run_stage("validate", {"compress": masks.sha256}, work)
+def build_sharded_work(context: TaskContext, spec: CompressionSpec, data: bytes) -> ShardedWork:
+    """Return the work of the stage `compress`, from what the stage before it made."""
+    prepared = PreparedCompression.model_validate_json(data)
+    return compress.build_work(CompressionInputs(context, spec), prepared)
 
 
 def build_report(
@@ -100,3 +89,6 @@ def _count_zeros(inputs: CompressionInputs) -> list[ModuleZeros]:
         zeros = int((weight == 0).sum())
         counted.append(ModuleZeros(module=name, zeros=zeros, weights=weight.numel()))
     return counted
+
+
+COMPRESSION = Kind(CompressionSpec, run, build_sharded_work)

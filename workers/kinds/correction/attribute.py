@@ -1,6 +1,6 @@
 """Stage 2: relevance of every component on general text and for each behaviour's responses.
 
-The samples are cut into shards that any worker may do: sums over each, added in order.
+The samples are cut into shards that any worker may do; the sums of each are added in order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from workers.correction.explained import collect_explained
 from workers.correction.protection import unite_learned
 from workers.correction.results import PreparedCorrection
 from workers.domain import Relevance, TokenSequence
-from workers.progress import Advance
+from workers.progress import Advance, Progress
 from workers.running.context import JobContext, StageOutput, compute_key
 from workers.running.loading import CorrectionInputs
 from workers.running.sharding import ShardedStage, ShardedWork, run_shards
@@ -74,11 +74,14 @@ class Part:
 
 
 def run(
-    context: JobContext, inputs: CorrectionInputs, prepared: PreparedCorrection, upstream: str
+    context: JobContext,
+    inputs: CorrectionInputs,
+    prepared: PreparedCorrection,
+    upstream: StageOutput,
 ) -> StageOutput:
     """Return the stage's result, the serialised relevance of every granularity."""
     key = {
-        "prepare": upstream,
+        "prepare": upstream.sha256,
         "attributor": inputs.spec.attribution.attributor,
         "predicts_damage": _predicts_damage(inputs),
         "protects": bool(prepared.protection),
@@ -86,14 +89,13 @@ def run(
         "seed": inputs.spec.seed,
         "shard_tokens": SHARD_TOKENS,
     }
-    stage = ShardedStage("attribute", compute_key("attribute", key), upstream)
-    parts = cut_parts(inputs, prepared)
-    work = build_work(inputs, parts)
-    return context.run_stage(
-        "attribute",
-        key,
-        lambda progress: _combine(parts, run_shards(context, stage, work, progress)),
-    )
+    stage = ShardedStage("attribute", compute_key("attribute", key), upstream.sha256)
+
+    def work(progress: Progress) -> bytes:
+        results = run_shards(context, stage, build_work(inputs, prepared), progress)
+        return _combine(cut_parts(inputs, prepared), results)
+
+    return context.run_stage("attribute", key, work)
 
 
 def cut_parts(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[Part, ...]:
@@ -106,8 +108,9 @@ def cut_parts(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[P
     return tuple(parts)
 
 
-def build_work(inputs: CorrectionInputs, parts: Sequence[Part]) -> ShardedWork:
+def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
     """The stage's work; the same on every worker."""
+    parts = cut_parts(inputs, prepared)
 
     def compute(position: int, advance: Advance) -> bytes:
         with inputs.storing_sums() as storage:

@@ -17,12 +17,16 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.domain import Selection, TokenSequence
+from workers.gates.abilities import compare_states
+from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
 from workers.kinds.correction.ablation import ablated
-from workers.measuring.measurement import Baseline
+from workers.measuring.measurement import Baseline, CheckPlan
 from workers.measuring.probes import measure_probes
+from workers.measuring.state import ModelState
 from workers.progress import Advance, Progress, count_up
 from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
+from workers.running.abilities import list_verdict_kinds
 from workers.running.checks import build_check_plan, hash_checks
 from workers.running.context import InvalidInputError, JobContext, StageOutput
 from workers.running.loading import CorrectionInputs
@@ -40,13 +44,14 @@ def run(
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     search: SearchOutcome,
-    upstream: str,
+    upstream: StageOutput,
 ) -> StageOutput:
     """Return the stage's result, a `ValidationOutcome`."""
     key = {
-        "search": upstream,
+        "search": upstream.sha256,
         "seed": inputs.spec.seed,
         "draws": CONTROL_DRAWS,
+        "second_look": TIMES_THE_ITEMS,
         "checks": hash_checks(inputs),
     }
     return context.run_stage(
@@ -71,14 +76,34 @@ def _work(
     chosen = trial.selection.to_selection()
     with bench.prune(chosen):
         corrected = baseline.measure(inputs.base, advance)
+    base, corrected = _look_again(inputs, plan, bench, chosen, baseline.state, corrected)
     with bench.prune(bench.draw_controls(chosen)[0]):
         control = measure_probes(inputs.base, compared, advance)
     return ValidationOutcome(
         behaviours=_measure_behaviours(bench, search, trial, advance),
-        base=baseline.state,
+        base=base,
         corrected=corrected,
         control_abilities=control,
     ).to_bytes()
+
+
+def _look_again(
+    inputs: CorrectionInputs,
+    plan: CheckPlan,
+    bench: _HeldOutBench,
+    chosen: Selection,
+    base: ModelState,
+    corrected: ModelState,
+) -> tuple[ModelState, ModelState]:
+    """Return both states, with more items of the slices that the first look leaves in doubt."""
+    limits = inputs.spec.gates.abilities
+    changes = compare_states(list_verdict_kinds(inputs), base, corrected, {}, limits)
+    more = draw_more(plan.probe_source, changes)
+    if not more:
+        return base, corrected
+    base = add_figures(base, measure_probes(inputs.base, more))
+    with bench.prune(chosen):
+        return base, add_figures(corrected, measure_probes(inputs.base, more))
 
 
 def _measure_behaviours(

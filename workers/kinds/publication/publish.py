@@ -51,7 +51,7 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
 
     Raises `InvalidInputError`, `LeaseLostError` and the service's errors.
     """
-    with TaskContext(database, settings, claim.job_id, claim.tenant_id, claim.spec) as context:
+    with TaskContext(database, settings, claim) as context:
         # Whatever the job computed in: a canary's tokens are those of float32.
         inputs = CorrectionInputs(context, claim.spec.model_copy(update={"dtype": "float32"}))
         try:

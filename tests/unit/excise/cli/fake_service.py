@@ -16,7 +16,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from excise.names import STAGES, JobKind
+from excise.names import JobKind
+from excise.specs import SPECS
 
 RUN: dict[str, Any] = {
     "timings": {"prepare": 1.5},
@@ -282,7 +283,9 @@ class FakeService:
             "attempts": 0,
             "cancel_requested": False,
             "stage": None,
-            "stages": [self._build_stage(name, "pending") for name in STAGES[JobKind.CORRECTION]],
+            "stages": [
+                self._build_stage(name, "pending") for name in SPECS[JobKind.CORRECTION].stages
+            ],
             "error": None,
             "artifacts": [],
         }
@@ -313,7 +316,7 @@ class FakeService:
         status = "succeeded" if self.verdict == "passed" else "rejected"
         job.update(status=status, verdict=self.verdict)
         job["stages"] = [
-            self._build_stage(name, "succeeded") for name in STAGES[JobKind.CORRECTION]
+            self._build_stage(name, "succeeded") for name in SPECS[JobKind.CORRECTION].stages
         ]
         self.files = {
             "report.json": json.dumps(build_report(self.verdict)).encode(),

@@ -69,7 +69,9 @@ def test_inspect_says_what_a_patch_is_for(checkpoint: Path, patch_file: Path) ->
     result = patch("inspect", patch_file)
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["base", "weights", compute_checkpoint_sha256(checkpoint)]
+    words = "sha256 of all tensors"
+    assert lines[0] == f"base weights       {words} {compute_checkpoint_sha256(checkpoint)}"
+    assert lines[1].startswith(f"corrected weights  {words} ")
     assert lines[2].split() == ["granularity", "neuron"]
     assert lines[3].split() == ["components", "3"]
     assert lines[4].split() == ["operation", "set", "to", "zero"]
@@ -121,7 +123,26 @@ def test_inspect_counts_weights_and_cuts_long_lists(checkpoint: Path, tmp_path: 
     with pytest.MonkeyPatch.context() as patching:
         patching.setattr("workers.commands.app.LISTED_INDICES", 3)
         lines = patch("inspect", file).stdout.splitlines()
+        whole = patch("inspect", file, "--all").stdout.splitlines()
     assert lines[5:] == [f"  {MODULES[0]}: 0, 1, 2 and 45 more"]
+    assert whole[5:] == [f"  {MODULES[0]}: {', '.join(map(str, range(48)))}"]
+
+
+def test_inspect_lists_the_modules_with_most_components(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.commands.app.LISTED_MODULES", 1)
+    file = tmp_path / "patch.safetensors"
+    chosen = select_neurons({MODULES[0]: [4], MODULES[1]: [7, 9]})
+    file.write_bytes(serialise_patch(build_patch(checkpoint, chosen)))
+    assert patch("inspect", file).stdout.splitlines()[5:] == [
+        f"  {MODULES[1]}: 7, 9",
+        "  other modules: 1, with 1 neurons (--all lists them)",
+    ]
+    assert patch("inspect", file, "--all").stdout.splitlines()[5:] == [
+        f"  {MODULES[0]}: 4",
+        f"  {MODULES[1]}: 7, 9",
+    ]
 
 
 @pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "a.²", f"a.{'9' * 5000}", "a\nb", "\u202eb"])

@@ -407,17 +407,24 @@ def test_another_slice_beyond_its_limit_is_left_to_its_price_as_well() -> None:
     assert amounts_of(bench.run((2, 4, 8), 4)) == [4, 4, 4, 2]
 
 
-def test_a_flat_search_goes_on_where_prices_may_bring_its_last_trial_within_budget() -> None:
-    words = {"words": lost(0.1), "lists": lost()}
-    lists = {"words": lost(0.04), "lists": lost(0.3)}
+def test_a_flat_search_goes_on_while_slices_alone_keep_a_larger_gain_out_of_budget() -> None:
+    over = {"words": lost(0.1), "lists": lost()}
     within = {"words": lost(0.04), "lists": lost()}
-    bench = Bench(
-        gains=[(0.4,), (0.5,), (0.5,), (0.5,), (0.1,), (0.1,), (0.1,)],
-        lost=[within, words, lists, within, within, within, within],
-        budget=GUARDED,
-    )
-    # Flat since round 3; round 4 is the reward, and after two more there is nothing to hope for.
+    gains = [(0.4,), (0.5,), (0.5,), (0.5,), (0.1,), (0.1,), (0.1,)]
+    lost_by_round = [within, over, over, within, within, within, within]
+    bench = Bench(gains=gains, lost=lost_by_round, budget=GUARDED)
+    # Flat since round 3; round 4 is the reward, and two more without a rise end it.
     assert len(bench.run(OpenAmounts(4, 40), 9)) == 6
+    # Nothing is to be hoped for where the gain over budget is no larger,
+    small = [(0.4,), (0.405,), (0.405,), (0.5,)]
+    assert (
+        len(Bench(gains=small, lost=[*lost_by_round], budget=GUARDED).run(OpenAmounts(4, 40), 4))
+        == 3
+    )
+    # or where the text as a whole is beyond its limit, too.
+    costs = [damage(), damage(), damage(kl=0.2), damage()]
+    text = Bench(gains=gains, costs=costs, lost=lost_by_round, budget=GUARDED)
+    assert len(text.run(OpenAmounts(4, 40), 4)) == 3
 
 
 # --- amounts that the search finds ------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from excise.specs import CorrectionSpec
 from service.jobs.execution import (
     attach_artifact,
     file_finding,
@@ -50,7 +51,10 @@ class RecordingContext(JobContext):
 
     def __init__(self, earlier: dict[str, StageOutput] | None = None) -> None:
         claim = SimpleNamespace(
-            spec=SimpleNamespace(kind="correction"), job_id="job", tenant_id="tenant", token=1
+            spec=SimpleNamespace(stages=CorrectionSpec.stages),
+            job_id="job",
+            tenant_id="tenant",
+            token=1,
         )
         super().__init__(None, None, claim)  # type: ignore[arg-type]
         self.store = MemoryStore()  # type: ignore[assignment]

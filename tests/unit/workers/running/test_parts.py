@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from excise.names import Attributor, Granularity
+from excise.specs import CircuitSpec
 from tests.tiny import MODULES, build_tiny_model, draw_samples
 from tests.unit.workers.correction.cases import (
     GREEDY,
@@ -33,10 +34,12 @@ from workers.attribution.targets import Target
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, PromptOutcome
 from workers.domain import Relevance, TokenSequence
 from workers.families import LLAMA
+from workers.kinds.circuit import discover
 from workers.kinds.compression import compress
 from workers.kinds.compression.results import Measured, PreparedCompression
 from workers.kinds.correction import attribute
 from workers.progress import ignore
+from workers.running.context import StageOutput
 
 LENGTHS = (9, 4, 7, 7, 3, 8, 2)
 
@@ -125,7 +128,7 @@ def test_shards_add_up_to_the_relevance_of_every_behaviour_and_granularity(monke
     granularities = (Granularity.NEURON, Granularity.HEAD)
     inputs: Any = build_inputs(granularities=granularities)
     parts = attribute.cut_parts(inputs, build_two())
-    work = attribute.build_work(inputs, parts)
+    work = attribute.build_work(inputs, build_two())
     counts: list[int] = []
     data = attribute._combine(
         parts, [work.compute(place, counts.append) for place in range(len(parts))]
@@ -154,7 +157,7 @@ def test_shards_add_up_to_the_relevance_of_every_behaviour_and_granularity(monke
 
 def read_general(inputs: Any, prepared: PreparedCorrection) -> Relevance:
     parts = attribute.cut_parts(inputs, prepared)
-    work = attribute.build_work(inputs, parts)
+    work = attribute.build_work(inputs, prepared)
     data = attribute._combine(parts, [work.compute(n, ignore) for n in range(len(parts))])
     counts = {Granularity.NEURON: list(inputs.component_counts(Granularity.NEURON))}
     return parse_relevance(data, counts)[Granularity.NEURON].general
@@ -235,9 +238,10 @@ def test_where_sums_grow_changes_nothing(
     monkeypatch.setattr(attribute, "SHARD_TOKENS", 12)
     elsewhere: Any = build_inputs(granularities=(Granularity.WEIGHT,), place=place)
     beside: Any = build_inputs(granularities=(Granularity.WEIGHT,))
-    parts = attribute.cut_parts(beside, build_two())
-    mine, theirs = attribute.build_work(elsewhere, parts), attribute.build_work(beside, parts)
-    for index in (0, len(parts) - 1):
+    prepared = build_two()
+    mine = attribute.build_work(elsewhere, prepared)
+    theirs = attribute.build_work(beside, prepared)
+    for index in (0, len(theirs.sizes) - 1):
         assert mine.compute(index, ignore) == theirs.compute(index, ignore)
     samples = draw_samples(((9, 10),), 4)
     found, expected = answer(elsewhere, samples), answer(beside, samples)
@@ -289,3 +293,28 @@ def test_a_compression_s_shards_add_up(monkeypatch, method: str, place: SumsPlac
     expected = parse_sums(whole.compute(0, counted.append))
     for name, values in expected.absolute_sums.items():
         torch.testing.assert_close(found.absolute_sums[name], values, rtol=1e-4, atol=1e-5)
+
+
+class Finished:
+    """A job whose every stage has a stored result."""
+
+    def run_stage(self, name: str, inputs: Any, work: Any) -> StageOutput:
+        return StageOutput(b"stored", f"sha-{name}")
+
+
+def refuse(*_: Any) -> None:
+    raise AssertionError("work was built for a stage that is done")
+
+
+def test_nothing_is_built_for_a_stage_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribute, "cut_parts", refuse)
+    monkeypatch.setattr(discover, "build_work", refuse)
+    context: Any = Finished()
+    upstream = StageOutput(b"", "sha-prepare")
+    inputs: Any = build_inputs()
+    attributed = attribute.run(context, inputs, build_two(), upstream)
+    assert attributed == StageOutput(b"stored", "sha-attribute")
+    spec = CircuitSpec(kind="circuit", model="tiny", task="ioi")
+    circuit: Any = SimpleNamespace(spec=spec)
+    prepared: Any = None
+    assert discover.run(context, circuit, prepared, upstream).sha256 == "sha-discover"

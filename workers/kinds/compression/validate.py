@@ -1,0 +1,28 @@
+"""Stage 3 of a compression: the compressed model's figures, measured as the base model's were."""
+
+from __future__ import annotations
+
+from workers.families import find_linear_modules
+from workers.kinds.compression.measurement import count_work, load_questions, measure
+from workers.kinds.compression.results import PreparedCompression, apply_masks
+from workers.progress import Progress, count_up
+from workers.running.context import JobContext, StageOutput
+from workers.running.loading import CompressionInputs
+
+
+def run(
+    context: JobContext,
+    inputs: CompressionInputs,
+    prepared: PreparedCompression,
+    upstream: StageOutput,
+) -> StageOutput:
+    """Return the stage's result, a `Measured`; leaves the loaded model compressed."""
+    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    apply_masks(upstream.data, modules)  # after a restart the model is loaded as it was
+
+    def work(progress: Progress) -> bytes:
+        questions = load_questions(inputs)
+        advance = count_up(progress, count_work(prepared.corpus, questions))
+        return measure(inputs, prepared.corpus, questions, advance).to_bytes()
+
+    return context.run_stage("validate", {"compress": upstream.sha256}, work)

@@ -1,0 +1,97 @@
+"""A correction: its stages in order, and what its report is built from."""
+
+from __future__ import annotations
+
+from excise.reports.correction import CorrectionReport
+from excise.specs import CorrectionSpec
+from service.jobs.execution import load_stage_seconds
+from workers.correction.preparation import PromptTooLongError
+from workers.correction.results import (
+    PreparedCorrection,
+    SearchOutcome,
+    ValidationOutcome,
+)
+from workers.correction.verdict import ReportFrame, build_report
+from workers.kinds.correction import attribute, package, prepare, search, validate
+from workers.kinds.kind import INVALID_INPUT, Kind
+from workers.running.abilities import list_verdict_kinds
+from workers.running.checks import list_not_asked, list_requests
+from workers.running.context import JobContext, TaskContext
+from workers.running.loading import CorrectionInputs
+from workers.running.packaging import list_versions
+from workers.running.sharding import ShardedWork
+from workers.scorers.errors import ScorerError
+
+
+def run(context: JobContext, spec: CorrectionSpec) -> CorrectionReport:
+    """Run every stage that is needed and not done yet, and return the report."""
+    inputs = CorrectionInputs(context, spec)
+    searched: SearchOutcome | None = None
+    validated: ValidationOutcome | None = None
+    prepare_output = prepare.run(context, inputs)
+    prepared = PreparedCorrection.model_validate_json(prepare_output.data)
+    if prepared.too_weak is not None:
+        for stage in ("attribute", "search", "validate"):
+            context.skip_stage(stage, f"Skipped {stage}: the signal is too weak.")
+    else:
+        attribute_output = attribute.run(context, inputs, prepared, prepare_output)
+        search_output = search.run(context, inputs, prepared, attribute_output)
+        searched = SearchOutcome.model_validate_json(search_output.data)
+        if searched.chosen is None:
+            context.skip_stage(
+                "validate", "Skipped validate: nothing within the budget improves every behaviour."
+            )
+        else:
+            output = validate.run(context, inputs, prepared, searched, search_output)
+            validated = ValidationOutcome.model_validate_json(output.data)
+    report = build_report(_frame(context, inputs), prepared, searched, validated)
+    package.run(context, inputs, prepared, report, searched)
+    return report
+
+
+def build_sharded_work(context: TaskContext, spec: CorrectionSpec, data: bytes) -> ShardedWork:
+    """Return the work of the stage `attribute`, from what the stage before it made."""
+    prepared = PreparedCorrection.model_validate_json(data)
+    return attribute.build_work(CorrectionInputs(context, spec), prepared)
+
+
+def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
+    spec = inputs.spec
+    timings = context.transact(lambda session: load_stage_seconds(session, context.claim.job_id))
+    return ReportFrame(
+        behaviours=inputs.behaviours,
+        corpus=(
+            "held-out reference"
+            if spec.perplexity is None
+            else inputs.prompt_set(spec.perplexity.prompts).name
+        ),
+        budget=inputs.budget,
+        requests=tuple(list_requests(inputs)),
+        not_asked=tuple(list_not_asked(inputs)),
+        abilities=spec.gates.abilities,
+        kinds=list_verdict_kinds(inputs),
+        attribution=_describe_attribution(spec),
+        dtype=spec.dtype,
+        seed=spec.seed,
+        versions=list_versions(),
+        model_id=spec.model,
+        timings=timings,
+        most_amounts={kind: search.find_range(inputs, kind)[1] for kind in inputs.granularities},
+        ordinary=tuple(inputs.prompts(spec.reference)),
+    )
+
+
+def _describe_attribution(spec: CorrectionSpec) -> dict[str, str]:
+    attribution = spec.attribution
+    return {
+        "attributor": attribution.attributor,
+        "score": attribution.score,
+        "granularity": ", ".join(attribution.granularities),
+        "reference_tokens": str(attribution.reference_tokens),
+        "search": spec.search.preset,
+    }
+
+
+CORRECTION = Kind(
+    CorrectionSpec, run, build_sharded_work, (*INVALID_INPUT, PromptTooLongError, ScorerError)
+)

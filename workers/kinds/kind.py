@@ -1,0 +1,37 @@
+"""What a kind of job is to a worker: how it is run, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from excise.reports.common import JobReport
+from excise.specs.common import JobSpecBase
+from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
+from workers.fetching.checkpoints import CheckpointError
+from workers.running.context import JobContext, TaskContext
+from workers.running.sharding import ShardedWork
+
+Spec = TypeVar("Spec", bound=JobSpecBase)
+
+INVALID_INPUT: tuple[type[Exception], ...] = (
+    CheckpointError,
+    UnsupportedArchitectureError,
+    UnsupportedGranularityError,
+)
+"""Errors that say, in any kind of job, that its own input is at fault."""
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Spec]):
+    """One kind of job. Its spec, with its stages, stands in the table of `excise.specs`."""
+
+    spec: type[Spec]
+    run: Callable[[JobContext, Spec], JobReport]
+    """Runs the job's stages; the verdict of the report it returns ends the job."""
+    build_sharded_work: Callable[[TaskContext, Spec, bytes], ShardedWork] | None = None
+    """Builds the work of the stage that is cut into shards, on any worker, from the artifact that
+    the stage works from. None when no stage is."""
+    invalid_input: tuple[type[Exception], ...] = INVALID_INPUT
+    """What the engine raises when the job's own input is at fault; the messages name the remedy."""

@@ -1,0 +1,58 @@
+"""The table of all kinds of jobs, and how a worker runs a job or a shard of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from service.jobs.shards import ShardClaim
+from workers.kinds.circuit.pipeline import CIRCUIT
+from workers.kinds.compression.pipeline import COMPRESSION
+from workers.kinds.correction.pipeline import CORRECTION
+from workers.kinds.kind import Kind
+from workers.running.context import (
+    InvalidInputError,
+    JobContext,
+    TaskContext,
+    poll_cancellation,
+)
+from workers.running.packaging import STATUSES
+from workers.running.sharding import complete_shard
+
+KINDS: dict[str, Kind[Any]] = {
+    "correction": CORRECTION,
+    "circuit": CIRCUIT,
+    "compression": COMPRESSION,
+}
+"""Every kind of job that this worker can run, by the names of `excise.specs.SPECS`."""
+
+
+def run_job(context: JobContext) -> None:
+    """Run the job's stages, those already done excepted, and end it with a verdict.
+
+    Raises `InvalidInputError`, `CancelledJobError`, `LeaseLostError` and the service's errors.
+    """
+    kind = KINDS[context.spec.kind]
+    with _naming_invalid_input(kind):
+        report = kind.run(context, context.spec)
+        context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+
+
+def run_shard(context: TaskContext, claim: ShardClaim) -> None:
+    """Do one shard of another worker's job and file its result; raises as `run_job` does."""
+    kind = KINDS[context.spec.kind]
+    assert kind.build_sharded_work is not None  # or there would be no shard
+    with _naming_invalid_input(kind):
+        data = context.store.get(claim.input_sha256)
+        work = kind.build_sharded_work(context, context.spec, data)
+        complete_shard(context, claim, work, poll_cancellation(context))
+
+
+@contextmanager
+def _naming_invalid_input(kind: Kind[Any]) -> Iterator[None]:
+    """Within the context, errors that say that the input is at fault become `InvalidInputError`."""
+    try:
+        yield
+    except kind.invalid_input as error:
+        raise InvalidInputError(str(error)) from error

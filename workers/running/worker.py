@@ -1,0 +1,83 @@
+"""A worker process: the Celery application, a supervisor, and signs of life."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
+
+from excise.logs import configure_logging
+from service.database import Database
+from workers.running.leased import LeasedWork
+from workers.running.life_signs import LifeSigns
+from workers.running.supervision import Supervisor
+from workers.settings import WorkerSettings
+
+
+def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) -> Celery:
+    """The application of a worker that takes this leased work, with one task for each kind.
+
+    The worker shows signs of life as soon as it listens, and gives its work back when told to
+    shut down.
+    """
+    app = _build_app(settings.broker_url.get_secret_value())
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=2)
+    supervisor = Supervisor(database, settings, worker_id)
+    life_signs = LifeSigns(database, settings, supervisor)
+    for work in leased:
+        _add_task(app, supervisor, work)
+
+    def keep_logging(loglevel: int, **_: Any) -> None:
+        """Log as the service does, not as Celery would; its --loglevel is for its own lines."""
+        configure_logging(settings.log_level, settings.list_secrets())
+        logging.getLogger("celery").setLevel(loglevel)
+
+    def start_life_signs(**_: Any) -> None:
+        life_signs.start()
+
+    def give_back(**_: Any) -> None:
+        supervisor.stop()
+
+    # Celery keeps only weak references to receivers unless told otherwise.
+    setup_logging.connect(keep_logging, weak=False)
+    worker_ready.connect(start_life_signs, weak=False)
+    worker_shutting_down.connect(give_back, weak=False)
+    return app
+
+
+def _build_app(broker_url: str) -> Celery:
+    """The application, without tasks."""
+    app = Celery("excise-workers", broker=broker_url)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        # A message is done when the work is: a worker that dies gives it back.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        # CUDA does not survive a fork, so there is no pool; the work runs in a spawned child.
+        worker_pool="solo",
+        worker_concurrency=1,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # The lease decides who does the work, so a redelivery after this long does no harm.
+        broker_transport_options={"visibility_timeout": 3600, "socket_keepalive": True},
+        worker_send_task_events=False,
+    )
+    return app
+
+
+def _add_task(app: Celery, supervisor: Supervisor, work: LeasedWork[Any]) -> None:
+    """Add the task whose messages name rows to do this work on."""
+
+    @app.task(name=work.task, ignore_result=True)
+    def run(row_id: str) -> None:
+        supervisor.run(work, row_id)
