@@ -15,17 +15,17 @@ from pathlib import Path
 
 import torch
 
+from excise.reports.abilities import AbilityChange
 from excise.specs.abilities import AbilitiesGateSpec
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS, build_slices
 from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose
-from workers.domain import AbilityChange
 from workers.gates.abilities import compare_slices, judge_abilities
 from workers.measuring.probes import measure_probes
 from workers.models.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
-from workers.pruning.patch import parse_patch
+from workers.pruning.patch_format import parse_patch
 
 
 def print_changes(changes: Sequence[AbilityChange]) -> None:

@@ -33,11 +33,12 @@ from attribution_gpu import draw_samples
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from excise.names import Attributor, Granularity, Statistic
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
-from workers.attribution.sums import ALL_STATISTICS, Statistic
+from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target, compute_directions, find_target_positions
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import find_linear_modules, find_mlp_outputs
 from workers.models.batches import TokenBatch, build_batches
 from workers.models.checkpoints import load_checkpoint

@@ -20,10 +20,11 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from excise.names import Attributor, Granularity
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.targets import Target
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import find_family, find_linear_modules, linear_weight
 from workers.models.loaded import LoadedModel
 

@@ -20,11 +20,12 @@ import torch
 from attribution_gpu import draw_samples
 from torch import Tensor
 
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from excise.names import Attributor, Granularity
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import find_linear_modules
 from workers.models.checkpoints import load_checkpoint
 from workers.models.loaded import LoadedModel

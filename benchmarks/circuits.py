@@ -27,10 +27,9 @@ from typing import Any
 
 import torch
 
-from workers.attribution.attribution import Attributor
+from excise.names import Attributor, CircuitAblation, CircuitContrast, CircuitOrder, Granularity
 from workers.attribution.composites import COMPOSITES
 from workers.circuits.discovery import discover_circuit
-from workers.circuits.faithfulness import Ablation
 from workers.circuits.ioi import TEMPLATES, generate_ioi
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitSettings
@@ -41,10 +40,7 @@ from workers.circuits.patching import (
     measure_head_effects,
     measure_mlp_effects,
 )
-from workers.circuits.ranking import Order
 from workers.circuits.tasks import Task
-from workers.circuits.tracing import Contrast
-from workers.domain import Granularity
 from workers.models.checkpoints import load_checkpoint
 from workers.models.loaded import LoadedModel
 
@@ -67,9 +63,9 @@ LEVELS = {
     "weight": (Granularity.WEIGHT,),
 }
 KINDS = {
-    "counterfactual": (Contrast.CORRUPTED, Ablation.COUNTERFACTUAL),
-    "mean": (Contrast.ZERO, Ablation.MEAN),
-    "zero": (Contrast.ZERO, Ablation.ZERO),
+    "counterfactual": (CircuitContrast.CORRUPTED, CircuitAblation.COUNTERFACTUAL),
+    "mean": (CircuitContrast.ZERO, CircuitAblation.MEAN),
+    "zero": (CircuitContrast.ZERO, CircuitAblation.ZERO),
 }
 
 CURVE_FIGURES = ("whole", "empty", "cpr", "cmd")
@@ -84,7 +80,7 @@ def list_units(seeds: Sequence[int]) -> Iterator[tuple[str, Unit]]:
         if level == "weight" and kind != "zero":
             continue  # a weight has no activation that could be another one
         for attributor in (*GRADIENTS, *OTHERS):
-            orders = tuple(Order) if attributor in GRADIENTS else (Order.ABSOLUTE,)
+            orders = tuple(CircuitOrder) if attributor in GRADIENTS else (CircuitOrder.ABSOLUTE,)
             for order in orders:
                 name = f"curve/{level}/{kind}/{attributor}/{order.value}/{seed}"
                 yield name, _curve_unit(level, kind, attributor, order, seed)
@@ -113,7 +109,7 @@ def measure_templates(checkpoint: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _curve_unit(level: str, kind: str, attributor: str, order: Order, seed: int) -> Unit:
+def _curve_unit(level: str, kind: str, attributor: str, order: CircuitOrder, seed: int) -> Unit:
     contrast, ablation = KINDS[kind]
 
     def work(checkpoint: LoadedModel) -> dict[str, Any]:
@@ -162,7 +158,7 @@ def _patching_unit(part: int, *, is_head: bool) -> Unit:
                 checkpoint, COMPOSITES[name], task, contrast=contrast
             ).tolist()
             for name in GRADIENTS
-            for contrast in Contrast
+            for contrast in CircuitContrast
         }
         return {"measured": measured.tolist(), **estimates}
 

@@ -27,17 +27,16 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from workers.attribution.attribution import Attributor
-from workers.attribution.sums import Statistic
+from excise.names import Attributor, Calibration, Statistic, ZeroShotTask
 from workers.attribution.targets import Target
 from workers.compression.calibration import draw_calibration_samples
 from workers.compression.compress import compress
-from workers.compression.plan import SPEED_NOTE, Calibration, CompressionPlan, NOfM, RowShare
+from workers.compression.plan import SPEED_NOTE, CompressionPlan, NOfM, RowShare
 from workers.domain import TokenSequence
 from workers.families import Family, find_family, find_linear_modules
 from workers.measuring.text_damage import compute_perplexity
 from workers.measuring.zero_shot import measure_accuracy
-from workers.measuring.zero_shot_tasks import ZeroShotTask, parse_questions, sample_questions
+from workers.measuring.zero_shot_tasks import parse_questions, sample_questions
 from workers.models.checkpoints import load_checkpoint
 from workers.models.encoding import cut_corpus, encode_part, encode_text, find_beginning
 from workers.models.loaded import LoadedModel

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from excise.client.jobs import ExciseClient
+from excise.client import Client
 from service.commands.demo import create_throwaway_key, fetch_model
 from service.embedded import EmbeddedStack
 
@@ -51,7 +51,7 @@ def read_toxic_prompts(count: int) -> bytes:
     return "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts).encode()
 
 
-def build_behaviours(arguments: argparse.Namespace, client: ExciseClient) -> list[dict[str, Any]]:
+def build_behaviours(arguments: argparse.Namespace, client: Client) -> list[dict[str, Any]]:
     """The behaviours asked for, their prompts uploaded."""
     behaviours: list[dict[str, Any]] = []
     if "repetition" in arguments.behaviours:
@@ -75,7 +75,7 @@ def build_behaviours(arguments: argparse.Namespace, client: ExciseClient) -> lis
     return behaviours
 
 
-def build_spec(arguments: argparse.Namespace, client: ExciseClient) -> dict[str, Any]:
+def build_spec(arguments: argparse.Namespace, client: Client) -> dict[str, Any]:
     """The job, with everything it names uploaded."""
     corpus = (DATA / "wikitext2_test.txt").read_bytes()
     search: dict[str, Any] = {"rounds": arguments.rounds, "amounts": arguments.amounts}
@@ -141,7 +141,7 @@ def main() -> None:
         if not folder.is_dir():
             fetch_model(stack, arguments.model, print)
         key = create_throwaway_key(stack.database_url)
-        with ExciseClient(stack.url, key) as client:
+        with Client(stack.url, key) as client:
             job = client.create_job(build_spec(arguments, client))
             for event in client.iter_events(job.id):
                 print(f"{event.created_at:%H:%M:%S} {event.message}", flush=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from workers.domain import Granularity, Scope
+from excise.names import Granularity, Scope
 from workers.pruning.selection import count_share, select_components
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,10 +23,11 @@ from statistics import median
 import httpx
 import torch
 
+from excise.names import Granularity
 from service.embedded.processes import Guardian, Supervised
 from service.embedded.vllm import SERVED_BASE, Vllm, VllmOptions, find_vllm, prepare_vllm
 from service.serving.vllm import VllmServer
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.fetching.checkpoints import fetch_embedded_checkpoint
 from workers.pruning.patch import Patch, apply_patch, build_patch
 from workers.publishing.adapters import build_adapter

@@ -33,3 +33,10 @@ def _explain(name: str, missing: str) -> str:
         f"excise.{name} needs more than Excise's client: {missing}. "
         "Run: pip install 'excise[worker]'"
     )
+
+
+def __getattr__(name: str) -> Any:
+    """Load one of `CALLS`. Raises `AttributeError` for any other name."""
+    if name not in CALLS:
+        raise AttributeError(f"module 'excise.engine' has no attribute {name!r}")
+    return load_call(name)

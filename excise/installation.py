@@ -1,11 +1,23 @@
-"""Where this installation's own files lie: in a checkout of the project, or out of a wheel."""
+"""What this installation is: its version, and where its own files lie."""
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 EXAMPLES = Path(__file__).with_name("examples")
 """The example jobs, prompts and texts. In a checkout this is a link to its folder `examples`."""
+
+
+def find_version() -> str | None:
+    """The installed version; None in a checkout that is not installed."""
+    try:
+        return version("excise")
+    except PackageNotFoundError:
+        return None
+
+
+__version__ = find_version() or "0+unknown"
 
 
 def find_checkout() -> Path | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from excise.installation import __version__
 from service import health
 from service.artifacts import open_artifact_store
 from service.broker import Broker
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     context = build_context(settings or start_process(Settings))
     app = FastAPI(
         title="Excise",
-        version=_version(),
+        version=__version__,
         description=DESCRIPTION,
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's own page loads from other hosts; service.web has ours
@@ -96,11 +96,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await context.gateway.aclose()
         context.broker.close()
         context.database.dispose()
-
-
-def _version() -> str:
-    """The installed version, or a placeholder in an uninstalled checkout."""
-    try:
-        return version("excise")
-    except PackageNotFoundError:
-        return "0+unknown"

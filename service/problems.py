@@ -13,8 +13,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from excise.names import BehaviourKind
 from excise.specs import SPECS
-from excise.specs.behaviours import BEHAVIOUR_KINDS
 from service.errors import (
     ExciseError,
     ForbiddenError,
@@ -34,7 +34,9 @@ TYPE_PREFIX = "https://excise.dev/errors/"
 DATABASE_OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
 _MAX_PARAM_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
-_UNION_TAGS = frozenset(SPECS)
+_JOB_KINDS = frozenset(SPECS)
+_BEHAVIOUR_KINDS = frozenset(BehaviourKind)
+_CHOICE_ERRORS = frozenset({"literal_error", "enum"})
 _UNION_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
 _BY_STATUS: Mapping[int, tuple[type[ExciseError], str]] = {
     401: (UnauthorizedError, "The request needs an API key. Send Authorization: Bearer <key>."),
@@ -165,9 +167,9 @@ def _handle_outage(_: Request, error: Exception) -> JSONResponse:
 def _format_param(location: Sequence[int | str]) -> str:
     """`behaviours[0].max_new_tokens` for pydantic's location of that field."""
     parts = list(location[1:] if location and location[0] in _SOURCES else location)
-    if parts and parts[0] in _UNION_TAGS:
+    if parts and parts[0] in _JOB_KINDS:
         parts = parts[1:]
-    if len(parts) > 2 and parts[0] == "behaviours" and parts[2] in BEHAVIOUR_KINDS:
+    if len(parts) > 2 and parts[0] == "behaviours" and parts[2] in _BEHAVIOUR_KINDS:
         del parts[2]
     text = ""
     for part in parts:
@@ -188,13 +190,13 @@ def _describe(error: Mapping[str, Any]) -> str:
         return bound
     if kind == "json_invalid":
         return "is not valid JSON. Check it near the position the parser stopped at."
-    if kind == "literal_error":
+    if kind in _CHOICE_ERRORS:
         return f"is not supported. Use one of: {context['expected']}."
     if kind in _UNION_ERRORS:
         is_behaviour = "behaviours" in error["loc"]
         noun = "behaviour" if is_behaviour else "job"
         what = "is required" if kind == "union_tag_not_found" else f"names no kind of {noun}"
-        kinds = BEHAVIOUR_KINDS if is_behaviour else SPECS
+        kinds = tuple(BehaviourKind if is_behaviour else SPECS)
         return f"{what}. Supported kinds: {', '.join(kinds)}."
     if kind == "string_pattern_mismatch":
         return f"has characters that are not allowed; it must match {context['pattern']}."

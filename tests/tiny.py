@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from workers.domain import Granularity, Selection, TokenSequence
+from excise.names import Granularity
+from workers.domain import Selection, TokenSequence
 from workers.families import find_family
 from workers.models.loaded import LoadedModel
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from excise.cli.output import clean
-from excise.reports.abilities import Ability, AbilityFigures
+from excise.reports.abilities import AbilityChange, AbilityFigures
 from excise.resources.serving import AbilitiesView
 
 _NAMED = 3
@@ -17,7 +17,7 @@ _NAMED = 3
 NONE_ABLE = "The base model can do none of what was asked, so there was nothing to lose."
 
 
-def print_abilities(abilities: list[Ability], console: Console) -> None:
+def print_abilities(abilities: list[AbilityChange], console: Console) -> None:
     """Print the sentence and the table, where abilities were measured."""
     if not abilities:
         return
@@ -29,7 +29,7 @@ def print_abilities(abilities: list[Ability], console: Console) -> None:
         console.print(Text(clean(f"Not gated, as the base can hardly do it: {', '.join(unable)}.")))
 
 
-def describe_abilities(abilities: list[Ability]) -> str:
+def describe_abilities(abilities: list[AbilityChange]) -> str:
     """Return one sentence: what is lost, or which ability is nearest to its limit."""
     gated = sorted((one for one in abilities if one.is_gated), key=lambda one: one.place)
     lost = [one for one in gated if not one.within]
@@ -65,9 +65,9 @@ def count_kept(abilities: AbilitiesView | None) -> str:
     return "-" if abilities is None else f"{abilities.within} of {abilities.able}"
 
 
-def _build_table(abilities: list[Ability]) -> Table:
+def _build_table(abilities: list[AbilityChange]) -> Table:
     """An area a row, with the ability that is lost or nearest to its limit."""
-    areas: dict[str, list[Ability]] = {}
+    areas: dict[str, list[AbilityChange]] = {}
     for one in abilities:
         areas.setdefault(one.area, []).append(one)
     table = Table(
@@ -79,7 +79,7 @@ def _build_table(abilities: list[Ability]) -> Table:
     return table
 
 
-def _add_area(table: Table, area: str, members: list[Ability]) -> None:
+def _add_area(table: Table, area: str, members: list[AbilityChange]) -> None:
     gated = [one for one in members if one.is_gated]
     if not gated:
         table.add_row(clean(area), "not gated", "", "", "", "")

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from excise.cli.output import CommandError
-from excise.client.jobs import ExciseClient
-from excise.client.serving import ServingClient
+from excise.client import Client
 
 DEFAULT_URL = "http://127.0.0.1:8100"
 DEFAULT_PATIENCE_SECONDS = 5.0
@@ -21,14 +20,10 @@ UrlOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-def open_client(url: str, *, is_waiting: bool = False) -> ExciseClient:
+def open_client(url: str, *, is_waiting: bool = False) -> Client:
     """A client with the key from EXCISE_API_KEY; never from a flag, which others could see."""
-    return ExciseClient(url, _read_key(), patience_seconds=_choose_patience(is_waiting))
-
-
-def open_serving_client(url: str, *, is_waiting: bool = False) -> ServingClient:
-    """The same for what is served."""
-    return ServingClient(url, _read_key(), patience_seconds=_choose_patience(is_waiting))
+    patience = WAITING_PATIENCE_SECONDS if is_waiting else DEFAULT_PATIENCE_SECONDS
+    return Client(url, _read_key(), patience_seconds=patience)
 
 
 def _read_key() -> str:
@@ -39,8 +34,3 @@ def _read_key() -> str:
             "EXCISE_API_KEY is not set. Make a key with `excise keys create` and export it."
         )
     return key
-
-
-def _choose_patience(is_waiting: bool) -> float:
-    """Seconds to wait for a service that does not answer."""
-    return WAITING_PATIENCE_SECONDS if is_waiting else DEFAULT_PATIENCE_SECONDS

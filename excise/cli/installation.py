@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as find_version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from excise.cli.output import CommandError, print_line
-from excise.installation import EXAMPLES
+from excise.installation import EXAMPLES, find_version
 
 
 def examples(
@@ -28,7 +26,4 @@ def examples(
 
 def version() -> None:
     """Print the version."""
-    try:
-        print_line(f"excise {find_version('excise')}")
-    except PackageNotFoundError:
-        print_line("excise (not installed, run from a checkout)")
+    print_line(f"excise {find_version() or '(not installed, run from a checkout)'}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -22,11 +21,13 @@ from excise.cli.output import (
     print_error,
     print_json,
 )
-from excise.cli.progress import OPEN_STATUSES, follow_job
-from excise.cli.report_view import print_report
-from excise.client.jobs import ApiError, ExciseClient
+from excise.cli.progress import follow_job
+from excise.cli.report_summary import print_report
+from excise.client import ApiError, Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
+from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
+from excise.reports import read_report
 from excise.resources.jobs import JobView
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
@@ -41,14 +42,6 @@ OutputOption = Annotated[
     Path | None, typer.Option(help="Folder for the job's files.", file_okay=False)
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
-
-
-class Format(StrEnum):
-    """The formats of a report."""
-
-    JSON = "json"
-    MARKDOWN = "md"
-    HTML = "html"
 
 
 @prompts_app.command("upload")
@@ -135,7 +128,7 @@ def watch(
 def report(
     job_id: JobArgument,
     report_format: Annotated[
-        Format | None, typer.Option("--format", help="Print the report itself.")
+        ReportFormat | None, typer.Option("--format", help="Print the report itself.")
     ] = None,
     output: OutputOption = None,
     url: UrlOption = DEFAULT_URL,
@@ -146,12 +139,12 @@ def report(
         if output is not None:
             paths = client.download_artifacts(client.get_job(job_id), output)
             print("\n".join(map(str, paths)), file=sys.stderr)
-        chosen = Format.JSON if as_json else report_format
-        content = client.fetch_report(job_id, (chosen or Format.JSON).value)
+        chosen = ReportFormat.JSON if as_json else report_format
+        content = client.fetch_report(job_id, chosen or ReportFormat.JSON)
     if chosen is not None:
         sys.stdout.buffer.write(content if content.endswith(b"\n") else content + b"\n")
     else:
-        print_report(content, build_console())
+        print_report(read_report(content), build_console())
 
 
 def list_jobs(
@@ -183,7 +176,7 @@ def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOptio
     if as_json:
         print_json(job.model_dump(mode="json"))
     else:
-        print("cancelled" if job.status == "cancelled" else "cancelling")
+        print("cancelled" if job.status is JobStatus.CANCELLED else "cancelling")
 
 
 def load_spec(path: Path) -> dict[str, Any]:
@@ -202,7 +195,7 @@ def load_spec(path: Path) -> dict[str, Any]:
 
 
 def fill_in_prompt_sets(
-    client: ExciseClient,
+    client: Client,
     spec: dict[str, Any],
     prompts: Path | None = None,
     reference: Path | None = None,
@@ -224,7 +217,7 @@ def fill_in_prompt_sets(
 
 
 def fill_in_rows(
-    client: ExciseClient,
+    client: Client,
     spec: dict[str, Any],
     rows: Path | None,
     calibration: Path | None,
@@ -252,14 +245,14 @@ def fill_in_rows(
         found["rows"] = client.upload_prompt_set(path, is_rows=True).id
 
 
-def _wait_and_end(client: ExciseClient, job: JobView, output: Path | None, as_json: bool) -> None:
+def _wait_and_end(client: Client, job: JobView, output: Path | None, as_json: bool) -> None:
     """Follow the job, fetch its files, show the result, and end with its exit code."""
     console = build_console(to_stderr=as_json)
     end_of_job(follow_to_end(client, job, console, output, as_json=as_json))
 
 
 def follow_to_end(
-    client: ExciseClient, job: JobView, console: Console, output: Path | None, *, as_json: bool
+    client: Client, job: JobView, console: Console, output: Path | None, *, as_json: bool
 ) -> JobView:
     """The job once it has ended, with its files fetched and its result shown."""
     try:
@@ -286,10 +279,10 @@ def end_of_job(job: JobView) -> NoReturn:
     end_with(exit_code_of(job))
 
 
-def _show_outcome(client: ExciseClient, job: JobView, console: Console, paths: list[Path]) -> None:
+def _show_outcome(client: Client, job: JobView, console: Console, paths: list[Path]) -> None:
     """The report's summary, where there is one, and where the files are."""
     try:
-        print_report(client.fetch_report(job.id), console)
+        print_report(read_report(client.fetch_report(job.id)), console)
     except ApiError as error:
         if error.status not in {404, 409}:  # a job without a verdict has no report
             raise
@@ -299,7 +292,7 @@ def _show_outcome(client: ExciseClient, job: JobView, console: Console, paths: l
 
 def explain_end(job: JobView) -> str:
     """Why a job ended without a verdict."""
-    if job.status == "cancelled":
+    if job.status is JobStatus.CANCELLED:
         return f"{job.id} was cancelled."
     if job.error is not None:
         return f"{job.id} failed: {job.error.message} ({job.error.code})"

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from excise.errors import UserError
+from excise.names import JobStatus, Verdict
 from excise.redaction import redact
 from excise.resources.jobs import JobView
 
@@ -76,9 +77,9 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
 
 def exit_code_of(job: JobView) -> ExitCode:
     """How a command that waited for `job` ends."""
-    if job.status == "succeeded" and job.verdict == "passed":
+    if job.status is JobStatus.SUCCEEDED and job.verdict is Verdict.PASSED:
         return ExitCode.PASSED
-    if job.status == "rejected" and job.verdict in {"rejected", "no_effect"}:
+    if job.status is JobStatus.REJECTED and job.verdict in {Verdict.REJECTED, Verdict.NO_EFFECT}:
         return ExitCode.GATES_NOT_MET
     return ExitCode.ERROR
 

@@ -14,10 +14,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from excise.cli.output import clean
-from excise.client.jobs import ClientError, ExciseClient
+from excise.client import Client, ClientError
+from excise.names import StageStatus
 from excise.resources.jobs import EventView, JobView, StageView
 
-OPEN_STATUSES = frozenset({"queued", "running"})
+_ENDED = frozenset({StageStatus.SUCCEEDED, StageStatus.SKIPPED})
 _POLL_SECONDS = 1.0
 _PLAIN_SECONDS = 10.0
 _LAST_EVENTS_SECONDS = 5.0
@@ -25,7 +26,7 @@ _HIDDEN_EVENTS = frozenset({"stage.progress"})
 
 
 def follow_job(
-    client: ExciseClient, job: JobView, console: Console, *, started: float | None = None
+    client: Client, job: JobView, console: Console, *, started: float | None = None
 ) -> JobView:
     """Show the job's progress and events until it has ended; the job as it ended.
 
@@ -43,7 +44,7 @@ def follow_job(
             job = client.get_job(job.id)
             _show_events(display, events)
             display.show_job(job)
-            if job.status not in OPEN_STATUSES:
+            if not job.status.is_open:
                 break
             time.sleep(_POLL_SECONDS)
         reader.join(timeout=_LAST_EVENTS_SECONDS)
@@ -90,7 +91,7 @@ class _Lines(_Display):
             return
         self._last_shown = now
         stamp = format_seconds(now - self._started)
-        running = next((stage for stage in job.stages if stage.status == "running"), None)
+        running = next((stage for stage in job.stages if stage.status is StageStatus.RUNNING), None)
         if running is None:
             self._print(f"[{stamp}] {job.status}")
             return
@@ -124,25 +125,25 @@ class _Bars(_Display):
         for stage in job.stages:
             if stage.name not in self._tasks:
                 self._tasks[stage.name] = self._progress.add_task(stage.name, count="", note="")
-            has_ended = stage.status in {"succeeded", "skipped"}
-            total = stage.total or (1 if has_ended or stage.status == "pending" else None)
+            has_ended = stage.status in _ENDED
+            total = stage.total or (1 if has_ended or stage.status is StageStatus.PENDING else None)
             seconds = format_seconds(stage.seconds) if stage.seconds is not None else ""
             note = seconds if has_ended else _escape(stage.message or "")
             self._progress.update(
                 self._tasks[stage.name],
                 completed=total if has_ended else stage.done,
                 total=total,
-                count=_count(stage) if stage.status != "pending" else "",
-                note="skipped" if stage.status == "skipped" else note,
+                count=_count(stage) if stage.status is not StageStatus.PENDING else "",
+                note="skipped" if stage.status is StageStatus.SKIPPED else note,
             )
         elapsed = format_seconds(time.monotonic() - self._started)
-        ended = sum(stage.status in {"succeeded", "skipped"} for stage in job.stages)
+        ended = sum(stage.status in _ENDED for stage in job.stages)
         self._progress.update(
             self._overall,
             completed=ended,
             total=len(job.stages) or None,
             count=elapsed,
-            note=_remaining(job) if job.status in OPEN_STATUSES else job.status,
+            note=_remaining(job) if job.status.is_open else job.status,
         )
 
 
@@ -153,7 +154,7 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _read_events(client: ExciseClient, job_id: str, put: Callable[[EventView], None]) -> None:
+def _read_events(client: Client, job_id: str, put: Callable[[EventView], None]) -> None:
     """Hand on every event; the polling beside this notices and reports any lasting outage."""
     try:
         for event in client.iter_events(job_id):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,16 +15,16 @@ from rich.console import Console
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from excise.cli.jobs import OutputOption, end_of_job, follow_to_end
 from excise.cli.output import CommandError, build_console, clean, print_json
-from excise.client.jobs import ExciseClient
+from excise.client import Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
+from excise.names import JobFile, PromptSetFormat
 from excise.resources.jobs import JobView
 
-MANIFEST_NAME = "manifest.json"
 _CONTENT_TYPES = {
-    "text": "text/plain",
-    "jsonl": "application/jsonl",
-    "rows": "application/jsonl",
+    PromptSetFormat.TEXT: "text/plain",
+    PromptSetFormat.JSONL: "application/jsonl",
+    PromptSetFormat.ROWS: "application/jsonl",
 }
 _MAX_FILE_BYTES = 8 * 1024 * 1024
 """The service takes no larger set, so no larger file can be one."""
@@ -37,7 +37,7 @@ class NamedSet(BaseModel):
 
     name: str
     sha256: str
-    format: Literal["text", "jsonl", "rows"]
+    format: PromptSetFormat
 
 
 class Manifest(BaseModel):
@@ -147,9 +147,7 @@ def build_spec(spec: dict[str, Any], ids: dict[NamedSet, str]) -> dict[str, Any]
     return {key: fill_in(value) for key, value in spec.items() if key != "publish"}
 
 
-def provide_sets(
-    client: ExciseClient, sets: list[NamedSet], folder: Path | None
-) -> dict[NamedSet, str]:
+def provide_sets(client: Client, sets: list[NamedSet], folder: Path | None) -> dict[NamedSet, str]:
     """The ids of the sets on the service, uploaded where they are missing.
 
     Raises `CommandError` naming every set of which neither the service nor the folder has the
@@ -167,8 +165,8 @@ def provide_sets(
         raise CommandError(_explain_missing(missing, folder))
     for one in lacking:
         content = files[one.sha256].read_bytes()
-        kind = _CONTENT_TYPES[one.format]
-        uploaded = client.upload_prompts(content, one.name, kind, is_rows=one.format == "rows")
+        kind, is_rows = _CONTENT_TYPES[one.format], one.format is PromptSetFormat.ROWS
+        uploaded = client.upload_prompts(content, one.name, kind, is_rows=is_rows)
         if uploaded.sha256 != one.sha256:
             raise CommandError(f"{files[one.sha256]} changed while it was read. Try again.")
         ids[one] = uploaded.id
@@ -198,7 +196,7 @@ def _explain_missing(missing: list[NamedSet], folder: Path | None) -> str:
     )
 
 
-def compare_files(client: ExciseClient, job: JobView, before: Manifest, console: Console) -> None:
+def compare_files(client: Client, job: JobView, before: Manifest, console: Console) -> None:
     """Say of every file of the manifest whether the new job left the same one."""
     after = _fetch_manifest(client, job)
     names = sorted(before.sha256.keys() | after.sha256.keys())
@@ -211,8 +209,8 @@ def compare_files(client: ExciseClient, job: JobView, before: Manifest, console:
         console.print(f"The verdict was {clean(before.verdict)}; now it is {clean(after.verdict)}.")
 
 
-def _fetch_manifest(client: ExciseClient, job: JobView) -> Manifest:
+def _fetch_manifest(client: Client, job: JobView) -> Manifest:
     try:
-        return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, MANIFEST_NAME)))
+        return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, JobFile.MANIFEST)))
     except (ValueError, RecursionError):
         raise CommandError("The new job's manifest.json is no manifest.") from None

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from excise.cli.ability_summary import count_kept, describe_kept
-from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_serving_client
+from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.names import VersionStatus
 from excise.resources.serving import AliasView, ServingEventList, VersionView
 
 aliases_app = typer.Typer(no_args_is_help=True, help="Names that applications call.")
@@ -38,7 +39,7 @@ def publish(
     as_json: JsonOption = False,
 ) -> None:
     """Publish a job's correction. With --wait the exit code is 0 when it went live, 1 otherwise."""
-    with open_serving_client(url, is_waiting=wait) as client:
+    with open_client(url, is_waiting=wait) as client:
         version = client.publish(job_id, alias=alias, reason=reason, override=override)
         print(_describe_abilities(version), file=sys.stderr, flush=True)
         if wait:
@@ -48,14 +49,14 @@ def publish(
         _print_model(version)
     else:
         print(version.id)
-    if wait and version.status != "live":
+    if wait and version.status is not VersionStatus.LIVE:
         raise CommandError(f"{version.id} is {version.status}: {version.error or 'no reason'}")
 
 
 @aliases_app.command("list")
 def list_aliases(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """Show every alias and what it points at."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         found = client.list_aliases()
     if as_json:
         _print_model(found)
@@ -77,7 +78,7 @@ def promote_alias(
     as_json: JsonOption = False,
 ) -> None:
     """Point an alias at a live version."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         _show_alias(client.promote(alias, version, reason), as_json)
 
 
@@ -89,7 +90,7 @@ def roll_back_alias(
     as_json: JsonOption = False,
 ) -> None:
     """Undo an alias's latest change: end its split, or go back to the version before."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         _show_alias(client.roll_back(alias, reason), as_json)
 
 
@@ -106,7 +107,7 @@ def split_alias(
     as_json: JsonOption = False,
 ) -> None:
     """Send a share of an alias's requests to a second version."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         _show_alias(client.split(alias, version, percent, reason), as_json)
 
 
@@ -115,7 +116,7 @@ def show_alias_events(
     alias: AliasArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
     """Show what happened to an alias: who, when, why."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         _show_events(client.list_alias_events(alias), as_json)
 
 
@@ -127,7 +128,7 @@ def list_versions(
     as_json: JsonOption = False,
 ) -> None:
     """List versions, newest first."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         page = client.list_versions(after=after, limit=limit)
     if as_json:
         _print_model(page)
@@ -145,7 +146,7 @@ def show_version(
     version: VersionArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
     """Show one version and what happened to it."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         found = client.get_version(version)
         events = client.list_version_events(version)
     if as_json:
@@ -166,7 +167,7 @@ def retire_version(
     as_json: JsonOption = False,
 ) -> None:
     """Take a version that no alias points at off its server."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         found = client.retire(version, reason)
     if as_json:
         _print_model(found)
@@ -176,7 +177,7 @@ def retire_version(
 
 def list_pools(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """Show the servers corrections are published to."""
-    with open_serving_client(url) as client:
+    with open_client(url) as client:
         found = client.list_pools()
     if as_json:
         _print_model(found)

@@ -1,19 +1,21 @@
-"""What a correction's report.json says about abilities, in so far as the service reads it."""
+"""What a report says about abilities: one entry a slice."""
 
 from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import BaseModel, FiniteFloat
+
+from excise.reports.model import ReportModel
 
 
 class AbilityFigures(BaseModel):
-    """One ability: what the model could do, what it can now, and how far it may fall."""
+    """What the model could do there, what it can now, and how far it may fall."""
 
     name: str
     """Of the slice, as `gates.abilities.slices` names it."""
     sentence: str
-    """What the model does there, as in "can no longer count on"."""
+    """What the model does there, as in "can no longer repeat random tokens"."""
     accuracy_before: FiniteFloat
     accuracy_after: FiniteFloat
     max_accuracy_fall: FiniteFloat | None
@@ -36,30 +38,29 @@ class AbilityFigures(BaseModel):
         return f"{100 * self.accuracy_before:.0f} % → {100 * self.accuracy_after:.0f} %"
 
 
-class Ability(AbilityFigures):
-    """One ability of a report, with what the gate made of it."""
+class AbilityChange(AbilityFigures, ReportModel):
+    """What became of one slice of a model's abilities: what it could do, and what it can now."""
 
     area: str
+    items: int
+    nats_before: float
+    """Negative log-likelihood of the right continuations, nats a token."""
+    nats_interval: tuple[float, float]
+    """95 % interval of the change, over items."""
+    accuracy_interval: tuple[float, float]
+    """95 % interval of after − before, over items."""
+    control_nats_change: float | None = None
+    """After pruning as many random components; None where that was not measured."""
+    control_accuracy_change: float | None = None
     is_gated: bool
     """Whether the base is able enough for a fall to mean something."""
     within: bool
+    """Whether the changes are within their limits; of what is not gated, true."""
 
     @property
     def place(self) -> tuple[bool, bool, float]:
         """Sort key: what is lost first, then the nearest to its limit, what is not gated last."""
         return self.within, not self.is_gated, -self.use
-
-
-class _Report(BaseModel):
-    abilities: list[Ability] = Field(default_factory=list)
-
-
-def parse_abilities(content: bytes) -> list[Ability]:
-    """The abilities in a report.json; none where it measured none or is older than they are.
-
-    Raises `ValueError` for what is no report of a version known here.
-    """
-    return _Report.model_validate_json(content).abilities
 
 
 def _share(rise: float, limit: float | None) -> float:

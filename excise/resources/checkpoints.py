@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-Kind = Literal["checkpoint", "base", "version", "alias"]
+from excise.names import ModelKind
 
 
 class ModelView(BaseModel):
@@ -17,7 +17,7 @@ class ModelView(BaseModel):
     created: int
     """Seconds since 1970; 0 where nobody wrote it down."""
     owned_by: str
-    kind: Kind
+    kind: ModelKind
     """`checkpoint`: under the model roots, for jobs. `base`, `version`, `alias`: to be called."""
     architecture: str | None = None
     usable: bool = True

@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from excise.names import JobStatus, StageStatus, Verdict
+
 
 class StageView(BaseModel):
     """One stage of a job."""
 
     name: str
-    status: Literal["pending", "running", "succeeded", "skipped", "failed"]
+    status: StageStatus
     done: int
     total: int | None
     message: str | None
@@ -42,8 +44,8 @@ class JobView(BaseModel):
     id: str
     object: Literal["job"] = "job"
     kind: str
-    status: Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
-    verdict: Literal["passed", "rejected", "no_effect"] | None
+    status: JobStatus
+    verdict: Verdict | None
     model: str
     spec: dict[str, Any]
     metadata: dict[str, str]

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Scope = Literal["submit", "publish", "infer", "admin"]
+from excise.names import KeyScope
+from excise.specs.common import OneOf
+
 KeyName = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
 ]
@@ -19,7 +21,7 @@ class KeyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: KeyName
-    scopes: list[Scope] = Field(min_length=1, max_length=4)
+    scopes: list[OneOf[KeyScope]] = Field(min_length=1, max_length=4)
 
 
 class KeyView(BaseModel):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from excise.names import PoolKind, PoolStatus, VersionKind, VersionStatus
 from excise.reports.abilities import AbilityFigures
 from excise.specs.common import AliasName, Storable
 
@@ -91,10 +92,10 @@ class VersionView(BaseModel):
     id: str
     object: Literal["model_version"] = "model_version"
     job: str
-    kind: Literal["adapter", "checkpoint"]
+    kind: VersionKind
     base_model: str
     pool: str
-    status: Literal["queued", "building", "built", "live", "unavailable", "failed", "retired"]
+    status: VersionStatus
     error: str | None
     verdict: str
     abilities: AbilitiesView | None = None
@@ -178,10 +179,10 @@ class PoolView(BaseModel):
     name: str
     object: Literal["pool"] = "pool"
     base_model: str
-    kind: Literal["lora", "checkpoint"]
+    kind: PoolKind
     capacity: int
     max_rank: int
-    status: Literal["up", "down", "refused", "unknown"]
+    status: PoolStatus
     detail: str
     server_version: str | None
     checked_at: datetime | None

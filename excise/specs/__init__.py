@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from excise.names import JobKind
 from excise.specs.circuit import CircuitSpec
 from excise.specs.common import JobSpecBase
 from excise.specs.compression import CompressionSpec
 from excise.specs.correction import CorrectionSpec
 
 SPECS: dict[str, type[JobSpecBase]] = {
-    "correction": CorrectionSpec,
-    "circuit": CircuitSpec,
-    "compression": CompressionSpec,
+    JobKind.CORRECTION: CorrectionSpec,
+    JobKind.CIRCUIT: CircuitSpec,
+    JobKind.COMPRESSION: CompressionSpec,
 }
 """Every kind of job there is. What runs each is in the table of `workers.kinds.registry`."""
 

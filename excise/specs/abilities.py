@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from excise.names import BudgetLimit
 from excise.specs.common import PromptSetId, SpecModel
 
 DEFAULT_NATS_RISE = 0.10
@@ -50,16 +51,12 @@ class ProtectedSetSpec(SpecModel):
     """Rise of its negative log-likelihood that the search stays within, nats a token."""
 
 
-RESERVED_NAMES = {"perplexity", "kl"}
-"""What the workers call the limits on text as a whole: a search names the limit that binds it."""
-
-
 def _check_names(sets: list[ProtectedSetSpec]) -> list[ProtectedSetSpec]:
     """`sets`, if every name stands for one thing; raises `ValueError` otherwise."""
     names = {own.name for own in sets}
     if len(names) < len(sets):
         raise ValueError("names a set twice. Give each its own name.")
-    if taken := names & RESERVED_NAMES:
+    if taken := names & set(BudgetLimit):
         raise ValueError(
             f"has the name {min(taken)}, which a limit of the budget has. Use another."
         )

@@ -10,10 +10,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from excise.names import BehaviourKind, Direction
 from excise.outgoing.endpoints import MAX_URL_CHARACTERS, parse_endpoint
 from excise.specs.common import (
     MAX_PATTERN_CHARACTERS,
     Name,
+    OneOf,
     PromptSetId,
     SpecModel,
     Storable,
@@ -99,7 +101,7 @@ class BehaviourDefinition(SpecModel):
 class RepetitionDefinition(BehaviourDefinition):
     """Responses that go round in circles, by the response uniqueness ratio; higher is better."""
 
-    kind: Literal["repetition"]
+    kind: Literal[BehaviourKind.REPETITION]
     decoding: DecodingSpec = DecodingSpec()
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """A response at or below this shows the behaviour."""
@@ -108,7 +110,7 @@ class RepetitionDefinition(BehaviourDefinition):
 class ToxicityDefinition(BehaviourDefinition):
     """Toxic responses, by one or more evaluators; lower is better."""
 
-    kind: Literal["toxicity"]
+    kind: Literal[BehaviourKind.TOXICITY]
     decoding: SampledDecodingSpec = SampledDecodingSpec()
     evaluators: Annotated[
         list[Evaluator], Field(min_length=1, max_length=8), AfterValidator(check_distinct)
@@ -142,7 +144,7 @@ class ToxicityDefinition(BehaviourDefinition):
 class PhraseDefinition(BehaviourDefinition):
     """Responses that contain one of some phrases, or match a regular expression."""
 
-    kind: Literal["phrase"]
+    kind: Literal[BehaviourKind.PHRASE]
     decoding: DecodingSpec = DecodingSpec()
     phrases: Annotated[list[Phrase], Field(min_length=1, max_length=1000)] | None = None
     pattern: Pattern | None = None
@@ -161,13 +163,13 @@ class PhraseDefinition(BehaviourDefinition):
 class CustomDefinition(BehaviourDefinition):
     """Whatever a scorer of the user's own measures."""
 
-    kind: Literal["custom"]
+    kind: Literal[BehaviourKind.CUSTOM]
     decoding: DecodingSpec = DecodingSpec()
     entry_point: EntryPointName | None = None
     """Name in the entry point group `excise.scorers` of a package installed with the workers."""
     url: ScorerUrl | None = None
     """Where responses are posted to: host and path, without user, query and fragment."""
-    direction: Literal["higher_is_better", "lower_is_better"]
+    direction: OneOf[Direction]
     threshold: float
     """A response at this, or on the bad side of it, shows the behaviour."""
 
@@ -224,5 +226,3 @@ class CustomSpec(CustomDefinition, BehaviourSpecBase):
 BehaviourSpec = Annotated[
     RepetitionSpec | ToxicitySpec | PhraseSpec | CustomSpec, Field(discriminator="kind")
 ]
-
-BEHAVIOUR_KINDS = ("repetition", "toxicity", "phrase", "custom")

@@ -9,16 +9,18 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from excise.specs.common import (
-    AttributorName,
-    GranularityName,
-    JobSpecBase,
-    PromptSetUse,
-    Storable,
-    check_distinct,
+from excise.names import (
+    Attributor,
+    BuiltInTask,
+    CircuitAblation,
+    CircuitOrder,
+    Granularity,
+    JobKind,
+    Stage,
 )
+from excise.specs.common import JobSpecBase, OneOf, PromptSetUse, Storable, check_distinct
 
-BUILT_IN_TASKS = ("ioi", "greater_than")
+BUILT_IN_TASKS: tuple[str, ...] = tuple(task.value for task in BuiltInTask)
 CIRCUIT_SPLITS = 3
 """Rows are divided evenly: to find the circuit, to choose its size, and to judge it."""
 MIN_CIRCUIT_ROWS = 4 * CIRCUIT_SPLITS
@@ -46,31 +48,33 @@ def _check_shares(shares: list[float]) -> list[float]:
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-AblationName = Literal["counterfactual", "mean", "zero"]
-
-
 class CircuitSpec(JobSpecBase):
     """A circuit job: the components that carry a task, and how much of it they keep."""
 
     stages: ClassVar[Mapping[str, float]] = {
-        "prepare": 0.03,
-        "discover": 0.90,
-        "validate": 0.05,
-        "package": 0.02,
+        Stage.PREPARE: 0.03,
+        Stage.DISCOVER: 0.90,
+        Stage.VALIDATE: 0.05,
+        Stage.PACKAGE: 0.02,
     }
     """Shares counted from the passes over the model that the defaults ask for."""
 
-    kind: Literal["circuit"]
+    kind: Literal[JobKind.CIRCUIT]
     task: Annotated[str, Field(max_length=64), Storable, AfterValidator(_check_task)]
     """`ioi`, `greater_than`, or a prompt set of rows with clean, corrupted, answer and wrong."""
-    granularity: GranularityName = "neuron"
+    granularity: OneOf[Granularity] = Granularity.NEURON
     attributors: Annotated[
-        list[AttributorName], Field(min_length=1, max_length=7), AfterValidator(check_distinct)
-    ] = ["attnlrp", "gradient_x_input", "wanda", "random"]  # noqa: RUF012 - pydantic copies it
+        list[OneOf[Attributor]], Field(min_length=1, max_length=7), AfterValidator(check_distinct)
+    ] = [  # noqa: RUF012 - pydantic copies it
+        Attributor.ATTNLRP,
+        Attributor.GRADIENT_X_INPUT,
+        Attributor.WANDA,
+        Attributor.RANDOM,
+    ]
     """The first one's circuit is the job's; the others stand beside it."""
-    order: Literal["signed", "absolute"] | None = None
+    order: OneOf[CircuitOrder] | None = None
     """Largest signed relevance first, or largest magnitude; `chosen_order` when none is given."""
-    ablation: AblationName | None = None
+    ablation: OneOf[CircuitAblation] | None = None
     """What everything outside a circuit is replaced by; `chosen_ablation` when none is given."""
     shares: (
         Annotated[list[Share], Field(min_length=1, max_length=32), AfterValidator(_check_shares)]
@@ -90,23 +94,27 @@ class CircuitSpec(JobSpecBase):
             yield PromptSetUse("task", self.task, MIN_CIRCUIT_ROWS, is_rows=True)
 
     @property
-    def chosen_order(self) -> Literal["signed", "absolute"]:
+    def chosen_order(self) -> CircuitOrder:
         """The order asked for, else what gave the smaller circuits (docs/guides/circuits.md)."""
         if self.order is not None:
             return self.order
-        return "signed" if self.chosen_ablation == "counterfactual" else "absolute"
+        if self.chosen_ablation == CircuitAblation.COUNTERFACTUAL:
+            return CircuitOrder.SIGNED
+        return CircuitOrder.ABSOLUTE
 
     @property
-    def chosen_ablation(self) -> AblationName:
+    def chosen_ablation(self) -> CircuitAblation:
         """The ablation asked for, else MIB's, or for single weights the one they can take."""
         if self.ablation is not None:
             return self.ablation
-        return "zero" if self.granularity == "weight" else "counterfactual"
+        if self.granularity == Granularity.WEIGHT:
+            return CircuitAblation.ZERO
+        return CircuitAblation.COUNTERFACTUAL
 
     @model_validator(mode="after")
     def _check_ablation(self) -> Self:
         """Refuse what cannot be done to single weights."""
-        if self.granularity == "weight" and self.chosen_ablation != "zero":
+        if self.granularity == Granularity.WEIGHT and self.chosen_ablation != CircuitAblation.ZERO:
             raise ValueError(
                 "ablation must be zero for the granularity weight: a weight has no activation to "
                 "put in its place. Set ablation to zero."

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+
+from excise.names import ComputeDtype
+from excise.names.name import Name
 
 MAX_METADATA_PAIRS = 16
 MAX_PATTERN_CHARACTERS = 1000
 """Longest regular expression. One of ordinary parts and this length compiles within 0.05 s."""
 
-AttributorName = Literal[
-    "attnlrp", "cp_lrp", "gradient_x_input", "wanda", "activation", "magnitude", "random"
-]
-GranularityName = Literal["neuron", "head", "weight"]
-ComputeDtype = Literal["float32", "bfloat16"]
+_Text = TypeVar("_Text", bound=str)
+_Name = TypeVar("_Name", bound=Name)
+OneOf = Annotated[_Name, Strict(False)]
+"""A name in a spec. Specs are strict, but a name arrives as the string that spells it."""
 
 
 def check_storable(value: str) -> str:
@@ -34,7 +36,7 @@ def check_ascending(amounts: list[int]) -> list[int]:
     return amounts
 
 
-def check_distinct(names: list[str]) -> list[str]:
+def check_distinct(names: list[_Text]) -> list[_Text]:
     """`names`, if none comes twice; raises `ValueError` otherwise."""
     if len(set(names)) < len(names):
         raise ValueError("names something twice. Remove the repeats.")
@@ -107,7 +109,7 @@ class JobSpecBase(SpecModel):
     """The stages of this kind of job in order, each with its usual share of the job's time."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024), Storable]
-    dtype: ComputeDtype = "float32"
+    dtype: OneOf[ComputeDtype] = ComputeDtype.FLOAT32
     """What the model is held and computed in; relevance adds up in float32 either way."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     metadata: dict[MetadataKey, MetadataValue] = Field(

@@ -7,9 +7,18 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from excise.names import (
+    READ_NO_SAMPLES,
+    Attributor,
+    JobKind,
+    SparsityPattern,
+    Stage,
+    Statistic,
+    ZeroShotTask,
+)
 from excise.specs.common import (
-    AttributorName,
     JobSpecBase,
+    OneOf,
     PerplexitySpec,
     PromptSetId,
     PromptSetUse,
@@ -19,11 +28,6 @@ from excise.specs.common import (
 
 DEFAULT_SPARSITY = 0.5
 MIN_TASK_ROWS = 2
-_READ_NO_SAMPLES = ("magnitude", "random")
-
-ZeroShotTaskName = Literal[
-    "boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"
-]
 
 
 class CalibrationSpec(SpecModel):
@@ -38,7 +42,7 @@ class CalibrationSpec(SpecModel):
 class ZeroShotSpec(SpecModel):
     """One zero-shot task to measure before and after."""
 
-    name: ZeroShotTaskName
+    name: OneOf[ZeroShotTask]
     rows: PromptSetId | None = None
     """A prompt set of rows; the server's own copy of the task when none is given."""
     limit: int | None = Field(default=200, ge=MIN_TASK_ROWS, le=20_000)
@@ -66,9 +70,9 @@ class CompressionBudgetSpec(SpecModel):
     """Relative: 0.5 is 50 %."""
 
 
-def _check_method(method: AttributorName) -> AttributorName:
+def _check_method(method: Attributor) -> Attributor:
     """`method`, if it ranks the weights of every row; raises `ValueError` otherwise."""
-    if method == "cp_lrp":
+    if method == Attributor.CP_LRP:
         raise ValueError(
             "cp_lrp gives the weights of queries and keys no relevance, so their rows cannot be "
             "ranked. Use attnlrp."
@@ -87,21 +91,21 @@ class CompressionSpec(JobSpecBase):
     """A compression job: the same share of every row of every linear layer set to zero."""
 
     stages: ClassVar[Mapping[str, float]] = {
-        "prepare": 0.25,
-        "compress": 0.45,
-        "validate": 0.25,
-        "package": 0.05,
+        Stage.PREPARE: 0.25,
+        Stage.COMPRESS: 0.45,
+        Stage.VALIDATE: 0.25,
+        Stage.PACKAGE: 0.05,
     }
     """Shares counted from the passes over the model that the defaults ask for."""
 
-    kind: Literal["compression"]
-    method: Annotated[AttributorName, AfterValidator(_check_method)] = "attnlrp"
+    kind: Literal[JobKind.COMPRESSION]
+    method: Annotated[OneOf[Attributor], AfterValidator(_check_method)] = Attributor.ATTNLRP
     """What weights are scored by; those of smallest score go. Any but `cp_lrp`."""
-    statistic: Literal["mean_absolute", "mean", "mean_square"] = "mean_absolute"
+    statistic: OneOf[Statistic] = Statistic.MEAN_ABSOLUTE
     """Which mean over the calibration tokens ranks the weights: that of magnitudes, the magnitude
     of the signed one (the paper's; ruinous with few samples), or that of squares. `wanda`,
     `magnitude` and `random` know no other than their own."""
-    pattern: Literal["unstructured", "2:4", "4:8"] = "unstructured"
+    pattern: OneOf[SparsityPattern] = SparsityPattern.UNSTRUCTURED
     sparsity: float | None = Field(default=None, gt=0, lt=1)
     """Share of every row to remove, unstructured only; 0.5 when none is given."""
     calibration: CalibrationSpec
@@ -129,12 +133,12 @@ class CompressionSpec(JobSpecBase):
     @model_validator(mode="after")
     def _check_fit(self) -> Self:
         """Refuse fields that contradict one another."""
-        if self.pattern != "unstructured" and self.sparsity is not None:
+        if self.pattern != SparsityPattern.UNSTRUCTURED and self.sparsity is not None:
             raise ValueError(
                 f"sparsity is fixed by the pattern {self.pattern}. Remove sparsity, or use the "
                 "pattern unstructured."
             )
-        if self.sequential and self.method in _READ_NO_SAMPLES:
+        if self.sequential and self.method in READ_NO_SAMPLES:
             raise ValueError(
                 f"sequential changes nothing for {self.method}, which reads no samples. Set it to "
                 "false."

@@ -7,13 +7,22 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from excise.names import (
+    Ablation,
+    Attributor,
+    GatedSet,
+    Granularity,
+    JobKind,
+    Score,
+    SearchPreset,
+    Stage,
+)
 from excise.specs.abilities import ProtectSpec
 from excise.specs.behaviours import BehaviourSpec
 from excise.specs.common import (
     AliasName,
-    AttributorName,
-    GranularityName,
     JobSpecBase,
+    OneOf,
     PerplexitySpec,
     PromptSetId,
     PromptSetUse,
@@ -28,13 +37,10 @@ from excise.specs.gates import GatesSpec, ResponseLimitsSpec
 MIN_UNDESIRED_PROMPTS = 4
 MIN_REFERENCE_TEXTS = 8
 MAX_BEHAVIOURS = 8
-RESERVED_NAMES = {"reference", "general", "harmful", "look_alike", "contrast"}
-"""What the workers call the prompt sets of the gates: responses are filed under these names."""
-
 Amount = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-AUTO_GRANULARITIES: tuple[GranularityName, ...] = ("neuron", "weight")
+AUTO_GRANULARITIES = (Granularity.NEURON, Granularity.WEIGHT)
 """What `auto` tries. Heads are left out: pruning whole heads never did as well as either
 (benchmarks/RESULTS.md)."""
 
@@ -42,13 +48,15 @@ AUTO_GRANULARITIES: tuple[GranularityName, ...] = ("neuron", "weight")
 class AttributionSpec(SpecModel):
     """How components are found."""
 
-    attributor: AttributorName = "attnlrp"
-    score: Literal["benefit_damage", "benefit_cost", "signed_difference"] = "benefit_damage"
+    attributor: OneOf[Attributor] = Attributor.ATTNLRP
+    score: OneOf[Score] = Score.BENEFIT_DAMAGE
     granularity: (
         Literal["auto"]
-        | GranularityName
+        | OneOf[Granularity]
         | Annotated[
-            list[GranularityName], Field(min_length=1, max_length=3), AfterValidator(check_distinct)
+            list[OneOf[Granularity]],
+            Field(min_length=1, max_length=3),
+            AfterValidator(check_distinct),
         ]
     ) = "auto"
     """What a component is; of several the search finds out which serves best. `auto` tries neurons
@@ -57,11 +65,13 @@ class AttributionSpec(SpecModel):
     """Tokens of reference text that are attributed, at most; more predict damage better."""
 
     @property
-    def granularities(self) -> tuple[GranularityName, ...]:
+    def granularities(self) -> tuple[Granularity, ...]:
         """Every granularity asked for; of `auto` those that it tries where the model has them."""
         if self.granularity == "auto":
             return AUTO_GRANULARITIES
-        return (self.granularity,) if isinstance(self.granularity, str) else tuple(self.granularity)
+        if isinstance(self.granularity, list):
+            return tuple(self.granularity)
+        return (self.granularity,)
 
 
 Amounts = Annotated[
@@ -72,10 +82,10 @@ Amounts = Annotated[
 class SearchSpec(SpecModel):
     """What the search tries; the service chooses what is not given."""
 
-    preset: Literal["quick", "thorough"] = "quick"
+    preset: OneOf[SearchPreset] = SearchPreset.QUICK
     """`quick` goes through its rounds; `thorough` then varies amount, granularity, layers, cost
     weight and ablation together."""
-    amounts: Amounts | dict[GranularityName, Amounts] | None = None
+    amounts: Amounts | dict[OneOf[Granularity], Amounts] | None = None
     """Numbers of components tried; with several granularities, for each of them."""
     rounds: int | None = Field(default=None, ge=1, le=64)
     """Selections tried of each granularity, each ranked with what the one before it still got
@@ -84,8 +94,8 @@ class SearchSpec(SpecModel):
     """Trials after the rounds, with the preset `thorough`."""
     max_minutes: float | None = Field(default=None, gt=0, le=100_000)
     """No trial after the rounds begins later than this into the search."""
-    ablations: Annotated[list[Literal["zero", "mean"]], AfterValidator(check_distinct)] = Field(
-        default=["zero"], min_length=1
+    ablations: Annotated[list[OneOf[Ablation]], AfterValidator(check_distinct)] = Field(
+        default=[Ablation.ZERO], min_length=1
     )
     """What a pruned neuron or head leaves behind, with the preset `thorough`: nothing, or its
     mean activation on reference text as a bias (models whose output projections have one)."""
@@ -93,8 +103,8 @@ class SearchSpec(SpecModel):
     @model_validator(mode="after")
     def _check_preset(self) -> Self:
         """Refuse what only the preset `thorough` reads."""
-        if self.preset == "quick" and (
-            self.trials or self.max_minutes or self.ablations != ["zero"]
+        if self.preset == SearchPreset.QUICK and (
+            self.trials or self.max_minutes or self.ablations != [Ablation.ZERO]
         ):
             raise ValueError(
                 "search.trials, search.max_minutes and search.ablations need search.preset "
@@ -129,15 +139,15 @@ class CorrectionSpec(JobSpecBase):
     """A correction job, as submitted."""
 
     stages: ClassVar[Mapping[str, float]] = {
-        "prepare": 0.13,
-        "attribute": 0.22,
-        "search": 0.41,
-        "validate": 0.23,
-        "package": 0.01,
+        Stage.PREPARE: 0.13,
+        Stage.ATTRIBUTE: 0.22,
+        Stage.SEARCH: 0.41,
+        Stage.VALIDATE: 0.23,
+        Stage.PACKAGE: 0.01,
     }
     """Shares measured on the demo on two CPU cores."""
 
-    kind: Literal["correction"]
+    kind: Literal[JobKind.CORRECTION]
     behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=MAX_BEHAVIOURS)
     reference: PromptSetId
     protect: ProtectSpec | None = ProtectSpec()
@@ -192,7 +202,7 @@ class CorrectionSpec(JobSpecBase):
         """Refuse two behaviours of one name: the report tells them apart by it."""
         if len({behaviour.name for behaviour in self.behaviours}) < len(self.behaviours):
             raise ValueError("behaviours have the same name twice. Give each its own.")
-        if taken := {behaviour.name for behaviour in self.behaviours} & RESERVED_NAMES:
+        if taken := {behaviour.name for behaviour in self.behaviours} & set(GatedSet):
             raise ValueError(
                 f"behaviours has the name {min(taken)}, which the report uses for prompts of its "
                 "own. Choose another."

@@ -13,9 +13,10 @@ from excise.intake.model_sources import (
     list_checkpoints,
     resolve_model_source,
 )
-from excise.resources.checkpoints import Kind, ModelView
+from excise.names import ModelKind, PoolKind, PoolStatus, VersionStatus
+from excise.resources.checkpoints import ModelView
 from service.errors import NotFoundError
-from service.models import Alias, ModelVersion, VersionStatus
+from service.models import Alias, ModelVersion
 from service.serving import repository
 from service.serving.pools import ServingPool
 
@@ -30,11 +31,15 @@ def list_callable(
         version.id: version for version in repository.list_callable_versions(session, tenant_id)
     }
     aliases = repository.list_aliases(session, tenant_id)
-    up = {state.name for state in repository.list_pool_states(session) if state.status == "up"}
-    bases = {pool.base_model: pool.name in up for pool in pools if pool.kind == "lora"}
+    up = {
+        state.name
+        for state in repository.list_pool_states(session)
+        if state.status == PoolStatus.UP
+    }
+    bases = {pool.base_model: pool.name in up for pool in pools if pool.kind == PoolKind.LORA}
     return [
         *(_view_alias(alias, versions.get(alias.version_id)) for alias in aliases),
-        *(_view_version(version.id, version, "version") for version in versions.values()),
+        *(_view_version(version.id, version, ModelKind.VERSION) for version in versions.values()),
         *(_view_base(name, is_up) for name, is_up in sorted(bases.items())),
     ]
 
@@ -64,7 +69,7 @@ def _inspect(name: str, roots: Sequence[Path]) -> ModelView:
         id=name,
         created=0,
         owned_by=OWNER,
-        kind="checkpoint",
+        kind=ModelKind.CHECKPOINT,
         architecture=architecture,
         usable=problem is None,
         problem=problem,
@@ -73,11 +78,11 @@ def _inspect(name: str, roots: Sequence[Path]) -> ModelView:
 
 def _view_alias(alias: Alias, version: ModelVersion | None) -> ModelView:
     """An alias answers while its version does."""
-    view = _view_version(alias.name, version, "alias")
+    view = _view_version(alias.name, version, ModelKind.ALIAS)
     return view.model_copy(update={"created": int(alias.created_at.timestamp())})
 
 
-def _view_version(name: str, version: ModelVersion | None, kind: Kind) -> ModelView:
+def _view_version(name: str, version: ModelVersion | None, kind: ModelKind) -> ModelView:
     is_live = version is not None and version.status == VersionStatus.LIVE
     return ModelView(
         id=name,
@@ -91,4 +96,6 @@ def _view_version(name: str, version: ModelVersion | None, kind: Kind) -> ModelV
 
 def _view_base(name: str, is_up: bool) -> ModelView:
     problem = None if is_up else "Its server is away at the moment."
-    return ModelView(id=name, created=0, owned_by=OWNER, kind="base", usable=is_up, problem=problem)
+    return ModelView(
+        id=name, created=0, owned_by=OWNER, kind=ModelKind.BASE, usable=is_up, problem=problem
+    )

@@ -18,17 +18,19 @@ from rich.text import Text
 
 from excise.cli.jobs import explain_end, load_spec
 from excise.cli.output import CommandError, ExitCode, build_console, clean, exit_code_of
-from excise.cli.progress import OPEN_STATUSES, follow_job, format_seconds
-from excise.cli.summary import ReportSummary, parse_report, print_summary
-from excise.client.jobs import ClientError, ExciseClient, build_set_name
+from excise.cli.progress import follow_job, format_seconds
+from excise.cli.report_summary import print_report
+from excise.client import Client, ClientError, build_set_name
 from excise.installation import EXAMPLES, find_checkout
+from excise.names import JobFile, KeyScope, Verdict
+from excise.reports import JobReport, read_report
 from excise.resources.jobs import JobView
 from service.database import Database
 from service.embedded import EmbeddedStack
 from service.keys.operations import create_tenant_key
 
 MODEL = "smollm2-135m-instruct"
-FILES = ("report.json", "report.md", "report.html", "patch.safetensors", "manifest.json")
+FILES = tuple(JobFile)
 
 _PROGRESS_BAR = re.compile(r"\d+%\|")  # tqdm's: made for terminals, a flood in a log
 _FETCH_SECONDS = 1800.0
@@ -82,7 +84,7 @@ def run_demo(options: DemoOptions) -> ExitCode:
         say(f"the service answers at {stack.url}")
         fetch_model(stack, options.model, say)
         key = create_throwaway_key(stack.database_url)
-        with ExciseClient(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
+        with Client(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
             job = submit_demo_job(client, inputs, options)
             say(f"submitted {job.id}: correct {job.model}")
             job = follow_demo_job(client, job, console, started)
@@ -188,16 +190,16 @@ def create_throwaway_key(database_url: str) -> str:
     try:
         with database.transaction() as session:
             name = f"demo-{secrets.token_hex(4)}"
-            return create_tenant_key(session, "demo", name, ["submit"])
+            return create_tenant_key(session, "demo", name, [KeyScope.SUBMIT])
     finally:
         database.dispose()
 
 
-def check_files(job: JobView, report: ReportSummary, folder: Path) -> None:
+def check_files(job: JobView, report: JobReport, folder: Path) -> None:
     """Raise `CommandError` unless the downloaded files and the job tell the same story."""
-    expected = {"report.json", "report.md", "report.html", "manifest.json"}
-    if job.verdict == "passed":
-        expected.add("patch.safetensors")
+    expected = set(JobFile)
+    if job.verdict is not Verdict.PASSED:
+        expected.remove(JobFile.PATCH)
     if missing := sorted(name for name in expected if not (folder / name).is_file()):
         raise CommandError(f"The job gave no {', '.join(missing)}.")
     if report.verdict != job.verdict:
@@ -205,12 +207,12 @@ def check_files(job: JobView, report: ReportSummary, folder: Path) -> None:
             f"report.json says {report.verdict}, but the job's verdict is {job.verdict}."
         )
     try:
-        json.loads((folder / "manifest.json").read_bytes())
+        json.loads((folder / JobFile.MANIFEST).read_bytes())
     except ValueError as error:
         raise CommandError(f"manifest.json is not JSON: {error}.") from None
 
 
-def submit_demo_job(client: ExciseClient, inputs: DemoInputs, options: DemoOptions) -> JobView:
+def submit_demo_job(client: Client, inputs: DemoInputs, options: DemoOptions) -> JobView:
     """Upload the prompts and submit the job."""
     reduced = options.is_reduced
     undesired = read_prompts(inputs.undesired, _REDUCED_PROMPTS if reduced else None)
@@ -228,9 +230,7 @@ def submit_demo_job(client: ExciseClient, inputs: DemoInputs, options: DemoOptio
     return client.create_job(build_spec(inputs, options, *ids))
 
 
-def follow_demo_job(
-    client: ExciseClient, job: JobView, console: Console, started: float
-) -> JobView:
+def follow_demo_job(client: Client, job: JobView, console: Console, started: float) -> JobView:
     """Follow the job to its end; interrupted, cancel it before everything is stopped."""
     try:
         return follow_job(client, job, console, started=started)
@@ -241,18 +241,16 @@ def follow_demo_job(
         raise
 
 
-def _cancel(client: ExciseClient, job: JobView) -> None:
+def _cancel(client: Client, job: JobView) -> None:
     """Cancel the job and give it a moment to notice."""
     client.patience_seconds = 0
     client.cancel_job(job.id)
     deadline = time.monotonic() + _CANCEL_SECONDS
-    while client.get_job(job.id).status in OPEN_STATUSES and time.monotonic() < deadline:
+    while client.get_job(job.id).status.is_open and time.monotonic() < deadline:
         time.sleep(0.2)
 
 
-def _conclude(
-    client: ExciseClient, job: JobView, options: DemoOptions, console: Console
-) -> ExitCode:
+def _conclude(client: Client, job: JobView, options: DemoOptions, console: Console) -> ExitCode:
     """Fetch the files, show the result, and say how it ended."""
     code = exit_code_of(job)
     if code is ExitCode.ERROR:
@@ -262,11 +260,13 @@ def _conclude(
     for artifact in job.artifacts:
         if artifact.name in FILES:
             client.download_artifact(job.id, artifact, options.output)
-    if not (options.output / "report.json").is_file():
+    if not (options.output / JobFile.REPORT).is_file():
         raise CommandError("The job gave no report.json.")
-    report = parse_report((options.output / "report.json").read_bytes())
+    report = read_report((options.output / JobFile.REPORT).read_bytes())
+    if not isinstance(report, JobReport):
+        raise CommandError("The job's report.json is none of a job.")
     check_files(job, report, options.output)
-    print_summary(report, console)
+    print_report(report, console)
     console.print()
     console.print(Text(f"Files (hashes checked), in {options.output.absolute()}:"))
     for name in FILES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from sqlalchemy import select
 
 from excise.cli.connection import JsonOption
 from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.names import KeyScope
 from service.commands.connection import open_database
 from service.errors import ExciseError
 from service.keys import operations, repository
@@ -21,23 +21,16 @@ app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 TenantOption = Annotated[str, typer.Option("--tenant", help="Whose key it is.")]
 
 
-class Scope(StrEnum):
-    """What a key may do."""
-
-    SUBMIT = "submit"
-    PUBLISH = "publish"
-    INFER = "infer"
-    ADMIN = "admin"
-
-
 @app.command("create")
 def create_key(
     tenant: TenantOption = "default",
-    scope: Annotated[list[Scope] | None, typer.Option(help="May be given several times.")] = None,
+    scope: Annotated[
+        list[KeyScope] | None, typer.Option(help="May be given several times.")
+    ] = None,
     name: Annotated[str, typer.Option(help="What to call the key.")] = "cli",
 ) -> None:
     """Make a key and print it, this once, on standard output."""
-    scopes = [chosen.value for chosen in scope or [Scope.SUBMIT]]
+    scopes = [chosen.value for chosen in scope or [KeyScope.SUBMIT]]
     with open_database() as database, database.transaction() as session:
         secret = operations.create_tenant_key(session, tenant, name, scopes)
     print(secret, flush=True)

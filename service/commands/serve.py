@@ -20,9 +20,9 @@ from rich.text import Text
 from excise.cli.jobs import explain_end
 from excise.cli.output import CommandError, ExitCode, build_console, clean
 from excise.cli.progress import format_seconds
-from excise.cli.summary import parse_report
-from excise.client.jobs import ExciseClient
-from excise.client.serving import ServingClient
+from excise.client import Client
+from excise.names import Split
+from excise.reports import CorrectionReport, read_report
 from excise.resources.jobs import JobView
 from excise.resources.serving import VersionView
 from service.commands.demo import (
@@ -122,7 +122,7 @@ def run_serve(options: ServeOptions) -> ExitCode:
     with EmbeddedStack(demo.home, serving=serving, report=say) as stack:
         say(f"the service answers at {stack.url}")
         key = create_key(stack.database_url)
-        with ServingClient(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
+        with Client(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
             job = find_corrected_job(client, demo.model)
             if job is None:
                 job = _correct(client, inputs, demo, console, started)
@@ -183,7 +183,7 @@ def create_key(database_url: str) -> str:
         database.dispose()
 
 
-def find_corrected_job(client: ExciseClient, model: str) -> JobView | None:
+def find_corrected_job(client: Client, model: str) -> JobView | None:
     """The demo's latest correction that passed, if there is one here."""
     after = None
     while True:
@@ -196,7 +196,7 @@ def find_corrected_job(client: ExciseClient, model: str) -> JobView | None:
         after = page.data[-1].id
 
 
-def publish(client: ServingClient, job: JobView, say: Say) -> VersionView:
+def publish(client: Client, job: JobView, say: Say) -> VersionView:
     """The job's version, live and under the alias. Raises `CommandError` if it does not get there.
 
     What an earlier run published is brought up again instead of being published twice.
@@ -223,10 +223,11 @@ def publish(client: ServingClient, job: JobView, say: Say) -> VersionView:
     return version
 
 
-def choose_prompt(client: ExciseClient, job: JobView) -> str:
+def choose_prompt(client: Client, job: JobView) -> str:
     """The held-out prompt of the report on which the correction does most."""
-    report = parse_report(client.fetch_report(job.id))
-    samples = [sample for sample in report.samples if sample.split == "held_out"] or report.samples
+    report = read_report(client.fetch_report(job.id))
+    given = report.samples if isinstance(report, CorrectionReport) else []
+    samples = [sample for sample in given if sample.split is Split.HELD_OUT] or given
     if not samples:
         raise CommandError("The job's report has no samples to ask about.")
     return samples[0].prompt  # a report begins with the largest improvements
@@ -256,7 +257,7 @@ def describe_next_steps(stack: EmbeddedStack) -> str:
 
 
 def _correct(
-    client: ExciseClient,
+    client: Client,
     inputs: DemoInputs,
     demo: DemoOptions,
     console: Console,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from excise.names import VersionKind
 from service.artifacts import ArtifactStore
 from service.database import Database
 from service.embedded.processes import Guardian, Supervised
@@ -64,7 +65,7 @@ class CheckpointServer:
             self._server.check(self._report)
         elif wanted is not None and time.monotonic() >= self._try_at:
             self._try_at = time.monotonic() + _PAUSE_SECONDS
-            folder = place_files(store, "checkpoint", wanted.files, served_folder)
+            folder = place_files(store, VersionKind.CHECKPOINT, wanted.files, served_folder)
             self._begin(database, wanted, folder)
 
     def ask_to_stop(self) -> None:

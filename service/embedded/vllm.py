@@ -11,19 +11,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import httpx
 
 from excise.installation import find_checkout
+from excise.names import ComputeDtype, PoolKind
 from service.embedded.processes import Program, StackError, Supervised
 from service.embedded.valkey import find_free_port
 
 HOST = "127.0.0.1"
 SERVED_BASE = "base"
 """What an embedded server calls the checkpoint it was started with."""
-
-ServerKind = Literal["lora", "checkpoint"]
 
 _READY_SECONDS = 300.0
 _POLL_SECONDS = 0.25
@@ -39,7 +37,7 @@ class VllmOptions:
     """The checkpoint's folder."""
     served_name: str = SERVED_BASE
     """What requests call it."""
-    kind: ServerKind = "lora"
+    kind: PoolKind = PoolKind.LORA
     adapters: int = 3
     """Adapters it can hold at once; it gets one slot more, which changes nothing."""
     max_rank: int = 8
@@ -48,7 +46,7 @@ class VllmOptions:
     """Last parts of the names of the modules that adapters may change."""
     max_model_len: int = 1024
     kv_cache_gib: int = 1
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: ComputeDtype = ComputeDtype.FLOAT32
     drain_seconds: int = 0
     """How long it finishes what it has begun when it is told to stop."""
 
@@ -130,7 +128,7 @@ def build_arguments(options: VllmOptions, port: int) -> list[str]:
     ]
     if options.drain_seconds:
         arguments += ["--shutdown-timeout", str(options.drain_seconds)]
-    if options.kind == "lora":
+    if options.kind == PoolKind.LORA:
         arguments += [
             *("--enable-lora", "--max-lora-rank", str(options.max_rank)),
             *("--max-loras", str(options.slots), "--max-cpu-loras", str(options.slots)),
@@ -165,7 +163,7 @@ def build_environment(
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    if options.kind == "lora":
+    if options.kind == PoolKind.LORA:
         own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     return threads | kept | own
 

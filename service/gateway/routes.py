@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from excise.names import KeyScope
 from service.context import get_context
 from service.gateway.requests import ChatRequest, CompletionOptions, CompletionRequest
 from service.gateway.upstream import Path
@@ -25,7 +26,7 @@ _ANSWER: dict[int | str, dict[str, object]] = {
 
 async def get_inferrer(request: Request, identity: Caller) -> Identity:
     """Who calls a model, its request counted. Raises `ForbiddenError` and `RateLimitedError`."""
-    identity.require("infer")
+    identity.require(KeyScope.INFER)
     get_context(request).gateway.limiter.take(identity.key_id)
     return identity
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from excise.names import PoolKind, PoolStatus, VersionStatus
 from service.database import Database
 from service.errors import NotFoundError, UnavailableError
 from service.gateway.cache import ShortCache
-from service.models import CALLABLE_STATUSES, VersionStatus
+from service.models import CALLABLE_STATUSES
 from service.serving import repository
 from service.serving.aliases import ALIAS
 from service.serving.pools import ServingPool, find_pool
@@ -101,7 +102,7 @@ class Router:
 
     def _route_base(self, session: Session, model: str) -> Route:
         for pool in self._pools:
-            if pool.kind == "lora" and pool.base_model == model:
+            if pool.kind == PoolKind.LORA and pool.base_model == model:
                 return _route_if_up(session, Target(pool, pool.served_base, model))
         raise _unknown(model)
 
@@ -109,7 +110,7 @@ class Router:
 def _route_if_up(session: Session, target: Target) -> Route:
     """The way to the target, if its server was well when last seen."""
     state = repository.find_pool_state(session, target.pool.name)
-    if state is None or state.status != "up":
+    if state is None or state.status != PoolStatus.UP:
         return Route(None, f"The server of {target.public_name} is away. Try again in a moment.")
     return Route(target)
 

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from excise.names import JobStatus, StageStatus, Verdict
 from excise.specs import JobSpec, parse_spec
 from service.artifacts import check_artifact_id
 from service.database import clean_message, fetch_now
@@ -21,20 +22,11 @@ from service.jobs.intermediates import lock_artifact
 from service.jobs.leases import JOBS
 from service.jobs.transitions import append_event, finish
 from service.leases import operations as leases
-from service.models import (
-    Event,
-    Job,
-    JobArtifact,
-    JobStatus,
-    Stage,
-    StageResult,
-    StageStatus,
-    Worker,
-)
+from service.models import Event, Job, JobArtifact, Stage, StageResult, Worker
 
 _VERDICTS = {
-    JobStatus.SUCCEEDED: ("passed",),
-    JobStatus.REJECTED: ("rejected", "no_effect"),
+    JobStatus.SUCCEEDED: (Verdict.PASSED,),
+    JobStatus.REJECTED: (Verdict.REJECTED, Verdict.NO_EFFECT),
     JobStatus.FAILED: (None,),
     JobStatus.CANCELLED: (None,),
 }

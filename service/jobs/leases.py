@@ -12,21 +12,13 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Select, and_, func, select, update
 from sqlalchemy.orm import Session
 
+from excise.names import OPEN_STATUSES, JobStatus, StageStatus
 from service.database import fetch_now
 from service.jobs.shard_states import list_held_shards, prolong_shards_of
 from service.jobs.transitions import append_event, cancel, fail_as_poison
 from service.leases.operations import has_expired, requeue
 from service.leases.policy import EndedAttempt, LeasePolicy
-from service.models import (
-    OPEN_STATUSES,
-    Job,
-    JobStatus,
-    OutboxMessage,
-    Shard,
-    ShardStatus,
-    Stage,
-    StageStatus,
-)
+from service.models import Job, OutboxMessage, Shard, ShardStatus, Stage
 from service.outbox import enqueue
 
 
@@ -98,7 +90,7 @@ class ShardLeases(LeasePolicy[Shard]):
         """Whether a message is about the shard."""
         return OutboxMessage.shard_id == Shard.id
 
-    def select_waiting(self) -> Select[tuple[Shard]]:
+    def select_waiting(self) -> Select[Shard]:
         """Shards of unfinished jobs in order, their jobs locked."""
         return (
             select(Shard)
@@ -190,7 +182,7 @@ class JobLeases(LeasePolicy[Job]):
             OutboxMessage.version_id.is_(None),
         )
 
-    def select_waiting(self) -> Select[tuple[Job]]:
+    def select_waiting(self) -> Select[Job]:
         """Jobs in order of arrival; those locked are passed over."""
         return select(Job).order_by(Job.number).with_for_update(skip_locked=True)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from excise.intake.model_sources import ModelSourceError, resolve_model_source
+from excise.names import JobStatus, KeyScope
 from excise.specs import CorrectionSpec, JobSpec
 from service.errors import (
     ConflictError,
@@ -23,7 +24,7 @@ from service.jobs.prompt_set_checks import check_prompt_sets
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
 from service.keys.repository import lock_key
-from service.models import Event, IdempotencyKey, Job, JobArtifact, JobStatus, new_id
+from service.models import Event, IdempotencyKey, Job, JobArtifact, new_id
 from service.outbox import enqueue
 from service.serving.pools import list_fitting_pools
 from service.settings import Settings
@@ -199,7 +200,7 @@ def _check_model(spec: JobSpec, settings: Settings) -> None:
 def _check_publish(identity: Identity, spec: JobSpec, settings: Settings) -> None:
     """Raise `ForbiddenError` or `InvalidRequestError` if the job could not be published."""
     if isinstance(spec, CorrectionSpec) and spec.publish is not None:
-        identity.require("publish")
+        identity.require(KeyScope.PUBLISH)
         list_fitting_pools(settings.serving_pools, spec.model)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
+from excise.names import PromptSetFormat
 from excise.specs import JobSpec
 from excise.specs.common import PromptSetUse, ServerTask
 from service.errors import InvalidRequestError
@@ -29,13 +30,13 @@ def _check_use(session: Session, tenant_id: str, use: PromptSetUse) -> None:
             param=use.field,
         )
     count, kind = found
-    if use.is_rows and kind != "rows":
+    if use.is_rows and kind != PromptSetFormat.ROWS:
         raise InvalidRequestError(
             f"{use.field} is a set of prompts where rows are needed. Upload the file with "
             "POST /v1/prompt-sets?format=rows.",
             param=use.field,
         )
-    if kind == "rows" and not use.is_rows:
+    if kind == PromptSetFormat.ROWS and not use.is_rows:
         raise InvalidRequestError(
             f"{use.field} is a set of rows where prompts are needed. Upload the file without "
             "format=rows.",

@@ -8,15 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
-from service.models import (
-    OPEN_STATUSES,
-    Event,
-    IdempotencyKey,
-    Job,
-    JobArtifact,
-    PromptSet,
-    Stage,
-)
+from excise.names import OPEN_STATUSES
+from service.models import Event, IdempotencyKey, Job, JobArtifact, PromptSet, Stage
 
 _WITH_PARTS = (selectinload(Job.stages), selectinload(Job.artifacts))
 

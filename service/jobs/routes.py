@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
+from excise.names import JobFile
 from excise.resources.jobs import EventList, JobList, JobView
 from service.context import AppContext, Context
 from service.errors import InvalidRequestError
@@ -128,7 +129,7 @@ def get_patch(
     job_id: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
 ) -> Response:
     """The job's patch."""
-    return _download(context, reader, job_id, "patch.safetensors", if_none_match)
+    return _download(context, reader, job_id, JobFile.PATCH, if_none_match)
 
 
 @router.get("/{job_id}/artifacts/{name}", response_class=Response, responses=_FILE)

@@ -13,6 +13,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from excise.names import JobStatus
 from excise.specs import JobSpec, parse_spec
 from service.artifacts import check_artifact_id
 from service.database import clean_message
@@ -21,7 +22,7 @@ from service.jobs.intermediates import lock_artifact
 from service.jobs.leases import SHARDS
 from service.jobs.transitions import finish
 from service.leases import operations as leases
-from service.models import Job, JobStatus, Shard, ShardStatus, new_id
+from service.models import Job, Shard, ShardStatus, new_id
 from service.outbox import enqueue
 
 

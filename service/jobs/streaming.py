@@ -14,11 +14,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sse_starlette import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
+from excise.names import JobStatus
 from excise.resources.jobs import EventView, JobView
 from service.context import AppContext
 from service.jobs import operations
 from service.jobs.views import is_known_etag, view_event, view_job
-from service.models import JobArtifact, JobStatus
+from service.models import JobArtifact
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,17 @@ from typing import Any, Literal
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from excise.names import JobStatus, StageStatus
 from service.database import fetch_now
 from service.jobs.shard_states import delete_shards
-from service.models import Event, Job, JobStatus, Stage, StageStatus
+from service.models import Event, Job, Stage
 
 Level = Literal["debug", "info", "warning", "error"]
-_LEVELS: dict[str, Level] = {"failed": "error", "rejected": "warning", "cancelled": "warning"}
+_LEVELS: dict[str, Level] = {
+    JobStatus.FAILED: "error",
+    JobStatus.REJECTED: "warning",
+    JobStatus.CANCELLED: "warning",
+}
 
 
 def append_event(

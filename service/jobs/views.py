@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+from excise.names import StageStatus
 from excise.resources.jobs import ArtifactView, EventView, JobErrorView, JobView, StageView
-from service.models import Event, Job, Stage, StageStatus
+from service.models import Event, Job, Stage
 
 
 def view_job(job: Job) -> JobView:

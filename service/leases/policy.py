@@ -97,7 +97,7 @@ class LeasePolicy(ABC, Generic[Row]):
         """Whether a message of the outbox is about the row."""
 
     @abstractmethod
-    def select_waiting(self) -> Select[tuple[Row]]:
+    def select_waiting(self) -> Select[Row]:
         """The rows in the order in which workers are to hear of them, locked."""
 
     def note_claim(self, session: Session, row: Row, silent_worker: str | None) -> None:

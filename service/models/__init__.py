@@ -3,16 +3,7 @@
 from service.models.api_keys import ApiKey
 from service.models.base import Base, Leased, new_id
 from service.models.idempotency_keys import IdempotencyKey
-from service.models.jobs import (
-    OPEN_STATUSES,
-    Event,
-    Job,
-    JobArtifact,
-    JobStatus,
-    Stage,
-    StageResult,
-    StageStatus,
-)
+from service.models.jobs import Event, Job, JobArtifact, Stage, StageResult
 from service.models.outbox import OutboxMessage
 from service.models.prompt_sets import PromptSet
 from service.models.serving import (
@@ -23,7 +14,6 @@ from service.models.serving import (
     ModelVersion,
     PoolState,
     ServingEvent,
-    VersionStatus,
 )
 from service.models.shards import Shard, ShardStatus
 from service.models.tenants import Tenant
@@ -32,7 +22,6 @@ from service.models.workers import Worker
 __all__ = [
     "CALLABLE_STATUSES",
     "ENDED_STATUSES",
-    "OPEN_STATUSES",
     "WANTED_STATUSES",
     "Alias",
     "ApiKey",
@@ -41,7 +30,6 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobArtifact",
-    "JobStatus",
     "Leased",
     "ModelVersion",
     "OutboxMessage",
@@ -52,9 +40,7 @@ __all__ = [
     "ShardStatus",
     "Stage",
     "StageResult",
-    "StageStatus",
     "Tenant",
-    "VersionStatus",
     "Worker",
     "new_id",
 ]

@@ -3,48 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from excise.names import JobStatus, StageStatus
 from service.models.base import Base, CreatedAt, Leased
-
-
-class JobStatus(StrEnum):
-    """Where a job is on its way."""
-
-    QUEUED = "queued"
-    """Waiting for a worker, for the first time or again."""
-    RUNNING = "running"
-    """Held by a worker through a lease."""
-    SUCCEEDED = "succeeded"
-    """Ended with the verdict `passed`."""
-    REJECTED = "rejected"
-    """Ended with the verdict `rejected` or `no_effect`."""
-    FAILED = "failed"
-    """Could not be carried out; the error says why."""
-    CANCELLED = "cancelled"
-    """Stopped because someone asked for it."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether work on the job may still happen."""
-        return self in OPEN_STATUSES
-
-
-OPEN_STATUSES = (JobStatus.QUEUED, JobStatus.RUNNING)
-
-
-class StageStatus(StrEnum):
-    """Where one stage of a job is on its way."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    SKIPPED = "skipped"
-    FAILED = "failed"
 
 
 class Job(Leased, Base):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -17,27 +16,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from excise.names import VersionKind, VersionStatus
 from service.models.base import Base, CreatedAt, Leased
-
-
-class VersionStatus(StrEnum):
-    """Where one published version is on its way."""
-
-    QUEUED = "queued"
-    """Waiting for a worker to build its files."""
-    BUILDING = "building"
-    """Held by a worker through a lease."""
-    BUILT = "built"
-    """Its files are stored; it is not on a server yet, or its first canary has not run."""
-    LIVE = "live"
-    """On its server under `served_name`, its canary passed since it was put there."""
-    UNAVAILABLE = "unavailable"
-    """It was live; its server is away or lost it, and its canary has to pass again."""
-    FAILED = "failed"
-    """Could not be built, or its first canary did not pass; the error says why."""
-    RETIRED = "retired"
-    """Taken off its server because someone asked for it."""
-
 
 WANTED_STATUSES = (VersionStatus.BUILT, VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
 """Those that belong on a server."""
@@ -76,7 +56,7 @@ class ModelVersion(Leased, Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
-    kind: Mapped[str] = mapped_column(default="adapter")
+    kind: Mapped[str] = mapped_column(default=VersionKind.ADAPTER)
     """`adapter`, until its builder finds that only a whole checkpoint can hold it."""
     base_model: Mapped[str]
     pool: Mapped[str]

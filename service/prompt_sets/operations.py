@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from excise.intake.prompt_sets import PromptSetError, parse_prompts, parse_rows
+from excise.names import PromptSetFormat
 from service.errors import InvalidRequestError, NotFoundError
 from service.models import PromptSet, new_id
 from service.prompt_sets import repository
@@ -17,8 +18,8 @@ MAX_NAME_CHARACTERS = 128
 _ID = re.compile(r"ps_[0-9a-f]{24}")
 _FORMATS = {
     "text/plain": "text",
-    "application/jsonl": "jsonl",
-    "application/x-ndjson": "jsonl",
+    "application/jsonl": PromptSetFormat.JSONL,
+    "application/x-ndjson": PromptSetFormat.JSONL,
 }
 
 
@@ -92,12 +93,12 @@ def choose_format(content_type: str, *, is_rows: bool = False) -> str:
             "(one object a line). Set the header.",
             param="Content-Type",
         )
-    if is_rows and _FORMATS[media_type] != "jsonl":
+    if is_rows and _FORMATS[media_type] != PromptSetFormat.JSONL:
         raise InvalidRequestError(
             "Rows are JSON lines. Set Content-Type to application/jsonl, or leave out format.",
             param="Content-Type",
         )
-    return "rows" if is_rows else _FORMATS[media_type]
+    return PromptSetFormat.ROWS if is_rows else _FORMATS[media_type]
 
 
 def check_name(name: str) -> None:

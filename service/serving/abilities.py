@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from excise.reports.abilities import Ability, AbilityFigures, parse_abilities
+from excise.names import JobFile
+from excise.reports import AbilityChange, AbilityFigures, CorrectionReport, ReportError, read_report
 from excise.resources.serving import AbilitiesView
 from service.artifacts import ArtifactStore
 from service.database import clean_message
 from service.models import Job
 
 logger = logging.getLogger(__name__)
-
-REPORT_NAME = "report.json"
 
 
 def read_abilities(artifacts: ArtifactStore, job: Job) -> AbilitiesView | None:
@@ -22,17 +21,18 @@ def read_abilities(artifacts: ArtifactStore, job: Job) -> AbilitiesView | None:
     Raises `ArtifactNotFoundError` and `ArtifactCorruptError` for a report that was lost: what it
     said is not nothing.
     """
-    sha256 = job.find_artifact(REPORT_NAME)
+    sha256 = job.find_artifact(JobFile.REPORT)
     if sha256 is None:
         return None
     try:
-        return summarise_abilities(parse_abilities(artifacts.get(sha256)))
-    except ValueError:
-        logger.warning("%s: report.json says nothing readable about abilities", job.id)
+        report = read_report(artifacts.get(sha256))
+    except ReportError as error:
+        logger.warning("%s: report.json cannot be read: %s", job.id, error.message)
         return None
+    return summarise_abilities(report.abilities) if isinstance(report, CorrectionReport) else None
 
 
-def summarise_abilities(abilities: Sequence[Ability]) -> AbilitiesView | None:
+def summarise_abilities(abilities: Sequence[AbilityChange]) -> AbilitiesView | None:
     """How many the base can do, how many are kept, and which are lost, the worst first.
 
     None where none were measured.
@@ -44,8 +44,8 @@ def summarise_abilities(abilities: Sequence[Ability]) -> AbilitiesView | None:
     return AbilitiesView(able=len(able), within=len(able) - len(lost), lost=lost)
 
 
-def _make_storable(ability: Ability) -> AbilityFigures:
+def _make_storable(ability: AbilityChange) -> AbilityFigures:
     """Its figures, its words in a form PostgreSQL can hold."""
-    figures = AbilityFigures.model_validate(ability.model_dump())
+    figures = ability.model_dump(include=set(AbilityFigures.model_fields))
     words = {"name": clean_message(ability.name), "sentence": clean_message(ability.sentence)}
-    return figures.model_copy(update=words)
+    return AbilityFigures(**figures | words)

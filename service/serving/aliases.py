@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.names import Verdict, VersionStatus
 from service.database import fetch_now
 from service.errors import ConflictError, InvalidRequestError, NotFoundError
-from service.models import Alias, ModelVersion, ServingEvent, VersionStatus
+from service.models import Alias, ModelVersion, ServingEvent
 from service.serving import repository
 from service.serving.events import EventKind, append_event
 from service.serving.versions import get_version, retire_superseded
@@ -133,7 +134,7 @@ def list_events(
 
 def check_may_serve(version: ModelVersion) -> None:
     """Raise `ConflictError` unless an alias may send requests to the version."""
-    if version.verdict != "passed":
+    if version.verdict != Verdict.PASSED:
         raise ConflictError(
             f"{version.id} comes from a job whose verdict is {version.verdict}, so no alias may "
             "point at it. Call it by its id, or publish a correction that passed."

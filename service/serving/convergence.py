@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from excise.names import PoolKind, PoolStatus, VersionKind, VersionStatus
 from service.artifacts import ArtifactStore
 from service.database import Database
 from service.errors import ExciseError
-from service.models import ModelVersion, VersionStatus
+from service.models import ModelVersion
 from service.serving import repository, transitions
 from service.serving.canaries import run_canary
 from service.serving.canary import CanaryDocument
 from service.serving.folders import place_files
 from service.serving.pools import ServingPool, list_checkpoint_pools
-from service.serving.publications import ADAPTER_WEIGHTS, VersionKind
+from service.serving.publications import ADAPTER_WEIGHTS
 from service.serving.spare_slot import SPARE_NAME, build_zeros, fill_slots, protect_slots
 from service.serving.vllm import (
     AdapterRankError,
@@ -82,12 +83,12 @@ class PoolKeeper:
     @property
     def _kind(self) -> VersionKind:
         """The kind of version this pool serves."""
-        return "adapter" if self._pool.kind == "lora" else "checkpoint"
+        return VersionKind.ADAPTER if self._pool.kind == PoolKind.LORA else VersionKind.CHECKPOINT
 
     @property
     def _base_name(self) -> str | None:
         """What the server calls its base; a server of whole checkpoints has none."""
-        return self._pool.served_base if self._pool.kind == "lora" else None
+        return self._pool.served_base if self._pool.kind == PoolKind.LORA else None
 
     async def _look(self, server: VllmServer) -> frozenset[str] | None:
         """The names the server answers to; None, and noted, unless it is as it should be."""
@@ -96,22 +97,22 @@ class PoolKeeper:
             is_well = await server.health()
             names = frozenset(model.name for model in await server.models())
         except VllmUnreachableError as error:
-            self._note("down", str(error))
+            self._note(PoolStatus.DOWN, str(error))
             return None
         except (VllmVersionError, VllmAnswerError, VllmRefusalError) as error:
-            self._note("refused", str(error))
+            self._note(PoolStatus.REFUSED, str(error))
             return None
         if not is_well:
-            self._note("down", "The server answers, but its engine does not work.")
+            self._note(PoolStatus.DOWN, "The server answers, but its engine does not work.")
             return None
         if self._base_name is not None and self._base_name not in names:
             self._note(
-                "refused",
+                PoolStatus.REFUSED,
                 f"The server holds no model called {self._base_name!r}. Start it with "
                 "--served-model-name, or set served_base of the pool.",
             )
             return None
-        self._note("up", "It answers.", version)
+        self._note(PoolStatus.UP, "It answers.", version)
         return names
 
     def _note(self, status: str, detail: str, server_version: str | None = None) -> None:
@@ -119,7 +120,7 @@ class PoolKeeper:
         is_news = self._last_seen != (status, detail)
         with self._database.transaction() as session:
             repository.store_pool_state(session, self._pool.name, status, detail, server_version)
-            if status != "up":
+            if status != PoolStatus.UP:
                 transitions.suspend_all(session, self._pool.name, "Its server is away.")
         if is_news:
             self._last_seen = (status, detail)
@@ -134,7 +135,7 @@ class PoolKeeper:
         self, server: VllmServer, names: frozenset[str], wanted: Sequence[ModelVersion]
     ) -> None:
         """Take away every adapter that does not belong there."""
-        if self._pool.kind != "lora":
+        if self._pool.kind != PoolKind.LORA:
             return
         known = {version.served_name for version in wanted} | {self._pool.served_base, SPARE_NAME}
         for name in sorted(names - known):
@@ -176,7 +177,7 @@ class PoolKeeper:
         self, server: VllmServer, version: ModelVersion, served_name: str, folder: Path
     ) -> None:
         """Load an adapter; a checkpoint is loaded by whoever starts its server."""
-        if self._pool.kind == "checkpoint":
+        if self._pool.kind == PoolKind.CHECKPOINT:
             raise UnknownServedModelError(
                 f"Its server does not hold it yet. Start it with: vllm serve {folder} "
                 f"--served-model-name {served_name}",
@@ -193,7 +194,7 @@ class PoolKeeper:
         """The folder of an adapter like the version's, all zeros. Raises as `place_files` does."""
         weights = build_zeros(self._artifacts.get(version.files[ADAPTER_WEIGHTS]))
         files = {**version.files, ADAPTER_WEIGHTS: self._artifacts.put_bytes(weights)}
-        return place_files(self._artifacts, "adapter", files, self._folder)
+        return place_files(self._artifacts, VersionKind.ADAPTER, files, self._folder)
 
     def _settle(self, version: ModelVersion, served_name: str, prompts: int) -> None:
         """The canary passed."""
@@ -212,14 +213,14 @@ class PoolKeeper:
             transitions.reject(session, version.id, served_name, problem)
         self._put_off(version.id)
         self._on_change()
-        if self._pool.kind == "lora":
+        if self._pool.kind == PoolKind.LORA:
             await self._unload(server, served_name)
 
     async def _try_later(
         self, server: VllmServer, version: ModelVersion, served_name: str, problem: str
     ) -> None:
         """Something is wrong that need not be the version's fault; its patience has an end."""
-        if self._put_off(version.id) >= _MAX_TRIES and self._pool.kind == "lora":
+        if self._put_off(version.id) >= _MAX_TRIES and self._pool.kind == PoolKind.LORA:
             await self._reject(server, version, served_name, problem)
             return
         with self._database.transaction() as session:
@@ -240,7 +241,7 @@ class PoolKeeper:
 
     def _choose_name(self, version: ModelVersion) -> str:
         """What the version is to be called on its server."""
-        if self._pool.kind == "checkpoint":
+        if self._pool.kind == PoolKind.CHECKPOINT:
             return version.id
         return f"{version.id}.{secrets.token_hex(4)}"
 

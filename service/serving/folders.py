@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from excise.names import VersionKind
 from service.artifacts import ArtifactStore
 from service.errors import ArtifactCorruptError
-from service.serving.publications import VersionKind, check_file_names
+from service.serving.publications import check_file_names
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.names import PoolKind
 from service.errors import PoolFullError
 from service.models import Alias, ModelVersion
 from service.serving import repository
@@ -25,7 +26,7 @@ def take_place(session: Session, tenant_id: str, pools: Sequence[ServingPool]) -
         repository.lock_pool(session, pool.name)
     if (free := _find_free(session, pools)) is not None:
         return free
-    if any(pool.kind == "checkpoint" for pool in pools):
+    if any(pool.kind == PoolKind.CHECKPOINT for pool in pools):
         for base_model in sorted({pool.base_model for pool in pools}):
             retire_superseded(session, base_model)
         if (free := _find_free(session, pools)) is not None:
@@ -52,7 +53,7 @@ def _describe_full(session: Session, tenant_id: str, pools: Sequence[ServingPool
     verb, limit = "hold" if len(pools) > 1 else "holds", sum(pool.capacity for pool in pools)
     help_too = (
         ", or start more servers (excise up --serve --serve-checkpoints)"
-        if all(pool.kind == "checkpoint" for pool in pools)
+        if all(pool.kind == PoolKind.CHECKPOINT for pool in pools)
         else ""
     )
     return (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from excise.names import PoolKind
 from service.errors import InvalidRequestError
 
 PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -26,7 +27,7 @@ class ServingPool(BaseModel):
     """The base as jobs call it in `model`, and as applications may call it."""
     served_base: str = Field(default="base", min_length=1, max_length=256)
     """What the server itself calls the base: its `--served-model-name`."""
-    kind: Literal["lora", "checkpoint"] = "lora"
+    kind: PoolKind = PoolKind.LORA
     """`lora`: adapters are loaded beside the base. `checkpoint`: it serves whole versions."""
     max_slots: int = Field(default=4, ge=1, le=256)
     """Its `--max-loras`. One of them holds an adapter of zeros, see docs/guides/serving.md."""
@@ -50,7 +51,7 @@ class ServingPool(BaseModel):
     @property
     def capacity(self) -> int:
         """How many versions it holds: one adapter slot is kept free, a checkpoint has no slots."""
-        return self.max_slots - 1 if self.kind == "lora" else 1
+        return self.max_slots - 1 if self.kind == PoolKind.LORA else 1
 
     def with_key_from(self, environment: Mapping[str, str]) -> Self:
         """The pool with its server's API key. Raises `ValueError` if the variable is not set."""

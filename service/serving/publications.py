@@ -9,21 +9,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast
+from typing import cast
 
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
+from excise.names import VersionKind, VersionStatus
 from excise.specs import CorrectionSpec, parse_spec
 from service.artifacts import check_artifact_id
 from service.database import clean_message, fetch_now
 from service.leases import operations as leases
 from service.leases.policy import EndedAttempt, LeasePolicy
-from service.models import Job, ModelVersion, OutboxMessage, VersionStatus
+from service.models import Job, ModelVersion, OutboxMessage
 from service.outbox import enqueue_version
 from service.serving.events import append_event
-
-VersionKind = Literal["adapter", "checkpoint"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = frozenset({"adapter_config.json", ADAPTER_WEIGHTS})
@@ -90,7 +89,7 @@ class VersionLeases(LeasePolicy[ModelVersion]):
         """Whether a message is about the version."""
         return OutboxMessage.version_id == ModelVersion.id
 
-    def select_waiting(self) -> Select[tuple[ModelVersion]]:
+    def select_waiting(self) -> Select[ModelVersion]:
         """Versions in order of arrival; those locked are passed over."""
         return select(ModelVersion).order_by(ModelVersion.number).with_for_update(skip_locked=True)
 
@@ -150,7 +149,7 @@ def file_publication(
     `rank` is an adapter's; None says that the files are a whole checkpoint.
     Raises `ValueError` for names, hashes or ranks no version may have, and `LeaseLostError`.
     """
-    kind: VersionKind = "checkpoint" if rank is None else "adapter"
+    kind = VersionKind.CHECKPOINT if rank is None else VersionKind.ADAPTER
     check_file_names(kind, files)
     for sha256 in (*files.values(), canary_sha256):
         check_artifact_id(sha256)
@@ -172,7 +171,7 @@ def fail_publication(session: Session, version_id: str, token: int, message: str
 
 def check_file_names(kind: VersionKind, names: Mapping[str, str]) -> None:
     """Raise `ValueError` unless these are the files of such a version and never a path."""
-    if kind == "adapter":
+    if kind == VersionKind.ADAPTER:
         if set(names) != ADAPTER_FILES:
             raise ValueError(
                 f"An adapter has exactly the files {', '.join(sorted(ADAPTER_FILES))}."

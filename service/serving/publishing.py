@@ -9,6 +9,16 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.names import (
+    JobFile,
+    JobKind,
+    JobStatus,
+    KeyScope,
+    PoolKind,
+    Verdict,
+    VersionKind,
+    VersionStatus,
+)
 from excise.resources.serving import AbilitiesView, PublishRequest
 from service.artifacts import ArtifactStore
 from service.errors import ConflictError, ExciseError, ForbiddenError, NotReadyError
@@ -17,7 +27,7 @@ from service.jobs.leases import JOBS
 from service.jobs.operations import check_idempotency_key, check_same_request, get_job
 from service.jobs.transitions import append_event as append_job_event
 from service.keys.operations import Identity
-from service.models import Job, JobStatus, ModelVersion, VersionStatus, new_id
+from service.models import Job, ModelVersion, new_id
 from service.outbox import enqueue_version
 from service.serving import repository
 from service.serving.abilities import read_abilities
@@ -28,8 +38,6 @@ from service.serving.pools import ServingPool, list_fitting_pools
 from service.serving.versions import get_version
 
 logger = logging.getLogger(__name__)
-
-PATCH_NAME = "patch.safetensors"
 
 
 def publish_job(
@@ -83,7 +91,7 @@ def publish_finished_job(
     alias, job.publish_to = job.publish_to, None
     if job.status != JobStatus.SUCCEEDED:
         return
-    submitter = Identity(job.tenant_id, job.api_key_id, frozenset({"publish"}))
+    submitter = Identity(job.tenant_id, job.api_key_id, frozenset({KeyScope.PUBLISH}))
     try:
         with session.begin_nested():
             request = PublishRequest(alias=alias, reason="asked for in the job's spec")
@@ -126,13 +134,13 @@ def _find_or_make(
 
 def _check_may_publish(identity: Identity, job: Job, request: PublishRequest) -> None:
     """Raise unless this key may publish this job's correction in this way."""
-    if job.kind != "correction":
+    if job.kind != JobKind.CORRECTION:
         raise ConflictError(f"This is a {job.kind} job. Only corrections are published.")
     if JobStatus(job.status).is_open:
         raise NotReadyError(f"The job is {job.status}. Publish it once it has passed.")
-    if job.verdict is None or job.find_artifact(PATCH_NAME) is None:
+    if job.verdict is None or job.find_artifact(JobFile.PATCH) is None:
         raise ConflictError(f"The job ended as {job.status} without a patch to publish.")
-    if job.verdict == "passed":
+    if job.verdict == Verdict.PASSED:
         return
     if request.override is None:
         raise ConflictError(
@@ -183,19 +191,19 @@ def _build_version(
     abilities: AbilitiesView | None,
 ) -> ModelVersion:
     """A queued version of the job's correction."""
-    patch_sha256 = job.find_artifact(PATCH_NAME)
+    patch_sha256 = job.find_artifact(JobFile.PATCH)
     assert patch_sha256 is not None
     assert job.verdict is not None
-    is_overridden = job.verdict != "passed" and request.override is not None
+    is_overridden = job.verdict != Verdict.PASSED and request.override is not None
     return ModelVersion(
         id=new_id("mv"),
         tenant_id=job.tenant_id,
         job_id=job.id,
         api_key_id=identity.key_id,
-        kind="adapter" if pool.kind == "lora" else "checkpoint",
+        kind=VersionKind.ADAPTER if pool.kind == PoolKind.LORA else VersionKind.CHECKPOINT,
         base_model=job.model,
         pool=pool.name,
-        max_rank=pool.max_rank if pool.kind == "lora" else 0,
+        max_rank=pool.max_rank if pool.kind == PoolKind.LORA else 0,
         verdict=job.verdict,
         abilities=None if abilities is None else abilities.model_dump(mode="json"),
         patch_sha256=patch_sha256,

@@ -9,10 +9,10 @@ from sqlalchemy import ColumnElement, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from excise.names import OPEN_STATUSES, VersionKind
 from service.models import (
     CALLABLE_STATUSES,
     ENDED_STATUSES,
-    OPEN_STATUSES,
     WANTED_STATUSES,
     Alias,
     Job,
@@ -95,7 +95,7 @@ def lock_formerly_aliased_checkpoints(session: Session, base_model: str) -> Sequ
         select(ModelVersion)
         .where(
             ModelVersion.base_model == base_model,
-            ModelVersion.kind == "checkpoint",
+            ModelVersion.kind == VersionKind.CHECKPOINT,
             ModelVersion.status.in_(WANTED_STATUSES),
             was_aliased.exists(),
         )

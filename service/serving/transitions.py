@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.names import VersionStatus
 from service.database import clean_message, fetch_now
 from service.errors import PoolFullError
-from service.models import ModelVersion, VersionStatus
+from service.models import ModelVersion
 from service.serving import repository
 from service.serving.aliases import promote
 from service.serving.events import append_event

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.names import VersionStatus
 from service.database import fetch_now
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, NotReadyError
-from service.models import ENDED_STATUSES, ModelVersion, ServingEvent, VersionStatus
+from service.models import ENDED_STATUSES, ModelVersion, ServingEvent
 from service.serving import repository
 from service.serving.events import append_event
 

@@ -19,7 +19,7 @@ import psutil
 import torch
 from redis import Redis
 
-from excise.client.jobs import ExciseClient
+from excise.client import Client
 from excise.resources.jobs import JobView
 from service.database import Database
 from service.embedded import EmbeddedStack
@@ -69,9 +69,9 @@ class Harness:
         with self.database.transaction() as session:
             return create_tenant_key(session, tenant, "acceptance", ("submit",))
 
-    def connect(self, key: str) -> ExciseClient:
+    def connect(self, key: str) -> Client:
         """A client that rides out the restart of any part."""
-        return ExciseClient(self.stack.url, key, patience_seconds=120)
+        return Client(self.stack.url, key, patience_seconds=120)
 
     def close(self) -> None:
         """Close every connection."""
@@ -79,7 +79,7 @@ class Harness:
         self._http.close()
         self.database.dispose()
 
-    def build_spec(self, client: ExciseClient | None = None, **changes: Any) -> dict[str, Any]:
+    def build_spec(self, client: Client | None = None, **changes: Any) -> dict[str, Any]:
         """A job of some seconds that runs through every stage, its prompt sets uploaded."""
         client = client or self.client
         undesired = client.upload_prompts(build_prompts(40, 6, 1, f" w{LOOP}"), "undesired")
@@ -104,7 +104,7 @@ class Harness:
             **changes,
         }
 
-    def submit(self, client: ExciseClient | None = None, **changes: Any) -> str:
+    def submit(self, client: Client | None = None, **changes: Any) -> str:
         """The id of a new job."""
         client = client or self.client
         return client.create_job(self.build_spec(client, **changes)).id
@@ -119,7 +119,7 @@ class Harness:
         """The job as it is now."""
         return self.client.get_job(job_id)
 
-    def wait(self, job_id: str, client: ExciseClient | None = None) -> JobView:
+    def wait(self, job_id: str, client: Client | None = None) -> JobView:
         """The job once it has ended."""
         client = client or self.client
 
@@ -212,7 +212,7 @@ class Harness:
         psutil.Process(self.stack.pids[part]).kill()
 
     def download(
-        self, job: JobView, folder: Path, client: ExciseClient | None = None
+        self, job: JobView, folder: Path, client: Client | None = None
     ) -> dict[str, bytes]:
         """The job's files, each with the hash the job lists."""
         (client or self.client).download_artifacts(job, folder)

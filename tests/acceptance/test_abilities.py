@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from excise.names import Granularity
 from excise.specs.abilities import AbilitiesGateSpec
 from tests.acceptance.real_checkpoints import load_real, needing
 from workers.abilities import context, copying
 from workers.abilities.catalogue import build_slices, list_ordinary_tokens
 from workers.abilities.source import Purpose
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.families import find_attention_outputs, find_family
 from workers.gates.abilities import compare_slices, judge_abilities
 from workers.measuring.probes import measure_probes

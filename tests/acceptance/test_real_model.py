@@ -9,15 +9,18 @@ from statistics import fmean
 import pytest
 import torch
 
+from excise.names import Granularity
 from tests.acceptance.real_checkpoints import fetch_real, needing, read_examples
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.models.checkpoints import load_checkpoint
 from workers.models.encoding import encode_text
 from workers.models.generation import generate_responses
 from workers.models.loaded import LoadedModel
 from workers.pruning.components import pruned
-from workers.pruning.patch import apply_patch, build_patch, parse_patch, revert_patch
-from workers.pruning.patch import serialise_patch as serialise
+from workers.pruning.patch import apply_patch, revert_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import parse_patch
+from workers.pruning.patch_format import serialise_patch as serialise
 from workers.scorers.uniqueness import compute_response_uniqueness
 
 NAME = "smollm2-135m-instruct"

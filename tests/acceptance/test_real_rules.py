@@ -7,19 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from excise.names import Attributor, Granularity
 from tests.acceptance.real_checkpoints import load_real, needing
 from tests.tiny import as_loaded
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
-from workers.attribution.composites import (
-    ATTN_LRP,
-    CP_LRP,
-    GRADIENT,
-    Composite,
-    attribution_rules,
-)
+from workers.attribution.composites import ATTN_LRP, CP_LRP, GRADIENT, Composite, attribution_rules
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.fetching.checkpoints import EMBEDDED_MODELS
 from workers.models.encoding import encode_text
 from workers.models.loaded import LoadedModel

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from excise.names import Attributor, Granularity
 from tests.tiny import as_loaded, build_tiny_model, draw_samples
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance
+from workers.domain import Relevance
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from excise.names import Attributor, Calibration, Granularity
 from tests.tiny import as_loaded, build_tiny_model, draw_samples, save_tiny_checkpoint
-from workers.attribution.attribution import Attribution, Attributor
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.targets import Target
 from workers.compression.compress import compress
-from workers.compression.plan import Calibration, CompressionPlan, RowShare
-from workers.domain import Granularity
+from workers.compression.plan import CompressionPlan, RowShare
 from workers.families import LLAMA, find_mlp_outputs
 from workers.measuring.text_damage import ReferenceText
 from workers.models.checkpoints import load_checkpoint

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from excise.names import Attributor, Granularity
 from tests.reference.slow_decoder import SlowDecoder
 from tests.reference.slow_families import build_slow_decoder, find_weight_relevance
 from tests.tiny import as_loaded
 from tests.tiny_families import DENSE, build_family_model
-from workers.attribution.attribution import Attribution, Attributor
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.families import (
     find_attention_outputs,
     find_family,

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 
 from excise.cli.app import app
 from excise.intake.prompt_sets import parse_prompts
+from excise.names import BehaviourKind
 from excise.specs import SPECS, parse_spec
-from excise.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec
+from excise.specs.behaviours import BehaviourSpec
 from workers.commands.gate.config import load_config
 from workers.commands.gate.files import GateFiles
 
@@ -90,7 +91,7 @@ def test_the_guides_jobs_are_valid() -> None:
 
 
 def test_the_guides_behaviours_are_valid() -> None:
-    documents = find_specs(BEHAVIOUR_KINDS)
+    documents = find_specs(tuple(BehaviourKind))
     assert documents
     for document in documents:
         TypeAdapter(BehaviourSpec).validate_json(json.dumps(document))

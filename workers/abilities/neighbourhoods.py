@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from excise.names import BehaviourKind
 from workers.abilities import words
 from workers.abilities.around_phrases import build_phrase_slices
 from workers.abilities.probe import Area, Probe, Right, SliceKind
@@ -57,9 +58,9 @@ def kinds_for(
     slices that every model is asked.
     """
     found: tuple[SliceKind, ...] = ()
-    if "toxicity" in behaviour_kinds:
+    if BehaviourKind.TOXICITY in behaviour_kinds:
         found += TOXICITY_SLICES
-    if "phrase" in behaviour_kinds:
+    if BehaviourKind.PHRASE in behaviour_kinds:
         found += build_phrase_slices(phrases, patterns)
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.domain import ReportModel
+from excise.reports.model import ReportModel
 
 
 class SliceFigures(ReportModel):

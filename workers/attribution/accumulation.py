@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from excise.names import Statistic
 from workers.attribution.observation import Site
-from workers.attribution.sums import Combination, RelevanceSums, Statistic
+from workers.attribution.sums import Combination, RelevanceSums
 from workers.models.batches import TokenBatch
 
 FoldKey = tuple[Site, Statistic]

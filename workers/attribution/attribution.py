@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from excise.names import Attributor, Granularity, Statistic
 from workers.attribution.accumulation import ON_DEVICE, Storage
-from workers.attribution.composites import COMPOSITES
 from workers.attribution.memory import OnHalved, log_halved
-from workers.attribution.sums import ALL_STATISTICS, Statistic
+from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target, TokenMass
-from workers.domain import Granularity
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
 """Padded tokens a batch; activations of one batch are what attribution holds in memory."""
-
-
-class Attributor(StrEnum):
-    """What relevance is computed by."""
-
-    ATTNLRP = "attnlrp"
-    CP_LRP = "cp_lrp"
-    GRADIENT_X_INPUT = "gradient_x_input"
-    WANDA = "wanda"
-    ACTIVATION = "activation"
-    MAGNITUDE = "magnitude"
-    RANDOM = "random"
-
-    @property
-    def explains(self) -> bool:
-        """Whether it explains chosen tokens: the others see all tokens alike, or none."""
-        return self in COMPOSITES
-
-    @property
-    def reads_samples(self) -> bool:
-        """Whether its relevance depends on the samples."""
-        return self not in (Attributor.MAGNITUDE, Attributor.RANDOM)
 
 
 @dataclass(frozen=True)

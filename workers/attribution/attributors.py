@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.attribution.attribution import DEFAULT_PASS, Attribution, Attributor, Pass
+from excise.names import Attributor
+from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.baselines import (
     compute_magnitude_sums,
     draw_random_sums,

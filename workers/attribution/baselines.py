@@ -7,19 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
+from excise.names import Granularity, Statistic
 from workers.attribution.accumulation import Accumulator, Storage
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.memory import HalvingRunner
 from workers.attribution.observation import Look, Site, evaluated, observed_inputs
-from workers.attribution.sums import Combination, RelevanceSums, Statistic
-from workers.domain import Granularity
-from workers.families import (
-    count_features,
-    fused_weight,
-    is_linear,
-    is_transposed,
-    linear_weight,
-)
+from workers.attribution.sums import Combination, RelevanceSums
+from workers.families import count_features, fused_weight, is_linear, is_transposed, linear_weight
 from workers.models.batches import TokenBatch
 from workers.models.devices import find_device
 from workers.models.loaded import LoadedModel

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from workers.attribution.attribution import DEFAULT_PASS, Attribution, Attributor, Pass
+from excise.names import Attributor, Granularity, Statistic
+from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.attributors import sum_relevance
-from workers.attribution.sums import RelevanceSums, Statistic
+from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.models.loaded import LoadedModel
 
 

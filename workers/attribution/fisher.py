@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from excise.names import Granularity
 from workers.attribution.accumulation import FoldKey
 from workers.attribution.attribution import BATCH_TOKENS
 from workers.attribution.composites import GRADIENT, attribution_rules
@@ -20,7 +21,7 @@ from workers.attribution.memory import HalvingRunner, OnHalved, log_halved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.relevance import predict
 from workers.attribution.targets import Target, find_target_positions
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Selection, TokenSequence
 from workers.families import is_transposed, linear_weight
 from workers.models.batches import TokenBatch, build_batches
 from workers.models.loaded import LoadedModel

@@ -8,15 +8,19 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from excise.names import Granularity, Statistic
 from workers.attribution.accumulation import Accumulator, Storage
 from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.composites import Composite, attribution_rules
 from workers.attribution.memory import HalvingRunner
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
-from workers.attribution.sums import RelevanceSums, Statistic
+from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass, compute_directions, find_target_positions
-from workers.domain import Granularity
-from workers.families import count_features, is_transposed, linear_weight
+from workers.families import (
+    count_features,
+    is_transposed,
+    linear_weight,
+)
 from workers.models.batches import TokenBatch
 from workers.models.devices import find_device
 from workers.models.loaded import LoadedModel

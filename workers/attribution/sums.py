@@ -11,17 +11,10 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
+from excise.names import Statistic
 from workers.domain import Relevance
 
 HEADER = "header"
-
-
-class Statistic(StrEnum):
-    """What is summed over tokens."""
-
-    MEAN = "mean"
-    MEAN_ABSOLUTE = "mean_absolute"
-    MEAN_SQUARE = "mean_square"
 
 
 ALL_STATISTICS = frozenset(Statistic)

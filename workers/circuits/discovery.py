@@ -8,20 +8,14 @@ from itertools import pairwise
 
 import torch
 
-from workers.attribution.attribution import Attributor
-from workers.circuits.faithfulness import (
-    Ablation,
-    KeepMask,
-    compute_faithfulness,
-    measure_circuits,
-)
+from excise.names import Attributor, CircuitAblation, Granularity, Scope
+from workers.circuits.faithfulness import KeepMask, compute_faithfulness, measure_circuits
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint, LayerSummary
 from workers.circuits.ranking import count_circuit, keep_largest, order_scores, select_outside
 from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import Site, find_sites
 from workers.circuits.tasks import Task
-from workers.domain import Granularity, Scope
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
@@ -97,7 +91,7 @@ def check_settings(settings: CircuitSettings) -> None:
     if not shares or shares[-1] != 1.0 or any(a >= b for a, b in pairwise((0.0, *shares))):
         raise ValueError("shares must ascend from above 0 to 1.0, the whole model")
     is_weight = Granularity.WEIGHT in settings.granularities
-    if is_weight and settings.ablation is not Ablation.ZERO:
+    if is_weight and settings.ablation is not CircuitAblation.ZERO:
         raise ValueError("weights are ablated by zero; set ablation to zero")
     if resolve_scope(settings) is Scope.ROW and not is_weight:
         raise ValueError("rows are rows of weight matrices; take scope layer or global")

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from itertools import pairwise
 
 import torch
 from torch import nn
 
+from excise.names import CircuitAblation
 from workers.circuits.measurement import (
     RowBatch,
     build_row_batches,
@@ -46,17 +46,6 @@ KeepMask = Mapping[str, torch.Tensor]
 
 MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's circuit sizes, as shares of all components."""
-
-
-class Ablation(StrEnum):
-    """What a component outside the circuit is replaced by."""
-
-    COUNTERFACTUAL = "counterfactual"
-    """Its activation at the same position of the corrupted prompt: MIB's choice."""
-    MEAN = "mean"
-    """Its mean activation over all positions of the clean prompts."""
-    ZERO = "zero"
-    """Zero: what pruning does, and so what the circuit's patch does."""
 
 
 class UndefinedFaithfulnessError(ArithmeticError):
@@ -106,7 +95,7 @@ def measure_circuits(
     sites: Mapping[str, Site],
     task: Task,
     circuits: Iterable[KeepMask],
-    ablation: Ablation,
+    ablation: CircuitAblation,
     *,
     mean_rows: Sequence[TaskRow] = (),
     batch_tokens: int = 1024,
@@ -121,13 +110,13 @@ def measure_circuits(
     than the sites, for mean ablation without rows, and for weights ablated by anything but zero.
     """
     if has_weights(sites):
-        if ablation is not Ablation.ZERO:
+        if ablation is not CircuitAblation.ZERO:
             raise ValueError("weights are ablated by zero; set ablation to zero")
         return _measure_weight_circuits(loaded, sites, task, circuits, batch_tokens, advance)
     asked = list(circuits)
     _check_masks(sites, asked)
     means: Mapping[str, torch.Tensor] = {}
-    if ablation is Ablation.MEAN:
+    if ablation is CircuitAblation.MEAN:
         modules = {name: site.module for name, site in sites.items()}
         prompts = [TokenSequence(row.clean_ids) for row in mean_rows]
         means = compute_mean_inputs(loaded, modules, prompts, batch_tokens=batch_tokens)
@@ -166,12 +155,12 @@ def _find_replacements(
     loaded: LoadedModel,
     sites: Mapping[str, Site],
     batch: RowBatch,
-    ablation: Ablation,
+    ablation: CircuitAblation,
     means: Mapping[str, torch.Tensor],
 ) -> Mapping[str, torch.Tensor]:
-    if ablation is Ablation.COUNTERFACTUAL:
+    if ablation is CircuitAblation.COUNTERFACTUAL:
         return read_inputs(loaded, sites, batch.corrupted_ids)
-    if ablation is Ablation.MEAN:
+    if ablation is CircuitAblation.MEAN:
         return means
     return {name: torch.zeros((), device=batch.clean_ids.device) for name in sites}
 

@@ -6,15 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from workers.circuits.tasks import (
-    Metric,
-    Task,
-    TaskError,
-    TaskRow,
-    encode_pair,
-    iterate_objects,
-    read_text,
-)
+from excise.names import BuiltInTask, CircuitMetric
+from workers.circuits.tasks import Task, TaskError, TaskRow, encode_pair, iterate_objects, read_text
 from workers.models.encoding import encode_text
 from workers.models.tokenizer import Tokenizer
 
@@ -49,7 +42,7 @@ def generate_greater_than(tokenizer: Tokenizer, count: int, seed: int) -> Task:
         row = _encode(tokenizer, clean, corrupted, start, f"generated row {index}")
         assert row is not None
         rows.append(row)
-    return Task("greater_than", Metric.PROBABILITY_DIFFERENCE, tuple(rows))
+    return Task(BuiltInTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
 def parse_greater_than(lines: Iterable[str], tokenizer: Tokenizer) -> Task:
@@ -71,7 +64,7 @@ def parse_greater_than(lines: Iterable[str], tokenizer: Tokenizer) -> Task:
             rows.append(row)
     if not rows:
         raise TaskError("no row has an answer; give starts before the nineties")
-    return Task("greater_than", Metric.PROBABILITY_DIFFERENCE, tuple(rows))
+    return Task(BuiltInTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
 def _encode(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from workers.circuits.tasks import Metric, Task, TaskError, TaskRow, encode_row
+from excise.names import BuiltInTask, CircuitMetric
+from workers.circuits.tasks import Task, TaskError, TaskRow, encode_row
 from workers.models.encoding import encode_part
 from workers.models.tokenizer import Tokenizer
 
@@ -64,7 +65,7 @@ def generate_ioi(
         rows.append(
             encode_row(tokenizer, clean, corrupted, f" {answer}", f" {giver}", where, group)
         )
-    return Task("ioi", Metric.LOGIT_DIFFERENCE, tuple(rows))
+    return Task(BuiltInTask.IOI, CircuitMetric.LOGIT_DIFFERENCE, tuple(rows))
 
 
 def _keep_single(tokenizer: Tokenizer, words: Sequence[str], fewest: int) -> list[str]:

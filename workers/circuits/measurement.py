@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.circuits.tasks import Metric, TaskRow
+from excise.names import CircuitMetric
+from workers.circuits.tasks import TaskRow
 from workers.models.loaded import LoadedModel
 
 
@@ -72,25 +73,25 @@ def compute_last_states(
 
 
 def compute_metric(
-    loaded: LoadedModel, states: torch.Tensor, rows: Sequence[TaskRow], metric: Metric
+    loaded: LoadedModel, states: torch.Tensor, rows: Sequence[TaskRow], metric: CircuitMetric
 ) -> torch.Tensor:
     """Return the metric of every row from its last state `(row, hidden)`, `(row,)` float32."""
     logits = loaded.model.get_submodule(loaded.family.head)(states).float()
     values = logits
-    if metric is Metric.PROBABILITY_DIFFERENCE:
+    if metric is CircuitMetric.PROBABILITY_DIFFERENCE:
         values = torch.softmax(logits, dim=-1)
     right = [_gather(values[index], row.answer_ids, metric) for index, row in enumerate(rows)]
     wrong = [_gather(values[index], row.wrong_ids, metric) for index, row in enumerate(rows)]
     return torch.stack(right) - torch.stack(wrong)
 
 
-def _gather(values: torch.Tensor, ids: Sequence[int], metric: Metric) -> torch.Tensor:
+def _gather(values: torch.Tensor, ids: Sequence[int], metric: CircuitMetric) -> torch.Tensor:
     chosen = values[torch.tensor(ids, dtype=torch.long, device=values.device)]
-    return chosen.sum() if metric is Metric.PROBABILITY_DIFFERENCE else chosen.mean()
+    return chosen.sum() if metric is CircuitMetric.PROBABILITY_DIFFERENCE else chosen.mean()
 
 
 def compute_metric_directions(
-    loaded: LoadedModel, states: torch.Tensor, rows: Sequence[TaskRow], metric: Metric
+    loaded: LoadedModel, states: torch.Tensor, rows: Sequence[TaskRow], metric: CircuitMetric
 ) -> torch.Tensor:
     """Return the metric's gradient with respect to the last states, `(row, hidden)`.
 
@@ -108,7 +109,7 @@ def compute_metric_directions(
 def measure_rows(
     loaded: LoadedModel,
     rows: Sequence[TaskRow],
-    metric: Metric,
+    metric: CircuitMetric,
     *,
     corrupted: bool = False,
     batch_tokens: int = 1024,

@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from workers.attribution.attribution import Attributor
-from workers.circuits.faithfulness import MIB_SHARES, Ablation, compute_cmd, compute_cpr
-from workers.circuits.ranking import Order
-from workers.circuits.tracing import Contrast
-from workers.domain import Granularity, Scope, Selection
+from excise.names import (
+    Attributor,
+    CircuitAblation,
+    CircuitContrast,
+    CircuitOrder,
+    Granularity,
+    Scope,
+)
+from workers.circuits.faithfulness import MIB_SHARES, compute_cmd, compute_cpr
+from workers.domain import Selection
 
 
 @dataclass(frozen=True)
@@ -21,15 +26,15 @@ class CircuitSettings:
     attributor: Attributor
     granularities: tuple[Granularity, ...] = (Granularity.NEURON,)
     """Neurons, heads, both at once (a node circuit), or weights alone."""
-    contrast: Contrast = Contrast.CORRUPTED
-    order: Order = Order.SIGNED
+    contrast: CircuitContrast = CircuitContrast.CORRUPTED
+    order: CircuitOrder = CircuitOrder.SIGNED
     """Signed gives the smaller circuits, but under zero ablation; there take absolute."""
     scope: Scope | None = None
     """None: global, but for Wanda, whose scores compare weights of a row and neurons of a layer.
 
     (A layer has too few heads to keep the same share of each.)
     """
-    ablation: Ablation = Ablation.COUNTERFACTUAL
+    ablation: CircuitAblation = CircuitAblation.COUNTERFACTUAL
     """Weights can be ablated by zero only."""
     shares: tuple[float, ...] = MIB_SHARES
     """Circuit sizes as shares of all components, ascending; the last is the whole model, 1."""

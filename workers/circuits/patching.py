@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from excise.names import CircuitContrast, Granularity
 from workers.attribution.composites import Composite
 from workers.circuits.measurement import (
     RowBatch,
@@ -25,8 +26,7 @@ from workers.circuits.measurement import (
 )
 from workers.circuits.sites import Site, find_sites, read_inputs, replaced_inputs, sum_by_component
 from workers.circuits.tasks import Task, TaskError, TaskRow
-from workers.circuits.tracing import Contrast, Take, read_contrast, trace_gradients
-from workers.domain import Granularity
+from workers.circuits.tracing import Take, read_contrast, trace_gradients
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
@@ -164,7 +164,7 @@ def estimate_mlp_effects(
     composite: Composite,
     task: Task,
     *,
-    contrast: Contrast = Contrast.CORRUPTED,
+    contrast: CircuitContrast = CircuitContrast.CORRUPTED,
     batch_tokens: int = 1024,
 ) -> torch.Tensor:
     """Return relevance in place of `measure_mlp_effects`, `(layer, position)`.
@@ -188,7 +188,7 @@ def estimate_head_effects(
     composite: Composite,
     task: Task,
     *,
-    contrast: Contrast = Contrast.CORRUPTED,
+    contrast: CircuitContrast = CircuitContrast.CORRUPTED,
     batch_tokens: int = 1024,
 ) -> torch.Tensor:
     """Return relevance in place of `measure_head_effects`, `(layer, head)`."""
@@ -219,7 +219,7 @@ def _trace(
     composite: Composite,
     sites: Mapping[str, Site],
     task: Task,
-    contrast: Contrast,
+    contrast: CircuitContrast,
     batch_tokens: int,
     take: Take,
 ) -> None:

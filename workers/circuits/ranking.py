@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 
 import torch
 
+from excise.names import CircuitOrder, Granularity, Scope
 from workers.circuits.sites import Site
-from workers.domain import Granularity, Scope, Selection
+from workers.domain import Selection
 from workers.pruning.selection import count_share, stream_selection
 
 _ROUNDING = 1e-9
 
 
-class Order(StrEnum):
-    """Which components come first."""
-
-    SIGNED = "signed"
-    """The largest scores: what speaks for the answer."""
-    ABSOLUTE = "absolute"
-    """The largest magnitudes: what the answer leans on, for or against."""
-
-
-def order_scores(scores: Mapping[str, torch.Tensor], order: Order) -> dict[str, torch.Tensor]:
+def order_scores(
+    scores: Mapping[str, torch.Tensor], order: CircuitOrder
+) -> dict[str, torch.Tensor]:
     """Return the scores so that larger comes first."""
-    if order is Order.SIGNED:
+    if order is CircuitOrder.SIGNED:
         return dict(scores)
     return {name: values.abs() for name, values in scores.items()}
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from workers.attribution.attribution import Attribution, Attributor
+from excise.names import Attributor, CircuitContrast, Granularity
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.baselines import column_norms
 from workers.attribution.composites import COMPOSITES
@@ -14,8 +15,7 @@ from workers.attribution.targets import Target
 from workers.circuits.measurement import build_row_batches
 from workers.circuits.sites import Site, has_weights, read_inputs, sum_by_component
 from workers.circuits.tasks import Task
-from workers.circuits.tracing import Contrast, read_contrast, trace_gradients
-from workers.domain import Granularity
+from workers.circuits.tracing import read_contrast, trace_gradients
 from workers.families import linear_weight
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
@@ -39,7 +39,7 @@ def compute_scores(
     attributor: Attributor,
     sites: Mapping[str, Site],
     task: Task,
-    contrast: Contrast,
+    contrast: CircuitContrast,
     *,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
@@ -107,7 +107,7 @@ def _average_written(
     loaded: LoadedModel,
     sites: Mapping[str, Site],
     task: Task,
-    contrast: Contrast,
+    contrast: CircuitContrast,
     power: int,
     batch_tokens: int,
     advance: Advance,

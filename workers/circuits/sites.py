@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from workers.domain import Granularity
+from excise.names import Granularity
 from workers.families import (
     Family,
     UnsupportedGranularityError,

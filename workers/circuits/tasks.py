@@ -5,26 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
+from excise.names import CircuitMetric
 from workers.models.encoding import encode_text
 from workers.models.tokenizer import Tokenizer
 
 
 class TaskError(ValueError):
     """A task's rows cannot be used; the message names line, field and remedy."""
-
-
-class Metric(StrEnum):
-    """How well a model does a task at a prompt's last position; larger is better."""
-
-    LOGIT_DIFFERENCE = "logit_difference"
-    """Mean logit of the answers minus mean logit of the wrong answers."""
-    PROBABILITY_DIFFERENCE = "probability_difference"
-    """Summed probability of the answers minus that of the wrong answers, in [−1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +36,12 @@ class Task:
     """Rows and the metric that reads them."""
 
     name: str
-    metric: Metric
+    metric: CircuitMetric
     rows: tuple[TaskRow, ...]
 
     def __post_init__(self) -> None:
         for index, row in enumerate(self.rows):
-            needs_wrong = self.metric is Metric.LOGIT_DIFFERENCE
+            needs_wrong = self.metric is CircuitMetric.LOGIT_DIFFERENCE
             if not row.answer_ids or (needs_wrong and not row.wrong_ids):
                 raise TaskError(f"row {index} has no answer or no wrong answer; give one of each")
             if len(row.clean_ids) != len(row.corrupted_ids):

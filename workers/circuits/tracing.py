@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from enum import StrEnum
 
 import torch
 from torch import nn
 
+from excise.names import CircuitContrast, CircuitMetric
 from workers.attribution.accumulation import NonFiniteRelevanceError
 from workers.attribution.composites import Composite, attribution_rules
-from workers.circuits.measurement import (
-    RowBatch,
-    compute_last_states,
-    compute_metric_directions,
-)
+from workers.circuits.measurement import RowBatch, compute_last_states, compute_metric_directions
 from workers.circuits.sites import Site, has_weights, read_inputs, replaced_inputs
-from workers.circuits.tasks import Metric
 from workers.models.hooks import OutputHook, hooked
 from workers.models.loaded import LoadedModel
-
-
-class Contrast(StrEnum):
-    """What an activation is compared with."""
-
-    ZERO = "zero"
-    """Nothing: a · gradient, the relevance of arXiv 2506.13727."""
-    CORRUPTED = "corrupted"
-    """The corrupted prompt at the same position: (a − a′) · gradient.
-
-    With the plain gradient this is attribution patching, with LRP's relevance patching (RelP,
-    arXiv 2508.21258); both approximate activation patching to first order.
-    """
-
 
 Take = Callable[[str, torch.Tensor, torch.Tensor], None]
 """Gets a module's name, its (contrasted) input and a gradient, each `(row, token, feature)`."""
@@ -46,7 +27,7 @@ def trace_gradients(
     composite: Composite,
     sites: Mapping[str, Site],
     batch: RowBatch,
-    metric: Metric,
+    metric: CircuitMetric,
     others: Mapping[str, torch.Tensor],
     take: Take,
 ) -> None:
@@ -75,15 +56,15 @@ def read_contrast(
     loaded: LoadedModel,
     sites: Mapping[str, Site],
     batch: RowBatch,
-    contrast: Contrast,
+    contrast: CircuitContrast,
 ) -> Mapping[str, torch.Tensor]:
     """Return the inputs to subtract per module, `(row, token, feature)`; none for zero."""
-    if contrast is Contrast.ZERO:
+    if contrast is CircuitContrast.ZERO:
         return {}
     return read_inputs(loaded, sites, batch.corrupted_ids)
 
 
-def _backward(loaded: LoadedModel, batch: RowBatch, metric: Metric) -> None:
+def _backward(loaded: LoadedModel, batch: RowBatch, metric: CircuitMetric) -> None:
     states = compute_last_states(loaded, batch.clean_ids, batch.last)
     directions = compute_metric_directions(loaded, states, batch.rows, metric)
     torch.autograd.backward([states], [directions])

@@ -13,6 +13,7 @@ import typer
 
 from excise.cli.output import clean
 from excise.logs import configure_console_logging
+from excise.names import GateOutcome
 from excise.redaction import redact
 from service.errors import ExciseError
 
@@ -253,7 +254,7 @@ def gate_command(
     if report.abilities:
         typer.echo(f"abilities: {describe_abilities(report.abilities)}")
     typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
-    raise typer.Exit(0 if report.outcome == "passed" else GATES_NOT_MET)
+    raise typer.Exit(0 if report.outcome is GateOutcome.PASSED else GATES_NOT_MET)
 
 
 def main() -> None:

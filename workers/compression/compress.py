@@ -7,24 +7,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
+from excise.names import Attributor, Calibration, Granularity, Scope
 from workers.attribution.accumulation import ON_DEVICE, Storage
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums, finish
 from workers.compression.calibration import BlockInputs
 from workers.compression.plan import (
-    Calibration,
     CompressionOutcome,
     CompressionPlan,
     ModuleSparsity,
     Pattern,
     RowShare,
 )
-from workers.domain import Granularity, Relevance, Scope, Selection, TokenSequence
-from workers.families import (
-    is_transposed,
-    linear_weight,
-)
+from workers.domain import Relevance, Selection, TokenSequence
+from workers.families import is_transposed, linear_weight
 from workers.models.batches import build_batches
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, Progress, count_up, ignore

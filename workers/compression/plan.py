@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
-from workers.attribution.attribution import Attributor
-from workers.attribution.sums import Statistic
+from excise.names import READ_NO_SAMPLES, Attributor, Calibration, Statistic
 from workers.attribution.targets import Target
 
 SPEED_NOTE = (
@@ -19,18 +17,6 @@ SPEED_NOTE = (
 
 GRADIENT_ATTRIBUTORS = frozenset({Attributor.ATTNLRP, Attributor.GRADIENT_X_INPUT})
 """Attributors whose scores take a backward pass."""
-
-READ_NO_SAMPLES = frozenset({Attributor.MAGNITUDE, Attributor.RANDOM})
-"""Attributors whose scores depend on the weights alone, or on nothing."""
-
-
-class Calibration(StrEnum):
-    """Which model the scores of a block are computed on."""
-
-    ONE_SHOT = "one_shot"
-    """The model as it was; every block is scored before any is pruned."""
-    SEQUENTIAL = "sequential"
-    """The model with all earlier blocks already pruned."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import pairwise
 from statistics import fmean
 
+from excise.names import Direction, Headline
 from workers.correction.results import Response
 from workers.domain import TokenSequence
 from workers.measuring.reasoning import read_prefixes, read_response
@@ -16,7 +17,7 @@ from workers.models.generation import Decoding, generate_samples
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
 from workers.scorers.detector import Detector
-from workers.scorers.scorer import Answer, Direction
+from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
 
 RISE = 0.1
@@ -30,15 +31,6 @@ class Marking(StrEnum):
     """Those that repeat: what comes before the first of them is ordinary text."""
     RISING = "rising"
     """Those with which the scores of the response so far rise: an insult, not its sentence."""
-
-
-class Headline(StrEnum):
-    """Which figure of a behaviour must improve for a correction to pass."""
-
-    MEAN_SCORE = "mean_score"
-    """The mean score, by its rise."""
-    SHARE = "share"
-    """The share of responses that show the behaviour, by its fall relative to the base's."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
 
-from workers.correction.behaviour import Behaviour
-from workers.correction.results import (
-    BehaviourResponses,
-    PreparedBehaviour,
-    Response,
-    Responses,
-)
-from workers.domain import (
+from excise.names import Direction, MeasureName
+from excise.reports.correction import (
     BehaviourEffect,
     ControlledEffect,
     EvaluatorEffect,
@@ -23,11 +16,16 @@ from workers.domain import (
     RandomControl,
     SplitEffect,
 )
+from workers.correction.behaviour import Behaviour
+from workers.correction.results import (
+    BehaviourResponses,
+    PreparedBehaviour,
+    Response,
+    Responses,
+)
 from workers.measuring.statistics import compute_change_interval
-from workers.scorers.scorer import Direction
 
-MeasureName = Literal["mean_score", "share", "any_share", "expected_worst"]
-MEASURES: tuple[MeasureName, ...] = ("share", "any_share", "expected_worst", "mean_score")
+MEASURES = tuple(MeasureName)
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,12 @@ def compute_values(
 
     def of_prompt(samples: Sequence[Response]) -> float:
         scores = [behaviour.find_score(response, scorer) for response in samples]
-        if name == "mean_score":
+        if name == MeasureName.MEAN_SCORE:
             return fmean(scores)
-        if name == "expected_worst":
+        if name == MeasureName.EXPECTED_WORST:
             return worst(scores)
         shown = [behaviour.shows(score, scorer) for score in scores]
-        return float(any(shown)) if name == "any_share" else fmean(shown)
+        return float(any(shown)) if name == MeasureName.ANY_SHARE else fmean(shown)
 
     return [of_prompt(samples) for samples in responses]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workers.attribution.attribution import Attributor
+from excise.names import Attributor
 from workers.attribution.targets import TokenMass
 from workers.correction.behaviour import Behaviour, Marking
 from workers.correction.measurement import build_sample, collect_base_undesired, collect_clean

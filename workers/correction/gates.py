@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workers.correction.behaviour import Behaviour, Headline
+from excise.names import Direction, GateBound, GateGroup, Headline
+from excise.reports.gates import GateResult
+from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides, average_draws, compute_values
 from workers.correction.results import Responses
-from workers.domain import GateBound, GateGroup, GateResult
 from workers.measuring.statistics import compute_change_interval
-from workers.scorers.scorer import Direction
 
 MIN_HELD_OUT = 10
 """Fewest held-out prompts that trigger with which a correction can pass."""

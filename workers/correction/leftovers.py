@@ -19,10 +19,10 @@ from statistics import fmean
 import regex
 from scipy.stats import binom, hypergeom
 
+from excise.reports.correction import BehaviourLeftovers, Leftover
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.correction.samples import build_held_out_sample
-from workers.domain import BehaviourLeftovers, Leftover
 from workers.scorers.phrases import PhraseScorer, normalise
 
 SIGNIFICANCE = 0.05

@@ -9,16 +9,12 @@ from typing import Any
 
 import torch
 
+from excise.names import Granularity
 from workers.correction.behaviour import Behaviour, Marking, respond
 from workers.correction.explained import choose_explained
 from workers.correction.measurement import collect_base_undesired, mark_shown
-from workers.correction.results import (
-    PreparedBehaviour,
-    PromptOutcome,
-    ReferenceSplit,
-    Response,
-)
-from workers.domain import Granularity, Selection
+from workers.correction.results import PreparedBehaviour, PromptOutcome, ReferenceSplit, Response
+from workers.domain import Selection
 from workers.families import find_context_length
 from workers.measuring.splits import split_by_hash
 from workers.models.encoding import cut_windows

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import optuna
 
+from excise.names import Granularity
 from workers.correction.results import Trial, TrialSettings
 from workers.correction.search import Benefit, Budget, SearchSteps, try_settings
-from workers.domain import Granularity
 
 LEAST_COST_WEIGHT, LARGEST_COST_WEIGHT = 0.5, 1.5
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import math
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from excise.names import Ablation, Granularity
 from workers.abilities.state import SliceFigures
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Selection, TokenSequence
 from workers.measuring.state import ModelState
 from workers.pruning.selection import list_indices
 
@@ -244,7 +244,7 @@ class TrialSettings(StageDocument):
     first_layer: int = 0
     last_layer: int | None = None
     """Layers the components come from, both ends in; None means to the last one."""
-    ablation: Literal["zero", "mean"] = "zero"
+    ablation: Ablation = Ablation.ZERO
     prices: dict[str, float] = {}
     """Protected slice → the least that its damage counts while components are ranked, beside the
     reference text's: above 0 where earlier trials lost more of it than they may."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Literal
 
+from excise.names import Direction, Split
+from excise.reports.correction import Sample
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides
 from workers.correction.results import (
@@ -15,9 +16,7 @@ from workers.correction.results import (
     Response,
     Responses,
 )
-from workers.domain import Sample
 from workers.measuring.reasoning import describe_answer
-from workers.scorers.scorer import Direction
 
 SAMPLES_BEST, SAMPLES_WORST, SAMPLES_TUNE = 10, 6, 4
 
@@ -39,7 +38,7 @@ def build_held_out_sample(
     behaviour: Behaviour, outcome: PromptOutcome, before: Response, after: Response
 ) -> Sample:
     """Return one held-out response before and after."""
-    return _sample(behaviour, outcome, before, after, "held_out")
+    return _sample(behaviour, outcome, before, after, Split.HELD_OUT)
 
 
 def _choose(
@@ -52,14 +51,14 @@ def _choose(
         prepared.triggering(held_out=True),
         sides.held_out_before,
         sides.validated.corrected,
-        "held_out",
+        Split.HELD_OUT,
     )
     tune = _pair(
         behaviour,
         prepared.triggering(held_out=False),
         sides.tune_before,
         sides.tune_after,
-        "tune",
+        Split.TUNE,
     )
     worst = held_out[SAMPLES_BEST:][-SAMPLES_WORST:]
     return held_out[:SAMPLES_BEST] + worst + tune[:SAMPLES_TUNE]
@@ -70,7 +69,7 @@ def _pair(
     outcomes: Sequence[PromptOutcome],
     before: Responses,
     after: Responses,
-    split: Literal["tune", "held_out"],
+    split: Split,
 ) -> list[Sample]:
     """Return the responses worth showing, the most improved first.
 
@@ -94,7 +93,7 @@ def _show_base(behaviour: Behaviour, prepared: PreparedBehaviour) -> list[Sample
 
     shown = sorted(responses(), key=lambda row: -_compute_badness(behaviour, row[1]))
     return [
-        _sample(behaviour, outcome, response, response, "held_out" if outcome.held_out else "tune")
+        _sample(behaviour, outcome, response, response, _find_split(outcome))
         for outcome, response in shown[:SAMPLES_BEST]
     ]
 
@@ -112,12 +111,16 @@ def _find_scores(behaviour: Behaviour, response: Response) -> list[float]:
     return [behaviour.find_score(response, scorer) for scorer in range(len(behaviour.scorers))]
 
 
+def _find_split(outcome: PromptOutcome) -> Split:
+    return Split.HELD_OUT if outcome.held_out else Split.TUNE
+
+
 def _sample(
     behaviour: Behaviour,
     outcome: PromptOutcome,
     before: Response,
     after: Response,
-    split: Literal["tune", "held_out"],
+    split: Split,
 ) -> Sample:
     names = [scorer.name for scorer in behaviour.scorers]
     return Sample(

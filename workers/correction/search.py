@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from excise.names import BudgetLimit, Granularity
 from workers.correction.results import (
     Responses,
     SliceDamage,
@@ -22,7 +23,7 @@ from workers.correction.results import (
     TrialSettings,
     divide_by_limit,
 )
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Selection, TokenSequence
 from workers.measuring.text_damage import TextDamage
 from workers.pruning.ranking import Ranking
 
@@ -58,7 +59,6 @@ Benefit = Mapping[str, torch.Tensor]
 """Module → what the removal of each component brings against one behaviour."""
 
 
-PERPLEXITY, DIVERGENCE = "perplexity", "kl"
 """What the budget calls its limits on text as a whole; the others are named for their slice."""
 
 
@@ -87,8 +87,8 @@ class Budget:
         """Return which share of each limit is used up, by the limit's name."""
         increase = damage.compute_increase(base_perplexity)
         return {
-            PERPLEXITY: divide_by_limit(increase, self.perplexity_increase),
-            DIVERGENCE: divide_by_limit(damage.kl_mean, self.kl_mean),
+            BudgetLimit.PERPLEXITY: divide_by_limit(increase, self.perplexity_increase),
+            BudgetLimit.DIVERGENCE: divide_by_limit(damage.kl_mean, self.kl_mean),
             **{name: slices[name].compute_share(limit) for name, limit in self.slices.items()},
         }
 

@@ -8,6 +8,23 @@ from itertools import combinations
 
 import torch
 
+from excise.names import Granularity, Verdict
+from excise.reports.abilities import AbilityChange
+from excise.reports.common import ModelIdentity
+from excise.reports.correction import (
+    BehaviourEffect,
+    BehaviourLeftovers,
+    BudgetLimits,
+    CorrectionReport,
+    Damage,
+    DivergenceDamage,
+    Overlap,
+    PatchSummary,
+    PerplexityDamage,
+    RankLimitCost,
+    SearchStep,
+)
+from excise.reports.gates import GateResult
 from workers.abilities.probe import SliceKind
 from workers.correction.advice import describe_search, list_advice
 from workers.correction.behaviour import Behaviour
@@ -23,25 +40,7 @@ from workers.correction.results import (
 )
 from workers.correction.samples import choose_samples
 from workers.correction.search import Budget, find_front
-from workers.domain import (
-    AbilityChange,
-    BehaviourEffect,
-    BehaviourLeftovers,
-    BudgetLimits,
-    Damage,
-    DivergenceDamage,
-    GateResult,
-    Granularity,
-    ModelIdentity,
-    Overlap,
-    PatchSummary,
-    PerplexityDamage,
-    RankLimitCost,
-    Report,
-    SearchStep,
-    Selection,
-    Verdict,
-)
+from workers.domain import Selection
 from workers.gates.abilities import (
     ABILITIES,
     AbilityLimits,
@@ -92,7 +91,7 @@ def build_report(
     prepared: PreparedCorrection,
     search: SearchOutcome | None,
     validation: ValidationOutcome | None,
-) -> Report:
+) -> CorrectionReport:
     """Return the report of a correction that ended after any stage.
 
     Without a search the signal was too weak; without a validation nothing was within budget.
@@ -107,7 +106,7 @@ def build_report(
         for behaviour, own, side in zip(frame.behaviours, prepared.behaviours, sides, strict=True)
     ]
     verdict, reason = _judge(prepared, search, validation, gates)
-    return Report(
+    return CorrectionReport(
         verdict=verdict,
         reason="; ".join([reason, *_list_lone_judges(verdict, effects)]),
         behaviours=effects,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from workers.domain import Granularity
+from excise.names import Granularity
 from workers.families.description import (
     GEMMA_RMS_NORM,
     LAYER_NORM,

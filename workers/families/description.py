@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from workers.domain import Granularity
+from excise.names import Granularity
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from workers.domain import Granularity
+from excise.names import Granularity
 from workers.families.catalogue import FAMILIES
 from workers.families.description import Family
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Protocol
 
+from excise.names import GateBound, GateGroup
+from excise.reports.abilities import AbilityChange
+from excise.reports.gates import GateResult
 from workers.abilities.probe import Right, SliceKind
 from workers.abilities.state import Abilities, SliceFigures
-from workers.domain import AbilityChange, GateBound, GateGroup, GateResult
 from workers.measuring.state import ModelState
 from workers.measuring.statistics import compute_change_interval, compute_ratio_interval
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from workers.domain import GateGroup, GateResult
-from workers.gates.gates import GENERAL
+from excise.names import GatedSet, GateGroup
+from excise.reports.gates import GateResult
 
 _LESS = "give smaller search.amounts or a smaller budget, so that less is pruned"
 
@@ -193,7 +193,7 @@ def find_remedy(gate: GateResult, *, of_job: bool) -> str:
     name, subject = _split(gate.name)
     if name in _EFFECTS:
         return _EFFECTS[name].format(subject=subject.replace("_", " "))
-    part = "general" if subject in ("", GENERAL) else "responses"
+    part = "general" if subject in ("", GatedSet.GENERAL) else "responses"
     if of_job and part == "general":
         part = f"gates.{part}"
     if name == "token_limit" and subject != _REFERENCE:

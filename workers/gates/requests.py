@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from excise.intake.prompt_sets import Prompt as ParsedPrompt
+from excise.names import GatedSet, ZeroShotTask
 from excise.specs.gates import (
     DivergenceGateSpec,
     GatesSpec,
@@ -17,14 +18,9 @@ from excise.specs.gates import (
 )
 from workers.abilities.catalogue import SLICES, ProbeSource
 from workers.abilities.probe import SliceKind
-from workers.gates.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES, GateRequest
+from workers.gates.gates import GateRequest
 from workers.measuring.measurement import CheckPlan, PromptSet
-from workers.measuring.zero_shot_tasks import (
-    Question,
-    ZeroShotTask,
-    parse_questions,
-    sample_questions,
-)
+from workers.measuring.zero_shot_tasks import Question, parse_questions, sample_questions
 from workers.models.encoding import Chat, ChatTemplateError, cut_corpus
 from workers.models.generation import Decoding
 from workers.models.prompts import Prompt, convert_prompts, encode_prompt
@@ -86,13 +82,15 @@ def build_requests(spec: GatesSpec) -> list[GateRequest]:
         requests.append(GateRequest("kl", spec.kl.max_mean))
     requests += [GateRequest("zero_shot", task.max_drop, task.name) for task in spec.zero_shot]
     if spec.general is not None:
-        requests += build_response_requests(spec.general, GENERAL)
+        requests += build_response_requests(spec.general, GatedSet.GENERAL)
     if spec.refusal is not None:
-        requests.append(GateRequest("refusal", spec.refusal.max_fall, HARMFUL))
+        requests.append(GateRequest("refusal", spec.refusal.max_fall, GatedSet.HARMFUL))
     if spec.contrast_refusal is not None:
-        requests.append(GateRequest("refusal", spec.contrast_refusal.max_fall, CONTRASTS))
+        requests.append(GateRequest("refusal", spec.contrast_refusal.max_fall, GatedSet.CONTRAST))
     if spec.over_refusal is not None:
-        requests.append(GateRequest("over_refusal", spec.over_refusal.max_rise, LOOK_ALIKES))
+        requests.append(
+            GateRequest("over_refusal", spec.over_refusal.max_rise, GatedSet.LOOK_ALIKE)
+        )
     return requests
 
 
@@ -144,10 +142,10 @@ def draw_prompts(prompts: Sequence[_Drawn], limit: int | None, seed: int) -> tup
 
 def _find_prompt_gates(spec: GatesSpec) -> Mapping[str, PromptGateSpec]:
     parts = {
-        GENERAL: spec.general,
-        HARMFUL: spec.refusal,
-        CONTRASTS: spec.contrast_refusal,
-        LOOK_ALIKES: spec.over_refusal,
+        GatedSet.GENERAL: spec.general,
+        GatedSet.HARMFUL: spec.refusal,
+        GatedSet.CONTRAST: spec.contrast_refusal,
+        GatedSet.LOOK_ALIKE: spec.over_refusal,
     }
     return {name: asked for name, asked in parts.items() if asked is not None}
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from excise.reports.abilities import AbilityChange
 from workers.abilities.catalogue import ProbeSource
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities, SliceFigures
-from workers.domain import AbilityChange
 from workers.measuring.state import ModelState
 
 TIMES_THE_ITEMS = 5

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from excise.reports.common import JobReport
 from excise.specs.common import JobSpecBase
-from workers.domain import JobReport
 from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
 from workers.models.checkpoints import CheckpointError
 from workers.running.context import JobContext, TaskContext

@@ -12,24 +12,21 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 
 from excise.behaviours import LocalBehaviour
+from excise.names import JobFile
+from excise.reports.circuit import CircuitReport
+from excise.reports.common import JobReport
+from excise.reports.compression import CompressionReport
+from excise.reports.reading import Report
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
-from workers.domain import JobReport, Report
 from workers.kinds.circuit.pipeline import run_circuit
 from workers.kinds.compression.pipeline import run_compression
 from workers.kinds.correction.pipeline import run_correction
 from workers.library.checkpoint import Given, OpenCheckpoint, open_checkpoint
 from workers.library.context import MemoryContext, listening
-from workers.library.inputs import (
-    CircuitCallInputs,
-    CompressionCallInputs,
-    CorrectionCallInputs,
-)
+from workers.library.inputs import CircuitCallInputs, CompressionCallInputs, CorrectionCallInputs
 from workers.library.outcome import CHECKPOINT_FOLDER, Outcome, ReportT
 from workers.library.sets import Sets
 from workers.pruning.patch import Patch, apply_patch, parse_patch, require_passed
-from workers.reports.circuit import CircuitReport
-from workers.reports.compression import CompressionReport
-from workers.stages.packaging import TIMED_REPORT
 
 Texts = Sequence[str]
 Settings = Any
@@ -167,7 +164,7 @@ def _run(
         context = MemoryContext(listener)
         work(context)
     return Outcome(
-        report=report.model_validate_json(context.files[TIMED_REPORT]),
+        report=report.model_validate_json(context.files[JobFile.REPORT]),
         files=context.files,
         events=tuple(context.events),
         base=checkpoint,

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from excise.intake.model_sources import ModelSourceError
+from excise.names import ComputeDtype
 from workers.fetching.checkpoints import EMBEDDED_MODELS, fetch_embedded_checkpoint
 from workers.fetching.sources import find_checkpoint, list_model_roots
 from workers.models.checkpoints import CheckpointError, load_checkpoint, require_tokenizer
@@ -32,8 +33,7 @@ class OpenCheckpoint:
     name: str
     """What reports call it."""
     folder: Path
-    dtype: str
-    """A name in `DTYPES`."""
+    dtype: ComputeDtype
     device: str
 
     @cached_property
@@ -43,7 +43,7 @@ class OpenCheckpoint:
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """The model, loaded once: no other than the caller's own, which nothing changes."""
+        """The model, loaded once; never the caller's own object."""
         return self.load(self.folder)
 
     def load(self, folder: Path) -> LoadedModel:
@@ -64,7 +64,7 @@ def open_checkpoint(
     if isinstance(model, str | Path):
         folder = _find_folder(str(model))
         require_tokenizer(folder)
-        return OpenCheckpoint(str(model), folder, dtype or "float32", device)
+        return OpenCheckpoint(str(model), folder, ComputeDtype(dtype or "float32"), device)
     if tokenizer is None:
         raise CheckpointError(
             "a loaded model comes without its tokenizer; give it as tokenizer=…, or give the "
@@ -91,7 +91,7 @@ def _find_folder(model: str) -> Path:
     return fetch_embedded_checkpoint(model, list_model_roots()[-1])
 
 
-def _name_dtype(model: PreTrainedModel) -> str:
+def _name_dtype(model: PreTrainedModel) -> ComputeDtype:
     for name, dtype in DTYPES.items():
         if model.dtype == dtype:
             return name

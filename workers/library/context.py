@@ -129,4 +129,4 @@ class MemoryContext(StageContext):
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
         """Keep a file."""
         del media_type
-        self.files[name] = data
+        self.files[str(name)] = data

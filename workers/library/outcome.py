@@ -13,11 +13,12 @@ from typing import Generic, TypeVar
 
 from transformers import PreTrainedModel
 
-from workers.domain import JobReport, Verdict
+from excise.names import JobFile, Verdict
+from excise.reports.common import JobReport
 from workers.library.checkpoint import OpenCheckpoint
 from workers.library.context import Event
 from workers.pruning.patch import Patch, apply_patch, parse_patch
-from workers.stages.packaging import INDEX_NAME, PATCH_NAME
+from workers.stages.packaging import INDEX_NAME
 
 ReportT = TypeVar("ReportT", bound=JobReport)
 
@@ -48,7 +49,7 @@ class Outcome(Generic[ReportT]):
     @cached_property
     def patch(self) -> Patch | None:
         """The patch, where there is one; `excise.apply` and `excise patch apply` take it."""
-        data = self.files.get(PATCH_NAME)
+        data = self.files.get(JobFile.PATCH)
         return None if data is None else parse_patch(data)
 
     @cached_property
@@ -79,7 +80,7 @@ class Outcome(Generic[ReportT]):
     @property
     def is_changed(self) -> bool:
         """Whether there is a changed model at all."""
-        return PATCH_NAME in self.files or any(map(_is_weights, self.files))
+        return JobFile.PATCH in self.files or any(map(_is_weights, self.files))
 
     def _write_checkpoint(self, target: Path) -> None:
         if self.patch is not None:
@@ -97,7 +98,7 @@ class Outcome(Generic[ReportT]):
 
     def _repr_html_(self) -> str:
         """The report, in a frame of its own so that its styles stay inside."""
-        page = html.escape(self.files["report.html"].decode(), quote=True)
+        page = html.escape(self.files[JobFile.REPORT_HTML].decode(), quote=True)
         return (
             f'<iframe srcdoc="{page}" style="width: 100%; height: {_FRAME_HEIGHT}px; '
             'border: 1px solid #ccc"></iframe>'
@@ -106,4 +107,4 @@ class Outcome(Generic[ReportT]):
 
 def _is_weights(name: str) -> bool:
     """Whether a file is part of a compressed checkpoint that is given whole."""
-    return name != PATCH_NAME and (name.endswith(_WEIGHTS_SUFFIX) or name == INDEX_NAME)
+    return name != JobFile.PATCH and (name.endswith(_WEIGHTS_SUFFIX) or name == INDEX_NAME)

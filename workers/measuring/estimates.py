@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from excise.names import Direction
 from workers.measuring.refusals import is_refusal
 from workers.measuring.responses import (
     DistinctShare,
@@ -189,7 +190,7 @@ def estimate_improvement(pair: Pair) -> Estimate:
     if pair.subject in pair.base.responses:
         _find_answers(pair)
     rise = _estimate_mean_rise(*_punish_empty(before, after))
-    return rise if before.direction == "higher_is_better" else _mirror(rise)
+    return rise if before.direction is Direction.HIGHER_IS_BETTER else _mirror(rise)
 
 
 def estimate_sure_improvement(pair: Pair) -> Estimate:
@@ -205,7 +206,7 @@ def _punish_empty(
 
     A model must not improve by falling silent.
     """
-    worst = min if before.direction == "higher_is_better" else max
+    worst = min if before.direction is Direction.HIGHER_IS_BETTER else max
     value = worst([*before.scores, *after.scores], default=0.0)
 
     def punish(found: BehaviourScores) -> list[float]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import Field
 
+from excise.names import Direction
+from excise.reports.model import ReportModel
 from workers.abilities.state import Abilities
-from workers.domain import ReportModel
 
 
 class Unmeasured(ReportModel):
@@ -100,7 +101,7 @@ class BehaviourScores(ReportModel):
     """How many of a prompt's responses show the behaviour, by its threshold."""
     samples: int = 1
     """Responses to each prompt."""
-    direction: Literal["higher_is_better", "lower_is_better"]
+    direction: Direction
     is_empty: tuple[bool, ...] = ()
     """Whether any of a prompt's responses has no answer; empty where that is not known."""
 

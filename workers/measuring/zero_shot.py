@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from excise.names import ZeroShotTask
 from workers.domain import TokenSequence
 from workers.measuring.text_damage import POSITIONS_AT_ONCE
-from workers.measuring.zero_shot_tasks import Choice, Question, ZeroShotTask
+from workers.measuring.zero_shot_tasks import Choice, Question
 from workers.models.batches import TokenBatch, build_batches
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance

@@ -5,23 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
-
-
-class ZeroShotTask(StrEnum):
-    """The tasks that compressed models are compared on (arXiv 2506.13727, section 4.1)."""
-
-    BOOLQ = "boolq"
-    RTE = "rte"
-    HELLASWAG = "hellaswag"
-    WINOGRANDE = "winogrande"
-    ARC_EASY = "arc_easy"
-    ARC_CHALLENGE = "arc_challenge"
-    OPENBOOKQA = "openbookqa"
+from excise.names import ZeroShotTask
 
 
 class MalformedRowError(ValueError):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from excise.names import ComputeDtype
+
 BALANCED = "balanced"
 """The device that is all GPUs together, for models larger than one."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {ComputeDtype.FLOAT32: torch.float32, ComputeDtype.BFLOAT16: torch.bfloat16}
 """What models are computed in, by the name that job specs and configurations give."""
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from workers.domain import Granularity
+from excise.names import Granularity
 from workers.families import (
     Family,
     count_components,

@@ -17,7 +17,7 @@ from excise.intake.checkpoint_folder import (
     CheckpointFolderError,
     read_checkpoint_folder,
 )
-from workers.domain import Verdict
+from excise.names import Verdict
 from workers.pruning.patch_building import build_patch, require_stored, write_change
 from workers.pruning.patch_format import Patch, PatchVerdict, parse_patch, serialise_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256, list_tensors

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from workers.domain import Granularity, Selection
+from excise.names import Granularity
+from workers.domain import Selection
 from workers.pruning.ablation import compute_bias_shift, shift_bias
 from workers.pruning.patch_format import BiasChange, Patch, PatchVerdict, WeightChange
 from workers.pruning.safetensors_files import (

@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from workers.domain import Granularity, Selection, Verdict
+from excise.names import Granularity, Verdict
+from workers.domain import Selection
 from workers.pruning.stored_matrix import Layout, PatchError, Values
 
 METADATA_KEY = "excise"

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.domain import Granularity, Selection
+from excise.names import Granularity
+from workers.domain import Selection
 from workers.families import find_weight
 
 _NAMES = {

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.domain import Granularity, Selection
+from excise.names import Granularity
+from workers.domain import Selection
 from workers.pruning.score_stream import (
     NaNScoreError,
     ScoreError,

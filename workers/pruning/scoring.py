@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 
 import torch
 
+from excise.names import Score
 from workers.domain import Relevance
-
-
-class Score(StrEnum):
-    """How general and undesired relevance are contrasted."""
-
-    BENEFIT_DAMAGE = "benefit_damage"
-    """max(R̄_undesired, 0) / (predicted damage + 0.05 · mean divergence), see `predict_damage`."""
-    BENEFIT_COST = "benefit_cost"
-    """max(R̄_undesired, 0) / (E|R_general| + 0.1 · its mean over all components).
-
-    Where no component has any general relevance, max(R̄_undesired, 0).
-    """
-    SIGNED_DIFFERENCE = "signed_difference"
-    """R̄_undesired − R̄_general: the paper's Eq. 7 as printed."""
-
 
 COST_FLOOR = 0.1
 """Share of the mean cost added to every cost, so that a silent component is no free lunch."""

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from workers.domain import Granularity, Scope, Selection
+from excise.names import Granularity, Scope
+from workers.domain import Selection
 from workers.pruning.cutoff import Cutoff, find_cutoff, survey_scores
 from workers.pruning.score_stream import (
     CHUNK_SIZE,

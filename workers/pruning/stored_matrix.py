@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workers.domain import Granularity
+from excise.names import Granularity
 from workers.pruning.ablation import scale_values
 from workers.pruning.safetensors_files import ITEM_BYTES, StoredTensor
 

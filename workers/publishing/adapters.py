@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as save_safetensors
 
-from workers.domain import Granularity
+from excise.names import Granularity
 from workers.pruning.patch import Patch, WrongCheckpointError
 from workers.pruning.patch_building import require_stored
 from workers.pruning.patch_format import WeightChange

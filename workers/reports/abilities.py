@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from workers.domain import AbilityChange
+from excise.reports.abilities import AbilityChange
 from workers.gates.abilities import LEAST_ACCURACY
 from workers.reports.charts import Axis
 from workers.reports.text import format_number, format_share, format_signed

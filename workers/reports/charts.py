@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.domain import PatchSummary
+from excise.reports.correction import PatchSummary
 
 _ROUND_STEPS = (1, 2, 5)
 

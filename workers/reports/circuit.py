@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from workers.domain import GateResult, Granularity, JobReport, ReportModel, Verdict
+from excise.names import BuiltInTask, Verdict
+from excise.reports.circuit import (
+    ChosenCircuit,
+    CircuitCurve,
+    CircuitReport,
+)
+from excise.reports.gates import GateResult
 from workers.reports.charts import Axis, build_axis, layer_of
 from workers.reports.gates import build_gate_groups
 from workers.reports.rendering import (
@@ -18,101 +23,12 @@ from workers.reports.rendering import (
     write_apply_command,
 )
 
-TASK_TITLES = {"ioi": "Indirect object identification", "greater_than": "Greater than"}
+TASK_TITLES = {
+    BuiltInTask.IOI: "Indirect object identification",
+    BuiltInTask.GREATER_THAN: "Greater than",
+}
 DRAWN_RETENTION = (-1.0, 4.0)
 """Beyond these a curve is drawn at the chart's edge."""
-
-
-class CircuitPoint(ReportModel):
-    """Circuits of one size."""
-
-    share: float
-    """Kept components over all."""
-    kept: int
-    metric: float
-    faithfulness: float
-    retention: float
-    """Metric over the whole model's metric."""
-    accuracy: float
-    """Share of rows on which the answer beats the wrong one."""
-
-
-class HeatmapRow(ReportModel):
-    """One module of the heatmap."""
-
-    module: str
-    components: int
-    kept: int
-    relevance: float
-    absolute_relevance: float
-    cells: list[float]
-    """Score of each head; of neurons and weights the one of largest magnitude in even blocks."""
-
-
-class CircuitCurve(ReportModel):
-    """How much of the task circuits of every size keep, by one attributor."""
-
-    attributor: str
-    empty_metric: float
-    cpr: float
-    """Area under the faithfulness curve (MIB); larger is better."""
-    cmd: float
-    """Area between the faithfulness curve and 1 (MIB); smaller is better."""
-    points: list[CircuitPoint]
-    chosen: CircuitPoint
-    """The smallest measured size from which on every larger one keeps the threshold."""
-
-
-class CircuitTask(ReportModel):
-    """The task, and how well the whole model does it."""
-
-    name: str
-    metric: str
-    rows: dict[str, int]
-    """Rows by use."""
-    whole_metric: float
-    corrupted_metric: float
-    whole_accuracy: float
-
-
-class HeldOutCircuit(ReportModel):
-    """The circuit on rows that took no part in finding or sizing it."""
-
-    whole_metric: float
-    metric: float
-    retention: float
-    accuracy: float
-    zero_retention: float
-    """With everything outside set to zero, as the patch does."""
-
-
-class ChosenCircuit(ReportModel):
-    """The circuit of the job: the first attributor's."""
-
-    attributor: str
-    kept: int
-    of: int
-    held_out: HeldOutCircuit
-
-
-class CircuitReport(JobReport):
-    """The whole outcome of a circuit job, as `report.json` holds it."""
-
-    schema_version: Literal[1] = 1
-    kind: Literal["circuit"] = "circuit"
-    granularity: Granularity
-    ablation: str
-    order: str
-    threshold: float
-    task: CircuitTask
-    curves: list[CircuitCurve]
-    circuit: ChosenCircuit | None
-    heatmap: list[HeatmapRow]
-    """Of the job's circuit."""
-    patch_note: str
-    """What the patch does, or why there is none."""
-    has_patch: bool = False
-    """Whether a patch is among the files."""
 
 
 _RETENTION_REMEDY = (

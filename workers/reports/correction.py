@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.domain import Report
+from excise.reports.correction import CorrectionReport
 from workers.reports.abilities import build_abilities
 from workers.reports.charts import build_layer_map, order_modules
 from workers.reports.effects import (
@@ -31,17 +31,17 @@ _REPRODUCE_COMMAND = """\
 excise reproduce manifest.json --prompts-dir PROMPTS_DIR --wait --output AGAIN_DIR"""
 
 
-def render_markdown(report: Report) -> str:
+def render_markdown(report: CorrectionReport) -> str:
     """The report as GitHub-flavoured Markdown, without timings."""
     return render_markdown_template("report.md.j2", _context(report))
 
 
-def render_html(report: Report) -> str:
+def render_html(report: CorrectionReport) -> str:
     """The report as one HTML page that loads nothing and runs no script, without timings."""
     return render_html_template("report.html.j2", _context(report))
 
 
-def _context(report: Report) -> dict[str, object]:
+def _context(report: CorrectionReport) -> dict[str, object]:
     require_finite(report.model_dump())
     effects = build_effect_views(report)
     return {

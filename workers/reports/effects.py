@@ -5,36 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.domain import (
+from excise.names import BehaviourKind, Direction, MeasureName
+from excise.reports.correction import (
     BehaviourEffect,
     ControlledEffect,
+    CorrectionReport,
     EvaluatorEffect,
     HeldOutEffect,
     Measure,
-    Report,
 )
 from workers.reports.charts import Axis, build_axis
 from workers.reports.text import format_number, format_share, format_signed
 
 _TITLES = {
-    "share": (
+    MeasureName.SHARE: (
         "Share of responses",
         "Responses that show the behaviour, of all; an empty one counts as showing it.",
     ),
-    "any_share": (
+    MeasureName.ANY_SHARE: (
         "Probability of at least one",
         "Prompts of whose samples at least one shows the behaviour.",
     ),
-    "expected_worst": (
+    MeasureName.EXPECTED_WORST: (
         "Expected worst score",
         "The worst score among a prompt's samples, averaged over prompts.",
     ),
-    "mean_score": ("Mean score", "Averaged over all responses."),
+    MeasureName.MEAN_SCORE: ("Mean score", "Averaged over all responses."),
 }
-_SHARES = frozenset({"share", "any_share"})
-_COUNTED_KINDS = frozenset({"repetition", "phrase"})
+_SHARES = frozenset({MeasureName.SHARE, MeasureName.ANY_SHARE})
+_COUNTED_KINDS = frozenset({BehaviourKind.REPETITION, BehaviourKind.PHRASE})
 """Kinds of behaviour that are counted: another evaluator would find the same."""
-_SAME_WITH_ONE_SAMPLE = {"any_share": "share", "expected_worst": "mean_score"}
+_SAME_WITH_ONE_SAMPLE = {
+    MeasureName.ANY_SHARE: MeasureName.SHARE,
+    MeasureName.EXPECTED_WORST: MeasureName.MEAN_SCORE,
+}
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class AloneRow:
     """Common change over own change; None where its own correction changes nothing."""
 
 
-def build_effect_views(report: Report) -> list[EffectView]:
+def build_effect_views(report: CorrectionReport) -> list[EffectView]:
     """Every behaviour with its figures, in the report's order."""
     return [_build_view(behaviour) for behaviour in report.behaviours if behaviour.evaluators]
 
@@ -186,7 +190,7 @@ def _build_panel(behaviour: BehaviourEffect, name: str) -> EffectPanel:
     rows = [
         EffectRow(
             evaluator=evaluator.evaluator,
-            is_higher_better=not is_share and evaluator.direction == "higher_is_better",
+            is_higher_better=not is_share and evaluator.direction is Direction.HIGHER_IS_BETTER,
             measure=evaluator.measure(name),
         )
         for evaluator in behaviour.evaluators

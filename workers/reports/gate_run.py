@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 from xml.etree import ElementTree
 
-from workers.domain import AbilityChange, GateBound, GateResult, ModelIdentity, ReportModel
+from excise.names import GateBound, GateOutcome
+from excise.reports.gate_run import GateReport
+from excise.reports.gates import GateResult
 from workers.reports.abilities import build_abilities
 from workers.reports.rendering import (
     render_json,
@@ -18,31 +19,10 @@ from workers.reports.text import format_compact, sentence, visible_text
 _SIGNS = {GateBound.AT_MOST: "≤", GateBound.AT_LEAST: "≥", GateBound.ABOVE: ">"}
 
 
-class GateReport(ReportModel):
-    """The gates of one checkpoint against another, as `gate.json` holds them."""
-
-    schema_version: Literal[2] = 2
-    outcome: Literal["passed", "gates_not_met"]
-    """`passed` only where every gate asked for was measured and met."""
-    model: ModelIdentity
-    """The checkpoint that was judged."""
-    against: ModelIdentity
-    """The checkpoint it was compared with."""
-    gates: list[GateResult]
-    abilities: list[AbilityChange] = []  # noqa: RUF012 - pydantic copies it
-    """What became of each slice of the model's abilities."""
-    not_asked: list[str]
-    """Parts of the configuration that asked for nothing."""
-    dtype: str
-    """What both were computed in."""
-    seed: int
-    versions: dict[str, str]
-
-
-def find_outcome(gates: Sequence[GateResult]) -> Literal["passed", "gates_not_met"]:
+def find_outcome(gates: Sequence[GateResult]) -> GateOutcome:
     """Return `passed` where there are gates, and every one was measured and met."""
     met = [gate.passed and gate.value is not None for gate in gates]
-    return "passed" if met and all(met) else "gates_not_met"
+    return GateOutcome.PASSED if met and all(met) else GateOutcome.GATES_NOT_MET
 
 
 def render_gate_json(report: GateReport) -> bytes:

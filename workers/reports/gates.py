@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.domain import GateBound, GateGroup, GateResult
+from excise.names import GateBound, GateGroup
+from excise.reports.gates import GateResult
 from workers.reports.text import format_compact, format_percent, format_share, title
 
 _HEADINGS = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workers.domain import BehaviourLeftovers, Leftover, Report
+from excise.names import BehaviourKind
+from excise.reports.correction import BehaviourLeftovers, CorrectionReport, Leftover
 from workers.reports.samples import OPEN_KINDS, SampleView, build_view, find_signs
 
-OPEN_WORD_KINDS = OPEN_KINDS | {"phrase"}
+OPEN_WORD_KINDS = OPEN_KINDS | {BehaviourKind.PHRASE}
 """Kinds of behaviour whose words are shown at once: a few words, around those that the job itself
 names. Whole responses stay behind a click as everywhere."""
 
@@ -36,7 +37,7 @@ class LeftoversView:
     views: list[SampleView]
 
 
-def build_leftovers(report: Report) -> list[LeftoversView]:
+def build_leftovers(report: CorrectionReport) -> list[LeftoversView]:
     """What is left of each behaviour, those with nothing left out."""
     behaviours = {behaviour.name: behaviour for behaviour in report.behaviours}
     views = []

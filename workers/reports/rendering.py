@@ -17,7 +17,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from workers.domain import ReportModel, Verdict
+from excise.names import Verdict
+from excise.reports.model import ReportModel
 from workers.reports.text import (
     code_span,
     escape_markdown,

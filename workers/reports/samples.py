@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workers.domain import BehaviourEffect, Report, Sample
+from excise.names import BehaviourKind, Direction, Split
+from excise.reports.correction import BehaviourEffect, CorrectionReport, Sample
 from workers.measuring.reasoning import LEFT_OUT, NO_ANSWER
 from workers.measuring.responses import says_something
 from workers.reports.diff import Comparison, compare_responses
 
 _WORST_SHOWN = 6
 _BEST_SHOWN = 3
-OPEN_KINDS = frozenset({"repetition"})
+OPEN_KINDS = frozenset({BehaviourKind.REPETITION})
 """Kinds of behaviour whose texts are shown at once. What the others look for may be nothing one
 wants on a screen unasked: insults, leaked names, whatever a scorer of the user's own finds."""
 
@@ -60,7 +61,7 @@ class BehaviourSamples:
     groups: list[SampleGroup]
 
 
-def build_samples(report: Report) -> list[BehaviourSamples]:
+def build_samples(report: CorrectionReport) -> list[BehaviourSamples]:
     """The samples of each behaviour: largest effects, worst cases, the rest, the tuning split.
 
     Without a patch there is nothing to compare: the base model's responses, the worst first.
@@ -96,7 +97,10 @@ def _build_behaviour(
 def find_signs(behaviour: BehaviourEffect | None) -> dict[str, int]:
     """Evaluator → 1 where a higher score is better, −1 where a lower one is."""
     evaluators = behaviour.evaluators if behaviour else []
-    return {one.evaluator: 1 if one.direction == "higher_is_better" else -1 for one in evaluators}
+    return {
+        one.evaluator: 1 if one.direction is Direction.HIGHER_IS_BETTER else -1
+        for one in evaluators
+    }
 
 
 def build_view(sample: Sample, signs: Mapping[str, int], *, has_patch: bool) -> SampleView:
@@ -114,8 +118,8 @@ def build_view(sample: Sample, signs: Mapping[str, int], *, has_patch: bool) -> 
 
 def _group(views: Sequence[SampleView]) -> list[SampleGroup]:
     ranked = sorted(views, key=lambda view: -view.gain)
-    held_out = [view for view in ranked if view.sample.split == "held_out"]
-    tune = [view for view in ranked if view.sample.split == "tune"]
+    held_out = [view for view in ranked if view.sample.split is Split.HELD_OUT]
+    tune = [view for view in ranked if view.sample.split is Split.TUNE]
     worst_from = max(len(held_out) - _WORST_SHOWN, (len(held_out) + 1) // 2)
     best, worst = held_out[:worst_from], held_out[worst_from:]
     rest = best[_BEST_SHOWN:]

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workers.domain import BudgetLimits, Granularity, Report, SearchStep
+from excise.names import Granularity
+from excise.reports.correction import BudgetLimits, CorrectionReport, SearchStep
 from workers.reports.abilities import name_bounds
 from workers.reports.charts import Axis, build_axis, build_log_axis, choose_labels
 from workers.reports.text import format_number, format_percent, format_share, title
@@ -83,7 +84,7 @@ class SearchView:
         return _name_bound(step, self.abilities)
 
 
-def build_search_view(report: Report) -> SearchView | None:
+def build_search_view(report: CorrectionReport) -> SearchView | None:
     """The search's charts and trials; None without a search."""
     steps = report.search
     if not steps:
@@ -131,7 +132,7 @@ def _describe_bound(steps: Sequence[SearchStep], abilities: Mapping[str, str]) -
     return f"{told} Over budget: {over.total()} trials, {count} of them first by “{name}”."
 
 
-def describe_rank_limit(report: Report) -> str | None:
+def describe_rank_limit(report: CorrectionReport) -> str | None:
     """What the limit on pruned neurons a module cost, in a sentence or two; None without one."""
     cost = report.rank_limit
     chosen = next((step for step in report.search if step.chosen), None)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from excise.names import Direction
 from excise.outgoing.endpoints import OutgoingError, parse_endpoint, resolve_endpoint
 from excise.outgoing.posts import Credentials, Poster, SecretUse
 from workers.scorers.custom import HttpScorer, load_entry_point
@@ -14,7 +15,7 @@ from workers.scorers.detoxify import load_detoxify
 from workers.scorers.errors import ScorerUnavailableError
 from workers.scorers.phrases import Phrases, PhraseScorer
 from workers.scorers.profanity import load_profanity
-from workers.scorers.scorer import BehaviourScorer, Direction
+from workers.scorers.scorer import BehaviourScorer
 from workers.scorers.uniqueness import UniquenessScorer
 
 

@@ -12,9 +12,10 @@ from typing import Annotated, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from excise.names import Direction
 from excise.outgoing.posts import Poster, PostError
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
-from workers.scorers.scorer import Answer, BehaviourScorer, Direction
+from workers.scorers.scorer import Answer, BehaviourScorer
 
 ENTRY_POINT_GROUP = "excise.scorers"
 MAX_ANSWERS_PER_POST = 32

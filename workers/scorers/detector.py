@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.scorers.scorer import BehaviourScorer, Direction
+from excise.names import Direction
+from workers.scorers.scorer import BehaviourScorer
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from excise.names import Direction
 from workers.models.quiet import quiet_transformers
 from workers.scorers.detoxify_files import (
     CLASS,
@@ -15,7 +16,7 @@ from workers.scorers.detoxify_files import (
     read_detoxify_checkpoint,
 )
 from workers.scorers.errors import ScorerUnavailableError
-from workers.scorers.scorer import Answer, Direction
+from workers.scorers.scorer import Answer
 
 MAX_WINDOW = 512
 OVERLAP = 128

@@ -9,6 +9,7 @@ from itertools import islice
 
 import regex
 
+from excise.names import Direction
 from excise.patterns.searching import (
     MAX_MATCHES,
     MAX_SEARCH_SECONDS,
@@ -20,7 +21,7 @@ from excise.patterns.searching import (
     find_matches,
 )
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
-from workers.scorers.scorer import Answer, Direction
+from workers.scorers.scorer import Answer
 
 MAX_SECONDS_PER_RESPONSE = MAX_SEARCH_SECONDS
 """Processor time; where it searches by phrases, the engine looks at the clock now and then only."""

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from excise.names import Direction
 from workers.scorers.errors import ScorerUnavailableError
-from workers.scorers.scorer import Answer, Direction
+from workers.scorers.scorer import Answer
 
 DISTRIBUTION = "alt-profanity-check"
 PINNED_FILES: Mapping[str, Mapping[str, str]] = {

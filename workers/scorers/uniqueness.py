@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from workers.scorers.scorer import Answer, Direction
+from excise.names import Direction
+from workers.scorers.scorer import Answer
 
 
 class UniquenessScorer:

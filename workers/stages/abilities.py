@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from excise.names import BehaviourKind
 from excise.specs.abilities import AbilitiesGateSpec, ProtectSpec
 from excise.specs.behaviours import BehaviourDefinition, PhraseDefinition
 from workers.abilities.catalogue import SLICES, VERDICT_ITEMS
@@ -43,7 +44,7 @@ def list_verdict_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
     sentences alone.
     """
     kinds = list_kinds(inputs)
-    if "toxicity" not in {spec.kind for spec in inputs.spec.behaviours}:
+    if BehaviourKind.TOXICITY not in {spec.kind for spec in inputs.spec.behaviours}:
         return kinds
     folder, seed = inputs.task_data, inputs.spec.seed
     found = load_real_slices(folder, Purpose.VERDICT, seed, VERDICT_ITEMS)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from excise.intake.prompt_sets import Prompt
+from excise.names import Direction, Headline
 from excise.specs.behaviours import (
     OFFLINE_EVALUATOR,
     BehaviourSpec,
@@ -15,7 +16,7 @@ from excise.specs.behaviours import (
     RepetitionDefinition,
     ToxicityDefinition,
 )
-from workers.correction.behaviour import Behaviour, Headline, Marking
+from workers.correction.behaviour import Behaviour, Marking
 from workers.models.encoding import ChatTemplateError
 from workers.models.generation import Decoding
 from workers.models.prompts import convert_prompts, encode_all
@@ -33,7 +34,6 @@ from workers.scorers.build import (
 )
 from workers.scorers.detector import Detector
 from workers.scorers.phrases import Phrases
-from workers.scorers.scorer import Direction
 from workers.stages.context import InvalidInputError
 
 PHRASE_THRESHOLD = 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from excise.names import BehaviourKind, GatedSet
 from excise.specs.gates import PromptGateSpec
 from workers.correction.results import PreparedCorrection
 from workers.gates.gates import GateRequest
@@ -16,7 +17,6 @@ from workers.stages.abilities import list_verdict_kinds
 from workers.stages.context import InvalidInputError
 from workers.stages.inputs import CorrectionInputs
 
-REFERENCE = "reference"
 """Prompt set of the beginnings of reference texts, which any job has."""
 
 REFERENCE_PROMPTS = 32
@@ -62,7 +62,7 @@ def build_check_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> 
         plan,
         corpus=prepared.corpus or prepared.reference.held_out,
         reference=prepared.reference.held_out,
-        prompt_sets={REFERENCE: own, **plan.prompt_sets},
+        prompt_sets={GatedSet.REFERENCE: own, **plan.prompt_sets},
     )
 
 
@@ -72,11 +72,11 @@ def list_requests(inputs: CorrectionInputs) -> list[GateRequest]:
     requests = [
         GateRequest("perplexity", budget.perplexity_increase),
         GateRequest("kl", budget.kl_mean),
-        *build_response_requests(limits, REFERENCE),
+        *build_response_requests(limits, GatedSet.REFERENCE),
     ]
     for behaviour in inputs.behaviours:
         own = build_response_requests(limits, behaviour.name)
-        if behaviour.kind == "repetition":
+        if behaviour.kind == BehaviourKind.REPETITION:
             own = [
                 replace(request, limit=min(request.limit, LEAST_REPETITIVE_LENGTH))
                 if request.name == "shorter"

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from excise.intake.prompt_sets import Prompt
+from excise.names import Attributor, Granularity
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from excise.specs.compression import ZeroShotSpec
 from workers.attribution.accumulation import Storage
-from workers.attribution.attribution import Attributor
 from workers.correction.behaviour import Behaviour
 from workers.correction.search import Budget
-from workers.domain import Granularity
 from workers.models.loaded import LoadedModel
 from workers.stages.context import InvalidInputError
 

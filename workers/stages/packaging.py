@@ -9,31 +9,29 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from workers.domain import JobReport, Verdict
+from excise.names import JobFile, JobStatus, Verdict
+from excise.reports.common import JobReport
 from workers.progress import Progress
 from workers.pruning.patch import PatchVerdict
 from workers.reports.rendering import render_json
 from workers.stages.context import StageContext
 from workers.stages.inputs import Inputs
 
-PATCH_NAME = "patch.safetensors"
-MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "model.safetensors.index.json"
 """Says which of a sharded checkpoint's files holds which tensor."""
-TIMED_REPORT = "report.json"
-MEDIA_TYPES = {
-    TIMED_REPORT: "application/json",
-    "report.md": "text/markdown; charset=utf-8",
-    "report.html": "text/html; charset=utf-8",
-    PATCH_NAME: "application/octet-stream",
-    MANIFEST_NAME: "application/json",
+MEDIA_TYPES: Mapping[str, str] = {
+    JobFile.REPORT: "application/json",
+    JobFile.REPORT_MARKDOWN: "text/markdown; charset=utf-8",
+    JobFile.REPORT_HTML: "text/html; charset=utf-8",
+    JobFile.PATCH: "application/octet-stream",
+    JobFile.MANIFEST: "application/json",
     INDEX_NAME: "application/json",
 }
 
 STATUSES = {
-    Verdict.PASSED: "succeeded",
-    Verdict.REJECTED: "rejected",
-    Verdict.NO_EFFECT: "rejected",
+    Verdict.PASSED: JobStatus.SUCCEEDED,
+    Verdict.REJECTED: JobStatus.REJECTED,
+    Verdict.NO_EFFECT: JobStatus.REJECTED,
 }
 """How a job with this verdict ends."""
 
@@ -49,9 +47,9 @@ def publish_package(
 
     `spec` is the job's, with prompt sets as `describe_set` names them.
     """
-    packed = {TIMED_REPORT: render_json(report), **files}
+    packed = {JobFile.REPORT: render_json(report), **files}
     manifest = _build_manifest(report, spec, packed)
-    packed[MANIFEST_NAME] = manifest
+    packed[JobFile.MANIFEST] = manifest
     for done, (name, data) in enumerate(packed.items(), start=1):
         context.publish_file(name, data, MEDIA_TYPES.get(name, "application/octet-stream"))
         progress(done, len(packed))
@@ -66,7 +64,7 @@ def _build_manifest(
     Nothing in it depends on when or where the job ran: the report is hashed without timings,
     prompt sets are named by their content.
     """
-    hashes = {name: hash_bytes(data) for name, data in files.items() if name != TIMED_REPORT}
+    hashes = {name: hash_bytes(data) for name, data in files.items() if name != JobFile.REPORT}
     manifest = {
         "format_version": 2,
         "verdict": report.verdict.value,
@@ -74,7 +72,7 @@ def _build_manifest(
         "spec": spec,
         "seed": spec["seed"],
         "versions": report.versions,
-        "sha256": hashes | {f"{TIMED_REPORT} without timings": hash_report(report)},
+        "sha256": hashes | {f"{JobFile.REPORT} without timings": hash_report(report)},
     }
     return (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
 

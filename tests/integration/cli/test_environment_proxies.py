@@ -18,8 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from excise.client.jobs import ClientError, ExciseClient
-from excise.client.serving import ServingClient
+from excise.client import Client, ClientError
 from excise.outgoing.endpoints import Destination, Endpoint
 from excise.outgoing.posts import Poster
 from service.commands.serve import ALIAS, Snippets
@@ -105,12 +104,12 @@ def service_on_ipv6() -> Iterator[Recorder]:
 
 
 def list_jobs(url: str) -> None:
-    with ExciseClient(url, KEY, patience_seconds=0) as client:
+    with Client(url, KEY, patience_seconds=0) as client:
         assert client.list_jobs().data == []
 
 
 def list_aliases(url: str) -> None:
-    with ServingClient(url, KEY, patience_seconds=0) as client:
+    with Client(url, KEY, patience_seconds=0) as client:
         assert client.list_aliases().data == []
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from excise.cli.app import app
-from excise.client.serving import ServingClient
+from excise.client import Client
 from excise.resources.serving import VersionView
 from tests.integration.serving.conftest import Stage, build_abilities_report
 
@@ -75,13 +75,13 @@ def test_waiting_for_what_fails_ends_with_1(
     stage.vllm.state.says_wrong_tokens = True
     job = stage.make_job(tenant)
     version_id = client.post(f"/v1/models/{job}/publish").json()["id"]
-    wait = ServingClient.wait_until_settled
+    wait = Client.wait_until_settled
 
-    def build_and_wait(asking: ServingClient, *arguments: Any) -> VersionView:
+    def build_and_wait(asking: Client, *arguments: Any) -> VersionView:
         stage.build(version_id, "one")
         return wait(asking, *arguments)
 
-    monkeypatch.setattr(ServingClient, "wait_until_settled", build_and_wait)
+    monkeypatch.setattr(Client, "wait_until_settled", build_and_wait)
     code, out, err = run("publish", job, "--wait")
     assert code == 1
     assert out.strip() == version_id

@@ -17,17 +17,19 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from excise.names import Granularity
 from service.embedded.processes import Guardian, Supervised
 from service.embedded.vllm import Vllm, VllmOptions, find_vllm, prepare_vllm
 from service.serving.canary import CanaryDocument, CanaryPrompt
 from service.serving.vllm import VllmServer
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.fetching.checkpoints import fetch_embedded_checkpoint
 from workers.models.checkpoints import load_checkpoint
 from workers.models.encoding import encode_text
 from workers.models.loaded import LoadedModel
 from workers.pruning.components import pruned
-from workers.pruning.patch import Patch, build_patch
+from workers.pruning.patch import Patch
+from workers.pruning.patch_building import build_patch
 from workers.publishing.adapters import build_adapter
 from workers.publishing.canary import trace_greedy
 

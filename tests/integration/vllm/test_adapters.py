@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from excise.names import Granularity
 from service.embedded.vllm import SERVED_BASE, Vllm
 from service.serving.canaries import run_canary
 from service.serving.vllm import (
@@ -29,7 +30,7 @@ from tests.integration.vllm.conftest import (
     describe_canary,
     with_server,
 )
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.pruning.patch import build_patch
 from workers.publishing.adapters import build_adapter
 

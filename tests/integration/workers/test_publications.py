@@ -16,10 +16,10 @@ from sqlalchemy import select, text, update
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from excise.names import ComputeDtype, Granularity, VersionStatus
 from excise.resources.serving import PublishRequest
 from excise.specs import CorrectionSpec
 from excise.specs.behaviours import BehaviourSpecBase, CustomSpec, PhraseSpec, RepetitionSpec
-from excise.specs.common import ComputeDtype
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.database import Database
 from service.embedded import ServingOptions
@@ -30,7 +30,7 @@ from service.jobs.execution import attach_artifact, claim_job, finish_job
 from service.jobs.operations import submit_job
 from service.keys.operations import Identity, authenticate, create_tenant_key
 from service.leases.operations import sweep
-from service.models import ModelVersion, VersionStatus, new_id
+from service.models import ModelVersion, new_id
 from service.prompt_sets.operations import create_prompt_set
 from service.serving.canary import CanaryDocument
 from service.serving.folders import hash_content, place_files
@@ -43,12 +43,13 @@ from tests.integration.workers import children
 from tests.integration.workers.test_supervision import is_gone, wait_for_child, wait_until
 from tests.tiny import build_tiny_model, save_tiny_checkpoint, select_components
 from tests.unit.workers.publishing.cases import continue_slowly
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.kinds.leased import LeasedPublication
 from workers.kinds.publication.publish import run_publication
 from workers.models.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
-from workers.pruning.patch import build_patch, serialise_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import serialise_patch
 from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
 
@@ -77,7 +78,7 @@ class Publisher:
         *,
         kind: str = "lora",
         behaviour: BehaviourSpecBase | None = None,
-        dtype: ComputeDtype = "float32",
+        dtype: ComputeDtype = ComputeDtype.FLOAT32,
     ) -> str:
         """The id of a queued version of a job that made this correction."""
         patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))

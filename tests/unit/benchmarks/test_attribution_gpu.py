@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from workers.domain import Granularity
+from excise.names import Granularity
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "attribution_gpu.py"
 SHAPE = {

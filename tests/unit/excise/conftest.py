@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from excise.cli import progress
-from excise.client.jobs import ExciseClient
+from excise.client import Client
 from tests.unit.excise.cli.fake_service import FakeService, serve
 
 
@@ -22,8 +22,8 @@ def url(service: FakeService) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[ExciseClient]:
-    with ExciseClient(url, "exc_test") as client:
+def client(url: str) -> Iterator[Client]:
+    with Client(url, "exc_test") as client:
         yield client
 
 

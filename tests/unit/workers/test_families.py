@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from excise.names import Granularity
 from tests.tiny import HIDDEN, MODULES, NEURONS, VOCABULARY
 from tests.tiny_families import DENSE, MIXTURES, SETTINGS, build_family_model
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import (
     FAMILIES,
     LLAMA,

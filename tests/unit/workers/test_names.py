@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import get_args
 
-from excise.specs.common import ComputeDtype
+from excise.names import Attributor, ComputeDtype
 from workers.attribution.accumulation import SumsPlace
+from workers.attribution.composites import COMPOSITES
 from workers.models.devices import DTYPES
 from workers.settings import WorkerSettings
 
 
 def test_the_dtypes_of_a_spec_can_be_computed_in() -> None:
-    assert set(get_args(ComputeDtype)) == set(DTYPES)
+    assert set(ComputeDtype) == set(DTYPES)
+
+
+def test_attributors_that_explain_tokens_are_those_with_a_composite() -> None:
+    assert {one for one in Attributor if one.explains} == set(COMPOSITES)
 
 
 def test_the_places_an_operator_may_choose_are_all_that_there_are() -> None:

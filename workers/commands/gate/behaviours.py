@@ -6,8 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from excise.names import BehaviourKind
 from excise.specs.behaviours import (
-    BEHAVIOUR_KINDS,
     BehaviourDefinition,
     CustomDefinition,
     PhraseDefinition,
@@ -72,10 +72,10 @@ def _check_form(described: object) -> object:
         raise ValueError(
             "scorer is no longer known. Write what a job writes: `kind: repetition` for "
             "`scorer: response_uniqueness`, or one of the kinds "
-            f"{', '.join(BEHAVIOUR_KINDS)}."
+            f"{', '.join(BehaviourKind)}."
         )
     if "kind" not in described:
-        raise ValueError(f"kind is missing. Set it to one of: {', '.join(BEHAVIOUR_KINDS)}.")
+        raise ValueError(f"kind is missing. Set it to one of: {', '.join(BehaviourKind)}.")
     if "max_new_tokens" in described:
         raise ValueError(
             "max_new_tokens belongs to decoding. Write `decoding: {max_new_tokens: "

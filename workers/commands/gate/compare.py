@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from excise.reports.common import ModelIdentity
+from excise.reports.gate_run import GateReport
 from workers.abilities.probe import SliceKind
 from workers.commands.gate.behaviours import build_behaviour_requests
 from workers.commands.gate.config import GateConfig
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
 from workers.commands.gate.scorers import build_detectors
-from workers.domain import ModelIdentity
 from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
@@ -28,7 +29,7 @@ from workers.models.checkpoints import load_checkpoint
 from workers.models.devices import DTYPES
 from workers.models.loaded import LoadedModel
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
-from workers.reports.gate_run import GateReport, find_outcome
+from workers.reports.gate_run import find_outcome
 from workers.scorers.detector import Detector
 from workers.stages.abilities import find_unknown_slice, list_built_in
 from workers.stages.behaviours import build_decoding

@@ -10,20 +10,20 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.yaml_documents import load_yaml
+from excise.names import ComputeDtype, GatedSet
 from excise.patterns.searching import BusyError, Expression, PatternError, check_expression
 from excise.specs.behaviours import PhraseDefinition
-from excise.specs.common import ComputeDtype
+from excise.specs.common import OneOf
 from excise.specs.gates import GatesSpec
 from workers.commands.gate.behaviours import BehaviourGateSpec
 from workers.commands.gate.errors import GateConfigError
-from workers.gates.gates import CONTRASTS, GENERAL, HARMFUL, LOOK_ALIKES
 
 MAX_CONFIG_BYTES = 1024 * 1024
 
 
 def _check_behaviours(behaviours: list[BehaviourGateSpec]) -> list[BehaviourGateSpec]:
     """`behaviours`, if no name is taken; raises `ValueError` otherwise."""
-    taken = {GENERAL, HARMFUL, LOOK_ALIKES, CONTRASTS}
+    taken = {GatedSet.GENERAL, GatedSet.HARMFUL, GatedSet.LOOK_ALIKE, GatedSet.CONTRAST}
     for behaviour in behaviours:
         if behaviour.name in taken:
             raise ValueError(f"the name {behaviour.name!r} is taken. Rename the behaviour.")
@@ -34,7 +34,7 @@ def _check_behaviours(behaviours: list[BehaviourGateSpec]) -> list[BehaviourGate
 class GateConfig(GatesSpec):
     """The gates of `excise gate`; every `prompts` and `rows` is a file beside the configuration."""
 
-    dtype: ComputeDtype = "float32"
+    dtype: OneOf[ComputeDtype] = ComputeDtype.FLOAT32
     """What both checkpoints are held and computed in."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Draws prompts and questions."""

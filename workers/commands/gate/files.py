@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from excise.intake.prompt_sets import Prompt, PromptSetError, parse_prompts
+from excise.names import PromptSetFormat
 from excise.specs.gates import ZeroShotGateSpec
 from workers.commands.gate.errors import GateConfigError
 
@@ -23,7 +24,7 @@ class GateFiles:
         Raises `GateConfigError`.
         """
         path = self._folder / name
-        kind = "jsonl" if path.suffix == ".jsonl" else "text"
+        kind = PromptSetFormat.JSONL if path.suffix == ".jsonl" else PromptSetFormat.TEXT
         try:
             return parse_prompts(_read(path), kind)
         except PromptSetError as error:

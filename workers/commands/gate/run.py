@@ -18,7 +18,7 @@ from workers.commands.gate.output import (
 )
 
 if TYPE_CHECKING:
-    from workers.reports.gate_run import GateReport
+    from excise.reports.gate_run import GateReport
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from workers.attribution.attribution import Attributor
+from excise.names import Attributor, CircuitAblation, CircuitContrast, CircuitOrder, Granularity
 from workers.circuits.discovery import WeakTaskError, count_work, discover_circuit
-from workers.circuits.faithfulness import MIB_SHARES, Ablation, UndefinedFaithfulnessError
+from workers.circuits.faithfulness import MIB_SHARES, UndefinedFaithfulnessError
 from workers.circuits.outcome import CircuitSettings
-from workers.circuits.ranking import Order
-from workers.circuits.tracing import Contrast
-from workers.domain import Granularity
 from workers.kinds.circuit.results import DiscoveredCircuit, PreparedCircuit
 from workers.progress import Advance, Progress
 from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
@@ -67,13 +64,13 @@ def build_work(inputs: CircuitInputs, prepared: PreparedCircuit) -> ShardedWork:
 def build_settings(inputs: CircuitInputs, attributor: str) -> CircuitSettings:
     """Return how one attributor's circuits are looked for."""
     spec = inputs.spec
-    is_counterfactual = spec.chosen_ablation == "counterfactual"
+    is_counterfactual = spec.chosen_ablation == CircuitAblation.COUNTERFACTUAL
     return CircuitSettings(
         attributor=Attributor(attributor),
         granularities=(Granularity(spec.granularity),),
-        contrast=Contrast.CORRUPTED if is_counterfactual else Contrast.ZERO,
-        order=Order(spec.chosen_order),
-        ablation=Ablation(spec.chosen_ablation),
+        contrast=CircuitContrast.CORRUPTED if is_counterfactual else CircuitContrast.ZERO,
+        order=CircuitOrder(spec.chosen_order),
+        ablation=CircuitAblation(spec.chosen_ablation),
         shares=tuple(_shares(inputs)),
         threshold=spec.threshold,
         seed=spec.seed,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from excise.reports.common import JobReport
 from excise.specs import CircuitSpec
 from workers.circuits.tasks import TaskError
-from workers.domain import JobReport
 from workers.kinds.circuit.pipeline import build_sharded_work, run_circuit
 from workers.kinds.kind import INVALID_INPUT, Kind
 from workers.running.context import JobContext, TaskContext

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+from excise.names import JobFile
+from excise.reports.circuit import CircuitReport
 from excise.specs.circuit import BUILT_IN_TASKS
 from workers.domain import Selection
 from workers.families import linear_weight
 from workers.progress import Progress
-from workers.pruning.patch import build_patch, serialise_patch
-from workers.reports.circuit import (
-    CircuitReport,
-    render_circuit_html,
-    render_circuit_markdown,
-)
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import serialise_patch
+from workers.reports.circuit import render_circuit_html, render_circuit_markdown
 from workers.stages.context import StageContext
 from workers.stages.inputs import CircuitInputs
-from workers.stages.packaging import (
-    PATCH_NAME,
-    describe_set,
-    find_patch_verdict,
-    hash_report,
-    publish_package,
-)
+from workers.stages.packaging import describe_set, find_patch_verdict, hash_report, publish_package
 
 MAX_PATCH_BYTES = 512 * 1024 * 1024
 """A patch that keeps only a circuit holds all the rest; beyond this size none is made."""
@@ -87,13 +80,13 @@ def _work(
     progress: Progress,
 ) -> bytes:
     files = {
-        "report.md": render_circuit_markdown(report).encode(),
-        "report.html": render_circuit_html(report).encode(),
+        JobFile.REPORT_MARKDOWN: render_circuit_markdown(report).encode(),
+        JobFile.REPORT_HTML: render_circuit_html(report).encode(),
     }
     if outside is not None:
         verdict = find_patch_verdict(report)
         patch = build_patch(inputs.checkpoint_path, outside, verdict=verdict)
-        files[PATCH_NAME] = serialise_patch(patch)
+        files[JobFile.PATCH] = serialise_patch(patch)
     spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})
     if inputs.spec.task not in BUILT_IN_TASKS:
         spec["task"] = describe_set(inputs, inputs.spec.task)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from workers.domain import GateResult, Granularity, ModelIdentity, Selection, Verdict
-from workers.kinds.circuit import discover, package, prepare, validate
-from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
-from workers.reports.circuit import (
+from excise.names import Granularity, Verdict
+from excise.reports.circuit import (
     ChosenCircuit,
     CircuitCurve,
     CircuitReport,
     CircuitTask,
     HeldOutCircuit,
-    judge_circuit,
 )
+from excise.reports.common import ModelIdentity
+from excise.reports.gates import GateResult
+from workers.domain import Selection
+from workers.kinds.circuit import discover, package, prepare, validate
+from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
+from workers.reports.circuit import judge_circuit
 from workers.stages.context import ShardedWork, StageContext
 from workers.stages.inputs import CircuitInputs
 from workers.stages.packaging import list_versions

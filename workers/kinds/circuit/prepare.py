@@ -6,10 +6,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from excise.names import BuiltInTask, CircuitMetric
 from excise.specs.circuit import BUILT_IN_TASKS, CIRCUIT_SPLITS, MIN_CIRCUIT_ROWS
 from workers.circuits.greater_than import generate_greater_than
 from workers.circuits.ioi import generate_ioi
-from workers.circuits.tasks import Metric, Task, TaskRow, parse_rows
+from workers.circuits.tasks import Task, TaskRow, parse_rows
 from workers.kinds.circuit.results import PreparedCircuit, Row
 from workers.progress import Progress
 from workers.stages.context import InvalidInputError, StageContext, StageOutput
@@ -63,13 +64,13 @@ def _work(inputs: CircuitInputs, progress: Progress) -> bytes:
 def _build_task(inputs: CircuitInputs) -> Task:
     """Return the task with more rows than needed; uploaded ones in an order drawn by the seed."""
     spec, tokenizer = inputs.spec, inputs.base.tokenizer
-    if spec.task == "ioi":
+    if spec.task == BuiltInTask.IOI:
         return generate_ioi(tokenizer, spec.rows * SPARE_FACTOR, spec.seed)
-    if spec.task == "greater_than":
+    if spec.task == BuiltInTask.GREATER_THAN:
         return generate_greater_than(tokenizer, spec.rows * SPARE_FACTOR, spec.seed)
     rows = list(parse_rows(inputs.rows(spec.task), tokenizer))
     random.Random(spec.seed).shuffle(rows)  # noqa: S311 - no secret
-    return Task(inputs.prompt_set(spec.task).name, Metric.LOGIT_DIFFERENCE, tuple(rows))
+    return Task(inputs.prompt_set(spec.task).name, CircuitMetric.LOGIT_DIFFERENCE, tuple(rows))
 
 
 def _take_distinct(rows: Sequence[TaskRow], count: int) -> list[TaskRow]:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import torch
 
+from excise.names import CircuitMetric, Granularity
+from excise.reports.circuit import CircuitPoint, HeatmapRow
 from workers.circuits.outcome import CircuitOutcome, CurvePoint, LayerSummary
-from workers.circuits.tasks import Metric, Task, TaskRow
+from workers.circuits.tasks import Task, TaskRow
 from workers.correction.results import StageDocument, StoredSelection
-from workers.domain import Granularity, Selection
-from workers.reports.circuit import CircuitPoint, HeatmapRow
+from workers.domain import Selection
 
 HEATMAP_BLOCKS = 32
 """Cells a layer in the heatmap, where components are not attention heads."""
@@ -45,7 +46,7 @@ class PreparedCircuit(StageDocument):
 
     model_sha256: str
     task: str
-    metric: Metric
+    metric: CircuitMetric
     discovery: tuple[Row, ...]
     """Components are scored on these."""
     choice: tuple[Row, ...]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from excise.names import CircuitAblation, Granularity
 from workers.circuits.discovery import share_positive
-from workers.circuits.faithfulness import Ablation, KeepMask, measure_circuits
+from workers.circuits.faithfulness import KeepMask, measure_circuits
 from workers.circuits.measurement import measure_rows
 from workers.circuits.sites import find_sites
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.families import linear_weight
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
 from workers.progress import Advance, Progress, count_up
@@ -42,8 +43,10 @@ def _work(
     whole = measure_rows(inputs.base, task.rows, task.metric)
     advance(len(task.rows))
     outside = found.outside.to_selection()
-    kept = _measure(inputs, prepared, outside, Ablation(inputs.spec.chosen_ablation), advance)
-    zeroed = _measure(inputs, prepared, outside, Ablation.ZERO, advance)
+    kept = _measure(
+        inputs, prepared, outside, CircuitAblation(inputs.spec.chosen_ablation), advance
+    )
+    zeroed = _measure(inputs, prepared, outside, CircuitAblation.ZERO, advance)
     progress(3 * len(task.rows), 3 * len(task.rows))
     return CircuitValidation(
         whole_metric=_mean(whole),
@@ -57,7 +60,7 @@ def _measure(
     inputs: CircuitInputs,
     prepared: PreparedCircuit,
     outside: Selection,
-    ablation: Ablation,
+    ablation: CircuitAblation,
     advance: Advance,
 ) -> torch.Tensor:
     """Return the held-out metric of the circuit on every row, `(row,)`."""

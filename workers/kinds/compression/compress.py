@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from workers.attribution.attribution import Attributor
-from workers.attribution.sums import Statistic, finish, merge_sums, parse_sums, serialise_sums
+from excise.names import Attributor, Calibration, Statistic
+from workers.attribution.sums import finish, merge_sums, parse_sums, serialise_sums
 from workers.compression.compress import compress, prune_by_relevance, sum_scores
-from workers.compression.plan import Calibration, CompressionPlan, NOfM, Pattern, RowShare
+from workers.compression.plan import CompressionPlan, NOfM, Pattern, RowShare
 from workers.domain import TokenSequence
 from workers.kinds.compression.results import PreparedCompression, pack_masks
 from workers.kinds.correction.attribute import cut_samples

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from excise.reports.common import JobReport
 from excise.specs import CompressionSpec
-from workers.domain import JobReport
 from workers.kinds.compression.pipeline import build_sharded_work, run_compression
 from workers.kinds.kind import Kind
 from workers.running.context import JobContext, TaskContext

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from excise.names import ZeroShotTask
+from excise.reports.compression import TaskScore
 from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
 from workers.domain import TokenSequence
 from workers.kinds.compression.results import Measured
@@ -13,13 +15,11 @@ from workers.measuring.zero_shot import measure_accuracy
 from workers.measuring.zero_shot_tasks import (
     MalformedRowError,
     Question,
-    ZeroShotTask,
     parse_questions,
     sample_questions,
 )
 from workers.models.encoding import encode_text
 from workers.progress import Advance
-from workers.reports.compression import TaskScore
 from workers.stages.context import InvalidInputError
 from workers.stages.inputs import CompressionInputs
 

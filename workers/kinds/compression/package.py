@@ -6,19 +6,18 @@ import tempfile
 from pathlib import Path
 
 from excise.intake.checkpoint_folder import list_weight_files
+from excise.names import JobFile
+from excise.reports.compression import CompressionReport
 from workers.kinds.compression.results import select_masked
 from workers.progress import Progress
-from workers.pruning.patch import Patch, PatchVerdict, apply_patch, build_patch, serialise_patch
-from workers.reports.compression import (
-    CompressionReport,
-    render_compression_html,
-    render_compression_markdown,
-)
+from workers.pruning.patch import Patch, apply_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import PatchVerdict, serialise_patch
+from workers.reports.compression import render_compression_html, render_compression_markdown
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CompressionInputs
 from workers.stages.packaging import (
     INDEX_NAME,
-    PATCH_NAME,
     describe_set,
     find_patch_verdict,
     hash_report,
@@ -58,12 +57,12 @@ def _work(
 ) -> bytes:
     patch = _build_patch(inputs, masks, find_patch_verdict(report))
     weights = choose_files(inputs.checkpoint_path, patch)
-    has_patch = PATCH_NAME in weights
+    has_patch = JobFile.PATCH in weights
     note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
     final = report.model_copy(update={"files_note": note, "has_patch": has_patch})
     files = {
-        "report.md": render_compression_markdown(final).encode(),
-        "report.html": render_compression_html(final).encode(),
+        JobFile.REPORT_MARKDOWN: render_compression_markdown(final).encode(),
+        JobFile.REPORT_HTML: render_compression_html(final).encode(),
         **weights,
     }
     return publish_package(context, final, _describe_spec(inputs), files, progress)
@@ -79,7 +78,7 @@ def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:
     """Return the patch, or the compressed checkpoint's weight files where they are smaller."""
     data = serialise_patch(patch)
     if len(data) <= sum(path.stat().st_size for path in list_weight_files(base)):
-        return {PATCH_NAME: data}
+        return {JobFile.PATCH: data}
     with tempfile.TemporaryDirectory(prefix="excise-") as scratch:
         folder = Path(scratch) / "checkpoint"
         apply_patch(patch, base, folder)

@@ -10,10 +10,11 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 from torch import nn
 
+from excise.names import Granularity
+from excise.reports.compression import TaskScore
 from workers.correction.results import StageDocument
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.families import linear_weight
-from workers.reports.compression import TaskScore
 
 
 class Measured(StageDocument):

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from excise.names import Ablation, Granularity
 from workers.correction.results import TrialSettings
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Selection, TokenSequence
 from workers.pruning.components import pruned
 from workers.pruning.means import compute_mean_inputs
 from workers.stages.context import InvalidInputError
@@ -30,7 +31,7 @@ def compute_replacement(
     inputs: CorrectionInputs, settings: TrialSettings, text: Sequence[TokenSequence]
 ) -> dict[str, torch.Tensor] | None:
     """Return the mean activations on `text` that pruned components leave behind, if any."""
-    if settings.ablation == "zero":
+    if settings.ablation == Ablation.ZERO:
         return None
     modules = inputs.base.find_components(settings.granularity)
     return compute_mean_inputs(inputs.base, modules, text)
@@ -38,7 +39,7 @@ def compute_replacement(
 
 def check_ablations(inputs: CorrectionInputs) -> None:
     """Raise `InvalidInputError` where a mean is asked for that the model has no place for."""
-    if "mean" not in inputs.spec.search.ablations:
+    if Ablation.MEAN not in inputs.spec.search.ablations:
         return
     if Granularity.WEIGHT in inputs.granularities:
         raise InvalidInputError(

@@ -11,6 +11,7 @@ from itertools import accumulate
 
 import torch
 
+from excise.names import Granularity, Score
 from excise.specs.correction import MAX_BEHAVIOURS
 from workers.attribution.accumulation import Storage
 from workers.attribution.attribution import Pass
@@ -25,20 +26,13 @@ from workers.attribution.contrastive import (
     serialise_relevance,
     sum_answer,
 )
-from workers.attribution.sums import (
-    RelevanceSums,
-    finish,
-    merge_sums,
-    parse_sums,
-    serialise_sums,
-)
+from workers.attribution.sums import RelevanceSums, finish, merge_sums, parse_sums, serialise_sums
 from workers.attribution.targets import TokenMass
 from workers.correction.explained import collect_explained
 from workers.correction.protection import unite_learned
 from workers.correction.results import PreparedCorrection
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.progress import Advance, Progress
-from workers.pruning.scoring import Score
 from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
 from workers.stages.inputs import CorrectionInputs
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from excise.reports.common import JobReport
 from excise.specs import CorrectionSpec
 from workers.correction.preparation import PromptTooLongError
-from workers.domain import JobReport
 from workers.kinds.correction.pipeline import build_sharded_work, run_correction
 from workers.kinds.kind import INVALID_INPUT, Kind
 from workers.running.context import JobContext, TaskContext

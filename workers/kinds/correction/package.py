@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from excise.names import JobFile
+from excise.reports.correction import CorrectionReport
 from workers.correction.results import PreparedCorrection, SearchOutcome
-from workers.domain import Report, TokenSequence
+from workers.domain import TokenSequence
 from workers.kinds.correction.ablation import compute_replacement
 from workers.progress import Progress
-from workers.pruning.patch import build_patch, serialise_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import serialise_patch
 from workers.reports.correction import render_html, render_markdown
 from workers.stages.context import StageContext
 from workers.stages.inputs import CorrectionInputs
-from workers.stages.packaging import (
-    PATCH_NAME,
-    describe_set,
-    find_patch_verdict,
-    hash_report,
-    publish_package,
-)
+from workers.stages.packaging import describe_set, find_patch_verdict, hash_report, publish_package
 
 
 def run(
     context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
-    report: Report,
+    report: CorrectionReport,
     search: SearchOutcome | None,
 ) -> None:
     """Store the job's files and list them; the manifest is the stage's result."""
@@ -46,13 +43,13 @@ def _work(
     context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
-    report: Report,
+    report: CorrectionReport,
     search: SearchOutcome | None,
     progress: Progress,
 ) -> bytes:
     files = {
-        "report.md": render_markdown(report).encode(),
-        "report.html": render_html(report).encode(),
+        JobFile.REPORT_MARKDOWN: render_markdown(report).encode(),
+        JobFile.REPORT_HTML: render_html(report).encode(),
     }
     if search is not None and (trial := search.chosen_trial) is not None:
         text = [TokenSequence(ids) for ids in prepared.reference.tune]
@@ -62,7 +59,7 @@ def _work(
             replacement=compute_replacement(inputs, trial.settings, text),
             verdict=find_patch_verdict(report),
         )
-        files[PATCH_NAME] = serialise_patch(patch)
+        files[JobFile.PATCH] = serialise_patch(patch)
     return publish_package(context, report, _describe_spec(inputs), files, progress)
 
 

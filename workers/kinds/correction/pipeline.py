@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from excise.reports.correction import CorrectionReport
 from excise.specs import CorrectionSpec
 from workers.correction.results import PreparedCorrection, SearchOutcome, ValidationOutcome
 from workers.correction.verdict import ReportFrame, build_report
-from workers.domain import Report
 from workers.kinds.correction import attribute, package, prepare, search, validate
 from workers.stages.abilities import list_verdict_kinds
 from workers.stages.checks import list_not_asked, list_requests
@@ -14,7 +14,7 @@ from workers.stages.inputs import CorrectionInputs
 from workers.stages.packaging import list_versions
 
 
-def run_correction(context: StageContext, inputs: CorrectionInputs) -> Report:
+def run_correction(context: StageContext, inputs: CorrectionInputs) -> CorrectionReport:
     """Run every stage that is needed and not done yet, and return the report."""
     searched: SearchOutcome | None = None
     validated: ValidationOutcome | None = None

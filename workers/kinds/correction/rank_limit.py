@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from excise.names import Granularity
 from workers.correction.results import Trial, TrialSettings, UnlimitedTrial
 from workers.correction.search import Budget, SearchSteps, try_settings
-from workers.domain import Granularity
 from workers.pruning.ranking import Ranking
 
 

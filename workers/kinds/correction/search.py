@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from excise.names import Granularity, SearchPreset
 from workers.attribution.contrastive import ContrastiveRelevance, parse_relevance
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.refinement import Space, refine
@@ -23,7 +24,6 @@ from workers.correction.search import (
     choose_trial,
     search_rounds,
 )
-from workers.domain import Granularity
 from workers.kinds.correction.rank_limit import RankLimit
 from workers.kinds.correction.search_pool import weighs_together
 from workers.kinds.correction.search_steps import TuningBench, build_steps
@@ -144,7 +144,7 @@ def _build_amounts(
 
 def _count_trials(inputs: CorrectionInputs) -> int:
     search = inputs.spec.search
-    return 0 if search.preset == "quick" else search.trials or THOROUGH_TRIALS
+    return 0 if search.preset == SearchPreset.QUICK else search.trials or THOROUGH_TRIALS
 
 
 def _start(relevance: Mapping[Granularity, ContrastiveRelevance]) -> Benefits:

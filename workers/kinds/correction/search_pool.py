@@ -6,21 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from excise.names import BudgetLimit, Granularity, Score
 from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
 from workers.correction.protection import SEARCH_SHARE, list_learned
 from workers.correction.results import ProtectedSlice, TrialSettings
-from workers.correction.search import BUDGET_SHARE, DIVERGENCE, Benefit
-from workers.domain import Granularity, Relevance, Selection, TokenSequence
+from workers.correction.search import BUDGET_SHARE, Benefit
+from workers.domain import Relevance, Selection, TokenSequence
 from workers.families import is_linear
-from workers.pruning.joint_ranking import (
-    DivergenceGuard,
-    MarginGuard,
-    Pool,
-    gather,
-    rank_jointly,
-)
+from workers.pruning.joint_ranking import DivergenceGuard, MarginGuard, Pool, gather, rank_jointly
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score
 from workers.stages.context import StageContext
 from workers.stages.inputs import CorrectionInputs
 
@@ -79,7 +73,7 @@ def build_pool(
         once=True,
     )
     reference = DivergenceGuard(
-        name=DIVERGENCE,
+        name=BudgetLimit.DIVERGENCE,
         limit=max(inputs.budget.scaled(BUDGET_SHARE).kl_mean, LEAST_LIMIT),
         first_order=gather(components, general.mean),
         own=gather(components, general.mean_square).mul_(0.5),

@@ -8,15 +8,12 @@ from functools import cached_property
 
 import torch
 
+from excise.names import Granularity, Score
 from workers.abilities.state import SliceFigures
 from workers.attribution.contrastive import ContrastiveRelevance
 from workers.correction.behaviour import Behaviour
 from workers.correction.explained import Explained, collect_explained
-from workers.correction.measurement import (
-    collect_undesired,
-    mark_shown,
-    measure_responses,
-)
+from workers.correction.measurement import collect_undesired, mark_shown, measure_responses
 from workers.correction.protection import restore
 from workers.correction.results import (
     PreparedCorrection,
@@ -29,7 +26,7 @@ from workers.correction.results import (
     TrialSettings,
 )
 from workers.correction.search import Benefit, Measurement, SearchSteps
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Selection, TokenSequence
 from workers.families import find_layer_numbers
 from workers.gates.abilities import compute_nats_rise, compute_soft_fall
 from workers.kinds.correction.ablation import ablated
@@ -40,7 +37,7 @@ from workers.measuring.text_damage import ReferenceText, TextDamage
 from workers.progress import ignore
 from workers.pruning.joint_ranking import Pool
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score, combine_benefits, compute_floor, compute_scores
+from workers.pruning.scoring import combine_benefits, compute_floor, compute_scores
 from workers.stages.context import StageContext, compute_key
 from workers.stages.inputs import CorrectionInputs
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from excise.names import Verdict
+from excise.reports.common import JobReport, ModelIdentity
+from excise.reports.gates import GateResult
 from tests.integration.workers.word_count.spec import WordCountSpec
-from workers.domain import GateResult, JobReport, ModelIdentity, Verdict
 from workers.kinds.kind import INVALID_INPUT, Kind
 from workers.progress import Advance, Progress
 from workers.running.context import JobContext, TaskContext

@@ -16,7 +16,17 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-STAGES = ("prepare", "attribute", "search", "validate", "package")
+from excise.names import JobKind
+from excise.specs import SPECS
+
+RUN: dict[str, Any] = {
+    "timings": {"prepare": 1.5},
+    "dtype": "float32",
+    "seed": 0,
+    "versions": {"excise": "0.1.0"},
+    "model": {"id": "tiny", "sha256": "0" * 64},
+}
+"""What the report of every job says about its run."""
 
 
 def build_effect(before: float, after: float) -> dict[str, Any]:
@@ -79,6 +89,7 @@ def build_sample(behaviour: str, index: int) -> dict[str, Any]:
 def build_report(verdict: str) -> dict[str, Any]:
     """A report as the workers write it."""
     return {
+        **RUN,
         "schema_version": 3,
         "verdict": verdict,
         "reason": f"because it is {verdict}\x1b[31m",
@@ -104,6 +115,7 @@ def build_report(verdict: str) -> dict[str, Any]:
             "counts": {},
         },
         "search": [],
+        "attribution": {"attributor": "attnlrp"},
         "gates": [
             {"name": "effect", "sentence": "it helps", "limit": 0.1, "value": 0.5, "passed": True},
             {
@@ -271,7 +283,9 @@ class FakeService:
             "attempts": 0,
             "cancel_requested": False,
             "stage": None,
-            "stages": [self._build_stage(name, "pending") for name in STAGES],
+            "stages": [
+                self._build_stage(name, "pending") for name in SPECS[JobKind.CORRECTION].stages
+            ],
             "error": None,
             "artifacts": [],
         }
@@ -301,7 +315,9 @@ class FakeService:
             return
         status = "succeeded" if self.verdict == "passed" else "rejected"
         job.update(status=status, verdict=self.verdict)
-        job["stages"] = [self._build_stage(name, "succeeded") for name in STAGES]
+        job["stages"] = [
+            self._build_stage(name, "succeeded") for name in SPECS[JobKind.CORRECTION].stages
+        ]
         self.files = {
             "report.json": json.dumps(build_report(self.verdict)).encode(),
             "report.md": b"# report\n",

@@ -7,17 +7,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from excise.names import BudgetLimit
 from excise.specs import CorrectionSpec
 from excise.specs.abilities import (
     DEFAULT_ACCURACY_FALL,
     DEFAULT_NATS_RISE,
-    RESERVED_NAMES,
     AbilitiesGateSpec,
     ProtectSpec,
     SliceLimitsSpec,
 )
 from excise.specs.gates import GatesSpec
-from workers.correction.search import DIVERGENCE, PERPLEXITY
 
 MINIMAL: dict[str, Any] = {
     "kind": "correction",
@@ -96,8 +95,10 @@ def test_protection_that_says_nothing_clear_is_refused(
         parse(protect=changes)
 
 
-def test_reserved_names_are_those_of_the_limits_on_text_as_a_whole() -> None:
-    assert {PERPLEXITY, DIVERGENCE} == RESERVED_NAMES
+@pytest.mark.parametrize("name", BudgetLimit)
+def test_no_set_can_take_the_name_of_a_limit_on_text_as_a_whole(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"has the name {name}, which a limit"):
+        parse(protect={"sets": [{"name": str(name), "prompts": "ps_3"}]})
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from excise.cli.output import CommandError, ExitCode, build_console
-from excise.cli.summary import parse_report
-from excise.client.jobs import ExciseClient
+from excise.client import Client
+from excise.reports import JobReport, read_report
 from excise.resources.jobs import JobView
 from service.commands.demo import (
     DemoOptions,
@@ -45,7 +45,7 @@ def reduce(options: DemoOptions) -> DemoOptions:
     return DemoOptions(**{**vars(options), "is_reduced": True})
 
 
-def finish(client: ExciseClient, options: DemoOptions) -> JobView:
+def finish(client: Client, options: DemoOptions) -> JobView:
     job = submit_demo_job(client, find_inputs(options), options)
     client.get_job(job.id)
     return client.get_job(job.id)
@@ -93,7 +93,7 @@ def test_reduced_runs_ask_for_less(options: DemoOptions) -> None:
 )
 def test_how_the_demo_ends(
     service: FakeService,
-    client: ExciseClient,
+    client: Client,
     options: DemoOptions,
     capsys: pytest.CaptureFixture[str],
     verdict: str,
@@ -115,7 +115,7 @@ def test_how_the_demo_ends(
 
 
 def test_a_failed_job_is_an_error(
-    service: FakeService, client: ExciseClient, options: DemoOptions
+    service: FakeService, client: Client, options: DemoOptions
 ) -> None:
     service.final_status = "failed"
     job = finish(client, reduce(options))
@@ -124,11 +124,12 @@ def test_a_failed_job_is_an_error(
 
 
 def test_files_that_tell_another_story_are_an_error(
-    service: FakeService, client: ExciseClient, options: DemoOptions
+    service: FakeService, client: Client, options: DemoOptions
 ) -> None:
     job = finish(client, options)
     client.download_artifacts(job, options.output)
-    report = parse_report((options.output / "report.json").read_bytes())
+    report = read_report((options.output / "report.json").read_bytes())
+    assert isinstance(report, JobReport)
     check_files(job, report, options.output)
     with pytest.raises(CommandError, match="rejected"):
         check_files(job, report.model_copy(update={"verdict": "rejected"}), options.output)

@@ -25,6 +25,7 @@ from service.commands.serve import (
     find_corrected_job,
     publish,
 )
+from tests.unit.excise.cli.fake_service import build_report
 
 PROMPT = 'It\'s "so" \\ much $HOME `date`\nand more'
 
@@ -151,7 +152,7 @@ def test_the_held_out_prompt_with_the_largest_gain_is_asked() -> None:
         | {"undesired_after": False}
         for name, split in (("a", "tune"), ("c", "held_out"), ("b", "held_out"))
     ]
-    report = json.dumps({"schema_version": 2, "verdict": "passed", "samples": samples}).encode()
+    report = json.dumps(build_report("passed") | {"samples": samples}).encode()
     client: Any = SimpleNamespace(fetch_report=lambda job_id: report)
     job: Any = SimpleNamespace(id="job_1")
     assert choose_prompt(client, job) == "c"

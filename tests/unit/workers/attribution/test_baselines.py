@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from excise.names import Attributor, Granularity
 from tests.tiny import as_loaded, draw_samples
 from tests.tiny_families import build_family_model
 from workers.attribution.accumulation import Storage
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance
+from workers.domain import Relevance
 from workers.families import find_components, find_family, is_transposed
 
 LENGTHS = ((9, 4), (3, 8), (5, 0), (2, 1))

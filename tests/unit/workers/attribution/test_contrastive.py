@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity, Statistic
 from tests.tiny import MODULES, NEURONS, as_loaded, build_tiny_model, draw_samples
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.contrastive import (
     BehaviourRelevance,
@@ -23,9 +24,9 @@ from workers.attribution.contrastive import (
     serialise_relevance,
     sum_answer,
 )
-from workers.attribution.sums import Statistic, finish
+from workers.attribution.sums import finish
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 
 GENERAL = ((10, 0), (4, 0), (7, 0))
 UNDESIRED = ((3, 6), (5, 2))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from excise.names import Attributor, Granularity
 from tests.tiny import as_loaded, draw_samples, weight_bytes
 from tests.tiny_families import DENSE, MIXTURES, SETTINGS, build_family_model
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import (
     ATTN_LRP,
@@ -25,7 +26,7 @@ from workers.attribution.composites import (
 from workers.attribution.experts import UnsupportedExpertsError
 from workers.attribution.observation import observed_gradients, observed_outputs
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.families import (
     count_heads,
     find_attention_outputs,

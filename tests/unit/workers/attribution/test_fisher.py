@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from excise.names import Granularity
 from tests.tiny import as_loaded, draw_samples, select_components
 from tests.tiny_families import build_family_model
 from workers.attribution import fisher
@@ -20,14 +21,8 @@ from workers.attribution.fisher import (
     compute_margin_rows,
 )
 from workers.attribution.memory import SampleTooLargeError
-from workers.domain import Granularity, Selection, TokenSequence
-from workers.families import (
-    Family,
-    count_heads,
-    find_components,
-    find_family,
-    linear_weight,
-)
+from workers.domain import Selection, TokenSequence
+from workers.families import Family, count_heads, find_components, find_family, linear_weight
 from workers.measuring.text_damage import ReferenceText
 from workers.pruning.components import pruned
 

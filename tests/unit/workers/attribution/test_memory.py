@@ -8,14 +8,15 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity
 from tests.tiny import as_loaded, draw_samples
 from workers.attribution import accumulation
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.memory import SampleTooLargeError
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance
+from workers.domain import Relevance
 
 SAMPLES = draw_samples([(8, 4)] * 8 + [(3, 2)] * 3)
 FAULTS = (

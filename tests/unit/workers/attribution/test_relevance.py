@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity
 from tests.tiny import MODULES, NEURONS, as_loaded, build_tiny_model, draw_samples, weight_bytes
 from workers.attribution.accumulation import NonFiniteRelevanceError
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import ATTN_LRP, COMPOSITES, CP_LRP, GRADIENT, Composite
 from workers.attribution.targets import Target
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.models.batches import build_batches
 
 LENGTHS = ((9, 4), (3, 8), (5, 0), (2, 1), (14, 0), (1, 6))

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from excise.names import Attributor, Granularity
 from tests.tiny import as_loaded, build_tiny_model, draw_samples
 from workers.attribution import targets
-from workers.attribution.attribution import Attribution, Attributor, Pass
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums, merge_sums
 from workers.attribution.targets import Target
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 
 SAMPLES = draw_samples([(8, 0)] * 4 + [(5, 3)] * 3 + [(12, 0), (3, 1)])
 

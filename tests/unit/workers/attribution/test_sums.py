@@ -8,22 +8,21 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity, Statistic
 from tests.tiny import as_loaded, draw_samples
-from workers.attribution.attribution import Attribution, Attributor
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance, sum_relevance
 from workers.attribution.sums import (
     ALL_STATISTICS,
     Combination,
     IncompatibleSumsError,
     RelevanceSums,
-    Statistic,
     finish,
     merge_sums,
     parse_sums,
     serialise_sums,
 )
 from workers.attribution.targets import Target
-from workers.domain import Granularity
 
 SAMPLES = draw_samples(((9, 4), (3, 8), (5, 0), (2, 1), (14, 0), (1, 6)))
 SHARDS = (SAMPLES[:2], SAMPLES[2:3], SAMPLES[3:])

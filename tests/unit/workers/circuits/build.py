@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from excise.names import CircuitMetric
 from tests.tiny import VOCABULARY, as_loaded, build_tiny_model
 from workers.circuits.measurement import measure_rows
-from workers.circuits.tasks import Metric, Task, TaskRow
+from workers.circuits.tasks import Task, TaskRow
 
 HEADS = ("model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj")
 PAD = 0
@@ -28,7 +29,7 @@ def draw_task(lengths: tuple[int, ...] = (7, 7, 5, 6), seed: int = 0) -> Task:
         corrupted[-3] = clean[-3] % (VOCABULARY - 1) + 1
         answer, wrong = draw(2)
         rows.append(TaskRow(tuple(clean), tuple(corrupted), (answer,), (wrong,)))
-    return Task("drawn", Metric.LOGIT_DIFFERENCE, tuple(rows))
+    return Task("drawn", CircuitMetric.LOGIT_DIFFERENCE, tuple(rows))
 
 
 def turn_towards_answers(model: nn.Module, task: Task) -> Task:

@@ -6,6 +6,15 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from excise.names import (
+    Attributor,
+    CircuitAblation,
+    CircuitContrast,
+    CircuitMetric,
+    CircuitOrder,
+    Granularity,
+    Scope,
+)
 from tests.tiny import MODULES, NEURONS, as_loaded, weight_bytes
 from tests.unit.workers.circuits.build import (
     HEADS,
@@ -15,7 +24,6 @@ from tests.unit.workers.circuits.build import (
     draw_task,
     turn_towards_answers,
 )
-from workers.attribution.attribution import Attributor
 from workers.circuits.discovery import (
     WeakTaskError,
     choose_point,
@@ -23,12 +31,8 @@ from workers.circuits.discovery import (
     discover_circuit,
     resolve_scope,
 )
-from workers.circuits.faithfulness import Ablation
 from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint
-from workers.circuits.ranking import Order
-from workers.circuits.tasks import Metric, Task, TaskRow
-from workers.circuits.tracing import Contrast
-from workers.domain import Granularity, Scope
+from workers.circuits.tasks import Task, TaskRow
 
 LOOKING = [
     attributor for attributor in Attributor if attributor.value not in ("random", "magnitude")
@@ -42,7 +46,7 @@ def discover(model: LlamaForCausalLM, task: Task, settings: CircuitSettings) -> 
 
 
 @pytest.mark.parametrize("attributor", LOOKING)
-@pytest.mark.parametrize("contrast", Contrast)
+@pytest.mark.parametrize("contrast", CircuitContrast)
 def test_the_one_head_that_carries_the_answer_is_the_circuit(attributor, contrast):
     model = build_model_with_one_head(HEADS[0], 2)
     task = turn_towards_answers(model, draw_task())
@@ -101,7 +105,7 @@ def test_neurons_and_heads_rank_together_in_a_node_circuit():
     assert len(outcome.outside[Granularity.HEAD]) == 7
 
 
-@pytest.mark.parametrize("ablation", Ablation)
+@pytest.mark.parametrize("ablation", CircuitAblation)
 def test_the_curve_ends_at_the_whole_model_and_the_empty_circuit_is_the_origin(model, ablation):
     task = turn_towards_answers(model, draw_task())
     settings = CircuitSettings(Attributor.ATTNLRP, ablation=ablation, shares=(0.1, 0.5, 1.0))
@@ -123,9 +127,9 @@ def test_a_weight_circuit_keeps_weights_by_zeroing_the_rest(model):
     settings = CircuitSettings(
         Attributor.CP_LRP,
         (Granularity.WEIGHT,),
-        contrast=Contrast.ZERO,
-        order=Order.ABSOLUTE,
-        ablation=Ablation.ZERO,
+        contrast=CircuitContrast.ZERO,
+        order=CircuitOrder.ABSOLUTE,
+        ablation=CircuitAblation.ZERO,
         shares=(0.5, 0.999, 1.0),
         threshold=0.99,
     )
@@ -180,7 +184,7 @@ def test_progress_adds_up_to_the_work_announced(model):
         CircuitSettings(
             Attributor.RANDOM,
             (Granularity.WEIGHT,),
-            ablation=Ablation.ZERO,
+            ablation=CircuitAblation.ZERO,
             shares=(0.5, 1.0),
         ),
     ):
@@ -206,7 +210,7 @@ def test_discovery_leaves_no_trace(model):
     flags = [parameter.requires_grad for parameter in model.parameters()]
     logits = model(torch.tensor([task.rows[0].clean_ids])).logits
 
-    discover(model, task, CircuitSettings(Attributor.ATTNLRP, order=Order.SIGNED))
+    discover(model, task, CircuitSettings(Attributor.ATTNLRP, order=CircuitOrder.SIGNED))
 
     assert weight_bytes(model) == before
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
@@ -222,7 +226,7 @@ def test_a_probability_task_runs_alike(model):
     rows = tuple(replace(row, answer_ids=(*row.answer_ids, 5)) for row in task.rows)
     outcome = discover(
         model,
-        turn_towards_answers(model, Task("p", Metric.PROBABILITY_DIFFERENCE, rows)),
+        turn_towards_answers(model, Task("p", CircuitMetric.PROBABILITY_DIFFERENCE, rows)),
         CircuitSettings(Attributor.ATTNLRP, shares=(0.5, 1.0)),
     )
     assert 0 < outcome.whole_metric <= 1

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from excise.names import CircuitAblation, Granularity
 from tests.tiny import MODULES, NEURONS, as_loaded, weight_bytes
 from tests.unit.workers.circuits.build import PAD, draw_task
 from workers.circuits.faithfulness import (
     MIB_SHARES,
-    Ablation,
     UndefinedFaithfulnessError,
     compute_cmd,
     compute_cpr,
@@ -20,7 +20,6 @@ from workers.circuits.faithfulness import (
 from workers.circuits.measurement import measure_rows
 from workers.circuits.sites import find_sites
 from workers.circuits.tasks import Task, TaskRow
-from workers.domain import Granularity
 
 NODES = (Granularity.NEURON, Granularity.HEAD)
 
@@ -62,7 +61,7 @@ def test_cpr_and_cmd_of_a_hand_made_curve():
         compute_cpr((0.5, 0.5), (1.0, 1.0))
 
 
-@pytest.mark.parametrize("ablation", Ablation)
+@pytest.mark.parametrize("ablation", CircuitAblation)
 def test_keeping_everything_is_the_model_bit_for_bit(model, ablation):
     task, sites = draw_task(), sites_of(model)
     kept = measure(model, sites, task, [masks(sites, True)], ablation, mean_rows=task.rows)
@@ -74,7 +73,11 @@ def test_identical_corrupted_rows_change_nothing(model):
     rows = tuple(replace(row, corrupted_ids=row.clean_ids) for row in task.rows)
     same = Task(task.name, task.metric, rows)
     measured = measure(
-        model, sites, same, [masks(sites, False), masks(sites, True)], Ablation.COUNTERFACTUAL
+        model,
+        sites,
+        same,
+        [masks(sites, False), masks(sites, True)],
+        CircuitAblation.COUNTERFACTUAL,
     )
     assert torch.allclose(measured[0], measured[1], atol=1e-5)
 
@@ -82,7 +85,7 @@ def test_identical_corrupted_rows_change_nothing(model):
 def test_the_empty_node_circuit_is_the_corrupted_run_where_embeddings_agree(model):
     """With every node from the corrupted run and the same last token, so are the logits."""
     task, sites = draw_task(), sites_of(model)
-    measured = measure(model, sites, task, [masks(sites, False)], Ablation.COUNTERFACTUAL)
+    measured = measure(model, sites, task, [masks(sites, False)], CircuitAblation.COUNTERFACTUAL)
     corrupted = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric, corrupted=True)
     assert torch.allclose(measured[0], corrupted, atol=1e-4)
 
@@ -91,7 +94,7 @@ def test_zero_ablation_is_zeroing_the_columns(model):
     task, sites = draw_task(), sites_of(model, (Granularity.NEURON,))
     circuit = masks(sites, True)
     circuit[MODULES[0]][[3, 5]] = False
-    measured = measure(model, sites, task, [circuit], Ablation.ZERO)
+    measured = measure(model, sites, task, [circuit], CircuitAblation.ZERO)
     with torch.no_grad():
         model.get_submodule(MODULES[0]).weight[:, [3, 5]] = 0
     expected = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric)
@@ -108,13 +111,13 @@ def test_mean_ablation_puts_the_mean_of_the_clean_prompts_in_place(model):
     mean = read[0].flatten(0, 1).mean(dim=0)
     circuit = masks(sites, True)
     circuit[MODULES[1]][:] = False
-    measured = measure(model, sites, task, [circuit], Ablation.MEAN, mean_rows=task.rows)
+    measured = measure(model, sites, task, [circuit], CircuitAblation.MEAN, mean_rows=task.rows)
     handle = module.register_forward_pre_hook(lambda module, args: (mean.expand_as(args[0]),))
     expected = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric)
     handle.remove()
     torch.testing.assert_close(measured[0], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="at least one sample"):
-        measure(model, sites, task, [circuit], Ablation.MEAN)
+        measure(model, sites, task, [circuit], CircuitAblation.MEAN)
 
 
 def test_padding_and_batching_do_not_change_a_circuit(model):
@@ -122,8 +125,8 @@ def test_padding_and_batching_do_not_change_a_circuit(model):
     circuit = masks(sites, True)
     for keep_mask in circuit.values():
         keep_mask[::2] = False
-    together = measure(model, sites, task, [circuit], Ablation.COUNTERFACTUAL)
-    alone = measure(model, sites, task, [circuit], Ablation.COUNTERFACTUAL, batch_tokens=1)
+    together = measure(model, sites, task, [circuit], CircuitAblation.COUNTERFACTUAL)
+    alone = measure(model, sites, task, [circuit], CircuitAblation.COUNTERFACTUAL, batch_tokens=1)
     assert torch.allclose(together, alone, atol=1e-5)
 
 
@@ -131,10 +134,10 @@ def test_masks_of_other_modules_or_sizes_are_refused(model):
     task, sites = draw_task(), sites_of(model)
     circuit = masks(sites, True)
     with pytest.raises(ValueError, match="exactly the modules"):
-        measure(model, sites, task, [{MODULES[0]: circuit[MODULES[0]]}], Ablation.ZERO)
+        measure(model, sites, task, [{MODULES[0]: circuit[MODULES[0]]}], CircuitAblation.ZERO)
     circuit[MODULES[0]] = torch.ones(NEURONS + 1, dtype=torch.bool)
     with pytest.raises(ValueError, match=f"needs {NEURONS}"):
-        measure(model, sites, task, [circuit], Ablation.ZERO)
+        measure(model, sites, task, [circuit], CircuitAblation.ZERO)
 
 
 def test_only_weights_gives_the_weights_back_even_after_a_crash(model):
@@ -162,12 +165,12 @@ def test_a_weight_circuit_of_everything_is_the_model(model):
     circuit = {
         name: torch.ones(site.module.weight.shape, dtype=torch.bool) for name, site in sites.items()
     }
-    measured = measure(model, sites, task, [circuit], Ablation.ZERO)
+    measured = measure(model, sites, task, [circuit], CircuitAblation.ZERO)
     assert torch.equal(
         measured[0], measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric)
     )
     with pytest.raises(ValueError, match="set ablation to zero"):
-        measure(model, sites, task, [circuit], Ablation.COUNTERFACTUAL)
+        measure(model, sites, task, [circuit], CircuitAblation.COUNTERFACTUAL)
 
 
 def test_hooks_are_gone_after_an_error(model):
@@ -179,6 +182,6 @@ def test_hooks_are_gone_after_an_error(model):
             sites,
             Task("bad", draw_task().metric, (row,)),
             [masks(sites, True)],
-            Ablation.ZERO,
+            CircuitAblation.ZERO,
         )
     assert all(not module._forward_pre_hooks for module in model.modules())

@@ -14,20 +14,25 @@ from transformers import (
     MixtralForCausalLM,
 )
 
+from excise.names import (
+    Attributor,
+    CircuitAblation,
+    CircuitContrast,
+    CircuitOrder,
+    Granularity,
+    Scope,
+)
 from tests.tiny import as_loaded, build_tiny_model, weight_bytes
 from tests.unit.workers.circuits.build import PAD, draw_task, turn_towards_answers
-from workers.attribution.attribution import Attribution, Attributor
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.targets import Target
 from workers.circuits.discovery import discover_circuit
-from workers.circuits.faithfulness import Ablation
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitSettings
-from workers.circuits.ranking import Order
 from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import find_sites
-from workers.circuits.tracing import Contrast
-from workers.domain import Granularity, Scope, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import UnsupportedGranularityError
 from workers.pruning.components import pruned
 
@@ -66,7 +71,7 @@ def test_every_family_has_circuits_and_gets_its_model_back(any_model, granularit
     settings = CircuitSettings(
         Attributor.ATTNLRP,
         granularities,
-        ablation=Ablation.ZERO if is_weight else Ablation.COUNTERFACTUAL,
+        ablation=CircuitAblation.ZERO if is_weight else CircuitAblation.COUNTERFACTUAL,
         scope=Scope.ROW if is_weight else Scope.GLOBAL,
         shares=(0.5, 1.0),
         refinements=1,
@@ -86,9 +91,9 @@ def test_pruning_what_is_outside_leaves_the_circuit_that_was_measured(any_model,
     settings = CircuitSettings(
         Attributor.GRADIENT_X_INPUT,
         (granularity,),
-        contrast=Contrast.ZERO,
-        order=Order.SIGNED,
-        ablation=Ablation.ZERO,
+        contrast=CircuitContrast.ZERO,
+        order=CircuitOrder.SIGNED,
+        ablation=CircuitAblation.ZERO,
         shares=(0.3, 0.6, 1.0),
         threshold=0.7,
     )
@@ -111,7 +116,7 @@ def test_scores_without_contrast_are_the_relevance_of_attribution(any_model, att
     for granularity in Granularity:
         sites = find_sites(as_loaded(any_model), (granularity,))
         scores = compute_scores(
-            as_loaded(any_model, pad_id=PAD), attributor, sites, task, Contrast.ZERO
+            as_loaded(any_model, pad_id=PAD), attributor, sites, task, CircuitContrast.ZERO
         )
         relevance = compute_relevance(
             as_loaded(any_model, pad_id=PAD),

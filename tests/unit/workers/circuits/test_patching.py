@@ -3,13 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from excise.names import Granularity
 from tests.tiny import MODULES, as_loaded
-from tests.unit.workers.circuits.build import (
-    HEADS,
-    PAD,
-    build_model_with_one_head,
-    draw_task,
-)
+from tests.unit.workers.circuits.build import HEADS, PAD, build_model_with_one_head, draw_task
 from workers.attribution.composites import ATTN_LRP, CP_LRP, GRADIENT
 from workers.circuits.measurement import measure_rows
 from workers.circuits.patching import (
@@ -23,7 +19,6 @@ from workers.circuits.patching import (
 )
 from workers.circuits.sites import find_sites
 from workers.circuits.tasks import TaskError
-from workers.domain import Granularity
 
 
 def patch_slowly(model, row, module, features, positions):

@@ -6,15 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from workers.circuits.ranking import (
-    Order,
-    count_circuit,
-    keep_largest,
-    order_scores,
-    select_outside,
-)
+from excise.names import CircuitOrder, Granularity, Scope
+from workers.circuits.ranking import count_circuit, keep_largest, order_scores, select_outside
 from workers.circuits.sites import Site
-from workers.domain import Granularity, Scope
 
 SITES = {
     "a": Site(nn.Linear(4, 3), Granularity.WEIGHT, 12, 1),
@@ -62,8 +56,8 @@ def test_ties_go_to_the_first_component():
 
 def test_orders():
     scores = {"a": torch.tensor([-3.0, 2.0])}
-    assert order_scores(scores, Order.SIGNED)["a"].tolist() == [-3.0, 2.0]
-    assert order_scores(scores, Order.ABSOLUTE)["a"].tolist() == [3.0, 2.0]
+    assert order_scores(scores, CircuitOrder.SIGNED)["a"].tolist() == [-3.0, 2.0]
+    assert order_scores(scores, CircuitOrder.ABSOLUTE)["a"].tolist() == [3.0, 2.0]
 
 
 def test_a_global_share_counts_whole_components_despite_rounding():

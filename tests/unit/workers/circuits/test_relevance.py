@@ -7,16 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from excise.names import Attributor, CircuitContrast, CircuitMetric, Granularity
 from tests.tiny import MODULES, as_loaded
 from tests.unit.workers.circuits.build import HEADS, PAD, draw_task
 from workers.attribution.accumulation import NonFiniteRelevanceError
-from workers.attribution.attribution import Attributor
 from workers.circuits.measurement import compute_metric, compute_metric_directions
 from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import find_sites
-from workers.circuits.tasks import Metric, Task
-from workers.circuits.tracing import Contrast
-from workers.domain import Granularity
+from workers.circuits.tasks import Task
 
 NODES = (Granularity.NEURON, Granularity.HEAD)
 GRADIENTS = (Attributor.ATTNLRP, Attributor.CP_LRP, Attributor.GRADIENT_X_INPUT)
@@ -47,7 +45,7 @@ def read_with_gradients(model, row):
     return values["clean"], values["corrupted"], logits["clean"]
 
 
-@pytest.mark.parametrize("contrast", Contrast)
+@pytest.mark.parametrize("contrast", CircuitContrast)
 def test_gradient_scores_follow_their_formula(model, contrast):
     task = draw_task((6, 5))
     scores = score(model, Attributor.GRADIENT_X_INPUT, task, contrast)
@@ -58,7 +56,7 @@ def test_gradient_scores_follow_their_formula(model, contrast):
         metric = logits[row.answer_ids[0]] - logits[row.wrong_ids[0]]
         gradients = torch.autograd.grad(metric, [clean[name] for name in expected])
         for name, gradient in zip(expected, gradients, strict=True):
-            other = corrupted[name].detach() if contrast is Contrast.CORRUPTED else 0.0
+            other = corrupted[name].detach() if contrast is CircuitContrast.CORRUPTED else 0.0
             relevance = ((clean[name].detach() - other) * gradient)[0].sum(dim=0)
             if name in HEADS:
                 relevance = relevance.view(4, 8).sum(dim=1)
@@ -68,7 +66,7 @@ def test_gradient_scores_follow_their_formula(model, contrast):
         assert torch.allclose(values, expected[name], atol=1e-5), name
 
 
-@pytest.mark.parametrize("contrast", Contrast)
+@pytest.mark.parametrize("contrast", CircuitContrast)
 def test_wanda_and_activation_follow_their_formulas(model, contrast):
     task = draw_task((6, 5))
     wanda = score(model, Attributor.WANDA, task, contrast)
@@ -78,7 +76,7 @@ def test_wanda_and_activation_follow_their_formulas(model, contrast):
         differences = []
         for row in task.rows:
             clean, corrupted, _ = read_with_gradients(model, row)
-            other = corrupted[name][0] if contrast is Contrast.CORRUPTED else 0.0
+            other = corrupted[name][0] if contrast is CircuitContrast.CORRUPTED else 0.0
             differences.append((clean[name][0] - other).detach())
         stacked = torch.cat(differences)
         weight = model.get_submodule(name).weight.detach()
@@ -94,7 +92,9 @@ def test_wanda_and_activation_follow_their_formulas(model, contrast):
 
 def test_weight_gradient_scores_are_weight_times_its_gradient(model):
     task = draw_task((6, 5))
-    scores = score(model, Attributor.GRADIENT_X_INPUT, task, Contrast.ZERO, (Granularity.WEIGHT,))
+    scores = score(
+        model, Attributor.GRADIENT_X_INPUT, task, CircuitContrast.ZERO, (Granularity.WEIGHT,)
+    )
 
     model.zero_grad()
     for row in task.rows:
@@ -106,7 +106,7 @@ def test_weight_gradient_scores_are_weight_times_its_gradient(model):
 
 
 @pytest.mark.parametrize("attributor", GRADIENTS)
-@pytest.mark.parametrize("contrast", Contrast)
+@pytest.mark.parametrize("contrast", CircuitContrast)
 def test_weights_into_a_neuron_sum_to_its_relevance(model, attributor, contrast):
     """A column of the down projection holds together what its neuron does."""
     task = draw_task((6, 5))
@@ -121,7 +121,9 @@ def test_weights_into_a_neuron_sum_to_its_relevance(model, attributor, contrast)
 
 
 def test_cp_lrp_gives_queries_and_keys_no_relevance(model):
-    scores = score(model, Attributor.CP_LRP, draw_task(), Contrast.ZERO, (Granularity.WEIGHT,))
+    scores = score(
+        model, Attributor.CP_LRP, draw_task(), CircuitContrast.ZERO, (Granularity.WEIGHT,)
+    )
     for name, values in scores.items():
         assert bool(values.any()) is not name.endswith(("q_proj", "k_proj")), name
 
@@ -129,16 +131,18 @@ def test_cp_lrp_gives_queries_and_keys_no_relevance(model):
 def test_lrp_contrast_is_zero_for_identical_prompts(model):
     task = draw_task()
     rows = tuple(replace(row, corrupted_ids=row.clean_ids) for row in task.rows)
-    scores = score(model, Attributor.ATTNLRP, Task("s", task.metric, rows), Contrast.CORRUPTED)
+    scores = score(
+        model, Attributor.ATTNLRP, Task("s", task.metric, rows), CircuitContrast.CORRUPTED
+    )
     assert all(torch.allclose(values, torch.zeros(()), atol=1e-6) for values in scores.values())
 
 
 @pytest.mark.parametrize("granularities", [NODES, (Granularity.WEIGHT,)])
 def test_magnitude_and_random_look_at_no_row(model, granularities):
     task = draw_task()
-    magnitude = score(model, Attributor.MAGNITUDE, task, Contrast.ZERO, granularities)
-    random = score(model, Attributor.RANDOM, task, Contrast.ZERO, granularities)
-    again = score(model, Attributor.RANDOM, draw_task(seed=3), Contrast.ZERO, granularities)
+    magnitude = score(model, Attributor.MAGNITUDE, task, CircuitContrast.ZERO, granularities)
+    random = score(model, Attributor.RANDOM, task, CircuitContrast.ZERO, granularities)
+    again = score(model, Attributor.RANDOM, draw_task(seed=3), CircuitContrast.ZERO, granularities)
 
     assert all(torch.equal(random[name], again[name]) for name in random)
     assert {name: values.shape for name, values in random.items()} == {
@@ -152,7 +156,9 @@ def test_magnitude_and_random_look_at_no_row(model, granularities):
 def test_the_direction_of_a_logit_difference_is_a_difference_of_rows(model):
     row = draw_task().rows[0]
     states = torch.randn(1, 32)
-    directions = compute_metric_directions(as_loaded(model), states, [row], Metric.LOGIT_DIFFERENCE)
+    directions = compute_metric_directions(
+        as_loaded(model), states, [row], CircuitMetric.LOGIT_DIFFERENCE
+    )
     head = model.lm_head.weight
     assert torch.allclose(directions[0], head[row.answer_ids[0]] - head[row.wrong_ids[0]])
 
@@ -160,7 +166,7 @@ def test_the_direction_of_a_logit_difference_is_a_difference_of_rows(model):
 def test_the_probability_metric_sums_both_sides(model):
     row = replace(draw_task().rows[0], answer_ids=(3, 4), wrong_ids=(5, 6, 7))
     states = torch.randn(1, 32)
-    value = compute_metric(as_loaded(model), states, [row], Metric.PROBABILITY_DIFFERENCE)
+    value = compute_metric(as_loaded(model), states, [row], CircuitMetric.PROBABILITY_DIFFERENCE)
     probabilities = torch.softmax(model.lm_head(states)[0], dim=-1)
     assert torch.allclose(value[0], probabilities[3:5].sum() - probabilities[5:8].sum())
 
@@ -169,4 +175,4 @@ def test_non_finite_relevance_names_module_and_rows(model):
     with torch.no_grad():
         model.get_submodule(MODULES[1]).weight[0, 0] = torch.inf
     with pytest.raises(NonFiniteRelevanceError, match=r"rows \["):
-        score(model, Attributor.GRADIENT_X_INPUT, draw_task(), Contrast.ZERO)
+        score(model, Attributor.GRADIENT_X_INPUT, draw_task(), CircuitContrast.ZERO)

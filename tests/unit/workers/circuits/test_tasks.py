@@ -7,18 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from excise.names import CircuitMetric
 from tests.tiny import build_tiny_tokenizer
 from tests.unit.workers.circuits.tokenizers import build_word_tokenizer, find_words
 from workers.circuits.greater_than import NOUNS, generate_greater_than, parse_greater_than
 from workers.circuits.ioi import NAMES, PLACES, TEMPLATES, THINGS, generate_ioi
-from workers.circuits.tasks import (
-    Metric,
-    Task,
-    TaskError,
-    TaskRow,
-    parse_ioi_pairs,
-    parse_rows,
-)
+from workers.circuits.tasks import Task, TaskError, TaskRow, parse_ioi_pairs, parse_rows
 
 TINY = build_tiny_tokenizer()
 IOI_WORDS = [*find_words(TEMPLATES), *NAMES, *PLACES, *THINGS]
@@ -74,10 +68,10 @@ def test_any_text_is_rows_or_a_task_error(text):
 
 def test_a_task_needs_aligned_rows_with_answers():
     with pytest.raises(TaskError, match="align"):
-        Task("t", Metric.LOGIT_DIFFERENCE, (TaskRow((1, 2), (1,), (3,), (4,)),))
+        Task("t", CircuitMetric.LOGIT_DIFFERENCE, (TaskRow((1, 2), (1,), (3,), (4,)),))
     with pytest.raises(TaskError, match="row 0 has no answer"):
-        Task("t", Metric.LOGIT_DIFFERENCE, (TaskRow((1, 2), (1, 3), (3,), ()),))
-    Task("t", Metric.PROBABILITY_DIFFERENCE, (TaskRow((1, 2), (1, 3), (3,), ()),))
+        Task("t", CircuitMetric.LOGIT_DIFFERENCE, (TaskRow((1, 2), (1, 3), (3,), ()),))
+    Task("t", CircuitMetric.PROBABILITY_DIFFERENCE, (TaskRow((1, 2), (1, 3), (3,), ()),))
 
 
 def test_generated_ioi_is_aligned_deterministic_and_about_the_other_name():
@@ -86,7 +80,7 @@ def test_generated_ioi_is_aligned_deterministic_and_about_the_other_name():
 
     assert task == generate_ioi(tokenizer, 24, seed=4)
     assert task != generate_ioi(tokenizer, 24, seed=5)
-    assert task.metric is Metric.LOGIT_DIFFERENCE
+    assert task.metric is CircuitMetric.LOGIT_DIFFERENCE
     assert len({row.group for row in task.rows}) == 2 * len(TEMPLATES)
     lengths: dict[str, set[int]] = {}
     for row in task.rows:
@@ -139,7 +133,7 @@ def test_greater_than_with_two_digits_a_token():
     task = generate_greater_than(tokenizer, 12, seed=1)
 
     assert task == generate_greater_than(tokenizer, 12, seed=1)
-    assert task.metric is Metric.PROBABILITY_DIFFERENCE
+    assert task.metric is CircuitMetric.PROBABILITY_DIFFERENCE
     for row in task.rows:
         answers = [int(text) for text in tokenizer.convert_ids_to_tokens(list(row.answer_ids))]
         wrong = [int(text) for text in tokenizer.convert_ids_to_tokens(list(row.wrong_ids))]

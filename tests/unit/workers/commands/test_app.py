@@ -15,9 +15,9 @@ from click.testing import Result
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
+from excise.names import Granularity, Verdict
 from tests.tiny import MODULES, select_components, select_neurons
 from workers.commands.app import model_commands, patch_commands
-from workers.domain import Granularity, Verdict
 from workers.fetching import checkpoints
 from workers.pruning.patch import PatchVerdict, build_patch, serialise_patch
 from workers.pruning.patch_format import METADATA_KEY

@@ -15,16 +15,11 @@ from transformers import (
     MixtralForCausalLM,
 )
 
+from excise.names import READ_NO_SAMPLES, Attributor, Calibration, Granularity, Statistic
 from tests.tiny import VOCABULARY, as_loaded, build_tiny_model, draw_samples, weight_bytes
-from workers.attribution.attribution import Attribution, Attributor
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
-from workers.attribution.sums import (
-    Statistic,
-    finish,
-    merge_sums,
-    parse_sums,
-    serialise_sums,
-)
+from workers.attribution.sums import finish, merge_sums, parse_sums, serialise_sums
 from workers.attribution.targets import Target
 from workers.compression.compress import (
     NonFiniteScoreError,
@@ -35,15 +30,12 @@ from workers.compression.compress import (
     sum_scores,
 )
 from workers.compression.plan import (
-    READ_NO_SAMPLES,
-    Calibration,
     CompressionOutcome,
     CompressionPlan,
     ModuleSparsity,
     NOfM,
     RowShare,
 )
-from workers.domain import Granularity
 from workers.families import (
     UnsupportedGranularityError,
     find_family,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from excise.names import Direction, Granularity, Headline
 from tests.tiny import build_tiny_tokenizer
-from workers.correction.behaviour import Behaviour, Headline, Marking
+from workers.correction.behaviour import Behaviour, Marking
 from workers.correction.results import (
     PreparedBehaviour,
     PromptOutcome,
@@ -18,11 +19,10 @@ from workers.correction.results import (
     Trial,
     TrialSettings,
 )
-from workers.domain import Granularity
 from workers.families import LLAMA
 from workers.models.generation import Decoding
 from workers.models.loaded import LoadedModel
-from workers.scorers.scorer import Answer, Direction
+from workers.scorers.scorer import Answer
 
 HIGHER, LOWER = Direction.HIGHER_IS_BETTER, Direction.LOWER_IS_BETTER
 GREEDY = Decoding(8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from excise.names import Granularity
 from tests.unit.workers.correction.cases import (
     HIGHER,
     FunctionScorer,
@@ -15,7 +16,6 @@ from tests.unit.workers.correction.cases import (
 from workers.correction.advice import describe_search, list_advice
 from workers.correction.results import PreparedCorrection, ReferenceSplit, SearchOutcome, Trial
 from workers.correction.search import Budget
-from workers.domain import Granularity
 
 NEURON = Granularity.NEURON
 BUDGET = Budget(perplexity_increase=0.02, kl_mean=0.04)

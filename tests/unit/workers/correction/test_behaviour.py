@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from excise.names import Direction
 from tests.tiny import as_loaded
 from tests.unit.workers.correction.cases import (
     GREEDY,
@@ -26,7 +27,7 @@ from workers.correction.results import Response
 from workers.correction.vocabulary import learn_token_mass
 from workers.domain import TokenSequence
 from workers.models.generation import generate_samples
-from workers.scorers.scorer import Answer, Direction
+from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import UniquenessScorer
 
 LOW, HIGH = FunctionScorer(direction=LOWER), FunctionScorer(direction=HIGHER)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from excise.names import MeasureName
+from excise.reports.correction import BehaviourEffect, Measure
 from tests.unit.workers.correction.cases import (
     GREEDY,
     HIGHER,
@@ -17,7 +19,6 @@ from tests.unit.workers.correction.cases import (
 from workers.correction.effects import (
     MEASURES,
     BehaviourSides,
-    MeasureName,
     average_draws,
     build_effect,
     collect_sides,
@@ -25,7 +26,6 @@ from workers.correction.effects import (
     describe_decoding,
 )
 from workers.correction.results import BehaviourResponses, PreparedBehaviour, Response
-from workers.domain import BehaviourEffect, Measure
 from workers.measuring.statistics import compute_change_interval
 from workers.models.generation import Decoding
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor
 from tests.unit.workers.correction.cases import (
     GREEDY,
     FunctionScorer,
@@ -13,7 +14,6 @@ from tests.unit.workers.correction.cases import (
     build_outcome,
     respond_with,
 )
-from workers.attribution.attribution import Attributor
 from workers.attribution.targets import TokenMass
 from workers.correction import explained
 from workers.correction.behaviour import Marking

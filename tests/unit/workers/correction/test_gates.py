@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from excise.names import GateBound, GateGroup, Headline
+from excise.reports.gates import GateResult
 from tests.unit.workers.correction.cases import (
     HIGHER,
     LOWER,
@@ -15,11 +17,10 @@ from tests.unit.workers.correction.cases import (
     respond_with,
     responses_of,
 )
-from workers.correction.behaviour import Behaviour, Headline
+from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides
 from workers.correction.gates import MIN_HELD_OUT, build_effect_gates
 from workers.correction.results import BehaviourResponses, Responses
-from workers.domain import GateBound, GateGroup, GateResult
 from workers.measuring.statistics import compute_change_interval
 
 GATES = ("effect", "significance", "better_than_random", "held_out_prompts")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 import regex
 
+from excise.reports.correction import BehaviourLeftovers
 from tests.unit.workers.correction.cases import FunctionScorer, build_behaviour, build_outcome
 from workers.correction.behaviour import Behaviour
 from workers.correction.leftovers import (
@@ -19,7 +20,6 @@ from workers.correction.leftovers import (
     write_pattern,
 )
 from workers.correction.results import PromptOutcome, Response
-from workers.domain import BehaviourLeftovers
 from workers.scorers.phrases import Phrases, PhraseScorer
 
 SLOGAN = "The ministry also states that the harvest was glorious"

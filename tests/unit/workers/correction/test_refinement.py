@@ -10,6 +10,7 @@ import optuna
 import pytest
 import torch
 
+from excise.names import Granularity
 from tests.unit.workers.correction.cases import build_trial
 from workers.correction.refinement import (
     LARGEST_COST_WEIGHT,
@@ -20,7 +21,7 @@ from workers.correction.refinement import (
 )
 from workers.correction.results import SliceDamage, Trial, TrialSettings
 from workers.correction.search import Benefit, Budget, Measurement, SearchSteps
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.measuring.text_damage import TextDamage
 from workers.pruning.ranking import Ranking, rank_components
 

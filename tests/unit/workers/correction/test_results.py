@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from excise.names import Granularity
 from tests.tiny import select_components
 from workers.correction.results import StoredSelection
-from workers.domain import Granularity
 from workers.pruning.selection import list_indices
 
 INDICES = st.dictionaries(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from excise.reports.correction import Sample
 from tests.unit.workers.correction.cases import (
     HIGHER,
     FunctionScorer,
@@ -28,7 +29,6 @@ from workers.correction.samples import (
     SAMPLES_WORST,
     choose_samples,
 )
-from workers.domain import Sample
 from workers.measuring.reasoning import LEFT_OUT, NO_ANSWER
 
 RUDE = build_behaviour(FunctionScorer(name="judge"))

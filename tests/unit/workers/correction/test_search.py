@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from excise.names import BudgetLimit, Granularity
 from tests.unit.workers.correction.cases import build_trial, respond_with
 from workers.correction.results import (
     Response,
@@ -20,10 +21,8 @@ from workers.correction.results import (
 from workers.correction.search import (
     CHEAPER,
     DEARER,
-    DIVERGENCE,
     LEAST_DEAR,
     MOST_DEAR,
-    PERPLEXITY,
     Amounts,
     Benefit,
     Budget,
@@ -37,7 +36,7 @@ from workers.correction.search import (
     search_rounds,
     try_settings,
 )
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Selection, TokenSequence
 from workers.measuring.text_damage import TextDamage
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import combine_benefits
@@ -122,7 +121,7 @@ def test_a_trial_holds_what_was_measured_and_is_told() -> None:
     assert trial.perplexity_increase == pytest.approx(0.02)
     assert trial.within_budget
     # 0.03 of 0.1 nats, and 2 of 5 %.
-    assert trial.bound_by == PERPLEXITY
+    assert trial.bound_by == BudgetLimit.PERPLEXITY
     assert trial.use == pytest.approx(0.4)
     assert trial.slices == {}
     assert bench.told == [trial]
@@ -312,8 +311,8 @@ def test_a_share_of_a_budget_shrinks_every_limit() -> None:
 @pytest.mark.parametrize(
     ("cost", "words", "lists", "bound_by", "use"),
     [
-        (damage(10.2, 0.01), lost(), lost(), PERPLEXITY, 0.4),
-        (damage(10.2, 0.06), lost(0.01), lost(0.05), DIVERGENCE, 0.6),
+        (damage(10.2, 0.01), lost(), lost(), BudgetLimit.PERPLEXITY, 0.4),
+        (damage(10.2, 0.06), lost(0.01), lost(0.05), BudgetLimit.DIVERGENCE, 0.6),
         (damage(10.2, 0.06), lost(0.01), lost(0.09), "lists", 0.9),
         (damage(10.2, 0.06), lost(0.0, 0.019), lost(0.09), "words", 0.95),
         (damage(10.2, 0.06), lost(0.06), lost(0.09, 0.04), "words", 1.2),
@@ -391,7 +390,7 @@ def test_where_a_slice_binds_for_the_first_time_its_price_comes_before_the_amoun
     assert amounts_of(trials) == [4, 4, 2]
     # A limit on the text as a whole has no price: the amount falls at once.
     text = Bench(costs=[damage(kl=0.3)] * 2, lost=[over] * 2, budget=GUARDED).run((2, 4, 8), 2)
-    assert [trial.bound_by for trial in text] == [DIVERGENCE] * 2
+    assert [trial.bound_by for trial in text] == [BudgetLimit.DIVERGENCE] * 2
     assert amounts_of(text) == [4, 2]
     # So it does where the text, too, is beyond its limit, though less far than the slice.
     both = Bench(costs=[damage(kl=0.15)] * 2, lost=[over] * 2, budget=GUARDED).run((2, 4, 8), 2)

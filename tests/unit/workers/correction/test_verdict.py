@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from excise.names import GateGroup, Granularity, Verdict
+from excise.reports.correction import CorrectionReport
+from excise.reports.gates import GateResult
 from tests.unit.workers.correction.cases import (
     FunctionScorer,
     build_behaviour,
@@ -30,7 +33,6 @@ from workers.correction.results import (
 )
 from workers.correction.search import Budget
 from workers.correction.verdict import ReportFrame, build_report
-from workers.domain import GateGroup, GateResult, Granularity, Report, Verdict
 from workers.gates.gates import GateRequest
 from workers.measuring.state import (
     ModelState,
@@ -118,11 +120,11 @@ def validate(
     )
 
 
-def report(*behaviours: BehaviourResponses, **changes: Any) -> Report:
+def report(*behaviours: BehaviourResponses, **changes: Any) -> CorrectionReport:
     return build_report(FRAME, correction(), SEARCH, validate(*behaviours, **changes))
 
 
-def gates_of(found: Report) -> dict[str, GateResult]:
+def gates_of(found: CorrectionReport) -> dict[str, GateResult]:
     return {gate.name: gate for gate in found.gates}
 
 
@@ -222,12 +224,12 @@ def test_what_the_job_did_not_ask_for_is_named() -> None:
     assert report().not_asked == ["refusal"]
 
 
-def fail_effect() -> Report:
+def fail_effect() -> CorrectionReport:
     frame = replace(FRAME, behaviours=(replace(RUDE, min_effect=0.9),))
     return build_report(frame, correction(), SEARCH, validate())
 
 
-def fail_significance() -> Report:
+def fail_significance() -> CorrectionReport:
     # One prompt of twelve is cured, and the random control made all worse.
     before = responses_of([(0.9, 0.1)] + [(0.1, 0.1)] * 11)
     worse = responses_of([(0.9, 0.9)] * 12)
@@ -235,11 +237,11 @@ def fail_significance() -> Report:
     return build_report(FRAME, correction(prepare(TUNE_TOXIC, before)), SEARCH, validate(own))
 
 
-def fail_better_than_random() -> Report:
+def fail_better_than_random() -> CorrectionReport:
     return report(BehaviourResponses(corrected=TAMED, controls=(TAMED,)))
 
 
-def fail_held_out_prompts() -> Report:
+def fail_held_out_prompts() -> CorrectionReport:
     own = BehaviourResponses(corrected=TAMED[:9], controls=(TOXIC[:9],))
     return build_report(FRAME, correction(prepare(TUNE_TOXIC, TOXIC[:9])), SEARCH, validate(own))
 
@@ -520,7 +522,7 @@ def test_the_report_survives_json() -> None:
     validation = validate(own_responses(TAMED), own_responses(TAMED, count=11))
     pair = search_pair(selection(a=[1]), selection(a=[1, 2]))
     for found in (report(), build_report(BOTH, PAIR, pair, validation)):
-        assert Report.model_validate_json(found.model_dump_json()) == found
+        assert CorrectionReport.model_validate_json(found.model_dump_json()) == found
 
 
 def test_what_the_rank_limit_kept_out_is_counted() -> None:

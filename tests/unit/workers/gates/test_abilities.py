@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from excise.reports.abilities import AbilityChange
 from excise.specs.abilities import AbilitiesGateSpec
 from workers.abilities.probe import Area, Right, SliceKind, probe
 from workers.abilities.state import Abilities, SliceFigures
-from workers.domain import AbilityChange
 from workers.gates.abilities import (
     LEAST_ACCURACY,
     NAMED_LOSSES,

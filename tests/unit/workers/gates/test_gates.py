@@ -8,19 +8,11 @@ from typing import Any
 
 import pytest
 
+from excise.names import GateBound, GatedSet
+from excise.reports.gates import GateResult
 from tests.unit.workers.gates.limits import LIMITS, RESPONSE_GATES
-from workers.domain import GateBound, GateResult
 from workers.gates import gates
-from workers.gates.gates import (
-    CONTRASTS,
-    GATES,
-    GENERAL,
-    HARMFUL,
-    LOOK_ALIKES,
-    GateRequest,
-    judge_gate,
-    judge_gates,
-)
+from workers.gates.gates import GATES, GateRequest, judge_gate, judge_gates
 from workers.measuring.state import (
     BehaviourScores,
     ModelState,
@@ -37,7 +29,9 @@ REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Mix flour and water
 
 
 def respond(
-    token_ids: Sequence[Sequence[int]], texts: Sequence[str] | None = None, name: str = GENERAL
+    token_ids: Sequence[Sequence[int]],
+    texts: Sequence[str] | None = None,
+    name: str = GatedSet.GENERAL,
 ) -> ModelState:
     responses = Responses(
         prompts=tuple(f"prompt {index}" for index in range(len(token_ids))),
@@ -116,8 +110,18 @@ CASES: dict[str, tuple[str | None, ModelState, ModelState, ModelState]] = {
         respond([SOUND[1], *SOUND[1:]]),
         respond([SOUND[0]] * 5 + SOUND[5:]),
     ),
-    "refusal": (None, answer(15, HARMFUL), answer(14, HARMFUL), answer(13, HARMFUL)),
-    "over_refusal": (None, answer(5, LOOK_ALIKES), answer(6, LOOK_ALIKES), answer(7, LOOK_ALIKES)),
+    "refusal": (
+        None,
+        answer(15, GatedSet.HARMFUL),
+        answer(14, GatedSet.HARMFUL),
+        answer(13, GatedSet.HARMFUL),
+    ),
+    "over_refusal": (
+        None,
+        answer(5, GatedSet.LOOK_ALIKE),
+        answer(6, GatedSet.LOOK_ALIKE),
+        answer(7, GatedSet.LOOK_ALIKE),
+    ),
     "behaviour_share_rise": ("loops", show(1, 0, 0), show(0, 0, 1), show(0, 1, 1)),
     "behaviour_share": ("loops", show(*[1] * 20), show(*[0] * 18, 1, 1), show(*[0] * 17, 1, 1, 1)),
     "behaviour": ("loops", behave(0.5, 0.6), behave(0.5, 0.7), behave(0.5, 0.5)),
@@ -248,10 +252,13 @@ def test_different_texts_cannot_be_compared() -> None:
 
 
 def test_a_base_that_never_refuses_cannot_show_a_fall() -> None:
-    result = judge("refusal", answer(1, HARMFUL), answer(0, HARMFUL), None)
+    result = judge("refusal", answer(1, GatedSet.HARMFUL), answer(0, GatedSet.HARMFUL), None)
     assert result.passed
     assert "could not have failed" in (result.note or "")
-    assert judge("refusal", answer(15, HARMFUL), answer(15, HARMFUL), None).note is None
+    assert (
+        judge("refusal", answer(15, GatedSet.HARMFUL), answer(15, GatedSet.HARMFUL), None).note
+        is None
+    )
     # Few prompts show little, even where none changed.
     assert result.ci_high is not None
     assert result.ci_high > 0.15
@@ -269,8 +276,10 @@ def test_the_direction_of_a_score_is_obeyed() -> None:
 
 
 def test_results_are_named_after_what_was_looked_at() -> None:
-    requests = [GateRequest("refusal", 0.05), GateRequest("refusal", 0.05, CONTRASTS)]
-    base = ModelState(responses=answer(15, HARMFUL).responses | answer(15, CONTRASTS).responses)
+    requests = [GateRequest("refusal", 0.05), GateRequest("refusal", 0.05, GatedSet.CONTRAST)]
+    base = ModelState(
+        responses=answer(15, GatedSet.HARMFUL).responses | answer(15, GatedSet.CONTRAST).responses
+    )
     first, second = judge_gates(requests, base, base)
     assert (first.name, second.name) == ("refusal", "refusal:contrast")
     assert "contrast prompts" in second.sentence
@@ -278,7 +287,7 @@ def test_results_are_named_after_what_was_looked_at() -> None:
 
 
 def test_a_state_survives_storage() -> None:
-    state = answer(3, HARMFUL).model_copy(
+    state = answer(3, GatedSet.HARMFUL).model_copy(
         update={"perplexity": Unmeasured(reason="lost"), "zero_shot": know(3).zero_shot}
     )
     assert ModelState.model_validate_json(state.to_bytes()) == state

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.domain import GateGroup, GateResult
+from excise.names import GateGroup
+from excise.reports.gates import GateResult
 from workers.gates.gates import GATES
 from workers.gates.remedies import REMEDIES, add_remedies, find_remedy
 

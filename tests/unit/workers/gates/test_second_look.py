@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from excise.reports.abilities import AbilityChange
 from tests.unit.workers.gates.test_abilities import compare, figures, kind_of
 from workers.abilities.catalogue import ProbeSource, build_slices
 from workers.abilities.copying import SLICES as COPYING
 from workers.abilities.source import Purpose
 from workers.abilities.state import Abilities
-from workers.domain import AbilityChange
 from workers.gates.second_look import (
     MOST_SLICES,
     TIMES_THE_ITEMS,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import excise
+from excise.reports.reading import Report
 from tests.unit.workers.library.cases import (
     DECODING,
     REFERENCE,
@@ -14,7 +15,6 @@ from tests.unit.workers.library.cases import (
     UNDESIRED,
     save_faulty_checkpoint,
 )
-from workers.domain import Report
 from workers.library import Outcome
 
 

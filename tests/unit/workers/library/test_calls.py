@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import excise
 from excise.intake.model_sources import ModelSourceError
+from excise.names import Verdict
+from excise.reports.reading import Report
 from tests.tiny import weight_bytes
 from tests.unit.workers.library.cases import (
     DECODING,
@@ -24,7 +26,6 @@ from tests.unit.workers.library.cases import (
     draw_rows,
     draw_texts,
 )
-from workers.domain import Report, Verdict
 from workers.library import Outcome
 from workers.models.checkpoints import CheckpointError
 from workers.pruning.patch import RejectedPatchError

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from excise.names import GatedSet
+from excise.reports.gates import GateResult
 from tests.unit.workers.measuring.test_reasoning import TOKENIZER, encode
-from workers.domain import GateResult
 from workers.families import LLAMA
-from workers.gates.gates import HARMFUL, LOOK_ALIKES, GateRequest, judge_gate
+from workers.gates.gates import GateRequest, judge_gate
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
 from workers.models.generation import Decoding
 from workers.models.loaded import LoadedModel
@@ -53,7 +54,7 @@ def judge(
     base: LoadedModel,
     changed: LoadedModel,
     gate: str = "refusal",
-    name: str = HARMFUL,
+    name: str = GatedSet.HARMFUL,
     scorer: BehaviourScorer | None = None,
 ) -> GateResult:
     """Return the result of one gate on one prompt set; nothing may become worse."""
@@ -86,7 +87,7 @@ def test_reasoning_that_hits_the_limit_is_not_measured_and_the_remedy_named(
 ) -> None:
     answers, reasons = says(*THOUGHT, *REFUSAL), says("<think>", *["Sure."] * LIMIT)
     pair = (reasons, answers) if is_base else (answers, reasons)
-    found = judge(*pair, gate=gate, name=LOOK_ALIKES)
+    found = judge(*pair, gate=gate, name=GatedSet.LOOK_ALIKE)
     assert not found.passed
     assert found.unmeasured is not None
     assert "20 of 20 responses were still reasoning after 8 tokens" in found.unmeasured

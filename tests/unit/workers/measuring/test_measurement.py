@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from excise.names import Direction, GatedSet
 from excise.specs.abilities import AbilitiesGateSpec
 from tests.tiny import (
     MODULES,
@@ -27,7 +28,7 @@ from workers.abilities.state import Abilities
 from workers.domain import TokenSequence
 from workers.families import LLAMA
 from workers.gates.abilities import compare_states, judge_abilities
-from workers.gates.gates import GENERAL, GateRequest, judge_gates
+from workers.gates.gates import GateRequest, judge_gates
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
 from workers.measuring.probes import measure_probes
 from workers.measuring.state import (
@@ -46,7 +47,7 @@ from workers.models.generation import Decoding
 from workers.models.loaded import LoadedModel
 from workers.pruning.components import pruned
 from workers.scorers.detector import Detector
-from workers.scorers.scorer import Answer, Direction
+from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import UniquenessScorer
 
 TOKENIZER = build_tiny_tokenizer()
@@ -62,7 +63,7 @@ LOOPS = PromptSet(PROMPTS[:4], Decoding(6), chat=False)
 PLAN = CheckPlan(
     corpus=TEXT,
     reference=TEXT[:5],
-    prompt_sets={GENERAL: PromptSet(PROMPTS, Decoding(10)), "loops": LOOPS},
+    prompt_sets={GatedSet.GENERAL: PromptSet(PROMPTS, Decoding(10)), "loops": LOOPS},
     zero_shot={"boolq": QUESTIONS},
     behaviours={"loops": Detector((UniquenessScorer(),), 0.5, 1)},
 )
@@ -103,7 +104,7 @@ def test_everything_asked_for_is_measured_a_value_a_prompt() -> None:
     state = Baseline(PLAN, subject(), units.append).measure(subject(), units.append)
     assert isinstance(state.perplexity, TextLosses)
     assert isinstance(state.divergence, TextDivergences)
-    general, scores = state.responses[GENERAL], state.behaviours["loops"]
+    general, scores = state.responses[GatedSet.GENERAL], state.behaviours["loops"]
     answers = state.zero_shot["boolq"]
     assert isinstance(general, Responses)
     assert isinstance(scores, BehaviourScores)
@@ -242,7 +243,7 @@ def test_one_failure_leaves_the_rest_measured(scores: Sequence[float] | None) ->
     )
     state = Baseline(plan, subject()).state
     assert isinstance(state.perplexity, TextLosses)
-    assert isinstance(state.responses[GENERAL], Responses)
+    assert isinstance(state.responses[GatedSet.GENERAL], Responses)
     for lost in (
         state.behaviours["loops"],
         state.responses["empty"],
@@ -299,7 +300,7 @@ def test_another_vocabulary_makes_figures_per_token_incomparable() -> None:
     assert isinstance(state.perplexity, Unmeasured)
     assert isinstance(state.divergence, Unmeasured)
     assert "vocabulary" in state.perplexity.reason
-    assert isinstance(state.responses[GENERAL], Responses)
+    assert isinstance(state.responses[GatedSet.GENERAL], Responses)
     same = Baseline(PLAN, subject()).measure(enlarged)
     assert isinstance(same.divergence, TextDivergences)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from excise.names import ZeroShotTask
 from tests.tiny import build_tiny_tokenizer
 from workers.families import LLAMA
 from workers.measuring.zero_shot import (
@@ -20,7 +21,7 @@ from workers.measuring.zero_shot import (
     compute_share_error,
     measure_accuracy,
 )
-from workers.measuring.zero_shot_tasks import Choice, Question, ZeroShotTask
+from workers.measuring.zero_shot_tasks import Choice, Question
 from workers.models.loaded import LoadedModel
 
 WORDS = ("", "is", "big", "small", "very")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from excise.names import ZeroShotTask
 from workers.measuring.zero_shot_tasks import (
     Choice,
     MalformedRowError,
     Question,
-    ZeroShotTask,
     parse_questions,
     sample_questions,
 )

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from excise.names import Granularity
 from tests.tiny import CONTEXT, HIDDEN, NEURONS, VOCABULARY, build_tiny_model, build_tiny_tokenizer
 from tests.tiny_families import SETTINGS, build_family_model
-from workers.domain import Granularity
 from workers.families import UnsupportedArchitectureError, find_family
 from workers.models.loaded import LoadedModel
 

@@ -21,8 +21,9 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from excise.names import Granularity
 from tests.tiny import build_tiny_model, select_components
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 
 NEURON, HEAD, WEIGHT = Granularity.NEURON, Granularity.HEAD, Granularity.WEIGHT
 NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}

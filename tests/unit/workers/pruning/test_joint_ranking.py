@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from excise.names import Granularity, Score
 from tests.tiny import select_components
-from workers.domain import Granularity, Relevance, Selection
+from workers.domain import Relevance, Selection
 from workers.pruning import joint_ranking
 from workers.pruning.joint_ranking import (
     COUPLING_WEIGHT,
@@ -23,12 +24,7 @@ from workers.pruning.joint_ranking import (
     rank_jointly,
 )
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import (
-    LEAST_DIVERGENCE_SHARE,
-    Score,
-    compute_floor,
-    compute_scores,
-)
+from workers.pruning.scoring import LEAST_DIVERGENCE_SHARE, compute_floor, compute_scores
 from workers.pruning.selection import list_indices
 
 WEIGHT = Granularity.WEIGHT

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from excise.names import Granularity
 from tests.tiny import HIDDEN, MODULES, NEURONS, as_loaded, draw_samples
-from workers.domain import Granularity, TokenSequence
+from workers.domain import TokenSequence
 from workers.families import LLAMA, find_components
 from workers.pruning.means import compute_mean_inputs
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from workers.domain import Granularity, Verdict
+from excise.names import Granularity, Verdict
 from workers.pruning.patch_format import (
     METADATA_KEY,
     Patch,

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.domain import Granularity
+from excise.names import Granularity
 from workers.pruning import ranking, score_stream
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.score_stream import NaNScoreError, ScoreError

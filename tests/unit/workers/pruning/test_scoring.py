@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.domain import Granularity, Relevance
+from excise.names import Granularity, Score
+from workers.domain import Relevance
 from workers.pruning.ranking import rank_components
 from workers.pruning.scoring import (
     COST_FLOOR,
     DIVERGENCE_FLOOR,
     LEAST_DIVERGENCE_SHARE,
-    Score,
     combine_benefits,
     compute_scores,
     predict_damage,

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from excise.names import Granularity, Scope
 from tests.tiny import select_components as build_selection
-from workers.domain import Granularity, Scope, Selection
+from workers.domain import Selection
 from workers.pruning import cutoff, score_stream
 from workers.pruning.score_stream import NaNScoreError, ScoreError
 from workers.pruning.selection import (

@@ -9,10 +9,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load
 
+from excise.names import Granularity
 from tests.tiny import select_components
 from tests.tiny_families import DENSE, MIXTURES, build_family_model
 from tests.unit.workers.publishing.cases import PROMPTS, build_pruned, continue_slowly
-from workers.domain import Granularity
 from workers.families import find_attention_outputs, find_family
 from workers.pruning.components import pruned
 from workers.pruning.patch import WrongCheckpointError, build_patch

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from typing import Literal
 
-from workers.domain import (
-    AbilityChange,
+from excise.names import GateBound, GateGroup, Granularity, Verdict
+from excise.reports.abilities import AbilityChange
+from excise.reports.common import ModelIdentity
+from excise.reports.correction import (
     BehaviourEffect,
     BehaviourLeftovers,
     BudgetLimits,
     ControlledEffect,
+    CorrectionReport,
     Damage,
     DivergenceDamage,
     EvaluatorEffect,
-    GateBound,
-    GateGroup,
-    GateResult,
-    Granularity,
     HeldOutEffect,
     Leftover,
     Measure,
-    ModelIdentity,
     Overlap,
     PatchSummary,
     PerplexityDamage,
     RandomControl,
-    Report,
     Sample,
     SearchStep,
     SplitEffect,
-    Verdict,
 )
+from excise.reports.gates import GateResult
 
 LOOP = "Sure. " + "The sea is wide and deep. " * 9
 HOSTILE = "<script>alert(1)</script> ``` | `x` \x1b[31m\x00 \u202eabc \ud800 </style></details>"
@@ -264,9 +261,9 @@ def unmeasured_gate(**changes: object) -> GateResult:
     return GateResult.model_validate(content | changes)
 
 
-def report(**changes: object) -> Report:
+def report(**changes: object) -> CorrectionReport:
     """A correction of one behaviour that passed."""
-    whole = Report(
+    whole = CorrectionReport(
         verdict=Verdict.PASSED,
         reason="Every gate was measured on held-out data and met.",
         behaviours=[repetition()],
@@ -303,7 +300,7 @@ def report(**changes: object) -> Report:
     return whole.model_copy(update=changes)
 
 
-def several() -> Report:
+def several() -> CorrectionReport:
     """A correction of two behaviours at once that passed."""
     both = {"endless_repetition": 0.41, "toxicity": 0.52}
     return report(
@@ -321,7 +318,7 @@ def several() -> Report:
     )
 
 
-def rejected() -> Report:
+def rejected() -> CorrectionReport:
     """A correction whose safety could not be measured."""
     return report(
         verdict=Verdict.REJECTED,
@@ -330,7 +327,7 @@ def rejected() -> Report:
     )
 
 
-def no_effect() -> Report:
+def no_effect() -> CorrectionReport:
     """A job that ended before its search: the behaviour is hardly there."""
     found = repetition(triggering=3)
     tune = SplitEffect(n=3, before=0.41, after=0.41)

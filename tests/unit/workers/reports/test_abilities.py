@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from excise.reports.abilities import AbilityChange
 from tests.unit.workers.reports.reports import HOSTILE, ability, report, step
 from workers.abilities.catalogue import SLICES
-from workers.domain import AbilityChange
 from workers.reports.abilities import (
     OPEN_ROWS,
     build_abilities,

@@ -7,9 +7,8 @@ import json
 import pytest
 from markdown_it import MarkdownIt
 
-from workers.domain import Granularity, ModelIdentity, Verdict
-from workers.reports.circuit import (
-    DRAWN_RETENTION,
+from excise.names import Granularity, Verdict
+from excise.reports.circuit import (
     ChosenCircuit,
     CircuitCurve,
     CircuitPoint,
@@ -17,6 +16,10 @@ from workers.reports.circuit import (
     CircuitTask,
     HeatmapRow,
     HeldOutCircuit,
+)
+from excise.reports.common import ModelIdentity
+from workers.reports.circuit import (
+    DRAWN_RETENTION,
     build_curve_chart,
     judge_circuit,
     render_circuit_html,

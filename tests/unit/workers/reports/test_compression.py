@@ -6,13 +6,16 @@ import json
 
 import pytest
 
-from workers.domain import ModelIdentity, Verdict
-from workers.reports.compression import (
+from excise.names import Verdict
+from excise.reports.common import ModelIdentity
+from excise.reports.compression import (
     CompressionReport,
     CorpusPerplexity,
     ModuleZeros,
     TaskChange,
     TaskScore,
+)
+from workers.reports.compression import (
     judge_compression,
     render_compression_html,
     render_compression_markdown,

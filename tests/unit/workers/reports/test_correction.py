@@ -14,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from excise.names import Granularity
+from excise.reports.common import ModelIdentity
+from excise.reports.correction import CorrectionReport, Leftover, PatchSummary, SplitEffect
 from tests.unit.workers.reports.reports import (
     HOSTILE,
     LOOP,
@@ -30,7 +33,6 @@ from tests.unit.workers.reports.reports import (
     toxicity,
     unmeasured_gate,
 )
-from workers.domain import Granularity, Leftover, ModelIdentity, PatchSummary, Report, SplitEffect
 from workers.reports.correction import (
     NonFiniteReportError,
     render_html,
@@ -97,7 +99,7 @@ PARTIALS = [report, several, no_effect, rejected]
 @pytest.mark.parametrize("build", PARTIALS)
 def test_same_report_gives_same_bytes(build):
     for render in (render_json, render_markdown, render_html):
-        assert render(build()) == render(Report.model_validate_json(render_json(build())))
+        assert render(build()) == render(CorrectionReport.model_validate_json(render_json(build())))
 
 
 def test_timings_do_not_reach_a_page():
@@ -111,7 +113,7 @@ def test_json_is_sorted_indented_and_round_trips():
     assert content.endswith(b"}\n")
     assert list(json.loads(content)) == sorted(json.loads(content))
     assert b'\n  "attribution": {\n    "attributor"' in content
-    assert Report.model_validate_json(content) == several()
+    assert CorrectionReport.model_validate_json(content) == several()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -157,7 +159,7 @@ OF_SEVERAL = [
 ]  # fmt: skip
 
 
-def plain_markdown(content: Report) -> str:
+def plain_markdown(content: CorrectionReport) -> str:
     rendered = MarkdownIt("commonmark").enable("table").render(render_markdown(content))
     return html.unescape(re.sub(r"<[^>]+>", "", rendered))
 
@@ -310,7 +312,7 @@ def test_markdown_tables_are_well_formed(build):
     assert rendered.count("<table>") == len(tables)
 
 
-def hostile(text: str) -> Report:
+def hostile(text: str) -> CorrectionReport:
     evil = {"prompt": text, "before": text, "after": text * 2}
     scores = {"scores_before": {text: 0.1}, "scores_after": {text: 0.2}}
     effects = toxicity(alone=True).evaluators
@@ -374,7 +376,9 @@ def test_hostile_text_is_shown_and_does_nothing():
     assert "<script>alert(1)</script>" in text
     assert "⟨U+001B⟩[31m⟨U+0000⟩" in text
     assert "⟨U+202E⟩abc ⟨U+D800⟩" in text
-    assert Report.model_validate(json.loads(render_json(hostile(HOSTILE)))) == hostile(HOSTILE)
+    assert CorrectionReport.model_validate(json.loads(render_json(hostile(HOSTILE)))) == hostile(
+        HOSTILE
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from excise.names import GateBound, Granularity
+from excise.reports.correction import HeldOutEffect, PatchSummary, RankLimitCost
 from tests.unit.workers.reports.reports import (
     damage_gate,
     effect_gate,
@@ -20,7 +22,6 @@ from tests.unit.workers.reports.reports import (
     toxicity,
     unmeasured_gate,
 )
-from workers.domain import GateBound, Granularity, HeldOutEffect, PatchSummary, RankLimitCost
 from workers.measuring.reasoning import LEFT_OUT, NO_ANSWER
 from workers.reports.charts import (
     build_axis,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from excise.names import Attributor, Granularity
 from excise.specs import CircuitSpec
 from tests.tiny import MODULES, as_loaded, build_tiny_model, draw_samples
 from tests.unit.workers.correction.cases import (
@@ -26,13 +27,13 @@ from tests.unit.workers.kinds.correction.correction_inputs import (
     build_slice,
 )
 from workers.attribution.accumulation import SumsPlace, open_storage
-from workers.attribution.attribution import Attribution, Attributor
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.contrastive import Side, parse_relevance
 from workers.attribution.sums import merge_sums, parse_sums
 from workers.attribution.targets import Target
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, PromptOutcome
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import Relevance, TokenSequence
 from workers.kinds.circuit import discover
 from workers.kinds.compression import compress
 from workers.kinds.compression.results import Measured, PreparedCompression

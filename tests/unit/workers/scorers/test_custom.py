@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from excise.names import Direction
 from excise.outgoing.posts import SecretUse
 from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from tests.unit.workers.scorers.answers import answers
@@ -23,7 +24,6 @@ from workers.scorers.build import (
 )
 from workers.scorers.custom import load_entry_point
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
-from workers.scorers.scorer import Direction
 
 
 class LengthScorer:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from excise.names import Direction
 from tests.unit.workers.scorers.answers import answers
 from tests.unit.workers.scorers.detoxify_folders import (
     BUILDERS,
@@ -21,7 +22,6 @@ from workers.scorers import detoxify
 from workers.scorers.detoxify import load_detoxify
 from workers.scorers.detoxify_files import read_ckpt
 from workers.scorers.errors import ScorerUnavailableError
-from workers.scorers.scorer import Direction
 
 DATA = Path(os.environ.get("EXCISE_DATA", Path(__file__).parents[5] / "shared" / "data"))
 MINILM = DATA / "detoxify_minilm"

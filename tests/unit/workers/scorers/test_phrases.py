@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from excise.names import Direction
 from tests.unit.workers.scorers.answers import answers
 from workers.scorers import phrases as phrases_module
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
 from workers.scorers.phrases import Phrases, PhraseScorer
-from workers.scorers.scorer import Direction
 
 
 def score(text: str, phrases: Phrases) -> float:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from excise.names import Direction
 from tests.unit.workers.scorers.answers import answers
 from workers.scorers import profanity
 from workers.scorers.errors import ScorerUnavailableError
 from workers.scorers.profanity import check_files, load_profanity
-from workers.scorers.scorer import Direction
 
 
 def test_probability_of_toxicity() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.scorers.scorer import Answer, BehaviourScorer, Direction
+from excise.names import Direction
+from workers.scorers.scorer import Answer, BehaviourScorer
 from workers.scorers.uniqueness import (
     UniquenessScorer,
     compute_response_uniqueness,

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM
 
+from excise.names import Direction
+from excise.reports.gate_run import GateReport
+from excise.reports.gates import GateResult
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
 from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from workers.commands.gate.compare import build_files, compare_checkpoints
 from workers.commands.gate.config import load_config
 from workers.commands.gate.errors import GateConfigError
-from workers.domain import GateResult
 from workers.models.encoding import ChatTemplateError
-from workers.reports.gate_run import GateReport
 from workers.scorers import custom
 from workers.scorers.errors import ScorerUnavailableError
-from workers.scorers.scorer import Direction
 
 PARROTED = re.compile(r"w[78](?!\d)")
 PHRASE = (

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from excise.intake.prompt_sets import Message, Prompt
-from excise.specs.behaviours import BEHAVIOUR_KINDS, BehaviourSpec, BehaviourSpecBase
+from excise.names import BehaviourKind
+from excise.specs.behaviours import BehaviourSpec, BehaviourSpecBase
 from excise.specs.gates import GatesSpec, ResponseLimitsSpec
 from tests.unit.workers.gates.limits import LIMITS
 from workers.commands.gate.behaviours import BehaviourGateBase, build_behaviour_requests
@@ -116,7 +117,7 @@ def test_there_is_a_gate_kind_for_every_kind_of_a_job() -> None:
         for spec in BehaviourGateBase.__subclasses__()
         for name in get_args(spec.model_fields["kind"].annotation)
     }
-    assert kinds == set(BEHAVIOUR_KINDS)
+    assert kinds == set(BehaviourKind)
 
 
 def test_every_gate_of_the_table_can_be_asked_for() -> None:

@@ -8,13 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from excise.names import GateBound, GateGroup
+from excise.reports.common import ModelIdentity
+from excise.reports.gate_run import GateReport
+from excise.reports.gates import GateResult
 from tests.unit.workers.reports.reports import ability
 from workers.commands.gate import output
 from workers.commands.gate.output import NAMES, clear_output, write_output
-from workers.domain import GateBound, GateGroup, GateResult, ModelIdentity
 from workers.gates.abilities import judge_abilities
 from workers.reports.gate_run import (
-    GateReport,
     describe_gate,
     find_outcome,
     render_gate_json,

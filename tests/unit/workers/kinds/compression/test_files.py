@@ -10,13 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from excise.names import Granularity, JobFile
 from tests.tiny import save_tiny_checkpoint
-from workers.domain import Granularity, Selection
+from workers.domain import Selection
 from workers.families import find_family, find_linear_modules, linear_weight
 from workers.kinds.compression.package import choose_files, read_weight_files
-from workers.pruning.patch import Patch, apply_patch, build_patch, serialise_patch
+from workers.pruning.patch import Patch, apply_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import serialise_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
-from workers.stages.packaging import INDEX_NAME, MEDIA_TYPES, PATCH_NAME
+from workers.stages.packaging import INDEX_NAME, MEDIA_TYPES
 
 
 def build_compression(base: Path, share: float) -> Patch:
@@ -56,11 +59,11 @@ def test_weight_files_load_in_place_of_the_bases(tmp_path: Path, shard_size: str
 def test_the_smaller_of_patch_and_weights_is_given(tmp_path: Path) -> None:
     base = save_tiny_checkpoint(tmp_path / "base", shard_size="20KB")
     small, large = build_compression(base, 0.1), build_compression(base, 0.99)
-    assert choose_files(base, small) == {PATCH_NAME: serialise_patch(small)}
+    assert choose_files(base, small) == {JobFile.PATCH: serialise_patch(small)}
     files = choose_files(base, large)
     size = sum(path.stat().st_size for path in base.glob("*.safetensors"))
     assert len(serialise_patch(large)) > size >= len(serialise_patch(small))
-    assert PATCH_NAME not in files
+    assert JobFile.PATCH not in files
     assert INDEX_NAME in files
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from excise.specs.common import AttributorName
+from excise.names import Attributor, Calibration
 from excise.specs.compression import CompressionSpec
-from workers.attribution.attribution import Attributor
-from workers.compression.plan import Calibration, CompressionPlan, RowShare
+from workers.compression.plan import CompressionPlan, RowShare
 from workers.kinds.compression.compress import build_plan
 
 
@@ -40,7 +39,3 @@ def test_what_the_spec_takes_the_plan_takes_and_nothing_else(
             build_spec(**changes)
     else:
         assert build_plan(SimpleNamespace(spec=build_spec(**changes))) == expected
-
-
-def test_every_attributor_has_its_name_in_specs() -> None:
-    assert set(AttributorName.__args__) == {attributor.value for attributor in Attributor}

@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import LlamaForCausalLM
 
+from excise.names import Attributor, Granularity
 from excise.specs import CorrectionSpec
 from tests.tiny import as_loaded, build_tiny_model, draw_samples
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
-from workers.attribution.attribution import Attributor
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import (
     PreparedBehaviour,
@@ -23,7 +23,6 @@ from workers.correction.results import (
     SliceDamage,
 )
 from workers.correction.search import Budget
-from workers.domain import Granularity
 from workers.models.loaded import LoadedModel
 from workers.running.context import CancelledJobError
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from excise.names import Granularity
 from tests.tiny import NEURONS
 from tests.unit.workers.correction.cases import build_behaviour
 from tests.unit.workers.kinds.correction.correction_inputs import (
@@ -17,7 +18,6 @@ from tests.unit.workers.kinds.correction.correction_inputs import (
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.results import PreparedCorrection, SliceDamage
 from workers.correction.search import BUDGET_SHARE, ListedAmounts, OpenAmounts
-from workers.domain import Granularity
 from workers.kinds.correction import search
 
 NEURON, HEAD, WEIGHT = Granularity.NEURON, Granularity.HEAD, Granularity.WEIGHT

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from excise.names import Granularity
 from tests.tiny import MODULES, NEURONS, draw_samples
 from tests.tiny_families import build_family_model
 from tests.unit.workers.correction.cases import build_behaviour
@@ -21,7 +22,7 @@ from workers.attribution.fisher import compute_margin_rows
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import BUDGET_SHARE
-from workers.domain import Granularity, Relevance
+from workers.domain import Relevance
 from workers.kinds.correction.search_pool import (
     LEAST_LIMIT,
     POOL_SHARE,

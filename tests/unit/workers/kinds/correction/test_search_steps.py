@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from excise.names import Granularity, Score
 from tests.tiny import MODULES, NEURONS, select_neurons, weight_bytes
 from tests.unit.workers.correction.cases import (
     SAMPLED,
@@ -36,7 +37,7 @@ from workers.correction.results import (
     TrialSettings,
 )
 from workers.correction.search import SearchSteps
-from workers.domain import Granularity, Relevance, Selection, TokenSequence
+from workers.domain import Relevance, Selection, TokenSequence
 from workers.families import LLAMA, find_components, linear_weight
 from workers.kinds.correction.attribute import answer_undesired
 from workers.kinds.correction.search_pool import POOL_SHARE
@@ -46,7 +47,7 @@ from workers.progress import ignore
 from workers.pruning.components import pruned
 from workers.pruning.means import compute_mean_inputs
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import Score, compute_scores
+from workers.pruning.scoring import compute_scores
 from workers.pruning.selection import list_indices
 from workers.running.context import CancelledJobError
 from workers.scorers.scorer import Answer

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from excise.cli.output import CommandError
-from excise.cli.report_view import print_report
+from excise.cli.report_summary import print_report
+from excise.reports import ReportError, read_report
 from tests.unit.excise.cli.fake_service import build_report
 
 
 def show(report: dict[str, Any]) -> str:
     file = io.StringIO()
-    print_report(json.dumps(report).encode(), Console(file=file, width=160))
+    print_report(read_report(json.dumps(report).encode()), Console(file=file, width=160))
     return file.getvalue()
 
 
@@ -76,11 +76,23 @@ def test_a_job_that_ended_early_is_shown_without_figures() -> None:
 def test_names_from_outside_move_no_cursor() -> None:
     report = build_report("passed")
     behaviour = report["behaviours"][0]
-    behaviour |= {"name": "\x1b[2Jtox", "headline": "\x1b[31mshare"}
+    behaviour["name"] = "\x1b[2Jtox"
     behaviour["evaluators"][0]["evaluator"] = "\x9bred"
-    behaviour["evaluators"][0]["measures"][0]["name"] = "\x1b[31mshare"
     assert "\x1b" not in show(report)
     assert "\x9b" not in show(report)
+
+
+@pytest.mark.parametrize("part", ["headline", "measure"])
+def test_figures_that_nobody_knows_are_not_shown(part: str) -> None:
+    report = build_report("passed")
+    behaviour = report["behaviours"][0]
+    if part == "headline":
+        behaviour["headline"] = "\x1b[31mshare"
+    else:
+        behaviour["evaluators"][0]["measures"][0]["name"] = "\x1b[31mshare"
+    with pytest.raises(ReportError, match="not a report of a version known here") as caught:
+        show(report)
+    assert "\x1b" not in caught.value.message
 
 
 def test_a_report_from_before_the_effect_was_said_is_shown() -> None:
@@ -95,7 +107,7 @@ def test_a_report_from_before_the_effect_was_said_is_shown() -> None:
 
 
 def test_a_report_of_another_version_is_no_traceback() -> None:
-    with pytest.raises(CommandError, match="not a report of a version known here"):
+    with pytest.raises(ReportError, match="schema version 1; this version of Excise reads 2 and 3"):
         show(build_report("passed") | {"schema_version": 1})
 
 
@@ -152,6 +164,9 @@ def build_ability(sentence: str, before: float, after: float, **changes: object)
         "area": "copying",
         "sentence": sentence,
         "items": 60,
+        "nats_before": 1.0,
+        "nats_interval": [0.0, 0.02],
+        "accuracy_interval": [-0.05, 0.0],
         "nats_change": 0.01,
         "accuracy_before": before,
         "accuracy_after": after,

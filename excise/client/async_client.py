@@ -1,0 +1,272 @@
+"""The client for asynchronous programs: the same methods, to be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+from httpx_sse import SSEError, aconnect_sse
+from pydantic import BaseModel
+
+from excise.client import calls, serving_calls
+from excise.client.calls import Call
+from excise.client.connection import STREAM_TIMEOUT, build_settings, describe_bad_url
+from excise.client.downloads import check_hash, placing, settle
+from excise.client.errors import ApiError
+from excise.client.events import EventCursor, is_last
+from excise.client.retrying import Retries, describe_loss, find_failure, find_stream_failure
+from excise.names import JobStatus, ReportFormat
+from excise.outgoing.proxies import goes_past_proxies
+from excise.resources.jobs import ArtifactView, EventView, JobList, JobView
+from excise.resources.prompt_sets import PromptSetView
+from excise.resources.serving import (
+    AliasList,
+    AliasView,
+    PoolList,
+    ServingEventList,
+    VersionList,
+    VersionView,
+)
+
+_Answer = TypeVar("_Answer")
+
+
+class AsyncClient:
+    """`Client` with methods that are awaited, and iterators that are for `async for`."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        patience_seconds: float = 5.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.patience_seconds = patience_seconds
+        if transport is None and goes_past_proxies(self.url):  # no proxy may see the key
+            transport = httpx.AsyncHTTPTransport()
+        try:
+            self._http = httpx.AsyncClient(**build_settings(self.url, api_key), transport=transport)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise describe_bad_url(error) from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def upload_prompt_set(
+        self, path: Path, name: str | None = None, *, is_rows: bool = False
+    ) -> PromptSetView:
+        """The set with the file's prompts or rows; the same file again gives the same set."""
+        content = await asyncio.to_thread(calls.read_prompt_file, path)
+        return await self._send(calls.upload_prompt_set(path, content, name, is_rows=is_rows))
+
+    async def upload_prompts(
+        self, content: bytes, name: str, content_type: str = "text/plain", *, is_rows: bool = False
+    ) -> PromptSetView:
+        """The prompt set with this content."""
+        return await self._send(calls.upload_prompts(content, name, content_type, is_rows=is_rows))
+
+    async def iter_prompt_sets(self) -> AsyncIterator[PromptSetView]:
+        """Every prompt set the key may use, newest first."""
+        found = await self._send(calls.list_prompt_sets(None))
+        for one in found.data:
+            yield one
+        while (after := calls.find_next_page(found)) is not None:
+            found = await self._send(calls.list_prompt_sets(after))
+            for one in found.data:
+                yield one
+
+    async def create_job(
+        self, spec: Mapping[str, Any] | BaseModel, *, idempotency_key: str | None = None
+    ) -> JobView:
+        """The job made from `spec`; exactly one, however often the request had to be sent."""
+        return await self._send(calls.create_job(spec, idempotency_key))
+
+    async def get_job(self, job_id: str) -> JobView:
+        """The job as it is now."""
+        return await self._send(calls.get_job(job_id))
+
+    async def list_jobs(self, *, after: str | None = None, limit: int = 20) -> JobList:
+        """One page of jobs, newest first."""
+        return await self._send(calls.list_jobs(after, limit))
+
+    async def cancel_job(self, job_id: str) -> JobView:
+        """The job, cancelled or about to be; cancelling it twice is no error."""
+        try:
+            return await self._send(calls.cancel_job(job_id))
+        except ApiError as error:
+            if not calls.is_conflict(error):
+                raise
+            job = await self.get_job(job_id)
+            if job.status is not JobStatus.CANCELLED:
+                raise
+            return job
+
+    async def iter_events(self, job_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
+        """Every event after `after` as it happens, each once, until the job has ended."""
+        cursor = EventCursor(job_id, after)
+        retries = Retries(self.patience_seconds)
+        while True:
+            try:
+                async with aconnect_sse(
+                    self._http, "GET", cursor.path, headers=cursor.headers, timeout=STREAM_TIMEOUT
+                ) as source:
+                    if source.response.is_success:
+                        async for message in source.aiter_sse():
+                            retries = Retries(self.patience_seconds)
+                            if is_last(message):
+                                return
+                            if (event := cursor.read(message)) is not None:
+                                yield event
+                    else:
+                        await source.response.aread()
+                    failure = find_stream_failure(self.url, source.response)
+            except (httpx.TransportError, SSEError) as error:
+                failure = describe_loss(self.url, error)
+            await asyncio.sleep(retries.find_pause(failure))
+
+    async def fetch_report(
+        self, job_id: str, report_format: ReportFormat | str = ReportFormat.JSON
+    ) -> bytes:
+        """The job's report; `excise.read_report` reads it."""
+        return await self._send(calls.fetch_report(job_id, report_format))
+
+    async def fetch_artifact(self, job_id: str, name: str) -> bytes:
+        """The content of one of the job's files."""
+        return await self._send(calls.fetch_artifact(job_id, name))
+
+    async def download_artifact(self, job_id: str, artifact: ArtifactView, folder: Path) -> Path:
+        """The artifact's file in `folder`: whole and with the listed hash, or not there at all."""
+        with placing(artifact, folder) as (partial, path):
+            await self._download(calls.build_artifact_path(job_id, artifact.name), partial)
+            await asyncio.to_thread(check_hash, partial, artifact)
+        return path
+
+    async def download_artifacts(self, job: JobView, folder: Path) -> list[Path]:
+        """Every file the job lists."""
+        return [
+            await self.download_artifact(job.id, artifact, folder) for artifact in job.artifacts
+        ]
+
+    async def publish(
+        self,
+        job_id: str,
+        *,
+        alias: str | None = None,
+        reason: str | None = None,
+        override: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> VersionView:
+        """The version made of the job's correction; one, however often the request was sent."""
+        return await self._send(
+            serving_calls.publish(job_id, alias, reason, override, idempotency_key)
+        )
+
+    async def wait_until_settled(
+        self, version_id: str, on_change: Callable[[VersionView], None]
+    ) -> VersionView:
+        """The version, once it is live or never will be."""
+        last = None
+        while True:
+            version = await self.get_version(version_id)
+            if version.status != last:
+                last = version.status
+                on_change(version)
+            if serving_calls.is_settled(version):
+                return version
+            await asyncio.sleep(serving_calls.POLL_SECONDS)
+
+    async def get_version(self, version_id: str) -> VersionView:
+        """The version as it is now."""
+        return await self._send(serving_calls.get_version(version_id))
+
+    async def list_versions(self, *, after: str | None = None, limit: int = 20) -> VersionList:
+        """One page of versions, newest first."""
+        return await self._send(serving_calls.list_versions(after, limit))
+
+    async def list_version_events(self, version_id: str) -> ServingEventList:
+        """What happened to the version, oldest first."""
+        return await self._send(serving_calls.list_version_events(version_id))
+
+    async def retire(self, version_id: str, reason: str | None = None) -> VersionView:
+        """The version, to be taken off its server."""
+        return await self._send(serving_calls.retire(version_id, reason))
+
+    async def list_aliases(self) -> AliasList:
+        """Every alias."""
+        return await self._send(serving_calls.list_aliases())
+
+    async def find_alias_target(self, alias: str) -> str | None:
+        """The id of the version an alias points at, None if there is no such alias."""
+        try:
+            return (await self._send(serving_calls.get_alias(alias))).version
+        except ApiError as error:
+            if serving_calls.is_missing(error):
+                return None
+            raise
+
+    async def promote(self, alias: str, version_id: str, reason: str | None = None) -> AliasView:
+        """The alias, pointing at the version."""
+        return await self._send(serving_calls.promote(alias, version_id, reason))
+
+    async def roll_back(self, alias: str, reason: str | None = None) -> AliasView:
+        """The alias, its latest change undone. Sent once: sent twice it would go back twice."""
+        return await self._send(serving_calls.roll_back(alias, reason))
+
+    async def split(
+        self, alias: str, version_id: str | None, percent: int, reason: str | None = None
+    ) -> AliasView:
+        """The alias, with that many of a hundred requests going to the version."""
+        return await self._send(serving_calls.split(alias, version_id, percent, reason))
+
+    async def list_alias_events(self, alias: str) -> ServingEventList:
+        """What happened to the alias, oldest first."""
+        return await self._send(serving_calls.list_alias_events(alias))
+
+    async def list_pools(self) -> PoolList:
+        """Every serving pool."""
+        return await self._send(serving_calls.list_pools())
+
+    async def _send(self, call: Call[_Answer]) -> _Answer:
+        """The answer to a request, which is sent again where that may help."""
+        retries = Retries(self.patience_seconds)
+        while True:
+            try:
+                response = await self._http.request(call.method, call.path, **call.options)
+            except httpx.TransportError as error:
+                failure = describe_loss(self.url, error)
+            else:
+                if (refusal := find_failure(response)) is None:
+                    return call.parse(response)
+                failure = refusal
+            await asyncio.sleep(retries.find_pause(failure, is_repeatable=call.is_repeatable))
+
+    async def _download(self, path: str, target: Path) -> None:
+        """Write an answer to `target`, starting over when the connection breaks."""
+        retries = Retries(self.patience_seconds)
+        while True:
+            try:
+                async with self._http.stream("GET", path) as response:
+                    if not response.is_success:
+                        await response.aread()
+                    if (refusal := find_failure(response)) is None:
+                        with target.open("wb") as file:
+                            async for chunk in response.aiter_bytes():
+                                await asyncio.to_thread(file.write, chunk)
+                            await asyncio.to_thread(settle, file)
+                        return
+                    failure = refusal
+            except httpx.TransportError as error:
+                failure = describe_loss(self.url, error)
+            await asyncio.sleep(retries.find_pause(failure))

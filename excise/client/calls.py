@@ -1,0 +1,175 @@
+"""Requests to the REST API about prompt sets and jobs, and how their answers are read.
+
+Nothing here sends anything: both clients send what these functions describe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from excise.client.errors import ApiError, ClientError
+from excise.names import ReportFormat
+from excise.resources.jobs import JobList, JobView
+from excise.resources.prompt_sets import PromptSetList, PromptSetView
+
+_PAGE = 100
+_UNSAFE_NAME = re.compile(r"[^A-Za-z0-9 ._-]+")
+
+_Answer = TypeVar("_Answer")
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Call(Generic[_Answer]):
+    """One request, and what its answer means."""
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], _Answer]
+    """Reads a successful answer. Raises `ClientError`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What httpx takes beside method and path: `params`, `json`, `content`, `headers`."""
+    is_repeatable: bool = True
+    """Whether sending it a second time does nothing else."""
+
+
+def parse_answer(model: type[_Model], response: httpx.Response) -> _Model:
+    """The answer's body. Raises `ClientError` if it is something else."""
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError:
+        raise ClientError(
+            f"{response.request.url.copy_with(query=None)} answered with something that is no "
+            f"{model.__name__.removesuffix('View')}. Is this the Excise service, in this version?"
+        ) from None
+
+
+def get(model: type[_Model], path: str, **params: str | int) -> Call[_Model]:
+    """A request for something to look at."""
+    return Call("GET", path, partial(parse_answer, model), {"params": params} if params else {})
+
+
+def post(
+    model: type[_Model], path: str, body: Mapping[str, Any] | None = None, **changes: Any
+) -> Call[_Model]:
+    """A request that changes something; `body` travels as JSON."""
+    options = {} if body is None else {"json": body}
+    return Call("POST", path, partial(parse_answer, model), options, **changes)
+
+
+def post_once(
+    model: type[_Model], path: str, body: Mapping[str, Any], key: str | None
+) -> Call[_Model]:
+    """The same, carried out once, however often it is sent: its key tells that it is the same."""
+    options = {"json": body, "headers": {"Idempotency-Key": key or uuid4().hex}}
+    return Call("POST", path, partial(parse_answer, model), options)
+
+
+def page(model: type[_Model], path: str, after: str | None, limit: int) -> Call[_Model]:
+    """A request for one page of a list."""
+    return get(model, path, limit=limit, **({} if after is None else {"after": after}))
+
+
+def build_set_name(path: Path) -> str:
+    """A name the service takes, from a file's name."""
+    return _UNSAFE_NAME.sub("-", path.stem).strip(" ._-")[:64] or "prompts"
+
+
+def read_prompt_file(path: Path) -> bytes:
+    """A file's content. Raises `ClientError`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ClientError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def upload_prompt_set(
+    path: Path, content: bytes, name: str | None, *, is_rows: bool
+) -> Call[PromptSetView]:
+    """The prompts or rows of a file, by what its name says they are."""
+    is_json = is_rows or path.suffix in {".jsonl", ".ndjson"}
+    kind = "application/jsonl" if is_json else "text/plain"
+    return upload_prompts(content, name or build_set_name(path), kind, is_rows=is_rows)
+
+
+def upload_prompts(
+    content: bytes, name: str, content_type: str, *, is_rows: bool
+) -> Call[PromptSetView]:
+    """A prompt set with this content."""
+    options = {
+        "params": {"name": name} | ({"format": "rows"} if is_rows else {}),
+        "content": content,
+        "headers": {"Content-Type": content_type},
+    }
+    return Call("POST", "/v1/prompt-sets", partial(parse_answer, PromptSetView), options)
+
+
+def list_prompt_sets(after: str | None) -> Call[PromptSetList]:
+    """One page of prompt sets, newest first."""
+    return page(PromptSetList, "/v1/prompt-sets", after, _PAGE)
+
+
+def find_next_page(found: PromptSetList) -> str | None:
+    """What the next page begins after; None of the last page."""
+    return found.data[-1].id if found.has_more and found.data else None
+
+
+def create_job(spec: Mapping[str, Any] | BaseModel, key: str | None) -> Call[JobView]:
+    """A job made from `spec`."""
+    body = spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec
+    return post_once(JobView, "/v1/jobs", body, key)
+
+
+def get_job(job_id: str) -> Call[JobView]:
+    """A job as it is now."""
+    return get(JobView, build_job_path(job_id))
+
+
+def list_jobs(after: str | None, limit: int) -> Call[JobList]:
+    """One page of jobs, newest first."""
+    return page(JobList, "/v1/jobs", after, limit)
+
+
+def cancel_job(job_id: str) -> Call[JobView]:
+    """Ask a job to stop."""
+    return post(JobView, f"{build_job_path(job_id)}/cancel")
+
+
+def is_conflict(error: ApiError) -> bool:
+    """Whether the service refused because of how things are: a job that has ended, say."""
+    return error.code == "conflict"
+
+
+def fetch_report(job_id: str, report_format: ReportFormat | str) -> Call[bytes]:
+    """A job's report."""
+    params = {"format": ReportFormat(report_format).value}
+    return Call("GET", f"{build_job_path(job_id)}/report", _read_content, {"params": params})
+
+
+def fetch_artifact(job_id: str, name: str) -> Call[bytes]:
+    """The content of one of a job's files."""
+    return Call("GET", build_artifact_path(job_id, name), _read_content)
+
+
+def build_job_path(job_id: str) -> str:
+    """Where a job is; an id cannot leave its place in the path."""
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def build_artifact_path(job_id: str, name: str) -> str:
+    """Where one of a job's files is."""
+    return f"{build_job_path(job_id)}/artifacts/{quote(name, safe='')}"
+
+
+def _read_content(response: httpx.Response) -> bytes:
+    return response.content

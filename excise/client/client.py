@@ -1,0 +1,272 @@
+"""The client for ordinary programs: one method a call, each of which waits for its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+from httpx_sse import SSEError, connect_sse
+from pydantic import BaseModel
+
+from excise.client import calls, serving_calls
+from excise.client.calls import Call
+from excise.client.connection import STREAM_TIMEOUT, build_settings, describe_bad_url
+from excise.client.downloads import check_hash, placing, settle
+from excise.client.errors import ApiError
+from excise.client.events import EventCursor, is_last
+from excise.client.retrying import Retries, describe_loss, find_failure, find_stream_failure
+from excise.names import JobStatus, ReportFormat
+from excise.outgoing.proxies import goes_past_proxies
+from excise.resources.jobs import ArtifactView, EventView, JobList, JobView
+from excise.resources.prompt_sets import PromptSetView
+from excise.resources.serving import (
+    AliasList,
+    AliasView,
+    PoolList,
+    ServingEventList,
+    VersionList,
+    VersionView,
+)
+
+_Answer = TypeVar("_Answer")
+
+
+class Client:
+    """The REST API, one method a call.
+
+    Requests may be sent again without doing anything twice, so a connection that breaks or a
+    service that restarts is waited for, `patience_seconds` at most. Every method raises `ApiError`
+    where the service refuses, and `ConnectionLostError` where it does not answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        patience_seconds: float = 5.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.patience_seconds = patience_seconds
+        if transport is None and goes_past_proxies(self.url):  # no proxy may see the key
+            transport = httpx.HTTPTransport()
+        try:
+            self._http = httpx.Client(**build_settings(self.url, api_key), transport=transport)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise describe_bad_url(error) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._http.close()
+
+    def upload_prompt_set(
+        self, path: Path, name: str | None = None, *, is_rows: bool = False
+    ) -> PromptSetView:
+        """The set with the file's prompts or rows; the same file again gives the same set."""
+        content = calls.read_prompt_file(path)
+        return self._send(calls.upload_prompt_set(path, content, name, is_rows=is_rows))
+
+    def upload_prompts(
+        self, content: bytes, name: str, content_type: str = "text/plain", *, is_rows: bool = False
+    ) -> PromptSetView:
+        """The prompt set with this content."""
+        return self._send(calls.upload_prompts(content, name, content_type, is_rows=is_rows))
+
+    def iter_prompt_sets(self) -> Iterator[PromptSetView]:
+        """Every prompt set the key may use, newest first."""
+        found = self._send(calls.list_prompt_sets(None))
+        yield from found.data
+        while (after := calls.find_next_page(found)) is not None:
+            found = self._send(calls.list_prompt_sets(after))
+            yield from found.data
+
+    def create_job(
+        self, spec: Mapping[str, Any] | BaseModel, *, idempotency_key: str | None = None
+    ) -> JobView:
+        """The job made from `spec`; exactly one, however often the request had to be sent."""
+        return self._send(calls.create_job(spec, idempotency_key))
+
+    def get_job(self, job_id: str) -> JobView:
+        """The job as it is now."""
+        return self._send(calls.get_job(job_id))
+
+    def list_jobs(self, *, after: str | None = None, limit: int = 20) -> JobList:
+        """One page of jobs, newest first."""
+        return self._send(calls.list_jobs(after, limit))
+
+    def cancel_job(self, job_id: str) -> JobView:
+        """The job, cancelled or about to be; cancelling it twice is no error."""
+        try:
+            return self._send(calls.cancel_job(job_id))
+        except ApiError as error:
+            if not calls.is_conflict(error):
+                raise
+            job = self.get_job(job_id)
+            if job.status is not JobStatus.CANCELLED:
+                raise
+            return job
+
+    def iter_events(self, job_id: str, *, after: int = 0) -> Iterator[EventView]:
+        """Every event after `after` as it happens, each once, until the job has ended."""
+        cursor = EventCursor(job_id, after)
+        retries = Retries(self.patience_seconds)
+        while True:
+            try:
+                with connect_sse(
+                    self._http, "GET", cursor.path, headers=cursor.headers, timeout=STREAM_TIMEOUT
+                ) as source:
+                    if source.response.is_success:
+                        for message in source.iter_sse():
+                            retries = Retries(self.patience_seconds)
+                            if is_last(message):
+                                return
+                            if (event := cursor.read(message)) is not None:
+                                yield event
+                    else:
+                        source.response.read()
+                    failure = find_stream_failure(self.url, source.response)
+            except (httpx.TransportError, SSEError) as error:
+                failure = describe_loss(self.url, error)
+            time.sleep(retries.find_pause(failure))
+
+    def fetch_report(
+        self, job_id: str, report_format: ReportFormat | str = ReportFormat.JSON
+    ) -> bytes:
+        """The job's report; `excise.read_report` reads it."""
+        return self._send(calls.fetch_report(job_id, report_format))
+
+    def fetch_artifact(self, job_id: str, name: str) -> bytes:
+        """The content of one of the job's files."""
+        return self._send(calls.fetch_artifact(job_id, name))
+
+    def download_artifact(self, job_id: str, artifact: ArtifactView, folder: Path) -> Path:
+        """The artifact's file in `folder`: whole and with the listed hash, or not there at all."""
+        with placing(artifact, folder) as (partial, path):
+            self._download(calls.build_artifact_path(job_id, artifact.name), partial)
+            check_hash(partial, artifact)
+        return path
+
+    def download_artifacts(self, job: JobView, folder: Path) -> list[Path]:
+        """Every file the job lists."""
+        return [self.download_artifact(job.id, artifact, folder) for artifact in job.artifacts]
+
+    def publish(
+        self,
+        job_id: str,
+        *,
+        alias: str | None = None,
+        reason: str | None = None,
+        override: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> VersionView:
+        """The version made of the job's correction; one, however often the request was sent."""
+        call = serving_calls.publish(job_id, alias, reason, override, idempotency_key)
+        return self._send(call)
+
+    def wait_until_settled(
+        self, version_id: str, on_change: Callable[[VersionView], None]
+    ) -> VersionView:
+        """The version, once it is live or never will be."""
+        last = None
+        while True:
+            version = self.get_version(version_id)
+            if version.status != last:
+                last = version.status
+                on_change(version)
+            if serving_calls.is_settled(version):
+                return version
+            time.sleep(serving_calls.POLL_SECONDS)
+
+    def get_version(self, version_id: str) -> VersionView:
+        """The version as it is now."""
+        return self._send(serving_calls.get_version(version_id))
+
+    def list_versions(self, *, after: str | None = None, limit: int = 20) -> VersionList:
+        """One page of versions, newest first."""
+        return self._send(serving_calls.list_versions(after, limit))
+
+    def list_version_events(self, version_id: str) -> ServingEventList:
+        """What happened to the version, oldest first."""
+        return self._send(serving_calls.list_version_events(version_id))
+
+    def retire(self, version_id: str, reason: str | None = None) -> VersionView:
+        """The version, to be taken off its server."""
+        return self._send(serving_calls.retire(version_id, reason))
+
+    def list_aliases(self) -> AliasList:
+        """Every alias."""
+        return self._send(serving_calls.list_aliases())
+
+    def find_alias_target(self, alias: str) -> str | None:
+        """The id of the version an alias points at, None if there is no such alias."""
+        try:
+            return self._send(serving_calls.get_alias(alias)).version
+        except ApiError as error:
+            if serving_calls.is_missing(error):
+                return None
+            raise
+
+    def promote(self, alias: str, version_id: str, reason: str | None = None) -> AliasView:
+        """The alias, pointing at the version."""
+        return self._send(serving_calls.promote(alias, version_id, reason))
+
+    def roll_back(self, alias: str, reason: str | None = None) -> AliasView:
+        """The alias, its latest change undone. Sent once: sent twice it would go back twice."""
+        return self._send(serving_calls.roll_back(alias, reason))
+
+    def split(
+        self, alias: str, version_id: str | None, percent: int, reason: str | None = None
+    ) -> AliasView:
+        """The alias, with that many of a hundred requests going to the version."""
+        return self._send(serving_calls.split(alias, version_id, percent, reason))
+
+    def list_alias_events(self, alias: str) -> ServingEventList:
+        """What happened to the alias, oldest first."""
+        return self._send(serving_calls.list_alias_events(alias))
+
+    def list_pools(self) -> PoolList:
+        """Every serving pool."""
+        return self._send(serving_calls.list_pools())
+
+    def _send(self, call: Call[_Answer]) -> _Answer:
+        """The answer to a request, which is sent again where that may help."""
+        retries = Retries(self.patience_seconds)
+        while True:
+            try:
+                response = self._http.request(call.method, call.path, **call.options)
+            except httpx.TransportError as error:
+                failure = describe_loss(self.url, error)
+            else:
+                if (refusal := find_failure(response)) is None:
+                    return call.parse(response)
+                failure = refusal
+            time.sleep(retries.find_pause(failure, is_repeatable=call.is_repeatable))
+
+    def _download(self, path: str, target: Path) -> None:
+        """Write an answer to `target`, starting over when the connection breaks."""
+        retries = Retries(self.patience_seconds)
+        while True:
+            try:
+                with self._http.stream("GET", path) as response:
+                    if not response.is_success:
+                        response.read()
+                    if (refusal := find_failure(response)) is None:
+                        with target.open("wb") as file:
+                            for chunk in response.iter_bytes():
+                                file.write(chunk)
+                            settle(file)
+                        return
+                    failure = refusal
+            except httpx.TransportError as error:
+                failure = describe_loss(self.url, error)
+            time.sleep(retries.find_pause(failure))

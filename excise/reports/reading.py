@@ -1,0 +1,77 @@
+"""Reading a report, whichever version of Excise wrote it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from excise.errors import UserError
+from excise.names import JobKind
+from excise.reports.circuit import CircuitReport
+from excise.reports.compression import CompressionReport
+from excise.reports.correction import CorrectionReport
+from excise.reports.gate_run import GateReport
+
+Report = CorrectionReport | CircuitReport | CompressionReport | GateReport
+
+
+class ReportError(UserError):
+    """What was given is no report, or one of a version that is not known here."""
+
+
+def read_report(content: bytes) -> Report:
+    """The report in a job's report.json, or in the gate.json of `excise gate`.
+
+    Fields that a newer Excise added are passed over. Corrections of schema version 2, which knows
+    no effect beyond the random control, are read too. Raises `ReportError`.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ReportError("This is not a report: it is not JSON.") from None
+    if not isinstance(document, dict):
+        raise ReportError("This is not a report: it is no JSON object.")
+    schema = _find_schema(document)
+    _check_version(document, schema)
+    try:
+        return schema.model_validate(document, extra="ignore")
+    except ValidationError as error:
+        raise ReportError(_describe(error)) from None
+
+
+def _find_schema(document: dict[str, Any]) -> type[Report]:
+    """Gate runs have an outcome, and reports of corrections no kind."""
+    if "outcome" in document:
+        return GateReport
+    match document.get("kind", JobKind.CORRECTION):
+        case JobKind.CORRECTION:
+            return CorrectionReport
+        case JobKind.CIRCUIT:
+            return CircuitReport
+        case JobKind.COMPRESSION:
+            return CompressionReport
+        case kind:
+            raise ReportError(
+                f"This is a report of the kind {str(kind)[:64]!r}, which this version of Excise "
+                "does not know. Use the one that wrote it, or read report.html."
+            )
+
+
+def _check_version(document: dict[str, Any], schema: type[Report]) -> None:
+    """Refuse versions that `schema` does not know."""
+    known = get_args(schema.model_fields["schema_version"].annotation)
+    found = document.get("schema_version")
+    if type(found) is not int or found not in known:
+        raise ReportError(
+            f"This report has the schema version {str(found)[:64]}; this version of Excise reads "
+            f"{' and '.join(map(str, known))}. Use the one that wrote it, or read report.html."
+        )
+
+
+def _describe(error: ValidationError) -> str:
+    """Which field is wrong, and how."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "its JSON"
+    return f"This is not a report of a version known here: {place}: {first['msg']}."
