@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from excise.intake.prompt_sets import Prompt
-from excise.names import Direction, Headline
+from excise.names import Direction, Headline, MeasureName
 from excise.specs.behaviours import (
     OFFLINE_EVALUATOR,
     BehaviourSpec,
@@ -146,7 +146,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[int,
 
 
 def _choose_headline(spec: BehaviourSpec) -> Headline:
-    return Headline.MEAN_SCORE if isinstance(spec, RepetitionDefinition) else Headline.SHARE
+    return MeasureName.MEAN_SCORE if isinstance(spec, RepetitionDefinition) else MeasureName.SHARE
 
 
 def _choose_marking(spec: BehaviourSpec) -> Marking:
