@@ -21,13 +21,11 @@ from workers.abilities.catalogue import SLICES, VERDICT_ITEMS, build_slices
 from workers.abilities.neighbourhoods import kinds_for
 from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose
-from workers.families import find_family
-from workers.fetching.checkpoints import load_checkpoint
 from workers.gates.abilities import compare_slices, judge_abilities
 from workers.measuring.probes import measure_probes
-from workers.models.subject import Subject
+from workers.models.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
-from workers.pruning.patch import parse_patch
+from workers.pruning.patch_format import parse_patch
 
 
 def print_changes(changes: Sequence[AbilityChange]) -> None:
@@ -73,9 +71,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure the base once, then every patch."""
     arguments = parse_arguments()
-    checkpoint = load_checkpoint(arguments.model, torch.float32, "cpu")
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    subject = Subject(model, tokenizer, find_family(model), checkpoint.pad_id)
+    subject = load_checkpoint(arguments.model, torch.float32, "cpu")
+    model, tokenizer = subject.model, subject.tokenizer
     kinds = choose_kinds(
         SLICES + kinds_for({"toxicity"} if arguments.toxicity else ()), arguments.slices
     )

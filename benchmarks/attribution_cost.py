@@ -34,13 +34,15 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from excise.names import Attributor, Granularity, Statistic
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target, compute_directions, find_target_positions
 from workers.domain import TokenSequence
-from workers.families import find_family, find_linear_modules, find_mlp_outputs, head_weight
-from workers.fetching.checkpoints import load_checkpoint
+from workers.families import find_linear_modules, find_mlp_outputs
 from workers.models.batches import TokenBatch, build_batches
+from workers.models.checkpoints import load_checkpoint
+from workers.models.loaded import LoadedModel
 
 MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 """glibc: allocations of so many bytes get a mapping of their own; unset it grows with use."""
@@ -51,27 +53,25 @@ STATISTICS = {
 }
 
 
-def run_plain(model: nn.Module, batches: list[TokenBatch], trained: list[nn.Parameter]) -> None:
+def run_plain(loaded: LoadedModel, batches: list[TokenBatch], trained: list[nn.Parameter]) -> None:
     """A forward and a backward pass a batch with gradients for `trained`, from the same target.
 
     Gradients add up over the batches, as in training. Without any parameter, activations alone
     get gradients, from the lowest MLP's neurons on.
     """
-    family = find_family(model)
-    for parameter in model.parameters():
+    for parameter in loaded.model.parameters():
         parameter.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
     handle = None
     if not trained:
-        lowest = next(iter(find_mlp_outputs(model, family).values()))
+        lowest = next(iter(find_mlp_outputs(loaded.model, loaded.family).values()))
         handle = lowest.register_forward_pre_hook(
             lambda _, args: (args[0].detach().requires_grad_(),)
         )
-    head = head_weight(model, family).detach()
+    head = loaded.head.detach()
     for batch in batches:
-        backbone = model.get_submodule(family.backbone)
-        hidden = backbone(input_ids=batch.token_ids, use_cache=False).last_hidden_state
+        hidden = loaded.run(batch.token_ids)
         positions = find_target_positions(batch)
         states = hidden[positions]
         directions = compute_directions(states.detach(), batch, positions, head, Target.TOP_LOGIT)
@@ -83,19 +83,16 @@ def run_plain(model: nn.Module, batches: list[TokenBatch], trained: list[nn.Para
 
 
 def run_attribution(
-    model: nn.Module, granularity: Granularity, samples: list[TokenSequence], tokens: int
+    loaded: LoadedModel, granularity: Granularity, samples: list[TokenSequence], tokens: int
 ) -> None:
     """The same batch through the product's own call."""
     sum_relevance(
-        model,
-        find_family(model),
-        Attributor.ATTNLRP,
-        granularity,
+        loaded,
+        Attribution(
+            Attributor.ATTNLRP, granularity, Target.TOP_LOGIT, statistics=STATISTICS[granularity]
+        ),
         samples,
-        Target.TOP_LOGIT,
-        0,
-        batch_tokens=tokens,
-        statistics=STATISTICS[granularity],
+        Pass(batch_tokens=tokens),
     )
 
 
@@ -123,18 +120,18 @@ def time_variants(variants: dict[str, Callable[[], None]], rounds: int) -> dict[
 
 def measure_cost(arguments: argparse.Namespace) -> None:
     """Print the ratios of neuron- and weight-level attribution to their plain passes."""
-    model = load_checkpoint(arguments.model).model
+    loaded = load_checkpoint(arguments.model)
     count = arguments.samples * arguments.batches
-    samples = draw_samples(count, arguments.tokens, model.config.vocab_size)
+    samples = draw_samples(count, arguments.tokens, loaded.model.config.vocab_size)
     tokens = arguments.samples * arguments.tokens
     batches = list(build_batches(samples, tokens, 0))
-    linear = find_linear_modules(model, find_family(model))
+    linear = find_linear_modules(loaded.model, loaded.family)
     weights = [module.get_parameter("weight") for module in linear.values()]
     variants: dict[str, Callable[[], None]] = {
-        "activation-only backward": lambda: run_plain(model, batches, []),
-        "neuron-level": lambda: run_attribution(model, Granularity.NEURON, samples, tokens),
-        "full backward": lambda: run_plain(model, batches, weights),
-        "weight-level": lambda: run_attribution(model, Granularity.WEIGHT, samples, tokens),
+        "activation-only backward": lambda: run_plain(loaded, batches, []),
+        "neuron-level": lambda: run_attribution(loaded, Granularity.NEURON, samples, tokens),
+        "full backward": lambda: run_plain(loaded, batches, weights),
+        "weight-level": lambda: run_attribution(loaded, Granularity.WEIGHT, samples, tokens),
     }
     timings = time_variants(variants, arguments.rounds)
     for name, timing in timings.items():
@@ -159,18 +156,19 @@ def measure_peak(arguments: argparse.Namespace) -> None:
     """
     imported = read_peak()
     granularity = Granularity(arguments.peak)
-    model = load_checkpoint(arguments.model).model
-    size = sum(value.numel() * value.element_size() for value in set(model.parameters())) / 2**20
+    loaded = load_checkpoint(arguments.model)
+    parameters = set(loaded.model.parameters())
+    size = sum(value.numel() * value.element_size() for value in parameters) / 2**20
     count = arguments.samples * arguments.batches
-    samples = draw_samples(count, arguments.tokens, model.config.vocab_size)
+    samples = draw_samples(count, arguments.tokens, loaded.model.config.vocab_size)
     tokens = arguments.samples * arguments.tokens
     batches = list(build_batches(samples, tokens, 0))
 
     def pass_plainly() -> None:
-        run_plain(model, batches[:1], [])
+        run_plain(loaded, batches[:1], [])
 
     def attribute() -> None:
-        run_attribution(model, granularity, samples, tokens)
+        run_attribution(loaded, granularity, samples, tokens)
 
     pass_plainly()
     plain = read_peak() - imported

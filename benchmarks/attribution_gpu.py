@@ -21,10 +21,12 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from excise.names import Attributor, Granularity
-from workers.attribution.attributors import default_statistics, sum_relevance
+from workers.attribution.attribution import Attribution, Pass
+from workers.attribution.attributors import sum_relevance
 from workers.attribution.targets import Target
 from workers.domain import TokenSequence
 from workers.families import find_family, find_linear_modules, linear_weight
+from workers.models.loaded import LoadedModel
 
 GOALS_SECONDS = {Granularity.NEURON: 45.0, Granularity.WEIGHT: 75.0}
 PASSES = {Granularity.NEURON: 2, Granularity.WEIGHT: 3}
@@ -83,15 +85,14 @@ def measure(model: nn.Module, granularity: Granularity, arguments: argparse.Name
         _synchronise(arguments.device)
         start = time.perf_counter()
         sum_relevance(
-            model,
-            find_family(model),
-            Attributor.ATTNLRP,
-            granularity,
+            LoadedModel(model, None, find_family(model), 0),
+            Attribution(
+                Attributor.ATTNLRP,
+                granularity,
+                Target.TOP_LOGIT,
+            ),
             part,
-            Target.TOP_LOGIT,
-            0,
-            batch_tokens=arguments.batch_tokens,
-            statistics=default_statistics(granularity),
+            Pass(batch_tokens=arguments.batch_tokens),
         )
         _synchronise(arguments.device)
         seconds = time.perf_counter() - start

@@ -18,26 +18,28 @@ from pathlib import Path
 
 import torch
 from attribution_gpu import draw_samples
-from torch import Tensor, nn
+from torch import Tensor
 
 from excise.names import Attributor, Granularity
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
 from workers.domain import TokenSequence
-from workers.families import find_family, find_linear_modules
-from workers.fetching.checkpoints import load_checkpoint
+from workers.families import find_linear_modules
+from workers.models.checkpoints import load_checkpoint
+from workers.models.loaded import LoadedModel
 
 
 def attribute_the_usual_way(
-    model: nn.Module, samples: list[TokenSequence]
+    loaded: LoadedModel, samples: list[TokenSequence]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the sums over samples of W · grad and of |W · grad|, per linear module."""
-    family = find_family(model)
-    linear = find_linear_modules(model, family)
+    model = loaded.model
+    linear = find_linear_modules(model, loaded.family)
     signed = {name: torch.zeros(module.weight.shape) for name, module in linear.items()}
     absolute = {name: torch.zeros(module.weight.shape) for name, module in linear.items()}
-    with attribution_rules(model, family, ATTN_LRP):
+    with attribution_rules(loaded, ATTN_LRP):
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         for sample in samples:
@@ -69,24 +71,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--batch-tokens", type=int, default=1024)
     arguments = parser.parse_args()
-    model = load_checkpoint(arguments.model).model
-    samples = draw_samples(arguments.samples, arguments.tokens, model.config.vocab_size)
-    attribute_the_usual_way(model, samples[:1])  # warm-up
+    loaded = load_checkpoint(arguments.model)
+    samples = draw_samples(arguments.samples, arguments.tokens, loaded.model.config.vocab_size)
+    attribute_the_usual_way(loaded, samples[:1])  # warm-up
     start = time.perf_counter()
-    signed, _ = attribute_the_usual_way(model, samples)
+    signed, _ = attribute_the_usual_way(loaded, samples)
     usual = time.perf_counter() - start
     seconds = {}
     for granularity in (Granularity.WEIGHT, Granularity.NEURON):
         start = time.perf_counter()
         sums = sum_relevance(
-            model,
-            find_family(model),
-            Attributor.ATTNLRP,
-            granularity,
+            loaded,
+            Attribution(Attributor.ATTNLRP, granularity, Target.TOP_LOGIT),
             samples,
-            Target.TOP_LOGIT,
-            0,
-            batch_tokens=arguments.batch_tokens,
+            Pass(batch_tokens=arguments.batch_tokens),
         )
         seconds[granularity] = time.perf_counter() - start
         if granularity is Granularity.WEIGHT:

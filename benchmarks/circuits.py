@@ -41,8 +41,8 @@ from workers.circuits.patching import (
     measure_mlp_effects,
 )
 from workers.circuits.tasks import Task
-from workers.families import find_family
-from workers.fetching.checkpoints import Checkpoint, load_checkpoint
+from workers.models.checkpoints import load_checkpoint
+from workers.models.loaded import LoadedModel
 
 ROWS = 24
 """Discovery and held-out rows each: two for every template and order."""
@@ -70,7 +70,7 @@ KINDS = {
 
 CURVE_FIGURES = ("whole", "empty", "cpr", "cmd")
 
-Unit = Callable[[Checkpoint], dict[str, Any]]
+Unit = Callable[[LoadedModel], dict[str, Any]]
 
 
 def list_units(seeds: Sequence[int]) -> Iterator[tuple[str, Unit]]:
@@ -89,13 +89,11 @@ def list_units(seeds: Sequence[int]) -> Iterator[tuple[str, Unit]]:
         yield f"patching/head/{part}", _patching_unit(part, is_head=True)
 
 
-def measure_templates(checkpoint: Checkpoint) -> dict[str, Any]:
+def measure_templates(checkpoint: LoadedModel) -> dict[str, Any]:
     """Logit difference on clean and corrupted prompts and accuracy, by template and order."""
-    model, family = checkpoint.model, find_family(checkpoint.model)
     task = generate_ioi(checkpoint.tokenizer, TEMPLATE_ROWS, seed=0)
     clean, corrupted = (
-        measure_rows(model, family, task.rows, task.metric, checkpoint.pad_id, corrupted=flag)
-        for flag in (False, True)
+        measure_rows(checkpoint, task.rows, task.metric, corrupted=flag) for flag in (False, True)
     )
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(task.rows):
@@ -114,7 +112,7 @@ def measure_templates(checkpoint: Checkpoint) -> dict[str, Any]:
 def _curve_unit(level: str, kind: str, attributor: str, order: CircuitOrder, seed: int) -> Unit:
     contrast, ablation = KINDS[kind]
 
-    def work(checkpoint: Checkpoint) -> dict[str, Any]:
+    def work(checkpoint: LoadedModel) -> dict[str, Any]:
         settings = CircuitSettings(
             Attributor(attributor),
             LEVELS[level],
@@ -124,12 +122,10 @@ def _curve_unit(level: str, kind: str, attributor: str, order: CircuitOrder, see
             seed=seed,
         )
         outcome = discover_circuit(
-            checkpoint.model,
-            find_family(checkpoint.model),
+            checkpoint,
             generate_ioi(checkpoint.tokenizer, ROWS, DISCOVERY_SEED + SEED_STRIDE * seed),
             generate_ioi(checkpoint.tokenizer, ROWS, HELD_OUT_SEED + SEED_STRIDE * seed),
             settings,
-            checkpoint.pad_id,
         )
         return {
             "components": outcome.components,
@@ -149,18 +145,17 @@ def _patching_unit(part: int, *, is_head: bool) -> Unit:
     measure = measure_head_effects if is_head else measure_mlp_effects
     estimate = estimate_head_effects if is_head else estimate_mlp_effects
 
-    def work(checkpoint: Checkpoint) -> dict[str, Any]:
-        model, family = checkpoint.model, find_family(checkpoint.model)
+    def work(checkpoint: LoadedModel) -> dict[str, Any]:
         template = (TEMPLATES[PATCHING_TEMPLATE],)
         generated = generate_ioi(
             checkpoint.tokenizer, PATCHING_UNITS * PATCHING_ROWS, PATCHING_SEED, template
         )
         rows = generated.rows[part * PATCHING_ROWS : (part + 1) * PATCHING_ROWS]
         task = Task(generated.name, generated.metric, rows)
-        measured = measure(model, family, task, checkpoint.pad_id)
+        measured = measure(checkpoint, task)
         estimates = {
             f"{name}/{contrast.value}": estimate(
-                model, family, COMPOSITES[name], task, checkpoint.pad_id, contrast=contrast
+                checkpoint, COMPOSITES[name], task, contrast=contrast
             ).tolist()
             for name in GRADIENTS
             for contrast in CircuitContrast

@@ -34,11 +34,12 @@ from workers.compression.compress import compress
 from workers.compression.plan import SPEED_NOTE, CompressionPlan, NOfM, RowShare
 from workers.domain import TokenSequence
 from workers.families import Family, find_family, find_linear_modules
-from workers.fetching.checkpoints import Checkpoint, load_checkpoint
 from workers.measuring.text_damage import compute_perplexity
 from workers.measuring.zero_shot import measure_accuracy
 from workers.measuring.zero_shot_tasks import parse_questions, sample_questions
+from workers.models.checkpoints import load_checkpoint
 from workers.models.encoding import cut_corpus, encode_part, encode_text, find_beginning
+from workers.models.loaded import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EXCISE_DATA", ROOT.parent / "shared" / "data"))
@@ -80,7 +81,7 @@ class Bench:
                 self.figures[entry["variant"], entry["measure"]] = entry["figures"]
 
     @cached_property
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> LoadedModel:
         """The model, loaded when first needed."""
         return load_checkpoint(self.arguments.model, getattr(torch, self.arguments.dtype))
 
@@ -122,7 +123,7 @@ class Bench:
         model = self.checkpoint.model
         start = time.monotonic()
         samples = self.draw_samples(variant.seed)
-        outcome = compress(model, self.family, plan, samples, self.checkpoint.pad_id)
+        outcome = compress(self.checkpoint, plan, samples)
         masks = {
             name: np.packbits((module.weight == 0).numpy())
             for name, module in find_linear_modules(model, self.family).items()
@@ -145,7 +146,6 @@ class Bench:
 
     def measure(self, variant: Variant, measure: str) -> None:
         """Measure the loaded model as it is: perplexity, or one task's accuracy."""
-        model, pad_id = self.checkpoint.model, self.checkpoint.pad_id
         start = time.monotonic()
         if measure == PERPLEXITY:
             text = (DATA / "wikitext2_test.txt").read_text(encoding="utf-8")
@@ -153,7 +153,7 @@ class Bench:
             windows = cut_corpus(self.checkpoint.tokenizer, text.splitlines(), context, count)
             samples = [TokenSequence(window) for window in windows]
             size = self.arguments.batch_tokens
-            found = compute_perplexity(model, self.family, samples, pad_id, batch_tokens=size)
+            found = compute_perplexity(self.checkpoint, samples, batch_tokens=size)
             figures = {"value": found.value, "tokens": found.tokens}
         else:
             task = ZeroShotTask(measure)
@@ -163,9 +163,7 @@ class Bench:
             questions = sample_questions(questions, self.arguments.limit, seed=0)
             size = self.arguments.batch_tokens
             encode = partial(encode_text, self.checkpoint.tokenizer)
-            accuracy = measure_accuracy(
-                model, self.family, encode, task, questions, pad_id, batch_tokens=size
-            )
+            accuracy = measure_accuracy(self.checkpoint, encode, task, questions, batch_tokens=size)
             figures = {
                 "value": accuracy.accuracy,
                 "error": accuracy.accuracy_error,

@@ -8,6 +8,9 @@
             print(event.message)
         report = read_report(client.fetch_report(job.id))
 
+`correct`, `find_circuit`, `compress` and `apply` do the work in this process, see
+docs/guides/library.md; they need `pip install 'excise[worker]'`.
+
 Every name below is imported when it is first used, so that `import excise` takes no time and
 brings nothing along.
 """
@@ -18,6 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from excise.behaviours import Custom, Phrase, Repetition, Toxicity
     from excise.client import (
         ApiError,
         AsyncClient,
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
         ConnectionLostError,
         DownloadError,
     )
+    from excise.engine import EngineMissingError
     from excise.errors import UserError
     from excise.installation import __version__
     from excise.reports import (
@@ -52,19 +57,29 @@ __all__ = [
     "ConnectionLostError",
     "CorrectionReport",
     "CorrectionSpec",
+    "Custom",
     "DownloadError",
+    "EngineMissingError",
     "GateReport",
     "JobReport",
     "JobSpec",
+    "Phrase",
+    "Repetition",
     "Report",
     "ReportError",
+    "Toxicity",
     "UserError",
     "__version__",
+    "apply",
+    "compress",
+    "correct",
+    "find_circuit",
     "parse_spec",
     "read_report",
 ]
 
 _HOMES = {
+    "excise.behaviours": ("Custom", "Phrase", "Repetition", "Toxicity"),
     "excise.client": (
         "ApiError",
         "AsyncClient",
@@ -73,6 +88,7 @@ _HOMES = {
         "ConnectionLostError",
         "DownloadError",
     ),
+    "excise.engine": ("EngineMissingError", "apply", "compress", "correct", "find_circuit"),
     "excise.errors": ("UserError",),
     "excise.installation": ("__version__",),
     "excise.reports": (

@@ -2,7 +2,6 @@
 
 ExciseError
 ├── InvalidRequestError        422 invalid_request
-│   └── ModelSourceError       422 invalid_request, param "model"
 ├── UnauthorizedError          401 unauthorized
 ├── ForbiddenError             403 forbidden
 ├── NotFoundError              404 not_found
@@ -46,13 +45,6 @@ class InvalidRequestError(ExciseError):
     status = 422
     code = "invalid_request"
     title = "Invalid request"
-
-
-class ModelSourceError(InvalidRequestError):
-    """The named checkpoint is unknown, out of bounds or in a format Excise does not load."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, param="model")
 
 
 class UnauthorizedError(ExciseError):

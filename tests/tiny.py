@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.names import Granularity
 from workers.domain import Selection, TokenSequence
+from workers.families import find_family
+from workers.models.loaded import LoadedModel
 
 VOCABULARY = 101
 HIDDEN = 32
@@ -54,6 +56,11 @@ def build_tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0")
+
+
+def as_loaded(model: PreTrainedModel, pad_id: int = 0, tokenizer: Any = None) -> LoadedModel:
+    """Any model as what the engines take, with the tiny tokeniser unless told."""
+    return LoadedModel(model, tokenizer or build_tiny_tokenizer(), find_family(model), pad_id)
 
 
 def save_tiny_checkpoint(

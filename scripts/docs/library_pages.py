@@ -17,11 +17,13 @@ ROOTS = (
     "workers.correction",
     "workers.families",
     "workers.gates",
+    "workers.library",
     "workers.measuring",
     "workers.models",
     "workers.pruning",
     "workers.reports",
     "workers.scorers",
+    "workers.stages",
 )
 """What people import: the client's package, and those of the engine."""
 LEFT_OUT = frozenset({"excise.cli"})

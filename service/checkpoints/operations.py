@@ -7,10 +7,15 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from excise.intake.model_sources import (
+    ModelSourceError,
+    check_checkpoint_folder,
+    list_checkpoints,
+    resolve_model_source,
+)
 from excise.names import ModelKind, PoolKind, PoolStatus, VersionStatus
 from excise.resources.checkpoints import ModelView
-from service.errors import ModelSourceError, NotFoundError
-from service.model_sources import check_checkpoint_folder, list_checkpoints, resolve_model_source
+from service.errors import NotFoundError
 from service.models import Alias, ModelVersion
 from service.serving import repository
 from service.serving.pools import ServingPool

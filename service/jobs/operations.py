@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from excise.intake.model_sources import ModelSourceError, resolve_model_source
 from excise.names import JobStatus, KeyScope
 from excise.specs import CorrectionSpec, JobSpec
 from service.errors import (
@@ -23,7 +24,6 @@ from service.jobs.prompt_set_checks import check_prompt_sets
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
 from service.keys.repository import lock_key
-from service.model_sources import resolve_model_source
 from service.models import Event, IdempotencyKey, Job, JobArtifact, new_id
 from service.outbox import enqueue
 from service.serving.pools import list_fitting_pools
@@ -52,7 +52,7 @@ def submit_job(
     if earlier := _find_earlier(session, identity, idempotency_key):
         return _replay(session, earlier, request_sha256), False
     _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
-    resolve_model_source(spec.model, settings.model_roots)
+    _check_model(spec, settings)
     _check_publish(identity, spec, settings)
     check_prompt_sets(session, identity.tenant_id, spec, settings)
     job = _build_job(identity, spec)
@@ -187,6 +187,14 @@ def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:
             f"This API key has {limit} queued or running jobs, which is the limit. "
             "Wait for one to end, or cancel one."
         )
+
+
+def _check_model(spec: JobSpec, settings: Settings) -> None:
+    """Raise `InvalidRequestError` if the job's checkpoint is none that Excise loads."""
+    try:
+        resolve_model_source(spec.model, settings.model_roots)
+    except ModelSourceError as error:
+        raise InvalidRequestError(error.message, param="model") from error
 
 
 def _check_publish(identity: Identity, spec: JobSpec, settings: Settings) -> None:

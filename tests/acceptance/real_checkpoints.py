@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.fetching.checkpoints import (
-    EMBEDDED_MODELS,
-    Checkpoint,
-    fetch_embedded_checkpoint,
-    load_checkpoint,
-)
+from workers.fetching.checkpoints import EMBEDDED_MODELS, fetch_embedded_checkpoint
+from workers.models.checkpoints import load_checkpoint
+from workers.models.loaded import LoadedModel
 
 MODELS = Path(os.environ.get("EXCISE_HOME", ".excise")) / "models"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -43,7 +40,7 @@ def fetch_real(name: str) -> Path:
     return fetch_embedded_checkpoint(name, MODELS)
 
 
-def load_real(name: str, dtype: torch.dtype = torch.float32) -> Checkpoint:
+def load_real(name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """The model, converted at the first use."""
     return load_checkpoint(fetch_real(name), dtype)
 

@@ -13,10 +13,9 @@ from workers.abilities.catalogue import build_slices, list_ordinary_tokens
 from workers.abilities.source import Purpose
 from workers.domain import Selection
 from workers.families import find_attention_outputs, find_family
-from workers.fetching.checkpoints import Checkpoint
 from workers.gates.abilities import compare_slices, judge_abilities
 from workers.measuring.probes import measure_probes
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.pruning.components import pruned
 
 NAME = "smollm2-135m-instruct"
@@ -28,11 +27,11 @@ pytestmark = needing(NAME)
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
+def checkpoint() -> LoadedModel:
     return load_real(NAME)
 
 
-def find_induction_heads(checkpoint: Checkpoint, count: int) -> Selection:
+def find_induction_heads(checkpoint: LoadedModel, count: int) -> Selection:
     """The heads that attend most to what followed a token when it came before (Olsson 2022)."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = torch.tensor(list_ordinary_tokens(checkpoint.tokenizer))
@@ -60,10 +59,10 @@ def find_induction_heads(checkpoint: Checkpoint, count: int) -> Selection:
 
 
 def test_a_model_without_its_two_strongest_induction_heads_is_refused(
-    checkpoint: Checkpoint,
+    checkpoint: LoadedModel,
 ) -> None:
     model = checkpoint.model
-    subject = Subject(model, checkpoint.tokenizer, find_family(model), checkpoint.pad_id)
+    subject = checkpoint
     slices = build_slices(checkpoint.tokenizer, Purpose.VERDICT, 0, 20, KINDS)
     base = measure_probes(subject, slices)
     same = compare_slices(KINDS, base, measure_probes(subject, slices), {}, AbilitiesGateSpec())

@@ -19,12 +19,12 @@ from tests.acceptance.real_checkpoints import (
 )
 from tests.reference.slow_sentencepiece import SlowSentencePiece
 from workers.domain import TokenSequence
-from workers.families import find_family
 from workers.fetching import checkpoints
-from workers.fetching.checkpoints import EMBEDDED_MODELS, Checkpoint
+from workers.fetching.checkpoints import EMBEDDED_MODELS
 from workers.measuring.text_damage import compute_perplexity
 from workers.models.encoding import encode_part, encode_text, find_beginning
 from workers.models.generation import generate_responses
+from workers.models.loaded import LoadedModel
 from workers.models.prompts import encode_prompt
 from workers.pruning.patch import apply_patch, parse_patch, revert_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
@@ -48,29 +48,28 @@ SENTENCES = (
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
+def checkpoint() -> LoadedModel:
     return load_real(NAME)
 
 
-def compute_text_perplexity(checkpoint: Checkpoint, ids: tuple[int, ...]) -> float:
+def compute_text_perplexity(checkpoint: LoadedModel, ids: tuple[int, ...]) -> float:
     samples = [TokenSequence(ids)]
-    family = find_family(checkpoint.model)
-    return compute_perplexity(checkpoint.model, family, samples, checkpoint.pad_id).value
+    return compute_perplexity(checkpoint, samples).value
 
 
-def test_it_knows_its_capitals(checkpoint: Checkpoint) -> None:
+def test_it_knows_its_capitals(checkpoint: LoadedModel) -> None:
     question = "Q: What is the capital of France?\nA:"
     prompts = [encode_text(checkpoint.tokenizer, question)]
-    (response,) = generate_responses(checkpoint.model, prompts, 8, checkpoint.pad_id)
+    (response,) = generate_responses(checkpoint, prompts, 8)
     assert "Paris" in checkpoint.tokenizer.decode(response.response_ids)
 
 
-def test_plain_prose_does_not_surprise_it(checkpoint: Checkpoint) -> None:
+def test_plain_prose_does_not_surprise_it(checkpoint: LoadedModel) -> None:
     """GGUF stores Gemma's norms plus one, which a conversion has to take back."""
     assert compute_text_perplexity(checkpoint, encode_text(checkpoint.tokenizer, TEXT)) < 40
 
 
-def test_without_its_beginning_it_is_lost(checkpoint: Checkpoint) -> None:
+def test_without_its_beginning_it_is_lost(checkpoint: LoadedModel) -> None:
     tokenizer = checkpoint.tokenizer
     assert find_beginning(tokenizer) == (tokenizer.bos_token_id,)
     found, lost = (
@@ -80,7 +79,7 @@ def test_without_its_beginning_it_is_lost(checkpoint: Checkpoint) -> None:
     assert lost > 10 * found
 
 
-def test_turns_are_tokens_but_the_base_model_has_no_template(checkpoint: Checkpoint) -> None:
+def test_turns_are_tokens_but_the_base_model_has_no_template(checkpoint: LoadedModel) -> None:
     tokenizer = checkpoint.tokenizer
     assert tokenizer.chat_template is None
     assert encode_prompt(tokenizer, TEXT) == encode_text(tokenizer, TEXT)
@@ -91,7 +90,7 @@ def test_turns_are_tokens_but_the_base_model_has_no_template(checkpoint: Checkpo
 
 
 @pytest.mark.skipif(not have_wheels(NAME), reason=f"needs {EMBEDDED_MODELS[NAME].packages}")
-def test_the_tokenizer_is_that_of_the_gguf_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_the_tokenizer_is_that_of_the_gguf_file(checkpoint: LoadedModel, tmp_path: Path) -> None:
     with checkpoints.open_embedded_file(NAME, tmp_path) as whole:
         fields = GGUFReader(whole).fields
         pieces, scores, types = (

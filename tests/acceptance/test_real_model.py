@@ -12,12 +12,15 @@ import torch
 from excise.names import Granularity
 from tests.acceptance.real_checkpoints import fetch_real, needing, read_examples
 from workers.domain import Selection
-from workers.fetching.checkpoints import Checkpoint, load_checkpoint
+from workers.models.checkpoints import load_checkpoint
 from workers.models.encoding import encode_text
 from workers.models.generation import generate_responses
+from workers.models.loaded import LoadedModel
 from workers.pruning.components import pruned
-from workers.pruning.patch import apply_patch, build_patch, parse_patch, revert_patch
-from workers.pruning.patch import serialise_patch as serialise
+from workers.pruning.patch import apply_patch, revert_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import parse_patch
+from workers.pruning.patch_format import serialise_patch as serialise
 from workers.scorers.uniqueness import compute_response_uniqueness
 
 NAME = "smollm2-135m-instruct"
@@ -38,21 +41,21 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(folder: Path) -> Checkpoint:
+def checkpoint(folder: Path) -> LoadedModel:
     return load_checkpoint(folder)
 
 
-def test_the_base_model_does_repeat_itself(checkpoint: Checkpoint) -> None:
+def test_the_base_model_does_repeat_itself(checkpoint: LoadedModel) -> None:
     prompts = read_examples("repetition_prompts.txt", 16)
     ids = [encode_text(checkpoint.tokenizer, prompt) for prompt in prompts]
-    responses = generate_responses(checkpoint.model, ids, 32, checkpoint.pad_id)
+    responses = generate_responses(checkpoint, ids, 32)
     metrics = [compute_response_uniqueness(response.response_ids) for response in responses]
     assert min(metrics) <= 0.5
     assert fmean(metrics) < 0.75
 
 
 def test_a_patch_gives_the_pruned_model_and_the_base_back(
-    folder: Path, checkpoint: Checkpoint, tmp_path: Path
+    folder: Path, checkpoint: LoadedModel, tmp_path: Path
 ) -> None:
     patch = parse_patch(serialise(build_patch(folder, SELECTION)))
     apply_patch(patch, folder, tmp_path / "corrected")
@@ -64,6 +67,6 @@ def test_a_patch_gives_the_pruned_model_and_the_base_back(
         for text in read_examples("repetition_prompts.txt", 4)
     ]
     with pruned(checkpoint.model, SELECTION):
-        expected = generate_responses(checkpoint.model, prompts, 16, checkpoint.pad_id)
+        expected = generate_responses(checkpoint, prompts, 16)
     corrected = load_checkpoint(tmp_path / "corrected")
-    assert generate_responses(corrected.model, prompts, 16, corrected.pad_id) == expected
+    assert generate_responses(corrected, prompts, 16) == expected

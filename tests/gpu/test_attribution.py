@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from excise.names import Attributor, Granularity
-from tests.tiny import build_tiny_model, draw_samples
+from tests.tiny import as_loaded, build_tiny_model, draw_samples
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import ATTN_LRP, attribution_rules
 from workers.attribution.targets import Target
 from workers.domain import Relevance
-from workers.families import LLAMA
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,7 +29,10 @@ def attribute(model: nn.Module, granularity: Granularity, **options) -> Relevanc
     target = Target.EMITTED_LOG_PROBABILITY
     samples = options.pop("samples", SAMPLES)
     return compute_relevance(
-        model, LLAMA, Attributor.ATTNLRP, granularity, samples, target, 0, **options
+        as_loaded(model),
+        Attribution(Attributor.ATTNLRP, granularity, target),
+        samples,
+        Pass(**options),
     )
 
 
@@ -45,7 +48,7 @@ def test_rules_leave_logits_bit_identical(dtype: torch.dtype) -> None:
     ids = torch.tensor([sample.token_ids for sample in SAMPLES[:6]], device="cuda")
     with torch.no_grad():
         plain = model(ids).logits
-        with attribution_rules(model, LLAMA, ATTN_LRP):
+        with attribution_rules(as_loaded(model), ATTN_LRP):
             ruled = model(ids).logits
         after = model(ids).logits
     assert torch.equal(plain, ruled)

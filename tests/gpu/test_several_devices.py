@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from excise.names import Attributor, Calibration, Granularity
-from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
+from tests.tiny import as_loaded, build_tiny_model, draw_samples, save_tiny_checkpoint
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.targets import Target
 from workers.compression.compress import compress
 from workers.compression.plan import CompressionPlan, RowShare
 from workers.families import LLAMA, find_mlp_outputs
-from workers.fetching.checkpoints import BALANCED, load_checkpoint
 from workers.measuring.text_damage import ReferenceText
+from workers.models.checkpoints import load_checkpoint
+from workers.models.devices import BALANCED
 from workers.models.generation import generate_responses
 from workers.pruning.means import compute_mean_inputs
 
@@ -67,7 +69,9 @@ def test_both_ends_are_on_the_first_device(pair: Pair) -> None:
 def test_relevance(pair: Pair, granularity: Granularity, attributor: Attributor) -> None:
     found, expected = (
         compute_relevance(
-            model, LLAMA, attributor, granularity, SAMPLES, Target.EMITTED_LOG_PROBABILITY, 0
+            as_loaded(model),
+            Attribution(attributor, granularity, Target.EMITTED_LOG_PROBABILITY),
+            SAMPLES,
         )
         for model in (pair.spread, pair.near)
     )
@@ -77,7 +81,7 @@ def test_relevance(pair: Pair, granularity: Granularity, attributor: Attributor)
 
 def test_mean_activations(pair: Pair) -> None:
     found, expected = (
-        compute_mean_inputs(model, LLAMA, find_mlp_outputs(model, LLAMA), SAMPLES, 0)
+        compute_mean_inputs(as_loaded(model), find_mlp_outputs(model, LLAMA), SAMPLES)
         for model in (pair.spread, pair.near)
     )
     for name, values in expected.items():
@@ -87,14 +91,15 @@ def test_mean_activations(pair: Pair) -> None:
 def test_responses(pair: Pair) -> None:
     prompts = [sample.token_ids for sample in SAMPLES]
     found, expected = (
-        generate_responses(model, prompts, 8, 0) for model in (pair.spread, pair.near)
+        generate_responses(as_loaded(model), prompts, 8) for model in (pair.spread, pair.near)
     )
     assert found == expected
 
 
 def test_damage(pair: Pair) -> None:
     found, expected = (
-        ReferenceText(model, LLAMA, SAMPLES, 0).measure(model) for model in (pair.spread, pair.near)
+        ReferenceText(as_loaded(model), SAMPLES).measure(as_loaded(model))
+        for model in (pair.spread, pair.near)
     )
     assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-3)
     assert found.kl_mean == pytest.approx(0, abs=1e-6)
@@ -104,7 +109,7 @@ def test_damage(pair: Pair) -> None:
 def test_compression_block_after_block(pair: Pair, attributor: Attributor) -> None:
     plan = CompressionPlan(attributor, RowShare(0.5), calibration=Calibration.SEQUENTIAL)
     for model in (pair.spread, pair.near):
-        compress(model, LLAMA, plan, SAMPLES, 0)
+        compress(as_loaded(model), plan, SAMPLES)
     near = dict(pair.near.named_parameters())
     for name, weight in pair.spread.named_parameters():
         # Scores that are nearly equal may change places.

@@ -11,7 +11,9 @@ from torch import Tensor
 from excise.names import Attributor, Granularity
 from tests.reference.slow_decoder import SlowDecoder
 from tests.reference.slow_families import build_slow_decoder, find_weight_relevance
+from tests.tiny import as_loaded
 from tests.tiny_families import DENSE, build_family_model
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
@@ -54,14 +56,9 @@ def explain_slowly(name: str, model: Any, sample: TokenSequence, target: Target)
 
 def attribute(model: Any, granularity: Granularity, target: Target) -> Relevance:
     return compute_relevance(
-        model,
-        find_family(model),
-        Attributor.ATTNLRP,
-        granularity,
+        as_loaded(model),
+        Attribution(Attributor.ATTNLRP, granularity, target, statistics=ALL_STATISTICS),
         SAMPLES,
-        target,
-        0,
-        statistics=ALL_STATISTICS,
     )
 
 

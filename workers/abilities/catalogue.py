@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from workers.abilities import context, copying, instructions, knowledge, languages, structure
 from workers.abilities.encoding import EncodedProbe, encode_probe
 from workers.abilities.probe import Probe, SliceKind
 from workers.abilities.source import Purpose, Source
+from workers.models.tokenizer import Tokenizer
 
 SLICES: tuple[SliceKind, ...] = (
     *copying.SLICES,
@@ -31,7 +31,7 @@ DRAWS_A_PROBE = 20
 
 
 def build_slices(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     purpose: Purpose,
     seed: int,
     items: int = VERDICT_ITEMS,
@@ -63,7 +63,7 @@ def build_slices(
 class ProbeSource:
     """What a verdict's probes are drawn from."""
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     seed: int
     items: int
     kinds: Sequence[SliceKind]
@@ -89,19 +89,19 @@ class ProbeSource:
         return build_slices(self.tokenizer, purpose, self.seed, items, kinds, self.longest)
 
 
-def list_ordinary_tokens(tokenizer: Any) -> list[int]:
+def list_ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
     """Return the ids of all tokens that stand for text, ascending."""
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return sorted(set(tokenizer.get_vocab().values()) - special)
 
 
-def _can_be_drawn(kind: SliceKind, tokenizer: Any, vocabulary: Sequence[int]) -> bool:
+def _can_be_drawn(kind: SliceKind, tokenizer: Tokenizer, vocabulary: Sequence[int]) -> bool:
     if kind.needs_vocabulary and not vocabulary:
         return False
     return not kind.needs_chat or bool(tokenizer.chat_template)
 
 
-def _find_unknown(tokenizer: Any) -> int | None:
+def _find_unknown(tokenizer: Tokenizer) -> int | None:
     """Return the id that stands for characters without a token; None where there is none.
 
     A tokenizer that knows every byte may name a token it also begins or ends texts with.
@@ -116,7 +116,9 @@ def _can_be_asked(probe: EncodedProbe, longest: int | None, unknown: int | None)
     return is_short and any(probe.spans) and unknown not in ids
 
 
-def _build(kind: SliceKind, tokenizer: Any, source: Source, items: int) -> tuple[EncodedProbe, ...]:
+def _build(
+    kind: SliceKind, tokenizer: Tokenizer, source: Source, items: int
+) -> tuple[EncodedProbe, ...]:
     count = -(-items // kind.items)
     drawn: dict[Probe, None] = {}
     for _ in range(count * DRAWS_A_PROBE):

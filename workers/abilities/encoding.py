@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from workers.abilities.probe import Probe
 from workers.domain import TokenSequence
 from workers.models.encoding import encode_chat, encode_part, find_beginning
+from workers.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class EncodedProbe:
     """Tokens of each target, in order; a target that shares its only token has none."""
 
 
-def encode_probe(tokenizer: Any, item: Probe) -> EncodedProbe:
+def encode_probe(tokenizer: Tokenizer, item: Probe) -> EncodedProbe:
     """Return the probe's tokens.
 
     A tokenizer may join characters across the border of two parts, so the whole text is
@@ -46,7 +46,7 @@ def encode_probe(tokenizer: Any, item: Probe) -> EncodedProbe:
     return EncodedProbe(sample, tuple(spans))
 
 
-def _encode_random(tokenizer: Any, token_ids: tuple[int, ...]) -> EncodedProbe:
+def _encode_random(tokenizer: Tokenizer, token_ids: tuple[int, ...]) -> EncodedProbe:
     """Return random tokens twice; the first of the second half could be any, so is no target."""
     ids = (*find_beginning(tokenizer), *token_ids)
     targets = len(token_ids) // 2 - 1
@@ -55,13 +55,13 @@ def _encode_random(tokenizer: Any, token_ids: tuple[int, ...]) -> EncodedProbe:
     return EncodedProbe(sample, (targets // 2, targets - targets // 2))
 
 
-def _encode_opening(tokenizer: Any, item: Probe) -> tuple[int, ...]:
+def _encode_opening(tokenizer: Tokenizer, item: Probe) -> tuple[int, ...]:
     if item.user is None:
         return find_beginning(tokenizer)
     return encode_chat(tokenizer, [{"role": "user", "content": item.user}])
 
 
-def _count_shared(tokenizer: Any, item: Probe, parts: int, whole: Sequence[int]) -> int:
+def _count_shared(tokenizer: Tokenizer, item: Probe, parts: int, whole: Sequence[int]) -> int:
     """Return how many tokens of `whole` the first `parts` parts make up."""
     if parts == len(item.parts):
         return len(whole)

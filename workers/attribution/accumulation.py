@@ -10,12 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
 
-from excise.names import Granularity, Statistic
+from excise.names import Statistic
 from workers.attribution.observation import Site
 from workers.attribution.sums import Combination, RelevanceSums
-from workers.families import count_features, count_heads, linear_weight
 from workers.models.batches import TokenBatch
 
 FoldKey = tuple[Site, Statistic]
@@ -150,23 +148,3 @@ class Accumulator:
             self.samples,
             combination,
         )
-
-
-def accumulator_for(
-    model: nn.Module,
-    modules: Mapping[str, nn.Module],
-    granularity: Granularity,
-    statistics: frozenset[Statistic],
-    storage: Storage,
-) -> Accumulator:
-    """Return an empty accumulator with one entry for every component of `modules`."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in modules.items():
-        if granularity is Granularity.WEIGHT:
-            shapes[name] = tuple(linear_weight(module).shape)
-        elif granularity is Granularity.HEAD:
-            shapes[name] = (count_heads(model),)
-        else:
-            shapes[name] = (count_features(module),)
-    devices = {name: next(module.parameters()).device for name, module in modules.items()}
-    return Accumulator(shapes, devices, statistics, storage)

@@ -9,36 +9,23 @@ from torch import nn
 
 from excise.names import Granularity, Statistic
 from workers.attribution.accumulation import Accumulator, Storage
-from workers.attribution.memory import HalvingRunner, OnHalved
+from workers.attribution.attribution import Attribution, Pass
+from workers.attribution.memory import HalvingRunner
 from workers.attribution.observation import Look, Site, evaluated, observed_inputs
-from workers.attribution.relevance import input_device
 from workers.attribution.sums import Combination, RelevanceSums
-from workers.families import (
-    Family,
-    count_components,
-    count_features,
-    count_heads,
-    find_components,
-    fused_weight,
-    is_linear,
-    is_transposed,
-    linear_weight,
-)
+from workers.families import count_features, fused_weight, is_linear, is_transposed, linear_weight
 from workers.models.batches import TokenBatch
-from workers.progress import Advance
+from workers.models.devices import find_device
+from workers.models.loaded import LoadedModel
 
 
 @torch.no_grad()
 def sum_written_magnitudes(
-    model: nn.Module,
-    family: Family,
-    granularity: Granularity,
-    batches: Iterable[TokenBatch],
+    loaded: LoadedModel,
+    asked: Attribution,
     combination: Combination,
-    statistics: frozenset[Statistic],
-    storage: Storage,
-    advance: Advance,
-    on_halved: OnHalved,
+    batches: Iterable[TokenBatch],
+    run: Pass,
 ) -> RelevanceSums:
     """Return the sums of how much each component writes at a token.
 
@@ -47,8 +34,9 @@ def sum_written_magnitudes(
     root of the mean square it is Wanda's `|W| · ‖X‖₂` (arXiv 2306.11695, Eq. 1), divided by
     the root of the number of tokens.
     """
-    modules = find_components(model, family, granularity)
-    heads = count_heads(model) if granularity is Granularity.HEAD else None
+    granularity, statistics = asked.granularity, asked.kept_statistics
+    modules = loaded.find_components(granularity)
+    heads = loaded.heads if granularity is Granularity.HEAD else None
     kept = statistics & {Statistic.MEAN, Statistic.MEAN_SQUARE}
     if Statistic.MEAN_ABSOLUTE in statistics:  # of what is never negative it is the mean
         kept |= {Statistic.MEAN}
@@ -56,60 +44,50 @@ def sum_written_magnitudes(
         kept = frozenset({Statistic.MEAN_SQUARE})
     # Weights share their inputs: sums over features are enough until the end.
     sizes = {name: (heads or count_features(module),) for name, module in modules.items()}
-    devices = {name: next(module.parameters()).device for name, module in modules.items()}
+    devices = {name: find_device(module) for name, module in modules.items()}
     accumulator = Accumulator(sizes, devices, kept, Storage())
     look = _look(accumulator, modules, heads)
 
     def step(batch: TokenBatch) -> None:
-        placed = batch.to(input_device(model))
+        placed = batch.to(loaded.device)
         with observed_inputs(modules, placed.is_token, look):
-            model.get_submodule(family.backbone)(input_ids=placed.token_ids, use_cache=False)
+            loaded.run(placed.token_ids)
 
-    runner = HalvingRunner(step, accumulator, on_halved)
-    with evaluated(model):
+    runner = HalvingRunner(step, accumulator, run.on_halved)
+    with evaluated(loaded.model):
         for batch in batches:
             runner.run(batch)
-            advance(len(batch.sample_indices))
+            run.advance(len(batch.sample_indices))
     if granularity is not Granularity.HEAD:
-        _multiply(accumulator, modules, granularity, storage)
+        _multiply(accumulator, modules, granularity, run.storage)
     return accumulator.result(combination)
 
 
 @torch.no_grad()
-def compute_magnitude_sums(
-    model: nn.Module, family: Family, granularity: Granularity, statistics: frozenset[Statistic]
-) -> RelevanceSums:
+def compute_magnitude_sums(loaded: LoadedModel, asked: Attribution) -> RelevanceSums:
     """Return each component's weight norm: of a neuron's output column, a head's columns, |W|."""
-    modules = find_components(model, family, granularity)
     norms: dict[str, torch.Tensor] = {}
-    for name, module in modules.items():
-        if granularity is Granularity.WEIGHT:
+    for name, module in loaded.find_components(asked.granularity).items():
+        if asked.granularity is Granularity.WEIGHT:
             norms[name] = linear_weight(module).float().abs()
             continue
         norms[name] = column_norms(module)
-        if granularity is Granularity.HEAD:
-            by_head = norms[name].unflatten(0, (count_heads(model), -1))
+        if asked.granularity is Granularity.HEAD:
+            by_head = norms[name].unflatten(0, (loaded.heads, -1))
             norms[name] = torch.linalg.vector_norm(by_head, dim=-1)
-    return _constant(norms, statistics)
+    return _constant(norms, asked.kept_statistics)
 
 
-def draw_random_sums(
-    model: nn.Module,
-    family: Family,
-    granularity: Granularity,
-    seed: int,
-    statistics: frozenset[Statistic],
-) -> RelevanceSums:
+def draw_random_sums(loaded: LoadedModel, asked: Attribution) -> RelevanceSums:
     """Return uniform random numbers in [0, 1) in place of relevance: the null attributor."""
-    generator = torch.Generator().manual_seed(seed)
-    modules = find_components(model, family, granularity)
-    counts = count_components(model, family, granularity)
+    generator = torch.Generator().manual_seed(asked.seed)
+    counts = loaded.count_components(asked.granularity)
     values = {}
-    for name, module in modules.items():
-        is_weight = granularity is Granularity.WEIGHT
+    for name, module in loaded.find_components(asked.granularity).items():
+        is_weight = asked.granularity is Granularity.WEIGHT
         shape = linear_weight(module).shape if is_weight else (counts[name],)
         values[name] = torch.rand(shape, generator=generator)
-    return _constant(values, statistics)
+    return _constant(values, asked.kept_statistics)
 
 
 def column_norms(module: nn.Module) -> torch.Tensor:

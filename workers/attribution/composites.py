@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from workers.attribution.experts import Rows, transformed_products
 from workers.attribution.observation import evaluated
@@ -30,11 +29,11 @@ from workers.families import (
     FusedProjection,
     Norm,
     count_features,
-    count_heads,
-    count_layers,
     find_attention_outputs,
     linear_weight,
 )
+from workers.models.hooks import Hook, InputHook, OutputHook, hooked
+from workers.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -75,67 +74,63 @@ _Hook = Callable[..., Any]
 
 
 @contextmanager
-def attribution_rules(model: nn.Module, family: Family, composite: Composite) -> Iterator[None]:
+def attribution_rules(loaded: LoadedModel, composite: Composite) -> Iterator[None]:
     """Within the context, backward passes through this `model` follow `composite`.
 
     Parameters receive no gradient inside; their `requires_grad` flags, `.grad` and each
     module's training mode are as before on exit, whatever happened.
     """
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    handles: list[RemovableHandle] = []
-    with ExitStack() as seams, evaluated(model):
-        try:
-            for parameter, _ in flags:
-                parameter.requires_grad_(False)
-            handles.extend(_register_rules(model, family, composite))
-            _enter_expert_rules(seams, model, family, composite)
+    flags = [(parameter, parameter.requires_grad) for parameter in loaded.model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with ExitStack() as seams, evaluated(loaded.model):
+            seams.enter_context(hooked(_list_rules(loaded, composite)))
+            _enter_expert_rules(seams, loaded, composite)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
-def _register_rules(
-    model: nn.Module, family: Family, composite: Composite
-) -> Iterator[RemovableHandle]:
+def _list_rules(loaded: LoadedModel, composite: Composite) -> Iterator[Hook]:
+    model, family = loaded.model, loaded.family
+    norm_rule = _norm_hook(family.norm)
     if composite.norm_identity:
-        yield model.get_submodule(family.final_norm).register_forward_hook(_norm_hook(family.norm))
+        yield OutputHook(model.get_submodule(family.final_norm), norm_rule)
     outputs = list(find_attention_outputs(model, family).values())
-    for layer in range(count_layers(model, family)):
+    for layer in range(loaded.layers):
         block = model.get_submodule(f"{family.layers}.{layer}")
         if composite.norm_identity:
             for path in family.layer_norms:
-                yield block.get_submodule(path).register_forward_hook(_norm_hook(family.norm))
+                yield OutputHook(block.get_submodule(path), norm_rule)
         if composite.activation_identity:
-            yield block.get_submodule(family.activation).register_forward_hook(_activation_hook)
+            yield OutputHook(block.get_submodule(family.activation), _activation_hook)
         if family.experts is None and family.mlp_product and composite.product_factor != 1.0:
-            yield block.get_submodule(family.mlp_output).register_forward_pre_hook(
-                _scale_input_hook(composite.product_factor)
-            )
+            halve = _scale_input_hook(composite.product_factor)
+            yield InputHook(block.get_submodule(family.mlp_output), halve)
         if family.experts is not None:
-            yield from _register_routing(block.get_submodule(family.experts), composite)
-        head_dim = count_features(outputs[layer]) // count_heads(model)
-        yield from _register_attention(block, family, composite, count_heads(model), head_dim)
+            yield from _list_routing_rules(block.get_submodule(family.experts), composite)
+        head_dim = count_features(outputs[layer]) // loaded.heads
+        yield from _list_attention_rules(block, family, composite, loaded.heads, head_dim)
 
 
-def _register_attention(
+def _list_attention_rules(
     block: nn.Module, family: Family, composite: Composite, heads: int, head_dim: int
-) -> Iterator[RemovableHandle]:
+) -> Iterator[Hook]:
     attention = family.attention
     wanted = (composite.query_factor, composite.key_factor, composite.value_factor)
     if isinstance(attention, FusedProjection):
         projection = block.get_submodule(attention.path)
         if set(wanted) != {1.0}:
             factors = _fused_factors(projection, attention.layout, wanted, heads, head_dim)
-            yield projection.register_forward_hook(_scale_features_hook(factors))
+            yield OutputHook(projection, _scale_features_hook(factors))
         return
     paths = (attention.query, attention.key, attention.value)
     for path, factor in zip(paths, wanted, strict=True):
         projection = block.get_submodule(path)
         if factor != 1.0:
-            yield projection.register_forward_hook(_scale_output_hook(factor))
+            yield OutputHook(projection, _scale_output_hook(factor))
 
 
 def _fused_factors(
@@ -157,24 +152,23 @@ def _fused_factors(
     return factors.repeat_interleave(sizes)
 
 
-def _register_routing(experts: nn.Module, composite: Composite) -> Iterator[RemovableHandle]:
+def _list_routing_rules(experts: nn.Module, composite: Composite) -> Iterator[Hook]:
     if composite.routed_factor != 1.0:
-        yield experts.register_forward_hook(_scale_output_hook(composite.routed_factor))
+        yield OutputHook(experts, _scale_output_hook(composite.routed_factor))
     if composite.router_factor != 1.0:
-        yield experts.register_forward_pre_hook(_scale_routing_hook(composite.router_factor))
+        yield InputHook(experts, _scale_routing_hook(composite.router_factor))
 
 
-def _enter_expert_rules(
-    seams: ExitStack, model: nn.Module, family: Family, composite: Composite
-) -> None:
+def _enter_expert_rules(seams: ExitStack, loaded: LoadedModel, composite: Composite) -> None:
+    family = loaded.family
     if family.experts is None or not family.mlp_product:
         return
 
     def halve(neurons: torch.Tensor, rows: Rows) -> torch.Tensor:  # noqa: ARG001
         return scale_gradient(neurons, composite.product_factor)
 
-    for layer in range(count_layers(model, family)):
-        experts = model.get_submodule(f"{family.layers}.{layer}.{family.experts}")
+    for layer in range(loaded.layers):
+        experts = loaded.model.get_submodule(f"{family.layers}.{layer}.{family.experts}")
         seams.enter_context(transformed_products(experts, halve))
 
 

@@ -9,16 +9,14 @@ from enum import StrEnum
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import nn
 
 from excise.names import Attributor, Granularity, Statistic
-from workers.attribution.accumulation import ON_DEVICE, Storage
+from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass
 from workers.domain import Relevance, TokenSequence
-from workers.families import Family
-from workers.progress import Advance
+from workers.models.loaded import LoadedModel
 
 
 class Side(StrEnum):
@@ -108,35 +106,22 @@ def ask_responses(attributor: Attributor, side: Side, mass: TokenMass | None = N
 
 def sum_answer(
     question: Question,
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     granularity: Granularity,
     samples: Sequence[TokenSequence],
-    pad_id: int,
     seed: int,
-    advance: Advance,
-    first_index: int = 0,
-    storage: Storage = ON_DEVICE,
+    run: Pass = DEFAULT_PASS,
 ) -> RelevanceSums:
-    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does.
-
-    `first_index` is the first sample's index among those of all shards.
-    """
-    return sum_relevance(
-        model,
-        family,
+    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does."""
+    asked = Attribution(
         question.attributor,
         granularity,
-        samples,
         question.target,
-        pad_id,
+        question.statistics,
         # Random relevance must not be the same for two sets, or their difference is none.
         seed=len(Side) * seed + list(Side).index(question.side),
-        first_index=first_index,
-        statistics=question.statistics,
-        storage=storage,
-        advance=advance,
     )
+    return sum_relevance(loaded, asked, samples, run)
 
 
 def combine_general(answers: Mapping[Side, Relevance]) -> Relevance:

@@ -15,15 +15,16 @@ from torch import nn
 
 from excise.names import Granularity
 from workers.attribution.accumulation import FoldKey
-from workers.attribution.attributors import BATCH_TOKENS
+from workers.attribution.attribution import BATCH_TOKENS
 from workers.attribution.composites import GRADIENT, attribution_rules
 from workers.attribution.memory import HalvingRunner, OnHalved, log_halved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.relevance import predict
 from workers.attribution.targets import Target, find_target_positions
 from workers.domain import Selection, TokenSequence
-from workers.families import Family, count_heads, find_components, is_transposed, linear_weight
+from workers.families import is_transposed, linear_weight
 from workers.models.batches import TokenBatch, build_batches
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 PIECE_TOKENS = 32
@@ -40,11 +41,9 @@ COLUMNS_AT_ONCE = 4096
 
 
 def compute_fisher_rows(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     components: Selection,
     samples: Sequence[TokenSequence],
-    pad_id: int,
     *,
     seed: int = 0,
     most_rows: int = MOST_ROWS,
@@ -72,14 +71,14 @@ def compute_fisher_rows(
     if not pieces:
         raise ValueError("reference text has no sample of two tokens or more")
     draws = most // len(pieces)
-    rows = _Rows(model, family, components, draws * len(pieces))
+    rows = _Rows(loaded, components, draws * len(pieces))
 
     def step(batch: TokenBatch) -> None:
         rows.fill(batch, Target.SAMPLED_LOG_PROBABILITY, range(draws), len(pieces), seed)
 
     runner = HalvingRunner(step, rows, on_halved)
     with rows.observed():
-        for batch in build_batches(pieces, batch_tokens, pad_id):
+        for batch in build_batches(pieces, batch_tokens, loaded.pad_id):
             runner.run(batch)
             advance(draws * len(batch.sample_indices))
     predicted = draws * sum(len(piece.token_ids) - 1 for piece in pieces)
@@ -99,11 +98,9 @@ class MarginRows:
 
 
 def compute_margin_rows(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     components: Selection,
     samples: Sequence[TokenSequence],
-    pad_id: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
     advance: Advance = ignore,
@@ -117,7 +114,7 @@ def compute_margin_rows(
     probability until its lead is gone. `advance` is called with the number of samples of each
     batch. Raises `SampleTooLargeError`.
     """
-    rows = _Rows(model, family, components, len(samples))
+    rows = _Rows(loaded, components, len(samples))
     leads = [torch.empty(0)] * len(samples)
 
     def step(batch: TokenBatch) -> None:
@@ -128,7 +125,7 @@ def compute_margin_rows(
 
     runner = HalvingRunner(step, rows, on_halved)
     with rows.observed():
-        for batch in build_batches(samples, batch_tokens, pad_id):
+        for batch in build_batches(samples, batch_tokens, loaded.pad_id):
             runner.run(batch)
             advance(len(batch.sample_indices))
     tokens = torch.tensor([max(1, len(own)) for own in leads])
@@ -160,12 +157,12 @@ class _Rows:
 
     folded: frozenset[FoldKey] = frozenset()
 
-    def __init__(self, model: nn.Module, family: Family, components: Selection, count: int) -> None:
-        modules = find_components(model, family, components.granularity)
+    def __init__(self, loaded: LoadedModel, components: Selection, count: int) -> None:
+        modules = loaded.find_components(components.granularity)
         self._modules = {name: modules[name] for name in components.indices}
         self._granularity = components.granularity
         self.values = torch.zeros(count, len(components))
-        self._model, self._family = model, family
+        self._loaded = loaded
         self._reductions: dict[str, tuple[slice, Reduce]] = {}
         start = 0
         for name, indices in components.indices.items():
@@ -181,7 +178,7 @@ class _Rows:
         observe = observed_outputs if is_weight else observed_gradients
         with (
             observe(self._modules, self._see),
-            attribution_rules(self._model, self._family, GRADIENT),
+            attribution_rules(self._loaded, GRADIENT),
         ):
             yield
 
@@ -198,7 +195,7 @@ class _Rows:
 
         Return the last draw's target at each explained position, `(position,)` on the CPU.
         """
-        states, find_directions = predict(self._model, self._family, batch)
+        states, find_directions = predict(self._loaded, batch)
         for draw in draws:
             self._targets = torch.tensor(batch.sample_indices) + draw * pieces
             directions = find_directions(target, seed * len(draws) + draw)
@@ -218,7 +215,7 @@ class _Rows:
     def _build_reduction(self, module: nn.Module, indices: torch.Tensor) -> Reduce:
         if self._granularity is Granularity.WEIGHT:
             return _reduce_weights(module, indices)
-        heads = count_heads(self._model) if self._granularity is Granularity.HEAD else None
+        heads = self._loaded.heads if self._granularity is Granularity.HEAD else None
         return _reduce_features(indices, heads)
 
 

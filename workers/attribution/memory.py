@@ -10,6 +10,7 @@ import torch
 
 from workers.attribution.accumulation import FoldKey
 from workers.models.batches import TokenBatch
+from workers.models.devices import release_unused_memory
 from workers.models.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,5 @@ class HalvingRunner:
                 raise
         else:
             return True
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_unused_memory()
         return False

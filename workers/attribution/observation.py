@@ -12,6 +12,7 @@ from torch import nn
 
 from workers.attribution.experts import Rows, transformed_products
 from workers.families import is_linear
+from workers.models.hooks import InputHook, OutputHook, hooked
 
 _Hook = Callable[..., Any]
 
@@ -121,10 +122,7 @@ def observed_outputs(modules: Mapping[str, nn.Module], see: See) -> Iterator[Non
 
         return hook
 
-    with ExitStack() as stack:
-        for name, module in modules.items():
-            handle = module.register_forward_hook(hook_for(Site(name)))
-            stack.callback(handle.remove)
+    with hooked(OutputHook(module, hook_for(Site(name))) for name, module in modules.items()):
         yield
 
 
@@ -141,8 +139,7 @@ def _enter(
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:  # noqa: ARG001
         return (transform(args[0], None), *args[1:])
 
-    handle = module.register_forward_pre_hook(hook)
-    stack.callback(handle.remove)
+    stack.enter_context(hooked([InputHook(module, hook)]))
 
 
 def _split(name: str, rows: Rows | None) -> Iterator[tuple[Site, slice | torch.Tensor]]:

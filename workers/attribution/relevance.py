@@ -9,40 +9,33 @@ import torch
 from torch import nn
 
 from excise.names import Granularity, Statistic
-from workers.attribution.accumulation import Accumulator, Storage, accumulator_for
+from workers.attribution.accumulation import Accumulator, Storage
+from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.composites import Composite, attribution_rules
-from workers.attribution.memory import HalvingRunner, OnHalved
+from workers.attribution.memory import HalvingRunner
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass, compute_directions, find_target_positions
 from workers.families import (
-    Family,
-    count_heads,
-    find_components,
-    head_weight,
+    count_features,
     is_transposed,
     linear_weight,
 )
 from workers.models.batches import TokenBatch
-from workers.progress import Advance
+from workers.models.devices import find_device
+from workers.models.loaded import LoadedModel
 
 
 def sum_gradient_relevance(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     composite: Composite,
-    granularity: Granularity,
+    asked: Attribution,
     batches: Iterable[TokenBatch],
-    target: Target | TokenMass,
-    statistics: frozenset[Statistic],
-    storage: Storage,
-    advance: Advance,
-    on_halved: OnHalved,
-    seed: int = 0,
+    run: Pass = DEFAULT_PASS,
 ) -> RelevanceSums:
     """Return the sums of relevance over the tokens of `batches`.
 
-    With L the sum of `target` over the predicted positions and the gradient following
+    With L the sum of the target over the predicted positions and the gradient following
     `composite`: a neuron's relevance at a token is `a · ∂L/∂a` at the input of the MLP's output
     projection, a head's the sum of that over its slice of the attention output projection's
     input, a weight's `W · ∂L/∂W` (Eq. 8) with the token's part of ∂L/∂W. Memory does not grow
@@ -50,30 +43,42 @@ def sum_gradient_relevance(
 
     Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`.
     """
-    modules = find_components(model, family, granularity)
-    accumulator = accumulator_for(model, modules, granularity, statistics, storage)
-    observed = _observed_weights if granularity is Granularity.WEIGHT else _observed_features
-    with observed(model, family, composite, granularity, accumulator):
+    modules = loaded.find_components(asked.granularity)
+    accumulator = build_accumulator(loaded, asked, run.storage)
+    is_weight = asked.granularity is Granularity.WEIGHT
+    observed = _observed_weights if is_weight else _observed_features
+    with observed(loaded, composite, asked.granularity, accumulator):
         runner = HalvingRunner(
-            lambda batch: _backward(model, family, batch, target, seed), accumulator, on_halved
+            lambda batch: _backward(loaded, batch, asked), accumulator, run.on_halved
         )
         for batch in batches:
             runner.run(batch)
-            advance(len(batch.sample_indices))
-    if granularity is Granularity.WEIGHT:
+            run.advance(len(batch.sample_indices))
+    if is_weight:
         _multiply_by_weights(accumulator, modules)
     return accumulator.result()
 
 
+def build_accumulator(loaded: LoadedModel, asked: Attribution, storage: Storage) -> Accumulator:
+    """Return an empty accumulator with one entry for every component that is asked about."""
+    modules = loaded.find_components(asked.granularity)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in modules.items():
+        if asked.granularity is Granularity.WEIGHT:
+            shapes[name] = tuple(linear_weight(module).shape)
+        elif asked.granularity is Granularity.HEAD:
+            shapes[name] = (loaded.heads,)
+        else:
+            shapes[name] = (count_features(module),)
+    devices = {name: find_device(module) for name, module in modules.items()}
+    return Accumulator(shapes, devices, asked.kept_statistics, storage)
+
+
 @contextmanager
 def _observed_features(
-    model: nn.Module,
-    family: Family,
-    composite: Composite,
-    granularity: Granularity,
-    accumulator: Accumulator,
+    loaded: LoadedModel, composite: Composite, granularity: Granularity, accumulator: Accumulator
 ) -> Iterator[None]:
-    heads = count_heads(model) if granularity is Granularity.HEAD else None
+    heads = loaded.heads if granularity is Granularity.HEAD else None
 
     def see(site: Site, values: torch.Tensor, gradient: torch.Tensor) -> None:
         relevance = values.float() * gradient.float()
@@ -85,20 +90,16 @@ def _observed_features(
             total.add_(part.to(total.device))
 
     # Observers come after the rules: they see the gradient before the product rule.
-    modules = find_components(model, family, granularity)
-    with attribution_rules(model, family, composite), observed_gradients(modules, see):
+    modules = loaded.find_components(granularity)
+    with attribution_rules(loaded, composite), observed_gradients(modules, see):
         yield
 
 
 @contextmanager
 def _observed_weights(
-    model: nn.Module,
-    family: Family,
-    composite: Composite,
-    granularity: Granularity,
-    accumulator: Accumulator,
+    loaded: LoadedModel, composite: Composite, granularity: Granularity, accumulator: Accumulator
 ) -> Iterator[None]:
-    modules = find_components(model, family, granularity)
+    modules = loaded.find_components(granularity)
     transposed = {name: is_transposed(module) for name, module in modules.items()}
 
     def see(site: Site, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -108,7 +109,7 @@ def _observed_weights(
             _add_outer(total, _raise(left, statistic), _raise(right, statistic))
 
     # Observers come before the rules: they see the gradient that all rules have changed.
-    with observed_outputs(modules, see), attribution_rules(model, family, composite):
+    with observed_outputs(modules, see), attribution_rules(loaded, composite):
         yield
 
 
@@ -149,39 +150,28 @@ def _multiply_by_weights(accumulator: Accumulator, modules: dict[str, nn.Module]
             total.mul_(_raise(weight, statistic))
 
 
-def _backward(
-    model: nn.Module, family: Family, batch: TokenBatch, target: Target | TokenMass, seed: int
-) -> None:
+def _backward(loaded: LoadedModel, batch: TokenBatch, asked: Attribution) -> None:
     """Run the batch forwards and the target's gradient backwards, for the observers to see."""
-    states, find_directions = predict(model, family, batch)
-    directions = find_directions(target, seed)
+    states, find_directions = predict(loaded, batch)
+    directions = find_directions(asked.target, asked.seed)
     if len(states):
         torch.autograd.backward([states], [directions])
 
 
 def predict(
-    model: nn.Module, family: Family, batch: TokenBatch
+    loaded: LoadedModel, batch: TokenBatch
 ) -> tuple[torch.Tensor, Callable[[Target | TokenMass, int], torch.Tensor]]:
     """Run the batch forwards; return the states `(position, hidden)` that predict a token.
 
     And what gives a target's direction at each of them, by its seed, see `compute_directions`.
     """
-    placed = batch.to(input_device(model))
-    backbone = model.get_submodule(family.backbone)
-    hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
+    placed = batch.to(loaded.device)
+    hidden = loaded.run(placed.token_ids)
     positions = find_target_positions(placed)
     states = hidden[positions.to(hidden.device)]
-    head = head_weight(model, family).detach()
+    head = loaded.head.detach()
 
     def find_directions(target: Target | TokenMass, seed: int) -> torch.Tensor:
         return compute_directions(states.detach(), placed, positions, head, target, seed)
 
     return states, find_directions
-
-
-def input_device(model: nn.Module) -> torch.device:
-    """Return the device that token ids belong on: the embedding's."""
-    embedding: Callable[[], nn.Module] = model.get_input_embeddings  # type: ignore[assignment]
-    weight = embedding().weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.device

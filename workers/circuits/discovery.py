@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import nn
 
 from excise.names import Attributor, CircuitAblation, Granularity, Scope
 from workers.circuits.faithfulness import KeepMask, compute_faithfulness, measure_circuits
@@ -17,7 +16,7 @@ from workers.circuits.ranking import count_circuit, keep_largest, order_scores, 
 from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import Site, find_sites
 from workers.circuits.tasks import Task
-from workers.families import Family
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 
@@ -26,12 +25,10 @@ class WeakTaskError(ValueError):
 
 
 def discover_circuit(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     discovery: Task,
     held_out: Task,
     settings: CircuitSettings,
-    pad_id: int,
     *,
     advance: Advance = ignore,
 ) -> CircuitOutcome:
@@ -43,20 +40,18 @@ def discover_circuit(
     nothing and `NonFiniteRelevanceError`.
     """
     check_settings(settings)
-    sites = find_sites(model, family, settings.granularities)
-    whole, corrupted = _measure_whole(model, family, held_out, settings, pad_id, advance)
-    scores = score_components(model, family, sites, discovery, settings, pad_id, advance)
+    sites = find_sites(loaded, settings.granularities)
+    whole, corrupted = _measure_whole(loaded, held_out, settings, advance)
+    scores = score_components(loaded, sites, discovery, settings, advance)
     ranked = _Ranked(order_scores(scores, settings.order), resolve_scope(settings), sites)
 
     def measure(shares: Sequence[float]) -> torch.Tensor:
         return measure_circuits(
-            model,
-            family,
+            loaded,
             sites,
             held_out,
             (ranked.keep(share) for share in shares),
             settings.ablation,
-            pad_id,
             mean_rows=discovery.rows,
             batch_tokens=settings.batch_tokens,
             advance=advance,
@@ -114,23 +109,19 @@ def resolve_scope(settings: CircuitSettings) -> Scope:
 
 
 def score_components(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     sites: Mapping[str, Site],
     task: Task,
     settings: CircuitSettings,
-    pad_id: int,
     advance: Advance = ignore,
 ) -> dict[str, torch.Tensor]:
     """Return module → score of each component by the settings' attributor and contrast."""
     return compute_scores(
-        model,
-        family,
+        loaded,
         settings.attributor,
         sites,
         task,
         settings.contrast,
-        pad_id,
         seed=settings.seed,
         batch_tokens=settings.batch_tokens,
         advance=advance,
@@ -174,22 +165,18 @@ def share_positive(metrics: torch.Tensor) -> float:
 
 
 def _measure_whole(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     task: Task,
     settings: CircuitSettings,
-    pad_id: int,
     advance: Advance,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the model's metric on the clean and on the corrupted rows, `(row,)` each."""
     measured: list[torch.Tensor] = []
     for is_corrupted in (False, True):
         values = measure_rows(
-            model,
-            family,
+            loaded,
             task.rows,
             task.metric,
-            pad_id,
             corrupted=is_corrupted,
             batch_tokens=settings.batch_tokens,
         )

@@ -25,7 +25,6 @@ from workers.circuits.measurement import (
     build_row_batches,
     compute_last_states,
     compute_metric,
-    find_device,
     measure_rows,
 )
 from workers.circuits.sites import (
@@ -37,7 +36,8 @@ from workers.circuits.sites import (
 )
 from workers.circuits.tasks import Task, TaskRow
 from workers.domain import TokenSequence
-from workers.families import Family
+from workers.models.devices import find_device
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 from workers.pruning.means import compute_mean_inputs
 
@@ -91,13 +91,11 @@ def _integrate(positions: Sequence[float], values: Sequence[float]) -> float:
 
 @torch.no_grad()
 def measure_circuits(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     sites: Mapping[str, Site],
     task: Task,
     circuits: Iterable[KeepMask],
     ablation: CircuitAblation,
-    pad_id: int,
     *,
     mean_rows: Sequence[TaskRow] = (),
     batch_tokens: int = 1024,
@@ -114,26 +112,22 @@ def measure_circuits(
     if has_weights(sites):
         if ablation is not CircuitAblation.ZERO:
             raise ValueError("weights are ablated by zero; set ablation to zero")
-        return _measure_weight_circuits(
-            model, family, sites, task, circuits, pad_id, batch_tokens, advance
-        )
+        return _measure_weight_circuits(loaded, sites, task, circuits, batch_tokens, advance)
     asked = list(circuits)
     _check_masks(sites, asked)
     means: Mapping[str, torch.Tensor] = {}
     if ablation is CircuitAblation.MEAN:
         modules = {name: site.module for name, site in sites.items()}
         prompts = [TokenSequence(row.clean_ids) for row in mean_rows]
-        means = compute_mean_inputs(
-            model, family, modules, prompts, pad_id, batch_tokens=batch_tokens
-        )
+        means = compute_mean_inputs(loaded, modules, prompts, batch_tokens=batch_tokens)
     kept = [_spread_masks(sites, circuit) for circuit in asked]
     measured = torch.empty(len(asked), len(task.rows))
-    for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
-        others = _find_replacements(model, family, sites, batch, ablation, means)
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
+        others = _find_replacements(loaded, sites, batch, ablation, means)
         for number, masks in enumerate(kept):
             with replaced_inputs(sites, _blend(masks, others)):
-                states = compute_last_states(model, family, batch.clean_ids, batch.last)
-            values = compute_metric(model, family, states, batch.rows, task.metric)
+                states = compute_last_states(loaded, batch.clean_ids, batch.last)
+            values = compute_metric(loaded, states, batch.rows, task.metric)
             measured[number, list(batch.indices)] = values.cpu()
             advance(len(batch.rows))
     return measured
@@ -150,7 +144,7 @@ def _check_masks(sites: Mapping[str, Site], circuits: Sequence[KeepMask]) -> Non
 
 def _spread_masks(sites: Mapping[str, Site], circuit: KeepMask) -> dict[str, torch.Tensor]:
     """Return each site's mask `(feature,)`, on the device of its module."""
-    devices = {name: next(site.module.parameters()).device for name, site in sites.items()}
+    devices = {name: find_device(site.module) for name, site in sites.items()}
     return {
         name: spread_to_features(circuit[name].to(devices[name]), site.width)
         for name, site in sites.items()
@@ -158,15 +152,14 @@ def _spread_masks(sites: Mapping[str, Site], circuit: KeepMask) -> dict[str, tor
 
 
 def _find_replacements(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     sites: Mapping[str, Site],
     batch: RowBatch,
     ablation: CircuitAblation,
     means: Mapping[str, torch.Tensor],
 ) -> Mapping[str, torch.Tensor]:
     if ablation is CircuitAblation.COUNTERFACTUAL:
-        return read_inputs(model, family, sites, batch.corrupted_ids)
+        return read_inputs(loaded, sites, batch.corrupted_ids)
     if ablation is CircuitAblation.MEAN:
         return means
     return {name: torch.zeros((), device=batch.clean_ids.device) for name in sites}
@@ -202,12 +195,10 @@ def only_weights(sites: Mapping[str, Site], circuit: KeepMask) -> Iterator[None]
 
 
 def _measure_weight_circuits(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     sites: Mapping[str, Site],
     task: Task,
     circuits: Iterable[KeepMask],
-    pad_id: int,
     batch_tokens: int,
     advance: Advance,
 ) -> torch.Tensor:
@@ -215,9 +206,7 @@ def _measure_weight_circuits(
     measured: list[torch.Tensor] = []
     for circuit in circuits:
         with only_weights(sites, circuit):
-            values = measure_rows(
-                model, family, task.rows, task.metric, pad_id, batch_tokens=batch_tokens
-            )
+            values = measure_rows(loaded, task.rows, task.metric, batch_tokens=batch_tokens)
         measured.append(values)
         advance(len(task.rows))
     return torch.stack(measured)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 
 from excise.names import BuiltInTask, CircuitMetric
 from workers.circuits.tasks import Task, TaskError, TaskRow, encode_pair, iterate_objects, read_text
 from workers.models.encoding import encode_text
+from workers.models.tokenizer import Tokenizer
 
 NOUNS = ("siege", "drought", "voyage", "treaty", "reign", "strike", "famine", "project")
 CENTURIES = tuple(range(11, 20))
@@ -21,7 +21,7 @@ _DIGITS = 10
 _YEARS = 100
 
 
-def generate_greater_than(tokenizer: Any, count: int, seed: int) -> Task:
+def generate_greater_than(tokenizer: Tokenizer, count: int, seed: int) -> Task:
     """Return `count` rows: sentences with a start between the years 20 and 79 of a century.
 
     Where the tokenizer writes two digits as one token, answers are the later years; where it
@@ -45,7 +45,7 @@ def generate_greater_than(tokenizer: Any, count: int, seed: int) -> Task:
     return Task(BuiltInTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
-def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
+def parse_greater_than(lines: Iterable[str], tokenizer: Tokenizer) -> Task:
     """Return the task of an EAP-IG file: clean, corrupted and label (the start's last digits).
 
     Rows that no next token can answer (a start in the nineties, read digit by digit) are left
@@ -67,7 +67,9 @@ def parse_greater_than(lines: Iterable[str], tokenizer: Any) -> Task:
     return Task(BuiltInTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
-def _encode(tokenizer: Any, clean: str, corrupted: str, start: int, where: str) -> TaskRow | None:
+def _encode(
+    tokenizer: Tokenizer, clean: str, corrupted: str, start: int, where: str
+) -> TaskRow | None:
     clean_ids, corrupted_ids = encode_pair(tokenizer, clean, corrupted, where)
     years = _find_following(tokenizer, clean, clean_ids, 2)
     if len(years) == _YEARS:
@@ -86,7 +88,7 @@ def _encode(tokenizer: Any, clean: str, corrupted: str, start: int, where: str) 
 
 
 def _find_following(
-    tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], width: int
+    tokenizer: Tokenizer, prompt: str, prompt_ids: tuple[int, ...], width: int
 ) -> Mapping[int, int]:
     """Return number → token for the numbers of `width` digits that are one token after it."""
     found: dict[int, int] = {}

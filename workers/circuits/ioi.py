@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from excise.names import BuiltInTask, CircuitMetric
 from workers.circuits.tasks import Task, TaskError, TaskRow, encode_row
 from workers.models.encoding import encode_part
+from workers.models.tokenizer import Tokenizer
 
 TEMPLATES = (
     "When {first} and {second} walked into the {place}, {giver} handed a {thing} to",
@@ -33,7 +33,7 @@ _FEWEST_NAMES = 3
 
 
 def generate_ioi(
-    tokenizer: Any, count: int, seed: int, templates: Sequence[str] = TEMPLATES
+    tokenizer: Tokenizer, count: int, seed: int, templates: Sequence[str] = TEMPLATES
 ) -> Task:
     """Return `count` rows, templates and orders in turn, words drawn by `seed`.
 
@@ -68,7 +68,7 @@ def generate_ioi(
     return Task(BuiltInTask.IOI, CircuitMetric.LOGIT_DIFFERENCE, tuple(rows))
 
 
-def _keep_single(tokenizer: Any, words: Sequence[str], fewest: int) -> list[str]:
+def _keep_single(tokenizer: Tokenizer, words: Sequence[str], fewest: int) -> list[str]:
     """Return the words that are one token after a space."""
     kept = [word for word in words if len(encode_part(tokenizer, f" {word}")) == 1]
     if len(kept) < fewest:

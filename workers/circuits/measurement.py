@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from excise.names import CircuitMetric
 from workers.circuits.tasks import TaskRow
-from workers.families import Family
+from workers.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -31,33 +30,28 @@ class RowBatch:
 
 
 def build_row_batches(
-    rows: Sequence[TaskRow], batch_tokens: int, pad_id: int, device: torch.device
+    rows: Sequence[TaskRow], batch_tokens: int, loaded: LoadedModel
 ) -> Iterator[RowBatch]:
     """Yield batches of at most `batch_tokens` padded tokens (at least one row), long rows first.
 
-    The order is fixed by the input.
+    They lie on the model's device. The order is fixed by the input.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].clean_ids), i))
     start = 0
     while start < len(order):
         longest = len(rows[order[start]].clean_ids)
-        size = max(1, batch_tokens // longest)
-        chosen = order[start : start + size]
-        yield _pad([rows[index] for index in chosen], tuple(chosen), longest, pad_id, device)
-        start += size
+        chosen = order[start : start + max(1, batch_tokens // longest)]
+        yield _pad([rows[index] for index in chosen], tuple(chosen), loaded)
+        start += len(chosen)
 
 
-def _pad(
-    rows: Sequence[TaskRow],
-    indices: tuple[int, ...],
-    longest: int,
-    pad_id: int,
-    device: torch.device,
-) -> RowBatch:
+def _pad(rows: Sequence[TaskRow], indices: tuple[int, ...], loaded: LoadedModel) -> RowBatch:
+    device = loaded.device
     lengths = torch.tensor([len(row.clean_ids) for row in rows], device=device)
+    longest = int(lengths.max())
 
     def pad(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        padded = [[*ids, *[pad_id] * (longest - len(ids))] for ids in sequences]
+        padded = [[*ids, *[loaded.pad_id] * (longest - len(ids))] for ids in sequences]
         return torch.tensor(padded, device=device)
 
     return RowBatch(
@@ -71,23 +65,18 @@ def _pad(
 
 
 def compute_last_states(
-    model: nn.Module, family: Family, token_ids: torch.Tensor, last: torch.Tensor
+    loaded: LoadedModel, token_ids: torch.Tensor, last: torch.Tensor
 ) -> torch.Tensor:
     """Return the normalised hidden states at each row's last token, `(row, hidden)`."""
-    backbone = model.get_submodule(family.backbone)
-    hidden: torch.Tensor = backbone(input_ids=token_ids, use_cache=False).last_hidden_state
+    hidden: torch.Tensor = loaded.run(token_ids)
     return hidden[torch.arange(len(last), device=last.device), last]
 
 
 def compute_metric(
-    model: nn.Module,
-    family: Family,
-    states: torch.Tensor,
-    rows: Sequence[TaskRow],
-    metric: CircuitMetric,
+    loaded: LoadedModel, states: torch.Tensor, rows: Sequence[TaskRow], metric: CircuitMetric
 ) -> torch.Tensor:
     """Return the metric of every row from its last state `(row, hidden)`, `(row,)` float32."""
-    logits = model.get_submodule(family.head)(states).float()
+    logits = loaded.model.get_submodule(loaded.family.head)(states).float()
     values = logits
     if metric is CircuitMetric.PROBABILITY_DIFFERENCE:
         values = torch.softmax(logits, dim=-1)
@@ -102,11 +91,7 @@ def _gather(values: torch.Tensor, ids: Sequence[int], metric: CircuitMetric) -> 
 
 
 def compute_metric_directions(
-    model: nn.Module,
-    family: Family,
-    states: torch.Tensor,
-    rows: Sequence[TaskRow],
-    metric: CircuitMetric,
+    loaded: LoadedModel, states: torch.Tensor, rows: Sequence[TaskRow], metric: CircuitMetric
 ) -> torch.Tensor:
     """Return the metric's gradient with respect to the last states, `(row, hidden)`.
 
@@ -115,32 +100,25 @@ def compute_metric_directions(
     """
     with torch.enable_grad():
         leaf = states.detach().requires_grad_()
-        total = compute_metric(model, family, leaf, rows, metric).sum()
+        total = compute_metric(loaded, leaf, rows, metric).sum()
         (directions,) = torch.autograd.grad(total, [leaf])
     return directions
 
 
 @torch.no_grad()
 def measure_rows(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     rows: Sequence[TaskRow],
     metric: CircuitMetric,
-    pad_id: int,
     *,
     corrupted: bool = False,
     batch_tokens: int = 1024,
 ) -> torch.Tensor:
     """Return the model's metric on every clean (or corrupted) row, `(row,)` on the CPU."""
     values = torch.empty(len(rows))
-    for batch in build_row_batches(rows, batch_tokens, pad_id, find_device(model)):
+    for batch in build_row_batches(rows, batch_tokens, loaded):
         token_ids = batch.corrupted_ids if corrupted else batch.clean_ids
-        states = compute_last_states(model, family, token_ids, batch.last)
-        measured = compute_metric(model, family, states, batch.rows, metric)
+        states = compute_last_states(loaded, token_ids, batch.last)
+        measured = compute_metric(loaded, states, batch.rows, metric)
         values[list(batch.indices)] = measured.cpu()
     return values
-
-
-def find_device(model: nn.Module) -> torch.device:
-    """Return the device of the model's inputs."""
-    return next(model.parameters()).device

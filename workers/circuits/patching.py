@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from excise.names import CircuitContrast, Granularity
 from workers.attribution.composites import Composite
@@ -24,12 +23,11 @@ from workers.circuits.measurement import (
     build_row_batches,
     compute_last_states,
     compute_metric,
-    find_device,
 )
 from workers.circuits.sites import Site, find_sites, read_inputs, replaced_inputs, sum_by_component
 from workers.circuits.tasks import Task, TaskError, TaskRow
 from workers.circuits.tracing import Take, read_contrast, trace_gradients
-from workers.families import Family
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 
@@ -44,12 +42,10 @@ class Patch:
 
 @torch.no_grad()
 def measure_patches(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     sites: Mapping[str, Site],
     task: Task,
     patches: Sequence[Patch],
-    pad_id: int,
     *,
     batch_tokens: int = 2048,
     advance: Advance = ignore,
@@ -64,29 +60,27 @@ def measure_patches(
     live = [index for index, patch in enumerate(patches) if _reaches(patch, first)]
     advance((len(patches) - len(live)) * len(task.rows))
     effects = torch.zeros(len(patches), len(task.rows))
-    for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
-        others = read_inputs(model, family, sites, batch.corrupted_ids)
-        base = _measure_copies(model, family, batch, task, 1)
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
+        others = read_inputs(loaded, sites, batch.corrupted_ids)
+        base = _measure_copies(loaded, batch, task, 1)
         copies = max(1, batch_tokens // batch.clean_ids.numel())
         for start in range(0, len(live), copies):
             chosen = live[start : start + copies]
             replace = _patch_copies([patches[index] for index in chosen], others)
             with replaced_inputs(sites, replace):
-                patched = _measure_copies(model, family, batch, task, len(chosen))
+                patched = _measure_copies(loaded, batch, task, len(chosen))
             rows = torch.tensor(batch.indices)
             effects[torch.tensor(chosen)[:, None], rows[None, :]] = (base - patched).cpu()
             advance(len(chosen) * len(batch.rows))
     return effects
 
 
-def _measure_copies(
-    model: nn.Module, family: Family, batch: RowBatch, task: Task, copies: int
-) -> torch.Tensor:
+def _measure_copies(loaded: LoadedModel, batch: RowBatch, task: Task, copies: int) -> torch.Tensor:
     """Return the metric of several copies of the clean rows, `(copy, row)`."""
     states = compute_last_states(
-        model, family, batch.clean_ids.repeat(copies, 1), batch.last.repeat(copies)
+        loaded, batch.clean_ids.repeat(copies, 1), batch.last.repeat(copies)
     )
-    values = compute_metric(model, family, states, batch.rows * copies, task.metric)
+    values = compute_metric(loaded, states, batch.rows * copies, task.metric)
     return values.view(copies, len(batch.rows))
 
 
@@ -122,10 +116,8 @@ def _patch_copies(
 
 
 def measure_mlp_effects(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     task: Task,
-    pad_id: int,
     *,
     batch_tokens: int = 2048,
     advance: Advance = ignore,
@@ -135,46 +127,42 @@ def measure_mlp_effects(
     Raises `TaskError` for rows of unequal lengths.
     """
     length = require_equal_length(task)
-    sites = find_sites(model, family, (Granularity.NEURON,))
+    sites = find_sites(loaded, (Granularity.NEURON,))
     patches = [
         Patch(name, slice(None), slice(position, position + 1))
         for name in sites
         for position in range(length)
     ]
     effects = measure_patches(
-        model, family, sites, task, patches, pad_id, batch_tokens=batch_tokens, advance=advance
+        loaded, sites, task, patches, batch_tokens=batch_tokens, advance=advance
     )
     return effects.mean(dim=1).view(len(sites), length)
 
 
 def measure_head_effects(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     task: Task,
-    pad_id: int,
     *,
     batch_tokens: int = 2048,
     advance: Advance = ignore,
 ) -> torch.Tensor:
     """Return the mean effect of patching each head at all positions, `(layer, head)`."""
-    sites = find_sites(model, family, (Granularity.HEAD,))
+    sites = find_sites(loaded, (Granularity.HEAD,))
     patches = [
         Patch(name, slice(head * site.width, (head + 1) * site.width), slice(None))
         for name, site in sites.items()
         for head in range(site.components)
     ]
     effects = measure_patches(
-        model, family, sites, task, patches, pad_id, batch_tokens=batch_tokens, advance=advance
+        loaded, sites, task, patches, batch_tokens=batch_tokens, advance=advance
     )
     return effects.mean(dim=1).view(len(sites), -1)
 
 
 def estimate_mlp_effects(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     composite: Composite,
     task: Task,
-    pad_id: int,
     *,
     contrast: CircuitContrast = CircuitContrast.CORRUPTED,
     batch_tokens: int = 1024,
@@ -185,35 +173,33 @@ def estimate_mlp_effects(
     neurons. Raises `TaskError` for rows of unequal lengths.
     """
     length = require_equal_length(task)
-    sites = find_sites(model, family, (Granularity.NEURON,))
+    sites = find_sites(loaded, (Granularity.NEURON,))
     grid = {name: torch.zeros(length) for name in sites}
 
     def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
         grid[name] += (values * gradient).sum(dim=(0, 2)).cpu() / len(task.rows)
 
-    _trace(model, family, composite, sites, task, contrast, pad_id, batch_tokens, take)
+    _trace(loaded, composite, sites, task, contrast, batch_tokens, take)
     return torch.stack(list(grid.values()))
 
 
 def estimate_head_effects(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     composite: Composite,
     task: Task,
-    pad_id: int,
     *,
     contrast: CircuitContrast = CircuitContrast.CORRUPTED,
     batch_tokens: int = 1024,
 ) -> torch.Tensor:
     """Return relevance in place of `measure_head_effects`, `(layer, head)`."""
-    sites = find_sites(model, family, (Granularity.HEAD,))
+    sites = find_sites(loaded, (Granularity.HEAD,))
     grid = {name: torch.zeros(site.components) for name, site in sites.items()}
 
     def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
         summed = (values * gradient).sum(dim=(0, 1))
         grid[name] += sum_by_component(summed, sites[name].width).cpu() / len(task.rows)
 
-    _trace(model, family, composite, sites, task, contrast, pad_id, batch_tokens, take)
+    _trace(loaded, composite, sites, task, contrast, batch_tokens, take)
     return torch.stack(list(grid.values()))
 
 
@@ -229,19 +215,17 @@ def require_equal_length(task: Task) -> int:
 
 
 def _trace(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     composite: Composite,
     sites: Mapping[str, Site],
     task: Task,
     contrast: CircuitContrast,
-    pad_id: int,
     batch_tokens: int,
     take: Take,
 ) -> None:
-    for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
-        others = read_contrast(model, family, sites, batch, contrast)
-        trace_gradients(model, family, composite, sites, batch, task.metric, others, take)
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
+        others = read_contrast(loaded, sites, batch, contrast)
+        trace_gradients(loaded, composite, sites, batch, task.metric, others, take)
 
 
 def compute_pearson(one: torch.Tensor, other: torch.Tensor) -> float:

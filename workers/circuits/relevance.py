@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from excise.names import Attributor, CircuitContrast, Granularity
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.baselines import column_norms
 from workers.attribution.composites import COMPOSITES
 from workers.attribution.targets import Target
-from workers.circuits.measurement import build_row_batches, find_device
+from workers.circuits.measurement import build_row_batches
 from workers.circuits.sites import Site, has_weights, read_inputs, sum_by_component
 from workers.circuits.tasks import Task
 from workers.circuits.tracing import read_contrast, trace_gradients
-from workers.families import Family, linear_weight
+from workers.families import linear_weight
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
@@ -34,13 +35,11 @@ class _Sums(dict[str, torch.Tensor]):
 
 
 def compute_scores(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     attributor: Attributor,
     sites: Mapping[str, Site],
     task: Task,
     contrast: CircuitContrast,
-    pad_id: int,
     *,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
@@ -61,12 +60,10 @@ def compute_scores(
     """
     if attributor in (Attributor.MAGNITUDE, Attributor.RANDOM):
         advance(len(task.rows))
-        return _score_blindly(model, family, attributor, sites, pad_id, seed)
+        return _score_blindly(loaded, attributor, sites, seed)
     if attributor in _POWERS:
         power = _POWERS[attributor]
-        means = _average_written(
-            model, family, sites, task, contrast, power, pad_id, batch_tokens, advance
-        )
+        means = _average_written(loaded, sites, task, contrast, power, batch_tokens, advance)
         return {
             name: _finish_written(site, means[name].pow(1 / power)) for name, site in sites.items()
         }
@@ -76,9 +73,9 @@ def compute_scores(
         sums.add(name, _sum_relevance(sites[name], values, gradient) / len(task.rows))
 
     composite = COMPOSITES[attributor.value]
-    for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
-        others = read_contrast(model, family, sites, batch, contrast)
-        trace_gradients(model, family, composite, sites, batch, task.metric, others, take)
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
+        others = read_contrast(loaded, sites, batch, contrast)
+        trace_gradients(loaded, composite, sites, batch, task.metric, others, take)
         advance(len(batch.rows))
     # Where no gradient came (queries and keys under CP-LRP) there is no relevance.
     nothing = torch.zeros(())
@@ -107,13 +104,11 @@ def _finish_written(site: Site, mean: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _average_written(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     sites: Mapping[str, Site],
     task: Task,
     contrast: CircuitContrast,
     power: int,
-    pad_id: int,
     batch_tokens: int,
     advance: Advance,
 ) -> dict[str, torch.Tensor]:
@@ -123,9 +118,9 @@ def _average_written(
     """
     norms = {} if has_weights(sites) else {n: column_norms(s.module) for n, s in sites.items()}
     sums = _Sums()
-    for batch in build_row_batches(task.rows, batch_tokens, pad_id, find_device(model)):
-        others = read_contrast(model, family, sites, batch, contrast)
-        for name, values in read_inputs(model, family, sites, batch.clean_ids).items():
+    for batch in build_row_batches(task.rows, batch_tokens, loaded):
+        others = read_contrast(loaded, sites, batch, contrast)
+        for name, values in read_inputs(loaded, sites, batch.clean_ids).items():
             difference = values - others[name] if others else values
             real = difference[batch.is_token.to(difference.device)].float()
             written = real * norms.get(name, 1.0)
@@ -137,18 +132,16 @@ def _average_written(
 
 
 def _score_blindly(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     attributor: Attributor,
     sites: Mapping[str, Site],
-    pad_id: int,
     seed: int,
 ) -> dict[str, torch.Tensor]:
     scores: dict[str, torch.Tensor] = {}
     kinds = dict.fromkeys(site.granularity for site in sites.values())
     for offset, granularity in enumerate(kinds):
         relevance = compute_relevance(
-            model, family, attributor, granularity, (), Target.TOP_LOGIT, pad_id, seed=seed + offset
+            loaded, Attribution(attributor, granularity, Target.TOP_LOGIT, seed=seed + offset), ()
         )
         scores |= relevance.mean
     return scores

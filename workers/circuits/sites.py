@@ -13,12 +13,12 @@ from excise.names import Granularity
 from workers.families import (
     Family,
     UnsupportedGranularityError,
-    count_components,
     count_features,
-    find_components,
     is_linear,
     is_transposed,
 )
+from workers.models.hooks import InputHook, hooked
+from workers.models.loaded import LoadedModel
 
 _ORDER = (Granularity.NEURON, Granularity.HEAD, Granularity.WEIGHT)
 
@@ -42,9 +42,7 @@ class Site:
         return 1 if is_transposed(self.module) else 0
 
 
-def find_sites(
-    model: nn.Module, family: Family, granularities: Sequence[Granularity]
-) -> dict[str, Site]:
+def find_sites(loaded: LoadedModel, granularities: Sequence[Granularity]) -> dict[str, Site]:
     """Return module name → site: MLP outputs (neurons) before attention outputs (heads).
 
     For weights, every linear module of the decoder layers. Raises `ValueError` for no
@@ -56,9 +54,9 @@ def find_sites(
     sites: dict[str, Site] = {}
     for granularity in _ORDER:
         if granularity in granularities:
-            counts = count_components(model, family, granularity)
-            for name, module in find_components(model, family, granularity).items():
-                sites[name] = _build_site(module, granularity, counts[name], family)
+            counts = loaded.count_components(granularity)
+            for name, module in loaded.find_components(granularity).items():
+                sites[name] = _build_site(module, granularity, counts[name], loaded.family)
     return sites
 
 
@@ -99,19 +97,13 @@ def replaced_inputs(sites: Mapping[str, Site], replace: Replace) -> Iterator[Non
 
         return hook
 
-    handles = [
-        site.module.register_forward_pre_hook(hook_for(name)) for name, site in sites.items()
-    ]
-    try:
+    with hooked(InputHook(site.module, hook_for(name)) for name, site in sites.items()):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
 def read_inputs(
-    model: nn.Module, family: Family, sites: Mapping[str, Site], token_ids: torch.Tensor
+    loaded: LoadedModel, sites: Mapping[str, Site], token_ids: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Return every site's input `(row, token, feature)` on `token_ids` `(row, token)`."""
     read: dict[str, torch.Tensor] = {}
@@ -121,5 +113,5 @@ def read_inputs(
         return values
 
     with replaced_inputs(sites, keep):
-        model.get_submodule(family.backbone)(input_ids=token_ids, use_cache=False)
+        loaded.run(token_ids)
     return read

@@ -11,6 +11,7 @@ from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
 from excise.names import CircuitMetric
 from workers.models.encoding import encode_text
+from workers.models.tokenizer import Tokenizer
 
 
 class TaskError(ValueError):
@@ -48,7 +49,13 @@ class Task:
 
 
 def encode_row(
-    tokenizer: Any, clean: str, corrupted: str, answer: str, wrong: str, where: str, group: str = ""
+    tokenizer: Tokenizer,
+    clean: str,
+    corrupted: str,
+    answer: str,
+    wrong: str,
+    where: str,
+    group: str = "",
 ) -> TaskRow:
     """Return the row of two prompts and the one token each that is the right and wrong answer.
 
@@ -63,7 +70,7 @@ def encode_row(
     return TaskRow(clean_ids, corrupted_ids, (answer_id,), (wrong_id,), group)
 
 
-def parse_rows(lines: Iterable[str], tokenizer: Any) -> tuple[TaskRow, ...]:
+def parse_rows(lines: Iterable[str], tokenizer: Tokenizer) -> tuple[TaskRow, ...]:
     """Return the rows of a JSONL file: objects with clean, corrupted, answer and wrong.
 
     Each is a text; an answer starts with the space that follows the prompt. An optional text
@@ -81,7 +88,7 @@ def parse_rows(lines: Iterable[str], tokenizer: Any) -> tuple[TaskRow, ...]:
 
 
 def parse_ioi_pairs(
-    lines: Iterable[str], tokenizer: Any, *, skip_unfit: bool = False
+    lines: Iterable[str], tokenizer: Tokenizer, *, skip_unfit: bool = False
 ) -> tuple[TaskRow, ...]:
     """Return the rows of an EAP-IG file of IOI pairs: clean, corrupted and corrupted_hard.
 
@@ -107,7 +114,7 @@ def parse_ioi_pairs(
 
 
 def encode_pair(
-    tokenizer: Any, clean: str, corrupted: str, where: str
+    tokenizer: Tokenizer, clean: str, corrupted: str, where: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return both prompts' token ids; raises `TaskError` unless they align and differ."""
     clean_ids = encode_text(tokenizer, clean)
@@ -125,7 +132,7 @@ def encode_pair(
 
 
 def _find_answer(
-    tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str, where: str
+    tokenizer: Tokenizer, prompt: str, prompt_ids: tuple[int, ...], answer: str, where: str
 ) -> int:
     ids = encode_text(tokenizer, prompt + answer)
     if ids[: len(prompt_ids)] != prompt_ids:

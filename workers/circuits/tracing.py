@@ -11,13 +11,10 @@ from torch import nn
 from excise.names import CircuitContrast, CircuitMetric
 from workers.attribution.accumulation import NonFiniteRelevanceError
 from workers.attribution.composites import Composite, attribution_rules
-from workers.circuits.measurement import (
-    RowBatch,
-    compute_last_states,
-    compute_metric_directions,
-)
+from workers.circuits.measurement import RowBatch, compute_last_states, compute_metric_directions
 from workers.circuits.sites import Site, has_weights, read_inputs, replaced_inputs
-from workers.families import Family
+from workers.models.hooks import OutputHook, hooked
+from workers.models.loaded import LoadedModel
 
 Take = Callable[[str, torch.Tensor, torch.Tensor], None]
 """Gets a module's name, its (contrasted) input and a gradient, each `(row, token, feature)`."""
@@ -26,8 +23,7 @@ _TakeAny = Callable[[str, torch.Tensor, torch.Tensor | None], None]
 
 
 def trace_gradients(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     composite: Composite,
     sites: Mapping[str, Site],
     batch: RowBatch,
@@ -43,7 +39,7 @@ def trace_gradients(
     is subtracted from the inputs. Raises `NonFiniteRelevanceError` naming module and rows.
     """
     checked = _checked(take, batch)
-    rules: AbstractContextManager[None] = attribution_rules(model, family, composite)
+    rules: AbstractContextManager[None] = attribution_rules(loaded, composite)
     # Inputs after the rules: what is seen is the gradient before the product rule. Outputs
     # before them: the gradient that the weight itself gets.
     if has_weights(sites):
@@ -53,12 +49,11 @@ def trace_gradients(
     with ExitStack() as stack:
         for context in order:
             stack.enter_context(context)
-        _backward(model, family, batch, metric)
+        _backward(loaded, batch, metric)
 
 
 def read_contrast(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     sites: Mapping[str, Site],
     batch: RowBatch,
     contrast: CircuitContrast,
@@ -66,12 +61,12 @@ def read_contrast(
     """Return the inputs to subtract per module, `(row, token, feature)`; none for zero."""
     if contrast is CircuitContrast.ZERO:
         return {}
-    return read_inputs(model, family, sites, batch.corrupted_ids)
+    return read_inputs(loaded, sites, batch.corrupted_ids)
 
 
-def _backward(model: nn.Module, family: Family, batch: RowBatch, metric: CircuitMetric) -> None:
-    states = compute_last_states(model, family, batch.clean_ids, batch.last)
-    directions = compute_metric_directions(model, family, states, batch.rows, metric)
+def _backward(loaded: LoadedModel, batch: RowBatch, metric: CircuitMetric) -> None:
+    states = compute_last_states(loaded, batch.clean_ids, batch.last)
+    directions = compute_metric_directions(loaded, states, batch.rows, metric)
     torch.autograd.backward([states], [directions])
 
 
@@ -119,12 +114,8 @@ def _traced_outputs(
 
         return hook
 
-    handles = [site.module.register_forward_hook(hook_for(name)) for name, site in sites.items()]
-    try:
+    with hooked(OutputHook(site.module, hook_for(name)) for name, site in sites.items()):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _start_graph(values: torch.Tensor) -> torch.Tensor:

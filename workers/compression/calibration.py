@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from workers.domain import TokenSequence
-from workers.families import Family, count_features, count_layers, linear_weight
+from workers.families import count_features, linear_weight
 from workers.models.batches import TokenBatch
+from workers.models.hooks import InputHook, KeywordInputHook, hooked
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance
 
 
@@ -64,8 +66,7 @@ class BlockInputs:
 
     def __init__(
         self,
-        model: nn.Module,
-        family: Family,
+        loaded: LoadedModel,
         batches: Iterable[TokenBatch],
         first_block: int = 0,
         on_batch: Advance | None = None,
@@ -74,14 +75,13 @@ class BlockInputs:
 
         Raises `ValueError` without a batch.
         """
-        layers = range(count_layers(model, family))
-        self._blocks = [model.get_submodule(f"{family.layers}.{layer}") for layer in layers]
-        self._device = next(model.parameters()).device
+        paths = [f"{loaded.family.layers}.{layer}" for layer in range(loaded.layers)]
+        self._blocks = [loaded.model.get_submodule(path) for path in paths]
+        self._loaded = loaded
         self._next = first_block
         self._batches: list[_Travelling] = []
-        backbone = model.get_submodule(family.backbone)
         for batch in batches:
-            self._batches.append(self._start(backbone, batch.to(self._device)))
+            self._batches.append(self._start(batch.to(loaded.device)))
             if on_batch is not None:
                 on_batch(len(batch.sample_indices))
         if not self._batches:
@@ -115,7 +115,7 @@ class BlockInputs:
         self._next += 1
 
     @torch.inference_mode()
-    def _start(self, backbone: nn.Module, batch: TokenBatch) -> _Travelling:
+    def _start(self, batch: TokenBatch) -> _Travelling:
         travelling = _Travelling(batch.is_token, torch.empty(0))
 
         def hook_for(index: int) -> Callable[..., None]:
@@ -126,21 +126,18 @@ class BlockInputs:
 
             return hook
 
-        handles = [
-            block.register_forward_pre_hook(hook_for(index), with_kwargs=True)
+        hooks = (
+            KeywordInputHook(block, hook_for(index))
             for index, block in enumerate(self._blocks)
             if index >= self._next
-        ]
-        try:
-            backbone(input_ids=batch.token_ids, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+        )
+        with hooked(hooks):
+            self._loaded.run(batch.token_ids)
         return travelling
 
     def _run_block(self, batch: _Travelling) -> torch.Tensor:
         args, kwargs = batch.arguments[self._next]
-        output = self._blocks[self._next](batch.states.to(self._device), *args, **kwargs)
+        output = self._blocks[self._next](batch.states.to(self._loaded.device), *args, **kwargs)
         states = output[0] if isinstance(output, tuple) else output
         assert isinstance(states, torch.Tensor)
         return states
@@ -169,9 +166,5 @@ def _summed_squares(
 
         return hook
 
-    handles = [module.register_forward_pre_hook(hook_for(name)) for name, module in modules.items()]
-    try:
+    with hooked(InputHook(module, hook_for(name)) for name, module in modules.items()):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -9,6 +9,7 @@ from torch import nn
 
 from excise.names import Attributor, Calibration, Granularity, Scope
 from workers.attribution.accumulation import ON_DEVICE, Storage
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums, finish
 from workers.compression.calibration import BlockInputs
@@ -20,14 +21,9 @@ from workers.compression.plan import (
     RowShare,
 )
 from workers.domain import Relevance, Selection, TokenSequence
-from workers.families import (
-    Family,
-    count_layers,
-    find_components,
-    is_transposed,
-    linear_weight,
-)
+from workers.families import is_transposed, linear_weight
 from workers.models.batches import build_batches
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance, Progress, count_up, ignore
 from workers.pruning.selection import select_components, select_n_of_m
 
@@ -40,11 +36,9 @@ class NonFiniteScoreError(ArithmeticError):
 
 
 def compress(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     plan: CompressionPlan,
     samples: Sequence[TokenSequence],
-    pad_id: int,
     *,
     first_block: int = 0,
     on_block: OnBlock | None = None,
@@ -64,15 +58,15 @@ def compress(
     N:M pattern's groups; `UnsupportedGranularityError` for mixtures of experts;
     `NonFiniteScoreError`; and what `sum_relevance` raises.
     """
-    layers = count_layers(model, family)
+    layers = loaded.layers
     if not samples:
         raise ValueError("no calibration samples; give at least one")
     if first_block and plan.calibration is Calibration.ONE_SHOT:
         raise ValueError("a one-shot compression cannot resume; start from the unpruned model")
     if not 0 <= first_block < layers:
         raise ValueError(f"first_block must be in 0 … {layers - 1}, not {first_block}")
-    modules = _group_by_block(model, family)
-    work = _Work(model, family, plan, samples, pad_id, modules, progress or _ignore)
+    modules = _group_by_block(loaded)
+    work = _Work(loaded, plan, samples, modules, progress or _ignore)
     blocks = range(first_block, layers)
     by_inputs = plan.attributor is Attributor.WANDA
     finished = work.prune_by_inputs(blocks) if by_inputs else work.prune_by_relevance(blocks)
@@ -85,11 +79,9 @@ def compress(
 
 
 def sum_scores(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     plan: CompressionPlan,
     samples: Sequence[TokenSequence],
-    pad_id: int,
     *,
     first_index: int = 0,
     storage: Storage = ON_DEVICE,
@@ -101,19 +93,21 @@ def sum_scores(
     `sum_relevance` does.
     """
     return sum_relevance(
-        model,
-        family,
-        plan.attributor,
-        Granularity.WEIGHT,
+        loaded,
+        Attribution(
+            plan.attributor,
+            Granularity.WEIGHT,
+            plan.target,
+            statistics=frozenset({plan.statistic}),
+            seed=plan.seed,
+        ),
         samples,
-        plan.target,
-        pad_id,
-        seed=plan.seed,
-        first_index=first_index,
-        batch_tokens=plan.batch_tokens,
-        statistics=frozenset({plan.statistic}),
-        storage=storage,
-        advance=advance,
+        Pass(
+            batch_tokens=plan.batch_tokens,
+            first_index=first_index,
+            storage=storage,
+            advance=advance,
+        ),
     )
 
 
@@ -139,19 +133,15 @@ class _Work:
 
     def __init__(
         self,
-        model: nn.Module,
-        family: Family,
+        loaded: LoadedModel,
         plan: CompressionPlan,
         samples: Sequence[TokenSequence],
-        pad_id: int,
         modules: Sequence[Mapping[str, nn.Module]],
         progress: Progress,
     ) -> None:
-        self._model = model
-        self._family = family
+        self._loaded = loaded
         self._plan = plan
         self._samples = samples
-        self._pad_id = pad_id
         self._modules = modules
         self._progress = progress
 
@@ -163,9 +153,7 @@ class _Work:
         rounds = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
         advance = count_up(self._progress, len(rounds) * len(self._samples))
         for members in rounds:
-            sums = sum_scores(
-                self._model, self._family, plan, self._samples, self._pad_id, advance=advance
-            )
+            sums = sum_scores(self._loaded, plan, self._samples, advance=advance)
             relevance = finish(sums, in_place=True)
             for block in members:
                 yield block, prune_by_relevance(self._modules[block], plan, relevance)
@@ -176,8 +164,8 @@ class _Work:
         sequential = plan.calibration is Calibration.SEQUENTIAL
         passes = 1 + len(blocks) * (2 if sequential else 1)
         advance = count_up(self._progress, passes * len(self._samples))
-        batches = build_batches(self._samples, plan.batch_tokens, self._pad_id)
-        inputs = BlockInputs(self._model, self._family, batches, blocks.start, advance)
+        batches = build_batches(self._samples, plan.batch_tokens, self._loaded.pad_id)
+        inputs = BlockInputs(self._loaded, batches, blocks.start, advance)
         for block in blocks:
             norms = inputs.measure(self._modules[block], step=not sequential, on_batch=advance)
             removed = {}
@@ -233,15 +221,15 @@ def _select(scores: Mapping[str, torch.Tensor], pattern: Pattern, row_axis: int)
     return select_n_of_m(scores, pattern.removed, pattern.group, row_axis=row_axis)
 
 
-def _group_by_block(model: nn.Module, family: Family) -> list[dict[str, nn.Module]]:
-    modules = find_components(model, family, Granularity.WEIGHT)
+def _group_by_block(loaded: LoadedModel) -> list[dict[str, nn.Module]]:
+    modules = loaded.find_components(Granularity.WEIGHT)
     return [
         {
             name: module
             for name, module in modules.items()
-            if name.startswith(f"{family.layers}.{layer}.")
+            if name.startswith(f"{loaded.family.layers}.{layer}.")
         }
-        for layer in range(count_layers(model, family))
+        for layer in range(loaded.layers)
     ]
 
 

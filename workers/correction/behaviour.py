@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
 
 from excise.names import Direction, Headline
 from workers.correction.results import Response
@@ -15,7 +14,8 @@ from workers.domain import TokenSequence
 from workers.measuring.reasoning import read_prefixes, read_response
 from workers.measuring.responses import says_something
 from workers.models.generation import Decoding, generate_samples
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
+from workers.models.tokenizer import Tokenizer
 from workers.scorers.detector import Detector
 from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
@@ -59,7 +59,10 @@ class Behaviour(Detector):
     of others only the side of the threshold counts."""
 
     def score(
-        self, prompts: Sequence[str], sequences: Sequence[Sequence[TokenSequence]], tokenizer: Any
+        self,
+        prompts: Sequence[str],
+        sequences: Sequence[Sequence[TokenSequence]],
+        tokenizer: Tokenizer,
     ) -> tuple[tuple[Response, ...], ...]:
         """Return the responses of each prompt with every scorer's score of them."""
         rows = [
@@ -125,7 +128,7 @@ class Behaviour(Detector):
         return bool(response.token_ids) and self.marking is Marking.REPEATED and is_loop
 
     def mark(
-        self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Any
+        self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Tokenizer
     ) -> Response:
         """Return an undesired response with the tokens marked that are to be explained."""
         if self.marking is Marking.REPEATED:
@@ -139,7 +142,7 @@ class Behaviour(Detector):
         prompt: str,
         prompt_ids: Sequence[int],
         token_ids: tuple[int, ...],
-        tokenizer: Any,
+        tokenizer: Tokenizer,
     ) -> tuple[bool, ...]:
         """Return for each token whether the scores rise with it; the steepest one at least.
 
@@ -187,7 +190,7 @@ def _mark_repeated(prompt_ids: Sequence[int], response: Response) -> tuple[bool,
 
 
 def respond(
-    base: Subject,
+    base: LoadedModel,
     behaviour: Behaviour,
     prompts: Sequence[str],
     prompt_ids: Sequence[Sequence[int]],
@@ -199,7 +202,5 @@ def respond(
 
     `advance` is called with the number of responses of each batch.
     """
-    sequences = generate_samples(
-        base.model, prompt_ids, behaviour.decoding, base.pad_id, seed=seed, on_batch=advance
-    )
+    sequences = generate_samples(base, prompt_ids, behaviour.decoding, seed=seed, on_batch=advance)
     return behaviour.score(prompts, sequences, base.tokenizer)

@@ -11,7 +11,7 @@ from workers.correction.measurement import build_sample, collect_base_undesired,
 from workers.correction.results import ExplainedResponses, PreparedBehaviour, PromptOutcome
 from workers.correction.vocabulary import choose_by_mass, learn_token_mass
 from workers.domain import TokenSequence
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 
 MOST_EXPLAINED = 256
 """Responses explained by the mass of undesired tokens, at most: those with most of it."""
@@ -50,7 +50,7 @@ def collect_explained(
 
 
 def choose_explained(
-    base: Subject, behaviour: Behaviour, prompts: tuple[PromptOutcome, ...]
+    base: LoadedModel, behaviour: Behaviour, prompts: tuple[PromptOutcome, ...]
 ) -> ExplainedResponses | None:
     """Return the undesired tokens of a behaviour, and the tuning responses to explain by them.
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from workers.correction.behaviour import Behaviour, respond
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.domain import TokenSequence
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance
 
 
 def measure_responses(
-    base: Subject,
+    base: LoadedModel,
     behaviour: Behaviour,
     outcomes: Sequence[PromptOutcome],
     seed: int,
@@ -33,7 +33,7 @@ def measure_responses(
 
 
 def mark_shown(
-    base: Subject, behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
+    base: LoadedModel, behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
 ) -> Responses:
     """Return the responses with the tokens marked that make any scorer call them undesired.
 

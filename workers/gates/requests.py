@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from excise.intake.prompt_sets import Prompt as ParsedPrompt
 from excise.names import GatedSet, ZeroShotTask
@@ -24,6 +24,7 @@ from workers.measuring.zero_shot_tasks import Question, parse_questions, sample_
 from workers.models.encoding import Chat, ChatTemplateError, cut_corpus
 from workers.models.generation import Decoding
 from workers.models.prompts import Prompt, convert_prompts, encode_prompt
+from workers.models.tokenizer import Tokenizer
 
 LoadPrompts = Callable[[str], Sequence[ParsedPrompt]]
 """From what a spec names to its prompts."""
@@ -36,7 +37,7 @@ LoadRows = Callable[[ZeroShotGateSpec], tuple[Sequence[str], str]]
 
 def build_plan(
     spec: GatesSpec,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     load_prompts: LoadPrompts,
     load_rows: LoadRows,
     seed: int,
@@ -113,7 +114,7 @@ def list_not_asked(spec: GatesSpec) -> list[str]:
 
 
 def choose_prompts(
-    tokenizer: Any, prompts: Sequence[ParsedPrompt], limit: int | None, seed: int
+    tokenizer: Tokenizer, prompts: Sequence[ParsedPrompt], limit: int | None, seed: int
 ) -> tuple[Prompt, ...]:
     """Return at most `limit` prompts as they are to be answered, drawn by `seed`.
 
@@ -151,7 +152,7 @@ def _find_prompt_gates(spec: GatesSpec) -> Mapping[str, PromptGateSpec]:
 
 def _cut(
     asked: PerplexityGateSpec | DivergenceGateSpec | None,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     load_prompts: LoadPrompts,
 ) -> tuple[tuple[int, ...], ...] | None:
     if asked is None or asked.prompts is None:

@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 from excise.reports.common import JobReport
 from excise.specs.common import JobSpecBase
 from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
-from workers.fetching.checkpoints import CheckpointError
+from workers.models.checkpoints import CheckpointError
 from workers.running.context import JobContext, TaskContext
-from workers.running.sharding import ShardedWork
+from workers.stages.context import ShardedWork
 
 Spec = TypeVar("Spec", bound=JobSpecBase)
 

@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from service.jobs.shards import ShardClaim
-from workers.kinds.circuit.pipeline import CIRCUIT
-from workers.kinds.compression.pipeline import COMPRESSION
-from workers.kinds.correction.pipeline import CORRECTION
+from workers.kinds.circuit.kind import CIRCUIT
+from workers.kinds.compression.kind import COMPRESSION
+from workers.kinds.correction.kind import CORRECTION
 from workers.kinds.kind import Kind
 from workers.running.context import (
-    InvalidInputError,
     JobContext,
     TaskContext,
     poll_cancellation,
 )
-from workers.running.packaging import STATUSES
 from workers.running.sharding import complete_shard
+from workers.stages.context import InvalidInputError
+from workers.stages.packaging import STATUSES
 
 KINDS: dict[str, Kind[Any]] = {
     "correction": CORRECTION,

@@ -14,7 +14,6 @@ from workers.abilities.catalogue import ProbeSource
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities
 from workers.domain import TokenSequence
-from workers.families import find_context_length
 from workers.measuring.probes import measure_probes
 from workers.measuring.reasoning import read_response
 from workers.measuring.responses import find_empty
@@ -33,9 +32,9 @@ from workers.measuring.zero_shot import answer_questions
 from workers.measuring.zero_shot_tasks import Question
 from workers.models.encoding import encode_text
 from workers.models.generation import Decoding, generate_samples
+from workers.models.loaded import LoadedModel
 from workers.models.memory import is_out_of_memory
 from workers.models.prompts import Prompt, encode_prompts, get_text
-from workers.models.subject import Subject
 from workers.progress import Advance, ignore
 from workers.scorers.detector import Detector
 from workers.scorers.scorer import Answer, BehaviourScorer
@@ -92,7 +91,7 @@ class CheckPlan:
 class Baseline:
     """The base model's state, against which states of it or of other checkpoints are measured."""
 
-    def __init__(self, plan: CheckPlan, base: Subject, advance: Advance = ignore) -> None:
+    def __init__(self, plan: CheckPlan, base: LoadedModel, advance: Advance = ignore) -> None:
         """Measure `base`.
 
         Whatever cannot be measured becomes `Unmeasured` in the state; only what `advance`
@@ -107,7 +106,7 @@ class Baseline:
         self.state = _measure(plan, base, attempts)
         """What was measured of the base; without a divergence, which is from itself."""
 
-    def measure(self, changed: Subject, advance: Advance = ignore) -> ModelState:
+    def measure(self, changed: LoadedModel, advance: Advance = ignore) -> ModelState:
         """Return the state of `changed`, measured on the same plan; see `__init__`."""
         attempts = _Attempts(advance)
         mismatch = self._find_mismatch(changed)
@@ -119,20 +118,20 @@ class Baseline:
             divergence = attempts.make(partial(self._measure_divergence, changed, attempts.advance))
         return state.model_copy(update={"divergence": divergence})
 
-    def _measure_divergence(self, changed: Subject, advance: Advance) -> TextDivergences:
+    def _measure_divergence(self, changed: LoadedModel, advance: Advance) -> TextDivergences:
         text = self._text
         if not isinstance(text, ReferenceText):
             reason = "the base was not measured" if text is None else f"base: {text.reason}"
             raise ValueError(reason)
         _check_context(changed, _as_samples(self._plan.reference))
-        damage = text.measure(changed.model, advance, family=changed.family)
+        damage = text.measure(changed, advance)
         return TextDivergences(
             divergences=_check_finite(damage.divergences),
             lengths=damage.lengths,
             p95=damage.kl_p95,
         )
 
-    def _find_mismatch(self, changed: Subject) -> Unmeasured | None:
+    def _find_mismatch(self, changed: LoadedModel) -> Unmeasured | None:
         """Say why text in the base's tokens means something else to `changed`, if it does."""
         if changed.tokenizer is self._tokenizer:
             return None
@@ -173,22 +172,22 @@ class _Attempts:
             return Unmeasured(reason=f"{type(error).__name__}: {lines[0] if lines else '?'}")
 
 
-def _predict_reference(plan: CheckPlan, base: Subject, advance: Advance) -> ReferenceText:
+def _predict_reference(plan: CheckPlan, base: LoadedModel, advance: Advance) -> ReferenceText:
     samples = _as_samples(plan.reference)
     _check_context(base, samples)
-    return ReferenceText(base.model, base.family, samples, base.pad_id, on_batch=advance)
+    return ReferenceText(base, samples, on_batch=advance)
 
 
-def _check_context(subject: Subject, samples: Sequence[TokenSequence]) -> None:
+def _check_context(subject: LoadedModel, samples: Sequence[TokenSequence]) -> None:
     """Refuse text that is longer than what the model was made for."""
     longest = max((len(sample.token_ids) for sample in samples), default=0)
-    limit = find_context_length(subject.model)
+    limit = subject.context_length
     if longest > limit:
         raise ValueError(f"a sequence has {longest} tokens, the model's context {limit}; cut it")
 
 
 def _measure(
-    plan: CheckPlan, subject: Subject, attempts: _Attempts, mismatch: Unmeasured | None = None
+    plan: CheckPlan, subject: LoadedModel, attempts: _Attempts, mismatch: Unmeasured | None = None
 ) -> ModelState:
     """Return all of a state but its divergence."""
     responses = {
@@ -216,22 +215,17 @@ def _measure(
     )
 
 
-def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses:
+def _respond(subject: LoadedModel, chosen: PromptSet, advance: Advance) -> Responses:
     if not chosen.prompts:
         raise ValueError("there are no prompts; give some")
     encoded = encode_prompts(
         subject.tokenizer,
         chosen.prompts,
         chat=chosen.chat,
-        longest=find_context_length(subject.model) - chosen.decoding.max_new_tokens,
+        longest=subject.context_length - chosen.decoding.max_new_tokens,
     )
     samples = generate_samples(
-        subject.model,
-        encoded,
-        chosen.decoding,
-        subject.pad_id,
-        seed=chosen.seed,
-        on_batch=advance,
+        subject, encoded, chosen.decoding, seed=chosen.seed, on_batch=advance
     )
     readings = [
         read_response(
@@ -253,16 +247,14 @@ def _respond(subject: Subject, chosen: PromptSet, advance: Advance) -> Responses
     )
 
 
-def _fit(plan: CheckPlan, subject: Subject, advance: Advance) -> TextLosses:
+def _fit(plan: CheckPlan, subject: LoadedModel, advance: Advance) -> TextLosses:
     samples = _as_samples(plan.corpus)
     _check_context(subject, samples)
-    found = compute_perplexity(
-        subject.model, subject.family, samples, subject.pad_id, on_batch=advance
-    )
+    found = compute_perplexity(subject, samples, on_batch=advance)
     return TextLosses(losses=_check_finite(found.losses), lengths=found.lengths)
 
 
-def _probe(plan: CheckPlan, subject: Subject, advance: Advance) -> Abilities:
+def _probe(plan: CheckPlan, subject: LoadedModel, advance: Advance) -> Abilities:
     _check_context(subject, [probe.sample for own in plan.abilities.values() for probe in own])
     found = measure_probes(subject, plan.abilities, advance)
     for own in found.values():
@@ -270,16 +262,11 @@ def _probe(plan: CheckPlan, subject: Subject, advance: Advance) -> Abilities:
     return Abilities(slices=found)
 
 
-def _answer(subject: Subject, questions: Sequence[Question], advance: Advance) -> RightAnswers:
+def _answer(subject: LoadedModel, questions: Sequence[Question], advance: Advance) -> RightAnswers:
     if not questions:
         raise ValueError("there are no questions; give some")
     outcomes = answer_questions(
-        subject.model,
-        subject.family,
-        partial(encode_text, subject.tokenizer),
-        questions,
-        subject.pad_id,
-        on_batch=lambda _: advance(0),
+        subject, partial(encode_text, subject.tokenizer), questions, on_batch=lambda _: advance(0)
     )
     advance(len(questions))
     return RightAnswers(right=tuple(outcome.right for outcome in outcomes))

@@ -9,9 +9,8 @@ from torch.nn import functional
 
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import SliceFigures
-from workers.families import head_weight
 from workers.models.batches import TokenBatch, build_batches
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 POSITIONS_AT_ONCE = 512
@@ -22,7 +21,7 @@ BATCH_TOKENS = 4096
 
 
 def measure_probes(
-    subject: Subject,
+    subject: LoadedModel,
     slices: Mapping[str, Sequence[EncodedProbe]],
     advance: Advance = ignore,
 ) -> dict[str, SliceFigures]:
@@ -68,16 +67,14 @@ def _collect(
 
 
 @torch.inference_mode()
-def _read(subject: Subject, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def _read(subject: LoadedModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Return each target token's loss and lead over the best other one, and targets a sample."""
-    model, family = subject.model, subject.family
-    placed = batch.to(next(model.parameters()).device)
-    backbone = model.get_submodule(family.backbone)
-    hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
+    placed = batch.to(subject.device)
+    hidden = subject.run(placed.token_ids)
     positions = torch.zeros_like(placed.is_explained)  # that predict a target
     positions[:, :-1] = placed.is_explained[:, 1:]
     states, next_ids = hidden[positions], placed.token_ids.roll(-1, dims=1)[positions]
-    head = head_weight(model, family)
+    head = subject.head
     losses = [states.new_empty(0, dtype=torch.float32)]  # a batch may have no target
     leads = [states.new_empty(0, dtype=torch.float32)]
     for start in range(0, len(states), POSITIONS_AT_ONCE):

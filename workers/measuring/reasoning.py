@@ -12,7 +12,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from workers.models.tokenizer import Tokenizer
 
 LEFT_OUT = "[reasoning left out]"
 NO_ANSWER = "[reasoning only, no answer]"
@@ -151,7 +152,7 @@ def find_answer(text: str, prompt: str = "") -> str:
 
 
 def read_response(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     prompt_ids: Sequence[int],
     response_ids: Sequence[int],
     *,
@@ -174,7 +175,7 @@ def read_response(
 
 
 def read_prefixes(
-    tokenizer: Any, prompt_ids: Sequence[int], response_ids: Sequence[int]
+    tokenizer: Tokenizer, prompt_ids: Sequence[int], response_ids: Sequence[int]
 ) -> list[Reading]:
     """Return the reading of a response after each of its tokens, by the whole response's marks.
 
@@ -287,7 +288,7 @@ def _unwrap(text: str, start: int, stop: int) -> tuple[int, int]:
     return start + len(kept) - len(kept.lstrip()), start + len(kept.rstrip())
 
 
-def _count_before(tokenizer: Any, ids: tuple[int, ...], parts: _Parts) -> int:
+def _count_before(tokenizer: Tokenizer, ids: tuple[int, ...], parts: _Parts) -> int:
     """Return how many tokens are complete before the answer's first character."""
     lengths = range(len(ids) + 1)
     reached = bisect_left(
@@ -296,7 +297,7 @@ def _count_before(tokenizer: Any, ids: tuple[int, ...], parts: _Parts) -> int:
     return max(reached - 1, 0)
 
 
-def _drop_special_tokens(tokenizer: Any, text: str) -> str:
+def _drop_special_tokens(tokenizer: Tokenizer, text: str) -> str:
     for token in tokenizer.all_special_tokens:
         text = text.replace(token, "")
     return text.strip()

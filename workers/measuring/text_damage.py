@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from workers.domain import TokenSequence
-from workers.families import Family, head_weight
 from workers.models.batches import TokenBatch, build_batches
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance
 
 POSITIONS_AT_ONCE = 512
@@ -55,10 +54,8 @@ class Perplexity:
 
 
 def compute_perplexity(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     samples: Sequence[TokenSequence],
-    pad_id: int,
     *,
     batch_tokens: int = 4096,
     on_batch: Advance | None = None,
@@ -70,9 +67,9 @@ def compute_perplexity(
     of each. Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
     """
     losses, lengths = _Sums(), _Sums()
-    for batch in _build_predicting_batches(samples, batch_tokens, pad_id):
-        states, next_ids = _predict(model, family, batch)
-        losses.add(batch, _compute_losses(states, next_ids, head_weight(model, family)))
+    for batch in _build_predicting_batches(samples, batch_tokens, loaded.pad_id):
+        states, next_ids = _predict(loaded, batch)
+        losses.add(batch, _compute_losses(states, next_ids, loaded.head))
         lengths.add(batch, torch.ones(len(next_ids)))
         if on_batch is not None:
             on_batch(len(batch.sample_indices))
@@ -95,24 +92,21 @@ class ReferenceText:
 
     def __init__(
         self,
-        model: nn.Module,
-        family: Family,
+        loaded: LoadedModel,
         samples: Sequence[TokenSequence],
-        pad_id: int,
         batch_tokens: int = 4096,
         on_batch: Advance | None = None,
     ) -> None:
-        """Measure the base `model` on `samples`.
+        """Measure the base model on `samples`.
 
         Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
         """
-        self._family = family
-        self._batches = _build_predicting_batches(samples, batch_tokens, pad_id)
-        self._base_head = head_weight(model, family)
+        self._batches = _build_predicting_batches(samples, batch_tokens, loaded.pad_id)
+        self._base_head = loaded.head
         self._base_states: list[torch.Tensor] = []
         losses, self.tokens = _Sums(), 0
         for batch in self._batches:
-            states, next_ids = _predict(model, family, batch)
+            states, next_ids = _predict(loaded, batch)
             self._base_states.append(states.cpu())
             losses.add(batch, _compute_losses(states, next_ids, self._base_head))
             self.tokens += len(next_ids)
@@ -121,17 +115,14 @@ class ReferenceText:
         self.base_perplexity = math.exp(losses.total / self.tokens)
 
     @torch.inference_mode()
-    def measure(
-        self, model: nn.Module, on_batch: Advance | None = None, *, family: Family | None = None
-    ) -> TextDamage:
-        """Return perplexity and divergence of `model`: the base after some change, or another.
+    def measure(self, changed: LoadedModel, on_batch: Advance | None = None) -> TextDamage:
+        """Return perplexity and divergence of `changed`: the base after some change, or another.
 
-        `family` describes another checkpoint of another architecture. A larger vocabulary than
-        the base's is fine, as the base gives the added tokens no probability. Raises
+        Another checkpoint may be of another architecture, and have a larger vocabulary than the
+        base's, as the base gives the added tokens no probability. Raises
         `ValueError` on a smaller one, where the divergence is not defined.
         """
-        family = family or self._family
-        head = head_weight(model, family)
+        head = changed.head
         if len(head) < len(self._base_head):
             raise ValueError(
                 f"the model predicts {len(head)} tokens, the base {len(self._base_head)}: KL is "
@@ -139,7 +130,7 @@ class ReferenceText:
             )
         losses, sums, divergences = _Sums(), _Sums(), []
         for batch, base_states in zip(self._batches, self._base_states, strict=True):
-            states, next_ids = _predict(model, family, batch)
+            states, next_ids = _predict(changed, batch)
             found, lost = self._compare(base_states, states, next_ids, head)
             losses.add(batch, lost)
             sums.add(batch, found)
@@ -213,13 +204,10 @@ def _build_predicting_batches(
 
 
 @torch.inference_mode()
-def _predict(
-    model: nn.Module, family: Family, batch: TokenBatch
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _predict(loaded: LoadedModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return hidden states `(position, hidden)` that predict a token, and those tokens."""
-    placed = batch.to(next(model.parameters()).device)
-    backbone = model.get_submodule(family.backbone)
-    hidden = backbone(input_ids=placed.token_ids, use_cache=False).last_hidden_state
+    placed = batch.to(loaded.device)
+    hidden = loaded.run(placed.token_ids)
     followed = placed.is_token[:, 1:]
     return hidden[:, :-1][followed], placed.token_ids[:, 1:][followed]
 

@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from excise.names import ZeroShotTask
 from workers.domain import TokenSequence
-from workers.families import Family, find_context_length, head_weight
 from workers.measuring.text_damage import POSITIONS_AT_ONCE
 from workers.measuring.zero_shot_tasks import Choice, Question
 from workers.models.batches import TokenBatch, build_batches
+from workers.models.loaded import LoadedModel
 from workers.progress import Advance
 
 Encode = Callable[[str], Sequence[int]]
@@ -55,12 +54,10 @@ class _Request:
 
 
 def measure_accuracy(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     encode: Encode,
     task: ZeroShotTask,
     questions: Sequence[Question],
-    pad_id: int,
     *,
     batch_tokens: int = 4096,
     on_batch: Advance | None = None,
@@ -76,7 +73,7 @@ def measure_accuracy(
     if len(questions) < 2:
         raise ValueError(f"{task} has {len(questions)} questions; give two or more")
     outcomes = answer_questions(
-        model, family, encode, questions, pad_id, batch_tokens=batch_tokens, on_batch=on_batch
+        loaded, encode, questions, batch_tokens=batch_tokens, on_batch=on_batch
     )
     count = len(questions)
     right = sum(outcome.right for outcome in outcomes)
@@ -92,11 +89,9 @@ def measure_accuracy(
 
 
 def answer_questions(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     encode: Encode,
     questions: Sequence[Question],
-    pad_id: int,
     *,
     batch_tokens: int = 4096,
     on_batch: Advance | None = None,
@@ -108,7 +103,7 @@ def answer_questions(
     choices = [choice for question in questions for choice in question.choices]
     scores = iter(
         compute_log_likelihoods(
-            model, family, encode, choices, pad_id, batch_tokens=batch_tokens, on_batch=on_batch
+            loaded, encode, choices, batch_tokens=batch_tokens, on_batch=on_batch
         )
     )
     outcomes = []
@@ -133,11 +128,9 @@ def compute_share_error(right: int, count: int) -> float:
 
 @torch.inference_mode()
 def compute_log_likelihoods(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     encode: Encode,
     choices: Sequence[Choice],
-    pad_id: int,
     *,
     batch_tokens: int = 4096,
     on_batch: Advance | None = None,
@@ -149,7 +142,7 @@ def compute_log_likelihoods(
     no tokens, or a continuation alone exceeds the context, and `ArithmeticError` where a
     likelihood is not finite.
     """
-    limit = find_context_length(model)
+    limit = loaded.context_length
     requests = [_build_request(encode, choice, limit) for choice in choices]
     users: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
@@ -157,9 +150,9 @@ def compute_log_likelihoods(
     inputs = [TokenSequence(input_ids) for input_ids in users]
     wanted = list(users.values())
     totals = torch.zeros(len(requests), dtype=torch.float64)
-    for batch in build_batches(inputs, batch_tokens, pad_id):
+    for batch in build_batches(inputs, batch_tokens, loaded.pad_id):
         rows = [[(i, requests[i]) for i in wanted[sample]] for sample in batch.sample_indices]
-        _add_log_likelihoods(model, family, batch, rows, totals)
+        _add_log_likelihoods(loaded, batch, rows, totals)
         if on_batch is not None:
             on_batch(len(batch.sample_indices))
     if not bool(torch.isfinite(totals).all()):
@@ -168,14 +161,13 @@ def compute_log_likelihoods(
 
 
 def _add_log_likelihoods(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     batch: TokenBatch,
     rows: Sequence[Sequence[tuple[int, _Request]]],
     totals: torch.Tensor,
 ) -> None:
     """Add to `totals` at each request its tokens' log-probabilities; `rows` follow the batch."""
-    device = next(model.parameters()).device
+    device = loaded.device
     places: list[tuple[int, int]] = []
     targets: list[int] = []
     owners: list[int] = []
@@ -186,12 +178,11 @@ def _add_log_likelihoods(
             places.extend((row, position) for position in range(end - count, end))
             targets.extend(request.target_ids)
             owners.extend([owner] * count)
-    backbone = model.get_submodule(family.backbone)
-    hidden = backbone(input_ids=batch.token_ids.to(device), use_cache=False).last_hidden_state
+    hidden = loaded.run(batch.token_ids.to(device))
     row_index, position_index = torch.tensor(places, device=device).T
     states = hidden[row_index, position_index]
     target_ids = torch.tensor(targets, device=device)
-    head = head_weight(model, family)
+    head = loaded.head
     for part in range(0, len(states), POSITIONS_AT_ONCE):
         span = slice(part, part + POSITIONS_AT_ONCE)
         logits = (states[span] @ head.T).float()

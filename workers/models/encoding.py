@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import TemplateError
+
+from workers.models.tokenizer import Tokenizer
 
 _PROBE = "a"
 
@@ -32,7 +33,7 @@ class Chat:
         return "\n".join(content for _, content in self.messages)
 
 
-def find_beginning(tokenizer: Any) -> tuple[int, ...]:
+def find_beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return what the tokenizer itself puts before any text: its `<bos>`, or nothing.
 
     A model that was trained with such a token needs it before everything it reads: Gemma 3's
@@ -46,17 +47,17 @@ def find_beginning(tokenizer: Any) -> tuple[int, ...]:
     return (whole[0],) if is_put else ()
 
 
-def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
+def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """Return the token ids of a raw text with the tokenizer's beginning, and no template."""
     return (*find_beginning(tokenizer), *encode_part(tokenizer, text))
 
 
-def encode_part(tokenizer: Any, text: str) -> tuple[int, ...]:
+def encode_part(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """Return the token ids of a text that is not a beginning: no special tokens but its own."""
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
     """Return the token ids of a chat up to where the answer starts.
 
     The template writes the beginning where there is one. Raises `ChatTemplateError` where the
@@ -94,7 +95,7 @@ def _list_roles(messages: Sequence[Mapping[str, str]]) -> str:
     return ", ".join(message["role"] for message in messages)
 
 
-def cut_windows(tokenizer: Any, text: str, length: int) -> Iterator[tuple[int, ...]]:
+def cut_windows(tokenizer: Tokenizer, text: str, length: int) -> Iterator[tuple[int, ...]]:
     """Yield a text in windows of `length` tokens one after another, the last maybe shorter.
 
     Every window has the beginning that a text has, for a model reads each by itself.
@@ -107,7 +108,7 @@ def cut_windows(tokenizer: Any, text: str, length: int) -> Iterator[tuple[int, .
 
 
 def cut_corpus(
-    tokenizer: Any, lines: Sequence[str], context: int, sequences: int
+    tokenizer: Tokenizer, lines: Sequence[str], context: int, sequences: int
 ) -> tuple[tuple[int, ...], ...]:
     """Return the first windows of `context` tokens of the joined lines, none overlapping.
 

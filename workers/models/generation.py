@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from workers.domain import TokenSequence
+from workers.models.loaded import LoadedModel
 from workers.models.sampling import NucleusDraws, compute_row_seed
 from workers.progress import Advance
 
@@ -33,27 +34,23 @@ class Decoding:
 
 
 def generate_responses(
-    model: Any,
+    loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    pad_id: int,
     batch_size: int = 128,
     on_batch: Advance | None = None,
 ) -> list[TokenSequence]:
     """Return each prompt with its greedy continuation, see `generate_samples`."""
     decoding = Decoding(max_new_tokens)
-    samples = generate_samples(
-        model, prompts, decoding, pad_id, batch_size=batch_size, on_batch=on_batch
-    )
+    samples = generate_samples(loaded, prompts, decoding, batch_size=batch_size, on_batch=on_batch)
     return [sequence for (sequence,) in samples]
 
 
 @torch.inference_mode()
 def generate_samples(
-    model: Any,
+    loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
-    pad_id: int,
     *,
     seed: int = 0,
     batch_size: int = 128,
@@ -76,9 +73,7 @@ def generate_samples(
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         seeds = [compute_row_seed(seed, prompts[index], sample) for index, sample in batch]
-        responses = _generate_batch(
-            model, [prompts[index] for index, _ in batch], seeds, decoding, pad_id
-        )
+        responses = _generate_batch(loaded, [prompts[index] for index, _ in batch], seeds, decoding)
         for row, response in zip(batch, responses, strict=True):
             results[row] = TokenSequence(tuple(prompts[row[0]]), tuple(response))
         if on_batch is not None:
@@ -90,33 +85,33 @@ def generate_samples(
 
 
 def _generate_batch(
-    model: Any,
+    loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     decoding: Decoding,
-    pad_id: int,
 ) -> list[list[int]]:
     longest = max(len(prompt) for prompt in prompts)
-    input_ids = torch.full((len(prompts), longest), pad_id, dtype=torch.long)
+    input_ids = torch.full((len(prompts), longest), loaded.pad_id, dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
         input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, longest - len(prompt) :] = 1
-    ends = _end_token_ids(model)
+    ends = _end_token_ids(loaded.model)
     greedy = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         do_sample=False,
         num_beams=1,
         eos_token_id=sorted(ends) or None,
-        pad_token_id=pad_id,
+        pad_token_id=loaded.pad_id,
     )
     draws = LogitsProcessorList()
     if decoding.temperature > 0:
         draws.append(NucleusDraws(seeds, decoding.temperature, decoding.top_p, longest))
+    model: Any = loaded.model  # `generate` is mixed into the classes of causal models alone
     with _generation_config(model, greedy):
         output = model.generate(
-            input_ids=input_ids.to(model.device),
-            attention_mask=attention_mask.to(model.device),
+            input_ids=input_ids.to(loaded.device),
+            attention_mask=attention_mask.to(loaded.device),
             generation_config=greedy,
             logits_processor=draws,
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from excise.intake.prompt_sets import Prompt as ParsedPrompt
 from workers.models.encoding import Chat, ChatTemplateError, encode_chat, encode_text
+from workers.models.tokenizer import Tokenizer
 
 Prompt = str | Chat
 """A text, or a chat that the model is to go on with."""
@@ -27,7 +27,7 @@ def get_text(prompt: Prompt) -> str:
     return prompt.text if isinstance(prompt, Chat) else prompt
 
 
-def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool = True) -> tuple[int, ...]:
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *, chat: bool = True) -> tuple[int, ...]:
     """Return the token ids of a prompt up to where the answer starts.
 
     A text is a user's message, or, without a chat template or with `chat` False, raw. A chat
@@ -42,7 +42,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool = True) -> tuple
 
 
 def encode_prompts(
-    tokenizer: Any, prompts: Sequence[Prompt], *, chat: bool, longest: int
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], *, chat: bool, longest: int
 ) -> list[tuple[int, ...]]:
     """Return every prompt's token ids.
 
@@ -61,7 +61,9 @@ def encode_prompts(
     return encoded
 
 
-def encode_all(tokenizer: Any, prompts: Sequence[Prompt], *, chat: bool) -> list[tuple[int, ...]]:
+def encode_all(
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], *, chat: bool
+) -> list[tuple[int, ...]]:
     """Return every prompt's token ids, however many. Raises `ChatTemplateError` with its number."""
     encoded = []
     for number, prompt in enumerate(prompts, start=1):

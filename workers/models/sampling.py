@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import torch
 from transformers import LogitsProcessor
 
+from workers.models.splitmix import STEP, mix, shift_right
+
 CANDIDATES = 1024
 """Most probable tokens looked at first; rows whose nucleus is larger are sorted whole."""
-
-_MIX_1, _MIX_2, _STEP = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, -0x61C8864680B583EB
-"""Constants of splitmix64 (Steele, Lea & Flood 2014), as signed 64-bit numbers."""
 
 
 def compute_row_seed(seed: int, prompt_ids: Sequence[int], sample: int) -> int:
@@ -44,7 +43,7 @@ class NucleusDraws(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return `scores` `(row, vocabulary)` with everything but the drawn token at −∞."""
         step = input_ids.shape[1] - self._prompt_length
-        seeds = (self._seeds + torch.tensor(_STEP) * step).to(scores.device)  # wraps around
+        seeds = (self._seeds + torch.tensor(STEP) * step).to(scores.device)  # wraps around
         log_probabilities = torch.log_softmax(scores.float() / self._temperature, dim=-1)
         drawn = draw_tokens(log_probabilities, seeds, self._top_p)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
@@ -75,18 +74,6 @@ def _draw_sorted(
 
 def _gumbel(seeds: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return standard Gumbel noise that is a hash of seed and token, shaped as they broadcast."""
-    bits = _mix(seeds + _mix(tokens + _STEP))
-    uniform = ((_shift(bits, 11).double() + 0.5) / 2**53).clamp_(max=1 - 2**-53)
+    bits = mix(seeds + mix(tokens + STEP))
+    uniform = ((shift_right(bits, 11).double() + 0.5) / 2**53).clamp_(max=1 - 2**-53)
     return -torch.log(-torch.log(uniform)).float()
-
-
-def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """Return the output function of splitmix64 of int64 `bits`; multiplications wrap around."""
-    bits = (bits ^ _shift(bits, 30)) * _MIX_1
-    bits = (bits ^ _shift(bits, 27)) * _MIX_2
-    return bits ^ _shift(bits, 31)
-
-
-def _shift(bits: torch.Tensor, by: int) -> torch.Tensor:
-    """Return int64 `bits` shifted right without their sign."""
-    return (bits >> by) & ((1 << (64 - by)) - 1)

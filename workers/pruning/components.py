@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from workers.domain import Selection
+from workers.models.hooks import OutputHook, hooked
 from workers.pruning.ablation import compute_bias_shift, scale_values, shift_bias
 from workers.pruning.places import Place, find_places
 
@@ -79,8 +80,7 @@ def _add_shift(place: Place, shift: torch.Tensor, undo: ExitStack) -> None:
         undo.callback(values.copy_, values.clone())
         values.copy_(shift_bias(values, shift))
     else:
-        handle = place.module.register_forward_hook(partial(_shift_output, shift))
-        undo.callback(handle.remove)
+        undo.enter_context(hooked([OutputHook(place.module, partial(_shift_output, shift))]))
 
 
 def _shift_output(

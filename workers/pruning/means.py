@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -11,19 +10,18 @@ import torch
 from torch import nn
 
 from workers.domain import TokenSequence
-from workers.families import Family
 from workers.models.batches import build_batches
+from workers.models.hooks import InputHook, hooked
+from workers.models.loaded import LoadedModel
 
 BATCH_TOKENS = 2048
 
 
 @torch.inference_mode()
 def compute_mean_inputs(
-    model: nn.Module,
-    family: Family,
+    loaded: LoadedModel,
     modules: Mapping[str, nn.Module],
     samples: Sequence[TokenSequence],
-    pad_id: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, torch.Tensor]:
@@ -36,15 +34,14 @@ def compute_mean_inputs(
         raise ValueError("mean activations need at least one sample")
     sums: dict[str, torch.Tensor] = {}
     tokens = 0
-    for batch in build_batches(samples, batch_tokens, pad_id):
-        placed = batch.to(next(model.parameters()).device)
-        with ExitStack() as hooks:
-            for name, module in modules.items():
-                handle = module.register_forward_pre_hook(
-                    partial(_add_up, sums, name, placed.is_token)
-                )
-                hooks.callback(handle.remove)
-            model.get_submodule(family.backbone)(input_ids=placed.token_ids, use_cache=False)
+    for batch in build_batches(samples, batch_tokens, loaded.pad_id):
+        placed = batch.to(loaded.device)
+        hooks = (
+            InputHook(module, partial(_add_up, sums, name, placed.is_token))
+            for name, module in modules.items()
+        )
+        with hooked(hooks):
+            loaded.run(placed.token_ids)
         tokens += int(batch.is_token.sum())
     return {name: (total / tokens).cpu() for name, total in sums.items()}
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from excise.names import Granularity
 from workers.domain import Selection
+from workers.families import find_weight
 
 _NAMES = {
     Granularity.NEURON: "input feature",
@@ -66,7 +66,7 @@ def count_available(
     """
     sizes: dict[str, int] = {}
     for name in selection.indices:
-        _, weight, transposed = _find_weight(model, name)
+        _, weight, transposed = find_weight(model, name)
         view = weight if transposed else weight.transpose(-1, -2)
         features = view.shape[:-1].numel()
         match selection.granularity:
@@ -108,7 +108,7 @@ def _find_place(
     chosen: torch.Tensor,
     head_dim: int | None,
 ) -> Place:
-    module, weight, transposed = _find_weight(model, name)
+    module, weight, transposed = find_weight(model, name)
     chosen = chosen.to(torch.int64)
     if granularity is Granularity.WEIGHT:
         _require_within(name, granularity, chosen, weight.numel())
@@ -138,30 +138,6 @@ def _place_weights(
     inputs, outputs = (first, last) if transposed else (last, first)
     features, output_size = weight.shape[-2:] if transposed else weight.shape[:-3:-1]
     return Place(name, module, weight, tuple(entries), inputs, outputs, features, output_size)
-
-
-def _find_weight(model: nn.Module, name: str) -> tuple[nn.Module | None, torch.Tensor, bool]:
-    """Return the linear module (None for fused experts), its weight, and if it is (in, out)."""
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        return None, *_find_experts(model, name)
-    if not isinstance(module, nn.Linear | Conv1D):
-        raise ValueError(f"{name} is a {type(module).__name__}, not a linear module")
-    return module, module.weight.detach(), isinstance(module, Conv1D)
-
-
-def _find_experts(model: nn.Module, name: str) -> tuple[torch.Tensor, bool]:
-    """Return fused experts' output projection, `(expert, out, in)` or transposed."""
-    path, _, parameter_name = name.rpartition(".")
-    try:
-        parent = model.get_submodule(path)
-    except AttributeError as error:
-        raise ValueError(f"the model has no module {name}") from error
-    parameter = dict(parent.named_parameters(recurse=False)).get(parameter_name)
-    if parameter is None or parameter.ndim != 3:
-        raise ValueError(f"the model has no module {name}")
-    return parameter.detach(), bool(getattr(parent, "is_transposed", False))
 
 
 def _require_within(name: str, granularity: Granularity, chosen: torch.Tensor, size: int) -> None:

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from excise.logs import configure_logging
 from service.database import Database
 from service.errors import ExciseError, InternalError, LeaseLostError
-from workers.running.context import CancelledJobError, InvalidInputError
+from workers.running.context import CancelledJobError
 from workers.running.leased import Held, LeasedWork
 from workers.settings import WorkerSettings
+from workers.stages.context import InvalidInputError
 
 logger = logging.getLogger(__name__)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -26,6 +24,7 @@ from service.jobs.execution import (
     finish_job,
     finish_stage,
     is_cancel_requested,
+    load_stage_seconds,
     record_event,
     report_progress,
     set_estimated_finish,
@@ -36,6 +35,13 @@ from workers.progress import Advance, Progress
 from workers.running.estimate import estimate_remaining_seconds
 from workers.running.leased import HeldRow
 from workers.settings import WorkerSettings
+from workers.stages.context import (
+    ShardedStage,
+    ShardedWork,
+    StageContext,
+    StageOutput,
+    compute_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +57,6 @@ _Arguments = ParamSpec("_Arguments")
 
 class CancelledJobError(Exception):
     """Somebody asked for the job to be cancelled; the stage stops between two batches."""
-
-
-class InvalidInputError(Exception):
-    """The job cannot be done with what it was given; the message is for its owner."""
-
-
-class StageOutput(NamedTuple):
-    """A stage's stored result: its bytes and the hash they are stored under."""
-
-    data: bytes
-    sha256: str
 
 
 class TaskContext:
@@ -141,7 +136,7 @@ def poll_cancellation(context: TaskContext) -> Advance:
     return advance
 
 
-class JobContext(TaskContext):
+class JobContext(TaskContext, StageContext):
     """One attempt at one job: reads and writes go through here, fenced by the claim's token."""
 
     def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
@@ -164,6 +159,16 @@ class JobContext(TaskContext):
         data = work(self.progress(name))
         sha256 = self.keep(data, lambda sha256: self._write(finish_stage, name, key, sha256, False))
         return StageOutput(data, sha256)
+
+    def run_shards(self, stage: ShardedStage, work: ShardedWork, progress: Progress) -> list[bytes]:
+        """Return every shard's result, in order, once all are done, here or by other workers."""
+        from workers.running.sharding import run_shards  # which needs this module itself
+
+        return run_shards(self, stage, work, progress)
+
+    def load_stage_seconds(self) -> dict[str, float]:
+        """Return stage → how long it took, of those that are finished."""
+        return self.transact(lambda session: load_stage_seconds(session, self.claim.job_id))
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
         """Return the bytes filed under `key` by an earlier attempt, else those `work` makes."""
@@ -256,9 +261,3 @@ class JobContext(TaskContext):
             operation(session, self.claim.job_id, self.claim.token, *arguments, **named)
 
         self.transact(write)
-
-
-def compute_key(name: str, inputs: Mapping[str, Any]) -> str:
-    """Return the hash a stage's result is filed under: of its name and all it depends on."""
-    document = json.dumps([name, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(document.encode()).hexdigest()

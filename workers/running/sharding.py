@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from service.errors import ArtifactNotFoundError, LeaseLostError
 from service.jobs.shards import (
@@ -24,31 +23,12 @@ from service.jobs.shards import (
 )
 from workers.progress import Advance, Progress
 from workers.running.context import JobContext, TaskContext
+from workers.stages.context import ShardedStage, ShardedWork
 
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.5
 """Pause between two looks while every unfinished shard is in other workers' hands."""
-
-
-@dataclass(frozen=True)
-class ShardedWork:
-    """A stage's work, cut up: how large each shard is and how one is done."""
-
-    sizes: tuple[int, ...]
-    """Units of work in each shard, as progress counts them."""
-    compute: Callable[[int, Advance], bytes]
-    """The result of the shard at a position; the same bytes whoever computes it."""
-
-
-@dataclass(frozen=True)
-class ShardedStage:
-    """Which stage's shards are meant."""
-
-    name: str
-    key: str
-    input_sha256: str
-    """The artifact from which any worker can build the same `ShardedWork`."""
 
 
 def run_shards(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from excise.logs import redact
+from excise.redaction import redact
 from service.database import Database
 from tests.integration.service.conftest import submit, upload
 

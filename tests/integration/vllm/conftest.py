@@ -23,10 +23,13 @@ from service.embedded.vllm import Vllm, VllmOptions, find_vllm, prepare_vllm
 from service.serving.canary import CanaryDocument, CanaryPrompt
 from service.serving.vllm import VllmServer
 from workers.domain import Selection
-from workers.fetching.checkpoints import Checkpoint, fetch_embedded_checkpoint, load_checkpoint
+from workers.fetching.checkpoints import fetch_embedded_checkpoint
+from workers.models.checkpoints import load_checkpoint
 from workers.models.encoding import encode_text
+from workers.models.loaded import LoadedModel
 from workers.pruning.components import pruned
-from workers.pruning.patch import Patch, build_patch
+from workers.pruning.patch import Patch
+from workers.pruning.patch_building import build_patch
 from workers.publishing.adapters import build_adapter
 from workers.publishing.canary import trace_greedy
 
@@ -81,12 +84,12 @@ def base_folder() -> Path:
 
 
 @pytest.fixture(scope="package")
-def checkpoint(base_folder: Path) -> Checkpoint:
+def checkpoint(base_folder: Path) -> LoadedModel:
     return load_checkpoint(base_folder)
 
 
 @pytest.fixture(scope="package")
-def prompts(checkpoint: Checkpoint) -> list[Tokens]:
+def prompts(checkpoint: LoadedModel) -> list[Tokens]:
     """Prompts of both examples, four of them longer than a block of vLLM's prefix cache."""
     lines: list[str] = []
     for name in ("repetition_prompts.txt", "reference.txt"):
@@ -97,7 +100,7 @@ def prompts(checkpoint: Checkpoint) -> list[Tokens]:
 
 
 @pytest.fixture(scope="package")
-def base_tokens(checkpoint: Checkpoint, prompts: list[Tokens]) -> tuple[Tokens, ...]:
+def base_tokens(checkpoint: LoadedModel, prompts: list[Tokens]) -> tuple[Tokens, ...]:
     """What the base says."""
     return trace_tokens(checkpoint, prompts)
 
@@ -111,7 +114,7 @@ def served_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def corrections(
-    checkpoint: Checkpoint,
+    checkpoint: LoadedModel,
     base_folder: Path,
     prompts: list[Tokens],
     served_folder: Path,
@@ -231,7 +234,7 @@ def choose_large_neurons(model: Any, layers: Sequence[int]) -> Selection:
     return Selection(Granularity.NEURON, indices)
 
 
-def trace_tokens(checkpoint: Checkpoint, prompts: Sequence[Tokens]) -> tuple[Tokens, ...]:
+def trace_tokens(checkpoint: LoadedModel, prompts: Sequence[Tokens]) -> tuple[Tokens, ...]:
     """The model's own greedy tokens for every prompt."""
     traces = trace_greedy(checkpoint.model, prompts, NEW_TOKENS, lambda _: None)
     return tuple(trace.token_ids for trace in traces)

@@ -16,10 +16,10 @@ from tests.integration.workers.shard_worker import obey
 from workers.correction.results import PreparedCorrection
 from workers.kinds.leased import LeasedJob, LeasedShard
 from workers.progress import Advance
-from workers.running.loading import CorrectionInputs
-from workers.running.sharding import ShardedWork
+from workers.running.loading import CorrectionJobInputs
 from workers.running.worker import build_worker
 from workers.settings import WorkerSettings
+from workers.stages.context import ShardedWork
 
 SHARD_TOKENS = 512
 
@@ -30,7 +30,7 @@ def watch_attribution() -> None:
 
     build = attribute.build_work
 
-    def build_watched(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
+    def build_watched(inputs: CorrectionJobInputs, prepared: PreparedCorrection) -> ShardedWork:
         work = build(inputs, prepared)
 
         def compute(position: int, advance: Advance) -> bytes:

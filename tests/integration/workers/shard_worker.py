@@ -20,10 +20,11 @@ from service.jobs.shards import ShardClaim
 from service.settings import start_process
 from workers.kinds.leased import LeasedJob, LeasedShard
 from workers.progress import Advance
-from workers.running.context import JobContext, TaskContext, compute_key, poll_cancellation
-from workers.running.sharding import ShardedStage, ShardedWork, complete_shard, run_shards
+from workers.running.context import JobContext, TaskContext, poll_cancellation
+from workers.running.sharding import complete_shard, run_shards
 from workers.running.worker import build_worker
 from workers.settings import WorkerSettings
+from workers.stages.context import ShardedStage, ShardedWork, compute_key
 
 SHARDS = 6
 

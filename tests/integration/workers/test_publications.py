@@ -44,11 +44,12 @@ from tests.integration.workers.test_supervision import is_gone, wait_for_child, 
 from tests.tiny import build_tiny_model, save_tiny_checkpoint, select_components
 from tests.unit.workers.publishing.cases import continue_slowly
 from workers.domain import Selection
-from workers.fetching.checkpoints import load_checkpoint
 from workers.kinds.leased import LeasedPublication
 from workers.kinds.publication.publish import run_publication
+from workers.models.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
-from workers.pruning.patch import build_patch, serialise_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import serialise_patch
 from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
 

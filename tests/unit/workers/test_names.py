@@ -7,7 +7,7 @@ from typing import get_args
 from excise.names import Attributor, ComputeDtype
 from workers.attribution.accumulation import SumsPlace
 from workers.attribution.composites import COMPOSITES
-from workers.fetching.checkpoints import DTYPES
+from workers.models.devices import DTYPES
 from workers.settings import WorkerSettings
 
 

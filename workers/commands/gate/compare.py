@@ -17,9 +17,7 @@ from workers.commands.gate.config import GateConfig
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
 from workers.commands.gate.scorers import build_detectors
-from workers.commands.gate.sources import find_checkpoint
-from workers.families import find_context_length, find_family
-from workers.fetching.checkpoints import DTYPES, Checkpoint, load_checkpoint
+from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
 from workers.gates.remedies import add_remedies
@@ -27,13 +25,15 @@ from workers.gates.requests import build_plan, build_requests, choose_prompts, l
 from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
 from workers.measuring.probes import measure_probes
-from workers.models.subject import Subject
+from workers.models.checkpoints import load_checkpoint
+from workers.models.devices import DTYPES
+from workers.models.loaded import LoadedModel
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.reports.gate_run import find_outcome
-from workers.running.abilities import find_unknown_slice, list_built_in
-from workers.running.behaviours import build_decoding
-from workers.running.packaging import list_versions
 from workers.scorers.detector import Detector
+from workers.stages.abilities import find_unknown_slice, list_built_in
+from workers.stages.behaviours import build_decoding
+from workers.stages.packaging import list_versions
 
 Say = Callable[[str], None]
 """Told in a line what is being done."""
@@ -63,11 +63,11 @@ def compare_checkpoints(
         say(f"measuring {against}, the checkpoint to compare with")
         base = load_checkpoint(base_folder, dtype, device)
         plan = _build_plan(config, files, base, detectors, kinds)
-        baseline = Baseline(plan, _as_subject(base))
+        baseline = Baseline(plan, base)
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
         say(f"measuring {model}")
-        judged = _as_subject(load_checkpoint(folder, dtype, device))
+        judged = load_checkpoint(folder, dtype, device)
         state, base_state = baseline.measure(judged), baseline.state
         abilities = compare_states(kinds, base_state, state, {}, config.abilities)
         if more := draw_more(plan.probe_source, abilities):
@@ -76,7 +76,7 @@ def compare_checkpoints(
             del judged
             gc.collect()
             base = load_checkpoint(base_folder, dtype, device)
-            base_state = add_figures(base_state, measure_probes(_as_subject(base), more))
+            base_state = add_figures(base_state, measure_probes(base, more))
             abilities = compare_states(kinds, base_state, state, {}, config.abilities)
     gates = judge_gates(_list_requests(config), base_state, state)
     if config.abilities is not None:
@@ -103,7 +103,7 @@ def build_files(config: Path) -> GateFiles:
 def _build_plan(
     config: GateConfig,
     files: GateFiles,
-    base: Checkpoint,
+    base: LoadedModel,
     detectors: Mapping[str, Detector],
     kinds: Sequence[SliceKind],
 ) -> CheckPlan:
@@ -115,7 +115,7 @@ def _build_plan(
         files.load_rows,
         config.seed,
         kinds,
-        longest=find_context_length(base.model),
+        longest=base.context_length,
     )
     behaviours: dict[str, PromptSet] = {
         behaviour.name: PromptSet(
@@ -147,12 +147,3 @@ def _list_requests(config: GateConfig) -> list[GateRequest]:
 
 def _list_not_asked(config: GateConfig) -> list[str]:
     return list_not_asked(config) + ([] if config.behaviours else ["behaviours"])
-
-
-def _as_subject(checkpoint: Checkpoint) -> Subject:
-    return Subject(
-        checkpoint.model,
-        checkpoint.tokenizer,
-        find_family(checkpoint.model),
-        checkpoint.pad_id,
-    )

@@ -12,10 +12,11 @@ from pydantic_settings import SettingsError
 
 from workers.commands.gate.behaviours import BehaviourGateSpec
 from workers.commands.gate.errors import GateConfigError
-from workers.running.behaviours import build_detector, describe_surroundings
+from workers.running.surroundings import describe_surroundings
 from workers.scorers.build import ScorerSurroundings
 from workers.scorers.detector import Detector
 from workers.settings import ScorerSettings
+from workers.stages.behaviours import build_detector
 
 
 def build_detectors(

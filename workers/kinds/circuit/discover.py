@@ -8,13 +8,12 @@ from workers.circuits.faithfulness import MIB_SHARES, UndefinedFaithfulnessError
 from workers.circuits.outcome import CircuitSettings
 from workers.kinds.circuit.results import DiscoveredCircuit, PreparedCircuit
 from workers.progress import Advance, Progress
-from workers.running.context import JobContext, StageOutput, compute_key
-from workers.running.loading import CircuitInputs
-from workers.running.sharding import ShardedStage, ShardedWork, run_shards
+from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
+from workers.stages.inputs import CircuitInputs
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CircuitInputs,
     prepared: PreparedCircuit,
     upstream: StageOutput,
@@ -34,7 +33,7 @@ def run(
     stage = ShardedStage("discover", compute_key("discover", key), upstream.sha256)
 
     def work(progress: Progress) -> bytes:
-        return b"\n".join(run_shards(context, stage, build_work(inputs, prepared), progress))
+        return b"\n".join(context.run_shards(stage, build_work(inputs, prepared), progress))
 
     return context.run_stage("discover", key, work)
 
@@ -53,15 +52,7 @@ def build_work(inputs: CircuitInputs, prepared: PreparedCircuit) -> ShardedWork:
     def compute(position: int, advance: Advance) -> bytes:
         chosen = settings[position]
         try:
-            outcome = discover_circuit(
-                inputs.checkpoint.model,
-                inputs.family,
-                discovery,
-                choice,
-                chosen,
-                inputs.checkpoint.pad_id,
-                advance=advance,
-            )
+            outcome = discover_circuit(inputs.base, discovery, choice, chosen, advance=advance)
         except (WeakTaskError, UndefinedFaithfulnessError) as error:
             name = chosen.attributor.value
             return DiscoveredCircuit(attributor=name, too_weak=str(error)).to_bytes()

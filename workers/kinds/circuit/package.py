@@ -6,13 +6,14 @@ from excise.names import JobFile
 from excise.reports.circuit import CircuitReport
 from excise.specs.circuit import BUILT_IN_TASKS
 from workers.domain import Selection
-from workers.families import find_components, linear_weight
+from workers.families import linear_weight
 from workers.progress import Progress
-from workers.pruning.patch import build_patch, serialise_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import serialise_patch
 from workers.reports.circuit import render_circuit_html, render_circuit_markdown
-from workers.running.context import JobContext
-from workers.running.loading import CircuitInputs
-from workers.running.packaging import describe_set, find_patch_verdict, hash_report, publish_package
+from workers.stages.context import StageContext
+from workers.stages.inputs import CircuitInputs
+from workers.stages.packaging import describe_set, find_patch_verdict, hash_report, publish_package
 
 MAX_PATCH_BYTES = 512 * 1024 * 1024
 """A patch that keeps only a circuit holds all the rest; beyond this size none is made."""
@@ -30,7 +31,7 @@ _OTHER_ABLATION_NOTE = (
 
 
 def run(
-    context: JobContext, inputs: CircuitInputs, report: CircuitReport, outside: Selection | None
+    context: StageContext, inputs: CircuitInputs, report: CircuitReport, outside: Selection | None
 ) -> None:
     """Store the job's files and list them; the manifest is the stage's result."""
     has_patch = outside is not None and len(outside) > 0
@@ -61,9 +62,8 @@ def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> 
     """Return how large the patch that removes `selection` will be."""
     if selection is None:
         return 0
-    model, family = inputs.checkpoint.model, inputs.family
     total = 0
-    for name, module in find_components(model, family, selection.granularity).items():
+    for name, module in inputs.base.find_components(selection.granularity).items():
         weight = linear_weight(module)
         of = inputs.component_counts(selection.granularity)[name]
         width = weight.numel() // of
@@ -73,7 +73,7 @@ def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> 
 
 
 def _work(
-    context: JobContext,
+    context: StageContext,
     inputs: CircuitInputs,
     report: CircuitReport,
     outside: Selection | None,

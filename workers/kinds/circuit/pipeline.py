@@ -12,23 +12,17 @@ from excise.reports.circuit import (
 )
 from excise.reports.common import ModelIdentity
 from excise.reports.gates import GateResult
-from excise.specs import CircuitSpec
-from service.jobs.execution import load_stage_seconds
-from workers.circuits.tasks import TaskError
 from workers.domain import Selection
 from workers.kinds.circuit import discover, package, prepare, validate
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
-from workers.kinds.kind import INVALID_INPUT, Kind
 from workers.reports.circuit import judge_circuit
-from workers.running.context import JobContext, TaskContext
-from workers.running.loading import CircuitInputs
-from workers.running.packaging import list_versions
-from workers.running.sharding import ShardedWork
+from workers.stages.context import ShardedWork, StageContext
+from workers.stages.inputs import CircuitInputs
+from workers.stages.packaging import list_versions
 
 
-def run(context: JobContext, spec: CircuitSpec) -> CircuitReport:
+def run_circuit(context: StageContext, inputs: CircuitInputs) -> CircuitReport:
     """Run every stage that is not done yet, and return the report."""
-    inputs = CircuitInputs(context, spec)
     prepare_output = prepare.run(context, inputs)
     prepared = PreparedCircuit.model_validate_json(prepare_output.data)
     discover_output = discover.run(context, inputs, prepared, prepare_output)
@@ -46,14 +40,13 @@ def run(context: JobContext, spec: CircuitSpec) -> CircuitReport:
     return report
 
 
-def build_sharded_work(context: TaskContext, spec: CircuitSpec, data: bytes) -> ShardedWork:
+def build_sharded_work(inputs: CircuitInputs, data: bytes) -> ShardedWork:
     """Return the work of the stage `discover`, from what the stage before it made."""
-    prepared = PreparedCircuit.model_validate_json(data)
-    return discover.build_work(CircuitInputs(context, spec), prepared)
+    return discover.build_work(inputs, PreparedCircuit.model_validate_json(data))
 
 
 def build_report(
-    context: JobContext,
+    context: StageContext,
     inputs: CircuitInputs,
     prepared: PreparedCircuit,
     circuits: list[DiscoveredCircuit],
@@ -80,7 +73,7 @@ def build_report(
         heatmap=list(first.heatmap),
         gates=gates,
         patch_note="",
-        timings=context.transact(lambda session: load_stage_seconds(session, context.job_id)),
+        timings=context.load_stage_seconds(),
         dtype=spec.dtype,
         seed=spec.seed,
         versions=list_versions(),
@@ -130,6 +123,3 @@ def _build_curve(found: DiscoveredCircuit) -> CircuitCurve:
         points=list(found.curve),
         chosen=found.chosen,
     )
-
-
-CIRCUIT = Kind(CircuitSpec, run, build_sharded_work, (*INVALID_INPUT, TaskError))

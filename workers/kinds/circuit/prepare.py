@@ -13,14 +13,14 @@ from workers.circuits.ioi import generate_ioi
 from workers.circuits.tasks import Task, TaskRow, parse_rows
 from workers.kinds.circuit.results import PreparedCircuit, Row
 from workers.progress import Progress
-from workers.running.context import InvalidInputError, JobContext, StageOutput
-from workers.running.loading import CircuitInputs
+from workers.stages.context import InvalidInputError, StageContext, StageOutput
+from workers.stages.inputs import CircuitInputs
 
 SPARE_FACTOR = 2
 """Generated rows for each one asked for, as some come out the same."""
 
 
-def run(context: JobContext, inputs: CircuitInputs) -> StageOutput:
+def run(context: StageContext, inputs: CircuitInputs) -> StageOutput:
     """Return the stage's result, a `PreparedCircuit`."""
     return context.run_stage("prepare", _key(inputs), lambda progress: _work(inputs, progress))
 
@@ -63,7 +63,7 @@ def _work(inputs: CircuitInputs, progress: Progress) -> bytes:
 
 def _build_task(inputs: CircuitInputs) -> Task:
     """Return the task with more rows than needed; uploaded ones in an order drawn by the seed."""
-    spec, tokenizer = inputs.spec, inputs.checkpoint.tokenizer
+    spec, tokenizer = inputs.spec, inputs.base.tokenizer
     if spec.task == BuiltInTask.IOI:
         return generate_ioi(tokenizer, spec.rows * SPARE_FACTOR, spec.seed)
     if spec.task == BuiltInTask.GREATER_THAN:

@@ -13,12 +13,12 @@ from workers.domain import Selection
 from workers.families import linear_weight
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
 from workers.progress import Advance, Progress, count_up
-from workers.running.context import JobContext, StageOutput
-from workers.running.loading import CircuitInputs
+from workers.stages.context import StageContext, StageOutput
+from workers.stages.inputs import CircuitInputs
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CircuitInputs,
     prepared: PreparedCircuit,
     found: DiscoveredCircuit,
@@ -38,10 +38,9 @@ def _work(
     progress: Progress,
 ) -> bytes:
     assert found.outside is not None
-    model, family, pad_id = inputs.checkpoint.model, inputs.family, inputs.checkpoint.pad_id
     task = prepared.build_task(prepared.held_out)
     advance = count_up(progress, 3 * len(task.rows))
-    whole = measure_rows(model, family, task.rows, task.metric, pad_id)
+    whole = measure_rows(inputs.base, task.rows, task.metric)
     advance(len(task.rows))
     outside = found.outside.to_selection()
     kept = _measure(
@@ -65,16 +64,13 @@ def _measure(
     advance: Advance,
 ) -> torch.Tensor:
     """Return the held-out metric of the circuit on every row, `(row,)`."""
-    model, family, pad_id = inputs.checkpoint.model, inputs.family, inputs.checkpoint.pad_id
-    sites = find_sites(model, family, (outside.granularity,))
+    sites = find_sites(inputs.base, (outside.granularity,))
     measured = measure_circuits(
-        model,
-        family,
+        inputs.base,
         sites,
         prepared.build_task(prepared.held_out),
         [_build_keep_mask(inputs, outside)],
         ablation,
-        pad_id,
         mean_rows=prepared.build_task(prepared.discovery).rows,
         advance=advance,
     )
@@ -83,9 +79,8 @@ def _measure(
 
 def _build_keep_mask(inputs: CircuitInputs, outside: Selection) -> KeepMask:
     """Return module → True at what is not in `outside`."""
-    model, family = inputs.checkpoint.model, inputs.family
     masks = {}
-    for name, site in find_sites(model, family, (outside.granularity,)).items():
+    for name, site in find_sites(inputs.base, (outside.granularity,)).items():
         keep_mask = torch.ones(site.components, dtype=torch.bool)
         keep_mask[outside.indices.get(name, torch.empty(0, dtype=torch.int64))] = False
         is_weight = outside.granularity is Granularity.WEIGHT

@@ -13,13 +13,11 @@ from workers.attribution.sums import finish, merge_sums, parse_sums, serialise_s
 from workers.compression.compress import compress, prune_by_relevance, sum_scores
 from workers.compression.plan import CompressionPlan, NOfM, Pattern, RowShare
 from workers.domain import TokenSequence
-from workers.families import find_linear_modules
 from workers.kinds.compression.results import PreparedCompression, pack_masks
 from workers.kinds.correction.attribute import cut_samples
 from workers.progress import Advance, Progress
-from workers.running.context import JobContext, StageOutput, compute_key
-from workers.running.loading import CompressionInputs
-from workers.running.sharding import ShardedStage, ShardedWork, run_shards
+from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
+from workers.stages.inputs import CompressionInputs
 
 SHARD_TOKENS = 32_768
 """Most tokens of a shard: large, for a shard's sums are as large as the model."""
@@ -28,7 +26,7 @@ N_OF_M = {"2:4": NOfM(2, 4), "4:8": NOfM(4, 8)}
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CompressionInputs,
     prepared: PreparedCompression,
     upstream: StageOutput,
@@ -52,7 +50,7 @@ def run(
             _compress_in_shards(context, stage, inputs, prepared, progress)
         else:
             _compress_here(inputs, prepared, progress)
-        return pack_masks(find_linear_modules(inputs.checkpoint.model, inputs.family))
+        return pack_masks(inputs.base.find_linear_modules())
 
     return context.run_stage("compress", key, work)
 
@@ -65,11 +63,9 @@ def build_work(inputs: CompressionInputs, prepared: PreparedCompression) -> Shar
     def compute(position: int, advance: Advance) -> bytes:
         with inputs.storing_sums() as storage:
             sums = sum_scores(
-                inputs.checkpoint.model,
-                inputs.family,
+                inputs.base,
                 build_plan(inputs),
                 runs[position],
-                inputs.checkpoint.pad_id,
                 first_index=firsts[position],
                 storage=storage,
                 advance=advance,
@@ -93,29 +89,22 @@ def build_plan(inputs: CompressionInputs) -> CompressionPlan:
 
 
 def _compress_in_shards(
-    context: JobContext,
+    context: StageContext,
     stage: ShardedStage,
     inputs: CompressionInputs,
     prepared: PreparedCompression,
     progress: Progress,
 ) -> None:
-    results = run_shards(context, stage, build_work(inputs, prepared), progress)
+    results = context.run_shards(stage, build_work(inputs, prepared), progress)
     relevance = finish(merge_sums([parse_sums(data) for data in results]), in_place=True)
-    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    modules = inputs.base.find_linear_modules()
     prune_by_relevance(modules, build_plan(inputs), relevance)
 
 
 def _compress_here(
     inputs: CompressionInputs, prepared: PreparedCompression, progress: Progress
 ) -> None:
-    compress(
-        inputs.checkpoint.model,
-        inputs.family,
-        build_plan(inputs),
-        _calibration(prepared),
-        inputs.checkpoint.pad_id,
-        progress=progress,
-    )
+    compress(inputs.base, build_plan(inputs), _calibration(prepared), progress=progress)
 
 
 def _calibration(prepared: PreparedCompression) -> list[TokenSequence]:

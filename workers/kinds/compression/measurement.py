@@ -20,8 +20,8 @@ from workers.measuring.zero_shot_tasks import (
 )
 from workers.models.encoding import encode_text
 from workers.progress import Advance
-from workers.running.context import InvalidInputError
-from workers.running.loading import CompressionInputs
+from workers.stages.context import InvalidInputError
+from workers.stages.inputs import CompressionInputs
 
 
 def load_questions(inputs: CompressionInputs) -> dict[str, tuple[Question, ...]]:
@@ -41,20 +41,15 @@ def measure(
     advance: Advance,
 ) -> Measured:
     """Return the figures of the model as it is now."""
-    checkpoint, family = inputs.checkpoint, inputs.family
     windows = [TokenSequence(ids) for ids in corpus]
-    perplexity = compute_perplexity(
-        checkpoint.model, family, windows, checkpoint.pad_id, on_batch=advance
-    )
+    perplexity = compute_perplexity(inputs.base, windows, on_batch=advance)
     tasks = {}
     for name, asked in questions.items():
         found = measure_accuracy(
-            checkpoint.model,
-            family,
-            partial(encode_text, checkpoint.tokenizer),
+            inputs.base,
+            partial(encode_text, inputs.base.tokenizer),
             ZeroShotTask(name),
             asked,
-            checkpoint.pad_id,
             on_batch=lambda _: advance(0),
         )
         tasks[name] = TaskScore(

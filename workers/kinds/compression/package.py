@@ -8,14 +8,15 @@ from pathlib import Path
 from excise.intake.checkpoint_folder import list_weight_files
 from excise.names import JobFile
 from excise.reports.compression import CompressionReport
-from workers.families import find_linear_modules
 from workers.kinds.compression.results import select_masked
 from workers.progress import Progress
-from workers.pruning.patch import Patch, PatchVerdict, apply_patch, build_patch, serialise_patch
+from workers.pruning.patch import Patch, apply_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import PatchVerdict, serialise_patch
 from workers.reports.compression import render_compression_html, render_compression_markdown
-from workers.running.context import JobContext, StageOutput
-from workers.running.loading import CompressionInputs
-from workers.running.packaging import (
+from workers.stages.context import StageContext, StageOutput
+from workers.stages.inputs import CompressionInputs
+from workers.stages.packaging import (
     INDEX_NAME,
     describe_set,
     find_patch_verdict,
@@ -35,7 +36,7 @@ CHECKPOINT_NOTE = (
 
 
 def run(
-    context: JobContext, inputs: CompressionInputs, report: CompressionReport, masks: StageOutput
+    context: StageContext, inputs: CompressionInputs, report: CompressionReport, masks: StageOutput
 ) -> None:
     """Store the job's files and list them; the manifest is the stage's result."""
     key = {
@@ -48,7 +49,7 @@ def run(
 
 
 def _work(
-    context: JobContext,
+    context: StageContext,
     inputs: CompressionInputs,
     report: CompressionReport,
     masks: StageOutput,
@@ -68,7 +69,7 @@ def _work(
 
 
 def _build_patch(inputs: CompressionInputs, masks: StageOutput, verdict: PatchVerdict) -> Patch:
-    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    modules = inputs.base.find_linear_modules()
     selection = select_masked(masks.data, modules)
     return build_patch(inputs.checkpoint_path, selection, verdict=verdict)
 

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from excise.reports.common import ModelIdentity
 from excise.reports.compression import CompressionReport, CorpusPerplexity, ModuleZeros, TaskChange
-from excise.specs import CompressionSpec
-from service.jobs.execution import load_stage_seconds
 from workers.compression.plan import SPEED_NOTE
-from workers.families import find_linear_modules, linear_weight
+from workers.families import linear_weight
 from workers.kinds.compression import compress, package, prepare, validate
 from workers.kinds.compression.results import Measured, PreparedCompression
-from workers.kinds.kind import Kind
 from workers.reports.compression import judge_compression
-from workers.running.context import JobContext, TaskContext
-from workers.running.loading import CompressionInputs
-from workers.running.packaging import list_versions
-from workers.running.sharding import ShardedWork
+from workers.stages.context import ShardedWork, StageContext
+from workers.stages.inputs import CompressionInputs
+from workers.stages.packaging import list_versions
 
 
-def run(context: JobContext, spec: CompressionSpec) -> CompressionReport:
+def run_compression(context: StageContext, inputs: CompressionInputs) -> CompressionReport:
     """Run every stage that is not done yet, and return the report."""
-    inputs = CompressionInputs(context, spec)
     prepare_output = prepare.run(context, inputs)
     prepared = PreparedCompression.model_validate_json(prepare_output.data)
     masks = compress.run(context, inputs, prepared, prepare_output)
@@ -31,14 +26,13 @@ def run(context: JobContext, spec: CompressionSpec) -> CompressionReport:
     return report
 
 
-def build_sharded_work(context: TaskContext, spec: CompressionSpec, data: bytes) -> ShardedWork:
+def build_sharded_work(inputs: CompressionInputs, data: bytes) -> ShardedWork:
     """Return the work of the stage `compress`, from what the stage before it made."""
-    prepared = PreparedCompression.model_validate_json(data)
-    return compress.build_work(CompressionInputs(context, spec), prepared)
+    return compress.build_work(inputs, PreparedCompression.model_validate_json(data))
 
 
 def build_report(
-    context: JobContext, inputs: CompressionInputs, prepared: PreparedCompression, after: Measured
+    context: StageContext, inputs: CompressionInputs, prepared: PreparedCompression, after: Measured
 ) -> CompressionReport:
     """Return the job's report, its files still to be described."""
     spec, before = inputs.spec, prepared.before
@@ -74,7 +68,7 @@ def build_report(
         gates=gates,
         speed_note=SPEED_NOTE,
         files_note="",
-        timings=context.transact(lambda session: load_stage_seconds(session, context.job_id)),
+        timings=context.load_stage_seconds(),
         dtype=spec.dtype,
         seed=spec.seed,
         versions=list_versions(),
@@ -84,11 +78,8 @@ def build_report(
 
 def _count_zeros(inputs: CompressionInputs) -> list[ModuleZeros]:
     counted = []
-    for name, module in find_linear_modules(inputs.checkpoint.model, inputs.family).items():
+    for name, module in inputs.base.find_linear_modules().items():
         weight = linear_weight(module).detach()
         zeros = int((weight == 0).sum())
         counted.append(ModuleZeros(module=name, zeros=zeros, weights=weight.numel()))
     return counted
-
-
-COMPRESSION = Kind(CompressionSpec, run, build_sharded_work)

@@ -9,14 +9,14 @@ from workers.kinds.compression.measurement import count_work, load_questions, me
 from workers.kinds.compression.results import PreparedCompression
 from workers.models.encoding import cut_corpus
 from workers.progress import Progress, count_up
-from workers.running.context import InvalidInputError, JobContext, StageOutput
-from workers.running.loading import CompressionInputs
+from workers.stages.context import InvalidInputError, StageContext, StageOutput
+from workers.stages.inputs import CompressionInputs
 
 MAX_WINDOWS = 2**20
 """More windows than any prompt set fills."""
 
 
-def run(context: JobContext, inputs: CompressionInputs) -> StageOutput:
+def run(context: StageContext, inputs: CompressionInputs) -> StageOutput:
     """Return the stage's result, a `PreparedCompression`."""
     return context.run_stage("prepare", _key(inputs), lambda progress: _work(inputs, progress))
 
@@ -77,6 +77,6 @@ def _cut(
 ) -> tuple[tuple[int, ...], ...]:
     """Return up to `most` windows of a set's joined lines. Raises `InvalidInputError`."""
     try:
-        return cut_corpus(inputs.checkpoint.tokenizer, inputs.prompts(prompt_set_id), tokens, most)
+        return cut_corpus(inputs.base.tokenizer, inputs.prompts(prompt_set_id), tokens, most)
     except ValueError as error:
         raise InvalidInputError(str(error)) from error

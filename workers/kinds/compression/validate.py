@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from workers.families import find_linear_modules
 from workers.kinds.compression.measurement import count_work, load_questions, measure
 from workers.kinds.compression.results import PreparedCompression, apply_masks
 from workers.progress import Progress, count_up
-from workers.running.context import JobContext, StageOutput
-from workers.running.loading import CompressionInputs
+from workers.stages.context import StageContext, StageOutput
+from workers.stages.inputs import CompressionInputs
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CompressionInputs,
     prepared: PreparedCompression,
     upstream: StageOutput,
 ) -> StageOutput:
     """Return the stage's result, a `Measured`; leaves the loaded model compressed."""
-    modules = find_linear_modules(inputs.checkpoint.model, inputs.family)
+    modules = inputs.base.find_linear_modules()
     apply_masks(upstream.data, modules)  # after a restart the model is loaded as it was
 
     def work(progress: Progress) -> bytes:

@@ -10,11 +10,10 @@ import torch
 from excise.names import Ablation, Granularity
 from workers.correction.results import TrialSettings
 from workers.domain import Selection, TokenSequence
-from workers.families import find_components
 from workers.pruning.components import pruned
 from workers.pruning.means import compute_mean_inputs
-from workers.running.context import InvalidInputError
-from workers.running.loading import CorrectionInputs
+from workers.stages.context import InvalidInputError
+from workers.stages.inputs import CorrectionInputs
 
 
 def ablated(
@@ -25,7 +24,7 @@ def ablated(
 ) -> AbstractContextManager[None]:
     """Return the context in which the trial's selection is pruned; see `pruned`."""
     replacement = compute_replacement(inputs, settings, text)
-    return pruned(inputs.checkpoint.model, selection, replacement=replacement)
+    return pruned(inputs.base.model, selection, replacement=replacement)
 
 
 def compute_replacement(
@@ -34,9 +33,8 @@ def compute_replacement(
     """Return the mean activations on `text` that pruned components leave behind, if any."""
     if settings.ablation == Ablation.ZERO:
         return None
-    checkpoint = inputs.checkpoint
-    modules = find_components(checkpoint.model, inputs.family, settings.granularity)
-    return compute_mean_inputs(checkpoint.model, inputs.family, modules, text, checkpoint.pad_id)
+    modules = inputs.base.find_components(settings.granularity)
+    return compute_mean_inputs(inputs.base, modules, text)
 
 
 def check_ablations(inputs: CorrectionInputs) -> None:
@@ -49,7 +47,7 @@ def check_ablations(inputs: CorrectionInputs) -> None:
             'heads, or leave "mean" out'
         )
     for granularity in inputs.granularities:
-        modules = find_components(inputs.checkpoint.model, inputs.family, granularity)
+        modules = inputs.base.find_components(granularity)
         if any(getattr(module, "bias", None) is None for module in modules.values()):
             raise InvalidInputError(
                 'search.ablations has "mean", but the output projections that '

@@ -14,6 +14,7 @@ import torch
 from excise.names import Granularity, Score
 from excise.specs.correction import MAX_BEHAVIOURS
 from workers.attribution.accumulation import Storage
+from workers.attribution.attribution import Pass
 from workers.attribution.contrastive import (
     BehaviourRelevance,
     ContrastiveRelevance,
@@ -25,22 +26,15 @@ from workers.attribution.contrastive import (
     serialise_relevance,
     sum_answer,
 )
-from workers.attribution.sums import (
-    RelevanceSums,
-    finish,
-    merge_sums,
-    parse_sums,
-    serialise_sums,
-)
+from workers.attribution.sums import RelevanceSums, finish, merge_sums, parse_sums, serialise_sums
 from workers.attribution.targets import TokenMass
 from workers.correction.explained import collect_explained
 from workers.correction.protection import unite_learned
 from workers.correction.results import PreparedCorrection
 from workers.domain import Relevance, TokenSequence
 from workers.progress import Advance, Progress
-from workers.running.context import JobContext, StageOutput, compute_key
-from workers.running.loading import CorrectionInputs
-from workers.running.sharding import ShardedStage, ShardedWork, run_shards
+from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
+from workers.stages.inputs import CorrectionInputs
 
 SHARD_TOKENS = 32_768
 """Most tokens of a shard: large, for whoever helps with one loads the model first."""
@@ -74,7 +68,7 @@ class Part:
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     upstream: StageOutput,
@@ -92,7 +86,7 @@ def run(
     stage = ShardedStage("attribute", compute_key("attribute", key), upstream.sha256)
 
     def work(progress: Progress) -> bytes:
-        results = run_shards(context, stage, build_work(inputs, prepared), progress)
+        results = context.run_shards(stage, build_work(inputs, prepared), progress)
         return _combine(cut_parts(inputs, prepared), results)
 
     return context.run_stage("attribute", key, work)
@@ -180,16 +174,12 @@ def _answer(
     subject = part.subject
     return sum_answer(
         subject.question,
-        inputs.checkpoint.model,
-        inputs.family,
+        inputs.base,
         subject.granularity,
         part.samples,
-        inputs.checkpoint.pad_id,
         # Random relevance of two behaviours must not be the same.
         inputs.spec.seed * MAX_BEHAVIOURS + (subject.behaviour or 0),
-        advance,
-        part.first_index,
-        storage,
+        Pass(first_index=part.first_index, storage=storage, advance=advance),
     )
 
 

@@ -10,15 +10,16 @@ from workers.correction.results import PreparedCorrection, SearchOutcome
 from workers.domain import TokenSequence
 from workers.kinds.correction.ablation import compute_replacement
 from workers.progress import Progress
-from workers.pruning.patch import build_patch, serialise_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import serialise_patch
 from workers.reports.correction import render_html, render_markdown
-from workers.running.context import JobContext
-from workers.running.loading import CorrectionInputs
-from workers.running.packaging import describe_set, find_patch_verdict, hash_report, publish_package
+from workers.stages.context import StageContext
+from workers.stages.inputs import CorrectionInputs
+from workers.stages.packaging import describe_set, find_patch_verdict, hash_report, publish_package
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     report: CorrectionReport,
@@ -39,7 +40,7 @@ def run(
 
 
 def _work(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     report: CorrectionReport,

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from excise.reports.correction import CorrectionReport
 from excise.specs import CorrectionSpec
-from service.jobs.execution import load_stage_seconds
-from workers.correction.preparation import PromptTooLongError
-from workers.correction.results import (
-    PreparedCorrection,
-    SearchOutcome,
-    ValidationOutcome,
-)
+from workers.correction.results import PreparedCorrection, SearchOutcome, ValidationOutcome
 from workers.correction.verdict import ReportFrame, build_report
 from workers.kinds.correction import attribute, package, prepare, search, validate
-from workers.kinds.kind import INVALID_INPUT, Kind
-from workers.running.abilities import list_verdict_kinds
-from workers.running.checks import list_not_asked, list_requests
-from workers.running.context import JobContext, TaskContext
-from workers.running.loading import CorrectionInputs
-from workers.running.packaging import list_versions
-from workers.running.sharding import ShardedWork
-from workers.scorers.errors import ScorerError
+from workers.stages.abilities import list_verdict_kinds
+from workers.stages.checks import list_not_asked, list_requests
+from workers.stages.context import ShardedWork, StageContext
+from workers.stages.inputs import CorrectionInputs
+from workers.stages.packaging import list_versions
 
 
-def run(context: JobContext, spec: CorrectionSpec) -> CorrectionReport:
+def run_correction(context: StageContext, inputs: CorrectionInputs) -> CorrectionReport:
     """Run every stage that is needed and not done yet, and return the report."""
-    inputs = CorrectionInputs(context, spec)
     searched: SearchOutcome | None = None
     validated: ValidationOutcome | None = None
     prepare_output = prepare.run(context, inputs)
@@ -49,15 +39,13 @@ def run(context: JobContext, spec: CorrectionSpec) -> CorrectionReport:
     return report
 
 
-def build_sharded_work(context: TaskContext, spec: CorrectionSpec, data: bytes) -> ShardedWork:
+def build_sharded_work(inputs: CorrectionInputs, data: bytes) -> ShardedWork:
     """Return the work of the stage `attribute`, from what the stage before it made."""
-    prepared = PreparedCorrection.model_validate_json(data)
-    return attribute.build_work(CorrectionInputs(context, spec), prepared)
+    return attribute.build_work(inputs, PreparedCorrection.model_validate_json(data))
 
 
-def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
+def _frame(context: StageContext, inputs: CorrectionInputs) -> ReportFrame:
     spec = inputs.spec
-    timings = context.transact(lambda session: load_stage_seconds(session, context.claim.job_id))
     return ReportFrame(
         behaviours=inputs.behaviours,
         corpus=(
@@ -75,7 +63,7 @@ def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
         seed=spec.seed,
         versions=list_versions(),
         model_id=spec.model,
-        timings=timings,
+        timings=context.load_stage_seconds(),
         most_amounts={kind: search.find_range(inputs, kind)[1] for kind in inputs.granularities},
         ordinary=tuple(inputs.prompts(spec.reference)),
     )
@@ -90,8 +78,3 @@ def _describe_attribution(spec: CorrectionSpec) -> dict[str, str]:
         "reference_tokens": str(attribution.reference_tokens),
         "search": spec.search.preset,
     }
-
-
-CORRECTION = Kind(
-    CorrectionSpec, run, build_sharded_work, (*INVALID_INPUT, PromptTooLongError, ScorerError)
-)

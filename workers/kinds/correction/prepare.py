@@ -16,17 +16,17 @@ from workers.correction.results import PreparedBehaviour, PreparedCorrection, Re
 from workers.kinds.correction.ablation import check_ablations
 from workers.models.encoding import cut_corpus
 from workers.progress import Progress, count_up
-from workers.running.abilities import describe_protection, protect
-from workers.running.behaviours import encode_prompts
-from workers.running.checks import load_check_plan
-from workers.running.context import InvalidInputError, JobContext, StageOutput
-from workers.running.loading import CorrectionInputs
+from workers.stages.abilities import describe_protection, protect
+from workers.stages.behaviours import encode_prompts
+from workers.stages.checks import load_check_plan
+from workers.stages.context import InvalidInputError, StageContext, StageOutput
+from workers.stages.inputs import CorrectionInputs
 
 _JUDGED_LATER = {"prompts", "min_effect", "max_remaining"}
 """Fields of a behaviour that preparing it does not depend on; prompts are told by content."""
 
 
-def run(context: JobContext, inputs: CorrectionInputs) -> StageOutput:
+def run(context: StageContext, inputs: CorrectionInputs) -> StageOutput:
     """Return the stage's result, a `PreparedCorrection`."""
     return context.run_stage("prepare", _key(inputs), lambda progress: _work(inputs, progress))
 
@@ -87,7 +87,7 @@ def _prepare_behaviours(
         for chats, behaviour in zip(prompts, inputs.behaviours, strict=True)
     )
     advance = count_up(progress, total)
-    tokenizer = inputs.checkpoint.tokenizer
+    tokenizer = inputs.base.tokenizer
     return tuple(
         prepare_behaviour(
             inputs.base,
@@ -105,7 +105,7 @@ def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
     """Raises `InvalidInputError` where a part would be left without text."""
     texts = inputs.prompts(inputs.spec.reference)
     limits = ReferenceTokens(attribute=inputs.spec.attribution.reference_tokens)
-    split = split_reference(inputs.checkpoint.tokenizer, texts, limits)
+    split = split_reference(inputs.base.tokenizer, texts, limits)
     if not (split.attribute and split.tune and split.held_out):
         raise InvalidInputError(
             f"reference has {len(texts)} texts, too little for its three parts (attribution, "
@@ -128,7 +128,7 @@ def _cut_corpus(
     lines = inputs.prompts(corpus.prompts)
     try:
         windows = cut_corpus(
-            inputs.checkpoint.tokenizer,
+            inputs.base.tokenizer,
             lines,
             corpus.context,
             corpus.sequences + max(1, TUNING_CORPUS_TOKENS // corpus.context),

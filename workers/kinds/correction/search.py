@@ -24,13 +24,12 @@ from workers.correction.search import (
     choose_trial,
     search_rounds,
 )
-from workers.families import count_layers
 from workers.kinds.correction.rank_limit import RankLimit
 from workers.kinds.correction.search_pool import weighs_together
 from workers.kinds.correction.search_steps import TuningBench, build_steps
 from workers.progress import Progress, count_up
-from workers.running.context import JobContext, StageOutput
-from workers.running.loading import CorrectionInputs
+from workers.stages.context import StageContext, StageOutput
+from workers.stages.inputs import CorrectionInputs
 
 THOROUGH_TRIALS = 24
 """Trials after the rounds when a thorough job does not say how many."""
@@ -50,7 +49,7 @@ Benefits = dict[Granularity, list[Benefit]]
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     attributed: StageOutput,
@@ -73,7 +72,7 @@ def run(
 
 
 def _work(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     attributed: StageOutput,
@@ -158,7 +157,7 @@ def _start(relevance: Mapping[Granularity, ContrastiveRelevance]) -> Benefits:
 
 def _build_space(inputs: CorrectionInputs) -> Space:
     ranges = {kind: find_range(inputs, kind) for kind in inputs.granularities}
-    layers = count_layers(inputs.checkpoint.model, inputs.family)
+    layers = inputs.base.layers
     return Space(ranges, layers, tuple(inputs.spec.search.ablations))
 
 

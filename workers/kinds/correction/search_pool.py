@@ -12,17 +12,11 @@ from workers.correction.protection import SEARCH_SHARE, list_learned
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import BUDGET_SHARE, Benefit
 from workers.domain import Relevance, Selection, TokenSequence
-from workers.families import find_components, is_linear
-from workers.pruning.joint_ranking import (
-    DivergenceGuard,
-    MarginGuard,
-    Pool,
-    gather,
-    rank_jointly,
-)
+from workers.families import is_linear
+from workers.pruning.joint_ranking import DivergenceGuard, MarginGuard, Pool, gather, rank_jointly
 from workers.pruning.ranking import Ranking, rank_components
-from workers.running.context import JobContext
-from workers.running.loading import CorrectionInputs
+from workers.stages.context import StageContext
+from workers.stages.inputs import CorrectionInputs
 
 POOL_SHARE = 3
 """Times as many components are weighed together as are pruned at most."""
@@ -45,12 +39,12 @@ def weighs_together(inputs: CorrectionInputs, granularity: Granularity) -> bool:
     """
     if Score(inputs.spec.attribution.score) is not Score.BENEFIT_DAMAGE:
         return False
-    modules = find_components(inputs.checkpoint.model, inputs.family, granularity)
+    modules = inputs.base.find_components(granularity)
     return all(map(is_linear, modules.values()))
 
 
 def build_pool(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     scores: Mapping[str, torch.Tensor],
     general: Relevance,
@@ -63,11 +57,9 @@ def build_pool(
     ranking = rank_components(scores, granularity, POOL_SHARE * most)
     components = ranking.top(len(ranking))
     rows = compute_fisher_rows(
-        inputs.checkpoint.model,
-        inputs.family,
+        inputs.base,
         components,
         text,
-        inputs.checkpoint.pad_id,
         seed=inputs.spec.seed,
         most_rows=REFERENCE_ROWS,
         advance=lambda _: context.check_cancelled(),
@@ -91,7 +83,7 @@ def build_pool(
 
 
 def _build_guards(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     components: Selection,
     protection: Sequence[ProtectedSlice],
@@ -100,11 +92,9 @@ def _build_guards(
     if not protection or not len(components):
         return ()
     found = compute_margin_rows(
-        inputs.checkpoint.model,
-        inputs.family,
+        inputs.base,
         components,
         list_learned(protection),
-        inputs.checkpoint.pad_id,
         advance=lambda _: context.check_cancelled(),
     )
     guards, start = [], 0

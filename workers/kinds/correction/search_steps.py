@@ -13,11 +13,7 @@ from workers.abilities.state import SliceFigures
 from workers.attribution.contrastive import ContrastiveRelevance
 from workers.correction.behaviour import Behaviour
 from workers.correction.explained import Explained, collect_explained
-from workers.correction.measurement import (
-    collect_undesired,
-    mark_shown,
-    measure_responses,
-)
+from workers.correction.measurement import collect_undesired, mark_shown, measure_responses
 from workers.correction.protection import restore
 from workers.correction.results import (
     PreparedCorrection,
@@ -42,8 +38,8 @@ from workers.progress import ignore
 from workers.pruning.joint_ranking import Pool
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import combine_benefits, compute_floor, compute_scores
-from workers.running.context import JobContext, compute_key
-from workers.running.loading import CorrectionInputs
+from workers.stages.context import StageContext, compute_key
+from workers.stages.inputs import CorrectionInputs
 
 
 class _Findings(StageDocument):
@@ -67,7 +63,7 @@ class TuningBench:
 
     def __init__(
         self,
-        context: JobContext,
+        context: StageContext,
         inputs: CorrectionInputs,
         prepared: PreparedCorrection,
         upstream: str,
@@ -112,9 +108,9 @@ class TuningBench:
         reference, named, able = self._reference, self._named, self._able
         with ablated(inputs, selection, settings, self._text):
             responses = tuple(map(self._respond, inputs.behaviours, self._tune, self.explained))
-            damage = reference.measure(inputs.checkpoint.model, self._poll)
+            damage = reference.measure(inputs.base, self._poll)
             if named is not reference:
-                perplexity = named.measure(inputs.checkpoint.model, self._poll).perplexity
+                perplexity = named.measure(inputs.base, self._poll).perplexity
                 damage = replace(damage, perplexity=perplexity)
             slices = self._measure_slices(able)
         return _Findings(
@@ -184,13 +180,11 @@ class TuningBench:
 
     def _build_text(self, samples: Sequence[TokenSequence]) -> ReferenceText:
         inputs = self._inputs
-        return ReferenceText(
-            inputs.checkpoint.model, inputs.family, samples, inputs.checkpoint.pad_id
-        )
+        return ReferenceText(inputs.base, samples)
 
 
 def build_steps(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     relevance: Mapping[Granularity, ContrastiveRelevance],
     bench: TuningBench,
@@ -251,7 +245,7 @@ def build_steps(
 
 def _list_allowed(inputs: CorrectionInputs, settings: TrialSettings) -> list[str]:
     """Return the modules of the layers a trial may take components from."""
-    numbers = find_layer_numbers(inputs.component_counts(settings.granularity), inputs.family)
+    numbers = find_layer_numbers(inputs.component_counts(settings.granularity), inputs.base.family)
     last = max(numbers.values()) if settings.last_layer is None else settings.last_layer
     return [name for name, layer in numbers.items() if settings.first_layer <= layer <= last]
 
@@ -282,7 +276,7 @@ def _describe_use(trial: Trial) -> str:
     return used if trial.within_budget else f"over budget: {used}"
 
 
-def _tell_trial(context: JobContext, inputs: CorrectionInputs, trial: Trial) -> None:
+def _tell_trial(context: StageContext, inputs: CorrectionInputs, trial: Trial) -> None:
     gains = {
         behaviour.name: gain for behaviour, gain in zip(inputs.behaviours, trial.gains, strict=True)
     }

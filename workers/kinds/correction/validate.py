@@ -26,10 +26,10 @@ from workers.measuring.state import ModelState
 from workers.progress import Advance, Progress, count_up
 from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
-from workers.running.abilities import list_verdict_kinds
-from workers.running.checks import build_check_plan, hash_checks
-from workers.running.context import InvalidInputError, JobContext, StageOutput
-from workers.running.loading import CorrectionInputs
+from workers.stages.abilities import list_verdict_kinds
+from workers.stages.checks import build_check_plan, hash_checks
+from workers.stages.context import InvalidInputError, StageContext, StageOutput
+from workers.stages.inputs import CorrectionInputs
 
 CONTROL_DRAWS = 3
 """Random selections measured beside the chosen one; a figure of theirs is the mean."""
@@ -40,7 +40,7 @@ that so many components gone at random change nothing."""
 
 
 def run(
-    context: JobContext,
+    context: StageContext,
     inputs: CorrectionInputs,
     prepared: PreparedCorrection,
     search: SearchOutcome,
@@ -174,7 +174,7 @@ class _HeldOutBench:
 
     def draw_controls(self, selection: Selection) -> list[Selection]:
         """Return random selections of the same size, module by module."""
-        sizes = count_available(self._inputs.checkpoint.model, selection)
+        sizes = count_available(self._inputs.base.model, selection)
         try:
             return [
                 draw_random_selection(selection, sizes, self._inputs.spec.seed + draw)

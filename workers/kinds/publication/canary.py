@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
-from typing import Any
 
 from excise.intake.prompt_sets import Prompt
 from excise.specs.behaviours import CustomSpec, RepetitionSpec
@@ -23,14 +22,15 @@ from workers.correction.preparation import TUNE_SHARE
 from workers.measuring.reasoning import read_response
 from workers.measuring.splits import split_by_hash
 from workers.models.encoding import cut_windows
+from workers.models.tokenizer import Tokenizer
 from workers.progress import Advance
 from workers.pruning.patch import Patch
 from workers.publishing.canary import TracePair, choose_pairs, trace_greedy
 from workers.publishing.corrected import corrected
-from workers.running.behaviours import encode_prompts
-from workers.running.context import InvalidInputError
-from workers.running.loading import CorrectionInputs
+from workers.running.loading import CorrectionJobInputs
 from workers.scorers.scorer import Answer, BehaviourScorer
+from workers.stages.behaviours import encode_prompts
+from workers.stages.context import InvalidInputError
 
 NEW_TOKENS = 32
 """Tokens of each continuation."""
@@ -64,7 +64,7 @@ class _Candidate:
 
 
 def build_canary(
-    inputs: CorrectionInputs, patch: Patch, dtype: Dtype, advance: Advance
+    inputs: CorrectionJobInputs, patch: Patch, dtype: Dtype, advance: Advance
 ) -> CanaryDocument:
     """What the version must answer, as the worker's own base and corrected model do, in float32.
 
@@ -73,7 +73,7 @@ def build_canary(
     """
     candidates = _choose_candidates(inputs)
     prompts = [candidate.token_ids for candidate in candidates]
-    model = inputs.checkpoint.model
+    model = inputs.base.model
     before = trace_greedy(model, prompts, NEW_TOKENS, advance)
     with corrected(model, patch, inputs.checkpoint_path):
         after = trace_greedy(model, prompts, NEW_TOKENS, advance)
@@ -99,13 +99,13 @@ def build_canary(
 
 
 def _check_behaviours(
-    inputs: CorrectionInputs, held_out: Sequence[tuple[_Candidate, TracePair]]
+    inputs: CorrectionJobInputs, held_out: Sequence[tuple[_Candidate, TracePair]]
 ) -> Iterator[BehaviourCheck]:
     """Yield up to `BEHAVIOUR_CHECKS` checks for each behaviour that has a scorer of ours.
 
     A scorer of the user's own is not asked: what it says may differ from one time to the next.
     """
-    tokenizer = inputs.checkpoint.tokenizer
+    tokenizer = inputs.base.tokenizer
     for number, spec in enumerate(inputs.spec.behaviours):
         own = [found for found in held_out if found[0].behaviour == number]
         chosen = own[:BEHAVIOUR_CHECKS]
@@ -118,9 +118,9 @@ def _check_behaviours(
             )
 
 
-def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
+def _choose_candidates(inputs: CorrectionJobInputs) -> list[_Candidate]:
     """Undesired prompts, spread over every behaviour's set, and beginnings of reference texts."""
-    tokenizer = inputs.checkpoint.tokenizer
+    tokenizer = inputs.base.tokenizer
     found = [
         candidate
         for number, behaviour in enumerate(inputs.spec.behaviours)
@@ -139,7 +139,7 @@ def _choose_candidates(inputs: CorrectionInputs) -> list[_Candidate]:
 
 
 def _list_candidates(
-    tokenizer: Any, prompts: Sequence[Prompt], behaviour: int
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], behaviour: int
 ) -> Iterator[_Candidate]:
     """Yield the prompts of one set that are short enough, each with its side of the split."""
     sides = split_by_hash([prompt.text for prompt in prompts], TUNE_SHARE)
@@ -149,7 +149,9 @@ def _list_candidates(
             yield _Candidate(token_ids, not is_tune, behaviour, prompt.text)
 
 
-def _cut_beginnings(tokenizer: Any, texts: Sequence[str], count: int) -> Iterator[tuple[int, ...]]:
+def _cut_beginnings(
+    tokenizer: Tokenizer, texts: Sequence[str], count: int
+) -> Iterator[tuple[int, ...]]:
     """Yield `count` short windows, the texts' beginnings first."""
     windows = [cut_windows(tokenizer, text, _REFERENCE_TOKENS) for text in texts[: 4 * count]]
     in_turn = chain.from_iterable(zip_longest(*windows))
@@ -188,7 +190,7 @@ def _check_uniqueness(pair: TracePair) -> BehaviourCheck:
 
 
 def _check_score(
-    scorer: BehaviourScorer, tokenizer: Any, candidate: _Candidate, pair: TracePair
+    scorer: BehaviourScorer, tokenizer: Tokenizer, candidate: _Candidate, pair: TracePair
 ) -> BehaviourCheck:
     """A check by a scorer that only workers have: what both models say, with its values."""
     responses = pair.base.token_ids, pair.corrected.token_ids

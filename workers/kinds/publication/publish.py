@@ -16,8 +16,8 @@ from service.artifacts import ArtifactStore
 from service.database import Database
 from service.serving.publications import PublicationClaim, file_publication
 from workers.families import UnsupportedArchitectureError
-from workers.fetching.checkpoints import CheckpointError
 from workers.kinds.publication.canary import build_canary
+from workers.models.checkpoints import CheckpointError
 from workers.progress import Advance
 from workers.pruning.patch import Patch, PatchError, parse_patch
 from workers.pruning.safetensors_files import SafetensorsFormatError
@@ -29,10 +29,11 @@ from workers.publishing.adapters import (
     is_served_with_adapters,
 )
 from workers.publishing.checkpoints import build_checkpoint
-from workers.running.context import InvalidInputError, TaskContext
-from workers.running.loading import CorrectionInputs
+from workers.running.context import TaskContext
+from workers.running.loading import CorrectionJobInputs
 from workers.scorers.errors import ScorerError
 from workers.settings import WorkerSettings
+from workers.stages.context import InvalidInputError
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
     """
     with TaskContext(database, settings, claim) as context:
         # Whatever the job computed in: a canary's tokens are those of float32.
-        inputs = CorrectionInputs(context, claim.spec.model_copy(update={"dtype": "float32"}))
+        inputs = CorrectionJobInputs(context, claim.spec.model_copy(update={"dtype": "float32"}))
         try:
             patch = parse_patch(context.store.get(claim.patch_sha256))
             _check_base(inputs, patch)
@@ -105,7 +106,7 @@ def _store_adapter(store: ArtifactStore, adapter: Adapter) -> BuiltVersion:
     return BuiltVersion(files, adapter.rank)
 
 
-def _check_base(inputs: CorrectionInputs, patch: Patch) -> None:
+def _check_base(inputs: CorrectionJobInputs, patch: Patch) -> None:
     """Raise `InvalidInputError` when the model is no longer the one that was corrected."""
     if inputs.model_sha256 != patch.base_sha256:
         raise InvalidInputError(

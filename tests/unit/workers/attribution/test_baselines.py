@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from excise.names import Attributor, Granularity
-from tests.tiny import draw_samples
+from tests.tiny import as_loaded, draw_samples
 from tests.tiny_families import build_family_model
 from workers.attribution.accumulation import Storage
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
@@ -27,18 +28,17 @@ every_granularity = pytest.mark.parametrize("granularity", list(Granularity))
 
 
 def attribute(
-    model: nn.Module, attributor: Attributor, granularity: Granularity, **options: Any
+    model: nn.Module,
+    attributor: Attributor,
+    granularity: Granularity,
+    seed: int = 0,
+    **options: Any,
 ) -> Relevance:
     return compute_relevance(
-        model,
-        find_family(model),
-        attributor,
-        granularity,
+        as_loaded(model),
+        Attribution(attributor, granularity, Target.TOP_LOGIT, ALL_STATISTICS, seed),
         SAMPLES,
-        Target.TOP_LOGIT,
-        0,
-        statistics=ALL_STATISTICS,
-        **options,
+        Pass(**options),
     )
 
 

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
-from tests.tiny import VOCABULARY, build_tiny_model, weight_bytes
+from tests.tiny import VOCABULARY, as_loaded, build_tiny_model, weight_bytes
 from workers.attribution.composites import (
     ATTN_LRP,
     COMPOSITES,
@@ -86,7 +86,7 @@ def test_rules_change_no_bit_of_the_logits(
 ) -> None:
     model = build_tiny_model(attn_implementation=attention).to(dtype)
     _, plain = run_from_embeddings(model, draw_ids())
-    with attribution_rules(model, LLAMA, composite):
+    with attribution_rules(as_loaded(model), composite):
         _, ruled = run_from_embeddings(model, draw_ids())
     assert ruled.requires_grad
     assert torch.equal(plain, ruled)
@@ -95,20 +95,20 @@ def test_rules_change_no_bit_of_the_logits(
 def test_cp_lrp_conserves_relevance_from_the_logit_to_the_embeddings() -> None:
     for seed in range(5):
         model = build_tiny_model(seed)
-        with attribution_rules(model, LLAMA, CP_LRP):
+        with attribution_rules(as_loaded(model), CP_LRP):
             relevance, target = explain_top_logits(model, draw_ids(seed))
         torch.testing.assert_close(relevance.sum(dim=(1, 2)), target, rtol=1e-4, atol=1e-4)
 
 
 def test_the_plain_gradient_does_not_conserve(model: LlamaForCausalLM) -> None:
-    with attribution_rules(model, LLAMA, GRADIENT):
+    with attribution_rules(as_loaded(model), GRADIENT):
         relevance, target = explain_top_logits(model, draw_ids())
     assert ((relevance.sum(dim=(1, 2)) - target).abs() > 0.1 * target.abs()).all()
 
 
 def test_the_gradient_composite_is_the_plain_gradient(model: LlamaForCausalLM) -> None:
     plain, _ = explain_top_logits(model, draw_ids())
-    with attribution_rules(model, LLAMA, GRADIENT):
+    with attribution_rules(as_loaded(model), GRADIENT):
         ruled, _ = explain_top_logits(model, draw_ids())
     torch.testing.assert_close(ruled, plain)
 
@@ -116,7 +116,7 @@ def test_the_gradient_composite_is_the_plain_gradient(model: LlamaForCausalLM) -
 def test_composites_differ_from_one_another(model: LlamaForCausalLM) -> None:
     found = []
     for composite in COMPOSITES.values():
-        with attribution_rules(model, LLAMA, composite):
+        with attribution_rules(as_loaded(model), composite):
             found.append(explain_top_logits(model, draw_ids())[0])
     for left, right in ((0, 1), (0, 2), (1, 2)):
         assert not torch.allclose(found[left], found[right], rtol=0.05)
@@ -124,7 +124,7 @@ def test_composites_differ_from_one_another(model: LlamaForCausalLM) -> None:
 
 def test_nothing_below_a_query_or_key_is_relevant_under_cp_lrp(model: LlamaForCausalLM) -> None:
     grads: dict[str, torch.Tensor] = {}
-    with attribution_rules(model, LLAMA, CP_LRP):
+    with attribution_rules(as_loaded(model), CP_LRP):
         for name in ("q_proj", "k_proj", "v_proj"):
             projection = model.get_submodule(f"model.layers.0.self_attn.{name}")
             projection.weight.requires_grad_()
@@ -146,7 +146,7 @@ def test_rules_leave_no_trace(composite: Composite, training: bool) -> None:
     model.lm_head.weight.requires_grad_(False)
     model.model.norm.weight.grad = torch.ones_like(model.model.norm.weight)
     before = find_traces(model)
-    with attribution_rules(model, LLAMA, composite):
+    with attribution_rules(as_loaded(model), composite):
         inside = find_traces(model)
         explain_top_logits(model, draw_ids())
     assert find_traces(model) == before
@@ -165,7 +165,7 @@ def test_every_module_keeps_its_own_training_mode(training: bool) -> None:
     model.model.layers[0].train(not training)
     model.model.layers[1].mlp.act_fn.train(not training)
     before = find_traces(model)["training"]
-    with attribution_rules(model, LLAMA, ATTN_LRP):
+    with attribution_rules(as_loaded(model), ATTN_LRP):
         assert not any(find_traces(model)["training"])
     assert find_traces(model)["training"] == before
     assert set(before) == {True, False}
@@ -177,7 +177,7 @@ def test_an_exception_inside_leaves_no_trace(composite: Composite) -> None:
     before = find_traces(model)
 
     def fail() -> None:
-        with attribution_rules(model, LLAMA, composite):
+        with attribution_rules(as_loaded(model), composite):
             explain_top_logits(model, draw_ids())
             raise KeyboardInterrupt
 
@@ -190,7 +190,10 @@ def test_rules_that_cannot_be_placed_leave_no_trace(model: LlamaForCausalLM) -> 
     before = find_traces(model)
     absent = replace(LLAMA.attention, value="self_attn.absent")  # the last path looked up
     wrong = replace(LLAMA, attention=absent)
-    with pytest.raises(AttributeError, match="absent"), attribution_rules(model, wrong, ATTN_LRP):
+    with (
+        pytest.raises(AttributeError, match="absent"),
+        attribution_rules(replace(as_loaded(model), family=wrong), ATTN_LRP),
+    ):
         pass
     assert find_traces(model) == before
 
@@ -198,12 +201,12 @@ def test_rules_that_cannot_be_placed_leave_no_trace(model: LlamaForCausalLM) -> 
 def test_two_models_keep_their_own_rules_in_nested_contexts() -> None:
     outer, inner = build_tiny_model(1), build_tiny_model(2)
     ids = draw_ids()
-    with attribution_rules(outer, LLAMA, ATTN_LRP):
+    with attribution_rules(as_loaded(outer), ATTN_LRP):
         outer_alone, _ = explain_top_logits(outer, ids)
-    with attribution_rules(inner, LLAMA, CP_LRP):
+    with attribution_rules(as_loaded(inner), CP_LRP):
         inner_alone, _ = explain_top_logits(inner, ids)
-    with attribution_rules(outer, LLAMA, ATTN_LRP):
-        with attribution_rules(inner, LLAMA, CP_LRP):
+    with attribution_rules(as_loaded(outer), ATTN_LRP):
+        with attribution_rules(as_loaded(inner), CP_LRP):
             assert torch.equal(explain_top_logits(outer, ids)[0], outer_alone)
             assert torch.equal(explain_top_logits(inner, ids)[0], inner_alone)
         assert torch.equal(explain_top_logits(outer, ids)[0], outer_alone)
@@ -214,10 +217,10 @@ def test_two_models_keep_their_own_rules_in_nested_contexts() -> None:
 def test_contexts_may_end_in_another_order() -> None:
     first, second = build_tiny_model(1), build_tiny_model(2)
     ids, before = draw_ids(), find_traces(first)
-    with attribution_rules(second, LLAMA, GRADIENT):
+    with attribution_rules(as_loaded(second), GRADIENT):
         alone, _ = explain_top_logits(second, ids)
-    left = attribution_rules(first, LLAMA, ATTN_LRP)
-    right = attribution_rules(second, LLAMA, GRADIENT)
+    left = attribution_rules(as_loaded(first), ATTN_LRP)
+    right = attribution_rules(as_loaded(second), GRADIENT)
     left.__enter__()
     right.__enter__()
     left.__exit__(None, None, None)

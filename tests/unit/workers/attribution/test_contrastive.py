@@ -9,7 +9,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from excise.names import Attributor, Granularity, Statistic
-from tests.tiny import MODULES, NEURONS, build_tiny_model, draw_samples
+from tests.tiny import MODULES, NEURONS, as_loaded, build_tiny_model, draw_samples
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.contrastive import (
     BehaviourRelevance,
@@ -26,7 +27,6 @@ from workers.attribution.contrastive import (
 from workers.attribution.sums import finish
 from workers.attribution.targets import Target
 from workers.domain import Relevance, TokenSequence
-from workers.families import LLAMA
 
 GENERAL = ((10, 0), (4, 0), (7, 0))
 UNDESIRED = ((3, 6), (5, 2))
@@ -46,7 +46,9 @@ def answer(
 ) -> Relevance:
     samples = SAMPLES.get(question.side, draw_samples(GENERAL, 1))
     advance = [].append if counts is None else counts.append
-    return finish(sum_answer(question, model, LLAMA, NEURON, samples, 0, seed, advance))
+    return finish(
+        sum_answer(question, as_loaded(model), NEURON, samples, seed, Pass(advance=advance))
+    )
 
 
 def compute(
@@ -188,7 +190,9 @@ def test_random_relevance_of_neighbouring_seeds_is_drawn_apart(model: LlamaForCa
 def test_general_text_is_explained_by_its_top_logit(model: LlamaForCausalLM) -> None:
     found, _ = compute(model, Attributor.ATTNLRP)
     alone = compute_relevance(
-        model, LLAMA, Attributor.ATTNLRP, NEURON, draw_samples(GENERAL, 1), Target.TOP_LOGIT, 0
+        as_loaded(model),
+        Attribution(Attributor.ATTNLRP, NEURON, Target.TOP_LOGIT),
+        draw_samples(GENERAL, 1),
     )
     for name in MODULES:
         torch.testing.assert_close(found.general.mean[name], alone.mean[name])
@@ -204,13 +208,9 @@ def test_responses_are_explained_by_their_lead_over_the_runner_up(
     assert question.statistics == {Statistic.MEAN}
     assert not question.is_general
     alone = compute_relevance(
-        model,
-        LLAMA,
-        Attributor.CP_LRP,
-        NEURON,
+        as_loaded(model),
+        Attribution(Attributor.CP_LRP, NEURON, Target.EMITTED_MINUS_RUNNER_UP),
         SAMPLES[side],
-        Target.EMITTED_MINUS_RUNNER_UP,
-        0,
     )
     for name, values in answer(model, question).mean.items():
         torch.testing.assert_close(values, alone.mean[name])
@@ -245,13 +245,9 @@ def test_loss_and_divergence_make_up_the_general_side(model: LlamaForCausalLM) -
     found, advanced = compute(model, Attributor.ATTNLRP, predicts_damage=True)
     assert advanced == 2 * len(GENERAL) + len(UNDESIRED) + len(CLEAN)
     loss = compute_relevance(
-        model,
-        LLAMA,
-        Attributor.GRADIENT_X_INPUT,
-        NEURON,
+        as_loaded(model),
+        Attribution(Attributor.GRADIENT_X_INPUT, NEURON, Target.EMITTED_LOG_PROBABILITY),
         draw_samples(GENERAL, 1),
-        Target.EMITTED_LOG_PROBABILITY,
-        0,
     )
     for name in MODULES:
         torch.testing.assert_close(found.general.mean[name], loss.mean[name])
@@ -291,25 +287,23 @@ def test_the_sampled_divergence_approaches_the_fisher_information() -> None:
         logits = model(torch.tensor([sample.token_ids])).logits[0, 0]
     for token, probability in enumerate(torch.softmax(logits, -1).tolist()):
         one = compute_relevance(
-            model,
-            LLAMA,
-            Attributor.GRADIENT_X_INPUT,
-            Granularity.NEURON,
+            as_loaded(model),
+            Attribution(
+                Attributor.GRADIENT_X_INPUT, Granularity.NEURON, Target.EMITTED_LOG_PROBABILITY
+            ),
             [TokenSequence((sample.token_ids[0], token))],
-            Target.EMITTED_LOG_PROBABILITY,
-            0,
         )
         exact = {name: exact[name] + probability * one.mean_square[name] for name in MODULES}
     sampled = [
         compute_relevance(
-            model,
-            LLAMA,
-            Attributor.GRADIENT_X_INPUT,
-            Granularity.NEURON,
+            as_loaded(model),
+            Attribution(
+                Attributor.GRADIENT_X_INPUT,
+                Granularity.NEURON,
+                Target.SAMPLED_LOG_PROBABILITY,
+                seed=seed,
+            ),
             [sample],
-            Target.SAMPLED_LOG_PROBABILITY,
-            0,
-            seed=seed,
         ).mean_square
         for seed in range(400)
     ]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from excise.names import Attributor, Granularity
-from tests.tiny import draw_samples, weight_bytes
+from tests.tiny import as_loaded, draw_samples, weight_bytes
 from tests.tiny_families import DENSE, MIXTURES, SETTINGS, build_family_model
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import (
     ATTN_LRP,
@@ -54,8 +55,8 @@ def attribute(
     **options: Any,
 ) -> Relevance:
     target = Target.EMITTED_MINUS_RUNNER_UP
-    family = find_family(model)
-    return compute_relevance(model, family, attributor, granularity, samples, target, 0, **options)
+    asked = Attribution(attributor, granularity, target)
+    return compute_relevance(as_loaded(model), asked, samples, Pass(**options))
 
 
 def traces(model: nn.Module) -> tuple[object, ...]:
@@ -86,7 +87,7 @@ def test_logits_are_bit_identical_under_rules_and_observers(
     linear = find_linear_modules(model, family)
     with (
         observed_outputs(linear, lambda *seen: None),
-        attribution_rules(model, family, composite),
+        attribution_rules(as_loaded(model), composite),
         observed_gradients(neurons, lambda *seen: None),
     ):
         ruled = model(IDS, use_cache=False).logits
@@ -144,7 +145,7 @@ def test_cp_lrp_conserves_relevance_with_the_shares_of_the_biases(name: str) -> 
         for label in biased
         if label in linear
     ]
-    with attribution_rules(model, family, CP_LRP), first_states(model) as states:
+    with attribution_rules(as_loaded(model), CP_LRP), first_states(model) as states:
         handles += [
             model.get_submodule(label).register_forward_hook(keep(label))
             for label in biased
@@ -177,7 +178,7 @@ def explain_by_autograd(
 
         return hook
 
-    with attribution_rules(model, family, composite):
+    with attribution_rules(as_loaded(model), composite):
         handles = [m.register_forward_pre_hook(keep(name)) for name, m in projections.items()]
         for module in linear.values():
             module.weight.requires_grad_()
@@ -285,9 +286,9 @@ def test_bfloat16_gives_nearly_the_relevance_of_float32(name: str) -> None:
 @every_family
 def test_two_models_keep_their_own_rules(name: str) -> None:
     first, second = build_family_model(name, 1), build_family_model(name, 2)
-    family, samples = find_family(first), draw_samples(LENGTHS)
+    samples = draw_samples(LENGTHS)
     alone = attribute(second, Granularity.NEURON, samples, Attributor.GRADIENT_X_INPUT)
-    with attribution_rules(first, family, ATTN_LRP):
+    with attribution_rules(as_loaded(first), ATTN_LRP):
         beside = attribute(second, Granularity.NEURON, samples, Attributor.GRADIENT_X_INPUT)
     for module, expected in alone.mean.items():
         assert torch.equal(beside.mean[module], expected)
@@ -333,9 +334,8 @@ def test_experts_change_no_bit_of_the_logits(
 ) -> None:
     model = build_family_model(name)
     model.set_experts_implementation(implementation)
-    family = find_family(model)
     plain = model(IDS, use_cache=False).logits.detach()
-    with attribution_rules(model, family, composite):
+    with attribution_rules(as_loaded(model), composite):
         assert torch.equal(model(IDS, use_cache=False).logits, plain)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from excise.names import Granularity
-from tests.tiny import draw_samples, select_components
+from tests.tiny import as_loaded, draw_samples, select_components
 from tests.tiny_families import build_family_model
 from workers.attribution import fisher
 from workers.attribution.fisher import (
@@ -22,13 +22,7 @@ from workers.attribution.fisher import (
 )
 from workers.attribution.memory import SampleTooLargeError
 from workers.domain import Selection, TokenSequence
-from workers.families import (
-    Family,
-    count_heads,
-    find_components,
-    find_family,
-    linear_weight,
-)
+from workers.families import Family, count_heads, find_components, find_family, linear_weight
 from workers.measuring.text_damage import ReferenceText
 from workers.pruning.components import pruned
 
@@ -115,7 +109,7 @@ def test_rows_are_the_root_of_the_fisher_information(name: str, granularity: Gra
     family = find_family(model)
     components = choose(model, family, granularity, 1 if granularity is WEIGHT else 3)
     (sample,) = draw_samples([(4, 0)])
-    rows = compute_fisher_rows(model, family, components, [sample], 0, most_rows=1000)
+    rows = compute_fisher_rows(as_loaded(model), components, [sample], most_rows=1000)
     assert rows.shape == (1000, len(components))
     assert rows.dtype == torch.float32
     expected = compute_exactly(model, family, components, sample)
@@ -128,29 +122,29 @@ def test_the_cost_of_many_removals_together_is_foretold(model: nn.Module) -> Non
     family = find_family(model)
     text = draw_samples([(12, 0)] * 6, seed=3)
     weights = choose_weights(model, family, 6)
-    rows = compute_fisher_rows(model, family, weights, text, 0, most_rows=1500)
+    rows = compute_fisher_rows(as_loaded(model), weights, text, most_rows=1500)
     scale = 0.02  # small changes, where the second order is all there is
     foretold = scale**2 * 0.5 * float(rows.sum(dim=1).square().sum())
     apart = scale**2 * 0.5 * float(rows.square().sum())
-    reference = ReferenceText(model, family, text, 0)
+    reference = ReferenceText(as_loaded(model), text)
     modules = find_components(model, family, WEIGHT)
     with torch.no_grad():
         for name, indices in weights.indices.items():
             flat = linear_weight(modules[name]).view(-1)
             flat[indices] -= scale * flat[indices]
-    found = reference.measure(model).kl_mean
+    found = reference.measure(as_loaded(model)).kl_mean
     assert found == pytest.approx(foretold, rel=0.15)
     assert abs(found - apart) > 3 * abs(found - foretold)
 
 
 def test_pieces_are_drawn_for_as_often_as_rows_are_left(model: nn.Module, monkeypatch) -> None:
-    family, weights = find_family(model), choose_weights(model, find_family(model), 2)
+    weights = choose_weights(model, find_family(model), 2)
     text = draw_samples([(PIECE_TOKENS + 7, 0), (PIECE_TOKENS + 1, 0), (5, 0)])
 
     def count(most_rows: int) -> tuple[int, list[int]]:
         batches: list[int] = []
         rows = compute_fisher_rows(
-            model, family, weights, text, 0, most_rows=most_rows, advance=batches.append
+            as_loaded(model), weights, text, most_rows=most_rows, advance=batches.append
         )
         assert bool((rows != 0).any(dim=1).all())
         return len(rows), batches
@@ -164,11 +158,11 @@ def test_pieces_are_drawn_for_as_often_as_rows_are_left(model: nn.Module, monkey
 
 
 def test_rows_depend_on_the_seed_and_on_no_batch(model: nn.Module) -> None:
-    family, weights = find_family(model), choose_weights(model, find_family(model), 2)
+    weights = choose_weights(model, find_family(model), 2)
     text = draw_samples([(9, 0), (30, 0), (14, 0), (2, 0)])
 
     def rows(**options: int) -> torch.Tensor:
-        return compute_fisher_rows(model, family, weights, text, 0, most_rows=8, **options)
+        return compute_fisher_rows(as_loaded(model), weights, text, most_rows=8, **options)
 
     torch.testing.assert_close(rows(), rows(batch_tokens=32))
     assert not torch.allclose(rows(), rows(seed=1))
@@ -177,9 +171,9 @@ def test_rows_depend_on_the_seed_and_on_no_batch(model: nn.Module) -> None:
 
 
 def test_a_batch_that_does_not_fit_is_halved(model: nn.Module) -> None:
-    family, weights = find_family(model), choose_weights(model, find_family(model), 2)
+    weights = choose_weights(model, find_family(model), 2)
     text = draw_samples([(20, 0)] * 4)
-    expected = compute_fisher_rows(model, family, weights, text, 0, most_rows=8)
+    expected = compute_fisher_rows(as_loaded(model), weights, text, most_rows=8)
 
     def fail(module, args) -> None:
         if args[0].shape[0] > 2:
@@ -188,17 +182,17 @@ def test_a_batch_that_does_not_fit_is_halved(model: nn.Module) -> None:
     model.model.layers[-1].register_forward_pre_hook(fail)
     told: list[tuple[int, int]] = []
     found = compute_fisher_rows(
-        model, family, weights, text, 0, most_rows=8, on_halved=lambda *sizes: told.append(sizes)
+        as_loaded(model), weights, text, most_rows=8, on_halved=lambda *sizes: told.append(sizes)
     )
     torch.testing.assert_close(found, expected)
     assert told == [(4, 80)]
 
 
 def test_no_trace_is_left(model: nn.Module) -> None:
-    family, weights = find_family(model), choose_weights(model, find_family(model), 2)
+    weights = choose_weights(model, find_family(model), 2)
     ids = torch.tensor([[1, 2, 3]])
     before = model(input_ids=ids).logits
-    compute_fisher_rows(model, family, weights, draw_samples([(9, 0)]), 0, most_rows=2)
+    compute_fisher_rows(as_loaded(model), weights, draw_samples([(9, 0)]), most_rows=2)
     assert torch.equal(model(input_ids=ids).logits, before)
     assert all(parameter.grad is None for parameter in model.parameters())
     with pruned(model, weights):
@@ -209,7 +203,7 @@ def test_text_that_predicts_nothing_is_refused(model: nn.Module) -> None:
     family = find_family(model)
     with pytest.raises(ValueError, match="two tokens"):
         compute_fisher_rows(
-            model, family, choose_weights(model, family, 1), [TokenSequence((3,))], 0
+            as_loaded(model), choose_weights(model, family, 1), [TokenSequence((3,))]
         )
 
 
@@ -261,7 +255,7 @@ def test_margin_rows_are_the_gradient_of_the_mean_lead_times_the_values(
     components = choose(model, family, granularity, 3)
     counts: list[int] = []
     found = compute_margin_rows(
-        model, family, components, samples, 0, batch_tokens=30, advance=counts.append
+        as_loaded(model), components, samples, batch_tokens=30, advance=counts.append
     )
     assert found.rows.shape == (4, len(components))
     assert found.rows.dtype == torch.float32
@@ -278,14 +272,14 @@ def test_margin_rows_are_the_gradient_of_the_mean_lead_times_the_values(
 def test_what_a_small_removal_takes_from_the_leads_is_foretold(model: nn.Module) -> None:
     family, samples = find_family(model), mark_samples()
     weights = choose_weights(model, family, 6)
-    before = compute_margin_rows(model, family, weights, samples, 0)
+    before = compute_margin_rows(as_loaded(model), weights, samples)
     scale = 0.01
     modules = find_components(model, family, WEIGHT)
     with torch.no_grad():
         for name, indices in weights.indices.items():
             flat = linear_weight(modules[name]).view(-1)
             flat[indices] -= scale * flat[indices]
-    after = compute_margin_rows(model, family, weights, samples, 0)
+    after = compute_margin_rows(as_loaded(model), weights, samples)
     falls = [float((old - new).mean()) for old, new in zip(before.leads, after.leads, strict=True)]
     assert (before.rows.sum(dim=1) * scale).tolist() == pytest.approx(falls, rel=0.1, abs=1e-3)
     assert max(map(abs, falls)) > 0.005
@@ -295,7 +289,7 @@ def margins(model: nn.Module, granularity: Granularity, **options) -> MarginRows
     family = find_family(model)
     components = choose(model, family, granularity, 2)
     return compute_margin_rows(
-        model, family, components, draw_samples([(4, 6)] * 4, seed=2), 0, **options
+        as_loaded(model), components, draw_samples([(4, 6)] * 4, seed=2), **options
     )
 
 
@@ -334,9 +328,9 @@ def test_rows_of_neurons_and_heads_are_halved_too(
     family = find_family(model)
     components = choose(model, family, granularity, 2)
     text = draw_samples([(20, 0)] * 4)
-    expected = compute_fisher_rows(model, family, components, text, 0, most_rows=8)
+    expected = compute_fisher_rows(as_loaded(model), components, text, most_rows=8)
     refuse_more_than(model, 1)
     found = compute_fisher_rows(
-        model, family, components, text, 0, most_rows=8, on_halved=lambda *sizes: None
+        as_loaded(model), components, text, most_rows=8, on_halved=lambda *sizes: None
     )
     torch.testing.assert_close(found, expected)

@@ -9,14 +9,14 @@ import torch
 from transformers import LlamaForCausalLM
 
 from excise.names import Attributor, Granularity
-from tests.tiny import draw_samples
+from tests.tiny import as_loaded, draw_samples
 from workers.attribution import accumulation
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.memory import SampleTooLargeError
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
 from workers.domain import Relevance
-from workers.families import LLAMA
 
 SAMPLES = draw_samples([(8, 4)] * 8 + [(3, 2)] * 3)
 FAULTS = (
@@ -29,15 +29,10 @@ FAULTS = (
 def attribute(model, granularity=Granularity.NEURON, attributor=Attributor.ATTNLRP, **options):
     target = Target.EMITTED_MINUS_RUNNER_UP
     return compute_relevance(
-        model,
-        LLAMA,
-        attributor,
-        granularity,
+        as_loaded(model),
+        Attribution(attributor, granularity, target, statistics=ALL_STATISTICS),
         SAMPLES,
-        target,
-        0,
-        statistics=ALL_STATISTICS,
-        **options,
+        Pass(**options),
     )
 
 

@@ -10,13 +10,13 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from excise.names import Attributor, Granularity
-from tests.tiny import MODULES, NEURONS, build_tiny_model, draw_samples, weight_bytes
+from tests.tiny import MODULES, NEURONS, as_loaded, build_tiny_model, draw_samples, weight_bytes
 from workers.attribution.accumulation import NonFiniteRelevanceError
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import ATTN_LRP, COMPOSITES, CP_LRP, GRADIENT, Composite
 from workers.attribution.targets import Target
 from workers.domain import Relevance, TokenSequence
-from workers.families import LLAMA
 from workers.models.batches import build_batches
 
 LENGTHS = ((9, 4), (3, 8), (5, 0), (2, 1), (14, 0), (1, 6))
@@ -37,14 +37,10 @@ def relevance_of(
     pad_id: int = 0,
 ) -> Relevance:
     return compute_relevance(
-        model,
-        LLAMA,
-        Attributor(composite.name),
-        Granularity.NEURON,
+        as_loaded(model, pad_id=pad_id),
+        Attribution(Attributor(composite.name), Granularity.NEURON, target),
         samples,
-        target,
-        pad_id,
-        batch_tokens=batch_tokens,
+        Pass(batch_tokens=batch_tokens),
     )
 
 
@@ -201,15 +197,10 @@ def test_a_half_precision_model_gives_finite_float32_relevance(model: LlamaForCa
 def test_callbacks_count_the_samples_of_each_batch(model: LlamaForCausalLM) -> None:
     samples, counts = draw_samples(LENGTHS), []
     compute_relevance(
-        model,
-        LLAMA,
-        Attributor.ATTNLRP,
-        Granularity.NEURON,
+        as_loaded(model),
+        Attribution(Attributor.ATTNLRP, Granularity.NEURON, Target.TOP_LOGIT),
         samples,
-        Target.TOP_LOGIT,
-        0,
-        batch_tokens=30,
-        advance=counts.append,
+        Pass(batch_tokens=30, advance=counts.append),
     )
     assert counts == [len(b.sample_indices) for b in build_batches(samples, 30, 0)]
     assert len(counts) > 1
@@ -245,15 +236,10 @@ def test_a_callback_that_raises_stops_and_leaves_no_trace(model: LlamaForCausalL
 
     with pytest.raises(InterruptedError):
         compute_relevance(
-            model,
-            LLAMA,
-            Attributor.ATTNLRP,
-            Granularity.NEURON,
+            as_loaded(model),
+            Attribution(Attributor.ATTNLRP, Granularity.NEURON, Target.TOP_LOGIT),
             draw_samples(LENGTHS),
-            Target.TOP_LOGIT,
-            0,
-            batch_tokens=30,
-            advance=stop,
+            Pass(batch_tokens=30, advance=stop),
         )
     assert state_of(model) == before
 
@@ -290,7 +276,9 @@ def attribute(
     target: Target,
     attributor: Attributor = Attributor.ATTNLRP,
 ) -> Relevance:
-    return compute_relevance(model, LLAMA, attributor, granularity, samples, target, 0)
+    return compute_relevance(
+        as_loaded(model), Attribution(attributor, granularity, target), samples
+    )
 
 
 @pytest.mark.parametrize("attributor", ["attnlrp", "cp_lrp", "gradient_x_input"])

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from excise.names import Attributor, Granularity
-from tests.tiny import build_tiny_model, draw_samples
+from tests.tiny import as_loaded, build_tiny_model, draw_samples
 from workers.attribution import targets
+from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums, merge_sums
 from workers.attribution.targets import Target
 from workers.domain import TokenSequence
-from workers.families import LLAMA
 
 SAMPLES = draw_samples([(8, 0)] * 4 + [(5, 3)] * 3 + [(12, 0), (3, 1)])
 
@@ -54,16 +54,12 @@ def attribute(
     samples: Sequence[TokenSequence], batch_tokens: int = 1000, first_index: int = 0, model=None
 ) -> RelevanceSums:
     return sum_relevance(
-        model or build_tiny_model(initializer_range=0.05),  # an even prediction: draws differ
-        LLAMA,
-        Attributor.GRADIENT_X_INPUT,
-        Granularity.NEURON,
+        as_loaded(model or build_tiny_model(initializer_range=0.05)),
+        Attribution(
+            Attributor.GRADIENT_X_INPUT, Granularity.NEURON, Target.SAMPLED_LOG_PROBABILITY, seed=5
+        ),
         samples,
-        Target.SAMPLED_LOG_PROBABILITY,
-        0,
-        seed=5,
-        batch_tokens=batch_tokens,
-        first_index=first_index,
+        Pass(batch_tokens=batch_tokens, first_index=first_index),
     )
 
 

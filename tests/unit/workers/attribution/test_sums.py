@@ -9,7 +9,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from excise.names import Attributor, Granularity, Statistic
-from tests.tiny import draw_samples
+from tests.tiny import as_loaded, draw_samples
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance, sum_relevance
 from workers.attribution.sums import (
     ALL_STATISTICS,
@@ -22,7 +23,6 @@ from workers.attribution.sums import (
     serialise_sums,
 )
 from workers.attribution.targets import Target
-from workers.families import LLAMA
 
 SAMPLES = draw_samples(((9, 4), (3, 8), (5, 0), (2, 1), (14, 0), (1, 6)))
 SHARDS = (SAMPLES[:2], SAMPLES[2:3], SAMPLES[3:])
@@ -33,7 +33,9 @@ every_granularity = pytest.mark.parametrize("granularity", list(Granularity))
 def sum_shard(model, attributor, granularity, samples, statistics=ALL_STATISTICS) -> RelevanceSums:
     target = Target.EMITTED_MINUS_RUNNER_UP
     return sum_relevance(
-        model, LLAMA, attributor, granularity, samples, target, 0, statistics=statistics
+        as_loaded(model),
+        Attribution(attributor, granularity, target, statistics=statistics),
+        samples,
     )
 
 
@@ -45,14 +47,11 @@ def test_shards_add_up_to_one_pass(
     shards = [sum_shard(model, attributor, granularity, shard) for shard in SHARDS]
     merged = finish(merge_sums(shards))
     whole = compute_relevance(
-        model,
-        LLAMA,
-        attributor,
-        granularity,
+        as_loaded(model),
+        Attribution(
+            attributor, granularity, Target.EMITTED_MINUS_RUNNER_UP, statistics=ALL_STATISTICS
+        ),
         SAMPLES,
-        Target.EMITTED_MINUS_RUNNER_UP,
-        0,
-        statistics=ALL_STATISTICS,
     )
     assert (merged.tokens, merged.samples) == (whole.tokens, whole.samples)
     for kind in ("mean", "mean_absolute", "mean_square"):

@@ -7,10 +7,9 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from excise.names import CircuitMetric
-from tests.tiny import VOCABULARY, build_tiny_model
+from tests.tiny import VOCABULARY, as_loaded, build_tiny_model
 from workers.circuits.measurement import measure_rows
 from workers.circuits.tasks import Task, TaskRow
-from workers.families import find_family
 
 HEADS = ("model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj")
 PAD = 0
@@ -35,7 +34,7 @@ def draw_task(lengths: tuple[int, ...] = (7, 7, 5, 6), seed: int = 0) -> Task:
 
 def turn_towards_answers(model: nn.Module, task: Task) -> Task:
     """Swap answer and wrong answer where the model prefers the wrong one."""
-    values = measure_rows(model, find_family(model), task.rows, task.metric, PAD)
+    values = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric)
     rows = [
         row
         if value > 0

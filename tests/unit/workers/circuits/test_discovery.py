@@ -15,7 +15,7 @@ from excise.names import (
     Granularity,
     Scope,
 )
-from tests.tiny import MODULES, NEURONS, weight_bytes
+from tests.tiny import MODULES, NEURONS, as_loaded, weight_bytes
 from tests.unit.workers.circuits.build import (
     HEADS,
     PAD,
@@ -33,7 +33,6 @@ from workers.circuits.discovery import (
 )
 from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint
 from workers.circuits.tasks import Task, TaskRow
-from workers.families import find_family
 
 LOOKING = [
     attributor for attributor in Attributor if attributor.value not in ("random", "magnitude")
@@ -43,7 +42,7 @@ NEURON_SHARES = (1 / 96, 0.1, 0.5, 1.0)
 
 
 def discover(model: LlamaForCausalLM, task: Task, settings: CircuitSettings) -> CircuitOutcome:
-    return discover_circuit(model, find_family(model), task, task, settings, PAD)
+    return discover_circuit(as_loaded(model, pad_id=PAD), task, task, settings)
 
 
 @pytest.mark.parametrize("attributor", LOOKING)
@@ -190,7 +189,7 @@ def test_progress_adds_up_to_the_work_announced(model):
         ),
     ):
         done.clear()
-        discover_circuit(model, find_family(model), task, task, settings, PAD, advance=done.append)
+        discover_circuit(as_loaded(model, pad_id=PAD), task, task, settings, advance=done.append)
         assert sum(done) == count_work(settings, task, task)
 
 

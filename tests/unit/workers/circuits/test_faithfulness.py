@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from excise.names import CircuitAblation, Granularity
-from tests.tiny import MODULES, NEURONS, weight_bytes
+from tests.tiny import MODULES, NEURONS, as_loaded, weight_bytes
 from tests.unit.workers.circuits.build import PAD, draw_task
 from workers.circuits.faithfulness import (
     MIB_SHARES,
@@ -20,13 +20,12 @@ from workers.circuits.faithfulness import (
 from workers.circuits.measurement import measure_rows
 from workers.circuits.sites import find_sites
 from workers.circuits.tasks import Task, TaskRow
-from workers.families import find_family
 
 NODES = (Granularity.NEURON, Granularity.HEAD)
 
 
 def sites_of(model, granularities=NODES):
-    return find_sites(model, find_family(model), granularities)
+    return find_sites(as_loaded(model), granularities)
 
 
 def masks(sites, keep):
@@ -35,7 +34,7 @@ def masks(sites, keep):
 
 def measure(model, sites, task, circuits, ablation, **changes):
     return measure_circuits(
-        model, find_family(model), sites, task, circuits, ablation, PAD, **changes
+        as_loaded(model, pad_id=PAD), sites, task, circuits, ablation, **changes
     )
 
 
@@ -64,9 +63,9 @@ def test_cpr_and_cmd_of_a_hand_made_curve():
 
 @pytest.mark.parametrize("ablation", CircuitAblation)
 def test_keeping_everything_is_the_model_bit_for_bit(model, ablation):
-    task, sites, family = draw_task(), sites_of(model), find_family(model)
+    task, sites = draw_task(), sites_of(model)
     kept = measure(model, sites, task, [masks(sites, True)], ablation, mean_rows=task.rows)
-    assert torch.equal(kept[0], measure_rows(model, family, task.rows, task.metric, PAD))
+    assert torch.equal(kept[0], measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric))
 
 
 def test_identical_corrupted_rows_change_nothing(model):
@@ -85,25 +84,25 @@ def test_identical_corrupted_rows_change_nothing(model):
 
 def test_the_empty_node_circuit_is_the_corrupted_run_where_embeddings_agree(model):
     """With every node from the corrupted run and the same last token, so are the logits."""
-    task, sites, family = draw_task(), sites_of(model), find_family(model)
+    task, sites = draw_task(), sites_of(model)
     measured = measure(model, sites, task, [masks(sites, False)], CircuitAblation.COUNTERFACTUAL)
-    corrupted = measure_rows(model, family, task.rows, task.metric, PAD, corrupted=True)
+    corrupted = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric, corrupted=True)
     assert torch.allclose(measured[0], corrupted, atol=1e-4)
 
 
 def test_zero_ablation_is_zeroing_the_columns(model):
-    task, sites, family = draw_task(), sites_of(model, (Granularity.NEURON,)), find_family(model)
+    task, sites = draw_task(), sites_of(model, (Granularity.NEURON,))
     circuit = masks(sites, True)
     circuit[MODULES[0]][[3, 5]] = False
     measured = measure(model, sites, task, [circuit], CircuitAblation.ZERO)
     with torch.no_grad():
         model.get_submodule(MODULES[0]).weight[:, [3, 5]] = 0
-    expected = measure_rows(model, family, task.rows, task.metric, PAD)
+    expected = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric)
     assert torch.allclose(measured[0], expected, atol=1e-5)
 
 
 def test_mean_ablation_puts_the_mean_of_the_clean_prompts_in_place(model):
-    family, sites = find_family(model), sites_of(model, (Granularity.NEURON,))
+    sites = sites_of(model, (Granularity.NEURON,))
     task, module = draw_task((5, 5)), model.get_submodule(MODULES[1])
     read: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda module, args: read.append(args[0]))
@@ -114,7 +113,7 @@ def test_mean_ablation_puts_the_mean_of_the_clean_prompts_in_place(model):
     circuit[MODULES[1]][:] = False
     measured = measure(model, sites, task, [circuit], CircuitAblation.MEAN, mean_rows=task.rows)
     handle = module.register_forward_pre_hook(lambda module, args: (mean.expand_as(args[0]),))
-    expected = measure_rows(model, family, task.rows, task.metric, PAD)
+    expected = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric)
     handle.remove()
     torch.testing.assert_close(measured[0], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="at least one sample"):
@@ -161,13 +160,15 @@ def test_only_weights_gives_the_weights_back_even_after_a_crash(model):
 
 
 def test_a_weight_circuit_of_everything_is_the_model(model):
-    task, family = draw_task(), find_family(model)
+    task = draw_task()
     sites = sites_of(model, (Granularity.WEIGHT,))
     circuit = {
         name: torch.ones(site.module.weight.shape, dtype=torch.bool) for name, site in sites.items()
     }
     measured = measure(model, sites, task, [circuit], CircuitAblation.ZERO)
-    assert torch.equal(measured[0], measure_rows(model, family, task.rows, task.metric, PAD))
+    assert torch.equal(
+        measured[0], measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric)
+    )
     with pytest.raises(ValueError, match="set ablation to zero"):
         measure(model, sites, task, [circuit], CircuitAblation.COUNTERFACTUAL)
 

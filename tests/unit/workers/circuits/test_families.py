@@ -22,8 +22,9 @@ from excise.names import (
     Granularity,
     Scope,
 )
-from tests.tiny import build_tiny_model, weight_bytes
+from tests.tiny import as_loaded, build_tiny_model, weight_bytes
 from tests.unit.workers.circuits.build import PAD, draw_task, turn_towards_answers
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.targets import Target
 from workers.circuits.discovery import discover_circuit
@@ -32,7 +33,7 @@ from workers.circuits.outcome import CircuitSettings
 from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import find_sites
 from workers.domain import TokenSequence
-from workers.families import UnsupportedGranularityError, find_family
+from workers.families import UnsupportedGranularityError
 from workers.pruning.components import pruned
 
 SMALL = {"vocab_size": 101, "num_hidden_layers": 2, "bos_token_id": None, "eos_token_id": None}
@@ -75,9 +76,8 @@ def test_every_family_has_circuits_and_gets_its_model_back(any_model, granularit
         shares=(0.5, 1.0),
         refinements=1,
     )
-    family = find_family(any_model)
 
-    outcome = discover_circuit(any_model, family, task, task, settings, PAD)
+    outcome = discover_circuit(as_loaded(any_model, pad_id=PAD), task, task, settings)
 
     assert outcome.curve[-1].faithfulness == 1.0
     outside = sum(len(selection) for selection in outcome.outside.values())
@@ -88,7 +88,6 @@ def test_every_family_has_circuits_and_gets_its_model_back(any_model, granularit
 @pytest.mark.parametrize("granularity", Granularity)
 def test_pruning_what_is_outside_leaves_the_circuit_that_was_measured(any_model, granularity):
     task = turn_towards_answers(any_model, draw_task())
-    family = find_family(any_model)
     settings = CircuitSettings(
         Attributor.GRADIENT_X_INPUT,
         (granularity,),
@@ -98,35 +97,31 @@ def test_pruning_what_is_outside_leaves_the_circuit_that_was_measured(any_model,
         shares=(0.3, 0.6, 1.0),
         threshold=0.7,
     )
-    outcome = discover_circuit(any_model, family, task, task, settings, PAD)
+    outcome = discover_circuit(as_loaded(any_model, pad_id=PAD), task, task, settings)
 
     assert outcome.chosen.kept < outcome.components
     with pruned(any_model, outcome.outside[granularity]):
-        values = measure_rows(any_model, family, task.rows, task.metric, PAD)
+        values = measure_rows(as_loaded(any_model, pad_id=PAD), task.rows, task.metric)
     assert float(values.mean()) == pytest.approx(outcome.chosen.metric, rel=1e-3)
 
 
 @pytest.mark.parametrize("attributor", [Attributor.ATTNLRP, Attributor.GRADIENT_X_INPUT])
 def test_scores_without_contrast_are_the_relevance_of_attribution(any_model, attributor):
     """The same target through the other implementation, which averages over tokens."""
-    family, task = find_family(any_model), draw_task((6, 5))
+    task = draw_task((6, 5))
     samples = [
         TokenSequence(row.clean_ids, row.answer_ids, contrast_ids=row.wrong_ids)
         for row in task.rows
     ]
     for granularity in Granularity:
-        sites = find_sites(any_model, family, (granularity,))
+        sites = find_sites(as_loaded(any_model), (granularity,))
         scores = compute_scores(
-            any_model, family, attributor, sites, task, CircuitContrast.ZERO, PAD
+            as_loaded(any_model, pad_id=PAD), attributor, sites, task, CircuitContrast.ZERO
         )
         relevance = compute_relevance(
-            any_model,
-            family,
-            attributor,
-            granularity,
+            as_loaded(any_model, pad_id=PAD),
+            Attribution(attributor, granularity, Target.EMITTED_MINUS_CONTRAST),
             samples,
-            Target.EMITTED_MINUS_CONTRAST,
-            PAD,
         )
         for name, values in scores.items():
             expected = relevance.mean[name] * relevance.tokens / len(task.rows)
@@ -139,5 +134,5 @@ def test_neurons_in_experts_are_refused():
     )
     model = MixtralForCausalLM(config).eval()
     with pytest.raises(UnsupportedGranularityError, match="choose heads"):
-        find_sites(model, find_family(model), (Granularity.NEURON,))
-    assert len(find_sites(model, find_family(model), (Granularity.HEAD,))) == 2
+        find_sites(as_loaded(model), (Granularity.NEURON,))
+    assert len(find_sites(as_loaded(model), (Granularity.HEAD,))) == 2

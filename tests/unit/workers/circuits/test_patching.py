@@ -4,13 +4,8 @@ import pytest
 import torch
 
 from excise.names import Granularity
-from tests.tiny import MODULES
-from tests.unit.workers.circuits.build import (
-    HEADS,
-    PAD,
-    build_model_with_one_head,
-    draw_task,
-)
+from tests.tiny import MODULES, as_loaded
+from tests.unit.workers.circuits.build import HEADS, PAD, build_model_with_one_head, draw_task
 from workers.attribution.composites import ATTN_LRP, CP_LRP, GRADIENT
 from workers.circuits.measurement import measure_rows
 from workers.circuits.patching import (
@@ -24,7 +19,6 @@ from workers.circuits.patching import (
 )
 from workers.circuits.sites import find_sites
 from workers.circuits.tasks import TaskError
-from workers.families import find_family
 
 
 def patch_slowly(model, row, module, features, positions):
@@ -47,8 +41,8 @@ def patch_slowly(model, row, module, features, positions):
 @torch.no_grad()
 @pytest.mark.parametrize("batch_tokens", [1, 50, 2048])
 def test_batched_patches_equal_one_run_each(model, batch_tokens):
-    family, task = find_family(model), draw_task((7, 5, 6))
-    sites = find_sites(model, family, (Granularity.NEURON, Granularity.HEAD))
+    task = draw_task((7, 5, 6))
+    sites = find_sites(as_loaded(model), (Granularity.NEURON, Granularity.HEAD))
     patches = [
         Patch(MODULES[0], slice(None), slice(4, 5)),
         Patch(MODULES[1], slice(2, 9), slice(None)),
@@ -58,7 +52,12 @@ def test_batched_patches_equal_one_run_each(model, batch_tokens):
     done: list[int] = []
 
     effects = measure_patches(
-        model, family, sites, task, patches, PAD, batch_tokens=batch_tokens, advance=done.append
+        as_loaded(model, pad_id=PAD),
+        sites,
+        task,
+        patches,
+        batch_tokens=batch_tokens,
+        advance=done.append,
     )
 
     assert sum(done) == len(patches) * len(task.rows)
@@ -72,12 +71,12 @@ def test_batched_patches_equal_one_run_each(model, batch_tokens):
 
 def test_the_head_that_carries_the_answer_has_all_the_effect():
     model = build_model_with_one_head(HEADS[0], 1)
-    family, task = find_family(model), draw_task((7, 6, 5))
-    effects = measure_head_effects(model, family, task, PAD)
+    task = draw_task((7, 6, 5))
+    effects = measure_head_effects(as_loaded(model, pad_id=PAD), task)
 
     assert effects.shape == (2, 4)
-    clean = measure_rows(model, family, task.rows, task.metric, PAD)
-    corrupted = measure_rows(model, family, task.rows, task.metric, PAD, corrupted=True)
+    clean = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric)
+    corrupted = measure_rows(as_loaded(model, pad_id=PAD), task.rows, task.metric, corrupted=True)
     expected = torch.zeros(2, 4)
     expected[0, 1] = (clean - corrupted).mean()
     assert torch.allclose(effects, expected, atol=1e-5)
@@ -85,11 +84,11 @@ def test_the_head_that_carries_the_answer_has_all_the_effect():
 
 @pytest.mark.parametrize("composite", [ATTN_LRP, CP_LRP, GRADIENT])
 def test_estimates_have_the_grid_of_what_they_estimate(model, composite):
-    family, task = find_family(model), draw_task((6, 6))
-    mlps = estimate_mlp_effects(model, family, composite, task, PAD)
-    heads = estimate_head_effects(model, family, composite, task, PAD)
+    task = draw_task((6, 6))
+    mlps = estimate_mlp_effects(as_loaded(model, pad_id=PAD), composite, task)
+    heads = estimate_head_effects(as_loaded(model, pad_id=PAD), composite, task)
 
-    assert mlps.shape == measure_mlp_effects(model, family, task, PAD).shape == (2, 6)
+    assert mlps.shape == measure_mlp_effects(as_loaded(model, pad_id=PAD), task).shape == (2, 6)
     assert heads.shape == (2, 4)
     assert not mlps[:, :3].any()  # the prompts are the same so far
     assert mlps[0, 3:].all()
@@ -98,21 +97,21 @@ def test_estimates_have_the_grid_of_what_they_estimate(model, composite):
 
 def test_the_gradient_estimates_small_changes_exactly(model):
     """Where the two prompts almost agree, attribution patching is activation patching."""
-    family, task = find_family(model), draw_task((6, 6))
+    task = draw_task((6, 6))
     with torch.no_grad():
         embedding = model.model.embed_tokens.weight
         for row in task.rows:
             position = len(row.clean_ids) - 3
             clean, corrupted = row.clean_ids[position], row.corrupted_ids[position]
             embedding[corrupted] = embedding[clean] * 1.001 + 1e-4 * torch.randn(32)
-    measured = measure_mlp_effects(model, family, task, PAD)
-    estimated = estimate_mlp_effects(model, family, GRADIENT, task, PAD)
+    measured = measure_mlp_effects(as_loaded(model, pad_id=PAD), task)
+    estimated = estimate_mlp_effects(as_loaded(model, pad_id=PAD), GRADIENT, task)
     assert compute_pearson(measured, estimated) > 0.99
 
 
 def test_mlp_grids_need_rows_of_one_length(model):
     with pytest.raises(TaskError, match="one template"):
-        measure_mlp_effects(model, find_family(model), draw_task((7, 6)), PAD)
+        measure_mlp_effects(as_loaded(model, pad_id=PAD), draw_task((7, 6)))
 
 
 def test_pearson_by_hand():

@@ -8,22 +8,21 @@ import pytest
 import torch
 
 from excise.names import Attributor, CircuitContrast, CircuitMetric, Granularity
-from tests.tiny import MODULES
+from tests.tiny import MODULES, as_loaded
 from tests.unit.workers.circuits.build import HEADS, PAD, draw_task
 from workers.attribution.accumulation import NonFiniteRelevanceError
 from workers.circuits.measurement import compute_metric, compute_metric_directions
 from workers.circuits.relevance import compute_scores
 from workers.circuits.sites import find_sites
 from workers.circuits.tasks import Task
-from workers.families import find_family
 
 NODES = (Granularity.NEURON, Granularity.HEAD)
 GRADIENTS = (Attributor.ATTNLRP, Attributor.CP_LRP, Attributor.GRADIENT_X_INPUT)
 
 
 def score(model, attributor, task, contrast, granularities=NODES):
-    sites = find_sites(model, find_family(model), granularities)
-    return compute_scores(model, find_family(model), attributor, sites, task, contrast, PAD)
+    sites = find_sites(as_loaded(model), granularities)
+    return compute_scores(as_loaded(model, pad_id=PAD), attributor, sites, task, contrast)
 
 
 def read_with_gradients(model, row):
@@ -158,7 +157,7 @@ def test_the_direction_of_a_logit_difference_is_a_difference_of_rows(model):
     row = draw_task().rows[0]
     states = torch.randn(1, 32)
     directions = compute_metric_directions(
-        model, find_family(model), states, [row], CircuitMetric.LOGIT_DIFFERENCE
+        as_loaded(model), states, [row], CircuitMetric.LOGIT_DIFFERENCE
     )
     head = model.lm_head.weight
     assert torch.allclose(directions[0], head[row.answer_ids[0]] - head[row.wrong_ids[0]])
@@ -167,9 +166,7 @@ def test_the_direction_of_a_logit_difference_is_a_difference_of_rows(model):
 def test_the_probability_metric_sums_both_sides(model):
     row = replace(draw_task().rows[0], answer_ids=(3, 4), wrong_ids=(5, 6, 7))
     states = torch.randn(1, 32)
-    value = compute_metric(
-        model, find_family(model), states, [row], CircuitMetric.PROBABILITY_DIFFERENCE
-    )
+    value = compute_metric(as_loaded(model), states, [row], CircuitMetric.PROBABILITY_DIFFERENCE)
     probabilities = torch.softmax(model.lm_head(states)[0], dim=-1)
     assert torch.allclose(value[0], probabilities[3:5].sum() - probabilities[5:8].sum())
 

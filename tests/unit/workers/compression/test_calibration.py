@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.tiny import draw_samples
+from tests.tiny import as_loaded, draw_samples
 from workers.compression.calibration import BlockInputs, draw_calibration_samples
 from workers.families import LLAMA, find_linear_modules
 from workers.models.batches import build_batches
@@ -47,7 +47,7 @@ def test_norms_are_those_of_the_whole_model_without_pads(
     model: LlamaForCausalLM, batch_tokens: int
 ) -> None:
     expected = input_norms(model)
-    inputs = BlockInputs(model, LLAMA, batches(batch_tokens))
+    inputs = BlockInputs(as_loaded(model), batches(batch_tokens))
     for block in range(2):
         found = inputs.measure(of_block(model, block), step=True)
         assert len(found) == 7
@@ -56,7 +56,7 @@ def test_norms_are_those_of_the_whole_model_without_pads(
 
 
 def test_a_step_goes_through_the_block_as_it_is_now(model: LlamaForCausalLM) -> None:
-    inputs = BlockInputs(model, LLAMA, batches())
+    inputs = BlockInputs(as_loaded(model), batches())
     dense = inputs.measure(of_block(model, 0), step=False)
     again = inputs.measure(of_block(model, 0), step=False)
     assert all(torch.equal(dense[name], again[name]) for name in dense)
@@ -70,9 +70,9 @@ def test_a_step_goes_through_the_block_as_it_is_now(model: LlamaForCausalLM) -> 
 
 
 def test_the_way_can_start_at_a_later_block(model: LlamaForCausalLM) -> None:
-    whole = BlockInputs(model, LLAMA, batches())
+    whole = BlockInputs(as_loaded(model), batches())
     whole.step()
-    later = BlockInputs(model, LLAMA, batches(), first_block=1)
+    later = BlockInputs(as_loaded(model), batches(), first_block=1)
     one = whole.measure(of_block(model, 1), step=True)
     other = later.measure(of_block(model, 1), step=True)
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -80,7 +80,7 @@ def test_the_way_can_start_at_a_later_block(model: LlamaForCausalLM) -> None:
 
 def test_no_hook_is_left_and_every_sample_is_counted(model: LlamaForCausalLM) -> None:
     counts: list[int] = []
-    inputs = BlockInputs(model, LLAMA, batches(), on_batch=counts.append)
+    inputs = BlockInputs(as_loaded(model), batches(), on_batch=counts.append)
     inputs.measure(of_block(model, 0), step=False, on_batch=counts.append)
     inputs.step(counts.append)
     assert sum(counts) == 3 * len(LENGTHS)
@@ -89,7 +89,7 @@ def test_no_hook_is_left_and_every_sample_is_counted(model: LlamaForCausalLM) ->
 
 def test_no_batch_is_refused(model: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="no calibration samples"):
-        BlockInputs(model, LLAMA, [])
+        BlockInputs(as_loaded(model), [])
 
 
 def test_windows_come_from_different_long_enough_documents() -> None:

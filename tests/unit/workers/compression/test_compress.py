@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from excise.names import READ_NO_SAMPLES, Attributor, Calibration, Granularity, Statistic
-from tests.tiny import VOCABULARY, build_tiny_model, draw_samples, weight_bytes
+from tests.tiny import VOCABULARY, as_loaded, build_tiny_model, draw_samples, weight_bytes
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.sums import finish, merge_sums, parse_sums, serialise_sums
 from workers.attribution.targets import Target
@@ -36,7 +37,6 @@ from workers.compression.plan import (
     RowShare,
 )
 from workers.families import (
-    LLAMA,
     UnsupportedGranularityError,
     find_family,
     find_linear_modules,
@@ -53,9 +53,7 @@ def run(model: Any, attributor: Attributor = BY_LRP, pattern: Any = HALF, **chan
     callbacks = {name: changes.pop(name) for name in ("on_block", "progress") if name in changes}
     first_block = changes.pop("first_block", 0)
     plan = CompressionPlan(attributor, pattern, **changes)
-    return compress(
-        model, find_family(model), plan, SAMPLES, 0, first_block=first_block, **callbacks
-    )
+    return compress(as_loaded(model), plan, SAMPLES, first_block=first_block, **callbacks)
 
 
 def linears(model: nn.Module) -> dict[str, nn.Module]:
@@ -153,14 +151,14 @@ def test_the_smallest_relevance_of_each_row_goes(
     model: LlamaForCausalLM, attributor: Attributor
 ) -> None:
     relevance = compute_relevance(
-        model,
-        LLAMA,
-        attributor,
-        Granularity.WEIGHT,
+        as_loaded(model),
+        Attribution(
+            attributor,
+            Granularity.WEIGHT,
+            Target.TOP_LOGIT,
+            statistics=frozenset({Statistic.MEAN_ABSOLUTE}),
+        ),
         SAMPLES,
-        Target.TOP_LOGIT,
-        0,
-        statistics=frozenset({Statistic.MEAN_ABSOLUTE}),
     )
     run(model, attributor)
     for name, module in linears(model).items():
@@ -175,14 +173,11 @@ def test_the_statistic_decides() -> None:
     run(one)
     run(other, statistic=Statistic.MEAN)
     relevance = compute_relevance(
-        build_tiny_model(),
-        LLAMA,
-        BY_LRP,
-        Granularity.WEIGHT,
+        as_loaded(build_tiny_model()),
+        Attribution(
+            BY_LRP, Granularity.WEIGHT, Target.TOP_LOGIT, statistics=frozenset({Statistic.MEAN})
+        ),
         SAMPLES,
-        Target.TOP_LOGIT,
-        0,
-        statistics=frozenset({Statistic.MEAN}),
     )
     assert weight_bytes(one) != weight_bytes(other)
     for name, module in linears(other).items():
@@ -197,8 +192,8 @@ def test_sums_of_shards_remove_what_one_pass_does(attributor: Attributor) -> Non
     plan = CompressionPlan(attributor, HALF)
     assert plan.is_additive
     parts = [
-        sum_scores(shared, LLAMA, plan, SAMPLES[:3], 0),
-        sum_scores(shared, LLAMA, plan, SAMPLES[3:], 0, first_index=3),
+        sum_scores(as_loaded(shared), plan, SAMPLES[:3]),
+        sum_scores(as_loaded(shared), plan, SAMPLES[3:], first_index=3),
     ]
     relevance = finish(merge_sums([parse_sums(serialise_sums(part)) for part in parts]))
     removed = prune_by_relevance(linears(shared), plan, relevance)
@@ -238,7 +233,9 @@ def test_wanda_removes_what_inputs_seldom_carry() -> None:
 def test_one_shot_wanda_agrees_with_the_attributor(model: LlamaForCausalLM) -> None:
     """The same score, read block by block here and in one pass there."""
     relevance = compute_relevance(
-        model, LLAMA, Attributor.WANDA, Granularity.WEIGHT, SAMPLES, Target.TOP_LOGIT, 0
+        as_loaded(model),
+        Attribution(Attributor.WANDA, Granularity.WEIGHT, Target.TOP_LOGIT),
+        SAMPLES,
     )
     run(model, Attributor.WANDA)
     for name, module in linears(model).items():
@@ -340,7 +337,7 @@ def test_a_one_shot_compression_cannot_resume(model: LlamaForCausalLM) -> None:
 def test_no_samples_are_refused(model: LlamaForCausalLM) -> None:
     plan = CompressionPlan(Attributor.MAGNITUDE, HALF)
     with pytest.raises(ValueError, match="no calibration samples"):
-        compress(model, LLAMA, plan, [], 0)
+        compress(as_loaded(model), plan, [])
 
 
 def test_a_row_that_does_not_divide_into_groups_is_refused(model: LlamaForCausalLM) -> None:

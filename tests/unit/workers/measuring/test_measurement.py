@@ -15,6 +15,7 @@ from excise.specs.abilities import AbilitiesGateSpec
 from tests.tiny import (
     MODULES,
     NEURONS,
+    as_loaded,
     build_tiny_model,
     build_tiny_tokenizer,
     draw_samples,
@@ -43,7 +44,7 @@ from workers.measuring.text_damage import ReferenceText, compute_perplexity
 from workers.measuring.zero_shot_tasks import Choice, Question
 from workers.models.encoding import Chat
 from workers.models.generation import Decoding
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.pruning.components import pruned
 from workers.scorers.detector import Detector
 from workers.scorers.scorer import Answer
@@ -74,8 +75,8 @@ ALL_GATES = [
 ]
 
 
-def subject(seed: int = 0, **changes: object) -> Subject:
-    return Subject(build_tiny_model(seed, **changes), TOKENIZER, LLAMA, 0)
+def subject(seed: int = 0, **changes: object) -> LoadedModel:
+    return LoadedModel(build_tiny_model(seed, **changes), TOKENIZER, LLAMA, 0)
 
 
 class BrokenScorer:
@@ -152,7 +153,7 @@ def test_several_responses_to_a_prompt_are_summed_up_by_prompt() -> None:
 def test_chats_go_through_the_template_whatever_texts_do() -> None:
     tokenizer = build_tiny_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} w91 {% endfor %}w92"
-    base = Subject(build_tiny_model(), tokenizer, LLAMA, 0)
+    base = LoadedModel(build_tiny_model(), tokenizer, LLAMA, 0)
     chat = Chat((("system", "w1 w2"), ("user", "w3")))
     plan = CheckPlan(
         prompt_sets={
@@ -189,7 +190,7 @@ def test_pruned_states_are_measured_in_place() -> None:
     baseline = Baseline(PLAN, base)
     with pruned(base.model, select_neurons({MODULES[0]: range(0, NEURONS, 2)})):
         state = baseline.measure(base)
-        expected = compute_perplexity(base.model, LLAMA, draw_samples([(30, 0)] * 8), 0)
+        expected = compute_perplexity(as_loaded(base.model), draw_samples([(30, 0)] * 8))
     assert isinstance(state.perplexity, TextLosses)
     assert state.perplexity.losses == pytest.approx(expected.losses)
     assert baseline.measure(base) == baseline.measure(base)
@@ -293,7 +294,7 @@ def test_what_the_listener_raises_goes_through() -> None:
 def test_another_vocabulary_makes_figures_per_token_incomparable() -> None:
     other = build_tiny_tokenizer()
     other.add_tokens(["extra"])  # a larger vocabulary with the same ids is none
-    enlarged = Subject(build_tiny_model(), other, LLAMA, 0)
+    enlarged = LoadedModel(build_tiny_model(), other, LLAMA, 0)
     baseline = Baseline(PLAN, enlarged)
     state = baseline.measure(subject())
     assert isinstance(state.perplexity, Unmeasured)
@@ -315,7 +316,7 @@ def test_text_beyond_the_context_is_not_measured() -> None:
 def test_another_checkpoint_is_compared_with_its_own_head() -> None:
     base, other = build_tiny_model(0), build_tiny_model(1)
     samples = draw_samples([(20, 0)] * 3)
-    damage = ReferenceText(base, LLAMA, samples, 0).measure(other)
+    damage = ReferenceText(as_loaded(base), samples).measure(as_loaded(other))
     with torch.no_grad():
         parts = []
         for sample in samples:
@@ -343,7 +344,7 @@ def test_a_larger_vocabulary_is_fine_and_a_smaller_one_is_not() -> None:
             for name, weight in base.state_dict().items()
         }
     )
-    found = ReferenceText(base, LLAMA, samples, 0).measure(enlarged)
+    found = ReferenceText(as_loaded(base), samples).measure(as_loaded(enlarged))
     with torch.no_grad():
         ids = torch.tensor([samples[0].token_ids])
         before = base(ids).logits[0, :-1].log_softmax(-1)
@@ -351,7 +352,7 @@ def test_a_larger_vocabulary_is_fine_and_a_smaller_one_is_not() -> None:
     expected = (before.exp() * (before - after)).sum(-1).clamp(min=0)
     assert found.divergences[0] == pytest.approx(float(expected.sum()), rel=1e-4, abs=1e-6)
     with pytest.raises(ValueError, match="predicts 101 tokens, the base 111"):
-        ReferenceText(enlarged, LLAMA, samples, 0).measure(base)
+        ReferenceText(as_loaded(enlarged), samples).measure(as_loaded(base))
 
 
 # --- abilities ----------------------------------------------------------------------------------
@@ -388,7 +389,7 @@ def test_abilities_of_another_vocabulary_are_unmeasured() -> None:
     words = {token: id_ for token, id_ in TOKENIZER.get_vocab().items() if token != "w50"}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     other = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0")
-    changed = Subject(build_tiny_model(), other, LLAMA, 0)
+    changed = LoadedModel(build_tiny_model(), other, LLAMA, 0)
     baseline = Baseline(ABLE, subject())
     state = baseline.measure(changed)
     assert isinstance(state.abilities, Unmeasured)

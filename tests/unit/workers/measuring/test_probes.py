@@ -12,11 +12,11 @@ from workers.abilities.encoding import EncodedProbe
 from workers.domain import TokenSequence
 from workers.families import find_family
 from workers.measuring.probes import measure_probes
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 
 
-def build_subject(model: nn.Module) -> Subject:
-    return Subject(model=model, tokenizer=None, family=find_family(model), pad_id=0)
+def build_subject(model: nn.Module) -> LoadedModel:
+    return LoadedModel(model=model, tokenizer=None, family=find_family(model), pad_id=0)
 
 
 def mark(prompt: tuple[int, ...], pieces: list[tuple[tuple[int, ...], bool]]) -> EncodedProbe:

@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from tests.tiny import MODULES, build_tiny_model, draw_samples, select_neurons
+from tests.tiny import MODULES, as_loaded, build_tiny_model, draw_samples, select_neurons
 from workers.domain import TokenSequence
-from workers.families import LLAMA
 from workers.measuring import text_damage
 from workers.measuring.text_damage import ReferenceText, compute_perplexity
 from workers.pruning.components import pruned
@@ -23,7 +22,7 @@ CHOSEN = select_neurons({MODULES[0]: INDICES})
 
 
 def reference(model: LlamaForCausalLM, batch_tokens: int = 64, pad_id: int = 0) -> ReferenceText:
-    return ReferenceText(model, LLAMA, draw_samples(LENGTHS), pad_id, batch_tokens)
+    return ReferenceText(as_loaded(model, pad_id=pad_id), draw_samples(LENGTHS), batch_tokens)
 
 
 @torch.no_grad()
@@ -53,7 +52,7 @@ def test_base_perplexity_is_the_exponential_of_the_model_s_loss(model: LlamaForC
 def test_a_changed_model_s_perplexity_is_its_own_loss(model: LlamaForCausalLM) -> None:
     text = reference(model)
     with pruned(model, CHOSEN):
-        damage = text.measure(model)
+        damage = text.measure(as_loaded(model))
         expected = perplexity_by_loss(model)
     assert damage.perplexity == pytest.approx(expected, rel=1e-5)
     assert damage.perplexity != pytest.approx(text.base_perplexity, rel=1e-3)
@@ -66,7 +65,7 @@ def test_the_unchanged_model_diverges_by_nothing(
 ) -> None:
     model.to(dtype)
     text = reference(model)
-    damage = text.measure(model)
+    damage = text.measure(as_loaded(model))
     assert damage.kl_mean == 0.0
     assert damage.kl_p95 == 0.0
     assert damage.perplexity == pytest.approx(text.base_perplexity, rel=1e-6)
@@ -75,7 +74,7 @@ def test_the_unchanged_model_diverges_by_nothing(
 def test_divergence_is_the_formula_from_base_to_changed(model: LlamaForCausalLM) -> None:
     text, base = reference(model), log_probabilities(model)
     with pruned(model, CHOSEN):
-        damage, changed = text.measure(model), log_probabilities(model)
+        damage, changed = text.measure(as_loaded(model)), log_probabilities(model)
     expected = torch.cat(
         [
             functional.kl_div(after, before, reduction="none", log_target=True).sum(-1)
@@ -96,7 +95,7 @@ def test_neither_batch_size_nor_pad_matters(
     one, other = reference(model), reference(model, batch_tokens, pad_id)
     assert one.base_perplexity == pytest.approx(other.base_perplexity, rel=1e-5)
     with pruned(model, CHOSEN):
-        left, right = one.measure(model), other.measure(model)
+        left, right = one.measure(as_loaded(model)), other.measure(as_loaded(model))
     assert left.perplexity == pytest.approx(right.perplexity, rel=1e-5)
     assert left.kl_mean == pytest.approx(right.kl_mean, rel=1e-4)
     assert left.kl_p95 == pytest.approx(right.kl_p95, rel=1e-4)
@@ -107,12 +106,12 @@ def test_neither_do_the_positions_held_at_once(
 ) -> None:
     whole = reference(model)
     with pruned(model, CHOSEN):
-        expected = whole.measure(model)
+        expected = whole.measure(as_loaded(model))
     monkeypatch.setattr(text_damage, "POSITIONS_AT_ONCE", 7)
     parts = reference(model)
     assert parts.base_perplexity == pytest.approx(whole.base_perplexity, rel=1e-5)
     with pruned(model, CHOSEN):
-        found = parts.measure(model)
+        found = parts.measure(as_loaded(model))
     assert found.kl_mean == pytest.approx(expected.kl_mean, rel=1e-4)
     assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-5)
 
@@ -120,9 +119,9 @@ def test_neither_do_the_positions_held_at_once(
 def test_batches_are_counted_for_base_and_changed_model(model: LlamaForCausalLM) -> None:
     base_counts: list[int] = []
     samples = draw_samples(LENGTHS)
-    text = ReferenceText(model, LLAMA, samples, 0, 40, on_batch=base_counts.append)
+    text = ReferenceText(as_loaded(model), samples, 40, on_batch=base_counts.append)
     counts: list[int] = []
-    text.measure(model, counts.append)
+    text.measure(as_loaded(model), counts.append)
     assert counts == base_counts
     assert sum(counts) == len(LENGTHS)
     assert len(counts) > 1
@@ -130,7 +129,7 @@ def test_batches_are_counted_for_base_and_changed_model(model: LlamaForCausalLM)
 
 def test_samples_of_one_token_are_left_out(model: LlamaForCausalLM) -> None:
     short = [TokenSequence((5,)), TokenSequence(())]
-    text = ReferenceText(model, LLAMA, [*short, *draw_samples(LENGTHS)], 0)
+    text = ReferenceText(as_loaded(model), [*short, *draw_samples(LENGTHS)])
     assert text.tokens == TOKENS
     assert text.base_perplexity == pytest.approx(reference(model).base_perplexity, rel=1e-5)
 
@@ -138,13 +137,13 @@ def test_samples_of_one_token_are_left_out(model: LlamaForCausalLM) -> None:
 @pytest.mark.parametrize("samples", [[], [TokenSequence((5,))], [TokenSequence(())]])
 def test_text_without_a_prediction_is_refused(model: LlamaForCausalLM, samples) -> None:
     with pytest.raises(ValueError, match="no sample of two tokens"):
-        ReferenceText(model, LLAMA, samples, 0)
+        ReferenceText(as_loaded(model), samples)
 
 
 def test_measuring_changes_nothing(model: LlamaForCausalLM) -> None:
     text = reference(model)
     with pruned(model, CHOSEN):
-        first, second = text.measure(model), text.measure(model)
+        first, second = text.measure(as_loaded(model)), text.measure(as_loaded(model))
     assert first == second
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert torch.equal(model.lm_head.weight, build_tiny_model().lm_head.weight)
@@ -154,7 +153,7 @@ def test_more_damage_is_more_divergence(model: LlamaForCausalLM) -> None:
     text, found = reference(model), [0.0]
     for count in (1, 5, 14):
         with pruned(model, select_neurons({MODULES[0]: INDICES[:count]})):
-            found.append(text.measure(model).kl_mean)
+            found.append(text.measure(as_loaded(model)).kl_mean)
     assert found == sorted(found)
     assert len(set(found)) == 4
 
@@ -166,10 +165,8 @@ def test_perplexity_alone_is_that_of_the_reference_text(
     counts: list[int] = []
     with pruned(model, CHOSEN):
         found = compute_perplexity(
-            model,
-            LLAMA,
+            as_loaded(model),
             [TokenSequence((5,)), *draw_samples(LENGTHS)],
-            0,
             batch_tokens=batch_tokens,
             on_batch=counts.append,
         )
@@ -182,4 +179,4 @@ def test_perplexity_alone_is_that_of_the_reference_text(
 
 def test_perplexity_of_nothing_is_refused(model: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="no sample of two tokens"):
-        compute_perplexity(model, LLAMA, [TokenSequence((5,))], 0)
+        compute_perplexity(as_loaded(model), [TokenSequence((5,))])

@@ -22,6 +22,7 @@ from workers.measuring.zero_shot import (
     measure_accuracy,
 )
 from workers.measuring.zero_shot_tasks import Choice, Question
+from workers.models.loaded import LoadedModel
 
 WORDS = ("", "is", "big", "small", "very")
 PROBABILITIES = {  # word → probability of each next word
@@ -46,6 +47,9 @@ class Bigrams(nn.Module):
         self.config = SimpleNamespace(max_position_embeddings=20)
         self.fed: list[tuple[int, ...]] = []
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.lm_head
+
 
 class _Backbone(nn.Module):
     def __init__(self, owner: Bigrams) -> None:
@@ -56,6 +60,10 @@ class _Backbone(nn.Module):
         owner = self._owner[0]
         owner.fed.extend(tuple(row) for row in input_ids.tolist())
         return SimpleNamespace(last_hidden_state=owner.table[input_ids])
+
+
+def load(model: nn.Module, pad_id: int = 0) -> LoadedModel:
+    return LoadedModel(model, None, LLAMA, pad_id)
 
 
 def encode(text: str) -> list[int]:
@@ -74,9 +82,7 @@ def test_likelihoods_are_those_written_down() -> None:
         Choice("very", " big"),
     ]
     for batch_tokens in (1, 6, 1000):
-        found = compute_log_likelihoods(
-            Bigrams(), LLAMA, encode, choices, 0, batch_tokens=batch_tokens
-        )
+        found = compute_log_likelihoods(load(Bigrams()), encode, choices, batch_tokens=batch_tokens)
         expected = [0.5, 0.2 * 0.6, 0.2 * 0.6, 0.1]
         assert found == pytest.approx([math.log(value) for value in expected], rel=1e-5)
 
@@ -88,7 +94,7 @@ def test_accuracies_of_known_answers() -> None:
     """
     words = ("big", "very small", "small")
     questions = [ask("is", *words, answer=answer) for answer in (0, 0, 1, 2)]
-    found = measure_accuracy(Bigrams(), LLAMA, encode, ZeroShotTask.ARC_EASY, questions, 0)
+    found = measure_accuracy(load(Bigrams()), encode, ZeroShotTask.ARC_EASY, questions)
     assert found == TaskAccuracy(
         task=ZeroShotTask.ARC_EASY,
         questions=4,
@@ -107,12 +113,10 @@ def test_lengths_are_bytes() -> None:
         table.table[1] = torch.tensor([0.1, 0.1, 0.25, 0.30, 0.25]).log()
     question = ask("is", "abcde", "ééé", answer=1)
     found = measure_accuracy(
-        table,
-        LLAMA,
+        load(table),
         lambda text: [names[word] for word in text.split()],
         ZeroShotTask.ARC_EASY,
         [question, question],
-        0,
     )
     assert found.normalised_accuracy == 1.0
 
@@ -120,7 +124,7 @@ def test_lengths_are_bytes() -> None:
 def test_partial_evaluation_scores_the_same_words_after_either_option() -> None:
     choices = (Choice("is", " small"), Choice("very", " small"))
     questions = [Question(choices, 1), Question(choices, 0)]
-    found = measure_accuracy(Bigrams(), LLAMA, encode, ZeroShotTask.WINOGRANDE, questions, 0)
+    found = measure_accuracy(load(Bigrams()), encode, ZeroShotTask.WINOGRANDE, questions)
     assert found.accuracy == found.normalised_accuracy == 0.5
 
 
@@ -128,7 +132,7 @@ def test_choices_of_one_token_are_fed_once() -> None:
     model = Bigrams()
     counts: list[int] = []
     questions = [ask("very is", "big", "small", answer=0), ask("big is", "big", "is", answer=1)]
-    measure_accuracy(model, LLAMA, encode, ZeroShotTask.BOOLQ, questions, 0, on_batch=counts.append)
+    measure_accuracy(load(model), encode, ZeroShotTask.BOOLQ, questions, on_batch=counts.append)
     assert sorted(model.fed) == [(2, 1), (4, 1)]
     assert sum(counts) == 2
 
@@ -153,11 +157,9 @@ def test_a_real_model_s_likelihoods_do_not_depend_on_batches(
         return float(scores.gather(1, torch.tensor(target)[:, None]).sum())
 
     found = compute_log_likelihoods(
-        model,
-        LLAMA,
+        load(model, pad_id=pad_id),
         lambda text: tokenizer(text).input_ids,
         choices,
-        pad_id,
         batch_tokens=batch_tokens,
     )
     assert found == pytest.approx([expected(choice) for choice in choices], rel=1e-4)
@@ -166,7 +168,7 @@ def test_a_real_model_s_likelihoods_do_not_depend_on_batches(
 def test_what_exceeds_the_context_is_cut_from_the_left() -> None:
     model = Bigrams()
     choice = Choice("small " * 30 + "is", " very small")
-    found = compute_log_likelihoods(model, LLAMA, encode, [choice], 0)
+    found = compute_log_likelihoods(load(model), encode, [choice])
     assert found == pytest.approx([math.log(0.2 * 0.6)], rel=1e-5)
     assert model.fed == [(3,) * 18 + (1, 4)]
 
@@ -177,19 +179,19 @@ def test_spaces_at_the_context_s_end_belong_to_the_continuation() -> None:
     def encode_with_spaces(text: str) -> list[int]:
         return [{"is": 1, " big": 2, " ": 3}[part] for part in re.findall(r" big|is| ", text)]
 
-    found = compute_log_likelihoods(Bigrams(), LLAMA, encode_with_spaces, [Choice("is ", "big")], 0)
+    found = compute_log_likelihoods(load(Bigrams()), encode_with_spaces, [Choice("is ", "big")])
     assert found == pytest.approx([math.log(0.5)], rel=1e-5)
 
 
 @pytest.mark.parametrize("choice", [Choice("", " big"), Choice("is", " "), Choice(" ", " big")])
 def test_a_choice_with_nothing_to_predict_is_refused(choice: Choice) -> None:
     with pytest.raises(ValueError, match="nothing to predict"):
-        compute_log_likelihoods(Bigrams(), LLAMA, encode, [choice], 0)
+        compute_log_likelihoods(load(Bigrams()), encode, [choice])
 
 
 def test_a_choice_longer_than_the_context_is_refused() -> None:
     with pytest.raises(ValueError, match="25 tokens exceeds the model's context of 20"):
-        compute_log_likelihoods(Bigrams(), LLAMA, encode, [Choice("is", " big" * 25)], 0)
+        compute_log_likelihoods(load(Bigrams()), encode, [Choice("is", " big" * 25)])
 
 
 def test_a_likelihood_that_is_no_number_is_an_error() -> None:
@@ -197,13 +199,13 @@ def test_a_likelihood_that_is_no_number_is_an_error() -> None:
     with torch.no_grad():
         model.table[1, 2] = float("nan")
     with pytest.raises(ArithmeticError, match="not finite"):
-        compute_log_likelihoods(model, LLAMA, encode, [Choice("is", " big")], 0)
+        compute_log_likelihoods(load(model), encode, [Choice("is", " big")])
 
 
 def test_one_question_has_no_standard_error() -> None:
     with pytest.raises(ValueError, match="two or more"):
         measure_accuracy(
-            Bigrams(), LLAMA, encode, ZeroShotTask.RTE, [ask("is", "big", "is", answer=0)], 0
+            load(Bigrams()), encode, ZeroShotTask.RTE, [ask("is", "big", "is", answer=0)]
         )
 
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from tests.tiny import build_tiny_model, draw_samples
+from tests.tiny import as_loaded, build_tiny_model, draw_samples
 from workers.domain import TokenSequence
+from workers.families import LLAMA
 from workers.models.generation import Decoding, generate_responses, generate_samples
+from workers.models.loaded import LoadedModel
 from workers.models.sampling import compute_row_seed, draw_tokens
 
 LENGTHS = (5, 1, 12, 3, 3, 20, 7, 2)
@@ -33,13 +35,13 @@ def generate_alone(model: LlamaForCausalLM, prompt: tuple[int, ...]) -> tuple[in
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batches_give_what_each_prompt_gives_alone(seed: int, batch_size: int) -> None:
     model = build_tiny_model(seed)
-    found = generate_responses(model, PROMPTS, NEW, pad_id=0, batch_size=batch_size)
+    found = generate_responses(as_loaded(model), PROMPTS, NEW, batch_size=batch_size)
     expected = [TokenSequence(prompt, generate_alone(model, prompt)) for prompt in PROMPTS]
     assert found == expected
 
 
 def test_the_library_s_own_greedy_search_agrees(model: LlamaForCausalLM) -> None:
-    found = generate_responses(model, PROMPTS, NEW, pad_id=0)
+    found = generate_responses(as_loaded(model), PROMPTS, NEW)
     for prompt, sequence in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([prompt])
         output = model.generate(
@@ -49,16 +51,16 @@ def test_the_library_s_own_greedy_search_agrees(model: LlamaForCausalLM) -> None
 
 
 def test_the_pad_token_may_be_any_token(model: LlamaForCausalLM) -> None:
-    expected = generate_responses(model, PROMPTS, NEW, pad_id=0)
+    expected = generate_responses(as_loaded(model), PROMPTS, NEW)
     for pad_id in (1, 50, expected[0].response_ids[0]):
-        assert generate_responses(model, PROMPTS, NEW, pad_id=pad_id) == expected
+        assert generate_responses(as_loaded(model, pad_id=pad_id), PROMPTS, NEW) == expected
 
 
 def test_the_end_token_stops_a_response_and_is_no_part_of_it(model: LlamaForCausalLM) -> None:
-    free = generate_responses(model, PROMPTS, NEW, pad_id=0)
+    free = generate_responses(as_loaded(model), PROMPTS, NEW)
     end = free[0].response_ids[4]
     model.generation_config.eos_token_id = end
-    stopped = generate_responses(model, PROMPTS, NEW, pad_id=end)
+    stopped = generate_responses(as_loaded(model, pad_id=end), PROMPTS, NEW)
     assert stopped[0].response_ids == free[0].response_ids[: free[0].response_ids.index(end)]
     for before, after in zip(free, stopped, strict=True):
         ids = before.response_ids
@@ -68,17 +70,17 @@ def test_the_end_token_stops_a_response_and_is_no_part_of_it(model: LlamaForCaus
 
 
 def test_any_of_several_end_tokens_stops(model: LlamaForCausalLM) -> None:
-    ids = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)[0].response_ids
+    ids = generate_responses(as_loaded(model), PROMPTS[:1], NEW)[0].response_ids
     ends = [ids[6], ids[2]]
     model.generation_config.eos_token_id = ends
-    (stopped,) = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)
+    (stopped,) = generate_responses(as_loaded(model), PROMPTS[:1], NEW)
     assert stopped.response_ids == ids[: min(map(ids.index, ends))]
 
 
 def test_an_end_at_once_is_an_empty_response(model: LlamaForCausalLM) -> None:
-    ids = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)[0].response_ids
+    ids = generate_responses(as_loaded(model), PROMPTS[:1], NEW)[0].response_ids
     model.generation_config.eos_token_id = ids[0]
-    (stopped,) = generate_responses(model, PROMPTS[:1], NEW, pad_id=0)
+    (stopped,) = generate_responses(as_loaded(model), PROMPTS[:1], NEW)
     assert stopped == TokenSequence(PROMPTS[0], ())
 
 
@@ -114,7 +116,7 @@ def test_it_is_greedy_whatever_the_checkpoint_asks_for(
 ) -> None:
     end = generate_alone(model, PROMPTS[0])[6]
     model.generation_config.eos_token_id = end
-    expected = generate_responses(model, PROMPTS, NEW, pad_id=0)
+    expected = generate_responses(as_loaded(model), PROMPTS, NEW)
     for prompt, sequence in zip(PROMPTS, expected, strict=True):
         ids = generate_alone(model, prompt)
         assert sequence.response_ids == (ids[: ids.index(end)] if end in ids else ids)
@@ -124,7 +126,7 @@ def test_it_is_greedy_whatever_the_checkpoint_asks_for(
     library.addHandler(caplog.handler)
     try:
         caplog.clear()
-        assert generate_responses(model, PROMPTS, NEW, pad_id=0) == expected
+        assert generate_responses(as_loaded(model), PROMPTS, NEW) == expected
         assert caplog.messages == []
     finally:
         library.removeHandler(caplog.handler)
@@ -141,13 +143,13 @@ def test_the_model_s_settings_come_back_after_an_exception(
     own = model.generation_config
     monkeypatch.setattr(model, "generate", fail)
     with pytest.raises(KeyboardInterrupt):
-        generate_responses(model, PROMPTS, NEW, pad_id=0)
+        generate_responses(as_loaded(model), PROMPTS, NEW)
     assert model.generation_config is own
 
 
 def test_batches_are_counted(model: LlamaForCausalLM) -> None:
     counts: list[int] = []
-    generate_responses(model, PROMPTS, 2, pad_id=0, batch_size=3, on_batch=counts.append)
+    generate_responses(as_loaded(model), PROMPTS, 2, batch_size=3, on_batch=counts.append)
     assert counts == [3, 3, 2]
 
 
@@ -159,17 +161,18 @@ def test_a_callback_that_raises_stops_the_generation(model: LlamaForCausalLM) ->
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        generate_responses(model, PROMPTS, 2, pad_id=0, batch_size=3, on_batch=stop)
+        generate_responses(as_loaded(model), PROMPTS, 2, batch_size=3, on_batch=stop)
     assert counts == [3]
 
 
 def test_an_empty_prompt_is_refused_before_anything_runs() -> None:
+    nothing = LoadedModel(None, None, LLAMA, 0)
     with pytest.raises(ValueError, match="a prompt has no tokens"):
-        generate_responses(None, [(1, 2), ()], 2, pad_id=0)
+        generate_responses(nothing, [(1, 2), ()], 2)
 
 
 def test_no_prompts_give_no_responses(model: LlamaForCausalLM) -> None:
-    assert generate_responses(model, [], 2, pad_id=0) == []
+    assert generate_responses(as_loaded(model), [], 2) == []
 
 
 # --- sampled -------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ def sample(
     seed: int = 5,
     batch_size: int = 128,
 ) -> list[tuple[TokenSequence, ...]]:
-    return generate_samples(model, prompts, decoding, 0, seed=seed, batch_size=batch_size)
+    return generate_samples(as_loaded(model), prompts, decoding, seed=seed, batch_size=batch_size)
 
 
 def sample_alone(
@@ -266,7 +269,9 @@ def test_the_end_token_stops_a_sample(model: LlamaForCausalLM) -> None:
 
 def test_every_response_is_counted(model: LlamaForCausalLM) -> None:
     counts: list[int] = []
-    generate_samples(model, PROMPTS[:3], SAMPLED, 0, seed=1, batch_size=4, on_batch=counts.append)
+    generate_samples(
+        as_loaded(model), PROMPTS[:3], SAMPLED, seed=1, batch_size=4, on_batch=counts.append
+    )
     assert counts == [4, 4, 1]
 
 

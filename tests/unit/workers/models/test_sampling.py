@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from workers.models import sampling
 from workers.models.sampling import CANDIDATES, NucleusDraws, compute_row_seed, draw_tokens
 
 PROBABILITIES = (0.4, 0.3, 0.15, 0.1, 0.05)
@@ -140,23 +139,6 @@ def test_draws_are_those_of_the_definition(step: int) -> None:
     ]
     assert left.argmax(dim=-1).tolist() == expected
     assert left.isfinite().sum(dim=-1).tolist() == [1] * 60
-
-
-@pytest.mark.parametrize(
-    ("seed", "outputs"),
-    [
-        (0, (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)),
-        (1234567, (6457827717110365317, 3203168211198807973, 9817491932198370423)),
-    ],
-)
-def test_the_hash_is_splitmix64(seed: int, outputs: tuple[int, ...]) -> None:
-    # The outputs are those of the authors' C code.
-    state = torch.tensor(seed)
-    found = []
-    for _ in outputs:
-        state = state + sampling._STEP
-        found.append(int(sampling._mix(state)) & MASK)
-    assert tuple(found) == outputs
 
 
 def test_the_temperature_flattens() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from excise.names import Granularity
-from tests.tiny import HIDDEN, MODULES, NEURONS, draw_samples
+from tests.tiny import HIDDEN, MODULES, NEURONS, as_loaded, draw_samples
 from workers.domain import TokenSequence
 from workers.families import LLAMA, find_components
 from workers.pruning.means import compute_mean_inputs
@@ -46,7 +46,7 @@ def compute_means(
     **options: int,
 ) -> dict[str, torch.Tensor]:
     modules = find_components(model, LLAMA, granularity)
-    return compute_mean_inputs(model, LLAMA, modules, samples, pad_id, **options)
+    return compute_mean_inputs(as_loaded(model, pad_id=pad_id), modules, samples, **options)
 
 
 def list_hooks(model: nn.Module) -> list[Any]:

@@ -21,21 +21,14 @@ from tests.tiny import (
     save_tiny_checkpoint,
     select_neurons,
 )
-from workers.fetching.checkpoints import load_checkpoint
+from workers.models.checkpoints import load_checkpoint
 from workers.pruning.components import pruned
-from workers.pruning.patch import (
-    Patch,
-    PatchError,
-    WrongCheckpointError,
-    apply_patch,
-    build_patch,
-    parse_patch,
-    revert_patch,
-    serialise_patch,
-)
-from workers.pruning.patch_format import WeightChange
+from workers.pruning.patch import Patch, WrongCheckpointError, apply_patch, revert_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import WeightChange, parse_patch, serialise_patch
 from workers.pruning.safetensors_files import SafetensorsFormatError, compute_checkpoint_sha256
 from workers.pruning.selection import list_indices
+from workers.pruning.stored_matrix import PatchError
 
 FIRST, SECOND = MODULES
 INDICES = {FIRST: [3, 11], SECOND: [0, 47]}

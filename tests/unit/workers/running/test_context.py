@@ -21,13 +21,8 @@ from service.jobs.execution import (
 )
 from workers.progress import Progress
 from workers.running import context as context_module
-from workers.running.context import (
-    PROGRESS_SECONDS,
-    CancelledJobError,
-    JobContext,
-    StageOutput,
-    compute_key,
-)
+from workers.running.context import PROGRESS_SECONDS, CancelledJobError, JobContext
+from workers.stages.context import StageOutput, compute_key
 
 INPUTS = {"model": "abc", "seed": 1, "amounts": [8, 16], "budget": {"kl": 0.05}}
 

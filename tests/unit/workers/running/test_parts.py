@@ -13,7 +13,7 @@ import torch
 
 from excise.names import Attributor, Granularity
 from excise.specs import CircuitSpec
-from tests.tiny import MODULES, build_tiny_model, draw_samples
+from tests.tiny import MODULES, as_loaded, build_tiny_model, draw_samples
 from tests.unit.workers.correction.cases import (
     GREEDY,
     FunctionScorer,
@@ -27,19 +27,19 @@ from tests.unit.workers.kinds.correction.correction_inputs import (
     build_slice,
 )
 from workers.attribution.accumulation import SumsPlace, open_storage
+from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.contrastive import Side, parse_relevance
 from workers.attribution.sums import merge_sums, parse_sums
 from workers.attribution.targets import Target
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, PromptOutcome
 from workers.domain import Relevance, TokenSequence
-from workers.families import LLAMA
 from workers.kinds.circuit import discover
 from workers.kinds.compression import compress
 from workers.kinds.compression.results import Measured, PreparedCompression
 from workers.kinds.correction import attribute
 from workers.progress import ignore
-from workers.running.context import StageOutput
+from workers.stages.context import StageOutput
 
 LENGTHS = (9, 4, 7, 7, 3, 8, 2)
 
@@ -112,13 +112,9 @@ def compute_direct(
 ) -> dict[str, torch.Tensor]:
     """Summed relevance of responses over a number of explained tokens."""
     relevance = compute_relevance(
-        inputs.model,
-        LLAMA,
-        inputs.attributor,
-        granularity,
+        inputs.base,
+        Attribution(inputs.attributor, granularity, Target.EMITTED_MINUS_RUNNER_UP),
         samples,
-        Target.EMITTED_MINUS_RUNNER_UP,
-        0,
     )
     return {name: values * relevance.tokens / explained for name, values in relevance.mean.items()}
 
@@ -174,13 +170,11 @@ def test_what_protected_slices_lose_counts_with_the_reference_text_token_by_toke
     guarded = read_general(inputs, prepared.model_copy(update={"protection": (words, lists)}))
     samples = [one.to_sequence() for own in (words, lists) for one in own.learn]
     loss = compute_relevance(
-        inputs.model,
-        LLAMA,
-        Attributor.GRADIENT_X_INPUT,
-        Granularity.NEURON,
+        inputs.base,
+        Attribution(
+            Attributor.GRADIENT_X_INPUT, Granularity.NEURON, Target.EMITTED_LOG_PROBABILITY
+        ),
         samples,
-        Target.EMITTED_LOG_PROBABILITY,
-        0,
     )
     reference = sum(map(len, prepared.reference.attribute))
     assert reference != loss.tokens
@@ -258,7 +252,6 @@ def prepare_compression(method: str, place: SumsPlace) -> tuple[Any, PreparedCom
         sequential=False,
         seed=0,
     )
-    checkpoint = SimpleNamespace(model=build_tiny_model(), pad_id=0)
     samples = draw_samples([(n + 1, 0) for n in LENGTHS])
     prepared = PreparedCompression(
         model_sha256="",
@@ -268,8 +261,7 @@ def prepare_compression(method: str, place: SumsPlace) -> tuple[Any, PreparedCom
     )
     inputs = SimpleNamespace(
         spec=spec,
-        checkpoint=checkpoint,
-        family=LLAMA,
+        base=as_loaded(build_tiny_model()),
         storing_sums=lambda: open_storage(place),
     )
     return inputs, prepared

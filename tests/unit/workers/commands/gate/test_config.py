@@ -27,7 +27,7 @@ from workers.gates.requests import (
     list_not_asked,
 )
 from workers.models.generation import Decoding
-from workers.running.behaviours import build_decoding
+from workers.stages.behaviours import build_decoding
 
 
 def parse(tmp_path: Path, text: str) -> GateConfig:

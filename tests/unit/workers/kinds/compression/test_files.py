@@ -15,9 +15,11 @@ from tests.tiny import save_tiny_checkpoint
 from workers.domain import Selection
 from workers.families import find_family, find_linear_modules, linear_weight
 from workers.kinds.compression.package import choose_files, read_weight_files
-from workers.pruning.patch import Patch, apply_patch, build_patch, serialise_patch
+from workers.pruning.patch import Patch, apply_patch
+from workers.pruning.patch_building import build_patch
+from workers.pruning.patch_format import serialise_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
-from workers.running.packaging import INDEX_NAME, MEDIA_TYPES
+from workers.stages.packaging import INDEX_NAME, MEDIA_TYPES
 
 
 def build_compression(base: Path, share: float) -> Patch:

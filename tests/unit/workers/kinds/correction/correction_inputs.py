@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import LlamaForCausalLM
 
 from excise.names import Attributor, Granularity
 from excise.specs import CorrectionSpec
-from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
+from tests.tiny import as_loaded, build_tiny_model, draw_samples
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import (
@@ -24,8 +23,7 @@ from workers.correction.results import (
     SliceDamage,
 )
 from workers.correction.search import Budget
-from workers.families import LLAMA, Family, count_components
-from workers.models.subject import Subject
+from workers.models.loaded import LoadedModel
 from workers.running.context import CancelledJobError
 
 
@@ -50,18 +48,12 @@ class FakeInputs:
     model: LlamaForCausalLM = field(default_factory=build_tiny_model)
     attributor: Attributor = Attributor.GRADIENT_X_INPUT
     granularities: tuple[Granularity, ...] = (Granularity.NEURON,)
-    family: Family = LLAMA
     place: SumsPlace = SumsPlace.DEVICE
 
     @property
-    def checkpoint(self) -> SimpleNamespace:
-        """The loaded model."""
-        return SimpleNamespace(model=self.model, tokenizer=build_tiny_tokenizer(), pad_id=0)
-
-    @property
-    def base(self) -> Subject:
+    def base(self) -> LoadedModel:
         """The model whose behaviours are looked at."""
-        return Subject(self.model, build_tiny_tokenizer(), LLAMA, 0)
+        return as_loaded(self.model)
 
     @property
     def budget(self) -> Budget:
@@ -74,7 +66,7 @@ class FakeInputs:
 
     def component_counts(self, granularity: Granularity) -> dict[str, int]:
         """Module → number of its components."""
-        return count_components(self.model, LLAMA, granularity)
+        return self.base.count_components(granularity)
 
 
 @dataclass

@@ -23,7 +23,6 @@ from workers.correction.protection import SEARCH_SHARE
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import BUDGET_SHARE
 from workers.domain import Relevance
-from workers.families import LLAMA, find_family
 from workers.kinds.correction.search_pool import (
     LEAST_LIMIT,
     POOL_SHARE,
@@ -99,7 +98,7 @@ def test_every_protected_slice_is_guarded_by_its_own_samples(inputs: FakeInputs)
         assert isinstance(guard, MarginGuard)
         assert guard.name == own.name
         expected = compute_margin_rows(
-            inputs.model, LLAMA, pool.components, [one.to_sequence() for one in own.learn], 0
+            inputs.base, pool.components, [one.to_sequence() for one in own.learn]
         )
         torch.testing.assert_close(guard.rows, expected.rows)
         for mine, theirs in zip(guard.leads, expected.leads, strict=True):
@@ -200,6 +199,6 @@ def test_components_are_weighed_together_where_damage_is_predicted(
 
 def test_neurons_of_fused_experts_are_ranked_one_by_one(inputs: FakeInputs) -> None:
     model = build_family_model("mixtral")
-    mixture: Any = replace(inputs, model=model, family=find_family(model))
+    mixture: Any = replace(inputs, model=model)
     assert not weighs_together(mixture, NEURON)
     assert weighs_together(mixture, HEAD)

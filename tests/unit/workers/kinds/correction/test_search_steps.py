@@ -108,9 +108,9 @@ def measure_text(
     inputs: FakeInputs, selection: Selection, texts: tuple[tuple[int, ...], ...]
 ) -> tuple[float, float, float]:
     """Perplexity of base and pruned model, and KL divergence."""
-    text = ReferenceText(inputs.model, LLAMA, [TokenSequence(ids) for ids in texts], 0)
+    text = ReferenceText(inputs.base, [TokenSequence(ids) for ids in texts])
     with pruned(inputs.model, selection):
-        damage = text.measure(inputs.model)
+        damage = text.measure(inputs.base)
     return text.base_perplexity, damage.perplexity, damage.kl_mean
 
 
@@ -216,12 +216,10 @@ def test_the_mean_on_the_tuning_text_is_left_behind_where_asked_for(inputs: Fake
     settings = SETTINGS.model_copy(update={"ablation": "mean"})
     found = bench_of(inputs, prepared).measure(FIRST, settings)
     text = [TokenSequence(ids) for ids in prepared.reference.tune]
-    means = compute_mean_inputs(
-        inputs.model, LLAMA, find_components(inputs.model, LLAMA, NEURON), text, 0
-    )
-    reference = ReferenceText(inputs.model, LLAMA, text, 0)
+    means = compute_mean_inputs(inputs.base, find_components(inputs.model, LLAMA, NEURON), text)
+    reference = ReferenceText(inputs.base, text)
     with pruned(inputs.model, FIRST, replacement=means):
-        damage = reference.measure(inputs.model)
+        damage = reference.measure(inputs.base)
     assert found.damage.kl_mean == pytest.approx(damage.kl_mean)
     _, _, without = measure_text(inputs, FIRST, prepared.reference.tune)
     assert found.damage.kl_mean != pytest.approx(without)

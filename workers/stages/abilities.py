@@ -15,9 +15,8 @@ from workers.abilities.real_text import build_real_kind, load_real_slices
 from workers.abilities.source import Purpose
 from workers.correction.protection import protect_slices, protect_texts
 from workers.correction.results import ProtectedSlice, SliceDamage
-from workers.families import find_context_length
-from workers.running.context import InvalidInputError
-from workers.running.loading import CorrectionInputs
+from workers.stages.context import InvalidInputError
+from workers.stages.inputs import CorrectionInputs
 
 UNLIMITED = 1e9
 """Stands for a figure without a limit, where infinity cannot be stored."""
@@ -81,13 +80,13 @@ def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
     if asked is None:
         return ()
     _check_set_names(inputs, asked)
-    tokenizer = inputs.checkpoint.tokenizer
+    tokenizer = inputs.base.tokenizer
     built_in: tuple[ProtectedSlice, ...] = ()
     if asked.abilities:
         gate = inputs.spec.gates.abilities or AbilitiesGateSpec()
         kinds = list_kinds(inputs)
         limits = {kind.name: _limit(gate, kind.name) for kind in kinds}
-        longest = find_context_length(inputs.checkpoint.model)
+        longest = inputs.base.context_length
         built_in = protect_slices(tokenizer, inputs.spec.seed, kinds, limits, longest)
     try:
         own = tuple(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from excise.errors import UserError
 from excise.intake.checkpoint_folder import (
     PICKLE_SUFFIXES,
     CheckpointFiles,
@@ -17,7 +18,6 @@ from excise.intake.checkpoint_folder import (
 )
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
-from service.errors import ModelSourceError
 
 ALLOWED_ARCHITECTURES = frozenset(
     {
@@ -48,6 +48,13 @@ _FORMS = (
     "Give the name of a folder under one of the model roots, an absolute path inside one of them, "
     "or a hub id pinned to a commit (org/name@<40 hex digits>)."
 )
+
+
+class ModelSourceError(UserError, ValueError):
+    """The named checkpoint is unknown, out of bounds or in a format Excise does not load."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model")
 
 
 @dataclass(frozen=True)

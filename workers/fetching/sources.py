@@ -1,4 +1,4 @@
-"""Where the two checkpoints of `excise gate` come from, by the rules that jobs follow."""
+"""Checkpoints that a command or a call names, found by the rules that jobs follow."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from excise.intake.checkpoint_folder import list_own_roots
-from service.model_sources import check_checkpoint_folder
-from workers.fetching.checkpoints import find_checkpoint_folder
+from excise.intake.model_sources import check_checkpoint_folder
+from workers.fetching.checkpoints import (
+    find_checkpoint_folder,
+)
 
 
 def find_checkpoint(model: str) -> Path:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
-from typing import Any
 
 from excise.intake.prompt_sets import Prompt
 from excise.names import Direction, Headline, MeasureName
@@ -20,12 +17,10 @@ from excise.specs.behaviours import (
     ToxicityDefinition,
 )
 from workers.correction.behaviour import Behaviour, Marking
-from workers.fetching.checkpoints import BALANCED, choose_device
-from workers.fetching.detoxify import find_detoxify
 from workers.models.encoding import ChatTemplateError
 from workers.models.generation import Decoding
 from workers.models.prompts import convert_prompts, encode_all
-from workers.running.context import InvalidInputError
+from workers.models.tokenizer import Tokenizer
 from workers.scorers.build import (
     DetoxifyDescription,
     EntryPointDescription,
@@ -34,13 +29,12 @@ from workers.scorers.build import (
     ProfanityDescription,
     ScorerDescription,
     ScorerSurroundings,
-    TrustedHost,
     UniquenessDescription,
     build_scorer,
 )
 from workers.scorers.detector import Detector
 from workers.scorers.phrases import Phrases
-from workers.settings import ScorerSettings
+from workers.stages.context import InvalidInputError
 
 PHRASE_THRESHOLD = 0.5
 """A phrase is in a response, which scores 1, or not, which scores 0."""
@@ -94,19 +88,6 @@ def build_decoding(spec: DecodingSpec) -> Decoding:
     return Decoding(**spec.model_dump())
 
 
-def describe_surroundings(settings: ScorerSettings, device: str) -> ScorerSurroundings:
-    """Return what the operator decides about scorers, for models that run on `device`.
-
-    Scorers run on one device, also where the model is spread over several.
-    """
-    return ScorerSurroundings(
-        find_detoxify=partial(find_detoxify, roots=settings.scorer_roots),
-        device=choose_device("auto" if device == BALANCED else device),
-        hosts=tuple(TrustedHost(**host.model_dump()) for host in settings.scorer_hosts),
-        environment=os.environ,
-    )
-
-
 def describe_scorers(spec: Definition) -> list[ScorerDescription]:
     """Return the scorers a spec asks for, in order."""
     match spec:
@@ -133,7 +114,7 @@ def _describe_evaluator(name: str) -> ScorerDescription:
     return DetoxifyDescription(name.removeprefix("detoxify/"))
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
     """Return the tokens of each prompt: a chat's by the model's chat template, text as it is.
 
     Raises `InvalidInputError` for a chat that the tokenizer has no template for, or that its

@@ -14,8 +14,8 @@ from excise.reports.common import JobReport
 from workers.progress import Progress
 from workers.pruning.patch import PatchVerdict
 from workers.reports.rendering import render_json
-from workers.running.context import JobContext
-from workers.running.loading import JobInputs
+from workers.stages.context import StageContext
+from workers.stages.inputs import Inputs
 
 INDEX_NAME = "model.safetensors.index.json"
 """Says which of a sharded checkpoint's files holds which tensor."""
@@ -37,7 +37,7 @@ STATUSES = {
 
 
 def publish_package(
-    context: JobContext,
+    context: StageContext,
     report: JobReport,
     spec: Mapping[str, Any],
     files: Mapping[str, bytes],
@@ -88,7 +88,7 @@ def hash_report(report: JobReport) -> str:
     return hash_bytes(render_json(report.model_copy(update={"timings": {}})))
 
 
-def describe_set(inputs: JobInputs, prompt_set_id: str) -> dict[str, Any]:
+def describe_set(inputs: Inputs, prompt_set_id: str) -> dict[str, Any]:
     """Return a prompt set as the manifest names it: by content, not by id."""
     info = inputs.prompt_set(prompt_set_id)
     return {"name": info.name, "sha256": info.sha256, "format": info.format}

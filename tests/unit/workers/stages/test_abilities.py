@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import CONTEXT, build_tiny_model
+from tests.tiny import CONTEXT, as_loaded, build_tiny_model
 from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
 from tests.unit.workers.kinds.correction.correction_inputs import build_spec
 from workers.abilities.catalogue import SLICES
 from workers.correction.results import SliceDamage
-from workers.running.abilities import (
+from workers.stages.abilities import (
     UNLIMITED,
     check_slice_names,
     describe_protection,
@@ -20,7 +20,7 @@ from workers.running.abilities import (
     list_verdict_kinds,
     protect,
 )
-from workers.running.context import InvalidInputError
+from workers.stages.context import InvalidInputError
 
 BYTES = build_byte_tokenizer()
 PHRASE = {"kind": "phrase", "name": "p", "prompts": "ps_1", "phrases": ["As an AI"]}
@@ -33,7 +33,7 @@ def inputs_of(context: int = CONTEXT, **changes: Any) -> Any:
     model = build_tiny_model(max_position_embeddings=context)
     return SimpleNamespace(
         spec=build_spec(**changes),
-        checkpoint=SimpleNamespace(model=model, tokenizer=BYTES),
+        base=as_loaded(model, tokenizer=BYTES),
         task_data=None,
         prompts=TEXTS.__getitem__,
         prompt_set=lambda name: SimpleNamespace(sha256=f"sha of {name}"),

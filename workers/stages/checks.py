@@ -8,15 +8,14 @@ from typing import Any
 from excise.names import BehaviourKind, GatedSet
 from excise.specs.gates import PromptGateSpec
 from workers.correction.results import PreparedCorrection
-from workers.families import find_context_length
 from workers.gates.gates import GateRequest
 from workers.gates.requests import build_plan, build_requests, build_response_requests
 from workers.gates.requests import list_not_asked as find_not_asked
 from workers.measuring.measurement import CheckPlan, PromptSet
 from workers.models.generation import Decoding
-from workers.running.abilities import list_verdict_kinds
-from workers.running.context import InvalidInputError
-from workers.running.loading import CorrectionInputs
+from workers.stages.abilities import list_verdict_kinds
+from workers.stages.context import InvalidInputError
+from workers.stages.inputs import CorrectionInputs
 
 """Prompt set of the beginnings of reference texts, which any job has."""
 
@@ -39,12 +38,12 @@ def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
     try:
         return build_plan(
             inputs.spec.gates,
-            inputs.checkpoint.tokenizer,
+            inputs.base.tokenizer,
             inputs.chats,
             inputs.task_rows,
             inputs.spec.seed,
             list_verdict_kinds(inputs),
-            find_context_length(inputs.checkpoint.model),
+            inputs.base.context_length,
         )
     except ValueError as error:
         raise InvalidInputError(str(error)) from error
@@ -53,7 +52,7 @@ def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
 def build_check_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> CheckPlan:
     """Return what base and corrected model are measured on besides the behaviours."""
     plan = load_check_plan(inputs)
-    decode = inputs.checkpoint.tokenizer.decode
+    decode = inputs.base.tokenizer.decode
     beginnings = tuple(
         decode(ids[:REFERENCE_PROMPT_TOKENS])
         for ids in prepared.reference.held_out[:REFERENCE_PROMPTS]

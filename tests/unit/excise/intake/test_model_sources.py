@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
-from service.errors import ModelSourceError
-from service.model_sources import ALLOWED_ARCHITECTURES, list_checkpoints, resolve_model_source
+from excise.intake.model_sources import (
+    ALLOWED_ARCHITECTURES,
+    ModelSourceError,
+    list_checkpoints,
+    resolve_model_source,
+)
 from workers.families.catalogue import FAMILIES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -1,0 +1,35 @@
+"""One checkpoint and one correction of it for all tests of the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import excise
+from excise.reports.reading import Report
+from tests.unit.workers.library.cases import (
+    DECODING,
+    REFERENCE,
+    SETTINGS,
+    UNDESIRED,
+    save_faulty_checkpoint,
+)
+from workers.library import Outcome
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_faulty_checkpoint(tmp_path_factory.mktemp("library") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def correction(folder: Path) -> Outcome[Report]:
+    return excise.correct(
+        folder,
+        [excise.Repetition(UNDESIRED, decoding=DECODING)],
+        REFERENCE,
+        device="cpu",
+        shows_progress=False,
+        **SETTINGS,
+    )

@@ -1,0 +1,193 @@
+"""Whole corrections, circuits and compressions in memory, from values to values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import excise
+from excise.intake.model_sources import ModelSourceError
+from excise.names import Verdict
+from excise.reports.reading import Report
+from tests.tiny import weight_bytes
+from tests.unit.workers.library.cases import (
+    DECODING,
+    MODULE,
+    NEURON,
+    REFERENCE,
+    SETTINGS,
+    UNDESIRED,
+    draw_rows,
+    draw_texts,
+)
+from workers.library import Outcome
+from workers.models.checkpoints import CheckpointError
+from workers.pruning.patch import RejectedPatchError
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.stages.context import InvalidInputError
+
+TEXTS = draw_texts(60, 40, seed=3)
+COMPRESSION: dict[str, Any] = {
+    "calibration": {"prompts": TEXTS, "samples": 8, "tokens": 32},
+    "perplexity": {"prompts": TEXTS, "context": 32, "sequences": 8},
+    "shows_progress": False,
+    "device": "cpu",
+}
+
+
+def load_own(folder: Path) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def without_timings(outcome: Outcome[Any]) -> Any:
+    """Everything the outcome's files say, but how long it took and what the model is called."""
+    files = dict(outcome.files)
+    report = json.loads(files.pop("report.json"))
+    report.pop("timings")
+    return report, files["patch.safetensors"]
+
+
+def test_a_correction_finds_the_planted_fault(correction: Outcome[Report]) -> None:
+    assert correction.verdict is Verdict.PASSED, correction.report.reason
+    assert NEURON in correction.patch.selection.indices[MODULE]
+    assert sorted(correction.files) == [
+        "manifest.json",
+        "patch.safetensors",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    trials = [event for event in correction.events if event.type == "search.trial"]
+    assert len(trials) == len(correction.report.search)
+    assert sorted(correction.report.timings) == ["attribute", "prepare", "search", "validate"]
+
+
+def test_a_loaded_model_gives_the_same_and_stays_as_it_is(
+    folder: Path, correction: Outcome[Report]
+) -> None:
+    model, tokenizer = load_own(folder)
+    model.train()
+    before = weight_bytes(model)
+    again = excise.correct(
+        model,
+        [{"kind": "repetition", "name": "repetition", "prompts": UNDESIRED, "decoding": DECODING}],
+        REFERENCE,
+        tokenizer=tokenizer,
+        shows_progress=False,
+        **SETTINGS,
+    )
+    assert weight_bytes(model) == before
+    assert model.training
+    found, expected = without_timings(again), without_timings(correction)
+    for report, _ in (found, expected):
+        report["model"].pop("id")
+    assert found == expected
+
+
+def test_patch_model_and_saved_checkpoint_are_one(
+    folder: Path, correction: Outcome[Report], tmp_path: Path
+) -> None:
+    saved = correction.save(tmp_path / "out")
+    assert (saved / "report.html").read_bytes() == correction.files["report.html"]
+    assert compute_checkpoint_sha256(saved / "checkpoint") == correction.patch.corrected_sha256
+    applied = excise.apply(saved / "patch.safetensors", folder, device="cpu")
+    assert weight_bytes(applied) == weight_bytes(correction.model)
+    column = correction.model.get_submodule(MODULE).weight[:, NEURON]
+    assert not bool(column.any())
+    with pytest.raises(FileExistsError):
+        correction.save(tmp_path / "out")
+
+
+def test_the_report_is_shown_inline(correction: Outcome[Report]) -> None:
+    shown = correction._repr_html_()
+    assert shown.startswith("<iframe srcdoc=")
+    assert "&lt;html" in shown
+    assert repr(correction).startswith("<passed: ")
+
+
+def test_a_patch_that_did_not_pass_is_applied_only_when_told(folder: Path) -> None:
+    rejected = excise.correct(
+        folder,
+        [excise.Repetition(UNDESIRED, decoding=DECODING, min_effect=1.0)],
+        REFERENCE,
+        device="cpu",
+        shows_progress=False,
+        **SETTINGS,
+    )
+    assert rejected.verdict is Verdict.REJECTED
+    with pytest.raises(RejectedPatchError):
+        excise.apply(rejected.patch, folder, device="cpu")
+    excise.apply(rejected.patch, folder, device="cpu", rejected=True)
+
+
+def test_nothing_to_correct_leaves_a_report_and_no_model(folder: Path, tmp_path: Path) -> None:
+    outcome = excise.correct(
+        folder,
+        [excise.Phrase(UNDESIRED, phrases=["never said"])],
+        REFERENCE,
+        device="cpu",
+        shows_progress=False,
+        **SETTINGS,
+    )
+    assert outcome.verdict is Verdict.NO_EFFECT
+    assert outcome.patch is None
+    assert not outcome.is_changed
+    saved = outcome.save(tmp_path / "out")
+    assert not (saved / "checkpoint").exists()
+    with pytest.raises(ValueError, match="there is no changed model"):
+        outcome.model  # noqa: B018 - reading it is what fails
+
+
+def test_a_circuit_is_found(folder: Path) -> None:
+    found = excise.find_circuit(
+        folder,
+        draw_rows(),
+        rows=24,
+        shares=[0.01, 0.1, 0.5],
+        threshold=0.8,
+        attributors=["attnlrp", "random"],
+        device="cpu",
+        shows_progress=False,
+    )
+    assert found.verdict is Verdict.PASSED, found.report.reason
+    assert NEURON not in found.patch.selection.indices[MODULE]
+    assert [curve.attributor for curve in found.report.curves] == ["attnlrp", "random"]
+
+
+@pytest.mark.parametrize("settings", [{"method": "wanda", "pattern": "2:4"}, {"sparsity": 0.25}])
+def test_a_compressed_model_is_another_one(folder: Path, settings: dict[str, Any]) -> None:
+    found = excise.compress(folder, **COMPRESSION, **settings)
+    share = settings.get("sparsity", 0.5)
+    # The planted fault has zeros of its own.
+    assert found.report.achieved_sparsity == pytest.approx(share, abs=0.03)
+    weight = found.model.get_submodule(MODULE).weight
+    assert float((weight == 0).float().mean()) == pytest.approx(share, abs=0.03)
+    assert weight_bytes(found.base.loaded.model) == weight_bytes(load_own(folder)[0])
+    assert found.report.perplexity.corpus == "perplexity"
+
+
+def test_a_model_needs_its_tokenizer_and_a_name_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    model, _ = load_own(folder)
+    with pytest.raises(CheckpointError, match="tokenizer="):
+        excise.find_circuit(model)
+    with pytest.raises(CheckpointError, match="load it in one of: float32, bfloat16"):
+        excise.find_circuit(model.half(), tokenizer=AutoTokenizer.from_pretrained(folder))
+    with pytest.raises(ModelSourceError):
+        excise.find_circuit(str(tmp_path / "nowhere"))
+
+
+def test_wrong_input_is_refused_before_anything_runs(folder: Path) -> None:
+    repetition = excise.Repetition(UNDESIRED)
+    with pytest.raises(ValidationError, match="reference is also"):
+        excise.correct(folder, [repetition], UNDESIRED)
+    with pytest.raises(ValidationError, match="thresholds"):
+        excise.correct(folder, [excise.Repetition(UNDESIRED, thresholds=1)], REFERENCE)
+    with pytest.raises(InvalidInputError, match="reference has 1 texts"):
+        excise.correct(folder, [repetition], ["w1 w2"], shows_progress=False, **SETTINGS)

@@ -1,0 +1,86 @@
+"""Stages run one after another in memory."""
+
+from __future__ import annotations
+
+import hashlib
+
+from workers.library.context import MemoryContext, listening
+from workers.progress import Advance
+from workers.stages.context import ShardedStage, ShardedWork
+
+
+class Ears:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int, int]] = []
+
+    def hear(self, stage: str, done: int, total: int) -> None:
+        self.heard.append((stage, done, total))
+
+
+def test_a_stage_is_run_timed_and_heard() -> None:
+    ears = Ears()
+    context = MemoryContext(ears)
+
+    def work(progress: object) -> bytes:
+        progress(2, 4)  # type: ignore[operator]
+        return b"result"
+
+    output = context.run_stage("prepare", {}, work)
+    assert output == (b"result", hashlib.sha256(b"result").hexdigest())
+    assert ears.heard == [("prepare", 0, 1), ("prepare", 2, 4), ("prepare", 1, 1)]
+    assert list(context.load_stage_seconds()) == ["prepare"]
+
+
+def test_shards_are_computed_in_order_and_counted_together() -> None:
+    counted: list[tuple[int, int]] = []
+
+    def compute(position: int, advance: Advance) -> bytes:
+        advance((3, 5)[position])
+        return bytes([position])
+
+    stage = ShardedStage("attribute", "key", "sha")
+    results = MemoryContext(Ears()).run_shards(
+        stage, ShardedWork((3, 5), compute), lambda done, total: counted.append((done, total))
+    )
+    assert results == [b"\0", b"\1"]
+    assert counted == [(3, 8), (8, 8)]
+
+
+def test_what_was_found_out_once_is_remembered() -> None:
+    context, calls = MemoryContext(Ears()), []
+
+    def find() -> bytes:
+        calls.append(1)
+        return b"found"
+
+    assert context.remember("search.measured", "a", find) == b"found"
+    assert context.remember("search.measured", "a", find) == b"found"
+    assert context.remember("search.measured", "b", find) == b"found"
+    assert len(calls) == 2
+
+
+def test_events_and_files_are_kept() -> None:
+    context = MemoryContext(Ears())
+    context.event("search.trial", "one", {"amount": 1}, once=True)
+    context.event("search.trial", "one", {"amount": 1}, once=True)
+    context.skip_stage("validate", "nothing to validate")
+    context.publish_file("report.md", b"text", "text/markdown")
+    told = [(event.type, event.message) for event in context.events]
+    assert told == [
+        ("search.trial", "one"),
+        ("validate.skipped", "nothing to validate"),
+    ]
+    assert context.files == {"report.md": b"text"}
+    context.check_cancelled()
+
+
+def test_bars_are_drawn_where_wanted(capsys) -> None:
+    with listening(shows_progress=True) as listener:
+        listener.hear("prepare", 1, 2)
+        listener.hear("prepare", 2, 2)
+    assert "prepare" in capsys.readouterr().out
+    with listening(shows_progress=False) as listener:
+        listener.hear("prepare", 1, 2)
+    assert capsys.readouterr().out == ""

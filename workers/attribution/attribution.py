@@ -1,0 +1,58 @@
+"""What is asked of one attribution, and how the samples are passed through the model for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from excise.names import Attributor, Granularity, Statistic
+from workers.attribution.accumulation import ON_DEVICE, Storage
+from workers.attribution.memory import OnHalved, log_halved
+from workers.attribution.sums import ALL_STATISTICS
+from workers.attribution.targets import Target, TokenMass
+from workers.progress import Advance, ignore
+
+BATCH_TOKENS = 1024
+"""Padded tokens a batch; activations of one batch are what attribution holds in memory."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What is computed: relevance by which attributor, of which components, for what."""
+
+    attributor: Attributor
+    granularity: Granularity
+    target: Target | TokenMass
+    """Matters to the gradient attributors only."""
+    statistics: frozenset[Statistic] | None = None
+    """What is summed over tokens; None means all three for neurons and heads, and the mean
+    alone for weights: each further one is as large as the model and costs a matrix product a
+    batch."""
+    seed: int = 0
+    """Drives what is drawn: random relevance, and the tokens of a sampled target. A token's draw
+    depends on its sample's index among those of all shards, so sharding does not change it."""
+
+    @property
+    def kept_statistics(self) -> frozenset[Statistic]:
+        """What is summed over tokens."""
+        if self.statistics:
+            return self.statistics
+        is_weight = self.granularity is Granularity.WEIGHT
+        return frozenset({Statistic.MEAN}) if is_weight else ALL_STATISTICS
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How samples are passed through the model: in what batches, and where the sums lie."""
+
+    batch_tokens: int = BATCH_TOKENS
+    """Padded tokens a batch."""
+    first_index: int = 0
+    """Index of the first sample here among those of all shards."""
+    storage: Storage = ON_DEVICE
+    advance: Advance = ignore
+    """Called with the number of samples of every finished batch."""
+    on_halved: OnHalved = log_halved
+    """Called with samples and padded tokens of a batch that ran out of memory."""
+
+
+DEFAULT_PASS = Pass()

@@ -1,0 +1,188 @@
+"""`correct`, `find_circuit`, `compress` and `apply`: one call each, from values to values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel
+
+from excise.behaviours import LocalBehaviour
+from excise.names import JobFile
+from excise.reports.circuit import CircuitReport
+from excise.reports.common import JobReport
+from excise.reports.compression import CompressionReport
+from excise.reports.reading import Report
+from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
+from workers.kinds.circuit.pipeline import run_circuit
+from workers.kinds.compression.pipeline import run_compression
+from workers.kinds.correction.pipeline import run_correction
+from workers.library.checkpoint import Given, OpenCheckpoint, open_checkpoint
+from workers.library.context import MemoryContext, listening
+from workers.library.inputs import CircuitCallInputs, CompressionCallInputs, CorrectionCallInputs
+from workers.library.outcome import CHECKPOINT_FOLDER, Outcome, ReportT
+from workers.library.sets import Sets
+from workers.pruning.patch import Patch, apply_patch, parse_patch, require_passed
+
+Texts = Sequence[str]
+Settings = Any
+"""A field of the spec as the guides describe it; where it names a set, the list itself."""
+
+_Spec = TypeVar("_Spec", CorrectionSpec, CircuitSpec, CompressionSpec)
+
+
+def correct(
+    model: Given,
+    behaviours: Sequence[LocalBehaviour | Mapping[str, Any]],
+    reference: Texts,
+    *,
+    tokenizer: Any = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    shows_progress: bool = True,
+    **settings: Settings,
+) -> Outcome[Report]:
+    """Find the components behind `behaviours`, prune them, and prove what else changed.
+
+    `model` is a checkpoint's folder, a name that `excise models fetch` knows, or a loaded model
+    with its `tokenizer`; it is not changed. `behaviours` say what must go, with prompts that
+    bring it out (`excise.Repetition` and its like), `reference` is text that must keep working.
+    `settings` are the other fields of a correction's spec (docs/guides/corrections.md): seed,
+    attribution, search, budget, gates, protect, perplexity.
+
+    Raises pydantic's `ValidationError` on wrong settings, `InvalidInputError` on prompts or texts
+    that are too few, `CheckpointError` and `ModelSourceError`.
+    """
+    fields = {
+        **settings,
+        "behaviours": [
+            behaviour.fields if isinstance(behaviour, LocalBehaviour) else dict(behaviour)
+            for behaviour in behaviours
+        ],
+        "reference": list(reference),
+    }
+    checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
+    spec, sets = _build_spec(CorrectionSpec, "correction", checkpoint, fields)
+    with ExitStack() as resources:
+        inputs = CorrectionCallInputs(checkpoint, sets, spec, resources)
+        return _run(
+            lambda context: run_correction(context, inputs), Report, checkpoint, shows_progress
+        )
+
+
+def find_circuit(
+    model: Given,
+    task: str | Sequence[Mapping[str, str]] = "ioi",
+    *,
+    tokenizer: Any = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    shows_progress: bool = True,
+    **settings: Settings,
+) -> Outcome[CircuitReport]:
+    """Find the components that carry a task, and measure how much of it they keep alone.
+
+    `task` is `ioi`, `greater_than`, or rows with clean, corrupted, answer and wrong. `settings`
+    are the other fields of a circuit's spec (docs/guides/circuits.md). Otherwise as `correct`.
+    """
+    checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
+    spec, sets = _build_spec(CircuitSpec, "circuit", checkpoint, {**settings, "task": task})
+    inputs = CircuitCallInputs(checkpoint, sets, spec)
+    return _run(
+        lambda context: run_circuit(context, inputs), CircuitReport, checkpoint, shows_progress
+    )
+
+
+def compress(
+    model: Given,
+    calibration: Texts | Mapping[str, Any],
+    perplexity: Texts | Mapping[str, Any],
+    *,
+    tokenizer: Any = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    shows_progress: bool = True,
+    **settings: Settings,
+) -> Outcome[CompressionReport]:
+    """Set the same share of every row of every linear layer to zero, where it matters least.
+
+    `calibration` is the text that weights are scored on, `perplexity` the text that says what it
+    cost: lists of texts, or mappings with `prompts` and the spec's other fields of each.
+    `settings` are the other fields of a compression's spec. Otherwise as `correct`.
+    """
+    fields = {
+        **settings,
+        "calibration": _as_fields(calibration),
+        "perplexity": _as_fields(perplexity),
+    }
+    checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
+    spec, sets = _build_spec(CompressionSpec, "compression", checkpoint, fields)
+    inputs = CompressionCallInputs(replace(checkpoint), sets, spec)  # its model is pruned in place
+    return _run(
+        lambda context: run_compression(context, inputs),
+        CompressionReport,
+        checkpoint,
+        shows_progress,
+    )
+
+
+def apply(
+    patch: Patch | bytes | str | Path,
+    model: Given,
+    *,
+    tokenizer: Any = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    rejected: bool = False,
+) -> PreTrainedModel:
+    """Return the model with a patch applied; `model` itself is not changed.
+
+    `patch` is an outcome's, or a patch.safetensors. Raises `PatchRejectedError` where its job did
+    not pass, unless `rejected`, and `WrongCheckpointError` on another base than the patch's.
+    """
+    parsed = patch if isinstance(patch, Patch) else parse_patch(_read(patch))
+    if not rejected:
+        require_passed(parsed)
+    checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
+    with TemporaryDirectory(prefix="excise-apply-") as scratch:
+        folder = Path(scratch) / CHECKPOINT_FOLDER
+        apply_patch(parsed, checkpoint.folder, folder)
+        return checkpoint.load(folder).model
+
+
+def _run(
+    work: Callable[[MemoryContext], JobReport],
+    report: type[ReportT],
+    checkpoint: OpenCheckpoint,
+    shows_progress: bool,
+) -> Outcome[ReportT]:
+    with listening(shows_progress=shows_progress) as listener:
+        context = MemoryContext(listener)
+        work(context)
+    return Outcome(
+        report=report.model_validate_json(context.files[JobFile.REPORT]),
+        files=context.files,
+        events=tuple(context.events),
+        base=checkpoint,
+    )
+
+
+def _build_spec(
+    spec: type[_Spec], kind: str, checkpoint: OpenCheckpoint, fields: Mapping[str, Any]
+) -> tuple[_Spec, Sets]:
+    sets = Sets()
+    filed = sets.file_lists(fields)
+    own = {"kind": kind, "model": checkpoint.name, "dtype": checkpoint.dtype}
+    return spec.model_validate({**filed, **own}), sets
+
+
+def _as_fields(value: Texts | Mapping[str, Any]) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {"prompts": list(value)}
+
+
+def _read(patch: bytes | str | Path) -> bytes:
+    return patch if isinstance(patch, bytes) else Path(patch).read_bytes()

@@ -1,0 +1,132 @@
+"""The context of work that nobody else takes part in: everything stays in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from workers.progress import Progress, count_up
+from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput
+
+
+class Listener(Protocol):
+    """Told how far each stage came."""
+
+    def hear(self, stage: str, done: int, total: int) -> None:
+        """Take in that `done` units of `total` are finished."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a stage had to say."""
+
+    type: str
+    message: str
+    data: Mapping[str, Any]
+
+
+class Silence:
+    """A listener that shows nothing."""
+
+    def hear(self, stage: str, done: int, total: int) -> None:
+        """Pass over it."""
+
+
+class StageBars:
+    """A progress bar for each stage, in a terminal or below a notebook's cell."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def hear(self, stage: str, done: int, total: int) -> None:
+        """Move the stage's bar."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage)
+        self._bars.update(self._tasks[stage], completed=done, total=max(total, 1))
+
+
+@contextmanager
+def listening(*, shows_progress: bool) -> Iterator[Listener]:
+    """Within the context, a listener that shows bars, or nothing."""
+    if not shows_progress:
+        yield Silence()
+        return
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), TimeRemainingColumn())
+    with Bars(*columns) as bars:
+        yield StageBars(bars)
+
+
+class MemoryContext(StageContext):
+    """Runs stages one after another, and keeps what they leave."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._seconds: dict[str, float] = {}
+        self._findings: dict[tuple[str, str], bytes] = {}
+        self.events: list[Event] = []
+        self.files: dict[str, bytes] = {}
+
+    def run_stage(
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
+    ) -> StageOutput:
+        """Return the stage's result; nothing is kept of earlier runs."""
+        del inputs
+        started = time.monotonic()
+
+        def hear(done: int, total: int) -> None:
+            self._listener.hear(name, done, total)
+
+        hear(0, 1)
+        data = work(hear)
+        hear(1, 1)
+        self._seconds[name] = time.monotonic() - started
+        return StageOutput(data, hashlib.sha256(data).hexdigest())
+
+    def run_shards(self, stage: ShardedStage, work: ShardedWork, progress: Progress) -> list[bytes]:
+        """Return every shard's result, computed here one after another."""
+        del stage
+        advance = count_up(progress, sum(work.sizes))
+        return [work.compute(position, advance) for position in range(len(work.sizes))]
+
+    def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
+        """Return what `work` finds out, or found out before in this run."""
+        if (name, key) not in self._findings:
+            self._findings[name, key] = work()
+        return self._findings[name, key]
+
+    def skip_stage(self, name: str, message: str) -> None:
+        """Keep why there is nothing to do."""
+        self.event(f"{name}.skipped", message)
+
+    def check_cancelled(self) -> None:
+        """Do nothing: a keyboard interrupt stops the work by itself."""
+
+    def event(
+        self,
+        type: str,  # noqa: A002 - the name the API uses
+        message: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        once: bool = False,
+    ) -> None:
+        """Keep what a stage has to say."""
+        told = Event(type, message, data or {})
+        if not (once and told in self.events):
+            self.events.append(told)
+
+    def load_stage_seconds(self) -> dict[str, float]:
+        """Return stage → how long it took."""
+        return dict(sorted(self._seconds.items()))
+
+    def publish_file(self, name: str, data: bytes, media_type: str) -> None:
+        """Keep a file."""
+        del media_type
+        self.files[str(name)] = data

@@ -1,0 +1,82 @@
+"""Prompts and rows given as Python values, filed under the ids that a spec names them by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from excise.intake.prompt_sets import Prompt, parse_prompts, parse_rows
+from workers.stages.inputs import SetInfo
+
+_SET_FIELDS = ("prompts", "reference", "rows", "task")
+"""Fields of specs that name a set; where they hold a list, the list becomes a set."""
+
+_ROW_FIELDS = ("rows", "task")
+
+_ID_DIGITS = 24
+
+
+@dataclass(frozen=True)
+class _Set:
+    name: str
+    content: bytes
+    format: str
+
+
+class Sets:
+    """Sets by id; the same content has the same id."""
+
+    def __init__(self) -> None:
+        self._sets: dict[str, _Set] = {}
+
+    def file_lists(self, value: Any, where: str = "") -> Any:
+        """Return a spec's plain values with every list of prompts or rows replaced by an id.
+
+        Raises `PromptSetError` on a prompt or row that no set could hold.
+        """
+        if isinstance(value, Mapping):
+            return {key: self._file(key, entry, f"{where}{key}") for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.file_lists(entry, where) for entry in value]
+        return value
+
+    def chats(self, set_id: str) -> list[Prompt]:
+        """Return a set's prompts."""
+        found = self._sets[set_id]
+        return parse_prompts(found.content, found.format)
+
+    def rows(self, set_id: str) -> list[str]:
+        """Return a set's rows, as JSON lines."""
+        return self._sets[set_id].content.decode().split("\n")
+
+    def describe(self, set_id: str) -> SetInfo:
+        """Return what a report says about a set."""
+        found = self._sets[set_id]
+        return SetInfo(found.name, hashlib.sha256(found.content).hexdigest(), found.format)
+
+    def _file(self, key: str, value: Any, where: str) -> Any:
+        if key in _SET_FIELDS and isinstance(value, list | tuple):
+            return self._add(value, where, is_rows=key in _ROW_FIELDS)
+        return self.file_lists(value, f"{where}.")
+
+    def _add(self, values: Sequence[Any], name: str, *, is_rows: bool) -> str:
+        lines = [value if is_rows else _as_prompt(value) for value in values]
+        content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
+        kept = _Set(name.removesuffix(".prompts"), content, "rows" if is_rows else "jsonl")
+        if is_rows:
+            parse_rows(content)
+        else:
+            parse_prompts(content, kept.format)
+        set_id = f"ps_{hashlib.sha256(content).hexdigest()[:_ID_DIGITS]}"
+        self._sets[set_id] = kept
+        return set_id
+
+
+def _as_prompt(value: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Return a prompt as a line of a set: a text, or the messages of a chat."""
+    if isinstance(value, str):
+        return {"prompt": value}
+    return {"messages": [dict(message) for message in value]}

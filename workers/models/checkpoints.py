@@ -1,0 +1,135 @@
+"""A checkpoint's folder to a loaded model: safetensors only, no code from the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from workers.families import find_family, place_layers
+from workers.models.devices import BALANCED, choose_device, count_devices
+from workers.models.loaded import LoadedModel
+from workers.models.memory import is_out_of_memory
+from workers.models.quiet import quiet_transformers
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""A checkpoint has at least one of these, or no tokenizer at all."""
+
+_NAMES_SHOWN = 3
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be loaded; the message names the folder and the remedy."""
+
+
+def require_tokenizer(directory: Path) -> None:
+    """Raise `CheckpointError` where the folder has no tokenizer."""
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            "The checkpoint has no tokenizer (tokenizer.json or tokenizer.model). "
+            "Save it into the same folder with save_pretrained()."
+        )
+
+
+def load_checkpoint(
+    directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> LoadedModel:
+    """Load model and tokenizer from a folder of safetensors, in evaluation mode.
+
+    Every weight comes from the files and every weight in them is used. Nothing is fetched and
+    no code from the folder runs. `device` is as `choose_device` takes it. Raises `CheckpointError`,
+    `UnsupportedArchitectureError`, and where the model does not fit what `is_out_of_memory`
+    recognises.
+    """
+    device = choose_device(device)
+    with quiet_transformers(), _one_line_errors(directory):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **(_spread(directory) if device == BALANCED else {}),
+            ignore_mismatched_sizes=True,  # `_check_weights` refuses them, by name
+        )
+        model, loading = loaded
+        _check_weights(loading)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    if device != BALANCED:
+        model.to(device)
+    model.eval()
+    return LoadedModel.of(model, tokenizer)
+
+
+def _spread(directory: Path) -> dict[str, Any]:
+    """Return the options that load a checkpoint layer by layer onto all GPUs."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    places = place_layers(skeleton, find_family(skeleton), count_devices())
+    return {"device_map": places}
+
+
+@contextmanager
+def _one_line_errors(directory: Path) -> Iterator[None]:
+    """Turn whatever a broken checkpoint makes the libraries raise into a `CheckpointError`.
+
+    There is no common base class: a wrong `config.json` alone gives a dozen types.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"cannot load a checkpoint from {directory}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's message, with the next where it only announces that."""
+    if isinstance(error, KeyError):  # its message is the bare key
+        return f"{error} is missing or unknown in one of its JSON files"
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if first.endswith(":") and others:
+        return f"{first} {others[0]}"
+    return first or type(error).__name__
+
+
+def _check_weights(loading: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers would fill with random values, or leave out.
+
+    Tied weights and buffers that are computed do not count: transformers leaves them out of
+    its lists.
+    """
+    complaints = (
+        (
+            loading["missing_keys"],
+            "it lacks {} of its weights ({}); copy every file of it, or correct config.json",
+        ),
+        (
+            {name for name, *_ in loading["mismatched_keys"]},
+            "{} of its weights have other shapes than config.json describes ({}); save it again",
+        ),
+        (
+            loading["unexpected_keys"],
+            "{} of its weights have no place in the model that config.json describes ({}); "
+            "correct config.json, or save it again",
+        ),
+        (loading["error_msgs"], "{} of its weights cannot be read ({}); save it again"),
+    )
+    for names, complaint in complaints:
+        if names:
+            raise ValueError(complaint.format(len(names), _enumerate(names)))
+
+
+def _enumerate(names: Collection[str]) -> str:
+    shown = sorted(names)[:_NAMES_SHOWN]
+    return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)

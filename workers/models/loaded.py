@@ -1,0 +1,94 @@
+"""A loaded language model: the model itself, with all that is needed to talk to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from excise.names import Granularity
+from workers.families import (
+    Family,
+    count_components,
+    count_heads,
+    count_layers,
+    find_components,
+    find_context_length,
+    find_family,
+    find_linear_modules,
+    head_weight,
+)
+from workers.models.tokenizer import Tokenizer, find_pad_id
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in the state it is in now: the base, or whatever it was changed into."""
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    family: Family
+    pad_id: int
+    """The token that fills batches up; no real token ever attends to it."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: Tokenizer) -> Self:
+        """Return the model with its family and pad token looked up.
+
+        Raises `UnsupportedArchitectureError`.
+        """
+        return cls(model, tokenizer, find_family(model), find_pad_id(tokenizer))
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids belong: the embedding's device, also of a model spread over several."""
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        return weight.device
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model was made to read at once."""
+        return find_context_length(self.model)
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return count_layers(self.model, self.family)
+
+    @property
+    def heads(self) -> int:
+        """Number of query heads of a layer."""
+        return count_heads(self.model)
+
+    @property
+    def head(self) -> torch.Tensor:
+        """The unembedding matrix, `(vocabulary, hidden)`."""
+        return head_weight(self.model, self.family)
+
+    def run(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Return the normalised last hidden states, `(sample, token)` → `(sample, token, hidden)`.
+
+        No logits are computed. `token_ids` lie on `device`.
+        """
+        backbone = self.model.get_submodule(self.family.backbone)
+        states: torch.Tensor = backbone(input_ids=token_ids, use_cache=False).last_hidden_state
+        return states
+
+    def find_components(self, granularity: Granularity) -> dict[str, nn.Module]:
+        """Return module name → module that holds components, in layer order.
+
+        Raises `UnsupportedGranularityError`.
+        """
+        return find_components(self.model, self.family, granularity)
+
+    def count_components(self, granularity: Granularity) -> dict[str, int]:
+        """Return module name → number of components. Raises `UnsupportedGranularityError`."""
+        return count_components(self.model, self.family, granularity)
+
+    def find_linear_modules(self) -> dict[str, nn.Module]:
+        """Return module name → linear module inside the decoder layers, experts left out."""
+        return find_linear_modules(self.model, self.family)

@@ -1,0 +1,24 @@
+"""What the operator of this machine decides about scorers."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from workers.fetching.detoxify import find_detoxify
+from workers.models.devices import BALANCED, choose_device
+from workers.scorers.build import ScorerSurroundings, TrustedHost
+from workers.settings import ScorerSettings
+
+
+def describe_surroundings(settings: ScorerSettings, device: str) -> ScorerSurroundings:
+    """Return what the operator decides about scorers, for models that run on `device`.
+
+    Scorers run on one device, also where the model is spread over several.
+    """
+    return ScorerSurroundings(
+        find_detoxify=partial(find_detoxify, roots=settings.scorer_roots),
+        device=choose_device("auto" if device == BALANCED else device),
+        hosts=tuple(TrustedHost(**host.model_dump()) for host in settings.scorer_hosts),
+        environment=os.environ,
+    )

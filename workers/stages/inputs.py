@@ -1,0 +1,148 @@
+"""What a piece of work starts from: a checkpoint, the sets its spec names, and the spec."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+from excise.intake.prompt_sets import Prompt
+from excise.names import Attributor, Granularity
+from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
+from excise.specs.compression import ZeroShotSpec
+from workers.attribution.accumulation import Storage
+from workers.correction.behaviour import Behaviour
+from workers.correction.search import Budget
+from workers.models.loaded import LoadedModel
+from workers.stages.context import InvalidInputError
+
+
+class SetInfo(NamedTuple):
+    """What a report and a manifest say about a set of prompts or rows."""
+
+    name: str
+    sha256: str
+    format: str
+
+
+class Inputs(ABC):
+    """The inputs of work of any kind; heavy ones on first use.
+
+    A set is told by its id in the spec.
+    """
+
+    @property
+    @abstractmethod
+    def checkpoint_path(self) -> Path:
+        """The checkpoint's folder, its files checked before anything is loaded from them."""
+
+    @property
+    @abstractmethod
+    def model_sha256(self) -> str:
+        """The hash of the checkpoint's weights. Raises `CheckpointError`."""
+
+    @property
+    @abstractmethod
+    def base(self) -> LoadedModel:
+        """The model as its checkpoint has it.
+
+        Raises `CheckpointError` and `UnsupportedArchitectureError`.
+        """
+
+    @property
+    @abstractmethod
+    def task_data(self) -> Path | None:
+        """The folder with rows and texts of this machine's own, if it has one."""
+
+    @abstractmethod
+    def storing_sums(self) -> AbstractContextManager[Storage]:
+        """Within the context, where sums of relevance lie while they grow."""
+
+    @abstractmethod
+    def chats(self, prompt_set_id: str) -> list[Prompt]:
+        """Return the prompts of a set, chats as such."""
+
+    @abstractmethod
+    def rows(self, prompt_set_id: str) -> list[str]:
+        """Return the JSON lines of a set of rows."""
+
+    @abstractmethod
+    def prompt_set(self, prompt_set_id: str) -> SetInfo:
+        """Return name, hash and format of a set."""
+
+    @abstractmethod
+    def find_task_file(self, task: str) -> Path | None:
+        """Return this machine's own rows of a zero-shot task, if it has them."""
+
+    def component_counts(self, granularity: Granularity) -> dict[str, int]:
+        """Return module → number of its components."""
+        return self.base.count_components(granularity)
+
+    def prompts(self, prompt_set_id: str) -> list[str]:
+        """Return the texts of a set."""
+        return [prompt.text for prompt in self.chats(prompt_set_id)]
+
+    def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
+        """Return the JSON lines of a zero-shot task and what to call them in messages.
+
+        Raises `InvalidInputError` where there are none.
+        """
+        if task.rows is not None:
+            return self.rows(task.rows), self.prompt_set(task.rows).name
+        path = self.find_task_file(task.name)
+        if path is None:
+            raise InvalidInputError(
+                f"this worker has no rows of {task.name}. Upload them and name the set in the task."
+            )
+        return path.read_text(encoding="utf-8").split("\n"), path.name
+
+    def hash_task_rows(self, task: ZeroShotSpec) -> str:
+        """Return the SHA-256 of a zero-shot task's rows."""
+        if task.rows is not None:
+            return self.prompt_set(task.rows).sha256
+        lines, _ = self.task_rows(task)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class CorrectionInputs(Inputs):
+    """What a correction starts from."""
+
+    spec: CorrectionSpec
+
+    @property
+    @abstractmethod
+    def behaviours(self) -> tuple[Behaviour, ...]:
+        """The behaviours, with their scorers loaded. Raises `ScorerError`."""
+
+    @property
+    def attributor(self) -> Attributor:
+        """What relevance is computed by."""
+        return Attributor(self.spec.attribution.attributor)
+
+    @property
+    def granularities(self) -> tuple[Granularity, ...]:
+        """What a component may be."""
+        asked = tuple(map(Granularity, self.spec.attribution.granularities))
+        if self.spec.attribution.granularity != "auto":
+            return asked
+        return tuple(kind for kind in asked if kind in self.base.family.granularities)
+
+    @property
+    def budget(self) -> Budget:
+        """What the correction may cost."""
+        limits = self.spec.budget
+        return Budget(limits.perplexity_increase, limits.kl_mean)
+
+
+class CircuitInputs(Inputs):
+    """What the discovery of a circuit starts from."""
+
+    spec: CircuitSpec
+
+
+class CompressionInputs(Inputs):
+    """What a compression starts from."""
+
+    spec: CompressionSpec
