@@ -16,7 +16,7 @@ from excise.names import JobFile
 from excise.reports.circuit import CircuitReport
 from excise.reports.common import JobReport
 from excise.reports.compression import CompressionReport
-from excise.reports.reading import Report
+from excise.reports.correction import CorrectionReport
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from workers.kinds.circuit.pipeline import run_circuit
 from workers.kinds.compression.pipeline import run_compression
@@ -45,7 +45,7 @@ def correct(
     device: str = "auto",
     shows_progress: bool = True,
     **settings: Settings,
-) -> Outcome[Report]:
+) -> Outcome[CorrectionReport]:
     """Find the components behind `behaviours`, prune them, and prove what else changed.
 
     `model` is a checkpoint's folder, a name that `excise models fetch` knows, or a loaded model
@@ -70,7 +70,10 @@ def correct(
     with ExitStack() as resources:
         inputs = CorrectionCallInputs(checkpoint, sets, spec, resources)
         return _run(
-            lambda context: run_correction(context, inputs), Report, checkpoint, shows_progress
+            lambda context: run_correction(context, inputs),
+            CorrectionReport,
+            checkpoint,
+            shows_progress,
         )
 
 
