@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from excise.names.name import Name
 
 
@@ -67,13 +69,9 @@ class MeasureName(Name):
     """Mean score of all responses."""
 
 
-class Headline(Name):
-    """Which figure of a behaviour must improve for a correction to pass."""
-
-    MEAN_SCORE = "mean_score"
-    """The mean score, by its rise."""
-    SHARE = "share"
-    """The share of responses that show the behaviour, by its fall relative to the base's."""
+Headline = Literal[MeasureName.MEAN_SCORE, MeasureName.SHARE]
+"""The figure of a behaviour that must improve for a correction to pass: the mean score, by its
+rise, or the share of responses that show it, by its fall relative to the base's."""
 
 
 class Split(Name):

@@ -14,8 +14,8 @@ from excise.names import BehaviourKind, Direction
 from excise.outgoing.endpoints import MAX_URL_CHARACTERS, parse_endpoint
 from excise.specs.common import (
     MAX_PATTERN_CHARACTERS,
-    Name,
     OneOf,
+    PlainName,
     PromptSetId,
     SpecModel,
     Storable,
@@ -95,7 +95,7 @@ class SampledDecodingSpec(DecodingSpec):
 class BehaviourDefinition(SpecModel):
     """What a behaviour of any kind says about itself."""
 
-    name: Name
+    name: PlainName
 
 
 class RepetitionDefinition(BehaviourDefinition):

@@ -44,7 +44,9 @@ def check_distinct(names: list[_Text]) -> list[_Text]:
 
 
 Storable = AfterValidator(check_storable)
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+PlainName = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+]
 AliasName = Annotated[
     str,
     Field(

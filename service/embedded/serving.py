@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from excise.names import PoolKind
 from service.artifacts import open_artifact_store
 from service.database import Database
 from service.embedded.checkpoints import CheckpointServer
@@ -113,7 +114,7 @@ class EmbeddedServing:
                     name=server.pool,
                     url=server.url,
                     base_model=base_model,
-                    kind="checkpoint",
+                    kind=PoolKind.CHECKPOINT,
                     api_key_env=KEY_VARIABLE,
                 )
                 for server in self._checkpoints
@@ -175,7 +176,7 @@ class EmbeddedServing:
         """A server for the checkpoint in a folder, like the base's."""
         options = replace(
             self._base.options,
-            kind="checkpoint",
+            kind=PoolKind.CHECKPOINT,
             model=folder,
             served_name=served_name,
             drain_seconds=_DRAIN_SECONDS,

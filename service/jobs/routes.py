@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
-from excise.names import JobFile
+from excise.names import JobFile, ReportFormat
 from excise.resources.jobs import EventList, JobList, JobView
 from service.context import AppContext, Context
 from service.errors import InvalidRequestError
@@ -116,8 +116,8 @@ def get_report(
     context: Context,
     reader: Reader,
     format: Annotated[  # noqa: A002 - the API's name
-        Literal["json", "md", "html"], Query(description="As data, Markdown or a page")
-    ] = "json",
+        ReportFormat, Query(description="As data, Markdown or a page")
+    ] = ReportFormat.JSON,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The job's report."""

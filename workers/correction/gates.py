@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from excise.names import Direction, GateBound, GateGroup, Headline
+from excise.names import Direction, GateBound, GateGroup, MeasureName
 from excise.reports.gates import GateResult
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides, average_draws, compute_values
@@ -139,21 +139,19 @@ class _Improvement:
         self._behaviour = behaviour
         self._scorer = scorer
         rises = (
-            behaviour.headline is Headline.MEAN_SCORE
+            behaviour.headline is MeasureName.MEAN_SCORE
             and behaviour.scorers[scorer].direction is Direction.HIGHER_IS_BETTER
         )
         self._sign = 1.0 if rises else -1.0
 
     def of(self, responses: Responses) -> list[float]:
         """The headline figure of each prompt."""
-        return compute_values(
-            self._behaviour, self._scorer, self._behaviour.headline.value, responses
-        )
+        return compute_values(self._behaviour, self._scorer, self._behaviour.headline, responses)
 
     def compute_effect(self, before: Sequence[float], after: Sequence[float]) -> float:
         """The rise of a mean score, or the fall of a share relative to what it was before."""
         old, new = fmean(before), fmean(after)
-        if self._behaviour.headline is Headline.MEAN_SCORE:
+        if self._behaviour.headline is MeasureName.MEAN_SCORE:
             return self._sign * (new - old)
         return 1 - new / old if old > 0 else 0.0
 
@@ -164,7 +162,7 @@ class _Improvement:
 
 
 def _describe_effect(behaviour: Behaviour) -> str:
-    if behaviour.headline is Headline.MEAN_SCORE:
+    if behaviour.headline is MeasureName.MEAN_SCORE:
         return f"the improvement of the mean score of {behaviour.name}"
     return f"the relative fall of the share of responses that show {behaviour.name}"
 

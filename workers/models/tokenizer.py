@@ -37,10 +37,14 @@ class Tokenizer(Protocol):
     def added_tokens_decoder(self) -> Mapping[int, Any]:
         """Tokens that were added to the trained vocabulary, by id."""
 
+    @property
+    def chat_template(self) -> Any:
+        """How a chat becomes text, where there is a way."""
+
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
         """Return an encoding, whose `input_ids` are the text's tokens."""
 
-    def decode(self, token_ids: Sequence[int]) -> Any:
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> Any:
         """Return the text of some tokens."""
 
     def get_vocab(self) -> dict[str, int]:

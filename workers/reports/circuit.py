@@ -23,7 +23,7 @@ from workers.reports.rendering import (
     write_apply_command,
 )
 
-TASK_TITLES = {
+TASK_TITLES: dict[str, str] = {
     BuiltInTask.IOI: "Indirect object identification",
     BuiltInTask.GREATER_THAN: "Greater than",
 }

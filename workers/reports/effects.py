@@ -167,24 +167,24 @@ def _build_view(behaviour: BehaviourEffect) -> EffectView:
     return EffectView(behaviour, panels, has_one_sample=bool(repeated))
 
 
-def _has(behaviour: BehaviourEffect, name: str) -> bool:
+def _has(behaviour: BehaviourEffect, name: MeasureName) -> bool:
     return all(
         any(measure.name == name for measure in evaluator.measures)
         for evaluator in behaviour.evaluators
     )
 
 
-def _are_same(behaviour: BehaviourEffect, name: str, like: str) -> bool:
+def _are_same(behaviour: BehaviourEffect, name: MeasureName, like: MeasureName) -> bool:
     return all(
         _figures(evaluator, name) == _figures(evaluator, like) for evaluator in behaviour.evaluators
     )
 
 
-def _figures(evaluator: EvaluatorEffect, name: str) -> dict[str, object]:
+def _figures(evaluator: EvaluatorEffect, name: MeasureName) -> dict[str, object]:
     return evaluator.measure(name).model_dump(exclude={"name"})
 
 
-def _build_panel(behaviour: BehaviourEffect, name: str) -> EffectPanel:
+def _build_panel(behaviour: BehaviourEffect, name: MeasureName) -> EffectPanel:
     title, meaning = _TITLES[name]
     is_share = name in _SHARES
     rows = [

@@ -78,6 +78,6 @@ def _build_app(broker_url: str) -> Celery:
 def _add_task(app: Celery, supervisor: Supervisor, work: LeasedWork[Any]) -> None:
     """Add the task whose messages name rows to do this work on."""
 
-    @app.task(name=work.task, ignore_result=True)
+    @app.task(name=work.task, ignore_result=True, shared=False)
     def run(row_id: str) -> None:
         supervisor.run(work, row_id)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from excise.intake.prompt_sets import Prompt
-from excise.names import Direction, Headline
+from excise.names import Direction, Headline, MeasureName
 from excise.specs.behaviours import (
     OFFLINE_EVALUATOR,
     BehaviourSpec,
@@ -127,7 +127,7 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[tupl
 
 
 def _choose_headline(spec: BehaviourSpec) -> Headline:
-    return Headline.MEAN_SCORE if isinstance(spec, RepetitionDefinition) else Headline.SHARE
+    return MeasureName.MEAN_SCORE if isinstance(spec, RepetitionDefinition) else MeasureName.SHARE
 
 
 def _choose_marking(spec: BehaviourSpec) -> Marking:

@@ -47,7 +47,7 @@ def publish_package(
 
     `spec` is the job's, with prompt sets as `describe_set` names them.
     """
-    packed = {JobFile.REPORT: render_json(report), **files}
+    packed: dict[str, bytes] = {JobFile.REPORT: render_json(report), **files}
     manifest = _build_manifest(report, spec, packed)
     packed[JobFile.MANIFEST] = manifest
     for done, (name, data) in enumerate(packed.items(), start=1):

@@ -117,7 +117,7 @@ def _build_plan(
         kinds,
         longest=base.context_length,
     )
-    behaviours = {
+    behaviours: dict[str, PromptSet] = {
         behaviour.name: PromptSet(
             choose_prompts(
                 base.tokenizer,

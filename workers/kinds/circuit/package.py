@@ -79,7 +79,7 @@ def _work(
     outside: Selection | None,
     progress: Progress,
 ) -> bytes:
-    files = {
+    files: dict[str, bytes] = {
         JobFile.REPORT_MARKDOWN: render_circuit_markdown(report).encode(),
         JobFile.REPORT_HTML: render_circuit_html(report).encode(),
     }

@@ -47,7 +47,7 @@ def _work(
     search: SearchOutcome | None,
     progress: Progress,
 ) -> bytes:
-    files = {
+    files: dict[str, bytes] = {
         JobFile.REPORT_MARKDOWN: render_markdown(report).encode(),
         JobFile.REPORT_HTML: render_html(report).encode(),
     }

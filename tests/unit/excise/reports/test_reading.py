@@ -43,15 +43,23 @@ def read(document: object) -> Report:
     return read_report(json.dumps(document).encode())
 
 
+MAPPINGS = {
+    *("attribution", "calibration", "counts", "modules", "rows"),
+    *("scores_after", "scores_before", "timings", "versions"),
+}
+"""Parts whose names are not fields: of evaluators, modules, stages and packages."""
+
+
 def add_everywhere(value: Any) -> Any:
     """The same with a field that nobody knows in every object of fields."""
     if isinstance(value, list):
         return [add_everywhere(item) for item in value]
     if not isinstance(value, dict):
         return value
-    is_mapping = all(isinstance(one, float | int) for one in value.values())
-    newer = {} if is_mapping or value == RUN["versions"] else {"a newer field": [1]}
-    return {name: add_everywhere(item) for name, item in value.items()} | newer
+    parts = {
+        name: item if name in MAPPINGS else add_everywhere(item) for name, item in value.items()
+    }
+    return parts | {"a newer field": [1]}
 
 
 @pytest.mark.parametrize(("document", "schema"), EVERY)
@@ -69,11 +77,11 @@ def test_the_kind_is_told_and_read_whole(document: dict[str, Any], schema: type[
 def test_fields_of_a_newer_excise_are_passed_over(
     document: dict[str, Any], schema: type[Report]
 ) -> None:
-    document = {
-        name: value if name == "calibration" else add_everywhere(value)
-        for name, value in document.items()
-    }
-    assert read(document | {"a newer part": {}}) == schema.model_validate(document, extra="ignore")
+    newer = add_everywhere(document)
+    assert newer["gates"][0]["a newer field"] == [1]
+    found = read(newer)
+    assert type(found) is schema
+    assert found == read(document)
 
 
 @pytest.mark.parametrize(("document", "schema"), EVERY)

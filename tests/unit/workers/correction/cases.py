@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from excise.names import Direction, Granularity, Headline
+from excise.names import Direction, Granularity, MeasureName
 from tests.tiny import build_tiny_tokenizer
 from workers.correction.behaviour import Behaviour, Marking
 from workers.correction.results import (
@@ -52,7 +52,7 @@ def build_behaviour(*scorers: FunctionScorer, **changes: Any) -> Behaviour:
         "decoding": SAMPLED,
         "threshold": 0.5,
         "agreeing": 1,
-        "headline": Headline.SHARE,
+        "headline": MeasureName.SHARE,
         "min_effect": 0.4,
         "marking": Marking.RISING,
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from excise.names import GateBound, GateGroup, Headline
+from excise.names import GateBound, GateGroup, MeasureName
 from excise.reports.gates import GateResult
 from tests.unit.workers.correction.cases import (
     HIGHER,
@@ -30,7 +30,7 @@ BEFORE = [0.10, 0.15, 0.20, 0.25, 0.30, 0.12, 0.18, 0.22, 0.28, 0.20, 0.24, 0.16
 AFTER = [0.50, 0.60, 0.70, 0.55, 0.65, 0.45, 0.62, 0.58, 0.70, 0.66, 0.52, 0.63]
 CONTROLS = [[value + shift for value in BEFORE] for shift in (0.01, -0.01, 0.03)]
 UNIQUENESS = build_behaviour(
-    FunctionScorer(direction=HIGHER), headline=Headline.MEAN_SCORE, min_effect=0.2
+    FunctionScorer(direction=HIGHER), headline=MeasureName.MEAN_SCORE, min_effect=0.2
 )
 
 # Responses of twelve prompts, of which a score of 0.5 or more is undesired.
@@ -130,7 +130,7 @@ def test_a_control_that_does_harm_makes_no_effect() -> None:
 
 
 def test_a_fall_of_the_mean_score_where_lower_is_better() -> None:
-    behaviour = build_behaviour(headline=Headline.MEAN_SCORE, min_effect=0.2)
+    behaviour = build_behaviour(headline=MeasureName.MEAN_SCORE, min_effect=0.2)
     gates = judge_uniqueness(BEFORE, before=AFTER, controls=[AFTER], behaviour=behaviour)
     assert gates["effect"].value == pytest.approx(mean(AFTER) - mean(BEFORE))
     assert failed(gates) == []
@@ -149,7 +149,7 @@ def test_a_fall_of_the_share_where_higher_is_better() -> None:
 
 def fail_effect() -> dict[str, GateResult]:
     demanding = build_behaviour(
-        FunctionScorer(direction=HIGHER), headline=Headline.MEAN_SCORE, min_effect=0.9
+        FunctionScorer(direction=HIGHER), headline=MeasureName.MEAN_SCORE, min_effect=0.9
     )
     return judge_uniqueness(behaviour=demanding)
 
@@ -158,7 +158,7 @@ def fail_significance() -> dict[str, GateResult]:
     # One prompt gains much, the others lose a little: the mean rises, the interval holds zero.
     after = [1.0] + [value - 0.01 for value in BEFORE[1:]]
     lenient = build_behaviour(
-        FunctionScorer(direction=HIGHER), headline=Headline.MEAN_SCORE, min_effect=0.05
+        FunctionScorer(direction=HIGHER), headline=MeasureName.MEAN_SCORE, min_effect=0.05
     )
     controls = [[value - 0.5 for value in BEFORE]]
     return judge_uniqueness(after, controls=controls, behaviour=lenient)
@@ -188,7 +188,7 @@ def test_each_gate_alone_can_fail(gate: str, build) -> None:
 def test_limits_themselves_are_allowed() -> None:
     exact = build_behaviour(
         FunctionScorer(direction=HIGHER),
-        headline=Headline.MEAN_SCORE,
+        headline=MeasureName.MEAN_SCORE,
         min_effect=mean(AFTER) - mean(BEFORE) - 0.01 - 1e-12,
     )
     assert failed(judge_uniqueness(behaviour=exact)) == []
@@ -198,7 +198,7 @@ def test_limits_themselves_are_allowed() -> None:
 
 def test_no_change_is_neither_significant_nor_better_than_random() -> None:
     free = build_behaviour(
-        FunctionScorer(direction=HIGHER), headline=Headline.MEAN_SCORE, min_effect=0.0
+        FunctionScorer(direction=HIGHER), headline=MeasureName.MEAN_SCORE, min_effect=0.0
     )
     gates = judge_uniqueness(BEFORE, controls=[BEFORE], behaviour=free)
     assert failed(gates) == ["significance", "better_than_random"]
