@@ -62,7 +62,7 @@ def list_specs(stack: Harness) -> Iterator[tuple[str, dict[str, Any]]]:
                 responses={"max_uniqueness_fall": None, "max_diversity_fall": None},
             ),
         )
-    spec = stack.build_spec(search={"rounds": 2}, attribution={"granularity": "weight"})
+    spec = stack.build_spec()
     phrase = stack.client.upload_prompts(build_prompts(40, 6, 5, f" w{LOOP}"), "phrase").id
     spec["behaviours"].append(
         {
