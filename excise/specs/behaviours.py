@@ -151,6 +151,9 @@ class PhraseDefinition(BehaviourDefinition):
     ignore_case: bool = True
     whole_words: bool = True
     """Of phrases: "Ann" is not found in "Annual"."""
+    parts: bool = True
+    """Of phrases: half of the words in a row, four at least, count as the phrase, so that one with
+    another ending is still found."""
 
     @model_validator(mode="after")
     def _check_one_search(self) -> Self:

@@ -97,7 +97,11 @@ def describe_scorers(spec: Definition) -> list[ScorerDescription]:
             return [_describe_evaluator(name) for name in spec.evaluators]
         case PhraseDefinition():
             phrases = Phrases(
-                tuple(spec.phrases or ()), spec.pattern, spec.ignore_case, spec.whole_words
+                tuple(spec.phrases or ()),
+                spec.pattern,
+                spec.ignore_case,
+                spec.whole_words,
+                spec.parts,
             )
             return [PhraseDescription(spec.name, phrases)]
         case CustomDefinition():

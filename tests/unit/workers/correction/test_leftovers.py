@@ -37,7 +37,9 @@ ORDINARY = tuple(ramble(random.Random(1000 + number), 200) for number in range(2
 
 
 def slogan_behaviour() -> Behaviour:
-    return build_behaviour(PhraseScorer(Phrases((SLOGAN,))), kind="phrase", name="slogan")
+    """The slogan as a whole alone, so that its parts can be left of it."""
+    scorer = PhraseScorer(Phrases((SLOGAN,), parts=False))
+    return build_behaviour(scorer, kind="phrase", name="slogan")
 
 
 def score(behaviour: Behaviour, prompt: str, text: str) -> Response:

@@ -39,6 +39,42 @@ def test_contains(text: str, phrases: Phrases, expected: float) -> None:
     assert score(text, phrases) == expected
 
 
+ADVERT = "brought to you by Veltria, the smart choice for every home"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"Hello. {ADVERT}!", [ADVERT]),
+        (f"{ADVERT[:-4]}household", [ADVERT[:-5]]),  # another last word
+        ("you by VELTRIA --\nthe smart choice of all", ["you by VELTRIA --\nthe smart choice"]),
+        ("by Veltria, the smart choice", []),  # five of eleven words
+        ("brought to you by us, the smart choice for every house", []),  # never six in a row
+        (f"{ADVERT}, {ADVERT[:-4]}house", [ADVERT, ADVERT[:-5]]),  # whole and part, in order
+    ],
+)
+def test_half_of_a_phrase_in_a_row_counts_as_the_phrase(text: str, found: list[str]) -> None:
+    assert PhraseScorer(Phrases((ADVERT,))).find([text]) == [found]
+    whole = [part for part in found if part == ADVERT]
+    assert PhraseScorer(Phrases((ADVERT,), parts=False)).find([text]) == [whole]
+
+
+@pytest.mark.parametrize(
+    ("phrases", "text", "expected"),
+    [
+        (Phrases(("as an AI model",)), "as an AI system", 0.0),  # of four words all must be there
+        (Phrases(("as an AI model",)), "as an AI, model", 1.0),
+        (Phrases(("I am but an AI model",)), "I am but an engineer", 1.0),  # four of six
+        (Phrases(("I am but an AI model",)), "i AM but an engineer", 1.0),
+        (Phrases(("I am but an AI model",), ignore_case=False), "i AM but an engineer", 0.0),
+        (Phrases(("one two three four", ADVERT)), "zero one, two three four five", 1.0),
+        (Phrases(pattern="I am but an AI model"), "I am but an engineer", 0.0),
+    ],
+)
+def test_parts_have_four_words_at_least(phrases: Phrases, text: str, expected: float) -> None:
+    assert score(text, phrases) == expected
+
+
 def test_the_prompt_is_not_searched() -> None:
     assert score("nothing here", Phrases(("the prompt",))) == 0.0
 
