@@ -7,7 +7,7 @@ from service.database import Database
 from service.jobs.execution import load_stage_seconds
 from service.jobs.shards import ShardClaim
 from workers.circuits.tasks import TaskError
-from workers.correction.preparation import PromptTooLongError
+from workers.correction.preparation import PromptTooLongError, describe_signal
 from workers.correction.results import (
     PreparedCorrection,
     SearchOutcome,
@@ -102,6 +102,7 @@ def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
         for stage in ("attribute", "search", "validate"):
             context.skip_stage(stage, f"Skipped {stage}: the signal is too weak.")
     else:
+        _tell_signal(context, prepared)
         attribute_output = attribute.run(context, inputs, prepared, prepare_output.sha256)
         search_output = search.run(context, inputs, prepared, attribute_output)
         searched = SearchOutcome.model_validate_json(search_output.data)
@@ -115,6 +116,20 @@ def run_correction(context: JobContext, spec: CorrectionSpec) -> None:
     report = build_report(_frame(context, inputs), prepared, searched, validated)
     package.run(context, inputs, prepared, report, searched)
     context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
+
+
+def _tell_signal(context: JobContext, prepared: PreparedCorrection) -> None:
+    for behaviour in prepared.behaviours:
+        counts = {
+            "tuning": len(behaviour.triggering(held_out=False)),
+            "held_out": len(behaviour.triggering(held_out=True)),
+        }
+        context.event(
+            "prepare.signal",
+            describe_signal(behaviour),
+            {"behaviour": behaviour.name, "prompts": len(behaviour.prompts), **counts},
+            once=True,
+        )
 
 
 def _frame(context: JobContext, inputs: CorrectionInputs) -> ReportFrame:
