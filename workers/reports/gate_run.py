@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from workers.domain import AbilityChange, GateBound, GateResult, ModelIdentity, ReportModel
 from workers.reports.abilities import build_abilities
+from workers.reports.gate_examples import GateExample
 from workers.reports.rendering import (
     render_json,
     render_markdown_template,
@@ -31,6 +32,8 @@ class GateReport(ReportModel):
     gates: list[GateResult]
     abilities: list[AbilityChange] = []  # noqa: RUF012 - pydantic copies it
     """What became of each slice of the model's abilities."""
+    examples: list[GateExample] = []  # noqa: RUF012 - pydantic copies it
+    """Responses that show a behaviour of which a gate was not met."""
     not_asked: list[str]
     """Parts of the configuration that asked for nothing."""
     dtype: str

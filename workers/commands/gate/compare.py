@@ -26,6 +26,7 @@ from workers.gates.requests import build_plan, build_requests, choose_prompts, l
 from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
 from workers.models.subject import Subject
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.reports.gate_examples import collect_examples
 from workers.reports.gate_run import GateReport, find_outcome
 from workers.running.abilities import find_unknown_slice, list_built_in
 from workers.running.behaviours import build_decoding
@@ -75,6 +76,7 @@ def compare_checkpoints(
         against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
         gates=add_remedies(gates, of_job=False),
         abilities=abilities,
+        examples=collect_examples(gates, baseline.state, state),
         not_asked=_list_not_asked(config),
         dtype=config.dtype,
         seed=config.seed,
