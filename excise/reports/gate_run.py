@@ -13,6 +13,19 @@ from excise.reports.gates import GateResult
 from excise.reports.model import ReportModel
 
 
+class GateExample(ReportModel):
+    """A prompt, and what both checkpoints answered."""
+
+    behaviour: str
+    prompt: str
+    before: tuple[str, ...]
+    """Responses of the checkpoint compared with, what follows the reasoning."""
+    after: tuple[str, ...]
+    """Responses of the checkpoint that was judged."""
+    shown: int
+    """How many of the latter show the behaviour."""
+
+
 class GateReport(ReportModel):
     """The gates of one checkpoint against another, as `gate.json` holds them."""
 
@@ -26,6 +39,8 @@ class GateReport(ReportModel):
     gates: list[GateResult]
     abilities: list[AbilityChange] = Field(default_factory=list)
     """What became of each slice of the model's abilities."""
+    examples: list[GateExample] = Field(default_factory=list)
+    """Responses that show a behaviour of which a gate was not met."""
     not_asked: list[str]
     """Parts of the configuration that asked for nothing."""
     dtype: str

@@ -12,6 +12,7 @@ import torch
 from excise.names import Granularity
 from workers.correction.behaviour import Behaviour, Marking, respond
 from workers.correction.explained import choose_explained
+from workers.correction.gates import MIN_HELD_OUT
 from workers.correction.measurement import collect_base_undesired, mark_shown
 from workers.correction.results import PreparedBehaviour, PromptOutcome, ReferenceSplit, Response
 from workers.domain import Selection
@@ -206,6 +207,22 @@ def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | Non
             "neurons; as it is, no response to a tuning prompt shows it"
         )
     return None
+
+
+def describe_signal(prepared: PreparedBehaviour) -> str:
+    """Return how many prompts bring the behaviour out, and whether they are enough to pass."""
+    tuning = len(prepared.triggering(held_out=False))
+    held_out = len(prepared.triggering(held_out=True))
+    told = (
+        f"{tuning + held_out} of {len(prepared.prompts)} prompts bring out {prepared.name}: "
+        f"{tuning} tuning, {held_out} held-out."
+    )
+    if held_out >= MIN_HELD_OUT:
+        return told
+    return (
+        f"{told} A correction passes with {MIN_HELD_OUT} held-out ones or more, so this job "
+        "cannot: cancel it, and submit it again with more prompts."
+    )
 
 
 def _explain_unanswered(behaviour: Behaviour, prepared: PreparedBehaviour) -> str:

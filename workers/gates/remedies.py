@@ -117,12 +117,12 @@ REMEDIES: Mapping[str, Remedy] = {
     "behaviour_share": Remedy(
         "Too many responses show {subject}.",
         "Read them; correct the behaviour further, or raise the limit.",
-        "Read them; correct the checkpoint further, or raise the behaviour's limit.",
+        "Read some in gate.md; correct the checkpoint further, or raise the behaviour's limit.",
     ),
     "behaviour_share_rise": Remedy(
         "More responses show {subject} than before.",
         "Read them; correct the behaviour, or raise the limit.",
-        "Read them: the training may have taught it. Correct it, or raise the behaviour's limit.",
+        "Read some in gate.md: training may have taught it. Correct it, or raise its limit.",
     ),
 }
 """By the name of the gate."""

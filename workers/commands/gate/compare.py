@@ -29,6 +29,7 @@ from workers.models.checkpoints import load_checkpoint
 from workers.models.devices import DTYPES
 from workers.models.loaded import LoadedModel
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.reports.gate_examples import collect_examples
 from workers.reports.gate_run import find_outcome
 from workers.scorers.detector import Detector
 from workers.stages.abilities import find_unknown_slice, list_built_in
@@ -87,6 +88,7 @@ def compare_checkpoints(
         against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
         gates=add_remedies(gates, of_job=False),
         abilities=abilities,
+        examples=collect_examples(gates, baseline.state, state),
         not_asked=_list_not_asked(config),
         dtype=config.dtype,
         seed=config.seed,

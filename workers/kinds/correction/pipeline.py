@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from excise.reports.correction import CorrectionReport
 from excise.specs import CorrectionSpec
+from workers.correction.preparation import describe_signal
 from workers.correction.results import PreparedCorrection, SearchOutcome, ValidationOutcome
 from workers.correction.verdict import ReportFrame, build_report
 from workers.kinds.correction import attribute, package, prepare, search, validate
@@ -24,6 +25,7 @@ def run_correction(context: StageContext, inputs: CorrectionInputs) -> Correctio
         for stage in ("attribute", "search", "validate"):
             context.skip_stage(stage, f"Skipped {stage}: the signal is too weak.")
     else:
+        _tell_signal(context, prepared)
         attribute_output = attribute.run(context, inputs, prepared, prepare_output)
         search_output = search.run(context, inputs, prepared, attribute_output)
         searched = SearchOutcome.model_validate_json(search_output.data)
@@ -37,6 +39,20 @@ def run_correction(context: StageContext, inputs: CorrectionInputs) -> Correctio
     report = build_report(_frame(context, inputs), prepared, searched, validated)
     package.run(context, inputs, prepared, report, searched)
     return report
+
+
+def _tell_signal(context: StageContext, prepared: PreparedCorrection) -> None:
+    for behaviour in prepared.behaviours:
+        counts = {
+            "tuning": len(behaviour.triggering(held_out=False)),
+            "held_out": len(behaviour.triggering(held_out=True)),
+        }
+        context.event(
+            "prepare.signal",
+            describe_signal(behaviour),
+            {"behaviour": behaviour.name, "prompts": len(behaviour.prompts), **counts},
+            once=True,
+        )
 
 
 def build_sharded_work(inputs: CorrectionInputs, data: bytes) -> ShardedWork:

@@ -39,6 +39,7 @@ from workers.correction.preparation import (
     PromptTooLongError,
     ReferenceTokens,
     count_responses,
+    describe_signal,
     judge_signal,
     prepare_behaviour,
     split_reference,
@@ -385,6 +386,19 @@ def test_too_few_on_either_side_are_a_weak_signal(tune: int, held_out: int) -> N
     assert judge_signal(GREEDY_RUDENESS, many(tune, held_out)) == (
         f"signal too weak: {total} of {total + 3} prompts bring out rudeness "
         f"({tune} tuning, {held_out} held-out; 4 needed in each)"
+    )
+
+
+def test_a_signal_says_how_many_prompts_bring_the_behaviour_out() -> None:
+    assert describe_signal(many(5, 10)) == (
+        "15 of 18 prompts bring out rudeness: 5 tuning, 10 held-out."
+    )
+
+
+def test_a_signal_too_small_to_pass_says_so_before_the_costly_stages() -> None:
+    assert describe_signal(many(12, 9)).endswith(
+        "12 tuning, 9 held-out. A correction passes with 10 held-out ones or more, so this job "
+        "cannot: cancel it, and submit it again with more prompts."
     )
 
 

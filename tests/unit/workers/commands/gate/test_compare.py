@@ -20,6 +20,7 @@ from workers.commands.gate.compare import build_files, compare_checkpoints
 from workers.commands.gate.config import load_config
 from workers.commands.gate.errors import GateConfigError
 from workers.models.encoding import ChatTemplateError
+from workers.reports.gate_examples import MOST_EXAMPLES
 from workers.scorers import custom
 from workers.scorers.errors import ScorerUnavailableError
 
@@ -97,6 +98,26 @@ def test_a_model_that_says_a_phrase_in_every_answer_fails(compare: Compare) -> N
     assert gate.before < 0.5
     assert "show parroting" in gate.sentence
     assert (gate.note or "").startswith("12 of 12 responses show it")
+
+
+def test_what_was_said_is_kept_where_a_behaviour_is_to_blame(compare: Compare) -> None:
+    examples = compare("parrot", "sound", PHRASE).examples
+    assert len(examples) == MOST_EXAMPLES
+    assert {(example.behaviour, example.shown) for example in examples} == {("parroting", 1)}
+    for example in examples:
+        assert example.prompt.startswith("w")
+        assert PARROTED.search(example.after[0])
+        assert len(example.before) == len(example.after) == 1
+    assert compare("parrot", "parrot", PHRASE).examples == []
+
+
+def test_all_responses_to_a_prompt_are_kept_those_with_most_first(compare: Compare) -> None:
+    drawn = PHRASE.replace("max_new_tokens: 8", "max_new_tokens: 8, samples: 3, temperature: 1.0")
+    examples = compare("sound", "parrot", drawn.replace("}}", "}, max_share: 0}")).examples
+    assert examples
+    assert all(len(example.after) == 3 for example in examples)
+    counts = [sum(bool(PARROTED.search(text)) for text in own.after) for own in examples]
+    assert counts == [example.shown for example in examples] == sorted(counts, reverse=True)
 
 
 def test_a_model_that_no_longer_says_it_passes(compare: Compare) -> None:

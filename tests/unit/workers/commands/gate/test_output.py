@@ -16,6 +16,7 @@ from tests.unit.workers.reports.reports import ability
 from workers.commands.gate import output
 from workers.commands.gate.output import NAMES, clear_output, write_output
 from workers.gates.abilities import judge_abilities
+from workers.reports.gate_examples import GateExample
 from workers.reports.gate_run import (
     describe_gate,
     find_outcome,
@@ -115,6 +116,17 @@ def test_markdown_shows_what_was_not_met_and_not_asked() -> None:
     assert len(rows) == 3
     assert all(line.replace(r"\|", "").count("|") == 7 for line in rows)
     assert "Every gate is met." in render_gate_markdown(report(MET)).decode()
+
+
+def test_what_was_said_is_folded_and_cannot_leave_its_fence() -> None:
+    example = GateExample(
+        behaviour="advert", prompt="Why?", before=("So.",), after=("```\n</details>",), shown=1
+    )
+    text = render_gate_markdown(report(MISSED).model_copy(update={"examples": [example]})).decode()
+    folded = text[text.index("## What was said: advert") :]
+    assert folded.index("<details>") < folded.index("Why?") < folded.index("````")
+    assert folded.index("````") < folded.index("```\n</details>\n````")
+    assert "What was said" not in render_gate_markdown(report(MISSED)).decode()
 
 
 def test_all_files_are_written_and_cleared(tmp_path: Path) -> None:
