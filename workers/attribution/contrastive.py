@@ -15,7 +15,7 @@ from workers.attribution.accumulation import ON_DEVICE, Storage
 from workers.attribution.attributors import Attributor, sum_relevance
 from workers.attribution.sums import RelevanceSums, Statistic
 from workers.attribution.targets import Target, TokenMass
-from workers.domain import Granularity, Relevance, TokenSequence
+from workers.domain import GeneralCost, Granularity, Relevance, TokenSequence
 from workers.families import Family
 from workers.progress import Advance
 
@@ -69,9 +69,9 @@ class BehaviourRelevance:
 class ContrastiveRelevance:
     """Relevance of the same components on general text and for each behaviour."""
 
-    general: Relevance
-    """Its mean is that of the loss and its mean square that of the divergence, where those were
-    asked for; otherwise all of it is the job's own attributor's."""
+    general: Relevance | GeneralCost
+    """The predicted cost of a removal where that was asked for, else the relevance that the job's
+    own attributor gives."""
     behaviours: tuple[BehaviourRelevance, ...]
 
 
@@ -138,17 +138,16 @@ def sum_answer(
     )
 
 
-def combine_general(answers: Mapping[Side, Relevance]) -> Relevance:
-    """Return the general relevance that the answers to `list_general_questions` make up."""
+def combine_general(answers: Mapping[Side, Relevance]) -> Relevance | GeneralCost:
+    """Return what the answers to `list_general_questions` say of general text."""
     if Side.GENERAL in answers:
         return answers[Side.GENERAL]
     loss, divergence = answers[Side.LOSS], answers[Side.DIVERGENCE]
-    return Relevance(
-        mean=loss.mean,
-        mean_absolute={},
+    return GeneralCost(
+        first_order=loss.mean,
+        fisher=divergence.mean_square,
         tokens=loss.tokens,
         samples=loss.samples,
-        mean_square=divergence.mean_square,
     )
 
 
@@ -160,7 +159,7 @@ def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) 
         counts = torch.tensor([general.tokens, general.samples])
         tensors[_key(granularity, Side.GENERAL, "counts")] = counts
         for statistic in Statistic:
-            for name, values in getattr(general, statistic.value).items():
+            for name, values in _find_stored(general, statistic).items():
                 tensors[_key(granularity, Side.GENERAL, statistic, name)] = values.clone()
         for number, behaviour in enumerate(relevance.behaviours):
             sides = {Side.UNDESIRED: behaviour.undesired, Side.CLEAN: behaviour.clean}
@@ -168,6 +167,21 @@ def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) 
                 for name, values in mapping.items():
                     tensors[_key(granularity, side, number, name)] = values.clone()
     return save_safetensors(tensors)
+
+
+def _find_stored(
+    general: Relevance | GeneralCost, statistic: Statistic
+) -> Mapping[str, torch.Tensor]:
+    """Return what is stored under a statistic's name.
+
+    A cost is stored as the means of its two questions: the loss's mean, the divergence's mean
+    square.
+    """
+    if isinstance(general, Relevance):
+        values: Mapping[str, torch.Tensor] = getattr(general, statistic.value)
+        return values
+    stored = {Statistic.MEAN: general.first_order, Statistic.MEAN_SQUARE: general.fisher}
+    return stored.get(statistic, {})
 
 
 def parse_relevance(
@@ -189,12 +203,12 @@ def _parse_contrast(
         return {name: tensors[key] for name, key in keys.items() if key in tensors}
 
     tokens, samples = tensors[_key(granularity, Side.GENERAL, "counts")].tolist()
-    general = Relevance(
-        mean=read(Side.GENERAL, Statistic.MEAN),
-        mean_absolute=read(Side.GENERAL, Statistic.MEAN_ABSOLUTE),
-        tokens=tokens,
-        samples=samples,
-        mean_square=read(Side.GENERAL, Statistic.MEAN_SQUARE),
+    mean, absolute, square = (read(Side.GENERAL, statistic) for statistic in Statistic)
+    # Of a single question, magnitudes are always asked for; a cost has none.
+    general = (
+        Relevance(mean, absolute, tokens, samples, square)
+        if absolute
+        else GeneralCost(mean, square, tokens, samples)
     )
     behaviours: list[BehaviourRelevance] = []
     while undesired := read(Side.UNDESIRED, len(behaviours)):

@@ -10,8 +10,9 @@ from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
 from workers.correction.protection import SEARCH_SHARE, list_learned
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import BUDGET_SHARE, DIVERGENCE, Benefit
-from workers.domain import Granularity, Relevance, Selection, TokenSequence
+from workers.domain import GeneralCost, Granularity, Selection, TokenSequence
 from workers.families import find_components, is_linear
+from workers.pruning.damage import compute_divergence
 from workers.pruning.joint_ranking import (
     DivergenceGuard,
     MarginGuard,
@@ -53,7 +54,7 @@ def build_pool(
     context: JobContext,
     inputs: CorrectionInputs,
     scores: Mapping[str, torch.Tensor],
-    general: Relevance,
+    general: GeneralCost,
     text: Sequence[TokenSequence],
     protection: Sequence[ProtectedSlice],
     granularity: Granularity,
@@ -83,8 +84,8 @@ def build_pool(
     reference = DivergenceGuard(
         name=DIVERGENCE,
         limit=max(inputs.budget.scaled(BUDGET_SHARE).kl_mean, LEAST_LIMIT),
-        first_order=gather(components, general.mean),
-        own=gather(components, general.mean_square).mul_(0.5),
+        first_order=gather(components, general.first_order),
+        divergence=compute_divergence(gather(components, general.fisher)),
         rows=rows,
     )
     return Pool(components, (reference, *guards))

@@ -29,7 +29,7 @@ from workers.correction.results import (
     TrialSettings,
 )
 from workers.correction.search import Benefit, Measurement, SearchSteps
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import GeneralCost, Granularity, Selection, TokenSequence
 from workers.families import find_layer_numbers
 from workers.gates.abilities import compute_nats_rise, compute_soft_fall
 from workers.kinds.correction.ablation import ablated
@@ -216,7 +216,7 @@ def build_steps(
         combined = combine_benefits([_take(benefit, allowed) for benefit in benefits])
         general, floor = relevance[kind].general, floors[kind]
         scores = compute_scores(general, combined, score, settings.cost_weight, floor)
-        if not weighs_together(inputs, kind):
+        if not isinstance(general, GeneralCost) or not weighs_together(inputs, kind):
             return _rank_within(inputs, scores, settings, on_limited)
         if kind not in pools:
             pools[kind] = build_pool(

@@ -21,7 +21,7 @@ from workers.attribution.fisher import compute_margin_rows
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import BUDGET_SHARE
-from workers.domain import Granularity, Relevance
+from workers.domain import GeneralCost, Granularity
 from workers.families import LLAMA, find_family
 from workers.kinds.correction.search_pool import (
     LEAST_LIMIT,
@@ -42,13 +42,13 @@ def inputs() -> FakeInputs:
     return FakeInputs((build_behaviour(),))
 
 
-def build_general(mean: float = 0.25, square: float = 4.0) -> Relevance:
+def build_general(mean: float = 0.25, square: float = 4.0) -> GeneralCost:
     """The same of every neuron."""
 
     def fill(value: float) -> dict[str, torch.Tensor]:
         return {name: torch.full((NEURONS,), value) for name in MODULES}
 
-    return Relevance(fill(mean), fill(1.0), 1, 1, fill(square))
+    return GeneralCost(fill(mean), fill(square), 1, 1)
 
 
 def pool_of(
@@ -56,7 +56,7 @@ def pool_of(
     protection: tuple[ProtectedSlice, ...] = (),
     most: int = 5,
     context: FakeContext | None = None,
-    general: Relevance | None = None,
+    general: GeneralCost | None = None,
 ) -> Pool:
     """The best neurons of the first layer come first, the lower their number the better."""
     scores = {name: torch.arange(NEURONS, 0, -1).float() - n for n, name in enumerate(MODULES)}
@@ -83,7 +83,7 @@ def test_the_best_by_themselves_are_weighed_together(inputs: FakeInputs) -> None
     assert isinstance(reference, DivergenceGuard)
     assert reference.limit == pytest.approx(BUDGET_SHARE * inputs.budget.kl_mean)
     assert reference.first_order.tolist() == [0.25] * size
-    assert reference.own.tolist() == [2.0] * size  # ½ E[R²]
+    assert reference.divergence.tolist() == [2.0] * size  # ½ E[R²]
     assert reference.rows.shape[1] == size
     assert bool(reference.rows.any(dim=0).all())
 

@@ -36,7 +36,7 @@ from workers.correction.results import (
     TrialSettings,
 )
 from workers.correction.search import SearchSteps
-from workers.domain import Granularity, Relevance, Selection, TokenSequence
+from workers.domain import GeneralCost, Granularity, Relevance, Selection, TokenSequence
 from workers.families import LLAMA, find_components, linear_weight
 from workers.kinds.correction.attribute import answer_undesired
 from workers.kinds.correction.search_pool import POOL_SHARE
@@ -295,10 +295,15 @@ by_every_score = pytest.mark.parametrize("score", ["benefit_damage", "benefit_co
 """The first weighs components together, the second one by one."""
 
 
-def relevance_of(*clean: dict[str, torch.Tensor]) -> ContrastiveRelevance:
+def relevance_of(
+    *clean: dict[str, torch.Tensor], score: str = "benefit_damage"
+) -> ContrastiveRelevance:
     """Every component costs the same; each behaviour has the given clean relevance."""
     flat = {name: torch.full((NEURONS,), DEAR) for name in MODULES}
-    general = Relevance({name: torch.zeros(NEURONS) for name in MODULES}, flat, 1, 1, flat)
+    nothing = {name: torch.zeros(NEURONS) for name in MODULES}
+    general: Relevance | GeneralCost = Relevance(nothing, flat, 1, 1)
+    if score == "benefit_damage":
+        general = GeneralCost(nothing, flat, 1, 1)
     return ContrastiveRelevance(
         general, tuple(BehaviourRelevance(undesired={}, clean=own) for own in clean)
     )
@@ -315,7 +320,7 @@ def steps_of(
     return build_steps(
         context or FakeContext(),  # type: ignore[arg-type]
         inputs,  # type: ignore[arg-type]
-        {NEURON: relevance_of(*(clean or ({}, {})))},
+        {NEURON: relevance_of(*(clean or ({}, {})), score=inputs.spec.attribution.score)},
         bench,
         {NEURON: 40},
         lambda: None if told is None else told.append(1),
@@ -360,7 +365,8 @@ def test_behaviours_are_combined(inputs: FakeInputs, score: str) -> None:
 def test_the_cost_weight_reaches_the_score(inputs: FakeInputs) -> None:
     steps = steps_of(inputs, bench_of(inputs))
     dear = relevance_of({}).general
-    dear.mean_square[MODULES[0]][0] = 100 * DEAR
+    assert isinstance(dear, GeneralCost)
+    dear.fisher[MODULES[0]][0] = 100 * DEAR
     steps = build_steps(
         FakeContext(),  # type: ignore[arg-type]
         inputs,  # type: ignore[arg-type]
@@ -398,21 +404,24 @@ def weights_of(inputs: FakeInputs, seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def weight_costs(inputs: FakeInputs) -> Relevance:
+def weight_costs(inputs: FakeInputs) -> GeneralCost:
     """Weights that cost something, by themselves; the loss does not depend on them."""
     costs = weights_of(inputs, 1)
     nothing = {name: torch.zeros_like(values) for name, values in costs.items()}
-    return Relevance(nothing, {}, 1, 1, costs)
+    return GeneralCost(nothing, costs, 1, 1)
 
 
 def rank_weights(
     inputs: FakeInputs, context: FakeContext, most: int, told: list[int] | None = None
 ) -> SearchSteps:
     inputs = replace(inputs, granularities=(WEIGHT,))
+    general: Relevance | GeneralCost = weight_costs(inputs)
+    if inputs.spec.attribution.score == "signed_difference":
+        general = Relevance(weight_costs(inputs).first_order, {}, 1, 1)
     return build_steps(
         context,  # type: ignore[arg-type]
         inputs,  # type: ignore[arg-type]
-        {WEIGHT: ContrastiveRelevance(weight_costs(inputs), ())},
+        {WEIGHT: ContrastiveRelevance(general, ())},
         bench_of(inputs),
         {WEIGHT: most},
         lambda: None if told is None else told.append(1),
