@@ -1,4 +1,4 @@
-"""Every attributor behind one call: its name, the components and the samples in, relevance out."""
+"""Every attributor behind one call: the relevance of components over some samples."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from workers.models.batches import build_batches
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
-"""Padded tokens a batch; activations of one batch are what attribution holds in memory."""
+"""Padded tokens a batch; attribution holds the activations of one batch in memory."""
 
 
 class Attributor(StrEnum):
-    """What relevance is computed by."""
+    """Method by which relevance is computed."""
 
     ATTNLRP = "attnlrp"
     CP_LRP = "cp_lrp"
@@ -40,7 +40,7 @@ class Attributor(StrEnum):
 
     @property
     def explains(self) -> bool:
-        """Whether it explains chosen tokens: the others see all tokens alike, or none."""
+        """Whether it explains chosen tokens; the others treat all tokens alike, or read none."""
         return self in COMPOSITES
 
     @property
@@ -73,8 +73,8 @@ def compute_relevance(
 ) -> Relevance:
     """Return the relevance of every component over the tokens of `samples`.
 
-    The arguments and errors are those of `sum_relevance`; raises `ValueError` besides, where
-    the attributor needs samples and there are none.
+    Arguments and errors are those of `sum_relevance`. Also raises `ValueError` if the attributor
+    needs samples and there are none.
     """
     sums = sum_relevance(
         model,
@@ -113,15 +113,15 @@ def sum_relevance(
 ) -> RelevanceSums:
     """Return sums of relevance over the tokens of `samples`, to be merged with other shards'.
 
-    Without `statistics` neurons and heads get all three, weights only the mean: each further
-    one is as large as the model and costs a matrix product a batch. `advance` is called with
-    the number of samples of every finished batch, `on_halved` when one ran out of memory.
-    `target` matters to the gradient attributors only, `seed` to what is drawn: random relevance,
-    and the tokens of a sampled target: for each sample from its index among those of all shards,
-    of which the first one here has `first_index`.
+    Without `statistics`, neurons and heads get all three and weights only the mean: for weights
+    each further statistic is as large as the model and costs a matrix product a batch. `advance`
+    is called with the number of samples in every finished batch, `on_halved` when a batch ran
+    out of memory. `target` matters only to the gradient attributors. `seed` drives random
+    baselines and sampled targets. Draws use the sample's global index, so sharding does not
+    change them; `first_index` is the global index of the first sample here.
 
-    Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError` and,
-    for samples that make no batch, `ValueError`.
+    Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`, and
+    `ValueError` for samples that make no batch.
     """
     check_granularity(family, granularity)
     kept = statistics or default_statistics(granularity)
@@ -154,7 +154,7 @@ def sum_relevance(
 
 
 def default_statistics(granularity: Granularity) -> frozenset[Statistic]:
-    """Return what is computed when nothing is asked for."""
+    """Return the statistics that are computed when a caller names none."""
     if granularity is Granularity.WEIGHT:
         return frozenset({Statistic.MEAN})
     return ALL_STATISTICS

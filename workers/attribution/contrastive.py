@@ -1,4 +1,4 @@
-"""What a correction asks of attribution: which sets are explained by what, and the answers."""
+"""What a correction asks of attribution: which samples are explained how, and the answers."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Side(StrEnum):
     """One half of a contrast, or a part of the general half."""
 
     GENERAL = "general"
-    """General text by the job's own attributor: what its top logits rest on."""
+    """General text by the job's own attributor: relevance of the top logits."""
     LOSS = "loss"
-    """General text: how its negative log-likelihood changes when a component goes."""
+    """General text: how its negative log-likelihood changes when a component is removed."""
     DIVERGENCE = "divergence"
-    """General text: how far the next-token distribution moves when a component goes."""
+    """General text: how far the next-token distribution moves when a component is removed."""
     UNDESIRED = "undesired"
     """A behaviour's undesired responses, by the job's own attributor."""
     CLEAN = "clean"
-    """Clean responses to the same prompts, likewise."""
+    """Clean responses to the same prompts, by the job's own attributor."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One attribution: by what, of what, and which statistics of it are needed."""
+    """One attribution: its samples' side, attributor, target, and the statistics needed."""
 
     side: Side
     attributor: Attributor
@@ -46,7 +46,7 @@ class Question:
 
     @property
     def is_general(self) -> bool:
-        """Whether it is asked of general text."""
+        """Whether its samples are general text."""
         return self.side not in (Side.UNDESIRED, Side.CLEAN)
 
 
@@ -56,10 +56,10 @@ class BehaviourRelevance:
 
     undesired: Mapping[str, torch.Tensor]
     clean: Mapping[str, torch.Tensor]
-    """For clean responses to the same prompts; empty where there are none."""
+    """The same for clean responses to the same prompts; empty if there are none."""
 
     def compute_benefit(self, undesired: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return what is relevant for `undesired` responses beyond what clean ones need."""
+        """Return `undesired` relevance minus that of clean responses, as new tensors."""
         if not self.clean:
             return {name: values.clone() for name, values in undesired.items()}
         return {name: values - self.clean[name] for name, values in undesired.items()}
@@ -78,11 +78,12 @@ class ContrastiveRelevance:
 def list_general_questions(
     attributor: Attributor, *, predicts_damage: bool
 ) -> tuple[Question, ...]:
-    """Return what has to be asked of general text.
+    """Return the questions to ask of general text.
 
-    With `predicts_damage` the general side is the true gradient × input, whatever the
-    attributor: the first two orders of what removing a component costs (OBD, LeCun 1989).
-    Otherwise it is the attributor's own relevance of the top logit, as in the paper.
+    With `predicts_damage` they use the true gradient × input, whatever the attributor, and give
+    the first two orders of what removing a component costs (Optimal Brain Damage, LeCun 1989).
+    Otherwise there is one question, the attributor's own relevance of the top logit, as in the
+    paper.
     """
     mean, square = frozenset({Statistic.MEAN}), frozenset({Statistic.MEAN_SQUARE})
     if not predicts_damage:
@@ -96,10 +97,10 @@ def list_general_questions(
 
 
 def ask_responses(attributor: Attributor, side: Side, mass: TokenMass | None = None) -> Question:
-    """Return the question of a behaviour's responses, undesired or clean.
+    """Return the question to ask of a behaviour's responses, undesired or clean.
 
-    With `mass`, what every position owes to the probability of the tokens that make responses
-    undesired; else why the model preferred the tokens it did emit.
+    With `mass` it explains, at every position, the probability of the tokens that make responses
+    undesired; otherwise the lead of each emitted token over the runner-up.
     """
     mean = frozenset({Statistic.MEAN})
     return Question(side, attributor, mass or Target.EMITTED_MINUS_RUNNER_UP, mean)
@@ -129,7 +130,7 @@ def sum_answer(
         samples,
         question.target,
         pad_id,
-        # Random relevance must not be the same for two sets, or their difference is none.
+        # Random relevance must differ between two sets, or their difference would be 0.
         seed=len(Side) * seed + list(Side).index(question.side),
         first_index=first_index,
         statistics=question.statistics,
@@ -152,7 +153,7 @@ def combine_general(answers: Mapping[Side, Relevance]) -> Relevance | GeneralCos
 
 
 def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) -> bytes:
-    """Return everything as safetensors bytes; token counts travel as tensors."""
+    """Return the relevance as safetensors bytes; token and sample counts are stored as tensors."""
     tensors: dict[str, torch.Tensor] = {}
     for granularity, relevance in relevances.items():
         general = relevance.general
@@ -187,7 +188,7 @@ def _find_stored(
 def parse_relevance(
     data: bytes, modules: Mapping[Granularity, Sequence[str]]
 ) -> dict[Granularity, ContrastiveRelevance]:
-    """Return what `serialise_relevance` stored, each granularity's modules in the given order."""
+    """Return what `serialise_relevance` stored, with each granularity's modules in that order."""
     tensors = load_safetensors(data)
     return {
         granularity: _parse_contrast(tensors, granularity, names)
@@ -205,7 +206,7 @@ def _parse_contrast(
     tokens, samples = tensors[_key(granularity, Side.GENERAL, "counts")].tolist()
     mean, absolute, square = (read(Side.GENERAL, statistic) for statistic in Statistic)
     # Of a single question, magnitudes are always asked for; a cost has none.
-    general = (
+    general: Relevance | GeneralCost = (
         Relevance(mean, absolute, tokens, samples, square)
         if absolute
         else GeneralCost(mean, square, tokens, samples)

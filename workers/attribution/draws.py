@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and a place alone, not on what is drawn beside them."""
+"""Random numbers that depend only on a seed and a place, never on what else is drawn."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ _STEP = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 _SHIFTS = (30, 27, 31)
 _BITS = 23
-"""Of a number in [0, 1): so few that float32 holds its product with a sum near 1 below that sum."""
+"""Random bits a number: 23, so that float32 can represent `u * sum` strictly below `sum`."""
 
 
 def draw_uniforms(seed: int, samples: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return a float32 number in [0, 1) for each place, the same in whatever company.
+    """Return a uniform float32 number in [0, 1) for each place, whatever else is in the batch.
 
-    `samples` and `tokens`, int64 `(place,)`, say which token of which sample. A counter-based
-    generator: the finaliser of SplitMix64 (Steele, Lea, Flood 2014) over seed, sample and token
-    in turn; int64 products wrap around, on every device alike.
+    `samples` and `tokens`, int64 `(place,)`, are the indices of the place's sample and token.
+    The generator is counter-based: the finaliser of SplitMix64 (Steele, Lea, Flood 2014) over
+    seed, sample and token in turn. int64 products wrap around alike on every device.
     """
     state = _mix(torch.full_like(samples, seed % (1 << 63)))
     for value in (samples, tokens):
@@ -32,5 +32,5 @@ def _mix(state: torch.Tensor) -> torch.Tensor:
 
 
 def _shift_right(values: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the bits shifted, zeros from the left: int64 alone would repeat the sign."""
+    """Return the bits shifted right, filled with zeros; int64's own shift repeats the sign."""
     return (values >> count) & ((1 << (64 - count)) - 1)

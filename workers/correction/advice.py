@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from workers.correction.amounts import DAMAGE_EXPONENT
 from workers.correction.behaviour import Behaviour
+from workers.correction.budget import BUDGET_SHARE, Budget
 from workers.correction.preparation import MIN_TRIGGERING
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, SearchOutcome, Trial
-from workers.correction.search import BUDGET_SHARE, DAMAGE_EXPONENT, Budget
 from workers.domain import Granularity
 from workers.scorers.scorer import Direction
 

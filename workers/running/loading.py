@@ -16,7 +16,7 @@ from service.jobs.inputs import PromptSetInfo, load_prompt_set_info, load_prompt
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.attribution.attributors import Attributor
 from workers.correction.behaviour import Behaviour
-from workers.correction.search import Budget
+from workers.correction.budget import Budget
 from workers.domain import Granularity
 from workers.families import Family, count_components, find_family
 from workers.fetching.checkpoints import (

@@ -1,41 +1,11 @@
-"""How a trial's components are taken out of the loaded model, and what they leave behind."""
+"""Whether a model has a place for what a job's ablations leave behind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-
-import torch
-
-from workers.correction.results import TrialSettings
-from workers.domain import Granularity, Selection, TokenSequence
+from workers.domain import Granularity
 from workers.families import find_components
-from workers.pruning.components import pruned
-from workers.pruning.means import compute_mean_inputs
 from workers.running.context import InvalidInputError
 from workers.running.loading import CorrectionInputs
-
-
-def ablated(
-    inputs: CorrectionInputs,
-    selection: Selection,
-    settings: TrialSettings,
-    text: Sequence[TokenSequence],
-) -> AbstractContextManager[None]:
-    """Return the context in which the trial's selection is pruned; see `pruned`."""
-    replacement = compute_replacement(inputs, settings, text)
-    return pruned(inputs.checkpoint.model, selection, replacement=replacement)
-
-
-def compute_replacement(
-    inputs: CorrectionInputs, settings: TrialSettings, text: Sequence[TokenSequence]
-) -> dict[str, torch.Tensor] | None:
-    """Return the mean activations on `text` that pruned components leave behind, if any."""
-    if settings.ablation == "zero":
-        return None
-    checkpoint = inputs.checkpoint
-    modules = find_components(checkpoint.model, inputs.family, settings.granularity)
-    return compute_mean_inputs(checkpoint.model, inputs.family, modules, text, checkpoint.pad_id)
 
 
 def check_ablations(inputs: CorrectionInputs) -> None:

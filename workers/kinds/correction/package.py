@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from workers.correction.ablation import compute_replacement
 from workers.correction.results import PreparedCorrection, SearchOutcome
 from workers.domain import Report, TokenSequence
-from workers.kinds.correction.ablation import compute_replacement
 from workers.progress import Progress
 from workers.pruning.patch import build_patch, serialise_patch
 from workers.reports.correction import render_html, render_markdown
@@ -59,7 +59,7 @@ def _work(
         patch = build_patch(
             inputs.checkpoint_path,
             trial.selection.to_selection(),
-            replacement=compute_replacement(inputs, trial.settings, text),
+            replacement=compute_replacement(inputs.base, trial.settings, text),
             verdict=find_patch_verdict(report),
         )
         files[PATCH_NAME] = serialise_patch(patch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+from workers.correction.ablation import ablated
 from workers.correction.measurement import measure_responses
 from workers.correction.results import (
     BehaviourResponses,
@@ -17,7 +18,6 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.domain import Selection, TokenSequence
-from workers.kinds.correction.ablation import ablated
 from workers.measuring.measurement import Baseline
 from workers.measuring.probes import measure_probes
 from workers.progress import Advance, Progress, count_up
@@ -128,7 +128,7 @@ class _HeldOutBench:
 
     def prune(self, selection: Selection) -> AbstractContextManager[None]:
         """Return the context in which `selection` is pruned as the chosen trial's was."""
-        return ablated(self._inputs, selection, self._settings, self._tuning_text)
+        return ablated(self._inputs.base, selection, self._settings, self._tuning_text)
 
     def respond(
         self, selection: Selection, numbers: Sequence[int], advance: Advance

@@ -17,7 +17,7 @@ from excise.specs.abilities import (
     SliceLimitsSpec,
 )
 from excise.specs.gates import GatesSpec
-from workers.correction.search import DIVERGENCE, PERPLEXITY
+from workers.correction.budget import DIVERGENCE, PERPLEXITY
 
 MINIMAL: dict[str, Any] = {
     "kind": "correction",

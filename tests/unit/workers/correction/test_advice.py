@@ -13,8 +13,8 @@ from tests.unit.workers.correction.cases import (
     responses_of,
 )
 from workers.correction.advice import describe_search, list_advice
+from workers.correction.budget import Budget
 from workers.correction.results import PreparedCorrection, ReferenceSplit, SearchOutcome, Trial
-from workers.correction.search import Budget
 from workers.domain import Granularity
 
 NEURON = Granularity.NEURON

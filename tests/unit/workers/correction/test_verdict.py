@@ -16,6 +16,7 @@ from tests.unit.workers.correction.cases import (
     prepare,
     responses_of,
 )
+from workers.correction.budget import Budget
 from workers.correction.results import (
     BehaviourResponses,
     PreparedBehaviour,
@@ -28,7 +29,6 @@ from workers.correction.results import (
     UnlimitedTrial,
     ValidationOutcome,
 )
-from workers.correction.search import Budget
 from workers.correction.verdict import ReportFrame, build_report
 from workers.domain import GateGroup, GateResult, Granularity, Report, Verdict
 from workers.gates.gates import GateRequest

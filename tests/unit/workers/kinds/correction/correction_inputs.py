@@ -15,6 +15,7 @@ from tests.tiny import build_tiny_model, build_tiny_tokenizer, draw_samples
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.attribution.attributors import Attributor
 from workers.correction.behaviour import Behaviour
+from workers.correction.budget import Budget
 from workers.correction.results import (
     PreparedBehaviour,
     PreparedCorrection,
@@ -23,7 +24,6 @@ from workers.correction.results import (
     ReferenceSplit,
     SliceDamage,
 )
-from workers.correction.search import Budget
 from workers.domain import Granularity
 from workers.families import LLAMA, Family, count_components
 from workers.models.subject import Subject
