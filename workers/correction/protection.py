@@ -22,8 +22,7 @@ TUNE_ITEMS = 24
 """Least number of items of a slice that a trial is measured on. Chosen by hand; not measured."""
 
 LEARN_SEED, TUNE_SEED = 1, 2
-"""Added to three times the job's seed, so that learning, tuning and verdict draw different probes;
-the verdict adds 0."""
+"""Added to three times the job's seed: learning, tuning and verdict draw different probes."""
 
 SEARCH_SHARE = 0.5
 """What the search lets a slice lose, as a share of what the verdict allows: its few items tell only
