@@ -12,8 +12,8 @@ from workers.correction.results import Trial, TrialSettings
 from workers.domain import Granularity
 
 LEAST_COST_WEIGHT, LARGEST_COST_WEIGHT = 0.5, 1.5
-"""Range of the exponent of the predicted damage in a score; rounds use 1. Chosen by hand. By hand,
-1.4 and 1.8 were tried on SmolLM2 against toxicity and were no better beyond the noise
+"""Range of the exponent of the predicted damage in a score; rounds use 1. Chosen by hand. Exponents
+1.4 and 1.8 were measured on SmolLM2 against toxicity: no better than 1 beyond the noise
 (benchmarks/RESULTS.md, "cost to the power")."""
 
 STARTUP_TRIALS = 6
