@@ -1,6 +1,6 @@
 """What jobs of every kind leave, as hashes: two commits that compute alike print the same.
 
-    python -m tests.acceptance.fingerprint [--real]
+    python -m tests.acceptance.fingerprint [--real] [--only NAME …]
 
 Tiny models, from their seeds, through the whole stack: a correction of neurons, of weights, of
 heads, one of two behaviours, a circuit, a compression, and an adapter. With --real also the
@@ -17,11 +17,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.harness import MODEL, NEW_TOKENS, Harness, build_prompts, running_stack
+from tests.acceptance.harness import LOOP, MODEL, NEW_TOKENS, Harness, build_prompts, running_stack
 from tests.acceptance.test_kinds import build_faulty_model, build_rows
 from workers.pruning.patch import parse_patch
 from workers.publishing.adapters import build_adapter
@@ -62,14 +62,14 @@ def list_specs(stack: Harness) -> Iterator[tuple[str, dict[str, Any]]]:
                 responses={"max_uniqueness_fall": None, "max_diversity_fall": None},
             ),
         )
-    spec = stack.build_spec(search={"rounds": 2}, attribution={"granularity": "weight"})
-    phrase = stack.client.upload_prompts(build_prompts(40, 6, 5, " w9"), "phrase").id
+    spec = stack.build_spec()
+    phrase = stack.client.upload_prompts(build_prompts(40, 6, 5, f" w{LOOP}"), "phrase").id
     spec["behaviours"].append(
         {
             "name": "phrase",
             "kind": "phrase",
             "prompts": phrase,
-            "phrases": ["w5 w5"],
+            "phrases": [f"w{LOOP} w{LOOP}"],
             "decoding": {"max_new_tokens": NEW_TOKENS},
         }
     )
@@ -103,11 +103,14 @@ def list_specs(stack: Harness) -> Iterator[tuple[str, dict[str, Any]]]:
     )
 
 
-def fingerprint_tiny(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def fingerprint_tiny(scratch: Path, only: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """The fingerprint of each small job, and of the adapter that the first becomes."""
     with running_stack() as stack:
         for name, spec in list_specs(stack):
-            yield name, fingerprint(run_job(stack, spec, scratch / name))
+            if not only or name in only:
+                yield name, fingerprint(run_job(stack, spec, scratch / name))
+        if only:
+            return
         patch = parse_patch((scratch / "neurons" / "patch.safetensors").read_bytes())
         base = stack.stack.home / "models" / MODEL
         adapter = build_adapter(patch, base, max_rank=16, base_model=MODEL)
@@ -139,11 +142,12 @@ def main() -> None:
     """Print a line for each job."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--real", action="store_true", help="also on SmolLM2")
-    is_real = parser.parse_args().real
+    parser.add_argument("--only", nargs="+", default=[], help="small jobs of these names alone")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for name, found in fingerprint_tiny(Path(folder)):
+        for name, found in fingerprint_tiny(Path(folder), arguments.only):
             print(name, json.dumps(found, sort_keys=True), flush=True)
-        if is_real:
+        if arguments.real:
             for name, found in fingerprint_real(Path(folder)):
                 print(name, json.dumps(found, sort_keys=True), flush=True)
 

@@ -180,7 +180,7 @@ def add_remedies(gates: Sequence[GateResult], *, of_job: bool) -> list[GateResul
     """Return the gates, each unmet one with its remedy in the words of a job or `excise gate`."""
     return [
         gate
-        if gate.passed and gate.value is not None
+        if gate.is_met
         else gate.model_copy(update={"remedy": find_remedy(gate, of_job=of_job)})
         for gate in gates
     ]

@@ -21,7 +21,7 @@ _SIGNS = {GateBound.AT_MOST: "≤", GateBound.AT_LEAST: "≥", GateBound.ABOVE: 
 
 def find_outcome(gates: Sequence[GateResult]) -> GateOutcome:
     """Return `passed` where there are gates, and every one was measured and met."""
-    met = [gate.passed and gate.value is not None for gate in gates]
+    met = [gate.is_met for gate in gates]
     return GateOutcome.PASSED if met and all(met) else GateOutcome.GATES_NOT_MET
 
 

@@ -79,7 +79,7 @@ def _build_manifest(
 
 def find_patch_verdict(report: JobReport) -> PatchVerdict:
     """Return the verdict that a patch of this job carries."""
-    unmet = tuple(gate.name for gate in report.gates if not gate.passed or gate.value is None)
+    unmet = tuple(gate.name for gate in report.gates if not gate.is_met)
     return PatchVerdict(report.verdict, unmet)
 
 

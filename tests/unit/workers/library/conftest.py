@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import excise
-from excise.reports.reading import Report
+from excise.reports.correction import CorrectionReport
 from tests.unit.workers.library.cases import (
     DECODING,
     REFERENCE,
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def correction(folder: Path) -> Outcome[Report]:
+def correction(folder: Path) -> Outcome[CorrectionReport]:
     return excise.correct(
         folder,
         [excise.Repetition(UNDESIRED, decoding=DECODING)],

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import excise
 from excise.intake.model_sources import ModelSourceError
 from excise.names import Verdict
-from excise.reports.reading import Report
+from excise.reports.correction import CorrectionReport
 from tests.tiny import weight_bytes
 from tests.unit.workers.library.cases import (
     DECODING,
@@ -54,7 +54,7 @@ def without_timings(outcome: Outcome[Any]) -> Any:
     return report, files["patch.safetensors"]
 
 
-def test_a_correction_finds_the_planted_fault(correction: Outcome[Report]) -> None:
+def test_a_correction_finds_the_planted_fault(correction: Outcome[CorrectionReport]) -> None:
     assert correction.verdict is Verdict.PASSED, correction.report.reason
     assert NEURON in correction.patch.selection.indices[MODULE]
     assert sorted(correction.files) == [
@@ -70,7 +70,7 @@ def test_a_correction_finds_the_planted_fault(correction: Outcome[Report]) -> No
 
 
 def test_a_loaded_model_gives_the_same_and_stays_as_it_is(
-    folder: Path, correction: Outcome[Report]
+    folder: Path, correction: Outcome[CorrectionReport]
 ) -> None:
     model, tokenizer = load_own(folder)
     model.train()
@@ -92,7 +92,7 @@ def test_a_loaded_model_gives_the_same_and_stays_as_it_is(
 
 
 def test_patch_model_and_saved_checkpoint_are_one(
-    folder: Path, correction: Outcome[Report], tmp_path: Path
+    folder: Path, correction: Outcome[CorrectionReport], tmp_path: Path
 ) -> None:
     saved = correction.save(tmp_path / "out")
     assert (saved / "report.html").read_bytes() == correction.files["report.html"]
@@ -105,7 +105,7 @@ def test_patch_model_and_saved_checkpoint_are_one(
         correction.save(tmp_path / "out")
 
 
-def test_the_report_is_shown_inline(correction: Outcome[Report]) -> None:
+def test_the_report_is_shown_inline(correction: Outcome[CorrectionReport]) -> None:
     shown = correction._repr_html_()
     assert shown.startswith("<iframe srcdoc=")
     assert "&lt;html" in shown
