@@ -50,6 +50,26 @@ class Relevance:
 
 
 @dataclass(frozen=True)
+class GeneralCost:
+    """What removing each component costs general text: the first two orders of the damage.
+
+    Both mappings go from module name to a tensor as in `Relevance`. They answer two questions
+    about the same text, so neither is a statistic of the other.
+    """
+
+    first_order: Mapping[str, torch.Tensor]
+    """E[a · ∂log p(next)/∂a]: the rise of the negative log-likelihood to first order, nats a
+    token; below 0 where a removal helps the text."""
+    fisher: Mapping[str, torch.Tensor]
+    """E[(a · ∂log p(y)/∂a)²] with y drawn from the model, the diagonal of the Fisher information.
+    Half of it is the KL divergence to second order, nats a token; the halves are taken in float64
+    (`pruning.damage.compute_divergence`), as float32 would lose bits of the smallest squares."""
+    tokens: int
+    """Tokens that the first order was averaged over."""
+    samples: int
+
+
+@dataclass(frozen=True)
 class TokenSequence:
     """One tokenised sample: a prompt and, where there is one, the model's own response to it."""
 

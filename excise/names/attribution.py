@@ -78,10 +78,10 @@ class Score(Name):
     """How general and undesired relevance are contrasted."""
 
     BENEFIT_DAMAGE = "benefit_damage"
-    """max(R̄_undesired, 0) / (predicted damage + 0.05 · mean divergence): see `predict_damage` in
-    `workers.pruning.scoring`."""
+    """max(R̄_undesired, 0) / (predicted damage + a floor of 0.05 · mean divergence): see
+    `predict_damage` in `workers.pruning.damage`."""
     BENEFIT_COST = "benefit_cost"
-    """max(R̄_undesired, 0) / (E|R_general| + 0.1 · its mean over all components).
+    """max(R̄_undesired, 0) / (E|R_general| + a floor of 0.1 · its mean over all components).
 
     Where no component has any general relevance, max(R̄_undesired, 0).
     """

@@ -1,4 +1,4 @@
-"""Running sums of relevance per component, in float32, wherever there is room for them."""
+"""Running float32 sums of relevance per component, on a device, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NonFiniteRelevanceError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Storage:
-    """Where sums lie: on each module's device, on `device`, or mapped from files in `folder`."""
+    """Where sums are kept: on each module's device, on `device`, or in mapped files in `folder`."""
 
     device: str | None = None
     folder: Path | None = None
@@ -45,7 +45,7 @@ ON_DEVICE = Storage()
 
 
 class SumsPlace(StrEnum):
-    """Where sums lie while they grow, from the fastest to the roomiest."""
+    """Where sums are kept while they grow, from the fastest place to the largest."""
 
     DEVICE = "device"
     CPU = "cpu"
@@ -54,9 +54,9 @@ class SumsPlace(StrEnum):
 
 @contextmanager
 def open_storage(place: SumsPlace) -> Iterator[Storage]:
-    """Within the context, sums can lie at `place`; what is on the disk is gone after it.
+    """Yield storage for sums at `place`; files on disk are deleted when the context ends.
 
-    Files lie in a new folder under the system's own for temporary files (`TMPDIR`).
+    Files are put into a new folder under the system's temporary folder (`TMPDIR`).
     """
     if place is not SumsPlace.DISK:
         yield ON_DEVICE if place is SumsPlace.DEVICE else Storage("cpu")
@@ -66,10 +66,10 @@ def open_storage(place: SumsPlace) -> Iterator[Storage]:
 
 
 class Accumulator:
-    """Sums per module and statistic, and which of them a failed batch already reached.
+    """Sums per module and statistic, and a record of those the current batch already updated.
 
-    A batch that runs out of memory half-way has reached some of the sums. It is repeated in
-    halves, and what it did reach is skipped then, so that every token counts once.
+    A batch that runs out of memory half-way has updated some of the sums. It is repeated in
+    halves, which skip the sums it did update, so that every token counts once.
     """
 
     def __init__(
@@ -94,15 +94,16 @@ class Accumulator:
         self._witnesses: list[tuple[str, torch.Tensor]] = []
 
     def begin(self, skipped: frozenset[FoldKey]) -> None:
-        """Start a batch, or part of one whose `skipped` sums are complete already."""
+        """Start a batch, or a part of one that already updated the `skipped` sums."""
         self.folded = set()
         self._skipped = skipped
         self._witnesses = []
 
     def missing(self, site: Site, width: int) -> Iterator[tuple[Statistic, torch.Tensor]]:
-        """Yield each sum that the batch has still to be added to; of an expert, its `width` part.
+        """Yield each running sum this batch has not updated yet (for an expert, its slice).
 
-        The sum counts as reached when the next one is asked for.
+        The slice of an expert is `width` wide. A sum is recorded as updated when the caller asks
+        for the next one.
         """
         for statistic, totals in self.totals.items():
             key = (site, statistic)
@@ -115,11 +116,11 @@ class Accumulator:
             self.folded.add(key)
 
     def witness(self, site: Site, value: torch.Tensor) -> None:
-        """Keep a number `()` that is finite only if the batch's relevance at the site is."""
+        """Keep a scalar `()` that is finite only if all relevance of the batch at the site is."""
         self._witnesses.append((site.module, value))
 
     def end(self, batch: TokenBatch) -> None:
-        """Count the finished batch. Raises `NonFiniteRelevanceError` naming module and samples."""
+        """Count the finished batch. Raises `NonFiniteRelevanceError`, naming module and samples."""
         for name, value in self._witnesses:
             if not bool(torch.isfinite(value)):
                 raise NonFiniteRelevanceError(
@@ -132,7 +133,7 @@ class Accumulator:
     def result(self, combination: Combination = Combination.TOKEN_MEAN) -> RelevanceSums:
         """Return the sums themselves, not a copy.
 
-        Raises `NonFiniteRelevanceError` where a sum of finite values overflowed.
+        Raises `NonFiniteRelevanceError` if a sum of finite values overflowed.
         """
         for totals in self.totals.values():
             for name, value in totals.items():

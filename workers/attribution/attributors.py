@@ -1,4 +1,4 @@
-"""Every attributor behind one call: what is asked and the samples in, relevance out."""
+"""Every attributor behind one call: the relevance of components over some samples."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def compute_relevance(
 ) -> Relevance:
     """Return the relevance of every component over the tokens of `samples`.
 
-    Raises as `sum_relevance` does, and `ValueError` where the attributor needs samples and there
-    are none.
+    Raises as `sum_relevance` does. Also raises `ValueError` if the attributor needs samples and
+    there are none.
     """
     return finish(sum_relevance(loaded, asked, samples, run), in_place=True)
 
@@ -47,8 +47,8 @@ def sum_relevance(
 ) -> RelevanceSums:
     """Return sums of relevance over the tokens of `samples`, to be merged with other shards'.
 
-    Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError` and,
-    for samples that make no batch, `ValueError`.
+    Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`, and
+    `ValueError` for samples that make no batch.
     """
     check_granularity(loaded.family, asked.granularity)
     if not asked.attributor.reads_samples:

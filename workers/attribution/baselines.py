@@ -1,4 +1,4 @@
-"""Relevance stand-ins without gradients, shaped alike so that every score works on them."""
+"""Baselines without gradients, shaped like relevance so that every score works on them."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def sum_written_magnitudes(
     batches: Iterable[TokenBatch],
     run: Pass,
 ) -> RelevanceSums:
-    """Return the sums of how much each component writes at a token.
+    """Return sums over tokens of how much each component writes.
 
     A neuron writes `|a| · ‖W[:, j]‖₂`, a head the Euclidean norm of that over its features, a
-    weight `|W| · |x|`. Combined to a mean that is the activation attributor; combined to the
-    root of the mean square it is Wanda's `|W| · ‖X‖₂` (arXiv 2306.11695, Eq. 1), divided by
-    the root of the number of tokens.
+    weight `|W| · |x|`. The mean over tokens is the activation attributor. The root of the mean
+    square is Wanda's `|W| · ‖X‖₂` (arXiv 2306.11695, Eq. 1) divided by the root of the number of
+    tokens.
     """
     granularity, statistics = asked.granularity, asked.kept_statistics
     modules = loaded.find_components(granularity)
     heads = loaded.heads if granularity is Granularity.HEAD else None
     kept = statistics & {Statistic.MEAN, Statistic.MEAN_SQUARE}
-    if Statistic.MEAN_ABSOLUTE in statistics:  # of what is never negative it is the mean
+    if Statistic.MEAN_ABSOLUTE in statistics:  # the same as the mean: nothing is negative
         kept |= {Statistic.MEAN}
     if combination is Combination.ROOT_MEAN_SQUARE:
         kept = frozenset({Statistic.MEAN_SQUARE})
-    # Weights share their inputs: sums over features are enough until the end.
+    # Weights of a column share their input, so sums over features are enough until the end.
     sizes = {name: (heads or count_features(module),) for name, module in modules.items()}
     devices = {name: find_device(module) for name, module in modules.items()}
     accumulator = Accumulator(sizes, devices, kept, Storage())
@@ -65,7 +65,7 @@ def sum_written_magnitudes(
 
 @torch.no_grad()
 def compute_magnitude_sums(loaded: LoadedModel, asked: Attribution) -> RelevanceSums:
-    """Return each component's weight norm: of a neuron's output column, a head's columns, |W|."""
+    """Return weight norms: of a neuron's output column, of a head's columns, |W| of a weight."""
     norms: dict[str, torch.Tensor] = {}
     for name, module in loaded.find_components(asked.granularity).items():
         if asked.granularity is Granularity.WEIGHT:
@@ -100,6 +100,21 @@ def column_norms(module: nn.Module) -> torch.Tensor:
     return columns.flatten()
 
 
+@torch.no_grad()
+def score_by_inputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return |W| · `inputs` of every weight of a linear module, float32 in the stored layout.
+
+    `inputs` `(feature,)` holds the size of each input feature. With its norm over tokens, or its
+    root mean square, this is Wanda's score (arXiv 2306.11695, Eq. 1).
+    """
+    return linear_weight(module).float().abs() * _along_inputs(module, inputs)
+
+
+def _along_inputs(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """Return values `(feature,)` of a linear module's input, shaped to multiply its weight."""
+    return values[:, None] if is_transposed(module) else values
+
+
 def _constant(
     values: Mapping[str, torch.Tensor], statistics: frozenset[Statistic]
 ) -> RelevanceSums:
@@ -132,7 +147,10 @@ def _multiply(
     granularity: Granularity,
     storage: Storage,
 ) -> None:
-    """Multiply sums over input features by what the weights make of them, in place."""
+    """Turn sums of |input| or input² into sums of what is written, in place.
+
+    The weights, or the norms of their columns, are taken to the power that was summed.
+    """
     for statistic, totals in accumulator.totals.items():
         power: Callable[[torch.Tensor], torch.Tensor] = (
             torch.square if statistic is Statistic.MEAN_SQUARE else torch.abs
@@ -143,6 +161,5 @@ def _multiply(
                 continue
             weight = linear_weight(module)
             total = storage.zeros(f"{statistic}-{name}", tuple(weight.shape), weight.device)
-            sums = totals[name][:, None] if is_transposed(module) else totals[name]
-            total.copy_(power(weight.float()) * sums)
+            total.copy_(power(weight.float()) * _along_inputs(module, totals[name]))
             totals[name] = total

@@ -1,4 +1,4 @@
-"""What a correction asks of attribution: which sets are explained by what, and the answers."""
+"""What a correction asks of attribution: which samples are explained how, and the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass
-from workers.domain import Relevance, TokenSequence
+from workers.domain import GeneralCost, Relevance, TokenSequence
 from workers.models.loaded import LoadedModel
 
 
@@ -23,20 +23,20 @@ class Side(StrEnum):
     """One half of a contrast, or a part of the general half."""
 
     GENERAL = "general"
-    """General text by the job's own attributor: what its top logits rest on."""
+    """General text by the job's own attributor: relevance of the top logits."""
     LOSS = "loss"
-    """General text: how its negative log-likelihood changes when a component goes."""
+    """General text: how its negative log-likelihood changes when a component is removed."""
     DIVERGENCE = "divergence"
-    """General text: how far the next-token distribution moves when a component goes."""
+    """General text: how far the next-token distribution moves when a component is removed."""
     UNDESIRED = "undesired"
     """A behaviour's undesired responses, by the job's own attributor."""
     CLEAN = "clean"
-    """Clean responses to the same prompts, likewise."""
+    """Clean responses to the same prompts, by the job's own attributor."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One attribution: by what, of what, and which statistics of it are needed."""
+    """One attribution: its samples' side, attributor, target, and the statistics needed."""
 
     side: Side
     attributor: Attributor
@@ -45,7 +45,7 @@ class Question:
 
     @property
     def is_general(self) -> bool:
-        """Whether it is asked of general text."""
+        """Whether its samples are general text."""
         return self.side not in (Side.UNDESIRED, Side.CLEAN)
 
 
@@ -55,10 +55,10 @@ class BehaviourRelevance:
 
     undesired: Mapping[str, torch.Tensor]
     clean: Mapping[str, torch.Tensor]
-    """For clean responses to the same prompts; empty where there are none."""
+    """The same for clean responses to the same prompts; empty if there are none."""
 
     def compute_benefit(self, undesired: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return what is relevant for `undesired` responses beyond what clean ones need."""
+        """Return `undesired` relevance minus that of clean responses, as new tensors."""
         if not self.clean:
             return {name: values.clone() for name, values in undesired.items()}
         return {name: values - self.clean[name] for name, values in undesired.items()}
@@ -68,20 +68,21 @@ class BehaviourRelevance:
 class ContrastiveRelevance:
     """Relevance of the same components on general text and for each behaviour."""
 
-    general: Relevance
-    """Its mean is that of the loss and its mean square that of the divergence, where those were
-    asked for; otherwise all of it is the job's own attributor's."""
+    general: Relevance | GeneralCost
+    """The predicted cost of a removal where that was asked for, else the relevance that the job's
+    own attributor gives."""
     behaviours: tuple[BehaviourRelevance, ...]
 
 
 def list_general_questions(
     attributor: Attributor, *, predicts_damage: bool
 ) -> tuple[Question, ...]:
-    """Return what has to be asked of general text.
+    """Return the questions to ask of general text.
 
-    With `predicts_damage` the general side is the true gradient × input, whatever the
-    attributor: the first two orders of what removing a component costs (OBD, LeCun 1989).
-    Otherwise it is the attributor's own relevance of the top logit, as in the paper.
+    With `predicts_damage` they use the true gradient × input, whatever the attributor, and give
+    the first two orders of what removing a component costs (Optimal Brain Damage, LeCun 1989).
+    Otherwise there is one question, the attributor's own relevance of the top logit, as in the
+    paper.
     """
     mean, square = frozenset({Statistic.MEAN}), frozenset({Statistic.MEAN_SQUARE})
     if not predicts_damage:
@@ -95,10 +96,10 @@ def list_general_questions(
 
 
 def ask_responses(attributor: Attributor, side: Side, mass: TokenMass | None = None) -> Question:
-    """Return the question of a behaviour's responses, undesired or clean.
+    """Return the question to ask of a behaviour's responses, undesired or clean.
 
-    With `mass`, what every position owes to the probability of the tokens that make responses
-    undesired; else why the model preferred the tokens it did emit.
+    With `mass` it explains, at every position, the probability of the tokens that make responses
+    undesired; otherwise the lead of each emitted token over the runner-up.
     """
     mean = frozenset({Statistic.MEAN})
     return Question(side, attributor, mass or Target.EMITTED_MINUS_RUNNER_UP, mean)
@@ -118,35 +119,34 @@ def sum_answer(
         granularity,
         question.target,
         question.statistics,
-        # Random relevance must not be the same for two sets, or their difference is none.
+        # Random relevance must differ between two sets, or their difference would be 0.
         seed=len(Side) * seed + list(Side).index(question.side),
     )
     return sum_relevance(loaded, asked, samples, run)
 
 
-def combine_general(answers: Mapping[Side, Relevance]) -> Relevance:
-    """Return the general relevance that the answers to `list_general_questions` make up."""
+def combine_general(answers: Mapping[Side, Relevance]) -> Relevance | GeneralCost:
+    """Return what the answers to `list_general_questions` say of general text."""
     if Side.GENERAL in answers:
         return answers[Side.GENERAL]
     loss, divergence = answers[Side.LOSS], answers[Side.DIVERGENCE]
-    return Relevance(
-        mean=loss.mean,
-        mean_absolute={},
+    return GeneralCost(
+        first_order=loss.mean,
+        fisher=divergence.mean_square,
         tokens=loss.tokens,
         samples=loss.samples,
-        mean_square=divergence.mean_square,
     )
 
 
 def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) -> bytes:
-    """Return everything as safetensors bytes; token counts travel as tensors."""
+    """Return the relevance as safetensors bytes; token and sample counts are stored as tensors."""
     tensors: dict[str, torch.Tensor] = {}
     for granularity, relevance in relevances.items():
         general = relevance.general
         counts = torch.tensor([general.tokens, general.samples])
         tensors[_key(granularity, Side.GENERAL, "counts")] = counts
         for statistic in Statistic:
-            for name, values in getattr(general, statistic.value).items():
+            for name, values in _find_stored(general, statistic).items():
                 tensors[_key(granularity, Side.GENERAL, statistic, name)] = values.clone()
         for number, behaviour in enumerate(relevance.behaviours):
             sides = {Side.UNDESIRED: behaviour.undesired, Side.CLEAN: behaviour.clean}
@@ -156,10 +156,25 @@ def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) 
     return save_safetensors(tensors)
 
 
+def _find_stored(
+    general: Relevance | GeneralCost, statistic: Statistic
+) -> Mapping[str, torch.Tensor]:
+    """Return what is stored under a statistic's name.
+
+    A cost is stored as the means of its two questions: the loss's mean, the divergence's mean
+    square.
+    """
+    if isinstance(general, Relevance):
+        values: Mapping[str, torch.Tensor] = getattr(general, statistic.value)
+        return values
+    stored = {Statistic.MEAN: general.first_order, Statistic.MEAN_SQUARE: general.fisher}
+    return stored.get(statistic, {})
+
+
 def parse_relevance(
     data: bytes, modules: Mapping[Granularity, Sequence[str]]
 ) -> dict[Granularity, ContrastiveRelevance]:
-    """Return what `serialise_relevance` stored, each granularity's modules in the given order."""
+    """Return what `serialise_relevance` stored, with each granularity's modules in that order."""
     tensors = load_safetensors(data)
     return {
         granularity: _parse_contrast(tensors, granularity, names)
@@ -175,12 +190,12 @@ def _parse_contrast(
         return {name: tensors[key] for name, key in keys.items() if key in tensors}
 
     tokens, samples = tensors[_key(granularity, Side.GENERAL, "counts")].tolist()
-    general = Relevance(
-        mean=read(Side.GENERAL, Statistic.MEAN),
-        mean_absolute=read(Side.GENERAL, Statistic.MEAN_ABSOLUTE),
-        tokens=tokens,
-        samples=samples,
-        mean_square=read(Side.GENERAL, Statistic.MEAN_SQUARE),
+    mean, absolute, square = (read(Side.GENERAL, statistic) for statistic in Statistic)
+    # Of a single question, magnitudes are always asked for; a cost has none.
+    general: Relevance | GeneralCost = (
+        Relevance(mean, absolute, tokens, samples, square)
+        if absolute
+        else GeneralCost(mean, square, tokens, samples)
     )
     behaviours: list[BehaviourRelevance] = []
     while undesired := read(Side.UNDESIRED, len(behaviours)):

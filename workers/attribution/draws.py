@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and a place alone, not on what is drawn beside them."""
+"""Random numbers that depend only on a seed and a place, never on what else is drawn."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 from workers.models.splitmix import STEP, mix, shift_right
 
 _BITS = 23
-"""Of a number in [0, 1): so few that float32 holds its product with a sum near 1 below that sum."""
+"""Random bits a number: 23, so that float32 can represent `u * sum` strictly below `sum`."""
 
 
 def draw_uniforms(seed: int, samples: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return a float32 number in [0, 1) for each place, the same in whatever company.
+    """Return a uniform float32 number in [0, 1) for each place, whatever else is in the batch.
 
-    `samples` and `tokens`, int64 `(place,)`, say which token of which sample. A counter-based
-    generator: SplitMix64 over seed, sample and token in turn.
+    `samples` and `tokens`, int64 `(place,)`, are the indices of the place's sample and token.
+    The generator is counter-based: SplitMix64 over seed, sample and token in turn.
     """
     state = mix(torch.full_like(samples, seed % (1 << 63)) + STEP)
     for value in (samples, tokens):

@@ -9,7 +9,7 @@ import torch
 from excise.names import Attributor, CircuitContrast, Granularity
 from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
-from workers.attribution.baselines import column_norms
+from workers.attribution.baselines import column_norms, score_by_inputs
 from workers.attribution.composites import COMPOSITES
 from workers.attribution.targets import Target
 from workers.circuits.measurement import build_row_batches
@@ -98,8 +98,7 @@ def _finish_written(site: Site, mean: torch.Tensor) -> torch.Tensor:
     """Return what components write; of weights `mean` is that of their inputs, `(feature,)`."""
     if site.granularity is not Granularity.WEIGHT:
         return mean.cpu()
-    along_inputs = mean[None, :] if site.row_axis == 0 else mean[:, None]
-    return (_weight(site).abs() * along_inputs).cpu()
+    return score_by_inputs(site.module, mean).cpu()
 
 
 @torch.no_grad()

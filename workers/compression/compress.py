@@ -11,6 +11,7 @@ from excise.names import Attributor, Calibration, Granularity, Scope
 from workers.attribution.accumulation import ON_DEVICE, Storage
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
+from workers.attribution.baselines import score_by_inputs
 from workers.attribution.sums import RelevanceSums, finish
 from workers.compression.calibration import BlockInputs
 from workers.compression.plan import (
@@ -175,16 +176,6 @@ class _Work:
             if sequential:
                 inputs.step(advance)
             yield block, removed
-
-
-@torch.no_grad()
-def score_by_inputs(module: nn.Module, input_norms: torch.Tensor) -> torch.Tensor:
-    """Return Wanda's score |W| · ‖X‖₂ of every weight, float32 in the stored layout.
-
-    `input_norms` `(feature,)` holds each input feature's norm over calibration tokens.
-    """
-    weight = linear_weight(module).float().abs()
-    return weight * (input_norms[:, None] if is_transposed(module) else input_norms)
 
 
 @torch.no_grad()

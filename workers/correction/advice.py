@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from excise.names import Direction, Granularity
+from workers.correction.amounts import DAMAGE_EXPONENT
 from workers.correction.behaviour import Behaviour
+from workers.correction.budget import BUDGET_SHARE, Budget
 from workers.correction.preparation import MIN_TRIGGERING
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, SearchOutcome, Trial
-from workers.correction.search import BUDGET_SHARE, DAMAGE_EXPONENT, Budget
 
 WORTHWHILE = 1.25
 """A search that could have pruned so many times its largest amount within its share of the budget

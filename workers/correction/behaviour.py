@@ -1,4 +1,4 @@
-"""A behaviour: what brings it out, what tells that it is there, and how much of it there is."""
+"""A behaviour: how responses to its prompts are drawn, which show it, and how strongly."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
 
 RISE = 0.1
-"""A token that raises the mean score of the response so far by this much is marked."""
+"""Rise of the mean score of the response so far, in [0, 1], from which a token is marked. Chosen by
+hand; not measured."""
 
 
 class Marking(StrEnum):
     """Which tokens of an undesired response are explained."""
 
     REPEATED = "repeated"
-    """Those that repeat: what comes before the first of them is ordinary text."""
+    """Those that repeat earlier text; what comes before the first of them is ordinary text."""
     RISING = "rising"
-    """Those with which the scores of the response so far rise: an insult, not its sentence."""
+    """Those at which the score of the response so far rises: an insult, not its whole sentence."""
 
 
 @dataclass(frozen=True)
 class Behaviour(Detector):
     """One behaviour to correct, whatever its scorers are.
 
-    Scorers judge what follows a response's reasoning. A response without an answer (no tokens, no
-    letter, number or symbol, or reasoning that never ends) is empty, and one rule holds for it:
-    every figure counts it as showing the behaviour, with the worst score there is (`find_score`),
-    for a correction must not win by making the model fall silent; response uniqueness is 0 then
-    by its definition (arXiv 2506.13727, Eq. 11). Nothing is learnt from it, though: it brings no
-    prompt into a job, is not explained and is no clean example (`is_undesired`, `is_clean`).
+    Scorers judge what follows a response's reasoning. A response without an answer is called
+    empty: it has no tokens, or no letter, number or symbol, or its reasoning never ends. Every
+    figure counts an empty response as showing the behaviour, with the worst possible score
+    (`find_score`), because a correction must not win by making the model fall silent; response
+    uniqueness is 0 by definition then (arXiv 2506.13727, Eq. 11). But nothing is learnt from
+    one: it does not make a prompt trigger, is not explained, and is no clean example
+    (`is_undesired`, `is_clean`).
     """
 
     name: str
@@ -50,13 +52,13 @@ class Behaviour(Detector):
     decoding: Decoding
     headline: Headline
     min_effect: float
-    """Least improvement of the headline figure on held-out prompts."""
+    """Least improvement of the headline figure on held-out prompts for a pass."""
     marking: Marking
     max_remaining: float | None = None
-    """Largest share of held-out responses that may still show it; None asks for no limit."""
+    """Largest share of held-out responses that may still show it; None sets no limit."""
     is_graded: bool = True
-    """Whether scores lie in [0, 1], so that their mean says how much of the behaviour there is;
-    of others only the side of the threshold counts."""
+    """Whether scores lie in [0, 1], so that their mean measures the behaviour. For other scores
+    only the side of the threshold counts."""
 
     def score(
         self,
@@ -85,9 +87,9 @@ class Behaviour(Detector):
         return tuple(tuple(next(scored) for _ in samples) for samples in sequences)
 
     def find_score(self, response: Response, scorer: int) -> float:
-        """Return one scorer's score as figures count it: of an empty response the worst.
+        """Return one scorer's score as figures count it; an empty response gets the worst score.
 
-        That is the bad end of [0, 1], or the threshold where scores lie elsewhere.
+        The worst is the bad end of [0, 1], or the threshold if scores are not in [0, 1].
         """
         if not response.is_empty:
             return response.scores[scorer]
@@ -96,31 +98,32 @@ class Behaviour(Detector):
         return float(self.scorers[scorer].direction is Direction.LOWER_IS_BETTER)
 
     def is_failing(self, response: Response) -> bool:
-        """Whether figures count a response as undesired: it shows the behaviour, or is empty."""
+        """Whether figures count the response as undesired: it shows the behaviour, or is empty."""
         return self.is_found(response.scores, is_empty=response.is_empty)
 
     def is_undesired(self, response: Response) -> bool:
-        """Whether enough scorers say that a response shows the behaviour, so that one can learn
-        from it: an empty response shows nothing, unless its very tokens loop.
+        """Whether the response shows the behaviour to enough scorers and can be learnt from.
+
+        An empty response shows nothing, unless its tokens themselves are a loop.
         """
         return self._can_be_learnt_from(response) and self.is_failing(response)
 
     def is_shown(self, response: Response) -> bool:
-        """Whether any scorer says of a response that one can learn from that it shows it."""
+        """Whether the response can be learnt from and shows the behaviour to some scorer."""
         return self._can_be_learnt_from(response) and self._count_votes(response) > 0
 
     def is_clean(self, response: Response) -> bool:
-        """Whether no scorer says that a response, which is not empty, shows the behaviour."""
+        """Whether the response is not empty and shows the behaviour to no scorer."""
         return not response.is_empty and self._count_votes(response) == 0
 
     def _count_votes(self, response: Response) -> int:
-        """Return how many scorers see the behaviour in a response; in an empty one all do."""
+        """Return how many scorers find the behaviour in the response; all do in an empty one."""
         return self.count_votes(response.scores, is_empty=response.is_empty)
 
     def _can_be_learnt_from(self, response: Response) -> bool:
-        """Whether there are tokens that make the response undesired.
+        """Whether particular tokens make the response undesired.
 
-        Of empty responses only loops of blanks or of reasoning that never ends have them.
+        Among empty responses, only loops of blanks or of endless reasoning have such tokens.
         """
         if not response.is_empty:
             return True
@@ -130,7 +133,7 @@ class Behaviour(Detector):
     def mark(
         self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Tokenizer
     ) -> Response:
-        """Return an undesired response with the tokens marked that are to be explained."""
+        """Return an undesired response with the tokens marked that attribution explains."""
         if self.marking is Marking.REPEATED:
             marks = _mark_repeated(prompt_ids, response)
         else:
@@ -144,9 +147,10 @@ class Behaviour(Detector):
         token_ids: tuple[int, ...],
         tokenizer: Tokenizer,
     ) -> tuple[bool, ...]:
-        """Return for each token whether the scores rise with it; the steepest one at least.
+        """Return for each token whether the mean score rises at it by `RISE` or more.
 
-        They are of the answer so far; as long as a response reasons there is nothing to score.
+        If no rise is that large, the largest one counts. The scores are those of the answer up to
+        the token; tokens of the reasoning have none.
         """
         prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
         begun = [prefix for prefix in prefixes if prefix.answer_ids]
@@ -159,7 +163,7 @@ class Behaviour(Detector):
         return tuple(rise >= least for rise in rises)
 
     def _turn(self, scorer: int, score: float) -> float:
-        """Return a score, turned so that larger is worse, in [0, 1]."""
+        """Return the score turned so that larger is worse, in [0, 1]."""
         if not self.is_graded:
             return float(self.shows(score, scorer))
         if self.scorers[scorer].direction is Direction.HIGHER_IS_BETTER:
@@ -167,11 +171,11 @@ class Behaviour(Detector):
         return score
 
     def compute_undesiredness(self, responses: Sequence[Sequence[Response]]) -> float:
-        """Return how much of the behaviour is in the responses, what a search makes small.
+        """Return the behaviour strength, in [0, 1]: the quantity a search minimises.
 
-        The mean of all scores, those of which higher is better subtracted from 1: smoother than
-        a share of responses, which on few prompts moves in jumps. 0 without responses; an empty
-        one has the worst score.
+        It is the mean of all scores, each turned so that larger is worse. A mean is smoother than
+        a share of responses, which moves in jumps on few prompts. 0 without responses; an empty
+        response has the worst score.
         """
         values = [
             self._turn(scorer, self.find_score(response, scorer))
@@ -183,7 +187,7 @@ class Behaviour(Detector):
 
 
 def _mark_repeated(prompt_ids: Sequence[int], response: Response) -> tuple[bool, ...]:
-    """Return for each token whether the answer, or reasoning that never ends, repeats with it."""
+    """Return for each token whether it repeats earlier text, in the answer or endless reasoning."""
     own = response.answer_ids or response.token_ids
     before = (False,) * (len(response.token_ids) - len(own))
     return before + find_repeated_tokens(prompt_ids, own)
@@ -198,9 +202,9 @@ def respond(
     seed: int,
     advance: Callable[[int], None],
 ) -> tuple[tuple[Response, ...], ...]:
-    """Return the model's scored responses to each prompt, as the behaviour's decoding draws them.
+    """Return the model's scored responses to each prompt, drawn by the behaviour's decoding.
 
-    `advance` is called with the number of responses of each batch.
+    `advance` is called with the number of responses in each finished batch.
     """
     sequences = generate_samples(base, prompt_ids, behaviour.decoding, seed=seed, on_batch=advance)
     return behaviour.score(prompts, sequences, base.tokenizer)

@@ -1,4 +1,4 @@
-"""The first stage: the base model's own behaviour, the splits, and whether there is a signal."""
+"""Preparation: what the base model does on each prompt, the splits, and whether to go on."""
 
 from __future__ import annotations
 
@@ -25,26 +25,34 @@ from workers.progress import Advance
 from workers.pruning.components import pruned
 
 TUNE_SHARE = 0.5
-"""Share of the undesired prompts used for attribution and search; the rest is held out."""
+"""Share of the undesired prompts used for attribution and search; the rest is held out. The
+ranking generalises with their number, so it is more than the 40 % it was (docs/decisions/0007)."""
 
 REFERENCE_TOKENS = 128
-"""Longest reference sequence; longer texts are cut into several."""
+"""Longest reference sequence, in tokens; longer texts are cut into several. Chosen by hand; not
+measured."""
 
 TUNING_CORPUS_TOKENS = 1536
-"""Tokens of the perplexity corpus that the search measures on, apart from those reported."""
+"""Tokens of the perplexity corpus that the search measures on; the reported figures use others.
+Chosen by hand; not measured."""
 
 MIN_TRIGGERING = 4
-"""Fewest prompts showing the behaviour, in either split, with which a job goes on."""
+"""Fewest prompts in each split that must show the behaviour for a job to go on. Chosen by hand; not
+measured."""
 
 DISTURBED_SHARE = 0.001
-"""Share of the MLP neurons without which greedy prompts are screened."""
+"""Share of the MLP neurons removed, at random, while greedy prompts are screened
+(docs/decisions/0008). Chosen by hand; not measured."""
 
 SCREENING_SEED = 1
-"""Added to twice the job's seed for the draws that choose prompts; measurements add nothing."""
+"""Added to twice the job's seed for the draws by which prompts are chosen. Measurements add 0, so
+they are drawn anew."""
 
 EXPLORING_DRAWS = 3
-"""Times a behaviour's samples drawn of triggering tuning prompts, to learn from alone: other
-draws show other undesired tokens, and cost far less than finding more prompts."""
+"""Extra draws of each triggering tuning prompt, as multiples of the behaviour's samples, to learn
+undesired tokens from. Further draws show further tokens and cost far less than further prompts.
+Measured together with learning from any evaluator instead of all of them: after 16,000 weights
+the share of toxic responses is 0.062 instead of 0.107 (docs/decisions/0008)."""
 
 
 class PromptTooLongError(ValueError):
@@ -61,14 +69,15 @@ def prepare_behaviour(
 ) -> PreparedBehaviour:
     """Return each prompt with its split, whether it triggers, and what the base model answers.
 
-    Prompts are chosen by one run and measured by another. A prompt that was chosen because of
-    the very responses it is measured by would look better after any change at all (regression
-    to the mean, Galton 1886). Sampled responses are drawn anew; a greedy response is always the
-    same, so greedy prompts are chosen by a model that lacks a few random neurons.
+    One run chooses the prompts and another measures them. If a prompt were chosen because of the
+    responses it is measured by, any change at all would seem to improve it (regression to the
+    mean, Galton 1886). For the second run sampled responses are drawn anew. A greedy response is
+    always the same, so greedy prompts are chosen by a model that lacks a few random neurons.
 
-    Of tuning prompts that trigger more is drawn where single tokens are learned from.
+    When learning from single tokens, draw extra samples for tuning prompts that trigger the
+    behaviour.
 
-    `advance` is called with a number of responses, in all `count_responses`. Raises
+    `advance` is called with numbers of responses that add up to `count_responses`. Raises
     `PromptTooLongError` naming the first prompt that does not fit.
     """
     check_lengths(prompts, prompt_ids, behaviour.decoding.max_new_tokens, base.model)
@@ -116,18 +125,18 @@ def prepare_behaviour(
 
 
 def count_responses(behaviour: Behaviour, prompts: int) -> int:
-    """Return how many responses `prepare_behaviour` draws of `prompts` prompts, at most."""
+    """Return the most responses that `prepare_behaviour` draws for `prompts` prompts."""
     runs = 2 + (EXPLORING_DRAWS if _learns_tokens(behaviour) else 0)
     return runs * prompts * behaviour.decoding.samples
 
 
 def _learns_tokens(behaviour: Behaviour) -> bool:
-    """Whether more responses tell more of a behaviour: they are drawn, and tokens make it."""
+    """Whether extra draws help: responses are sampled, and single tokens make them undesired."""
     return behaviour.decoding.temperature > 0 and behaviour.marking is Marking.RISING
 
 
 def _mark_tuning(base: LoadedModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
-    """Return the outcome with what attribution is to explain marked."""
+    """Return the outcome with the tokens marked that attribution explains; tuning prompts only."""
     if outcome.held_out:
         return outcome
     drawn = (outcome.screened, outcome.responses, outcome.explored)
@@ -137,7 +146,7 @@ def _mark_tuning(base: LoadedModel, behaviour: Behaviour, outcome: PromptOutcome
 
 
 def _disturb(base: LoadedModel, behaviour: Behaviour, seed: int) -> AbstractContextManager[None]:
-    """Return a context in which a greedy behaviour's model lacks a few random neurons."""
+    """Return a context in which the model lacks a few random neurons, if decoding is greedy."""
     if behaviour.decoding.temperature > 0:
         return nullcontext()
     generator = torch.Generator().manual_seed(seed)
@@ -155,7 +164,7 @@ def _draw(size: int, generator: torch.Generator) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ReferenceTokens:
-    """How many tokens of reference text each use takes at most."""
+    """Most tokens of reference text for each use. Chosen by hand; not measured."""
 
     attribute: int = 8192
     tune: int = 1024
@@ -167,9 +176,9 @@ def split_reference(
 ) -> ReferenceSplit:
     """Return reference sequences for attribution, for the search and for the held-out check.
 
-    A text falls, with its near-duplicates, into one part by hash: half of the texts are for
-    attribution, a quarter each for the others. Each part holds at most its number of tokens,
-    its last sequence cut to what is left; a sequence of a single token predicts nothing.
+    A hash puts each text, with its near-duplicates, into one part: half of the texts into
+    attribution, a quarter into each of the others. A part's last sequence is cut to the tokens
+    that its limit leaves. Sequences of a single token predict nothing and are left out.
     """
     attributes = split_by_hash(texts, 0.5)
     tunes = split_by_hash(texts, 0.75)
@@ -226,7 +235,7 @@ def describe_signal(prepared: PreparedBehaviour) -> str:
 
 
 def _explain_unanswered(behaviour: Behaviour, prepared: PreparedBehaviour) -> str:
-    """Say how many responses were cut off while they reasoned; empty where none was."""
+    """Return a sentence on responses cut off while they reasoned; empty if there were none."""
     limit = behaviour.decoding.max_new_tokens
     responses = [response for outcome in prepared.prompts for response in outcome.screened]
     count = sum(

@@ -16,23 +16,23 @@ from workers.models.encoding import cut_windows
 from workers.models.tokenizer import Tokenizer
 
 LEARN_ITEMS = 9
-"""Items of a slice that components are ranked by, at least."""
+"""Least number of items of a slice that components are ranked by. Chosen by hand; not measured."""
 
 TUNE_ITEMS = 24
-"""Items of a slice that a trial is measured on, at least."""
+"""Least number of items of a slice that a trial is measured on. Chosen by hand; not measured."""
 
 LEARN_SEED, TUNE_SEED = 1, 2
 """Added to three times the job's seed: learning, tuning and verdict draw different probes."""
 
 SEARCH_SHARE = 0.5
-"""Share of what the verdict allows a slice to lose that the search allows itself, as so few items
-tell only roughly what others will lose."""
+"""What the search lets a slice lose, as a share of what the verdict allows: its few items tell only
+roughly what the verdict's will lose. Chosen by hand; not measured."""
 
 SET_TOKENS = 96
-"""Longest sample of a team's own text."""
+"""Longest sample of a team's own text, in tokens. Chosen by hand; not measured."""
 
 SET_LEARN_TOKENS, SET_TUNE_TOKENS = 512, 1024
-"""Tokens of a team's own set for each use, at most."""
+"""Most tokens of a team's own set for each use. Chosen by hand; not measured."""
 
 
 def protect_slices(
@@ -44,8 +44,8 @@ def protect_slices(
 ) -> tuple[ProtectedSlice, ...]:
     """Return the built-in slices, drawn with words and formats that the verdict does not use.
 
-    `limits` holds what the verdict allows each slice to lose. Slices of which nothing can be
-    asked, to learn from or to measure on, are left out (`build_slices`).
+    `limits` maps each slice to what the verdict allows it to lose. A slice is left out if this
+    tokenizer leaves it without items to learn from or to measure on (`build_slices`).
     """
     learn, tune = (
         build_slices(tokenizer, Purpose.PROTECTION, 3 * seed + offset, items, kinds, longest)
@@ -66,9 +66,9 @@ def protect_slices(
 def protect_texts(
     tokenizer: Tokenizer, name: str, texts: Sequence[str], limit: float
 ) -> ProtectedSlice:
-    """Return a team's own texts as a slice, every other one for learning and for tuning.
+    """Return a team's own texts as a slice: the 1st, 3rd … to learn from, the others to tune.
 
-    Raises `ValueError` where either part would be left without text.
+    Raises `ValueError` if either part would have no text.
     """
     windows = [list(cut_windows(tokenizer, text, SET_TOKENS)) for text in texts]
     learn = _take([window for own in windows[0::2] for window in own], SET_LEARN_TOKENS)
@@ -78,23 +78,23 @@ def protect_texts(
             f"protect.sets: {name} needs two texts of two tokens or more, one to learn from and "
             "one to measure on. Give more texts."
         )
-    # Of prose the loss alone is limited: which word comes first is often a matter of chance.
+    # For prose only the loss is limited: which word comes first is often a matter of chance.
     allowed = SliceDamage(nats_rise=limit, accuracy_fall=1.0)
     return ProtectedSlice(name=name, limit=allowed, learn=learn, tune=tune)
 
 
 def restore(samples: Sequence[ProtectedSample]) -> list[EncodedProbe]:
-    """Return stored samples as what `measure_probes` takes."""
+    """Return stored samples as probes for `measure_probes`."""
     return [EncodedProbe(sample.to_sequence(), sample.spans) for sample in samples]
 
 
 def list_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
-    """Return everything components are ranked by, slice by slice."""
+    """Return all samples that components are ranked by, slice by slice."""
     return [sample.to_sequence() for own in slices for sample in own.learn]
 
 
 def unite_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
-    """Return the same texts once each, with all that is marked in any of their parts."""
+    """Return each of these texts once, with the marks of all its parts united."""
     marks: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[bool, ...]] = {}
     for own in slices:
         for sample in own.learn:
@@ -107,8 +107,8 @@ def unite_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
 def _split(tokenizer: Tokenizer, probe: EncodedProbe) -> list[ProtectedSample]:
     """Return a probe once for each kind of target token: words, line breaks, other marks.
 
-    A correction of loops lifts the lead of a list's words and takes that of its commas; their
-    mean would hide both. A kind without targets is left out.
+    A correction of loops raises the lead of a list's words and lowers that of its commas; their
+    mean would hide both (docs/decisions/0016). A kind without targets is left out.
     """
     whole = _store(probe)
     kinds = [_classify(tokenizer.decode([token_id])) for token_id in whole.response_ids]
@@ -147,7 +147,7 @@ def _store(probe: EncodedProbe) -> ProtectedSample:
 
 
 def _take(windows: Sequence[tuple[int, ...]], most: int) -> tuple[ProtectedSample, ...]:
-    """Return windows of at most `most` tokens in all; their first tokens predict, and are given."""
+    """Return windows of at most `most` tokens in all; the first token of each is the prompt."""
     taken: list[ProtectedSample] = []
     for window in windows:
         kept = window[:most]

@@ -1,363 +1,357 @@
-"""The search for what and how much to prune, in rounds on the tuning split, within a budget.
+"""The search for what and how much to prune, on the tuning split, within a budget.
 
-Relevance explains the responses it was given. Prune by it, and the model leaves those for others
-that are undesired as well: taken out of its loops, SmolLM2 falls into a loop of empty lines. So
-every round prunes, looks at what the model does now, explains what is still undesired, and ranks
-anew by everything explained so far; a component that holds back the next loop loses its place.
+Relevance explains the responses it was computed on. Prune by it, and the model may answer with
+other undesired responses instead: taken out of its loops, SmolLM2 falls into a loop of empty
+lines (docs/decisions/0007). So each round prunes, looks at what the model does now, explains what
+is still undesired, and ranks anew by everything explained so far: a component that suppresses the
+next loop loses its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
-from excise.names import BudgetLimit, Granularity
+from excise.names import Attributor, Granularity, Score
+from workers.attribution.contrastive import ContrastiveRelevance
+from workers.correction.amounts import Amounts, may_still_rise, predict_use
+from workers.correction.behaviour import Behaviour
+from workers.correction.budget import BUDGET_SHARE, Budget, raise_prices
+from workers.correction.choice import choose_trial
+from workers.correction.protection import SEARCH_SHARE
+from workers.correction.refinement import Refinement, Space
 from workers.correction.results import (
+    PreparedCorrection,
+    ProtectedSlice,
     Responses,
+    SearchOutcome,
     SliceDamage,
     StoredSelection,
     Trial,
     TrialSettings,
-    divide_by_limit,
+    UnlimitedTrial,
 )
 from workers.domain import Selection, TokenSequence
 from workers.measuring.text_damage import TextDamage
+from workers.models.loaded import LoadedModel
 from workers.pruning.ranking import Ranking
 
 DEFAULT_ROUNDS = 6
-"""Selections tried when a job does not say how many."""
-
-BUDGET_SHARE = 0.8
-"""Share of each budget the search may use, as tuning text never tells all of held-out text."""
-
-DAMAGE_EXPONENT = 2.0
-"""Power of the number of components that damage is taken to grow with from round to round; on
-SmolLM2's weights KL grew with the 1.7th, perplexity with less."""
-
-TARGET_USE = 0.9
-"""Share of the search's budget that the next amount is aimed at."""
-
-GROWTH = 2.0
-"""Most that an amount grows, or shrinks, from one round to the next."""
-
-PATIENCE = 2
-"""Rounds without a rise after which an open search ends."""
-
-LEAST_RISE = 0.01
-"""Rise of the mean gain, a share in [0, 1], that is worth another round."""
-
-CHEAPER, DEARER = 0.5, 4.0
-"""How fast a slice's price falls and rises from one round to the next."""
-
-LEAST_DEAR, MOST_DEAR = 0.1, 64.0
-"""Below the first a price is nothing; above the second it would decide alone."""
+"""Rounds for each granularity when a job does not say how many: as many as the run
+on SmolLM2 took in which every round was measured (benchmarks/RESULTS.md, "6 rounds")."""
 
 Benefit = Mapping[str, torch.Tensor]
 """Module → what the removal of each component brings against one behaviour."""
 
 
-"""What the budget calls its limits on text as a whole; the others are named for their slice."""
+class MeanBenefit:
+    """The benefit against one behaviour: the weighted mean over all responses explained so far.
+
+    It owns its tensors and updates them in place, because the benefits of single weights are as
+    large as the model. `values` is therefore only valid until the next `add`.
+    """
+
+    def __init__(self, first: Mapping[str, torch.Tensor]) -> None:
+        """Begin with the base model's own responses, which weigh 1; takes `first` over."""
+        self.values: Benefit = first
+        self._weight = 1.0
+
+    def add(self, benefit: Benefit, weight: float) -> None:
+        """Take in the benefit against further responses."""
+        self._weight += weight
+        for name, mean in self.values.items():
+            mean.lerp_(benefit[name], weight / self._weight)
+
+
+def start_benefits(
+    relevance: Mapping[Granularity, ContrastiveRelevance],
+) -> dict[Granularity, list[MeanBenefit]]:
+    """Return the benefits against each behaviour as the base model's own responses tell them."""
+    return {
+        granularity: [
+            MeanBenefit(behaviour.compute_benefit(behaviour.undesired))
+            for behaviour in contrast.behaviours
+        ]
+        for granularity, contrast in relevance.items()
+    }
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a correction may cost."""
+class SearchInputs:
+    """What a search works on."""
 
-    perplexity_increase: float
-    """Relative increase; 0.015 is 1.5 %."""
-    kl_mean: float
-    """Mean KL(base ‖ corrected) on reference text, nats a token."""
-    slices: Mapping[str, SliceDamage] = field(default_factory=dict)
-    """Protected slice → what it may lose."""
+    base: LoadedModel
+    behaviours: Sequence[Behaviour]
+    prepared: PreparedCorrection
+    relevance: Mapping[Granularity, ContrastiveRelevance]
+    attributor: Attributor
+    score: Score
+    budget: Budget
+    """What the search may use; see `build_search_budget`."""
+    seed: int
+    """Of the job: the base model's responses were drawn with it."""
 
-    def scaled(self, share: float) -> Budget:
-        """Return the same budget times `share`."""
-        return Budget(
-            self.perplexity_increase * share,
-            self.kl_mean * share,
-            {name: limit.scaled(share) for name, limit in self.slices.items()},
-        )
 
-    def compute_uses(
-        self, base_perplexity: float, damage: TextDamage, slices: Mapping[str, SliceDamage]
-    ) -> dict[str, float]:
-        """Return which share of each limit is used up, by the limit's name."""
-        increase = damage.compute_increase(base_perplexity)
-        return {
-            BudgetLimit.PERPLEXITY: divide_by_limit(increase, self.perplexity_increase),
-            BudgetLimit.DIVERGENCE: divide_by_limit(damage.kl_mean, self.kl_mean),
-            **{name: slices[name].compute_share(limit) for name, limit in self.slices.items()},
-        }
+def build_search_budget(budget: Budget, protection: Sequence[ProtectedSlice]) -> Budget:
+    """Return what a search may use of a correction's budget and of the protected slices' limits."""
+    slices = {own.name: own.limit.scaled(SEARCH_SHARE) for own in protection}
+    return replace(budget.scaled(BUDGET_SHARE), slices=slices)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Components in the order in which a trial prunes them."""
+
+    ranking: Ranking
+    unlimited: Ranking | None = None
+    """The ranking without the limit on a module's components, where that limit applies."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What pruning some components did on the tuning split, a behaviour at a time."""
+    """What pruning some components did on the tuning split; tuples have an entry a behaviour."""
 
     responses: tuple[Responses, ...]
     gains: tuple[float, ...]
-    """By which share of the base model's the undesiredness fell."""
+    """Share of the base model's undesiredness that is gone."""
     damage: TextDamage
     base_perplexity: float
     slices: Mapping[str, SliceDamage]
     """Protected slice → what it lost on tuning items."""
     undesired: tuple[tuple[TokenSequence, ...], ...]
-    """The responses that still show each behaviour, to be explained in the next round."""
+    """The responses that still show the behaviour, to be explained in the next round."""
+
+
+class Bench(Protocol):
+    """What a search asks of the model."""
+
+    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
+        """Return the components that the settings allow, ranked by all behaviours' benefits."""
+
+    def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
+        """Return what pruning `selection` does."""
+
+    def explain(
+        self, granularity: Granularity, behaviour: int, undesired: Sequence[TokenSequence]
+    ) -> tuple[Benefit, float]:
+        """Return the benefit against undesired responses, and its weight.
+
+        `behaviour` is the behaviour's index; the base model's own responses weigh 1.
+        """
 
 
 @dataclass(frozen=True)
-class SearchSteps:
-    """The parts of a search that run the model."""
+class SearchPlan:
+    """What a search tries: rounds for every granularity, then a refinement of what they found."""
 
-    rank: Callable[[Sequence[Benefit], TrialSettings], Ranking]
-    """Ranks the components that the settings allow by what each brings to every behaviour."""
-    measure: Callable[[Selection, TrialSettings], Measurement]
-    explain: Callable[[Granularity, int, Sequence[TokenSequence]], tuple[Benefit, float]]
-    """What undesired responses of a behaviour (by number) need, and how much that weighs beside
-    what the base model's own need, which weighs 1."""
-    tell: Callable[[Trial], None]
+    rounds: int
+    amounts: Mapping[Granularity, Amounts]
+    """How many components the rounds of each granularity prune."""
+    space: Space
+    """What the refinement may vary."""
+    refinements: int
+    """Trials of the refinement."""
+    max_rank: int | None
+    """Most neurons of a module, so that an adapter can hold the correction."""
 
-
-def try_settings(
-    benefits: Sequence[Benefit],
-    settings: TrialSettings,
-    steps: SearchSteps,
-    budget: Budget,
-) -> tuple[Trial, Measurement] | None:
-    """Return one trial, or None where the settings leave nothing to prune."""
-    ranking = steps.rank(benefits, settings)
-    selection = ranking.top(min(settings.amount, len(ranking)))
-    if len(selection) == 0:
-        return None
-    measured = steps.measure(selection, settings)
-    uses = budget.compute_uses(measured.base_perplexity, measured.damage, measured.slices)
-    scarcest = max(uses, key=uses.__getitem__)
-    trial = Trial(
-        settings=settings,
-        selection=StoredSelection.from_selection(selection),
-        responses=measured.responses,
-        gains=measured.gains,
-        perplexity=measured.damage.perplexity,
-        base_perplexity=measured.base_perplexity,
-        kl_mean=measured.damage.kl_mean,
-        slices=dict(measured.slices),
-        bound_by=scarcest,
-        use=uses[scarcest],
-        within_budget=uses[scarcest] <= 1,
-    )
-    steps.tell(trial)
-    return trial, measured
+    def count_trials(self) -> int:
+        """Return how many trials there are at most, the one without the rank limit included."""
+        unlimited = 0 if self.max_rank is None else 1
+        return self.rounds * len(self.amounts) + self.refinements + unlimited
 
 
-def search_rounds(
-    benefits: Sequence[Benefit],
-    granularity: Granularity,
-    amounts: Amounts,
-    rounds: int,
-    steps: SearchSteps,
-    budget: Budget,
-) -> list[Trial]:
-    """Return a trial for every round; `benefits` become those of all rounds together, in place.
+@dataclass(frozen=True)
+class Tried:
+    """A trial with what the search needs of it later."""
 
-    `benefits` holds what the base model's own undesired responses need; each round's new ones
-    count as `steps.explain` weighs them. Each round's amount follows from what the last one used
-    of the budget (`Amounts`), and the damage to a slice that lost more than its share costs
-    more from then on. It ends early when nothing undesired is left to explain, or when
-    `amounts` finds that more rounds bring nothing, unless a larger gain may yet be had within
-    budget (`_may_still_rise`).
-    """
-    trials: list[Trial] = []
-    weights = [1.0] * len(benefits)
-    amount, prices = amounts.first, dict[str, float]()
-    while len(trials) < rounds:
-        settings = TrialSettings(
-            origin=f"round {len(trials) + 1}",
-            granularity=granularity,
-            amount=amount,
-            prices=prices,
+    trial: Trial
+    unlimited: Selection | None
+    """What it would have pruned without the rank limit, where that applies."""
+    undesired: tuple[tuple[TokenSequence, ...], ...] = ()
+    """For each behaviour the responses that still show it."""
+
+
+class Rounds:
+    """Proposes the settings of the rounds of one granularity: amounts and prices follow damage."""
+
+    def __init__(self, granularity: Granularity, amounts: Amounts, budget: Budget) -> None:
+        self._granularity = granularity
+        self._amounts = amounts
+        self._budget = budget
+        self._amount = amounts.first
+        self._prices: dict[str, float] = {}
+        self._trials: list[Trial] = []
+
+    def propose(self) -> TrialSettings:
+        """Return the settings of the next round."""
+        return TrialSettings(
+            origin=f"round {len(self._trials) + 1}",
+            granularity=self._granularity,
+            amount=self._amount,
+            prices=self._prices,
         )
-        tried = try_settings(benefits, settings, steps, budget)
-        if tried is None:
-            break
-        trial, measured = tried
-        trials.append(trial)
-        if not any(measured.undesired):
-            break
-        if amounts.is_flat(trials) and not _may_still_rise(trials, budget):
-            break
-        if len(trials) < rounds:
-            for number, undesired in enumerate(measured.undesired):
-                if undesired:
-                    new, weight = steps.explain(granularity, number, undesired)
-                    weights[number] += weight
-                    _add_to_average(benefits[number], new, weight / weights[number])
-        prices = raise_prices(prices, budget, measured.slices)
-        amount = amounts.choose_next(amount, foretell_use(trials, budget))
-    return trials
 
-
-def foretell_use(trials: Sequence[Trial], budget: Budget) -> float:
-    """Return which share of the budget as many components would use in the next round.
-
-    What the last trial used of it; but a slice that is beyond its limit and was not in the trial
-    before is left to its price, which keeps the next round from the components that harm it, and
-    the amount stays. Only where that did not help the amount must fall.
-    """
-    last = trials[-1]
-    if last.use <= 1:
-        return last.use
-    text = max(
-        divide_by_limit(last.perplexity_increase, budget.perplexity_increase),
-        divide_by_limit(last.kl_mean, budget.kl_mean),
-    )
-    over = _find_slices_over(last, budget)
-    before = _find_slices_over(trials[-2], budget) if len(trials) > 1 else {}
-    return max([text, TARGET_USE, *(over[name] for name in over.keys() & before.keys())])
-
-
-def _find_slices_over(trial: Trial, budget: Budget) -> dict[str, float]:
-    """Return the slices that lost more than their limit, each with its use of it."""
-    uses = {name: trial.slices[name].compute_share(limit) for name, limit in budget.slices.items()}
-    return {name: use for name, use in uses.items() if use > 1}
-
-
-def _may_still_rise(trials: Sequence[Trial], budget: Budget) -> bool:
-    """Whether the last trial gains more than any within budget, and only slices are in its way.
-
-    Their prices rise from round to round, so a later trial may keep that gain within the budget.
-    """
-    last = trials[-1]
-    over = _find_slices_over(last, budget)
-    uses = [
-        divide_by_limit(last.perplexity_increase, budget.perplexity_increase),
-        divide_by_limit(last.kl_mean, budget.kl_mean),
-    ]
-    return bool(over) and max(uses) <= 1 and last.gain - _find_best_gain(trials) >= LEAST_RISE
-
-
-def raise_prices(
-    prices: Mapping[str, float], budget: Budget, slices: Mapping[str, SliceDamage]
-) -> dict[str, float]:
-    """Return the least price of each slice's damage in the next round.
-
-    A slice that lost more than its limit becomes dearer by as much, `DEARER` times at most; one
-    that lost less becomes cheaper, by half at most: the multipliers of dual ascent (Boyd et al.
-    2011, section 2.1), multiplicative. What is foretold of a slice is of first order and from
-    few items; what a trial measured corrects it.
-    """
-    found = {}
-    for name, limit in budget.slices.items():
-        use, price = slices[name].compute_share(limit), prices.get(name, 0.0)
-        if use > 1:
-            found[name] = min(max(price, 1.0) * min(use, DEARER), MOST_DEAR)
-        elif (eased := price * max(use, CHEAPER)) > LEAST_DEAR:
-            found[name] = eased
-    return found
-
-
-class Amounts(Protocol):
-    """How many components the rounds of a search prune."""
+    def learn(self, trial: Trial) -> None:
+        """Take in what came of the last settings proposed."""
+        self._trials.append(trial)
+        use = predict_use(self._trials, self._budget)
+        self._amount = self._amounts.choose_next(self._amount, use)
+        self._prices = raise_prices(self._prices, self._budget, trial.slices)
 
     @property
-    def first(self) -> int:
-        """The amount of the first round."""
-
-    def choose_next(self, last: int, use: float) -> int:
-        """Return the next amount after `last` components used the share `use` of the budget."""
-
-    def is_flat(self, trials: Sequence[Trial]) -> bool:
-        """Whether further rounds would bring nothing."""
-
-
-@dataclass(frozen=True)
-class ListedAmounts:
-    """The amounts that a job names, ascending."""
-
-    listed: Sequence[int]
-
-    @property
-    def first(self) -> int:
-        """The middle one."""
-        return self.listed[len(self.listed) // 2]
-
-    def choose_next(self, last: int, use: float) -> int:
-        """Return the largest one foretold to stay within the budget; see `choose_amount`."""
-        return choose_amount(self.listed, last, use)
-
-    def is_flat(self, trials: Sequence[Trial]) -> bool:  # noqa: ARG002 - part of the protocol
-        """Never: a job that names its amounts gets its rounds."""
-        return False
-
-
-@dataclass(frozen=True)
-class OpenAmounts:
-    """Amounts found on the way: as many as the budget bears, until the effect is flat."""
-
-    first: int
-    most: int
-    """Components that there are to choose from."""
-
-    def choose_next(self, last: int, use: float) -> int:
-        """Return the amount foretold to use `TARGET_USE`, at most `GROWTH` times the last one."""
-        wanted = GROWTH if use <= 0 else (TARGET_USE / use) ** (1 / DAMAGE_EXPONENT)
-        factor = min(max(wanted, 1 / GROWTH), GROWTH)
-        return min(max(1, round(last * factor)), self.most)
-
-    def is_flat(self, trials: Sequence[Trial]) -> bool:
-        """Whether the last `PATIENCE` rounds raised the best gain within budget by too little."""
-        if len(trials) <= PATIENCE:
+    def is_flat(self) -> bool:
+        """Whether more rounds would bring nothing, not even with the prices raised."""
+        if may_still_rise(self._trials, self._budget):
             return False
-        return _find_best_gain(trials) - _find_best_gain(trials[:-PATIENCE]) < LEAST_RISE
+        return self._amounts.is_flat(self._trials)
 
 
-def _find_best_gain(trials: Sequence[Trial]) -> float:
-    return max((trial.gain for trial in trials if trial.within_budget), default=0.0)
+class Search:
+    """One search: what was tried, and what was explained so far."""
 
+    def __init__(
+        self,
+        bench: Bench,
+        plan: SearchPlan,
+        benefits: Mapping[Granularity, Sequence[MeanBenefit]],
+        budget: Budget,
+        seed: int,
+        on_trial: Callable[[Trial], None],
+    ) -> None:
+        """`budget` is what the search may use; `on_trial` is called after every trial.
 
-def choose_amount(amounts: Sequence[int], last: int, use: float) -> int:
-    """Return the largest of `amounts` foretold to stay within a budget.
+        `seed` drives the refinement's proposals.
+        """
+        self.bench = bench
+        self.plan = plan
+        self.benefits = benefits
+        self.budget = budget
+        self.seed = seed
+        self.on_trial = on_trial
+        self.tried: list[Tried] = []
 
-    `last` components used the share `use` of it. After a round over budget it is a smaller
-    amount, if there is one; the smallest where none is foretold to stay within.
-    """
-    fitting = [amount for amount in amounts if use * (amount / last) ** DAMAGE_EXPONENT <= 1]
-    return max(fitting, default=min(amounts))
+    def run(self, is_time_up: Callable[[], bool]) -> SearchOutcome:
+        """Return the outcome; no trial of the refinement begins once `is_time_up`."""
+        for granularity in self.plan.amounts:
+            self.go_through_rounds(granularity)
+        if self.plan.refinements:
+            self.refine(is_time_up)
+        return self.conclude()
 
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Everything tried, in order."""
+        return tuple(tried.trial for tried in self.tried)
 
-def choose_trial(trials: Sequence[Trial]) -> int | None:
-    """Return the index of the trial that is best within budget, None without any.
+    def go_through_rounds(self, granularity: Granularity) -> None:
+        """Try one selection a round, each ranked with what was still undesired after the last.
 
-    Best is the largest mean gain over the behaviours, of equals the fewest components. None is
-    chosen unless it improves every behaviour.
-    """
-    candidates = [
-        index
-        for index, trial in enumerate(trials)
-        if trial.within_budget and all(gain > 0 for gain in trial.gains)
-    ]
-    if not candidates:
-        return None
-    return max(candidates, key=lambda index: (trials[index].gain, -trials[index].amount))
+        Ends early when there is nothing to prune, when no undesired response is left, or when
+        more rounds would bring nothing.
+        """
+        rounds = Rounds(granularity, self.plan.amounts[granularity], self.budget)
+        for number in range(1, self.plan.rounds + 1):
+            tried = self._try(rounds.propose())
+            if tried is None:
+                return
+            rounds.learn(tried.trial)
+            if not any(tried.undesired) or rounds.is_flat:
+                return
+            if number < self.plan.rounds:
+                self._explain(granularity, tried.undesired)
 
+    def refine(self, is_time_up: Callable[[], bool]) -> None:
+        """Try settings proposed from all trials so far, until `is_time_up`.
 
-def find_front(trials: Sequence[Trial]) -> tuple[int, ...]:
-    """Return the indices of the trials that no other one beats in gain and in KL divergence."""
-    return tuple(
-        index
-        for index, trial in enumerate(trials)
-        if not any(_dominates(other, trial) for other in trials)
-    )
+        Settings that leave nothing to prune count, but make no trial.
+        """
+        plan = self.plan
+        refinement = Refinement(plan.space, self.budget, self.trials, self.seed)
+        for _ in range(plan.refinements):
+            if is_time_up():
+                return
+            tried = self._try(refinement.propose())
+            refinement.learn(None if tried is None else tried.trial)
 
+    def conclude(self) -> SearchOutcome:
+        """Return all trials and the chosen one, with what is measured of the chosen one alone."""
+        trials = self.trials
+        chosen = choose_trial(trials)
+        if chosen is None:
+            return SearchOutcome(trials=trials, chosen=None)
+        unlimited = self._try_unlimited(self.tried[chosen])
+        alone = self._select_alone(trials[chosen])
+        return SearchOutcome(trials=trials, chosen=chosen, alone=alone, unlimited=unlimited)
 
-def _dominates(one: Trial, other: Trial) -> bool:
-    is_no_worse = one.gain >= other.gain and one.kl_mean <= other.kl_mean
-    return is_no_worse and (one.gain > other.gain or one.kl_mean < other.kl_mean)
+    def _try(self, settings: TrialSettings) -> Tried | None:
+        """Return the trial that the settings make, None where they leave nothing to prune."""
+        benefits = [benefit.values for benefit in self.benefits[settings.granularity]]
+        ranked = self.bench.rank(benefits, settings)
+        selection = ranked.ranking.top(settings.amount)
+        if len(selection) == 0:
+            return None
+        trial, undesired = self._measure(selection, settings)
+        free = ranked.unlimited
+        unlimited = None if free is None else free.top(settings.amount)
+        self.tried.append(Tried(trial, unlimited, undesired))
+        return self.tried[-1]
 
+    def _measure(
+        self, selection: Selection, settings: TrialSettings
+    ) -> tuple[Trial, tuple[tuple[TokenSequence, ...], ...]]:
+        """Return a trial and the responses that still show each behaviour."""
+        measured = self.bench.measure(selection, settings)
+        uses = self.budget.compute_uses(measured.base_perplexity, measured.damage, measured.slices)
+        scarcest = max(uses, key=uses.__getitem__)
+        trial = Trial(
+            settings=settings,
+            selection=StoredSelection.from_selection(selection),
+            responses=measured.responses,
+            gains=measured.gains,
+            perplexity=measured.damage.perplexity,
+            base_perplexity=measured.base_perplexity,
+            kl_mean=measured.damage.kl_mean,
+            slices=dict(measured.slices),
+            bound_by=scarcest,
+            use=uses[scarcest],
+            within_budget=uses[scarcest] <= 1,
+        )
+        self.on_trial(trial)
+        return trial, measured.undesired
 
-def _add_to_average(average: Benefit, values: Benefit, share: float) -> None:
-    """Make `values` a share of the weighted mean, in place."""
-    for name, mean in average.items():
-        mean.lerp_(values[name], share)
+    def _explain(
+        self, granularity: Granularity, undesired: Sequence[Sequence[TokenSequence]]
+    ) -> None:
+        """Add what each behaviour's undesired responses tell to its benefit."""
+        for behaviour, responses in enumerate(undesired):
+            if responses:
+                benefit, weight = self.bench.explain(granularity, behaviour, responses)
+                self.benefits[granularity][behaviour].add(benefit, weight)
+
+    def _try_unlimited(self, chosen: Tried) -> UnlimitedTrial | None:
+        """Return the chosen trial once more, with its own ranking and without the rank limit.
+
+        None where there is no limit, or none on components of this kind.
+        """
+        max_rank, selection = self.plan.max_rank, chosen.unlimited
+        if max_rank is None or selection is None or len(selection) == 0:
+            return None
+        origin = f"{chosen.trial.settings.origin}, any rank"
+        settings = chosen.trial.settings.model_copy(update={"origin": origin})
+        trial, _ = self._measure(selection, settings)
+        return UnlimitedTrial(max_rank=max_rank, trial=trial)
+
+    def _select_alone(self, chosen: Trial) -> tuple[StoredSelection, ...]:
+        """Return for each of several behaviours the selection of the chosen size for it alone."""
+        benefits = self.benefits[chosen.settings.granularity]
+        if len(benefits) < 2:
+            return ()
+        rankings = (
+            self.bench.rank([benefit.values], chosen.settings).ranking for benefit in benefits
+        )
+        return tuple(
+            StoredSelection.from_selection(ranking.top(chosen.amount)) for ranking in rankings
+        )

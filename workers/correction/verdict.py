@@ -28,6 +28,8 @@ from excise.reports.gates import GateResult
 from workers.abilities.probe import SliceKind
 from workers.correction.advice import describe_search, list_advice
 from workers.correction.behaviour import Behaviour
+from workers.correction.budget import Budget
+from workers.correction.choice import find_front
 from workers.correction.effects import BehaviourSides, build_effect, collect_sides
 from workers.correction.gates import build_effect_gates
 from workers.correction.leftovers import find_leftovers
@@ -39,7 +41,6 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.correction.samples import choose_samples
-from workers.correction.search import Budget, find_front
 from workers.domain import Selection
 from workers.gates.abilities import (
     ABILITIES,

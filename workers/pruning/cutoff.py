@@ -1,9 +1,10 @@
-"""The exact k-th largest of any number of scores: linear time, memory that does not grow.
+"""The exact k-th largest of any number of scores, in linear time and constant memory.
 
-A sample brackets the value, one pass counts what lies above the bracket and keeps what lies
-within, and quickselect finishes. Where a bracket misses or holds too much (few distinct
-values, a mean order), passes of a radix histogram over the order-preserving integers of the
-floats narrow it by 2¹⁶ each, so that the number of passes is bounded whatever the scores.
+A sample gives a bracket around the value. One pass counts the scores above the bracket and keeps
+those inside, and quickselect finds the value among them. If the bracket misses the value or holds
+too many scores (few distinct values, an unfavourable order), further passes narrow it by a factor
+of 2¹⁶ each, with a histogram over the integers that order as the floats do. The number of passes
+is therefore bounded, whatever the scores.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import torch
 from workers.pruning.score_stream import Chunks, NaNScoreError, ScoreError
 
 SMALL = 1 << 16
-"""Up to so many scores are kept whole instead of sampled."""
+"""Up to this many scores are all kept instead of sampled. Like all numbers here it affects time and
+memory only, never the result."""
 
 CAPACITY = 1 << 23
-"""Scores kept of one bracket; one with more is narrowed first."""
+"""Most scores kept of one bracket; a bracket with more is narrowed first."""
 
 SAMPLE_STEP = 256
-"""One score in so many is sampled."""
+"""One of this many scores is sampled."""
 
 SAMPLE_LIMIT = 1 << 20
-"""A larger sample is thinned by half."""
+"""A sample larger than this is thinned by half."""
 
 DEVIATIONS = 6.0
 """Half the bracket's width, in standard deviations of the sampled rank."""
@@ -37,7 +39,7 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class Survey:
-    """What a first pass tells of the scores."""
+    """What a first pass finds out about the scores."""
 
     size: int
     dtype: torch.dtype
@@ -47,17 +49,17 @@ class Survey:
 
 @dataclass(frozen=True)
 class Cutoff:
-    """Where a selection ends: everything beyond `value`, and the first `ties` equal to it."""
+    """Where a selection ends: it has all scores beyond `value` and the first `ties` equal to it."""
 
     value: float
     ties: int
     smallest: bool
-    """True when small scores are selected, False when large ones are."""
+    """Whether small scores are selected instead of large ones."""
 
 
 @dataclass(frozen=True)
 class _Bracket:
-    """An interval of values, both ends included, that holds the one looked for."""
+    """An interval of values, both ends included, that holds the value looked for."""
 
     low: float
     high: float
@@ -65,13 +67,13 @@ class _Bracket:
     """Scores larger than `high`."""
     inside: int
     values: torch.Tensor | None
-    """The scores inside, None when they are too many or were not collected."""
+    """The scores inside; None if there are too many, or if they were not collected."""
 
 
 def survey_scores(chunks: Chunks) -> Survey:
-    """Return size, dtype and a sample of the scores.
+    """Return the number, the dtype and a sample of the scores.
 
-    Raises `NaNScoreError` when one is not a number, `ScoreError` when dtypes differ.
+    Raises `NaNScoreError` if a score is not a number, `ScoreError` if dtypes differ.
     """
     generator = torch.Generator().manual_seed(0)
     kept: list[torch.Tensor] = []
@@ -95,9 +97,9 @@ def survey_scores(chunks: Chunks) -> Survey:
 
 
 def find_cutoff(chunks: Chunks, survey: Survey, count: int, *, smallest: bool = False) -> Cutoff:
-    """Return where the `count` largest (or smallest) scores end, exactly.
+    """Return exactly where the `count` largest (or smallest) scores end.
 
-    `count` must lie in [1, size]. −0.0 equals 0.0, infinities are ordinary values.
+    `count` must be in [1, size]. −0.0 equals 0.0; infinities are ordinary values.
     """
     rank = survey.size - count + 1 if smallest else count  # counted from the largest
     bracket = _bracket(chunks, survey, rank)
@@ -109,7 +111,7 @@ def find_cutoff(chunks: Chunks, survey: Survey, count: int, *, smallest: bool = 
 
 
 def _bracket(chunks: Chunks, survey: Survey, rank: int) -> _Bracket:
-    """Return an interval that holds the value of `rank`, with its scores if they are few."""
+    """Return an interval that holds the score of rank `rank`, with its scores if they are few."""
     if survey.size <= SMALL:
         return _tally(chunks, -math.inf, math.inf)
     sampled = len(survey.sample)
@@ -127,7 +129,7 @@ def _bracket(chunks: Chunks, survey: Survey, rank: int) -> _Bracket:
 
 
 def _tally(chunks: Chunks, low: float, high: float) -> _Bracket:
-    """Count the scores above and inside an interval; keep those inside while they are few."""
+    """Return the counts above and inside the interval, and the scores inside if they are few."""
     above = inside = 0
     kept: list[torch.Tensor] | None = []
     for chunk in chunks():
@@ -145,7 +147,7 @@ def _tally(chunks: Chunks, low: float, high: float) -> _Bracket:
 
 
 def _narrow(chunks: Chunks, dtype: torch.dtype, bracket: _Bracket, rank: int) -> _Bracket:
-    """Return the part of the bracket, one bin of a histogram of it, that holds `rank`."""
+    """Return the bin of a histogram over the bracket that holds the score of rank `rank`."""
     first, last = _to_key(bracket.low, dtype), _to_key(bracket.high, dtype)
     shift = max(0, (last - first).bit_length() - BIN_BITS)
     base = first >> shift
@@ -163,7 +165,7 @@ def _narrow(chunks: Chunks, dtype: torch.dtype, bracket: _Bracket, rank: int) ->
 
 
 def _finish(bracket: _Bracket, rank: int) -> tuple[float, int, int]:
-    """Return the value of `rank`, how many scores are larger and how many equal."""
+    """Return the score of rank `rank`, and how many scores are larger and how many equal."""
     if bracket.values is None:
         return bracket.low, bracket.above, bracket.inside
     values = bracket.values
@@ -174,7 +176,7 @@ def _finish(bracket: _Bracket, rank: int) -> tuple[float, int, int]:
 
 
 def _to_keys(values: torch.Tensor) -> torch.Tensor:
-    """Return integers in the order of the floats; those of −0.0 and 0.0 are both 0."""
+    """Return integers that order as the floats do; −0.0 and 0.0 both become 0."""
     dtype = _INTEGERS[values.element_size()]
     bits = values.view(dtype)
     return torch.where(bits < 0, torch.iinfo(dtype).min - bits, bits)

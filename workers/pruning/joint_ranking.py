@@ -1,4 +1,4 @@
-"""Ranking of components whose removals add up: each is weighed beside those chosen before it."""
+"""Joint ranking: each component is weighed together with those chosen before it."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ import torch
 from torch.nn import functional
 
 from workers.domain import Selection
+from workers.pruning.damage import predict_damage
 from workers.pruning.ranking import Ranking
-from workers.pruning.scoring import LEAST_DIVERGENCE_SHARE
 
 COUPLING_WEIGHT = 16.0
-"""How much the damage done together with those chosen before weighs beside a component's own.
+"""Weight of the damage a component does together with those chosen before, beside its own.
 
-More than 1, as what is chosen later adds to it: the whole of it is bounded, not the next step. On
-SmolLM2, 16,000 weights against toxicity: KL 0.0184 without, 0.0138 at 1, 0.0064 at 8, 0.0052 at
-16, 0.0047 at 32; what they bring falls by 2, 10, 11 and 13 per cent.
+Above 1 because the components chosen later add to that damage, too: the total is bounded, not the
+next step. Measured on SmolLM2, 16,000 weights against toxicity: KL 0.0184 without coupling, 0.0138
+at weight 1, 0.0064 at 8, 0.0052 at 16, 0.0047 at 32, while the benefit falls by 2, 10, 11 and 13
+per cent (docs/decisions/0014).
 """
 
 STEPS = 128
-"""Times that the damage done so far is computed anew."""
+"""Times the damage done so far is computed anew in one ranking. Smaller steps changed nothing
+(docs/decisions/0014)."""
 
 FALL_SPREAD = 2.0
-"""How much faster than a sample's mean lead the leads fall that matter: a list's words fall, its
-commas do not."""
+"""How many times as fast as a sample's mean lead its most endangered leads are taken to fall: a
+correction lifts the leads of a list's words and lowers those of its commas (docs/decisions/0016).
+Chosen by hand; not measured."""
 
 DEAREST = 64.0
-"""Most that damage to a text near its limit costs, beside the same damage far from it."""
+"""Highest price of damage to a text at its limit; 1 is the price at half its limit. Chosen by
+hand; not measured."""
 
 
 class Ledger(Protocol):
-    """What the components chosen so far cost a text, and what each further one would."""
+    """What the components chosen so far cost a text, and what each further one would add."""
 
     def add(self, taken: torch.Tensor) -> None:
-        """Count the components at the places `taken`."""
+        """Count the components at the places `taken`, int64 `(taken,)`, as chosen."""
 
     @property
     def damage(self) -> float:
-        """What they cost together, as foretold, nats a token."""
+        """Predicted damage of all chosen components together, nats a token."""
 
     def compute_costs(self) -> torch.Tensor:
-        """Return what each component would cost besides, `(component,)` float64, nats a token."""
+        """Return what each component would add, `(component,)` float64, nats a token."""
 
 
 class Guard(Protocol):
@@ -51,11 +55,11 @@ class Guard(Protocol):
 
     @property
     def name(self) -> str:
-        """What the text is called."""
+        """The text's name."""
 
     @property
     def limit(self) -> float:
-        """What may be lost, nats a token."""
+        """Most it may lose, nats a token."""
 
     def open(self) -> Ledger:
         """Return a ledger in which nothing is chosen yet."""
@@ -63,16 +67,16 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DivergenceGuard:
-    """Guards a text's whole predictions: loss to first order, divergence to second."""
+    """Guards a text's predictions as a whole: their loss to first, divergence to second order."""
 
     name: str
     limit: float
     first_order: torch.Tensor
-    """`(component,)` float64: rise of its loss to first order, nats a token."""
-    own: torch.Tensor
-    """`(component,)` float64: divergence that each causes by itself, nats a token."""
+    """`(component,)` float64: rise of the text's loss to first order, nats a token."""
+    divergence: torch.Tensor
+    """`(component,)` float64: KL divergence each removal causes by itself, nats a token."""
     rows: torch.Tensor
-    """`(row, component)` float32: ½‖rows·m‖² is the divergence that removing m causes."""
+    """`(row, component)` float32: removing the set m causes the divergence ½‖rows · m‖²."""
 
     def open(self) -> Ledger:
         """Return a ledger in which nothing is chosen yet."""
@@ -80,12 +84,10 @@ class DivergenceGuard:
 
 
 class _DivergenceLedger:
-    """Optimal Brain Damage, with the off-diagonal terms of the Combinatorial Brain Surgeon."""
+    """Optimal Brain Damage plus the off-diagonal terms of the Combinatorial Brain Surgeon."""
 
     def __init__(self, guard: DivergenceGuard) -> None:
         self._guard = guard
-        self._least = guard.own * LEAST_DIVERGENCE_SHARE
-        self._costs = guard.first_order + guard.own
         self._disturbance = torch.zeros(len(guard.rows))
 
     def add(self, taken: torch.Tensor) -> None:
@@ -96,20 +98,21 @@ class _DivergenceLedger:
         return 0.5 * float(self._disturbance.square().sum())
 
     def compute_costs(self) -> torch.Tensor:
-        coupled = (self._guard.rows.T @ self._disturbance).double().mul_(COUPLING_WEIGHT)
-        return torch.maximum(coupled.add_(self._costs), self._least)
+        guard = self._guard
+        coupled = (guard.rows.T @ self._disturbance).double().mul_(COUPLING_WEIGHT)
+        return predict_damage(guard.first_order, guard.divergence, coupled)
 
 
 @dataclass(frozen=True, eq=False)
 class MarginGuard:
-    """Guards right continuations, by the lead of their tokens over the best other ones."""
+    """Guards right continuations by their tokens' leads: logit minus the best other logit."""
 
     name: str
     limit: float
     rows: torch.Tensor
-    """`(sample, component)` float32: fall of the sample's mean lead with each, in logits."""
+    """`(sample, component)` float32: fall of a sample's mean lead when one is removed, logits."""
     leads: tuple[torch.Tensor, ...]
-    """For each sample the leads of its tokens, `(token,)`."""
+    """For each sample the base model's leads of its tokens, `(token,)`, logits."""
 
     def open(self) -> Ledger:
         """Return a ledger in which nothing is chosen yet."""
@@ -117,7 +120,7 @@ class MarginGuard:
 
 
 class _MarginLedger:
-    """The loss of tokens whose leads fall: log(1 + exp(−lead)), the logistic loss."""
+    """The logistic loss of falling leads, log(1 + exp(−lead)), a mean over tokens."""
 
     def __init__(self, guard: MarginGuard) -> None:
         self._rows = guard.rows
@@ -139,17 +142,18 @@ class _MarginLedger:
         return (self._rows.T @ weights.float()).double().clamp_(min=0)
 
     def _left(self) -> torch.Tensor:
-        """Return each token's lead after what was chosen, as foretold."""
+        """Return the predicted lead of each token once the chosen components are gone."""
         return self._leads - FALL_SPREAD * self._falls.repeat_interleave(self._counts)
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Components to choose from, and what their removals do to each text that must keep working."""
+    """The components to choose from, and the guards of all texts that must keep working."""
 
     components: Selection
     guards: tuple[Guard, ...]
-    """The reference text first: its damage always counts, that of the others near their limits."""
+    """The reference text first: its damage always counts, that of others as they near their
+    limits."""
 
 
 def gather(components: Selection, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -164,11 +168,11 @@ def gather(components: Selection, values: Mapping[str, torch.Tensor]) -> torch.T
 
 
 def compute_price(use: float) -> float:
-    """Return what damage costs a text whose limit is used up to the share `use`.
+    """Return the price of damage to a text that has used up the share `use` of its limit.
 
-    Nothing while nothing is lost, as much as damage to the reference text at half the limit,
-    then steeply more: x / (1 − x), the slope of the barrier −x − log(1 − x) of interior-point
-    methods (Boyd and Vandenberghe, Convex Optimization, section 11.2), at most `DEAREST`.
+    0 while nothing is lost, 1 at half the limit (as much as damage to the reference text), then
+    steeply more: x / (1 − x), the slope of the barrier −x − log(1 − x) of interior-point methods
+    (Boyd and Vandenberghe, Convex Optimization, section 11.2), at most `DEAREST`.
     """
     if use <= 0:
         return 0.0
@@ -186,18 +190,16 @@ def rank_jointly(
 ) -> Ranking:
     """Return at most `limit` components of the pool, best first.
 
-    The score is benefit ÷ cost, where the cost is the sum over all guards of the share of their
-    limit that a removal takes, at the guard's present price: the first order of its loss, the
-    second order of the component by itself (as Optimal Brain Damage has it), and what it does
-    together with those already chosen, (Gᵀ G m)ₖ, times `COUPLING_WEIGHT` (the off-diagonal
-    terms of the Combinatorial Brain Surgeon, Yu et al. 2022). `floor` is added to every cost, in
-    nats a token of the reference text. `prices` are the least ones, by the guard's name: above 0
-    where earlier trials cost a text more than they may.
+    The score is benefit ÷ cost^`cost_weight`. The cost adds up, over all guards, the predicted
+    damage to their texts: as `predict_damage` has it for the reference text, with the coupling
+    to the components chosen already, (Gᵀ G m)ₖ, times `COUPLING_WEIGHT` (Yu et al. 2022, the
+    Combinatorial Brain Surgeon); by falling leads for the others, at their present price (see
+    `_add_costs`). `floor`, nats a token of the reference text, is added to every cost. `prices`
+    (guard's name → price) are least prices, raised where earlier trials lost too much. With
+    `most_of_module`, no module gives more components than that.
 
-    No more than `most_of_module` are taken from one module, where that is given.
-
-    Greedy: a hundredth at a time, never taken back. Components without benefit are never ranked,
-    so fewer may come back.
+    The choice is greedy: the best `limit` / `STEPS` components at a time, never taken back.
+    Components without benefit are never ranked, so fewer than `limit` may come back.
     """
     useful = gather(pool.components, benefit).clamp_(min=0)
     ledgers = [guard.open() for guard in pool.guards]
@@ -225,10 +227,10 @@ def rank_jointly(
 def _add_costs(
     guards: Sequence[Guard], ledgers: Sequence[Ledger], prices: Mapping[str, float]
 ) -> torch.Tensor:
-    """Return what each component costs all texts, in nats a token of the first.
+    """Return what each component would cost all texts, in nats a token of the first text.
 
-    A nat of another text counts as much as the same share of the first one's limit, at the
-    text's present price.
+    Damage to another text is converted as a share of its limit: the same share of the first
+    text's limit, times the text's present price.
     """
     cost = ledgers[0].compute_costs()
     for guard, ledger in zip(guards[1:], ledgers[1:], strict=True):
@@ -241,7 +243,10 @@ def _add_costs(
 def _cap(
     order: list[torch.Tensor], owners: torch.Tensor, available: torch.Tensor, most: int
 ) -> torch.Tensor:
-    """Drop from the last step what exceeds `most` of a module, close full modules; the rest."""
+    """Return the last step of `order` without the components beyond `most` of their module.
+
+    Changes `order` and `available` in place: a full module offers nothing any more.
+    """
     before = torch.cat(order[:-1]) if len(order) > 1 else order[0][:0]
     counts = owners[before].bincount(minlength=int(owners.max()) + 1)
     kept = []
@@ -256,7 +261,7 @@ def _cap(
 
 
 def _list_places(components: Selection) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each component's module, by its position, and its index there."""
+    """Return for each component its module's position and its index in the module."""
     places = list(components.indices.values())
     if not places:
         return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Ranking of components by score over the whole model, best first, ties broken by position."""
+"""Ranking of components by score over the whole model: best first, ties broken by position."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from workers.pruning.score_stream import (
 )
 
 SPARE = 1 << 16
-"""Scores held beyond twice what is ranked, before the surplus is dropped."""
+"""Scores held beyond twice the ranking's length before the surplus is dropped. Affects memory and
+time, never the ranking."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Components in order, the best first; `len` is their number."""
+    """Components in order, best first; `len` gives their number."""
 
     granularity: Granularity
     modules: tuple[str, ...]
     owners: torch.Tensor
-    """`(ranked,)` int64: position in `modules` of each component's module."""
+    """`(ranked,)` int64: the position of each component's module in `modules`."""
     indices: torch.Tensor
     """`(ranked,)` int64: each component's index in its module."""
 
@@ -35,11 +36,11 @@ class Ranking:
         return len(self.indices)
 
     def top(self, count: int) -> Selection:
-        """Return the best `count` components, all when there are fewer."""
+        """Return the best `count` components, or all if there are fewer."""
         return self.slice(0, count)
 
     def slice(self, start: int, stop: int) -> Selection:
-        """Return the components of rank `start` (from 0) up to, not including, `stop`."""
+        """Return the components of rank `start` (0 is the best) up to, not including, `stop`."""
         owners, indices = self.owners[start:stop], self.indices[start:stop]
         chosen = {}
         for owner in owners.unique().tolist():
@@ -47,7 +48,7 @@ class Ranking:
         return Selection(self.granularity, chosen)
 
     def cap(self, most: int) -> Ranking:
-        """Return the ranking without those that are not among their module's best `most`."""
+        """Return the ranking with only the best `most` components of each module."""
         seen: dict[int, int] = {}
         ranks = []
         for rank, owner in enumerate(self.owners.tolist()):
@@ -59,12 +60,12 @@ class Ranking:
 
 
 def rank_components(scores: Scores, granularity: Granularity, limit: int) -> Ranking:
-    """Return the `limit` components of largest score (scope global), best first.
+    """Return the `limit` components with the largest scores (scope global), best first.
 
-    Components with a score ≤ 0 or infinite are never ranked, so fewer may come back. Equal
-    scores keep the order of the modules and of the indices. The scores are read once, and only
-    a few times what is ranked is held. Raises `NaNScoreError` when a score is not a number,
-    `ScoreError` when dtypes differ.
+    Components with a score ≤ 0 or an infinite score are never ranked, so fewer may come back.
+    Equal scores keep the order of modules and indices. Reads the scores once and holds only a few
+    times `limit` of them. Raises `NaNScoreError` if a score is not a number, `ScoreError` if
+    dtypes differ.
     """
     best = _Best(max(limit, 0))
     modules: list[str] = []
@@ -79,7 +80,7 @@ def rank_components(scores: Scores, granularity: Granularity, limit: int) -> Ran
 
 
 class _Best:
-    """The largest of the scores seen so far, and what a further one must exceed to be ranked."""
+    """The largest scores seen so far, and the threshold that a further one must exceed."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -89,7 +90,7 @@ class _Best:
         self._count = 0
 
     def offer(self, chunk: torch.Tensor, owner: int, start: int) -> None:
-        """Take the scores of one module from index `start` on; chunks come in order."""
+        """Take in one module's scores from index `start` on; chunks must come in order."""
         if self._dtype not in (None, chunk.dtype):
             raise ScoreError(
                 f"scores of several dtypes ({self._dtype}, {chunk.dtype}); convert them to one"
@@ -119,7 +120,7 @@ class _Best:
         return owners[order], indices[order]
 
     def _drop_surplus(self) -> None:
-        """Keep the best `limit`; a later score equal to the last of them comes after it."""
+        """Keep the best `limit`; of scores equal to the last of them, the earlier ones."""
         values, owners, indices = (torch.cat(parts) for parts in zip(*self._held, strict=True))
         if len(values) > self._limit:
             last = torch.kthvalue(values, len(values) - self._limit + 1).values

@@ -1,4 +1,4 @@
-"""Scores of any number of components, read one module at a time and in bounded chunks."""
+"""Reading the scores of any number of components, one module and one bounded chunk at a time."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import torch
 
 TensorLoader = Callable[[], torch.Tensor]
 Scores = Mapping[str, torch.Tensor] | Iterable[tuple[str, TensorLoader]]
-"""Module → score tensor, or (module, loader of its score tensor) to be iterated several times.
+"""Module → score tensor, or pairs (module, loader of its score tensor) that can be iterated again.
 
-The order is that of position: ties go to the earlier module, then to the smaller index.
+The order matters: ties go to the earlier module, then to the smaller index.
 """
 
 Chunks = Callable[[], Iterator[torch.Tensor]]
-"""Starts one more pass over the same one-dimensional pieces."""
+"""Starts a new pass over the same one-dimensional pieces."""
 
 CHUNK_SIZE = 1 << 20
-"""Components looked at together: what a pass needs beyond the module it reads."""
+"""Most components in a chunk: the memory a pass needs beyond the module it reads."""
 
 
 class ScoreError(ValueError):
-    """The scores cannot be ranked; the message says which and what to give instead."""
+    """The scores cannot be ranked; the message names them and what to give instead."""
 
 
 class NaNScoreError(ScoreError):
-    """A score is not a number: it has no rank. Repair what computed it; none is replaced."""
+    """A score is not a number and has no rank; repair what computed it. None is replaced."""
 
 
 def load_scores(scores: Scores) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (module, score tensor), each loaded when its turn comes and not kept.
+    """Yield (module, score tensor) one by one; each is loaded in its turn and not kept.
 
-    Raises `ScoreError` on an iterator that can be read only once, a module named twice and
-    scores that are not floating point.
+    Raises `ScoreError` for an iterator, which can be read only once, for a module named twice,
+    and for scores that are not floating point.
     """
     if isinstance(scores, Mapping):
         yield from ((name, _require_float(name, tensor)) for name, tensor in scores.items())
@@ -48,13 +48,13 @@ def load_scores(scores: Scores) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def split_chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield the tensor's values in order, `CHUNK_SIZE` at a time; nothing for an empty one."""
+    """Yield the tensor's values in order, `CHUNK_SIZE` at a time; nothing for an empty tensor."""
     if tensor.numel():
         yield from tensor.detach().reshape(-1).split(CHUNK_SIZE)
 
 
 def chunk_scores(scores: Scores) -> Chunks:
-    """Return passes over all modules' scores in order."""
+    """Return a function that starts a pass over all modules' scores in order."""
     return lambda: (chunk for _, tensor in load_scores(scores) for chunk in split_chunks(tensor))
 
 

@@ -1,4 +1,4 @@
-"""Scores that turn relevance on two sets into "prune this first", larger is pruned earlier."""
+"""Scores: relevance on two sets becomes one number a component; the largest is pruned first."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 
 from excise.names import Score
-from workers.domain import Relevance
+from workers.domain import GeneralCost, Relevance
+from workers.pruning.damage import compute_divergence, predict_damage
 
 COST_FLOOR = 0.1
-"""Share of the mean cost added to every cost, so that a silent component is no free lunch."""
+"""Share of the mean cost that is added to every cost, so that a component without any does not
+win whatever its benefit. Chosen by hand; not measured."""
 
 DIVERGENCE_FLOOR = 0.05
-"""The same for predicted damage, as a share of the mean predicted divergence."""
-
-LEAST_DIVERGENCE_SHARE = 0.3
-"""Least share of its divergence that a component costs, however much its removal helps."""
+"""The same for predicted damage, as a share of the mean predicted divergence. Chosen by hand;
+larger floors were measured and are no better: on SmolLM2 against toxicity, at about the same KL,
+5 and 25 times as much (0.25 and 1.25) left as many toxic responses or more, with fewer weights
+pruned (benchmarks/RESULTS.md, "floor of the cost")."""
 
 
 class LazyScores(Mapping[str, torch.Tensor]):
-    """Module → score, computed whenever it is asked for and not kept.
+    """Module → score, computed on every look-up and never kept.
 
-    Scores of single weights are as many as the weights; a ranking reads them module by module.
+    There are as many scores of single weights as weights; a ranking reads one module at a time.
     """
 
     def __init__(self, modules: Iterable[str], score: Callable[[str], torch.Tensor]) -> None:
@@ -40,7 +42,7 @@ class LazyScores(Mapping[str, torch.Tensor]):
 
 
 def compute_scores(
-    general: Relevance,
+    general: Relevance | GeneralCost,
     benefit: Mapping[str, torch.Tensor],
     score: Score,
     cost_weight: float = 1.0,
@@ -49,32 +51,31 @@ def compute_scores(
     """Return module → score, shaped as the components, from what `benefit` each removal brings.
 
     `benefit` is mean relevance for the undesired behaviour, of the modules to choose from.
-    `cost_weight` is the exponent of what the benefit is divided by; it means nothing to the
-    signed difference. The scores are float64: a quotient of two float32 numbers is always
-    finite there. `floor` is what `compute_floor` gives, for callers that rank by several
-    benefits. Raises `ValueError` on a module without general relevance.
+    `general` is a `GeneralCost` for `BENEFIT_DAMAGE`, `Relevance` for the other scores.
+    `cost_weight` is the exponent of what the benefit is divided by; the signed difference
+    ignores it. The scores are float64: a quotient of two float32 numbers is always finite there.
+    `floor` is what `compute_floor` returns; callers that rank several benefits compute it once.
+    Raises `ValueError` on a module without general relevance, and where `general` is not what
+    the score needs.
     """
-    if not benefit.keys() <= general.mean.keys():
+    if isinstance(general, GeneralCost) is not (score is Score.BENEFIT_DAMAGE):
+        raise ValueError(f"{score.value} cannot be computed from a {type(general).__name__}")
+    covered = general.first_order if isinstance(general, GeneralCost) else general.mean
+    if not benefit.keys() <= covered.keys():
         raise ValueError("general relevance does not cover every module of the undesired one")
     if score is Score.SIGNED_DIFFERENCE:
-        return LazyScores(
-            benefit, lambda name: benefit[name].double() - general.mean[name].double()
-        )
+        return LazyScores(benefit, lambda name: benefit[name].double() - covered[name].double())
     if floor is None:
         floor = compute_floor(general, score)
-    if score is Score.BENEFIT_COST:
-        return _divide(
-            benefit, lambda name: general.mean_absolute[name].double(), floor, cost_weight
-        )
-    return _divide(benefit, lambda name: predict_damage(general, name), floor, cost_weight)
+    return _divide(benefit, lambda name: _compute_cost(general, name), floor, cost_weight)
 
 
 def combine_benefits(benefits: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return one benefit for several behaviours, each of which weighs the same.
+    """Return one benefit for several behaviours, all with the same weight.
 
-    A behaviour's benefit is divided by the sum of its positive part before they are added, so
-    that none is louder than another. Negative entries stay: a component that holds back one
-    behaviour is not removed lightly for another.
+    Each behaviour's benefit is divided by the sum of its positive entries and then added, so that
+    the scale of its relevance does not matter. Negative entries stay: they protect a component
+    that suppresses one behaviour from being removed for another.
     """
     if len(benefits) == 1:
         return dict(benefits[0])
@@ -90,27 +91,21 @@ def combine_benefits(benefits: Sequence[Mapping[str, torch.Tensor]]) -> dict[str
     return combined
 
 
-def compute_floor(general: Relevance, score: Score) -> float:
-    """Return what the score adds to the cost of every component, a pass over all of them."""
-    if score is Score.BENEFIT_COST:
-        return COST_FLOOR * _mean(general.mean_absolute)
-    if score is Score.BENEFIT_DAMAGE:
-        return DIVERGENCE_FLOOR * 0.5 * _mean(general.mean_square)
-    return 0.0
+def compute_floor(general: Relevance | GeneralCost, score: Score) -> float:
+    """Return what the score adds to the cost of every component: a pass over all components."""
+    if score is Score.SIGNED_DIFFERENCE:
+        return 0.0
+    if isinstance(general, GeneralCost):
+        return DIVERGENCE_FLOOR * 0.5 * _mean(general.fisher)
+    return COST_FLOOR * _mean(general.mean_absolute)
 
 
-def predict_damage(general: Relevance, module: str) -> torch.Tensor:
-    """Return what removing each of a module's components costs general text, nats a token.
-
-    First order plus divergence: the rise of the negative log-likelihood to first order,
-    E[a · ∂log p(next)/∂a], plus the KL divergence to second, ½ E[(a · ∂log p(y)/∂a)²] with y
-    drawn from the model (the diagonal of the Fisher information). At least 0.3 of the
-    divergence: text on which a removal seems to help is no licence to change everything else.
-    Measured on SmolLM2, ½ E[R²] is within 15 % of the true divergence of the median neuron.
-    """
-    divergence = general.mean_square[module].double().mul_(0.5)
-    first_order = general.mean[module].double()
-    return torch.maximum(first_order.add_(divergence), divergence.mul_(LEAST_DIVERGENCE_SHARE))
+def _compute_cost(general: Relevance | GeneralCost, module: str) -> torch.Tensor:
+    """Return what removing each of a module's components costs, float64, before the floor."""
+    if isinstance(general, GeneralCost):
+        divergence = compute_divergence(general.fisher[module])
+        return predict_damage(general.first_order[module], divergence)
+    return general.mean_absolute[module].double()
 
 
 def _mean(values: Mapping[str, torch.Tensor]) -> float:

@@ -14,7 +14,7 @@ from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from excise.specs.compression import ZeroShotSpec
 from workers.attribution.accumulation import Storage
 from workers.correction.behaviour import Behaviour
-from workers.correction.search import Budget
+from workers.correction.budget import Budget
 from workers.models.loaded import LoadedModel
 from workers.stages.context import InvalidInputError
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from excise.names import JobFile
 from excise.reports.correction import CorrectionReport
+from workers.correction.ablation import compute_replacement
 from workers.correction.results import PreparedCorrection, SearchOutcome
 from workers.domain import TokenSequence
-from workers.kinds.correction.ablation import compute_replacement
 from workers.progress import Progress
 from workers.pruning.patch_building import build_patch
 from workers.pruning.patch_format import serialise_patch
@@ -56,7 +56,7 @@ def _work(
         patch = build_patch(
             inputs.checkpoint_path,
             trial.selection.to_selection(),
-            replacement=compute_replacement(inputs, trial.settings, text),
+            replacement=compute_replacement(inputs.base, trial.settings, text),
             verdict=find_patch_verdict(report),
         )
         files[JobFile.PATCH] = serialise_patch(patch)

@@ -36,7 +36,7 @@ def run_correction(context: StageContext, inputs: CorrectionInputs) -> Correctio
         else:
             output = validate.run(context, inputs, prepared, searched, search_output)
             validated = ValidationOutcome.model_validate_json(output.data)
-    report = build_report(_frame(context, inputs), prepared, searched, validated)
+    report = build_report(_frame(context, inputs, prepared), prepared, searched, validated)
     package.run(context, inputs, prepared, report, searched)
     return report
 
@@ -60,8 +60,10 @@ def build_sharded_work(inputs: CorrectionInputs, data: bytes) -> ShardedWork:
     return attribute.build_work(inputs, PreparedCorrection.model_validate_json(data))
 
 
-def _frame(context: StageContext, inputs: CorrectionInputs) -> ReportFrame:
-    spec = inputs.spec
+def _frame(
+    context: StageContext, inputs: CorrectionInputs, prepared: PreparedCorrection
+) -> ReportFrame:
+    spec, ranges = inputs.spec, search.find_ranges(inputs, prepared)
     return ReportFrame(
         behaviours=inputs.behaviours,
         corpus=(
@@ -80,7 +82,7 @@ def _frame(context: StageContext, inputs: CorrectionInputs) -> ReportFrame:
         versions=list_versions(),
         model_id=spec.model,
         timings=context.load_stage_seconds(),
-        most_amounts={kind: search.find_range(inputs, kind)[1] for kind in inputs.granularities},
+        most_amounts={kind: most for kind, (_, most) in ranges.items()},
         ordinary=tuple(inputs.prompts(spec.reference)),
     )
 

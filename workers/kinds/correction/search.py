@@ -4,48 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from excise.names import Granularity, SearchPreset
-from workers.attribution.contrastive import ContrastiveRelevance, parse_relevance
-from workers.correction.protection import SEARCH_SHARE
-from workers.correction.refinement import Space, refine
-from workers.correction.results import PreparedCorrection, SearchOutcome, StoredSelection, Trial
+from workers.attribution.contrastive import parse_relevance
+from workers.correction.amounts import build_amounts, find_range
+from workers.correction.bench import TuningBench
+from workers.correction.candidates import Candidates, count_pools
+from workers.correction.refinement import Space
+from workers.correction.results import PreparedCorrection
 from workers.correction.search import (
-    BUDGET_SHARE,
     DEFAULT_ROUNDS,
-    Amounts,
-    Benefit,
-    Budget,
-    ListedAmounts,
-    OpenAmounts,
-    SearchSteps,
-    choose_trial,
-    search_rounds,
+    Search,
+    SearchInputs,
+    SearchPlan,
+    build_search_budget,
+    start_benefits,
 )
-from workers.kinds.correction.rank_limit import RankLimit
-from workers.kinds.correction.search_pool import weighs_together
-from workers.kinds.correction.search_steps import TuningBench, build_steps
-from workers.progress import Progress, count_up
+from workers.kinds.correction.attribute import answer_undesired
+from workers.kinds.correction.search_job import SearchReporter, StoredBench
+from workers.progress import Progress, count_up, ignore
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CorrectionInputs
 
 THOROUGH_TRIALS = 24
-"""Trials after the rounds when a thorough job does not say how many."""
-
-START_SHARES = {Granularity.NEURON: 2e-3, Granularity.HEAD: 4e-3, Granularity.WEIGHT: 1.5e-4}
-"""Share of all components in the first round of an open search: 92 neurons, 1 head and 16,000
-weights of SmolLM2, where most searches of benchmarks/RESULTS.md went through."""
-
-MOST_SHARES = {Granularity.NEURON: 1.5e-2, Granularity.HEAD: 5e-2, Granularity.WEIGHT: 3.2e-4}
-"""Most of all components that an open search prunes: the budgets of examples and benchmarks were
-full before. The pool is `POOL_SHARE` times as large, and time and memory grow with it."""
-
-AMOUNT_SPAN = 64
-"""The most components of an open search, divided by the fewest that a refinement tries."""
-
-Benefits = dict[Granularity, list[Benefit]]
+"""Trials after the rounds when a thorough job does not say how many. Chosen by hand; not
+measured."""
 
 
 def run(
@@ -56,11 +41,12 @@ def run(
 ) -> StageOutput:
     """Return the stage's result, a `SearchOutcome`."""
     spec = inputs.spec
+    ranges = find_ranges(inputs, prepared)
     key = {
         "attribute": attributed.sha256,
         "score": spec.attribution.score,
         "search": spec.search.model_dump(mode="json"),
-        "amounts": {kind.value: find_range(inputs, kind) for kind in inputs.granularities},
+        "amounts": {kind.value: amounts for kind, amounts in ranges.items()},
         "max_rank": spec.serving.max_rank,
         "budget": spec.budget.model_dump(mode="json"),
     }
@@ -78,49 +64,73 @@ def _work(
     attributed: StageOutput,
     progress: Progress,
 ) -> bytes:
-    started = time.monotonic()
-    search = inputs.spec.search
-    relevance = parse_relevance(
-        attributed.data,
-        {kind: list(inputs.component_counts(kind)) for kind in inputs.granularities},
+    is_time_up = _build_clock(inputs.spec.search.max_minutes)
+    plan, given = build_plan(inputs, prepared), _collect_inputs(inputs, prepared, attributed)
+    steps = plan.count_trials() + count_pools(given)
+    names = [behaviour.name for behaviour in inputs.behaviours]
+    reporter = SearchReporter(context, names, count_up(progress, steps))
+    candidates = Candidates(given, plan, reporter.poll, reporter.report_pool)
+    answer = partial(answer_undesired, inputs, advance=ignore)
+    bench = TuningBench(given, candidates, answer, reporter.poll)
+    search = Search(
+        StoredBench(context, bench, attributed.sha256),
+        plan,
+        start_benefits(given.relevance),
+        given.budget,
+        given.seed,
+        reporter.report_trial,
     )
-    rounds, trials = search.rounds or DEFAULT_ROUNDS, _count_trials(inputs)
-    limit = RankLimit(inputs.spec.serving.max_rank)
-    pools = sum(weighs_together(inputs, kind) for kind in inputs.granularities)
-    total = rounds * len(inputs.granularities) + trials + limit.trials + pools
-    advance = count_up(progress, total)
-    bench = TuningBench(context, inputs, prepared, attributed.sha256)
-    most = {kind: find_range(inputs, kind)[1] for kind in inputs.granularities}
-    steps = build_steps(context, inputs, relevance, bench, most, lambda: advance(1), limit.remember)
-    budget = _build_budget(inputs, prepared)
-    benefits, found = _start(relevance), list[Trial]()
-    for kind in inputs.granularities:
-        amounts = _build_amounts(inputs, prepared, kind)
-        found += search_rounds(benefits[kind], kind, amounts, rounds, steps, budget)
-    if trials:
-        found += refine(
-            benefits,
-            found,
-            _build_space(inputs),
-            steps,
-            budget,
-            trials=trials,
-            seed=inputs.spec.seed,
-            is_time_up=_build_clock(started, search.max_minutes),
-        )
-    chosen = choose_trial(found)
-    unlimited = None if chosen is None else limit.try_without(found[chosen], steps, budget)
-    alone = () if chosen is None else _select_alone(benefits, found[chosen], steps)
-    progress(total, total)
-    outcome = SearchOutcome(trials=tuple(found), chosen=chosen, alone=alone, unlimited=unlimited)
+    outcome = search.run(is_time_up)
+    progress(steps, steps)
     return outcome.to_bytes()
 
 
-def _build_budget(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Budget:
-    """Return what the search may use of every limit, those of protected slices among them."""
-    budget = inputs.budget.scaled(BUDGET_SHARE)
-    slices = {own.name: own.limit.scaled(SEARCH_SHARE) for own in prepared.protection}
-    return replace(budget, slices=slices)
+def _collect_inputs(
+    inputs: CorrectionInputs, prepared: PreparedCorrection, attributed: StageOutput
+) -> SearchInputs:
+    modules = {kind: list(inputs.component_counts(kind)) for kind in inputs.granularities}
+    return SearchInputs(
+        base=inputs.base,
+        behaviours=inputs.behaviours,
+        prepared=prepared,
+        relevance=parse_relevance(attributed.data, modules),
+        attributor=inputs.attributor,
+        score=inputs.spec.attribution.score,
+        budget=build_search_budget(inputs.budget, prepared.protection),
+        seed=inputs.spec.seed,
+    )
+
+
+def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> SearchPlan:
+    """Return what the job's search tries; amounts that the job does not name are left open."""
+    search = inputs.spec.search
+    return SearchPlan(
+        rounds=search.rounds or DEFAULT_ROUNDS,
+        amounts={
+            kind: build_amounts(_list_amounts(inputs, kind), kind, prepared.components[kind])
+            for kind in inputs.granularities
+        },
+        space=Space(
+            find_ranges(inputs, prepared),
+            inputs.base.layers,
+            tuple(search.ablations),
+        ),
+        refinements=_count_refinements(inputs),
+        max_rank=inputs.spec.serving.max_rank,
+    )
+
+
+def find_ranges(
+    inputs: CorrectionInputs, prepared: PreparedCorrection
+) -> dict[Granularity, tuple[int, int]]:
+    """Return the fewest and the most components of each granularity that any trial prunes."""
+    refines = _count_refinements(inputs) > 0
+    return {
+        kind: find_range(
+            _list_amounts(inputs, kind), kind, prepared.components[kind], refines=refines
+        )
+        for kind in inputs.granularities
+    }
 
 
 def _list_amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int] | None:
@@ -130,63 +140,14 @@ def _list_amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[in
     return None if given is None else list(given)
 
 
-def _build_amounts(
-    inputs: CorrectionInputs, prepared: PreparedCorrection, granularity: Granularity
-) -> Amounts:
-    """Return the amounts that the job names, else those that the search finds."""
-    listed = _list_amounts(inputs, granularity)
-    if listed is not None:
-        return ListedAmounts(listed)
-    share, most = START_SHARES[granularity], find_range(inputs, granularity)[1]
-    start = max(1, round(share * prepared.components[granularity]))
-    return OpenAmounts(min(start, most), most)
-
-
-def _count_trials(inputs: CorrectionInputs) -> int:
+def _count_refinements(inputs: CorrectionInputs) -> int:
     search = inputs.spec.search
     return 0 if search.preset == SearchPreset.QUICK else search.trials or THOROUGH_TRIALS
 
 
-def _start(relevance: Mapping[Granularity, ContrastiveRelevance]) -> Benefits:
-    """Return what removing each component brings against the base model's own responses."""
-    return {
-        kind: [behaviour.compute_benefit(behaviour.undesired) for behaviour in contrast.behaviours]
-        for kind, contrast in relevance.items()
-    }
-
-
-def _build_space(inputs: CorrectionInputs) -> Space:
-    ranges = {kind: find_range(inputs, kind) for kind in inputs.granularities}
-    layers = inputs.base.layers
-    return Space(ranges, layers, tuple(inputs.spec.search.ablations))
-
-
-def find_range(inputs: CorrectionInputs, kind: Granularity) -> tuple[int, int]:
-    """Return the fewest and the most components that any trial prunes."""
-    listed = _list_amounts(inputs, kind)
-    if listed is None:
-        everything = sum(inputs.component_counts(kind).values())
-        most = max(1, round(MOST_SHARES[kind] * everything))
-        return max(1, most // AMOUNT_SPAN), most
-    if not _count_trials(inputs):
-        return listed[0], listed[-1]
-    return max(1, listed[0] // 2), 2 * listed[-1]
-
-
-def _build_clock(started: float, max_minutes: float | None) -> Callable[[], bool]:
+def _build_clock(max_minutes: float | None) -> Callable[[], bool]:
+    """Return a check whether `max_minutes` have passed from now on; without a limit, never."""
     if max_minutes is None:
         return lambda: False
-    return lambda: time.monotonic() - started > 60 * max_minutes
-
-
-def _select_alone(
-    benefits: Benefits, trial: Trial, steps: SearchSteps
-) -> tuple[StoredSelection, ...]:
-    """Return for each of several behaviours the selection of the trial's settings for it alone."""
-    own = benefits[trial.settings.granularity]
-    if len(own) < 2:
-        return ()
-    return tuple(
-        StoredSelection.from_selection(steps.rank([benefit], trial.settings).top(trial.amount))
-        for benefit in own
-    )
+    end = time.monotonic() + 60 * max_minutes
+    return lambda: time.monotonic() > end

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+from workers.correction.ablation import ablated
 from workers.correction.measurement import measure_responses
 from workers.correction.results import (
     BehaviourResponses,
@@ -19,7 +20,6 @@ from workers.correction.results import (
 from workers.domain import Selection, TokenSequence
 from workers.gates.abilities import compare_states
 from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
-from workers.kinds.correction.ablation import ablated
 from workers.measuring.measurement import Baseline, CheckPlan
 from workers.measuring.probes import measure_probes
 from workers.measuring.state import ModelState
@@ -153,7 +153,7 @@ class _HeldOutBench:
 
     def prune(self, selection: Selection) -> AbstractContextManager[None]:
         """Return the context in which `selection` is pruned as the chosen trial's was."""
-        return ablated(self._inputs, selection, self._settings, self._tuning_text)
+        return ablated(self._inputs.base, selection, self._settings, self._tuning_text)
 
     def respond(
         self, selection: Selection, numbers: Sequence[int], advance: Advance

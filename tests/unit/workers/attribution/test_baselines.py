@@ -15,6 +15,7 @@ from tests.tiny_families import build_family_model
 from workers.attribution.accumulation import Storage
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
+from workers.attribution.baselines import score_by_inputs
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
 from workers.domain import Relevance
@@ -172,3 +173,11 @@ def test_the_files_of_another_pass_are_not_added_to(tmp_path: Path) -> None:
     assert 4 * 48 * 32 in sizes
     with pytest.raises(FileExistsError, match="empty folder"):
         attribute(model, Attributor.ATTNLRP, Granularity.WEIGHT, storage=storage)
+
+
+def test_wanda_s_score_is_its_formula() -> None:
+    module = nn.Linear(3, 2)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.0, -1.0]]))
+    scores = score_by_inputs(module, torch.tensor([2.0, 10.0, 1.0]))
+    assert scores.tolist() == [[2.0, 20.0, 3.0], [1.0, 0.0, 1.0]]

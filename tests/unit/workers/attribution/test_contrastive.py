@@ -26,7 +26,7 @@ from workers.attribution.contrastive import (
 )
 from workers.attribution.sums import finish
 from workers.attribution.targets import Target
-from workers.domain import Relevance, TokenSequence
+from workers.domain import GeneralCost, Relevance, TokenSequence
 
 GENERAL = ((10, 0), (4, 0), (7, 0))
 UNDESIRED = ((3, 6), (5, 2))
@@ -69,8 +69,22 @@ def compute(
     return ContrastiveRelevance(general, (BehaviourRelevance(undesired, clean),)), sum(counts)
 
 
-def statistics_of(relevance: Relevance) -> list[Mapping[str, torch.Tensor]]:
-    return [relevance.mean, relevance.mean_absolute, relevance.mean_square]
+def statistics_of(general: Relevance | GeneralCost) -> list[Mapping[str, torch.Tensor]]:
+    if isinstance(general, GeneralCost):
+        return [general.first_order, general.fisher]
+    return [general.mean, general.mean_absolute, general.mean_square]
+
+
+def relevance_in(found: ContrastiveRelevance) -> Relevance:
+    """The general side where one attributor answers for it."""
+    assert isinstance(found.general, Relevance)
+    return found.general
+
+
+def cost_in(found: ContrastiveRelevance) -> GeneralCost:
+    """The general side where damage is predicted."""
+    assert isinstance(found.general, GeneralCost)
+    return found.general
 
 
 def assert_same(mine: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
@@ -80,6 +94,7 @@ def assert_same(mine: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Ten
 
 def assert_equal(left: ContrastiveRelevance, right: ContrastiveRelevance) -> None:
     one, other = left.general, right.general
+    assert type(one) is type(other)
     assert (one.tokens, one.samples) == (other.tokens, other.samples)
     for mine, theirs in zip(statistics_of(one), statistics_of(other), strict=True):
         assert_same(mine, theirs)
@@ -94,7 +109,7 @@ def test_each_attributor_covers_every_neuron(
 ) -> None:
     found, advanced = compute(model, attributor)
     assert advanced == len(GENERAL) + len(UNDESIRED) + len(CLEAN)
-    general, (behaviour,) = found.general, found.behaviours
+    general, (behaviour,) = relevance_in(found), found.behaviours
     if attributor in NEEDS_SAMPLES:
         assert (general.tokens, general.samples) == (sum(map(sum, GENERAL)), len(GENERAL))
     for mapping in (general.mean, general.mean_absolute, behaviour.undesired, behaviour.clean):
@@ -138,7 +153,7 @@ def relevance_of(
     def draw() -> dict[str, torch.Tensor]:
         return {name: next(values).repeat(size) for name in modules}
 
-    general = Relevance(draw(), {}, tokens=int(start), samples=2, mean_square=draw())
+    general = GeneralCost(draw(), draw(), tokens=int(start), samples=2)
     return ContrastiveRelevance(
         general,
         tuple(
@@ -166,14 +181,15 @@ def test_parsing_keeps_the_order_of_the_modules() -> None:
     found = relevance_of(7.0, MODULES, 4, 2)
     names = {NEURON: MODULES[::-1]}
     parsed = parse_relevance(serialise_relevance({NEURON: found}), names)[NEURON]
-    assert tuple(parsed.general.mean) == tuple(parsed.behaviours[1].clean) == MODULES[::-1]
-    assert torch.equal(parsed.general.mean[MODULES[1]], found.general.mean[MODULES[1]])
+    mine, theirs = cost_in(parsed).first_order, cost_in(found).first_order
+    assert tuple(mine) == tuple(parsed.behaviours[1].clean) == MODULES[::-1]
+    assert torch.equal(mine[MODULES[1]], theirs[MODULES[1]])
 
 
 def test_random_relevance_of_two_sides_is_drawn_apart(model: LlamaForCausalLM) -> None:
     found, _ = compute(model, Attributor.RANDOM)
     (behaviour,) = found.behaviours
-    sides = [found.general.mean, behaviour.undesired, behaviour.clean]
+    sides = [relevance_in(found).mean, behaviour.undesired, behaviour.clean]
     for left, right in ((0, 1), (0, 2), (1, 2)):
         assert not torch.equal(sides[left][MODULES[0]], sides[right][MODULES[0]])
 
@@ -195,8 +211,10 @@ def test_general_text_is_explained_by_its_top_logit(model: LlamaForCausalLM) -> 
         draw_samples(GENERAL, 1),
     )
     for name in MODULES:
-        torch.testing.assert_close(found.general.mean[name], alone.mean[name])
-        torch.testing.assert_close(found.general.mean_absolute[name], alone.mean_absolute[name])
+        torch.testing.assert_close(relevance_in(found).mean[name], alone.mean[name])
+        torch.testing.assert_close(
+            relevance_in(found).mean_absolute[name], alone.mean_absolute[name]
+        )
 
 
 @pytest.mark.parametrize("side", [Side.UNDESIRED, Side.CLEAN])
@@ -249,11 +267,11 @@ def test_loss_and_divergence_make_up_the_general_side(model: LlamaForCausalLM) -
         Attribution(Attributor.GRADIENT_X_INPUT, NEURON, Target.EMITTED_LOG_PROBABILITY),
         draw_samples(GENERAL, 1),
     )
+    cost = cost_in(found)
     for name in MODULES:
-        torch.testing.assert_close(found.general.mean[name], loss.mean[name])
-        assert (found.general.mean_square[name] >= 0).all()
-        assert found.general.mean_square[name].any()
-    assert found.general.mean_absolute == {}
+        torch.testing.assert_close(cost.first_order[name], loss.mean[name])
+        assert (cost.fisher[name] >= 0).all()
+        assert cost.fisher[name].any()
     assert (found.general.tokens, found.general.samples) == (21, 3)
     assert_equal(parse_relevance(serialise_relevance({NEURON: found}), NAMES)[NEURON], found)
 

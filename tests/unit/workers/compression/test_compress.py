@@ -19,6 +19,7 @@ from excise.names import READ_NO_SAMPLES, Attributor, Calibration, Granularity, 
 from tests.tiny import VOCABULARY, as_loaded, build_tiny_model, draw_samples, weight_bytes
 from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
+from workers.attribution.baselines import score_by_inputs
 from workers.attribution.sums import finish, merge_sums, parse_sums, serialise_sums
 from workers.attribution.targets import Target
 from workers.compression.compress import (
@@ -26,7 +27,6 @@ from workers.compression.compress import (
     compress,
     prune_by_relevance,
     prune_module,
-    score_by_inputs,
     sum_scores,
 )
 from workers.compression.plan import (
@@ -211,14 +211,6 @@ def test_only_scores_of_the_model_as_it_was_are_additive(attributor: Attributor)
     sequential = CompressionPlan(attributor, HALF, calibration=Calibration.SEQUENTIAL)
     assert not sequential.is_additive
     assert CompressionPlan(attributor, HALF).is_additive is (attributor is BY_LRP)
-
-
-def test_wanda_s_score_is_its_formula() -> None:
-    module = nn.Linear(3, 2)
-    with torch.no_grad():
-        module.weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.0, -1.0]]))
-    scores = score_by_inputs(module, torch.tensor([2.0, 10.0, 1.0]))
-    assert scores.tolist() == [[2.0, 20.0, 3.0], [1.0, 0.0, 1.0]]
 
 
 def test_wanda_removes_what_inputs_seldom_carry() -> None:

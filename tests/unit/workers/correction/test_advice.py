@@ -14,8 +14,8 @@ from tests.unit.workers.correction.cases import (
     responses_of,
 )
 from workers.correction.advice import describe_search, list_advice
+from workers.correction.budget import Budget
 from workers.correction.results import PreparedCorrection, ReferenceSplit, SearchOutcome, Trial
-from workers.correction.search import Budget
 
 NEURON = Granularity.NEURON
 BUDGET = Budget(perplexity_increase=0.02, kl_mean=0.04)

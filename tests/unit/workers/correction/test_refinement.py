@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -12,18 +12,26 @@ import torch
 
 from excise.names import Granularity
 from tests.unit.workers.correction.cases import build_trial
+from workers.correction.budget import Budget
 from workers.correction.refinement import (
     LARGEST_COST_WEIGHT,
     LEAST_COST_WEIGHT,
     STARTUP_TRIALS,
     Space,
-    refine,
 )
 from workers.correction.results import SliceDamage, Trial, TrialSettings
-from workers.correction.search import Benefit, Budget, Measurement, SearchSteps
+from workers.correction.search import (
+    Benefit,
+    MeanBenefit,
+    Measurement,
+    Ranked,
+    Search,
+    SearchPlan,
+    Tried,
+)
 from workers.domain import Selection
 from workers.measuring.text_damage import TextDamage
-from workers.pruning.ranking import Ranking, rank_components
+from workers.pruning.ranking import rank_components
 
 NEURON, HEAD = Granularity.NEURON, Granularity.HEAD
 BUDGET = Budget(perplexity_increase=0.02, kl_mean=0.03)
@@ -47,7 +55,7 @@ def more_is_better_and_dearer(settings: TrialSettings, chosen: Selection) -> Fig
 
 @dataclass
 class Bench:
-    """Fake steps: settings and sizes go in, what `effect` says comes out."""
+    """A fake model: settings and sizes go in, what `effect` says comes out."""
 
     effect: Effect = more_is_better_and_dearer
     lose: Callable[[Selection], dict[str, SliceDamage]] = lambda chosen: {}
@@ -55,9 +63,9 @@ class Bench:
     ranked: list[tuple[Sequence[Benefit], TrialSettings]] = field(default_factory=list)
     told: list[Trial] = field(default_factory=list)
 
-    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranking:
+    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         self.ranked.append((benefits, settings))
-        return rank_components(benefits[0], settings.granularity, settings.amount)
+        return Ranked(rank_components(benefits[0], settings.granularity, settings.amount))
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
         gain, kl, perplexity = self.effect(settings, selection)
@@ -82,18 +90,15 @@ class Bench:
         trials: int = 12,
         seed: int = 0,
         is_time_up: Callable[[], bool] = lambda: False,
+        benefits: Mapping[Granularity, Sequence[Benefit]] = BENEFITS,
     ) -> list[Trial]:
-        steps = SearchSteps(self.rank, self.measure, self.explain, self.told.append)
-        return refine(
-            BENEFITS,
-            known,
-            space,
-            steps,
-            self.budget,
-            trials=trials,
-            seed=seed,
-            is_time_up=is_time_up,
-        )
+        """The trials of a refinement alone."""
+        plan = SearchPlan(0, {}, space, refinements=trials, max_rank=None)
+        means = {kind: [MeanBenefit(one) for one in own] for kind, own in benefits.items()}
+        search = Search(self, plan, means, self.budget, seed, self.told.append)
+        search.tried += [Tried(trial, None) for trial in known]
+        search.refine(is_time_up)
+        return list(search.trials[len(known) :])
 
 
 def settings_of(trials: Sequence[Trial]) -> list[TrialSettings]:
@@ -133,7 +138,8 @@ def test_each_trial_ranks_the_benefits_of_its_granularity() -> None:
     bench = Bench()
     bench.run(trials=20)
     for benefits, settings in bench.ranked:
-        assert benefits is BENEFITS[settings.granularity]
+        (own,) = benefits
+        assert own is BENEFITS[settings.granularity][0]
     assert {settings.granularity for _, settings in bench.ranked} == {NEURON, HEAD}
 
 
@@ -162,8 +168,7 @@ def test_it_stops_when_time_is_up() -> None:
 def test_a_trial_with_nothing_to_prune_counts_and_is_not_returned() -> None:
     useless = {NEURON: [{"m0": torch.zeros(100)}], HEAD: BENEFITS[HEAD]}
     bench = Bench()
-    steps = SearchSteps(bench.rank, bench.measure, bench.explain, bench.told.append)
-    found = refine(useless, (), SPACE, steps, BUDGET, trials=15, seed=0, is_time_up=lambda: False)
+    found = bench.run(trials=15, benefits=useless)
     neurons = sum(settings.granularity is NEURON for _, settings in bench.ranked)
     assert len(bench.ranked) == 15
     assert 0 < neurons < 15

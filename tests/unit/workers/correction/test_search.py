@@ -1,4 +1,4 @@
-"""The search in rounds: what each ranks by, how amounts move, best within budget or nothing."""
+"""The search: what each round ranks by, how amounts move, and what is done with the best trial."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from excise.names import BudgetLimit, Granularity
+from tests.tiny import select_neurons
 from tests.unit.workers.correction.cases import build_trial, respond_with
+from tests.unit.workers.kinds.correction.correction_inputs import build_slice
+from workers.correction.amounts import Amounts, ListedAmounts, OpenAmounts
+from workers.correction.budget import BUDGET_SHARE, Budget
+from workers.correction.protection import SEARCH_SHARE
+from workers.correction.refinement import Space
 from workers.correction.results import (
     Response,
     SearchOutcome,
@@ -19,22 +25,14 @@ from workers.correction.results import (
     TrialSettings,
 )
 from workers.correction.search import (
-    CHEAPER,
-    DEARER,
-    LEAST_DEAR,
-    MOST_DEAR,
-    Amounts,
     Benefit,
-    Budget,
-    ListedAmounts,
+    MeanBenefit,
     Measurement,
-    OpenAmounts,
-    SearchSteps,
-    choose_trial,
-    find_front,
-    raise_prices,
-    search_rounds,
-    try_settings,
+    Ranked,
+    Search,
+    SearchPlan,
+    Tried,
+    build_search_budget,
 )
 from workers.domain import Selection, TokenSequence
 from workers.measuring.text_damage import TextDamage
@@ -69,11 +67,15 @@ class Bench:
     budget: Budget = BUDGET
     explanation: Callable[[int], tuple[Benefit, float]] = lambda number: (falling(), 1.0)
     benefits: list[Mapping[str, torch.Tensor]] = field(default_factory=lambda: [falling()])
+    unlimited: Ranking | None = None
     told: list[Trial] = field(default_factory=list)
     explained: list[tuple[Granularity, int, Sequence[TokenSequence]]] = field(default_factory=list)
+    ranked: list[Sequence[Benefit]] = field(default_factory=list)
 
-    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranking:
-        return rank_components(combine_benefits(benefits), NEURON, settings.amount)
+    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
+        self.ranked.append(benefits)
+        ranking = rank_components(combine_benefits(benefits), NEURON, settings.amount)
+        return Ranked(ranking, self.unlimited)
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
         number = len(self.told)
@@ -88,18 +90,29 @@ class Bench:
         )
 
     def explain(
-        self, granularity: Granularity, number: int, undesired: Sequence[TokenSequence]
+        self, granularity: Granularity, behaviour: int, undesired: Sequence[TokenSequence]
     ) -> tuple[Benefit, float]:
-        self.explained.append((granularity, number, undesired))
-        return self.explanation(number)
+        self.explained.append((granularity, behaviour, undesired))
+        return self.explanation(behaviour)
 
-    @property
-    def steps(self) -> SearchSteps:
-        return SearchSteps(self.rank, self.measure, self.explain, self.told.append)
+    def open(
+        self,
+        amounts: Sequence[int] | Amounts = (4,),
+        rounds: int = 3,
+        max_rank: int | None = None,
+        on_trial: Callable[[Trial], None] | None = None,
+    ) -> Search:
+        """A search of neurons that is only rounds."""
+        chosen = ListedAmounts(amounts) if isinstance(amounts, Sequence) else amounts
+        space = Space({NEURON: (1, SIZE)}, layers=1, ablations=("zero",))
+        plan = SearchPlan(rounds, {NEURON: chosen}, space, refinements=0, max_rank=max_rank)
+        benefits = {NEURON: [MeanBenefit(benefit) for benefit in self.benefits]}
+        return Search(self, plan, benefits, self.budget, 0, on_trial or self.told.append)
 
     def run(self, amounts: Sequence[int] | Amounts = (4,), rounds: int = 3) -> list[Trial]:
-        chosen = ListedAmounts(amounts) if isinstance(amounts, Sequence) else amounts
-        return search_rounds(self.benefits, NEURON, chosen, rounds, self.steps, self.budget)
+        search = self.open(amounts, rounds)
+        search.go_through_rounds(NEURON)
+        return list(search.trials)
 
 
 def amounts_of(trials: Sequence[Trial]) -> list[int]:
@@ -178,11 +191,13 @@ def test_every_behaviour_averages_its_own_explanations() -> None:
         explanation=explain,
         benefits=[{"m0": torch.full((SIZE,), 6.0)}, {"m0": torch.full((SIZE,), 3.0)}],
     )
-    bench.run((4,), 3)
+    search = bench.open((4,), 3)
+    search.go_through_rounds(NEURON)
     assert bench.explained == [(NEURON, 1, RUDE), (NEURON, 0, LOOP), (NEURON, 1, RUDE[:1])]
-    # (6 + 12) / 2 and (3 + (30 + 30) / 4) / 1.5, in place: later parts of a search go on from it.
-    torch.testing.assert_close(bench.benefits[0]["m0"], torch.full((SIZE,), 9.0))
-    torch.testing.assert_close(bench.benefits[1]["m0"], torch.full((SIZE,), 12.0))
+    # (6 + 12) / 2 and (3 + (30 + 30) / 4) / 1.5: later parts of a search go on from it.
+    first, second = search.benefits[NEURON]
+    torch.testing.assert_close(first.values["m0"], torch.full((SIZE,), 9.0))
+    torch.testing.assert_close(second.values["m0"], torch.full((SIZE,), 12.0))
 
 
 def test_it_ends_when_nothing_undesired_is_left_of_any_behaviour() -> None:
@@ -215,10 +230,8 @@ def test_a_callback_that_raises_stops_the_search() -> None:
     def stop(trial: Trial) -> None:
         raise InterruptedError
 
-    bench = Bench()
-    steps = SearchSteps(bench.rank, bench.measure, bench.explain, stop)
     with pytest.raises(InterruptedError):
-        search_rounds([falling()], NEURON, ListedAmounts((4,)), 2, steps, BUDGET)
+        Bench().open((4,), 2, on_trial=stop).go_through_rounds(NEURON)
 
 
 def test_settings_are_tried_as_they_are() -> None:
@@ -231,50 +244,108 @@ def test_settings_are_tried_as_they_are() -> None:
         last_layer=4,
         ablation="mean",
     )
-    bench = Bench(costs=[damage(kl=0.11)])
-    tried = try_settings([falling()], settings, bench.steps, BUDGET)
+    tried = Bench(costs=[damage(kl=0.11)]).open()._try(settings)
     assert tried is not None
-    trial, measured = tried
-    assert trial.settings == settings
-    assert indices_of(trial) == [0, 1, 2]
+    assert tried.trial.settings == settings
+    assert indices_of(tried.trial) == [0, 1, 2]
+    assert not tried.trial.within_budget
+    assert tried.undesired == (LOOP,)
+
+
+# --- what is done with the best trial ---------------------------------------------------------
+
+
+def conclude(bench: Bench, *tried: Tried, max_rank: int | None = None) -> SearchOutcome:
+    search = bench.open(max_rank=max_rank)
+    search.tried += tried
+    return search.conclude()
+
+
+def best_of(size: int) -> Tried:
+    """A trial that gained, of so many neurons, and what it would have pruned without a limit."""
+    trial = build_trial((0.3,), indices={"m0": list(range(size))})
+    return Tried(trial, rank_components(falling(), NEURON, 6).top(3))
+
+
+def test_the_chosen_trial_is_measured_without_the_rank_limit_by_its_own_ranking() -> None:
+    bench = Bench(gains=((0.7,),), costs=(damage(perplexity=20.0),))
+    worse = Tried(build_trial((0.1,)), rank_components(falling(), NEURON, 1).top(1))
+    found = conclude(bench, best_of(2), worse, max_rank=2)
+    assert found.chosen == 0
+    assert found.unlimited is not None
+    assert found.unlimited.max_rank == 2
+    trial = found.unlimited.trial
+    assert list_indices(trial.selection.to_selection()) == {"m0": [0, 1, 2]}
+    assert trial.gains == (0.7,)
     assert not trial.within_budget
-    assert measured.undesired == (LOOP,)
+    assert trial.settings.origin == "round 1, any rank"
+    assert bench.told == [trial]
+    assert len(found.trials) == 2  # it is no candidate
 
 
-# --- the choice ----------------------------------------------------------------------------
+def test_without_a_rank_limit_nothing_more_is_measured() -> None:
+    bench = Bench()
+    assert conclude(bench, best_of(2)).unlimited is None
+    of_another_kind = replace(best_of(2), unlimited=None)
+    assert conclude(bench, of_another_kind, max_rank=2).unlimited is None
+    nothing = replace(best_of(2), unlimited=select_neurons({}))
+    assert conclude(bench, nothing, max_rank=2).unlimited is None
+    assert bench.told == []
+    limited = bench.open((4,), 3, max_rank=2).plan
+    assert (bench.open((4,), 3).plan.count_trials(), limited.count_trials()) == (3, 4)
 
 
-def test_the_largest_mean_gain_within_budget_is_chosen() -> None:
-    trials = [build_trial((0.2, 0.4)), build_trial((0.35, 0.35)), build_trial((0.1, 0.2))]
-    assert choose_trial(trials) == 1
-    over = build_trial((0.9, 0.9), within=False)
-    assert choose_trial([*trials, over]) == 1
-    assert choose_trial([over]) is None
-    assert choose_trial([]) is None
+def test_a_trial_keeps_as_much_of_the_whole_ranking_as_it_prunes() -> None:
+    search = Bench(unlimited=rank_components(falling(), NEURON, 9)).open((4,), 1)
+    search.go_through_rounds(NEURON)
+    (tried,) = search.tried
+    assert tried.unlimited is not None
+    assert list_indices(tried.unlimited) == {"m0": [0, 1, 2, 3]}
 
 
-def test_every_behaviour_must_gain() -> None:
-    for spoiled in ((0.9, 0.0), (0.9, -0.1), (-0.1, 0.9), (0.9, math.nan)):
-        assert choose_trial([build_trial(spoiled), build_trial((0.1, 0.1))]) == 1
-        assert choose_trial([build_trial(spoiled)]) is None
+def test_each_of_several_behaviours_has_a_selection_of_the_chosen_size_for_it_alone() -> None:
+    rising = {"m0": torch.arange(1, SIZE + 1).float()}
+    found = conclude(Bench(benefits=[falling(), rising]), best_of(2))
+    assert [list_indices(own.to_selection()) for own in found.alone] == [
+        {"m0": [0, 1]},
+        {"m0": [SIZE - 2, SIZE - 1]},
+    ]
+    assert conclude(Bench(), best_of(2)).alone == ()
 
 
-def test_of_equals_the_fewest_components_are_chosen() -> None:
-    sizes = [3, 2, 4, 2]
-    trials = [build_trial((0.5,), indices={"m0": list(range(size))}) for size in sizes]
-    assert choose_trial(trials) == 1
+def test_nothing_is_done_where_no_trial_is_chosen() -> None:
+    bench = Bench(benefits=[falling(), falling()])
+    found = conclude(bench, replace(best_of(2), trial=build_trial((-0.1,))), max_rank=2)
+    assert found == SearchOutcome(trials=found.trials, chosen=None)
+    assert bench.told == bench.ranked == []
 
 
-def test_the_front_is_what_no_other_trial_beats_in_gain_and_divergence() -> None:
-    points = [(0.5, 0.02), (0.4, 0.01), (0.3, 0.015), (0.5, 0.03), (0.6, 0.09), (0.1, 0.01)]
-    trials = [build_trial((gain,), kl=kl) for gain, kl in points]
-    assert find_front(trials) == (0, 1, 4)
-    # Equal ones do not beat each other; budget does not matter to a front.
-    assert find_front([trials[0], trials[0]]) == (0, 1)
-    assert find_front([build_trial((0.9,), kl=0.5, within=False), trials[0]]) == (0, 1)
-    assert find_front([]) == ()
-    # The gain is the mean over behaviours.
-    assert find_front([build_trial((0.9, 0.1)), build_trial((0.6, 0.6))]) == (1,)
+def test_a_whole_search_is_rounds_and_then_a_refinement() -> None:
+    search = Bench().open((4,), 2)
+    search.plan = replace(search.plan, refinements=3)
+    found = search.run(lambda: False)
+    assert [trial.settings.origin for trial in found.trials] == [
+        "round 1",
+        "round 2",
+        "refinement 1",
+        "refinement 2",
+        "refinement 3",
+    ]
+    assert found.chosen is not None
+    assert len(Bench().open((4,), 2).run(lambda: True).trials) == 2
+
+
+# --- limits -----------------------------------------------------------------------------------
+
+
+def test_a_search_allows_itself_a_share_of_every_limit() -> None:
+    slices = [build_slice("words", nats_rise=0.2, accuracy_fall=0.1), build_slice("lists")]
+    budget = build_search_budget(Budget(perplexity_increase=0.05, kl_mean=0.01), slices)
+    assert budget.perplexity_increase == pytest.approx(BUDGET_SHARE * 0.05)
+    assert budget.kl_mean == pytest.approx(BUDGET_SHARE * 0.01)
+    assert list(budget.slices) == ["words", "lists"]
+    words = SliceDamage(nats_rise=SEARCH_SHARE * 0.2, accuracy_fall=SEARCH_SHARE * 0.1)
+    assert budget.slices["words"] == words
 
 
 @pytest.mark.parametrize(
@@ -298,11 +369,6 @@ def lost(nats: float = 0.0, accuracy: float = 0.0) -> SliceDamage:
 
 
 GUARDED = replace(BUDGET, slices={"words": lost(0.05, 0.02), "lists": lost(0.1, 0.04)})
-
-
-def test_a_share_of_a_budget_shrinks_every_limit() -> None:
-    assert BUDGET.scaled(0.5) == Budget(perplexity_increase=0.025, kl_mean=0.05)
-    assert GUARDED.scaled(0.5).slices == {"words": lost(0.025, 0.01), "lists": lost(0.05, 0.02)}
 
 
 # --- the worst of all limits ----------------------------------------------------------------
@@ -340,32 +406,7 @@ def test_a_limit_of_nothing_bears_no_damage_at_all() -> None:
         assert trial.within_budget is within
 
 
-# --- what a slice that lost too much costs from then on --------------------------------------
-
-
-def price_of(price: float, use: float) -> float:
-    """The next price of a slice's damage; 0 where it has none."""
-    budget = Budget(1.0, 1.0, {"words": lost(0.1, 1.0)})
-    before = {"words": price} if price else {}
-    return raise_prices(before, budget, {"words": lost(0.1 * use)}).get("words", 0.0)
-
-
-def test_a_slice_beyond_its_limit_becomes_dearer_by_as_much() -> None:
-    assert price_of(0.0, 1.5) == pytest.approx(1.5)
-    assert price_of(0.3, 1.5) == pytest.approx(1.5)  # from 1 on, however cheap it was
-    assert price_of(2.0, 1.5) == pytest.approx(3.0)
-    assert price_of(2.0, 40.0) == pytest.approx(2 * DEARER)
-    assert price_of(60.0, 3.0) == MOST_DEAR
-    assert price_of(2.0, math.inf) == pytest.approx(2 * DEARER)
-
-
-def test_a_slice_within_its_limit_becomes_cheaper() -> None:
-    assert price_of(4.0, 0.8) == pytest.approx(3.2)
-    assert price_of(4.0, 0.1) == pytest.approx(4 * CHEAPER)
-    assert price_of(4.0, 1.0) == pytest.approx(4.0)
-    assert price_of(4.0, -3.0) == pytest.approx(4 * CHEAPER)
-    assert price_of(LEAST_DEAR, 0.9) == 0.0
-    assert price_of(0.0, 0.9) == 0.0
+# --- prices and amounts from round to round ---------------------------------------------------
 
 
 def test_prices_follow_each_slice_from_round_to_round() -> None:
@@ -425,30 +466,6 @@ def test_a_flat_search_goes_on_while_slices_alone_keep_a_larger_gain_out_of_budg
     costs = [damage(), damage(), damage(kl=0.2), damage()]
     text = Bench(gains=gains, costs=costs, lost=lost_by_round, budget=GUARDED)
     assert len(text.run(OpenAmounts(4, 40), 4)) == 3
-
-
-# --- amounts that the search finds ------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("last", "use", "expected"),
-    [
-        (100, 0.9, 100),  # just what is aimed at
-        (100, 0.0, 200),  # nothing was used: at most twice as many
-        (100, 0.05, 200),
-        (100, 0.5, 134),  # √(0.9 / 0.5)
-        (100, 1.8, 71),  # √(0.9 / 1.8)
-        (100, 50.0, 50),  # at least half as many
-        (100, math.inf, 50),
-        (1, 50.0, 1),
-        (600, 0.0, 1000),  # no more than there are to choose from
-        (1000, 0.9, 1000),
-    ],
-)
-def test_the_next_open_amount_is_foretold_to_use_most_of_the_budget(
-    last: int, use: float, expected: int
-) -> None:
-    assert OpenAmounts(1, 1000).choose_next(last, use) == expected
 
 
 def test_an_open_search_grows_until_the_budget_binds() -> None:

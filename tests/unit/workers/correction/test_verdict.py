@@ -19,6 +19,7 @@ from tests.unit.workers.correction.cases import (
     prepare,
     responses_of,
 )
+from workers.correction.budget import Budget
 from workers.correction.results import (
     BehaviourResponses,
     PreparedBehaviour,
@@ -31,7 +32,6 @@ from workers.correction.results import (
     UnlimitedTrial,
     ValidationOutcome,
 )
-from workers.correction.search import Budget
 from workers.correction.verdict import ReportFrame, build_report
 from workers.gates.gates import GateRequest
 from workers.measuring.state import (

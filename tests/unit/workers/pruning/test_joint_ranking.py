@@ -9,8 +9,9 @@ import torch
 
 from excise.names import Granularity, Score
 from tests.tiny import select_components
-from workers.domain import Relevance, Selection
+from workers.domain import GeneralCost, Selection
 from workers.pruning import joint_ranking
+from workers.pruning.damage import LEAST_DIVERGENCE_SHARE, compute_divergence
 from workers.pruning.joint_ranking import (
     COUPLING_WEIGHT,
     DEAREST,
@@ -24,34 +25,34 @@ from workers.pruning.joint_ranking import (
     rank_jointly,
 )
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import LEAST_DIVERGENCE_SHARE, compute_floor, compute_scores
+from workers.pruning.scoring import compute_floor, compute_scores
 from workers.pruning.selection import list_indices
 
 WEIGHT = Granularity.WEIGHT
 
 
-def build_general(*squares: float, first: float = 0.0) -> Relevance:
+def build_general(*squares: float, first: float = 0.0) -> GeneralCost:
     """One module of so many weights in a row, with their E[R²] and the same first order."""
     values = torch.tensor(squares)[None]
-    return Relevance({"a": torch.full_like(values, first)}, {}, 1, 1, {"a": values})
+    return GeneralCost({"a": torch.full_like(values, first)}, {"a": values}, 1, 1)
 
 
 def guard_divergence(
-    components: Selection, general: Relevance, rows: torch.Tensor, limit: float = 1.0
+    components: Selection, general: GeneralCost, rows: torch.Tensor, limit: float = 1.0
 ) -> DivergenceGuard:
     """The guard of the reference text, as a search builds it."""
     return DivergenceGuard(
         name="kl",
         limit=limit,
-        first_order=gather(components, general.mean),
-        own=gather(components, general.mean_square) / 2,
+        first_order=gather(components, general.first_order),
+        divergence=compute_divergence(gather(components, general.fisher)),
         rows=rows,
     )
 
 
-def pool_of(general: Relevance, rows: torch.Tensor, *others: Guard, limit: float = 1.0) -> Pool:
+def pool_of(general: GeneralCost, rows: torch.Tensor, *others: Guard, limit: float = 1.0) -> Pool:
     """All weights of the modules that `general` names."""
-    sizes = {name: values.numel() for name, values in general.mean_square.items()}
+    sizes = {name: values.numel() for name, values in general.fisher.items()}
     components = select_components({name: range(n) for name, n in sizes.items()}, WEIGHT)
     return Pool(components, (guard_divergence(components, general, rows, limit), *others))
 
@@ -73,8 +74,8 @@ def test_without_coupling_it_is_the_order_of_the_scores() -> None:
     def draw() -> torch.Tensor:
         return torch.randn(8, 6, generator=generator)
 
-    general = Relevance(
-        {"a": draw(), "b": draw()}, {}, 1, 1, {"a": draw().square(), "b": draw().square()}
+    general = GeneralCost(
+        {"a": draw(), "b": draw()}, {"a": draw().square(), "b": draw().square()}, 1, 1
     )
     benefit = {"a": draw(), "b": draw()}
     floor = compute_floor(general, Score.BENEFIT_DAMAGE)
@@ -134,7 +135,7 @@ def test_nothing_without_benefit_is_ranked() -> None:
     other = rank_jointly(pool, {"b": torch.ones(1, 3)}, 0.0, 3)
     assert len(other) == 0
     assert rank(pool, [1.0, 2.0, 3.0], 2) == [2, 1]
-    nothing = pool_of(Relevance({}, {}, 1, 1, {}), torch.zeros(4, 0))
+    nothing = pool_of(GeneralCost({}, {}, 1, 1), torch.zeros(4, 0))
     assert len(rank_jointly(nothing, {"a": torch.ones(1, 1)}, 0.0, 3)) == 0
 
 
@@ -301,7 +302,7 @@ def rank_slowly(pool: Pool, benefit: list[float], floor: float, limit: int) -> l
 
     def cost(one: int) -> float:
         coupled = sum(float(row[one]) * sum(float(row[c]) for c in chosen) for row in text.rows)
-        own = float(text.own[one])
+        own = float(text.divergence[one])
         whole = own + float(text.first_order[one]) + COUPLING_WEIGHT * coupled
         total = max(whole, LEAST_DIVERGENCE_SHARE * own) + floor
         for guard in slices:
@@ -349,7 +350,7 @@ def build_two_modules() -> tuple[Pool, dict[str, torch.Tensor]]:
     """Five components of one module, then three of another that bring less."""
     squares = {"a": torch.ones(1, 5), "b": torch.ones(1, 3)}
     nothing = {name: torch.zeros_like(values) for name, values in squares.items()}
-    general = Relevance(nothing, {}, 1, 1, squares)
+    general = GeneralCost(nothing, squares, 1, 1)
     benefit = {"a": torch.tensor([[9.0, 8, 7, 6, 5]]), "b": torch.tensor([[3.0, 2, 1]])}
     return pool_of(general, torch.zeros(2, 8)), benefit
 
@@ -380,7 +381,7 @@ def test_what_a_full_module_does_not_give_costs_nothing(monkeypatch: pytest.Monk
     # Both of `a` come in one step with one place left; only the first must count as damage, else
     # the second of `b`, which undoes what `a`'s second would do, would seem the cheaper one.
     rows = torch.tensor([[0.0, 1.0, 0.0, -1.0]])
-    pool = pool_of(Relevance(nothing, {}, 1, 1, squares), rows)
+    pool = pool_of(GeneralCost(nothing, squares, 1, 1), rows)
     benefit = {"a": torch.tensor([[9.0, 8.0]]), "b": torch.tensor([[1.1, 1.0]])}
     found = rank_jointly(pool, benefit, 0.0, 2, most_of_module=1)
     assert places(found) == [("a", 0), ("b", 0)]

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from excise.names import Granularity, Score
-from workers.domain import Relevance
+from workers.domain import GeneralCost, Relevance
+from workers.pruning.damage import LEAST_DIVERGENCE_SHARE
 from workers.pruning.ranking import rank_components
 from workers.pruning.scoring import (
     COST_FLOOR,
     DIVERGENCE_FLOOR,
-    LEAST_DIVERGENCE_SHARE,
     combine_benefits,
+    compute_floor,
     compute_scores,
-    predict_damage,
 )
 
 
@@ -24,17 +24,33 @@ def relevance(mean: dict[str, list[float]], absolute: dict[str, list[float]]) ->
         mean_absolute={name: torch.tensor(values) for name, values in absolute.items()},
         tokens=1,
         samples=1,
-        mean_square={name: torch.tensor(values).square() for name, values in absolute.items()},
     )
+
+
+def cost(mean: dict[str, list[float]], absolute: dict[str, list[float]]) -> GeneralCost:
+    """First order and the root of the Fisher information's diagonal."""
+    return GeneralCost(
+        first_order={name: torch.tensor(values) for name, values in mean.items()},
+        fisher={name: torch.tensor(values).square() for name, values in absolute.items()},
+        tokens=1,
+        samples=1,
+    )
+
+
+def general_for(
+    score: Score, mean: dict[str, list[float]], absolute: dict[str, list[float]]
+) -> Relevance | GeneralCost:
+    """What the score takes, from the same numbers."""
+    return (cost if score is Score.BENEFIT_DAMAGE else relevance)(mean, absolute)
 
 
 def benefit(**means: list[float]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(values) for name, values in means.items()}
 
 
-GENERAL = relevance(
-    {"a": [1.0, -3.0], "b": [0.5, -2.0, 0.0]}, {"a": [1.0, 4.0], "b": [2.0, 3.0, 0.0]}
-)
+MEAN = {"a": [1.0, -3.0], "b": [0.5, -2.0, 0.0]}
+ABSOLUTE = {"a": [1.0, 4.0], "b": [2.0, 3.0, 0.0]}
+GENERAL, COST = relevance(MEAN, ABSOLUTE), cost(MEAN, ABSOLUTE)
 UNDESIRED = benefit(a=[6.0, -8.0], b=[0.0, 1.0, 3.0])
 
 
@@ -57,7 +73,8 @@ def test_signed_difference_by_hand() -> None:
 
 @pytest.mark.parametrize("score", [Score.BENEFIT_COST, Score.BENEFIT_DAMAGE])
 def test_without_any_cost_the_benefit_decides(score: Score) -> None:
-    nothing = relevance({"a": [0.0] * 3, "b": [0.0] * 3}, {"a": [0.0] * 3, "b": [0.0] * 3})
+    none = {"a": [0.0] * 3, "b": [0.0] * 3}
+    nothing = general_for(score, none, none)
     undesired = benefit(a=[7.0, 0.0, -1.0], b=[6.0, 5e-30, 9e37])
     scores = compute_scores(nothing, undesired, score)
     assert all(values.isfinite().all() for values in scores.values())
@@ -67,10 +84,10 @@ def test_without_any_cost_the_benefit_decides(score: Score) -> None:
     assert list(zip(owners, ranked.indices.tolist(), strict=True)) == best
 
 
-@pytest.mark.parametrize("cost", [1e-45, 1e-38, 1e-20, 1.0, 1e18])
+@pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-20, 1.0, 1e18])
 @pytest.mark.parametrize("score", [Score.BENEFIT_COST, Score.BENEFIT_DAMAGE])
-def test_scores_are_finite_and_in_order_at_any_scale(score: Score, cost: float) -> None:
-    general = relevance({"a": [0.0] * 3}, {"a": [0.0, cost, cost]})
+def test_scores_are_finite_and_in_order_at_any_scale(score: Score, scale: float) -> None:
+    general = general_for(score, {"a": [0.0] * 3}, {"a": [0.0, scale, scale]})
     undesired = benefit(a=[3e38, 2e38, 1e38])
     scores = compute_scores(general, undesired, score)
     assert scores["a"].isfinite().all()
@@ -106,63 +123,75 @@ def test_scaling_the_model_s_relevance_keeps_the_ranking() -> None:
 @pytest.mark.parametrize("score", list(Score))
 def test_a_module_without_general_relevance_is_refused(score: Score) -> None:
     with pytest.raises(ValueError, match="does not cover every module"):
-        compute_scores(GENERAL, UNDESIRED | benefit(c=[1.0]), score)
+        compute_scores(general_for(score, MEAN, ABSOLUTE), UNDESIRED | benefit(c=[1.0]), score)
+
+
+@pytest.mark.parametrize("score", list(Score))
+def test_a_score_takes_the_general_side_it_is_made_for(score: Score) -> None:
+    other = GENERAL if score is Score.BENEFIT_DAMAGE else COST
+    with pytest.raises(ValueError, match=f"{score.value} cannot be computed from a"):
+        compute_scores(other, UNDESIRED, score)
 
 
 @pytest.mark.parametrize("score", list(Score))
 def test_a_subset_of_modules_gets_the_scores_it_has_among_all(score: Score) -> None:
     # The floor is that of the whole model, whatever part of it components may come from.
-    everything = compute_scores(GENERAL, UNDESIRED, score)
+    general = general_for(score, MEAN, ABSOLUTE)
+    everything = compute_scores(general, UNDESIRED, score)
     for name in ("a", "b"):
-        part = compute_scores(GENERAL, {name: UNDESIRED[name]}, score)
+        part = compute_scores(general, {name: UNDESIRED[name]}, score)
         assert list(part) == [name]
         assert torch.equal(part[name], everything[name])
 
 
 @pytest.mark.parametrize("score", list(Score))
 def test_scoring_leaves_the_relevance_alone(score: Score) -> None:
-    compute_scores(GENERAL, UNDESIRED, score)
+    general = general_for(score, MEAN, ABSOLUTE)
+    dict(compute_scores(general, UNDESIRED, score))
     assert UNDESIRED["a"].tolist() == [6.0, -8.0]
-    assert GENERAL.mean_absolute["b"].tolist() == [2.0, 3.0, 0.0]
+    if isinstance(general, GeneralCost):
+        assert general.fisher["b"].tolist() == [4.0, 9.0, 0.0]
+        assert general.first_order["b"].tolist() == MEAN["b"]
+    else:
+        assert general.mean_absolute["b"].tolist() == [2.0, 3.0, 0.0]
 
 
 def test_benefit_damage_by_hand() -> None:
-    general = relevance({"a": [0.5, -9.0, 0.0]}, {"a": [1.0, 2.0, 0.0]})
+    general = cost({"a": [0.5, -9.0, 0.0]}, {"a": [1.0, 2.0, 0.0]})
     assert (DIVERGENCE_FLOOR, LEAST_DIVERGENCE_SHARE) == (0.05, 0.3)
     # Half the squares are 0.5, 2 and 0; the second helps the text, and costs 0.3 of its 2.
-    damage = torch.tensor([1.0, 0.6, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(predict_damage(general, "a"), damage)
     floor = 0.05 * 2.5 / 3
+    assert compute_floor(general, Score.BENEFIT_DAMAGE) == pytest.approx(floor)
     scores = compute_scores(general, benefit(a=[3.0, 3.0, -1.0]), Score.BENEFIT_DAMAGE)["a"]
     expected = torch.tensor([3 / (1 + floor), 3 / (0.6 + floor), 0.0], dtype=torch.float64)
     torch.testing.assert_close(scores, expected)
 
 
 def test_a_removal_that_helps_the_text_costs_less() -> None:
-    general = relevance({"a": [0.2, 0.0, -0.2]}, {"a": [1.0, 1.0, 1.0]})
+    general = cost({"a": [0.2, 0.0, -0.2]}, {"a": [1.0, 1.0, 1.0]})
     hurts, neither, helps = compute_scores(general, benefit(a=[1.0] * 3), Score.BENEFIT_DAMAGE)["a"]
     assert hurts < neither < helps
 
 
 def test_lazy_scores_are_computed_anew_and_leave_what_they_read_alone() -> None:
-    scores = compute_scores(GENERAL, UNDESIRED, Score.BENEFIT_DAMAGE)
+    scores = compute_scores(COST, UNDESIRED, Score.BENEFIT_DAMAGE)
     assert len(scores) == 2
     assert torch.equal(scores["a"], scores["a"])
     assert scores["a"] is not scores["a"]
-    assert GENERAL.mean_square["a"].tolist() == [1.0, 16.0]
+    assert COST.fisher["a"].tolist() == [1.0, 16.0]
 
 
 def test_the_cost_weight_is_the_exponent_of_what_the_benefit_is_divided_by() -> None:
-    general = relevance({"a": [0.5, -9.0, 0.0]}, {"a": [1.0, 2.0, 0.0]})
+    mean, absolute = {"a": [0.5, -9.0, 0.0]}, {"a": [1.0, 2.0, 0.0]}
     own = benefit(a=[3.0, 3.0, 3.0])
     floor = 0.05 * 2.5 / 3
     costs = torch.tensor([1.0 + floor, 0.6 + floor, floor], dtype=torch.float64)
     for weight in (0.5, 1.0, 1.5):
-        scores = compute_scores(general, own, Score.BENEFIT_DAMAGE, weight)["a"]
+        scores = compute_scores(cost(mean, absolute), own, Score.BENEFIT_DAMAGE, weight)["a"]
         torch.testing.assert_close(scores, 3 / costs**weight)
     costs = torch.tensor([1.1, 2.1, 0.1], dtype=torch.float64)
     for weight in (0.5, 1.5):
-        scores = compute_scores(general, own, Score.BENEFIT_COST, weight)["a"]
+        scores = compute_scores(relevance(mean, absolute), own, Score.BENEFIT_COST, weight)["a"]
         torch.testing.assert_close(scores, 3 / costs**weight)
 
 

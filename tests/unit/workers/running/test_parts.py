@@ -33,7 +33,7 @@ from workers.attribution.contrastive import Side, parse_relevance
 from workers.attribution.sums import merge_sums, parse_sums
 from workers.attribution.targets import Target
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, PromptOutcome
-from workers.domain import Relevance, TokenSequence
+from workers.domain import GeneralCost, TokenSequence
 from workers.kinds.circuit import discover
 from workers.kinds.compression import compress
 from workers.kinds.compression.results import Measured, PreparedCompression
@@ -151,12 +151,14 @@ def test_shards_add_up_to_the_relevance_of_every_behaviour_and_granularity(monke
         assert found[kind].general.tokens == 28
 
 
-def read_general(inputs: Any, prepared: PreparedCorrection) -> Relevance:
+def read_general(inputs: Any, prepared: PreparedCorrection) -> GeneralCost:
     parts = attribute.cut_parts(inputs, prepared)
     work = attribute.build_work(inputs, prepared)
     data = attribute._combine(parts, [work.compute(n, ignore) for n in range(len(parts))])
     counts = {Granularity.NEURON: list(inputs.component_counts(Granularity.NEURON))}
-    return parse_relevance(data, counts)[Granularity.NEURON].general
+    general = parse_relevance(data, counts)[Granularity.NEURON].general
+    assert isinstance(general, GeneralCost)
+    return general
 
 
 def test_what_protected_slices_lose_counts_with_the_reference_text_token_by_token(
@@ -179,11 +181,11 @@ def test_what_protected_slices_lose_counts_with_the_reference_text_token_by_toke
     reference = sum(map(len, prepared.reference.attribute))
     assert reference != loss.tokens
     for name in MODULES:
-        expected = plain.mean[name] + loss.mean[name] * (loss.tokens / reference)
-        torch.testing.assert_close(guarded.mean[name], expected, rtol=1e-3, atol=1e-5)
-        assert not torch.allclose(guarded.mean[name], plain.mean[name])
+        expected = plain.first_order[name] + loss.mean[name] * (loss.tokens / reference)
+        torch.testing.assert_close(guarded.first_order[name], expected, rtol=1e-3, atol=1e-5)
+        assert not torch.allclose(guarded.first_order[name], plain.first_order[name])
         # The divergence is that of the reference text alone.
-        torch.testing.assert_close(guarded.mean_square[name], plain.mean_square[name])
+        torch.testing.assert_close(guarded.fisher[name], plain.fisher[name])
 
 
 def answer(inputs: FakeInputs, samples: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:

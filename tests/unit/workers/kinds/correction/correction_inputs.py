@@ -14,6 +14,7 @@ from excise.specs import CorrectionSpec
 from tests.tiny import as_loaded, build_tiny_model, draw_samples
 from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.correction.behaviour import Behaviour
+from workers.correction.budget import Budget
 from workers.correction.results import (
     PreparedBehaviour,
     PreparedCorrection,
@@ -22,7 +23,6 @@ from workers.correction.results import (
     ReferenceSplit,
     SliceDamage,
 )
-from workers.correction.search import Budget
 from workers.models.loaded import LoadedModel
 from workers.running.context import CancelledJobError
 

@@ -1,10 +1,8 @@
-"""What a search may use of every limit, and how many components its trials prune."""
+"""What a job's spec makes of its search."""
 
 from __future__ import annotations
 
 from typing import Any
-
-import pytest
 
 from excise.names import Granularity
 from tests.tiny import NEURONS
@@ -12,84 +10,62 @@ from tests.unit.workers.correction.cases import build_behaviour
 from tests.unit.workers.kinds.correction.correction_inputs import (
     FakeInputs,
     build_prepared,
-    build_slice,
-    with_spec,
+    build_spec,
 )
-from workers.correction.protection import SEARCH_SHARE
-from workers.correction.results import PreparedCorrection, SliceDamage
-from workers.correction.search import BUDGET_SHARE, ListedAmounts, OpenAmounts
+from workers.correction.amounts import ListedAmounts, OpenAmounts
+from workers.correction.results import PreparedCorrection
+from workers.correction.search import DEFAULT_ROUNDS, SearchPlan
 from workers.kinds.correction import search
 
-NEURON, HEAD, WEIGHT = Granularity.NEURON, Granularity.HEAD, Granularity.WEIGHT
-EVERYTHING = 2 * NEURONS
+NEURON, HEAD = Granularity.NEURON, Granularity.HEAD
+PREPARED: PreparedCorrection = build_prepared().model_copy(
+    update={"components": {NEURON: 2 * NEURONS, HEAD: 8}}
+)
 
 
-def build_inputs(**changes: Any) -> Any:
-    return with_spec(FakeInputs((build_behaviour(),)), **changes)
+def build_inputs(*kinds: Granularity, **changes: Any) -> Any:
+    spec = build_spec(**changes)
+    return FakeInputs((build_behaviour(),), spec, granularities=kinds or (NEURON,))
 
 
-def prepare(neurons: int = EVERYTHING, **changes: Any) -> PreparedCorrection:
-    prepared = build_prepared(**changes)
-    return prepared.model_copy(update={"components": {NEURON: neurons, HEAD: 8}})
-
-
-def test_a_search_allows_itself_a_share_of_every_limit() -> None:
-    slices = [build_slice("words", nats_rise=0.2, accuracy_fall=0.1), build_slice("lists")]
-    budget = search._build_budget(
-        build_inputs(budget={"perplexity_increase": 0.05, "kl_mean": 0.01}),
-        prepare(protection=slices),
-    )
-    assert budget.perplexity_increase == pytest.approx(BUDGET_SHARE * 0.05)
-    assert budget.kl_mean == pytest.approx(BUDGET_SHARE * 0.01)
-    assert list(budget.slices) == ["words", "lists"]
-    words = SliceDamage(nats_rise=SEARCH_SHARE * 0.2, accuracy_fall=SEARCH_SHARE * 0.1)
-    assert budget.slices["words"] == words
-
-
-def amounts_of(kind: Granularity, neurons: int = EVERYTHING, **changes: Any) -> Any:
-    return search._build_amounts(build_inputs(**changes), prepare(neurons), kind)
+def plan_of(*kinds: Granularity, **changes: Any) -> SearchPlan:
+    return search.build_plan(build_inputs(*kinds, **changes), PREPARED)
 
 
 def test_amounts_are_those_that_a_job_lists() -> None:
     named = {"attribution": {"granularity": "neuron"}, "search": {"amounts": [3, 5, 9]}}
-    assert amounts_of(NEURON, **named) == ListedAmounts([3, 5, 9])
+    plan = plan_of(**named)
+    assert plan.amounts == {NEURON: ListedAmounts([3, 5, 9])}
+    assert plan.space.amounts == {NEURON: (3, 9)}
     several = {
         "attribution": {"granularity": ["neuron", "head"]},
         "search": {"amounts": {"head": [1, 2]}},
     }
-    assert amounts_of(HEAD, **several) == ListedAmounts([1, 2])
-    assert isinstance(amounts_of(NEURON, **several), OpenAmounts)
+    found = plan_of(NEURON, HEAD, **several).amounts
+    assert found[HEAD] == ListedAmounts([1, 2])
+    assert isinstance(found[NEURON], OpenAmounts)
 
 
-def test_an_open_search_begins_with_a_share_of_all_components() -> None:
-    found = amounts_of(NEURON, neurons=46_080)
-    assert found.first == 1  # no more than there may be at most: 1.5 % of the tiny model's 96
-    assert found.most == round(search.MOST_SHARES[NEURON] * EVERYTHING) == 1
-    tiny = amounts_of(HEAD)
-    assert (tiny.first, tiny.most) == (1, 1)
+def test_what_a_job_does_not_name_has_defaults() -> None:
+    plan = plan_of(NEURON, HEAD)
+    assert (plan.rounds, plan.refinements, plan.max_rank) == (DEFAULT_ROUNDS, 0, None)
+    assert plan.amounts == {NEURON: OpenAmounts(1, 1), HEAD: OpenAmounts(1, 1)}
+    assert plan.space.amounts == {NEURON: (1, 1), HEAD: (1, 1)}
+    assert plan.space.layers == 2
+    assert plan_of(search={"preset": "thorough"}).refinements == search.THOROUGH_TRIALS
 
 
-def test_the_middle_of_what_served_is_where_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "find_range", lambda inputs, kind: (1, 10**6))
-    assert amounts_of(NEURON, neurons=46_080).first == 92
+def test_a_thorough_job_is_refined_over_a_wider_range() -> None:
+    listed: dict[str, Any] = {"attribution": {"granularity": "neuron"}}
+    thorough = {"amounts": [5, 9], "preset": "thorough", "trials": 7, "ablations": ["mean"]}
+    plan = plan_of(**listed, search=thorough, serving={"max_rank": 2})
+    assert plan.space.amounts == {NEURON: (2, 18)}
+    assert plan.space.ablations == ("mean",)
+    assert (plan.refinements, plan.max_rank) == (7, 2)
+    assert plan.count_trials() == DEFAULT_ROUNDS + 7 + 1
 
 
-def test_a_range_of_open_amounts_follows_the_model() -> None:
-    low, high = search.find_range(build_inputs(), NEURON)
-    assert (low, high) == (1, 1)
-
-
-def test_a_range_of_open_amounts_spans_what_a_refinement_tries(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(search.MOST_SHARES, NEURON, 1.0)
-    monkeypatch.setattr(search, "AMOUNT_SPAN", 8)
-    assert search.find_range(build_inputs(), NEURON) == (EVERYTHING // 8, EVERYTHING)
-
-
-def test_a_range_of_listed_amounts_is_theirs_and_wider_where_it_is_refined() -> None:
-    listed = {"attribution": {"granularity": "neuron"}}
-    quick = build_inputs(**listed, search={"amounts": [5, 9]})
-    assert search.find_range(quick, NEURON) == (5, 9)
-    thorough = build_inputs(**listed, search={"amounts": [5, 9], "preset": "thorough"})
-    assert search.find_range(thorough, NEURON) == (2, 18)
+def test_a_clock_without_a_limit_never_says_that_time_is_up() -> None:
+    assert not search._build_clock(None)()
+    assert not search._build_clock(1.0)()
+    assert search._build_clock(-1.0)()

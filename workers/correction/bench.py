@@ -1,0 +1,183 @@
+"""The bench of a search: the tuning split, on which the model is ranked, measured and explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+
+from excise.names import Granularity
+from workers.abilities.state import SliceFigures
+from workers.attribution.targets import TokenMass
+from workers.correction.ablation import ablated
+from workers.correction.behaviour import Behaviour
+from workers.correction.candidates import Candidates
+from workers.correction.explained import Explained, collect_explained
+from workers.correction.measurement import collect_undesired, mark_shown, measure_responses
+from workers.correction.protection import restore
+from workers.correction.results import (
+    PromptOutcome,
+    Responses,
+    SliceDamage,
+    StageDocument,
+    TrialSettings,
+)
+from workers.correction.search import Benefit, Measurement, Ranked, SearchInputs
+from workers.domain import Selection, TokenSequence
+from workers.gates.abilities import compute_nats_rise, compute_soft_fall
+from workers.measuring.probes import measure_probes
+from workers.measuring.text_damage import ReferenceText, TextDamage
+from workers.progress import Advance
+
+Answer = Callable[
+    [Granularity, int, Sequence[TokenSequence], TokenMass | None], Mapping[str, torch.Tensor]
+]
+"""Returns module → mean relevance of every component for undesired responses of the behaviour of
+the given index; with a `TokenMass`, for the probability of its tokens."""
+
+
+class Findings(StageDocument):
+    """What the model did without a selection, on the tuning split, before it is judged."""
+
+    responses: tuple[Responses, ...]
+    perplexity: float
+    kl_mean: float
+    kl_p95: float
+    tokens: int
+    base_perplexity: float
+    slices: dict[str, SliceDamage]
+
+
+class TuningBench:
+    """The tuning split of a correction, and the model that is tried on it."""
+
+    def __init__(
+        self, inputs: SearchInputs, candidates: Candidates, answer: Answer, advance: Advance
+    ) -> None:
+        """`advance` is called after every batch and may raise to stop."""
+        prepared = inputs.prepared
+        self._base = inputs.base
+        self._inputs = inputs
+        self._candidates = candidates
+        self._answer = answer
+        self._advance = advance
+        self._explained = [
+            collect_explained(behaviour, own, inputs.attributor)
+            for behaviour, own in zip(inputs.behaviours, prepared.behaviours, strict=True)
+        ]
+        self._tune = [entry.triggering(held_out=False) for entry in prepared.behaviours]
+        self._text = [TokenSequence(ids) for ids in prepared.reference.tune]
+        self._corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
+        self._probes = {own.name: restore(own.tune) for own in prepared.protection}
+
+    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
+        """Return the components that the settings allow, ranked by all behaviours' benefits."""
+        return self._candidates.rank(benefits, settings)
+
+    def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
+        """Return what pruning `selection` does to responses, to text and to protected slices."""
+        return self.judge(self.observe(selection, settings))
+
+    def observe(self, selection: Selection, settings: TrialSettings) -> Findings:
+        """Return what the model does without `selection`; of the settings the ablation counts.
+
+        As in the final measurement, KL is that of the reference text and perplexity that of the
+        corpus, here of windows that are not reported; without a corpus, of the reference text.
+        """
+        behaviours = self._inputs.behaviours
+        # The base model's figures come first, before it is pruned.
+        reference, named, before = self._reference, self._named, self._slices_before
+        with ablated(self._base, selection, settings, self._text):
+            responses = tuple(map(self._respond, behaviours, self._tune, self._explained))
+            damage = reference.measure(self._base, self._advance)
+            if named is not reference:
+                perplexity = named.measure(self._base, self._advance).perplexity
+                damage = replace(damage, perplexity=perplexity)
+            slices = self._measure_slices(before)
+        return Findings(
+            responses=responses,
+            perplexity=damage.perplexity,
+            kl_mean=damage.kl_mean,
+            kl_p95=damage.kl_p95,
+            tokens=damage.tokens,
+            base_perplexity=named.base_perplexity,
+            slices=slices,
+        )
+
+    def judge(self, found: Findings) -> Measurement:
+        """Return the findings with each behaviour's gain and its remaining undesired responses."""
+        behaviours = list(zip(self._inputs.behaviours, self._tune, found.responses, strict=True))
+        return Measurement(
+            responses=found.responses,
+            gains=tuple(_compute_gain(*own) for own in behaviours),
+            damage=TextDamage(found.perplexity, found.kl_mean, found.kl_p95, found.tokens),
+            base_perplexity=found.base_perplexity,
+            slices=found.slices,
+            undesired=tuple(collect_undesired(*own) for own in behaviours),
+        )
+
+    def explain(
+        self, granularity: Granularity, behaviour: int, undesired: Sequence[TokenSequence]
+    ) -> tuple[Benefit, float]:
+        """Return the benefit against undesired responses, and its weight.
+
+        For a behaviour explained by token mass, responses weigh by their number relative to the
+        base model's; for others they weigh as much as the base model's, however few they are.
+        """
+        own = self._explained[behaviour]
+        if own.mass is None:
+            samples, weight = list(undesired), 1.0
+        else:
+            samples = [sample.explain_all() for sample in undesired]
+            weight = len(undesired) / len(own.undesired)
+        found = self._answer(granularity, behaviour, samples, own.mass)
+        relevance = self._inputs.relevance[granularity].behaviours[behaviour]
+        return relevance.compute_benefit(found), weight
+
+    def _respond(
+        self, behaviour: Behaviour, tune: Sequence[PromptOutcome], explained: Explained
+    ) -> Responses:
+        """Return the responses, marked unless the behaviour is explained by token mass."""
+        responses = measure_responses(self._base, behaviour, tune, self._inputs.seed, self._advance)
+        if explained.mass is not None:
+            return responses
+        return mark_shown(self._base, behaviour, tune, responses)
+
+    def _measure_slices(self, before: Mapping[str, SliceFigures]) -> dict[str, SliceDamage]:
+        """Return what each protected slice lost relative to the base model's figures `before`."""
+        found = measure_probes(self._base, self._probes, self._advance)
+        return {
+            name: SliceDamage(
+                nats_rise=compute_nats_rise(before[name], own),
+                accuracy_fall=compute_soft_fall(before[name], own),
+            )
+            for name, own in found.items()
+        }
+
+    @cached_property
+    def _reference(self) -> ReferenceText:
+        return self._build_text(self._text)
+
+    @cached_property
+    def _named(self) -> ReferenceText:
+        """The text whose perplexity is measured."""
+        return self._build_text(self._corpus) if self._corpus else self._reference
+
+    @cached_property
+    def _slices_before(self) -> dict[str, SliceFigures]:
+        """The base model's figures on protected slices."""
+        return measure_probes(self._base, self._probes, self._advance)
+
+    def _build_text(self, samples: Sequence[TokenSequence]) -> ReferenceText:
+        return ReferenceText(self._base, samples)
+
+
+def _compute_gain(
+    behaviour: Behaviour, tune: Sequence[PromptOutcome], responses: Responses
+) -> float:
+    """Return the share of the base model's undesiredness that is gone; 0 where there was none."""
+    before = behaviour.compute_undesiredness([outcome.responses for outcome in tune])
+    after = behaviour.compute_undesiredness(responses)
+    return 1 - after / before if before > 0 else 0.0

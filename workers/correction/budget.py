@@ -1,0 +1,77 @@
+"""What a correction may cost, how much of it a search may use, and what scarce limits cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from excise.names import BudgetLimit
+from workers.correction.results import SliceDamage, divide_by_limit
+from workers.measuring.text_damage import TextDamage
+
+BUDGET_SHARE = 0.8
+"""Share of each budget that a search may use: it sees tuning text only, and held-out text may lose
+more (docs/decisions/0004). The value was chosen by hand; other values are not measured."""
+
+CHEAPER, DEARER = 0.5, 4.0
+"""Smallest and largest factor by which a slice's price changes from one round to the next. Chosen
+by hand; not measured."""
+
+LEAST_DEAR, MOST_DEAR = 0.1, 64.0
+"""Prices below the first count as 0; none rises above the second, where one slice would decide
+alone. Chosen by hand; not measured."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a correction may cost."""
+
+    perplexity_increase: float
+    """Relative increase; 0.015 is 1.5 %."""
+    kl_mean: float
+    """Mean KL(base ‖ corrected) on reference text, nats a token."""
+    slices: Mapping[str, SliceDamage] = field(default_factory=dict)
+    """Protected slice → what it may lose."""
+
+    def scaled(self, share: float) -> Budget:
+        """Return the same budget times `share`."""
+        return Budget(
+            self.perplexity_increase * share,
+            self.kl_mean * share,
+            {name: limit.scaled(share) for name, limit in self.slices.items()},
+        )
+
+    def compute_uses(
+        self, base_perplexity: float, damage: TextDamage, slices: Mapping[str, SliceDamage]
+    ) -> dict[str, float]:
+        """Return the used-up share of each limit, by the name of the limit or of the slice."""
+        increase = damage.compute_increase(base_perplexity)
+        return {
+            BudgetLimit.PERPLEXITY: divide_by_limit(increase, self.perplexity_increase),
+            BudgetLimit.DIVERGENCE: divide_by_limit(damage.kl_mean, self.kl_mean),
+            **self.compute_slice_uses(slices),
+        }
+
+    def compute_slice_uses(self, slices: Mapping[str, SliceDamage]) -> dict[str, float]:
+        """Return the used-up share of each protected slice's limit."""
+        return {name: slices[name].compute_share(limit) for name, limit in self.slices.items()}
+
+
+def raise_prices(
+    prices: Mapping[str, float], budget: Budget, slices: Mapping[str, SliceDamage]
+) -> dict[str, float]:
+    """Return each slice's least price in the next round; slices without a price are left out.
+
+    The price of a slice that lost more than its limit rises in proportion, at most `DEARER`
+    times; that of one that lost less falls, at most to `CHEAPER` of it: the multipliers of dual
+    ascent (Boyd et al. 2011, section 2.1) in multiplicative form. The damage predicted for a
+    slice is first order and from few items; the damage a trial measured corrects it.
+    """
+    raised = {}
+    for name, use in budget.compute_slice_uses(slices).items():
+        price = prices.get(name, 0.0)
+        if use > 1:
+            raised[name] = min(max(price, 1.0) * min(use, DEARER), MOST_DEAR)
+        elif (eased := price * max(use, CHEAPER)) > LEAST_DEAR:
+            raised[name] = eased
+    return raised

@@ -1,0 +1,202 @@
+"""The components that a search may prune, ranked by benefit and by what their removal costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from excise.names import BudgetLimit, Granularity, Score
+from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
+from workers.correction.protection import list_learned
+from workers.correction.results import TrialSettings
+from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
+from workers.domain import GeneralCost, Selection, TokenSequence
+from workers.families import find_layer_numbers, is_linear
+from workers.models.loaded import LoadedModel
+from workers.progress import Advance
+from workers.pruning.damage import compute_divergence
+from workers.pruning.joint_ranking import (
+    DivergenceGuard,
+    MarginGuard,
+    Pool,
+    gather,
+    rank_jointly,
+)
+from workers.pruning.ranking import rank_components
+from workers.pruning.scoring import combine_benefits, compute_floor, compute_scores
+
+POOL_SHARE = 3
+"""Size of the pool over the largest amount pruned. Larger pools changed nothing
+(docs/decisions/0014)."""
+
+REFERENCE_ROWS = 512
+"""Pieces of reference text that the pool's components are weighed together by. KL 0.0080 with 512,
+0.0067 with 1,024 (docs/decisions/0014); 512 take half the time, which goes to the protected
+slices."""
+
+LEAST_LIMIT = 1e-6
+"""Nats a token that stand for a limit of 0, so that shares of it are finite."""
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """How large a pool is."""
+
+    granularity: Granularity
+    components: int
+    rows: int
+    """Pieces of reference text that they are weighed together by."""
+    slices: int
+    """Protected slices that guard against their removal."""
+
+
+def weighs_together(base: LoadedModel, granularity: Granularity) -> bool:
+    """Whether components of this granularity can be weighed together.
+
+    Neurons of fused experts see only some of the tokens, so no row of theirs stands for a text:
+    they are ranked one by one.
+    """
+    modules = base.find_components(granularity)
+    return all(map(is_linear, modules.values()))
+
+
+def count_pools(inputs: SearchInputs) -> int:
+    """Return how many pools a search chooses: one a granularity that is weighed together."""
+    if inputs.score is not Score.BENEFIT_DAMAGE:
+        return 0
+    return sum(weighs_together(inputs.base, granularity) for granularity in inputs.relevance)
+
+
+class Candidates:
+    """Ranks the components of the model for each trial of a search.
+
+    Where damage is predicted, a pool of the best components is chosen at the first ranking of a
+    granularity, and every ranking takes its components from that pool, each weighed together
+    with those taken before it. Otherwise components are ranked one by one.
+    """
+
+    def __init__(
+        self,
+        inputs: SearchInputs,
+        plan: SearchPlan,
+        advance: Advance,
+        on_pool: Callable[[PoolSize], None],
+    ) -> None:
+        """`advance` is called after every batch and may raise to stop; `on_pool` with each pool."""
+        self._base = inputs.base
+        self._inputs = inputs
+        self._plan = plan
+        self._advance = advance
+        self._on_pool = on_pool
+        self._floors = {
+            granularity: compute_floor(contrast.general, inputs.score)
+            for granularity, contrast in inputs.relevance.items()
+        }
+        self._pools: dict[Granularity, Pool] = {}
+
+    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
+        """Return the components that the settings allow, ranked by all behaviours' benefits."""
+        granularity = settings.granularity
+        general, floor = self._inputs.relevance[granularity].general, self._floors[granularity]
+        allowed = self._list_allowed(settings)
+        benefit = combine_benefits([{name: own[name] for name in allowed} for own in benefits])
+        score = self._inputs.score
+        scores = compute_scores(general, benefit, score, settings.cost_weight, floor)
+        if not isinstance(general, GeneralCost) or not weighs_together(self._base, granularity):
+            return self._rank_apart(scores, settings)
+        pool = self._find_pool(granularity, scores, general)
+        return self._rank_together(pool, benefit, floor, settings)
+
+    def _list_allowed(self, settings: TrialSettings) -> list[str]:
+        """Return the modules of the layers a trial may take components from."""
+        counts = self._base.count_components(settings.granularity)
+        numbers = find_layer_numbers(counts, self._base.family)
+        last = max(numbers.values()) if settings.last_layer is None else settings.last_layer
+        return [name for name, layer in numbers.items() if settings.first_layer <= layer <= last]
+
+    def _find_limit(self, granularity: Granularity) -> int | None:
+        """Return the most components of one module; the rank limits neurons alone."""
+        return self._plan.max_rank if granularity is Granularity.NEURON else None
+
+    def _rank_apart(self, scores: Mapping[str, torch.Tensor], settings: TrialSettings) -> Ranked:
+        """Return the components ranked each by itself."""
+        limit = self._find_limit(settings.granularity)
+        if limit is None:
+            return Ranked(rank_components(scores, settings.granularity, settings.amount))
+        everything = sum(values.numel() for values in scores.values())
+        unlimited = rank_components(scores, settings.granularity, everything)
+        return Ranked(unlimited.cap(limit), unlimited)
+
+    def _rank_together(
+        self, pool: Pool, benefit: Benefit, floor: float, settings: TrialSettings
+    ) -> Ranked:
+        """Return the pool's components, each weighed together with those before it."""
+        rank = partial(
+            rank_jointly,
+            pool,
+            benefit,
+            floor,
+            settings.amount,
+            settings.cost_weight,
+            settings.prices,
+        )
+        limit = self._find_limit(settings.granularity)
+        if limit is None:
+            return Ranked(rank())
+        return Ranked(rank(most_of_module=limit), rank())
+
+    def _find_pool(
+        self, granularity: Granularity, scores: Mapping[str, torch.Tensor], general: GeneralCost
+    ) -> Pool:
+        """Return the granularity's pool; the first time it is chosen by `scores`."""
+        if granularity not in self._pools:
+            self._pools[granularity] = self._build_pool(granularity, scores, general)
+        return self._pools[granularity]
+
+    def _build_pool(
+        self, granularity: Granularity, scores: Mapping[str, torch.Tensor], general: GeneralCost
+    ) -> Pool:
+        """Return the best components, each by itself, and the guards of all texts."""
+        most = self._plan.space.amounts[granularity][1]
+        ranking = rank_components(scores, granularity, POOL_SHARE * most)
+        components = ranking.top(len(ranking))
+        rows = compute_fisher_rows(
+            self._base,
+            components,
+            [TokenSequence(ids) for ids in self._inputs.prepared.reference.attribute],
+            seed=self._inputs.seed,
+            most_rows=REFERENCE_ROWS,
+            advance=self._advance,
+        )
+        guards = self._guard_slices(components)
+        self._on_pool(PoolSize(granularity, len(components), len(rows), len(guards)))
+        reference = DivergenceGuard(
+            name=BudgetLimit.DIVERGENCE,
+            limit=max(self._inputs.budget.kl_mean, LEAST_LIMIT),
+            first_order=gather(components, general.first_order),
+            divergence=compute_divergence(gather(components, general.fisher)),
+            rows=rows,
+        )
+        return Pool(components, (reference, *guards))
+
+    def _guard_slices(self, components: Selection) -> tuple[MarginGuard, ...]:
+        """Return a guard for each protected slice, made of the leads of its right tokens."""
+        protection = self._inputs.prepared.protection
+        if not protection or not len(components):
+            return ()
+        found = compute_margin_rows(
+            self._base,
+            components,
+            list_learned(protection),
+            advance=self._advance,
+        )
+        guards, start = [], 0
+        for own in protection:
+            part = slice(start, start + len(own.learn))
+            limit = max(self._inputs.budget.slices[own.name].nats_rise, LEAST_LIMIT)
+            guards.append(MarginGuard(own.name, limit, found.rows[part], found.leads[part]))
+            start = part.stop
+        return tuple(guards)

@@ -1,0 +1,37 @@
+"""Which of the trials of a search is best, and which are worth a look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workers.correction.results import Trial
+
+
+def choose_trial(trials: Sequence[Trial]) -> int | None:
+    """Return the index of the trial that is best within budget, None without any.
+
+    The best has the largest mean gain over the behaviours; of equals, the fewest components. A
+    trial that does not improve every behaviour is never chosen.
+    """
+    candidates = [
+        index
+        for index, trial in enumerate(trials)
+        if trial.within_budget and all(gain > 0 for gain in trial.gains)
+    ]
+    if not candidates:
+        return None
+    return max(candidates, key=lambda index: (trials[index].gain, -trials[index].amount))
+
+
+def find_front(trials: Sequence[Trial]) -> tuple[int, ...]:
+    """Return the indices of the trials that no other trial beats in gain and in KL divergence."""
+    return tuple(
+        index
+        for index, trial in enumerate(trials)
+        if not any(_dominates(other, trial) for other in trials)
+    )
+
+
+def _dominates(one: Trial, other: Trial) -> bool:
+    is_no_worse = one.gain >= other.gain and one.kl_mean <= other.kl_mean
+    return is_no_worse and (one.gain > other.gain or one.kl_mean < other.kl_mean)

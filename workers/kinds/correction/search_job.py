@@ -1,0 +1,108 @@
+"""What the search of a job stores and reports: measurements, trials, pools, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from excise.names import Granularity
+from workers.correction.bench import Findings, TuningBench
+from workers.correction.candidates import PoolSize
+from workers.correction.results import StoredSelection, Trial, TrialSettings
+from workers.correction.search import Benefit, Measurement, Ranked
+from workers.domain import Selection, TokenSequence
+from workers.progress import Advance
+from workers.stages.context import StageContext, compute_key
+
+
+class StoredBench:
+    """A bench whose measurements are stored with the job.
+
+    A job that is taken up again does not repeat them: it goes on with the first selection that
+    was not measured.
+    """
+
+    def __init__(self, context: StageContext, bench: TuningBench, upstream: str) -> None:
+        """`upstream` is the hash of the relevance that selections follow from."""
+        self._context = context
+        self._bench = bench
+        self._upstream = upstream
+
+    def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
+        """Return what `TuningBench.rank` does."""
+        return self._bench.rank(benefits, settings)
+
+    def explain(
+        self, granularity: Granularity, behaviour: int, undesired: Sequence[TokenSequence]
+    ) -> tuple[Benefit, float]:
+        """Return what `TuningBench.explain` does."""
+        return self._bench.explain(granularity, behaviour, undesired)
+
+    def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
+        """Return what `TuningBench.measure` does, from storage where it was measured before."""
+        stored = StoredSelection.from_selection(selection)
+        key = compute_key(
+            "trial",
+            {
+                "attribute": self._upstream,
+                "selection": stored.model_dump(mode="json"),
+                "ablation": settings.ablation,
+            },
+        )
+        data = self._context.remember(
+            "search.measured", key, lambda: self._bench.observe(selection, settings).to_bytes()
+        )
+        return self._bench.judge(Findings.model_validate_json(data))
+
+
+class SearchReporter:
+    """Tells the job's events and progress how its search goes, and stops it when cancelled."""
+
+    def __init__(self, context: StageContext, behaviours: Sequence[str], advance: Advance) -> None:
+        """`behaviours` are their names; `advance` counts finished trials and pools."""
+        self._context = context
+        self._behaviours = behaviours
+        self._advance = advance
+
+    def poll(self, units: int) -> None:  # noqa: ARG002 - a trial is the unit of progress
+        """Raise `CancelledJobError` once the job was cancelled."""
+        self._context.check_cancelled()
+
+    def report_pool(self, pool: PoolSize) -> None:
+        """Report that the components to choose from were found."""
+        self._context.event(
+            "search.pool",
+            f"{pool.components} {pool.granularity.value}s to choose from, weighed together by "
+            f"{pool.rows} pieces of reference text and {pool.slices} protected slices.",
+            {"components": pool.components, "rows": pool.rows, "slices": pool.slices},
+            once=True,
+        )
+        self._advance(1)
+
+    def report_trial(self, trial: Trial) -> None:
+        """Report a trial's effect and cost; one that was stored is not reported twice."""
+        gains = dict(zip(self._behaviours, trial.gains, strict=True))
+        told = ", ".join(f"{name} {-gain:+.0%}" for name, gain in gains.items())
+        self._context.event(
+            "search.trial",
+            f"{trial.settings.origin}, {trial.amount} {trial.settings.granularity.value}s: {told}, "
+            f"perplexity {trial.perplexity_increase:+.2%}, KL {trial.kl_mean:.4f}"
+            f", {_describe_use(trial)}",
+            {
+                **trial.settings.model_dump(mode="json"),
+                "components": trial.amount,
+                "gains": gains,
+                "perplexity_increase": trial.perplexity_increase,
+                "kl": trial.kl_mean,
+                "bound_by": trial.bound_by,
+                "use": trial.use,
+                "within_budget": trial.within_budget,
+            },
+            once=True,
+        )
+        self._advance(1)
+
+
+def _describe_use(trial: Trial) -> str:
+    """Return which limit is used most, and the used share of what the search allows itself."""
+    used = f"{trial.bound_by} at {trial.use:.0%} of what the search allows"
+    return used if trial.within_budget else f"over budget: {used}"
