@@ -289,7 +289,7 @@ def test_a_resumed_compression_ends_as_an_uninterrupted_one(attributor: Attribut
     ("attributor", "calibration"),
     [
         *((attributor, Calibration.ONE_SHOT) for attributor in EVERY),
-        *((attributor, Calibration.SEQUENTIAL) for attributor in set(EVERY) - READ_NO_SAMPLES),
+        *((own, Calibration.SEQUENTIAL) for own in EVERY if own not in READ_NO_SAMPLES),
     ],
 )
 def test_progress_ends_at_its_total(
