@@ -362,9 +362,9 @@ def many(
         name="rudeness",
         prompts=(
             *first,
-            *[build_outcome("t", [FINE], screened=[BAD])] * (tune - len(first)),
-            *[build_outcome("h", [BAD], held_out=True)] * held_out,
-            *[build_outcome("n", held_out=True, triggering=False)] * other,
+            *[build_outcome(f"t{n}", [FINE], screened=[BAD]) for n in range(tune - len(first))],
+            *[build_outcome(f"h{n}", [BAD], held_out=True) for n in range(held_out)],
+            *[build_outcome(f"n{n}", held_out=True, triggering=False) for n in range(other)],
         ),
     )
 
@@ -386,6 +386,14 @@ def test_too_few_on_either_side_are_a_weak_signal(tune: int, held_out: int) -> N
         f"signal too weak: {total} of {total + 3} prompts bring out rudeness "
         f"({tune} tuning, {held_out} held-out; 4 needed in each)"
     )
+
+
+def test_prompts_on_one_side_because_they_are_alike_are_named_beside_a_weak_signal() -> None:
+    prompts = [build_outcome(f"Tell me about river {n}", screened=[BAD]) for n in range(9)]
+    alike = PreparedBehaviour(name="rudeness", prompts=(*prompts,))
+    reason = judge_signal(GREEDY_RUDENESS, alike)
+    assert reason is not None
+    assert reason.endswith("these are 1 prompts when they count as one. Give more varied ones")
 
 
 def test_reasoning_cut_off_at_the_limit_is_named_beside_a_weak_signal() -> None:
