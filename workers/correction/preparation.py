@@ -216,8 +216,8 @@ def _explain_likeness(prepared: PreparedBehaviour) -> str:
     if len(prompts) < 2 * MIN_TRIGGERING or groups == len(prompts):
         return ""
     return (
-        f"; near-duplicates stay on one side, and these are {groups} prompts when they count as "
-        "one. Give more varied ones"
+        f"; near-duplicates stay on one side and count as one, which leaves {groups}. Give more "
+        "varied prompts"
     )
 
 

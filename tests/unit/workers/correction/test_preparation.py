@@ -393,7 +393,7 @@ def test_prompts_on_one_side_because_they_are_alike_are_named_beside_a_weak_sign
     alike = PreparedBehaviour(name="rudeness", prompts=(*prompts,))
     reason = judge_signal(GREEDY_RUDENESS, alike)
     assert reason is not None
-    assert reason.endswith("these are 1 prompts when they count as one. Give more varied ones")
+    assert reason.endswith("count as one, which leaves 1. Give more varied prompts")
 
 
 def test_reasoning_cut_off_at_the_limit_is_named_beside_a_weak_signal() -> None:
