@@ -13,12 +13,15 @@ class LocalBehaviour:
     """What must go, with prompts that bring it out.
 
     `settings` are the fields of the kind's spec (`excise.specs.behaviours`): decoding, threshold,
-    min_effect, max_remaining and the kind's own. They are checked when work begins.
+    min_effect, max_remaining and the kind's own. They are checked when work begins. Raises
+    `TypeError` on a single text in place of a list.
     """
 
     kind: ClassVar[str]
 
     def __init__(self, prompts: Prompts, *, name: str | None = None, **settings: Any) -> None:
+        if isinstance(prompts, str):
+            raise TypeError(f"{type(self).__name__}: prompts is one text; give a list of texts")
         self.fields: dict[str, Any] = {
             "kind": self.kind,
             "name": name or self.kind,

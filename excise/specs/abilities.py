@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from excise.names import BudgetLimit
-from excise.specs.common import PromptSetId, SpecModel
+from excise.specs.common import PromptSetId, PromptSetUse, SpecModel
 
 DEFAULT_NATS_RISE = 0.10
 """Nats a token; a rise that costs a copied list one more wrong token in ten."""
 
 DEFAULT_ACCURACY_FALL = 0.05
 """Three items of sixty."""
+
+MIN_PROTECTED_TEXTS = 2
+"""One to learn from and one to measure on."""
 
 SliceName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 NatsRise = Annotated[float, Field(ge=0, le=100)]
@@ -70,3 +74,8 @@ class ProtectSpec(SpecModel):
     """Whether the built-in slices are protected, each within what `gates.abilities` allows it."""
     sets: Annotated[list[ProtectedSetSpec], Field(max_length=16), AfterValidator(_check_names)] = []  # noqa: RUF012
     """Named sets of the team's own, beside the built-in slices."""
+
+    def list_prompt_sets(self) -> Iterator[PromptSetUse]:
+        """The texts of every set of the team's own."""
+        for index, own in enumerate(self.sets):
+            yield PromptSetUse(f"protect.sets[{index}].prompts", own.prompts, MIN_PROTECTED_TEXTS)

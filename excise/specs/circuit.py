@@ -33,7 +33,8 @@ def _check_task(task: str) -> str:
     if task not in BUILT_IN_TASKS and not _PROMPT_SET.fullmatch(task):
         raise ValueError(
             f"must be one of: {', '.join(BUILT_IN_TASKS)}, or the id of a prompt set of rows. "
-            "Upload rows with POST /v1/prompt-sets?format=rows."
+            "Upload rows with POST /v1/prompt-sets?format=rows, or give excise.find_circuit a list "
+            "of them."
         )
     return task
 

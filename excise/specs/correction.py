@@ -164,11 +164,13 @@ class CorrectionSpec(JobSpecBase):
     publish: PublishSpec | None = None
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:
-        """Those of the behaviours, the reference, the gates and the corpus."""
+        """Those of the behaviours, the reference, what is protected, the gates and the corpus."""
         for index, behaviour in enumerate(self.behaviours):
             field = f"behaviours[{index}].prompts"
             yield PromptSetUse(field, behaviour.prompts, MIN_UNDESIRED_PROMPTS)
         yield PromptSetUse("reference", self.reference, MIN_REFERENCE_TEXTS)
+        if self.protect is not None:
+            yield from self.protect.list_prompt_sets()
         yield from self.gates.list_prompt_sets()
         if self.perplexity is not None:
             yield PromptSetUse("perplexity.prompts", self.perplexity.prompts, 1)

@@ -17,7 +17,7 @@ from workers.correction.measurement import collect_base_undesired, mark_shown
 from workers.correction.results import PreparedBehaviour, PromptOutcome, ReferenceSplit, Response
 from workers.domain import Selection
 from workers.families import find_context_length
-from workers.measuring.splits import split_by_hash
+from workers.measuring.splits import group_near_duplicates, split_by_hash
 from workers.models.encoding import cut_windows
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
@@ -208,7 +208,8 @@ def judge_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str | Non
         return (
             f"signal too weak: {sum(counts.values())} of {len(prepared.prompts)} prompts bring "
             f"out {prepared.name} ({counts['tuning']} tuning, {counts['held-out']} held-out; "
-            f"{MIN_TRIGGERING} needed in each){_explain_unanswered(behaviour, prepared)}"
+            f"{MIN_TRIGGERING} needed in each){_explain_likeness(prepared)}"
+            f"{_explain_unanswered(behaviour, prepared)}"
         )
     if not collect_base_undesired(behaviour, prepared.triggering(held_out=False)):
         return (
@@ -231,6 +232,18 @@ def describe_signal(prepared: PreparedBehaviour) -> str:
     return (
         f"{told} A correction passes with {MIN_HELD_OUT} held-out ones or more, so this job "
         "cannot: cancel it, and submit it again with more prompts."
+    )
+
+
+def _explain_likeness(prepared: PreparedBehaviour) -> str:
+    """Say that near-duplicates share a side; empty where enough prompts of either are left."""
+    prompts = [outcome.prompt for outcome in prepared.prompts if outcome.triggering]
+    groups = len(set(group_near_duplicates(prompts)))
+    if len(prompts) < 2 * MIN_TRIGGERING or groups == len(prompts):
+        return ""
+    return (
+        f"; near-duplicates stay on one side and count as one, which leaves {groups}. Give more "
+        "varied prompts"
     )
 
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from excise.intake.checkpoint_folder import list_own_roots
-from excise.intake.model_sources import check_checkpoint_folder
-from workers.fetching.checkpoints import (
-    find_checkpoint_folder,
-)
+from excise.intake.model_sources import ModelSourceError, check_checkpoint_folder
+from workers.fetching.checkpoints import find_checkpoint_folder
+
+_STARTS_OF_PATHS = ("/", "./", "../", "~")
 
 
 def find_checkpoint(model: str) -> Path:
@@ -18,11 +18,13 @@ def find_checkpoint(model: str) -> Path:
     A name stands for a folder under EXCISE_MODEL_ROOTS or `$EXCISE_HOME/models`. A folder may lie
     anywhere, but its files must lie in it. Raises `ModelSourceError` and `CheckpointError`.
     """
-    folder = Path(model)
+    folder = Path(model).expanduser()
     if folder.is_dir():
         resolved = folder.resolve()
         check_checkpoint_folder(resolved, list_own_roots(resolved))
         return resolved
+    if model.startswith(_STARTS_OF_PATHS):
+        raise ModelSourceError(f"there is no folder {model}. Check its spelling.")
     return find_checkpoint_folder(model, list_model_roots())
 
 

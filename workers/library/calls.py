@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from excise.behaviours import LocalBehaviour
@@ -22,6 +23,12 @@ from workers.kinds.circuit.pipeline import run_circuit
 from workers.kinds.compression.pipeline import run_compression
 from workers.kinds.correction.pipeline import run_correction
 from workers.library.checkpoint import Given, OpenCheckpoint, open_checkpoint
+from workers.library.checks import (
+    as_list,
+    check_inputs,
+    list_behaviours,
+    note_unknown_settings,
+)
 from workers.library.context import MemoryContext, listening
 from workers.library.inputs import CircuitCallInputs, CompressionCallInputs, CorrectionCallInputs
 from workers.library.outcome import CHECKPOINT_FOLDER, Outcome, ReportT
@@ -55,15 +62,13 @@ def correct(
     attribution, search, budget, gates, protect, perplexity.
 
     Raises pydantic's `ValidationError` on wrong settings, `InvalidInputError` on prompts or texts
-    that are too few, `CheckpointError` and `ModelSourceError`.
+    that are too few, `TypeError` on a single one where a list belongs, `CheckpointError` and
+    `ModelSourceError`.
     """
     fields = {
         **settings,
-        "behaviours": [
-            behaviour.fields if isinstance(behaviour, LocalBehaviour) else dict(behaviour)
-            for behaviour in behaviours
-        ],
-        "reference": list(reference),
+        "behaviours": list_behaviours(behaviours),
+        "reference": as_list(reference),
     }
     checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
     spec, sets = _build_spec(CorrectionSpec, "correction", checkpoint, fields)
@@ -144,7 +149,7 @@ def apply(
 ) -> PreTrainedModel:
     """Return the model with a patch applied; `model` itself is not changed.
 
-    `patch` is an outcome's, or a patch.safetensors. Raises `PatchRejectedError` where its job did
+    `patch` is an outcome's, or a patch.safetensors. Raises `RejectedPatchError` where its job did
     not pass, unless `rejected`, and `WrongCheckpointError` on another base than the patch's.
     """
     parsed = patch if isinstance(patch, Patch) else parse_patch(_read(patch))
@@ -180,11 +185,17 @@ def _build_spec(
     sets = Sets()
     filed = sets.file_lists(fields)
     own = {"kind": kind, "model": checkpoint.name, "dtype": checkpoint.dtype}
-    return spec.model_validate({**filed, **own}), sets
+    try:
+        built = spec.model_validate({**filed, **own})
+    except ValidationError as error:
+        note_unknown_settings(error, spec)
+        raise
+    check_inputs(built, sets)
+    return built, sets
 
 
 def _as_fields(value: Texts | Mapping[str, Any]) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {"prompts": list(value)}
+    return dict(value) if isinstance(value, Mapping) else {"prompts": as_list(value)}
 
 
 def _read(patch: bytes | str | Path) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from excise.intake.model_sources import ModelSourceError
@@ -17,7 +18,7 @@ from excise.names import ComputeDtype
 from workers.fetching.checkpoints import EMBEDDED_MODELS, fetch_embedded_checkpoint
 from workers.fetching.sources import find_checkpoint, list_model_roots
 from workers.models.checkpoints import CheckpointError, load_checkpoint, require_tokenizer
-from workers.models.devices import DTYPES, find_device
+from workers.models.devices import BALANCED, DTYPES, find_device
 from workers.models.loaded import LoadedModel
 from workers.models.quiet import quiet_transformers
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
@@ -58,19 +59,26 @@ def open_checkpoint(
 
     A loaded model is written to a temporary folder, which goes with what is returned, and loaded
     from there: the caller's own stays as it is, at the price of a second copy in memory. It needs
-    its `tokenizer`, and settles `dtype` and `device` itself. Raises `CheckpointError` and
-    `ModelSourceError`.
+    its `tokenizer`, and settles `device` and `dtype` itself: another `dtype` is refused. Raises
+    `CheckpointError` and `ModelSourceError`.
     """
     if isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise CheckpointError(
+                "tokenizer goes with a loaded model; a folder or a name has its own. Leave it out"
+            )
+        chosen = _parse_dtype(dtype or ComputeDtype.FLOAT32)
+        _check_device(device)
         folder = _find_folder(str(model))
         require_tokenizer(folder)
-        return OpenCheckpoint(str(model), folder, ComputeDtype(dtype or "float32"), device)
-    if tokenizer is None:
-        raise CheckpointError(
-            "a loaded model comes without its tokenizer; give it as tokenizer=…, or give the "
-            "checkpoint's folder in place of the model"
-        )
+        return OpenCheckpoint(str(model), folder, chosen, device)
+    _check_loaded(model, tokenizer)
     own = _name_dtype(model)
+    if dtype is not None and _parse_dtype(dtype) != own:
+        raise CheckpointError(
+            f"dtype is {dtype}, but the model is held in {own}; load it in {dtype}, or leave "
+            "dtype out"
+        )
     folder = Path(mkdtemp(prefix="excise-base-"))
     name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
     opened = OpenCheckpoint(name, folder, own, str(find_device(model)))
@@ -89,6 +97,62 @@ def _find_folder(model: str) -> Path:
         if model not in EMBEDDED_MODELS:
             raise
     return fetch_embedded_checkpoint(model, list_model_roots()[-1])
+
+
+def _check_loaded(model: Any, tokenizer: Any) -> None:
+    """Raise `CheckpointError` unless this is a model and the tokenizer of its vocabulary."""
+    if not isinstance(model, PreTrainedModel):
+        raise CheckpointError(
+            f"model is a {type(model).__name__}; give a transformers model, or a checkpoint's "
+            "folder or name. Merge adapters and unwrap compiled models first"
+        )
+    if tokenizer is None:
+        raise CheckpointError(
+            "a loaded model comes without its tokenizer; give it as tokenizer=…, or give the "
+            "checkpoint's folder in place of the model"
+        )
+    if not hasattr(tokenizer, "save_pretrained"):
+        raise CheckpointError(
+            f"tokenizer is a {type(tokenizer).__name__}; give a loaded one, as of "
+            "AutoTokenizer.from_pretrained"
+        )
+    _check_vocabulary(model, tokenizer)
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Raise `CheckpointError` where the tokenizer was trained for more tokens than there are.
+
+    Tokens that were added to it later may be more: Gemma's has one for images.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"the tokenizer knows {tokenizer.vocab_size} tokens and the model {rows}: it is "
+            "another model's. Give the model's own"
+        )
+
+
+def _check_device(device: str) -> None:
+    """Raise `CheckpointError` for a device that is none, or is not there."""
+    if device in ("auto", BALANCED):
+        return
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise CheckpointError(
+            f"device is {device!r}; give auto, cpu, cuda, cuda:1 (by number) or {BALANCED}"
+        ) from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device is {device!r}, but torch sees no GPU here; give cpu or auto")
+
+
+def _parse_dtype(dtype: Any) -> ComputeDtype:
+    try:
+        return ComputeDtype(dtype)
+    except ValueError:
+        raise CheckpointError(
+            f"dtype is {dtype!r}; give one of these names: {', '.join(DTYPES)}"
+        ) from None
 
 
 def _name_dtype(model: PreTrainedModel) -> ComputeDtype:

@@ -52,8 +52,7 @@ class CallInputs(Inputs):
     @property
     def task_data(self) -> Path | None:
         """`$EXCISE_TASK_DATA`: where rows and texts of this machine's own lie."""
-        folder = os.environ.get("EXCISE_TASK_DATA")
-        return Path(folder) if folder else None
+        return _find_task_data()
 
     def storing_sums(self) -> AbstractContextManager[Storage]:
         """Within the context, sums of relevance lie beside the model."""
@@ -73,8 +72,7 @@ class CallInputs(Inputs):
 
     def find_task_file(self, task: str) -> Path | None:
         """Return this machine's own rows of a zero-shot task, if it has them."""
-        path = None if self.task_data is None else self.task_data / f"task_{task}.jsonl"
-        return path if path is not None and path.is_file() else None
+        return find_task_file(task)
 
 
 class CorrectionCallInputs(CallInputs, CorrectionInputs):
@@ -111,6 +109,18 @@ class CompressionCallInputs(CallInputs, CompressionInputs):
     def __init__(self, checkpoint: OpenCheckpoint, sets: Sets, spec: CompressionSpec) -> None:
         super().__init__(checkpoint, sets)
         self.spec = spec
+
+
+def find_task_file(task: str) -> Path | None:
+    """Return this machine's own rows of a zero-shot task, if it has them."""
+    folder = _find_task_data()
+    path = None if folder is None else folder / f"task_{task}.jsonl"
+    return path if path is not None and path.is_file() else None
+
+
+def _find_task_data() -> Path | None:
+    folder = os.environ.get("EXCISE_TASK_DATA")
+    return Path(folder) if folder else None
 
 
 def describe_own_surroundings() -> ScorerSurroundings:

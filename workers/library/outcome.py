@@ -69,6 +69,8 @@ class Outcome(Generic[ReportT]):
         Returns the folder. Raises `FileExistsError` where it exists.
         """
         target = Path(folder)
+        if target.exists():
+            raise FileExistsError(f"{target} exists already; name another folder, or remove it")
         target.mkdir(parents=True)
         for name, data in self.files.items():
             if not _is_weights(name):
@@ -101,7 +103,7 @@ class Outcome(Generic[ReportT]):
         page = html.escape(self.files[JobFile.REPORT_HTML].decode(), quote=True)
         return (
             f'<iframe srcdoc="{page}" style="width: 100%; height: {_FRAME_HEIGHT}px; '
-            'border: 1px solid #ccc"></iframe>'
+            'border: 1px solid #ccc; box-sizing: border-box; display: block"></iframe>'
         )
 
 

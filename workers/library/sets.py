@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from excise.intake.prompt_sets import Prompt, parse_prompts, parse_rows
+from excise.intake.prompt_sets import Prompt, PromptSetError, parse_prompts, parse_rows
+from workers.stages.context import InvalidInputError
 from workers.stages.inputs import SetInfo
 
 _SET_FIELDS = ("prompts", "reference", "rows", "task")
 """Fields of specs that name a set; where they hold a list, the list becomes a set."""
 
 _ROW_FIELDS = ("rows", "task")
+
+_LIST_FIELDS = ("prompts", "reference", "rows")
+"""Fields in which a single text can be nothing but a mistake; a task may be a built-in one."""
 
 _ID_DIGITS = 24
 
@@ -35,7 +39,8 @@ class Sets:
     def file_lists(self, value: Any, where: str = "") -> Any:
         """Return a spec's plain values with every list of prompts or rows replaced by an id.
 
-        Raises `PromptSetError` on a prompt or row that no set could hold.
+        Raises `PromptSetError` on a prompt or row that no set could hold, `InvalidInputError`
+        on an empty list, and `TypeError` on a single text where a list belongs.
         """
         if isinstance(value, Mapping):
             return {key: self._file(key, entry, f"{where}{key}") for key, entry in value.items()}
@@ -52,6 +57,10 @@ class Sets:
         """Return a set's rows, as JSON lines."""
         return self._sets[set_id].content.decode().split("\n")
 
+    def count(self, set_id: str) -> int:
+        """Return how many prompts or rows a set has."""
+        return self._sets[set_id].content.count(b"\n") + 1
+
     def describe(self, set_id: str) -> SetInfo:
         """Return what a report says about a set."""
         found = self._sets[set_id]
@@ -60,16 +69,20 @@ class Sets:
     def _file(self, key: str, value: Any, where: str) -> Any:
         if key in _SET_FIELDS and isinstance(value, list | tuple):
             return self._add(value, where, is_rows=key in _ROW_FIELDS)
+        if key in _LIST_FIELDS and isinstance(value, str):
+            raise TypeError(f"{where} is one text; give a list of texts")
         return self.file_lists(value, f"{where}.")
 
     def _add(self, values: Sequence[Any], name: str, *, is_rows: bool) -> str:
+        if not values:
+            raise InvalidInputError(f"{name} is an empty list. Give at least one entry.")
         lines = [value if is_rows else _as_prompt(value) for value in values]
         content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
         kept = _Set(name.removesuffix(".prompts"), content, "rows" if is_rows else "jsonl")
-        if is_rows:
-            parse_rows(content)
-        else:
-            parse_prompts(content, kept.format)
+        try:
+            parse_rows(content) if is_rows else parse_prompts(content, kept.format)
+        except PromptSetError as error:
+            raise PromptSetError(f"{name}: {error.message}") from None
         set_id = f"ps_{hashlib.sha256(content).hexdigest()[:_ID_DIGITS]}"
         self._sets[set_id] = kept
         return set_id

@@ -43,6 +43,14 @@ def group_near_duplicates(texts: Sequence[str]) -> list[int]:
     return [_root(parents, index) for index in range(len(texts))]
 
 
+def describe_alike(texts: Sequence[str]) -> str:
+    """Say how many groups the texts are; empty where no two are near-duplicates."""
+    groups = len(set(group_near_duplicates(texts)))
+    if groups == len(texts):
+        return ""
+    return f" ({groups} when near-duplicates, which stay together, count as one)"
+
+
 def _root(parents: list[int], index: int) -> int:
     while parents[index] != index:
         parents[index] = parents[parents[index]]

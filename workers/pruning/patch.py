@@ -54,7 +54,10 @@ def require_passed(patch: Patch) -> None:
     A patch that does not say how its job ended is taken as it is.
     """
     if not has_passed(patch):
-        raise RejectedPatchError(f"{describe_verdict(patch)}. Add --rejected to apply it anyway.")
+        raise RejectedPatchError(
+            f"{describe_verdict(patch)}. Add --rejected, or rejected=True in Python, to apply it "
+            "anyway."
+        )
 
 
 def has_passed(patch: Patch) -> bool:

@@ -14,6 +14,7 @@ from workers.correction.preparation import (
 )
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
 from workers.kinds.correction.ablation import check_ablations
+from workers.measuring.splits import describe_alike
 from workers.models.encoding import cut_corpus
 from workers.progress import Progress, count_up
 from workers.stages.abilities import describe_protection, protect
@@ -108,9 +109,9 @@ def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
     split = split_reference(inputs.base.tokenizer, texts, limits)
     if not (split.attribute and split.tune and split.held_out):
         raise InvalidInputError(
-            f"reference has {len(texts)} texts, too little for its three parts (attribution, "
-            "search, held-out check), each of which needs a text of two tokens. "
-            "Give more and longer texts."
+            f"reference has {len(texts)} texts{describe_alike(texts)}, too little for its three "
+            "parts (attribution, search, held-out check), each of which needs a text of two "
+            "tokens. Give more, longer and more varied texts."
         )
     return split
 

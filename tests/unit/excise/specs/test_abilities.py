@@ -115,3 +115,12 @@ def test_no_set_can_take_the_name_of_a_limit_on_text_as_a_whole(name: str) -> No
 def test_limits_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         parse(gates={"abilities": changes})
+
+
+def test_protected_texts_are_sets_that_a_job_names() -> None:
+    own = {"sets": [{"name": "invoices", "prompts": "ps_3"}]}
+    uses = {use.field: use for use in parse(protect=own).list_prompt_sets()}
+    assert uses["protect.sets[0].prompts"].prompt_set_id == "ps_3"
+    assert uses["protect.sets[0].prompts"].least == 2
+    assert "protect.sets[0].prompts" not in {use.field for use in parse().list_prompt_sets()}
+    assert len(list(parse(protect=None).list_prompt_sets())) == 2

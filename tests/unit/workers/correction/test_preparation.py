@@ -363,9 +363,9 @@ def many(
         name="rudeness",
         prompts=(
             *first,
-            *[build_outcome("t", [FINE], screened=[BAD])] * (tune - len(first)),
-            *[build_outcome("h", [BAD], held_out=True)] * held_out,
-            *[build_outcome("n", held_out=True, triggering=False)] * other,
+            *[build_outcome(f"t{n}", [FINE], screened=[BAD]) for n in range(tune - len(first))],
+            *[build_outcome(f"h{n}", [BAD], held_out=True) for n in range(held_out)],
+            *[build_outcome(f"n{n}", held_out=True, triggering=False) for n in range(other)],
         ),
     )
 
@@ -400,6 +400,14 @@ def test_a_signal_too_small_to_pass_says_so_before_the_costly_stages() -> None:
         "12 tuning, 9 held-out. A correction passes with 10 held-out ones or more, so this job "
         "cannot: cancel it, and submit it again with more prompts."
     )
+
+
+def test_prompts_on_one_side_because_they_are_alike_are_named_beside_a_weak_signal() -> None:
+    prompts = [build_outcome(f"Tell me about river {n}", screened=[BAD]) for n in range(9)]
+    alike = PreparedBehaviour(name="rudeness", prompts=(*prompts,))
+    reason = judge_signal(GREEDY_RUDENESS, alike)
+    assert reason is not None
+    assert reason.endswith("count as one, which leaves 1. Give more varied prompts")
 
 
 def test_reasoning_cut_off_at_the_limit_is_named_beside_a_weak_signal() -> None:

@@ -140,6 +140,8 @@ def test_nothing_to_correct_leaves_a_report_and_no_model(folder: Path, tmp_path:
     assert outcome.patch is None
     assert not outcome.is_changed
     saved = outcome.save(tmp_path / "out")
+    with pytest.raises(FileExistsError, match="out exists already; name another folder"):
+        outcome.save(saved)
     assert not (saved / "checkpoint").exists()
     with pytest.raises(ValueError, match="there is no changed model"):
         outcome.model  # noqa: B018 - reading it is what fails
@@ -187,7 +189,13 @@ def test_wrong_input_is_refused_before_anything_runs(folder: Path) -> None:
     repetition = excise.Repetition(UNDESIRED)
     with pytest.raises(ValidationError, match="reference is also"):
         excise.correct(folder, [repetition], UNDESIRED)
+    with pytest.raises(ValidationError, match="granularity") as raised:
+        excise.correct(folder, [repetition], REFERENCE, granularity="neuron")
+    assert "a field of attribution" in raised.value.__notes__[0]
     with pytest.raises(ValidationError, match="thresholds"):
         excise.correct(folder, [excise.Repetition(UNDESIRED, thresholds=1)], REFERENCE)
+    alike = [f"{' '.join(['w1 w2 w3 w4'] * 8)} w{number}" for number in range(8)]
+    with pytest.raises(InvalidInputError, match=r"reference has 8 texts \(1 when near-duplicates"):
+        excise.correct(folder, [repetition], alike, shows_progress=False, **SETTINGS)
     with pytest.raises(InvalidInputError, match="reference has 1 texts"):
         excise.correct(folder, [repetition], ["w1 w2"], shows_progress=False, **SETTINGS)

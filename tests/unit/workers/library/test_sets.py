@@ -8,6 +8,7 @@ import pytest
 
 from excise.intake.prompt_sets import PromptSetError
 from workers.library.sets import Sets
+from workers.stages.context import InvalidInputError
 
 
 def test_every_list_of_prompts_is_filed_and_other_lists_stay() -> None:
@@ -50,5 +51,22 @@ def test_chats_are_prompts_and_rows_are_rows() -> None:
 
 
 def test_a_prompt_that_no_set_could_hold_is_refused_with_its_line() -> None:
-    with pytest.raises(PromptSetError, match="line 2"):
-        Sets().file_lists({"prompts": ["fine", " "]})
+    with pytest.raises(PromptSetError, match=r"^gates\.general\.prompts: The prompt on line 2"):
+        Sets().file_lists({"gates": {"general": {"prompts": ["fine", " "]}}})
+
+
+def test_a_single_text_is_no_list_of_texts() -> None:
+    for field in ("prompts", "reference", "rows"):
+        with pytest.raises(TypeError, match=f"perplexity.{field} is one text; give a list"):
+            Sets().file_lists({"perplexity": {field: "some text"}})
+    assert Sets().file_lists({"task": "ioi"}) == {"task": "ioi"}
+
+
+def test_an_empty_list_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="reference is an empty list"):
+        Sets().file_lists({"reference": []})
+
+
+def test_prompts_are_counted() -> None:
+    sets = Sets()
+    assert sets.count(sets.file_lists({"prompts": ["one", "two\nlines"]})["prompts"]) == 2

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from workers.measuring.splits import (
     NEAR_DUPLICATE_JACCARD,
+    describe_alike,
     group_near_duplicates,
     split_by_hash,
 )
@@ -35,6 +36,11 @@ def draw_texts(count: int, seed: int = 0) -> list[str]:
 
 
 DIFFERENT = draw_texts(200)
+
+
+def test_texts_are_alike_only_where_groups_are_fewer() -> None:
+    assert describe_alike(DIFFERENT) == ""
+    assert describe_alike([*DIFFERENT[:3], DIFFERENT[0].upper()]).startswith(" (3 when near-dup")
 
 
 def test_about_the_asked_share_is_for_tuning() -> None:
