@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from excise.intake.model_sources import ModelSourceError
 from excise.names import ComputeDtype
+from workers.families import find_family
 from workers.fetching.checkpoints import EMBEDDED_MODELS, fetch_embedded_checkpoint
 from workers.fetching.sources import find_checkpoint, list_model_roots
 from workers.models.checkpoints import CheckpointError, load_checkpoint, require_tokenizer
@@ -60,7 +61,7 @@ def open_checkpoint(
     A loaded model is written to a temporary folder, which goes with what is returned, and loaded
     from there: the caller's own stays as it is, at the price of a second copy in memory. It needs
     its `tokenizer`, and settles `device` and `dtype` itself: another `dtype` is refused. Raises
-    `CheckpointError` and `ModelSourceError`.
+    `CheckpointError`, `ModelSourceError` and `UnsupportedArchitectureError`.
     """
     if isinstance(model, str | Path):
         if tokenizer is not None:
@@ -100,12 +101,16 @@ def _find_folder(model: str) -> Path:
 
 
 def _check_loaded(model: Any, tokenizer: Any) -> None:
-    """Raise `CheckpointError` unless this is a model and the tokenizer of its vocabulary."""
+    """Raise `CheckpointError` unless this is a model and the tokenizer of its vocabulary.
+
+    Raises `UnsupportedArchitectureError` on a model of which there is no description.
+    """
     if not isinstance(model, PreTrainedModel):
         raise CheckpointError(
             f"model is a {type(model).__name__}; give a transformers model, or a checkpoint's "
             "folder or name. Merge adapters and unwrap compiled models first"
         )
+    find_family(model)  # an unknown one is refused before it is written
     if tokenizer is None:
         raise CheckpointError(
             "a loaded model comes without its tokenizer; give it as tokenizer=…, or give the "

@@ -80,7 +80,10 @@ class Sets:
         content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
         kept = _Set(name.removesuffix(".prompts"), content, "rows" if is_rows else "jsonl")
         try:
-            parse_rows(content) if is_rows else parse_prompts(content, kept.format)
+            if is_rows:
+                parse_rows(content)
+            else:
+                parse_prompts(content, kept.format)
         except PromptSetError as error:
             raise PromptSetError(f"{name}: {error.message}") from None
         set_id = f"ps_{hashlib.sha256(content).hexdigest()[:_ID_DIGITS]}"

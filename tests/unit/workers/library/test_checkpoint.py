@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import BloomConfig, BloomForCausalLM
 
 from excise.intake.model_sources import ModelSourceError
 from tests.tiny import build_tiny_model, build_tiny_tokenizer
+from workers.families import UnsupportedArchitectureError
 from workers.library.checkpoint import open_checkpoint
 from workers.models.checkpoints import CheckpointError
 
@@ -34,6 +37,18 @@ def test_a_loaded_model_is_written_to_a_folder_that_goes_with_it() -> None:
 def test_what_is_no_model_with_its_own_tokenizer(model: Any, tokenizer: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(model, tokenizer)
+
+
+def test_an_unknown_architecture_is_refused_before_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    shape = {"vocab_size": 64, "hidden_size": 16, "n_layer": 1, "n_head": 2}
+    bloom = BloomForCausalLM(BloomConfig(**shape))
+    with pytest.raises(UnsupportedArchitectureError, match="BloomForCausalLM is not supported"):
+        open_checkpoint(bloom, build_tiny_tokenizer())
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_dtype_that_the_loaded_model_is_not_held_in() -> None:
