@@ -13,9 +13,6 @@ from excise.reports.gates import GateResult
 from workers.gates.rows import Figure, Gate, Remedy, judge_figure
 from workers.gates.table import ABILITIES, EFFECT_GATES, GATES
 
-_ROWS = {**GATES, **EFFECT_GATES, ABILITIES.name: ABILITIES}
-"""Gates of corrections and of `excise gate`, by name."""
-
 _ENDLESS = Remedy(
     GATES["token_limit"].remedy.cause + " Where the base ended its answers with what is now gone, "
     "they go on until the limit.",
@@ -64,7 +61,7 @@ def find_remedy(result: GateResult, *, of_job: bool) -> str:
     if result.value is None:
         return _UNMEASURED
     name, subject = _split(result.name)
-    gate = _ROWS.get(name)
+    gate = (GATES | EFFECT_GATES | {ABILITIES.name: ABILITIES}).get(name)
     if gate is None:
         return _OTHER[result.group]
     part = "general" if subject in ("", GatedSet.GENERAL) else "responses"
