@@ -53,6 +53,6 @@ class Phrase(LocalBehaviour):
 
 
 class Custom(LocalBehaviour):
-    """Whatever a scorer of your own measures: an `entry_point` in `excise.scorers`, or a `url`."""
+    """Whatever a scorer measures: an `entry_point`, built in or in `excise.scorers`, or a `url`."""
 
     kind = "custom"

@@ -169,7 +169,8 @@ class CustomDefinition(BehaviourDefinition):
     kind: Literal[BehaviourKind.CUSTOM]
     decoding: DecodingSpec = DecodingSpec()
     entry_point: EntryPointName | None = None
-    """Name in the entry point group `excise.scorers` of a package installed with the workers."""
+    """Name of a built-in scorer, or in the entry point group `excise.scorers` of a package that is
+    installed with the workers."""
     url: ScorerUrl | None = None
     """Where responses are posted to: host and path, without user, query and fragment."""
     direction: OneOf[Direction]

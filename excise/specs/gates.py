@@ -1,7 +1,7 @@
 """The damage and safety gates a correction job, or `excise gate`, asks for.
 
 A gate whose part is absent is not asked for; one that is asked for and cannot be measured is not
-met. What each demands is said in the table of `workers.gates.gates`.
+met. What each demands is said in `workers.gates.table`.
 """
 
 from __future__ import annotations

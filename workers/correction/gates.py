@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from excise.names import Direction, GateBound, GateGroup, MeasureName
+from excise.names import Direction, MeasureName
 from excise.reports.gates import GateResult
 from workers.correction.behaviour import Behaviour
 from workers.correction.effects import BehaviourSides, average_draws, compute_values
 from workers.correction.results import Responses
+from workers.gates.rows import Figure, Gate, judge_figure
+from workers.gates.table import EFFECT_GATES
 from workers.measuring.statistics import compute_change_interval
 
 MIN_HELD_OUT = 10
@@ -32,51 +34,34 @@ def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides) -> list[Gate
     assert sides.validated is not None
     before, corrected = sides.held_out_before, sides.validated.corrected
     controls = sides.validated.controls
-    who = _name_scorers(behaviour)
 
     def starts(own: _Improvement) -> tuple[list[float], list[float]]:
         return own.of(before), average_draws(controls, own.of)
 
     demands = (
         _Demand(
-            "effect",
+            EFFECT_GATES["effect"],
             lambda own: min(own.compute_effect(start, own.of(corrected)) for start in starts(own)),
             behaviour.min_effect,
-            GateBound.AT_LEAST,
-            f"{_describe_effect(behaviour)} on held-out prompts, beyond what an equally large "
-            f"random selection does, is at least this{who}",
         ),
         _Demand(
-            "significance",
+            EFFECT_GATES["significance"],
             lambda own: min(own.find_least_gain(start, own.of(corrected)) for start in starts(own)),
             0.0,
-            GateBound.ABOVE,
-            f"the 95 % intervals of the held-out improvement, from the base and beyond an equally "
-            f"large random selection, lie above zero{who}",
         ),
         _Demand(
-            "better_than_random",
+            EFFECT_GATES["better_than_random"],
             lambda own: own.find_least_gain(average_draws(controls, own.of), own.of(corrected)),
             0.0,
-            GateBound.ABOVE,
-            f"the 95 % interval of the lead over an equally large random selection lies above "
-            f"zero{who}",
         ),
     )
-    agreed = _agree(behaviour, demands)
+    held_out = Figure(float(len(before)))
     return [
         *(
-            _gate(behaviour, demand.name, value, demand.limit, demand.bound, demand.sentence)
-            for demand, value in zip(demands, agreed, strict=True)
+            _judge(behaviour, demand.gate, demand.limit, Figure(value))
+            for demand, value in zip(demands, _agree(behaviour, demands), strict=True)
         ),
-        _gate(
-            behaviour,
-            "held_out_prompts",
-            float(len(before)),
-            float(MIN_HELD_OUT),
-            GateBound.AT_LEAST,
-            "at least this many held-out prompts bring the behaviour out",
-        ),
+        _judge(behaviour, EFFECT_GATES["held_out_prompts"], float(MIN_HELD_OUT), held_out),
         *_judge_remaining(behaviour, before, corrected),
     ]
 
@@ -92,16 +77,13 @@ def _judge_remaining(
     if limit is None:
         return []
     value = _compute_share(behaviour, corrected)
-    sentence = f"at most this share of held-out responses still shows {behaviour.name}"
-    gate = _gate(behaviour, "remaining", value, limit, GateBound.AT_MOST, sentence)
-    figures = {
-        "name": f"remaining:{behaviour.name}",
-        "unit": "share of responses",
-        "before": _compute_share(behaviour, before),
-        "after": value,
-        "count": sum(map(len, corrected)),
-    }
-    return [gate.model_copy(update=figures)]
+    figure = Figure(
+        value,
+        before=_compute_share(behaviour, before),
+        after=value,
+        count=sum(map(len, corrected)),
+    )
+    return [_judge(behaviour, EFFECT_GATES["remaining"], limit, figure)]
 
 
 def _compute_share(behaviour: Behaviour, responses: Responses) -> float:
@@ -112,11 +94,9 @@ def _compute_share(behaviour: Behaviour, responses: Responses) -> float:
 class _Demand:
     """A gate that scorers judge, each by its own figures."""
 
-    name: str
+    gate: Gate
     find: Callable[[_Improvement], float]
     limit: float
-    bound: GateBound
-    sentence: str
 
 
 def _agree(behaviour: Behaviour, demands: Sequence[_Demand]) -> list[float]:
@@ -126,7 +106,8 @@ def _agree(behaviour: Behaviour, demands: Sequence[_Demand]) -> list[float]:
 
     def rank(row: Sequence[float]) -> tuple[int, float]:
         judged = zip(demands, row, strict=True)
-        return sum(demand.bound.is_met(value, demand.limit) for demand, value in judged), row[0]
+        met = [demand.gate.bound.is_met(value, demand.limit) for demand, value in judged]
+        return sum(met), row[0]
 
     best = sorted(rows, key=rank, reverse=True)[: behaviour.agreeing]
     return [min(values) for values in zip(*best, strict=True)]
@@ -173,15 +154,10 @@ def _name_scorers(behaviour: Behaviour) -> str:
     return f", by at least {behaviour.agreeing} of {len(behaviour.scorers)} evaluators"
 
 
-def _gate(
-    behaviour: Behaviour, name: str, value: float, limit: float, bound: GateBound, sentence: str
-) -> GateResult:
-    return GateResult(
-        name=f"{behaviour.name}.{name}",
-        group=GateGroup.EFFECT,
-        sentence=sentence,
-        bound=bound,
-        limit=limit,
-        value=value,
-        passed=bound.is_met(value, limit),
-    )
+def _judge(behaviour: Behaviour, gate: Gate, limit: float, figure: Figure) -> GateResult:
+    words = {
+        "behaviour": behaviour.name,
+        "improvement": _describe_effect(behaviour),
+        "judges": _name_scorers(behaviour),
+    }
+    return judge_figure(gate, limit, figure, behaviour.name, words)

@@ -43,13 +43,13 @@ from workers.correction.results import (
 from workers.correction.samples import choose_samples
 from workers.domain import Selection
 from workers.gates.abilities import (
-    ABILITIES,
     AbilityLimits,
     compare_states,
     judge_abilities,
 )
 from workers.gates.gates import GateRequest, judge_gates
 from workers.gates.remedies import add_remedies
+from workers.gates.table import ABILITIES
 from workers.measuring.state import (
     ModelState,
     TextDivergences,
@@ -162,7 +162,8 @@ def _judge(
         return Verdict.NO_EFFECT, describe_search(() if search is None else search.trials)
     failed = [gate for gate in gates if not gate.passed]
     if failed:
-        lost = "".join(f". {gate.note}" for gate in failed if gate.name == ABILITIES and gate.note)
+        able = [gate.note for gate in failed if gate.name == ABILITIES.name]
+        lost = "".join(f". {note}" for note in able if note)
         return Verdict.REJECTED, f"gates not met: {', '.join(gate.name for gate in failed)}{lost}"
     return Verdict.PASSED, "every gate was measured on held-out data and met"
 

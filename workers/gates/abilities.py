@@ -7,20 +7,18 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Protocol
 
-from excise.names import GateBound, GateGroup
 from excise.reports.abilities import AbilityChange
 from excise.reports.gates import GateResult
 from workers.abilities.probe import Right, SliceKind
 from workers.abilities.state import Abilities, SliceFigures
+from workers.gates.rows import Figure, judge_figure
+from workers.gates.table import ABILITIES
 from workers.measuring.state import ModelState
 from workers.measuring.statistics import compute_change_interval, compute_ratio_interval
 
 LEAST_ACCURACY = 0.1
 """Share of items that a model must get right for the slice to be one of its abilities: below six
 of sixty, a fall of five points is half of what there is, and noise."""
-
-ABILITIES = "abilities"
-"""The gate's name."""
 
 UNMEASURED = "abilities could not be measured of both models in the same tokens"
 SHOWS_NOTHING = (
@@ -173,19 +171,13 @@ def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
     """
     lost = [change for change in changes if not change.within]
     gated = [change for change in changes if change.is_gated]
-    return GateResult(
-        name=ABILITIES,
-        sentence="slices of abilities that fall by more than their limits are at most this many",
-        limit=0.0,
-        value=float(len(lost)) if changes else None,
-        passed=bool(changes) and not lost,
-        unit="slices",
-        group=GateGroup.DAMAGE,
-        bound=GateBound.AT_MOST,
+    figure = Figure(
+        float(len(lost)) if changes else None,
         count=sum(change.items for change in gated) or None,
         unmeasured=None if changes else UNMEASURED,
         note=_describe(changes, lost),
     )
+    return judge_figure(ABILITIES, 0.0, figure)
 
 
 def _describe(changes: Sequence[AbilityChange], lost: Sequence[AbilityChange]) -> str | None:

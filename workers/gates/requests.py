@@ -19,6 +19,7 @@ from excise.specs.gates import (
 from workers.abilities.catalogue import SLICES, ProbeSource
 from workers.abilities.probe import SliceKind
 from workers.gates.gates import GateRequest
+from workers.gates.table import GATES
 from workers.measuring.measurement import CheckPlan, PromptSet
 from workers.measuring.zero_shot_tasks import Question, parse_questions, sample_questions
 from workers.models.encoding import Chat, ChatTemplateError, cut_corpus
@@ -96,16 +97,8 @@ def build_requests(spec: GatesSpec) -> list[GateRequest]:
 
 def build_response_requests(limits: ResponseLimitsSpec, subject: str) -> list[GateRequest]:
     """Return the gates on the responses to the prompt set `subject`; a null limit asks for none."""
-    asked = {
-        "uniqueness": limits.max_uniqueness_fall,
-        "self_repetition": limits.max_self_repetition_rise,
-        "emptiness": limits.max_empty_rise,
-        "shorter": limits.min_length_ratio,
-        "longer": limits.max_length_ratio,
-        "token_limit": limits.max_token_limit_rise,
-        "diversity": limits.max_diversity_fall,
-    }
-    return [GateRequest(name, limit, subject) for name, limit in asked.items() if limit is not None]
+    asked = [(gate.name, getattr(limits, gate.limit)) for gate in GATES.values() if gate.limit]
+    return [GateRequest(name, limit, subject) for name, limit in asked if limit is not None]
 
 
 def list_not_asked(spec: GatesSpec) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report of a circuit job: what was found, how faithful it is, and the verdict on it."""
+"""The report of a circuit job: what was found and how faithful it is, as pages."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from excise.names import BuiltInTask, Verdict
-from excise.reports.circuit import (
-    ChosenCircuit,
-    CircuitCurve,
-    CircuitReport,
-)
-from excise.reports.gates import GateResult
+from excise.names import BuiltInTask
+from excise.reports.circuit import CircuitCurve, CircuitReport
 from workers.reports.charts import Axis, build_axis, layer_of
 from workers.reports.gates import build_gate_groups
 from workers.reports.rendering import (
@@ -29,49 +24,6 @@ TASK_TITLES: dict[str, str] = {
 }
 DRAWN_RETENTION = (-1.0, 4.0)
 """Beyond these a curve is drawn at the chart's edge."""
-
-
-_RETENTION_REMEDY = (
-    "The circuit lost too much on rows that took no part in finding it. Give more rows, so that "
-    "it is found and sized on more, another attributor, or a lower threshold"
-)
-_SIZE_REMEDY = (
-    "No small part of the model carries the task by this attributor. Give another attributor or "
-    "granularity, a lower threshold, or a larger max_share"
-)
-
-
-def judge_circuit(
-    circuit: ChosenCircuit, threshold: float, max_share: float
-) -> tuple[Verdict, str, list[GateResult]]:
-    """The verdict on a circuit, why, and its gates."""
-    share, held_out = circuit.kept / circuit.of, circuit.held_out
-    gates = [
-        GateResult(
-            name="retention",
-            sentence="the circuit keeps this share of the model's metric on held-out rows",
-            limit=threshold,
-            value=held_out.retention,
-            passed=held_out.retention >= threshold,
-            remedy=None if held_out.retention >= threshold else _RETENTION_REMEDY,
-        ),
-        GateResult(
-            name="size",
-            sentence="the circuit is at most this share of all components",
-            limit=max_share,
-            value=share,
-            passed=share <= max_share,
-            remedy=None if share <= max_share else _SIZE_REMEDY,
-        ),
-    ]
-    found = (
-        f"{circuit.kept:,} of {circuit.of:,} components ({share:.2%}) keep "
-        f"{held_out.retention:.0%} of the model's metric on held-out rows"
-    )
-    if all(gate.passed for gate in gates):
-        return Verdict.PASSED, f"{found}.", gates
-    missed = ", ".join(gate.name for gate in gates if not gate.passed)
-    return Verdict.REJECTED, f"{found}; not met: {missed}.", gates
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,8 @@
-"""The report of a compression: what was removed, what it cost, and the verdict on it."""
+"""The report of a compression: what was removed and what it cost, as pages."""
 
 from __future__ import annotations
 
-from excise.names import Verdict
-from excise.reports.compression import (
-    CompressionReport,
-    CorpusPerplexity,
-)
-from excise.reports.gates import GateResult
+from excise.reports.compression import CompressionReport
 from workers.reports.gates import build_gate_groups
 from workers.reports.rendering import (
     REVERT_COMMAND,
@@ -16,34 +11,6 @@ from workers.reports.rendering import (
     require_finite,
     write_apply_command,
 )
-
-_REMEDY = (
-    "The compressed model predicts the corpus worse than allowed. Give a lower sparsity, a "
-    "calibration set like the corpus, or another method; or raise budget.perplexity_increase"
-)
-
-
-def judge_compression(
-    perplexity: CorpusPerplexity, limit: float | None
-) -> tuple[Verdict, str, list[GateResult]]:
-    """The verdict on a compression, why, and its gates; without a limit it passes."""
-    cost = (
-        f"Perplexity of the corpus {perplexity.corpus} goes from {perplexity.before:.2f} to "
-        f"{perplexity.after:.2f} ({perplexity.increase:+.1%})"
-    )
-    if limit is None:
-        return Verdict.PASSED, f"{cost}; no limit was asked for.", []
-    gate = GateResult(
-        name="perplexity",
-        sentence="perplexity rises by at most this share",
-        limit=limit,
-        value=perplexity.increase,
-        passed=perplexity.increase <= limit,
-    )
-    gate = gate if gate.passed else gate.model_copy(update={"remedy": _REMEDY})
-    if gate.passed:
-        return Verdict.PASSED, f"{cost}, within the limit of {limit:+.1%}.", [gate]
-    return Verdict.REJECTED, f"{cost}, over the limit of {limit:+.1%}.", [gate]
 
 
 def render_compression_markdown(report: CompressionReport) -> str:

@@ -10,23 +10,19 @@ from pathlib import Path
 from excise.names import Direction
 from excise.outgoing.endpoints import OutgoingError, parse_endpoint, resolve_endpoint
 from excise.outgoing.posts import Credentials, Poster, SecretUse
-from workers.scorers.custom import HttpScorer, load_entry_point
+from workers.scorers.custom import HttpScorer, load_plugin
 from workers.scorers.detoxify import load_detoxify
 from workers.scorers.errors import ScorerUnavailableError
 from workers.scorers.phrases import Phrases, PhraseScorer
-from workers.scorers.profanity import load_profanity
 from workers.scorers.scorer import BehaviourScorer
-from workers.scorers.uniqueness import UniquenessScorer
 
 
 @dataclass(frozen=True)
-class UniquenessDescription:
-    """The response uniqueness ratio."""
+class PluginDescription:
+    """A scorer that takes no argument, built in or installed, and the direction it must have."""
 
-
-@dataclass(frozen=True)
-class ProfanityDescription:
-    """alt-profanity-check."""
+    name: str
+    direction: Direction
 
 
 @dataclass(frozen=True)
@@ -45,14 +41,6 @@ class PhraseDescription:
 
 
 @dataclass(frozen=True)
-class EntryPointDescription:
-    """A scorer of an installed package, and the direction it is taken to have."""
-
-    entry_point: str
-    direction: Direction
-
-
-@dataclass(frozen=True)
 class HttpDescription:
     """A scorer behind a URL."""
 
@@ -61,14 +49,7 @@ class HttpDescription:
     direction: Direction
 
 
-ScorerDescription = (
-    UniquenessDescription
-    | ProfanityDescription
-    | DetoxifyDescription
-    | PhraseDescription
-    | EntryPointDescription
-    | HttpDescription
-)
+ScorerDescription = PluginDescription | DetoxifyDescription | PhraseDescription | HttpDescription
 
 
 @dataclass(frozen=True)
@@ -102,23 +83,19 @@ def build_scorer(
     Raises `ScorerUnavailableError`.
     """
     match description:
-        case UniquenessDescription():
-            return UniquenessScorer()
-        case ProfanityDescription():
-            return load_profanity()
+        case PluginDescription(name, direction):
+            return _load_plugin(name, direction)
         case DetoxifyDescription(checkpoint):
             return load_detoxify(surroundings.find_detoxify(checkpoint), surroundings.device)
         case PhraseDescription(name, phrases):
             return PhraseScorer(phrases, name)
-        case EntryPointDescription(entry_point, direction):
-            return _load_entry_point(entry_point, direction)
         case HttpDescription():
             poster = resources.enter_context(_build_poster(description, surroundings))
             return HttpScorer(description.name, description.direction, poster)
 
 
-def _load_entry_point(name: str, direction: Direction) -> BehaviourScorer:
-    scorer = load_entry_point(name)
+def _load_plugin(name: str, direction: Direction) -> BehaviourScorer:
+    scorer = load_plugin(name)
     if scorer.direction is not direction:
         raise ScorerUnavailableError(
             f"the scorer {name!r} says {scorer.direction}, the behaviour's direction is "

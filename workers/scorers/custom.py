@@ -1,4 +1,4 @@
-"""Scorers of the user's own: a Python entry point the operator installed, or an HTTP endpoint."""
+"""Scorers that take no argument, by name, and those of the user's own behind a URL."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from excise.names import Direction
 from excise.outgoing.posts import Poster, PostError
+from workers.scorers.built_in import BUILT_IN
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
 from workers.scorers.scorer import Answer, BehaviourScorer
 
@@ -84,27 +85,35 @@ class HttpScorer:
         return check_scores(scores, len(texts), self.name)
 
 
-def load_entry_point(name: str) -> CheckedScorer:
-    """Return the scorer that an installed package offers as `name` in `excise.scorers`.
+def load_plugin(name: str) -> BehaviourScorer:
+    """Return the scorer called `name`: a built-in one, or one that an installed package offers.
 
-    The entry point is a class or function that takes nothing and returns a `BehaviourScorer`.
-    Raises `ScorerUnavailableError`.
+    Packages offer them in the entry point group `excise.scorers`: a class or function that takes
+    nothing and returns a `BehaviourScorer`. Raises `ScorerUnavailableError` unless exactly one is
+    called so.
     """
     offered = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     found = [entry for entry in offered if entry.name == name and _NAME.fullmatch(name)]
-    if len(found) != 1:
+    if name in BUILT_IN and not found:
+        return BUILT_IN[name]()
+    if name in BUILT_IN or len(found) != 1:
+        also = ", and it is built in" if name in BUILT_IN else ""
         raise ScorerUnavailableError(
             f"{len(found)} installed packages offer the scorer {name!r} in the entry point group "
-            f"{ENTRY_POINT_GROUP}; exactly one must. Offered: "
-            f"{', '.join(sorted(offered.names)) or 'none'}."
+            f"{ENTRY_POINT_GROUP}{also}; exactly one scorer must be called so. Offered: "
+            f"{', '.join(sorted(offered.names)) or 'none'}. Built in: {', '.join(BUILT_IN)}."
         )
+    return _load_entry_point(found[0])
+
+
+def _load_entry_point(entry: importlib.metadata.EntryPoint) -> CheckedScorer:
     try:
-        scorer = found[0].load()()
+        scorer = entry.load()()
         direction = Direction(scorer.direction)
-        return CheckedScorer(cast(BehaviourScorer, scorer), f"custom/{name}", direction)
+        return CheckedScorer(cast(BehaviourScorer, scorer), f"custom/{entry.name}", direction)
     except Exception as error:
         raise ScorerUnavailableError(
-            f"the entry point {found[0].value} of the scorer {name!r} gave no scorer: {error!r}"
+            f"the entry point {entry.value} of the scorer {entry.name!r} gave no scorer: {error!r}"
         ) from error
 
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from excise.intake.prompt_sets import Prompt
 from excise.names import Direction, Headline, MeasureName
 from excise.specs.behaviours import (
-    OFFLINE_EVALUATOR,
     BehaviourSpec,
     CustomDefinition,
     DecodingSpec,
@@ -23,18 +22,20 @@ from workers.models.prompts import convert_prompts, encode_all
 from workers.models.tokenizer import Tokenizer
 from workers.scorers.build import (
     DetoxifyDescription,
-    EntryPointDescription,
     HttpDescription,
     PhraseDescription,
-    ProfanityDescription,
+    PluginDescription,
     ScorerDescription,
     ScorerSurroundings,
-    UniquenessDescription,
     build_scorer,
 )
 from workers.scorers.detector import Detector
 from workers.scorers.phrases import Phrases
+from workers.scorers.uniqueness import UniquenessScorer
 from workers.stages.context import InvalidInputError
+
+DETOXIFY_PREFIX = "detoxify/"
+"""Of an evaluator's name, before that of a checkpoint."""
 
 PHRASE_THRESHOLD = 0.5
 """A phrase is in a response, which scores 1, or not, which scores 0."""
@@ -92,7 +93,7 @@ def describe_scorers(spec: Definition) -> list[ScorerDescription]:
     """Return the scorers a spec asks for, in order."""
     match spec:
         case RepetitionDefinition():
-            return [UniquenessDescription()]
+            return [PluginDescription(UniquenessScorer.name, UniquenessScorer.direction)]
         case ToxicityDefinition():
             return [_describe_evaluator(name) for name in spec.evaluators]
         case PhraseDefinition():
@@ -107,15 +108,15 @@ def describe_scorers(spec: Definition) -> list[ScorerDescription]:
         case CustomDefinition():
             direction = Direction(spec.direction)
             if spec.entry_point is not None:
-                return [EntryPointDescription(spec.entry_point, direction)]
+                return [PluginDescription(spec.entry_point, direction)]
             assert spec.url is not None
             return [HttpDescription(spec.name, spec.url, direction)]
 
 
 def _describe_evaluator(name: str) -> ScorerDescription:
-    if name == OFFLINE_EVALUATOR:
-        return ProfanityDescription()
-    return DetoxifyDescription(name.removeprefix("detoxify/"))
+    if name.startswith(DETOXIFY_PREFIX):
+        return DetoxifyDescription(name.removeprefix(DETOXIFY_PREFIX))
+    return PluginDescription(name, Direction.LOWER_IS_BETTER)
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:

@@ -12,10 +12,10 @@ from excise.reports.circuit import (
 )
 from excise.reports.common import ModelIdentity
 from excise.reports.gates import GateResult
+from workers.circuits.verdict import judge_circuit
 from workers.domain import Selection
 from workers.kinds.circuit import discover, package, prepare, validate
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
-from workers.reports.circuit import judge_circuit
 from workers.stages.context import ShardedWork, StageContext
 from workers.stages.inputs import CircuitInputs
 from workers.stages.packaging import list_versions

@@ -5,10 +5,10 @@ from __future__ import annotations
 from excise.reports.common import ModelIdentity
 from excise.reports.compression import CompressionReport, CorpusPerplexity, ModuleZeros, TaskChange
 from workers.compression.plan import SPEED_NOTE
+from workers.compression.verdict import judge_compression
 from workers.families import linear_weight
 from workers.kinds.compression import compress, package, prepare, validate
 from workers.kinds.compression.results import Measured, PreparedCompression
-from workers.reports.compression import judge_compression
 from workers.stages.context import ShardedWork, StageContext
 from workers.stages.inputs import CompressionInputs
 from workers.stages.packaging import list_versions

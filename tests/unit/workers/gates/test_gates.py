@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
-from excise.names import GateBound, GatedSet
+from excise.names import GateBound, GatedSet, GateGroup
 from excise.reports.gates import GateResult
+from excise.specs.gates import ResponseLimitsSpec
 from tests.unit.workers.gates.limits import LIMITS, RESPONSE_GATES
 from workers.gates import gates
-from workers.gates.gates import GATES, GateRequest, judge_gate, judge_gates
+from workers.gates.gates import GateRequest, judge_gate, judge_gates
+from workers.gates.remedies import add_remedies
+from workers.gates.requests import build_response_requests
+from workers.gates.rows import Gate, remedy_responses
+from workers.gates.table import GATES
 from workers.measuring.state import (
     BehaviourScores,
     ModelState,
@@ -330,3 +335,44 @@ def test_a_share_of_all_responses_that_may_show_it_demands_nothing() -> None:
     result = judge_gate(GateRequest("behaviour_share", 1.0, "loops"), show(0), show(1))
     assert result.passed
     assert "could not have failed" in (result.note or "")
+
+
+def test_every_limit_on_responses_is_asked_for_by_one_row() -> None:
+    asked = [gate.limit for gate in GATES.values() if gate.limit]
+    assert sorted(asked) == sorted(ResponseLimitsSpec.model_fields)
+
+
+def test_a_new_gate_is_a_row_and_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def estimate_link_rise(pair: gates.Pair) -> gates.Estimate:
+        before, after = (
+            sum("://" in text for text in state.responses[pair.subject].texts)
+            for state in (pair.base, pair.changed)
+        )
+        share = (after - before) / COUNT
+        return gates.Estimate(share, share, share, before / COUNT, after / COUNT, COUNT)
+
+    row = Gate(
+        "links",
+        GateGroup.SAFETY,
+        "share of prompts",
+        GateBound.AT_MOST,
+        "the share of responses to {subject} prompts with a link rises by at most this",
+        remedy_responses("More responses hold a link."),
+        estimate_link_rise,
+        GatedSet.GENERAL,
+        "max_link_rise",
+    )
+
+    class Limits(ResponseLimitsSpec):
+        max_link_rise: float | None = 0.05
+
+    monkeypatch.setitem(GATES, "links", row)
+    requests = build_response_requests(Limits(), "loops")
+    (request,) = [request for request in requests if request.name == "links"]
+    texts = ["so"] * COUNT
+    base = respond(SOUND, texts, "loops")
+    linked = respond(SOUND, ["see http://a.example"] * 2 + texts[2:], "loops")
+    assert judge_gate(request, base, base).is_met
+    (unmet,) = add_remedies([judge_gate(request, base, linked)], of_job=True)
+    assert (unmet.name, unmet.value, unmet.unit) == ("links:loops", 2 / COUNT, "share of prompts")
+    assert "set responses.max_link_rise" in (unmet.remedy or "")

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from excise.names import Verdict
 from excise.reports.common import ModelIdentity
 from excise.reports.compression import (
     CompressionReport,
@@ -15,8 +14,8 @@ from excise.reports.compression import (
     TaskChange,
     TaskScore,
 )
+from workers.compression.verdict import judge_compression
 from workers.reports.compression import (
-    judge_compression,
     render_compression_html,
     render_compression_markdown,
 )
@@ -70,30 +69,6 @@ def report(limit: float | None = None, **changes: object) -> CompressionReport:
         model=ModelIdentity(id="tiny", sha256="ab" * 32),
     )
     return whole.model_copy(update=changes)
-
-
-@pytest.mark.parametrize(
-    ("limit", "verdict"),
-    [(0.25, Verdict.PASSED), (0.2499, Verdict.REJECTED), (0.0, Verdict.REJECTED)],
-)
-def test_a_limit_is_a_gate(limit: float, verdict: Verdict) -> None:
-    found, reason, (gate,) = judge_compression(perplexity(), limit)
-    assert found is verdict
-    assert gate.passed is (verdict is Verdict.PASSED)
-    assert (gate.name, gate.limit, gate.value) == ("perplexity", limit, 0.25)
-    assert "20.00 to 25.00 (+25.0%)" in reason
-    assert ("over the limit" in reason) is (verdict is Verdict.REJECTED)
-
-
-def test_without_a_limit_it_passes_and_says_so() -> None:
-    verdict, reason, gates = judge_compression(perplexity(after=1e5), None)
-    assert (verdict, gates) == (Verdict.PASSED, [])
-    assert "no limit was asked for" in reason
-
-
-def test_a_better_perplexity_is_within_any_limit() -> None:
-    assert perplexity(after=19.0).increase == pytest.approx(-0.05)
-    assert judge_compression(perplexity(after=19.0), 0.0)[0] is Verdict.PASSED
 
 
 def test_pages_hold_what_was_measured() -> None:

@@ -7,25 +7,33 @@ from pathlib import Path
 
 import pytest
 
+from excise.names import Direction
 from tests.unit.workers.scorers.answers import answers
 from tests.unit.workers.scorers.detoxify_folders import write_base, write_ckpt
 from workers.scorers.build import (
     DetoxifyDescription,
     PhraseDescription,
-    ProfanityDescription,
+    PluginDescription,
     ScorerDescription,
     ScorerSurroundings,
-    UniquenessDescription,
     build_scorer,
 )
 from workers.scorers.phrases import Phrases
+
+UNIQUENESS, PROFANITY = "response_uniqueness", "alt-profanity-check"
 
 
 @pytest.mark.parametrize(
     ("description", "name"),
     [
-        (UniquenessDescription(), "response_uniqueness"),
-        (ProfanityDescription(), "alt-profanity-check"),
+        (
+            PluginDescription("response_uniqueness", Direction.HIGHER_IS_BETTER),
+            "response_uniqueness",
+        ),
+        (
+            PluginDescription("alt-profanity-check", Direction.LOWER_IS_BETTER),
+            "alt-profanity-check",
+        ),
         (PhraseDescription("leaks", Phrases(("Ann",))), "leaks"),
         (DetoxifyDescription("mine"), "detoxify/mine"),
     ],

@@ -14,15 +14,15 @@ from excise.names import Direction
 from excise.outgoing.posts import SecretUse
 from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from tests.unit.workers.scorers.answers import answers
-from workers.scorers import custom
+from workers.scorers import built_in, custom
 from workers.scorers.build import (
-    EntryPointDescription,
     HttpDescription,
+    PluginDescription,
     ScorerSurroundings,
     TrustedHost,
     build_scorer,
 )
-from workers.scorers.custom import load_entry_point
+from workers.scorers.custom import load_plugin
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
 
 
@@ -79,7 +79,7 @@ def _installed(monkeypatch) -> None:
 
 
 def test_an_installed_scorer() -> None:
-    scorer = load_entry_point("length")
+    scorer = load_plugin("length")
     assert scorer.score(answers("", "abc")) == [0.0, 3.0]
     assert (scorer.name, scorer.direction) == ("custom/length", Direction.HIGHER_IS_BETTER)
 
@@ -96,7 +96,15 @@ def test_an_installed_scorer() -> None:
 )
 def test_no_scorer(name: str, message: str) -> None:
     with pytest.raises(ScorerUnavailableError, match=message):
-        load_entry_point(name)
+        load_plugin(name)
+
+
+def test_an_installed_scorer_does_not_replace_a_built_in_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(built_in.BUILT_IN, "length", ShortScorer)
+    with pytest.raises(ScorerUnavailableError, match="it is built in"):
+        load_plugin("length")
 
 
 @pytest.mark.parametrize(
@@ -109,11 +117,11 @@ def test_no_scorer(name: str, message: str) -> None:
 )
 def test_an_installed_scorer_is_held_to_the_contract(name: str, message: str) -> None:
     with pytest.raises(ScoringError, match=message):
-        load_entry_point(name).score(answers("a", "b"))
+        load_plugin(name).score(answers("a", "b"))
 
 
 def test_directions_must_agree() -> None:
-    description = EntryPointDescription("length", Direction.LOWER_IS_BETTER)
+    description = PluginDescription("length", Direction.LOWER_IS_BETTER)
     with pytest.raises(ScorerUnavailableError, match="says higher_is_better"):
         build_scorer(description, surroundings(), ExitStack())
 
