@@ -92,10 +92,17 @@ class OpenAmounts:
         return min(max(1, round(last * factor)), self.most)
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:
-        """Whether the last `PATIENCE` rounds raised the best gain within budget by too little."""
+        """Whether the last `PATIENCE` rounds raised the best gain within budget by too little.
+
+        Not while nothing was gained and the budget bears more: a score that is either 0 or 1 may
+        not fall at all before enough components are gone.
+        """
         if len(trials) <= PATIENCE:
             return False
-        return _find_best_gain(trials) - _find_best_gain(trials[:-PATIENCE]) < LEAST_RISE
+        last, best = trials[-1], _find_best_gain(trials)
+        if best <= 0 and self.choose_next(last.amount, last.use) > last.amount:
+            return False
+        return best - _find_best_gain(trials[:-PATIENCE]) < LEAST_RISE
 
 
 def _find_best_gain(trials: Sequence[Trial]) -> float:

@@ -494,6 +494,13 @@ def test_an_open_search_ends_when_the_effect_is_flat(gains: Sequence[float], rou
     assert len(listed.run((4,), 5)) == 5  # a job that names its amounts gets its rounds
 
 
+def test_a_search_without_a_gain_goes_on_while_the_budget_bears_more() -> None:
+    gains, cheap = [(0.0,), (0.0,), (0.0,), (0.5,)], [damage(10.0, 0.001)] * 4
+    assert amounts_of(Bench(gains=gains, costs=cheap).run(OpenAmounts(4, 40), 4)) == [4, 8, 16, 32]
+    # It ends as flat where there is nothing more to choose from.
+    assert len(Bench(gains=gains, costs=cheap).run(OpenAmounts(4, 4), 4)) == 3
+
+
 def test_a_gain_over_budget_is_no_rise() -> None:
     over = [damage(kl=0.2)] * 3
     gains = [(0.5,), (0.6,), (0.7,), (0.8,)]
