@@ -26,6 +26,7 @@ from service.serving.publications import claim_publication, file_publication
 from service.settings import Settings
 from tests.fake_vllm import BASE_KEY, RunningVllm, compute_tokens, run_fake_vllm
 from tests.integration.service.test_server import serve
+from tests.unit.excise.cli.fake_service import build_report
 
 BASE_MODEL = "tiny"
 CANARY_TOKENS = 6
@@ -49,7 +50,7 @@ def build_canary(weights: str) -> bytes:
 
 
 def build_abilities_report(rights: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """A report in so far as it speaks of abilities: which share is right, before and after.
+    """A report that speaks of abilities: which share is right, before and after.
 
     Limited to five points; under a tenth right before, an ability is not gated.
     """
@@ -61,8 +62,10 @@ def build_abilities_report(rights: Mapping[str, tuple[float, float]]) -> dict[st
             "items": 60,
             "nats_before": 0.5,
             "nats_change": before - after,
+            "nats_interval": (0.0, 1.0),
             "accuracy_before": before,
             "accuracy_after": after,
+            "accuracy_interval": (-1.0, 0.0),
             "max_nats_rise": None,
             "max_accuracy_fall": 0.05,
             "is_gated": before >= 0.1,
@@ -70,7 +73,7 @@ def build_abilities_report(rights: Mapping[str, tuple[float, float]]) -> dict[st
         }
         for sentence, (before, after) in rights.items()
     ]
-    return {"schema_version": 3, "verdict": "passed", "abilities": abilities}
+    return build_report("passed") | {"abilities": abilities}
 
 
 @dataclass

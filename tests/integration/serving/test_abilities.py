@@ -11,6 +11,7 @@ import pytest
 from service.database import Database
 from service.models import Job
 from tests.integration.serving.conftest import Stage, build_abilities_report
+from tests.unit.excise.cli.fake_service import build_report
 
 ALIAS = "tiny@production"
 KEPT = {"copy lists": (0.9, 0.88), "count on": (1.0, 1.0), "sing": (0.05, 0.0)}
@@ -59,7 +60,7 @@ def test_what_an_admin_overrode_names_what_is_lost(
     "report",
     [
         None,
-        {"schema_version": 2, "verdict": "passed"},
+        build_report("passed") | {"schema_version": 2},
         build_abilities_report({}),
         {"schema_version": 4, "abilities": [{"name": "copying", "kept": True}]},
     ],
@@ -78,7 +79,7 @@ def test_a_form_that_is_not_known_is_logged(
     stage: Stage, client: httpx.Client, tenant: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     unknown = stage.make_job(tenant, report={"abilities": [{"name": "copying"}]})
-    older = stage.make_job(tenant, report={"schema_version": 2})
+    older = stage.make_job(tenant, report=build_report("passed") | {"schema_version": 2})
     with caplog.at_level(logging.WARNING, "service.serving.abilities"):
         publish(client, unknown)
         publish(client, older)
