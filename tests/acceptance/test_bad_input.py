@@ -269,7 +269,7 @@ def test_a_reference_of_single_words_fails_its_job(stack: Harness) -> None:
     worker = stack.worker_pid()
     reference = upload(stack, build_prompts(8, 1, 6)).json()["id"]
     response = submit(stack, reference=reference)
-    check_invalid_input(stack, response, worker, "reference", "8 texts", "longer texts")
+    check_invalid_input(stack, response, worker, "reference", "8 texts", "longer")
 
 
 def check_invalid_input(
