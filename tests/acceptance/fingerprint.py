@@ -21,8 +21,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.harness import LOOP, MODEL, NEW_TOKENS, Harness, build_prompts, running_stack
-from tests.acceptance.test_kinds import build_faulty_model, build_rows
+from tests.acceptance.harness import MODEL, NEW_TOKENS, Harness, build_prompts, running_stack
+from tests.acceptance.test_kinds import build_rows
+from tests.faulty import LOOP, build_faulty_model
 from workers.pruning.patch import parse_patch
 from workers.publishing.adapters import build_adapter
 

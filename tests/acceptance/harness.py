@@ -24,6 +24,7 @@ from excise.resources.jobs import JobView
 from service.database import Database
 from service.embedded import EmbeddedStack
 from service.keys.operations import create_tenant_key
+from tests.faulty import FAULTY_NEURON, LOOP
 from tests.tiny import VOCABULARY, build_tiny_model, save_tiny_checkpoint
 
 STAGES = ["prepare", "attribute", "search", "validate", "package"]
@@ -32,10 +33,8 @@ MODEL = "tiny"
 WAIT_SECONDS = 240.0
 NEW_TOKENS = 16
 CONTEXT = 256
-LOOP = 5
 LAYERS = 4
 NEURONS = 1024
-FAULTY_NEURON = 7
 
 _Value = TypeVar("_Value")
 _POLL_SECONDS = 0.1

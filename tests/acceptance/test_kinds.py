@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from excise.specs import SPECS
-from tests.acceptance.harness import FAULTY_NEURON, LOOP, MODEL, Harness, build_prompts
+from tests.acceptance.harness import MODEL, Harness, build_prompts
 from tests.acceptance.test_end_to_end import excise
-from tests.tiny import VOCABULARY, build_tiny_model, save_tiny_checkpoint
+from tests.faulty import FAULTY_NEURON, build_faulty_model, draw_rows
 from workers.pruning.patch import Patch, apply_patch, parse_patch, revert_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 
 ROWS = 24
-WORDS = 5
 
 
 @pytest.fixture
@@ -28,16 +25,8 @@ def model_folder(stack: Harness) -> Path:
 
 
 def build_rows() -> bytes:
-    """Rows of a task that one neuron does: after `LOOP` the model says `LOOP`."""
-    draw = random.Random(0)
-    others = [word for word in range(VOCABULARY) if word != LOOP]
-    rows = []
-    for _ in range(ROWS):
-        *start, last, wrong = (f"w{draw.choice(others)}" for _ in range(WORDS + 1))
-        clean, corrupted = " ".join([*start, f"w{LOOP}"]), " ".join([*start, last])
-        row = {"clean": clean, "corrupted": corrupted, "answer": f" w{LOOP}", "wrong": f" {wrong}"}
-        rows.append(json.dumps(row))
-    return "\n".join(rows).encode()
+    """Rows of a task that one neuron does, as JSON lines."""
+    return "\n".join(map(json.dumps, draw_rows(ROWS))).encode()
 
 
 def build_questions() -> bytes:
@@ -162,39 +151,6 @@ def test_a_compression_job(
     assert "save no time" in report["speed_note"]
     assert "What changed" in ended.stdout
     check_patch(model_folder, output, tmp_path)
-
-
-def build_faulty_model(folder: Path, granularity: str) -> Path:
-    """A checkpoint that says nothing but `LOOP` after it, for one weight or one head.
-
-    The first axis of the residual stream tells `LOOP` from all other words; only the faulty
-    part reads it, and nothing writes to it.
-    """
-    model = build_tiny_model(initializer_range=0.1, architectures=["LlamaForCausalLM"])
-    with torch.no_grad():
-        model.model.embed_tokens.weight[:, 0] = 0
-        model.model.embed_tokens.weight[LOOP, 0] = 3
-        model.lm_head.weight[:, 0] = 0
-        for layer in model.model.layers:
-            attention, mlp = layer.self_attn, layer.mlp
-            for writer in (attention.o_proj, mlp.down_proj):
-                writer.weight[0] = 0
-            for reader in (attention.q_proj, attention.k_proj, attention.v_proj):
-                reader.weight[:, 0] = 0
-            for reader in (mlp.gate_proj, mlp.up_proj):
-                reader.weight[:, 0] = 0
-        says_loop = 4 * model.lm_head.weight[LOOP]
-        first = model.model.layers[0]
-        if granularity == "head":
-            first.self_attn.v_proj.weight[0] = 0
-            first.self_attn.v_proj.weight[0, 0] = 4
-            first.self_attn.o_proj.weight[:, 0] = says_loop
-        else:
-            for reader in (first.mlp.gate_proj, first.mlp.up_proj):
-                reader.weight[FAULTY_NEURON] = 0
-                reader.weight[FAULTY_NEURON, 0] = 1
-            first.mlp.down_proj.weight[:, FAULTY_NEURON] = says_loop
-    return save_tiny_checkpoint(folder, model)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.faulty import build_faulty_model, draw_rows
 from tests.unit.workers.library.cases import (
     REFERENCE,
     UNDESIRED,
-    draw_rows,
     draw_texts,
-    save_faulty_checkpoint,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +44,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the texts, and the tiny model under the name of the real one."""
-    save_faulty_checkpoint(tmp_path / "home" / "models" / NAME)
+    build_faulty_model(tmp_path / "home" / "models" / NAME, "weight")
     monkeypatch.setenv("EXCISE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("EXCISE_MODEL_ROOTS", raising=False)
     monkeypatch.chdir(tmp_path)

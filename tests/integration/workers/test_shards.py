@@ -28,7 +28,8 @@ from service.keys.operations import Identity
 from service.models import ApiKey, Event, Job, JobArtifact, Shard, StageResult
 from service.prompt_sets.operations import create_prompt_set
 from service.relay import Relay
-from tests.acceptance.harness import LOOP, build_model, build_prompts
+from tests.acceptance.harness import build_model, build_prompts
+from tests.faulty import LOOP
 from tests.integration.service.conftest import clear_jobs
 from tests.integration.workers.shard_worker import SHARDS, digest, find_folder
 from workers.settings import WorkerSettings

@@ -88,7 +88,7 @@ def compare_checkpoints(
         against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
         gates=add_remedies(gates, of_job=False),
         abilities=abilities,
-        examples=collect_examples(gates, baseline.state, state),
+        examples=collect_examples(gates, base_state, state),
         not_asked=_list_not_asked(config),
         dtype=config.dtype,
         seed=config.seed,

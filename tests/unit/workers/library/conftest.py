@@ -8,19 +8,19 @@ import pytest
 
 import excise
 from excise.reports.correction import CorrectionReport
+from tests.faulty import build_faulty_model
 from tests.unit.workers.library.cases import (
     DECODING,
     REFERENCE,
     SETTINGS,
     UNDESIRED,
-    save_faulty_checkpoint,
 )
 from workers.library import Outcome
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_faulty_checkpoint(tmp_path_factory.mktemp("library") / "tiny")
+    return build_faulty_model(tmp_path_factory.mktemp("library") / "tiny", "weight")
 
 
 @pytest.fixture(scope="session")

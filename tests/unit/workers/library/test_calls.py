@@ -15,15 +15,14 @@ import excise
 from excise.intake.model_sources import ModelSourceError
 from excise.names import Verdict
 from excise.reports.correction import CorrectionReport
+from tests.faulty import FAULTY_NEURON, draw_rows
 from tests.tiny import weight_bytes
 from tests.unit.workers.library.cases import (
     DECODING,
     MODULE,
-    NEURON,
     REFERENCE,
     SETTINGS,
     UNDESIRED,
-    draw_rows,
     draw_texts,
 )
 from workers.library import Outcome
@@ -56,7 +55,7 @@ def without_timings(outcome: Outcome[Any]) -> Any:
 
 def test_a_correction_finds_the_planted_fault(correction: Outcome[CorrectionReport]) -> None:
     assert correction.verdict is Verdict.PASSED, correction.report.reason
-    assert NEURON in correction.patch.selection.indices[MODULE]
+    assert FAULTY_NEURON in correction.patch.selection.indices[MODULE]
     assert sorted(correction.files) == [
         "manifest.json",
         "patch.safetensors",
@@ -99,7 +98,7 @@ def test_patch_model_and_saved_checkpoint_are_one(
     assert compute_checkpoint_sha256(saved / "checkpoint") == correction.patch.corrected_sha256
     applied = excise.apply(saved / "patch.safetensors", folder, device="cpu")
     assert weight_bytes(applied) == weight_bytes(correction.model)
-    column = correction.model.get_submodule(MODULE).weight[:, NEURON]
+    column = correction.model.get_submodule(MODULE).weight[:, FAULTY_NEURON]
     assert not bool(column.any())
     with pytest.raises(FileExistsError):
         correction.save(tmp_path / "out")
@@ -159,7 +158,7 @@ def test_a_circuit_is_found(folder: Path) -> None:
         shows_progress=False,
     )
     assert found.verdict is Verdict.PASSED, found.report.reason
-    assert NEURON not in found.patch.selection.indices[MODULE]
+    assert FAULTY_NEURON not in found.patch.selection.indices[MODULE]
     assert [curve.attributor for curve in found.report.curves] == ["attnlrp", "random"]
 
 
