@@ -26,6 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from patching import (
+    compute_pearson,
+    estimate_head_effects,
+    estimate_mlp_effects,
+    measure_head_effects,
+    measure_mlp_effects,
+)
 
 from excise.names import Attributor, CircuitAblation, CircuitContrast, CircuitOrder, Granularity
 from workers.attribution.composites import COMPOSITES
@@ -33,13 +40,6 @@ from workers.circuits.discovery import discover_circuit
 from workers.circuits.ioi import TEMPLATES, generate_ioi
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitSettings
-from workers.circuits.patching import (
-    compute_pearson,
-    estimate_head_effects,
-    estimate_mlp_effects,
-    measure_head_effects,
-    measure_mlp_effects,
-)
 from workers.circuits.tasks import Task
 from workers.models.checkpoints import load_checkpoint
 from workers.models.loaded import LoadedModel

@@ -11,16 +11,22 @@ Advance = Callable[[int], None]
 """Called with the number of units of work just finished; may raise to stop."""
 
 
-def count_up(progress: Progress, total: int) -> Advance:
-    """Return a callback that adds up finished units, never beyond `total`, for `progress`."""
-    done = 0
+class Counter:
+    """Adds up finished units of work, never beyond those expected, for a `Progress`."""
 
-    def advance(units: int) -> None:
-        nonlocal done
-        done = min(done + units, total)
-        progress(done, total)
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
 
-    return advance
+    def __call__(self, units: int) -> None:
+        """Add `units` to those done: the counter is an `Advance`."""
+        self._done = min(self._done + units, self._total)
+        self._progress(self._done, self._total)
+
+    def expect(self, units: int) -> None:
+        """Add `units` to the total: work that turned up on the way."""
+        self._total += units
 
 
 def ignore(units: int) -> None:

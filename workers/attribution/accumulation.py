@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +16,6 @@ from excise.names import Statistic
 from workers.attribution.observation import Site
 from workers.attribution.sums import Combination, RelevanceSums
 from workers.models.batches import TokenBatch
-
-FoldKey = tuple[Site, Statistic]
 
 
 class NonFiniteRelevanceError(ArithmeticError):
@@ -89,11 +88,11 @@ class Accumulator:
         }
         self.tokens = 0
         self.samples = 0
-        self.folded: set[FoldKey] = set()
-        self._skipped: frozenset[FoldKey] = frozenset()
+        self.folded: set[Hashable] = set()
+        self._skipped: AbstractSet[Hashable] = frozenset()
         self._witnesses: list[tuple[str, torch.Tensor]] = []
 
-    def begin(self, skipped: frozenset[FoldKey]) -> None:
+    def begin(self, skipped: AbstractSet[Hashable]) -> None:
         """Start a batch, or a part of one that already updated the `skipped` sums."""
         self.folded = set()
         self._skipped = skipped

@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from excise.names import Granularity
-from workers.attribution.accumulation import FoldKey
 from workers.attribution.attribution import BATCH_TOKENS
 from workers.attribution.composites import GRADIENT, attribution_rules
-from workers.attribution.memory import HalvingRunner, OnHalved, log_halved
+from workers.attribution.memory import HalvingRunner, OnHalved, Overwritten, log_halved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.relevance import predict
 from workers.attribution.targets import Target, find_target_positions
@@ -76,7 +75,7 @@ def compute_fisher_rows(
     def step(batch: TokenBatch) -> None:
         rows.fill(batch, Target.SAMPLED_LOG_PROBABILITY, range(draws), len(pieces), seed)
 
-    runner = HalvingRunner(step, rows, on_halved)
+    runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
     with rows.observed():
         for batch in build_batches(pieces, batch_tokens, loaded.pad_id):
             runner.run(batch)
@@ -123,7 +122,7 @@ def compute_margin_rows(
         for index, part in zip(batch.sample_indices, found.split(counts), strict=True):
             leads[index] = part
 
-    runner = HalvingRunner(step, rows, on_halved)
+    runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
     with rows.observed():
         for batch in build_batches(samples, batch_tokens, loaded.pad_id):
             runner.run(batch)
@@ -152,10 +151,8 @@ Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From values and gradient `(sample, token, feature)` to each chosen component's `(sample, c)`."""
 
 
-class _Rows:
+class _Rows(Overwritten):
     """The rows, and what fills them; a batch that is repeated in halves fills the same again."""
-
-    folded: frozenset[FoldKey] = frozenset()
 
     def __init__(self, loaded: LoadedModel, components: Selection, count: int) -> None:
         modules = loaded.find_components(components.granularity)
@@ -181,12 +178,6 @@ class _Rows:
             attribution_rules(self._loaded, GRADIENT),
         ):
             yield
-
-    def begin(self, skipped: frozenset[FoldKey]) -> None:
-        """Nothing is added up, so nothing need be skipped."""
-
-    def end(self, batch: TokenBatch) -> None:
-        """Nothing is counted either."""
 
     def fill(
         self, batch: TokenBatch, target: Target, draws: range, pieces: int, seed: int

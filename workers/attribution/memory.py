@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Hashable
+from collections.abc import Set as AbstractSet
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
-from workers.attribution.accumulation import FoldKey
-from workers.models.batches import TokenBatch
 from workers.models.devices import release_unused_memory
 from workers.models.memory import is_out_of_memory
 
@@ -19,17 +18,48 @@ OnHalved = Callable[[int, int], None]
 """Called with samples and padded tokens of a batch that ran out of memory."""
 
 
-class Results(Protocol):
+class Halvable(Protocol):
+    """A batch of samples that can be run in two parts instead."""
+
+    @property
+    def sample_indices(self) -> tuple[int, ...]:
+        """Position of each sample among all."""
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """Padded tokens, `(sample, token)`."""
+
+    def halves(self) -> tuple[Self, Self]:
+        """Return the first and the second half of the samples."""
+
+
+Batch = TypeVar("Batch", bound=Halvable)
+_Seen = TypeVar("_Seen", bound=Halvable, contravariant=True)
+
+
+class Results(Protocol[_Seen]):
     """What batches add to."""
 
     @property
-    def folded(self) -> frozenset[FoldKey] | set[FoldKey]:
+    def folded(self) -> AbstractSet[Hashable]:
         """What a batch that failed has reached already, to be skipped when it is repeated."""
 
-    def begin(self, skipped: frozenset[FoldKey]) -> None:
+    def begin(self, skipped: AbstractSet[Hashable]) -> None:
         """Start a batch."""
 
-    def end(self, batch: TokenBatch) -> None:
+    def end(self, batch: _Seen) -> None:
+        """Finish it."""
+
+
+class Overwritten:
+    """Results that a repeated batch simply writes again: nothing need be skipped."""
+
+    folded: AbstractSet[Hashable] = frozenset()
+
+    def begin(self, skipped: AbstractSet[Hashable]) -> None:
+        """Start a batch."""
+
+    def end(self, batch: Halvable) -> None:
         """Finish it."""
 
 
@@ -44,18 +74,18 @@ def log_halved(samples: int, tokens: int) -> None:
     )
 
 
-class HalvingRunner:
+class HalvingRunner(Generic[Batch]):
     """Runs `step` on batches into `results`; after a failure, on smaller ones from then on."""
 
     def __init__(
-        self, step: Callable[[TokenBatch], None], results: Results, on_halved: OnHalved
+        self, step: Callable[[Batch], None], results: Results[Batch], on_halved: OnHalved
     ) -> None:
         self._step = step
         self._results = results
         self._on_halved = on_halved
         self._largest: int | None = None
 
-    def run(self, batch: TokenBatch, skipped: frozenset[FoldKey] = frozenset()) -> None:
+    def run(self, batch: Batch, skipped: frozenset[Hashable] = frozenset()) -> None:
         """Run the batch, in parts where it does not fit.
 
         Raises `SampleTooLargeError` when a single sample does not.
@@ -77,7 +107,7 @@ class HalvingRunner:
         for half in batch.halves():
             self.run(half, skipped)
 
-    def _fits(self, batch: TokenBatch) -> bool:
+    def _fits(self, batch: Batch) -> bool:
         """Run the step; False when memory ran out, with everything it held let go."""
         try:
             self._step(batch)

@@ -12,9 +12,9 @@ from excise.names import Attributor, CircuitAblation, Granularity, Scope
 from workers.circuits.faithfulness import KeepMask, compute_faithfulness, measure_circuits
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitOutcome, CircuitSettings, CurvePoint, LayerSummary
+from workers.circuits.projections import Projection, find_projections
 from workers.circuits.ranking import count_circuit, keep_largest, order_scores, select_outside
 from workers.circuits.relevance import compute_scores
-from workers.circuits.sites import Site, find_sites
 from workers.circuits.tasks import Task
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
@@ -40,15 +40,15 @@ def discover_circuit(
     nothing and `NonFiniteRelevanceError`.
     """
     check_settings(settings)
-    sites = find_sites(loaded, settings.granularities)
+    projections = find_projections(loaded, settings.granularities)
     whole, corrupted = _measure_whole(loaded, held_out, settings, advance)
-    scores = score_components(loaded, sites, discovery, settings, advance)
-    ranked = _Ranked(order_scores(scores, settings.order), resolve_scope(settings), sites)
+    scores = score_components(loaded, projections, discovery, settings, advance)
+    ranked = _Ranked(order_scores(scores, settings.order), resolve_scope(settings), projections)
 
     def measure(shares: Sequence[float]) -> torch.Tensor:
         return measure_circuits(
             loaded,
-            sites,
+            projections,
             held_out,
             (ranked.keep(share) for share in shares),
             settings.ablation,
@@ -73,8 +73,8 @@ def discover_circuit(
         corrupted_metric=_mean(corrupted),
         curve=curve,
         chosen=chosen,
-        outside=select_outside(kept, sites),
-        heatmap=tuple(summarise_layers(scores, kept, sites)),
+        outside=select_outside(kept, projections),
+        heatmap=tuple(summarise_layers(scores, kept, projections)),
         scores=scores,
     )
 
@@ -110,7 +110,7 @@ def resolve_scope(settings: CircuitSettings) -> Scope:
 
 def score_components(
     loaded: LoadedModel,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     task: Task,
     settings: CircuitSettings,
     advance: Advance = ignore,
@@ -119,7 +119,7 @@ def score_components(
     return compute_scores(
         loaded,
         settings.attributor,
-        sites,
+        projections,
         task,
         settings.contrast,
         seed=settings.seed,
@@ -143,14 +143,14 @@ def choose_point(curve: Sequence[CurvePoint], threshold: float) -> CurvePoint:
 
 
 def summarise_layers(
-    scores: Mapping[str, torch.Tensor], kept: KeepMask, sites: Mapping[str, Site]
+    scores: Mapping[str, torch.Tensor], kept: KeepMask, projections: Mapping[str, Projection]
 ) -> Iterator[LayerSummary]:
     """Yield each module's summed scores and the size of its part of the circuit, in order."""
     for name, values in scores.items():
-        is_head = sites[name].granularity is Granularity.HEAD
+        is_head = projections[name].granularity is Granularity.HEAD
         yield LayerSummary(
             module=name,
-            granularity=sites[name].granularity,
+            granularity=projections[name].granularity,
             relevance=float(values.double().sum()),
             absolute_relevance=float(values.double().abs().sum()),
             components=values.numel(),
@@ -201,13 +201,13 @@ class _Ranked:
 
     scores: Mapping[str, torch.Tensor]
     scope: Scope
-    sites: Mapping[str, Site]
+    projections: Mapping[str, Projection]
 
     def keep(self, share: float) -> KeepMask:
-        return keep_largest(self.scores, share, self.scope, self.sites)
+        return keep_largest(self.scores, share, self.scope, self.projections)
 
     def count(self, share: float) -> int:
-        return count_circuit(self.scores, share, self.scope, self.sites)
+        return count_circuit(self.scores, share, self.scope, self.projections)
 
 
 @dataclass(frozen=True)

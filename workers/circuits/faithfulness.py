@@ -22,13 +22,13 @@ from torch import nn
 from excise.names import CircuitAblation
 from workers.circuits.measurement import (
     RowBatch,
-    build_row_batches,
     compute_last_states,
     compute_metric,
     measure_rows,
+    run_row_batches,
 )
-from workers.circuits.sites import (
-    Site,
+from workers.circuits.projections import (
+    Projection,
     has_weights,
     read_inputs,
     replaced_inputs,
@@ -92,7 +92,7 @@ def _integrate(positions: Sequence[float], values: Sequence[float]) -> float:
 @torch.no_grad()
 def measure_circuits(
     loaded: LoadedModel,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     task: Task,
     circuits: Iterable[KeepMask],
     ablation: CircuitAblation,
@@ -103,66 +103,72 @@ def measure_circuits(
 ) -> torch.Tensor:
     """Return the task metric of every circuit on every row, `(circuit, row)` on the CPU.
 
-    Components of `sites` outside a circuit are ablated at all positions, everything else runs
+    Components of `projections` outside a circuit are ablated at all positions, everything else runs
     as it is. Mean ablation takes the means over the clean prompts of `mean_rows`. `circuits` may
     be lazy, as masks of single weights are as large as the model. `advance` is called with the
     number of rows of each batch, once a circuit. Raises `ValueError` for masks of other modules
-    than the sites, for mean ablation without rows, and for weights ablated by anything but zero.
+    than the projections, for mean ablation without rows, and for weights ablated by anything
+    but zero.
     """
-    if has_weights(sites):
+    if has_weights(projections):
         if ablation is not CircuitAblation.ZERO:
             raise ValueError("weights are ablated by zero; set ablation to zero")
-        return _measure_weight_circuits(loaded, sites, task, circuits, batch_tokens, advance)
+        return _measure_weight_circuits(loaded, projections, task, circuits, batch_tokens, advance)
     asked = list(circuits)
-    _check_masks(sites, asked)
+    _check_masks(projections, asked)
     means: Mapping[str, torch.Tensor] = {}
     if ablation is CircuitAblation.MEAN:
-        modules = {name: site.module for name, site in sites.items()}
+        modules = {name: projection.module for name, projection in projections.items()}
         prompts = [TokenSequence(row.clean_ids) for row in mean_rows]
         means = compute_mean_inputs(loaded, modules, prompts, batch_tokens=batch_tokens)
-    kept = [_spread_masks(sites, circuit) for circuit in asked]
+    kept = [_spread_masks(projections, circuit) for circuit in asked]
     measured = torch.empty(len(asked), len(task.rows))
-    for batch in build_row_batches(task.rows, batch_tokens, loaded):
-        others = _find_replacements(loaded, sites, batch, ablation, means)
+
+    def step(batch: RowBatch) -> None:
+        others = _find_replacements(loaded, projections, batch, ablation, means)
         for number, masks in enumerate(kept):
-            with replaced_inputs(sites, _blend(masks, others)):
+            with replaced_inputs(projections, _blend(masks, others)):
                 states = compute_last_states(loaded, batch.clean_ids, batch.last)
             values = compute_metric(loaded, states, batch.rows, task.metric)
-            measured[number, list(batch.indices)] = values.cpu()
+            measured[number, list(batch.sample_indices)] = values.cpu()
             advance(len(batch.rows))
+
+    run_row_batches(loaded, task.rows, batch_tokens, step)
     return measured
 
 
-def _check_masks(sites: Mapping[str, Site], circuits: Sequence[KeepMask]) -> None:
+def _check_masks(projections: Mapping[str, Projection], circuits: Sequence[KeepMask]) -> None:
     for circuit in circuits:
-        if circuit.keys() != sites.keys():
+        if circuit.keys() != projections.keys():
             raise ValueError("a circuit's masks must be of exactly the modules measured")
-        for name, site in sites.items():
-            if circuit[name].shape != (site.components,):
-                raise ValueError(f"the mask of {name} needs {site.components} components")
+        for name, projection in projections.items():
+            if circuit[name].shape != (projection.components,):
+                raise ValueError(f"the mask of {name} needs {projection.components} components")
 
 
-def _spread_masks(sites: Mapping[str, Site], circuit: KeepMask) -> dict[str, torch.Tensor]:
-    """Return each site's mask `(feature,)`, on the device of its module."""
-    devices = {name: find_device(site.module) for name, site in sites.items()}
+def _spread_masks(
+    projections: Mapping[str, Projection], circuit: KeepMask
+) -> dict[str, torch.Tensor]:
+    """Return each projection's mask `(feature,)`, on the device of its module."""
+    devices = {name: find_device(projection.module) for name, projection in projections.items()}
     return {
-        name: spread_to_features(circuit[name].to(devices[name]), site.width)
-        for name, site in sites.items()
+        name: spread_to_features(circuit[name].to(devices[name]), projection.width)
+        for name, projection in projections.items()
     }
 
 
 def _find_replacements(
     loaded: LoadedModel,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     batch: RowBatch,
     ablation: CircuitAblation,
     means: Mapping[str, torch.Tensor],
 ) -> Mapping[str, torch.Tensor]:
     if ablation is CircuitAblation.COUNTERFACTUAL:
-        return read_inputs(loaded, sites, batch.corrupted_ids)
+        return read_inputs(loaded, projections, batch.corrupted_ids)
     if ablation is CircuitAblation.MEAN:
         return means
-    return {name: torch.zeros((), device=batch.clean_ids.device) for name in sites}
+    return {name: torch.zeros((), device=batch.clean_ids.device) for name in projections}
 
 
 def _blend(
@@ -175,28 +181,30 @@ def _blend(
 
 
 @contextmanager
-def only_weights(sites: Mapping[str, Site], circuit: KeepMask) -> Iterator[None]:
+def only_weights(projections: Mapping[str, Projection], circuit: KeepMask) -> Iterator[None]:
     """Within the context the modules' weights outside the circuit are zero.
 
     Masks have the stored weights' shape. The weights themselves are never written to: a
     masked copy stands in for them, and on exit they are back, whatever happened.
     """
-    originals = {name: sites[name].module.weight for name in circuit}
+    originals = {name: projections[name].module.weight for name in circuit}
     try:
         for name, keep_mask in circuit.items():
             weight = originals[name]
             assert isinstance(weight, nn.Parameter)
             masked = torch.where(keep_mask.to(weight.device), weight.detach(), 0.0)
-            sites[name].module.weight = nn.Parameter(masked, requires_grad=weight.requires_grad)
+            projections[name].module.weight = nn.Parameter(
+                masked, requires_grad=weight.requires_grad
+            )
         yield
     finally:
         for name, weight in originals.items():
-            sites[name].module.weight = weight
+            projections[name].module.weight = weight
 
 
 def _measure_weight_circuits(
     loaded: LoadedModel,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     task: Task,
     circuits: Iterable[KeepMask],
     batch_tokens: int,
@@ -205,7 +213,7 @@ def _measure_weight_circuits(
     """Return the task metric with only each circuit's weights, `(circuit, row)` on the CPU."""
     measured: list[torch.Tensor] = []
     for circuit in circuits:
-        with only_weights(sites, circuit):
+        with only_weights(projections, circuit):
             values = measure_rows(loaded, task.rows, task.metric, batch_tokens=batch_tokens)
         measured.append(values)
         advance(len(task.rows))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from excise.names import CircuitMetric
+from workers.attribution.memory import (
+    HalvingRunner,
+    OnHalved,
+    Overwritten,
+    Results,
+    log_halved,
+)
 from workers.circuits.tasks import TaskRow
 from workers.models.loaded import LoadedModel
+
+OVERWRITTEN = Overwritten()
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,52 @@ class RowBatch:
     """`(row, token)`, True at real tokens."""
     last: torch.Tensor
     """Index of each row's last real token, `(row,)`."""
-    indices: tuple[int, ...]
+    sample_indices: tuple[int, ...]
     """Position of each row in the sequence of rows the batch was cut from."""
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """The clean prompts, whose size stands for the batch's."""
+        return self.clean_ids
+
+    def halves(self) -> tuple[RowBatch, RowBatch]:
+        """Return the first and the second half of the rows, each without needless padding.
+
+        Raises `ValueError` for a batch of one row.
+        """
+        count = len(self.rows)
+        if count < 2:
+            raise ValueError("one row cannot be halved; shorten it")
+        return self._cut(0, count // 2), self._cut(count // 2, count)
+
+    def _cut(self, start: int, stop: int) -> RowBatch:
+        longest = int(self.last[start:stop].max()) + 1
+        return RowBatch(
+            self.rows[start:stop],
+            self.clean_ids[start:stop, :longest],
+            self.corrupted_ids[start:stop, :longest],
+            self.is_token[start:stop, :longest],
+            self.last[start:stop],
+            self.sample_indices[start:stop],
+        )
+
+
+def run_row_batches(
+    loaded: LoadedModel,
+    rows: Sequence[TaskRow],
+    batch_tokens: int,
+    step: Callable[[RowBatch], None],
+    results: Results[RowBatch] = OVERWRITTEN,
+    on_halved: OnHalved = log_halved,
+) -> None:
+    """Run `step` on batches of all rows, on smaller ones once memory has run out.
+
+    `results` says what a repeated batch must skip; by default it writes everything again.
+    Raises `SampleTooLargeError` for a single row that does not fit.
+    """
+    runner = HalvingRunner(step, results, on_halved)
+    for batch in build_row_batches(rows, batch_tokens, loaded):
+        runner.run(batch)
 
 
 def build_row_batches(
@@ -60,7 +113,7 @@ def _pad(rows: Sequence[TaskRow], indices: tuple[int, ...], loaded: LoadedModel)
         corrupted_ids=pad([row.corrupted_ids for row in rows]),
         is_token=torch.arange(longest, device=device) < lengths[:, None],
         last=lengths - 1,
-        indices=indices,
+        sample_indices=indices,
     )
 
 
@@ -116,9 +169,12 @@ def measure_rows(
 ) -> torch.Tensor:
     """Return the model's metric on every clean (or corrupted) row, `(row,)` on the CPU."""
     values = torch.empty(len(rows))
-    for batch in build_row_batches(rows, batch_tokens, loaded):
+
+    def step(batch: RowBatch) -> None:
         token_ids = batch.corrupted_ids if corrupted else batch.clean_ids
         states = compute_last_states(loaded, token_ids, batch.last)
         measured = compute_metric(loaded, states, batch.rows, metric)
-        values[list(batch.indices)] = measured.cpu()
+        values[list(batch.sample_indices)] = measured.cpu()
+
+    run_row_batches(loaded, rows, batch_tokens, step)
     return values

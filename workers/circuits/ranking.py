@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from excise.names import CircuitOrder, Granularity, Scope
-from workers.circuits.sites import Site
+from workers.circuits.projections import Projection
 from workers.domain import Selection
 from workers.pruning.selection import count_share, stream_selection
 
@@ -24,7 +24,10 @@ def order_scores(
 
 
 def count_circuit(
-    scores: Mapping[str, torch.Tensor], share: float, scope: Scope, sites: Mapping[str, Site]
+    scores: Mapping[str, torch.Tensor],
+    share: float,
+    scope: Scope,
+    projections: Mapping[str, Projection],
 ) -> int:
     """Return how many components `keep_largest` keeps.
 
@@ -36,7 +39,7 @@ def count_circuit(
         return min(total, int(share * total + _ROUNDING))
     if scope is Scope.LAYER:
         return sum(count_share(values.numel(), share) for values in scores.values())
-    axes = {name: sites[name].row_axis for name in scores}
+    axes = {name: projections[name].row_axis for name in scores}
     return sum(
         values.shape[axes[name]] * count_share(values.shape[1 - axes[name]], share)
         for name, values in scores.items()
@@ -44,7 +47,10 @@ def count_circuit(
 
 
 def keep_largest(
-    scores: Mapping[str, torch.Tensor], share: float, scope: Scope, sites: Mapping[str, Site]
+    scores: Mapping[str, torch.Tensor],
+    share: float,
+    scope: Scope,
+    projections: Mapping[str, Projection],
 ) -> dict[str, torch.Tensor]:
     """Return module → bool mask, True at the `share` of components with the largest scores.
 
@@ -54,8 +60,8 @@ def keep_largest(
     """
     if scope is Scope.GLOBAL:
         total = sum(values.numel() for values in scores.values())
-        share = count_circuit(scores, share, scope, sites) / total
-    axes = {name: site.row_axis for name, site in sites.items()}
+        share = count_circuit(scores, share, scope, projections) / total
+    axes = {name: projection.row_axis for name, projection in projections.items()}
     kept: dict[str, torch.Tensor] = {}
     for name, chosen in stream_selection(scores, scope, share, row_axis=axes):
         keep_mask = torch.zeros(scores[name].numel(), dtype=torch.bool)
@@ -65,13 +71,13 @@ def keep_largest(
 
 
 def select_outside(
-    keep_masks: Mapping[str, torch.Tensor], sites: Mapping[str, Site]
+    keep_masks: Mapping[str, torch.Tensor], projections: Mapping[str, Projection]
 ) -> dict[Granularity, Selection]:
     """Return, per granularity, everything a circuit does not keep: what its patch removes."""
     removed: dict[Granularity, dict[str, torch.Tensor]] = {}
     for name, keep_mask in keep_masks.items():
         indices = (~keep_mask).flatten().nonzero().flatten()
-        of_kind = removed.setdefault(sites[name].granularity, {})
+        of_kind = removed.setdefault(projections[name].granularity, {})
         if len(indices):
             of_kind[name] = indices
     return {granularity: Selection(granularity, found) for granularity, found in removed.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Set as AbstractSet
+from functools import partial
 
 import torch
 
@@ -12,8 +14,8 @@ from workers.attribution.attributors import compute_relevance
 from workers.attribution.baselines import column_norms, score_by_inputs
 from workers.attribution.composites import COMPOSITES
 from workers.attribution.targets import Target
-from workers.circuits.measurement import build_row_batches
-from workers.circuits.sites import Site, has_weights, read_inputs, sum_by_component
+from workers.circuits.measurement import RowBatch, run_row_batches
+from workers.circuits.projections import Projection, has_weights, read_inputs, sum_by_component
 from workers.circuits.tasks import Task
 from workers.circuits.tracing import read_contrast, trace_gradients
 from workers.families import linear_weight
@@ -28,16 +30,33 @@ _POWERS = {Attributor.ACTIVATION: 1, Attributor.WANDA: 2}
 
 
 class _Sums(dict[str, torch.Tensor]):
-    """Module name → a running sum."""
+    """Module name → a running sum; a batch that is repeated adds to each of them once."""
 
-    def add(self, name: str, values: torch.Tensor) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.folded: set[Hashable] = set()
+        self._skipped: AbstractSet[Hashable] = frozenset()
+
+    def begin(self, skipped: AbstractSet[Hashable]) -> None:
+        """Start a batch, or a part of one that already updated the `skipped` sums."""
+        self.folded, self._skipped = set(), skipped
+
+    def end(self, batch: RowBatch) -> None:
+        """Finish it."""
+
+    def add(self, name: str, compute: Callable[[], torch.Tensor]) -> None:
+        """Add what `compute` returns, unless the batch has done so before it failed."""
+        if name in self._skipped:
+            return
+        values = compute()
         self[name] = self[name] + values if name in self else values
+        self.folded.add(name)
 
 
 def compute_scores(
     loaded: LoadedModel,
     attributor: Attributor,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     task: Task,
     contrast: CircuitContrast,
     *,
@@ -60,51 +79,62 @@ def compute_scores(
     """
     if attributor in (Attributor.MAGNITUDE, Attributor.RANDOM):
         advance(len(task.rows))
-        return _score_blindly(loaded, attributor, sites, seed)
+        return _score_blindly(loaded, attributor, projections, seed)
     if attributor in _POWERS:
         power = _POWERS[attributor]
-        means = _average_written(loaded, sites, task, contrast, power, batch_tokens, advance)
+        means = _average_written(loaded, projections, task, contrast, power, batch_tokens, advance)
         return {
-            name: _finish_written(site, means[name].pow(1 / power)) for name, site in sites.items()
+            name: _finish_written(projection, means[name].pow(1 / power))
+            for name, projection in projections.items()
         }
     sums = _Sums()
 
     def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
-        sums.add(name, _sum_relevance(sites[name], values, gradient) / len(task.rows))
+        share = partial(_sum_relevance, projections[name], values, gradient, len(task.rows))
+        sums.add(name, share)
 
     composite = COMPOSITES[attributor.value]
-    for batch in build_row_batches(task.rows, batch_tokens, loaded):
-        others = read_contrast(loaded, sites, batch, contrast)
-        trace_gradients(loaded, composite, sites, batch, task.metric, others, take)
+
+    def step(batch: RowBatch) -> None:
+        others = read_contrast(loaded, projections, batch, contrast)
+        trace_gradients(loaded, composite, projections, batch, task.metric, others, take)
         advance(len(batch.rows))
+
+    run_row_batches(loaded, task.rows, batch_tokens, step, sums)
     # Where no gradient came (queries and keys under CP-LRP) there is no relevance.
     nothing = torch.zeros(())
-    return {name: _finish_relevance(site, sums.get(name, nothing)) for name, site in sites.items()}
+    return {
+        name: _finish_relevance(projection, sums.get(name, nothing))
+        for name, projection in projections.items()
+    }
 
 
-def _sum_relevance(site: Site, values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Return a batch's relevance, of weights still to be multiplied by them."""
-    if site.granularity is not Granularity.WEIGHT:
-        return sum_by_component((values * gradient).sum(dim=(0, 1)), site.width)
-    inputs, outputs = values.flatten(0, 1), gradient.flatten(0, 1)
-    return outputs.T @ inputs if site.row_axis == 0 else inputs.T @ outputs
+def _sum_relevance(
+    projection: Projection, values: torch.Tensor, gradient: torch.Tensor, rows: int
+) -> torch.Tensor:
+    """Return a batch's part of the mean over `rows`, of weights still to be multiplied by them."""
+    if projection.granularity is not Granularity.WEIGHT:
+        return sum_by_component((values * gradient).sum(dim=0), projection.width) / rows
+    return (gradient.T @ values if projection.row_axis == 0 else values.T @ gradient) / rows
 
 
-def _finish_relevance(site: Site, total: torch.Tensor) -> torch.Tensor:
-    return (_weight(site) * total if site.granularity is Granularity.WEIGHT else total).cpu()
+def _finish_relevance(projection: Projection, total: torch.Tensor) -> torch.Tensor:
+    return (
+        _weight(projection) * total if projection.granularity is Granularity.WEIGHT else total
+    ).cpu()
 
 
-def _finish_written(site: Site, mean: torch.Tensor) -> torch.Tensor:
+def _finish_written(projection: Projection, mean: torch.Tensor) -> torch.Tensor:
     """Return what components write; of weights `mean` is that of their inputs, `(feature,)`."""
-    if site.granularity is not Granularity.WEIGHT:
+    if projection.granularity is not Granularity.WEIGHT:
         return mean.cpu()
-    return score_by_inputs(site.module, mean).cpu()
+    return score_by_inputs(projection.module, mean).cpu()
 
 
 @torch.no_grad()
 def _average_written(
     loaded: LoadedModel,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     task: Task,
     contrast: CircuitContrast,
     power: int,
@@ -115,29 +145,40 @@ def _average_written(
 
     A feature's norm is that of what it writes; for weights each feature of the input counts.
     """
-    norms = {} if has_weights(sites) else {n: column_norms(s.module) for n, s in sites.items()}
+    norms = (
+        {}
+        if has_weights(projections)
+        else {n: column_norms(s.module) for n, s in projections.items()}
+    )
     sums = _Sums()
-    for batch in build_row_batches(task.rows, batch_tokens, loaded):
-        others = read_contrast(loaded, sites, batch, contrast)
-        for name, values in read_inputs(loaded, sites, batch.clean_ids).items():
+
+    def step(batch: RowBatch) -> None:
+        others = read_contrast(loaded, projections, batch, contrast)
+        for name, values in read_inputs(loaded, projections, batch.clean_ids).items():
             difference = values - others[name] if others else values
             real = difference[batch.is_token.to(difference.device)].float()
-            written = real * norms.get(name, 1.0)
-            squares = sum_by_component(written.square(), sites[name].width)
-            sums.add(name, squares.pow(power / 2).sum(dim=0))
+            width = projections[name].width
+            sums.add(name, partial(_sum_written, real * norms.get(name, 1.0), width, power))
         advance(len(batch.rows))
+
+    run_row_batches(loaded, task.rows, batch_tokens, step, sums)
     tokens = sum(len(row.clean_ids) for row in task.rows)
     return {name: total / tokens for name, total in sums.items()}
+
+
+def _sum_written(written: torch.Tensor, width: int, power: int) -> torch.Tensor:
+    """Return the sum over tokens of the norm, to `power`, of what each component writes."""
+    return sum_by_component(written.square(), width).pow(power / 2).sum(dim=0)
 
 
 def _score_blindly(
     loaded: LoadedModel,
     attributor: Attributor,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     seed: int,
 ) -> dict[str, torch.Tensor]:
     scores: dict[str, torch.Tensor] = {}
-    kinds = dict.fromkeys(site.granularity for site in sites.values())
+    kinds = dict.fromkeys(projection.granularity for projection in projections.values())
     for offset, granularity in enumerate(kinds):
         relevance = compute_relevance(
             loaded, Attribution(attributor, granularity, Target.TOP_LOGIT, seed=seed + offset), ()
@@ -146,5 +187,5 @@ def _score_blindly(
     return scores
 
 
-def _weight(site: Site) -> torch.Tensor:
-    return linear_weight(site.module).detach().float()
+def _weight(projection: Projection) -> torch.Tensor:
+    return linear_weight(projection.module).detach().float()

@@ -25,7 +25,7 @@ from workers.domain import Relevance, Selection, TokenSequence
 from workers.families import is_transposed, linear_weight
 from workers.models.batches import build_batches
 from workers.models.loaded import LoadedModel
-from workers.progress import Advance, Progress, count_up, ignore
+from workers.progress import Advance, Counter, Progress, ignore
 from workers.pruning.selection import select_components, select_n_of_m
 
 OnBlock = Callable[[int, Mapping[str, ModuleSparsity]], None]
@@ -152,7 +152,7 @@ class _Work:
         one_shot = plan.calibration is Calibration.ONE_SHOT
         at_once = len(blocks) if one_shot else plan.blocks_at_once
         rounds = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
-        advance = count_up(self._progress, len(rounds) * len(self._samples))
+        advance = Counter(self._progress, len(rounds) * len(self._samples))
         for members in rounds:
             sums = sum_scores(self._loaded, plan, self._samples, advance=advance)
             relevance = finish(sums, in_place=True)
@@ -164,7 +164,7 @@ class _Work:
         plan = self._plan
         sequential = plan.calibration is Calibration.SEQUENTIAL
         passes = 1 + len(blocks) * (2 if sequential else 1)
-        advance = count_up(self._progress, passes * len(self._samples))
+        advance = Counter(self._progress, passes * len(self._samples))
         batches = build_batches(self._samples, plan.batch_tokens, self._loaded.pad_id)
         inputs = BlockInputs(self._loaded, batches, blocks.start, advance)
         for block in blocks:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from workers.progress import Progress, count_up
+from workers.progress import Counter, Progress
 from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput
 
 
@@ -93,7 +93,7 @@ class MemoryContext(StageContext):
     def run_shards(self, stage: ShardedStage, work: ShardedWork, progress: Progress) -> list[bytes]:
         """Return every shard's result, computed here one after another."""
         del stage
-        advance = count_up(progress, sum(work.sizes))
+        advance = Counter(progress, sum(work.sizes))
         return [work.compute(position, advance) for position in range(len(work.sizes))]
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:

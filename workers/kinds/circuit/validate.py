@@ -8,11 +8,11 @@ from excise.names import CircuitAblation, Granularity
 from workers.circuits.discovery import share_positive
 from workers.circuits.faithfulness import KeepMask, measure_circuits
 from workers.circuits.measurement import measure_rows
-from workers.circuits.sites import find_sites
+from workers.circuits.projections import find_projections
 from workers.domain import Selection
 from workers.families import linear_weight
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
-from workers.progress import Advance, Progress, count_up
+from workers.progress import Advance, Counter, Progress
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CircuitInputs
 
@@ -39,7 +39,7 @@ def _work(
 ) -> bytes:
     assert found.outside is not None
     task = prepared.build_task(prepared.held_out)
-    advance = count_up(progress, 3 * len(task.rows))
+    advance = Counter(progress, 3 * len(task.rows))
     whole = measure_rows(inputs.base, task.rows, task.metric)
     advance(len(task.rows))
     outside = found.outside.to_selection()
@@ -64,10 +64,10 @@ def _measure(
     advance: Advance,
 ) -> torch.Tensor:
     """Return the held-out metric of the circuit on every row, `(row,)`."""
-    sites = find_sites(inputs.base, (outside.granularity,))
+    projections = find_projections(inputs.base, (outside.granularity,))
     measured = measure_circuits(
         inputs.base,
-        sites,
+        projections,
         prepared.build_task(prepared.held_out),
         [_build_keep_mask(inputs, outside)],
         ablation,
@@ -80,11 +80,13 @@ def _measure(
 def _build_keep_mask(inputs: CircuitInputs, outside: Selection) -> KeepMask:
     """Return module → True at what is not in `outside`."""
     masks = {}
-    for name, site in find_sites(inputs.base, (outside.granularity,)).items():
-        keep_mask = torch.ones(site.components, dtype=torch.bool)
+    for name, projection in find_projections(inputs.base, (outside.granularity,)).items():
+        keep_mask = torch.ones(projection.components, dtype=torch.bool)
         keep_mask[outside.indices.get(name, torch.empty(0, dtype=torch.int64))] = False
         is_weight = outside.granularity is Granularity.WEIGHT
-        masks[name] = keep_mask.view(linear_weight(site.module).shape) if is_weight else keep_mask
+        masks[name] = (
+            keep_mask.view(linear_weight(projection.module).shape) if is_weight else keep_mask
+        )
     return masks
 
 

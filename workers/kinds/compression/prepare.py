@@ -8,7 +8,7 @@ from typing import Any
 from workers.kinds.compression.measurement import count_work, load_questions, measure
 from workers.kinds.compression.results import PreparedCompression
 from workers.models.encoding import cut_corpus
-from workers.progress import Progress, count_up
+from workers.progress import Counter, Progress
 from workers.stages.context import InvalidInputError, StageContext, StageOutput
 from workers.stages.inputs import CompressionInputs
 
@@ -47,7 +47,7 @@ def _work(inputs: CompressionInputs, progress: Progress) -> bytes:
         inputs.spec.perplexity.sequences,
     )
     questions = load_questions(inputs)
-    advance = count_up(progress, count_work(corpus, questions))
+    advance = Counter(progress, count_work(corpus, questions))
     return PreparedCompression(
         model_sha256=inputs.model_sha256,
         calibration=calibration,

@@ -16,7 +16,7 @@ from workers.correction.results import PreparedBehaviour, PreparedCorrection, Re
 from workers.kinds.correction.ablation import check_ablations
 from workers.measuring.splits import describe_alike
 from workers.models.encoding import cut_corpus
-from workers.progress import Progress, count_up
+from workers.progress import Counter, Progress
 from workers.stages.abilities import describe_protection, protect
 from workers.stages.behaviours import encode_prompts
 from workers.stages.checks import load_check_plan
@@ -87,7 +87,7 @@ def _prepare_behaviours(
         count_responses(behaviour, len(chats))
         for chats, behaviour in zip(prompts, inputs.behaviours, strict=True)
     )
-    advance = count_up(progress, total)
+    advance = Counter(progress, total)
     tokenizer = inputs.base.tokenizer
     return tuple(
         prepare_behaviour(

@@ -24,7 +24,7 @@ from workers.correction.search import (
 )
 from workers.kinds.correction.attribute import answer_undesired
 from workers.kinds.correction.search_job import SearchReporter, StoredBench
-from workers.progress import Progress, count_up, ignore
+from workers.progress import Counter, Progress, ignore
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CorrectionInputs
 
@@ -68,7 +68,7 @@ def _work(
     plan, given = build_plan(inputs, prepared), _collect_inputs(inputs, prepared, attributed)
     steps = plan.count_trials() + count_pools(given)
     names = [behaviour.name for behaviour in inputs.behaviours]
-    reporter = SearchReporter(context, names, count_up(progress, steps))
+    reporter = SearchReporter(context, names, Counter(progress, steps))
     candidates = Candidates(given, plan, reporter.poll, reporter.report_pool)
     answer = partial(answer_undesired, inputs, advance=ignore)
     bench = TuningBench(given, candidates, answer, reporter.poll)

@@ -23,7 +23,7 @@ from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
 from workers.measuring.measurement import Baseline, CheckPlan
 from workers.measuring.probes import measure_probes
 from workers.measuring.state import ModelState
-from workers.progress import Advance, Progress, count_up
+from workers.progress import Advance, Counter, Progress
 from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
 from workers.stages.abilities import list_verdict_kinds
@@ -71,18 +71,18 @@ def _work(
     bench = _HeldOutBench(inputs, prepared, trial.settings)
     compared = {name: probes[:CONTROL_PROBES] for name, probes in plan.abilities.items()}
     units = 2 * plan.units + sum(map(len, compared.values()))
-    advance = count_up(progress, bench.count_units(len(search.alone)) + units)
+    advance = Counter(progress, bench.count_units(len(search.alone)) + units)
     baseline = Baseline(plan, inputs.base, advance)
     chosen = trial.selection.to_selection()
     with bench.prune(chosen):
         corrected = baseline.measure(inputs.base, advance)
-    base, corrected = _look_again(inputs, plan, bench, chosen, baseline.state, corrected)
+    states = _look_again(inputs, plan, bench, chosen, (baseline.state, corrected), advance)
     with bench.prune(bench.draw_controls(chosen)[0]):
         control = measure_probes(inputs.base, compared, advance)
     return ValidationOutcome(
         behaviours=_measure_behaviours(bench, search, trial, advance),
-        base=base,
-        corrected=corrected,
+        base=states[0],
+        corrected=states[1],
         control_abilities=control,
     ).to_bytes()
 
@@ -92,18 +92,19 @@ def _look_again(
     plan: CheckPlan,
     bench: _HeldOutBench,
     chosen: Selection,
-    base: ModelState,
-    corrected: ModelState,
+    states: tuple[ModelState, ModelState],
+    advance: Counter,
 ) -> tuple[ModelState, ModelState]:
-    """Return both states, with more items of the slices that the first look leaves in doubt."""
+    """Return base's and correction's state, with more items of the slices left in doubt."""
     limits = inputs.spec.gates.abilities
-    changes = compare_states(list_verdict_kinds(inputs), base, corrected, {}, limits)
+    changes = compare_states(list_verdict_kinds(inputs), *states, {}, limits)
     more = draw_more(plan.probe_source, changes)
     if not more:
-        return base, corrected
-    base = add_figures(base, measure_probes(inputs.base, more))
+        return states
+    advance.expect(2 * sum(map(len, more.values())))
+    base = add_figures(states[0], measure_probes(inputs.base, more, advance))
     with bench.prune(chosen):
-        return base, add_figures(corrected, measure_probes(inputs.base, more))
+        return base, add_figures(states[1], measure_probes(inputs.base, more, advance))
 
 
 def _measure_behaviours(

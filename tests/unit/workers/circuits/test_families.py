@@ -30,8 +30,8 @@ from workers.attribution.targets import Target
 from workers.circuits.discovery import discover_circuit
 from workers.circuits.measurement import measure_rows
 from workers.circuits.outcome import CircuitSettings
+from workers.circuits.projections import find_projections
 from workers.circuits.relevance import compute_scores
-from workers.circuits.sites import find_sites
 from workers.domain import TokenSequence
 from workers.families import UnsupportedGranularityError
 from workers.pruning.components import pruned
@@ -114,9 +114,9 @@ def test_scores_without_contrast_are_the_relevance_of_attribution(any_model, att
         for row in task.rows
     ]
     for granularity in Granularity:
-        sites = find_sites(as_loaded(any_model), (granularity,))
+        projections = find_projections(as_loaded(any_model), (granularity,))
         scores = compute_scores(
-            as_loaded(any_model, pad_id=PAD), attributor, sites, task, CircuitContrast.ZERO
+            as_loaded(any_model, pad_id=PAD), attributor, projections, task, CircuitContrast.ZERO
         )
         relevance = compute_relevance(
             as_loaded(any_model, pad_id=PAD),
@@ -134,5 +134,5 @@ def test_neurons_in_experts_are_refused():
     )
     model = MixtralForCausalLM(config).eval()
     with pytest.raises(UnsupportedGranularityError, match="choose heads"):
-        find_sites(as_loaded(model), (Granularity.NEURON,))
-    assert len(find_sites(as_loaded(model), (Granularity.HEAD,))) == 2
+        find_projections(as_loaded(model), (Granularity.NEURON,))
+    assert len(find_projections(as_loaded(model), (Granularity.HEAD,))) == 2

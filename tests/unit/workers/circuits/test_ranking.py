@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from excise.names import CircuitOrder, Granularity, Scope
+from workers.circuits.projections import Projection
 from workers.circuits.ranking import count_circuit, keep_largest, order_scores, select_outside
-from workers.circuits.sites import Site
 
 SITES = {
-    "a": Site(nn.Linear(4, 3), Granularity.WEIGHT, 12, 1),
-    "b": Site(nn.Linear(2, 5), Granularity.WEIGHT, 10, 1),
+    "a": Projection(nn.Linear(4, 3), Granularity.WEIGHT, 12, 1),
+    "b": Projection(nn.Linear(2, 5), Granularity.WEIGHT, 10, 1),
 }
 
 
@@ -68,10 +68,10 @@ def test_a_global_share_counts_whole_components_despite_rounding():
 
 
 def test_what_is_outside_by_granularity():
-    sites = {
-        "mlp": Site(nn.Linear(4, 3), Granularity.NEURON, 4, 1),
-        "attention": Site(nn.Linear(4, 3), Granularity.HEAD, 2, 2),
-        "all": Site(nn.Linear(2, 3), Granularity.NEURON, 2, 1),
+    projections = {
+        "mlp": Projection(nn.Linear(4, 3), Granularity.NEURON, 4, 1),
+        "attention": Projection(nn.Linear(4, 3), Granularity.HEAD, 2, 2),
+        "all": Projection(nn.Linear(2, 3), Granularity.NEURON, 2, 1),
     }
     outside = select_outside(
         {
@@ -79,7 +79,7 @@ def test_what_is_outside_by_granularity():
             "attention": torch.tensor([False, True]),
             "all": torch.tensor([True, True]),
         },
-        sites,
+        projections,
     )
     neurons, heads = outside[Granularity.NEURON], outside[Granularity.HEAD]
     assert {name: indices.tolist() for name, indices in neurons.indices.items()} == {"mlp": [1, 3]}

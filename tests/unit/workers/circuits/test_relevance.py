@@ -12,8 +12,8 @@ from tests.tiny import MODULES, as_loaded
 from tests.unit.workers.circuits.build import HEADS, PAD, draw_task
 from workers.attribution.accumulation import NonFiniteRelevanceError
 from workers.circuits.measurement import compute_metric, compute_metric_directions
+from workers.circuits.projections import find_projections
 from workers.circuits.relevance import compute_scores
-from workers.circuits.sites import find_sites
 from workers.circuits.tasks import Task
 
 NODES = (Granularity.NEURON, Granularity.HEAD)
@@ -21,8 +21,8 @@ GRADIENTS = (Attributor.ATTNLRP, Attributor.CP_LRP, Attributor.GRADIENT_X_INPUT)
 
 
 def score(model, attributor, task, contrast, granularities=NODES):
-    sites = find_sites(as_loaded(model), granularities)
-    return compute_scores(as_loaded(model, pad_id=PAD), attributor, sites, task, contrast)
+    projections = find_projections(as_loaded(model), granularities)
+    return compute_scores(as_loaded(model, pad_id=PAD), attributor, projections, task, contrast)
 
 
 def read_with_gradients(model, row):

@@ -27,7 +27,7 @@ Replace = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Site:
+class Projection:
     """One linear module and the components in it: slices of its input, or its weights."""
 
     module: nn.Module
@@ -42,8 +42,10 @@ class Site:
         return 1 if is_transposed(self.module) else 0
 
 
-def find_sites(loaded: LoadedModel, granularities: Sequence[Granularity]) -> dict[str, Site]:
-    """Return module name → site: MLP outputs (neurons) before attention outputs (heads).
+def find_projections(
+    loaded: LoadedModel, granularities: Sequence[Granularity]
+) -> dict[str, Projection]:
+    """Return module name → projection: MLP outputs (neurons) before attention outputs (heads).
 
     For weights, every linear module of the decoder layers. Raises `ValueError` for no
     granularity and for weights together with nodes, `UnsupportedGranularityError` where the
@@ -51,28 +53,32 @@ def find_sites(loaded: LoadedModel, granularities: Sequence[Granularity]) -> dic
     """
     if not granularities or (Granularity.WEIGHT in granularities and len(granularities) > 1):
         raise ValueError("a circuit is made of neurons, heads or both, or of weights alone")
-    sites: dict[str, Site] = {}
+    projections: dict[str, Projection] = {}
     for granularity in _ORDER:
         if granularity in granularities:
             counts = loaded.count_components(granularity)
             for name, module in loaded.find_components(granularity).items():
-                sites[name] = _build_site(module, granularity, counts[name], loaded.family)
-    return sites
+                projections[name] = _build_projection(
+                    module, granularity, counts[name], loaded.family
+                )
+    return projections
 
 
-def has_weights(sites: Mapping[str, Site]) -> bool:
+def has_weights(projections: Mapping[str, Projection]) -> bool:
     """Whether the components are single weights: all of them are, or none."""
-    return any(site.granularity is Granularity.WEIGHT for site in sites.values())
+    return any(projection.granularity is Granularity.WEIGHT for projection in projections.values())
 
 
-def _build_site(module: nn.Module, granularity: Granularity, count: int, family: Family) -> Site:
+def _build_projection(
+    module: nn.Module, granularity: Granularity, count: int, family: Family
+) -> Projection:
     if not is_linear(module):
         raise UnsupportedGranularityError(
             f"the neurons of {family.name} lie in experts, and a circuit replaces the input of "
             "one projection a layer; choose heads or weights"
         )
     width = count_features(module) // count if granularity is Granularity.HEAD else 1
-    return Site(module, granularity, count, width)
+    return Projection(module, granularity, count, width)
 
 
 def sum_by_component(values: torch.Tensor, width: int) -> torch.Tensor:
@@ -86,8 +92,8 @@ def spread_to_features(values: torch.Tensor, width: int) -> torch.Tensor:
 
 
 @contextmanager
-def replaced_inputs(sites: Mapping[str, Site], replace: Replace) -> Iterator[None]:
-    """Within the context every site's module sees what `replace` makes of its input."""
+def replaced_inputs(projections: Mapping[str, Projection], replace: Replace) -> Iterator[None]:
+    """Within the context every projection's module sees what `replace` makes of its input."""
 
     def hook_for(
         name: str,
@@ -97,21 +103,23 @@ def replaced_inputs(sites: Mapping[str, Site], replace: Replace) -> Iterator[Non
 
         return hook
 
-    with hooked(InputHook(site.module, hook_for(name)) for name, site in sites.items()):
+    with hooked(
+        InputHook(projection.module, hook_for(name)) for name, projection in projections.items()
+    ):
         yield
 
 
 @torch.no_grad()
 def read_inputs(
-    loaded: LoadedModel, sites: Mapping[str, Site], token_ids: torch.Tensor
+    loaded: LoadedModel, projections: Mapping[str, Projection], token_ids: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return every site's input `(row, token, feature)` on `token_ids` `(row, token)`."""
+    """Return every projection's input `(row, token, feature)` on `token_ids` `(row, token)`."""
     read: dict[str, torch.Tensor] = {}
 
     def keep(name: str, values: torch.Tensor) -> torch.Tensor:
         read[name] = values.detach()
         return values
 
-    with replaced_inputs(sites, keep):
+    with replaced_inputs(projections, keep):
         loaded.run(token_ids)
     return read

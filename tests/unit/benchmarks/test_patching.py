@@ -3,12 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from excise.names import Granularity
-from tests.tiny import MODULES, as_loaded
-from tests.unit.workers.circuits.build import HEADS, PAD, build_model_with_one_head, draw_task
-from workers.attribution.composites import ATTN_LRP, CP_LRP, GRADIENT
-from workers.circuits.measurement import measure_rows
-from workers.circuits.patching import (
+from benchmarks.patching import (
     Patch,
     compute_pearson,
     estimate_head_effects,
@@ -17,7 +12,12 @@ from workers.circuits.patching import (
     measure_mlp_effects,
     measure_patches,
 )
-from workers.circuits.sites import find_sites
+from excise.names import Granularity
+from tests.tiny import MODULES, as_loaded
+from tests.unit.workers.circuits.build import HEADS, PAD, build_model_with_one_head, draw_task
+from workers.attribution.composites import ATTN_LRP, CP_LRP, GRADIENT
+from workers.circuits.measurement import measure_rows
+from workers.circuits.projections import find_projections
 from workers.circuits.tasks import TaskError
 
 
@@ -42,7 +42,7 @@ def patch_slowly(model, row, module, features, positions):
 @pytest.mark.parametrize("batch_tokens", [1, 50, 2048])
 def test_batched_patches_equal_one_run_each(model, batch_tokens):
     task = draw_task((7, 5, 6))
-    sites = find_sites(as_loaded(model), (Granularity.NEURON, Granularity.HEAD))
+    projections = find_projections(as_loaded(model), (Granularity.NEURON, Granularity.HEAD))
     patches = [
         Patch(MODULES[0], slice(None), slice(4, 5)),
         Patch(MODULES[1], slice(2, 9), slice(None)),
@@ -53,7 +53,7 @@ def test_batched_patches_equal_one_run_each(model, batch_tokens):
 
     effects = measure_patches(
         as_loaded(model, pad_id=PAD),
-        sites,
+        projections,
         task,
         patches,
         batch_tokens=batch_tokens,

@@ -24,7 +24,13 @@ from workers.circuits.measurement import (
     compute_last_states,
     compute_metric,
 )
-from workers.circuits.sites import Site, find_sites, read_inputs, replaced_inputs, sum_by_component
+from workers.circuits.projections import (
+    Projection,
+    find_projections,
+    read_inputs,
+    replaced_inputs,
+    sum_by_component,
+)
 from workers.circuits.tasks import Task, TaskError, TaskRow
 from workers.circuits.tracing import Take, read_contrast, trace_gradients
 from workers.models.loaded import LoadedModel
@@ -43,7 +49,7 @@ class Patch:
 @torch.no_grad()
 def measure_patches(
     loaded: LoadedModel,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     task: Task,
     patches: Sequence[Patch],
     *,
@@ -61,15 +67,15 @@ def measure_patches(
     advance((len(patches) - len(live)) * len(task.rows))
     effects = torch.zeros(len(patches), len(task.rows))
     for batch in build_row_batches(task.rows, batch_tokens, loaded):
-        others = read_inputs(loaded, sites, batch.corrupted_ids)
+        others = read_inputs(loaded, projections, batch.corrupted_ids)
         base = _measure_copies(loaded, batch, task, 1)
         copies = max(1, batch_tokens // batch.clean_ids.numel())
         for start in range(0, len(live), copies):
             chosen = live[start : start + copies]
             replace = _patch_copies([patches[index] for index in chosen], others)
-            with replaced_inputs(sites, replace):
+            with replaced_inputs(projections, replace):
                 patched = _measure_copies(loaded, batch, task, len(chosen))
-            rows = torch.tensor(batch.indices)
+            rows = torch.tensor(batch.sample_indices)
             effects[torch.tensor(chosen)[:, None], rows[None, :]] = (base - patched).cpu()
             advance(len(chosen) * len(batch.rows))
     return effects
@@ -127,16 +133,16 @@ def measure_mlp_effects(
     Raises `TaskError` for rows of unequal lengths.
     """
     length = require_equal_length(task)
-    sites = find_sites(loaded, (Granularity.NEURON,))
+    projections = find_projections(loaded, (Granularity.NEURON,))
     patches = [
         Patch(name, slice(None), slice(position, position + 1))
-        for name in sites
+        for name in projections
         for position in range(length)
     ]
     effects = measure_patches(
-        loaded, sites, task, patches, batch_tokens=batch_tokens, advance=advance
+        loaded, projections, task, patches, batch_tokens=batch_tokens, advance=advance
     )
-    return effects.mean(dim=1).view(len(sites), length)
+    return effects.mean(dim=1).view(len(projections), length)
 
 
 def measure_head_effects(
@@ -147,16 +153,16 @@ def measure_head_effects(
     advance: Advance = ignore,
 ) -> torch.Tensor:
     """Return the mean effect of patching each head at all positions, `(layer, head)`."""
-    sites = find_sites(loaded, (Granularity.HEAD,))
+    projections = find_projections(loaded, (Granularity.HEAD,))
     patches = [
-        Patch(name, slice(head * site.width, (head + 1) * site.width), slice(None))
-        for name, site in sites.items()
-        for head in range(site.components)
+        Patch(name, slice(head * projection.width, (head + 1) * projection.width), slice(None))
+        for name, projection in projections.items()
+        for head in range(projection.components)
     ]
     effects = measure_patches(
-        loaded, sites, task, patches, batch_tokens=batch_tokens, advance=advance
+        loaded, projections, task, patches, batch_tokens=batch_tokens, advance=advance
     )
-    return effects.mean(dim=1).view(len(sites), -1)
+    return effects.mean(dim=1).view(len(projections), -1)
 
 
 def estimate_mlp_effects(
@@ -173,13 +179,14 @@ def estimate_mlp_effects(
     neurons. Raises `TaskError` for rows of unequal lengths.
     """
     length = require_equal_length(task)
-    sites = find_sites(loaded, (Granularity.NEURON,))
-    grid = {name: torch.zeros(length) for name in sites}
+    projections = find_projections(loaded, (Granularity.NEURON,))
+    grid = {name: torch.zeros(length) for name in projections}
 
     def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
-        grid[name] += (values * gradient).sum(dim=(0, 2)).cpu() / len(task.rows)
+        by_position = (values * gradient).sum(dim=1).view(-1, length)
+        grid[name] += by_position.sum(dim=0).cpu() / len(task.rows)
 
-    _trace(loaded, composite, sites, task, contrast, batch_tokens, take)
+    _trace(loaded, composite, projections, task, contrast, batch_tokens, take)
     return torch.stack(list(grid.values()))
 
 
@@ -192,14 +199,14 @@ def estimate_head_effects(
     batch_tokens: int = 1024,
 ) -> torch.Tensor:
     """Return relevance in place of `measure_head_effects`, `(layer, head)`."""
-    sites = find_sites(loaded, (Granularity.HEAD,))
-    grid = {name: torch.zeros(site.components) for name, site in sites.items()}
+    projections = find_projections(loaded, (Granularity.HEAD,))
+    grid = {name: torch.zeros(projection.components) for name, projection in projections.items()}
 
     def take(name: str, values: torch.Tensor, gradient: torch.Tensor) -> None:
-        summed = (values * gradient).sum(dim=(0, 1))
-        grid[name] += sum_by_component(summed, sites[name].width).cpu() / len(task.rows)
+        summed = (values * gradient).sum(dim=0)
+        grid[name] += sum_by_component(summed, projections[name].width).cpu() / len(task.rows)
 
-    _trace(loaded, composite, sites, task, contrast, batch_tokens, take)
+    _trace(loaded, composite, projections, task, contrast, batch_tokens, take)
     return torch.stack(list(grid.values()))
 
 
@@ -217,15 +224,15 @@ def require_equal_length(task: Task) -> int:
 def _trace(
     loaded: LoadedModel,
     composite: Composite,
-    sites: Mapping[str, Site],
+    projections: Mapping[str, Projection],
     task: Task,
     contrast: CircuitContrast,
     batch_tokens: int,
     take: Take,
 ) -> None:
     for batch in build_row_batches(task.rows, batch_tokens, loaded):
-        others = read_contrast(loaded, sites, batch, contrast)
-        trace_gradients(loaded, composite, sites, batch, task.metric, others, take)
+        others = read_contrast(loaded, projections, batch, contrast)
+        trace_gradients(loaded, composite, projections, batch, task.metric, others, take)
 
 
 def compute_pearson(one: torch.Tensor, other: torch.Tensor) -> float:
