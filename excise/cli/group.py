@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isfunction
+from io import TextIOWrapper
 from traceback import walk_tb
 from typing import Any, cast
 
@@ -71,6 +72,7 @@ class ExciseGroup(TyperGroup):
     ) -> int:
         """Run a command; its exit code."""
         configure_console_logging()
+        degrade_output()
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -86,6 +88,13 @@ class ExciseGroup(TyperGroup):
         except Exception as error:  # noqa: BLE001 - the last line: no traceback reaches a user
             return _fail_unexpectedly(error)
         return result if isinstance(result, int) else 0
+
+
+def degrade_output() -> None:
+    """Let a terminal that lacks a character show its escape instead of failing the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def find_groups() -> dict[str, EntryPoint]:

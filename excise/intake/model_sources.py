@@ -36,6 +36,19 @@ ALLOWED_ARCHITECTURES = frozenset(
 )
 """What the workers have a description of (`workers/families`); a test keeps the two alike."""
 MAX_CONFIG_BYTES = 1024 * 1024
+MAX_CONFIG_COUNTS = {
+    "num_hidden_layers": 1024,
+    "n_layer": 1024,
+    "num_attention_heads": 4096,
+    "num_local_experts": 4096,
+    "num_experts": 4096,
+    "hidden_size": 2**18,
+    "intermediate_size": 2**20,
+    "vocab_size": 2**23,
+}
+"""The largest counts a config.json may give: several times those of the largest published models
+(Llama 3.1 405B: 126 layers, 128 heads, hidden size 16,384, intermediate size 53,248; Qwen3-MoE: 128
+experts; Gemma 3: 262,208 tokens). What they describe is built before the weights are read."""
 
 _CONFIGS = frozenset({"config.json", "tokenizer_config.json"})
 """Where a checkpoint could ask for code of its own to be run."""
@@ -105,6 +118,7 @@ def check_checkpoint_folder(folder: Path, roots: Sequence[Path]) -> str:
     configs = {path.name: _load_config(path) for path in files.others if path.name in _CONFIGS}
     _refuse_custom_code(configs)
     _refuse_named_weights(configs["config.json"])
+    _refuse_huge_counts(configs["config.json"])
     return _check_architecture(configs["config.json"])
 
 
@@ -223,6 +237,17 @@ def _refuse_named_weights(config: Mapping[str, Any]) -> None:
             "other programs do not look at. Remove the field, and save the weights as "
             "model.safetensors or with an index."
         )
+
+
+def _refuse_huge_counts(config: Mapping[str, Any]) -> None:
+    """Refuse a config that describes a model beyond anything that exists."""
+    for name, limit in MAX_CONFIG_COUNTS.items():
+        count = config.get(name)
+        if isinstance(count, int) and count > limit:
+            raise ModelSourceError(
+                f"The checkpoint's config.json has {name} {str(count)[:20]}; at most {limit} are "
+                "supported. Save the checkpoint again."
+            )
 
 
 def _refuse_pickles(folder: Path) -> None:

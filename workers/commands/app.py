@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from excise.cli.group import degrade_output
 from excise.cli.output import clean
 from excise.logs import configure_console_logging
 from excise.names import GateOutcome
@@ -260,6 +261,7 @@ def gate_command(
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.commands.app models fetch …`."""
     configure_console_logging()
+    degrade_output()
     app = typer.Typer(no_args_is_help=True)
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")

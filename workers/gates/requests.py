@@ -151,7 +151,9 @@ def _cut(
     if asked is None or asked.prompts is None:
         return None
     texts = [prompt.text for prompt in load_prompts(asked.prompts)]
-    return cut_corpus(tokenizer, texts, asked.context, asked.sequences)
+    return cut_corpus(
+        tokenizer, texts, asked.context, asked.sequences, name="the perplexity corpus"
+    )
 
 
 def _load_questions(task: ZeroShotGateSpec, load_rows: LoadRows, seed: int) -> tuple[Question, ...]:

@@ -8,15 +8,21 @@ from typing import Generic, TypeVar
 
 from excise.reports.common import JobReport
 from excise.specs.common import JobSpecBase
+from workers.attribution.accumulation import NonFiniteRelevanceError
 from workers.families import UnsupportedArchitectureError, UnsupportedGranularityError
 from workers.models.checkpoints import CheckpointError
+from workers.models.encoding import ChatTemplateError
+from workers.pruning.score_stream import ScoreError
 from workers.running.context import JobContext, TaskContext
 from workers.stages.context import ShardedWork
 
 Spec = TypeVar("Spec", bound=JobSpecBase)
 
 INVALID_INPUT: tuple[type[Exception], ...] = (
+    ChatTemplateError,
     CheckpointError,
+    NonFiniteRelevanceError,
+    ScoreError,
     UnsupportedArchitectureError,
     UnsupportedGranularityError,
 )

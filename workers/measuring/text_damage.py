@@ -103,6 +103,7 @@ class ReferenceText:
         """
         self._batches = _build_predicting_batches(samples, batch_tokens, loaded.pad_id)
         self._base_head = loaded.head
+        self._base_tokens = 1 + max(loaded.tokenizer.get_vocab().values(), default=-1)
         self._base_states: list[torch.Tensor] = []
         losses, self.tokens = _Sums(), 0
         for batch in self._batches:
@@ -119,13 +120,15 @@ class ReferenceText:
         """Return perplexity and divergence of `changed`: the base after some change, or another.
 
         Another checkpoint may be of another architecture, and have a larger vocabulary than the
-        base's, as the base gives the added tokens no probability. Raises
-        `ValueError` on a smaller one, where the divergence is not defined.
+        base's, as the base gives the added tokens no probability. It may also lack the rows that
+        pad the base's head beyond its tokenizer's last token: the divergence is then that of the
+        tokens both have. Raises `ValueError` where it lacks a token of the base's tokenizer, as
+        the divergence is not defined.
         """
         head = changed.head
-        if len(head) < len(self._base_head):
+        if len(head) < min(self._base_tokens, len(self._base_head)):
             raise ValueError(
-                f"the model predicts {len(head)} tokens, the base {len(self._base_head)}: KL is "
+                f"the model predicts {len(head)} tokens, the base {self._base_tokens}: KL is "
                 "not defined; compare checkpoints of one vocabulary"
             )
         losses, sums, divergences = _Sums(), _Sums(), []
@@ -156,7 +159,7 @@ class ReferenceText:
         head: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return KL(base ‖ changed) and the changed model's loss at each position, on the CPU."""
-        base_head = self._base_head.to(head.device)
+        base_head = self._base_head[: len(head)].to(head.device)
         divergences, losses = [], []
         for part in range(0, len(states), POSITIONS_AT_ONCE):
             span = slice(part, part + POSITIONS_AT_ONCE)

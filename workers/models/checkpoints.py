@@ -59,6 +59,7 @@ def load_checkpoint(
         )
         model, loading = loaded
         _check_weights(loading)
+        _check_finite(model)
         tokenizer: Any = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
@@ -128,6 +129,23 @@ def _check_weights(loading: Mapping[str, Any]) -> None:
     for names, complaint in complaints:
         if names:
             raise ValueError(complaint.format(len(names), _enumerate(names)))
+
+
+def _check_finite(model: torch.nn.Module) -> None:
+    """Refuse weights that are NaN or infinite: nothing that is computed with them means anything.
+
+    The largest magnitude of a tensor is neither exactly where none of its values is.
+    """
+    broken = [
+        name
+        for name, weight in model.named_parameters()
+        if weight.numel() and not bool(weight.detach().abs().max().isfinite())
+    ]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of its weights hold NaN or infinity ({_enumerate(broken)}); "
+            "train or merge it anew, in a wider dtype"
+        )
 
 
 def _enumerate(names: Collection[str]) -> str:

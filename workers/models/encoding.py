@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from jinja2 import TemplateError
 
+from workers.models.time_limit import TimeLimitError, time_limit
 from workers.models.tokenizer import Tokenizer
+
+TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
+"""What a chat template that asks for today's date gets, so that a job gives the same prompts on
+every day: the date that Llama 3.2's template itself writes where it cannot ask."""
+
+_DATE_CODES = tuple(f"%{code}" for code in "aAbBdeHIjmMpSyYZ")
+
+TEMPLATE_SECONDS = 10.0
+"""How long a chat template may take for one chat; those of published models take milliseconds."""
 
 _PROBE = "a"
 
@@ -48,8 +59,13 @@ def find_beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Return the token ids of a raw text with the tokenizer's beginning, and no template."""
-    return (*find_beginning(tokenizer), *encode_part(tokenizer, text))
+    """Return the token ids of a raw text with the tokenizer's beginning, and no template.
+
+    A text that brings the beginning along, as one rendered by a chat template does, gets no
+    second one.
+    """
+    beginning, own = find_beginning(tokenizer), encode_part(tokenizer, text)
+    return own if own[: len(beginning)] == beginning else (*beginning, *own)
 
 
 def encode_part(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
@@ -60,8 +76,9 @@ def encode_part(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
     """Return the token ids of a chat up to where the answer starts.
 
-    The template writes the beginning where there is one. Raises `ChatTemplateError` where the
-    tokenizer has no template, and where its template refuses a message or leaves it out.
+    The template writes the beginning where there is one, and `TEMPLATE_DATE` where it asks for
+    today's. Raises `ChatTemplateError` where the tokenizer has no template, and where its template
+    refuses a message, leaves it out, or takes longer than `TEMPLATE_SECONDS`.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ChatTemplateError(
@@ -69,9 +86,19 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
             "as text, or save the checkpoint with a template"
         )
     try:
-        text = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
-        )
+        with time_limit(TEMPLATE_SECONDS):
+            text = tokenizer.apply_chat_template(
+                list(messages),
+                add_generation_prompt=True,
+                tokenize=False,
+                chat_template=_fix_date(tokenizer.chat_template),
+            )
+    except (MemoryError, TimeLimitError) as error:
+        raise ChatTemplateError(
+            "the tokenizer's chat template does not end within "
+            f"{TEMPLATE_SECONDS:g} seconds, or within memory; write the prompt as text, or save "
+            "the checkpoint with another template"
+        ) from error
     except TemplateError as error:
         raise ChatTemplateError(
             f"the tokenizer's chat template refuses the roles {_list_roles(messages)}: {error}; "
@@ -79,6 +106,20 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
         ) from error
     _check_rendered(text, messages)
     return encode_part(tokenizer, text)
+
+
+def _fix_date(template: object) -> str | None:
+    """Return a template that asks for the date with `TEMPLATE_DATE` in its place, else None.
+
+    transformers gives templates a function `strftime_now` and takes none from its callers; a
+    macro of that name comes before it.
+    """
+    if not isinstance(template, str) or "strftime_now" not in template:
+        return None
+    filled = "".join(f"|replace('{code}', '{TEMPLATE_DATE:{code}}')" for code in _DATE_CODES)
+    return (
+        f"{{%- macro strftime_now(format) -%}}{{{{ format{filled} }}}}{{%- endmacro -%}}{template}"
+    )
 
 
 def _check_rendered(text: str, messages: Sequence[Mapping[str, str]]) -> None:
@@ -108,17 +149,17 @@ def cut_windows(tokenizer: Tokenizer, text: str, length: int) -> Iterator[tuple[
 
 
 def cut_corpus(
-    tokenizer: Tokenizer, lines: Sequence[str], context: int, sequences: int
+    tokenizer: Tokenizer, lines: Sequence[str], context: int, sequences: int, *, name: str
 ) -> tuple[tuple[int, ...], ...]:
     """Return the first windows of `context` tokens of the joined lines, none overlapping.
 
-    Raises `ValueError` when the corpus does not fill one window.
+    Raises `ValueError` calling the corpus by its `name` when it does not fill one window.
     """
     windows = tuple(cut_windows(tokenizer, "\n".join(lines), context))
     full = tuple(window for window in windows if len(window) == context)
     if not full:
         raise ValueError(
-            f"the perplexity corpus has {sum(map(len, windows))} tokens, one window needs "
-            f"{context}; give a longer corpus or a shorter context"
+            f"{name} has {sum(map(len, windows))} tokens, one window needs "
+            f"{context}; give a longer text or shorter windows"
         )
     return full[:sequences]

@@ -40,14 +40,13 @@ class LoadedModel:
 
         Raises `UnsupportedArchitectureError`.
         """
-        return cls(model, tokenizer, find_family(model), find_pad_id(tokenizer))
+        pad_id = find_pad_id(tokenizer, len(_get_embedding(model)))
+        return cls(model, tokenizer, find_family(model), pad_id)
 
     @property
     def device(self) -> torch.device:
         """Where token ids belong: the embedding's device, also of a model spread over several."""
-        weight = self.model.get_input_embeddings().weight
-        assert isinstance(weight, torch.Tensor)
-        return weight.device
+        return _get_embedding(self.model).device
 
     @property
     def context_length(self) -> int:
@@ -92,3 +91,10 @@ class LoadedModel:
     def find_linear_modules(self) -> dict[str, nn.Module]:
         """Return module name → linear module inside the decoder layers, experts left out."""
         return find_linear_modules(self.model, self.family)
+
+
+def _get_embedding(model: PreTrainedModel) -> torch.Tensor:
+    """Return the embedding matrix, `(vocabulary, hidden)`."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight

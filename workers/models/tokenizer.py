@@ -56,13 +56,17 @@ class Tokenizer(Protocol):
         *,
         add_generation_prompt: bool,
         tokenize: bool,
+        chat_template: str | None,
     ) -> Any:
-        """Return a chat as the text that the model was trained on."""
+        """Return a chat as the text the model was trained on, by its own template or another."""
 
 
-def find_pad_id(tokenizer: Tokenizer) -> int:
-    """Return the token to fill batches up with: its own, else the end of a text, else 0."""
+def find_pad_id(tokenizer: Tokenizer, rows: int) -> int:
+    """Return the token to fill batches up with: its own, else the end of a text, else 0.
+
+    A token that was added without a row in the embedding, which has `rows`, cannot fill anything.
+    """
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
+        if token_id is not None and token_id < rows:
             return int(token_id)
     return 0

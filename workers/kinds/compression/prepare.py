@@ -42,6 +42,7 @@ def _work(inputs: CompressionInputs, progress: Progress) -> bytes:
     calibration = _draw_calibration(inputs)  # before the costly part: it may be refused
     corpus = _cut(
         inputs,
+        "perplexity.prompts",
         inputs.spec.perplexity.prompts,
         inputs.spec.perplexity.context,
         inputs.spec.perplexity.sequences,
@@ -62,7 +63,7 @@ def _draw_calibration(inputs: CompressionInputs) -> tuple[tuple[int, ...], ...]:
     Raises `InvalidInputError` when the text is too short for as many.
     """
     wanted = inputs.spec.calibration
-    windows = _cut(inputs, wanted.prompts, wanted.tokens, MAX_WINDOWS)
+    windows = _cut(inputs, "calibration.prompts", wanted.prompts, wanted.tokens, MAX_WINDOWS)
     if len(windows) < wanted.samples:
         raise InvalidInputError(
             f"calibration.prompts fills {len(windows)} samples of {wanted.tokens} tokens; "
@@ -73,10 +74,14 @@ def _draw_calibration(inputs: CompressionInputs) -> tuple[tuple[int, ...], ...]:
 
 
 def _cut(
-    inputs: CompressionInputs, prompt_set_id: str, tokens: int, most: int
+    inputs: CompressionInputs, field: str, prompt_set_id: str, tokens: int, most: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Return up to `most` windows of a set's joined lines. Raises `InvalidInputError`."""
+    """Return up to `most` windows of the set that `field` names, its lines joined.
+
+    Raises `InvalidInputError`.
+    """
     try:
-        return cut_corpus(inputs.base.tokenizer, inputs.prompts(prompt_set_id), tokens, most)
+        lines = inputs.prompts(prompt_set_id)
+        return cut_corpus(inputs.base.tokenizer, lines, tokens, most, name=field)
     except ValueError as error:
         raise InvalidInputError(str(error)) from error

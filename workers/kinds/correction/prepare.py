@@ -133,6 +133,7 @@ def _cut_corpus(
             lines,
             corpus.context,
             corpus.sequences + max(1, TUNING_CORPUS_TOKENS // corpus.context),
+            name="perplexity.prompts",
         )
     except ValueError as error:
         raise InvalidInputError(str(error)) from error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -222,3 +223,14 @@ def test_the_examples_are_written_once(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "exists already. Set --output" in result.stderr
     assert (folder / "reference.txt").read_text() == "mine"
+
+
+def test_a_terminal_without_a_character_shows_its_escape_and_nothing_fails() -> None:
+    code = "from excise.cli.group import degrade_output; degrade_output(); print('86 % → 3 %')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )
+    assert done.stdout.decode("cp1252").strip() == r"86 % \u2192 3 %"

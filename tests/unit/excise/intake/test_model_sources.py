@@ -200,3 +200,9 @@ def test_the_first_root_wins(root: Path, tmp_path: Path) -> None:
 def test_every_described_architecture_is_allowed_and_no_other() -> None:
     described = {name for family in FAMILIES for name in family.architectures}
     assert described == ALLOWED_ARCHITECTURES
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size", "vocab_size"])
+def test_a_model_beyond_anything_that_exists_is_refused(root: Path, name: str) -> None:
+    build(root / "huge", **{name: 10**9})
+    refuse("huge", root, f"has {name} 1000000000; at most")

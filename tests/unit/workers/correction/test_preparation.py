@@ -341,14 +341,16 @@ def test_the_corpus_is_cut_into_full_windows(tokenizer: PreTrainedTokenizerFast)
     lines = [words(7), words(7, 50), words(7, 20)]
     joined = encode_text(tokenizer, "\n".join(lines))
     assert len(joined) == 21
-    assert cut_corpus(tokenizer, lines, 5, 10) == tuple(joined[i : i + 5] for i in (0, 5, 10, 15))
-    assert cut_corpus(tokenizer, lines, 5, 2) == (joined[:5], joined[5:10])
-    assert cut_corpus(tokenizer, lines, 21, 9) == (joined,)
+    assert cut_corpus(tokenizer, lines, 5, 10, name="text") == tuple(
+        joined[i : i + 5] for i in (0, 5, 10, 15)
+    )
+    assert cut_corpus(tokenizer, lines, 5, 2, name="text") == (joined[:5], joined[5:10])
+    assert cut_corpus(tokenizer, lines, 21, 9, name="text") == (joined,)
 
 
 def test_a_corpus_that_fills_no_window_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=r"has 3 tokens, one window needs 4; give a longer"):
-        cut_corpus(tokenizer, ["w1 w2", "w3"], 4, 1)
+        cut_corpus(tokenizer, ["w1 w2", "w3"], 4, 1, name="text")
 
 
 BAD, FINE = respond_with(0.9), respond_with(0.1)

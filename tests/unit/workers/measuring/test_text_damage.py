@@ -9,7 +9,14 @@ import torch
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from tests.tiny import MODULES, as_loaded, build_tiny_model, draw_samples, select_neurons
+from tests.tiny import (
+    MODULES,
+    VOCABULARY,
+    as_loaded,
+    build_tiny_model,
+    draw_samples,
+    select_neurons,
+)
 from workers.domain import TokenSequence
 from workers.measuring import text_damage
 from workers.measuring.text_damage import ReferenceText, compute_perplexity
@@ -180,3 +187,29 @@ def test_perplexity_alone_is_that_of_the_reference_text(
 def test_perplexity_of_nothing_is_refused(model: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="no sample of two tokens"):
         compute_perplexity(as_loaded(model), [TokenSequence((5,))])
+
+
+def cut_head(model: LlamaForCausalLM, rows: int) -> LlamaForCausalLM:
+    """The same model without the rows of its embedding and head beyond `rows`."""
+    cut = build_tiny_model(vocab_size=rows)
+    weights = model.state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][:rows].clone()
+    cut.load_state_dict(weights)
+    return cut
+
+
+def test_rows_that_only_pad_the_base_s_head_may_be_missing(model: LlamaForCausalLM) -> None:
+    padded = build_tiny_model(vocab_size=VOCABULARY + 8)
+    with torch.no_grad():
+        padded.lm_head.weight[VOCABULARY:] = 0.0  # as often trained: never a target
+    text = reference(padded)
+    cut = cut_head(padded, VOCABULARY)
+    divergence = text.measure(as_loaded(cut)).kl_mean
+    assert divergence == pytest.approx(0.0, abs=1e-6)  # of the tokens both have, they say the same
+
+
+def test_a_model_that_lacks_a_token_of_the_base_is_refused(model: LlamaForCausalLM) -> None:
+    text = reference(model)
+    with pytest.raises(ValueError, match="compare checkpoints of one vocabulary"):
+        text.measure(as_loaded(cut_head(model, VOCABULARY - 1)))

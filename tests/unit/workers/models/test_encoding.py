@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import build_tiny_tokenizer
 from workers.correction.preparation import ReferenceTokens, split_reference
+from workers.models import encoding
 from workers.models.encoding import (
+    ChatTemplateError,
     cut_corpus,
     cut_windows,
     encode_chat,
@@ -84,8 +86,44 @@ def test_windows_hold_the_text_once_and_begin_alike(count: int, length: int) -> 
 def test_corpus_and_reference_begin_where_the_tokenizer_puts_a_beginning() -> None:
     tokenizer = build_tokenizer(BEGINS)
     lines = ["w1 w2 w3", "w4 w5 w6 w7"]
-    assert cut_corpus(tokenizer, lines, 4, 9) == ((BOS, 1, 2, 3), (BOS, 4, 5, 6))
+    assert cut_corpus(tokenizer, lines, 4, 9, name="text") == ((BOS, 1, 2, 3), (BOS, 4, 5, 6))
     texts = [" ".join(f"w{10 * part + index}" for index in range(10)) for part in range(6)]
     split = split_reference(tokenizer, texts, ReferenceTokens(10**6, 10**6, 10**6))
     parts = [*split.attribute, *split.tune, *split.held_out]
     assert sorted(parts) == [(BOS, *range(start, start + 10)) for start in range(0, 60, 10)]
+
+
+def test_a_text_that_brings_the_beginning_along_gets_no_second_one() -> None:
+    tokenizer = build_tokenizer(BEGINS)
+    assert encode_text(tokenizer, f"w{BOS} w1 w2") == (BOS, 1, 2)
+    assert encode_text(tokenizer, "w1 w2") == (BOS, 1, 2)
+
+
+def test_a_template_that_asks_for_today_gets_the_same_day_every_time() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{% if strftime_now('%d %b %Y') == '26 Jul 2024' %}w1{% else %}w2{% endif %}"
+        "{% for message in messages %} {{ message['content'] }}{% endfor %}"
+    )
+    assert encode_chat(tokenizer, [{"role": "user", "content": "w3"}]) == (1, 3)
+
+
+def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "TEMPLATE_SECONDS", 0.2)
+    tokenizer = build_tokenizer()
+    loop = "{% for x in range(99999) %}"
+    tokenizer.chat_template = loop * 3 + "{% endfor %}" * 3
+    with pytest.raises(ChatTemplateError, match="does not end within"):
+        encode_chat(tokenizer, [{"role": "user", "content": "w3"}])
+
+
+def test_a_template_that_asks_for_all_memory_is_refused() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{{ '%0999999999999999d' | format(1) }}"
+    with pytest.raises(ChatTemplateError, match="chat template"):
+        encode_chat(tokenizer, [{"role": "user", "content": "w3"}])
+
+
+def test_a_corpus_that_is_too_short_is_called_by_its_name() -> None:
+    with pytest.raises(ValueError, match=r"calibration\.prompts has 2 tokens, one window needs 9"):
+        cut_corpus(build_tokenizer(), ["w1 w2"], 9, 1, name="calibration.prompts")

@@ -40,6 +40,15 @@ def test_batches_are_filled_up_with_the_pad_else_the_end_else_the_first_token(
     assert LoadedModel.of(model, tokenizer).pad_id == 3
 
 
+def test_a_pad_that_was_added_without_a_row_in_the_embedding_fills_nothing(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer.eos_token = "w7"
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert len(tokenizer) > VOCABULARY
+    assert LoadedModel.of(build_tiny_model(), tokenizer).pad_id == 7
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_states_times_the_head_are_the_logits(
     name: str, tokenizer: PreTrainedTokenizerFast
