@@ -1,0 +1,145 @@
+"""The shape of a model, from its config.json: how many weights of what kind it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from excise.names import ComputeDtype
+
+DTYPE_BYTES = {ComputeDtype.FLOAT32: 4, ComputeDtype.BFLOAT16: 2}
+
+_NAMES = {
+    "layers": ("num_hidden_layers", "n_layer"),
+    "hidden": ("hidden_size", "n_embd"),
+    "intermediate": ("intermediate_size", "ffn_dim", "n_inner"),
+    "heads": ("num_attention_heads", "n_head"),
+    "vocabulary": ("vocab_size",),
+}
+"""How the supported architectures call the same thing."""
+
+_LLAMA_LIKE = frozenset(
+    {
+        "Gemma3ForCausalLM",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "Phi3ForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "Qwen3MoeForCausalLM",
+    }
+)
+"""Architectures whose MLP has three matrices (gate, up, down) and whose query heads may share keys
+and values; the others' MLPs have two, and every head its own."""
+
+_TIED_UNLESS_SAID = frozenset({"Gemma3ForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM"})
+"""Architectures that share embedding and head where their config.json does not say."""
+
+
+class ShapeError(ValueError):
+    """The config.json does not say how large the model is."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The numbers that decide what a model costs."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    experts: int
+    """Experts of a layer; 1 where there is one MLP."""
+    active_experts: int
+    """Experts that a token goes through."""
+    mlp_matrices: int
+    """3 with a gate, 2 without."""
+    is_tied: bool
+    """Whether embedding and head are one matrix."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Return the shape that a config.json describes. Raises `ShapeError`."""
+        architecture = next(iter(config.get("architectures") or [""]))
+        hidden, heads = _read(config, "hidden"), _read(config, "heads")
+        is_llama_like = architecture in _LLAMA_LIKE
+        experts = int(config.get("num_local_experts") or config.get("num_experts") or 1)
+        intermediate = _read(config, "intermediate", default=4 * hidden)
+        if experts > 1:
+            intermediate = int(config.get("moe_intermediate_size") or intermediate)
+        return cls(
+            layers=_read(config, "layers"),
+            hidden=hidden,
+            intermediate=intermediate,
+            heads=heads,
+            kv_heads=int((is_llama_like and config.get("num_key_value_heads")) or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            vocabulary=_read(config, "vocabulary"),
+            experts=experts,
+            active_experts=int(config.get("num_experts_per_tok") or 1),
+            mlp_matrices=3 if is_llama_like else 2,
+            is_tied=bool(
+                config.get("tie_word_embeddings", architecture in _TIED_UNLESS_SAID),
+            ),
+        )
+
+    @property
+    def attention_weights(self) -> int:
+        """Weights of a layer's queries, keys, values and output."""
+        return self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+
+    @property
+    def expert_weights(self) -> int:
+        """Weights of one MLP."""
+        return self.mlp_matrices * self.hidden * self.intermediate
+
+    @property
+    def linear_weights(self) -> int:
+        """Single weights that can be pruned: all matrices inside the layers."""
+        return self.layers * (self.attention_weights + self.experts * self.expert_weights)
+
+    @property
+    def parameters(self) -> int:
+        """All weights; biases and norms, under one in a thousand, are left out."""
+        return self.linear_weights + self.vocabulary * self.hidden * (1 if self.is_tied else 2)
+
+    @property
+    def active_weights(self) -> int:
+        """Weights that a token is multiplied by, the head's left out."""
+        return self.layers * (self.attention_weights + self.active_experts * self.expert_weights)
+
+    @property
+    def head_weights(self) -> int:
+        """Weights of the unembedding."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def neurons(self) -> int:
+        """MLP neurons of all layers."""
+        return self.layers * self.experts * self.intermediate
+
+    def count_bytes(self, dtype: ComputeDtype) -> int:
+        """Return the bytes of all weights in `dtype`."""
+        return self.parameters * DTYPE_BYTES[dtype]
+
+    def count_cache_bytes(self, tokens: int, dtype: ComputeDtype) -> int:
+        """Return the bytes of keys and values of so many tokens."""
+        return 2 * tokens * self.layers * self.kv_heads * self.head_dim * DTYPE_BYTES[dtype]
+
+
+def _read(config: Mapping[str, Any], what: str, default: int | None = None) -> int:
+    """Return a number by any of its names. Raises `ShapeError` where it has none."""
+    for name in _NAMES[what]:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    if default is not None:
+        return default
+    raise ShapeError(
+        f"config.json gives no {' or '.join(_NAMES[what])}. Save the checkpoint again."
+    )
