@@ -1,67 +1,32 @@
-"""Running float32 sums of relevance per component, on a device, in memory or on disk."""
+"""Running float32 sums of relevance per component, each on its module's device."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import torch
 
 from excise.names import Statistic
 from workers.attribution.observation import Site
 from workers.attribution.sums import Combination, RelevanceSums
-from workers.models.batches import TokenBatch
 
 
 class NonFiniteRelevanceError(ArithmeticError):
     """Relevance became NaN or infinite; use float32, or look at the named samples."""
 
 
-@dataclass(frozen=True)
-class Storage:
-    """Where sums are kept: on each module's device, on `device`, or in mapped files in `folder`."""
+class CountedBatch(Protocol):
+    """A batch whose tokens are counted when it is finished."""
 
-    device: str | None = None
-    folder: Path | None = None
+    @property
+    def sample_indices(self) -> tuple[int, ...]:
+        """Position of each sample among all."""
 
-    def zeros(self, label: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """Return a float32 tensor of zeros; `label` names its file, which must not exist yet."""
-        if self.folder is None:
-            return torch.zeros(shape, device=self.device or device)
-        path = self.folder / f"{label}.f32"
-        if path.exists():
-            raise FileExistsError(f"{path} exists; give an empty folder for the sums of one pass")
-        size = torch.Size(shape).numel()
-        return torch.from_file(str(path), shared=True, size=size).view(shape)
-
-
-ON_DEVICE = Storage()
-
-
-class SumsPlace(StrEnum):
-    """Where sums are kept while they grow, from the fastest place to the largest."""
-
-    DEVICE = "device"
-    CPU = "cpu"
-    DISK = "disk"
-
-
-@contextmanager
-def open_storage(place: SumsPlace) -> Iterator[Storage]:
-    """Yield storage for sums at `place`; files on disk are deleted when the context ends.
-
-    Files are put into a new folder under the system's temporary folder (`TMPDIR`).
-    """
-    if place is not SumsPlace.DISK:
-        yield ON_DEVICE if place is SumsPlace.DEVICE else Storage("cpu")
-        return
-    with TemporaryDirectory(prefix="excise-sums-") as folder:
-        yield Storage(folder=Path(folder))
+    @property
+    def is_token(self) -> torch.Tensor:
+        """True at real tokens, `(sample, token)`."""
 
 
 class Accumulator:
@@ -76,12 +41,10 @@ class Accumulator:
         shapes: Mapping[str, tuple[int, ...]],
         devices: Mapping[str, torch.device],
         statistics: frozenset[Statistic],
-        storage: Storage,
     ) -> None:
         self.totals = {
             statistic: {
-                name: storage.zeros(f"{statistic}-{name}", shape, devices[name])
-                for name, shape in shapes.items()
+                name: torch.zeros(shape, device=devices[name]) for name, shape in shapes.items()
             }
             for statistic in Statistic
             if statistic in statistics
@@ -91,6 +54,10 @@ class Accumulator:
         self.folded: set[Hashable] = set()
         self._skipped: AbstractSet[Hashable] = frozenset()
         self._witnesses: list[tuple[str, torch.Tensor]] = []
+
+    def list_keys(self) -> list[Hashable]:
+        """Return what `folded` may hold: every sum of linear modules."""
+        return [(Site(name), statistic) for statistic, own in self.totals.items() for name in own]
 
     def begin(self, skipped: AbstractSet[Hashable]) -> None:
         """Start a batch, or a part of one that already updated the `skipped` sums."""
@@ -118,7 +85,7 @@ class Accumulator:
         """Keep a scalar `()` that is finite only if all relevance of the batch at the site is."""
         self._witnesses.append((site.module, value))
 
-    def end(self, batch: TokenBatch) -> None:
+    def end(self, batch: CountedBatch) -> None:
         """Count the finished batch. Raises `NonFiniteRelevanceError`, naming module and samples."""
         for name, value in self._witnesses:
             if not bool(torch.isfinite(value)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from excise.names import Attributor, Granularity, Statistic
-from workers.attribution.accumulation import ON_DEVICE, Storage
 from workers.attribution.memory import OnHalved, log_halved
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target, TokenMass
+from workers.domain import Selection
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
@@ -30,6 +30,8 @@ class Attribution:
     seed: int = 0
     """Drives what is drawn: random relevance, and the tokens of a sampled target. A token's draw
     depends on its sample's index among those of all shards, so sharding does not change it."""
+    places: Selection | None = None
+    """Of single weights, those that are asked about, answered in this order; None means all."""
 
     @property
     def kept_statistics(self) -> frozenset[Statistic]:
@@ -42,13 +44,12 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Pass:
-    """How samples are passed through the model: in what batches, and where the sums lie."""
+    """How samples are passed through the model: in what batches, and who hears of it."""
 
     batch_tokens: int = BATCH_TOKENS
     """Padded tokens a batch."""
     first_index: int = 0
     """Index of the first sample here among those of all shards."""
-    storage: Storage = ON_DEVICE
     advance: Advance = ignore
     """Called with the number of samples of every finished batch."""
     on_halved: OnHalved = log_halved

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from excise.names import Granularity, Statistic
-from workers.attribution.accumulation import Accumulator, Storage
+from workers.attribution.accumulation import Accumulator
 from workers.attribution.attribution import Attribution, Pass
+from workers.attribution.matrices import Matrix, WholeMatrix, find_matrices, raise_to
 from workers.attribution.memory import HalvingRunner
 from workers.attribution.observation import Look, Site, evaluated, observed_inputs
 from workers.attribution.sums import Combination, RelevanceSums
@@ -17,6 +19,9 @@ from workers.families import count_features, fused_weight, is_linear, is_transpo
 from workers.models.batches import TokenBatch
 from workers.models.devices import find_device
 from workers.models.loaded import LoadedModel
+
+MOST_MODULES = 1 << 20
+"""No model has as many: what is drawn for one module under one seed, nothing else draws."""
 
 
 @torch.no_grad()
@@ -34,6 +39,30 @@ def sum_written_magnitudes(
     square is Wanda's `|W| · ‖X‖₂` (arXiv 2306.11695, Eq. 1) divided by the root of the number of
     tokens.
     """
+    modules = loaded.find_components(asked.granularity)
+    inputs = sum_inputs(loaded, asked, combination, batches, run)
+    if asked.granularity is Granularity.WEIGHT:
+        return write_weights(inputs, find_matrices(modules, asked.places))
+    if asked.granularity is Granularity.NEURON:
+        for statistic, totals in _list_statistics(inputs):
+            for name, total in totals.items():
+                total.mul_(raise_to(column_norms(modules[name]), statistic))
+    return inputs
+
+
+@torch.no_grad()
+def sum_inputs(
+    loaded: LoadedModel,
+    asked: Attribution,
+    combination: Combination,
+    batches: Iterable[TokenBatch],
+    run: Pass,
+) -> RelevanceSums:
+    """Return sums over tokens of |input| and input² of each module's features, `(feature,)`.
+
+    Weights of a column share their input, so this is all that one pass must find out, whatever
+    the number of weights. Of heads the sums are of what each writes already, `(head,)`.
+    """
     granularity, statistics = asked.granularity, asked.kept_statistics
     modules = loaded.find_components(granularity)
     heads = loaded.heads if granularity is Granularity.HEAD else None
@@ -42,10 +71,9 @@ def sum_written_magnitudes(
         kept |= {Statistic.MEAN}
     if combination is Combination.ROOT_MEAN_SQUARE:
         kept = frozenset({Statistic.MEAN_SQUARE})
-    # Weights of a column share their input, so sums over features are enough until the end.
     sizes = {name: (heads or count_features(module),) for name, module in modules.items()}
     devices = {name: find_device(module) for name, module in modules.items()}
-    accumulator = Accumulator(sizes, devices, kept, Storage())
+    accumulator = Accumulator(sizes, devices, kept)
     look = _look(accumulator, modules, heads)
 
     def step(batch: TokenBatch) -> None:
@@ -53,41 +81,88 @@ def sum_written_magnitudes(
         with observed_inputs(modules, placed.is_token, look):
             loaded.run(placed.token_ids)
 
-    runner = HalvingRunner(step, accumulator, run.on_halved)
+    runner: HalvingRunner[TokenBatch] = HalvingRunner(step, accumulator, run.on_halved)
     with evaluated(loaded.model):
         for batch in batches:
             runner.run(batch)
             run.advance(len(batch.sample_indices))
-    if granularity is not Granularity.HEAD:
-        _multiply(accumulator, modules, granularity, run.storage)
     return accumulator.result(combination)
+
+
+@torch.no_grad()
+def write_weights(inputs: RelevanceSums, matrices: Mapping[str, Matrix]) -> RelevanceSums:
+    """Return the sums of what each weight of `matrices` writes, from those of its inputs.
+
+    A weight is taken to the power that was summed of its input.
+    """
+
+    def write(statistic: Statistic, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        power = Statistic.MEAN_ABSOLUTE if statistic is Statistic.MEAN else statistic
+        return {
+            name: raise_to(matrix.read().float(), power) * matrix.along_inputs(totals[name])
+            for name, matrix in matrices.items()
+        }
+
+    sums, absolute, squares = (
+        write(statistic, totals) if totals else {} for statistic, totals in _list_all(inputs)
+    )
+    return replace(inputs, sums=sums, absolute_sums=absolute, square_sums=squares)
 
 
 @torch.no_grad()
 def compute_magnitude_sums(loaded: LoadedModel, asked: Attribution) -> RelevanceSums:
     """Return weight norms: of a neuron's output column, of a head's columns, |W| of a weight."""
-    norms: dict[str, torch.Tensor] = {}
-    for name, module in loaded.find_components(asked.granularity).items():
-        if asked.granularity is Granularity.WEIGHT:
-            norms[name] = linear_weight(module).float().abs()
-            continue
-        norms[name] = column_norms(module)
-        if asked.granularity is Granularity.HEAD:
-            by_head = norms[name].unflatten(0, (loaded.heads, -1))
-            norms[name] = torch.linalg.vector_norm(by_head, dim=-1)
+    modules = loaded.find_components(asked.granularity)
+    if asked.granularity is Granularity.WEIGHT:
+        return read_magnitudes(find_matrices(modules, asked.places), asked)
+    norms = {name: column_norms(module) for name, module in modules.items()}
+    if asked.granularity is Granularity.HEAD:
+        norms = {
+            name: torch.linalg.vector_norm(values.unflatten(0, (loaded.heads, -1)), dim=-1)
+            for name, values in norms.items()
+        }
     return _constant(norms, asked.kept_statistics)
+
+
+@torch.no_grad()
+def read_magnitudes(matrices: Mapping[str, Matrix], asked: Attribution) -> RelevanceSums:
+    """Return |W| of the weights of `matrices`."""
+    values = {name: matrix.read().float().abs() for name, matrix in matrices.items()}
+    return _constant(values, asked.kept_statistics)
 
 
 def draw_random_sums(loaded: LoadedModel, asked: Attribution) -> RelevanceSums:
     """Return uniform random numbers in [0, 1) in place of relevance: the null attributor."""
-    generator = torch.Generator().manual_seed(asked.seed)
+    modules = loaded.find_components(asked.granularity)
+    if asked.granularity is Granularity.WEIGHT:
+        return draw_weights(loaded, find_matrices(modules, asked.places), asked)
     counts = loaded.count_components(asked.granularity)
-    values = {}
-    for name, module in loaded.find_components(asked.granularity).items():
-        is_weight = asked.granularity is Granularity.WEIGHT
-        shape = linear_weight(module).shape if is_weight else (counts[name],)
-        values[name] = torch.rand(shape, generator=generator)
+    values = {
+        name: torch.rand(counts[name], generator=_seed(asked, number))
+        for number, name in enumerate(modules)
+    }
     return _constant(values, asked.kept_statistics)
+
+
+@torch.no_grad()
+def draw_weights(
+    loaded: LoadedModel, matrices: Mapping[str, Matrix], asked: Attribution
+) -> RelevanceSums:
+    """Return random numbers for the weights of `matrices`: the same whatever else is drawn."""
+    modules = loaded.find_components(Granularity.WEIGHT)
+    numbers = {name: number for number, name in enumerate(modules)}
+    values = {
+        name: matrix.take(
+            torch.rand(linear_weight(modules[name]).shape, generator=_seed(asked, numbers[name]))
+        )
+        for name, matrix in matrices.items()
+    }
+    return _constant(values, asked.kept_statistics)
+
+
+def _seed(asked: Attribution, module: int) -> torch.Generator:
+    """Return what draws for the module of this number."""
+    return torch.Generator().manual_seed(MOST_MODULES * asked.seed + module)
 
 
 def column_norms(module: nn.Module) -> torch.Tensor:
@@ -107,12 +182,8 @@ def score_by_inputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     `inputs` `(feature,)` holds the size of each input feature. With its norm over tokens, or its
     root mean square, this is Wanda's score (arXiv 2306.11695, Eq. 1).
     """
-    return linear_weight(module).float().abs() * _along_inputs(module, inputs)
-
-
-def _along_inputs(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """Return values `(feature,)` of a linear module's input, shaped to multiply its weight."""
-    return values[:, None] if is_transposed(module) else values
+    matrix = WholeMatrix(module)
+    return matrix.read().float().abs() * matrix.along_inputs(inputs)
 
 
 def _constant(
@@ -141,25 +212,12 @@ def _look(accumulator: Accumulator, modules: Mapping[str, nn.Module], heads: int
     return look
 
 
-def _multiply(
-    accumulator: Accumulator,
-    modules: Mapping[str, nn.Module],
-    granularity: Granularity,
-    storage: Storage,
-) -> None:
-    """Turn sums of |input| or input² into sums of what is written, in place.
+def _list_all(
+    sums: RelevanceSums,
+) -> tuple[tuple[Statistic, Mapping[str, torch.Tensor]], ...]:
+    return tuple(zip(Statistic, sums.statistics, strict=True))
 
-    The weights, or the norms of their columns, are taken to the power that was summed.
-    """
-    for statistic, totals in accumulator.totals.items():
-        power: Callable[[torch.Tensor], torch.Tensor] = (
-            torch.square if statistic is Statistic.MEAN_SQUARE else torch.abs
-        )
-        for name, module in modules.items():
-            if granularity is Granularity.NEURON:
-                totals[name].mul_(power(column_norms(module)))
-                continue
-            weight = linear_weight(module)
-            total = storage.zeros(f"{statistic}-{name}", tuple(weight.shape), weight.device)
-            total.copy_(power(weight.float()) * _along_inputs(module, totals[name]))
-            totals[name] = total
+
+def _list_statistics(sums: RelevanceSums) -> Iterator[tuple[Statistic, Mapping[str, torch.Tensor]]]:
+    """Yield those that are kept."""
+    yield from ((statistic, totals) for statistic, totals in _list_all(sums) if totals)

@@ -16,12 +16,12 @@ from torch import nn
 from excise.names import Granularity
 from workers.attribution.attribution import BATCH_TOKENS
 from workers.attribution.composites import GRADIENT, attribution_rules
+from workers.attribution.matrices import ChosenPlaces
 from workers.attribution.memory import HalvingRunner, OnHalved, Overwritten, log_halved
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.relevance import predict
 from workers.attribution.targets import Target, find_target_positions
 from workers.domain import Selection, TokenSequence
-from workers.families import is_transposed, linear_weight
 from workers.models.batches import TokenBatch, build_batches
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
@@ -34,9 +34,6 @@ MOST_ROWS = 1024
 
 MOST_ENTRIES = 1 << 28
 """Of all rows together, 1 GiB: with more components there are fewer rows."""
-
-COLUMNS_AT_ONCE = 4096
-"""Weights of a module of which the products at every token exist at one time."""
 
 
 def compute_fisher_rows(
@@ -212,20 +209,11 @@ class _Rows(Overwritten):
 
 def _reduce_weights(module: nn.Module, indices: torch.Tensor) -> Reduce:
     """Return what reads weights: W[o, i] · Σ over tokens of input[i] · gradient[o]."""
-    weight = linear_weight(module).detach()
-    chosen = indices.to(weight.device)
-    first, second = chosen // weight.shape[1], chosen % weight.shape[1]
-    outputs, inputs = (second, first) if is_transposed(module) else (first, second)
-    own = weight[first, second].float()
+    places = ChosenPlaces(module, indices)
+    own = places.read().float()
 
     def reduce(values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        parts = [
-            torch.einsum("sti,sti->si", gradient[:, :, left], values[:, :, right])
-            for left, right in zip(
-                outputs.split(COLUMNS_AT_ONCE), inputs.split(COLUMNS_AT_ONCE), strict=True
-            )
-        ]
-        return torch.cat(parts, dim=1) * own
+        return places.multiply(values, gradient) * own
 
     return reduce
 

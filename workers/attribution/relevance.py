@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from excise.names import Granularity, Statistic
-from workers.attribution.accumulation import Accumulator, Storage
+from workers.attribution.accumulation import Accumulator
 from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.composites import Composite, attribution_rules
+from workers.attribution.matrices import Matrix, find_matrices, raise_to
 from workers.attribution.memory import HalvingRunner
 from workers.attribution.observation import Site, observed_gradients, observed_outputs
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass, compute_directions, find_target_positions
-from workers.families import (
-    count_features,
-    is_transposed,
-    linear_weight,
-)
+from workers.families import count_features
 from workers.models.batches import TokenBatch
 from workers.models.devices import find_device
 from workers.models.loaded import LoadedModel
@@ -44,34 +42,54 @@ def sum_gradient_relevance(
     Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`.
     """
     modules = loaded.find_components(asked.granularity)
-    accumulator = build_accumulator(loaded, asked, run.storage)
-    is_weight = asked.granularity is Granularity.WEIGHT
-    observed = _observed_weights if is_weight else _observed_features
-    with observed(loaded, composite, asked.granularity, accumulator):
-        runner = HalvingRunner(
-            lambda batch: _backward(loaded, batch, asked), accumulator, run.on_halved
-        )
-        for batch in batches:
-            runner.run(batch)
-            run.advance(len(batch.sample_indices))
-    if is_weight:
-        _multiply_by_weights(accumulator, modules)
+    if asked.granularity is not Granularity.WEIGHT:
+        accumulator = _build_feature_sums(loaded, modules, asked)
+        with _observed_features(loaded, composite, asked.granularity, accumulator):
+            _run_all(loaded, asked, batches, run, accumulator)
+        return accumulator.result()
+    matrices = find_matrices(modules, asked.places)
+    accumulator = build_weight_sums(matrices, asked)
+    chosen = {name: modules[name] for name in matrices}
+    with observed_weights(loaded, composite, chosen, matrices, accumulator):
+        _run_all(loaded, asked, batches, run, accumulator)
+    multiply_by_weights(accumulator, matrices)
     return accumulator.result()
 
 
-def build_accumulator(loaded: LoadedModel, asked: Attribution, storage: Storage) -> Accumulator:
-    """Return an empty accumulator with one entry for every component that is asked about."""
-    modules = loaded.find_components(asked.granularity)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in modules.items():
-        if asked.granularity is Granularity.WEIGHT:
-            shapes[name] = tuple(linear_weight(module).shape)
-        elif asked.granularity is Granularity.HEAD:
-            shapes[name] = (loaded.heads,)
-        else:
-            shapes[name] = (count_features(module),)
+def _run_all(
+    loaded: LoadedModel,
+    asked: Attribution,
+    batches: Iterable[TokenBatch],
+    run: Pass,
+    accumulator: Accumulator,
+) -> None:
+    """Pass every batch forwards and backwards, in parts where it does not fit."""
+    runner: HalvingRunner[TokenBatch] = HalvingRunner(
+        lambda batch: _backward(loaded, batch, asked), accumulator, run.on_halved
+    )
+    for batch in batches:
+        runner.run(batch)
+        run.advance(len(batch.sample_indices))
+
+
+def _build_feature_sums(
+    loaded: LoadedModel, modules: Mapping[str, nn.Module], asked: Attribution
+) -> Accumulator:
+    """Return an empty accumulator with one entry for every neuron or head."""
+    is_head = asked.granularity is Granularity.HEAD
+    shapes = {
+        name: (loaded.heads if is_head else count_features(module),)
+        for name, module in modules.items()
+    }
     devices = {name: find_device(module) for name, module in modules.items()}
-    return Accumulator(shapes, devices, asked.kept_statistics, storage)
+    return Accumulator(shapes, devices, asked.kept_statistics)
+
+
+def build_weight_sums(matrices: Mapping[str, Matrix], asked: Attribution) -> Accumulator:
+    """Return an empty accumulator with one entry for every weight that is asked about."""
+    shapes = {name: matrix.shape for name, matrix in matrices.items()}
+    devices = {name: matrix.read().device for name, matrix in matrices.items()}
+    return Accumulator(shapes, devices, asked.kept_statistics)
 
 
 @contextmanager
@@ -95,22 +113,45 @@ def _observed_features(
         yield
 
 
+class WeightResults(Protocol):
+    """What sums of single weights are added to."""
+
+    def missing(self, site: Site, width: int) -> Iterator[tuple[Statistic, torch.Tensor]]:
+        """Yield each running sum that the present batch has not updated yet."""
+
+    def witness(self, site: Site, value: torch.Tensor) -> None:
+        """Keep a scalar that is finite only if all relevance of the batch at the site is."""
+
+
 @contextmanager
-def _observed_weights(
-    loaded: LoadedModel, composite: Composite, granularity: Granularity, accumulator: Accumulator
+def observed_weights(
+    loaded: LoadedModel,
+    composite: Composite,
+    modules: Mapping[str, nn.Module],
+    matrices: Mapping[str, Matrix],
+    results: WeightResults,
 ) -> Iterator[None]:
-    modules = loaded.find_components(granularity)
-    transposed = {name: is_transposed(module) for name, module in modules.items()}
+    """Within the context, backward passes add each weight's part of ∂L/∂W to `results`.
+
+    `matrices` says which weights of `modules` count.
+    """
 
     def see(site: Site, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        accumulator.witness(site, inputs.float().sum() + gradient.float().sum())
-        left, right = (inputs, gradient) if transposed[site.module] else (gradient, inputs)
-        for statistic, total in accumulator.missing(site, inputs.shape[-1]):
-            _add_outer(total, _raise(left, statistic), _raise(right, statistic))
+        results.witness(site, inputs.float().sum() + gradient.float().sum())
+        matrix = matrices[site.module]
+        for statistic, total in results.missing(site, inputs.shape[-1]):
+            matrix.add_products(total, inputs, gradient, statistic)
 
     # Observers come before the rules: they see the gradient that all rules have changed.
     with observed_outputs(modules, see), attribution_rules(loaded, composite):
         yield
+
+
+def multiply_by_weights(accumulator: Accumulator, matrices: Mapping[str, Matrix]) -> None:
+    """Turn sums of gradients into sums of relevance, in place."""
+    for statistic, totals in accumulator.totals.items():
+        for name, total in totals.items():
+            total.mul_(raise_to(matrices[name].read(), statistic))
 
 
 def _reduce_(relevance: torch.Tensor, statistic: Statistic) -> torch.Tensor:
@@ -124,30 +165,6 @@ def _reduce_(relevance: torch.Tensor, statistic: Statistic) -> torch.Tensor:
     elif statistic is Statistic.MEAN_SQUARE:
         relevance.square_()
     return relevance.sum(dim=0)
-
-
-def _raise(values: torch.Tensor, statistic: Statistic) -> torch.Tensor:
-    if statistic is Statistic.MEAN:
-        return values
-    return values.abs() if statistic is Statistic.MEAN_ABSOLUTE else values.float().square()
-
-
-def _add_outer(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add the sum over rows of left ⊗ right to `total` `(left, right)`, in float32."""
-    if left.device == total.device and left.dtype == right.dtype == torch.float32:
-        total.addmm_(left.T, right)
-    elif left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
-        total.add_(torch.mm(left.T, right, out_dtype=torch.float32).to(total.device))
-    else:
-        total.add_((left.float().T @ right.float()).to(total.device))
-
-
-def _multiply_by_weights(accumulator: Accumulator, modules: dict[str, nn.Module]) -> None:
-    """Turn sums of gradients into sums of relevance, in place."""
-    for statistic, totals in accumulator.totals.items():
-        for name, total in totals.items():
-            weight = linear_weight(modules[name]).detach().to(total.device)
-            total.mul_(_raise(weight, statistic))
 
 
 def _backward(loaded: LoadedModel, batch: TokenBatch, asked: Attribution) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from excise.names import Attributor, Calibration, Granularity, Scope
-from workers.attribution.accumulation import ON_DEVICE, Storage
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.baselines import score_by_inputs
@@ -85,7 +84,6 @@ def sum_scores(
     samples: Sequence[TokenSequence],
     *,
     first_index: int = 0,
-    storage: Storage = ON_DEVICE,
     advance: Advance = ignore,
 ) -> RelevanceSums:
     """Return the sums over `samples` of what `plan` ranks, to be merged with other shards'.
@@ -106,7 +104,6 @@ def sum_scores(
         Pass(
             batch_tokens=plan.batch_tokens,
             first_index=first_index,
-            storage=storage,
             advance=advance,
         ),
     )

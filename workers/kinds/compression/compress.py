@@ -61,16 +61,14 @@ def build_work(inputs: CompressionInputs, prepared: PreparedCompression) -> Shar
     firsts = list(accumulate((len(run) for run in runs), initial=0))
 
     def compute(position: int, advance: Advance) -> bytes:
-        with inputs.storing_sums() as storage:
-            sums = sum_scores(
-                inputs.base,
-                build_plan(inputs),
-                runs[position],
-                first_index=firsts[position],
-                storage=storage,
-                advance=advance,
-            )
-            return serialise_sums(sums)
+        sums = sum_scores(
+            inputs.base,
+            build_plan(inputs),
+            runs[position],
+            first_index=firsts[position],
+            advance=advance,
+        )
+        return serialise_sums(sums)
 
     return ShardedWork(tuple(len(run) for run in runs), compute)
 

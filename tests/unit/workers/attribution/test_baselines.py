@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,12 @@ from torch import Tensor, nn
 from excise.names import Attributor, Granularity
 from tests.tiny import as_loaded, draw_samples
 from tests.tiny_families import build_family_model
-from workers.attribution.accumulation import Storage
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.baselines import score_by_inputs
 from workers.attribution.sums import ALL_STATISTICS
 from workers.attribution.targets import Target
-from workers.domain import Relevance
+from workers.domain import Relevance, Selection
 from workers.families import find_components, find_family, is_transposed
 
 LENGTHS = ((9, 4), (3, 8), (5, 0), (2, 1))
@@ -153,26 +151,29 @@ def test_no_hook_is_left_when_the_model_fails() -> None:
 
 
 @pytest.mark.parametrize("attributor", list(Attributor))
-@every_granularity
-def test_sums_may_lie_on_the_cpu_or_on_disk(
-    tmp_path: Path, attributor: Attributor, granularity: Granularity
-) -> None:
-    model = build_family_model("gpt2")
-    expected = attribute(model, attributor, granularity)
-    for storage in (Storage(device="cpu"), Storage(folder=tmp_path)):
-        found = attribute(model, attributor, granularity, storage=storage)
-        for kind in ("mean", "mean_absolute", "mean_square"):
-            for name, values in getattr(expected, kind).items():
-                assert torch.equal(getattr(found, kind)[name], values)
-
-
-def test_the_files_of_another_pass_are_not_added_to(tmp_path: Path) -> None:
-    model, storage = build_family_model("llama"), Storage(folder=tmp_path)
-    attribute(model, Attributor.ATTNLRP, Granularity.WEIGHT, storage=storage)
-    sizes = {path.stat().st_size for path in tmp_path.iterdir()}
-    assert 4 * 48 * 32 in sizes
-    with pytest.raises(FileExistsError, match="empty folder"):
-        attribute(model, Attributor.ATTNLRP, Granularity.WEIGHT, storage=storage)
+@every_layout
+def test_weights_at_some_places_are_those_of_all(name: str, attributor: Attributor) -> None:
+    model = build_family_model(name)
+    whole = attribute(model, attributor, Granularity.WEIGHT)
+    chosen = {
+        module: torch.arange(number, values.numel(), 7)
+        for number, (module, values) in enumerate(whole.mean.items())
+        if number % 3
+    }
+    places = Selection(Granularity.WEIGHT, chosen)
+    asked = Attribution(
+        attributor, Granularity.WEIGHT, Target.TOP_LOGIT, ALL_STATISTICS, places=places
+    )
+    found = compute_relevance(as_loaded(model), asked, SAMPLES)
+    assert (found.tokens, found.samples) == (whole.tokens, whole.samples)
+    for kind in ("mean", "mean_absolute", "mean_square"):
+        assert list(getattr(found, kind)) == list(chosen)
+        for module, indices in chosen.items():
+            expected = getattr(whole, kind)[module].flatten()[indices]
+            scale = float(expected.abs().max())
+            torch.testing.assert_close(
+                getattr(found, kind)[module], expected, rtol=1e-4, atol=1e-6 * scale
+            )
 
 
 def test_wanda_s_score_is_its_formula() -> None:

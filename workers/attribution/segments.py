@@ -1,0 +1,347 @@
+"""Relevance of every single weight, one segment of layers at a time, from the top down.
+
+Sums for single weights are as large as the model, one for each question. So they are added up for
+a few layers at a time: what enters each segment is kept from one pass, and the gradient at its
+output from the segment above. One segment is a plain pass; more cost one more forward pass
+altogether, however many they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from excise.names import Attributor, Granularity
+from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
+from workers.attribution.attributors import WRITTEN
+from workers.attribution.baselines import (
+    draw_weights,
+    read_magnitudes,
+    sum_inputs,
+    write_weights,
+)
+from workers.attribution.composites import COMPOSITES
+from workers.attribution.matrices import find_matrices
+from workers.attribution.memory import HalvingRunner
+from workers.attribution.questions import Questions
+from workers.attribution.relevance import (
+    build_weight_sums,
+    multiply_by_weights,
+    observed_weights,
+    predict,
+)
+from workers.attribution.sums import RelevanceSums
+from workers.domain import TokenSequence
+from workers.families import find_layer_numbers
+from workers.models.batches import TokenBatch, build_batches
+from workers.models.hooks import Hook, InputHook, KeywordInputHook, hooked
+from workers.models.loaded import LoadedModel
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a layer is called with beside the states: masks, positions."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Samples that are passed through the model once, for one question or several."""
+
+    samples: Sequence[TokenSequence]
+    asked: tuple[int, ...]
+    """Numbers of the attributions that the samples are explained for, all by one attributor."""
+
+
+def cut_layers(layers: int, segments: int) -> tuple[range, ...]:
+    """Return the layers in so many segments as even as can be, the top one first.
+
+    At least one segment and at most one a layer.
+    """
+    count = min(max(segments, 1), layers)
+    ends = [layers * number // count for number in range(count + 1)]
+    return tuple(range(ends[number], ends[number + 1]) for number in reversed(range(count)))
+
+
+class SegmentSums:
+    """Sums of relevance of single weights over some readings, segment by segment.
+
+    Holds the sums of one segment, the hidden states at the boundaries of segments (one for each
+    token and boundary) and a gradient for each token and question. Raises
+    `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        asked: Sequence[Attribution],
+        readings: Sequence[Reading],
+        segments: Sequence[range],
+        run: Pass = DEFAULT_PASS,
+    ) -> None:
+        """`segments` as `cut_layers` returns them, those that are finished already left out.
+
+        `run.advance` is called with the samples of every finished batch, for each segment anew.
+        """
+        self._loaded = loaded
+        self._asked = asked
+        self._segments = segments
+        self._run = run
+        self._modules = loaded.find_components(Granularity.WEIGHT)
+        self._layers = find_layer_numbers(self._modules, loaded.family)
+        self._readings = readings
+        starts = [segment.start for segment in segments]
+        self._descents = [
+            _Descent(loaded, tuple(asked[number] for number in reading.asked), reading, starts, run)
+            for reading in readings
+            if asked[reading.asked[0]].attributor.value in COMPOSITES
+        ]
+
+    def __iter__(self) -> Iterator[tuple[RelevanceSums, ...]]:
+        """Yield the sums of each segment's weights, one for each attribution asked for."""
+        for segment in self._segments:
+            yield self._add_up(segment)
+
+    def _add_up(self, segment: range) -> tuple[RelevanceSums, ...]:
+        modules = {
+            name: module for name, module in self._modules.items() if self._layers[name] in segment
+        }
+        matrices = find_matrices(modules)
+        sums = {
+            number: build_weight_sums(matrices, asked)
+            for number, asked in enumerate(self._asked)
+            if asked.attributor.value in COMPOSITES
+        }
+        for descent in self._descents:
+            own = Questions([sums[number] for number in descent.reading.asked])
+            descent.pass_segment(segment, modules, own)
+        found: list[RelevanceSums] = []
+        for number, asked in enumerate(self._asked):
+            if number in sums:
+                multiply_by_weights(sums[number], matrices)
+                found.append(sums[number].result())
+            elif asked.attributor in WRITTEN:
+                found.append(write_weights(self._written[number], matrices))
+            elif asked.attributor is Attributor.MAGNITUDE:
+                found.append(read_magnitudes(matrices, asked))
+            else:
+                found.append(draw_weights(self._loaded, matrices, asked))
+        return tuple(found)
+
+    @cached_property
+    def _written(self) -> dict[int, RelevanceSums]:
+        """Of attributors that look at inputs alone: sums for each input feature, of all layers."""
+        return {
+            number: sum_inputs(
+                self._loaded,
+                self._asked[number],
+                WRITTEN[self._asked[number].attributor],
+                build_batches(reading.samples, self._run.batch_tokens, self._loaded.pad_id),
+                self._run,
+            )
+            for reading in self._readings
+            for number in reading.asked
+            if self._asked[number].attributor in WRITTEN
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """One batch between two segments."""
+
+    batch: TokenBatch
+    states: Mapping[int, torch.Tensor]
+    """Layer → its input `(sample, token, hidden)`, of the segments still to come; on the CPU."""
+    gradients: tuple[torch.Tensor, ...]
+    """For each question the gradient at the output of the next segment, on the CPU."""
+    calls: Mapping[int, Call] | None
+    """Layer → what it is called with beside the states; None where that is not known yet."""
+
+    @property
+    def sample_indices(self) -> tuple[int, ...]:
+        """Position of each sample among all."""
+        return self.batch.sample_indices
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """Padded tokens, `(sample, token)`."""
+        return self.batch.token_ids
+
+    @property
+    def is_token(self) -> torch.Tensor:
+        """True at real tokens, `(sample, token)`."""
+        return self.batch.is_token
+
+    def halves(self) -> tuple[_Kept, _Kept]:
+        """Return the first and the second half of the samples."""
+        first, second = self.batch.halves()
+        middle = len(first.sample_indices)
+        return self._part(first, slice(0, middle)), self._part(second, slice(middle, None))
+
+    def _part(self, batch: TokenBatch, rows: slice) -> _Kept:
+        longest = batch.token_ids.shape[1]
+        return _Kept(
+            batch,
+            {layer: states[rows, :longest] for layer, states in self.states.items()},
+            tuple(gradient[rows, :longest] for gradient in self.gradients),
+            None,
+        )
+
+
+class _Descent:
+    """One reading on its way down, for questions of one attributor."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        asked: tuple[Attribution, ...],
+        reading: Reading,
+        starts: Sequence[int],
+        run: Pass,
+    ) -> None:
+        """`starts` are the first layers of the segments to come."""
+        self.reading = reading
+        self._loaded = loaded
+        self._asked = asked
+        self._composite = COMPOSITES[asked[0].attributor.value]
+        self._starts = starts
+        self._run = run
+        self._blocks = [
+            loaded.model.get_submodule(f"{loaded.family.layers}.{layer}")
+            for layer in range(loaded.layers)
+        ]
+        self._kept: list[_Kept] | None = None
+
+    def pass_segment(
+        self, segment: range, modules: Mapping[str, nn.Module], results: Questions
+    ) -> None:
+        """Add the reading's part to the sums of a segment, the next one down, in `results`."""
+        settled: list[_Kept] = []
+        with observed_weights(
+            self._loaded, self._composite, modules, find_matrices(modules), results
+        ):
+            if self._kept is None:
+                self._begin(segment, results, settled)
+            else:
+                self._go_on(self._kept, segment, results, settled)
+        self._kept = settled
+
+    def _begin(self, segment: range, results: Questions, settled: list[_Kept]) -> None:
+        """Run the whole model: what is above the segment too, for the gradient to come from."""
+
+        def step(batch: TokenBatch) -> None:
+            settled.append(self._run_model(batch, segment, results))
+
+        runner: HalvingRunner[TokenBatch] = HalvingRunner(step, results, self._run.on_halved)
+        tokens, pad_id = self._run.batch_tokens, self._loaded.pad_id
+        for batch in build_batches(self.reading.samples, tokens, pad_id):
+            runner.run(batch)
+            self._run.advance(len(batch.sample_indices))
+
+    def _go_on(
+        self, kept: list[_Kept], segment: range, results: Questions, settled: list[_Kept]
+    ) -> None:
+        """Run the segment alone, from what was kept; each batch's is let go as it is passed."""
+
+        def step(one: _Kept) -> None:
+            settled.append(self._run_segment(one, segment, results))
+
+        runner: HalvingRunner[_Kept] = HalvingRunner(step, results, self._run.on_halved)
+        kept.reverse()
+        while kept:
+            one = kept.pop()
+            runner.run(one)
+            self._run.advance(len(one.sample_indices))
+
+    def _run_model(self, batch: TokenBatch, segment: range, results: Questions) -> _Kept:
+        entrance = _Entrance(self._blocks, segment.start, self._starts)
+        with hooked(entrance.list_hooks()):
+            states, find_directions = predict(self._loaded, batch)
+
+        def find_gradient(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+            asked = self._asked[number]
+            return states, find_directions(asked.target, asked.seed)
+
+        gradients = self._trace(entrance.leaf, find_gradient, results)
+        return _Kept(batch, entrance.states, gradients, entrance.calls)
+
+    def _run_segment(self, kept: _Kept, segment: range, results: Questions) -> _Kept:
+        calls = kept.calls if kept.calls is not None else self._read_calls(kept.batch)
+        states = dict(kept.states)
+        leaf = states.pop(segment.start).to(self._loaded.device).detach()
+        hidden = leaf.requires_grad_(segment.start > 0)
+        for layer in segment:
+            arguments, keywords = calls[layer]
+            output = self._blocks[layer](hidden, *arguments, **keywords)
+            hidden = output[0] if isinstance(output, tuple) else output
+
+        def find_gradient(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return hidden, kept.gradients[number].to(hidden.device)
+
+        gradients = self._trace(leaf if segment.start else None, find_gradient, results)
+        below = {layer: call for layer, call in calls.items() if layer < segment.start}
+        return replace(kept, states=states, gradients=gradients, calls=below)
+
+    def _trace(
+        self,
+        leaf: torch.Tensor | None,
+        find_gradient: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
+        results: Questions,
+    ) -> tuple[torch.Tensor, ...]:
+        """Run each question's gradient backwards; return those at the segment's input."""
+        gradients: list[torch.Tensor] = []
+        for number in range(len(self._asked)):
+            results.turn = number
+            output, gradient = find_gradient(number)
+            if output.numel() and output.requires_grad:
+                is_last = number == len(self._asked) - 1
+                torch.autograd.backward([output], [gradient], retain_graph=not is_last)
+            if leaf is not None:
+                found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+                gradients.append(found.detach().cpu())
+                leaf.grad = None
+        return tuple(gradients)
+
+    @torch.no_grad()
+    def _read_calls(self, batch: TokenBatch) -> Mapping[int, Call]:
+        """Return what each layer is called with, from another forward pass."""
+        entrance = _Entrance(self._blocks, 0, ())
+        with hooked(entrance.list_hooks(everywhere=True)):
+            self._loaded.run(batch.token_ids.to(self._loaded.device))
+        return entrance.calls
+
+
+class _Entrance:
+    """What one forward pass shows at the entrances of layers, and where its graph begins."""
+
+    def __init__(self, blocks: Sequence[nn.Module], start: int, starts: Sequence[int]) -> None:
+        """The graph begins at layer `start`; states are kept at the `starts` below it."""
+        self._blocks = blocks
+        self._start = start
+        self._starts = {layer for layer in starts if layer < start}
+        self.leaf: torch.Tensor | None = None
+        """Where the graph begins; None where that is within the first layer."""
+        self.states: dict[int, torch.Tensor] = {}
+        self.calls: dict[int, Call] = {}
+
+    def list_hooks(self, *, everywhere: bool = False) -> Iterator[Hook]:
+        """Yield the hooks, for calls of the layers below the start, or `everywhere`."""
+        watched = len(self._blocks) if everywhere else self._start
+        for layer in range(watched):
+            yield KeywordInputHook(self._blocks[layer], self._keep(layer))
+        if self._start:
+            yield InputHook(self._blocks[self._start], self._cut)
+
+    def _keep(self, layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+            self.calls[layer] = args[1:], dict(kwargs)
+            if layer in self._starts:
+                self.states[layer] = args[0].detach().cpu()
+
+        return hook
+
+    def _cut(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG002
+        self.leaf = args[0].detach().requires_grad_()
+        return (self.leaf, *args[1:])
