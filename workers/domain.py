@@ -31,6 +31,17 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Shortlist:
+    """The components that were kept of so many that nothing of the size of all is stored."""
+
+    components: Selection
+    floor: float
+    """What the score of each adds to its cost: a share of the mean over all components."""
+    scales: tuple[float, ...]
+    """For each of several behaviours the sum of the positive benefits of all components."""
+
+
+@dataclass(frozen=True)
 class Relevance:
     """Per-component relevance statistics over the tokens of a set of reference samples.
 

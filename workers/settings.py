@@ -44,10 +44,10 @@ class WorkerSettings(ScorerSettings, Settings):
     device: str = "auto"
     """Where models run: `cpu`, `cuda`, `cuda:1`, `auto` for a GPU when there is one, or `balanced`
     for models too large for one GPU: layer by layer over all that there are."""
-    relevance_storage: Literal["device", "cpu", "disk"] = "device"
-    """Where the sums of a shard grow, for single weights one a statistic and each as large as the
-    model in float32: beside it, in main memory, or in files under `TMPDIR`, mapped into memory.
-    All workers of one service are to have the same, as the last bit may depend on it."""
+    segments: int | None = Field(default=None, ge=1)
+    """In how many segments of layers relevance of single weights is computed: the sums of one are
+    in memory at a time, and more than one cost up to a third more time altogether. By default as
+    few as keep them at a quarter of the model's size, and at half of what is free."""
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     """Pause between two heartbeats of the worker and two renewals of its lease."""
     cancel_grace_seconds: float = Field(default=30.0, ge=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -150,6 +150,33 @@ def file_finding(
     """
     lock_lease(session, job_id, token)
     _file(session, job_id, name, key, sha256)
+
+
+def replace_finding(
+    session: Session, job_id: str, token: int, name: str, key: str, sha256: str
+) -> None:
+    """File something in place of what is filed under the key. Raises `LeaseLostError`."""
+    lock_lease(session, job_id, token)
+    check_artifact_id(sha256)
+    lock_artifact(session, sha256)
+    session.execute(
+        insert(StageResult)
+        .values(job_id=job_id, name=name, key=key, sha256=sha256)
+        .on_conflict_do_update(
+            index_elements=[StageResult.job_id, StageResult.name, StageResult.key],
+            set_={"sha256": sha256},
+        )
+    )
+
+
+def drop_finding(session: Session, job_id: str, token: int, name: str, key: str) -> None:
+    """Forget what is filed under the key, if anything. Raises `LeaseLostError`."""
+    lock_lease(session, job_id, token)
+    session.execute(
+        delete(StageResult).where(
+            StageResult.job_id == job_id, StageResult.name == name, StageResult.key == key
+        )
+    )
 
 
 def skip_stage(session: Session, job_id: str, token: int, name: str, message: str) -> None:

@@ -52,6 +52,12 @@ def collect_artifact(
         .where(StageResult.sha256 == sha256, StageResult.job_id.in_(expired))
         .execution_options(synchronize_session=False)
     )
+    return discard_artifact(session, store, sha256)
+
+
+def discard_artifact(session: Session, store: ArtifactStore, sha256: str) -> bool:
+    """Delete the artifact unless something names it; return whether it is gone."""
+    lock_artifact(session, sha256)
     if _is_named(session, sha256):
         return False
     store.delete(sha256)

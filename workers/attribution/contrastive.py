@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -15,8 +16,11 @@ from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass
-from workers.domain import GeneralCost, Relevance, TokenSequence
+from workers.domain import GeneralCost, Relevance, Selection, Shortlist, TokenSequence
 from workers.models.loaded import LoadedModel
+
+_FIGURES, _PLACES = "figures", "places"
+"""What is stored of a shortlist: floor and scales; the indices in each module."""
 
 
 class Side(StrEnum):
@@ -72,6 +76,49 @@ class ContrastiveRelevance:
     """The predicted cost of a removal where that was asked for, else the relevance that the job's
     own attributor gives."""
     behaviours: tuple[BehaviourRelevance, ...]
+    shortlist: Shortlist | None = None
+    """Where only some components were kept, which they are: every value is `(kept,)` then, in the
+    order of their indices."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that there is relevance of."""
+        general = self.general
+        return tuple(general.first_order if isinstance(general, GeneralCost) else general.mean)
+
+    def take(self, places: Mapping[str, slice | torch.Tensor]) -> ContrastiveRelevance:
+        """Return the relevance at some places of some modules, each `(place,)`.
+
+        A place counts the entries of a module's values. Slices are views.
+        """
+
+        def take(values: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+            (own,) = values
+            return {name: own[name].flatten()[at] for name, at in places.items() if name in own}
+
+        return merge_relevance([self], take)
+
+
+def merge_relevance(
+    parts: Sequence[ContrastiveRelevance],
+    merge: Callable[[Sequence[Mapping[str, torch.Tensor]]], dict[str, torch.Tensor]],
+) -> ContrastiveRelevance:
+    """Return the parts as one: `merge` makes each mapping of it from that of every part.
+
+    Counts of tokens and samples are those of the first part.
+    """
+    generals = [part.general for part in parts]
+    is_cost = isinstance(generals[0], GeneralCost)
+    names = ("first_order", "fisher") if is_cost else tuple(map(str, Statistic))
+    merged: dict[str, Any] = {
+        name: merge([getattr(general, name) for general in generals]) for name in names
+    }
+    rows = zip(*(part.behaviours for part in parts), strict=True)
+    behaviours = tuple(
+        BehaviourRelevance(merge([own.undesired for own in row]), merge([own.clean for own in row]))
+        for row in rows
+    )
+    return ContrastiveRelevance(replace(generals[0], **merged), behaviours)
 
 
 def list_general_questions(
@@ -114,15 +161,22 @@ def sum_answer(
     run: Pass = DEFAULT_PASS,
 ) -> RelevanceSums:
     """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does."""
-    asked = Attribution(
+    return sum_relevance(loaded, ask(question, granularity, seed), samples, run)
+
+
+def ask(
+    question: Question, granularity: Granularity, seed: int, places: Selection | None = None
+) -> Attribution:
+    """Return what an attributor is asked; of single weights, at some `places` where given."""
+    return Attribution(
         question.attributor,
         granularity,
         question.target,
         question.statistics,
         # Random relevance must differ between two sets, or their difference would be 0.
         seed=len(Side) * seed + list(Side).index(question.side),
+        places=places,
     )
-    return sum_relevance(loaded, asked, samples, run)
 
 
 def combine_general(answers: Mapping[Side, Relevance]) -> Relevance | GeneralCost:
@@ -139,12 +193,15 @@ def combine_general(answers: Mapping[Side, Relevance]) -> Relevance | GeneralCos
 
 
 def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) -> bytes:
-    """Return the relevance as safetensors bytes; token and sample counts are stored as tensors."""
+    """Return the relevance as safetensors bytes; counts are stored as tensors."""
     tensors: dict[str, torch.Tensor] = {}
     for granularity, relevance in relevances.items():
         general = relevance.general
-        counts = torch.tensor([general.tokens, general.samples])
-        tensors[_key(granularity, Side.GENERAL, "counts")] = counts
+        is_cost = isinstance(general, GeneralCost)
+        counts = [general.tokens, general.samples, len(relevance.behaviours), is_cost]
+        tensors[_key(granularity, Side.GENERAL, "counts")] = torch.tensor(counts)
+        if relevance.shortlist is not None:
+            tensors |= _store_shortlist(granularity, relevance.shortlist)
         for statistic in Statistic:
             for name, values in _find_stored(general, statistic).items():
                 tensors[_key(granularity, Side.GENERAL, statistic, name)] = values.clone()
@@ -154,6 +211,29 @@ def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) 
                 for name, values in mapping.items():
                     tensors[_key(granularity, side, number, name)] = values.clone()
     return save_safetensors(tensors)
+
+
+def _store_shortlist(granularity: Granularity, shortlist: Shortlist) -> dict[str, torch.Tensor]:
+    """Return the tensors of a shortlist, its indices in the narrower type that holds them."""
+    figures = torch.tensor([shortlist.floor, *shortlist.scales], dtype=torch.float64)
+    stored = {_key(granularity, _FIGURES): figures}
+    for name, indices in shortlist.components.indices.items():
+        is_narrow = not len(indices) or int(indices[-1]) <= torch.iinfo(torch.int32).max
+        own = indices.to(torch.int32 if is_narrow else torch.int64)
+        stored[_key(granularity, _PLACES, name)] = own.clone()
+    return stored
+
+
+def _parse_shortlist(
+    tensors: Mapping[str, torch.Tensor], granularity: Granularity, modules: Sequence[str]
+) -> Shortlist | None:
+    figures = tensors.get(_key(granularity, _FIGURES))
+    if figures is None:
+        return None
+    keys = {name: _key(granularity, _PLACES, name) for name in modules}
+    indices = {name: tensors[key].long() for name, key in keys.items() if key in tensors}
+    floor, *scales = figures.tolist()
+    return Shortlist(Selection(granularity, indices), floor, tuple(scales))
 
 
 def _find_stored(
@@ -189,18 +269,22 @@ def _parse_contrast(
         keys = {name: _key(granularity, side, what, name) for name in modules}
         return {name: tensors[key] for name, key in keys.items() if key in tensors}
 
-    tokens, samples = tensors[_key(granularity, Side.GENERAL, "counts")].tolist()
+    counts = tensors[_key(granularity, Side.GENERAL, "counts")].tolist()
+    tokens, samples, behaviours, is_cost = counts
     mean, absolute, square = (read(Side.GENERAL, statistic) for statistic in Statistic)
-    # Of a single question, magnitudes are always asked for; a cost has none.
     general: Relevance | GeneralCost = (
-        Relevance(mean, absolute, tokens, samples, square)
-        if absolute
-        else GeneralCost(mean, square, tokens, samples)
+        GeneralCost(mean, square, tokens, samples)
+        if is_cost
+        else Relevance(mean, absolute, tokens, samples, square)
     )
-    behaviours: list[BehaviourRelevance] = []
-    while undesired := read(Side.UNDESIRED, len(behaviours)):
-        behaviours.append(BehaviourRelevance(undesired, read(Side.CLEAN, len(behaviours))))
-    return ContrastiveRelevance(general, tuple(behaviours))
+    return ContrastiveRelevance(
+        general,
+        tuple(
+            BehaviourRelevance(read(Side.UNDESIRED, number), read(Side.CLEAN, number))
+            for number in range(behaviours)
+        ),
+        _parse_shortlist(tensors, granularity, modules),
+    )
 
 
 def _key(*parts: object) -> str:

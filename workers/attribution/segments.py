@@ -8,6 +8,7 @@ altogether, however many they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -41,6 +42,17 @@ from workers.families import find_layer_numbers
 from workers.models.batches import TokenBatch, build_batches
 from workers.models.hooks import Hook, InputHook, KeywordInputHook, hooked
 from workers.models.loaded import LoadedModel
+from workers.models.memory import find_free_memory
+
+SUM_BYTES = 4
+"""Of one sum, in float32."""
+
+MODEL_SHARE = 0.25
+"""Largest share of the model's own bytes that sums of one segment may take: more segments cost
+time only up to one forward pass, and no more than the model itself should decide what fits."""
+
+FREE_SHARE = 0.5
+"""The same of what is free; activations and kept states need the rest."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """What a layer is called with beside the states: masks, positions."""
@@ -53,6 +65,17 @@ class Reading:
     samples: Sequence[TokenSequence]
     asked: tuple[int, ...]
     """Numbers of the attributions that the samples are explained for, all by one attributor."""
+
+
+def count_segments(loaded: LoadedModel, asked: Sequence[Attribution]) -> int:
+    """Return as few segments as keep the sums of one within memory, at most one a layer."""
+    weights = sum(loaded.count_components(Granularity.WEIGHT).values())
+    needed = weights * sum(SUM_BYTES * len(own.kept_statistics) for own in asked)
+    parameters = set(loaded.model.parameters())
+    model = sum(own.numel() * own.element_size() for own in parameters)
+    free = min(map(find_free_memory, {own.device for own in parameters}))
+    allowed = max(1.0, min(MODEL_SHARE * model, FREE_SHARE * free))
+    return min(max(1, math.ceil(needed / allowed)), loaded.layers)
 
 
 def cut_layers(layers: int, segments: int) -> tuple[range, ...]:
@@ -96,7 +119,7 @@ class SegmentSums:
         self._descents = [
             _Descent(loaded, tuple(asked[number] for number in reading.asked), reading, starts, run)
             for reading in readings
-            if asked[reading.asked[0]].attributor.value in COMPOSITES
+            if asked[reading.asked[0]].attributor.explains
         ]
 
     def __iter__(self) -> Iterator[tuple[RelevanceSums, ...]]:
@@ -112,7 +135,7 @@ class SegmentSums:
         sums = {
             number: build_weight_sums(matrices, asked)
             for number, asked in enumerate(self._asked)
-            if asked.attributor.value in COMPOSITES
+            if asked.attributor.explains
         }
         for descent in self._descents:
             own = Questions([sums[number] for number in descent.reading.asked])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -83,29 +83,42 @@ def merge_sums(parts: Sequence[RelevanceSums]) -> RelevanceSums:
 
 
 def finish(sums: RelevanceSums, *, in_place: bool = False) -> Relevance:
-    """Return the relevance that the sums stand for.
+    """Return the relevance that the sums stand for, on the CPU.
 
-    With `in_place` the sums themselves are overwritten where they lie: no second copy of what
-    may be as large as the model. Raises `ValueError` where a mean over no tokens is asked for.
+    With `in_place` the sums themselves are overwritten: no second copy of what may be large.
+    Raises `ValueError` where a mean over no tokens is asked for.
     """
+    return finish_in_place(_to_cpu(sums, copy=not in_place))
+
+
+def finish_in_place(sums: RelevanceSums) -> Relevance:
+    """Return the relevance that the sums stand for, in their place: on whatever device they lie.
+
+    Raises as `finish` does.
+    """
+    means = sums.statistics
     if sums.combination is Combination.CONSTANT:
-        means = [_to_cpu(mapping) for mapping in sums.statistics]
         return _relevance(sums, means[0], means[0], means[2])
     if sums.tokens == 0:
         raise ValueError("no reference samples: relevance needs at least one token")
-    means = [
-        {
-            name: (value.div_(sums.tokens) if in_place else value / sums.tokens).cpu()
-            for name, value in mapping.items()
-        }
-        for mapping in sums.statistics
-    ]
+    for mapping in means:
+        for value in mapping.values():
+            value.div_(sums.tokens)
     if sums.combination is Combination.ROOT_MEAN_SQUARE:
         roots = {name: value.sqrt() for name, value in means[2].items()}
         return _relevance(sums, roots, roots, means[2])
     if sums.combination is Combination.MAGNITUDE:
         return _relevance(sums, means[0], means[0], means[2])
     return _relevance(sums, means[0], means[1], means[2])
+
+
+def pick_modules(sums: RelevanceSums, names: Collection[str]) -> RelevanceSums:
+    """Return the sums of some modules: the same tensors."""
+    mappings = [
+        {name: value for name, value in mapping.items() if name in names}
+        for mapping in sums.statistics
+    ]
+    return replace(sums, sums=mappings[0], absolute_sums=mappings[1], square_sums=mappings[2])
 
 
 def serialise_sums(sums: RelevanceSums) -> bytes:
@@ -155,8 +168,13 @@ def _relevance(
     return Relevance(mean, mean_absolute, sums.tokens, sums.samples, mean_square)
 
 
-def _to_cpu(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.cpu() for name, value in values.items()}
+def _to_cpu(sums: RelevanceSums, *, copy: bool) -> RelevanceSums:
+    """Return the sums on the CPU; with `copy` the same tensors are in no other place."""
+    mappings = [
+        {name: value.to("cpu", copy=copy) for name, value in mapping.items()}
+        for mapping in sums.statistics
+    ]
+    return replace(sums, sums=mappings[0], absolute_sums=mappings[1], square_sums=mappings[2])
 
 
 def _add(values: Sequence[torch.Tensor]) -> torch.Tensor:

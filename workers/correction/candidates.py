@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from excise.names import BudgetLimit, Granularity, Score
+from workers.attribution.contrastive import ContrastiveRelevance
 from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
 from workers.correction.protection import list_learned
 from workers.correction.results import TrialSettings
@@ -25,7 +26,7 @@ from workers.pruning.joint_ranking import (
     gather,
     rank_jointly,
 )
-from workers.pruning.ranking import rank_components
+from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import combine_benefits, compute_floor, compute_scores
 
 POOL_SHARE = 3
@@ -70,6 +71,15 @@ def count_pools(inputs: SearchInputs) -> int:
     return sum(weighs_together(inputs.base, granularity) for granularity in inputs.relevance)
 
 
+@dataclass(frozen=True, eq=False)
+class _PlacedPool:
+    """A pool, and where its components' values lie in what is known of a granularity."""
+
+    pool: Pool
+    places: Selection
+    """The same as the pool's components, unless only some components were kept."""
+
+
 class Candidates:
     """Ranks the components of the model for each trial of a search.
 
@@ -92,17 +102,21 @@ class Candidates:
         self._advance = advance
         self._on_pool = on_pool
         self._floors = {
-            granularity: compute_floor(contrast.general, inputs.score)
+            granularity: _find_floor(contrast, inputs.score)
             for granularity, contrast in inputs.relevance.items()
         }
-        self._pools: dict[Granularity, Pool] = {}
+        self._pools: dict[Granularity, _PlacedPool] = {}
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, ranked by all behaviours' benefits."""
         granularity = settings.granularity
-        general, floor = self._inputs.relevance[granularity].general, self._floors[granularity]
+        contrast, floor = self._inputs.relevance[granularity], self._floors[granularity]
+        general, shortlist = contrast.general, contrast.shortlist
         allowed = self._list_allowed(settings)
-        benefit = combine_benefits([{name: own[name] for name in allowed} for own in benefits])
+        benefit = combine_benefits(
+            [{name: own[name] for name in allowed} for own in benefits],
+            None if shortlist is None else shortlist.scales,
+        )
         score = self._inputs.score
         scores = compute_scores(general, benefit, score, settings.cost_weight, floor)
         if not isinstance(general, GeneralCost) or not weighs_together(self._base, granularity):
@@ -112,10 +126,21 @@ class Candidates:
 
     def _list_allowed(self, settings: TrialSettings) -> list[str]:
         """Return the modules of the layers a trial may take components from."""
-        counts = self._base.count_components(settings.granularity)
-        numbers = find_layer_numbers(counts, self._base.family)
-        last = max(numbers.values()) if settings.last_layer is None else settings.last_layer
+        modules = self._inputs.relevance[settings.granularity].modules
+        numbers = find_layer_numbers(modules, self._base.family)
+        last = self._base.layers if settings.last_layer is None else settings.last_layer
         return [name for name, layer in numbers.items() if settings.first_layer <= layer <= last]
+
+    def _locate(self, ranking: Ranking) -> Ranking:
+        """Return the ranking of a shortlist's places as one of the model's components."""
+        shortlist = self._inputs.relevance[ranking.granularity].shortlist
+        if shortlist is None:
+            return ranking
+        indices = ranking.indices.clone()
+        for number, name in enumerate(ranking.modules):
+            own = ranking.owners == number
+            indices[own] = shortlist.components.indices[name][indices[own]]
+        return replace(ranking, indices=indices)
 
     def _find_limit(self, granularity: Granularity) -> int | None:
         """Return the most components of one module; the rank limits neurons alone."""
@@ -125,19 +150,20 @@ class Candidates:
         """Return the components ranked each by itself."""
         limit = self._find_limit(settings.granularity)
         if limit is None:
-            return Ranked(rank_components(scores, settings.granularity, settings.amount))
+            ranking = rank_components(scores, settings.granularity, settings.amount)
+            return Ranked(self._locate(ranking))
         everything = sum(values.numel() for values in scores.values())
-        unlimited = rank_components(scores, settings.granularity, everything)
+        unlimited = self._locate(rank_components(scores, settings.granularity, everything))
         return Ranked(unlimited.cap(limit), unlimited)
 
     def _rank_together(
-        self, pool: Pool, benefit: Benefit, floor: float, settings: TrialSettings
+        self, placed: _PlacedPool, benefit: Benefit, floor: float, settings: TrialSettings
     ) -> Ranked:
         """Return the pool's components, each weighed together with those before it."""
         rank = partial(
             rank_jointly,
-            pool,
-            benefit,
+            placed.pool,
+            gather(placed.places, benefit),
             floor,
             settings.amount,
             settings.cost_weight,
@@ -150,7 +176,7 @@ class Candidates:
 
     def _find_pool(
         self, granularity: Granularity, scores: Mapping[str, torch.Tensor], general: GeneralCost
-    ) -> Pool:
+    ) -> _PlacedPool:
         """Return the granularity's pool; the first time it is chosen by `scores`."""
         if granularity not in self._pools:
             self._pools[granularity] = self._build_pool(granularity, scores, general)
@@ -158,11 +184,12 @@ class Candidates:
 
     def _build_pool(
         self, granularity: Granularity, scores: Mapping[str, torch.Tensor], general: GeneralCost
-    ) -> Pool:
+    ) -> _PlacedPool:
         """Return the best components, each by itself, and the guards of all texts."""
         most = self._plan.space.amounts[granularity][1]
         ranking = rank_components(scores, granularity, POOL_SHARE * most)
-        components = ranking.top(len(ranking))
+        places = ranking.top(len(ranking))
+        components = self._locate(ranking).top(len(ranking))
         rows = compute_fisher_rows(
             self._base,
             components,
@@ -176,11 +203,11 @@ class Candidates:
         reference = DivergenceGuard(
             name=BudgetLimit.DIVERGENCE,
             limit=max(self._inputs.budget.kl_mean, LEAST_LIMIT),
-            first_order=gather(components, general.first_order),
-            divergence=compute_divergence(gather(components, general.fisher)),
+            first_order=gather(places, general.first_order),
+            divergence=compute_divergence(gather(places, general.fisher)),
             rows=rows,
         )
-        return Pool(components, (reference, *guards))
+        return _PlacedPool(Pool(components, (reference, *guards)), places)
 
     def _guard_slices(self, components: Selection) -> tuple[MarginGuard, ...]:
         """Return a guard for each protected slice, made of the leads of its right tokens."""
@@ -200,3 +227,10 @@ class Candidates:
             guards.append(MarginGuard(own.name, limit, found.rows[part], found.leads[part]))
             start = part.stop
         return tuple(guards)
+
+
+def _find_floor(contrast: ContrastiveRelevance, score: Score) -> float:
+    """Return what every cost is raised by, as the mean over all components of the model has it."""
+    if contrast.shortlist is not None:
+        return contrast.shortlist.floor
+    return compute_floor(contrast.general, score)

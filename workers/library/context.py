@@ -102,6 +102,16 @@ class MemoryContext(StageContext):
             self._findings[name, key] = work()
         return self._findings[name, key]
 
+    def recall(self, name: str, key: str) -> bytes | None:
+        """Return nothing: an interrupted call starts again."""
+        del name, key
+
+    def save(self, name: str, key: str, data: bytes) -> None:
+        """Do nothing."""
+
+    def forget(self, name: str, key: str) -> None:
+        """Do nothing."""
+
     def skip_stage(self, name: str, message: str) -> None:
         """Keep why there is nothing to do."""
         self.event(f"{name}.skipped", message)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 
 from excise.intake.prompt_sets import Prompt
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
-from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.correction.behaviour import Behaviour
 from workers.fetching.detoxify import find_detoxify
 from workers.library.checkpoint import OpenCheckpoint
@@ -54,10 +53,6 @@ class CallInputs(Inputs):
         """`$EXCISE_TASK_DATA`: where rows and texts of this machine's own lie."""
         return _find_task_data()
 
-    def storing_sums(self) -> AbstractContextManager[Storage]:
-        """Within the context, sums of relevance lie beside the model."""
-        return open_storage(SumsPlace.DEVICE)
-
     def chats(self, prompt_set_id: str) -> list[Prompt]:
         """Return the prompts of a set."""
         return self._sets.chats(prompt_set_id)
@@ -84,6 +79,11 @@ class CorrectionCallInputs(CallInputs, CorrectionInputs):
         super().__init__(checkpoint, sets)
         self.spec = spec
         self._resources = resources
+
+    @property
+    def segments(self) -> int | None:
+        """As many as memory asks for."""
+        return None
 
     @cached_property
     def behaviours(self) -> tuple[Behaviour, ...]:

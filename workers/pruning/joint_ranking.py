@@ -181,7 +181,7 @@ def compute_price(use: float) -> float:
 
 def rank_jointly(
     pool: Pool,
-    benefit: Mapping[str, torch.Tensor],
+    benefit: torch.Tensor,
     floor: float,
     limit: int,
     cost_weight: float = 1.0,
@@ -190,9 +190,10 @@ def rank_jointly(
 ) -> Ranking:
     """Return at most `limit` components of the pool, best first.
 
-    The score is benefit ÷ cost^`cost_weight`. The cost adds up, over all guards, the predicted
-    damage to their texts: as `predict_damage` has it for the reference text, with the coupling
-    to the components chosen already, (Gᵀ G m)ₖ, times `COUPLING_WEIGHT` (Yu et al. 2022, the
+    `benefit` `(component,)` is what the removal of each brings. The score is
+    benefit ÷ cost^`cost_weight`. The cost adds up, over all guards, the predicted damage to
+    their texts: as `predict_damage` has it for the reference text, with the coupling to the
+    components chosen already, (Gᵀ G m)ₖ, times `COUPLING_WEIGHT` (Yu et al. 2022, the
     Combinatorial Brain Surgeon); by falling leads for the others, at their present price (see
     `_add_costs`). `floor`, nats a token of the reference text, is added to every cost. `prices`
     (guard's name → price) are least prices, raised where earlier trials lost too much. With
@@ -201,7 +202,7 @@ def rank_jointly(
     The choice is greedy: the best `limit` / `STEPS` components at a time, never taken back.
     Components without benefit are never ranked, so fewer than `limit` may come back.
     """
-    useful = gather(pool.components, benefit).clamp_(min=0)
+    useful = benefit.clamp(min=0)
     ledgers = [guard.open() for guard in pool.guards]
     available = useful > 0
     owners, indices = _list_places(pool.components)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -24,7 +25,7 @@ pruned (benchmarks/RESULTS.md, "floor of the cost")."""
 class LazyScores(Mapping[str, torch.Tensor]):
     """Module → score, computed on every look-up and never kept.
 
-    There are as many scores of single weights as weights; a ranking reads one module at a time.
+    A ranking reads one module at a time.
     """
 
     def __init__(self, modules: Iterable[str], score: Callable[[str], torch.Tensor]) -> None:
@@ -70,19 +71,19 @@ def compute_scores(
     return _divide(benefit, lambda name: _compute_cost(general, name), floor, cost_weight)
 
 
-def combine_benefits(benefits: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def combine_benefits(
+    benefits: Sequence[Mapping[str, torch.Tensor]], scales: Sequence[float] | None = None
+) -> dict[str, torch.Tensor]:
     """Return one benefit for several behaviours, all with the same weight.
 
     Each behaviour's benefit is divided by the sum of its positive entries and then added, so that
     the scale of its relevance does not matter. Negative entries stay: they protect a component
-    that suppresses one behaviour from being removed for another.
+    that suppresses one behaviour from being removed for another. `scales` are these sums where
+    the benefits are of some components only.
     """
     if len(benefits) == 1:
         return dict(benefits[0])
-    sums = [
-        sum(float(values.clamp(min=0).sum(dtype=torch.float64)) for values in benefit.values())
-        for benefit in benefits
-    ]
+    sums = [sum_positive(benefit) for benefit in benefits] if scales is None else scales
     weights = [1 / total if total > 0 else 0.0 for total in sums]
     combined = {name: values * weights[0] for name, values in benefits[0].items()}
     for benefit, weight in zip(benefits[1:], weights[1:], strict=True):
@@ -91,13 +92,41 @@ def combine_benefits(benefits: Sequence[Mapping[str, torch.Tensor]]) -> dict[str
     return combined
 
 
+def sum_positive(benefit: Mapping[str, torch.Tensor]) -> float:
+    """Return the sum of a benefit's positive entries."""
+    return sum(float(values.clamp(min=0).sum(dtype=torch.float64)) for values in benefit.values())
+
+
+@dataclass(frozen=True)
+class CostTotal:
+    """Costs added up over components, for a floor that is a share of their mean."""
+
+    cost: float = 0.0
+    components: int = 0
+
+    def __add__(self, other: CostTotal) -> CostTotal:
+        return CostTotal(self.cost + other.cost, self.components + other.components)
+
+    def find_floor(self, score: Score) -> float:
+        """Return what the score adds to the cost of every component."""
+        if score is Score.SIGNED_DIFFERENCE or not self.components:
+            return 0.0
+        share = DIVERGENCE_FLOOR * 0.5 if score is Score.BENEFIT_DAMAGE else COST_FLOOR
+        return share * self.cost / self.components
+
+
+def sum_costs(general: Relevance | GeneralCost) -> CostTotal:
+    """Return the total of what floors are shares of: a pass over all components."""
+    values = general.fisher if isinstance(general, GeneralCost) else general.mean_absolute
+    total = sum(float(tensor.sum(dtype=torch.float64)) for tensor in values.values())
+    return CostTotal(total, sum(tensor.numel() for tensor in values.values()))
+
+
 def compute_floor(general: Relevance | GeneralCost, score: Score) -> float:
     """Return what the score adds to the cost of every component: a pass over all components."""
     if score is Score.SIGNED_DIFFERENCE:
         return 0.0
-    if isinstance(general, GeneralCost):
-        return DIVERGENCE_FLOOR * 0.5 * _mean(general.fisher)
-    return COST_FLOOR * _mean(general.mean_absolute)
+    return sum_costs(general).find_floor(score)
 
 
 def _compute_cost(general: Relevance | GeneralCost, module: str) -> torch.Tensor:
@@ -106,11 +135,6 @@ def _compute_cost(general: Relevance | GeneralCost, module: str) -> torch.Tensor
         divergence = compute_divergence(general.fisher[module])
         return predict_damage(general.first_order[module], divergence)
     return general.mean_absolute[module].double()
-
-
-def _mean(values: Mapping[str, torch.Tensor]) -> float:
-    total = sum(float(tensor.sum(dtype=torch.float64)) for tensor in values.values())
-    return total / sum(tensor.numel() for tensor in values.values())
 
 
 def _divide(

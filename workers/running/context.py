@@ -19,6 +19,7 @@ from service.errors import ArtifactNotFoundError
 from service.jobs.execution import (
     Claim,
     attach_artifact,
+    drop_finding,
     file_finding,
     find_stage_result,
     finish_job,
@@ -26,11 +27,13 @@ from service.jobs.execution import (
     is_cancel_requested,
     load_stage_seconds,
     record_event,
+    replace_finding,
     report_progress,
     set_estimated_finish,
     skip_stage,
     start_stage,
 )
+from service.jobs.intermediates import discard_artifact
 from workers.progress import Advance, Progress
 from workers.running.estimate import estimate_remaining_seconds
 from workers.running.leased import HeldRow
@@ -179,6 +182,25 @@ class JobContext(TaskContext, StageContext):
         self.keep(data, lambda sha256: self._write(file_finding, name, key, sha256))
         return data
 
+    def recall(self, name: str, key: str) -> bytes | None:
+        """Return the bytes that this attempt or an earlier one saved last under `key`."""
+        earlier = self._find_earlier(name, key)
+        return None if earlier is None else earlier.data
+
+    def save(self, name: str, key: str, data: bytes) -> None:
+        """Store `data` under `key`, and delete what was stored there before."""
+        before = self._find_sha256(name, key)
+        sha256 = self.keep(data, lambda sha256: self._write(replace_finding, name, key, sha256))
+        if before is not None and before != sha256:
+            self._discard(before)
+
+    def forget(self, name: str, key: str) -> None:
+        """Delete what is stored under `key`, if anything."""
+        before = self._find_sha256(name, key)
+        if before is not None:
+            self._write(drop_finding, name, key)
+            self._discard(before)
+
     def skip_stage(self, name: str, message: str) -> None:
         """Mark a stage as not needed."""
         self._write(skip_stage, name, message)
@@ -238,10 +260,17 @@ class JobContext(TaskContext, StageContext):
         """End the job with a verdict."""
         self._write(finish_job, status, verdict, None, message)
 
-    def _find_earlier(self, name: str, key: str) -> StageOutput | None:
-        sha256 = self.transact(
+    def _find_sha256(self, name: str, key: str) -> str | None:
+        return self.transact(
             lambda session: find_stage_result(session, self.claim.job_id, name, key)
         )
+
+    def _discard(self, sha256: str) -> None:
+        """Delete a file of this job that is not named any more, unless something else names it."""
+        self.transact(lambda session: discard_artifact(session, self.store, sha256))
+
+    def _find_earlier(self, name: str, key: str) -> StageOutput | None:
+        sha256 = self._find_sha256(name, key)
         if sha256 is None:
             return None
         try:

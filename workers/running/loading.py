@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from excise.specs.common import JobSpecBase
 from service.errors import InvalidRequestError
 from service.jobs.inputs import load_prompt_set_info, load_prompts, load_rows
-from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.correction.behaviour import Behaviour
 from workers.fetching.checkpoints import find_checkpoint_folder
 from workers.models.checkpoints import CheckpointError, load_checkpoint, require_tokenizer
@@ -77,10 +76,6 @@ class JobInputs(Inputs):
             message = str(error).replace(str(folder), self._model)
             raise CheckpointError(message) from error
 
-    def storing_sums(self) -> AbstractContextManager[Storage]:
-        """Within the context, where sums of relevance lie while they grow."""
-        return open_storage(SumsPlace(self._context.settings.relevance_storage))
-
     def chats(self, prompt_set_id: str) -> list[Prompt]:
         """Return the prompts of a prompt set of the job's tenant, chats as such."""
         tenant_id = self._context.tenant_id
@@ -117,6 +112,11 @@ class CorrectionJobInputs(JobInputs, CorrectionInputs):
     def __init__(self, context: TaskContext, spec: CorrectionSpec) -> None:
         super().__init__(context, spec)
         self.spec = spec
+
+    @property
+    def segments(self) -> int | None:
+        """What the worker's operator chose, if anything."""
+        return self._context.settings.segments
 
     @cached_property
     def behaviours(self) -> tuple[Behaviour, ...]:

@@ -64,6 +64,18 @@ class StageContext(ABC):
         """Return what `work` finds out, or found out earlier under the same `key`."""
 
     @abstractmethod
+    def recall(self, name: str, key: str) -> bytes | None:
+        """Return what was last saved under the key, of this stage's work so far."""
+
+    @abstractmethod
+    def save(self, name: str, key: str, data: bytes) -> None:
+        """Save how far a stage's work came, in place of what was saved under the key before."""
+
+    @abstractmethod
+    def forget(self, name: str, key: str) -> None:
+        """Drop what was saved under the key, if anything: the stage is finished."""
+
+    @abstractmethod
     def skip_stage(self, name: str, message: str) -> None:
         """Mark a stage as not needed."""
 

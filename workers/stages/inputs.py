@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from excise.intake.prompt_sets import Prompt
 from excise.names import Attributor, Granularity
 from excise.specs import CircuitSpec, CompressionSpec, CorrectionSpec
 from excise.specs.compression import ZeroShotSpec
-from workers.attribution.accumulation import Storage
 from workers.correction.behaviour import Behaviour
 from workers.correction.budget import Budget
 from workers.models.loaded import LoadedModel
@@ -55,10 +53,6 @@ class Inputs(ABC):
     @abstractmethod
     def task_data(self) -> Path | None:
         """The folder with rows and texts of this machine's own, if it has one."""
-
-    @abstractmethod
-    def storing_sums(self) -> AbstractContextManager[Storage]:
-        """Within the context, where sums of relevance lie while they grow."""
 
     @abstractmethod
     def chats(self, prompt_set_id: str) -> list[Prompt]:
@@ -110,6 +104,14 @@ class CorrectionInputs(Inputs):
     """What a correction starts from."""
 
     spec: CorrectionSpec
+
+    @property
+    @abstractmethod
+    def segments(self) -> int | None:
+        """In how many segments of layers relevance of single weights is computed.
+
+        None: as many as memory asks for.
+        """
 
     @property
     @abstractmethod

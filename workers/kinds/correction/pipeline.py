@@ -8,6 +8,7 @@ from workers.correction.preparation import describe_signal
 from workers.correction.results import PreparedCorrection, SearchOutcome, ValidationOutcome
 from workers.correction.verdict import ReportFrame, build_report
 from workers.kinds.correction import attribute, package, prepare, search, validate
+from workers.kinds.correction.ranges import find_ranges
 from workers.stages.abilities import list_verdict_kinds
 from workers.stages.checks import list_not_asked, list_requests
 from workers.stages.context import ShardedWork, StageContext
@@ -63,7 +64,7 @@ def build_sharded_work(inputs: CorrectionInputs, data: bytes) -> ShardedWork:
 def _frame(
     context: StageContext, inputs: CorrectionInputs, prepared: PreparedCorrection
 ) -> ReportFrame:
-    spec, ranges = inputs.spec, search.find_ranges(inputs, prepared)
+    spec, ranges = inputs.spec, find_ranges(inputs, prepared)
     return ReportFrame(
         behaviours=inputs.behaviours,
         corpus=(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from excise.names import Granularity, SearchPreset
 from workers.attribution.contrastive import parse_relevance
-from workers.correction.amounts import build_amounts, find_range
+from workers.correction.amounts import build_amounts
 from workers.correction.bench import TuningBench
 from workers.correction.candidates import Candidates, count_pools
 from workers.correction.refinement import Space
@@ -23,14 +21,11 @@ from workers.correction.search import (
     start_benefits,
 )
 from workers.kinds.correction.attribute import answer_undesired
+from workers.kinds.correction.ranges import count_refinements, find_ranges, list_amounts
 from workers.kinds.correction.search_job import SearchReporter, StoredBench
 from workers.progress import Counter, Progress, ignore
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CorrectionInputs
-
-THOROUGH_TRIALS = 24
-"""Trials after the rounds when a thorough job does not say how many. Chosen by hand; not
-measured."""
 
 
 def run(
@@ -70,7 +65,12 @@ def _work(
     names = [behaviour.name for behaviour in inputs.behaviours]
     reporter = SearchReporter(context, names, Counter(progress, steps))
     candidates = Candidates(given, plan, reporter.poll, reporter.report_pool)
-    answer = partial(answer_undesired, inputs, advance=ignore)
+    places = {
+        granularity: contrast.shortlist.components
+        for granularity, contrast in given.relevance.items()
+        if contrast.shortlist is not None
+    }
+    answer = partial(answer_undesired, inputs, places, advance=ignore)
     bench = TuningBench(given, candidates, answer, reporter.poll)
     search = Search(
         StoredBench(context, bench, attributed.sha256),
@@ -107,7 +107,7 @@ def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Search
     return SearchPlan(
         rounds=search.rounds or DEFAULT_ROUNDS,
         amounts={
-            kind: build_amounts(_list_amounts(inputs, kind), kind, prepared.components[kind])
+            kind: build_amounts(list_amounts(inputs, kind), kind, prepared.components[kind])
             for kind in inputs.granularities
         },
         space=Space(
@@ -115,34 +115,9 @@ def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Search
             inputs.base.layers,
             tuple(search.ablations),
         ),
-        refinements=_count_refinements(inputs),
+        refinements=count_refinements(inputs),
         max_rank=inputs.spec.serving.max_rank,
     )
-
-
-def find_ranges(
-    inputs: CorrectionInputs, prepared: PreparedCorrection
-) -> dict[Granularity, tuple[int, int]]:
-    """Return the fewest and the most components of each granularity that any trial prunes."""
-    refines = _count_refinements(inputs) > 0
-    return {
-        kind: find_range(
-            _list_amounts(inputs, kind), kind, prepared.components[kind], refines=refines
-        )
-        for kind in inputs.granularities
-    }
-
-
-def _list_amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int] | None:
-    given: Any = inputs.spec.search.amounts
-    if isinstance(given, Mapping):
-        given = given.get(granularity.value)
-    return None if given is None else list(given)
-
-
-def _count_refinements(inputs: CorrectionInputs) -> int:
-    search = inputs.spec.search
-    return 0 if search.preset == SearchPreset.QUICK else search.trials or THOROUGH_TRIALS
 
 
 def _build_clock(max_minutes: float | None) -> Callable[[], bool]:

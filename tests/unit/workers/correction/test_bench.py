@@ -54,7 +54,7 @@ def bench_of(
     nothing = {name: torch.zeros(NEURONS) for name in MODULES}
     relevance = {NEURON: ContrastiveRelevance(GeneralCost(nothing, nothing, 1, 1), behaviours)}
     given = inputs_of(inputs, prepared or prepare(inputs), relevance)
-    answer = partial(answer_undesired, inputs, advance=ignore)  # type: ignore[arg-type]
+    answer = partial(answer_undesired, inputs, {}, advance=ignore)  # type: ignore[arg-type]
     return TuningBench(given, candidates_of(given), answer, advance)
 
 
@@ -225,7 +225,7 @@ def test_responses_are_explained_beyond_what_clean_ones_need(inputs: FakeInputs)
     bench = bench_of(inputs, None, {}, clean)
     undesired = [TokenSequence((1, 2), (3, 4, 5), (False, True, False))]
     found, weight = bench.explain(NEURON, 1, undesired)
-    plain = answer_undesired(inputs, NEURON, 0, undesired, None, ignore)  # type: ignore[arg-type]
+    plain = answer_undesired(inputs, {}, NEURON, 0, undesired, None, ignore)  # type: ignore[arg-type]
     assert weight == 1.0
     for name in MODULES:
         torch.testing.assert_close(found[name], plain[name] - 0.5)
@@ -249,6 +249,6 @@ def test_by_undesired_tokens_new_responses_weigh_by_their_number(inputs: FakeInp
     assert weight == 2 / 8
     # All positions of a response say something, marked or not.
     whole = [TokenSequence((1, 2), (3, 4, 5)), TokenSequence((3,), (4,))]
-    plain = answer_undesired(inputs, NEURON, 0, whole, mass, ignore)  # type: ignore[arg-type]
+    plain = answer_undesired(inputs, {}, NEURON, 0, whole, mass, ignore)  # type: ignore[arg-type]
     for name in MODULES:
         torch.testing.assert_close(found[name], plain[name])

@@ -64,7 +64,7 @@ def build_pool(*columns: list[float], others: tuple[Guard, ...] = (), limit: flo
 
 
 def rank(pool: Pool, benefit: list[float], limit: int, floor: float = 0.0, **options) -> list[int]:
-    ranking = rank_jointly(pool, {"a": torch.tensor([benefit])}, floor, limit, **options)
+    ranking = rank_jointly(pool, torch.tensor(benefit).double(), floor, limit, **options)
     return ranking.indices.tolist()
 
 
@@ -82,7 +82,7 @@ def test_without_coupling_it_is_the_order_of_the_scores() -> None:
     scores = compute_scores(general, benefit, Score.BENEFIT_DAMAGE, 0.7, floor)
     expected = rank_components(scores, WEIGHT, 96)
     pool = pool_of(general, torch.zeros(3, 96))
-    found = rank_jointly(pool, benefit, floor, 96, 0.7)
+    found = rank_jointly(pool, gather(pool.components, benefit), floor, 96, 0.7)
     assert len(found) == len(expected) < 96
 
     def listed(ranking: Ranking) -> list[tuple[str, int]]:
@@ -132,11 +132,11 @@ def test_the_floor_and_the_weight_of_the_cost_count() -> None:
 def test_nothing_without_benefit_is_ranked() -> None:
     pool = build_pool([1.0], [1.0], [1.0])
     assert rank(pool, [0.0, 2.0, -1.0], 3) == [1]
-    other = rank_jointly(pool, {"b": torch.ones(1, 3)}, 0.0, 3)
-    assert len(other) == 0
+    elsewhere = gather(pool.components, {"b": torch.ones(1, 3)})
+    assert len(rank_jointly(pool, elsewhere, 0.0, 3)) == 0
     assert rank(pool, [1.0, 2.0, 3.0], 2) == [2, 1]
     nothing = pool_of(GeneralCost({}, {}, 1, 1), torch.zeros(4, 0))
-    assert len(rank_jointly(nothing, {"a": torch.ones(1, 1)}, 0.0, 3)) == 0
+    assert len(rank_jointly(nothing, torch.empty(0), 0.0, 3)) == 0
 
 
 @pytest.mark.parametrize("limit", [1, 130, 300])
@@ -156,7 +156,7 @@ def test_together_they_cost_less_than_the_best_by_themselves() -> None:
     pool = pool_of(general, rows)
     scores = compute_scores(general, {"a": benefit[None]}, Score.BENEFIT_DAMAGE, 1.0, 0.0)
     alone = rank_components(scores, WEIGHT, 100).indices
-    together = rank_jointly(pool, {"a": benefit[None]}, 0.0, 100).indices
+    together = rank_jointly(pool, benefit.double(), 0.0, 100).indices
 
     def damage(chosen: torch.Tensor) -> float:
         return float(rows[:, chosen].sum(dim=1).square().sum())
@@ -366,11 +366,11 @@ def test_a_full_module_gives_no_more_and_the_others_go_on(
 ) -> None:
     monkeypatch.setattr(joint_ranking, "STEPS", steps)  # few: many at a time
     pool, benefit = build_two_modules()
-    found = rank_jointly(pool, benefit, 0.0, 4, most_of_module=2)
+    found = rank_jointly(pool, gather(pool.components, benefit), 0.0, 4, most_of_module=2)
     assert places(found) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
-    everything = rank_jointly(pool, benefit, 0.0, 8, most_of_module=2)
+    everything = rank_jointly(pool, gather(pool.components, benefit), 0.0, 8, most_of_module=2)
     assert places(everything) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
-    free = rank_jointly(pool, benefit, 0.0, 4)
+    free = rank_jointly(pool, gather(pool.components, benefit), 0.0, 4)
     assert places(free) == [("a", 0), ("a", 1), ("a", 2), ("a", 3)]
 
 
@@ -383,5 +383,5 @@ def test_what_a_full_module_does_not_give_costs_nothing(monkeypatch: pytest.Monk
     rows = torch.tensor([[0.0, 1.0, 0.0, -1.0]])
     pool = pool_of(GeneralCost(nothing, squares, 1, 1), rows)
     benefit = {"a": torch.tensor([[9.0, 8.0]]), "b": torch.tensor([[1.1, 1.0]])}
-    found = rank_jointly(pool, benefit, 0.0, 2, most_of_module=1)
+    found = rank_jointly(pool, gather(pool.components, benefit), 0.0, 2, most_of_module=1)
     assert places(found) == [("a", 0), ("b", 0)]

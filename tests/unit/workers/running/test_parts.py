@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,10 +25,9 @@ from tests.unit.workers.kinds.correction.correction_inputs import (
     build_prepared,
     build_slice,
 )
-from workers.attribution.accumulation import SumsPlace, open_storage
 from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
-from workers.attribution.contrastive import Side, parse_relevance
+from workers.attribution.contrastive import Side
 from workers.attribution.sums import merge_sums, parse_sums
 from workers.attribution.targets import Target
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, PromptOutcome
@@ -126,13 +124,10 @@ def test_shards_add_up_to_the_relevance_of_every_behaviour_and_granularity(monke
     parts = attribute.cut_parts(inputs, build_two())
     work = attribute.build_work(inputs, build_two())
     counts: list[int] = []
-    data = attribute._combine(
+    found = attribute.combine(
         parts, [work.compute(place, counts.append) for place in range(len(parts))]
     )
     assert sum(counts) == sum(work.sizes)
-    found = parse_relevance(
-        data, {kind: list(inputs.component_counts(kind)) for kind in granularities}
-    )
     undesired = [
         TokenSequence(outcome.prompt_ids, outcome.responses[0].token_ids) for outcome in TUNE
     ]
@@ -154,9 +149,8 @@ def test_shards_add_up_to_the_relevance_of_every_behaviour_and_granularity(monke
 def read_general(inputs: Any, prepared: PreparedCorrection) -> GeneralCost:
     parts = attribute.cut_parts(inputs, prepared)
     work = attribute.build_work(inputs, prepared)
-    data = attribute._combine(parts, [work.compute(n, ignore) for n in range(len(parts))])
-    counts = {Granularity.NEURON: list(inputs.component_counts(Granularity.NEURON))}
-    general = parse_relevance(data, counts)[Granularity.NEURON].general
+    found = attribute.combine(parts, [work.compute(n, ignore) for n in range(len(parts))])
+    general = found[Granularity.NEURON].general
     assert isinstance(general, GeneralCost)
     return general
 
@@ -191,6 +185,7 @@ def test_what_protected_slices_lose_counts_with_the_reference_text_token_by_toke
 def answer(inputs: FakeInputs, samples: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:
     return attribute.answer_undesired(
         inputs,  # type: ignore[arg-type]
+        {},
         Granularity.NEURON,
         0,
         samples,
@@ -226,26 +221,7 @@ def test_what_explains_nothing_is_averaged_over_all_tokens() -> None:
         torch.testing.assert_close(marked[name], plain[name])
 
 
-@pytest.mark.parametrize("place", [SumsPlace.CPU, SumsPlace.DISK])
-def test_where_sums_grow_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: SumsPlace
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(attribute, "SHARD_TOKENS", 12)
-    elsewhere: Any = build_inputs(granularities=(Granularity.WEIGHT,), place=place)
-    beside: Any = build_inputs(granularities=(Granularity.WEIGHT,))
-    prepared = build_two()
-    mine = attribute.build_work(elsewhere, prepared)
-    theirs = attribute.build_work(beside, prepared)
-    for index in (0, len(theirs.sizes) - 1):
-        assert mine.compute(index, ignore) == theirs.compute(index, ignore)
-    samples = draw_samples(((9, 10),), 4)
-    found, expected = answer(elsewhere, samples), answer(beside, samples)
-    assert all(torch.equal(found[name], values) for name, values in expected.items())
-    assert list(tmp_path.iterdir()) == []
-
-
-def prepare_compression(method: str, place: SumsPlace) -> tuple[Any, PreparedCompression]:
+def prepare_compression(method: str) -> tuple[Any, PreparedCompression]:
     spec = SimpleNamespace(
         method=method,
         statistic="mean_absolute",
@@ -261,19 +237,12 @@ def prepare_compression(method: str, place: SumsPlace) -> tuple[Any, PreparedCom
         corpus=(),
         before=Measured(perplexity=1.0, tokens=1, tasks={}),
     )
-    inputs = SimpleNamespace(
-        spec=spec,
-        base=as_loaded(build_tiny_model()),
-        storing_sums=lambda: open_storage(place),
-    )
-    return inputs, prepared
+    return SimpleNamespace(spec=spec, base=as_loaded(build_tiny_model())), prepared
 
 
-@pytest.mark.parametrize(
-    ("method", "place"), [("attnlrp", SumsPlace.DEVICE), ("gradient_x_input", SumsPlace.DISK)]
-)
-def test_a_compression_s_shards_add_up(monkeypatch, method: str, place: SumsPlace) -> None:
-    inputs, prepared = prepare_compression(method, place)
+@pytest.mark.parametrize("method", ["attnlrp", "gradient_x_input"])
+def test_a_compression_s_shards_add_up(monkeypatch, method: str) -> None:
+    inputs, prepared = prepare_compression(method)
     whole = compress.build_work(inputs, prepared)
     assert whole.sizes == (len(LENGTHS),)
     monkeypatch.setattr(compress, "SHARD_TOKENS", 16)

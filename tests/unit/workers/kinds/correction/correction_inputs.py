@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +11,6 @@ from transformers import LlamaForCausalLM
 from excise.names import Attributor, Granularity
 from excise.specs import CorrectionSpec
 from tests.tiny import as_loaded, build_tiny_model, draw_samples
-from workers.attribution.accumulation import Storage, SumsPlace, open_storage
 from workers.correction.behaviour import Behaviour
 from workers.correction.budget import Budget
 from workers.correction.results import (
@@ -48,7 +46,7 @@ class FakeInputs:
     model: LlamaForCausalLM = field(default_factory=build_tiny_model)
     attributor: Attributor = Attributor.GRADIENT_X_INPUT
     granularities: tuple[Granularity, ...] = (Granularity.NEURON,)
-    place: SumsPlace = SumsPlace.DEVICE
+    segments: int | None = None
 
     @property
     def base(self) -> LoadedModel:
@@ -59,10 +57,6 @@ class FakeInputs:
     def budget(self) -> Budget:
         """What the correction may cost."""
         return Budget(self.spec.budget.perplexity_increase, self.spec.budget.kl_mean)
-
-    def storing_sums(self) -> AbstractContextManager[Storage]:
-        """Where sums grow."""
-        return open_storage(self.place)
 
     def component_counts(self, granularity: Granularity) -> dict[str, int]:
         """Module → number of its components."""
@@ -82,6 +76,18 @@ class FakeContext:
         if (name, key) not in self.memory:
             self.memory[name, key] = work()
         return self.memory[name, key]
+
+    def recall(self, name: str, key: str) -> bytes | None:
+        """What was saved last."""
+        return self.memory.get((name, key))
+
+    def save(self, name: str, key: str, data: bytes) -> None:
+        """Keep it in place of what was saved before."""
+        self.memory[name, key] = data
+
+    def forget(self, name: str, key: str) -> None:
+        """Drop it."""
+        self.memory.pop((name, key), None)
 
     def event(
         self, kind: str, message: str, data: Mapping[str, Any], *, once: bool = False

@@ -1,0 +1,42 @@
+"""How many components the search of a job may prune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from excise.names import Granularity, SearchPreset
+from workers.correction.amounts import find_range
+from workers.correction.results import PreparedCorrection
+from workers.stages.inputs import CorrectionInputs
+
+THOROUGH_TRIALS = 24
+"""Trials after the rounds when a thorough job does not say how many. Chosen by hand; not
+measured."""
+
+
+def find_ranges(
+    inputs: CorrectionInputs, prepared: PreparedCorrection
+) -> dict[Granularity, tuple[int, int]]:
+    """Return the fewest and the most components of each granularity that any trial prunes."""
+    refines = count_refinements(inputs) > 0
+    return {
+        kind: find_range(
+            list_amounts(inputs, kind), kind, prepared.components[kind], refines=refines
+        )
+        for kind in inputs.granularities
+    }
+
+
+def list_amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int] | None:
+    """Return the amounts that the job names, if it does."""
+    given: Any = inputs.spec.search.amounts
+    if isinstance(given, Mapping):
+        given = given.get(granularity.value)
+    return None if given is None else list(given)
+
+
+def count_refinements(inputs: CorrectionInputs) -> int:
+    """Return how many trials follow the rounds."""
+    search = inputs.spec.search
+    return 0 if search.preset == SearchPreset.QUICK else search.trials or THOROUGH_TRIALS

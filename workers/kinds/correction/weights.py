@@ -1,0 +1,146 @@
+"""The single weights that a job's search may prune: found in segments of layers, from the top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from excise.names import Granularity, Score
+from workers.attribution.attribution import Attribution, Pass
+from workers.attribution.contrastive import ContrastiveRelevance, Side
+from workers.attribution.segments import Reading, SegmentSums, count_segments, cut_layers
+from workers.attribution.sums import RelevanceSums, finish_in_place, pick_modules
+from workers.correction.candidates import POOL_SHARE
+from workers.correction.results import PreparedCorrection
+from workers.correction.shortlist import Shortlisting
+from workers.families import find_layer_numbers
+from workers.kinds.correction.ranges import find_ranges
+from workers.kinds.correction.subjects import (
+    Subject,
+    combine_contrast,
+    list_protected,
+    list_reference,
+    list_subjects,
+)
+from workers.progress import Advance
+from workers.stages.context import StageContext
+from workers.stages.inputs import CorrectionInputs
+
+SEGMENTS = "attribute.segments"
+"""Name under which it is saved how far the segments came."""
+
+WEIGHT = Granularity.WEIGHT
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """What is asked of single weights, in how many segments, and how many of them are kept."""
+
+    subjects: tuple[Subject, ...]
+    asked: tuple[Attribution, ...]
+    """What each subject asks."""
+    readings: tuple[Reading, ...]
+    segments: int
+    score: Score
+    size: int
+
+    def count_units(self, segments: int | None = None) -> int:
+        """Return how many samples pass, through each of `segments` where gradients are asked for.
+
+        Without a number through all of them.
+        """
+        segments = self.segments if segments is None else segments
+        total = 0
+        for reading in self.readings:
+            attributor = self.asked[reading.asked[0]].attributor
+            if attributor.reads_samples:
+                times = segments if attributor.explains else 1
+                total += times * len(reading.samples)
+        return total
+
+
+def describe_shortlist(inputs: CorrectionInputs, prepared: PreparedCorrection) -> dict[str, Any]:
+    """Return what the shortlist depends on beside the questions."""
+    return {"score": inputs.spec.attribution.score, "size": _find_size(inputs, prepared)}
+
+
+def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> WeightPlan:
+    """Return the job's plan; the number of segments follows memory where nobody chose it."""
+    subjects = tuple(list_subjects(inputs, prepared, WEIGHT))
+    asked = tuple(subject.ask(inputs.spec.seed) for subject in subjects)
+    return WeightPlan(
+        subjects=subjects,
+        asked=asked,
+        readings=tuple(_list_readings(subjects, prepared)),
+        segments=inputs.segments or count_segments(inputs.base, asked),
+        score=Score(inputs.spec.attribution.score),
+        size=_find_size(inputs, prepared),
+    )
+
+
+def shortlist(
+    context: StageContext,
+    inputs: CorrectionInputs,
+    plan: WeightPlan,
+    key: str,
+    advance: Advance,
+) -> ContrastiveRelevance:
+    """Return the relevance of the best single weights, as many as the search's pool holds.
+
+    How far it came is saved with each segment: whoever takes the job up again passes the layers
+    above what is left once, and goes on there.
+    """
+    base = inputs.base
+    layers = find_layer_numbers(base.find_components(WEIGHT), base.family)
+    chosen = Shortlisting(plan.score, plan.size, tuple(layers))
+    saved = context.recall(SEGMENTS, key)
+    if saved is not None:
+        chosen.restore(saved)
+    left = base.layers if chosen.layers_left is None else chosen.layers_left
+    segments = [
+        range(segment.start, min(segment.stop, left))
+        for segment in cut_layers(base.layers, plan.segments)
+        if segment.start < left
+    ]
+    advance(plan.count_units() - plan.count_units(len(segments)))
+    sums = SegmentSums(base, plan.asked, plan.readings, segments, Pass(advance=advance))
+    for segment, found in zip(segments, sums, strict=True):
+        for layer in reversed(segment):
+            names = {name for name, number in layers.items() if number == layer}
+            chosen.add_layer(layer, _combine(plan.subjects, found, names))
+        context.save(SEGMENTS, key, chosen.to_bytes())
+    return chosen.finish()
+
+
+def _find_size(inputs: CorrectionInputs, prepared: PreparedCorrection) -> int:
+    """Return how many weights a search chooses from."""
+    _, most = find_ranges(inputs, prepared)[WEIGHT]
+    return POOL_SHARE * most
+
+
+def _list_readings(subjects: Sequence[Subject], prepared: PreparedCorrection) -> list[Reading]:
+    """Return the samples, those that are explained twice once, with what they are explained for."""
+    general = [number for number, subject in enumerate(subjects) if subject.behaviour is None]
+    readings = [Reading(list_reference(prepared), tuple(general))]
+    protected = list_protected(prepared)
+    loss = [number for number in general if subjects[number].question.side is Side.LOSS]
+    if protected and loss:
+        readings.append(Reading(protected, tuple(loss)))
+    readings += [
+        Reading(subject.samples, (number,))
+        for number, subject in enumerate(subjects)
+        if subject.behaviour is not None
+    ]
+    return readings
+
+
+def _combine(
+    subjects: Sequence[Subject], sums: Sequence[RelevanceSums], names: set[str]
+) -> ContrastiveRelevance:
+    """Return the relevance of the weights of some modules; the sums become it in place."""
+    answers = {
+        subject.key: finish_in_place(pick_modules(own, names))
+        for subject, own in zip(subjects, sums, strict=True)
+    }
+    return combine_contrast(answers, {subject.key: subject for subject in subjects}, WEIGHT)
