@@ -31,6 +31,7 @@ from workers.attribution.attributors import compute_relevance
 from workers.attribution.contrastive import ContrastiveRelevance, parse_relevance
 from workers.correction.candidates import POOL_SHARE
 from workers.correction.results import PreparedBehaviour, PreparedCorrection
+from workers.correction.shortlist import Shortlisting
 from workers.domain import GeneralCost, Selection, TokenSequence
 from workers.kinds.correction import attribute, weights
 from workers.kinds.correction.subjects import combine_contrast, list_subjects
@@ -289,18 +290,15 @@ def test_where_nothing_has_a_benefit_nothing_is_kept() -> None:
     inputs = build_inputs(build_model("llama"), behaviours=1)
     own: Any = inputs
     prepared = build_prompts(inputs)
-    chosen = weights.Shortlisting(
-        Score.BENEFIT_DAMAGE, SIZE, tuple(inputs.base.find_components(WEIGHT))
-    )
+    modules = tuple(inputs.base.find_components(WEIGHT))
+    chosen = Shortlisting(Score.BENEFIT_DAMAGE, SIZE, modules)
     dense = compute_dense(own, prepared)
     for values in dense.behaviours[0].undesired.values():
         values.clamp_(max=0)
     chosen.add_layer(0, dense)
     found = chosen.finish()
     assert places_of(found) == set()
-    again = weights.Shortlisting(
-        Score.BENEFIT_DAMAGE, SIZE, tuple(inputs.base.find_components(WEIGHT))
-    )
+    again = Shortlisting(Score.BENEFIT_DAMAGE, SIZE, modules)
     again.restore(chosen.to_bytes())
     assert places_of(again.finish()) == set()
     assert len(again.finish().behaviours) == 1
