@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import torch
 
-_CGROUP = Path("/sys/fs/cgroup")
+_PROCESS_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 _MESSAGES = (
     "can't allocate memory",  # torch's allocator on the CPU
@@ -23,18 +24,50 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
 
 
-def find_free_memory(device: torch.device, cgroup: Path = _CGROUP) -> int:
+def find_free_memory(device: torch.device) -> int:
     """Return the bytes that may still be taken on a device.
 
-    On the CPU what the machine has available, or what is left to this process's group where that
-    is less (Linux cgroups of version 2, mounted at `cgroup`).
+    On the CPU what the machine has available, or what is left to this process's control group
+    where that is less.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
-    available = int(psutil.virtual_memory().available)
+    left = find_left_in_groups(_PROCESS_GROUPS, _GROUPS)
+    return max(0, min([int(psutil.virtual_memory().available), *left]))
+
+
+def find_left_in_groups(process_groups: Path, root: Path) -> list[int]:
+    """Return the bytes left in each control group of this process that has a limit on memory.
+
+    `process_groups` is what Linux calls /proc/self/cgroup, `root` where it mounts the groups, of
+    version 2 or 1 (man 7 cgroups). In a container the group's path may not be seen from inside;
+    its files are then those of the mount itself. File pages that can be dropped count as free.
+    """
     try:
-        most, used = ((cgroup / f"memory.{name}").read_text() for name in ("max", "current"))
-        return max(0, min(available, int(most) - int(used)))
-    except (OSError, ValueError):  # no such group, or one without a limit: "max"
-        return available
+        lines = process_groups.read_text().splitlines()
+    except OSError:
+        return []
+    left: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mount, most, used = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            mount, most = root / "memory", "memory.limit_in_bytes"
+            used = "memory.usage_in_bytes"
+        else:
+            continue
+        for folder in (mount / path.lstrip("/"), mount):
+            with suppress(OSError, ValueError):  # no such group, or one without a limit: "max"
+                taken = int((folder / used).read_text()) - _count_droppable(folder)
+                left.append(int((folder / most).read_text()) - taken)
+    return left
+
+
+def _count_droppable(folder: Path) -> int:
+    """Return the bytes of file pages of a control group that nobody uses."""
+    statistics = dict(
+        line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines()
+    )
+    return int(statistics.get("total_inactive_file", statistics.get("inactive_file", "0")))

@@ -1,11 +1,13 @@
-"""What counts as a lack of memory, and what does not."""
+"""What counts as a lack of memory, and what is left of it."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from workers.models.memory import is_out_of_memory
+from workers.models.memory import find_free_memory, find_left_in_groups, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,34 @@ from workers.models.memory import is_out_of_memory
 )
 def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+def write_group(folder: Path, most: str, used: str, **values: int | str) -> None:
+    """The files of one control group."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / most).write_text(f"{values['most']}\n")
+    (folder / used).write_text(f"{values['used']}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{values['stat']}\n")
+
+
+def test_a_group_s_limit_says_what_is_left_of_it(tmp_path: Path) -> None:
+    groups, root = tmp_path / "cgroup", tmp_path / "fs"
+    groups.write_text("0::/jobs/one\n")
+    names = ("memory.max", "memory.current")
+    write_group(root / "jobs" / "one", *names, most=1000, used=700, stat="inactive_file 200")
+    assert find_left_in_groups(groups, root) == [500]
+    write_group(root, *names, most="max", used=700, stat="inactive_file 0")
+    assert find_left_in_groups(groups, root) == [500]
+
+
+def test_groups_of_version_one_are_read_from_their_own_mount(tmp_path: Path) -> None:
+    groups, root = tmp_path / "cgroup", tmp_path / "fs"
+    groups.write_text("9:name=systemd:/\n4:cpu,memory:/hidden\n")
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    write_group(root / "memory", *names, most=900, used=100, stat="total_inactive_file 50")
+    assert find_left_in_groups(groups, root) == [850]
+
+
+def test_without_groups_there_is_no_limit_of_theirs(tmp_path: Path) -> None:
+    assert find_left_in_groups(tmp_path / "cgroup", tmp_path) == []
+    assert find_free_memory(torch.device("cpu")) > 0
