@@ -235,3 +235,30 @@ def wait_for_a_waiting_lock(database: Database) -> None:
                 return
         assert time.monotonic() < deadline, "nobody waits"
         time.sleep(0.05)
+
+
+def test_how_far_a_stage_came_is_kept_once_and_goes_when_it_is_done(
+    begin: Callable[[], JobContext], store: ArtifactStore, settings: WorkerSettings, content: bytes
+) -> None:
+    context = begin()
+    assert context.recall("attribute.segments", "key") is None
+    first, second = content + b"1", content + b"2"
+    for saved in (first, second, second):
+        context.save("attribute.segments", "key", saved)
+        assert context.recall("attribute.segments", "key") == saved
+    assert context.recall("attribute.segments", "another") is None
+    assert len(list(Path(settings.artifacts).glob("*/*"))) == 1
+    context.forget("attribute.segments", "key")
+    assert context.recall("attribute.segments", "key") is None
+    assert list(Path(settings.artifacts).glob("*/*")) == []
+    context.forget("attribute.segments", "key")
+
+
+def test_what_another_job_saved_alike_stays(
+    begin: Callable[[], JobContext], content: bytes
+) -> None:
+    first, second = begin(), begin()
+    for context in (first, second):
+        context.save("attribute.segments", "key", content)
+    first.forget("attribute.segments", "key")
+    assert second.recall("attribute.segments", "key") == content
