@@ -88,13 +88,28 @@ def cut_layers(layers: int, segments: int) -> tuple[range, ...]:
     return tuple(range(ends[number], ends[number + 1]) for number in reversed(range(count)))
 
 
-class SegmentSums:
-    """Sums of relevance of single weights over some readings, segment by segment.
+def sum_in_segments(
+    loaded: LoadedModel,
+    asked: Sequence[Attribution],
+    readings: Sequence[Reading],
+    segments: Sequence[range],
+    run: Pass = DEFAULT_PASS,
+) -> Iterator[tuple[RelevanceSums, ...]]:
+    """Yield the sums of each segment's weights over the readings, one for each attribution asked.
 
     Holds the sums of one segment, the hidden states at the boundaries of segments (one for each
-    token and boundary) and a gradient for each token and question. Raises
-    `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`.
+    token and boundary) and a gradient for each token and question. `segments` are as `cut_layers`
+    returns them, those that are finished already left out. `run.advance` is called with the
+    samples of every finished batch, for each segment anew. Raises `UnsupportedGranularityError`,
+    `NonFiniteRelevanceError`, `SampleTooLargeError`.
     """
+    sums = _SegmentSums(loaded, asked, readings, segments, run)
+    for segment in segments:
+        yield sums.add_up(segment)
+
+
+class _SegmentSums:
+    """Sums of relevance of single weights, to be asked for segment by segment."""
 
     def __init__(
         self,
@@ -102,15 +117,10 @@ class SegmentSums:
         asked: Sequence[Attribution],
         readings: Sequence[Reading],
         segments: Sequence[range],
-        run: Pass = DEFAULT_PASS,
+        run: Pass,
     ) -> None:
-        """`segments` as `cut_layers` returns them, those that are finished already left out.
-
-        `run.advance` is called with the samples of every finished batch, for each segment anew.
-        """
         self._loaded = loaded
         self._asked = asked
-        self._segments = segments
         self._run = run
         self._modules = loaded.find_components(Granularity.WEIGHT)
         self._layers = find_layer_numbers(self._modules, loaded.family)
@@ -122,12 +132,8 @@ class SegmentSums:
             if asked[reading.asked[0]].attributor.explains
         ]
 
-    def __iter__(self) -> Iterator[tuple[RelevanceSums, ...]]:
-        """Yield the sums of each segment's weights, one for each attribution asked for."""
-        for segment in self._segments:
-            yield self._add_up(segment)
-
-    def _add_up(self, segment: range) -> tuple[RelevanceSums, ...]:
+    def add_up(self, segment: range) -> tuple[RelevanceSums, ...]:
+        """Return the sums of a segment, the next one down."""
         modules = {
             name: module for name, module in self._modules.items() if self._layers[name] in segment
         }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from excise.names import Granularity, Score
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.contrastive import ContrastiveRelevance, Side
-from workers.attribution.segments import Reading, SegmentSums, count_segments, cut_layers
+from workers.attribution.segments import Reading, count_segments, cut_layers, sum_in_segments
 from workers.attribution.sums import RelevanceSums, finish_in_place, pick_modules
 from workers.correction.candidates import POOL_SHARE
 from workers.correction.results import PreparedCorrection
@@ -104,13 +104,24 @@ def shortlist(
         if segment.start < left
     ]
     advance(plan.count_units() - plan.count_units(len(segments)))
-    sums = SegmentSums(base, plan.asked, plan.readings, segments, Pass(advance=advance))
-    for segment, found in zip(segments, sums, strict=True):
-        for layer in reversed(segment):
-            names = {name for name, number in layers.items() if number == layer}
-            chosen.add_layer(layer, _combine(plan.subjects, found, names))
+    sums = sum_in_segments(base, plan.asked, plan.readings, segments, Pass(advance=advance))
+    for segment in segments:
+        _take_in(chosen, plan.subjects, layers, segment, next(sums))  # kept by nobody after it
         context.save(SEGMENTS, key, chosen.to_bytes())
     return chosen.finish()
+
+
+def _take_in(
+    chosen: Shortlisting,
+    subjects: Sequence[Subject],
+    layers: Mapping[str, int],
+    segment: range,
+    sums: Sequence[RelevanceSums],
+) -> None:
+    """Have the weights of a segment's layers ranked, from the top one down."""
+    for layer in reversed(segment):
+        names = {name for name, number in layers.items() if number == layer}
+        chosen.add_layer(layer, _combine(subjects, sums, names))
 
 
 def _find_size(inputs: CorrectionInputs, prepared: PreparedCorrection) -> int:

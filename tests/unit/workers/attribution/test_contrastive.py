@@ -26,7 +26,7 @@ from workers.attribution.contrastive import (
 )
 from workers.attribution.sums import finish
 from workers.attribution.targets import Target
-from workers.domain import GeneralCost, Relevance, TokenSequence
+from workers.domain import GeneralCost, Relevance, Selection, Shortlist, TokenSequence
 
 GENERAL = ((10, 0), (4, 0), (7, 0))
 UNDESIRED = ((3, 6), (5, 2))
@@ -328,3 +328,38 @@ def test_the_sampled_divergence_approaches_the_fisher_information() -> None:
     for name in MODULES:
         mean = torch.stack([values[name] for values in sampled]).mean(0)
         torch.testing.assert_close(mean.sum(), exact[name].sum(), rtol=0.2, atol=0)
+
+
+def shortlist_of(*places: int) -> tuple[ContrastiveRelevance, Shortlist]:
+    """A cost of two modules of which only some places were kept, of the last one none."""
+    indices = {MODULES[0]: torch.tensor(places)}
+    known = Shortlist(Selection(Granularity.WEIGHT, indices), 0.25, (3.0, 1e-12))
+    values = {MODULES[0]: torch.arange(float(len(places)))}
+    general = GeneralCost(values, {name: own + 1 for name, own in values.items()}, 7, 2)
+    behaviours = (BehaviourRelevance(values, {}), BehaviourRelevance(values, values))
+    return ContrastiveRelevance(general, behaviours, known), known
+
+
+@pytest.mark.parametrize("places", [(), (0, 5, 9), (3, 1 << 40)])
+def test_a_shortlist_survives_its_bytes(places: tuple[int, ...]) -> None:
+    found, known = shortlist_of(*places)
+    data = serialise_relevance({Granularity.WEIGHT: found})
+    parsed = parse_relevance(data, {Granularity.WEIGHT: MODULES})[Granularity.WEIGHT]
+    assert_equal(parsed, found)
+    assert parsed.shortlist is not None
+    assert (parsed.shortlist.floor, parsed.shortlist.scales) == (known.floor, known.scales)
+    indices = parsed.shortlist.components.indices
+    assert {name: own.tolist() for name, own in indices.items()} == {MODULES[0]: list(places)}
+    assert len(data) < 2000
+
+
+def test_relevance_is_taken_at_places(model: LlamaForCausalLM) -> None:
+    found, _ = compute(model, Attributor.ATTNLRP, predicts_damage=True)
+    at = found.take({MODULES[1]: torch.tensor([4, 2]), MODULES[0]: slice(0, 3)})
+    assert at.modules == (MODULES[1], MODULES[0])
+    whole, part = cost_in(found), cost_in(at)
+    assert torch.equal(part.fisher[MODULES[1]], whole.fisher[MODULES[1]][[4, 2]])
+    assert torch.equal(part.first_order[MODULES[0]], whole.first_order[MODULES[0]][:3])
+    (own,), (their,) = at.behaviours, found.behaviours
+    assert torch.equal(own.clean[MODULES[1]], their.clean[MODULES[1]][[4, 2]])
+    assert torch.equal(own.undesired[MODULES[0]], their.undesired[MODULES[0]][:3])

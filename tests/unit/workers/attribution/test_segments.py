@@ -17,7 +17,7 @@ from workers.attribution import accumulation
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.memory import SampleTooLargeError
-from workers.attribution.segments import Reading, SegmentSums, cut_layers
+from workers.attribution.segments import Reading, cut_layers, sum_in_segments
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target
 
@@ -54,14 +54,14 @@ def build_model(name: str, **changes: Any) -> PreTrainedModel:
     return build_family_model(name, **(own | changes))
 
 
-def sum_in_segments(
+def sum_readings(
     model: nn.Module, attributor: Attributor, segments: Sequence[range], **options: Any
 ) -> list[dict[str, torch.Tensor]]:
     """The sums of loss, divergence and undesired responses, module → tensor."""
     readings = (Reading(GENERAL, (0, 1)), Reading(PROTECTED, (0,)), Reading(UNDESIRED, (2,)))
     asked = (LOSS, DIVERGENCE, explain(attributor))
     found: list[dict[str, torch.Tensor]] = [{}, {}, {}]
-    for part in SegmentSums(as_loaded(model), asked, readings, segments, Pass(**options)):
+    for part in sum_in_segments(as_loaded(model), asked, readings, segments, Pass(**options)):
         for number, sums in enumerate(part):
             found[number] |= read(sums)
     return found
@@ -117,7 +117,7 @@ def test_any_number_of_segments_gives_the_sums_of_plain_passes(name: str) -> Non
     before = weight_bytes(model)
     expected = sum_at_once(model, Attributor.ATTNLRP)
     for segments in (1, 2, 5):
-        found = sum_in_segments(model, Attributor.ATTNLRP, cut_layers(LAYERS, segments))
+        found = sum_readings(model, Attributor.ATTNLRP, cut_layers(LAYERS, segments))
         assert_same(found, expected)
     assert weight_bytes(model) == before
     assert all(not module._forward_pre_hooks for module in model.modules())
@@ -128,7 +128,7 @@ def test_in_bfloat16_segments_lose_nothing_more(name: str) -> None:
     model = build_model(name).bfloat16()
     expected = sum_at_once(model, Attributor.ATTNLRP)
     for segments in (1, 2, 5):
-        found = sum_in_segments(model, Attributor.ATTNLRP, cut_layers(LAYERS, segments))
+        found = sum_readings(model, Attributor.ATTNLRP, cut_layers(LAYERS, segments))
         assert_same(found, expected, 2e-2)
 
 
@@ -136,7 +136,7 @@ def test_in_bfloat16_segments_lose_nothing_more(name: str) -> None:
 def test_every_attributor_answers_in_segments(attributor: Attributor) -> None:
     model = build_model("llama")
     expected = sum_at_once(model, attributor)
-    assert_same(sum_in_segments(model, attributor, cut_layers(LAYERS, 3)), expected)
+    assert_same(sum_readings(model, attributor, cut_layers(LAYERS, 3)), expected)
 
 
 def test_finished_segments_are_passed_over(subtests: Any) -> None:
@@ -145,7 +145,7 @@ def test_finished_segments_are_passed_over(subtests: Any) -> None:
     expected = sum_at_once(model, Attributor.CP_LRP)
     for done in range(1, 5):
         with subtests.test(done=done):
-            found = sum_in_segments(model, Attributor.CP_LRP, segments[done:])
+            found = sum_readings(model, Attributor.CP_LRP, segments[done:])
             left = [
                 {name: own[name] for name in mine}
                 for own, mine in zip(expected, found, strict=True)
@@ -156,7 +156,7 @@ def test_finished_segments_are_passed_over(subtests: Any) -> None:
 
 def test_samples_are_counted_for_every_segment() -> None:
     counts: list[int] = []
-    sum_in_segments(
+    sum_readings(
         build_model("llama"), Attributor.ATTNLRP, cut_layers(LAYERS, 2), advance=counts.append
     )
     assert sum(counts) == 2 * (len(GENERAL) + len(PROTECTED) + len(UNDESIRED))
@@ -169,7 +169,7 @@ def test_whoever_listens_may_stop_between_two_batches() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sum_in_segments(model, Attributor.ATTNLRP, cut_layers(LAYERS, 2), advance=stop)
+        sum_readings(model, Attributor.ATTNLRP, cut_layers(LAYERS, 2), advance=stop)
     assert all(not module._forward_hooks for module in model.modules())
 
 
@@ -185,7 +185,7 @@ def test_batches_that_do_not_fit_are_halved_in_whatever_segment(name: str, layer
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.get_submodule(f"model.layers.{layer}.mlp").register_forward_pre_hook(fail)
-    found = sum_in_segments(
+    found = sum_readings(
         model,
         Attributor.ATTNLRP,
         cut_layers(LAYERS, 5),
@@ -213,7 +213,7 @@ def test_sums_that_a_failed_batch_reached_are_not_added_twice(
 
     monkeypatch.setattr(accumulation.Accumulator, "missing", missing)
     told: list[tuple[int, int]] = []
-    found = sum_in_segments(
+    found = sum_readings(
         model,
         Attributor.ATTNLRP,
         cut_layers(LAYERS, 3),
@@ -231,4 +231,4 @@ def test_a_single_sample_that_does_not_fit_is_an_error() -> None:
 
     model.get_submodule("model.layers.1.mlp").register_forward_pre_hook(fail)
     with pytest.raises(SampleTooLargeError, match="shorten it"):
-        sum_in_segments(model, Attributor.ATTNLRP, cut_layers(LAYERS, 2))
+        sum_readings(model, Attributor.ATTNLRP, cut_layers(LAYERS, 2))

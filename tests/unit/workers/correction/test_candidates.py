@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,11 +40,16 @@ from workers.correction.candidates import (
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import Benefit
-from workers.domain import GeneralCost, Relevance
+from workers.domain import GeneralCost, Relevance, Shortlist
 from workers.families import LLAMA, find_components, linear_weight
 from workers.pruning.joint_ranking import DivergenceGuard, MarginGuard, Pool
 from workers.pruning.ranking import Ranking, rank_components
-from workers.pruning.scoring import compute_scores
+from workers.pruning.scoring import (
+    combine_benefits,
+    compute_floor,
+    compute_scores,
+    sum_positive,
+)
 from workers.pruning.selection import list_indices
 from workers.running.context import CancelledJobError
 
@@ -389,3 +395,41 @@ def test_neurons_of_fused_experts_are_ranked_one_by_one() -> None:
     mixture = as_loaded(build_family_model("mixtral"))
     assert not weighs_together(mixture, NEURON)
     assert weighs_together(mixture, HEAD)
+
+
+@pytest.mark.parametrize("score", ["benefit_damage", "benefit_cost"])
+def test_a_shortlist_is_ranked_as_the_same_weights_among_all(
+    inputs: FakeInputs, score: str
+) -> None:
+    inputs = with_spec(inputs, attribution={"score": score})
+    costs = weights_of(inputs, 1)
+    nothing = {name: torch.zeros_like(values) for name, values in costs.items()}
+    general: Relevance | GeneralCost = GeneralCost(nothing, costs, 1, 1)
+    if score == "benefit_cost":
+        general = Relevance(nothing, costs, 1, 1)
+    dense = ContrastiveRelevance(general, ())
+    benefits = [weights_of(inputs, 2), weights_of(inputs, 3)]
+    prepared = prepare(inputs)
+
+    def rank(contrast: ContrastiveRelevance, own: list[Benefit], **settings: Any) -> Ranking:
+        candidates = candidates_of(inputs_of(inputs, prepared, {WEIGHT: contrast}), 20)
+        chosen = TrialSettings(origin="round 1", granularity=WEIGHT, amount=20)
+        return candidates.rank(own, chosen.model_copy(update=settings)).ranking
+
+    floor = compute_floor(general, Score(score))
+    scores = compute_scores(general, combine_benefits(benefits), Score(score), 1.0, floor)
+    kept = rank_components(scores, WEIGHT, 20 * POOL_SHARE).top(20 * POOL_SHARE)
+    places = dict(kept.indices)
+    shortlist = Shortlist(kept, floor, tuple(map(sum_positive, benefits)))
+    some = replace(dense.take(places), shortlist=shortlist)
+    fewer = [{name: own[name].flatten()[at] for name, at in places.items()} for own in benefits]
+    assert list_places(rank(some, fewer)) == list_places(rank(dense, benefits))
+    upper = list_places(rank(some, fewer, first_layer=1))
+    assert upper
+    assert all(name.startswith("model.layers.1.") for name, _ in upper)
+
+
+def list_places(ranking: Ranking) -> list[tuple[str, int]]:
+    """The components in order."""
+    owners = [ranking.modules[owner] for owner in ranking.owners.tolist()]
+    return list(zip(owners, ranking.indices.tolist(), strict=True))
