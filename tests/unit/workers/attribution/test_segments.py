@@ -14,10 +14,11 @@ from excise.names import Attributor, Granularity, Statistic
 from tests.tiny import as_loaded, draw_samples, weight_bytes
 from tests.tiny_families import DENSE, build_family_model
 from workers.attribution import accumulation
+from workers.attribution import segments as segments_module
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.memory import SampleTooLargeError
-from workers.attribution.segments import Reading, cut_layers, sum_in_segments
+from workers.attribution.segments import Reading, count_segments, cut_layers, sum_in_segments
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target
 
@@ -109,6 +110,26 @@ def test_layers_are_cut_evenly_from_the_top(
     layers: int, segments: int, expected: list[range]
 ) -> None:
     assert list(cut_layers(layers, segments)) == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "share", "expected"),
+    [(1 << 40, 100.0, 1), (1 << 40, 1.0, 3), (0, 100.0, LAYERS), (None, 100.0, 2)],
+)
+def test_as_few_segments_as_memory_holds(
+    free: int | None, share: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = as_loaded(build_model("llama"))
+    weights = sum(loaded.count_components(WEIGHT).values())
+    every = sum(own.numel() * own.element_size() for own in loaded.model.parameters())
+    needed = 3 * 4 * weights  # one statistic of each of three questions, in float32
+    if free is None:  # half of the sums fit into half of what is free
+        free = needed
+    monkeypatch.setattr(segments_module, "MODEL_SHARE", share)
+    monkeypatch.setattr(segments_module, "find_free_memory", lambda device: free)
+    assert 2 * every < needed < 3 * every
+    asked = (LOSS, DIVERGENCE, explain(Attributor.ATTNLRP))
+    assert count_segments(loaded, asked) == expected
 
 
 @pytest.mark.parametrize("name", DENSE)
