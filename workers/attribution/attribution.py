@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from excise.names import Attributor, Granularity, Statistic
 from workers.attribution.memory import OnHalved, log_halved
 from workers.attribution.sums import ALL_STATISTICS
@@ -13,6 +15,10 @@ from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
 """Padded tokens a batch; activations of one batch are what attribution holds in memory."""
+
+CPU_BATCH_TOKENS = 256
+"""The same on the CPU, whose matrix products are no faster with more rows: with 1,024 the
+activations of all layers of SmolLM2 are twice its weights (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,19 @@ class Attribution:
         return frozenset({Statistic.MEAN}) if is_weight else ALL_STATISTICS
 
 
+def choose_batch_tokens(asked: int | None, device: torch.device) -> int:
+    """Return how many padded tokens a batch has on a device, where nobody asked for a number."""
+    if asked is not None:
+        return asked
+    return CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS
+
+
 @dataclass(frozen=True)
 class Pass:
     """How samples are passed through the model: in what batches, and who hears of it."""
 
-    batch_tokens: int = BATCH_TOKENS
-    """Padded tokens a batch."""
+    batch_tokens: int | None = None
+    """Padded tokens a batch; None: as many as `choose_batch_tokens` says."""
     first_index: int = 0
     """Index of the first sample here among those of all shards."""
     advance: Advance = ignore

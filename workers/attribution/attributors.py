@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from excise.names import Attributor
-from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
+from workers.attribution.attribution import (
+    DEFAULT_PASS,
+    Attribution,
+    Pass,
+    choose_batch_tokens,
+)
 from workers.attribution.baselines import (
     compute_magnitude_sums,
     draw_random_sums,
@@ -56,7 +61,8 @@ def sum_relevance(
         if asked.attributor is Attributor.MAGNITUDE:
             return compute_magnitude_sums(loaded, asked)
         return draw_random_sums(loaded, asked)
-    batches = build_batches(samples, run.batch_tokens, loaded.pad_id, run.first_index)
+    tokens = choose_batch_tokens(run.batch_tokens, loaded.device)
+    batches = build_batches(samples, tokens, loaded.pad_id, run.first_index)
     if asked.attributor in WRITTEN:
         return sum_written_magnitudes(loaded, asked, WRITTEN[asked.attributor], batches, run)
     composite = COMPOSITES[asked.attributor.value]

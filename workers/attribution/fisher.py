@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from excise.names import Granularity
-from workers.attribution.attribution import BATCH_TOKENS
+from workers.attribution.attribution import choose_batch_tokens
 from workers.attribution.composites import GRADIENT, attribution_rules
 from workers.attribution.matrices import ChosenPlaces
 from workers.attribution.memory import HalvingRunner, OnHalved, Overwritten, log_halved
@@ -43,7 +43,7 @@ def compute_fisher_rows(
     *,
     seed: int = 0,
     most_rows: int = MOST_ROWS,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     advance: Advance = ignore,
     on_halved: OnHalved = log_halved,
 ) -> torch.Tensor:
@@ -74,7 +74,8 @@ def compute_fisher_rows(
 
     runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
     with rows.observed():
-        for batch in build_batches(pieces, batch_tokens, loaded.pad_id):
+        size = choose_batch_tokens(batch_tokens, loaded.device)
+        for batch in build_batches(pieces, size, loaded.pad_id):
             runner.run(batch)
             advance(draws * len(batch.sample_indices))
     predicted = draws * sum(len(piece.token_ids) - 1 for piece in pieces)
@@ -98,7 +99,7 @@ def compute_margin_rows(
     components: Selection,
     samples: Sequence[TokenSequence],
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     advance: Advance = ignore,
     on_halved: OnHalved = log_halved,
 ) -> MarginRows:
@@ -121,7 +122,8 @@ def compute_margin_rows(
 
     runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
     with rows.observed():
-        for batch in build_batches(samples, batch_tokens, loaded.pad_id):
+        size = choose_batch_tokens(batch_tokens, loaded.device)
+        for batch in build_batches(samples, size, loaded.pad_id):
             runner.run(batch)
             advance(len(batch.sample_indices))
     tokens = torch.tensor([max(1, len(own)) for own in leads])

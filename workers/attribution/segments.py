@@ -18,7 +18,12 @@ import torch
 from torch import nn
 
 from excise.names import Attributor, Granularity
-from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
+from workers.attribution.attribution import (
+    DEFAULT_PASS,
+    Attribution,
+    Pass,
+    choose_batch_tokens,
+)
 from workers.attribution.attributors import WRITTEN
 from workers.attribution.baselines import (
     draw_weights,
@@ -167,13 +172,18 @@ class _SegmentSums:
                 self._loaded,
                 self._asked[number],
                 WRITTEN[self._asked[number].attributor],
-                build_batches(reading.samples, self._run.batch_tokens, self._loaded.pad_id),
+                _build_batches(self._loaded, reading, self._run),
                 self._run,
             )
             for reading in self._readings
             for number in reading.asked
             if self._asked[number].attributor in WRITTEN
         }
+
+
+def _build_batches(loaded: LoadedModel, reading: Reading, run: Pass) -> Iterator[TokenBatch]:
+    tokens = choose_batch_tokens(run.batch_tokens, loaded.device)
+    return build_batches(reading.samples, tokens, loaded.pad_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,8 +274,7 @@ class _Descent:
             settled.append(self._run_model(batch, segment, results))
 
         runner: HalvingRunner[TokenBatch] = HalvingRunner(step, results, self._run.on_halved)
-        tokens, pad_id = self._run.batch_tokens, self._loaded.pad_id
-        for batch in build_batches(self.reading.samples, tokens, pad_id):
+        for batch in _build_batches(self._loaded, self.reading, self._run):
             runner.run(batch)
             self._run.advance(len(batch.sample_indices))
 

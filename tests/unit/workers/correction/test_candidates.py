@@ -282,7 +282,7 @@ class Chosen:
 
     @property
     def pool(self) -> Pool:
-        return self._candidates._pools[NEURON]
+        return self._candidates._pools[NEURON].pool
 
     def rank(self, benefit: Benefit | None = None, **settings: Any) -> Ranking:
         own = benefit or {name: torch.ones(NEURONS) for name in MODULES}
