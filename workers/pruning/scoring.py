@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,33 +22,13 @@ larger floors were measured and are no better: on SmolLM2 against toxicity, at a
 pruned (benchmarks/RESULTS.md, "floor of the cost")."""
 
 
-class LazyScores(Mapping[str, torch.Tensor]):
-    """Module → score, computed on every look-up and never kept.
-
-    A ranking reads one module at a time.
-    """
-
-    def __init__(self, modules: Iterable[str], score: Callable[[str], torch.Tensor]) -> None:
-        self._modules = tuple(modules)
-        self._score = score
-
-    def __getitem__(self, module: str) -> torch.Tensor:
-        return self._score(module)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-
 def compute_scores(
     general: Relevance | GeneralCost,
     benefit: Mapping[str, torch.Tensor],
     score: Score,
     cost_weight: float = 1.0,
     floor: float | None = None,
-) -> LazyScores:
+) -> dict[str, torch.Tensor]:
     """Return module → score, shaped as the components, from what `benefit` each removal brings.
 
     `benefit` is mean relevance for the undesired behaviour, of the modules to choose from.
@@ -65,7 +45,7 @@ def compute_scores(
     if not benefit.keys() <= covered.keys():
         raise ValueError("general relevance does not cover every module of the undesired one")
     if score is Score.SIGNED_DIFFERENCE:
-        return LazyScores(benefit, lambda name: benefit[name].double() - covered[name].double())
+        return {name: own.double() - covered[name].double() for name, own in benefit.items()}
     if floor is None:
         floor = compute_floor(general, score)
     return _divide(benefit, lambda name: _compute_cost(general, name), floor, cost_weight)
@@ -142,7 +122,7 @@ def _divide(
     cost: Callable[[str], torch.Tensor],
     floor: float,
     cost_weight: float,
-) -> LazyScores:
+) -> dict[str, torch.Tensor]:
     def score(module: str) -> torch.Tensor:
         useful = benefit[module].double().clamp_(min=0)
         if floor == 0:  # nothing general flows anywhere, all costs are 0: the benefit decides
@@ -150,4 +130,4 @@ def _divide(
         costs = cost(module).add_(floor)
         return useful.div_(costs if cost_weight == 1 else costs.pow_(cost_weight))
 
-    return LazyScores(benefit, score)
+    return {module: score(module) for module in benefit}

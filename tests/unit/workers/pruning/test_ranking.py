@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from excise.names import Granularity
 from workers.pruning import ranking, score_stream
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.score_stream import NaNScoreError, ScoreError
-from workers.pruning.scoring import LazyScores
 from workers.pruning.selection import list_indices
 
 
@@ -173,5 +173,5 @@ def test_scores_are_read_once() -> None:
         reads.append(name)
         return torch.rand(5)
 
-    rank_components(LazyScores(("a", "b"), load), Granularity.NEURON, 3)
+    rank_components([(name, partial(load, name)) for name in "ab"], Granularity.NEURON, 3)
     assert reads == ["a", "b"]

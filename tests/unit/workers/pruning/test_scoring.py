@@ -12,9 +12,12 @@ from workers.pruning.ranking import rank_components
 from workers.pruning.scoring import (
     COST_FLOOR,
     DIVERGENCE_FLOOR,
+    CostTotal,
     combine_benefits,
     compute_floor,
     compute_scores,
+    sum_costs,
+    sum_positive,
 )
 
 
@@ -173,12 +176,33 @@ def test_a_removal_that_helps_the_text_costs_less() -> None:
     assert hurts < neither < helps
 
 
-def test_lazy_scores_are_computed_anew_and_leave_what_they_read_alone() -> None:
-    scores = compute_scores(COST, UNDESIRED, Score.BENEFIT_DAMAGE)
-    assert len(scores) == 2
-    assert torch.equal(scores["a"], scores["a"])
-    assert scores["a"] is not scores["a"]
+def test_scores_leave_what_they_read_alone() -> None:
+    before = {name: values.clone() for name, values in UNDESIRED.items()}
+    first, second = (compute_scores(COST, UNDESIRED, Score.BENEFIT_DAMAGE) for _ in range(2))
+    assert list(first) == list(UNDESIRED)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(UNDESIRED[name], before[name]) for name in before)
     assert COST.fisher["a"].tolist() == [1.0, 16.0]
+
+
+@pytest.mark.parametrize("score", [Score.BENEFIT_DAMAGE, Score.BENEFIT_COST])
+def test_totals_of_two_sets_add_up_to_the_floor_of_both(score: Score) -> None:
+    parts = [
+        sum_costs(general_for(score, {name: MEAN[name]}, {name: ABSOLUTE[name]})) for name in "ab"
+    ]
+    whole = compute_floor(general_for(score, MEAN, ABSOLUTE), score)
+    assert (CostTotal() + parts[0] + parts[1]).find_floor(score) == pytest.approx(whole)
+    assert parts[0].find_floor(Score.SIGNED_DIFFERENCE) == 0.0
+    assert CostTotal().find_floor(score) == 0.0
+
+
+def test_behaviours_of_some_components_are_weighed_by_the_scales_of_all() -> None:
+    first, second = benefit(a=[3.0, 1.0]), benefit(a=[10.0, -5.0])
+    combined = combine_benefits([first, second], (6.0, 20.0))["a"]
+    torch.testing.assert_close(combined, torch.tensor([1.0, 1 / 6 - 0.25]))
+    alone = combine_benefits([first], (6.0,))["a"]
+    assert torch.equal(alone, first["a"])
+    assert sum_positive(benefit(a=[3.0, -1.0], b=[2.0])) == 5.0
 
 
 def test_the_cost_weight_is_the_exponent_of_what_the_benefit_is_divided_by() -> None:
