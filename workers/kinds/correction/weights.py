@@ -23,6 +23,7 @@ from workers.kinds.correction.subjects import (
     list_reference,
     list_subjects,
 )
+from workers.models.devices import release_unused_memory
 from workers.progress import Advance
 from workers.stages.context import StageContext
 from workers.stages.inputs import CorrectionInputs
@@ -107,6 +108,7 @@ def shortlist(
     sums = sum_in_segments(base, plan.asked, plan.readings, segments, Pass(advance=advance))
     for segment in segments:
         _take_in(chosen, plan.subjects, layers, segment, next(sums))  # kept by nobody after it
+        release_unused_memory()
         context.save(SEGMENTS, key, chosen.to_bytes())
     return chosen.finish()
 
