@@ -31,6 +31,10 @@ from workers.stages.inputs import CorrectionInputs
 SEGMENTS = "attribute.segments"
 """Name under which it is saved how far the segments came."""
 
+LEAST_KEPT = 4096
+"""Fewest weights that are kept, however few are pruned: where a job names small amounts, each
+round chooses anew from them. Chosen by hand; not measured."""
+
 WEIGHT = Granularity.WEIGHT
 
 
@@ -129,7 +133,7 @@ def _take_in(
 def _find_size(inputs: CorrectionInputs, prepared: PreparedCorrection) -> int:
     """Return how many weights a search chooses from."""
     _, most = find_ranges(inputs, prepared)[WEIGHT]
-    return POOL_SHARE * most
+    return max(POOL_SHARE * most, LEAST_KEPT)
 
 
 def _list_readings(subjects: Sequence[Subject], prepared: PreparedCorrection) -> list[Reading]:

@@ -46,6 +46,12 @@ MOST = 100
 SIZE = POOL_SHARE * MOST
 
 
+@pytest.fixture(autouse=True)
+def _keep_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few beside a tiny model's weights."""
+    monkeypatch.setattr(weights, "LEAST_KEPT", 1)
+
+
 def build_inputs(model: PreTrainedModel, behaviours: int = 2, **changes: Any) -> FakeInputs:
     """A job that prunes at most `MOST` single weights of a model."""
     spec: dict[str, Any] = {
@@ -284,6 +290,14 @@ def test_new_responses_are_explained_at_the_kept_places() -> None:
     for name, indices in found.shortlist.components.indices.items():
         expected = theirs[name].flatten()[indices]
         torch.testing.assert_close(mine[name], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_few_are_pruned_from_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs: Any = build_inputs(build_model("llama"))
+    prepared = build_prompts(inputs)
+    assert weights.build_plan(inputs, prepared).size == SIZE
+    monkeypatch.setattr(weights, "LEAST_KEPT", SIZE + 1)
+    assert weights.build_plan(inputs, prepared).size == SIZE + 1
 
 
 def test_where_nothing_has_a_benefit_nothing_is_kept() -> None:
