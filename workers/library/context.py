@@ -103,14 +103,16 @@ class MemoryContext(StageContext):
         return self._findings[name, key]
 
     def recall(self, name: str, key: str) -> bytes | None:
-        """Return nothing: an interrupted call starts again."""
-        del name, key
+        """Return what was saved last in this run."""
+        return self._findings.get((name, key))
 
     def save(self, name: str, key: str, data: bytes) -> None:
-        """Do nothing."""
+        """Keep how far a stage came."""
+        self._findings[name, key] = data
 
     def forget(self, name: str, key: str) -> None:
-        """Do nothing."""
+        """Let go of it."""
+        self._findings.pop((name, key), None)
 
     def skip_stage(self, name: str, message: str) -> None:
         """Keep why there is nothing to do."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from workers.library.context import MemoryContext, listening
+from workers.library.context import MemoryContext, Silence, listening
 from workers.progress import Advance
 from workers.stages.context import ShardedStage, ShardedWork
 
@@ -84,3 +84,14 @@ def test_bars_are_drawn_where_wanted(capsys) -> None:
     with listening(shows_progress=False) as listener:
         listener.hear("prepare", 1, 2)
     assert capsys.readouterr().out == ""
+
+
+def test_how_far_a_stage_came_is_kept_until_it_is_done() -> None:
+    context = MemoryContext(Silence())
+    assert context.recall("attribute.segments", "key") is None
+    for data in (b"one", b"two"):
+        context.save("attribute.segments", "key", data)
+        assert context.recall("attribute.segments", "key") == data
+    context.forget("attribute.segments", "key")
+    context.forget("attribute.segments", "key")
+    assert context.recall("attribute.segments", "key") is None
