@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
-import job_cost
 import pytest
 
 from service.artifacts import open_artifact_store
+
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "job_cost.py"
+
+
+@pytest.fixture(scope="module")
+def job_cost() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("job_cost", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def count_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_store_holds_what_a_job_leaves(tmp_path: Path) -> None:
+def test_the_store_holds_what_a_job_leaves(job_cost: ModuleType, tmp_path: Path) -> None:
     told: list[str] = []
     context = job_cost.StoringContext(open_artifact_store(str(tmp_path)), told.append)
     output = context.run_stage("prepare", {}, lambda progress: b"12345")
@@ -32,7 +45,7 @@ def test_the_store_holds_what_a_job_leaves(tmp_path: Path) -> None:
     assert count_bytes(tmp_path) == 15
 
 
-def test_a_limit_leaves_nothing_behind() -> None:
+def test_a_limit_leaves_nothing_behind(job_cost: ModuleType) -> None:
     before = sorted(Path("/sys/fs/cgroup").glob("*/excise-job-cost-*"))
     with job_cost.limited(1 << 30) as (how, enter):
         assert how
@@ -40,7 +53,9 @@ def test_a_limit_leaves_nothing_behind() -> None:
     assert sorted(Path("/sys/fs/cgroup").glob("*/excise-job-cost-*")) == before
 
 
-def test_figures_are_told_beside_their_goals(capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_are_told_beside_their_goals(
+    job_cost: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     job_cost.show(
         "small",
         {
