@@ -17,8 +17,8 @@ BATCH_TOKENS = 1024
 """Padded tokens a batch; activations of one batch are what attribution holds in memory."""
 
 CPU_BATCH_TOKENS = 256
-"""The same on the CPU, whose matrix products are no faster with more rows: with 1,024 the
-activations of all layers of SmolLM2 are twice its weights (benchmarks/RESULTS.md)."""
+"""The same on the CPU: 512 were no faster beyond the noise of a busy machine, and with 1,024 the
+activations of all layers of SmolLM2 are nearly twice its weights (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)

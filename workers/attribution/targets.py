@@ -16,8 +16,8 @@ from workers.attribution.draws import draw_uniforms
 from workers.models.batches import NO_CONTRAST, TokenBatch
 
 DIRECTION_POSITIONS = 128
-"""Positions whose logits exist at one time, several times over: with SmolLM2's vocabulary 25 MB
-each time, and no slower than more."""
+"""Positions whose logits exist at one time, several times over: 25 MB each with SmolLM2's
+vocabulary. 512 took 190 MB more and were no faster beyond the noise (benchmarks/RESULTS.md)."""
 
 
 class Target(StrEnum):
