@@ -193,6 +193,8 @@ def limited(limit: int) -> Iterator[tuple[str, Callable[[], None]]]:
             try:
                 group.mkdir()
                 undo.callback(group.rmdir)
+                if not (group / "cgroup.procs").exists():  # a mere folder
+                    continue
                 (group / name).write_text(str(limit))
             except OSError:
                 continue

@@ -26,21 +26,21 @@ def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> N
     assert is_out_of_memory(error) is expected
 
 
-def write_group(folder: Path, most: str, used: str, **values: int | str) -> None:
-    """The files of one control group."""
+def write_group(folder: Path, names: tuple[str, str], most: str, used: int, stat: str) -> None:
+    """The files of one control group: its limit and use, by the names they have, and more."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / most).write_text(f"{values['most']}\n")
-    (folder / used).write_text(f"{values['used']}\n")
-    (folder / "memory.stat").write_text(f"anon 5\n{values['stat']}\n")
+    for name, value in zip(names, (most, used), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{stat}\n")
 
 
 def test_a_group_s_limit_says_what_is_left_of_it(tmp_path: Path) -> None:
     groups, root = tmp_path / "cgroup", tmp_path / "fs"
     groups.write_text("0::/jobs/one\n")
     names = ("memory.max", "memory.current")
-    write_group(root / "jobs" / "one", *names, most=1000, used=700, stat="inactive_file 200")
+    write_group(root / "jobs" / "one", names, "1000", 700, "inactive_file 200")
     assert find_left_in_groups(groups, root) == [500]
-    write_group(root, *names, most="max", used=700, stat="inactive_file 0")
+    write_group(root, names, "max", 700, "inactive_file 0")
     assert find_left_in_groups(groups, root) == [500]
 
 
@@ -48,7 +48,7 @@ def test_groups_of_version_one_are_read_from_their_own_mount(tmp_path: Path) -> 
     groups, root = tmp_path / "cgroup", tmp_path / "fs"
     groups.write_text("9:name=systemd:/\n4:cpu,memory:/hidden\n")
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    write_group(root / "memory", *names, most=900, used=100, stat="total_inactive_file 50")
+    write_group(root / "memory", names, "900", 100, "total_inactive_file 50")
     assert find_left_in_groups(groups, root) == [850]
 
 

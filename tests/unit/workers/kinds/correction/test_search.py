@@ -15,7 +15,7 @@ from tests.unit.workers.kinds.correction.correction_inputs import (
 from workers.correction.amounts import ListedAmounts, OpenAmounts
 from workers.correction.results import PreparedCorrection
 from workers.correction.search import DEFAULT_ROUNDS, SearchPlan
-from workers.kinds.correction import search
+from workers.kinds.correction import ranges, search
 
 NEURON, HEAD = Granularity.NEURON, Granularity.HEAD
 PREPARED: PreparedCorrection = build_prepared().model_copy(
@@ -52,7 +52,7 @@ def test_what_a_job_does_not_name_has_defaults() -> None:
     assert plan.amounts == {NEURON: OpenAmounts(1, 1), HEAD: OpenAmounts(1, 1)}
     assert plan.space.amounts == {NEURON: (1, 1), HEAD: (1, 1)}
     assert plan.space.layers == 2
-    assert plan_of(search={"preset": "thorough"}).refinements == search.THOROUGH_TRIALS
+    assert plan_of(search={"preset": "thorough"}).refinements == ranges.THOROUGH_TRIALS
 
 
 def test_a_thorough_job_is_refined_over_a_wider_range() -> None:
