@@ -192,6 +192,38 @@ class RankLimitCost(ReportModel):
     """The chosen trial's settings and ranking without the limit, measured on the tuning split."""
 
 
+class LineLimitForecast(ReportModel):
+    """What a limit on rows and columns is predicted to cost, from each weight by itself.
+
+    Compared are as many of the best weights within the limit and of the best weights anywhere.
+    """
+
+    weights: int
+    """How many of each."""
+    within: int
+    """Of the best anywhere those that lie on the rows and columns."""
+    free_rank: int
+    """Rank that the best anywhere need in the fullest matrix."""
+    benefit: float
+    """Predicted benefit within the limit, relative to that anywhere."""
+    damage: float | None
+    """Predicted damage to general text, likewise; null where none is predicted."""
+
+
+class LineRanks(ReportModel):
+    """On how many rows and columns of each matrix the pruned weights lie.
+
+    An adapter of the largest of these ranks holds the correction.
+    """
+
+    max_rank: int | None
+    """The limit (`serving.max_rank`); null without one."""
+    ranks: dict[str, int]
+    """Module name → the fewest rows and columns that hold its pruned weights."""
+    forecast: LineLimitForecast | None
+    """Where there is a limit."""
+
+
 class Sample(ReportModel):
     """One response of the base model and the corrected one's, drawn with the same noise."""
 
@@ -251,7 +283,9 @@ class CorrectionReport(JobReport):
     overlap: list[Overlap] = Field(default_factory=list)
     search: list[SearchStep]
     rank_limit: RankLimitCost | None = None
-    """Where the job sets `serving.max_rank`."""
+    """Where the job sets `serving.max_rank` and a trial of neurons was chosen."""
+    lines: LineRanks | None = None
+    """Of a correction of single weights; null in reports from before there were limits on them."""
     abilities: list[AbilityChange] = Field(default_factory=list)
     """What became of each slice of the model's abilities."""
     not_asked: list[str] = Field(default_factory=list)

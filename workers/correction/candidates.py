@@ -10,6 +10,7 @@ import torch
 
 from excise.names import BudgetLimit, Granularity, Score
 from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
+from workers.correction.line_use import LineLimit
 from workers.correction.protection import list_learned
 from workers.correction.results import TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
@@ -96,6 +97,7 @@ class Candidates:
             for granularity, contrast in inputs.relevance.items()
         }
         self._pools: dict[Granularity, Pool] = {}
+        self._lines = LineLimit(inputs.base, plan)
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, ranked by all behaviours' benefits."""
@@ -104,11 +106,14 @@ class Candidates:
         allowed = self._list_allowed(settings)
         benefit = combine_benefits([{name: own[name] for name in allowed} for own in benefits])
         score = self._inputs.score
+        scores: Mapping[str, torch.Tensor]
         scores = compute_scores(general, benefit, score, settings.cost_weight, floor)
+        if granularity is Granularity.WEIGHT:
+            scores = self._lines.limit(scores, benefit, general)
         if not isinstance(general, GeneralCost) or not weighs_together(self._base, granularity):
-            return self._rank_apart(scores, settings)
+            return self._lines.count(self._rank_apart(scores, settings), settings)
         pool = self._find_pool(granularity, scores, general)
-        return self._rank_together(pool, benefit, floor, settings)
+        return self._lines.count(self._rank_together(pool, benefit, floor, settings), settings)
 
     def _list_allowed(self, settings: TrialSettings) -> list[str]:
         """Return the modules of the layers a trial may take components from."""

@@ -295,6 +295,35 @@ class UnlimitedTrial(StageDocument):
     trial: Trial
 
 
+class LineForecast(StageDocument):
+    """What keeping weights to a few rows and columns is predicted to cost: each by itself.
+
+    As many of the best weights on the lines, beside the best anywhere.
+    """
+
+    weights: int
+    """How many of each are compared: as many as a trial may prune."""
+    within: int
+    """Of the best anywhere those that lie on the lines."""
+    free_rank: int
+    """Fewest lines of one matrix, the fullest, that hold its part of the best anywhere."""
+    benefit: float
+    """Summed benefit, relative to that of the best anywhere."""
+    damage: float | None
+    """Summed predicted damage, likewise; None where none is predicted."""
+
+
+class LineUse(StageDocument):
+    """On how many rows and columns of each matrix the pruned weights of a trial lie."""
+
+    max_rank: int | None
+    """The limit; None without one."""
+    ranks: dict[str, int]
+    """Module → the fewest rows and columns that hold its pruned weights."""
+    forecast: LineForecast | None = None
+    """Where there is a limit."""
+
+
 class SearchOutcome(StageDocument):
     """Every selection tried, in order, and which one is within budget and best."""
 
@@ -304,7 +333,9 @@ class SearchOutcome(StageDocument):
     alone: tuple[StoredSelection, ...] = ()
     """With several behaviours: for each the selection of the chosen size for it alone."""
     unlimited: UnlimitedTrial | None = None
-    """Where the job limits the rank and a trial was chosen."""
+    """Where the job limits the rank and a trial of neurons was chosen."""
+    lines: LineUse | None = None
+    """Where a trial of single weights was chosen."""
 
     @property
     def chosen_trial(self) -> Trial | None:

@@ -156,6 +156,28 @@ def describe_rank_limit(report: CorrectionReport) -> str | None:
     )
 
 
+def describe_lines(report: CorrectionReport) -> str | None:
+    """On how many lines pruned weights lie, and what keeping them there is predicted to cost."""
+    lines = report.lines
+    if lines is None or not lines.ranks:
+        return None
+    most, mean = max(lines.ranks.values()), fmean(lines.ranks.values())
+    told = (
+        f"The pruned weights lie on {most} rows and columns of a matrix at most, {mean:.1f} on "
+        f"average over {len(lines.ranks)} matrices: an adapter of rank {most} holds them."
+    )
+    found = lines.forecast
+    if found is None:
+        return f"{told} serving.max_rank set no limit."
+    damage = "" if found.damage is None else f" at {format_share(found.damage, 0)} of the damage"
+    return (
+        f"{told} serving.max_rank allowed {lines.max_rank}. Predicted from each weight by itself: "
+        f"of the best {found.weights} weights anywhere {found.within} lie there, and all would "
+        f"need rank {found.free_rank}; as many weights on these lines bring "
+        f"{format_share(found.benefit, 0)} of their benefit{damage}."
+    )
+
+
 def _build_dose(
     steps: Sequence[SearchStep], granularity: Granularity, names: Sequence[str], gain_axis: Axis
 ) -> DosePanel:

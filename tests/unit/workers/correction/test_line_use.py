@@ -1,0 +1,126 @@
+"""Single weights on few rows and columns: chosen once, kept to, counted, and what it may cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from excise.names import Granularity, Score
+from tests.unit.workers.correction.bench_cases import LOOP, RUDE, candidates_of, inputs_of, prepare
+from tests.unit.workers.kinds.correction.correction_inputs import FakeInputs, with_spec
+from workers.attribution.contrastive import ContrastiveRelevance
+from workers.correction.candidates import Candidates
+from workers.correction.line_use import count_ranks
+from workers.correction.results import LineUse, TrialSettings
+from workers.correction.search import Benefit
+from workers.domain import GeneralCost, Relevance, Selection
+from workers.families import LLAMA, find_components, linear_weight
+from workers.pruning.lines import find_cover
+from workers.pruning.selection import list_indices
+
+WEIGHT = Granularity.WEIGHT
+SETTINGS = TrialSettings(origin="round 1", granularity=WEIGHT, amount=60)
+
+by_every_score = pytest.mark.parametrize("score", list(Score))
+"""The first weighs weights together, the others one by one."""
+
+
+@pytest.fixture
+def inputs() -> FakeInputs:
+    return FakeInputs((LOOP, RUDE))
+
+
+def shapes_of(inputs: FakeInputs) -> dict[str, torch.Size]:
+    modules = find_components(inputs.model, LLAMA, WEIGHT)
+    return {name: linear_weight(module).shape for name, module in modules.items()}
+
+
+def draw(inputs: FakeInputs, seed: int) -> dict[str, torch.Tensor]:
+    """Random positive values of every weight, a few of them large."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(shape, generator=generator).pow(4)
+        for name, shape in shapes_of(inputs).items()
+    }
+
+
+def open_candidates(inputs: FakeInputs, max_lines: int | None) -> Candidates:
+    costs = draw(inputs, 1)
+    nothing = {name: torch.zeros_like(values) for name, values in costs.items()}
+    general: Relevance | GeneralCost = GeneralCost(nothing, costs, 1, 1)
+    if inputs.spec.attribution.score is not Score.BENEFIT_DAMAGE:
+        general = Relevance(nothing, costs, 1, 1, costs)
+    relevance = {WEIGHT: ContrastiveRelevance(general, ())}
+    return candidates_of(inputs_of(inputs, prepare(inputs), relevance), 60, max_lines=max_lines)
+
+
+def rank(candidates: Candidates, *benefits: Benefit) -> tuple[Selection, LineUse]:
+    ranked = candidates.rank(benefits, SETTINGS)
+    assert ranked.lines is not None
+    return ranked.ranking.top(SETTINGS.amount), ranked.lines
+
+
+@by_every_score
+@pytest.mark.parametrize("most", [1, 3])
+def test_pruned_weights_lie_on_no_more_lines_than_are_allowed(
+    inputs: FakeInputs, most: int, score: Score
+) -> None:
+    inputs = with_spec(inputs, attribution={"score": score})
+    chosen, use = rank(open_candidates(inputs, most), draw(inputs, 2))
+    assert len(chosen) == 60
+    assert use.ranks == count_ranks(chosen, shapes_of(inputs))
+    assert 0 < max(use.ranks.values()) <= most
+    _, free = rank(open_candidates(inputs, None), draw(inputs, 2))
+    assert max(free.ranks.values()) > most
+    assert (use.max_rank, free.max_rank, free.forecast) == (most, None, None)
+
+
+def test_later_rounds_and_behaviours_alone_stay_on_the_same_lines(inputs: FakeInputs) -> None:
+    candidates = open_candidates(inputs, 2)
+    first, second = draw(inputs, 2), draw(inputs, 3)
+    found = [rank(candidates, *benefits)[0] for benefits in ((first, second), (first,), (second,))]
+    later, _ = rank(candidates, draw(inputs, 4), second)
+    for name, shape in shapes_of(inputs).items():
+        united = np.unique(
+            np.concatenate(
+                [own.indices[name].numpy() for own in (*found, later) if name in own.indices]
+                or [np.empty(0, np.int64)]
+            )
+        )
+        assert len(find_cover(united // shape[1], united % shape[1])) <= 2
+    assert list_indices(found[1]) != list_indices(found[2])
+
+
+def test_what_the_limit_costs_is_predicted(inputs: FakeInputs) -> None:
+    benefit = draw(inputs, 2)
+    candidates = open_candidates(inputs, 1)
+    found = rank(candidates, benefit)[1].forecast
+    assert found is not None
+    assert found.weights == 60
+    assert 0 < found.within < 60
+    assert found.free_rank == max(
+        count_ranks(alone_best(inputs, benefit, 60), shapes_of(inputs)).values()
+    )
+    assert 0 < found.benefit < 1
+    assert found.damage is not None
+    assert found.damage > 0
+    assert rank(candidates, draw(inputs, 3))[1].forecast == found  # of the ranking that chose them
+
+
+def alone_best(inputs: FakeInputs, benefit: Benefit, count: int) -> Selection:
+    """The best by benefit ÷ (½ cost + floor), each by itself."""
+    costs = {name: values.double() / 2 for name, values in draw(inputs, 1).items()}
+    floor = 0.05 * torch.cat([values.flatten() for values in costs.values()]).mean()
+    scores = {name: benefit[name].double() / (costs[name] + floor) for name in benefit}
+    threshold = torch.cat([own.flatten() for own in scores.values()]).topk(count).values[-1]
+    chosen = {
+        name: (own.flatten() >= threshold).nonzero().flatten() for name, own in scores.items()
+    }
+    return Selection(WEIGHT, {name: indices for name, indices in chosen.items() if len(indices)})
+
+
+def test_a_limit_that_keeps_nothing_out_costs_nothing(inputs: FakeInputs) -> None:
+    found = rank(open_candidates(inputs, 200), draw(inputs, 2))[1].forecast
+    assert found is not None
+    assert (found.within, found.benefit, found.damage) == (60, 1.0, 1.0)
