@@ -27,10 +27,10 @@ from workers.correction.results import PreparedCorrection, Response, SearchOutco
 from workers.domain import TokenSequence
 from workers.gates.abilities import compute_nats_rise
 from workers.kinds.correction import attribute, prepare, search
-from workers.library.calls import _build_spec
 from workers.library.checkpoint import OpenCheckpoint, open_checkpoint
 from workers.library.context import MemoryContext, Silence
 from workers.library.inputs import CorrectionCallInputs
+from workers.library.sets import Sets
 from workers.measuring.probes import measure_probes
 from workers.measuring.text_damage import ReferenceText
 from workers.progress import Progress, ignore
@@ -115,9 +115,9 @@ def read_lines(name: str) -> list[str]:
 def run(arguments: argparse.Namespace, max_rank: int | None) -> str:
     """One limit's row of the table."""
     checkpoint: OpenCheckpoint = open_checkpoint(arguments.model, device="cpu")
-    spec, sets = _build_spec(
-        CorrectionSpec, "correction", checkpoint, build_fields(arguments, max_rank)
-    )
+    sets = Sets()
+    filed = sets.file_lists(build_fields(arguments, max_rank))
+    spec = CorrectionSpec.model_validate({**filed, "kind": "correction", "model": checkpoint.name})
     context = KeptContext(arguments.work)
     with ExitStack() as resources:
         inputs = CorrectionCallInputs(checkpoint, sets, spec, resources)

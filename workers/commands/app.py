@@ -19,6 +19,7 @@ from excise.redaction import redact
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
+    from excise.reports.common import JobReport
     from workers.pruning.patch import Patch, PatchVerdict
 
 GATES_NOT_MET = 100
@@ -138,6 +139,17 @@ def inspect_command(
             typer.echo(f"  {clean(line)}")  # the patch is a stranger's, and names are any text
 
 
+def _read_job_report(file: Path) -> JobReport:
+    """Return a job's report. Raises `ValueError` on one of `excise gate`."""
+    from excise.reports.gate_run import GateReport
+    from excise.reports.reading import read_report
+
+    report = read_report(file.read_bytes())
+    if isinstance(report, GateReport):
+        raise ValueError(f"{file} is of excise gate; give the report.json of the patch's job")
+    return report
+
+
 def _check_verdict(content: bytes, *, rejected: bool) -> Patch:
     """Return the patch, which must be of a job that passed; with `rejected` only warn."""
     from workers.pruning.patch import describe_verdict, has_passed, parse_patch, require_passed
@@ -232,7 +244,6 @@ def export_command(
     ] = False,
 ) -> None:
     """Write a correction for other tools: adapter, checkpoint or GGUF, with card and hashes."""
-    from excise.reports.reading import read_report
     from workers.publishing.exporting import Export, export_correction
 
     with _reported_errors():
@@ -244,7 +255,7 @@ def export_command(
                 base=base,
                 base_model=base_model or base.resolve().name,
                 form=form,
-                report=None if report is None else read_report(report.read_bytes()),
+                report=None if report is None else _read_job_report(report),
                 base_gguf=base_gguf,
             ),
             output,

@@ -16,7 +16,7 @@ from workers.families import linear_weight
 from workers.models.loaded import LoadedModel
 from workers.pruning.damage import compute_divergence, predict_damage
 from workers.pruning.joint_ranking import gather
-from workers.pruning.lines import Lines, find_cover, limit_to_lines
+from workers.pruning.lines import Lines, Places, find_cover, limit_to_lines
 from workers.pruning.ranking import Ranking, rank_components
 
 Shapes = Mapping[str, torch.Size]
@@ -113,9 +113,8 @@ def _count_within(indices: torch.Tensor, shape: torch.Size, lines: Lines) -> int
     return int((np.isin(rows, lines.rows) | np.isin(columns, lines.columns)).sum())
 
 
-def _split(
-    indices: torch.Tensor, shape: torch.Size
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], ...]:
+def _split(indices: torch.Tensor, shape: torch.Size) -> tuple[Places, Places]:
+    """Return the row and the column of each index."""
     rows, columns = np.divmod(indices.numpy(), shape[-1])
     return rows, columns
 
