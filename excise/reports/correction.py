@@ -193,21 +193,16 @@ class RankLimitCost(ReportModel):
 
 
 class LineLimitForecast(ReportModel):
-    """What a limit on rows and columns is predicted to cost, from each weight by itself.
-
-    Compared are as many of the best weights within the limit and of the best weights anywhere.
-    """
+    """What the allowed rows and columns hold of each matrix's best weights, which chose them."""
 
     weights: int
-    """How many of each."""
+    """How many these are."""
     within: int
-    """Of the best anywhere those that lie on the rows and columns."""
+    """Those of them that lie on the rows and columns."""
+    score: float
+    """Share of their summed score, benefit ÷ damage, that lies there."""
     free_rank: int
-    """Rank that the best anywhere need in the fullest matrix."""
-    benefit: float
-    """Predicted benefit within the limit, relative to that anywhere."""
-    damage: float | None
-    """Predicted damage to general text, likewise; null where none is predicted."""
+    """Rank that all of them would need in the fullest matrix."""
 
 
 class LineRanks(ReportModel):

@@ -109,7 +109,7 @@ class Candidates:
         scores: Mapping[str, torch.Tensor]
         scores = compute_scores(general, benefit, score, settings.cost_weight, floor)
         if granularity is Granularity.WEIGHT:
-            scores = self._lines.limit(scores, benefit, general)
+            scores = self._lines.limit(scores)
         if not isinstance(general, GeneralCost) or not weighs_together(self._base, granularity):
             return self._lines.count(self._rank_apart(scores, settings), settings)
         pool = self._find_pool(granularity, scores, general)

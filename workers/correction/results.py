@@ -296,21 +296,17 @@ class UnlimitedTrial(StageDocument):
 
 
 class LineForecast(StageDocument):
-    """What keeping weights to a few rows and columns is predicted to cost: each by itself.
-
-    As many of the best weights on the lines, beside the best anywhere.
-    """
+    """What a few rows and columns hold of the best weights of each matrix, by which they were
+    chosen."""
 
     weights: int
-    """How many of each are compared: as many as a trial may prune."""
+    """How many these are."""
     within: int
-    """Of the best anywhere those that lie on the lines."""
+    """Those of them that lie on the rows and columns."""
+    score: float
+    """Share of their summed score, benefit ÷ damage, that lies there."""
     free_rank: int
-    """Fewest lines of one matrix, the fullest, that hold its part of the best anywhere."""
-    benefit: float
-    """Summed benefit, relative to that of the best anywhere."""
-    damage: float | None
-    """Summed predicted damage, likewise; None where none is predicted."""
+    """Fewest rows and columns of one matrix, the fullest, that would hold all of its part."""
 
 
 class LineUse(StageDocument):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from workers.domain import LineTally
 from workers.pruning.score_stream import NaNScoreError, ScoreError
 from workers.pruning.scoring import LazyScores
 
@@ -36,7 +38,14 @@ class Lines:
         return len(self.rows) + len(self.columns)
 
 
-def choose_lines(scores: torch.Tensor, most: int) -> Lines:
+class LineChoice(NamedTuple):
+    """The lines of one matrix, and what they hold."""
+
+    lines: Lines
+    tally: LineTally
+
+
+def choose_lines(scores: torch.Tensor, most: int) -> LineChoice:
     """Return at most `most` lines of a matrix with scores `(row, column)`, the best ones.
 
     Greedy: each time the line whose weights bring most beside those of the lines before it. What
@@ -46,8 +55,23 @@ def choose_lines(scores: torch.Tensor, most: int) -> Lines:
     """
     if scores.dim() != 2:
         raise ScoreError(f"scores of {scores.dim()} axes have no rows and columns; give a matrix")
-    values, places = _find_best(scores)
+    best, places = _find_best(scores)
     rows, columns = np.divmod(places, scores.shape[1])
+    lines = _choose_greedily(best, rows, columns, most)
+    within = np.isin(rows, lines.rows) | np.isin(columns, lines.columns)
+    tally = LineTally(
+        len(best),
+        int(within.sum()),
+        float(best.sum()),
+        float(best[within].sum()),
+        len(find_cover(rows, columns)),
+    )
+    return LineChoice(lines, tally)
+
+
+def _choose_greedily(
+    values: NDArray[np.float64], rows: Places, columns: Places, most: int
+) -> Lines:
     chosen: dict[str, list[int]] = {"rows": [], "columns": []}
     for _ in range(most):
         if not len(values):
@@ -74,19 +98,19 @@ def keep_lines(scores: torch.Tensor, lines: Lines) -> torch.Tensor:
 
 
 def limit_to_lines(
-    scores: Mapping[str, torch.Tensor], most: int, lines: MutableMapping[str, Lines]
+    scores: Mapping[str, torch.Tensor], most: int, chosen: MutableMapping[str, LineChoice]
 ) -> LazyScores:
     """Return the scores on at most `most` lines of each matrix, and 0 elsewhere.
 
-    A matrix's lines are those in `lines`; they are chosen by its scores, and put there, when it
+    A matrix's lines are those in `chosen`; they are chosen by its scores, and put there, when it
     is read for the first time.
     """
 
     def limit(module: str) -> torch.Tensor:
         own = scores[module]
-        if module not in lines:
-            lines[module] = choose_lines(own, most)
-        return keep_lines(own, lines[module])
+        if module not in chosen:
+            chosen[module] = choose_lines(own, most)
+        return keep_lines(own, chosen[module].lines)
 
     return LazyScores(scores, limit)
 

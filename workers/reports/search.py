@@ -157,7 +157,7 @@ def describe_rank_limit(report: CorrectionReport) -> str | None:
 
 
 def describe_lines(report: CorrectionReport) -> str | None:
-    """On how many lines pruned weights lie, and what keeping them there is predicted to cost."""
+    """On how many lines pruned weights lie, and what those allowed hold of the best weights."""
     lines = report.lines
     if lines is None or not lines.ranks:
         return None
@@ -169,12 +169,11 @@ def describe_lines(report: CorrectionReport) -> str | None:
     found = lines.forecast
     if found is None:
         return f"{told} serving.max_rank set no limit."
-    damage = "" if found.damage is None else f" at {format_share(found.damage, 0)} of the damage"
     return (
-        f"{told} serving.max_rank allowed {lines.max_rank}. Predicted from each weight by itself: "
-        f"of the best {found.weights} weights anywhere {found.within} lie there, and all would "
-        f"need rank {found.free_rank}; as many weights on these lines bring "
-        f"{format_share(found.benefit, 0)} of their benefit{damage}."
+        f"{told} serving.max_rank allowed {lines.max_rank}. Of the best weights of each matrix, "
+        f"{found.weights} in all, {found.within} lie on the lines allowed, with "
+        f"{format_share(found.score, 0)} of their benefit ÷ damage; all of them would need rank "
+        f"{found.free_rank}."
     )
 
 

@@ -92,35 +92,17 @@ def test_later_rounds_and_behaviours_alone_stay_on_the_same_lines(inputs: FakeIn
     assert list_indices(found[1]) != list_indices(found[2])
 
 
-def test_what_the_limit_costs_is_predicted(inputs: FakeInputs) -> None:
-    benefit = draw(inputs, 2)
+def test_what_the_lines_hold_of_the_best_weights_is_said(inputs: FakeInputs) -> None:
     candidates = open_candidates(inputs, 1)
-    found = rank(candidates, benefit)[1].forecast
+    found = rank(candidates, draw(inputs, 2))[1].forecast
     assert found is not None
-    assert found.weights == 60
-    assert 0 < found.within < 60
-    assert found.free_rank == max(
-        count_ranks(alone_best(inputs, benefit, 60), shapes_of(inputs)).values()
-    )
-    assert 0 < found.benefit < 1
-    assert found.damage is not None
-    assert found.damage > 0
-    assert rank(candidates, draw(inputs, 3))[1].forecast == found  # of the ranking that chose them
+    assert 0 < found.within < found.weights
+    assert 0 < found.score < 1
+    assert found.free_rank > 1
+    assert rank(candidates, draw(inputs, 3))[1].forecast == found  # of the scores that chose them
 
 
-def alone_best(inputs: FakeInputs, benefit: Benefit, count: int) -> Selection:
-    """The best by benefit ÷ (½ cost + floor), each by itself."""
-    costs = {name: values.double() / 2 for name, values in draw(inputs, 1).items()}
-    floor = 0.05 * torch.cat([values.flatten() for values in costs.values()]).mean()
-    scores = {name: benefit[name].double() / (costs[name] + floor) for name in benefit}
-    threshold = torch.cat([own.flatten() for own in scores.values()]).topk(count).values[-1]
-    chosen = {
-        name: (own.flatten() >= threshold).nonzero().flatten() for name, own in scores.items()
-    }
-    return Selection(WEIGHT, {name: indices for name, indices in chosen.items() if len(indices)})
-
-
-def test_a_limit_that_keeps_nothing_out_costs_nothing(inputs: FakeInputs) -> None:
+def test_a_limit_that_keeps_nothing_out_says_so(inputs: FakeInputs) -> None:
     found = rank(open_candidates(inputs, 200), draw(inputs, 2))[1].forecast
     assert found is not None
-    assert (found.within, found.benefit, found.damage) == (60, 1.0, 1.0)
+    assert (found.within, found.score) == (found.weights, 1.0)

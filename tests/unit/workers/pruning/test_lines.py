@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from excise.names import Granularity
+from workers.domain import LineTally
 from workers.pruning.lines import (
     JUDGED_SHARE,
+    LineChoice,
     Lines,
     choose_lines,
     find_cover,
@@ -25,6 +27,10 @@ def draw_scores(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
     """Heavy-tailed positive and negative scores, float64."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).pow(3)
+
+
+def chosen(scores: torch.Tensor, most: int) -> Lines:
+    return choose_lines(scores, most).lines
 
 
 def lists(lines: Lines) -> tuple[list[int], list[int]]:
@@ -58,9 +64,20 @@ def test_the_lines_that_bring_most_are_chosen_beside_those_before() -> None:
     scores[2, :] = 10.0
     scores[:, 4] = 9.0  # 45 alone, 36 beside row 2
     scores[3, :3] = 12.0  # 36, too: the row wins
-    assert lists(choose_lines(scores, 1)) == ([2], [])
-    assert lists(choose_lines(scores, 2)) == ([2, 3], [])
-    assert lists(choose_lines(scores, 3)) == ([2, 3], [4])
+    assert lists(chosen(scores, 1)) == ([2], [])
+    assert lists(chosen(scores, 2)) == ([2, 3], [])
+    assert lists(chosen(scores, 3)) == ([2, 3], [4])
+
+
+def test_what_the_lines_hold_of_the_weights_that_chose_them_is_counted() -> None:
+    scores = torch.zeros(5, 6, dtype=torch.float64)
+    scores[2, :4], scores[4, 5], scores[0, 5] = 2.0, 3.0, 1.0
+    first = choose_lines(scores, 1)
+    assert lists(first.lines) == ([2], [])
+    assert first.tally == LineTally(6, 4, score=12.0, score_within=8.0, free_rank=2)
+    assert choose_lines(scores, 2).tally == LineTally(6, 6, 12.0, 12.0, 2)
+    both = first.tally + LineTally(10, 1, 5.0, 0.5, free_rank=7)
+    assert both == LineTally(16, 5, 17.0, 8.5, 7)
 
 
 def test_only_the_best_weights_of_a_matrix_choose_its_lines() -> None:
@@ -69,17 +86,17 @@ def test_only_the_best_weights_of_a_matrix_choose_its_lines() -> None:
     scores[:, 9] = 15.0
     scores[torch.arange(1000) % 90 + 8, torch.arange(1000)] = 3.0
     assert JUDGED_SHARE * scores.numel() < sum(scores.shape)
-    assert lists(choose_lines(scores, 1)) == ([], [9])
+    assert lists(chosen(scores, 1)) == ([], [9])
 
 
 def test_fewer_lines_come_back_where_fewer_hold_anything() -> None:
     scores = torch.full((4, 4), -1.0, dtype=torch.float64)
-    assert len(choose_lines(scores, 3)) == 0
+    assert len(chosen(scores, 3)) == 0
     scores[1, 2] = 1.0
-    assert lists(choose_lines(scores, 3)) == ([1], [])
+    assert lists(chosen(scores, 3)) == ([1], [])
     scores[3, 3] = torch.inf  # has no rank
-    assert lists(choose_lines(scores, 3)) == ([1], [])
-    assert len(choose_lines(torch.zeros(0, 4, dtype=torch.float64), 3)) == 0
+    assert lists(chosen(scores, 3)) == ([1], [])
+    assert len(chosen(torch.zeros(0, 4, dtype=torch.float64), 3)) == 0
 
 
 def test_a_score_that_is_not_a_number_is_refused() -> None:
@@ -114,11 +131,11 @@ def test_whatever_is_ranked_needs_no_more_lines_than_are_allowed(most: int) -> N
 
 def test_of_equal_scores_the_earlier_count() -> None:
     scores = torch.ones(10, 3, dtype=torch.float64)
-    assert lists(choose_lines(scores, 1)) == ([], [0])
+    assert lists(chosen(scores, 1)) == ([], [0])
 
 
 def test_lines_once_chosen_stay() -> None:
-    lines: dict[str, Lines] = {}
+    lines: dict[str, LineChoice] = {}
     first = limit_to_lines({"a": draw_scores((10, 10))}, 2, lines)
     kept = first["a"] != 0
     other = limit_to_lines({"a": draw_scores((10, 10), seed=1)}, 2, lines)
