@@ -43,7 +43,14 @@ from excise.names.jobs import (
     StageStatus,
     Verdict,
 )
-from excise.names.serving import ModelKind, PoolKind, PoolStatus, VersionKind, VersionStatus
+from excise.names.serving import (
+    ExportForm,
+    ModelKind,
+    PoolKind,
+    PoolStatus,
+    VersionKind,
+    VersionStatus,
+)
 
 __all__ = [
     "OPEN_STATUSES",
@@ -60,6 +67,7 @@ __all__ = [
     "CircuitOrder",
     "ComputeDtype",
     "Direction",
+    "ExportForm",
     "GateBound",
     "GateGroup",
     "GateOutcome",

@@ -295,6 +295,31 @@ class UnlimitedTrial(StageDocument):
     trial: Trial
 
 
+class LineForecast(StageDocument):
+    """What a few rows and columns hold of the best weights of each matrix, by which they were
+    chosen."""
+
+    weights: int
+    """How many these are."""
+    within: int
+    """Those of them that lie on the rows and columns."""
+    score: float
+    """Share of their summed score, benefit ÷ damage, that lies there."""
+    free_rank: int
+    """Fewest rows and columns of one matrix, the fullest, that would hold all of its part."""
+
+
+class LineUse(StageDocument):
+    """On how many rows and columns of each matrix the pruned weights of a trial lie."""
+
+    max_rank: int | None
+    """The limit; None without one."""
+    ranks: dict[str, int]
+    """Module → the fewest rows and columns that hold its pruned weights."""
+    forecast: LineForecast | None = None
+    """Where there is a limit."""
+
+
 class SearchOutcome(StageDocument):
     """Every selection tried, in order, and which one is within budget and best."""
 
@@ -304,7 +329,9 @@ class SearchOutcome(StageDocument):
     alone: tuple[StoredSelection, ...] = ()
     """With several behaviours: for each the selection of the chosen size for it alone."""
     unlimited: UnlimitedTrial | None = None
-    """Where the job limits the rank and a trial was chosen."""
+    """Where the job limits the rank and a trial of neurons was chosen."""
+    lines: LineUse | None = None
+    """Where a trial of single weights was chosen."""
 
     @property
     def chosen_trial(self) -> Trial | None:

@@ -156,6 +156,27 @@ def describe_rank_limit(report: CorrectionReport) -> str | None:
     )
 
 
+def describe_lines(report: CorrectionReport) -> str | None:
+    """On how many lines pruned weights lie, and what those allowed hold of the best weights."""
+    lines = report.lines
+    if lines is None or not lines.ranks:
+        return None
+    most, mean = max(lines.ranks.values()), fmean(lines.ranks.values())
+    told = (
+        f"The pruned weights lie on {most} rows and columns of a matrix at most, {mean:.1f} on "
+        f"average over {len(lines.ranks)} matrices: an adapter of rank {most} holds them."
+    )
+    found = lines.forecast
+    if found is None:
+        return f"{told} serving.max_rank set no limit."
+    return (
+        f"{told} serving.max_rank allowed {lines.max_rank}. Of the best weights of each matrix, "
+        f"{found.weights} in all, {found.within} lie on the lines allowed, with "
+        f"{format_share(found.score, 0)} of their benefit ÷ damage; all of them would need rank "
+        f"{found.free_rank}."
+    )
+
+
 def _build_dose(
     steps: Sequence[SearchStep], granularity: Granularity, names: Sequence[str], gain_axis: Axis
 ) -> DosePanel:
