@@ -171,6 +171,8 @@ def run_job(arguments: argparse.Namespace) -> dict[str, Any]:
         inputs = CorrectionCallInputs(checkpoint, sets, spec, resources)
         found = run_correction(context, inputs)
         stored = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    if "search" not in context.outputs:
+        raise SystemExit("too few prompts bring the behaviour out; give more with --prompts")
     outcome = SearchOutcome.model_validate_json(context.outputs["search"])
     parameters = set(checkpoint.loaded.model.parameters())
     return {
