@@ -39,7 +39,7 @@ def write_card(patch: Patch, facts: CardFacts) -> str:
         _write_header(facts),
         f"# {escape_markdown(facts.base_model)}, corrected\n",
         _describe_change(patch, facts),
-        *_describe_use(facts),
+        _describe_use(facts),
         *_describe_gates(patch, facts.report),
         _describe_identity(patch, facts),
     ]
@@ -72,19 +72,23 @@ def _describe_change(patch: Patch, facts: CardFacts) -> str:
     )
 
 
-def _describe_use(facts: CardFacts) -> Iterator[str]:
-    yield "## Use\n"
+def _describe_use(facts: CardFacts) -> str:
     base = code_span(facts.base_model)
     if facts.form is ExportForm.PEFT:
-        yield f"`PeftModel.from_pretrained(base, FOLDER)` with {base} as base, or vLLM's\n"
-        yield "`--enable-lora` with this folder. The alpha is the rank: apply it at scale 1.\n"
+        how = (
+            f"`PeftModel.from_pretrained(base, FOLDER)` with {base} as base, or vLLM's "
+            "`--enable-lora` with this folder. The alpha is the rank: apply it at scale 1."
+        )
     elif facts.form is ExportForm.MERGED:
-        yield "As any checkpoint: `AutoModelForCausalLM.from_pretrained(FOLDER)`.\n"
+        how = "As any checkpoint: `AutoModelForCausalLM.from_pretrained(FOLDER)`."
     elif facts.rank is not None:
-        yield f"`llama-cli -m BASE.gguf --lora adapter.gguf`, with a GGUF of {base}, at scale 1.\n"
-        yield "On a quantised base it takes away what the unquantised base holds.\n"
+        how = (
+            f"`llama-cli -m BASE.gguf --lora adapter.gguf`, with a GGUF of {base}, at scale 1. On "
+            "a quantised base it takes away what the unquantised base holds."
+        )
     else:
-        yield "`llama-cli -m model.gguf`.\n"
+        how = "`llama-cli -m model.gguf`."
+    return f"## Use\n\n{how}\n"
 
 
 def _describe_gates(patch: Patch, report: JobReport | None) -> Iterator[str]:
