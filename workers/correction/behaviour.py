@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
+from itertools import islice, pairwise
 from statistics import fmean
 
 from excise.names import Direction, Headline
@@ -17,12 +17,16 @@ from workers.models.generation import Decoding, generate_samples
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
 from workers.scorers.detector import Detector
-from workers.scorers.scorer import Answer
+from workers.scorers.phrases import PhraseScorer, Span
+from workers.scorers.scorer import Answer, BehaviourScorer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
 
 RISE = 0.1
 """Rise of the mean score of the response so far, in [0, 1], from which a token is marked. Chosen by
 hand; not measured."""
+
+OPENING_TOKENS = 3
+"""Tokens at the beginning of a phrase that are marked."""
 
 
 class Marking(StrEnum):
@@ -32,6 +36,8 @@ class Marking(StrEnum):
     """Those that repeat earlier text; what comes before the first of them is ordinary text."""
     RISING = "rising"
     """Those at which the score of the response so far rises: an insult, not its whole sentence."""
+    SAID = "said"
+    """Those that a phrase begins with: where the model decides to say it."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,28 @@ class Behaviour(Detector):
         self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Tokenizer
     ) -> Response:
         """Return an undesired response with the tokens marked that attribution explains."""
-        if self.marking is Marking.REPEATED:
-            marks = _mark_repeated(prompt_ids, response)
-        else:
-            marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
+        match self.marking:
+            case Marking.REPEATED:
+                marks = _mark_repeated(prompt_ids, response)
+            case Marking.SAID:
+                marks = self._find_openings(prompt_ids, response.token_ids, tokenizer)
+            case Marking.RISING:
+                marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
         return response.model_copy(update={"marks": marks})
+
+    def _find_openings(
+        self, prompt_ids: Sequence[int], token_ids: tuple[int, ...], tokenizer: Tokenizer
+    ) -> tuple[bool, ...]:
+        """Return for each token whether it is one of the first `OPENING_TOKENS` of a phrase."""
+        prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
+        edges = list(pairwise([0, *(len(prefix.answer) for prefix in prefixes)]))
+        marks = [False] * len(token_ids)
+        for scorer in self.scorers:
+            for first, last in _locate(scorer, prefixes[-1].answer):
+                said = (n for n, (start, end) in enumerate(edges) if start < last and first < end)
+                for number in islice(said, OPENING_TOKENS):
+                    marks[number] = True
+        return tuple(marks)
 
     def _find_rises(
         self,
@@ -184,6 +207,11 @@ class Behaviour(Detector):
             for scorer in range(len(response.scores))
         ]
         return fmean(values) if values else 0.0
+
+
+def _locate(scorer: BehaviourScorer, text: str) -> list[Span]:
+    """Return where a scorer finds a phrase; nowhere if it looks for none."""
+    return scorer.locate(text) if isinstance(scorer, PhraseScorer) else []
 
 
 def _mark_repeated(prompt_ids: Sequence[int], response: Response) -> tuple[bool, ...]:

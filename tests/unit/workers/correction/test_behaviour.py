@@ -20,13 +20,14 @@ from tests.unit.workers.correction.cases import (
     respond_with,
 )
 from tests.unit.workers.measuring.test_reasoning import TOKENIZER, encode
-from workers.correction.behaviour import RISE, Marking, respond
+from workers.correction.behaviour import OPENING_TOKENS, RISE, Marking, respond
 from workers.correction.effects import compute_values
 from workers.correction.measurement import build_sample
 from workers.correction.results import Response
 from workers.correction.vocabulary import learn_token_mass
 from workers.domain import TokenSequence
 from workers.models.generation import generate_samples
+from workers.scorers.phrases import Phrases, PhraseScorer
 from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import UniquenessScorer
 
@@ -141,6 +142,47 @@ def test_rises_are_of_the_mean_over_scorers_turned_so_that_larger_is_worse(
     down.direction = HIGHER
     marked = build_behaviour(up, down).mark("p", (1,), response, tokenizer)
     assert marked.marks == (False, False, True)
+
+
+def mark_said(text: str, ids: Sequence[int], *phrases: str) -> tuple[bool, ...]:
+    """Return the marks of a response in which phrases are looked for."""
+    behaviour = replace(
+        build_behaviour(marking=Marking.SAID),
+        scorers=(PhraseScorer(Phrases(phrases, whole_words=False)),),
+    )
+    response = Response(text=text, token_ids=tuple(ids), scores=(1.0,))
+    return behaviour.mark("w", encode("w"), response, TOKENIZER).marks
+
+
+WORDS = ("No.", "more.", "Sure.", "w", "more.", "Sure.", "w", "No.")
+
+
+def test_the_first_tokens_of_every_phrase_are_marked() -> None:
+    assert OPENING_TOKENS == 3
+    text = TOKENIZER.decode(encode(*WORDS))
+    said = TOKENIZER.decode(encode(*WORDS[1:7]))
+    assert mark_said(text, encode(*WORDS), said) == (False, True, True, True, *(False,) * 4)
+    short = TOKENIZER.decode(encode("more.", "Sure."))
+    expected = (False, True, True, False, True, True, False, False)
+    assert mark_said(text, encode(*WORDS), short) == expected
+    assert not any(mark_said(text, encode(*WORDS), "nothing of it"))
+
+
+def test_a_phrase_that_begins_or_ends_inside_a_token_has_the_whole_token() -> None:
+    text = TOKENIZER.decode(encode(*WORDS))
+    assert mark_said(text, encode(*WORDS), text[1:5]) == (True, True, *(False,) * 6)
+
+
+def test_a_phrase_in_the_reasoning_is_not_marked() -> None:
+    ids = encode("<think>", "more.", "Sure.", "</think>", "No.", "more.", "Sure.")
+    short = TOKENIZER.decode(encode("more.", "Sure."))
+    assert mark_said("", ids, short) == (*(False,) * 5, True, True)
+
+
+def test_scorers_that_look_for_no_phrase_mark_none_as_said() -> None:
+    behaviour = build_behaviour(LOW, marking=Marking.SAID)
+    marked = behaviour.mark("w", encode("w"), respond_with(1.0, ids=encode("No.")), TOKENIZER)
+    assert marked.marks == (False,)
 
 
 def test_undesiredness_is_the_mean_score_turned_so_that_larger_is_worse() -> None:
