@@ -99,7 +99,7 @@ class PhraseScorer:
             if joined and not _WORD.search(written, joined[-1][1], start):
                 start = joined.pop()[0]
             joined.append((start, end))
-        return [_find_raw(text, written, span) for span in joined]
+        return [_find_raw(text, span) for span in joined]
 
     def _locate(self, texts: Sequence[str]) -> list[list[Span]]:
         try:
@@ -249,8 +249,8 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFKC", text).translate(_QUOTES)
 
 
-def _find_raw(text: str, written: str, span: Span) -> Span:
-    """Return where in `text` stands what `span` is of `written`, the same text normalised."""
+def _find_raw(text: str, span: Span) -> Span:
+    """Return where in `text` stands what `span` is of the same text normalised."""
     if text.isascii():  # normalising changes nothing
         return span
     lengths = [len(normalise(text[:end])) for end in range(len(text) + 1)]
