@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice, pairwise
+from itertools import pairwise
 from statistics import fmean
 
 from excise.names import Direction, Headline
@@ -25,9 +25,6 @@ RISE = 0.1
 """Rise of the mean score of the response so far, in [0, 1], from which a token is marked. Chosen by
 hand; not measured."""
 
-OPENING_TOKENS = 3
-"""Tokens at the beginning of a phrase that are marked."""
-
 
 class Marking(StrEnum):
     """Which tokens of an undesired response are explained."""
@@ -37,7 +34,8 @@ class Marking(StrEnum):
     RISING = "rising"
     """Those at which the score of the response so far rises: an insult, not its whole sentence."""
     SAID = "said"
-    """Those that a phrase begins with: where the model decides to say it."""
+    """Those that a phrase begins with: where the model decides to say it. Explained by its later
+    tokens, too, it is said on with another word or comma (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +150,12 @@ class Behaviour(Detector):
     def _find_openings(
         self, prompt_ids: Sequence[int], token_ids: tuple[int, ...], tokenizer: Tokenizer
     ) -> tuple[bool, ...]:
-        """Return for each token whether it is one of the first `OPENING_TOKENS` of a phrase."""
+        """Return for each token whether the first character of a phrase is in it."""
         prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
-        edges = list(pairwise([0, *(len(prefix.answer) for prefix in prefixes)]))
-        marks = [False] * len(token_ids)
-        for scorer in self.scorers:
-            for first, last in _locate(scorer, prefixes[-1].answer):
-                said = (n for n, (start, end) in enumerate(edges) if start < last and first < end)
-                for number in islice(said, OPENING_TOKENS):
-                    marks[number] = True
-        return tuple(marks)
+        answer = prefixes[-1].answer
+        firsts = [first for scorer in self.scorers for first, _ in _locate(scorer, answer)]
+        edges = pairwise([0, *(len(prefix.answer) for prefix in prefixes)])
+        return tuple(any(start <= first < end for first in firsts) for start, end in edges)
 
     def _find_rises(
         self,

@@ -20,7 +20,7 @@ from tests.unit.workers.correction.cases import (
     respond_with,
 )
 from tests.unit.workers.measuring.test_reasoning import TOKENIZER, encode
-from workers.correction.behaviour import OPENING_TOKENS, RISE, Marking, respond
+from workers.correction.behaviour import RISE, Marking, respond
 from workers.correction.effects import compute_values
 from workers.correction.measurement import build_sample
 from workers.correction.results import Response
@@ -157,26 +157,25 @@ def mark_said(text: str, ids: Sequence[int], *phrases: str) -> tuple[bool, ...]:
 WORDS = ("No.", "more.", "Sure.", "w", "more.", "Sure.", "w", "No.")
 
 
-def test_the_first_tokens_of_every_phrase_are_marked() -> None:
-    assert OPENING_TOKENS == 3
+def test_the_first_token_of_every_phrase_is_marked() -> None:
     text = TOKENIZER.decode(encode(*WORDS))
     said = TOKENIZER.decode(encode(*WORDS[1:7]))
-    assert mark_said(text, encode(*WORDS), said) == (False, True, True, True, *(False,) * 4)
+    assert mark_said(text, encode(*WORDS), said) == (False, True, *(False,) * 6)
     short = TOKENIZER.decode(encode("more.", "Sure."))
-    expected = (False, True, True, False, True, True, False, False)
+    expected = (False, True, False, False, True, False, False, False)
     assert mark_said(text, encode(*WORDS), short) == expected
     assert not any(mark_said(text, encode(*WORDS), "nothing of it"))
 
 
-def test_a_phrase_that_begins_or_ends_inside_a_token_has_the_whole_token() -> None:
+def test_a_phrase_may_begin_inside_a_token() -> None:
     text = TOKENIZER.decode(encode(*WORDS))
-    assert mark_said(text, encode(*WORDS), text[1:5]) == (True, True, *(False,) * 6)
+    assert mark_said(text, encode(*WORDS), text[1:5]) == (True, *(False,) * 7)
 
 
 def test_a_phrase_in_the_reasoning_is_not_marked() -> None:
     ids = encode("<think>", "more.", "Sure.", "</think>", "No.", "more.", "Sure.")
     short = TOKENIZER.decode(encode("more.", "Sure."))
-    assert mark_said("", ids, short) == (*(False,) * 5, True, True)
+    assert mark_said("", ids, short) == (*(False,) * 5, True, False)
 
 
 def test_scorers_that_look_for_no_phrase_mark_none_as_said() -> None:
