@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,16 +11,19 @@ from tests.tiny import build_tiny_tokenizer
 from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
 from tests.unit.workers.models.test_encoding import BEGINS, BOS, build_tokenizer
 from workers.abilities.catalogue import SLICES, build_slices
-from workers.abilities.probe import SliceKind
-from workers.abilities.source import Purpose
+from workers.abilities.probe import Probe, SliceKind
+from workers.abilities.probe import probe as make_probe
+from workers.abilities.source import Purpose, Source
 from workers.correction.protection import (
     LEARN_ITEMS,
     LEARN_SEED,
+    LEARN_TARGETS,
     SET_LEARN_TOKENS,
     SET_TOKENS,
     SET_TUNE_TOKENS,
     TUNE_ITEMS,
     TUNE_SEED,
+    TUNE_TARGETS,
     list_learned,
     protect_slices,
     protect_texts,
@@ -61,6 +65,35 @@ def test_every_slice_has_its_limit_and_items_to_learn_from_and_to_measure_on() -
         assert len(set(texts_of(own.learn))) * kind.items >= LEARN_ITEMS
         assert sum(len(sample.spans) for sample in own.tune) >= TUNE_ITEMS
         assert all(sum(sample.marks) == sum(sample.spans) for sample in own.tune)
+
+
+def test_a_slice_of_short_answers_has_more_items() -> None:
+    """So that few tokens tell of it no less than of others; as far as there are different ones."""
+    kinds = tuple(kind for kind in SLICES if kind.name in ("opposites", "sums", "words"))
+
+    def answer_in_one(source: Source) -> Probe:
+        return make_probe("w1 w2", f" w{source.number(3, 60)}")
+
+    def answer_once(source: Source) -> Probe:
+        return make_probe("w1 w2", " w3")
+
+    short = replace(kinds[0], name="short", draw=answer_in_one, items=1)
+    single = replace(kinds[0], name="single", draw=answer_once, items=1)
+    limits = {name: SliceDamage(nats_rise=0.1, accuracy_fall=0.05) for name in ("short", "single")}
+    found = {
+        own.name: own for own in protect_slices(build_tiny_tokenizer(), 0, (short, single), limits)
+    }
+    # There are 58 answers in all: learning takes its share, measuring whatever there is.
+    assert len(found["short"].learn) == LEARN_TARGETS
+    assert 50 <= len(found["short"].tune) <= 58 < TUNE_TARGETS
+    assert len(found["single"].learn) == len(found["single"].tune) == 1
+    for own in protect(kinds).values():
+        assert sum(map(sum, (sample.marks for sample in own.learn))) >= LEARN_TARGETS
+        assert sum(map(sum, (sample.marks for sample in own.tune))) >= TUNE_TARGETS
+    more = protect(kinds)["opposites"].tune
+    first = build_slices(BYTES, Purpose.PROTECTION, TUNE_SEED, TUNE_ITEMS, kinds)["opposites"]
+    assert tuple(restore(more))[: len(first)] == first
+    assert len({sample.response_ids for sample in more}) > len(first) / 2
 
 
 def test_learning_tuning_and_verdict_draw_different_probes_of_every_seed() -> None:
