@@ -137,18 +137,32 @@ class SliceDamage(StageDocument):
     """Of the negative log-likelihood of right continuations, nats a token."""
     accuracy_fall: float
     """Of the share of items that are right, smoothed: an item just right or just wrong is half."""
+    nats_margin: float = 0.0
+    """How much more than `nats_rise` other items may lose, for all that these tell; of a limit
+    what it leaves for that."""
 
     def compute_share(self, limit: SliceDamage) -> float:
-        """Return which share of `limit` this is, by the figure that is nearer to its own."""
+        """Return which share of `limit` this is, by the figure that is nearest to its own."""
         return max(
             divide_by_limit(self.nats_rise, limit.nats_rise),
+            divide_by_limit(self.nats_rise + self.nats_margin, limit.nats_rise + limit.nats_margin),
             divide_by_limit(self.accuracy_fall, limit.accuracy_fall),
         )
 
     def scaled(self, share: float) -> SliceDamage:
         """Return the same times `share`."""
         return SliceDamage(
-            nats_rise=self.nats_rise * share, accuracy_fall=self.accuracy_fall * share
+            nats_rise=self.nats_rise * share,
+            accuracy_fall=self.accuracy_fall * share,
+            nats_margin=self.nats_margin * share,
+        )
+
+    def leave_margin(self, share: float) -> SliceDamage:
+        """Return the share of this limit that may be used, with the rest of the nats as margin."""
+        return SliceDamage(
+            nats_rise=self.nats_rise * share,
+            accuracy_fall=self.accuracy_fall * share,
+            nats_margin=self.nats_rise * (1 - share),
         )
 
 

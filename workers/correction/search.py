@@ -98,7 +98,7 @@ class SearchInputs:
 
 def build_search_budget(budget: Budget, protection: Sequence[ProtectedSlice]) -> Budget:
     """Return what a search may use of a correction's budget and of the protected slices' limits."""
-    slices = {own.name: own.limit.scaled(SEARCH_SHARE) for own in protection}
+    slices = {own.name: own.limit.leave_margin(SEARCH_SHARE) for own in protection}
     return replace(budget.scaled(BUDGET_SHARE), slices=slices)
 
 
