@@ -11,6 +11,8 @@ from service.artifacts import ArtifactStore
 from service.broker import Broker
 from service.database import Database
 from service.gateway.gateway import Gateway
+from service.jobs.feed import EventFeed
+from service.jobs.stream_limits import StreamLimits
 from service.settings import Settings
 
 
@@ -23,6 +25,8 @@ class AppContext:
     artifacts: ArtifactStore
     broker: Broker
     gateway: Gateway
+    feed: EventFeed
+    stream_limits: StreamLimits
 
 
 def get_context(request: Request) -> AppContext:

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from service.errors import InvalidRequestError
 
 MAX_TOKENS = 32_768
+MAX_SEED = 2**63 - 1024
+"""The largest that is the same number as 64 bits and, as a double, in JSON."""
 
 
 def check_model_name(name: str) -> str:
@@ -22,12 +24,20 @@ def check_model_name(name: str) -> str:
         raise ValueError(
             "is a URL. Name an alias, a version or a base model; GET /v1/models lists them."
         )
-    if not name.isprintable() or " " in name:
+    if not name.isascii() or not name.isprintable() or " " in name:
         raise ValueError("has characters no model's name has. GET /v1/models lists the names.")
     return name
 
 
-ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(check_model_name)]
+ModelName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=256,
+        json_schema_extra={"pattern": "^(?!//)(?!.*://)[!-~]+$"},  # what is checked, in a word
+    ),
+    AfterValidator(check_model_name),
+]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Stop = str | Annotated[list[str], Field(max_length=16)]
 
@@ -59,7 +69,7 @@ class CompletionOptions(_Part):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0, le=2)
     logit_bias: dict[str, float] | None = Field(default=None, max_length=1024)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     stop: Stop | None = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool = False

@@ -19,8 +19,13 @@ router = APIRouter(tags=["gateway"], route_class=StrictJsonRoute)
 _ANSWER: dict[int | str, dict[str, object]] = {
     200: {
         "description": "OpenAI's completion object, or a stream of its chunks",
-        "content": {"application/json": {}, "text/event-stream": {}},
-    }
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    404: {"description": "No such model"},
+    429: {"description": "The key sends more requests than it may"},
 }
 
 

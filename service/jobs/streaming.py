@@ -2,57 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import IO
 
 from fastapi.responses import Response, StreamingResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sse_starlette import ServerSentEvent
-from starlette.concurrency import run_in_threadpool
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
 
 from excise.names import JobStatus
-from excise.resources.jobs import EventView, JobView
 from service.context import AppContext
-from service.jobs import operations
-from service.jobs.views import is_known_etag, view_event, view_job
+from service.jobs import operations, repository
+from service.jobs.feed import Opening, end
+from service.jobs.views import is_known_etag
+from service.keys.operations import Identity
 from service.models import JobArtifact
+from service.tenants.operations import load_quotas
 
-logger = logging.getLogger(__name__)
-
-_PAGE_SIZE = 200
+_KEEP_ALIVE_SECONDS = 15
+_SEND_SECONDS = 60.0
+"""A client that takes nothing for this long is let go."""
 _CHUNK_BYTES = 256 * 1024
 
 
-async def stream_events(
-    context: AppContext, tenant_id: str, job_id: str, after: int
-) -> AsyncIterator[ServerSentEvent]:
-    """Every event with a larger id than `after`, as it comes, then `done` with the job.
+class EventStream(EventSourceResponse):
+    """A job's events as they come; however it ends, it no longer counts as open."""
 
-    Outages of the database are waited out; the client sees only the keep-alive comments.
-    """
-    pause = context.settings.stream_poll_seconds
-    while True:
+    def __init__(self, content: AsyncIterator[bytes], release: Callable[[], None]) -> None:
+        super().__init__(content, ping=_KEEP_ALIVE_SECONDS, sep="\r\n", send_timeout=_SEND_SECONDS)
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
         try:
-            job, events, has_more = await run_in_threadpool(
-                _read_page, context, tenant_id, job_id, after
-            )
-        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-            logger.warning("event stream waits for the database: %s", type(error).__name__)
-            await asyncio.sleep(max(pause, 2.0))
-            continue
-        for event in events:
-            after = event.id
-            yield ServerSentEvent(event.model_dump_json(), event=event.type, id=str(event.id))
-        if has_more:
-            continue
-        if not JobStatus(job.status).is_open:
-            yield ServerSentEvent(job.model_dump_json(), event="done")
-            return
-        await asyncio.sleep(pause)
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+
+
+def open_stream(context: AppContext, reader: Identity, job_id: str, after: int) -> EventStream:
+    """The stream of a job's events after `after`. Raises `NotFoundError`, `TooManyStreamsError`."""
+    with context.database.transaction() as session:
+        job = operations.get_job(session, reader.tenant_id, job_id)
+        newest = repository.find_newest_event(session, job.id)
+        done = None if JobStatus(job.status).is_open else end(job)
+        quotas = load_quotas(session, reader.tenant_id, context.settings.quotas)
+    context.stream_limits.take(reader, quotas.streams)
+    events = context.feed.stream(Opening(job_id, newest, done), after)
+    return EventStream(events, partial(context.stream_limits.give, reader))
 
 
 def build_download(
@@ -84,17 +82,6 @@ def stream_artifact(context: AppContext, sha256: str) -> Iterator[bytes]:
     """
     stack = ExitStack()
     return _chunks(stack.enter_context(context.artifacts.open(sha256)), stack)
-
-
-def _read_page(
-    context: AppContext, tenant_id: str, job_id: str, after: int
-) -> tuple[JobView, list[EventView], bool]:
-    """The job and its next events, in one transaction."""
-    with context.database.transaction() as session:
-        job, events, has_more = operations.list_events(
-            session, tenant_id, job_id, after, _PAGE_SIZE
-        )
-        return view_job(job), [view_event(event) for event in events], has_more
 
 
 def _chunks(stream: IO[bytes], stack: ExitStack) -> Iterator[bytes]:

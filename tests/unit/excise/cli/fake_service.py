@@ -220,7 +220,11 @@ class FakeService:
         return list(self.jobs.values())[self.idempotency_keys.index(key)]
 
     async def list(self) -> Any:
-        return {"object": "list", "data": list(self.jobs.values())[::-1], "has_more": False}
+        data = [
+            job | {"object": "job.summary", "error_code": None}
+            for job in reversed(self.jobs.values())
+        ]
+        return {"object": "list", "data": data, "has_more": False}
 
     async def get(self, job_id: str) -> Any:
         if job_id not in self.jobs:
