@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -90,6 +90,7 @@ def build_context(settings: Settings) -> AppContext:
         gateway=Gateway(database, settings),
         feed=EventFeed(database, settings.stream_poll_seconds),
         stream_limits=StreamLimits(settings.max_streams, settings.max_streams_per_key),
+        download_threads=CapacityLimiter(settings.download_threads),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, cast
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from service.artifacts import ArtifactStore
@@ -27,6 +28,7 @@ class AppContext:
     gateway: Gateway
     feed: EventFeed
     stream_limits: StreamLimits
+    download_threads: CapacityLimiter
 
 
 def get_context(request: Request) -> AppContext:

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """Deepest nesting a JSON body may have."""
     request_threads: int = Field(default=8, ge=2)
     """Requests that work on the database at the same time in an API process."""
+    download_threads: int = Field(default=4, ge=1)
+    """Downloads that are read from the artifact store at the same time; the others take turns."""
     relay_enabled: bool = True
     """Whether this process sends the outbox and sweeps expired leases."""
     relay_seconds: float = Field(default=0.5, gt=0)
@@ -104,9 +106,10 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(default=1.0, gt=0)
     """Pause between two looks at a serving pool."""
     infer_requests_per_minute: int = Field(default=6000, ge=1)
-    """Requests one API key may send to the gateway, on average, in each API process."""
+    """Requests one API key may send to the gateway, on average: to all API processes together, or
+    to each while the broker is away."""
     infer_burst: int = Field(default=200, ge=1)
-    """Requests one API key may send at once after a pause."""
+    """Requests one API key may send to an API process at once after a pause."""
     gateway_read_seconds: float = Field(default=120.0, gt=0)
     """How long a vLLM server may be silent in the middle of an answer."""
     routing_seconds: float = Field(default=1.0, ge=0, le=5)

@@ -7,12 +7,13 @@ of them is here, and a field that is not here is refused.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from service.errors import InvalidRequestError
 
+_NOT_UPSTREAM = frozenset({"refusal", "annotations", "audio", "function_call"})
 MAX_TOKENS = 32_768
 MAX_SEED = 2**63 - 1024
 """The largest that is the same number as 64 bits and, as a double, in JSON."""
@@ -79,12 +80,16 @@ class CompletionOptions(_Part):
     user: str | None = Field(default=None, max_length=512)
     """Taken for OpenAI's sake; it goes no further."""
 
+    def build_upstream(self) -> dict[str, Any]:
+        """The fields that the client sent and that the server gets."""
+        return self.model_dump(exclude_unset=True, exclude={"user"})
+
     def encode_upstream(self, served_name: str) -> bytes:
         """The body for the server: what the client sent, under the server's name.
 
         Raises `InvalidRequestError` for text that is no Unicode.
         """
-        body = self.model_dump(exclude_unset=True, exclude={"user"}) | {"model": served_name}
+        body = self.build_upstream() | {"model": served_name}
         try:
             text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             return text.encode()
@@ -104,13 +109,29 @@ class TextPart(_Part):
 
 
 class Message(_Part):
-    """One message of a conversation."""
+    """One message of a conversation; an answer's message may be sent back as it came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256)] | None = None
     name: str | None = Field(default=None, max_length=64)
     tool_calls: list[dict[str, JsonValue]] | None = Field(default=None, max_length=64)
     tool_call_id: str | None = Field(default=None, max_length=128)
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    annotations: list[dict[str, JsonValue]] | None = Field(default=None, max_length=64)
+    audio: None = None
+    function_call: None = None
+    """These four are in answers for OpenAI's sake and go no further."""
+
+    def build_upstream(self) -> dict[str, Any]:
+        """What the server gets: nothing empty but the content, which may be."""
+        fields = self.model_dump(exclude_unset=True, exclude=_NOT_UPSTREAM)
+        return {
+            name: value
+            for name, value in fields.items()
+            if name == "content" or value not in (None, [])
+        }
 
 
 class ChatRequest(CompletionOptions):
@@ -123,6 +144,11 @@ class ChatRequest(CompletionOptions):
     tools: list[dict[str, JsonValue]] | None = Field(default=None, max_length=128)
     tool_choice: str | dict[str, JsonValue] | None = None
     parallel_tool_calls: bool | None = None
+
+    def build_upstream(self) -> dict[str, Any]:
+        """The same, the messages without what is only in answers."""
+        messages = [message.build_upstream() for message in self.messages]
+        return super().build_upstream() | {"messages": messages}
 
 
 class CompletionRequest(CompletionOptions):

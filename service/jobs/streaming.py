@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import IO
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi.responses import Response, StreamingResponse
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
@@ -56,10 +58,7 @@ def open_stream(context: AppContext, reader: Identity, job_id: str, after: int) 
 def build_download(
     context: AppContext, artifact: JobArtifact, if_none_match: str | None, *, inline: bool
 ) -> Response:
-    """The artifact's content, its hash already checked; 304 if the client has it.
-
-    Raises `ArtifactNotFoundError` and `ArtifactCorruptError`.
-    """
+    """The artifact's content; 304 if the client has it."""
     etag = f'"{artifact.sha256}"'
     headers = {"ETag": etag, "X-Content-SHA256": artifact.sha256}
     if is_known_etag(etag, if_none_match):
@@ -71,21 +70,41 @@ def build_download(
         headers["Content-Security-Policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
         )
-    content = stream_artifact(context, artifact.sha256)
-    return StreamingResponse(content, media_type=artifact.media_type, headers=headers)
+    return Download(context, artifact.sha256, artifact.media_type, headers)
 
 
-def stream_artifact(context: AppContext, sha256: str) -> Iterator[bytes]:
-    """A stored artifact's content in pieces, its hash checked before this returns.
+class Download(StreamingResponse):
+    """A stored artifact in pieces, straight from its store, its hash checked before the first.
 
-    Raises `ArtifactNotFoundError` and `ArtifactCorruptError`.
+    Downloads have threads of their own: no other request waits while one is hashed or read. One
+    that nobody takes holds an open file and nothing else. Raises `ArtifactNotFoundError` and
+    `ArtifactCorruptError` before anything is sent.
     """
-    stack = ExitStack()
-    return _chunks(stack.enter_context(context.artifacts.open(sha256)), stack)
+
+    def __init__(
+        self, context: AppContext, sha256: str, media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(_nothing(), media_type=media_type, headers=headers)
+        self._context = context
+        self._sha256 = sha256
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the content."""
+        threads = self._context.download_threads
+        with ExitStack() as stack:
+            opening = self._context.artifacts.open(self._sha256)
+            source = await run_sync(stack.enter_context, opening, limiter=threads)
+            self.body_iterator = _read_chunks(source, threads)
+            await super().__call__(scope, receive, send)
 
 
-def _chunks(stream: IO[bytes], stack: ExitStack) -> Iterator[bytes]:
-    """The stream's content in pieces; closes it at the end."""
-    with stack:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk
+async def _nothing() -> AsyncIterator[bytes]:
+    """What a download holds until it is asked for."""
+    return
+    yield b""
+
+
+async def _read_chunks(source: IO[bytes], threads: CapacityLimiter) -> AsyncIterator[bytes]:
+    """The stream's content in pieces."""
+    while chunk := await run_sync(source.read, _CHUNK_BYTES, limiter=threads):
+        yield chunk

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from excise.resources.serving import (
@@ -25,7 +24,7 @@ from excise.resources.serving import (
 )
 from service.context import AppContext, Context
 from service.jobs.routes import MAX_EVENT_ID
-from service.jobs.streaming import stream_artifact
+from service.jobs.streaming import Download
 from service.keys.authentication import Publisher, Reader
 from service.paging import Paging
 from service.parameters import IN_DIGITS, IdempotencyKeyHeader
@@ -138,8 +137,7 @@ def get_version_file(version_id: str, name: str, context: Context, reader: Reade
         "Content-Disposition": f'attachment; filename="{name}"',
         "Content-Length": str(context.artifacts.size(sha256)),
     }
-    content = stream_artifact(context, sha256)
-    return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
+    return Download(context, sha256, "application/octet-stream", headers)
 
 
 @router.post("/versions/{version_id}/retire", responses=_CONFLICT)
