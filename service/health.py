@@ -114,6 +114,7 @@ def _check_workers(context: AppContext) -> Check:
 
 
 def _check_rate_limits(context: AppContext) -> Check:
+    context.broker.ping()
     if context.gateway.limiter.is_shared:
         return Check(ok=True, detail="counted for all API processes together")
     return Check(ok=False, detail="the broker is away; each API process counts by itself")

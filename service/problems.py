@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from excise.names import BehaviourKind
 from excise.specs import SPECS
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
 TYPE_PREFIX = "https://excise.dev/errors/"
 DATABASE_OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _MAX_PARAM_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
 _JOB_KINDS = frozenset(SPECS)
@@ -169,11 +170,14 @@ def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 def _list_methods(request: Request) -> list[str]:
     """Every method that some route has for the request's path; Starlette names one route's."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
-    return sorted(methods)
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def _handle_outage(_: Request, error: Exception) -> JSONResponse:

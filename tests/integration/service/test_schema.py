@@ -28,7 +28,7 @@ def test_schemathesis_finds_nothing(settings: Settings, make_key: Callable[..., 
     generous = settings.model_copy(update={"quotas": quotas, "max_open_jobs_per_key": 10**6})
     with serve_in_process(generous) as (_, url):
         command = [
-            *(sys.executable, "-m", "schemathesis", "run", f"{url}/openapi.json"),
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
             *("--checks", "all", "--max-examples", str(EXAMPLES), "--generation-deterministic"),
             *("--continue-on-failure", "--no-color", "-H", f"Authorization: Bearer {key}"),
         ]
