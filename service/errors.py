@@ -15,6 +15,7 @@ ExciseError
 ├── SlowRequestError           408 too_slow
 ├── TooLargeError              413 too_large
 ├── TooManyOpenJobsError       429 too_many_open_jobs
+├── TooManyBodiesError         429 too_many_bodies
 ├── TooManyStreamsError        429 too_many_streams
 ├── RateLimitedError           429 rate_limited
 ├── UnavailableError           503 unavailable
@@ -142,6 +143,15 @@ class TooManyOpenJobsError(ExciseError):
     code = "too_many_open_jobs"
     title = "Too many open jobs"
     retry_after_seconds = 30
+
+
+class TooManyBodiesError(ExciseError):
+    """As much of request bodies is on its way as may be."""
+
+    status = 429
+    code = "too_many_bodies"
+    title = "Too many bodies"
+    retry_after_seconds = 5
 
 
 class TooManyStreamsError(ExciseError):

@@ -25,6 +25,7 @@ from service.errors import (
     NotFoundError,
     SlowRequestError,
     TooLargeError,
+    TooManyBodiesError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -87,7 +88,7 @@ def build_problem_response(error: ExciseError) -> JSONResponse:
     headers: dict[str, str] = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, SlowRequestError):
+    if isinstance(error, SlowRequestError | TooManyBodiesError):
         headers["Connection"] = "close"  # the rest of the body is not waited for
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = 'Bearer realm="excise"'

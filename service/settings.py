@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     """Largest prompt set."""
     body_seconds: float = Field(default=60.0, gt=0)
     """How long a request body may take to arrive."""
+    max_receiving_bytes: int = Field(default=256 * MEBIBYTE, ge=MEBIBYTE)
+    """Bytes of request bodies that an API process may be receiving at once."""
+    max_receiving_bytes_per_key: int = Field(default=64 * MEBIBYTE, ge=MEBIBYTE)
+    """Of them, those of one API key."""
     max_json_depth: int = Field(default=32, ge=4)
     """Deepest nesting a JSON body may have."""
     request_threads: int = Field(default=8, ge=2)
