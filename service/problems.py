@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,7 +171,14 @@ def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 def _list_methods(request: Request) -> list[str]:
-    """Every method that some route has for the request's path; Starlette names one route's."""
+    """Every method that the request's path has; Starlette names one route's.
+
+    As the document says, for a path that matches a route may be described by another, narrower one.
+    """
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    for template, methods in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", template), path):
+            return sorted(method.upper() for method in methods)
     return [
         method
         for method in _METHODS

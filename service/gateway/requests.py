@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from excise.specs.common import read_whole
 from service.errors import InvalidRequestError
 
 _NOT_UPSTREAM = frozenset({"refusal", "annotations", "audio", "function_call"})
 MAX_TOKENS = 32_768
-MAX_SEED = 2**63 - 1024
-"""The largest that is the same number as 64 bits and, as a double, in JSON."""
+MAX_SEED = 9 * 10**18
+"""Nearly all of 64 bits; JSON, where numbers may be doubles, can say it exactly."""
 
 
 def check_model_name(name: str) -> str:
@@ -45,6 +46,8 @@ Stop = str | Annotated[list[str], Field(max_length=16)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    _read_whole = field_validator("*", mode="before")(read_whole)
 
 
 class StreamOptions(_Part):

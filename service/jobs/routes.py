@@ -22,8 +22,8 @@ from service.strict_bodies import StrictJsonRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute)
 
-MAX_EVENT_ID = 2**63 - 1024
-"""The largest that is the same number in the database and, as a double, in JSON."""
+MAX_EVENT_ID = 9 * 10**18
+"""Nearly all of 64 bits; JSON, where numbers may be doubles, can say it exactly."""
 IfNoneMatch = Annotated[
     str | None, Header(description="An ETag; where it is still right, the answer is 304")
 ]
