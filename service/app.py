@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -18,16 +21,22 @@ from service.database import Database
 from service.gateway import routes as gateway_routes
 from service.gateway.gateway import Gateway
 from service.jobs import routes as job_routes
+from service.jobs.feed import EventFeed
+from service.jobs.stream_limits import StreamLimits
 from service.keys import routes as key_routes
 from service.keys.authentication import Authentication
 from service.middleware import BodyLimits, RequestEnvelope
+from service.openapi import install_openapi
 from service.problems import install_error_handlers
 from service.prompt_sets import routes as prompt_set_routes
 from service.relay import Relay
 from service.serving import routes as serving_routes
 from service.serving.reconciler import Reconciler
 from service.settings import Settings, start_process
+from service.tenants import routes as tenant_routes
 from service.web import routes as web_routes
+
+_SWITCH_SECONDS = 0.0005  # a tenth of Python's own
 
 DESCRIPTION = (
     "Find the few neurons behind a misbehaviour, prune them, prove that nothing else broke. "
@@ -41,6 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Without settings it is the entry point of a process: they come from the environment, and its
     logging is configured.
     """
+    is_process = settings is None
     context = build_context(settings or start_process(Settings))
     app = FastAPI(
         title="Excise",
@@ -49,18 +59,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's own page loads from other hosts; service.web has ours
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat whatever Host the client sent
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.context = context
     app.add_middleware(BodyLimits, settings=context.settings)
     app.add_middleware(Authentication, context=context)  # before, for it is added after
     app.add_middleware(RequestEnvelope)
     install_error_handlers(app)
-    for module in (job_routes, prompt_set_routes, checkpoint_routes, key_routes):
+    install_openapi(app)
+    for module in (*(job_routes, prompt_set_routes, checkpoint_routes, key_routes, tenant_routes),):
         app.include_router(module.router)
     for serving in (serving_routes, gateway_routes):
         app.include_router(serving.router)
     app.include_router(health.router)
     app.include_router(web_routes.router)
+    if is_process:
+        keep_loop_quick()
     return app
 
 
@@ -73,13 +88,29 @@ def build_context(settings: Settings) -> AppContext:
         artifacts=open_artifact_store(settings.artifacts),
         broker=Broker(settings.broker_url.get_secret_value()),
         gateway=Gateway(database, settings),
+        feed=EventFeed(database, settings.stream_poll_seconds),
+        stream_limits=StreamLimits(settings.max_streams, settings.max_streams_per_key),
+        download_threads=CapacityLimiter(settings.download_threads),
     )
+
+
+def keep_loop_quick() -> None:
+    """Let requests that work in threads take little of the event loop's time from it.
+
+    Whoever waits for the interpreter gets it after an interval, in no order: the loop waits the
+    longer the more threads want it, and so do /healthz, streams and the gateway. What was loaded by
+    now is there to stay: the collector, which stops everything, need not look through it again.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Run relay and reconciler while the application runs; close everything afterwards."""
     context: AppContext = app.state.context
+    to_thread.current_default_thread_limiter().total_tokens = context.settings.request_threads
     relay = Relay(context.database, context.broker, context.settings)
     if context.settings.relay_enabled:
         relay.start()
@@ -93,6 +124,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await run_in_threadpool(reconciler.stop)
         relay.stop()
+        await context.feed.aclose()
         await context.gateway.aclose()
         context.broker.close()
         context.database.dispose()

@@ -87,6 +87,10 @@ class AsyncClient:
             for one in found.data:
                 yield one
 
+    async def delete_prompt_set(self, prompt_set_id: str) -> None:
+        """Delete a prompt set that no open job needs."""
+        await self._send(calls.delete_prompt_set(prompt_set_id))
+
     async def create_job(
         self, spec: Mapping[str, Any] | BaseModel, *, idempotency_key: str | None = None
     ) -> JobView:
@@ -112,6 +116,14 @@ class AsyncClient:
             if job.status is not JobStatus.CANCELLED:
                 raise
             return job
+
+    async def delete_job(self, job_id: str) -> None:
+        """Delete a job that has ended and was never published, with its files."""
+        await self._send(calls.delete_job(job_id))
+
+    async def delete_artifacts(self, job_id: str) -> None:
+        """Delete the files of a job that has ended; what was published from it stays."""
+        await self._send(calls.delete_artifacts(job_id))
 
     async def iter_events(self, job_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
         """Every event after `after` as it happens, each once, until the job has ended."""

@@ -90,6 +90,10 @@ class Client:
             found = self._send(calls.list_prompt_sets(after))
             yield from found.data
 
+    def delete_prompt_set(self, prompt_set_id: str) -> None:
+        """Delete a prompt set that no open job needs."""
+        self._send(calls.delete_prompt_set(prompt_set_id))
+
     def create_job(
         self, spec: Mapping[str, Any] | BaseModel, *, idempotency_key: str | None = None
     ) -> JobView:
@@ -115,6 +119,14 @@ class Client:
             if job.status is not JobStatus.CANCELLED:
                 raise
             return job
+
+    def delete_job(self, job_id: str) -> None:
+        """Delete a job that has ended and was never published, with its files."""
+        self._send(calls.delete_job(job_id))
+
+    def delete_artifacts(self, job_id: str) -> None:
+        """Delete the files of a job that has ended; what was published from it stays."""
+        self._send(calls.delete_artifacts(job_id))
 
     def iter_events(self, job_id: str, *, after: int = 0) -> Iterator[EventView]:
         """Every event after `after` as it happens, each once, until the job has ended."""

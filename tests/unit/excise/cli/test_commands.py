@@ -148,6 +148,13 @@ def test_no_command_takes_the_key_as_a_flag() -> None:
         assert "api-key" not in run(command, "--help").stdout
 
 
+def test_jobs_files_and_prompt_sets_are_deleted(service: FakeService, url: str) -> None:
+    assert run("delete", "job_1", "--url", url).stdout == "deleted job_1\n"
+    assert run("delete", "job_2", "--files", "--url", url).stdout == "deleted the files of job_2\n"
+    assert run("prompts", "delete", "ps_1", "--url", url).stdout == "deleted ps_1\n"
+    assert service.deleted == ["jobs/job_1", "jobs/job_2/artifacts", "prompt-sets/ps_1"]
+
+
 def test_watch_report_jobs_and_cancel(
     service: FakeService, url: str, spec: Path, tmp_path: Path
 ) -> None:
