@@ -29,6 +29,7 @@ from excise.names.corrections import (
     MeasureName,
     SearchPreset,
     Split,
+    Trend,
 )
 from excise.names.jobs import (
     OPEN_STATUSES,
@@ -84,6 +85,7 @@ __all__ = [
     "Stage",
     "StageStatus",
     "Statistic",
+    "Trend",
     "Verdict",
     "VersionKind",
     "VersionStatus",

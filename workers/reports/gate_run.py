@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
-from excise.names import GateBound, GateOutcome
-from excise.reports.gate_run import GateReport
+from excise.names import GateBound, GateOutcome, Trend
+from excise.reports.gate_run import FigureChange, GateReport, RunComparison
 from excise.reports.gates import GateResult
 from workers.reports.abilities import build_abilities
 from workers.reports.rendering import (
@@ -33,7 +33,13 @@ def render_gate_json(report: GateReport) -> bytes:
 def render_gate_markdown(report: GateReport) -> bytes:
     """The report as GitHub-flavoured Markdown."""
     require_finite(report.model_dump())
-    context = {"report": report, "signs": _SIGNS, "abilities": build_abilities(report.abilities)}
+    context = {
+        "report": report,
+        "signs": _SIGNS,
+        "abilities": build_abilities(report.abilities),
+        "moved": [] if report.comparison is None else list_moved(report.comparison),
+        "describe_values": describe_values,
+    }
     return render_markdown_template("gate.md.j2", context).encode()
 
 
@@ -70,6 +76,33 @@ def describe_gate(gate: GateResult) -> str:
     value, limit = format_compact(gate.value), format_compact(gate.limit)
     note = f"; {gate.note}" if gate.note else ""
     return f"value {value}{interval}, limit {sign}{limit}{unit}{note}"
+
+
+def describe_comparison(comparison: RunComparison) -> Iterator[str]:
+    """Yield a line about the earlier run, then one for each figure that moved, clear ones first."""
+    yield f"beside the run on {comparison.model.id}, which ended as {comparison.outcome}:"
+    for reason in (comparison.obstacle, comparison.caution):
+        if reason:
+            yield f"  {reason}"
+    moved = list_moved(comparison)
+    if not moved and comparison.obstacle is None:
+        yield "  no figure moved"
+    for change in moved:
+        clearly = "clearly " if change.is_clear else ""
+        yield f"  {clearly}{change.trend}: {change.name} {describe_values(change)}"
+
+
+def list_moved(comparison: RunComparison) -> list[FigureChange]:
+    """Return the changes that are any, what is clear first, then what is worse."""
+    moved = [change for change in comparison.changes if change.trend is not Trend.SAME]
+    good = {Trend.BETTER, Trend.NEW}
+    return sorted(moved, key=lambda change: (not change.is_clear, change.trend in good))
+
+
+def describe_values(change: FigureChange) -> str:
+    """`0.01 → 0.02`; a dash where one run has no figure."""
+    values = (change.earlier, change.now)
+    return " → ".join("–" if value is None else format_compact(value) for value in values)
 
 
 def _build_case(gate: GateResult) -> ElementTree.Element:
