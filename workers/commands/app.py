@@ -16,6 +16,7 @@ from excise.cli.output import clean
 from excise.logs import configure_console_logging
 from excise.names import GateOutcome
 from excise.redaction import redact
+from excise.reports.wording import describe_comparison, describe_gate
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
@@ -258,7 +259,6 @@ def gate_command(
             lambda line: typer.echo(line, err=True),
         )
     from workers.reports.abilities import describe_abilities
-    from workers.reports.gate_run import describe_comparison, describe_gate
 
     for gate in report.gates:
         typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from excise.reports.junit import render_junit
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.output import (
     JSON_NAME,
@@ -55,7 +56,6 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     from workers.commands.gate.config import load_config
     from workers.reports.gate_run import (
         render_gate_json,
-        render_gate_junit,
         render_gate_markdown,
     )
 
@@ -68,7 +68,7 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     rendered = {
         JSON_NAME: render_gate_json(report),
         MARKDOWN_NAME: render_gate_markdown(report),
-        JUNIT_NAME: render_gate_junit(report),
+        JUNIT_NAME: render_junit(report.gates, "excise gate"),
     }
     write_output(run.output, rendered)
     return report

@@ -8,15 +8,15 @@ import pytest
 
 from excise.names import GateOutcome
 from excise.reports.gate_run import GateReport
+from excise.reports.junit import render_junit
+from excise.reports.wording import describe_comparison
 from tests.unit.workers.gates.test_earlier import build_gate, build_report
 from workers.commands.gate.baseline import add_comparison, load_baseline
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.output import JSON_NAME
 from workers.commands.gate.run import GateRun, run_gate
 from workers.reports.gate_run import (
-    describe_comparison,
     render_gate_json,
-    render_gate_junit,
     render_gate_markdown,
 )
 
@@ -60,7 +60,7 @@ def test_on_request_it_is_a_gate_like_the_others() -> None:
     assert found.outcome is GateOutcome.GATES_NOT_MET
     gate = found.gates[-1]
     assert "take that run as the next baseline" in (gate.remedy or "")
-    assert 'name="not_worse"' in render_gate_junit(found).decode()
+    assert 'name="not_worse"' in render_junit(found.gates, "gate").decode()
     same = add_comparison(report, report, is_gate=True)
     assert same.outcome is GateOutcome.PASSED
     assert "No figure moved" in render_gate_markdown(same).decode()
