@@ -28,6 +28,8 @@ from service.serving import routes as serving_routes
 from service.serving.reconciler import Reconciler
 from service.settings import Settings, start_process
 from service.web import routes as web_routes
+from service.webhooks import routes as webhook_routes
+from service.webhooks.deliverer import Deliverer
 
 DESCRIPTION = (
     "Find the few neurons behind a misbehaviour, prune them, prove that nothing else broke. "
@@ -59,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     for serving in (serving_routes, gateway_routes):
         app.include_router(serving.router)
+    app.include_router(webhook_routes.router)
     app.include_router(health.router)
     app.include_router(web_routes.router)
     return app
@@ -83,6 +86,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     relay = Relay(context.database, context.broker, context.settings)
     if context.settings.relay_enabled:
         relay.start()
+    deliverer = Deliverer(context.database, context.settings)
+    if context.settings.relay_enabled:
+        deliverer.start()
     reconciler = Reconciler(
         context.database, context.artifacts, context.settings, context.gateway.router.forget
     )
@@ -93,6 +99,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await run_in_threadpool(reconciler.stop)
         relay.stop()
+        await run_in_threadpool(deliverer.stop)
         await context.gateway.aclose()
         context.broker.close()
         context.database.dispose()

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from excise.logs import LogLevel, configure_logging
 from service.database import parse_database_url
 from service.serving.pools import ServingPool, check_pools, load_pool_keys
+from service.webhooks.retries import PAUSES_SECONDS, TRIES
 
 MEBIBYTE = 1024 * 1024
 
@@ -73,6 +74,17 @@ class Settings(BaseSettings):
     """How long after a job's end what its stages handed to one another is kept; its files stay."""
     stream_poll_seconds: float = Field(default=0.5, gt=0)
     """Pause between two looks for new events while an event stream is open."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts, or `host:port`, that webhooks may be on though they are private or over http; a JSON
+    list."""
+    webhook_seconds: float = Field(default=1.0, gt=0)
+    """Pause between two looks for messages to webhooks."""
+    webhook_retry_seconds: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=PAUSES_SECONDS, min_length=1, max_length=TRIES - 1
+    )
+    """Pauses after failed attempts at a message, a JSON list; further ones are like the last."""
+    webhook_give_up_seconds: float = Field(default=432_000.0, gt=0)
+    """A webhook that has done nothing but fail for this long is disabled; five days."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)
     """A worker whose heartbeat is older than this does not count as alive."""
 

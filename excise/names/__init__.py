@@ -45,6 +45,7 @@ from excise.names.jobs import (
     Verdict,
 )
 from excise.names.serving import ModelKind, PoolKind, PoolStatus, VersionKind, VersionStatus
+from excise.names.webhooks import DeliveryStatus, WebhookEvent, WebhookStatus
 
 __all__ = [
     "OPEN_STATUSES",
@@ -60,6 +61,7 @@ __all__ = [
     "CircuitMetric",
     "CircuitOrder",
     "ComputeDtype",
+    "DeliveryStatus",
     "Direction",
     "GateBound",
     "GateGroup",
@@ -89,5 +91,7 @@ __all__ = [
     "Verdict",
     "VersionKind",
     "VersionStatus",
+    "WebhookEvent",
+    "WebhookStatus",
     "ZeroShotTask",
 ]
