@@ -1,6 +1,6 @@
-"""`excise ci`: what a pipeline does with a report once there is one. It needs no torch.
+"""`excise ci`: what a pipeline does beside `excise gate`. It needs no torch.
 
-All of it reads a gate.json of `excise gate` or the report.json of a job.
+All but `job` read a gate.json of `excise gate` or the report.json of a job.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from excise.cli.ci_job import run_job
 from excise.cli.ci_posting import find_thread, post_comment
 from excise.cli.output import CommandError
 from excise.redaction import find_secrets, redact, register_secrets
@@ -23,7 +24,7 @@ from excise.reports.reading import Report, read_report
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What a pipeline does with a report: a comment, annotations, JUnit.",
+    help="For pipelines: a job, and a comment, annotations and JUnit of a report.",
 )
 
 ReportArgument = Annotated[
@@ -41,6 +42,9 @@ LinkOption = Annotated[
 ResponsesOption = Annotated[
     bool, typer.Option("--responses/--no-responses", help="Show what the models answered.")
 ]
+
+
+app.command("job")(run_job)
 
 
 @app.command("comment")
