@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.cli.warm_command import ROOT
+from tests.integration.ci.warm_program import warm_program
 from tests.integration.service.conftest import make_key, model_root, settings
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
 
@@ -54,12 +54,8 @@ def repository(tmp_path: Path, checkpoints: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> str:
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An installed `excise`: the one under test."""
-    path = tmp_path / "excise"
-    path.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m excise.cli.app "$@"\n'
-    )
-    path.chmod(0o755)
-    return str(path)
+    with warm_program(tmp_path_factory.mktemp("bin")) as program:
+        yield program

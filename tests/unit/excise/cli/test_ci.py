@@ -13,7 +13,9 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
+from excise.cli import ci_job
 from excise.cli.app import app
+from tests.unit.excise.cli.fake_service import FakeService
 from tests.unit.excise.outgoing.servers import Reply, Request, Server, serve
 from tests.unit.excise.reports.test_comment import KL, MET, build, build_example
 
@@ -187,3 +189,35 @@ def test_nothing_of_it_needs_torch(report: Path) -> None:
         [sys.executable, "-c", code, str(report)], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("passed", 0), ("rejected", 100)])
+def test_a_job_ends_as_its_verdict_and_leaves_junit(
+    service: FakeService,
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str,
+    code: int,
+) -> None:
+    monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
+    service.verdict = verdict
+    spec, out = tmp_path / "job.json", tmp_path / "out"
+    spec.write_text(json.dumps({"kind": "correction", "model": "m"}))
+    result = run("job", spec, "--output", out, "--url", url)
+    assert result.exit_code == code, result.output
+    assert (out / "job-id").read_text() == "job_1\n"
+    assert ElementTree.fromstring((out / "excise.xml").read_bytes()).find("testsuite") is not None
+    assert run("comment", out / "report.json").exit_code == 0
+
+
+def test_a_job_without_a_verdict_ends_with_1(
+    service: FakeService, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
+    service.final_status = "failed"
+    spec = tmp_path / "job.json"
+    spec.write_text(json.dumps({"kind": "correction", "model": "m"}))
+    result = run("job", spec, "--output", tmp_path / "out", "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: job_1")
