@@ -1,4 +1,8 @@
-"""Every query about webhooks and deliveries."""
+"""Every query about webhooks and deliveries.
+
+Whoever writes messages keeps the webhooks from being deleted (`FOR KEY SHARE`); whoever changes a
+webhook does not hold them up (`FOR NO KEY UPDATE`).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,9 @@ def find_webhook(
 ) -> Webhook | None:
     """The tenant's webhook with this id."""
     statement = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
-    return session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    if lock:
+        statement = statement.with_for_update(key_share=True)
+    return session.scalars(statement).one_or_none()
 
 
 def list_webhooks(
@@ -80,7 +86,7 @@ def claim_webhooks(session: Session, limit: int, seconds: float) -> Sequence[Web
         )
         .order_by(Webhook.busy_until.asc().nulls_first(), Webhook.number)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     )
     webhooks = session.scalars(statement).all()
     for webhook in webhooks:
@@ -97,9 +103,8 @@ def find_due(session: Session, webhook_id: str) -> WebhookDelivery | None:
 
 def lock_webhook(session: Session, webhook_id: str) -> Webhook | None:
     """The webhook, whoever owns it, locked."""
-    return session.scalars(
-        select(Webhook).where(Webhook.id == webhook_id).with_for_update()
-    ).one_or_none()
+    statement = select(Webhook).where(Webhook.id == webhook_id)
+    return session.scalars(statement.with_for_update(key_share=True)).one_or_none()
 
 
 def give_up_pending(session: Session, webhook_id: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from excise.names import JobStatus, Verdict, WebhookEvent
 from service.app import create_app
@@ -145,6 +146,34 @@ def test_what_is_rolled_back_is_not_told(
         session.flush()
         raise ZeroDivisionError
     assert deliver_all(deliverer) == 0
+
+
+def test_a_webhook_that_goes_meanwhile_stops_no_job(
+    client: TestClient, receiver: Receiver, database: Database
+) -> None:
+    """A job that tells of its end keeps the webhook until its transaction is over."""
+    webhook = create(client, receiver)
+    job = submit(client)
+    with database.transaction() as session:
+        row = session.get_one(Job, job["id"], with_for_update=True)
+        finish(session, row, JobStatus.CANCELLED, "It was cancelled.")
+        session.flush()
+        with database.transaction() as other:
+            other.execute(text("SET lock_timeout = '100ms'"))
+            with pytest.raises(OperationalError, match="lock timeout"):
+                other.execute(text("DELETE FROM webhooks"))
+            other.rollback()
+    assert client.delete(f"/v1/webhooks/{webhook['id']}").status_code == 204
+    assert client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
+
+
+def test_jobs_go_on_where_the_database_is_not_migrated_yet(
+    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = text("SELECT to_regclass('no_such_table')::text")
+    monkeypatch.setattr("service.webhooks.messages._HAS_WEBHOOKS", missing)
+    monkeypatch.setattr("service.webhooks.messages.Webhook", None)
+    assert submit(client)["status"] == "queued"
 
 
 def test_tenants_hear_nothing_of_each_other(
