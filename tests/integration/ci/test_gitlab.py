@@ -52,6 +52,7 @@ def test_a_fine_tune_that_got_worse_turns_the_pipeline_red(
     host = Host([])
     with serve(host.answer) as server:
         variables = {
+            "GITLAB_CI": "true",  # which gitlab-ci-local says it is not
             "CI_MERGE_REQUEST_IID": "5",
             "CI_API_V4_URL": f"http://127.0.0.1:{server.port}",
             "EXCISE_GITLAB_TOKEN": TOKEN,
@@ -77,7 +78,8 @@ def test_a_fine_tune_that_got_worse_turns_the_pipeline_red(
     printed = result.stdout + result.stderr
     assert "FAIL 100" in printed
     assert TOKEN not in printed
-    (comment,) = host.comments
+    assert len(host.comments) == 1, printed
+    comment = host.comments[0]
     assert comment["body"].startswith("<!-- excise-comment:excise -->\n\n### ❌")
     assert "https://gitlab.example/team/model/-/jobs/7" in comment["body"]
     found = list(repository.rglob("gate.xml"))

@@ -52,7 +52,7 @@ def warm_program(folder: Path) -> Iterator[str]:
         yield str(program)
     finally:
         server.terminate()
-        server.wait()
+        server.communicate()
 
 
 def serve(path: str) -> None:
