@@ -103,6 +103,7 @@ def _become(request: dict[str, object], files: list[int]) -> None:
     os.chdir(str(request["folder"]))
     os.dup2(files[0], 1)
     os.dup2(files[1], 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # files here, maybe pipes there
     sys.argv = ["excise", *arguments]
     code: object = 1
     try:
