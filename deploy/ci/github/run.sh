@@ -55,6 +55,9 @@ if [ "$EXCISE_MODE" = gate ] && [ -f "$report" ] &&
     is_new=true
     find "$EXCISE_CACHE/figures" -name '*.figures' ! -newer "$started" -delete 2> /dev/null || true
 fi
+if [ -n "$(find "$EXCISE_CACHE/hub" -newer "$started" -type f -print -quit 2> /dev/null)" ]; then
+    is_new=true # a model was fetched
+fi
 {
     echo "exit-code=$code"
     echo "is-new=$is_new"
