@@ -35,6 +35,8 @@ from service.serving.reconciler import Reconciler
 from service.settings import Settings, start_process
 from service.tenants import routes as tenant_routes
 from service.web import routes as web_routes
+from service.webhooks import routes as webhook_routes
+from service.webhooks.deliverer import Deliverer
 
 _SWITCH_SECONDS = 0.0005  # a tenth of Python's own
 
@@ -72,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     for serving in (serving_routes, gateway_routes):
         app.include_router(serving.router)
+    app.include_router(webhook_routes.router)
     app.include_router(health.router)
     app.include_router(web_routes.router)
     if is_process:
@@ -114,6 +117,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     relay = Relay(context.database, context.broker, context.settings)
     if context.settings.relay_enabled:
         relay.start()
+    deliverer = Deliverer(context.database, context.settings)
+    if context.settings.relay_enabled:
+        deliverer.start()
     reconciler = Reconciler(
         context.database, context.artifacts, context.settings, context.gateway.router.forget
     )
@@ -125,6 +131,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(reconciler.stop)
         relay.stop()
         await context.feed.aclose()
+        await run_in_threadpool(deliverer.stop)
         await context.gateway.aclose()
         context.broker.close()
         context.database.dispose()

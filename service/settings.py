@@ -14,6 +14,7 @@ from excise.logs import LogLevel, configure_logging
 from excise.resources.tenants import Quotas
 from service.database import parse_database_url
 from service.serving.pools import ServingPool, check_pools, load_pool_keys
+from service.webhooks.retries import PAUSES_SECONDS, TRIES
 
 MEBIBYTE = 1024 * 1024
 
@@ -98,6 +99,17 @@ class Settings(BaseSettings):
     hub_organisations: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = ()
     """Organisations of the hub whose pinned checkpoints jobs may name, separated by commas; `*`
     means any."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts, or `host:port`, that webhooks may be on though they are private or over http; a JSON
+    list."""
+    webhook_seconds: float = Field(default=1.0, gt=0)
+    """Pause between two looks for messages to webhooks."""
+    webhook_retry_seconds: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=PAUSES_SECONDS, min_length=1, max_length=TRIES - 1
+    )
+    """Pauses after failed attempts at a message, a JSON list; further ones are like the last."""
+    webhook_give_up_seconds: float = Field(default=432_000.0, gt=0)
+    """A webhook that has done nothing but fail for this long is disabled; five days."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)
     """A worker whose heartbeat is older than this does not count as alive."""
 

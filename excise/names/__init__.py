@@ -29,6 +29,7 @@ from excise.names.corrections import (
     MeasureName,
     SearchPreset,
     Split,
+    Trend,
 )
 from excise.names.jobs import (
     OPEN_STATUSES,
@@ -51,6 +52,7 @@ from excise.names.serving import (
     VersionKind,
     VersionStatus,
 )
+from excise.names.webhooks import DeliveryStatus, WebhookEvent, WebhookStatus
 
 __all__ = [
     "OPEN_STATUSES",
@@ -66,6 +68,7 @@ __all__ = [
     "CircuitMetric",
     "CircuitOrder",
     "ComputeDtype",
+    "DeliveryStatus",
     "Direction",
     "ExportForm",
     "GateBound",
@@ -92,8 +95,11 @@ __all__ = [
     "Stage",
     "StageStatus",
     "Statistic",
+    "Trend",
     "Verdict",
     "VersionKind",
     "VersionStatus",
+    "WebhookEvent",
+    "WebhookStatus",
     "ZeroShotTask",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from service.models import ModelVersion, ServingEvent
+from service.webhooks.messages import tell_of_version
 
 EventKind = Literal[
     "publish",
@@ -38,7 +39,7 @@ def append_event(
     to_version_id: str | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record what happened to the version, or to the alias through it."""
+    """Record what happened to the version, or to the alias through it, and tell webhooks."""
     session.add(
         ServingEvent(
             tenant_id=version.tenant_id,
@@ -53,3 +54,10 @@ def append_event(
             data=dict(data or {}),
         )
     )
+    details = {
+        "alias": alias or version.target_alias,
+        "from_version": from_version_id,
+        "to_version": to_version_id,
+        "reason": reason,
+    }
+    tell_of_version(session, version, kind, details)

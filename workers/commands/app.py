@@ -16,6 +16,7 @@ from excise.cli.output import clean
 from excise.logs import configure_console_logging
 from excise.names import ExportForm, GateOutcome
 from excise.redaction import redact
+from excise.reports.wording import describe_comparison, describe_gate
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
@@ -298,6 +299,20 @@ def gate_command(
             "--device", help="cpu, cuda, auto for a GPU where there is one, or balanced for all."
         ),
     ] = "auto",
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="Folder that keeps what is measured of --against."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="An earlier run to compare with: its folder or gate.json."),
+    ] = None,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse", help="End with 100 where a figure is clearly worse than --baseline."
+        ),
+    ] = False,
 ) -> None:
     """Judge a checkpoint against another by damage and safety gates; no server is needed.
 
@@ -307,11 +322,10 @@ def gate_command(
 
     with _reported_errors():
         report = run_gate(
-            GateRun(model, against, config, output, device),
+            GateRun(model, against, config, output, device, cache, baseline, fail_if_worse),
             lambda line: typer.echo(line, err=True),
         )
     from workers.reports.abilities import describe_abilities
-    from workers.reports.gate_run import describe_gate
 
     for gate in report.gates:
         typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
@@ -321,6 +335,9 @@ def gate_command(
             typer.echo(f"         {gate.remedy}")
     if report.abilities:
         typer.echo(f"abilities: {describe_abilities(report.abilities)}")
+    if report.comparison is not None:
+        for line in describe_comparison(report.comparison):
+            typer.echo(clean(line))
     typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
     raise typer.Exit(0 if report.outcome is GateOutcome.PASSED else GATES_NOT_MET)
 

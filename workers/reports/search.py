@@ -9,9 +9,9 @@ from statistics import fmean
 
 from excise.names import Granularity
 from excise.reports.correction import BudgetLimits, CorrectionReport, SearchStep
+from excise.reports.text import format_number, format_percent, format_share, title
 from workers.reports.abilities import name_bounds
 from workers.reports.charts import Axis, build_axis, build_log_axis, choose_labels
-from workers.reports.text import format_number, format_percent, format_share, title
 
 DRAWN_GAINS = (-0.2, 1.0)
 """Gains beyond these are drawn at the chart's edge."""

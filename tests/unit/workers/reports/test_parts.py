@@ -14,6 +14,16 @@ from excise.reports.correction import (
     PatchSummary,
     RankLimitCost,
 )
+from excise.reports.text import (
+    fenced,
+    format_number,
+    format_percent,
+    format_share,
+    format_signed,
+    sentence,
+    shorten,
+    visible_text,
+)
 from tests.unit.workers.reports.reports import (
     damage_gate,
     effect_gate,
@@ -47,16 +57,6 @@ from workers.reports.effects import (
 from workers.reports.gates import build_gate_groups, list_failed
 from workers.reports.samples import build_samples
 from workers.reports.search import build_search_view, describe_lines, describe_rank_limit
-from workers.reports.text import (
-    fenced,
-    format_number,
-    format_percent,
-    format_share,
-    format_signed,
-    sentence,
-    shorten,
-    visible_text,
-)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.integers(2, 6))
