@@ -11,6 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from excise.installation import __version__
 from service import health
 from service.artifacts import open_artifact_store
+from service.audit import routes as audit_routes
+from service.audit.requests import RequestOrigin
 from service.broker import Broker
 from service.checkpoints import routes as checkpoint_routes
 from service.context import AppContext
@@ -52,10 +54,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.context = context
     app.add_middleware(BodyLimits, settings=context.settings)
+    app.add_middleware(RequestOrigin)  # inside of what finds out
     app.add_middleware(Authentication, context=context)  # before, for it is added after
     app.add_middleware(RequestEnvelope)
     install_error_handlers(app)
-    for module in (job_routes, prompt_set_routes, checkpoint_routes, key_routes):
+    for module in (job_routes, prompt_set_routes, checkpoint_routes, key_routes, audit_routes):
         app.include_router(module.router)
     for serving in (serving_routes, gateway_routes):
         app.include_router(serving.router)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from excise.intake.model_sources import ModelSourceError, resolve_model_source
 from excise.names import JobStatus, KeyScope
 from excise.specs import CorrectionSpec, JobSpec
+from service.audit.recording import record
 from service.errors import (
     ConflictError,
     InvalidRequestError,
@@ -65,6 +66,7 @@ def submit_job(
     repository.insert_job(session, job, list(spec.stages))
     append_event(session, job.id, "job.queued", "The job is waiting for a worker.")
     enqueue(session, job.id)
+    record(session, job.tenant_id, "job.submit", job.id, {"kind": job.kind, "model": job.model})
     session.flush()
     return get_job(session, identity.tenant_id, job.id), True
 
@@ -103,6 +105,8 @@ def cancel_job(session: Session, tenant_id: str, job_id: str) -> Job:
     job = get_job(session, tenant_id, job_id, lock=True)
     if not JobStatus(job.status).is_open:
         raise ConflictError(f"The job has already ended as {job.status}; it cannot be cancelled.")
+    if not job.cancel_requested:
+        record(session, tenant_id, "job.cancel", job.id)
     if job.status == JobStatus.QUEUED:
         cancel(session, job)
     elif not job.cancel_requested:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from service.audit.recording import record
 from service.database import fetch_now
 from service.errors import ForbiddenError, NotFoundError, UnauthorizedError
 from service.keys import repository
@@ -67,6 +68,7 @@ def create_key(
         scopes=sorted(set(scopes)),
     )
     repository.add_key(session, key)
+    record(session, tenant_id, "key.create", key.id, {"name": name, "scopes": key.scopes})
     return key, secret
 
 
@@ -96,7 +98,9 @@ def revoke_key(session: Session, tenant_id: str, key_id: str) -> ApiKey:
         key = repository.find_key(session, tenant_id, key_id)
     if key is None:
         raise NotFoundError("There is no such API key.")
-    key.revoked_at = key.revoked_at or fetch_now(session)
+    if key.revoked_at is None:
+        key.revoked_at = fetch_now(session)
+        record(session, tenant_id, "key.revoke", key.id, {"name": key.name})
     session.flush()
     return key
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from excise.intake.prompt_sets import PromptSetError, parse_prompts, parse_rows
 from excise.names import PromptSetFormat
+from service.audit.recording import record
 from service.errors import InvalidRequestError, NotFoundError
 from service.models import PromptSet, new_id
 from service.prompt_sets import repository
@@ -54,6 +55,9 @@ def create_prompt_set(
         bytes=len(content),
     )
     is_new = repository.insert_if_new(session, prompt_set)
+    if is_new:
+        data = {"name": name, "format": kind, "bytes": len(content)}
+        record(session, tenant_id, "prompt_set.create", prompt_set.id, data)
     return repository.find_same(session, prompt_set), is_new
 
 

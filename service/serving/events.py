@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
+from service.audit.recording import Action, record
 from service.models import ModelVersion, ServingEvent
 
 EventKind = Literal[
@@ -24,6 +25,16 @@ EventKind = Literal[
     "retire",
 ]
 
+_ACTIONS: dict[EventKind, Action] = {
+    "publish": "version.publish",
+    "override": "version.override",
+    "retire": "version.retire",
+    "promote": "alias.promote",
+    "rollback": "alias.rollback",
+    "split": "alias.split",
+}
+"""The events that are changes somebody asked for, as the audit log calls them."""
+
 
 def append_event(
     session: Session,
@@ -38,7 +49,7 @@ def append_event(
     to_version_id: str | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record what happened to the version, or to the alias through it."""
+    """Record what happened to the version, or to the alias through it; changes are audited."""
     session.add(
         ServingEvent(
             tenant_id=version.tenant_id,
@@ -53,3 +64,15 @@ def append_event(
             data=dict(data or {}),
         )
     )
+    if kind in _ACTIONS:
+        action = _ACTIONS[kind]
+        target = alias if alias is not None and action.startswith("alias.") else version.id
+        details = {
+            "version": version.id,
+            "key_id": key_id,
+            "from": from_version_id,
+            "reason": reason,
+            **(data or {}),
+        }
+        known = {name: value for name, value in details.items() if value is not None}
+        record(session, version.tenant_id, action, target, known)
