@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
 
 from excise.installation import __version__
@@ -22,6 +23,11 @@ from service.gateway.gateway import Gateway
 from service.jobs import routes as job_routes
 from service.keys import routes as key_routes
 from service.keys.authentication import Authentication
+from service.metrics import routes as metrics_routes
+from service.metrics.counters import REGISTRY
+from service.metrics.database import DatabaseCollector
+from service.metrics.exposition import Exposition
+from service.metrics.requests import RequestMetrics
 from service.middleware import BodyLimits, RequestEnvelope
 from service.problems import install_error_handlers
 from service.prompt_sets import routes as prompt_set_routes
@@ -36,6 +42,15 @@ DESCRIPTION = (
     "Errors are application/problem+json; see docs/guides/api.md."
 )
 
+_TELEMETRY: TelemetryConfig = {
+    "metrics": False,  # those are Prometheus's
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,  # see service.tracing
+    "exclude": lambda scope: scope["path"] in {"/healthz", "/readyz", "/metrics"},
+}
+"""What FastAPI records of requests, once tracing is configured."""
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service over a migrated database.
@@ -43,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Without settings it is the entry point of a process: they come from the environment, and its
     logging is configured.
     """
-    context = build_context(settings or start_process(Settings))
+    context = build_context(settings or start_process(Settings, "api"))
     app = FastAPI(
         title="Excise",
         version=__version__,
@@ -51,18 +66,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's own page loads from other hosts; service.web has ours
         redoc_url=None,
+        telemetry=_TELEMETRY,
     )
     app.state.context = context
     app.add_middleware(BodyLimits, settings=context.settings)
     app.add_middleware(RequestOrigin)  # inside of what finds out
     app.add_middleware(Authentication, context=context)  # before, for it is added after
     app.add_middleware(RequestEnvelope)
+    app.add_middleware(RequestMetrics)
     install_error_handlers(app)
     for module in (job_routes, prompt_set_routes, checkpoint_routes, key_routes, audit_routes):
         app.include_router(module.router)
     for serving in (serving_routes, gateway_routes):
         app.include_router(serving.router)
     app.include_router(health.router)
+    app.include_router(metrics_routes.router)
     app.include_router(web_routes.router)
     return app
 
@@ -70,12 +88,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def build_context(settings: Settings) -> AppContext:
     """The resources the settings name; nothing is connected yet."""
     database = Database(settings.database_url.get_secret_value())
+    broker = Broker(settings.broker_url.get_secret_value())
+    gateway = Gateway(database, settings)
+    figures = DatabaseCollector(database, broker, settings.worker_silent_seconds)
     return AppContext(
         settings=settings,
         database=database,
         artifacts=open_artifact_store(settings.artifacts),
-        broker=Broker(settings.broker_url.get_secret_value()),
-        gateway=Gateway(database, settings),
+        broker=broker,
+        gateway=gateway,
+        metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures]),
     )
 
 

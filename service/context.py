@@ -11,6 +11,7 @@ from service.artifacts import ArtifactStore
 from service.broker import Broker
 from service.database import Database
 from service.gateway.gateway import Gateway
+from service.metrics.exposition import Exposition
 from service.settings import Settings
 
 
@@ -23,6 +24,7 @@ class AppContext:
     artifacts: ArtifactStore
     broker: Broker
     gateway: Gateway
+    metrics: Exposition
 
 
 def get_context(request: Request) -> AppContext:

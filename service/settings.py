@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from excise.logs import LogLevel, configure_logging
 from service.database import parse_database_url
 from service.serving.pools import ServingPool, check_pools, load_pool_keys
+from service.tracing import configure_tracing
 
 MEBIBYTE = 1024 * 1024
 
@@ -73,6 +74,8 @@ class Settings(BaseSettings):
     """How long after a job's end what its stages handed to one another is kept; its files stay."""
     stream_poll_seconds: float = Field(default=0.5, gt=0)
     """Pause between two looks for new events while an event stream is open."""
+    metrics_token: SecretStr | None = None
+    """Bearer token that `/metrics` asks for; without one it answers this machine alone."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)
     """A worker whose heartbeat is older than this does not count as alive."""
 
@@ -101,8 +104,8 @@ class Settings(BaseSettings):
     def list_secrets(self) -> list[str]:
         """What no log may show: the URLs with the passwords in them, the servers' keys."""
         keys = (pool.api_key for pool in self.serving_pools)
-        secrets = (self.database_url, self.broker_url, *(key for key in keys if key is not None))
-        return [secret.get_secret_value() for secret in secrets]
+        secrets = (self.database_url, self.broker_url, self.metrics_token, *keys)
+        return [secret.get_secret_value() for secret in secrets if secret is not None]
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -141,8 +144,8 @@ class Settings(BaseSettings):
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
-def start_process(kind: type[SettingsType]) -> SettingsType:
-    """The settings of an entry point, its logging configured.
+def start_process(kind: type[SettingsType], role: str) -> SettingsType:
+    """The settings of an entry point, its logging and, by its `role`, its tracing configured.
 
     Logging comes first: what is wrong with the settings is logged as well, without secrets.
     Raises `ValidationError`.
@@ -150,4 +153,5 @@ def start_process(kind: type[SettingsType]) -> SettingsType:
     configure_logging()
     settings = kind()
     configure_logging(settings.log_level, settings.list_secrets())
+    configure_tracing(role)
     return settings
