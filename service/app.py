@@ -28,6 +28,7 @@ from service.metrics.counters import REGISTRY
 from service.metrics.database import DatabaseCollector
 from service.metrics.exposition import Exposition
 from service.metrics.requests import RequestMetrics
+from service.metrics.storage import StorageCollector
 from service.middleware import BodyLimits, RequestEnvelope
 from service.problems import install_error_handlers
 from service.prompt_sets import routes as prompt_set_routes
@@ -91,13 +92,14 @@ def build_context(settings: Settings) -> AppContext:
     broker = Broker(settings.broker_url.get_secret_value())
     gateway = Gateway(database, settings)
     figures = DatabaseCollector(database, broker, settings.worker_silent_seconds)
+    storage = StorageCollector(settings.artifacts)
     return AppContext(
         settings=settings,
         database=database,
         artifacts=open_artifact_store(settings.artifacts),
         broker=broker,
         gateway=gateway,
-        metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures]),
+        metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures, storage]),
     )
 
 

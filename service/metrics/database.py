@@ -59,29 +59,29 @@ class DatabaseCollector(Collector):
                 figures = load_figures(session, self._silent_seconds)
         except SQLAlchemyError as error:
             logger.warning("no figures from the database: %s", type(error).__name__)
-            return [_build_up("database", False)]
-        return [_build_up("database", True), *_build_metrics(figures)]
+            return [_build_up("database", is_up=False)]
+        return list(build_database_metrics(figures))
 
     def _ask_broker(self) -> list[Metric]:
         """How many messages wait at the broker."""
-        messages = GaugeMetricFamily(
-            "excise_broker_messages", "Messages at the broker that no worker has taken yet."
-        )
         try:
-            messages.add_metric([], self._broker.count_messages())
+            return list(build_broker_metrics(self._broker.count_messages()))
         except RedisError as error:
             logger.warning("no figures from the broker: %s", type(error).__name__)
-            return [_build_up("broker", False)]
-        return [_build_up("broker", True), messages]
+            return [_build_up("broker", is_up=False)]
 
 
-def _build_up(part: str, is_up: bool) -> Metric:
-    """Whether a part answered."""
-    return GaugeMetricFamily(f"excise_{part}_up", f"Whether the {part} answered.", int(is_up))
+def build_broker_metrics(messages: int) -> Iterator[Metric]:
+    """What is told of a broker that answered."""
+    yield _build_up("broker", is_up=True)
+    yield GaugeMetricFamily(
+        "excise_broker_messages", "Messages at the broker that no worker has taken yet.", messages
+    )
 
 
-def _build_metrics(figures: Figures) -> Iterator[Metric]:
-    """Every figure as a metric."""
+def build_database_metrics(figures: Figures) -> Iterator[Metric]:
+    """Every figure of a database that answered as a metric."""
+    yield _build_up("database", is_up=True)
     jobs = GaugeMetricFamily(
         "excise_jobs",
         "Jobs; open ones by how long they have been queued or running.",
@@ -126,3 +126,8 @@ def _build_labelled(name: str, text: str, label: str, values: dict[str, int]) ->
     for value, count in values.items():
         metric.add_metric([value], count)
     return metric
+
+
+def _build_up(part: str, *, is_up: bool) -> Metric:
+    """Whether a part answered."""
+    return GaugeMetricFamily(f"excise_{part}_up", f"Whether the {part} answered.", int(is_up))

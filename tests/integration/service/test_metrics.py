@@ -182,6 +182,16 @@ def test_requests_are_told_by_route_and_never_by_path(scraper: TestClient) -> No
     assert not any("job_0" in route or "such" in route for route in routes)
 
 
+def test_the_room_that_artifacts_have_is_told(scraper: TestClient, settings: Settings) -> None:
+    Path(settings.artifacts).mkdir(exist_ok=True)
+    samples = scrape(scraper)
+    free = find(samples, "excise_artifact_store_bytes", state="free")
+    assert 0 < free <= find(samples, "excise_artifact_store_bytes", state="total")
+    remote = settings.model_copy(update={"artifacts": "memory://bucket/prefix"})
+    with open_app(remote) as client:
+        assert "excise_artifact_store_bytes" not in client.get("/metrics").text
+
+
 def test_the_figures_are_asked_for_once_in_a_while(settings: Settings, database: Database) -> None:
     with open_app(settings) as client:
         first = scrape(client)
