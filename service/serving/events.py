@@ -66,13 +66,15 @@ def append_event(
     )
     if kind in _ACTIONS:
         action = _ACTIONS[kind]
-        target = alias if alias is not None and action.startswith("alias.") else version.id
+        is_of_alias = action.startswith("alias.")
         details = {
-            "version": version.id,
+            "version": version.id if is_of_alias else None,
+            "alias": None if is_of_alias else version.target_alias,
             "key_id": key_id,
             "from": from_version_id,
             "reason": reason,
             **(data or {}),
         }
         known = {name: value for name, value in details.items() if value is not None}
+        target = alias if is_of_alias and alias is not None else version.id
         record(session, version.tenant_id, action, target, known)

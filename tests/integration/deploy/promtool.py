@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-_TIMEOUT_SECONDS = 120
+_TIMEOUT_SECONDS = 300
 
 
 def find_promtool() -> Path:

@@ -18,7 +18,7 @@ def run(*arguments: str, content: bytes = b"") -> None:
         cwd=RULES.parent,
         input=content,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, (ended.stdout + ended.stderr).decode()
