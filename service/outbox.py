@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.leases.policy import LeasePolicy, Row
 from service.metrics.counters import OUTBOX_RESENT, OUTBOX_SENT
 from service.models import ModelVersion, OutboxMessage
-from service.tracing import continue_trace, get_traceparent
+from service.tracing import continue_trace, get_traceparent, is_tracing
 
 JOB_TASK = "excise.run_job"
 SHARD_TASK = "excise.run_shard"
@@ -40,7 +40,12 @@ def enqueue_version(session: Session, version: ModelVersion) -> None:
 
 
 def find_traceparent(session: Session, is_about: ColumnElement[bool]) -> str | None:
-    """The trace of the newest message about something that has one; messages are kept for a day."""
+    """The trace of the newest message about something that has one; messages are kept for a day.
+
+    None where nothing is traced anyway.
+    """
+    if not is_tracing():
+        return None
     statement = select(OutboxMessage.traceparent).where(
         is_about, OutboxMessage.traceparent.is_not(None)
     )

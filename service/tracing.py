@@ -44,6 +44,11 @@ def configure_tracing(role: str) -> None:
     trace.set_tracer_provider(build_provider(role))
 
 
+def is_tracing() -> bool:
+    """Whether anything is recorded in this process."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def flush_traces() -> None:
     """Send what was recorded, for a process that ends without ado; not for long."""
     shut_down = getattr(trace.get_tracer_provider(), "shutdown", None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Float, case, cast, func, literal, select, text
+from sqlalchemy import ColumnElement, Float, case, cast, extract, func, literal, select, text
 from sqlalchemy.orm import Session
 
 from excise.names import JobStatus, VersionStatus
@@ -89,7 +89,7 @@ def load_figures(session: Session, silent_seconds: float) -> Figures:
 
 def _seconds_since(column: ColumnElement[datetime]) -> ColumnElement[float]:
     """How long ago that was."""
-    return cast(func.extract("epoch", func.clock_timestamp() - column), Float)
+    return cast(extract("epoch", func.clock_timestamp() - column), Float)
 
 
 def _count_jobs(session: Session) -> list[JobCount]:

@@ -129,7 +129,7 @@ def test_a_job_is_one_trace_and_its_logs_name_it(traced: Traced, tmp_path: Path)
     program = "tests.integration.tracing.staged_worker"
     options = ("--pool", "solo", "--without-mingle", "--without-gossip", "--loglevel", "INFO")
     with run(log, traced.environment, "celery", "--quiet", "-A", program, "worker", *options):
-        client.headers |= traced.follow(TRACE_ID)
+        client.headers.update(traced.follow(TRACE_ID))
         client.get(f"/v1/jobs?api_key={QUERY_SECRET}")
         job = submit(client)  # type: ignore[arg-type]
         client.headers.pop("traceparent")
@@ -181,12 +181,12 @@ def test_a_version_is_brought_up_in_its_trace_and_answers_in_others(traced: Trac
     version_id = answer.json()["id"]
     traced.stage.build(version_id, "weights")
     traced.stage.wait_for(traced.client, version_id, "live")
-    loaded = [seen for seen in traced.stage.vllm.seen if seen.path == "/v1/load_lora_adapter"]
+    loaded = [seen for seen in traced.stage.vllm.state.seen if seen.path == "/v1/load_lora_adapter"]
     assert published in loaded[-1].headers["traceparent"]
     body = {"model": version_id, "prompt": "hello", "max_tokens": 2}
     reply = traced.client.post("/v1/completions", json=body, headers=traced.follow(asked))
     assert reply.status_code == 200, reply.text
-    generated = traced.stage.vllm.seen[-1]
+    generated = traced.stage.vllm.state.seen[-1]
     wait_for(lambda: "excise-api: POST /v1/completions" in traced.collector.list_trace(asked))
     wait_for(lambda: "excise-api: version bring up" in traced.collector.list_trace(published))
     span = traced.collector.list_trace(asked)["excise-api: POST /v1/completions"]
