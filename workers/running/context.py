@@ -162,7 +162,7 @@ class JobContext(TaskContext, StageContext):
             return earlier
         self._write(start_stage, name)
         began = time.monotonic()
-        with step(f"stage {name}", kind=self.spec.kind):
+        with step(f"stage {name}", job_kind=self.spec.kind):
             data = work(self.progress(name))
         STAGE_SECONDS.labels(self.spec.kind, name).observe(time.monotonic() - began)
         sha256 = self.keep(data, lambda sha256: self._write(finish_stage, name, key, sha256, False))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from multiprocessing import parent_process
+from multiprocessing import current_process
 
 from service.database import Database
 from service.jobs.execution import Claim
@@ -37,5 +37,5 @@ def do_nothing(progress: Progress) -> bytes:
     return b"nothing"
 
 
-if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
+if os.environ.get("EXCISE_IS_WORKER") and current_process().name == "MainProcess":  # no child
     app = build_worker(start_process(WorkerSettings, "worker"), [StagedJob()])
