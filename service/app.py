@@ -36,6 +36,7 @@ from service.relay import Relay
 from service.serving import routes as serving_routes
 from service.serving.reconciler import Reconciler
 from service.settings import Settings, start_process
+from service.tracing import flush_traces
 from service.web import routes as web_routes
 
 DESCRIPTION = (
@@ -123,3 +124,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await context.gateway.aclose()
         context.broker.close()
         context.database.dispose()
+        await run_in_threadpool(flush_traces)

@@ -29,7 +29,10 @@ class Redaction(SpanProcessor):
 def build_provider(role: str) -> TracerProvider:
     """What records spans and sends them in batches, as the `OTEL_…` variables say."""
     name = os.environ.get("OTEL_SERVICE_NAME") or f"excise-{role}"
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
+    provider = TracerProvider(
+        resource=Resource.create({SERVICE_NAME: name}),
+        shutdown_on_exit=False,  # that waits for long; see flush_traces
+    )
     provider.add_span_processor(Redaction())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider

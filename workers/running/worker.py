@@ -10,11 +10,11 @@ from typing import Any
 from uuid import uuid4
 
 from celery import Celery, Task
-from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from excise.logs import configure_logging
 from service.database import Database
-from service.tracing import HEADER
+from service.tracing import HEADER, flush_traces
 from workers.running.exposition import serve_metrics
 from workers.running.leased import LeasedWork
 from workers.running.life_signs import LifeSigns
@@ -49,10 +49,14 @@ def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) ->
     def give_back(**_: Any) -> None:
         supervisor.stop()
 
+    def send_traces(**_: Any) -> None:
+        flush_traces()
+
     # Celery keeps only weak references to receivers unless told otherwise.
     setup_logging.connect(keep_logging, weak=False)
     worker_ready.connect(start_life_signs, weak=False)
     worker_shutting_down.connect(give_back, weak=False)
+    worker_shutdown.connect(send_traces, weak=False)
     return app
 
 
