@@ -10,8 +10,8 @@ from excise.logs import bind_log_fields
 from service.audit.origin import Origin, set_origin
 from service.keys.operations import Identity
 
-_IDS = re.compile(r"/(?P<id>(?P<noun>job|ps|mv|key)_[0-9a-f]{24})(?:/|$)")
-_FIELDS = {"job": "job_id", "ps": "prompt_set_id", "mv": "version_id", "key": "key_id"}
+_IDS = re.compile(r"/(?P<id>(?P<noun>job|ps|mv)_[0-9a-f]{24})(?:/|$)")
+_FIELDS = {"job": "job_id", "ps": "prompt_set_id", "mv": "version_id"}
 
 
 class RequestOrigin:

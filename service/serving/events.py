@@ -70,7 +70,7 @@ def append_event(
         details = {
             "version": version.id if is_of_alias else None,
             "alias": None if is_of_alias else version.target_alias,
-            "key_id": key_id,
+            "asked_by": key_id,
             "from": from_version_id,
             "reason": reason,
             **(data or {}),

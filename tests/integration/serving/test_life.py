@@ -261,7 +261,7 @@ def test_every_change_is_in_the_audit_log(stage: Stage, client: httpx.Client, te
     ]
     by_service, promoted = (entry for entry in entries if entry["action"] == "alias.promote")
     assert (by_service["actor"], by_service["source"]) == ("service", None)
-    assert by_service["data"]["key_id"] == promoted["actor"]
+    assert by_service["data"]["asked_by"] == promoted["actor"]
     assert promoted["source"] == "127.0.0.1"
     assert promoted["data"]["reason"] == "better"
     assert (promoted["data"]["from"], promoted["data"]["version"]) == (first, second)
