@@ -159,6 +159,11 @@ def bind_log_fields(**fields: str) -> None:
     _bound.set({**_bound.get(), **fields})
 
 
+def get_log_fields() -> Mapping[str, str]:
+    """What every line of the present task or thread carries."""
+    return _bound.get()
+
+
 @contextmanager
 def log_fields(**fields: str) -> Iterator[None]:
     """The same for as long as the block lasts."""

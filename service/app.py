@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
 
 from excise.installation import __version__
 from service import health
 from service.artifacts import open_artifact_store
+from service.audit import routes as audit_routes
+from service.audit.requests import RequestOrigin
 from service.broker import Broker
 from service.checkpoints import routes as checkpoint_routes
 from service.context import AppContext
@@ -25,6 +28,12 @@ from service.jobs.feed import EventFeed
 from service.jobs.stream_limits import StreamLimits
 from service.keys import routes as key_routes
 from service.keys.authentication import Authentication
+from service.metrics import routes as metrics_routes
+from service.metrics.counters import REGISTRY
+from service.metrics.database import DatabaseCollector
+from service.metrics.exposition import Exposition
+from service.metrics.requests import RequestMetrics
+from service.metrics.storage import StorageCollector
 from service.middleware import BodyLimits, RequestEnvelope
 from service.openapi import install_openapi
 from service.problems import install_error_handlers
@@ -34,6 +43,7 @@ from service.serving import routes as serving_routes
 from service.serving.reconciler import Reconciler
 from service.settings import Settings, start_process
 from service.tenants import routes as tenant_routes
+from service.tracing import flush_traces
 from service.web import routes as web_routes
 from service.webhooks import routes as webhook_routes
 from service.webhooks.deliverer import Deliverer
@@ -45,6 +55,15 @@ DESCRIPTION = (
     "Errors are application/problem+json; see docs/guides/api.md."
 )
 
+_TELEMETRY: TelemetryConfig = {
+    "metrics": False,  # those are Prometheus's
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,  # see service.tracing
+    "exclude": lambda scope: scope["path"] in {"/healthz", "/readyz", "/metrics"},
+}
+"""What FastAPI records of requests, once tracing is configured."""
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service over a migrated database.
@@ -53,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     logging is configured.
     """
     is_process = settings is None
-    context = build_context(settings or start_process(Settings))
+    context = build_context(settings or start_process(Settings, "api"))
     app = FastAPI(
         title="Excise",
         version=__version__,
@@ -63,19 +82,30 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat whatever Host the client sent
         generate_unique_id_function=lambda route: route.name,
+        telemetry=_TELEMETRY,
     )
     app.state.context = context
     app.add_middleware(BodyLimits, settings=context.settings)
+    app.add_middleware(RequestOrigin)  # inside of what finds out
     app.add_middleware(Authentication, context=context)  # before, for it is added after
     app.add_middleware(RequestEnvelope)
+    app.add_middleware(RequestMetrics)
     install_error_handlers(app)
     install_openapi(app)
-    for module in (*(job_routes, prompt_set_routes, checkpoint_routes, key_routes, tenant_routes),):
+    for module in (
+        job_routes,
+        prompt_set_routes,
+        checkpoint_routes,
+        key_routes,
+        tenant_routes,
+        audit_routes,
+    ):
         app.include_router(module.router)
     for serving in (serving_routes, gateway_routes):
         app.include_router(serving.router)
     app.include_router(webhook_routes.router)
     app.include_router(health.router)
+    app.include_router(metrics_routes.router)
     app.include_router(web_routes.router)
     if is_process:
         keep_loop_quick()
@@ -85,15 +115,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def build_context(settings: Settings) -> AppContext:
     """The resources the settings name; nothing is connected yet."""
     database = Database(settings.database_url.get_secret_value())
+    broker = Broker(settings.broker_url.get_secret_value())
+    gateway = Gateway(database, settings)
+    figures = DatabaseCollector(database, broker, settings.worker_silent_seconds)
+    storage = StorageCollector(settings.artifacts)
     return AppContext(
         settings=settings,
         database=database,
         artifacts=open_artifact_store(settings.artifacts),
-        broker=Broker(settings.broker_url.get_secret_value()),
-        gateway=Gateway(database, settings),
+        broker=broker,
+        gateway=gateway,
         feed=EventFeed(database, settings.stream_poll_seconds),
         stream_limits=StreamLimits(settings.max_streams, settings.max_streams_per_key),
         download_threads=CapacityLimiter(settings.download_threads),
+        metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures, storage]),
     )
 
 
@@ -135,3 +170,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await context.gateway.aclose()
         context.broker.close()
         context.database.dispose()
+        await run_in_threadpool(flush_traces)

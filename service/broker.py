@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 from uuid import uuid4
 
 from celery import Celery
 from redis import Redis
 
 from service.outbox import Publish
+from service.tracing import build_trace_headers
 
 EPOCH_KEY = "excise:epoch"
 _TIMEOUT_SECONDS = 5
@@ -41,6 +43,7 @@ class Broker:
 
         kombu remembers per connection which queues it has bound, and a message for a binding that
         a FLUSHALL took away is lost without an error. A new connection binds again.
+        A message carries the trace it is sent in.
         """
         with (
             self._celery.connection_for_write() as connection,
@@ -48,9 +51,19 @@ class Broker:
         ):
 
             def publish(task: str, row_id: str) -> None:
-                self._celery.send_task(task, args=[row_id], producer=producer, retry=False)
+                self._celery.send_task(
+                    task,
+                    args=[row_id],
+                    producer=producer,
+                    retry=False,
+                    headers=build_trace_headers(),
+                )
 
             yield publish
+
+    def count_messages(self) -> int:
+        """How many messages no worker has taken yet."""
+        return cast(int, self._client.llen(self._celery.conf.task_default_queue))
 
     def has_epoch(self) -> bool:
         """Whether the broker still holds the marker, and so everything sent since it was set."""

@@ -14,6 +14,7 @@ from service.database import Database
 from service.gateway.gateway import Gateway
 from service.jobs.feed import EventFeed
 from service.jobs.stream_limits import StreamLimits
+from service.metrics.exposition import Exposition
 from service.settings import Settings
 
 
@@ -29,6 +30,7 @@ class AppContext:
     feed: EventFeed
     stream_limits: StreamLimits
     download_threads: CapacityLimiter
+    metrics: Exposition
 
 
 def get_context(request: Request) -> AppContext:

@@ -19,6 +19,7 @@ from service.body_budget import BodyBudget
 from service.errors import ExciseError, InvalidRequestError, SlowRequestError, TooLargeError
 from service.problems import build_internal_response, build_problem_response
 from service.settings import Settings
+from service.tracing import describe_trace
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class RequestEnvelope:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
-        bind_log_fields(request_id=request_id)
+        bind_log_fields(request_id=request_id, **describe_trace())
         has_started = False
 
         async def send_with_headers(message: Message) -> None:

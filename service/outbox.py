@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import delete, exists, func, select
+from opentelemetry.trace import SpanKind
+from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from service.leases.policy import LeasePolicy, Row
+from service.metrics.counters import OUTBOX_RESENT, OUTBOX_SENT
 from service.models import ModelVersion, OutboxMessage
+from service.tracing import continue_trace, get_traceparent, is_tracing
 
 JOB_TASK = "excise.run_job"
 SHARD_TASK = "excise.run_shard"
@@ -23,12 +26,30 @@ _KEEP_SENT = timedelta(days=1)
 
 def enqueue(session: Session, job_id: str, shard_id: str | None = None) -> None:
     """Write the message for one job or one of its shards; it is sent after the commit."""
-    session.add(OutboxMessage(job_id=job_id, shard_id=shard_id))
+    traceparent = get_traceparent() or find_traceparent(session, OutboxMessage.job_id == job_id)
+    session.add(OutboxMessage(job_id=job_id, shard_id=shard_id, traceparent=traceparent))
 
 
 def enqueue_version(session: Session, version: ModelVersion) -> None:
     """Write the message for the builder of one version; it is sent after the commit."""
-    session.add(OutboxMessage(job_id=version.job_id, version_id=version.id))
+    is_about = OutboxMessage.version_id == version.id
+    traceparent = get_traceparent() or find_traceparent(session, is_about)
+    session.add(
+        OutboxMessage(job_id=version.job_id, version_id=version.id, traceparent=traceparent)
+    )
+
+
+def find_traceparent(session: Session, is_about: ColumnElement[bool]) -> str | None:
+    """The trace of the newest message about something that has one; messages are kept for a day.
+
+    None where nothing is traced anyway.
+    """
+    if not is_tracing():
+        return None
+    statement = select(OutboxMessage.traceparent).where(
+        is_about, OutboxMessage.traceparent.is_not(None)
+    )
+    return session.scalar(statement.order_by(OutboxMessage.id.desc()).limit(1))
 
 
 def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
@@ -46,8 +67,11 @@ def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
     )
     messages = session.scalars(statement).all()
     for message in messages:
-        publish(*_address(message))
+        task, row_id = _address(message)
+        with continue_trace("outbox send", message.traceparent, SpanKind.PRODUCER, task=task):
+            publish(task, row_id)
         message.sent_at = func.clock_timestamp()
+    OUTBOX_SENT.inc(len(messages))
     return len(messages)
 
 
@@ -75,6 +99,7 @@ def resend(session: Session, policy: LeasePolicy[Row], unclaimed_seconds: float 
     rows = session.scalars(policy.select_waiting().where(*is_forgotten)).all()
     for row in rows:
         policy.enqueue(session, row)
+    OUTBOX_RESENT.labels(policy.name).inc(len(rows))
     return len(rows)
 
 

@@ -14,6 +14,7 @@ from service.jobs.intermediates import collect_artifact, find_expired
 from service.jobs.leases import JOBS, SHARDS
 from service.leases.operations import sweep
 from service.leases.policy import LeasePolicy
+from service.metrics.counters import LEASES_EXPIRED, RELAY_FAILURES
 from service.outbox import count_unsent, delete_old_sent, resend, send_unsent
 from service.serving.publications import VERSIONS
 from service.settings import Settings
@@ -71,6 +72,7 @@ class Relay:
             with self._database.transaction() as session:
                 for row_id in sweep(session, policy, settings.max_attempts):
                     logger.warning("lease of %s %s expired", policy.name, row_id)
+                    LEASES_EXPIRED.labels(policy.name).inc()
         with self._database.transaction() as session:
             if count := resend(session, JOBS, settings.resend_seconds):
                 logger.warning("%d queued jobs were not claimed in time; sending again", count)
@@ -123,6 +125,7 @@ class Relay:
                     failures = 0
                 except Exception as error:
                     failures += 1
+                    RELAY_FAILURES.labels(name).inc()
                     if failures == 1:
                         logger.exception("relay %s failed", name)
                     else:

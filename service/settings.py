@@ -14,6 +14,7 @@ from excise.logs import LogLevel, configure_logging
 from excise.resources.tenants import Quotas
 from service.database import parse_database_url
 from service.serving.pools import ServingPool, check_pools, load_pool_keys
+from service.tracing import configure_tracing
 from service.webhooks.retries import PAUSES_SECONDS, TRIES
 
 MEBIBYTE = 1024 * 1024
@@ -110,6 +111,8 @@ class Settings(BaseSettings):
     """Pauses after failed attempts at a message, a JSON list; further ones are like the last."""
     webhook_give_up_seconds: float = Field(default=432_000.0, gt=0)
     """A webhook that has done nothing but fail for this long is disabled; five days."""
+    metrics_token: SecretStr | None = None
+    """Bearer token that `/metrics` asks for; without one it answers this machine alone."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)
     """A worker whose heartbeat is older than this does not count as alive."""
 
@@ -139,8 +142,8 @@ class Settings(BaseSettings):
     def list_secrets(self) -> list[str]:
         """What no log may show: the URLs with the passwords in them, the servers' keys."""
         keys = (pool.api_key for pool in self.serving_pools)
-        secrets = (self.database_url, self.broker_url, *(key for key in keys if key is not None))
-        return [secret.get_secret_value() for secret in secrets]
+        secrets = (self.database_url, self.broker_url, self.metrics_token, *keys)
+        return [secret.get_secret_value() for secret in secrets if secret is not None]
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -179,8 +182,8 @@ class Settings(BaseSettings):
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
-def start_process(kind: type[SettingsType]) -> SettingsType:
-    """The settings of an entry point, its logging configured.
+def start_process(kind: type[SettingsType], role: str) -> SettingsType:
+    """The settings of an entry point, its logging and, by its `role`, its tracing configured.
 
     Logging comes first: what is wrong with the settings is logged as well, without secrets.
     Raises `ValidationError`.
@@ -188,4 +191,5 @@ def start_process(kind: type[SettingsType]) -> SettingsType:
     configure_logging()
     settings = kind()
     configure_logging(settings.log_level, settings.list_secrets())
+    configure_tracing(role)
     return settings

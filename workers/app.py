@@ -11,4 +11,4 @@ from workers.kinds.leased import LEASED_WORK
 from workers.running.worker import build_worker
 from workers.settings import WorkerSettings
 
-app = build_worker(start_process(WorkerSettings), LEASED_WORK)
+app = build_worker(start_process(WorkerSettings, "worker"), LEASED_WORK)

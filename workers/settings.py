@@ -52,6 +52,11 @@ class WorkerSettings(ScorerSettings, Settings):
     """Pause between two heartbeats of the worker and two renewals of its lease."""
     cancel_grace_seconds: float = Field(default=30.0, ge=0)
     """How long a cancelled job may take to stop by itself before it is ended."""
+    metrics_address: str | None = Field(
+        default=None, pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$"
+    )
+    """Where this worker answers Prometheus, `host:port`; nowhere unless it is set. Who may reach it
+    is the network's business: nothing is asked of whoever comes."""
     silence_seconds: float = Field(default=60.0, gt=0)
     """An idle worker exits when a job has waited this long for it: its connection is dead."""
     serving_dtype: Dtype = "float32"

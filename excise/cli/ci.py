@@ -84,7 +84,7 @@ def post(
 
 
 @app.command("annotations")
-def annotations(report: ReportArgument) -> None:
+def print_annotations(report: ReportArgument) -> None:
     """Print an `::error` line for every unmet gate, as GitHub reads it from a log."""
     clean = _keep_secrets()
     for line in list_annotations(_read(report), clean):

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from excise.cli.output import CommandError
+from service.audit.origin import as_operator
 from service.database import Database
 from service.embedded import read_running_stack
 
@@ -37,7 +38,8 @@ def open_database() -> Iterator[Database]:
     try:
         database = Database(find_database_url(), pool_size=1, max_overflow=0)
         try:
-            yield database
+            with as_operator():
+                yield database
         finally:
             database.dispose()
     except SQLAlchemyError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 Outcome = Literal["ok", "refused", "unavailable", "broken", "left"]
 """`refused`: the request was at fault; `unavailable`: nothing was streamed; `broken`: the answer
@@ -20,32 +20,32 @@ class GatewayMetrics:
     """Counters and histograms of one application."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._requests = Counter(
             "excise_gateway_requests",
             "Requests, by the version that was to answer and how they ended.",
             ["version", "outcome"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._retries = Counter(
             "excise_gateway_retries",
             "Requests sent a second time because the first brought nothing.",
             ["version"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._first = Histogram(
             "excise_gateway_first_byte_seconds",
             "Time until the first byte of the answer.",
             ["version"],
             buckets=_BUCKETS,
-            registry=self._registry,
+            registry=self.registry,
         )
         self._whole = Histogram(
             "excise_gateway_seconds",
             "Time until the answer's end.",
             ["version"],
             buckets=_BUCKETS,
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def count(self, version: str, outcome: Outcome) -> None:
@@ -63,7 +63,3 @@ class GatewayMetrics:
     def observe_whole(self, version: str, seconds: float) -> None:
         """An answer is complete."""
         self._whole.labels(version).observe(seconds)
-
-    def render(self) -> bytes:
-        """Everything, in Prometheus's text format."""
-        return generate_latest(self._registry)

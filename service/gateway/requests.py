@@ -129,7 +129,7 @@ class Message(_Part):
 
     def build_upstream(self) -> dict[str, Any]:
         """What the server gets: nothing empty but the content, which may be."""
-        fields = self.model_dump(exclude_unset=True, exclude=_NOT_UPSTREAM)
+        fields = self.model_dump(exclude_unset=True, exclude=set(_NOT_UPSTREAM))
         return {
             name: value
             for name, value in fields.items()

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`, `/v1/completions`, `/metrics`."""
+"""`/v1/chat/completions`, `/v1/completions`."""
 
 from __future__ import annotations
 
@@ -55,13 +55,6 @@ async def create_completion(
 ) -> Response:
     """Continue a prompt; `model` is an alias, a version or a base model."""
     return await _forward("/v1/completions", body, request, inferrer)
-
-
-@router.get("/metrics", response_class=Response, include_in_schema=False)
-async def get_metrics(request: Request) -> Response:
-    """The gateway's counters, by version, for Prometheus; of this process alone."""
-    content = get_context(request).gateway.metrics.render()
-    return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _forward(

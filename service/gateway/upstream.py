@@ -18,6 +18,7 @@ from uuid import uuid4
 import aiohttp
 
 from service.gateway.routing import Target
+from service.tracing import build_trace_headers
 
 Path = Literal["/v1/chat/completions", "/v1/completions"]
 COMPLETION_PATHS: frozenset[str] = frozenset(get_args(Path))
@@ -199,6 +200,7 @@ def _build_headers(target: Target) -> dict[str, str]:
         "Content-Type": "application/json",
         "Accept-Encoding": "identity",
         "X-Request-Id": uuid4().hex,
+        **build_trace_headers(),
     }
     if target.pool.api_key is not None:
         headers["Authorization"] = f"Bearer {target.pool.api_key.get_secret_value()}"

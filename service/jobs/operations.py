@@ -15,6 +15,7 @@ from excise.intake.model_sources import ModelSourceError, resolve_model_source
 from excise.names import JobStatus, KeyScope
 from excise.specs import CorrectionSpec, JobSpec
 from service.artifacts import ArtifactStore
+from service.audit.recording import record
 from service.database import Database
 from service.errors import (
     ConflictError,
@@ -74,6 +75,7 @@ def submit_job(
     repository.insert_job(session, job, list(spec.stages))
     append_event(session, job.id, "job.queued", "The job is waiting for a worker.")
     enqueue(session, job.id)
+    record(session, job.tenant_id, "job.submit", job.id, {"kind": job.kind, "model": job.model})
     session.flush()
     return get_job(session, identity.tenant_id, job.id), True
 
@@ -111,6 +113,8 @@ def cancel_job(session: Session, tenant_id: str, job_id: str) -> Job:
     job = get_job(session, tenant_id, job_id, lock=True)
     if not JobStatus(job.status).is_open:
         raise ConflictError(f"The job has already ended as {job.status}; it cannot be cancelled.")
+    if not job.cancel_requested:
+        record(session, tenant_id, "job.cancel", job.id)
     if job.status == JobStatus.QUEUED:
         cancel(session, job)
     elif not job.cancel_requested:
@@ -131,6 +135,7 @@ def delete_artifacts(database: Database, store: ArtifactStore, tenant_id: str, j
         files = [(job.id, artifact.sha256) for artifact in job.artifacts]
         if files:
             append_event(session, job.id, "job.files_deleted", "The job's files were deleted.")
+            record(session, tenant_id, "job.delete_files", job.id, {"files": len(files)})
     discard_files(database, store, files)
 
 
@@ -153,6 +158,7 @@ def delete_job(database: Database, store: ArtifactStore, tenant_id: str, job_id:
         if repository.has_version(session, job_id):  # published in between, its files already gone
             raise ConflictError("The job is being published.")
         tenant_repository.delete_job(session, job_id)
+        record(session, tenant_id, "job.delete", job_id)
 
 
 def list_events(

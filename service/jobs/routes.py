@@ -29,7 +29,7 @@ IfNoneMatch = Annotated[
 ]
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already"}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_NOT_YET = {409: {"description": "The job has not made it yet"}}
+_NOT_YET: dict[int | str, dict[str, Any]] = {409: {"description": "The job has not made it yet"}}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file",

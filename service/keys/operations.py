@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from service.audit.recording import record
 from service.database import fetch_now
 from service.errors import ConflictError, ForbiddenError, NotFoundError, UnauthorizedError
 from service.keys import repository
@@ -67,6 +68,7 @@ def create_key(
         scopes=sorted(set(scopes)),
     )
     repository.add_key(session, key)
+    record(session, tenant_id, "key.create", key.id, {"name": name, "scopes": key.scopes})
     return key, secret
 
 
@@ -104,7 +106,9 @@ def revoke_key(
         raise NotFoundError("There is no such API key.")
     if key.id == asked_with:
         raise ConflictError("A key cannot revoke itself. Make another one, and revoke this by it.")
-    key.revoked_at = key.revoked_at or fetch_now(session)
+    if key.revoked_at is None:
+        key.revoked_at = fetch_now(session)
+        record(session, tenant_id, "key.revoke", key.id, {"name": key.name})
     session.flush()
     return key
 

@@ -1,6 +1,7 @@
 """The database's tables, one file a noun."""
 
 from service.models.api_keys import ApiKey
+from service.models.audit import AuditEntry
 from service.models.base import Base, Leased, new_id
 from service.models.idempotency_keys import IdempotencyKey
 from service.models.jobs import Event, Job, JobArtifact, Stage, StageResult
@@ -26,6 +27,7 @@ __all__ = [
     "WANTED_STATUSES",
     "Alias",
     "ApiKey",
+    "AuditEntry",
     "Base",
     "Event",
     "IdempotencyKey",

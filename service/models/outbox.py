@@ -30,5 +30,7 @@ class OutboxMessage(Base):
     """The shard to run; empty when the message is about the job itself."""
     version_id: Mapped[str | None] = mapped_column(ForeignKey("model_versions.id"))
     """The version of the job to build; empty when the message is about something else."""
+    traceparent: Mapped[str | None]
+    """W3C trace context of whoever wrote it; empty where nothing is traced."""
     created_at: Mapped[CreatedAt]
     sent_at: Mapped[datetime | None]

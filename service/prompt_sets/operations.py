@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from excise.intake.prompt_sets import PromptSetError, parse_prompts, parse_rows
 from excise.names import PromptSetFormat
 from excise.resources.tenants import Quotas
+from service.audit.recording import record
 from service.errors import ConflictError, InvalidRequestError, NotFoundError
 from service.models import PromptSet, new_id
 from service.prompt_sets import repository
@@ -65,6 +66,9 @@ def create_prompt_set(
         return same, False
     check_room_for_prompt_set(session, tenant_id, quotas, len(content))
     is_new = repository.insert_if_new(session, prompt_set)
+    if is_new:
+        data = {"name": name, "format": kind, "bytes": len(content)}
+        record(session, tenant_id, "prompt_set.create", prompt_set.id, data)
     stored = repository.find_same(session, prompt_set)
     assert stored is not None
     return stored, is_new
@@ -80,6 +84,7 @@ def delete_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> N
     if tenant_repository.is_prompt_set_in_use(session, tenant_id, prompt_set_id):
         raise ConflictError("A job that has not ended needs the prompt set. Wait, or cancel it.")
     session.delete(found)
+    record(session, tenant_id, "prompt_set.delete", prompt_set_id, {"name": found.name})
 
 
 def get_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet:

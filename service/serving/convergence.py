@@ -12,7 +12,9 @@ from excise.names import PoolKind, PoolStatus, VersionKind, VersionStatus
 from service.artifacts import ArtifactStore
 from service.database import Database
 from service.errors import ExciseError
-from service.models import ModelVersion
+from service.metrics.counters import CANARIES, RECONCILER_ACTIONS, ReconcilerAction
+from service.models import ModelVersion, OutboxMessage
+from service.outbox import find_traceparent
 from service.serving import repository, transitions
 from service.serving.canaries import run_canary
 from service.serving.canary import CanaryDocument
@@ -30,6 +32,7 @@ from service.serving.vllm import (
     VllmUnreachableError,
     VllmVersionError,
 )
+from service.tracing import continue_trace
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,8 @@ class PoolKeeper:
         await self._unload_unknown(server, names, fitting)
         for version in fitting[: self._pool.capacity]:
             if self._is_missing(version, names) and self._may_try(version.id):
-                await self._bring_up(server, version, names)
+                with continue_trace("version bring up", self._find_trace(version)):
+                    await self._bring_up(server, version, names)
 
     @property
     def _kind(self) -> VersionKind:
@@ -120,8 +124,11 @@ class PoolKeeper:
         is_news = self._last_seen != (status, detail)
         with self._database.transaction() as session:
             repository.store_pool_state(session, self._pool.name, status, detail, server_version)
+            suspended = 0
             if status != PoolStatus.UP:
-                transitions.suspend_all(session, self._pool.name, "Its server is away.")
+                why = "Its server is away."
+                suspended = transitions.suspend_all(session, self._pool.name, why)
+        self._count("suspend", suspended)
         if is_news:
             self._last_seen = (status, detail)
             logger.info("pool %s is %s: %s", self._pool.name, status, detail)
@@ -160,6 +167,7 @@ class PoolKeeper:
             if served_name not in names:
                 await self._load(server, version, served_name, folder)
             problem = await run_canary(server, document, served_name, self._base_name)
+            CANARIES.labels(self._pool.name, "passed" if problem is None else "failed").inc()
         except VllmUnreachableError as error:
             logger.warning("pool %s went away during a canary: %s", self._pool.name, error)
             return
@@ -189,6 +197,7 @@ class PoolKeeper:
             await fill_slots(server, self._pool.max_slots, str(spare))
         await protect_slots(server, self._pool.served_base)
         await server.load_adapter(served_name, folder)
+        self._count("load")
 
     def _place_zeros(self, version: ModelVersion) -> Path:
         """The folder of an adapter like the version's, all zeros. Raises as `place_files` does."""
@@ -201,6 +210,7 @@ class PoolKeeper:
         with self._database.transaction() as session:
             is_live = transitions.mark_live(session, version.id, served_name, prompts)
         self._failures.pop(version.id, None)
+        self._count("live")
         self._on_change()
         logger.info("pool %s: %s live: %s", self._pool.name, served_name, is_live)
 
@@ -212,6 +222,7 @@ class PoolKeeper:
         with self._database.transaction() as session:
             transitions.reject(session, version.id, served_name, problem)
         self._put_off(version.id)
+        self._count("reject")
         self._on_change()
         if self._pool.kind == PoolKind.LORA:
             await self._unload(server, served_name)
@@ -223,12 +234,14 @@ class PoolKeeper:
         if self._put_off(version.id) >= _MAX_TRIES and self._pool.kind == PoolKind.LORA:
             await self._reject(server, version, served_name, problem)
             return
+        self._count("retry")
         with self._database.transaction() as session:
             transitions.note_problem(session, version.id, problem)
 
     def _send_elsewhere(self, version: ModelVersion) -> None:
         """A correction that fits no adapter goes to a pool for whole checkpoints."""
         pools = list_checkpoint_pools(self._pools, version.base_model)
+        self._count("move")
         with self._database.transaction() as session:
             transitions.move_to_checkpoint_pool(session, version, pools)
 
@@ -236,8 +249,18 @@ class PoolKeeper:
         """Take an adapter away; the next look finds it if that did not work."""
         try:
             await server.unload_adapter(served_name)
+            self._count("unload")
         except VllmError as error:
             logger.info("pool %s: %s was not unloaded: %s", self._pool.name, served_name, error)
+
+    def _count(self, action: ReconcilerAction, times: int = 1) -> None:
+        """Tell Prometheus of something that was done here."""
+        RECONCILER_ACTIONS.labels(self._pool.name, action).inc(times)
+
+    def _find_trace(self, version: ModelVersion) -> str | None:
+        """The trace of the request that the version was published by."""
+        with self._database.transaction() as session:
+            return find_traceparent(session, OutboxMessage.version_id == version.id)
 
     def _choose_name(self, version: ModelVersion) -> str:
         """What the version is to be called on its server."""

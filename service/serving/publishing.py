@@ -21,6 +21,7 @@ from excise.names import (
 )
 from excise.resources.serving import AbilitiesView, PublishRequest
 from service.artifacts import ArtifactStore
+from service.audit.recording import record
 from service.errors import ConflictError, ExciseError, ForbiddenError, NotReadyError
 from service.jobs import repository as job_repository
 from service.jobs.leases import JOBS
@@ -186,6 +187,7 @@ def _aim(
         )
     else:
         version.target_alias = request.alias
+        record(session, version.tenant_id, "version.publish", version.id, {"alias": request.alias})
 
 
 def _build_version(

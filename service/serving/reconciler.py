@@ -11,6 +11,7 @@ from pathlib import Path
 
 from service.artifacts import ArtifactStore
 from service.database import Database
+from service.metrics.counters import RECONCILER_FAILURES
 from service.serving import repository
 from service.serving.convergence import PoolKeeper
 from service.serving.locks import try_lock
@@ -110,6 +111,7 @@ class Reconciler:
                     failures = 0
                 except Exception as error:  # noqa: BLE001 - logged, and tried again
                     failures += 1
+                    RECONCILER_FAILURES.labels(pool.name).inc()
                     _log_failure(f"pool {pool.name}", error, failures)
                 await asyncio.sleep(self._compute_pause(failures))
 

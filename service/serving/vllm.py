@@ -21,6 +21,8 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from service.tracing import build_trace_headers
+
 MIN_VERSION = (0, 18)
 """Oldest vLLM (major, minor) whose adapter end points behave as expected here."""
 
@@ -239,7 +241,9 @@ class VllmServer:
         timeout: httpx.Timeout = _TIMEOUT,
     ) -> httpx.Response:
         try:
-            answer = await self._http.request(method, path, json=body, timeout=timeout)
+            answer = await self._http.request(
+                method, path, json=body, headers=build_trace_headers(), timeout=timeout
+            )
         except httpx.HTTPError as error:
             raise VllmUnreachableError(
                 f"vLLM at {self.url} does not answer ({type(error).__name__}). "

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from excise.resources.tenants import Quotas, TenantView
 from service.artifacts import ArtifactStore
+from service.audit.recording import record
 from service.database import Database
 from service.errors import ConflictError, NotFoundError, QuotaExceededError
 from service.jobs.intermediates import delete_unnamed, discard_files
@@ -53,6 +54,7 @@ def set_quotas(session: Session, tenant: Tenant, changes: dict[str, int | None])
     Quotas.model_validate(own)
     tenant.quotas = own or None
     session.flush()
+    record(session, tenant.id, "tenant.quota", tenant.id, changes)
 
 
 def check_room_for_prompt_set(
@@ -97,6 +99,7 @@ def delete_tenant(database: Database, store: ArtifactStore, tenant_id: str) -> N
         _check_is_at_rest(session, tenant_id)
         of_versions = _list_version_files(session, tenant_id)
         repository.delete_tenant(session, tenant_id)
+        record(session, tenant_id, "tenant.delete", tenant_id)
     delete_unnamed(database, store, of_versions)
 
 

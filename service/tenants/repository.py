@@ -37,7 +37,9 @@ def lock(session: Session, tenant_id: str) -> dict[str, Any] | None:
     Locked after keys and before everything else.
     """
     statement = select(Tenant.quotas).where(Tenant.id == tenant_id)
-    return session.execute(statement.with_for_update(key_share=True)).scalar_one()
+    found = session.execute(statement.with_for_update(key_share=True)).scalar_one()
+    own: dict[str, Any] | None = found
+    return own
 
 
 def measure_prompt_sets(session: Session, tenant_id: str) -> tuple[int, int]:

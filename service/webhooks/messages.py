@@ -85,7 +85,7 @@ def ping(session: Session, webhook: Webhook) -> WebhookDelivery:
     return delivery
 
 
-def _list_listeners(session: Session, tenant: Select[tuple[str]], event: str) -> Sequence[Webhook]:
+def _list_listeners(session: Session, tenant: Select[Any], event: str) -> Sequence[Webhook]:
     """The tenant's enabled webhooks that are told of the event; none may be deleted meanwhile.
 
     There are none while the database is not migrated yet: jobs go on all the same.

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from excise.names import DeliveryStatus, WebhookStatus
 from excise.outgoing.endpoints import OutgoingError, parse_endpoint, resolve_endpoint
 from excise.resources.webhooks import WebhookChange, WebhookRequest
+from service.audit.recording import record
 from service.database import fetch_now
 from service.errors import ConflictError, InvalidRequestError, NotFoundError
 from service.models import Webhook, WebhookDelivery, new_id
@@ -55,6 +56,7 @@ def create_webhook(
     )
     session.add(webhook)
     session.flush()
+    record(session, tenant_id, "webhook.create", webhook.id, {"url": webhook.url})
     return webhook, secret
 
 
@@ -101,6 +103,8 @@ def change_webhook(
         webhook.status, webhook.status_reason = WebhookStatus.ENABLED, None
         webhook.failing_since = None
     session.flush()
+    changes = change.model_dump(mode="json", exclude_none=True)
+    record(session, tenant_id, "webhook.change", webhook.id, changes)
     return webhook
 
 
@@ -114,6 +118,7 @@ def disable(session: Session, webhook: Webhook, reason: str) -> None:
 def delete_webhook(session: Session, tenant_id: str, webhook_id: str) -> None:
     """Forget the webhook and its deliveries. Raises `NotFoundError`."""
     session.delete(get_webhook(session, tenant_id, webhook_id, lock=True))
+    record(session, tenant_id, "webhook.delete", webhook_id)
 
 
 def rotate_secret(session: Session, tenant_id: str, webhook_id: str) -> tuple[Webhook, SecretStr]:
@@ -123,6 +128,7 @@ def rotate_secret(session: Session, tenant_id: str, webhook_id: str) -> tuple[We
     webhook.previous_secret, webhook.secret = webhook.secret, secret
     webhook.previous_secret_until = fetch_now(session) + SECRET_OVERLAP
     session.flush()
+    record(session, tenant_id, "webhook.rotate_secret", webhook_id)
     return webhook, secret
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from workers.domain import TokenSequence
 from workers.models.loaded import LoadedModel
 from workers.models.sampling import NucleusDraws, compute_row_seed
+from workers.models.watching import tell_generated
 from workers.progress import Advance
 
 
@@ -73,7 +75,9 @@ def generate_samples(
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         seeds = [compute_row_seed(seed, prompts[index], sample) for index, sample in batch]
+        began = time.perf_counter()
         responses = _generate_batch(loaded, [prompts[index] for index, _ in batch], seeds, decoding)
+        tell_generated(sum(map(len, responses)), time.perf_counter() - began)
         for row, response in zip(batch, responses, strict=True):
             results[row] = TokenSequence(tuple(prompts[row[0]]), tuple(response))
         if on_batch is not None:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -16,8 +16,12 @@ from sqlalchemy.orm import Session
 from excise.logs import configure_logging
 from service.database import Database
 from service.errors import ExciseError, InternalError, LeaseLostError
+from service.tracing import configure_tracing, continue_trace, flush_traces
+from workers.models.watching import watching_generation
 from workers.running.context import CancelledJobError
 from workers.running.leased import Held, LeasedWork
+from workers.running.measures import LEASE_LOSSES, count_generation
+from workers.running.reporting import reporting
 from workers.settings import WorkerSettings
 from workers.stages.context import InvalidInputError
 
@@ -25,6 +29,27 @@ logger = logging.getLogger(__name__)
 
 EXIT_ORPHANED = 71
 EXIT_OUT_OF_MEMORY = 72
+
+
+def run_child(
+    work: LeasedWork[Held],
+    claim: Held,
+    settings: WorkerSettings,
+    parent: Connection,
+    traceparent: str | None,
+) -> None:
+    """What a child does: the work, in its trace, while its parent is told what is counted."""
+    configure_logging(settings.log_level, settings.list_secrets())
+    configure_tracing("child")
+    try:
+        with (
+            reporting(parent),
+            watching_generation(count_generation),
+            continue_trace(f"{work.policy.name} work", traceparent, row_id=claim.row_id),
+        ):
+            run_claimed(work, claim, settings)
+    finally:
+        flush_traces()
 
 
 def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -> None:
@@ -55,6 +80,7 @@ def _run_recorded(
     try:
         work.run(database, settings, claim)
     except LeaseLostError:
+        LEASE_LOSSES.labels(work.policy.name).inc()
         logger.warning("%s: lease lost, nothing more is written", name)
     except CancelledJobError:
         _record(database, name, lambda session: work.cancel(session, claim))

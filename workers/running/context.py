@@ -34,9 +34,11 @@ from service.jobs.execution import (
     start_stage,
 )
 from service.jobs.intermediates import discard_artifact
+from service.tracing import step
 from workers.progress import Advance, Progress
 from workers.running.estimate import estimate_remaining_seconds
 from workers.running.leased import HeldRow
+from workers.running.measures import STAGE_SECONDS
 from workers.settings import WorkerSettings
 from workers.stages.context import (
     ShardedStage,
@@ -159,7 +161,10 @@ class JobContext(TaskContext, StageContext):
             self._write(finish_stage, name, key, earlier.sha256, True)
             return earlier
         self._write(start_stage, name)
-        data = work(self.progress(name))
+        began = time.monotonic()
+        with step(f"stage {name}", job_kind=self.spec.kind):
+            data = work(self.progress(name))
+        STAGE_SECONDS.labels(self.spec.kind, name).observe(time.monotonic() - began)
         sha256 = self.keep(data, lambda sha256: self._write(finish_stage, name, key, sha256, False))
         return StageOutput(data, sha256)
 

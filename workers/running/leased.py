@@ -102,4 +102,5 @@ class LeasedWork(ABC, Generic[Held]):
 
     def list_log_fields(self, claim: Held) -> dict[str, str]:
         """What every line that is logged about the work carries."""
-        return {"job_id": claim.job_id, f"{self.policy.name}_id": claim.row_id}
+        ids = {"job_id": claim.job_id, "tenant_id": claim.tenant_id}
+        return {**ids, f"{self.policy.name}_id": claim.row_id}

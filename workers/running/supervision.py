@@ -8,13 +8,17 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 
+from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from excise.logs import log_fields
 from service.database import Database
 from service.errors import LeaseLostError
-from workers.running.child import EXIT_OUT_OF_MEMORY, run_claimed
+from service.tracing import continue_trace, get_traceparent
+from workers.running.child import EXIT_OUT_OF_MEMORY, run_child
 from workers.running.leased import Held, LeasedWork
+from workers.running.measures import ATTEMPTS, LEASE_LOSSES, Ending
+from workers.running.reporting import ChildReports
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -35,6 +39,8 @@ class Supervisor:
         self._database = database
         self._settings = settings
         self._stopping = False
+        self.reports = ChildReports()
+        """What the children counted."""
         self.worker_id = worker_id
         self.job_id: str | None = None
         """The job being worked on, for the heartbeat."""
@@ -43,8 +49,8 @@ class Supervisor:
         """Give back what is running at the next look, because the worker ends."""
         self._stopping = True
 
-    def run(self, work: LeasedWork[Held], row_id: str) -> None:
-        """Claim the row and do its work to the end of this attempt.
+    def run(self, work: LeasedWork[Held], row_id: str, traceparent: str | None = None) -> None:
+        """Claim the row and do its work to the end of this attempt, in the trace that is named.
 
         Returns at once when the row is not to be worked on here: taken, done or not wanted.
         """
@@ -54,7 +60,16 @@ class Supervisor:
             return
         self.job_id = claim.job_id
         try:
-            with log_fields(job_id=claim.job_id):
+            with (
+                log_fields(job_id=claim.job_id, tenant_id=claim.tenant_id),
+                continue_trace(
+                    f"{work.policy.name} attempt",
+                    traceparent,
+                    SpanKind.CONSUMER,
+                    row_id=claim.row_id,
+                    attempt=claim.attempt,
+                ),
+            ):
                 logger.info("%s: attempt %d", work.describe(claim), claim.attempt)
                 self._run_child(work, claim)
         finally:
@@ -81,25 +96,41 @@ class Supervisor:
 
     def _run_child(self, work: LeasedWork[Held], claim: Held) -> None:
         context = multiprocessing.get_context("spawn")
+        reports, end = context.Pipe(duplex=False)
         child = context.Process(
-            target=run_claimed, args=(work, claim, self._settings), name=f"excise-{claim.row_id}"
+            target=run_child,
+            args=(work, claim, self._settings, end, get_traceparent()),
+            name=f"excise-{claim.row_id}",
         )
         child.start()
-        try:
-            reason = self._watch(work, claim, child)
-        except LeaseLostError:
-            # Either another worker has it, or the child ended it a moment ago.
-            child.join(_JOIN_SECONDS)
-            if child.exitcode != 0:
-                logger.warning("%s: lease lost, ending this attempt", claim.row_id)
-            return
-        finally:
-            _end(child)
+        end.close()  # the child alone has it open: its end is the end of the pipe
+        with self.reports.listening(reports):
+            ending, reason = self._watch_to_end(work, claim, child)
+        ATTEMPTS.labels(work.policy.name, ending).inc()
         if reason is not None:
             self._give_back(work, claim, reason)
 
-    def _watch(self, work: LeasedWork[Held], claim: Held, child: BaseProcess) -> str | None:
-        """Renew the lease until the child ends; why the work must be given back, or None.
+    def _watch_to_end(
+        self, work: LeasedWork[Held], claim: Held, child: BaseProcess
+    ) -> tuple[Ending, str | None]:
+        """How the attempt ended, and why the work must be given back, if so; no child is left."""
+        try:
+            return self._watch(work, claim, child)
+        except LeaseLostError:
+            # Either another worker has it, or the child ended it a moment ago.
+            child.join(_JOIN_SECONDS)
+            if child.exitcode == 0:
+                return "finished", None
+            logger.warning("%s: lease lost, ending this attempt", claim.row_id)
+            LEASE_LOSSES.labels(work.policy.name).inc()
+            return "lost", None
+        finally:
+            _end(child)
+
+    def _watch(
+        self, work: LeasedWork[Held], claim: Held, child: BaseProcess
+    ) -> tuple[Ending, str | None]:
+        """Renew the lease until the child ends; how, and why the work must be given back, if so.
 
         Raises `LeaseLostError` when another worker has it.
         """
@@ -109,11 +140,11 @@ class Supervisor:
         while True:
             child.join(min(_LOOK_SECONDS, pause))
             if child.exitcode == 0:
-                return None
+                return "finished", None
             if self._stopping:  # the signal may have reached the child as well
-                return _SHUTDOWN
+                return "given_back", _SHUTDOWN
             if child.exitcode is not None:
-                return _describe_exit(child.exitcode)
+                return "given_back", _describe_exit(child.exitcode)
             now = time.monotonic()
             if now - renewed_at < pause:
                 continue
@@ -124,7 +155,7 @@ class Supervisor:
                 _end(child)
                 with self._database.transaction() as session:
                     work.cancel(session, claim)
-                return None
+                return "cancelled", None
 
     def _renew(self, work: LeasedWork[Held], claim: Held) -> bool:
         """Renew the lease; whether the job is to be cancelled."""

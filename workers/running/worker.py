@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from celery import Celery
-from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from celery import Celery, Task
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from excise.logs import configure_logging
 from service.database import Database
+from service.tracing import HEADER, flush_traces
+from workers.running.exposition import serve_metrics
 from workers.running.leased import LeasedWork
 from workers.running.life_signs import LifeSigns
 from workers.running.supervision import Supervisor
@@ -41,14 +43,20 @@ def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) ->
 
     def start_life_signs(**_: Any) -> None:
         life_signs.start()
+        if settings.metrics_address is not None:
+            serve_metrics(settings.metrics_address, supervisor.reports)
 
     def give_back(**_: Any) -> None:
         supervisor.stop()
+
+    def send_traces(**_: Any) -> None:
+        flush_traces()
 
     # Celery keeps only weak references to receivers unless told otherwise.
     setup_logging.connect(keep_logging, weak=False)
     worker_ready.connect(start_life_signs, weak=False)
     worker_shutting_down.connect(give_back, weak=False)
+    worker_shutdown.connect(send_traces, weak=False)
     return app
 
 
@@ -78,6 +86,6 @@ def _build_app(broker_url: str) -> Celery:
 def _add_task(app: Celery, supervisor: Supervisor, work: LeasedWork[Any]) -> None:
     """Add the task whose messages name rows to do this work on."""
 
-    @app.task(name=work.task, ignore_result=True, shared=False)
-    def run(row_id: str) -> None:
-        supervisor.run(work, row_id)
+    @app.task(name=work.task, ignore_result=True, shared=False, bind=True)
+    def run(task: Task, row_id: str) -> None:
+        supervisor.run(work, row_id, getattr(task.request, HEADER, None))

@@ -32,4 +32,4 @@ class LeakingJob(LeasedJob):
 
 
 if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
-    app = build_worker(start_process(WorkerSettings), [LeakingJob()])
+    app = build_worker(start_process(WorkerSettings, "worker"), [LeakingJob()])

@@ -249,3 +249,38 @@ def test_files_are_downloaded_by_name(stage: Stage, client: httpx.Client, tenant
 def test_names_no_alias_may_have(stage: Stage, client: httpx.Client, name: str) -> None:
     body = {"version": "mv_" + "0" * 24}
     assert client.post(f"/v1/aliases/{name}/promote", json=body).status_code == 422
+
+
+def test_every_change_is_in_the_audit_log(stage: Stage, client: httpx.Client, tenant: str) -> None:
+    first = stage.publish(client, tenant, "one", ALIAS)
+    stage.wait_for(client, first, "live")
+    second = stage.publish(client, tenant, "two")
+    stage.wait_for(client, second, "live")
+    client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": second, "reason": "better"})
+    client.post(f"/v1/aliases/{ALIAS}/split", json={"version": first, "percent": 10})
+    client.post(f"/v1/aliases/{ALIAS}/rollback")
+    client.post(f"/v1/aliases/{ALIAS}/rollback", json={"reason": "worse"})
+    client.post(f"/v1/versions/{second}/retire")
+    with stage.connect(tenant, "admin") as admin:
+        entries = admin.get("/v1/audit").json()["data"]
+    found = [
+        (entry["action"], entry["target"])
+        for entry in entries
+        if not entry["action"].startswith("key.")
+    ]
+    assert found == [
+        ("version.publish", first),
+        ("alias.promote", ALIAS),
+        ("version.publish", second),
+        ("alias.promote", ALIAS),
+        ("alias.split", ALIAS),
+        ("alias.rollback", ALIAS),
+        ("alias.rollback", ALIAS),
+        ("version.retire", second),
+    ]
+    by_service, promoted = (entry for entry in entries if entry["action"] == "alias.promote")
+    assert (by_service["actor"], by_service["source"]) == ("service", None)
+    assert by_service["data"]["asked_by"] == promoted["actor"]
+    assert promoted["source"] == "127.0.0.1"
+    assert promoted["data"]["reason"] == "better"
+    assert (promoted["data"]["from"], promoted["data"]["version"]) == (first, second)

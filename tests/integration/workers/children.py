@@ -12,10 +12,14 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from service.database import Database
+from service.errors import LeaseLostError
 from service.jobs.execution import Claim, finish_job
 from service.serving.publications import PublicationClaim
 from workers.kinds.leased import LeasedJob, LeasedPublication
+from workers.models.watching import tell_generated
 from workers.running.leased import HeldRow
+from workers.running.measures import STAGE_SECONDS
+from workers.running.reporting import REPORT_SECONDS
 from workers.settings import WorkerSettings
 
 Act = Callable[[HeldRow, WorkerSettings], None]
@@ -89,3 +93,31 @@ def finish(claim: HeldRow, settings: WorkerSettings) -> None:
 def finish_and_die(claim: HeldRow, settings: WorkerSettings) -> None:
     finish(claim, settings)
     die(claim, settings)
+
+
+def count(claim: HeldRow) -> None:
+    """Count what a job with one stage would."""
+    STAGE_SECONDS.labels(claim.spec.kind, "prepare").observe(7.0)
+    tell_generated(10, 0.5)
+    tell_generated(20, 1.0)
+
+
+def count_and_finish(claim: HeldRow, settings: WorkerSettings) -> None:
+    count(claim)
+    finish(claim, settings)
+
+
+def count_and_die(claim: HeldRow, settings: WorkerSettings) -> None:
+    """Die of a signal once there was time for a report."""
+    count(claim)
+    time.sleep(REPORT_SECONDS + 1)
+    die(claim, settings)
+
+
+def count_and_hang(claim: HeldRow, settings: WorkerSettings) -> None:
+    count(claim)
+    hang(claim, settings)
+
+
+def lose_lease(claim: HeldRow, settings: WorkerSettings) -> None:
+    raise LeaseLostError("Another worker has it.")

@@ -60,4 +60,4 @@ class WatchedShard(LeasedShard):
 
 
 if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
-    app = build_worker(start_process(WorkerSettings), [WatchedJob(), WatchedShard()])
+    app = build_worker(start_process(WorkerSettings, "worker"), [WatchedJob(), WatchedShard()])

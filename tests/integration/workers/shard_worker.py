@@ -89,4 +89,4 @@ class MadeUpShard(LeasedShard):
 
 
 if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
-    app = build_worker(start_process(WorkerSettings), [MadeUpJob(), MadeUpShard()])
+    app = build_worker(start_process(WorkerSettings, "worker"), [MadeUpJob(), MadeUpShard()])

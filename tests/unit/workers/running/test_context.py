@@ -46,7 +46,7 @@ class RecordingContext(JobContext):
 
     def __init__(self, earlier: dict[str, StageOutput] | None = None) -> None:
         claim = SimpleNamespace(
-            spec=SimpleNamespace(stages=CorrectionSpec.stages),
+            spec=SimpleNamespace(kind="correction", stages=CorrectionSpec.stages),
             job_id="job",
             tenant_id="tenant",
             token=1,

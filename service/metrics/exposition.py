@@ -1,0 +1,33 @@
+"""All of a process's metrics as Prometheus reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Set by whoever runs several processes behind one port. prometheus-client then counts in files
+there, and whichever process is asked answers for all of them."""
+
+
+class Exposition:
+    """What was counted in this process, or in all that share its port, and what is asked for."""
+
+    def __init__(self, counted: Sequence[CollectorRegistry], asked: Sequence[Collector]) -> None:
+        self._counted = tuple(counted)
+        self._asked = CollectorRegistry()
+        for collector in asked:
+            self._asked.register(collector)
+
+    def render(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        counted = self._counted
+        if os.environ.get(FOLDER_VARIABLE):
+            shared = CollectorRegistry()
+            MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+            counted = (shared,)
+        return b"".join(map(generate_latest, (*counted, self._asked)))

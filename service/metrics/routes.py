@@ -1,0 +1,46 @@
+"""`/metrics`: for Prometheus, which shows a token or asks from this machine."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+
+from fastapi import APIRouter, Request, Response
+from fastapi.security.utils import get_authorization_scheme_param
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.context import Context
+from service.errors import ForbiddenError, UnauthorizedError
+from service.settings import Settings
+
+router = APIRouter(tags=["metrics"])
+
+
+@router.get("/metrics", response_class=Response, include_in_schema=False)
+def get_metrics(request: Request, context: Context) -> Response:
+    """What this process counted, and the figures of the database."""
+    _check_access(request, context.settings)
+    return Response(context.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _check_access(request: Request, settings: Settings) -> None:
+    """Raise `UnauthorizedError` or `ForbiddenError` unless the caller may read metrics."""
+    if settings.metrics_token is None:
+        if not _is_loopback(request):
+            raise ForbiddenError(
+                "Without EXCISE_METRICS_TOKEN, metrics are for this machine alone. Set it, and "
+                "send it as a bearer token."
+            )
+        return
+    scheme, shown = get_authorization_scheme_param(request.headers.get("authorization"))
+    expected = settings.metrics_token.get_secret_value()
+    if scheme.lower() != "bearer" or not hmac.compare_digest(shown.encode(), expected.encode()):
+        raise UnauthorizedError("Metrics need EXCISE_METRICS_TOKEN as a bearer token.")
+
+
+def _is_loopback(request: Request) -> bool:
+    """Whether the request comes from this machine."""
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:  # a socket's path, or none
+        return False

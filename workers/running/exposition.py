@@ -1,0 +1,81 @@
+"""A worker's metrics: its own counts and its children's, and the machine's memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import psutil
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.metrics.counters import REGISTRY
+from workers.running.reporting import ChildReports, add_up
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerCollector(Collector):
+    """Everything a worker tells Prometheus, each metric once."""
+
+    def __init__(self, reports: ChildReports) -> None:
+        self._reports = reports
+
+    def collect(self) -> Iterator[Metric]:
+        """Counts of the worker and its children, and memory now."""
+        yield from add_up([*REGISTRY.collect(), *self._reports.collect()])
+        yield _measure_host()
+        yield _measure_processes()
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering measures nothing."""
+        return []
+
+
+def serve_metrics(address: str, reports: ChildReports) -> None:
+    """Answer Prometheus at `host:port` from now on, in a thread.
+
+    An address that is taken is logged and costs the worker nothing else.
+    """
+    host, _, port = address.rpartition(":")
+    registry = CollectorRegistry()
+    registry.register(WorkerCollector(reports))
+    try:
+        start_http_server(int(port), host.strip("[]"), registry)
+    except OSError as error:
+        logger.error("no metrics at %s: %s", address, error.strerror)
+    else:
+        logger.info("metrics are at %s", address)
+
+
+def _measure_host() -> Metric:
+    """Memory of the machine."""
+    memory = psutil.virtual_memory()
+    metric = GaugeMetricFamily(
+        "excise_host_memory_bytes", "Memory of the worker's machine.", labels=["state"]
+    )
+    metric.add_metric(["available"], memory.available)
+    metric.add_metric(["total"], memory.total)
+    return metric
+
+
+def _measure_processes() -> Metric:
+    """Memory of the worker and of the child that does its work."""
+    metric = GaugeMetricFamily(
+        "excise_worker_memory_bytes",
+        "Resident memory of the worker itself and of its children.",
+        labels=["process"],
+    )
+    own = psutil.Process()
+    metric.add_metric(["worker"], own.memory_info().rss)
+    metric.add_metric(["children"], sum(map(_measure, own.children(recursive=True))))
+    return metric
+
+
+def _measure(process: psutil.Process) -> int:
+    """A process's resident bytes; none of one that has ended."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0

@@ -1,0 +1,62 @@
+"""What a worker and its children count for Prometheus; see `service.metrics.counters`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from service.metrics.counters import REGISTRY
+
+Ending = Literal["finished", "given_back", "lost", "cancelled"]
+"""How an attempt ended: by itself; for another worker to go on; because the lease was another's;
+by force, for it did not stop when it was asked to."""
+
+STAGE_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0)
+
+ATTEMPTS = Counter(
+    "excise_attempts", "Attempts that ended, by how.", ["work", "ending"], registry=REGISTRY
+)
+LEASE_LOSSES = Counter(
+    "excise_lease_losses",
+    "Attempts that found their lease in another worker's hands.",
+    ["work"],
+    registry=REGISTRY,
+)
+STAGE_SECONDS = Histogram(
+    "excise_stage_seconds",
+    "Time a stage took that was computed here, and not found from an earlier attempt.",
+    ["kind", "stage"],
+    buckets=STAGE_BUCKETS,
+    registry=REGISTRY,
+)
+GENERATED_TOKENS = Counter(
+    "excise_generated_tokens", "Tokens that models generated.", registry=REGISTRY
+)
+GENERATION_SECONDS = Counter(
+    "excise_generation_seconds", "Time that took, in seconds.", registry=REGISTRY
+)
+DEVICE_MEMORY = Gauge(
+    "excise_device_memory_bytes",
+    "Memory of a GPU that a job runs on: used by anybody, and total.",
+    ["device", "state"],
+    registry=REGISTRY,
+)
+
+
+def count_generation(tokens: int, seconds: float) -> None:
+    """A batch of responses is done."""
+    GENERATED_TOKENS.inc(tokens)
+    GENERATION_SECONDS.inc(seconds)
+
+
+def measure_devices() -> None:
+    """Look at the memory of the GPUs, if this process uses any; torch is not loaded for it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        DEVICE_MEMORY.labels(str(index), "used").set(total - free)
+        DEVICE_MEMORY.labels(str(index), "total").set(total)
