@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from excise.names import ExportForm
 from excise.reports.common import JobReport
+from excise.reports.text import code_span, escape_markdown, format_compact
 from workers.pruning.patch import Patch, describe_verdict
-from workers.reports.text import code_span, escape_markdown, format_compact
 
 
 @dataclass(frozen=True)
