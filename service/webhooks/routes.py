@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 
 from excise.resources.webhooks import (
@@ -22,8 +24,12 @@ from service.webhooks.views import view_delivery, view_new_webhook, view_webhook
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictJsonRoute)
 
+_DISABLED: dict[str, Any] = {"description": "The webhook is disabled"}
 
-@router.post("", status_code=201)
+
+@router.post(
+    "", status_code=201, responses={409: {"description": "There are as many as there may be"}}
+)
 def create_webhook(
     request: WebhookRequest, context: Context, admin: Admin, response: Response
 ) -> NewWebhookView:
@@ -76,7 +82,7 @@ def rotate_secret(webhook_id: str, context: Context, admin: Admin) -> NewWebhook
         return view_new_webhook(*operations.rotate_secret(session, admin.tenant_id, webhook_id))
 
 
-@router.post("/{webhook_id}/ping", status_code=202)
+@router.post("/{webhook_id}/ping", status_code=202, responses={409: _DISABLED})
 def ping_webhook(webhook_id: str, context: Context, admin: Admin) -> DeliveryView:
     """A message that tells of nothing, to try the receiver."""
     with context.database.transaction() as session:
@@ -96,7 +102,11 @@ def list_deliveries(
         return DeliveryList(data=[view_delivery(one) for one in page], has_more=has_more)
 
 
-@router.post("/{webhook_id}/deliveries/{delivery_id}/retry", status_code=202)
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/retry",
+    status_code=202,
+    responses={409: _DISABLED},
+)
 def retry_delivery(
     webhook_id: str, delivery_id: str, context: Context, admin: Admin
 ) -> DeliveryView:
