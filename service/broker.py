@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 from uuid import uuid4
 
 from celery import Celery
@@ -63,7 +62,7 @@ class Broker:
 
     def count_messages(self) -> int:
         """How many messages no worker has taken yet."""
-        return cast(int, self._client.llen(self._celery.conf.task_default_queue))
+        return self._client.llen(self._celery.conf.task_default_queue)
 
     def has_epoch(self) -> bool:
         """Whether the broker still holds the marker, and so everything sent since it was set."""
