@@ -21,18 +21,21 @@ PROBLEM = "application/problem+json"
 
 
 @pytest.mark.timeout(1500)
-def test_schemathesis_finds_nothing(settings: Settings, make_key: Callable[..., str]) -> None:
+def test_schemathesis_finds_nothing(
+    settings: Settings, make_key: Callable[..., str], tmp_path: Path
+) -> None:
     """As anybody would run it from the repository's root, where schemathesis.toml lies."""
     key = make_key(scopes=("submit", "publish", "infer", "admin"))
     quotas = settings.quotas.model_copy(update={"open_jobs": 10**6, "keys": 10**6})
     generous = settings.model_copy(update={"quotas": quotas, "max_open_jobs_per_key": 10**6})
     with serve_in_process(generous) as (_, url):
         command = [
-            *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+            *(sys.executable, "-m", "schemathesis.cli"),
+            *("--config-file", str(ROOT / "schemathesis.toml"), "run", f"{url}/openapi.json"),
             *("--checks", "all", "--max-examples", str(EXAMPLES), "--generation-deterministic"),
             *("--continue-on-failure", "--no-color", "-H", f"Authorization: Bearer {key}"),
         ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
     links = re.search(r"API Links: +(\d+) covered", done.stdout)
     assert links, done.stdout
