@@ -124,6 +124,20 @@ def fetch_revisions(connection: Connection) -> tuple[str | None, str | None]:
     return current, ScriptDirectory.from_config(_alembic_config()).get_current_head()
 
 
+def find_outdated(connection: Connection) -> str | None:
+    """Why this code cannot work on the database's schema yet; None where it can.
+
+    A revision that this code does not know is a newer release's, and fine: migrations only add
+    to what the release before uses (docs/decisions/0024-deployed-by-expand-and-contract.md).
+    """
+    current, newest = fetch_revisions(connection)
+    revisions = ScriptDirectory.from_config(_alembic_config()).walk_revisions()
+    older = {revision.revision for revision in revisions} - {newest}
+    if current is None or current in older:
+        return f"at {current}, needs {newest}; run `excise migrate`"
+    return None
+
+
 def _alembic_config() -> Config:
     """Alembic's configuration, pointing at the installed `migrations` package."""
     config = Config()
