@@ -106,11 +106,16 @@ def clean_message(message: str) -> str:
 
 
 def upgrade_to_head(url: str) -> None:
-    """Bring the database at `url` to the newest schema; safe to call from many processes."""
+    """Bring the database at `url` to the newest schema; safe to call from many processes.
+
+    A newer release's schema is left as it is: this one can work on it.
+    """
     engine = create_engine(parse_database_url(url), connect_args=_CONNECT_ARGUMENTS)
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            if find_outdated(connection) is None:
+                return
             config = _alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

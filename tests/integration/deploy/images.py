@@ -1,0 +1,110 @@
+"""Excise's images, built here from wheels that were downloaded before: no build sees a network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.integration.deploy.engine import (
+    BASE_IMAGE,
+    CACHE,
+    SERVICES_IMAGE,
+    ContainersUnavailableError,
+    Engine,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+IMAGES = ROOT / "deploy" / "images"
+API, WORKER, VLLM = "excise-test/api", "excise-test/worker", "excise-test/vllm"
+STAND_INS = "excise-test/stand-ins"
+
+_PLATFORM = (
+    *("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3"),
+    *(
+        "--abi",
+        "none",
+        "--platform",
+        "manylinux_2_28_x86_64",
+        "--platform",
+        "manylinux_2_17_x86_64",
+    ),
+    *("--platform", "manylinux2014_x86_64", "--platform", "linux_x86_64"),
+    *("--platform", "manylinux_2_27_x86_64", "--platform", "manylinux_2_12_x86_64"),
+    *("--platform", "manylinux2010_x86_64", "--platform", "manylinux_2_5_x86_64"),
+    *("--platform", "manylinux1_x86_64", "--platform", "any"),
+)
+_DOWNLOAD_SECONDS = 550
+
+
+def build_image(engine: Engine, target: str, name: str) -> None:
+    """One of our images, from what is in the repository's working tree."""
+    with tempfile.TemporaryDirectory(prefix="excise-context-") as folder:
+        context = _write_context(Path(folder), ("build", _lock_of(target)))
+        engine.build(
+            context,
+            *("--file", str(context / "deploy/images/Containerfile"), "--target", target),
+            *("--build-arg", f"PYTHON_IMAGE={BASE_IMAGE}", "--build-arg", "PIP_NO_INDEX=1"),
+            *("--build-arg", f"VLLM_IMAGE={STAND_INS}", "--tag", name),
+        )
+
+
+def build_stand_ins(engine: Engine) -> None:
+    """What takes the place of the images of PostgreSQL, Valkey and HAProxy; see its Containerfile."""
+    folder = Path(__file__).parent / "stand_ins"
+    file = str(folder / "Containerfile")
+    engine.build(
+        folder, "--file", file, "--build-arg", f"BASE={SERVICES_IMAGE}", "--tag", STAND_INS
+    )
+
+
+def _lock_of(target: str) -> str:
+    return {"api": "api", "worker": "worker-cpu"}[target]
+
+
+def _write_context(folder: Path, locks: tuple[str, ...]) -> Path:
+    """The tracked files, and the wheels that the locks name."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        source = ROOT / name
+        if source.is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name)
+    for lock in locks:
+        _download_wheels(IMAGES / f"{lock}.lock", folder / "deploy/images/wheels")
+    return folder
+
+
+def _download_wheels(lock: Path, folder: Path) -> None:
+    """The wheels of a lock, checked by hash, by way of a cache outside of the repository."""
+    cache = CACHE / "wheels"
+    cache.mkdir(parents=True, exist_ok=True)
+    arguments = [
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"),
+        *("--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(folder)),
+        *("--find-links", str(cache), *_PLATFORM, "--requirement", str(lock)),
+    ]
+    try:
+        subprocess.run(arguments, check=True, capture_output=True, timeout=_DOWNLOAD_SECONDS)
+    except subprocess.SubprocessError as error:
+        raise ContainersUnavailableError(f"{lock.name}'s wheels cannot be had: {error}") from None
+    for wheel in folder.glob("*.whl"):
+        if not (cache / wheel.name).exists():
+            _link(wheel, cache / wheel.name)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, or its copy where the file system is another one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
