@@ -69,7 +69,19 @@ class Engine:
             raise AssertionError(f"docker {' '.join(arguments)}: {done.stdout}\n{done.stderr}")
         return done.stdout.strip() or done.stderr.strip()
 
-    def build(self, context: Path, *arguments: str, timeout: float = 580) -> None:
+    def shell(self, line: str, timeout: float = 300) -> None:
+        """Run a line of a runbook, with `docker` being this engine's."""
+        done = subprocess.run(
+            ["sh", "-c", line],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+
+    def build(self, context: Path, *arguments: str, timeout: float = 1700) -> None:
         """Build an image without any network."""
         self.run("build", "--network", "none", *arguments, str(context), timeout=timeout)
 

@@ -15,4 +15,4 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
             postgres --single -D "$PGDATA" postgres >/dev/null
 fi
 exec setpriv --reuid postgres --regid postgres --clear-groups \
-    postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/tmp
+    postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/var/run/postgresql
