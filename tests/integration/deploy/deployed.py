@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import httpx
 
-from tests.acceptance.harness import Harness
+from excise.client import Client
+from excise.resources.jobs import JobView
+from tests.acceptance.harness import Harness, wait_for
+
+_PATIENCE_SECONDS = 1200
+"""Two releases, or a stack of containers, are slow on a machine that others use as well."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,16 @@ class DeployedHarness(Harness):
     def create_key(self, tenant: str) -> str:
         """A new key of a tenant, made as an operator makes one."""
         return self._make_key(tenant)
+
+    def wait(self, job_id: str, client: Client | None = None) -> JobView:
+        """The job once it has ended."""
+        asked = client or self.client
+
+        def ended() -> JobView | None:
+            job = asked.get_job(job_id)
+            return None if job.status in {"queued", "running"} else job
+
+        return wait_for(ended, f"the end of {job_id}", self.describe, _PATIENCE_SECONDS)
 
     def close(self) -> None:
         """Close every connection."""

@@ -19,6 +19,9 @@ from tests.integration.deploy.releases import ROOT, Fleet
 from tests.integration.deploy.test_upgrade import reach
 
 
+pytestmark = pytest.mark.timeout(2400)
+
+
 @pytest.fixture
 def fleets(postgres_url: URL, tmp_path: Path) -> Iterator[list[Fleet]]:
     """One place that works, and another one with a database and a broker but nothing in them."""
