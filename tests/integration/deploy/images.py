@@ -38,12 +38,14 @@ _PLATFORM = (
     *("--platform", "manylinux1_x86_64", "--platform", "any"),
 )
 _DOWNLOAD_SECONDS = 550
+_LOCKS = {"api": ("build", "api"), "worker": ("build", "worker-cpu"), "vllm": ()}
+"""What each target is made of."""
 
 
 def build_image(engine: Engine, target: str, name: str) -> None:
     """One of our images, from what is in the repository's working tree."""
     with tempfile.TemporaryDirectory(prefix="excise-context-") as folder:
-        context = _write_context(Path(folder), ("build", _lock_of(target)))
+        context = _write_context(Path(folder), _LOCKS[target])
         engine.build(
             context,
             *("--file", str(context / "deploy/images/Containerfile"), "--target", target),
@@ -59,10 +61,6 @@ def build_stand_ins(engine: Engine) -> None:
     engine.build(
         folder, "--file", file, "--build-arg", f"BASE={SERVICES_IMAGE}", "--tag", STAND_INS
     )
-
-
-def _lock_of(target: str) -> str:
-    return {"api": "api", "worker": "worker-cpu"}[target]
 
 
 def _write_context(folder: Path, locks: tuple[str, ...]) -> Path:

@@ -18,7 +18,6 @@ from tests.conftest import empty_database
 from tests.integration.deploy.releases import ROOT, Fleet
 from tests.integration.deploy.test_upgrade import reach
 
-
 pytestmark = pytest.mark.timeout(2400)
 
 

@@ -22,6 +22,7 @@ from tests.integration.deploy.images import (
     IMAGES,
     ROOT,
     STAND_INS,
+    VLLM,
     WORKER,
     build_image,
     build_stand_ins,
@@ -80,6 +81,16 @@ def test_an_image_holds_what_it_needs_and_nothing_to_build_with(
     assert ("torch" in listed) == (image == WORKER)
 
 
+def test_vllm_is_not_started_without_a_key(engine: Engine) -> None:
+    build_image(engine, "vllm", VLLM)  # on a base that stands for vLLM's own image
+    closed = ("--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none")
+    said = engine.run("run", *closed, VLLM, "/models/tiny", check=False)
+    assert "VLLM_API_KEY is not set" in said
+    config = engine.inspect(VLLM)["Config"]
+    assert isinstance(config, dict)
+    assert config["User"] == "10001:10001"
+
+
 @dataclass(frozen=True)
 class Stack:
     """The Compose file, up, under a project name of its own."""
@@ -87,6 +98,8 @@ class Stack:
     engine: Engine
     options: tuple[str, ...]
     url: str
+    env: Path
+    """Its .env."""
 
     def compose(self, *arguments: str, timeout: float = 600, text: str | None = None) -> str:
         """What `docker compose ARGUMENTS` prints."""
@@ -128,7 +141,7 @@ def stack(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         *("--project-name", f"excise-test-{secrets.token_hex(4)}"),
         *("--file", str(COMPOSE / "compose.yaml"), "--env-file", str(folder / "env")),
     )
-    stack = Stack(engine, options, f"http://127.0.0.1:{port}")
+    stack = Stack(engine, options, f"http://127.0.0.1:{port}", folder / "env")
     try:
         stack.compose("up", "--detach", "--wait", timeout=900)
         build_model(folder / MODEL)
@@ -156,6 +169,32 @@ def test_the_acceptance_test_passes_on_the_compose_file(
 def test_the_proxy_keeps_metrics_to_itself(stack: Stack) -> None:
     assert httpx.get(f"{stack.url}/metrics", trust_env=False).status_code == 404
     assert httpx.get(f"{stack.url}/healthz", trust_env=False).status_code == 200
+
+
+def test_keys_and_passwords_are_rotated(stack: Stack) -> None:
+    """As docs/runbooks/rotate-keys.md says."""
+    old, new = stack.create_key("rotated"), stack.create_key("rotated")
+    listed = stack.compose(
+        *("exec", "-T", "api", "excise", "keys", "list", "--tenant", "rotated", "--json")
+    )
+    [key_id] = [key["id"] for key in json.loads(listed) if old.startswith(key["prefix"])]
+    stack.compose("exec", "-T", "api", "excise", "keys", "revoke", key_id, "--tenant", "rotated")
+    assert ask(stack, old) == 401
+    password = secrets.token_hex(24)
+    statement = f"ALTER ROLE CURRENT_USER PASSWORD '{password}'"
+    psql = ("psql", "--username=excise", "--dbname=excise", "--command", statement)
+    stack.compose("exec", "-T", "postgres", *psql)
+    lines = stack.env.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("POSTGRES_PASSWORD=")]
+    stack.env.write_text("\n".join([*kept, f"POSTGRES_PASSWORD={password}\n"]))
+    stack.compose("up", "--detach", "--wait")
+    wait_for(lambda: ask(stack, new) == 200, "an answer with the new password", stack.describe)
+    assert "up to date" in stack.compose("run", "--rm", "migrate")
+
+
+def ask(stack: Stack, key: str) -> int:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.get(f"{stack.url}/v1/jobs", headers=headers, trust_env=False).status_code
 
 
 def test_one_api_may_die(stack: Stack, harness: DeployedHarness) -> None:
