@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -46,7 +47,7 @@ def worker(
     _become(build_worker_arguments(name))
 
 
-def wait_for_schema(url: str) -> None:
+def wait_for_schema(url: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Return once the database answers and this release can work on its schema.
 
     What is waited for is printed whenever it changes.
@@ -57,7 +58,7 @@ def wait_for_schema(url: str) -> None:
             if missing != said:
                 print_line(f"waiting for the database: {missing}")
             said = missing
-            time.sleep(_LOOK_SECONDS)
+            sleep(_LOOK_SECONDS)
     finally:
         database.dispose()
 
