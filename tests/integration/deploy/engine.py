@@ -37,6 +37,8 @@ _PLUGINS = ("docker-compose", "docker-buildx")  # trixie's: bookworm has neither
 _BASE_PACKAGES = "ca-certificates,python3-minimal,python3-venv,python3-pip"
 _SERVICE_PACKAGES = "ca-certificates,postgresql,valkey-server,valkey-tools,haproxy"
 _START_SECONDS = 60.0
+_KEPT = "8GB"
+"""Of the layers of builds; a worker's packages take 2 GB."""
 _PATH = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
@@ -108,7 +110,11 @@ def running_engine() -> Iterator[Engine]:
             with _daemon(root, state) as engine:
                 _import_image(engine, BASE_IMAGE, "bookworm", _BASE_PACKAGES)
                 _import_image(engine, SERVICES_IMAGE, "trixie", _SERVICE_PACKAGES)
-                yield engine
+                try:
+                    yield engine
+                finally:
+                    engine.run("image", "prune", "--force", check=False)
+                    engine.run("builder", "prune", "--force", "--keep-storage", _KEPT, check=False)
         finally:
             shutil.rmtree(state, ignore_errors=True)
 
