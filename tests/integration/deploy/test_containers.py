@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from service.embedded.valkey import find_free_port
+from tests.acceptance import test_end_to_end as acceptance
 from tests.acceptance.harness import MODEL, build_model, wait_for
-from tests.acceptance.test_end_to_end import test_a_job_from_submission_to_files
 from tests.integration.deploy.deployed import DeployedHarness
 from tests.integration.deploy.engine import ContainersUnavailableError, Engine, running_engine
 from tests.integration.deploy.images import (
@@ -163,7 +163,7 @@ def harness(stack: Stack) -> Iterator[DeployedHarness]:
 def test_the_acceptance_test_passes_on_the_compose_file(
     harness: DeployedHarness, tmp_path: Path
 ) -> None:
-    test_a_job_from_submission_to_files(harness, tmp_path, {})
+    acceptance.test_a_job_from_submission_to_files(harness, tmp_path, {})
 
 
 def test_the_proxy_keeps_metrics_to_itself(stack: Stack) -> None:
