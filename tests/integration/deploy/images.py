@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -78,31 +78,35 @@ def _write_context(folder: Path, locks: tuple[str, ...]) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, folder / name)
     for lock in locks:
-        _download_wheels(IMAGES / f"{lock}.lock", folder / "deploy/images/wheels")
+        for wheel in _download_wheels(IMAGES / f"{lock}.lock").iterdir():
+            _link(wheel, folder / "deploy/images/wheels" / wheel.name)
     return folder
 
 
-def _download_wheels(lock: Path, folder: Path) -> None:
-    """The wheels of a lock, checked by hash, by way of a cache outside of the repository."""
-    cache = CACHE / "wheels"
-    cache.mkdir(parents=True, exist_ok=True)
+def _download_wheels(lock: Path) -> Path:
+    """A folder with the wheels of a lock, checked by hash, outside of the repository."""
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    folder = CACHE / "wheels" / f"{lock.stem}-{digest}"
+    if folder.is_dir():
+        return folder
+    fresh = folder.with_suffix(".new")
     arguments = [
         *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"),
-        *("--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(folder)),
-        *("--find-links", str(cache), *_PLATFORM, "--requirement", str(lock)),
+        *("--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(fresh)),
+        *(*_PLATFORM, "--requirement", str(lock)),
     ]
     try:
         subprocess.run(arguments, check=True, capture_output=True, timeout=_DOWNLOAD_SECONDS)
     except subprocess.SubprocessError as error:
         raise ContainersUnavailableError(f"{lock.name}'s wheels cannot be had: {error}") from None
-    for wheel in folder.glob("*.whl"):
-        if not (cache / wheel.name).exists():
-            _link(wheel, cache / wheel.name)
+    return fresh.rename(folder)
 
 
 def _link(source: Path, target: Path) -> None:
     """The same file under another name, or its copy where the file system is another one."""
+    if target.exists():
+        return
     try:
-        os.link(source, target)
+        target.hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
