@@ -7,7 +7,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     printf '%s\n' "$POSTGRES_PASSWORD" >/tmp/password
     chmod 644 /tmp/password
     setpriv --reuid postgres --regid postgres --clear-groups initdb -D "$PGDATA" -U "$POSTGRES_USER" \
-        --pwfile /tmp/password --auth-local trust --auth-host scram-sha-256
+        --encoding UTF8 --locale C.UTF-8 --pwfile /tmp/password --auth-local trust --auth-host scram-sha-256
     rm /tmp/password
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     echo "CREATE DATABASE $POSTGRES_DB" |
