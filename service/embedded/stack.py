@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import IO, Any, Self
 import httpx
 
 from excise.installation import find_checkout
+from service.command_lines import build_api_arguments, build_worker_arguments
 from service.database import upgrade_to_head
 from service.embedded.home import STATE_NAME, RunningStack, acquire_lock
 from service.embedded.postgres import (
@@ -35,13 +35,11 @@ from service.embedded.serving import EmbeddedServing, ServingOptions
 from service.embedded.valkey import find_free_port, prepare_valkey
 
 DEFAULT_PORT = 8100
-HEADER_LIMITS = ("--http", "h11", "--h11-max-incomplete-event-size", "65536")
-"""Options of uvicorn: a request's line and headers together, in bytes; httptools knows no limit."""
-
 _READY_SECONDS = 180.0
 _SERVING_READY_SECONDS = 600.0
 _MAX_START_FAILURES = 3
 _WATCH_SECONDS = 0.5
+_API_GRACE_SECONDS = 3
 _WORKER_GRACE_SECONDS = 6.0
 
 Reporter = Callable[[str], None]
@@ -254,22 +252,12 @@ class EmbeddedStack:
         """The API."""
         workers = "a worker" if self.workers == 1 else f"{self.workers} workers"
         self._report(f"starting the API and {workers}")
-        arguments = [
-            *("uvicorn", "service.app:create_app", "--factory", "--host", self.host),
-            *("--port", str(self.port), "--log-level", "warning", "--no-access-log"),
-            *("--timeout-graceful-shutdown", "3"),
-            *HEADER_LIMITS,
-        ]
+        arguments = build_api_arguments(self.host, self.port, grace_seconds=_API_GRACE_SECONDS)
         own = None if self._serving is None else self._serving.api_environment
-        return self._program("api", _python_module(*arguments), defaults=own, grace_seconds=6.0)
+        return self._program("api", arguments, defaults=own, grace_seconds=2.0 * _API_GRACE_SECONDS)
 
     def _worker_program(self, index: int) -> Program:
         """One worker."""
-        arguments = [
-            *("celery", "--quiet", "-A", "workers.app", "worker", "--pool", "solo"),
-            *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
-            *("-n", f"excise{index}@%h"),
-        ]
         environment = {"TOKENIZERS_PARALLELISM": "false"}
         shares = self.workers + (self._serving is not None)
         if shares > 1:  # torch's own default, all cores, is right for a worker alone
@@ -277,7 +265,7 @@ class EmbeddedStack:
         name = "worker" if self.workers == 1 else f"worker-{index + 1}"
         return self._program(
             name,
-            _python_module(*arguments),
+            build_worker_arguments(f"excise{index}"),
             defaults=environment,
             grace_seconds=_WORKER_GRACE_SECONDS,
         )
@@ -378,8 +366,3 @@ def _build_import_path(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     parts = (str(checkout), environment.get("PYTHONPATH"))
     return {"PYTHONPATH": os.pathsep.join(filter(None, parts))}
-
-
-def _python_module(module: str, *arguments: str) -> list[str]:
-    """Arguments that run a module with this interpreter, never one from the current folder."""
-    return [sys.executable, "-P", "-m", module, *arguments]

@@ -31,6 +31,8 @@ DOCUMENTS = {
         ROOT / "README.md",
         EXAMPLES / "README.md",
         *sorted((ROOT / "docs" / "guides").glob("*.md")),
+        *sorted((ROOT / "docs" / "runbooks").glob("*.md")),
+        *sorted((ROOT / "deploy").rglob("README.md")),
     )
 }
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

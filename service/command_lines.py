@@ -1,0 +1,32 @@
+"""The command lines of Excise's own processes, the same wherever they run."""
+
+from __future__ import annotations
+
+import sys
+
+HEADER_LIMITS = ("--http", "h11", "--h11-max-incomplete-event-size", "65536")
+"""Options of uvicorn: a request's line and headers together, in bytes; httptools knows no limit."""
+
+
+def build_api_arguments(host: str, port: int, *, grace_seconds: int) -> list[str]:
+    """The API; told to stop, it gives open requests so long."""
+    return _python_module(
+        *("uvicorn", "service.app:create_app", "--factory", "--host", host),
+        *("--port", str(port), "--log-level", "warning", "--no-access-log"),
+        *("--timeout-graceful-shutdown", str(grace_seconds)),
+        *HEADER_LIMITS,
+    )
+
+
+def build_worker_arguments(name: str) -> list[str]:
+    """One worker, of this name among those of its host."""
+    return _python_module(
+        *("celery", "--quiet", "-A", "workers.app", "worker", "--pool", "solo"),
+        *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
+        *("-n", f"{name}@%h"),
+    )
+
+
+def _python_module(module: str, *arguments: str) -> list[str]:
+    """Arguments that run a module with this interpreter, never one from the current folder."""
+    return [sys.executable, "-P", "-m", module, *arguments]

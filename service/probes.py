@@ -1,0 +1,111 @@
+"""What a container engine or Kubernetes asks of a process: is it ready, may it be stopped.
+
+Run as `python -m service.probes api|live|worker|drain`; 0 means yes. Few imports, for it is run
+all the time.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+import psycopg
+
+_ANSWER_SECONDS = 4
+_SILENT_SECONDS = 60
+"""A worker whose heartbeat is older is not ready, as in `Settings.worker_silent_seconds`."""
+_LOOK_SECONDS = 1.0
+
+_STAGE = """
+    SELECT worker.busy_job_id, stage.name
+    FROM workers worker
+    LEFT JOIN stages stage ON stage.job_id = worker.busy_job_id AND stage.status = 'running'
+    WHERE worker.hostname = %s AND worker.busy_job_id IS NOT NULL
+      AND worker.heartbeat_at > clock_timestamp() - make_interval(secs => %s)
+    ORDER BY worker.heartbeat_at DESC LIMIT 1
+"""
+_BEATS = """
+    SELECT 1 FROM workers
+    WHERE hostname = %s AND heartbeat_at > clock_timestamp() - make_interval(secs => %s) LIMIT 1
+"""
+
+
+def answers(path: str, port: int) -> bool:
+    """Whether the API of this host answers well; no proxy is asked."""
+    url = f"http://127.0.0.1:{port}{path}"
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=_ANSWER_SECONDS):
+            return True
+    except (URLError, OSError):
+        return False
+
+
+def beats(database_url: str, hostname: str) -> bool:
+    """Whether a worker of this host sent a heartbeat lately, as far as the database can tell."""
+    try:
+        return _ask(database_url, _BEATS, hostname) is not None
+    except psycopg.Error:
+        return False
+
+
+def find_stage(database_url: str, hostname: str) -> tuple[str, str | None] | None:
+    """The job and its stage that this host's worker is at; None where it is idle."""
+    row = _ask(database_url, _STAGE, hostname)
+    return None if row is None else (str(row[0]), None if row[1] is None else str(row[1]))
+
+
+def drain(
+    database_url: str,
+    hostname: str,
+    seconds: float,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait until the stage is over that this host's worker is in; whether it came to that.
+
+    A worker that is stopped then loses next to nothing. A database that does not answer is not
+    waited for.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        first = find_stage(database_url, hostname)
+        while first is not None and find_stage(database_url, hostname) == first:
+            if time.monotonic() > deadline:
+                return False
+            sleep(_LOOK_SECONDS)
+    except psycopg.Error:
+        return False
+    return True
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status of one probe."""
+    url, hostname = os.environ.get("EXCISE_DATABASE_URL", ""), socket.gethostname()
+    match arguments:
+        case ["api", port]:
+            return int(not answers("/readyz", int(port)))
+        case ["live", port]:
+            return int(not answers("/healthz", int(port)))
+        case ["worker"]:
+            return int(not beats(url, hostname))
+        case ["drain", seconds]:
+            return int(not drain(url, hostname, float(seconds)))
+    print("usage: python -m service.probes api PORT | live PORT | worker | drain SECONDS")
+    return 2
+
+
+def _ask(database_url: str, statement: str, hostname: str) -> tuple[object, ...] | None:
+    """The first row of a statement about this host's worker."""
+    scheme, separator, rest = database_url.partition("://")
+    plain = f"{scheme.partition('+')[0]}{separator}{rest}"
+    with psycopg.connect(plain, connect_timeout=_ANSWER_SECONDS) as connection:
+        return connection.execute(statement, (hostname, _SILENT_SECONDS)).fetchone()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

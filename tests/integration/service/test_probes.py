@@ -1,0 +1,113 @@
+"""What a container engine asks: is a process ready, and may it be stopped."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+from sqlalchemy import func, select, update
+
+from service import probes
+from service.database import Database
+from service.jobs.execution import heartbeat_worker
+from service.keys.operations import create_tenant_key
+from service.models import ApiKey, Job, Stage, Worker
+
+HOST = socket.gethostname()
+
+
+@pytest.fixture(autouse=True)
+def environment(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXCISE_DATABASE_URL", database_url)
+
+
+@pytest.fixture
+def busy_worker(database: Database) -> str:
+    """A worker of this host in the first stage of a job."""
+    with database.transaction() as session:
+        if session.get(Job, "job_1") is None:
+            create_tenant_key(session, "first", "k", ("submit",))
+            key = session.scalars(select(ApiKey)).one()
+            owner = {"tenant_id": key.tenant_id, "api_key_id": key.id}
+            job = {"kind": "correction", "model": "tiny", "spec": {}, "user_metadata": {}}
+            session.add(Job(id="job_1", **owner, **job))
+            session.flush()
+            for position, name in enumerate(("prepare", "attribute")):
+                session.add(Stage(job_id="job_1", name=name, position=position))
+        heartbeat_worker(session, "worker_1", HOST, 1, "job_1")
+    set_stage(database, "prepare")
+    return "worker_1"
+
+
+def set_stage(database: Database, name: str) -> None:
+    with database.transaction() as session:
+        session.execute(update(Stage).values(status="succeeded"))
+        session.execute(update(Stage).where(Stage.name == name).values(status="running"))
+
+
+def end_job(database: Database) -> None:
+    with database.transaction() as session:
+        heartbeat_worker(session, "worker_1", HOST, 1, None)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/readyz", 200), ("/readyz", 503)])
+def test_the_api_is_ready_when_it_says_so(path: str, status: int) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == path else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert probes.main(["api", str(server.server_port)]) == int(status != 200)
+        server.shutdown()
+    assert probes.main(["live", str(server.server_port)]) == 1  # nothing listens any more
+
+
+def test_a_worker_is_ready_while_its_heart_beats(database: Database, busy_worker: str) -> None:
+    assert probes.main(["worker"]) == 0
+    with database.transaction() as session:
+        long_ago = func.clock_timestamp() - timedelta(minutes=2)
+        session.execute(update(Worker).values(heartbeat_at=long_ago))
+    assert probes.main(["worker"]) == 1
+
+
+@pytest.mark.parametrize("go_on", [end_job, lambda database: set_stage(database, "attribute")])
+def test_a_worker_is_drained_once_its_stage_is_over(
+    database: Database, database_url: str, busy_worker: str, go_on: Callable[[Database], None]
+) -> None:
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            go_on(database)
+
+    assert probes.drain(database_url, HOST, 3600, sleep=sleep)
+    assert len(looks) == 3
+
+
+def test_a_drain_has_an_end(database_url: str, busy_worker: str) -> None:
+    assert not probes.drain(database_url, HOST, 0, sleep=lambda _: None)
+    assert probes.drain(database_url, "another-host", 0)
+
+
+def test_no_database_is_no_reason_to_wait(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EXCISE_DATABASE_URL", "postgresql+psycopg://u:secret@127.0.0.1:1/x")
+    assert probes.main(["worker"]) == 1
+    assert probes.main(["drain", "3600"]) == 1
+    assert "secret" not in "".join(capfd.readouterr())
+
+
+def test_another_question_is_told_what_can_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert probes.main(["health"]) == 2
+    assert "usage" in capsys.readouterr().out
