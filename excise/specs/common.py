@@ -30,7 +30,9 @@ def check_storable(value: str) -> str:
 
 
 def read_whole(value: object) -> object:
-    """`value`, as an integer where it is a whole number: to JSON, 10.0 is 10."""
+    """`value`, with integers where whole numbers are, in lists too: to JSON, 10.0 is 10."""
+    if isinstance(value, list):
+        return [read_whole(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessage
 from pydantic import ValidationError
 
-from service.gateway.requests import ChatRequest
+from service.gateway.requests import ChatRequest, CompletionRequest
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 ANSWERED: dict[str, Any] = {
@@ -73,3 +73,14 @@ def test_reasoning_and_refusals() -> None:
 def test_what_would_change_the_meaning_is_refused(field: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         send(ANSWERED | field)
+
+
+@pytest.mark.parametrize("prompt", [[7.0, 8], [[7.0], [8]]])
+def test_whole_numbers_are_integers_however_json_writes_them(prompt: list[Any]) -> None:
+    request = CompletionRequest.model_validate({"model": "m", "prompt": prompt, "n": 2.0})
+    sent = json.loads(request.encode_upstream("served"))
+    assert json.dumps(sent["prompt"]) == json.dumps([[7], [8]] if prompt[0] == [7.0] else [7, 8])
+    assert request.n == 2
+    for wrong in ({"n": 2.5}, {"n": "2"}, {"prompt": [7.5]}):
+        with pytest.raises(ValidationError):
+            CompletionRequest.model_validate({"model": "m", "prompt": "x", **wrong})
