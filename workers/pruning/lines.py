@@ -20,7 +20,8 @@ from workers.pruning.score_stream import NaNScoreError, ScoreError
 
 JUDGED_SHARE = 1e-3
 """Share of a matrix's weights, those with the largest scores, by which its lines are chosen: about
-the share of a model's weights that a search's pool holds; never fewer than its sides together."""
+the share of a model's weights that a search's pool holds; never fewer than its sides together. Ten
+times as many chose lines that hold the same (benchmarks/RESULTS.md, "Scale")."""
 
 Places = NDArray[np.int64]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from excise.names import Granularity
+from excise.specs.correction import DEFAULT_LINES
 from tests.tiny import NEURONS
 from tests.unit.workers.correction.cases import build_behaviour
 from tests.unit.workers.kinds.correction.correction_inputs import (
@@ -49,6 +50,7 @@ def test_amounts_are_those_that_a_job_lists() -> None:
 def test_what_a_job_does_not_name_has_defaults() -> None:
     plan = plan_of(NEURON, HEAD)
     assert (plan.rounds, plan.refinements, plan.max_rank) == (DEFAULT_ROUNDS, 0, None)
+    assert plan.max_lines == DEFAULT_LINES
     assert plan.amounts == {NEURON: OpenAmounts(1, 1), HEAD: OpenAmounts(1, 1)}
     assert plan.space.amounts == {NEURON: (1, 1), HEAD: (1, 1)}
     assert plan.space.layers == 2
@@ -61,7 +63,7 @@ def test_a_thorough_job_is_refined_over_a_wider_range() -> None:
     plan = plan_of(**listed, search=thorough, serving={"max_rank": 2})
     assert plan.space.amounts == {NEURON: (2, 18)}
     assert plan.space.ablations == ("mean",)
-    assert (plan.refinements, plan.max_rank) == (7, 2)
+    assert (plan.refinements, plan.max_rank, plan.max_lines) == (7, 2, 2)
     assert plan.count_trials() == DEFAULT_ROUNDS + 7 + 1
 
 
