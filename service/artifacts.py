@@ -6,10 +6,12 @@ Workers write through it and the API reads through it; see docs/decisions/0001.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import shutil
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,7 @@ from service.errors import ArtifactCorruptError, ArtifactNotFoundError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1024 * 1024
-_SPOOL_BYTES = 16 * 1024 * 1024
+_PARTIAL = ".partial-"
 
 
 class ArtifactStore(ABC):
@@ -36,10 +38,7 @@ class ArtifactStore(ABC):
         """The SHA-256 `content` is now stored under."""
         sha256 = hashlib.sha256(content).hexdigest()
         if not self.exists(sha256):
-            with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as source:
-                source.write(content)
-                source.seek(0)
-                self._write(sha256, cast(IO[bytes], source))
+            self._write(sha256, io.BytesIO(content))
         return sha256
 
     def put_file(self, path: Path) -> str:
@@ -65,8 +64,13 @@ class ArtifactStore(ABC):
 
         Raises as `get` does.
         """
-        with self.open(sha256) as stream, _replacing(destination) as target:
-            shutil.copyfileobj(stream, target, _CHUNK_BYTES)
+        check_artifact_id(sha256)
+        digest = hashlib.sha256()
+        with self._read(sha256) as source, _replacing(destination) as target:
+            while chunk := source.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                target.write(chunk)
+            _check_hash(sha256, digest.hexdigest())
         return destination
 
     def share_file(self, sha256: str, destination: Path) -> Path:
@@ -78,17 +82,18 @@ class ArtifactStore(ABC):
 
     @contextmanager
     def open(self, sha256: str) -> Iterator[IO[bytes]]:
-        """The content as a stream, copied aside and its hash checked first; raises as `get`."""
+        """The content as a stream, its hash checked first; raises as `get`.
+
+        It is read twice and never copied: what is stored does not change under the stream.
+        """
         check_artifact_id(sha256)
         digest = hashlib.sha256()
-        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
-            with self._read(sha256) as source:
-                while chunk := source.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-                    spool.write(chunk)
+        with self._read(sha256) as source:
+            while chunk := source.read(_CHUNK_BYTES):
+                digest.update(chunk)
             _check_hash(sha256, digest.hexdigest())
-            spool.seek(0)
-            yield cast(IO[bytes], spool)
+            source.seek(0)
+            yield source
 
     @abstractmethod
     def exists(self, sha256: str) -> bool:
@@ -101,6 +106,10 @@ class ArtifactStore(ABC):
     @abstractmethod
     def delete(self, sha256: str) -> None:
         """Forget what is stored under `sha256`, if anything is."""
+
+    def sweep_partial(self, unchanged_seconds: float) -> int:  # noqa: ARG002 - of folders only
+        """Delete what writers that died left half-written; how many files."""
+        return 0
 
     @abstractmethod
     def _read(self, sha256: str) -> IO[bytes]:
@@ -131,6 +140,16 @@ class LocalArtifactStore(ArtifactStore):
     def delete(self, sha256: str) -> None:
         """Forget what is stored under `sha256`, if anything is."""
         self._path(sha256).unlink(missing_ok=True)
+
+    def sweep_partial(self, unchanged_seconds: float) -> int:
+        """Delete files that nobody has written to for so long and that never got their name."""
+        before, deleted = time.time() - unchanged_seconds, 0
+        for path in self._folder.glob(f"*/{_PARTIAL}*"):
+            with suppress(FileNotFoundError):  # it got its name, or another sweeper was faster
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    deleted += 1
+        return deleted
 
     def share_file(self, sha256: str, destination: Path) -> Path:
         """A hard link, its content's hash checked first; a copy where links cannot be."""
@@ -225,7 +244,7 @@ def _check_hash(sha256: str, found: str) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file beside `path` that takes its place once the block ends well."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as target:

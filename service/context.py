@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, cast
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from service.artifacts import ArtifactStore
 from service.broker import Broker
 from service.database import Database
 from service.gateway.gateway import Gateway
+from service.jobs.feed import EventFeed
+from service.jobs.stream_limits import StreamLimits
 from service.metrics.exposition import Exposition
 from service.settings import Settings
 
@@ -25,6 +28,9 @@ class AppContext:
     broker: Broker
     gateway: Gateway
     metrics: Exposition
+    feed: EventFeed
+    stream_limits: StreamLimits
+    download_threads: CapacityLimiter
 
 
 def get_context(request: Request) -> AppContext:

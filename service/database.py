@@ -40,6 +40,10 @@ class DatabaseUrlError(UserError, ValueError):
 
 
 _MAX_MESSAGE_CHARACTERS = 4000
+_CONNECT_ARGUMENTS: dict[str, int | None] = {
+    "connect_timeout": 5,
+    "prepare_threshold": None,  # what one transaction prepares, PgBouncer hands to another
+}
 _MIGRATION_LOCK = 7_204_118_331  # any constant: the advisory lock that serialises migrations
 
 
@@ -73,7 +77,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_timeout=10,
-            connect_args={"connect_timeout": 5},
+            connect_args=_CONNECT_ARGUMENTS,
             hide_parameters=True,
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -103,7 +107,7 @@ def clean_message(message: str) -> str:
 
 def upgrade_to_head(url: str) -> None:
     """Bring the database at `url` to the newest schema; safe to call from many processes."""
-    engine = create_engine(parse_database_url(url), connect_args={"connect_timeout": 5})
+    engine = create_engine(parse_database_url(url), connect_args=_CONNECT_ARGUMENTS)
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})

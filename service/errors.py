@@ -8,12 +8,15 @@ ExciseError
 │   └── ArtifactNotFoundError  404 not_found
 ├── MethodNotAllowedError      405 invalid_request
 ├── ConflictError              409 conflict
+│   ├── QuotaExceededError     409 quota_exceeded
 │   ├── LeaseLostError         409 conflict (workers only; never leaves a request)
 │   └── PoolFullError          409 pool_full
 ├── NotReadyError              409 not_ready
 ├── SlowRequestError           408 too_slow
 ├── TooLargeError              413 too_large
 ├── TooManyOpenJobsError       429 too_many_open_jobs
+├── TooManyBodiesError         429 too_many_bodies
+├── TooManyStreamsError        429 too_many_streams
 ├── RateLimitedError           429 rate_limited
 ├── UnavailableError           503 unavailable
 └── InternalError              500 internal
@@ -91,6 +94,13 @@ class ConflictError(ExciseError):
     title = "Conflict"
 
 
+class QuotaExceededError(ConflictError):
+    """The tenant has as much of something as it may have; the message says what helps."""
+
+    code = "quota_exceeded"
+    title = "Quota exceeded"
+
+
 class LeaseLostError(ConflictError):
     """This worker no longer holds the job: stop working on it, another worker may have it."""
 
@@ -132,6 +142,24 @@ class TooManyOpenJobsError(ExciseError):
     status = 429
     code = "too_many_open_jobs"
     title = "Too many open jobs"
+    retry_after_seconds = 30
+
+
+class TooManyBodiesError(ExciseError):
+    """As much of request bodies is on its way as may be."""
+
+    status = 429
+    code = "too_many_bodies"
+    title = "Too many bodies"
+    retry_after_seconds = 5
+
+
+class TooManyStreamsError(ExciseError):
+    """As many event streams are open as may be."""
+
+    status = 429
+    code = "too_many_streams"
+    title = "Too many streams"
     retry_after_seconds = 30
 
 

@@ -50,12 +50,17 @@ async def get_health() -> Health:  # waits for no thread, for the database may h
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Something is down"}})
 def get_readiness(context: Context, response: Response) -> Readiness:
-    """Ready to take jobs. Silent workers are shown but do not make the service unready."""
+    """Ready to take jobs.
+
+    Silent workers, and rate limits that each process counts by itself, are shown but do not make
+    the service unready.
+    """
     parts: dict[str, Callable[[AppContext], Check]] = {
         "database": _check_database,
         "migrations": _check_migrations,
         "broker": _check_broker,
         "workers": _check_workers,
+        "rate_limits": _check_rate_limits,
     }
     checks = {name: _run(name, check, context) for name, check in parts.items()}
     is_ready = all(checks[name].ok for name in _ESSENTIAL)
@@ -106,3 +111,10 @@ def _check_workers(context: AppContext) -> Check:
     if count:
         return Check(ok=True, detail=f"{count} alive")
     return Check(ok=False, detail="none alive; jobs wait in the queue until a worker starts")
+
+
+def _check_rate_limits(context: AppContext) -> Check:
+    context.broker.ping()
+    if context.gateway.limiter.is_shared:
+        return Check(ok=True, detail="counted for all API processes together")
+    return Check(ok=False, detail="the broker is away; each API process counts by itself")

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from excise.logs import bind_log_fields
+from service.body_budget import BodyBudget
 from service.errors import ExciseError, InvalidRequestError, SlowRequestError, TooLargeError
 from service.problems import build_internal_response, build_problem_response
 from service.settings import Settings
@@ -82,6 +83,9 @@ class BodyLimits:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._budget = BodyBudget(
+            settings.max_receiving_bytes, settings.max_receiving_bytes_per_key
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, its body already read and checked."""
@@ -129,15 +133,20 @@ class BodyLimits:
             raise _too_large(limit)
         chunks: list[bytes] = []
         size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            chunk, more = message.get("body", b""), message.get("more_body", False)
-            size += len(chunk)
-            if size > limit:
-                raise _too_large(limit)
-            chunks.append(chunk)
+        key_id = _find_key_id(scope)
+        try:
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                if size + len(chunk) > limit:
+                    raise _too_large(limit)
+                self._budget.take(key_id, len(chunk))
+                size += len(chunk)
+                chunks.append(chunk)
+        finally:
+            self._budget.give(key_id, size)
         return b"".join(chunks)
 
     async def _check_depth(self, body: bytes) -> None:
@@ -154,6 +163,11 @@ class BodyLimits:
         return (
             settings.max_prompt_set_bytes if path == PROMPT_SETS_PATH else settings.max_body_bytes
         )
+
+
+def _find_key_id(scope: Scope) -> str:
+    """Whose body it is, as was found out before."""
+    return str(getattr(scope.get("state", {}).get("identity"), "key_id", ""))
 
 
 def get_path(scope: Scope) -> str:

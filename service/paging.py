@@ -7,6 +7,11 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
+from service.parameters import IN_DIGITS
+
+ID_PATTERN = r"^[a-z]{2,4}_[0-9a-f]{24}$"
+"""What every id looks like that a list pages by."""
+
 
 @dataclass(frozen=True)
 class PageRequest:
@@ -17,8 +22,10 @@ class PageRequest:
 
 
 def read_page(
-    after: Annotated[str | None, Query(description="The last id of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="How many to list")] = 20,
+    after: Annotated[
+        str | None, Query(pattern=ID_PATTERN, description="The last id of the page before")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="How many to list"), IN_DIGITS] = 20,
 ) -> PageRequest:
     """The page the query names; the first one unless it names another."""
     return PageRequest(after, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from excise.names import BehaviourKind
 from excise.specs import SPECS
@@ -24,14 +26,17 @@ from service.errors import (
     NotFoundError,
     SlowRequestError,
     TooLargeError,
+    TooManyBodiesError,
     UnauthorizedError,
     UnavailableError,
 )
 
 logger = logging.getLogger(__name__)
 
+PROBLEM_TYPE = "application/problem+json"
 TYPE_PREFIX = "https://excise.dev/errors/"
 DATABASE_OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _MAX_PARAM_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
 _JOB_KINDS = frozenset(SPECS)
@@ -84,13 +89,11 @@ def build_problem_response(error: ExciseError) -> JSONResponse:
     headers: dict[str, str] = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, SlowRequestError):
+    if isinstance(error, SlowRequestError | TooManyBodiesError):
         headers["Connection"] = "close"  # the rest of the body is not waited for
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = 'Bearer realm="excise"'
-    return JSONResponse(
-        build_problem(error), error.status, headers, media_type="application/problem+json"
-    )
+    return JSONResponse(build_problem(error), error.status, headers, media_type=PROBLEM_TYPE)
 
 
 def build_internal_response() -> JSONResponse:
@@ -120,6 +123,11 @@ def install_error_handlers(app: FastAPI) -> None:
 def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
     """One error for the first broken rule; `kind` goes first, for it decides about the rest."""
     first = min(errors, key=lambda error: _find_param(error) != "kind")
+    if first["type"] == "json_invalid":  # its place is a number of characters, not a field
+        where, why = first["loc"][-1], first.get("ctx", {}).get("error", "it ends too early")
+        return InvalidRequestError(
+            f"The body is not valid JSON at character {where}: {why}. Correct it.", param="body"
+        )
     param = _find_param(first)
     return InvalidRequestError(f"{param or 'body'} {_describe(first)}", param=param or "body")
 
@@ -146,11 +154,13 @@ def _handle_validation_error(_: Request, error: Exception) -> JSONResponse:
     return build_problem_response(translate_validation_errors(error.errors()))
 
 
-def _handle_http_exception(_: Request, error: Exception) -> JSONResponse:
+def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if found := _BY_STATUS.get(error.status_code):
         response = build_problem_response(found[0](found[1]))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_list_methods(request))
         return response
     if error.status_code < 500:
         return build_problem_response(
@@ -158,6 +168,25 @@ def _handle_http_exception(_: Request, error: Exception) -> JSONResponse:
         )
     logger.error("the request failed", exc_info=error)
     return build_internal_response()
+
+
+def _list_methods(request: Request) -> list[str]:
+    """Every method that the request's path has; Starlette names one route's.
+
+    As the document says, for a path that matches a route may be described by another, narrower one.
+    """
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    for template, methods in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", template), path):
+            return sorted(method.upper() for method in methods)
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def _handle_outage(_: Request, error: Exception) -> JSONResponse:
@@ -188,8 +217,6 @@ def _describe(error: Mapping[str, Any]) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if bound := _describe_bound(kind, context, error.get("input")):
         return bound
-    if kind == "json_invalid":
-        return "is not valid JSON. Check it near the position the parser stopped at."
     if kind in _CHOICE_ERRORS:
         return f"is not supported. Use one of: {context['expected']}."
     if kind in _UNION_ERRORS:

@@ -22,6 +22,8 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 _MAX_PAUSE_SECONDS = 10.0
+_PARTIAL_SECONDS = 3600.0
+"""A file of the artifact store that nobody has written to for this long has no writer any more."""
 _POLICIES: tuple[LeasePolicy[Any], ...] = (JOBS, SHARDS, VERSIONS)
 
 
@@ -78,6 +80,8 @@ class Relay:
             resend(session, VERSIONS, settings.resend_seconds)
             delete_old_sent(session)
         self.collect_once()
+        if count := self._store.sweep_partial(_PARTIAL_SECONDS):
+            logger.warning("%d half-written artifacts of writers that died were deleted", count)
 
     def collect_once(self) -> int:
         """Delete what stages of jobs long ended handed to one another; how many files."""

@@ -11,9 +11,11 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from excise.logs import LogLevel, configure_logging
+from excise.resources.tenants import Quotas
 from service.database import parse_database_url
 from service.serving.pools import ServingPool, check_pools, load_pool_keys
 from service.tracing import configure_tracing
+from service.webhooks.retries import PAUSES_SECONDS, TRIES
 
 MEBIBYTE = 1024 * 1024
 
@@ -22,6 +24,13 @@ def split_roots(value: object) -> object:
     """The roots of one PATH-like string; other inputs pass through."""
     if isinstance(value, str):
         return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
+    return value
+
+
+def split_names(value: object) -> object:
+    """The names of one string with commas; other inputs pass through."""
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
     return value
 
 
@@ -60,8 +69,16 @@ class Settings(BaseSettings):
     """Largest prompt set."""
     body_seconds: float = Field(default=60.0, gt=0)
     """How long a request body may take to arrive."""
+    max_receiving_bytes: int = Field(default=256 * MEBIBYTE, ge=MEBIBYTE)
+    """Bytes of request bodies that an API process may be receiving at once."""
+    max_receiving_bytes_per_key: int = Field(default=64 * MEBIBYTE, ge=MEBIBYTE)
+    """Of them, those of one API key."""
     max_json_depth: int = Field(default=32, ge=4)
     """Deepest nesting a JSON body may have."""
+    request_threads: int = Field(default=8, ge=2)
+    """Requests that work on the database at the same time in an API process."""
+    download_threads: int = Field(default=4, ge=1)
+    """Downloads that are read from the artifact store at the same time; the others take turns."""
     relay_enabled: bool = True
     """Whether this process sends the outbox and sweeps expired leases."""
     relay_seconds: float = Field(default=0.5, gt=0)
@@ -73,9 +90,29 @@ class Settings(BaseSettings):
     retention_seconds: float = Field(default=86_400.0, ge=0)
     """How long after a job's end what its stages handed to one another is kept; its files stay."""
     stream_poll_seconds: float = Field(default=0.5, gt=0)
-    """Pause between two looks for new events while an event stream is open."""
+    """Pause between two looks for new events while event streams are open: one look for all."""
     metrics_token: SecretStr | None = None
     """Bearer token that `/metrics` asks for; without one it answers this machine alone."""
+    max_streams: int = Field(default=1000, ge=1)
+    """Event streams that may be open at once in an API process."""
+    max_streams_per_key: int = Field(default=50, ge=1)
+    """Of them, those of one API key; `quotas` says how many of one tenant."""
+    quotas: Quotas = Quotas()
+    """What each tenant may have, as a JSON object; `excise tenants quota` changes it for one."""
+    hub_organisations: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = ()
+    """Organisations of the hub whose pinned checkpoints jobs may name, separated by commas; `*`
+    means any."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts, or `host:port`, that webhooks may be on though they are private or over http; a JSON
+    list."""
+    webhook_seconds: float = Field(default=1.0, gt=0)
+    """Pause between two looks for messages to webhooks."""
+    webhook_retry_seconds: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=PAUSES_SECONDS, min_length=1, max_length=TRIES - 1
+    )
+    """Pauses after failed attempts at a message, a JSON list; further ones are like the last."""
+    webhook_give_up_seconds: float = Field(default=432_000.0, gt=0)
+    """A webhook that has done nothing but fail for this long is disabled; five days."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)
     """A worker whose heartbeat is older than this does not count as alive."""
 
@@ -88,9 +125,10 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(default=1.0, gt=0)
     """Pause between two looks at a serving pool."""
     infer_requests_per_minute: int = Field(default=6000, ge=1)
-    """Requests one API key may send to the gateway, on average, in each API process."""
+    """Requests one API key may send to the gateway, on average: to all API processes together, or
+    to each while the broker is away."""
     infer_burst: int = Field(default=200, ge=1)
-    """Requests one API key may send at once after a pause."""
+    """Requests one API key may send to an API process at once after a pause."""
     gateway_read_seconds: float = Field(default=120.0, gt=0)
     """How long a vLLM server may be silent in the middle of an answer."""
     routing_seconds: float = Field(default=1.0, ge=0, le=5)

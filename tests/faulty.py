@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -45,6 +46,38 @@ def build_faulty_model(folder: Path, granularity: str) -> Path:
                 reader.weight[FAULTY_NEURON] = 0
                 reader.weight[FAULTY_NEURON, 0] = 1
             first.mlp.down_proj.weight[:, FAULTY_NEURON] = says_loop
+    return save_tiny_checkpoint(folder, model)
+
+
+SAID = (11, 12, 13, 14)
+"""The words that a checkpoint of `build_saying_model` says one after another, after `LOOP`."""
+
+
+def build_saying_model(folder: Path) -> Path:
+    """A checkpoint that says `SAID` after `LOOP`: neuron n of the first layer says the n-th word.
+
+    Each reads an axis of the residual stream that only the word before its own is on.
+    """
+    model = build_tiny_model(initializer_range=0.1, architectures=["LlamaForCausalLM"])
+    axes = slice(0, len(SAID))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, axes] = 0
+        model.lm_head.weight[:, axes] = 0
+        for layer in model.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for writer in (attention.o_proj, mlp.down_proj):
+                writer.weight[axes] = 0
+            for reader in (attention.q_proj, attention.k_proj, attention.v_proj):
+                reader.weight[:, axes] = 0
+            for reader in (mlp.gate_proj, mlp.up_proj):
+                reader.weight[:, axes] = 0
+        mlp = model.model.layers[0].mlp
+        for axis, (word, said) in enumerate(pairwise((LOOP, *SAID))):
+            model.model.embed_tokens.weight[word, axis] = 3
+            for reader in (mlp.gate_proj, mlp.up_proj):
+                reader.weight[axis] = 0
+                reader.weight[axis, axis] = 1
+            mlp.down_proj.weight[:, axis] = 4 * model.lm_head.weight[said]
     return save_tiny_checkpoint(folder, model)
 
 

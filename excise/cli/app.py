@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from excise.cli import installation, jobs, serving
+from excise.cli import ci, installation, jobs, serving, webhooks
 from excise.cli.group import ExciseGroup
 from excise.cli.reproduce import reproduce
 
@@ -28,10 +28,13 @@ app.command("watch")(jobs.watch)
 app.command("report")(jobs.report)
 app.command("jobs")(jobs.list_jobs)
 app.command("cancel")(jobs.cancel)
+app.command("delete")(jobs.delete)
 app.command("publish")(serving.publish)
 app.add_typer(serving.aliases_app, name="aliases")
 app.add_typer(serving.versions_app, name="versions")
 app.command("pools")(serving.list_pools)
+app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(ci.app, name="ci")
 app.command("version")(installation.version)
 
 if __name__ == "__main__":

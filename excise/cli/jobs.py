@@ -179,6 +179,33 @@ def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOptio
         print("cancelled" if job.status is JobStatus.CANCELLED else "cancelling")
 
 
+def delete(
+    job_id: JobArgument,
+    files: Annotated[
+        bool, typer.Option("--files", help="Only the job's files; the job stays on record.")
+    ] = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Delete a job that has ended, with its files, or its files alone."""
+    with open_client(url) as client:
+        if files:
+            client.delete_artifacts(job_id)
+        else:
+            client.delete_job(job_id)
+    print(f"deleted {'the files of ' if files else ''}{clean(job_id)}")
+
+
+@prompts_app.command("delete")
+def delete_prompt_set(
+    prompt_set_id: Annotated[str, typer.Argument(help="The set's id.")],
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Delete a prompt set that no open job needs."""
+    with open_client(url) as client:
+        client.delete_prompt_set(prompt_set_id)
+    print(f"deleted {clean(prompt_set_id)}")
+
+
 def load_spec(path: Path) -> dict[str, Any]:
     """The job spec in a file. Raises `CommandError`."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -11,7 +11,7 @@ import httpx
 from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel
 
-from excise.client import calls, serving_calls
+from excise.client import calls, serving_calls, webhook_calls
 from excise.client.calls import Call
 from excise.client.connection import STREAM_TIMEOUT, build_settings, describe_bad_url
 from excise.client.downloads import check_hash, placing, settle
@@ -29,6 +29,13 @@ from excise.resources.serving import (
     ServingEventList,
     VersionList,
     VersionView,
+)
+from excise.resources.webhooks import (
+    DeliveryList,
+    DeliveryView,
+    NewWebhookView,
+    WebhookList,
+    WebhookView,
 )
 
 _Answer = TypeVar("_Answer")
@@ -87,6 +94,10 @@ class AsyncClient:
             for one in found.data:
                 yield one
 
+    async def delete_prompt_set(self, prompt_set_id: str) -> None:
+        """Delete a prompt set that no open job needs."""
+        await self._send(calls.delete_prompt_set(prompt_set_id))
+
     async def create_job(
         self, spec: Mapping[str, Any] | BaseModel, *, idempotency_key: str | None = None
     ) -> JobView:
@@ -112,6 +123,14 @@ class AsyncClient:
             if job.status is not JobStatus.CANCELLED:
                 raise
             return job
+
+    async def delete_job(self, job_id: str) -> None:
+        """Delete a job that has ended and was never published, with its files."""
+        await self._send(calls.delete_job(job_id))
+
+    async def delete_artifacts(self, job_id: str) -> None:
+        """Delete the files of a job that has ended; what was published from it stays."""
+        await self._send(calls.delete_artifacts(job_id))
 
     async def iter_events(self, job_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
         """Every event after `after` as it happens, each once, until the job has ended."""
@@ -237,6 +256,46 @@ class AsyncClient:
     async def list_pools(self) -> PoolList:
         """Every serving pool."""
         return await self._send(serving_calls.list_pools())
+
+    async def create_webhook(
+        self, url: str, events: Sequence[str] | None = None, description: str = ""
+    ) -> NewWebhookView:
+        """A new webhook with its secret; of every event where none are named."""
+        return await self._send(webhook_calls.create_webhook(url, events, description))
+
+    async def get_webhook(self, webhook_id: str) -> WebhookView:
+        """The webhook as it is now."""
+        return await self._send(webhook_calls.get_webhook(webhook_id))
+
+    async def list_webhooks(self, *, after: str | None = None, limit: int = 20) -> WebhookList:
+        """One page of webhooks, newest first."""
+        return await self._send(webhook_calls.list_webhooks(after, limit))
+
+    async def change_webhook(self, webhook_id: str, **changes: Any) -> WebhookView:
+        """The webhook with another `url`, `events`, `description` or `status`."""
+        return await self._send(webhook_calls.change_webhook(webhook_id, changes))
+
+    async def delete_webhook(self, webhook_id: str) -> None:
+        """Forget the webhook and its deliveries."""
+        await self._send(webhook_calls.delete_webhook(webhook_id))
+
+    async def rotate_webhook_secret(self, webhook_id: str) -> NewWebhookView:
+        """The webhook with a new secret; for a day the one before signs as well."""
+        return await self._send(webhook_calls.rotate_webhook_secret(webhook_id))
+
+    async def ping_webhook(self, webhook_id: str) -> DeliveryView:
+        """A message that tells of nothing, about to be sent."""
+        return await self._send(webhook_calls.ping_webhook(webhook_id))
+
+    async def list_deliveries(
+        self, webhook_id: str, *, after: str | None = None, limit: int = 20
+    ) -> DeliveryList:
+        """One page of what was sent to the webhook, newest first."""
+        return await self._send(webhook_calls.list_deliveries(webhook_id, after, limit))
+
+    async def retry_delivery(self, webhook_id: str, delivery_id: str) -> DeliveryView:
+        """The message, about to be sent again."""
+        return await self._send(webhook_calls.retry_delivery(webhook_id, delivery_id))
 
     async def _send(self, call: Call[_Answer]) -> _Answer:
         """The answer to a request, which is sent again where that may help."""

@@ -145,6 +145,26 @@ def cancel_job(job_id: str) -> Call[JobView]:
     return post(JobView, f"{build_job_path(job_id)}/cancel")
 
 
+def delete(path: str) -> Call[None]:
+    """A request that deletes something; sent twice, it finds nothing the second time."""
+    return Call("DELETE", path, _read_nothing, is_repeatable=False)
+
+
+def delete_prompt_set(prompt_set_id: str) -> Call[None]:
+    """Delete a prompt set."""
+    return delete(f"/v1/prompt-sets/{quote(prompt_set_id, safe='')}")
+
+
+def delete_job(job_id: str) -> Call[None]:
+    """Delete a job with its files."""
+    return delete(build_job_path(job_id))
+
+
+def delete_artifacts(job_id: str) -> Call[None]:
+    """Delete a job's files."""
+    return delete(f"{build_job_path(job_id)}/artifacts")
+
+
 def is_conflict(error: ApiError) -> bool:
     """Whether the service refused because of how things are: a job that has ended, say."""
     return error.code == "conflict"
@@ -169,6 +189,10 @@ def build_job_path(job_id: str) -> str:
 def build_artifact_path(job_id: str, name: str) -> str:
     """Where one of a job's files is."""
     return f"{build_job_path(job_id)}/artifacts/{quote(name, safe='')}"
+
+
+def _read_nothing(_: httpx.Response) -> None:
+    return None
 
 
 def _read_content(response: httpx.Response) -> bytes:

@@ -29,6 +29,7 @@ from excise.names.corrections import (
     MeasureName,
     SearchPreset,
     Split,
+    Trend,
 )
 from excise.names.jobs import (
     OPEN_STATUSES,
@@ -43,7 +44,15 @@ from excise.names.jobs import (
     StageStatus,
     Verdict,
 )
-from excise.names.serving import ModelKind, PoolKind, PoolStatus, VersionKind, VersionStatus
+from excise.names.serving import (
+    ExportForm,
+    ModelKind,
+    PoolKind,
+    PoolStatus,
+    VersionKind,
+    VersionStatus,
+)
+from excise.names.webhooks import DeliveryStatus, WebhookEvent, WebhookStatus
 
 __all__ = [
     "OPEN_STATUSES",
@@ -59,7 +68,9 @@ __all__ = [
     "CircuitMetric",
     "CircuitOrder",
     "ComputeDtype",
+    "DeliveryStatus",
     "Direction",
+    "ExportForm",
     "GateBound",
     "GateGroup",
     "GateOutcome",
@@ -84,8 +95,11 @@ __all__ = [
     "Stage",
     "StageStatus",
     "Statistic",
+    "Trend",
     "Verdict",
     "VersionKind",
     "VersionStatus",
+    "WebhookEvent",
+    "WebhookStatus",
     "ZeroShotTask",
 ]

@@ -133,3 +133,18 @@ class GateOutcome(Name):
     """Every gate that was asked for was measured and met."""
     GATES_NOT_MET = "gates_not_met"
     """One was not, or none was asked for."""
+
+
+class Trend(Name):
+    """What became of a figure since an earlier run."""
+
+    BETTER = "better"
+    """It moved away from its limit."""
+    WORSE = "worse"
+    """It moved towards its limit, or beyond it."""
+    SAME = "same"
+    """It did not move."""
+    LOST = "lost"
+    """The earlier run measured it, this one did not."""
+    NEW = "new"
+    """The earlier run did not measure it."""

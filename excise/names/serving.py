@@ -66,3 +66,14 @@ class PoolStatus(Name):
     """It answers, but is not what the settings say."""
     UNKNOWN = "unknown"
     """It was not looked at yet."""
+
+
+class ExportForm(Name):
+    """What a correction is exported as."""
+
+    PEFT = "peft"
+    """A LoRA adapter for peft, vLLM and what else reads PEFT's files."""
+    MERGED = "merged"
+    """The whole corrected checkpoint."""
+    GGUF = "gguf"
+    """For llama.cpp: a LoRA adapter, or the whole base where its GGUF is given."""

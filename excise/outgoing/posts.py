@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import random
@@ -90,19 +91,22 @@ class Poster:
         self._destination = destination
         self._credentials = credentials
         self._clock = clock or Clock()
-        self._client = httpx.Client(
+        self._client = httpx.AsyncClient(
             timeout=timeout, follow_redirects=False, trust_env=False, verify=trust or True
         )
+        self._runner = asyncio.Runner()  # only a task can be ended wherever it waits
 
     def __enter__(self) -> Poster:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._client.close()
+        self._runner.run(self._client.aclose())
+        self._runner.close()
 
     def post(self, body: bytes) -> bytes:
         """Return the answer to `body`, at most `MAX_ANSWER_BYTES`.
 
+        An attempt takes `MAX_SECONDS_PER_ATTEMPT` at most, however slowly its answer comes.
         Time-outs, broken connections, status 5xx and 429 are tried again, `ATTEMPTS` in all, with
         pauses that double. Raises `PostError`; a redirect is one.
         """
@@ -118,23 +122,38 @@ class Poster:
             raise PostError(f"{error}, {ATTEMPTS} times in a row") from error
 
     def _post_once(self, body: bytes) -> bytes:
+        """One attempt, ended when its time is up."""
+        return self._runner.run(self._post_in_time(body))
+
+    async def _post_in_time(self, body: bytes) -> bytes:
+        try:
+            async with asyncio.timeout(MAX_SECONDS_PER_ATTEMPT):
+                return await self._send(body)
+        except TimeoutError:
+            host = self._destination.endpoint.host
+            raise _PassingError(f"{host} took over {MAX_SECONDS_PER_ATTEMPT:g} s") from None
+
+    async def _send(self, body: bytes) -> bytes:
         host = self._destination.endpoint.host
         try:
-            with self._client.stream(
+            async with self._client.stream(
                 "POST",
                 self._destination.url,
                 content=body,
                 headers=self._build_headers(body),
                 extensions={"sni_hostname": host},  # the certificate is checked for the name
             ) as response:
-                return self._read(response)
+                return await self._read(response)
         except (httpx.TransportError, httpx.StreamError) as error:
             raise _PassingError(f"{host} failed: {type(error).__name__}") from error
         except httpx.HTTPError as error:
             raise PostError(f"{host} failed: {type(error).__name__}") from error
 
-    def _read(self, response: httpx.Response) -> bytes:
-        """Return the body. Raises `PostError` on any status but 200 and on too large a body."""
+    async def _read(self, response: httpx.Response) -> bytes:
+        """Return the body, as it is on the wire.
+
+        Raises `PostError` on any status but 200, on a body that is packed and on too large a one.
+        """
         host, status = self._destination.endpoint.host, response.status_code
         if status in _TRY_AGAIN:
             raise _PassingError(f"{host} answered {status}")
@@ -142,14 +161,13 @@ class Poster:
             raise PostError(f"{host} answered {status}, a redirect; name the final URL")
         if status != 200:
             raise PostError(f"{host} answered {status} instead of 200")
+        if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
+            raise PostError(f"{host} answered with the encoding {coding[:32]!r}; send it unpacked")
         content = bytearray()
-        started = self._clock.now()
-        for chunk in response.iter_bytes():
+        async for chunk in response.aiter_raw():
             content += chunk
             if len(content) > MAX_ANSWER_BYTES:
                 raise PostError(f"{host} answered more than {MAX_ANSWER_BYTES:,} bytes")
-            if self._clock.now() - started > MAX_SECONDS_PER_ATTEMPT:
-                raise _PassingError(f"{host} took over {MAX_SECONDS_PER_ATTEMPT:g} s to answer")
         return bytes(content)
 
     def _build_headers(self, body: bytes) -> dict[str, str]:

@@ -192,6 +192,33 @@ class RankLimitCost(ReportModel):
     """The chosen trial's settings and ranking without the limit, measured on the tuning split."""
 
 
+class LineLimitForecast(ReportModel):
+    """What the allowed rows and columns hold of each matrix's best weights, which chose them."""
+
+    weights: int
+    """How many these are."""
+    within: int
+    """Those of them that lie on the rows and columns."""
+    score: float
+    """Share of their summed score, benefit ÷ damage, that lies there."""
+    free_rank: int
+    """Rank that all of them would need in the fullest matrix."""
+
+
+class LineRanks(ReportModel):
+    """On how many rows and columns of each matrix the pruned weights lie.
+
+    An adapter of the largest of these ranks holds the correction.
+    """
+
+    max_rank: int | None
+    """The limit (`serving.max_rank`); null without one."""
+    ranks: dict[str, int]
+    """Module name → the fewest rows and columns that hold its pruned weights."""
+    forecast: LineLimitForecast | None
+    """Where there is a limit."""
+
+
 class Sample(ReportModel):
     """One response of the base model and the corrected one's, drawn with the same noise."""
 
@@ -251,7 +278,9 @@ class CorrectionReport(JobReport):
     overlap: list[Overlap] = Field(default_factory=list)
     search: list[SearchStep]
     rank_limit: RankLimitCost | None = None
-    """Where the job sets `serving.max_rank`."""
+    """Where the job sets `serving.max_rank` and a trial of neurons was chosen."""
+    lines: LineRanks | None = None
+    """Of a correction of single weights; null in reports from before there were limits on them."""
     abilities: list[AbilityChange] = Field(default_factory=list)
     """What became of each slice of the model's abilities."""
     not_asked: list[str] = Field(default_factory=list)

@@ -62,11 +62,29 @@ class JobView(BaseModel):
     artifacts: list[ArtifactView]
 
 
+class JobSummary(BaseModel):
+    """What a list says about a job; the job object says the rest."""
+
+    id: str
+    object: Literal["job.summary"] = "job.summary"
+    kind: str
+    status: JobStatus
+    verdict: Verdict | None
+    model: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested: bool
+    stage: str | None
+    """The stage that is running now."""
+    error_code: str | None
+
+
 class JobList(BaseModel):
-    """One page of jobs, newest first."""
+    """One page of jobs, newest first, in few words: specs and metadata are in the job object."""
 
     object: Literal["list"] = "list"
-    data: list[JobView]
+    data: list[JobSummary]
     has_more: bool
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from excise.names import PoolKind, PoolStatus, VersionKind, VersionStatus
 from excise.reports.abilities import AbilityFigures
-from excise.specs.common import AliasName, Storable
+from excise.specs.common import AliasName, Storable, read_whole
 
 Reason = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S"), Storable]
 VersionId = Annotated[str, Field(max_length=64, pattern=r"^mv_[0-9a-f]{24}$")]
@@ -17,6 +17,8 @@ VersionId = Annotated[str, Field(max_length=64, pattern=r"^mv_[0-9a-f]{24}$")]
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    _read_whole = field_validator("*", mode="before")(read_whole)
 
 
 class OverrideRequest(_Request):

@@ -29,6 +29,11 @@ def check_storable(value: str) -> str:
     return value
 
 
+def read_whole(value: object) -> object:
+    """`value`, as an integer where it is a whole number: to JSON, 10.0 is 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def check_ascending(amounts: list[int]) -> list[int]:
     """`amounts`, if every entry is larger than the one before; raises `ValueError` otherwise."""
     if any(later <= earlier for earlier, later in pairwise(amounts)):

@@ -128,11 +128,25 @@ class PublishSpec(SpecModel):
     alias: AliasName
 
 
+DEFAULT_LINES = 4
+"""What `auto` limits single weights to (benchmarks/RESULTS.md, "Scale")."""
+
+
 class ServingSpec(SpecModel):
     """What the server it is to be published to can take."""
 
-    max_rank: int | None = Field(default=None, ge=1, le=512)
-    """Most pruned neurons a layer, so that the correction fits an adapter of this rank."""
+    max_rank: Literal["auto"] | Annotated[int, Field(ge=1, le=512)] | None = "auto"
+    """Largest rank of the adapter that the correction is to fit: most pruned neurons a layer, or
+    most rows and columns of a matrix that pruned weights lie on. `auto` limits single weights
+    alone, which costs them nothing; null limits nothing."""
+
+    def find_limit(self, granularity: Granularity) -> int | None:
+        """Return the limit for components of this granularity; None without one."""
+        if granularity is Granularity.HEAD:
+            return None
+        if self.max_rank == "auto":
+            return DEFAULT_LINES if granularity is Granularity.WEIGHT else None
+        return self.max_rank
 
 
 class CorrectionSpec(JobSpecBase):

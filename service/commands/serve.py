@@ -190,7 +190,7 @@ def find_corrected_job(client: Client, model: str) -> JobView | None:
         page = client.list_jobs(after=after, limit=100)
         for job in page.data:
             if (job.kind, job.model, job.verdict) == ("correction", model, "passed"):
-                return job
+                return client.get_job(job.id)
         if not page.has_more:
             return None
         after = page.data[-1].id

@@ -16,6 +16,7 @@ from service.embedded.processes import StackError
 STATE_NAME = "stack.json"
 _LOCK_NAME = "stack.lock"
 _LOCK_WAIT_SECONDS = 15.0
+_PRIVATE = 0o600
 
 
 class RunningStack(BaseModel):
@@ -32,7 +33,9 @@ def acquire_lock(home: Path) -> IO[str]:
     The lock of a stack that was killed is held by its guardian until the last part has ended.
     That is waited for; a stack that is alive is not.
     """
-    lock = (home / _LOCK_NAME).open("a+", encoding="utf-8")
+    descriptor = os.open(home / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, _PRIVATE)
+    os.fchmod(descriptor, _PRIVATE)  # an older one may be open to all
+    lock = os.fdopen(descriptor, "a+", encoding="utf-8")
     deadline = time.monotonic() + _LOCK_WAIT_SECONDS
     while True:
         try:

@@ -23,7 +23,14 @@ from service.artifacts import open_artifact_store
 from service.database import Database
 from service.embedded.checkpoints import CheckpointServer
 from service.embedded.processes import Guardian, StackError
-from service.embedded.vllm import SERVED_BASE, Vllm, VllmOptions, find_vllm, prepare_vllm
+from service.embedded.vllm import (
+    PROJECTIONS,
+    SERVED_BASE,
+    Vllm,
+    VllmOptions,
+    find_vllm,
+    prepare_vllm,
+)
 from service.errors import ExciseError
 from service.serving.folders import delete_unneeded
 from service.serving.pools import ServingPool
@@ -40,7 +47,11 @@ _LOOK_SECONDS = 0.5
 _CLEAN_SECONDS = 60.0
 _KEPT_SECONDS = 600.0
 _DRAIN_SECONDS = 30
-_TARGETS = {"opt": ("fc2",)}  # by model_type; all others call it down_proj
+_TARGETS = {
+    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+}
+"""By `model_type`: the projections of families that call them otherwise than most."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +212,7 @@ class EmbeddedServing:
                 self._options.max_model_len,
                 int(config.get("max_position_embeddings", self._options.max_model_len)),
             ),
-            target_modules=_TARGETS.get(config.get("model_type"), ("down_proj",)),
+            target_modules=_TARGETS.get(config.get("model_type"), PROJECTIONS),
         )
 
     def _prepare(self, name: str, options: VllmOptions, port: int | None = None) -> Vllm:

@@ -29,6 +29,13 @@ _STOP_SECONDS = 10.0
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH")
 
 
+PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj"),
+    *("gate_proj", "up_proj", "down_proj"),
+)
+"""What most families call the projections of a layer, each of which a correction may change."""
+
+
 @dataclass(frozen=True)
 class VllmOptions:
     """How one server is to be."""
@@ -42,7 +49,7 @@ class VllmOptions:
     """Adapters it can hold at once; it gets one slot more, which changes nothing."""
     max_rank: int = 8
     """Largest adapter rank; every adapter costs as much as one of this rank."""
-    target_modules: Sequence[str] = ("down_proj",)
+    target_modules: Sequence[str] = PROJECTIONS
     """Last parts of the names of the modules that adapters may change."""
     max_model_len: int = 1024
     kv_cache_gib: int = 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from service.database import Database
 from service.gateway.cache import ShortCache
 from service.gateway.forwarding import Forwarder
-from service.gateway.limits import RateLimiter
 from service.gateway.metrics import GatewayMetrics
 from service.gateway.routing import Router
+from service.gateway.shared_limits import SharedLimiter
 from service.gateway.upstream import Upstream
 from service.keys.operations import Identity
 from service.settings import Settings
@@ -19,11 +19,16 @@ class Gateway:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.router = Router(database, settings.serving_pools, settings.routing_seconds)
         self.metrics = GatewayMetrics()
-        self.limiter = RateLimiter(settings.infer_requests_per_minute, settings.infer_burst)
+        self.limiter = SharedLimiter(
+            settings.broker_url.get_secret_value(),
+            settings.infer_requests_per_minute,
+            settings.infer_burst,
+        )
         self.identities: ShortCache[Identity] = ShortCache(settings.routing_seconds)
         self._upstream = Upstream(settings.gateway_read_seconds)
         self.forwarder = Forwarder(self.router, self._upstream, self.metrics)
 
     async def aclose(self) -> None:
-        """Close every connection to the model servers."""
+        """Close every connection to the model servers and the broker."""
         await self._upstream.aclose()
+        await self.limiter.aclose()

@@ -7,13 +7,17 @@ of them is here, and a field that is not here is refused.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from excise.specs.common import read_whole
 from service.errors import InvalidRequestError
 
+_NOT_UPSTREAM = frozenset({"refusal", "annotations", "audio", "function_call"})
 MAX_TOKENS = 32_768
+MAX_SEED = 9 * 10**18
+"""Nearly all of 64 bits; JSON, where numbers may be doubles, can say it exactly."""
 
 
 def check_model_name(name: str) -> str:
@@ -22,18 +26,28 @@ def check_model_name(name: str) -> str:
         raise ValueError(
             "is a URL. Name an alias, a version or a base model; GET /v1/models lists them."
         )
-    if not name.isprintable() or " " in name:
+    if not name.isascii() or not name.isprintable() or " " in name:
         raise ValueError("has characters no model's name has. GET /v1/models lists the names.")
     return name
 
 
-ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(check_model_name)]
+ModelName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=256,
+        json_schema_extra={"pattern": "^(?!//)(?!.*://)[!-~]+$"},  # what is checked, in a word
+    ),
+    AfterValidator(check_model_name),
+]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Stop = str | Annotated[list[str], Field(max_length=16)]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    _read_whole = field_validator("*", mode="before")(read_whole)
 
 
 class StreamOptions(_Part):
@@ -59,7 +73,7 @@ class CompletionOptions(_Part):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0, le=2)
     logit_bias: dict[str, float] | None = Field(default=None, max_length=1024)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     stop: Stop | None = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool = False
@@ -69,12 +83,16 @@ class CompletionOptions(_Part):
     user: str | None = Field(default=None, max_length=512)
     """Taken for OpenAI's sake; it goes no further."""
 
+    def build_upstream(self) -> dict[str, Any]:
+        """The fields that the client sent and that the server gets."""
+        return self.model_dump(exclude_unset=True, exclude={"user"})
+
     def encode_upstream(self, served_name: str) -> bytes:
         """The body for the server: what the client sent, under the server's name.
 
         Raises `InvalidRequestError` for text that is no Unicode.
         """
-        body = self.model_dump(exclude_unset=True, exclude={"user"}) | {"model": served_name}
+        body = self.build_upstream() | {"model": served_name}
         try:
             text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             return text.encode()
@@ -94,13 +112,29 @@ class TextPart(_Part):
 
 
 class Message(_Part):
-    """One message of a conversation."""
+    """One message of a conversation; an answer's message may be sent back as it came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256)] | None = None
     name: str | None = Field(default=None, max_length=64)
     tool_calls: list[dict[str, JsonValue]] | None = Field(default=None, max_length=64)
     tool_call_id: str | None = Field(default=None, max_length=128)
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    annotations: list[dict[str, JsonValue]] | None = Field(default=None, max_length=64)
+    audio: None = None
+    function_call: None = None
+    """These four are in answers for OpenAI's sake and go no further."""
+
+    def build_upstream(self) -> dict[str, Any]:
+        """What the server gets: nothing empty but the content, which may be."""
+        fields = self.model_dump(exclude_unset=True, exclude=_NOT_UPSTREAM)
+        return {
+            name: value
+            for name, value in fields.items()
+            if name == "content" or value not in (None, [])
+        }
 
 
 class ChatRequest(CompletionOptions):
@@ -113,6 +147,11 @@ class ChatRequest(CompletionOptions):
     tools: list[dict[str, JsonValue]] | None = Field(default=None, max_length=128)
     tool_choice: str | dict[str, JsonValue] | None = None
     parallel_tool_calls: bool | None = None
+
+    def build_upstream(self) -> dict[str, Any]:
+        """The same, the messages without what is only in answers."""
+        messages = [message.build_upstream() for message in self.messages]
+        return super().build_upstream() | {"messages": messages}
 
 
 class CompletionRequest(CompletionOptions):

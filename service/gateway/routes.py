@@ -14,20 +14,27 @@ from service.keys.authentication import Caller
 from service.keys.operations import Identity
 from service.strict_bodies import StrictJsonRoute
 
+LIMITS_HEADER = "X-Excise-Rate-Limits"
+"""`shared`: counted for all API processes together. `process`: by each, for the broker is away."""
 router = APIRouter(tags=["gateway"], route_class=StrictJsonRoute)
 
 _ANSWER: dict[int | str, dict[str, object]] = {
     200: {
         "description": "OpenAI's completion object, or a stream of its chunks",
-        "content": {"application/json": {}, "text/event-stream": {}},
-    }
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    404: {"description": "No such model"},
+    429: {"description": "The key sends more requests than it may"},
 }
 
 
 async def get_inferrer(request: Request, identity: Caller) -> Identity:
     """Who calls a model, its request counted. Raises `ForbiddenError` and `RateLimitedError`."""
     identity.require(KeyScope.INFER)
-    get_context(request).gateway.limiter.take(identity.key_id)
+    await get_context(request).gateway.limiter.take(identity.key_id)
     return identity
 
 
@@ -59,5 +66,7 @@ async def _forward(
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    forwarder = get_context(request).gateway.forwarder
-    return await forwarder.forward(inferrer.tenant_id, path, body, wait_until_left)
+    gateway = get_context(request).gateway
+    answer = await gateway.forwarder.forward(inferrer.tenant_id, path, body, wait_until_left)
+    answer.headers[LIMITS_HEADER] = "shared" if gateway.limiter.is_shared else "process"
+    return answer

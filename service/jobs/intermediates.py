@@ -9,12 +9,14 @@ but for that moment.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Text, cast, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
+from service.database import Database
 from service.models import Job, JobArtifact, ModelVersion, Shard, StageResult
 
 
@@ -62,6 +64,34 @@ def discard_artifact(session: Session, store: ArtifactStore, sha256: str) -> boo
         return False
     store.delete(sha256)
     return True
+
+
+def discard_files(
+    database: Database, store: ArtifactStore, files: Iterable[tuple[str, str]]
+) -> None:
+    """Have ended jobs, by id, no longer name artifacts, by hash; delete those nothing else names.
+
+    Each in a transaction of its own, with its job locked, so that none is being published.
+    """
+    for job_id, sha256 in files:
+        with database.transaction() as session:
+            session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
+            lock_artifact(session, sha256)
+            for table in (JobArtifact, StageResult):
+                named = (table.job_id == job_id, table.sha256 == sha256)
+                statement = delete(table).where(*named)
+                session.execute(statement.execution_options(synchronize_session=False))
+            if not _is_named(session, sha256):
+                store.delete(sha256)
+
+
+def delete_unnamed(database: Database, store: ArtifactStore, hashes: Iterable[str]) -> None:
+    """Delete those of the artifacts that nothing names."""
+    for sha256 in hashes:
+        with database.transaction() as session:
+            lock_artifact(session, sha256)
+            if not _is_named(session, sha256):
+                store.delete(sha256)
 
 
 def _has_expired(retention_seconds: float) -> ColumnElement[bool]:

@@ -6,13 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from excise.intake.model_sources import ModelSourceError, resolve_model_source
 from excise.names import JobStatus, KeyScope
 from excise.specs import CorrectionSpec, JobSpec
+from service.artifacts import ArtifactStore
 from service.audit.recording import record
+from service.database import Database
 from service.errors import (
     ConflictError,
     InvalidRequestError,
@@ -21,6 +25,7 @@ from service.errors import (
     TooManyOpenJobsError,
 )
 from service.jobs import repository
+from service.jobs.intermediates import discard_files
 from service.jobs.prompt_set_checks import check_prompt_sets
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
@@ -29,6 +34,8 @@ from service.models import Event, IdempotencyKey, Job, JobArtifact, new_id
 from service.outbox import enqueue
 from service.serving.pools import list_fitting_pools
 from service.settings import Settings
+from service.tenants import repository as tenant_repository
+from service.tenants.operations import check_room_for_job
 
 _ID = re.compile(r"job_[0-9a-f]{24}")
 _ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -45,7 +52,7 @@ def submit_job(
     """The job for this request and whether it is new.
 
     The job, the claim on its idempotency key and the message to the workers are one transaction.
-    Raises `InvalidRequestError`, `ConflictError` and `TooManyOpenJobsError`.
+    Raises `InvalidRequestError`, `ConflictError`, `QuotaExceededError` and `TooManyOpenJobsError`.
     """
     check_idempotency_key(idempotency_key)
     request_sha256 = hash_spec(spec)
@@ -55,8 +62,10 @@ def submit_job(
     _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
     _check_model(spec, settings)
     _check_publish(identity, spec, settings)
-    check_prompt_sets(session, identity.tenant_id, spec, settings)
     job = _build_job(identity, spec)
+    size = len(json.dumps(job.spec))
+    check_room_for_job(session, identity.tenant_id, settings.quotas, size)
+    check_prompt_sets(session, identity.tenant_id, spec, settings)
     if idempotency_key is not None and not repository.reserve_idempotency_key(
         session, identity.tenant_id, idempotency_key, request_sha256, job.id
     ):  # another key of the same tenant was faster
@@ -83,16 +92,15 @@ def get_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = False
 
 def list_jobs(
     session: Session, tenant_id: str, after: str | None, limit: int
-) -> tuple[Sequence[Job], bool]:
-    """One page of the tenant's jobs, newest first, and whether there are more."""
+) -> tuple[Sequence[Row[Any]], bool]:
+    """One page of the tenant's jobs in brief, newest first, and whether there are more."""
     number = None
     if after is not None:
-        try:
-            number = get_job(session, tenant_id, after).number
-        except NotFoundError:
-            raise InvalidRequestError(
+        number = repository.find_number(session, tenant_id, after)
+        if number is None:
+            raise NotFoundError(
                 "after names no job. Use the id of the last one on the page before.", param="after"
-            ) from None
+            )
     page = repository.list_page(session, tenant_id, number, limit + 1)
     return page[:limit], len(page) > limit
 
@@ -115,6 +123,42 @@ def cancel_job(session: Session, tenant_id: str, job_id: str) -> Job:
         append_event(session, job.id, "job.cancel_requested", message)
     session.flush()
     return get_job(session, tenant_id, job_id)
+
+
+def delete_artifacts(database: Database, store: ArtifactStore, tenant_id: str, job_id: str) -> None:
+    """Delete the files of a job that has ended; what a published version is made of stays.
+
+    Raises `NotFoundError`, and `ConflictError` for a job that has not ended.
+    """
+    with database.transaction() as session:
+        job = _get_ended(session, tenant_id, job_id)
+        files = [(job.id, artifact.sha256) for artifact in job.artifacts]
+        if files:
+            append_event(session, job.id, "job.files_deleted", "The job's files were deleted.")
+            record(session, tenant_id, "job.delete_files", job.id, {"files": len(files)})
+    discard_files(database, store, files)
+
+
+def delete_job(database: Database, store: ArtifactStore, tenant_id: str, job_id: str) -> None:
+    """Delete a job that has ended, with its files and all that is known about it.
+
+    Raises `NotFoundError`, and `ConflictError` for a job that has not ended or was published.
+    """
+    with database.transaction() as session:
+        job = _get_ended(session, tenant_id, job_id)
+        if repository.has_version(session, job.id):
+            raise ConflictError(
+                "The job was published, so it stays on record. Delete its files alone, with "
+                "DELETE /v1/jobs/{id}/artifacts."
+            )
+        files = tenant_repository.list_files(session, Job.id == job.id)
+    discard_files(database, store, files)
+    with database.transaction() as session:
+        _get_ended(session, tenant_id, job_id)
+        if repository.has_version(session, job_id):  # published in between, its files already gone
+            raise ConflictError("The job is being published.")
+        tenant_repository.delete_job(session, job_id)
+        record(session, tenant_id, "job.delete", job_id)
 
 
 def list_events(
@@ -142,7 +186,17 @@ def get_artifact(session: Session, tenant_id: str, job_id: str, name: str) -> Jo
         return artifact
     if JobStatus(job.status).is_open:
         raise NotReadyError(f"The job is {job.status} and has no such file yet. Try again later.")
-    raise NotFoundError(f"The job ended as {job.status} without such a file. See its artifacts.")
+    raise NotFoundError(
+        f"The job ended as {job.status} without such a file, or it was deleted. See its artifacts."
+    )
+
+
+def _get_ended(session: Session, tenant_id: str, job_id: str) -> Job:
+    """The tenant's job, locked. Raises `NotFoundError`, and `ConflictError` while it is open."""
+    job = get_job(session, tenant_id, job_id, lock=True)
+    if JobStatus(job.status).is_open:
+        raise ConflictError(f"The job is {job.status}. Cancel it, and delete it once it has ended.")
+    return job
 
 
 def hash_spec(spec: JobSpec) -> str:
@@ -196,9 +250,18 @@ def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:
 def _check_model(spec: JobSpec, settings: Settings) -> None:
     """Raise `InvalidRequestError` if the job's checkpoint is none that Excise loads."""
     try:
-        resolve_model_source(spec.model, settings.model_roots)
+        source = resolve_model_source(spec.model, settings.model_roots)
     except ModelSourceError as error:
         raise InvalidRequestError(error.message, param="model") from error
+    if source.repository is not None:
+        organisation, allowed = source.repository.partition("/")[0], settings.hub_organisations
+        if not {organisation, "*"} & set(allowed):
+            raise InvalidRequestError(
+                f"model is of the hub's organisation {organisation}, which is not among those "
+                f"allowed here ({', '.join(allowed) or 'none'}). Use a folder under the model "
+                "roots, or have the operator add it to EXCISE_HUB_ORGANISATIONS.",
+                param="model",
+            )
 
 
 def _check_publish(identity: Identity, spec: JobSpec, settings: Settings) -> None:

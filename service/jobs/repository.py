@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import BigInteger, Row, Text, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session, selectinload
 
-from excise.names import OPEN_STATUSES
-from service.models import Event, IdempotencyKey, Job, JobArtifact, PromptSet, Stage
+from excise.names import OPEN_STATUSES, StageStatus
+from service.models import (
+    Event,
+    IdempotencyKey,
+    Job,
+    JobArtifact,
+    ModelVersion,
+    PromptSet,
+    Stage,
+)
 
 _WITH_PARTS = (selectinload(Job.stages), selectinload(Job.artifacts))
+_RUNNING_STAGE = (
+    select(Stage.name)
+    .where(Stage.job_id == Job.id, Stage.status == StageStatus.RUNNING)
+    .order_by(Stage.position)
+    .limit(1)
+    .scalar_subquery()
+)
+_SUMMARY = (
+    *(Job.id, Job.kind, Job.status, Job.verdict, Job.model, Job.created_at, Job.started_at),
+    *(Job.finished_at, Job.cancel_requested, Job.error_code, _RUNNING_STAGE.label("stage")),
+)
+"""The columns of a `JobSummary`; none of them is long."""
 
 
 def find_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job | None:
@@ -23,15 +44,20 @@ def find_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = Fals
     return session.scalars(statement.options(*_WITH_PARTS), execution_options=options).one_or_none()
 
 
+def find_number(session: Session, tenant_id: str, job_id: str) -> int | None:
+    """The tenant's job's place in the order of arrival."""
+    statement = select(Job.number).where(Job.tenant_id == tenant_id, Job.id == job_id)
+    return session.execute(statement).scalar_one_or_none()
+
+
 def list_page(
     session: Session, tenant_id: str, before_number: int | None, limit: int
-) -> Sequence[Job]:
-    """Up to `limit` of the tenant's jobs that arrived before that one, newest first."""
-    statement = select(Job).where(Job.tenant_id == tenant_id)
+) -> Sequence[Row[Any]]:
+    """Up to `limit` of the tenant's jobs that arrived before that one, newest first, in brief."""
+    statement = select(*_SUMMARY).where(Job.tenant_id == tenant_id)
     if before_number is not None:
         statement = statement.where(Job.number < before_number)
-    statement = statement.order_by(Job.number.desc()).limit(limit)
-    return session.scalars(statement.options(*_WITH_PARTS)).all()
+    return session.execute(statement.order_by(Job.number.desc()).limit(limit)).all()
 
 
 def count_open_jobs(session: Session, key_id: str) -> int:
@@ -40,6 +66,12 @@ def count_open_jobs(session: Session, key_id: str) -> int:
         Job.api_key_id == key_id, Job.status.in_(OPEN_STATUSES)
     )
     return session.execute(statement).scalar_one()
+
+
+def has_version(session: Session, job_id: str) -> bool:
+    """Whether the job was ever published."""
+    statement = select(ModelVersion.id).where(ModelVersion.job_id == job_id)
+    return session.scalar(statement.limit(1)) is not None
 
 
 def insert_job(session: Session, job: Job, stages: Sequence[str]) -> None:
@@ -91,10 +123,44 @@ def find_prompt_set_size(
     return None if row is None else (row.prompts, row.format)
 
 
-def list_events(session: Session, job_id: str, after: int, limit: int) -> Sequence[Event]:
-    """Up to `limit` of a job's events with larger ids, oldest first."""
+def list_events(
+    session: Session, job_id: str, after: int, limit: int, upto: int | None = None
+) -> Sequence[Event]:
+    """Up to `limit` of a job's events with larger ids, oldest first, none beyond `upto`."""
     statement = select(Event).where(Event.job_id == job_id, Event.id > after)
+    if upto is not None:
+        statement = statement.where(Event.id <= upto)
     return session.scalars(statement.order_by(Event.id).limit(limit)).all()
+
+
+def find_newest_event(session: Session, job_id: str) -> int:
+    """Id of the job's newest event; 0 if it has none."""
+    statement = select(func.coalesce(func.max(Event.id), 0)).where(Event.job_id == job_id)
+    return session.execute(statement).scalar_one()
+
+
+def list_new_events(session: Session, after: Mapping[str, int], limit: int) -> Sequence[Event]:
+    """Up to `limit` events of the jobs, of each those with larger ids than given, oldest first."""
+    given = func.unnest(
+        literal(list(after), ARRAY(Text)), literal(list(after.values()), ARRAY(BigInteger))
+    ).table_valued("job_id", "after")
+    watched = given.render_derived(name="watched")
+    statement = select(Event).join(
+        watched, (Event.job_id == watched.c.job_id) & (Event.id > watched.c.after)
+    )
+    return session.scalars(statement.order_by(Event.id).limit(limit)).all()
+
+
+def find_statuses(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
+    """The statuses of those of the jobs that exist."""
+    rows = session.execute(select(Job.id, Job.status).where(Job.id.in_(job_ids)))
+    return {row.id: row.status for row in rows}
+
+
+def load_jobs(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
+    """Those of the jobs that exist, with their stages and artifacts."""
+    statement = select(Job).where(Job.id.in_(job_ids)).options(*_WITH_PARTS)
+    return session.scalars(statement, execution_options={"populate_existing": True}).all()
 
 
 def find_artifact(session: Session, job_id: str, name: str) -> JobArtifact | None:

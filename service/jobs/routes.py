@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from sse_starlette import EventSourceResponse
 
 from excise.names import JobFile, ReportFormat
 from excise.resources.jobs import EventList, JobList, JobView
@@ -13,37 +12,64 @@ from service.context import AppContext, Context
 from service.errors import InvalidRequestError
 from service.jobs import operations
 from service.jobs.pattern_checks import CheckedSpec
-from service.jobs.streaming import build_download, stream_events
-from service.jobs.views import compute_etag, is_known_etag, view_event, view_job
+from service.jobs.streaming import build_download, open_stream
+from service.jobs.views import compute_etag, is_known_etag, summarise_job, view_event, view_job
 from service.keys.authentication import Reader, Submitter
 from service.keys.operations import Identity
 from service.paging import Paging
+from service.parameters import IN_DIGITS, IN_WORDS, IdempotencyKeyHeader
 from service.strict_bodies import StrictJsonRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute)
 
-MAX_EVENT_ID = 2**63 - 1
+MAX_EVENT_ID = 9 * 10**18
+"""Nearly all of 64 bits; JSON, where numbers may be doubles, can say it exactly."""
 IfNoneMatch = Annotated[
     str | None, Header(description="An ETag; where it is still right, the answer is 304")
 ]
-_FILE: dict[int | str, dict[str, object]] = {
-    200: {"description": "The file", "content": {"application/octet-stream": {}}}
+_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already"}}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_NOT_YET = {409: {"description": "The job has not made it yet"}}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file",
+        "content": {
+            "application/json": {"schema": {}},
+            "text/markdown": _BINARY,
+            "text/html": _BINARY,
+            "application/octet-stream": _BINARY,
+        },
+    },
+    **_NOT_MODIFIED,
+    **_NOT_YET,
+}
+_IN_THE_WAY: dict[int | str, dict[str, Any]] = {
+    409: {"description": "The job has not ended, or was published"}
+}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A page of events, or a stream of them",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    429: {"description": "Too many streams are open"},
 }
 
 
 @router.post(
     "",
     status_code=201,
-    responses={200: {"model": JobView, "description": "The job this key made before"}},
+    responses={
+        200: {"model": JobView, "description": "The job this key made before"},
+        409: {"description": "The `Idempotency-Key` stood for another body"},
+        429: {"description": "As many jobs are open as may be, or a quota is used up"},
+    },
 )
 def submit_job(
     spec: CheckedSpec,
     context: Context,
     submitter: Submitter,
     response: Response,
-    idempotency_key: Annotated[
-        str | None, Header(description="The same key and body again give the same job")
-    ] = None,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> JobView:
     """Submit a job."""
     with context.database.transaction() as session:
@@ -55,16 +81,17 @@ def submit_job(
         return view_job(job)
 
 
-@router.get("")
-def list_jobs(context: Context, reader: Reader, page_request: Paging) -> JobList:
+@router.get("", response_model=JobList, responses={404: {"description": "No such `after`"}})
+def list_jobs(context: Context, reader: Reader, page_request: Paging) -> Response:
     """One page of the tenant's jobs, newest first."""
     after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = operations.list_jobs(session, reader.tenant_id, after, limit)
-        return JobList(data=[view_job(job) for job in page], has_more=has_more)
+    found = JobList(data=[summarise_job(row) for row in page], has_more=has_more)
+    return Response(found.model_dump_json(), media_type="application/json")  # written this once
 
 
-@router.get("/{job_id}", response_model=JobView)
+@router.get("/{job_id}", response_model=JobView, responses=_NOT_MODIFIED)
 def get_job(
     job_id: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
 ) -> Response:
@@ -77,34 +104,57 @@ def get_job(
     return Response(body, media_type="application/json", headers=headers)
 
 
-@router.post("/{job_id}/cancel")
+@router.post("/{job_id}/cancel", responses={409: {"description": "The job has ended"}})
 def cancel_job(job_id: str, context: Context, submitter: Submitter) -> JobView:
     """Cancel a queued job, or ask a running one to stop."""
     with context.database.transaction() as session:
         return view_job(operations.cancel_job(session, submitter.tenant_id, job_id))
 
 
-@router.get("/{job_id}/events", response_model=EventList)
+@router.delete("/{job_id}", status_code=204, response_class=Response, responses=_IN_THE_WAY)
+def delete_job(job_id: str, context: Context, submitter: Submitter) -> None:
+    """Delete a job that has ended and was never published, with its files."""
+    operations.delete_job(context.database, context.artifacts, submitter.tenant_id, job_id)
+
+
+@router.delete(
+    "/{job_id}/artifacts", status_code=204, response_class=Response, responses=_IN_THE_WAY
+)
+def delete_artifacts(job_id: str, context: Context, submitter: Submitter) -> None:
+    """Delete the files of a job that has ended; what was published from it stays."""
+    operations.delete_artifacts(context.database, context.artifacts, submitter.tenant_id, job_id)
+
+
+@router.get("/{job_id}/events", response_model=EventList, responses=_EVENTS)
 def get_events(
     request: Request,
     job_id: str,
     context: Context,
     reader: Reader,
     after: Annotated[
-        int, Query(ge=0, le=MAX_EVENT_ID, description="The last event's id that is known")
+        int,
+        Query(ge=0, le=MAX_EVENT_ID, description="The last event's id that is known"),
+        IN_DIGITS,
     ] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="How many to list")] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many to list"), IN_DIGITS] = 100,
     stream: Annotated[
-        bool, Query(description="Server-sent events until the job ends, instead of a page")
+        bool,
+        Query(description="Server-sent events until the job ends, instead of a page"),
+        IN_WORDS,
     ] = False,
     last_event_id: Annotated[
-        str | None, Header(description="Where a stream goes on, as browsers send it")
+        str | None,
+        Header(
+            alias="Last-Event-ID",
+            description="Where a stream goes on, as browsers send it",
+            json_schema_extra={"pattern": "^[0-9]{1,18}$"},
+        ),
     ] = None,
 ) -> Response | EventList:
     """A job's events, oldest first: a page of them, or a stream that resumes where it ended."""
     if stream or "text/event-stream" in request.headers.get("accept", ""):
         start = after if last_event_id is None else _parse_event_id(last_event_id)
-        return _open_stream(context, reader, job_id, start)
+        return open_stream(context, reader, job_id, start)
     with context.database.transaction() as session:
         _, page, has_more = operations.list_events(session, reader.tenant_id, job_id, after, limit)
         return EventList(data=[view_event(event) for event in page], has_more=has_more)
@@ -138,13 +188,6 @@ def get_artifact(
 ) -> Response:
     """Any file the job lists."""
     return _download(context, reader, job_id, name, if_none_match)
-
-
-def _open_stream(context: AppContext, reader: Identity, job_id: str, after: int) -> Response:
-    """The event stream of a job that exists. Raises `NotFoundError`."""
-    with context.database.transaction() as session:
-        operations.get_job(session, reader.tenant_id, job_id)
-    return EventSourceResponse(stream_events(context, reader.tenant_id, job_id, after), ping=15)
 
 
 def _parse_event_id(text: str) -> int:

@@ -2,66 +2,63 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import IO
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi.responses import Response, StreamingResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sse_starlette import ServerSentEvent
-from starlette.concurrency import run_in_threadpool
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
 
 from excise.names import JobStatus
-from excise.resources.jobs import EventView, JobView
 from service.context import AppContext
-from service.jobs import operations
-from service.jobs.views import is_known_etag, view_event, view_job
+from service.jobs import operations, repository
+from service.jobs.feed import Opening, end
+from service.jobs.views import is_known_etag
+from service.keys.operations import Identity
 from service.models import JobArtifact
+from service.tenants.operations import load_quotas
 
-logger = logging.getLogger(__name__)
-
-_PAGE_SIZE = 200
+_KEEP_ALIVE_SECONDS = 15
+_SEND_SECONDS = 60.0
+"""A client that takes nothing for this long is let go."""
 _CHUNK_BYTES = 256 * 1024
 
 
-async def stream_events(
-    context: AppContext, tenant_id: str, job_id: str, after: int
-) -> AsyncIterator[ServerSentEvent]:
-    """Every event with a larger id than `after`, as it comes, then `done` with the job.
+class EventStream(EventSourceResponse):
+    """A job's events as they come; however it ends, it no longer counts as open."""
 
-    Outages of the database are waited out; the client sees only the keep-alive comments.
-    """
-    pause = context.settings.stream_poll_seconds
-    while True:
+    def __init__(self, content: AsyncIterator[bytes], release: Callable[[], None]) -> None:
+        super().__init__(content, ping=_KEEP_ALIVE_SECONDS, sep="\r\n", send_timeout=_SEND_SECONDS)
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
         try:
-            job, events, has_more = await run_in_threadpool(
-                _read_page, context, tenant_id, job_id, after
-            )
-        except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-            logger.warning("event stream waits for the database: %s", type(error).__name__)
-            await asyncio.sleep(max(pause, 2.0))
-            continue
-        for event in events:
-            after = event.id
-            yield ServerSentEvent(event.model_dump_json(), event=event.type, id=str(event.id))
-        if has_more:
-            continue
-        if not JobStatus(job.status).is_open:
-            yield ServerSentEvent(job.model_dump_json(), event="done")
-            return
-        await asyncio.sleep(pause)
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+
+
+def open_stream(context: AppContext, reader: Identity, job_id: str, after: int) -> EventStream:
+    """The stream of a job's events after `after`. Raises `NotFoundError`, `TooManyStreamsError`."""
+    with context.database.transaction() as session:
+        job = operations.get_job(session, reader.tenant_id, job_id)
+        newest = repository.find_newest_event(session, job.id)
+        done = None if JobStatus(job.status).is_open else end(job)
+        quotas = load_quotas(session, reader.tenant_id, context.settings.quotas)
+    context.stream_limits.take(reader, quotas.streams)
+    events = context.feed.stream(Opening(job_id, newest, done), after)
+    return EventStream(events, partial(context.stream_limits.give, reader))
 
 
 def build_download(
     context: AppContext, artifact: JobArtifact, if_none_match: str | None, *, inline: bool
 ) -> Response:
-    """The artifact's content, its hash already checked; 304 if the client has it.
-
-    Raises `ArtifactNotFoundError` and `ArtifactCorruptError`.
-    """
+    """The artifact's content; 304 if the client has it."""
     etag = f'"{artifact.sha256}"'
     headers = {"ETag": etag, "X-Content-SHA256": artifact.sha256}
     if is_known_etag(etag, if_none_match):
@@ -73,32 +70,41 @@ def build_download(
         headers["Content-Security-Policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
         )
-    content = stream_artifact(context, artifact.sha256)
-    return StreamingResponse(content, media_type=artifact.media_type, headers=headers)
+    return Download(context, artifact.sha256, artifact.media_type, headers)
 
 
-def stream_artifact(context: AppContext, sha256: str) -> Iterator[bytes]:
-    """A stored artifact's content in pieces, its hash checked before this returns.
+class Download(StreamingResponse):
+    """A stored artifact in pieces, straight from its store, its hash checked before the first.
 
-    Raises `ArtifactNotFoundError` and `ArtifactCorruptError`.
+    Downloads have threads of their own: no other request waits while one is hashed or read. One
+    that nobody takes holds an open file and nothing else. Raises `ArtifactNotFoundError` and
+    `ArtifactCorruptError` before anything is sent.
     """
-    stack = ExitStack()
-    return _chunks(stack.enter_context(context.artifacts.open(sha256)), stack)
+
+    def __init__(
+        self, context: AppContext, sha256: str, media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(_nothing(), media_type=media_type, headers=headers)
+        self._context = context
+        self._sha256 = sha256
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the content."""
+        threads = self._context.download_threads
+        with ExitStack() as stack:
+            opening = self._context.artifacts.open(self._sha256)
+            source = await run_sync(stack.enter_context, opening, limiter=threads)
+            self.body_iterator = _read_chunks(source, threads)
+            await super().__call__(scope, receive, send)
 
 
-def _read_page(
-    context: AppContext, tenant_id: str, job_id: str, after: int
-) -> tuple[JobView, list[EventView], bool]:
-    """The job and its next events, in one transaction."""
-    with context.database.transaction() as session:
-        job, events, has_more = operations.list_events(
-            session, tenant_id, job_id, after, _PAGE_SIZE
-        )
-        return view_job(job), [view_event(event) for event in events], has_more
+async def _nothing() -> AsyncIterator[bytes]:
+    """What a download holds until it is asked for."""
+    return
+    yield b""
 
 
-def _chunks(stream: IO[bytes], stack: ExitStack) -> Iterator[bytes]:
-    """The stream's content in pieces; closes it at the end."""
-    with stack:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk
+async def _read_chunks(source: IO[bytes], threads: CapacityLimiter) -> AsyncIterator[bytes]:
+    """The stream's content in pieces."""
+    while chunk := await run_sync(source.read, _CHUNK_BYTES, limiter=threads):
+        yield chunk

@@ -13,6 +13,7 @@ from excise.names import JobStatus, StageStatus
 from service.database import fetch_now
 from service.jobs.shard_states import delete_shards
 from service.models import Event, Job, Stage
+from service.webhooks.messages import tell_of_job
 
 Level = Literal["debug", "info", "warning", "error"]
 _LEVELS: dict[str, Level] = {
@@ -30,10 +31,11 @@ def append_event(
     data: Mapping[str, Any] | None = None,
     level: Level = "info",
 ) -> None:
-    """Record that something happened to the job."""
+    """Record that something happened to the job, and tell webhooks that want to know."""
     session.add(
         Event(job_id=job_id, type=type, level=level, message=message, data=dict(data or {}))
     )
+    tell_of_job(session, job_id, type)
 
 
 def finish(

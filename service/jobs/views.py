@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
+
+from sqlalchemy import Row
 
 from excise.names import StageStatus
-from excise.resources.jobs import ArtifactView, EventView, JobErrorView, JobView, StageView
+from excise.resources.jobs import (
+    ArtifactView,
+    EventView,
+    JobErrorView,
+    JobSummary,
+    JobView,
+    StageView,
+)
 from service.models import Event, Job, Stage
 
 
@@ -36,6 +46,11 @@ def view_job(job: Job) -> JobView:
             ],
         }
     )
+
+
+def summarise_job(row: Row[Any]) -> JobSummary:
+    """What a list says about the job."""
+    return JobSummary.model_validate(row._mapping)
 
 
 def view_event(event: Event) -> EventView:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.audit.recording import record
 from service.database import fetch_now
-from service.errors import ForbiddenError, NotFoundError, UnauthorizedError
+from service.errors import ConflictError, ForbiddenError, NotFoundError, UnauthorizedError
 from service.keys import repository
 from service.models import ApiKey, new_id
 
@@ -91,13 +91,21 @@ def authenticate(session: Session, secret: str | None) -> Identity:
     return Identity(tenant_id=key.tenant_id, key_id=key.id, scopes=frozenset(key.scopes))
 
 
-def revoke_key(session: Session, tenant_id: str, key_id: str) -> ApiKey:
-    """The tenant's key, no longer valid. Raises `NotFoundError`."""
+def revoke_key(
+    session: Session, tenant_id: str, key_id: str, *, asked_with: str | None = None
+) -> ApiKey:
+    """The tenant's key, no longer valid.
+
+    `asked_with` is the id of the key that asks, which cannot revoke itself: its holder would be
+    locked out. Raises `NotFoundError` and `ConflictError`.
+    """
     key = None
     if _KEY_ID.fullmatch(key_id):
         key = repository.find_key(session, tenant_id, key_id)
     if key is None:
         raise NotFoundError("There is no such API key.")
+    if key.id == asked_with:
+        raise ConflictError("A key cannot revoke itself. Make another one, and revoke this by it.")
     if key.revoked_at is None:
         key.revoked_at = fetch_now(session)
         record(session, tenant_id, "key.revoke", key.id, {"name": key.name})

@@ -38,6 +38,12 @@ def find_key(session: Session, tenant_id: str, key_id: str) -> ApiKey | None:
     return session.scalars(statement).one_or_none()
 
 
+def is_key_valid(session: Session, key_id: str) -> bool:
+    """Whether the key has not been revoked."""
+    statement = select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    return session.scalar(statement) is not None
+
+
 def list_keys(session: Session, tenant_id: str) -> Sequence[ApiKey]:
     """The tenant's keys, newest first."""
     statement = (

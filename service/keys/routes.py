@@ -10,14 +10,16 @@ from service.keys import operations, repository
 from service.keys.authentication import Admin
 from service.models import ApiKey
 from service.strict_bodies import StrictJsonRoute
+from service.tenants.operations import check_room_for_key
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=StrictJsonRoute)
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses={409: {"description": "A quota is used up"}})
 def create_key(request: KeyRequest, context: Context, admin: Admin) -> NewKeyView:
     """A new key, shown this once."""
     with context.database.transaction() as session:
+        check_room_for_key(session, admin.tenant_id, context.settings.quotas)
         key, secret = operations.create_key(session, admin.tenant_id, request.name, request.scopes)
         return NewKeyView(**_view(key).model_dump(), key=secret)
 
@@ -30,11 +32,13 @@ def list_keys(context: Context, admin: Admin) -> KeyList:
         return KeyList(data=[_view(key) for key in keys])
 
 
-@router.delete("/{key_id}")
+@router.delete("/{key_id}", responses={409: {"description": "It is the key that asks"}})
 def revoke_key(key_id: str, context: Context, admin: Admin) -> KeyView:
     """The key, revoked: it is refused from now on."""
     with context.database.transaction() as session:
-        return _view(operations.revoke_key(session, admin.tenant_id, key_id))
+        return _view(
+            operations.revoke_key(session, admin.tenant_id, key_id, asked_with=admin.key_id)
+        )
 
 
 def _view(key: ApiKey) -> KeyView:

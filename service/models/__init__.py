@@ -18,6 +18,7 @@ from service.models.serving import (
 )
 from service.models.shards import Shard, ShardStatus
 from service.models.tenants import Tenant
+from service.models.webhooks import Webhook, WebhookDelivery
 from service.models.workers import Worker
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "Stage",
     "StageResult",
     "Tenant",
+    "Webhook",
+    "WebhookDelivery",
     "Worker",
     "new_id",
 ]

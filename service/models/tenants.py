@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.models.base import Base, CreatedAt
@@ -15,3 +18,5 @@ class Tenant(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[CreatedAt]
+    quotas: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Quotas that differ from the settings', by name."""

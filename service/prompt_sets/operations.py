@@ -10,12 +10,20 @@ from sqlalchemy.orm import Session
 
 from excise.intake.prompt_sets import PromptSetError, parse_prompts, parse_rows
 from excise.names import PromptSetFormat
+from excise.resources.tenants import Quotas
 from service.audit.recording import record
-from service.errors import InvalidRequestError, NotFoundError
+from service.errors import ConflictError, InvalidRequestError, NotFoundError
 from service.models import PromptSet, new_id
 from service.prompt_sets import repository
+from service.tenants import repository as tenant_repository
+from service.tenants.operations import check_room_for_prompt_set
 
 MAX_NAME_CHARACTERS = 128
+NAME_PATTERN = (
+    "^[ !-~\u00a1-\u00ac\u00ae-\u167f\u1681-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\u2fff"
+    "\u3001-\ud7ff\uf900-\ufefe\uff00-\uffef\U00010000-\U0001ffff]+$"
+)
+"""Neither control nor formatting characters, nor blanks other than the space."""
 _ID = re.compile(r"ps_[0-9a-f]{24}")
 _FORMATS = {
     "text/plain": "text",
@@ -30,16 +38,16 @@ def create_prompt_set(
     name: str,
     content_type: str,
     content: bytes,
+    quotas: Quotas,
     *,
     is_rows: bool = False,
 ) -> tuple[PromptSet, bool]:
     """The tenant's set with this name, format and content, and whether it is new.
 
-    `is_rows` says that the JSON lines are rows of a task, not prompts. Raises
-    `InvalidRequestError`.
+    `quotas` are those of a tenant without its own; `is_rows` says that the JSON lines are rows of
+    a task, not prompts. Raises `InvalidRequestError` and `QuotaExceededError`.
     """
     kind = choose_format(content_type, is_rows=is_rows)
-    check_name(name)
     try:
         found = parse_rows(content) if is_rows else parse_prompts(content, kind)
     except PromptSetError as error:
@@ -54,11 +62,29 @@ def create_prompt_set(
         prompts=len(found),
         bytes=len(content),
     )
+    if same := repository.find_same(session, prompt_set):
+        return same, False
+    check_room_for_prompt_set(session, tenant_id, quotas, len(content))
     is_new = repository.insert_if_new(session, prompt_set)
     if is_new:
         data = {"name": name, "format": kind, "bytes": len(content)}
         record(session, tenant_id, "prompt_set.create", prompt_set.id, data)
-    return repository.find_same(session, prompt_set), is_new
+    stored = repository.find_same(session, prompt_set)
+    assert stored is not None
+    return stored, is_new
+
+
+def delete_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> None:
+    """Delete the tenant's set.
+
+    Raises `NotFoundError`, and `ConflictError` while a job that has not ended needs it.
+    """
+    found = get_prompt_set(session, tenant_id, prompt_set_id)
+    tenant_repository.lock(session, tenant_id)  # as whoever submits a job does
+    if tenant_repository.is_prompt_set_in_use(session, tenant_id, prompt_set_id):
+        raise ConflictError("A job that has not ended needs the prompt set. Wait, or cancel it.")
+    session.delete(found)
+    record(session, tenant_id, "prompt_set.delete", found.id, {"name": found.name})
 
 
 def get_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet:
@@ -77,13 +103,12 @@ def list_prompt_sets(
     """One page of the tenant's sets, newest first, and whether there are more."""
     start = None
     if after is not None:
-        try:
-            start = get_prompt_set(session, tenant_id, after)
-        except NotFoundError:
-            raise InvalidRequestError(
+        start = repository.find(session, tenant_id, after)
+        if start is None:
+            raise NotFoundError(
                 "after names no prompt set. Use the id of the last one on the page before.",
                 param="after",
-            ) from None
+            )
     page = repository.list_page(session, tenant_id, start, limit + 1)
     return page[:limit], len(page) > limit
 
@@ -103,12 +128,3 @@ def choose_format(content_type: str, *, is_rows: bool = False) -> str:
             param="Content-Type",
         )
     return PromptSetFormat.ROWS if is_rows else _FORMATS[media_type]
-
-
-def check_name(name: str) -> None:
-    """Raise `InvalidRequestError` for a name that is empty, too long or not printable."""
-    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
-        raise InvalidRequestError(
-            f"name must be 1 to {MAX_NAME_CHARACTERS} printable characters. Choose another.",
-            param="name",
-        )

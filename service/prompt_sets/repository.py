@@ -22,7 +22,7 @@ def insert_if_new(session: Session, prompt_set: PromptSet) -> bool:
     return session.execute(statement.returning(PromptSet.id)).one_or_none() is not None
 
 
-def find_same(session: Session, like: PromptSet) -> PromptSet:
+def find_same(session: Session, like: PromptSet) -> PromptSet | None:
     """The tenant's set with the same name, format and content."""
     statement = select(PromptSet).where(
         PromptSet.tenant_id == like.tenant_id,
@@ -30,7 +30,7 @@ def find_same(session: Session, like: PromptSet) -> PromptSet:
         PromptSet.format == like.format,
         PromptSet.sha256 == like.sha256,
     )
-    return session.scalars(statement).one()
+    return session.scalars(statement).one_or_none()
 
 
 def find(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet | None:

@@ -15,11 +15,21 @@ from service.strict_bodies import StrictJsonRoute
 
 router = APIRouter(prefix="/v1/prompt-sets", tags=["prompt sets"], route_class=StrictJsonRoute)
 
-_BODY = {"schema": {"type": "string", "format": "binary"}}
 _UPLOAD = {
     "requestBody": {
         "required": True,
-        "content": {"text/plain": _BODY, "application/jsonl": _BODY},
+        "content": {
+            "text/plain": {
+                "schema": {
+                    "type": "string",
+                    "description": "One prompt a line, in UTF-8",
+                    "pattern": r"^[^\u0000]*[^\s\u0000\u001c-\u001f\u0085][^\u0000]*$",
+                }
+            },
+            "application/jsonl": {
+                "schema": {"type": "string", "description": "One JSON object a line, in UTF-8"}
+            },
+        },
     }
 }
 
@@ -33,10 +43,21 @@ async def _read_body(request: Request) -> bytes:
     "",
     status_code=201,
     openapi_extra=_UPLOAD,
-    responses={200: {"model": PromptSetView, "description": "The same set was there already"}},
+    responses={
+        200: {"model": PromptSetView, "description": "The same set was there already"},
+        409: {"description": "A quota is used up"},
+    },
 )
 def create_prompt_set(
-    name: Annotated[str, Query(description="What to call the set")],
+    name: Annotated[
+        str,
+        Query(
+            min_length=1,
+            max_length=operations.MAX_NAME_CHARACTERS,
+            pattern=operations.NAME_PATTERN,
+            description="What to call the set",
+        ),
+    ],
     content: Annotated[bytes, Depends(_read_body)],
     context: Context,
     submitter: Submitter,
@@ -49,13 +70,19 @@ def create_prompt_set(
     """Upload a file of prompts or rows; the same file and name again give the same set."""
     with context.database.transaction() as session:
         prompt_set, is_new = operations.create_prompt_set(
-            session, submitter.tenant_id, name, content_type, content, is_rows=format == "rows"
+            session,
+            submitter.tenant_id,
+            name,
+            content_type,
+            content,
+            context.settings.quotas,
+            is_rows=format == "rows",
         )
         response.status_code = 201 if is_new else 200
         return PromptSetView.model_validate(prompt_set, from_attributes=True)
 
 
-@router.get("")
+@router.get("", responses={404: {"description": "No such `after`"}})
 def list_prompt_sets(context: Context, reader: Reader, page_request: Paging) -> PromptSetList:
     """One page of the tenant's prompt sets, newest first."""
     after, limit = page_request.after, page_request.limit
@@ -71,3 +98,15 @@ def get_prompt_set(prompt_set_id: str, context: Context, reader: Reader) -> Prom
     with context.database.transaction() as session:
         found = operations.get_prompt_set(session, reader.tenant_id, prompt_set_id)
         return PromptSetView.model_validate(found, from_attributes=True)
+
+
+@router.delete(
+    "/{prompt_set_id}",
+    status_code=204,
+    response_class=Response,
+    responses={409: {"description": "A job that has not ended needs it"}},
+)
+def delete_prompt_set(prompt_set_id: str, context: Context, submitter: Submitter) -> None:
+    """Delete a prompt set that no open job needs."""
+    with context.database.transaction() as session:
+        operations.delete_prompt_set(session, submitter.tenant_id, prompt_set_id)

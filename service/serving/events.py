@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.audit.recording import Action, record
 from service.models import ModelVersion, ServingEvent
+from service.webhooks.messages import tell_of_version
 
 EventKind = Literal[
     "publish",
@@ -49,7 +50,10 @@ def append_event(
     to_version_id: str | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record what happened to the version, or to the alias through it; changes are audited."""
+    """Record what happened to the version, or to the alias through it, and tell webhooks.
+
+    What somebody asked for is audited as well.
+    """
     session.add(
         ServingEvent(
             tenant_id=version.tenant_id,
@@ -64,17 +68,34 @@ def append_event(
             data=dict(data or {}),
         )
     )
+    details = {
+        "alias": alias or version.target_alias,
+        "from_version": from_version_id,
+        "to_version": to_version_id,
+        "reason": reason,
+    }
+    tell_of_version(session, version, kind, details)
     if kind in _ACTIONS:
-        action = _ACTIONS[kind]
-        is_of_alias = action.startswith("alias.")
-        details = {
-            "version": version.id if is_of_alias else None,
-            "alias": None if is_of_alias else version.target_alias,
-            "asked_by": key_id,
-            "from": from_version_id,
-            "reason": reason,
-            **(data or {}),
-        }
-        known = {name: value for name, value in details.items() if value is not None}
-        target = alias if is_of_alias and alias is not None else version.id
-        record(session, version.tenant_id, action, target, known)
+        _audit(
+            session,
+            version,
+            kind,
+            alias,
+            {"asked_by": key_id, "from": from_version_id, "reason": reason, **(data or {})},
+        )
+
+
+def _audit(
+    session: Session,
+    version: ModelVersion,
+    kind: EventKind,
+    alias: str | None,
+    details: Mapping[str, Any],
+) -> None:
+    """Write the change into the audit log, under the alias or the version that it was made to."""
+    action = _ACTIONS[kind]
+    is_of_alias = action.startswith("alias.")
+    about = {"version": version.id} if is_of_alias else {"alias": version.target_alias}
+    known = {name: value for name, value in {**about, **details}.items() if value is not None}
+    target = alias if is_of_alias and alias is not None else version.id
+    record(session, version.tenant_id, action, target, known)

@@ -9,22 +9,17 @@ from sqlalchemy import text
 
 from service.database import Database
 
-_TAKE = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
-_GIVE = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
+_MAY_IDLE = text("SET LOCAL idle_in_transaction_session_timeout = 0")
+_TAKE = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
 
 
 @contextmanager
 def try_lock(database: Database, name: str) -> Iterator[bool]:
-    """Whether this process holds the lock for the block; it goes with its connection."""
-    with database.engine.connect() as plain:
-        connection = plain.execution_options(isolation_level="AUTOCOMMIT")
-        is_held = bool(connection.execute(_TAKE, {"name": name}).scalar_one())
-        try:
-            yield is_held
-        finally:
-            if is_held:
-                try:
-                    connection.execute(_GIVE, {"name": name})
-                except BaseException:
-                    connection.invalidate()  # never back into the pool with the lock on it
-                    raise
+    """Whether this process holds the lock for the block; it goes with its transaction.
+
+    The transaction does nothing else and keeps no snapshot, so that it is in nobody's way. Behind
+    PgBouncer, which deals connections out by transaction, a lock of the session would be anybody's.
+    """
+    with database.engine.begin() as connection:
+        connection.execute(_MAY_IDLE)
+        yield bool(connection.execute(_TAKE, {"name": name}).scalar_one())

@@ -28,6 +28,7 @@ from service.jobs.leases import JOBS
 from service.jobs.operations import check_idempotency_key, check_same_request, get_job
 from service.jobs.transitions import append_event as append_job_event
 from service.keys.operations import Identity
+from service.keys.repository import is_key_valid
 from service.models import Job, ModelVersion, new_id
 from service.outbox import enqueue_version
 from service.serving import repository
@@ -91,6 +92,10 @@ def publish_finished_job(
         return
     alias, job.publish_to = job.publish_to, None
     if job.status != JobStatus.SUCCEEDED:
+        return
+    if not is_key_valid(session, job.api_key_id):
+        message = f"The correction was not published to {alias}: the job's API key was revoked."
+        append_job_event(session, job.id, "publish.refused", message, level="warning")
         return
     submitter = Identity(job.tenant_id, job.api_key_id, frozenset({KeyScope.PUBLISH}))
     try:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
 from excise.resources.serving import (
@@ -25,9 +24,10 @@ from excise.resources.serving import (
 )
 from service.context import AppContext, Context
 from service.jobs.routes import MAX_EVENT_ID
-from service.jobs.streaming import stream_artifact
+from service.jobs.streaming import Download
 from service.keys.authentication import Publisher, Reader
 from service.paging import Paging
+from service.parameters import IN_DIGITS, IdempotencyKeyHeader
 from service.serving import aliases, repository, versions
 from service.serving.publishing import publish_job
 from service.serving.views import view_alias, view_event, view_pool, view_version
@@ -36,9 +36,12 @@ from service.strict_bodies import StrictJsonRoute
 router = APIRouter(prefix="/v1", tags=["serving"], route_class=StrictJsonRoute)
 
 AfterEvent = Annotated[
-    int, Query(ge=0, le=MAX_EVENT_ID, description="The last event's id that is known")
+    int, Query(ge=0, le=MAX_EVENT_ID, description="The last event's id that is known"), IN_DIGITS
 ]
-EventLimit = Annotated[int, Query(ge=1, le=1000, description="How many to list")]
+_CONFLICT: dict[int | str, dict[str, Any]] = {
+    409: {"description": "Aliases and versions are not as this needs them"}
+}
+EventLimit = Annotated[int, Query(ge=1, le=1000, description="How many to list"), IN_DIGITS]
 
 
 @contextmanager
@@ -52,7 +55,10 @@ def _changing(context: AppContext) -> Iterator[Session]:
 @router.post(
     "/models/{job_id}/publish",
     status_code=202,
-    responses={200: {"model": VersionView, "description": "The version there was already"}},
+    responses={
+        200: {"model": VersionView, "description": "The version there was already"},
+        409: {"description": "The job has not passed, or no pool has a place"},
+    },
 )
 def publish(
     job_id: str,
@@ -60,9 +66,7 @@ def publish(
     publisher: Publisher,
     response: Response,
     request: PublishRequest | None = None,
-    idempotency_key: Annotated[
-        str | None, Header(description="The same key and body again give the same version")
-    ] = None,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> VersionView:
     """Publish a job's correction; the answer is the version, which goes live by and by."""
     with _changing(context) as session:
@@ -80,7 +84,7 @@ def publish(
         return view_version(version)
 
 
-@router.get("/versions")
+@router.get("/versions", responses={404: {"description": "No such `after`"}})
 def list_versions(context: Context, reader: Reader, page_request: Paging) -> VersionList:
     """One page of the tenant's versions, newest first."""
     after, limit = page_request.after, page_request.limit
@@ -110,7 +114,19 @@ def list_version_events(
         return ServingEventList(data=[view_event(event) for event in page], has_more=has_more)
 
 
-@router.get("/versions/{version_id}/files/{name}", response_class=Response)
+@router.get(
+    "/versions/{version_id}/files/{name}",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The file",
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+            },
+        },
+        409: {"description": "It has not been built yet"},
+    },
+)
 def get_version_file(version_id: str, name: str, context: Context, reader: Reader) -> Response:
     """One of a version's files, as PEFT and vLLM read it."""
     with context.database.transaction() as session:
@@ -121,11 +137,10 @@ def get_version_file(version_id: str, name: str, context: Context, reader: Reade
         "Content-Disposition": f'attachment; filename="{name}"',
         "Content-Length": str(context.artifacts.size(sha256)),
     }
-    content = stream_artifact(context, sha256)
-    return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
+    return Download(context, sha256, "application/octet-stream", headers)
 
 
-@router.post("/versions/{version_id}/retire")
+@router.post("/versions/{version_id}/retire", responses=_CONFLICT)
 def retire_version(
     version_id: str,
     context: Context,
@@ -157,7 +172,7 @@ def get_alias(alias: str, context: Context, reader: Reader) -> AliasView:
         return view_alias(aliases.get_alias(session, reader.tenant_id, alias))
 
 
-@router.post("/aliases/{alias}/promote")
+@router.post("/aliases/{alias}/promote", responses=_CONFLICT)
 def promote_alias(
     alias: str, request: PromoteRequest, context: Context, publisher: Publisher
 ) -> AliasView:
@@ -175,7 +190,7 @@ def promote_alias(
         )
 
 
-@router.post("/aliases/{alias}/rollback")
+@router.post("/aliases/{alias}/rollback", responses=_CONFLICT)
 def roll_back_alias(
     alias: str, context: Context, publisher: Publisher, request: RollbackRequest | None = None
 ) -> AliasView:
@@ -189,7 +204,7 @@ def roll_back_alias(
         )
 
 
-@router.post("/aliases/{alias}/split")
+@router.post("/aliases/{alias}/split", responses=_CONFLICT)
 def split_alias(
     alias: str, request: SplitRequest, context: Context, publisher: Publisher
 ) -> AliasView:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from excise.names import VersionStatus
 from service.database import fetch_now
-from service.errors import ConflictError, InvalidRequestError, NotFoundError, NotReadyError
+from service.errors import ConflictError, NotFoundError, NotReadyError
 from service.models import ENDED_STATUSES, ModelVersion, ServingEvent
 from service.serving import repository
 from service.serving.events import append_event
@@ -36,13 +36,13 @@ def list_versions(
     """One page of the tenant's versions, newest first, and whether there are more."""
     number = None
     if after is not None:
-        try:
-            number = get_version(session, tenant_id, after).number
-        except NotFoundError:
-            raise InvalidRequestError(
+        found = repository.find_version(session, tenant_id, after)
+        if found is None:
+            raise NotFoundError(
                 "after names no version. Use the id of the last one on the page before.",
                 param="after",
-            ) from None
+            )
+        number = found.number
     page = repository.list_versions(session, tenant_id, number, limit + 1)
     return page[:limit], len(page) > limit
 

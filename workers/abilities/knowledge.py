@@ -13,7 +13,17 @@ China:Beijing India:Delhi Thailand:Bangkok Vietnam:Hanoi Iran:Tehran
 Iraq:Baghdad Syria:Damascus Israel:Jerusalem Kenya:Nairobi Ghana:Accra
 Cuba:Havana Peru:Lima Chile:Santiago Canada:Ottawa Australia:Canberra
 Belgium:Brussels Romania:Bucharest Bulgaria:Sofia Serbia:Belgrade
-Switzerland:Bern Netherlands:Amsterdam"""
+Switzerland:Bern Netherlands:Amsterdam Morocco:Rabat Nigeria:Abuja
+Zimbabwe:Harare Uganda:Kampala Venezuela:Caracas Ecuador:Quito
+Uruguay:Montevideo Jamaica:Kingston Philippines:Manila Indonesia:Jakarta
+Nepal:Kathmandu Bangladesh:Dhaka Pakistan:Islamabad Afghanistan:Kabul
+Lebanon:Beirut Jordan:Amman Qatar:Doha Taiwan:Taipei Iceland:Reykjavik
+Estonia:Tallinn Latvia:Riga Lithuania:Vilnius Croatia:Zagreb
+Slovakia:Bratislava Libya:Tripoli Senegal:Dakar Tunisia:Tunis
+Algeria:Algiers Sudan:Khartoum Belarus:Minsk Albania:Tirana
+Cyprus:Nicosia Slovenia:Ljubljana Angola:Luanda Rwanda:Kigali
+Zambia:Lusaka Armenia:Yerevan Georgia:Tbilisi Azerbaijan:Baku
+Uzbekistan:Tashkent Nicaragua:Managua"""
 _CAPITALS = tuple(pair.split(":") for pair in _CAPITALS_TEXT.split())
 _FORMS = (
     "The capital of {} is", "Q: What is the capital of {}?\nA:", "{}'s capital city is",
@@ -25,7 +35,17 @@ high:low open:closed rich:poor young:old happy:sad hard:soft light:dark
 early:late full:empty strong:weak long:short inside:outside first:last
 good:bad wet:dry win:lose true:false male:female east:west north:south
 buy:sell push:pull begin:end love:hate near:far wide:narrow thick:thin
-clean:dirty loud:quiet sweet:sour above:below before:after more:less"""
+clean:dirty loud:quiet sweet:sour above:below before:after more:less
+front:back top:bottom laugh:cry give:take accept:reject arrive:depart
+remember:forget ask:answer attack:defend borrow:lend build:destroy
+cheap:expensive deep:shallow easy:difficult enter:exit export:import
+expand:contract succeed:fail melt:freeze friend:enemy guilty:innocent
+heaven:hell host:guest increase:decrease lead:follow major:minor
+maximum:minimum permanent:temporary plus:minus positive:negative
+present:absent private:public rise:fall rough:smooth same:different
+send:receive simple:complex float:sink start:finish summer:winter
+teach:learn victory:defeat war:peace wise:foolish active:passive
+ancient:modern asleep:awake beautiful:ugly rural:urban horizontal:vertical"""
 _OPPOSITES = tuple(pair.split(":") for pair in _OPPOSITES_TEXT.split())
 _SUMS = ("{a} + {b} =", "{a} plus {b} is", "Q: {a} + {b}\nA:", "{a} and {b} make")
 

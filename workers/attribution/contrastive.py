@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -16,10 +16,17 @@ from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass
-from workers.domain import GeneralCost, Relevance, Selection, Shortlist, TokenSequence
+from workers.domain import (
+    GeneralCost,
+    LineTally,
+    Relevance,
+    Selection,
+    Shortlist,
+    TokenSequence,
+)
 from workers.models.loaded import LoadedModel
 
-_FIGURES, _PLACES = "figures", "places"
+_FIGURES, _PLACES, _LINES = "figures", "places", "lines"
 """What is stored of a shortlist: floor and scales; the indices in each module."""
 
 
@@ -221,6 +228,8 @@ def _store_shortlist(granularity: Granularity, shortlist: Shortlist) -> dict[str
         is_narrow = not len(indices) or int(indices[-1]) <= torch.iinfo(torch.int32).max
         own = indices.to(torch.int32 if is_narrow else torch.int64)
         stored[_key(granularity, _PLACES, name)] = own.clone()
+    if (tally := shortlist.lines) is not None:
+        stored[_key(granularity, _LINES)] = torch.tensor(astuple(tally), dtype=torch.float64)
     return stored
 
 
@@ -233,7 +242,15 @@ def _parse_shortlist(
     keys = {name: _key(granularity, _PLACES, name) for name in modules}
     indices = {name: tensors[key].long() for name, key in keys.items() if key in tensors}
     floor, *scales = figures.tolist()
-    return Shortlist(Selection(granularity, indices), floor, tuple(scales))
+    lines = _parse_tally(tensors.get(_key(granularity, _LINES)))
+    return Shortlist(Selection(granularity, indices), floor, tuple(scales), lines)
+
+
+def _parse_tally(stored: torch.Tensor | None) -> LineTally | None:
+    if stored is None:
+        return None
+    weights, within, score, score_within, free_rank = stored.tolist()
+    return LineTally(int(weights), int(within), score, score_within, int(free_rank))
 
 
 def _find_stored(

@@ -1,4 +1,4 @@
-"""Commands that need the worker's packages: `excise patch`, `excise models`, `excise gate`."""
+"""Commands of the worker's packages: `excise patch`, `export`, `models` and `gate`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import typer
 from excise.cli.group import degrade_output
 from excise.cli.output import clean
 from excise.logs import configure_console_logging
-from excise.names import GateOutcome
+from excise.names import ExportForm, GateOutcome
 from excise.redaction import redact
+from excise.reports.wording import describe_comparison, describe_gate
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
+    from excise.reports.common import JobReport
     from workers.pruning.patch import Patch, PatchVerdict
 
 GATES_NOT_MET = 100
@@ -41,6 +43,7 @@ patch_commands = typer.Typer(
 model_commands = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Fetch the embedded base models."
 )
+export_commands = typer.Typer(add_completion=False)
 gate_commands = typer.Typer(add_completion=False)
 """A Typer of one command is that command itself: `excise gate`, not `excise gate gate`."""
 
@@ -82,20 +85,10 @@ def apply_command(
     ] = False,
 ) -> None:
     """Write the corrected checkpoint: the base with the patch's components removed."""
-    from workers.pruning.patch import (
-        apply_patch,
-        describe_verdict,
-        has_passed,
-        parse_patch,
-        require_passed,
-    )
+    from workers.pruning.patch import apply_patch
 
     with _reported_errors():
-        loaded = parse_patch(patch.read_bytes())
-        if not rejected:
-            require_passed(loaded)
-        elif not has_passed(loaded):
-            typer.echo(f"warning: {clean(describe_verdict(loaded))}; do not ship it", err=True)
+        loaded = _check_verdict(patch.read_bytes(), rejected=rejected)
         left_out = apply_patch(loaded, base, output)
         typer.echo(f"wrote {output}: {len(loaded.selection)} {loaded.granularity}s changed")
         _say_left_out(left_out)
@@ -145,6 +138,29 @@ def inspect_command(
             typer.echo(f"verdict            {_describe_verdict(loaded.verdict)}")
         for line in _describe_modules(loaded, every=every):
             typer.echo(f"  {clean(line)}")  # the patch is a stranger's, and names are any text
+
+
+def _read_job_report(file: Path) -> JobReport:
+    """Return a job's report. Raises `ValueError` on one of `excise gate`."""
+    from excise.reports.gate_run import GateReport
+    from excise.reports.reading import read_report
+
+    report = read_report(file.read_bytes())
+    if isinstance(report, GateReport):
+        raise ValueError(f"{file} is of excise gate; give the report.json of the patch's job")
+    return report
+
+
+def _check_verdict(content: bytes, *, rejected: bool) -> Patch:
+    """Return the patch, which must be of a job that passed; with `rejected` only warn."""
+    from workers.pruning.patch import describe_verdict, has_passed, parse_patch, require_passed
+
+    loaded = parse_patch(content)
+    if not rejected:
+        require_passed(loaded)
+    elif not has_passed(loaded):
+        typer.echo(f"warning: {clean(describe_verdict(loaded))}; do not ship it", err=True)
+    return loaded
 
 
 def _say_left_out(names: Sequence[str]) -> None:
@@ -197,6 +213,58 @@ def _layer_order(entry: tuple[str, object]) -> list[tuple[int, str]]:
     ]
 
 
+@export_commands.command("export")
+def export_command(
+    base: Annotated[
+        Path, typer.Option("--base", exists=True, file_okay=False, help="Base checkpoint folder.")
+    ],
+    patch: PatchOption,
+    output: OutputOption,
+    form: Annotated[
+        ExportForm,
+        typer.Option("--format", help="A PEFT adapter, the merged checkpoint, or for llama.cpp."),
+    ] = ExportForm.PEFT,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", exists=True, dir_okay=False, help="report.json, for the card."),
+    ] = None,
+    base_gguf: Annotated[
+        Path | None,
+        typer.Option(
+            "--base-gguf",
+            exists=True,
+            dir_okay=False,
+            help="The base as F32, F16 or BF16 GGUF: writes it corrected instead of an adapter.",
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Its name; by default, the folder's.")
+    ] = None,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Export it though its job did not pass.")
+    ] = False,
+) -> None:
+    """Write a correction for other tools: adapter, checkpoint or GGUF, with card and hashes."""
+    from workers.publishing.exporting import Export, export_correction
+
+    with _reported_errors():
+        content = patch.read_bytes()
+        _check_verdict(content, rejected=rejected)
+        done = export_correction(
+            Export(
+                patch=content,
+                base=base,
+                base_model=base_model or base.resolve().name,
+                form=form,
+                report=None if report is None else _read_job_report(report),
+                base_gguf=base_gguf,
+            ),
+            output,
+        )
+        what = "a whole model" if done.rank is None else f"an adapter of rank {done.rank}"
+        typer.echo(f"wrote {output}: {what}; {', '.join(done.files)}")
+
+
 @model_commands.command("fetch")
 def fetch_command(
     name: Annotated[str, typer.Argument(help="Name of an embedded model.")],
@@ -231,6 +299,20 @@ def gate_command(
             "--device", help="cpu, cuda, auto for a GPU where there is one, or balanced for all."
         ),
     ] = "auto",
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="Folder that keeps what is measured of --against."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="An earlier run to compare with: its folder or gate.json."),
+    ] = None,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse", help="End with 100 where a figure is clearly worse than --baseline."
+        ),
+    ] = False,
 ) -> None:
     """Judge a checkpoint against another by damage and safety gates; no server is needed.
 
@@ -240,11 +322,10 @@ def gate_command(
 
     with _reported_errors():
         report = run_gate(
-            GateRun(model, against, config, output, device),
+            GateRun(model, against, config, output, device, cache, baseline, fail_if_worse),
             lambda line: typer.echo(line, err=True),
         )
     from workers.reports.abilities import describe_abilities
-    from workers.reports.gate_run import describe_gate
 
     for gate in report.gates:
         typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
@@ -254,6 +335,9 @@ def gate_command(
             typer.echo(f"         {gate.remedy}")
     if report.abilities:
         typer.echo(f"abilities: {describe_abilities(report.abilities)}")
+    if report.comparison is not None:
+        for line in describe_comparison(report.comparison):
+            typer.echo(clean(line))
     typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
     raise typer.Exit(0 if report.outcome is GateOutcome.PASSED else GATES_NOT_MET)
 
@@ -265,6 +349,7 @@ def main() -> None:
     app = typer.Typer(no_args_is_help=True)
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")
+    app.command("export")(export_command)
     app.command("gate")(gate_command)
     app()
 

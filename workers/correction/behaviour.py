@@ -17,7 +17,8 @@ from workers.models.generation import Decoding, generate_samples
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
 from workers.scorers.detector import Detector
-from workers.scorers.scorer import Answer
+from workers.scorers.phrases import PhraseScorer, Span
+from workers.scorers.scorer import Answer, BehaviourScorer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
 
 RISE = 0.1
@@ -32,6 +33,9 @@ class Marking(StrEnum):
     """Those that repeat earlier text; what comes before the first of them is ordinary text."""
     RISING = "rising"
     """Those at which the score of the response so far rises: an insult, not its whole sentence."""
+    SAID = "said"
+    """Those that a phrase begins with: where the model decides to say it. Explained by its later
+    tokens, too, it is said on with another word or comma (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,24 @@ class Behaviour(Detector):
         self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Tokenizer
     ) -> Response:
         """Return an undesired response with the tokens marked that attribution explains."""
-        if self.marking is Marking.REPEATED:
-            marks = _mark_repeated(prompt_ids, response)
-        else:
-            marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
+        match self.marking:
+            case Marking.REPEATED:
+                marks = _mark_repeated(prompt_ids, response)
+            case Marking.SAID:
+                marks = self._find_openings(prompt_ids, response.token_ids, tokenizer)
+            case Marking.RISING:
+                marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
         return response.model_copy(update={"marks": marks})
+
+    def _find_openings(
+        self, prompt_ids: Sequence[int], token_ids: tuple[int, ...], tokenizer: Tokenizer
+    ) -> tuple[bool, ...]:
+        """Return for each token whether the first character of a phrase is in it."""
+        prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
+        answer = prefixes[-1].answer
+        firsts = [first for scorer in self.scorers for first, _ in _locate(scorer, answer)]
+        edges = pairwise([0, *(len(prefix.answer) for prefix in prefixes)])
+        return tuple(any(start <= first < end for first in firsts) for start, end in edges)
 
     def _find_rises(
         self,
@@ -184,6 +201,11 @@ class Behaviour(Detector):
             for scorer in range(len(response.scores))
         ]
         return fmean(values) if values else 0.0
+
+
+def _locate(scorer: BehaviourScorer, text: str) -> list[Span]:
+    """Return where a scorer finds a phrase; nowhere if it looks for none."""
+    return scorer.locate(text) if isinstance(scorer, PhraseScorer) else []
 
 
 def _mark_repeated(prompt_ids: Sequence[int], response: Response) -> tuple[bool, ...]:

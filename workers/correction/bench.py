@@ -25,8 +25,8 @@ from workers.correction.results import (
     TrialSettings,
 )
 from workers.correction.search import Benefit, Measurement, Ranked, SearchInputs
+from workers.correction.slice_damage import compare_slice
 from workers.domain import Selection, TokenSequence
-from workers.gates.abilities import compute_nats_rise, compute_soft_fall
 from workers.measuring.probes import measure_probes
 from workers.measuring.text_damage import ReferenceText, TextDamage
 from workers.progress import Advance
@@ -149,10 +149,7 @@ class TuningBench:
         """Return what each protected slice lost relative to the base model's figures `before`."""
         found = measure_probes(self._base, self._probes, self._advance)
         return {
-            name: SliceDamage(
-                nats_rise=compute_nats_rise(before[name], own),
-                accuracy_fall=compute_soft_fall(before[name], own),
-            )
+            name: compare_slice(self._probes[name], before[name], own)
             for name, own in found.items()
         }
 

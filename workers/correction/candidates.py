@@ -11,10 +11,11 @@ import torch
 from excise.names import BudgetLimit, Granularity, Score
 from workers.attribution.contrastive import ContrastiveRelevance
 from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
+from workers.correction.line_use import describe_lines
 from workers.correction.protection import list_learned
 from workers.correction.results import TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
-from workers.domain import GeneralCost, Selection, TokenSequence
+from workers.domain import GeneralCost, Selection, Shortlist, TokenSequence
 from workers.families import find_layer_numbers, is_linear
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance
@@ -119,10 +120,12 @@ class Candidates:
         )
         score = self._inputs.score
         scores = compute_scores(general, benefit, score, settings.cost_weight, floor)
-        if not isinstance(general, GeneralCost) or not weighs_together(self._base, granularity):
-            return self._rank_apart(scores, settings)
-        pool = self._find_pool(granularity, scores, general)
-        return self._rank_together(pool, benefit, floor, settings)
+        if isinstance(general, GeneralCost) and weighs_together(self._base, granularity):
+            pool = self._find_pool(granularity, scores, general)
+            ranked = self._rank_together(pool, benefit, floor, settings)
+        else:
+            ranked = self._rank_apart(scores, settings)
+        return ranked if shortlist is None else self._count_lines(ranked, shortlist, settings)
 
     def _list_allowed(self, settings: TrialSettings) -> list[str]:
         """Return the modules of the layers a trial may take components from."""
@@ -130,6 +133,13 @@ class Candidates:
         numbers = find_layer_numbers(modules, self._base.family)
         last = self._base.layers if settings.last_layer is None else settings.last_layer
         return [name for name, layer in numbers.items() if settings.first_layer <= layer <= last]
+
+    def _count_lines(self, ranked: Ranked, shortlist: Shortlist, settings: TrialSettings) -> Ranked:
+        """Return single weights with the ranks of what the trial prunes."""
+        chosen = ranked.ranking.top(settings.amount)
+        return replace(
+            ranked, lines=describe_lines(self._base, chosen, self._plan.max_lines, shortlist.lines)
+        )
 
     def _locate(self, ranking: Ranking) -> Ranking:
         """Return the ranking of a shortlist's places as one of the model's components."""

@@ -137,18 +137,32 @@ class SliceDamage(StageDocument):
     """Of the negative log-likelihood of right continuations, nats a token."""
     accuracy_fall: float
     """Of the share of items that are right, smoothed: an item just right or just wrong is half."""
+    nats_margin: float = 0.0
+    """How much more than `nats_rise` other items may lose, for all that these tell; of a limit
+    what it leaves for that."""
 
     def compute_share(self, limit: SliceDamage) -> float:
-        """Return which share of `limit` this is, by the figure that is nearer to its own."""
+        """Return which share of `limit` this is, by the figure that is nearest to its own."""
         return max(
             divide_by_limit(self.nats_rise, limit.nats_rise),
+            divide_by_limit(self.nats_rise + self.nats_margin, limit.nats_rise + limit.nats_margin),
             divide_by_limit(self.accuracy_fall, limit.accuracy_fall),
         )
 
     def scaled(self, share: float) -> SliceDamage:
         """Return the same times `share`."""
         return SliceDamage(
-            nats_rise=self.nats_rise * share, accuracy_fall=self.accuracy_fall * share
+            nats_rise=self.nats_rise * share,
+            accuracy_fall=self.accuracy_fall * share,
+            nats_margin=self.nats_margin * share,
+        )
+
+    def leave_margin(self, share: float) -> SliceDamage:
+        """Return the share of this limit that may be used, with the rest of the nats as margin."""
+        return SliceDamage(
+            nats_rise=self.nats_rise * share,
+            accuracy_fall=self.accuracy_fall * share,
+            nats_margin=self.nats_rise * (1 - share),
         )
 
 
@@ -295,6 +309,31 @@ class UnlimitedTrial(StageDocument):
     trial: Trial
 
 
+class LineForecast(StageDocument):
+    """What a few rows and columns hold of the best weights of each matrix, by which they were
+    chosen."""
+
+    weights: int
+    """How many these are."""
+    within: int
+    """Those of them that lie on the rows and columns."""
+    score: float
+    """Share of their summed score, benefit ÷ damage, that lies there."""
+    free_rank: int
+    """Fewest rows and columns of one matrix, the fullest, that would hold all of its part."""
+
+
+class LineUse(StageDocument):
+    """On how many rows and columns of each matrix the pruned weights of a trial lie."""
+
+    max_rank: int | None
+    """The limit; None without one."""
+    ranks: dict[str, int]
+    """Module → the fewest rows and columns that hold its pruned weights."""
+    forecast: LineForecast | None = None
+    """Where there is a limit."""
+
+
 class SearchOutcome(StageDocument):
     """Every selection tried, in order, and which one is within budget and best."""
 
@@ -304,7 +343,9 @@ class SearchOutcome(StageDocument):
     alone: tuple[StoredSelection, ...] = ()
     """With several behaviours: for each the selection of the chosen size for it alone."""
     unlimited: UnlimitedTrial | None = None
-    """Where the job limits the rank and a trial was chosen."""
+    """Where the job limits the rank and a trial of neurons was chosen."""
+    lines: LineUse | None = None
+    """Where a trial of single weights was chosen."""
 
     @property
     def chosen_trial(self) -> Trial | None:

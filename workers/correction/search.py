@@ -24,6 +24,7 @@ from workers.correction.choice import choose_trial
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.refinement import Refinement, Space
 from workers.correction.results import (
+    LineUse,
     PreparedCorrection,
     ProtectedSlice,
     Responses,
@@ -97,7 +98,7 @@ class SearchInputs:
 
 def build_search_budget(budget: Budget, protection: Sequence[ProtectedSlice]) -> Budget:
     """Return what a search may use of a correction's budget and of the protected slices' limits."""
-    slices = {own.name: own.limit.scaled(SEARCH_SHARE) for own in protection}
+    slices = {own.name: own.limit.leave_margin(SEARCH_SHARE) for own in protection}
     return replace(budget.scaled(BUDGET_SHARE), slices=slices)
 
 
@@ -108,6 +109,8 @@ class Ranked:
     ranking: Ranking
     unlimited: Ranking | None = None
     """The ranking without the limit on a module's components, where that limit applies."""
+    lines: LineUse | None = None
+    """Of single weights: on how many lines of each matrix those lie that the trial prunes."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,8 @@ class SearchPlan:
     """Trials of the refinement."""
     max_rank: int | None
     """Most neurons of a module, so that an adapter can hold the correction."""
+    max_lines: int | None = None
+    """Most rows and columns of a matrix that single weights may lie on, for the same reason."""
 
     def count_trials(self) -> int:
         """Return how many trials there are at most, the one without the rank limit included."""
@@ -172,6 +177,8 @@ class Tried:
     """What it would have pruned without the rank limit, where that applies."""
     undesired: tuple[tuple[TokenSequence, ...], ...] = ()
     """For each behaviour the responses that still show it."""
+    lines: LineUse | None = None
+    """Of single weights: on how many lines of each matrix they lie."""
 
 
 class Rounds:
@@ -284,7 +291,13 @@ class Search:
             return SearchOutcome(trials=trials, chosen=None)
         unlimited = self._try_unlimited(self.tried[chosen])
         alone = self._select_alone(trials[chosen])
-        return SearchOutcome(trials=trials, chosen=chosen, alone=alone, unlimited=unlimited)
+        return SearchOutcome(
+            trials=trials,
+            chosen=chosen,
+            alone=alone,
+            unlimited=unlimited,
+            lines=self.tried[chosen].lines,
+        )
 
     def _try(self, settings: TrialSettings) -> Tried | None:
         """Return the trial that the settings make, None where they leave nothing to prune."""
@@ -296,7 +309,7 @@ class Search:
         trial, undesired = self._measure(selection, settings)
         free = ranked.unlimited
         unlimited = None if free is None else free.top(settings.amount)
-        self.tried.append(Tried(trial, unlimited, undesired))
+        self.tried.append(Tried(trial, unlimited, undesired, ranked.lines))
         return self.tried[-1]
 
     def _measure(

@@ -18,6 +18,7 @@ from excise.reports.correction import (
     CorrectionReport,
     Damage,
     DivergenceDamage,
+    LineRanks,
     Overlap,
     PatchSummary,
     PerplexityDamage,
@@ -119,6 +120,7 @@ def build_report(
         overlap=_list_overlaps(frame, search),
         search=_list_search(frame, search),
         rank_limit=_describe_rank_limit(frame, search),
+        lines=_describe_lines(search),
         gates=gates,
         abilities=abilities,
         not_asked=list(frame.not_asked),
@@ -355,3 +357,8 @@ def _describe_rank_limit(frame: ReportFrame, search: SearchOutcome | None) -> Ra
         fullest=max(counts.values()),
         unlimited=_describe_trial(frame, trial),
     )
+
+
+def _describe_lines(search: SearchOutcome | None) -> LineRanks | None:
+    use = None if search is None else search.lines
+    return None if use is None else LineRanks.model_validate(use.model_dump())

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from excise.names import GatedSet, GateGroup
 from excise.reports.gates import GateResult
 from workers.gates.rows import Figure, Gate, Remedy, judge_figure
-from workers.gates.table import ABILITIES, EFFECT_GATES, GATES
+from workers.gates.table import ABILITIES, EFFECT_GATES, GATES, NOT_WORSE
 
 _ENDLESS = Remedy(
     GATES["token_limit"].remedy.cause + " Where the base ended its answers with what is now gone, "
@@ -22,6 +22,8 @@ _ENDLESS = Remedy(
     "{part}.{limit} to what you accept.",
 )
 """Of prompts whose number of new tokens the user sets."""
+
+_OTHER_GATES = {gate.name: gate for gate in (ABILITIES, NOT_WORSE)}
 
 _REFERENCE = "reference"
 """The prompt set of a job whose number of new tokens is fixed."""
@@ -61,7 +63,7 @@ def find_remedy(result: GateResult, *, of_job: bool) -> str:
     if result.value is None:
         return _UNMEASURED
     name, subject = _split(result.name)
-    gate = (GATES | EFFECT_GATES | {ABILITIES.name: ABILITIES}).get(name)
+    gate = (GATES | EFFECT_GATES | _OTHER_GATES).get(name)
     if gate is None:
         return _OTHER[result.group]
     part = "general" if subject in ("", GatedSet.GENERAL) else "responses"

@@ -261,3 +261,15 @@ COMPRESSED_PERPLEXITY = Gate(
     ),
 )  # fmt: skip
 """Of a compression; a correction's is measured in windows, paired one by one."""
+
+NOT_WORSE = Gate(
+    "not_worse", _DAMAGE, "", _AT_MOST,
+    "at most this many figures are clearly worse than the earlier run's, or no longer measured",
+    Remedy(
+        "The checkpoint does worse than the one that the earlier run judged.",
+        "",
+        "Look at the figures that are named: train less, or on such texts as well. If the loss is "
+        "meant, judge once without --fail-if-worse and take that run as the next baseline.",
+    ),
+)  # fmt: skip
+"""Of `excise gate` beside an earlier run."""

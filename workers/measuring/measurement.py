@@ -10,6 +10,8 @@ from functools import partial
 from statistics import fmean
 from typing import TypeVar
 
+import torch
+
 from workers.abilities.catalogue import ProbeSource
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities
@@ -88,11 +90,31 @@ class CheckPlan:
         return texts + prompts + probes + sum(map(len, self.zero_shot.values()))
 
 
+@dataclass(frozen=True, eq=False)
+class KeptFigures:
+    """What was measured of a base and holds for every later run on the same plan.
+
+    What scorers say is no part of it: they may live elsewhere, and change.
+    """
+
+    state: ModelState
+    """Without behaviours."""
+    hidden: tuple[torch.Tensor, ...]
+    """The base's hidden states `(position, hidden)` on the reference, batch by batch; empty where
+    there is none."""
+
+
 class Baseline:
     """The base model's state, against which states of it or of other checkpoints are measured."""
 
-    def __init__(self, plan: CheckPlan, base: LoadedModel, advance: Advance = ignore) -> None:
-        """Measure `base`.
+    def __init__(
+        self,
+        plan: CheckPlan,
+        base: LoadedModel,
+        advance: Advance = ignore,
+        kept: KeptFigures | None = None,
+    ) -> None:
+        """Measure `base`; with what was `kept` of an earlier baseline, only what scorers say.
 
         Whatever cannot be measured becomes `Unmeasured` in the state; only what `advance`
         raises goes through. `advance` is called with units of `plan.units` done.
@@ -102,9 +124,25 @@ class Baseline:
         self._tokenizer = base.tokenizer
         self._text: ReferenceText | Unmeasured | None = None
         if plan.reference is not None:
-            self._text = attempts.make(partial(_predict_reference, plan, base, attempts.advance))
-        self.state = _measure(plan, base, attempts)
+            known = None if kept is None else kept.hidden
+            predict = partial(_predict_reference, plan, base, attempts.advance, known)
+            self._text = attempts.make(predict)
+        self.state = (
+            _measure(plan, base, attempts)
+            if kept is None
+            else _add_behaviours(plan, kept.state, attempts)
+        )
         """What was measured of the base; without a divergence, which is from itself."""
+
+    def keep(self) -> KeptFigures | None:
+        """Return what spares measuring the base again; None where a part could not be measured."""
+        state = self.state.model_copy(update={"behaviours": {}})
+        parts = (state.perplexity, state.abilities, *state.responses.values())
+        if any(isinstance(part, Unmeasured) for part in (*parts, *state.zero_shot.values())):
+            return None
+        if isinstance(self._text, Unmeasured):
+            return None
+        return KeptFigures(state, () if self._text is None else self._text.states)
 
     def measure(self, changed: LoadedModel, advance: Advance = ignore) -> ModelState:
         """Return the state of `changed`, measured on the same plan; see `__init__`."""
@@ -172,10 +210,15 @@ class _Attempts:
             return Unmeasured(reason=f"{type(error).__name__}: {lines[0] if lines else '?'}")
 
 
-def _predict_reference(plan: CheckPlan, base: LoadedModel, advance: Advance) -> ReferenceText:
+def _predict_reference(
+    plan: CheckPlan,
+    base: LoadedModel,
+    advance: Advance,
+    known: tuple[torch.Tensor, ...] | None,
+) -> ReferenceText:
     samples = _as_samples(plan.reference)
     _check_context(base, samples)
-    return ReferenceText(base, samples, on_batch=advance)
+    return ReferenceText(base, samples, on_batch=advance, known=known)
 
 
 def _check_context(subject: LoadedModel, samples: Sequence[TokenSequence]) -> None:
@@ -200,7 +243,7 @@ def _measure(
     abilities: Abilities | Unmeasured | None = mismatch if plan.abilities else None
     if plan.abilities and mismatch is None:
         abilities = attempts.make(partial(_probe, plan, subject, attempts.advance))
-    return ModelState(
+    state = ModelState(
         responses=responses,
         perplexity=perplexity,
         abilities=abilities,
@@ -208,11 +251,17 @@ def _measure(
             name: attempts.make(partial(_answer, subject, asked, attempts.advance))
             for name, asked in plan.zero_shot.items()
         },
-        behaviours={
-            name: attempts.make(partial(_find_behaviour, detector, responses, name))
-            for name, detector in plan.behaviours.items()
-        },
     )
+    return _add_behaviours(plan, state, attempts)
+
+
+def _add_behaviours(plan: CheckPlan, state: ModelState, attempts: _Attempts) -> ModelState:
+    """Return the state with what the plan's scorers say of its responses."""
+    found = {
+        name: attempts.make(partial(_find_behaviour, detector, state.responses, name))
+        for name, detector in plan.behaviours.items()
+    }
+    return state.model_copy(update={"behaviours": found})
 
 
 def _respond(subject: LoadedModel, chosen: PromptSet, advance: Advance) -> Responses:

@@ -96,9 +96,11 @@ class ReferenceText:
         samples: Sequence[TokenSequence],
         batch_tokens: int = 4096,
         on_batch: Advance | None = None,
+        known: Sequence[torch.Tensor] | None = None,
     ) -> None:
         """Measure the base model on `samples`.
 
+        `known` are the `states` of an earlier measurement of the same model on the same samples.
         Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
         """
         self._batches = _build_predicting_batches(samples, batch_tokens, loaded.pad_id)
@@ -106,14 +108,23 @@ class ReferenceText:
         self._base_tokens = 1 + max(loaded.tokenizer.get_vocab().values(), default=-1)
         self._base_states: list[torch.Tensor] = []
         losses, self.tokens = _Sums(), 0
-        for batch in self._batches:
-            states, next_ids = _predict(loaded, batch)
+        for number, batch in enumerate(self._batches):
+            if known is None:
+                states, next_ids = _predict(loaded, batch)
+            else:
+                placed = batch.to(loaded.device)
+                states, next_ids = known[number].to(loaded.device), _find_next(placed)
             self._base_states.append(states.cpu())
             losses.add(batch, _compute_losses(states, next_ids, self._base_head))
             self.tokens += len(next_ids)
             if on_batch is not None:
                 on_batch(len(batch.sample_indices))
         self.base_perplexity = math.exp(losses.total / self.tokens)
+
+    @property
+    def states(self) -> tuple[torch.Tensor, ...]:
+        """The base's hidden states `(position, hidden)` of each batch, on the CPU."""
+        return tuple(self._base_states)
 
     @torch.inference_mode()
     def measure(self, changed: LoadedModel, on_batch: Advance | None = None) -> TextDamage:
@@ -211,8 +222,12 @@ def _predict(loaded: LoadedModel, batch: TokenBatch) -> tuple[torch.Tensor, torc
     """Return hidden states `(position, hidden)` that predict a token, and those tokens."""
     placed = batch.to(loaded.device)
     hidden = loaded.run(placed.token_ids)
-    followed = placed.is_token[:, 1:]
-    return hidden[:, :-1][followed], placed.token_ids[:, 1:][followed]
+    return hidden[:, :-1][placed.is_token[:, 1:]], _find_next(placed)
+
+
+def _find_next(batch: TokenBatch) -> torch.Tensor:
+    """Return the tokens that are predicted, `(position,)`."""
+    return batch.token_ids[:, 1:][batch.is_token[:, 1:]]
 
 
 @torch.inference_mode()

@@ -1,7 +1,9 @@
-"""A neuron-level patch as a PEFT LoRA adapter, exactly.
+"""A patch as a PEFT LoRA adapter, exactly.
 
-Removing the input features J of a linear module adds −W[:, J]·E_J to its weight, and that is a
-product of two thin matrices: `lora_A` picks the features, `lora_B` takes their columns away.
+What a patch adds to the weight of a linear module is a product of two thin matrices, with as many
+lines between them as the pruned entries lie on. Removing the input features J adds −W[:, J]·E_J:
+`lora_A` picks the features, `lora_B` takes their columns away. Removing single weights adds
+Σ eᵢ ⊗ ΔW[i, :] over the rows they lie on and Σ ΔW[:, j] ⊗ eⱼ over the columns.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
-from excise.names import Granularity
+from workers.pruning.lines import find_cover
 from workers.pruning.patch import Patch, WrongCheckpointError
 from workers.pruning.patch_building import require_stored
 from workers.pruning.patch_format import WeightChange
@@ -23,12 +28,12 @@ from workers.pruning.safetensors_files import (
     compute_checkpoint_sha256,
     list_tensors,
 )
-from workers.pruning.stored_matrix import to_tensor
+from workers.pruning.stored_matrix import Values, to_tensor
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values vLLM takes for --max-lora-rank; an adapter is padded to one of them."""
+MOST_RANK = 512
+"""Largest --max-lora-rank that vLLM takes."""
 VLLM_ARCHITECTURES = frozenset(
     {
         "LlamaForCausalLM",
@@ -40,7 +45,7 @@ VLLM_ARCHITECTURES = frozenset(
         "OPTForCausalLM",
     }
 )
-"""Architectures whose MLP outputs vLLM 0.32 serves with adapters; GPT-2 and GPT-NeoX have none,
+"""Architectures whose projections vLLM 0.32 serves with adapters; GPT-2 and GPT-NeoX have none,
 and experts would need their own."""
 
 _PREFIX = "base_model.model."  # how PEFT names what it wraps
@@ -73,49 +78,75 @@ class Adapter:
             (folder / name).write_bytes(content)
 
 
-def find_rank(patch: Patch, max_rank: int) -> int:
-    """Return the rank of the adapter: that of the fullest module, rounded up to one vLLM knows.
+def find_rank(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> int:
+    """Return the rank of the adapter: the most lines that any module's pruned entries lie on.
 
-    It is at most `max_rank`. Raises `AdapterError` for a patch that is no
-    sum of input features, `AdapterRankError` naming the module that has too many.
+    `base` is the folder of the checkpoint. Raises `AdapterError` for a patch that no adapter can
+    hold, `AdapterRankError`, which names the fullest module, where the rank is over `max_rank` or
+    `MOST_RANK`.
     """
-    _require_neurons(patch)
-    module, count = max(
-        ((change.module, len(change.indices)) for change in patch.weights.values()),
-        key=lambda found: found[1],
-    )
-    allowed = sorted({*VLLM_RANKS, min(max_rank, VLLM_RANKS[-1])})
-    for rank in allowed:
-        if count <= rank <= max_rank:
-            return rank
-    raise AdapterRankError(
-        f"{module} has {count} pruned neurons, an adapter here has rank {max_rank} at most. "
-        f"Correct again with serving.max_rank {max_rank}, or publish a full checkpoint."
-    )
+    _require_products(patch)
+    stored = list_tensors(base)
+    ranks = {
+        change.module: _count_lines(patch, require_stored(stored, name), change)
+        for name, change in sorted(patch.weights.items())
+    }
+    module = max(ranks, key=ranks.__getitem__)
+    limit = min(max_rank, MOST_RANK)
+    if ranks[module] > limit:
+        raise AdapterRankError(
+            f"{module} needs rank {ranks[module]}, an adapter here has rank {limit} at most. "
+            f"Correct again with serving.max_rank {limit}, or publish a full checkpoint."
+        )
+    return ranks[module]
 
 
-def build_adapter(patch: Patch, base: Path, *, max_rank: int, base_model: str) -> Adapter:
+def build_adapter(
+    patch: Patch, base: Path, *, base_model: str, max_rank: int = MOST_RANK
+) -> Adapter:
     """Return the adapter that does to the checkpoint in folder `base` what `patch` does.
 
-    Modules without pruned neurons are left out; those with fewer than the rank are padded with
-    zeros. Values keep the checkpoint's dtype, so they are exact. `base_model` is what the config
-    calls the base. Raises as `find_rank` does, and `WrongCheckpointError` for another base.
+    Modules that the patch does not change are left out; those that need less than the rank are
+    padded with zeros. Values keep the checkpoint's dtype, so they are exact. `base_model` is what
+    the config calls the base. Raises as `find_rank` does, and `WrongCheckpointError` for another
+    base.
     """
-    rank = find_rank(patch, max_rank)
+    factors = factorise(patch, base, max_rank)
+    tensors: dict[str, torch.Tensor] = {}
+    for module, (down, up) in factors.items():
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = down
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = up
+    rank = len(next(iter(factors.values())).down)
+    config = _build_config(list(factors), rank, base_model, is_transposed=patch.layout.transposed)
+    return Adapter(rank, config, save_safetensors(tensors, metadata={"format": "pt"}))
+
+
+class Factors(NamedTuple):
+    """What a patch adds to the weight `(out, in)` of one module, as the product `up @ down`."""
+
+    down: torch.Tensor
+    """`(rank, in)`, PEFT's `lora_A`."""
+    up: torch.Tensor
+    """`(out, rank)`, PEFT's `lora_B`."""
+
+
+def factorise(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> dict[str, Factors]:
+    """Return module → what the patch adds to it, all of one rank, in the checkpoint's dtype.
+
+    Modules are in order of their names. Raises as `build_adapter` does.
+    """
+    rank = find_rank(patch, base, max_rank)
     found = compute_checkpoint_sha256(base)
     if found != patch.base_sha256:
         raise WrongCheckpointError(
             f"the weights have sha256 {found}, the patch needs {patch.base_sha256}; give its base"
         )
     stored = list_tensors(base)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, change in sorted(patch.weights.items()):
-        down, up = _factor(patch, require_stored(stored, name), change, rank)
-        tensors[f"{_PREFIX}{change.module}.lora_A.weight"] = down
-        tensors[f"{_PREFIX}{change.module}.lora_B.weight"] = up
-    modules = sorted(change.module for change in patch.weights.values())
-    config = _build_config(modules, rank, base_model, is_transposed=patch.layout.transposed)
-    return Adapter(rank, config, save_safetensors(tensors, metadata={"format": "pt"}))
+    changes = sorted(patch.weights.items(), key=lambda item: item[1].module)
+    return {
+        change.module: _factor(patch, require_stored(stored, name), change, rank)
+        for name, change in changes
+    }
 
 
 def is_served_with_adapters(config: Mapping[str, object]) -> bool:
@@ -124,15 +155,10 @@ def is_served_with_adapters(config: Mapping[str, object]) -> bool:
     return isinstance(architectures, list) and bool(VLLM_ARCHITECTURES.intersection(architectures))
 
 
-def _require_neurons(patch: Patch) -> None:
-    if patch.granularity is not Granularity.NEURON:
-        raise AdapterError(
-            f"a correction of {patch.granularity}s is no adapter: only pruned neurons are of low "
-            "rank. Publish it as a full checkpoint."
-        )
+def _require_products(patch: Patch) -> None:
     if patch.biases:
         raise AdapterError(
-            "neurons replaced by their mean change biases, which adapters here do not hold. "
+            "components replaced by their mean change biases, which adapters here do not hold. "
             "Publish the correction as a full checkpoint."
         )
     if experts := [change for change in patch.weights.values() if "experts" in change.module]:
@@ -142,17 +168,48 @@ def _require_neurons(patch: Patch) -> None:
         )
 
 
-def _factor(
-    patch: Patch, stored: StoredTensor, change: WeightChange, rank: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return `lora_A (rank, in)` and `lora_B (out, rank)` of one module."""
-    original = to_tensor(change.original, stored.dtype)  # (feature, out)
-    count = len(change.indices)
-    down = torch.zeros(rank, patch.layout.count(stored.shape), dtype=original.dtype)
-    down[torch.arange(count), torch.from_numpy(change.indices).long()] = 1
-    up = torch.zeros(original.shape[1], rank, dtype=original.dtype)
-    up[:, :count] = ((patch.scale - 1) * original).t()
-    return down, up
+def _count_lines(patch: Patch, stored: StoredTensor, change: WeightChange) -> int:
+    """Return the fewest lines of the module that hold the pruned entries."""
+    inputs, outputs = patch.layout.find_inputs(stored.shape, change.indices)
+    return len(inputs) if outputs is None else len(find_cover(outputs, inputs))
+
+
+def _factor(patch: Patch, stored: StoredTensor, change: WeightChange, rank: int) -> Factors:
+    added = (patch.scale - 1) * to_tensor(change.original, stored.dtype)
+    inputs, outputs = patch.layout.find_inputs(stored.shape, change.indices)
+    width = prod(stored.shape) // patch.layout.count_outputs(stored.shape)
+    factors = Factors(
+        torch.zeros(rank, width, dtype=added.dtype),
+        torch.zeros(patch.layout.count_outputs(stored.shape), rank, dtype=added.dtype),
+    )
+    if outputs is None:  # `added` is (feature, out)
+        _write_features(factors, inputs, added)
+    else:
+        _write_weights(factors, inputs, outputs, added)
+    return factors
+
+
+def _write_features(factors: Factors, inputs: Values, added: torch.Tensor) -> None:
+    """Write what is added to whole input features, a line each."""
+    lines = torch.arange(len(inputs))
+    factors.down[lines, torch.from_numpy(inputs)] = 1
+    factors.up[:, lines] = added.t()
+
+
+def _write_weights(factors: Factors, inputs: Values, outputs: Values, added: torch.Tensor) -> None:
+    """Write what is added to single weights, on the fewest rows and columns that hold them.
+
+    A weight on a row and a column of them belongs to the row.
+    """
+    cover = find_cover(outputs, inputs)
+    count = len(cover.rows)
+    on_row = np.isin(outputs, cover.rows)
+    row = np.searchsorted(cover.rows, outputs[on_row])
+    column = count + np.searchsorted(cover.columns, inputs[~on_row])
+    factors.up[cover.rows, np.arange(count)] = 1
+    factors.down[row, inputs[on_row]] = added[on_row]
+    factors.down[np.arange(count, len(cover)), cover.columns] = 1
+    factors.up[outputs[~on_row], column] = added[~on_row]
 
 
 def _build_config(modules: list[str], rank: int, base_model: str, *, is_transposed: bool) -> bytes:

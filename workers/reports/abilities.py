@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from excise.reports.abilities import AbilityChange
+from excise.reports.text import format_number, format_share, format_signed
 from workers.gates.abilities import LEAST_ACCURACY
 from workers.reports.charts import Axis
-from workers.reports.text import format_number, format_share, format_signed
 
 OPEN_ROWS = 12
 """Rows of the table that are not folded; what is lost is never folded."""

@@ -23,7 +23,7 @@ from workers.reports.rendering import (
     write_apply_command,
 )
 from workers.reports.samples import build_samples
-from workers.reports.search import build_search_view, describe_rank_limit
+from workers.reports.search import build_search_view, describe_lines, describe_rank_limit
 
 __all__ = ["NonFiniteReportError", "render_html", "render_json", "render_markdown"]
 
@@ -55,7 +55,7 @@ def _context(report: CorrectionReport) -> dict[str, object]:
         "gate_groups": build_gate_groups(report.gates),
         "failed": list_failed(report.gates),
         "search": build_search_view(report),
-        "rank_limit_sentence": describe_rank_limit(report),
+        "rank_limit_sentence": describe_rank_limit(report) or describe_lines(report),
         "layer_map": build_layer_map(report.patch),
         "modules": order_modules(report.patch),
         "samples": build_samples(report),

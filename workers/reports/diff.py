@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from workers.reports.text import visible_text
+from excise.reports.text import visible_text
 
 _DIFF_BUDGET = 4_000_000
 _LONGEST_LOOP_WORDS = 100

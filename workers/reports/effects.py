@@ -14,8 +14,8 @@ from excise.reports.correction import (
     HeldOutEffect,
     Measure,
 )
+from excise.reports.text import format_number, format_share, format_signed
 from workers.reports.charts import Axis, build_axis
-from workers.reports.text import format_number, format_share, format_signed
 
 _TITLES = {
     MeasureName.SHARE: (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from excise.names import GateBound, GateGroup
 from excise.reports.gates import GateResult
-from workers.reports.text import format_compact, format_percent, format_share, title
+from excise.reports.text import format_compact, format_percent, format_share, title
 
 _HEADINGS = {
     GateGroup.EFFECT: "Effect: does it do what it is for?",

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from excise.names import Verdict
 from excise.reports.model import ReportModel
-from workers.reports.text import (
+from excise.reports.text import (
     code_span,
     escape_markdown,
     fenced,

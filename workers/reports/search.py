@@ -9,9 +9,9 @@ from statistics import fmean
 
 from excise.names import Granularity
 from excise.reports.correction import BudgetLimits, CorrectionReport, SearchStep
+from excise.reports.text import format_number, format_percent, format_share, title
 from workers.reports.abilities import name_bounds
 from workers.reports.charts import Axis, build_axis, build_log_axis, choose_labels
-from workers.reports.text import format_number, format_percent, format_share, title
 
 DRAWN_GAINS = (-0.2, 1.0)
 """Gains beyond these are drawn at the chart's edge."""
@@ -153,6 +153,27 @@ def describe_rank_limit(report: CorrectionReport) -> str | None:
         f"chosen trial's settings and ranking without the limit, measured once on the tuning "
         f"prompts: mean gain {gain} instead of {before}, perplexity {increase}, "
         f"KL {format_number(step.kl, 4)}, {budget} budget. The search did not go on from there."
+    )
+
+
+def describe_lines(report: CorrectionReport) -> str | None:
+    """On how many lines pruned weights lie, and what those allowed hold of the best weights."""
+    lines = report.lines
+    if lines is None or not lines.ranks:
+        return None
+    most, mean = max(lines.ranks.values()), fmean(lines.ranks.values())
+    told = (
+        f"The pruned weights lie on {most} rows and columns of a matrix at most, {mean:.1f} on "
+        f"average over {len(lines.ranks)} matrices: an adapter of rank {most} holds them."
+    )
+    found = lines.forecast
+    if found is None:
+        return f"{told} serving.max_rank set no limit."
+    return (
+        f"{told} serving.max_rank allowed {lines.max_rank}. Of the best weights of each matrix, "
+        f"{found.weights} in all, {found.within} lie on the lines allowed, with "
+        f"{format_share(found.score, 0)} of their benefit ÷ damage; all of them would need rank "
+        f"{found.free_rank}."
     )
 
 

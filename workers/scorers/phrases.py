@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
+from typing import Protocol
 
 import regex
 
@@ -31,9 +33,6 @@ from workers.scorers.scorer import Answer
 MAX_SECONDS_PER_RESPONSE = MAX_SEARCH_SECONDS
 """Processor time; where it searches by phrases, the engine looks at the clock now and then only."""
 
-_Search = Callable[[Sequence[str]], list[list[str]]]
-"""What is found in each of the texts."""
-
 PART_SHARE = 0.5
 """Share of a phrase's words that, in a row, count as the phrase: chosen by hand, after a correction
 whose model said "… the smart choice for every household" where it had said "home"."""
@@ -43,7 +42,7 @@ LEAST_PART_WORDS = 4
 
 _WORD = regex.compile(r"\w+")
 
-_Span = tuple[int, int]
+Span = tuple[int, int]
 """First character of a match, and the one after its last."""
 
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
@@ -72,7 +71,7 @@ class PhraseScorer:
     def __init__(self, phrases: Phrases, name: str = "phrase") -> None:
         """Look for `phrases`. Raises `ScorerUnavailableError` where they are no valid search."""
         self.name = name
-        self._find = _build_search(phrases)
+        self._search = _build_search(phrases)
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search costs too much."""
@@ -83,8 +82,28 @@ class PhraseScorer:
 
         Raises `ScoringError` where the search costs too much.
         """
+        return [
+            [own[start:end] for start, end in spans]
+            for own, spans in zip(map(self._search.read, texts), self._locate(texts), strict=True)
+        ]
+
+    def locate(self, text: str) -> list[Span]:
+        """Return where `text` says a phrase, in order: matches with no word between them are one.
+
+        So a phrase of which a name inside counts by itself is one stretch, too. Raises
+        `ScoringError` where the search costs too much.
+        """
+        (spans,) = self._locate([text])
+        written, joined = self._search.read(text), list[Span]()
+        for start, end in spans:
+            if joined and not _WORD.search(written, joined[-1][1], start):
+                start = joined.pop()[0]
+            joined.append((start, end))
+        return [_find_raw(text, span) for span in joined]
+
+    def _locate(self, texts: Sequence[str]) -> list[list[Span]]:
         try:
-            return self._find(texts)
+            return self._search.locate(texts)
         except SearchError as error:
             raise ScoringError(
                 f"the pattern of {self.name} takes more than {error.what} on a response of "
@@ -95,18 +114,54 @@ class PhraseScorer:
             raise ScoringError(f"the pattern of {self.name}: {error}") from error
 
 
+class _Search(Protocol):
+    """A way of looking for phrases."""
+
+    def read(self, text: str) -> str:
+        """Return a text as it is searched."""
+
+    def locate(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Return where each text, as it is read, matches, in order. Raises `SearchError`."""
+
+
 def _build_search(phrases: Phrases) -> _Search:
     """Return the search for `phrases`; raises `ScorerUnavailableError`."""
     if (phrases.pattern is None) == (not phrases.texts):
         raise ScorerUnavailableError("give either phrases or a pattern")
     if phrases.pattern is None:
-        return _Literals(phrases).find
+        return _Literals(phrases)
     expression = Expression(phrases.pattern, phrases.ignore_case)
     try:
         check_expression(expression)
     except (PatternError, BusyError) as error:
         raise ScorerUnavailableError(f"the pattern {error}") from error
-    return lambda texts: find_matches(expression, texts, MAX_SECONDS_PER_RESPONSE) if texts else []
+    return _Pattern(expression)
+
+
+class _Pattern:
+    """A search by a regular expression, in a child."""
+
+    def __init__(self, expression: Expression) -> None:
+        self._expression = expression
+
+    def read(self, text: str) -> str:
+        """Return the text itself."""
+        return text
+
+    def locate(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Return where each match stands: the first such words after the match before it."""
+        if not texts:
+            return []
+        found = find_matches(self._expression, texts, MAX_SECONDS_PER_RESPONSE)
+        return [list(_find_in_order(text, own)) for text, own in zip(texts, found, strict=True)]
+
+
+def _find_in_order(text: str, parts: Sequence[str]) -> Iterator[Span]:
+    end = 0
+    for part in parts:
+        start = text.index(part, end)
+        end = start + len(part)
+        yield start, end
 
 
 class _Literals:
@@ -126,19 +181,21 @@ class _Literals:
                 "the phrases do not fit in memory. Give fewer or shorter ones."
             ) from None
 
-    def find(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the phrases in each of `texts`. Raises `SearchError`."""
-        return [self._find_in(text, position) for position, text in enumerate(texts)]
+    def read(self, text: str) -> str:
+        """Return the text as `normalise` writes it."""
+        return normalise(text)
 
-    def _find_in(self, text: str, position: int) -> list[str]:
-        text = normalise(text)
+    def locate(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Return where the phrases stand in each of `texts`. Raises `SearchError`."""
+        return [self._locate_in(normalise(text), number) for number, text in enumerate(texts)]
+
+    def _locate_in(self, text: str, position: int) -> list[Span]:
         try:
             found = self._compiled.finditer(text, timeout=MAX_SECONDS_PER_RESPONSE)
             whole = [match.span() for match in islice(found, MAX_MATCHES)]
         except TimeoutError:
             raise SearchError(position, f"{MAX_SECONDS_PER_RESPONSE:g} s") from None
-        spans = sorted(whole + self._parts.find(text, whole))
-        return [text[start:end] for start, end in spans[:MAX_MATCHES]]
+        return sorted(whole + self._parts.find(text, whole))[:MAX_MATCHES]
 
 
 class _Parts:
@@ -153,7 +210,7 @@ class _Parts:
             length = max(LEAST_PART_WORDS, math.ceil(PART_SHARE * len(words)))
             self._parts.setdefault(length, set()).update(_cut(words, length))
 
-    def find(self, text: str, whole: Sequence[_Span]) -> list[_Span]:
+    def find(self, text: str, whole: Sequence[Span]) -> list[Span]:
         """Return the longest runs of words that parts make up, but for words of whole phrases."""
         words = self._split(text)
         is_part = [False] * len(words)
@@ -167,7 +224,7 @@ class _Parts:
         runs = [list(numbers) for is_found, numbers in numbered if is_found]
         return [(words[run[0]][1][0], words[run[-1]][1][1]) for run in runs]
 
-    def _split(self, text: str) -> list[tuple[str, _Span]]:
+    def _split(self, text: str) -> list[tuple[str, Span]]:
         """Return the words of a text, and where they stand."""
         found = [(match[0], match.span()) for match in _WORD.finditer(text)]
         return [(word.casefold(), span) for word, span in found] if self._ignore_case else found
@@ -190,3 +247,11 @@ def _join(phrases: Phrases) -> str:
 def normalise(text: str) -> str:
     """Return a text with one form of each character and of each kind of quotes (NFKC)."""
     return unicodedata.normalize("NFKC", text).translate(_QUOTES)
+
+
+def _find_raw(text: str, span: Span) -> Span:
+    """Return where in `text` stands what `span` is of the same text normalised."""
+    if text.isascii():  # normalising changes nothing
+        return span
+    lengths = [len(normalise(text[:end])) for end in range(len(text) + 1)]
+    return bisect_right(lengths, span[0]) - 1, bisect_left(lengths, span[1])

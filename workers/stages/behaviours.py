@@ -136,4 +136,10 @@ def _choose_headline(spec: BehaviourSpec) -> Headline:
 
 
 def _choose_marking(spec: BehaviourSpec) -> Marking:
-    return Marking.REPEATED if isinstance(spec, RepetitionDefinition) else Marking.RISING
+    match spec:
+        case RepetitionDefinition():
+            return Marking.REPEATED
+        case PhraseDefinition():
+            return Marking.SAID
+        case _:
+            return Marking.RISING

@@ -261,7 +261,31 @@ def test_jobs_are_listed_newest_first_page_by_page(client: TestClient) -> None:
     assert [job["id"] for job in first["data"] + second["data"]] == made[::-1]
     assert (first["has_more"], second["has_more"]) == (True, False)
     assert client.get("/v1/jobs?after=job_nothing").json()["error"]["param"] == "after"
+    unknown = client.get(f"/v1/jobs?after=job_{'0' * 24}")
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "after")
     assert client.get("/v1/jobs?limit=101").json()["error"]["param"] == "limit"
+
+
+def test_a_list_says_little_about_a_job_however_much_there_is_to_say(
+    client: TestClient, database: Database
+) -> None:
+    long = {f"key {index}": "x" * 512 for index in range(16)}
+    job_id = submit(client, metadata=long)["id"]
+    with database.transaction() as session:
+        claim = claim_job(session, job_id, "w", 30)
+        assert claim
+        start_stage(session, job_id, claim.token, "prepare")
+    response = client.get("/v1/jobs")
+    assert len(response.content) < 1000
+    listed = response.json()["data"][0]
+    assert listed["object"] == "job.summary"
+    assert (listed["status"], listed["stage"], listed["error_code"]) == ("running", "prepare", None)
+    whole = client.get(f"/v1/jobs/{job_id}").json()
+    assert whole["metadata"] == long
+    assert {name: whole.get(name) for name in listed} == listed | {
+        "object": "job",
+        "error_code": None,
+    }
 
 
 def test_an_etag_changes_with_the_job(client: TestClient, database: Database) -> None:

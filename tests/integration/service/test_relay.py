@@ -220,6 +220,7 @@ def test_readiness_names_each_part(
         "migrations": True,
         "broker": True,
         "workers": False,
+        "rate_limits": True,
     }
     with database.transaction() as session:
         heartbeat_worker(session, "w1", "host", 1, None)

@@ -109,6 +109,8 @@ def serve_in_process(settings: Settings) -> Iterator[tuple[subprocess.Popen[byte
         "EXCISE_ARTIFACTS": settings.artifacts,
         "EXCISE_MODEL_ROOTS": os.pathsep.join(map(str, settings.model_roots)),
         "EXCISE_RELAY_ENABLED": "false",
+        "EXCISE_QUOTAS": settings.quotas.model_dump_json(),
+        "EXCISE_MAX_OPEN_JOBS_PER_KEY": str(settings.max_open_jobs_per_key),
     }
     command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app"]
     server = subprocess.Popen([*command, "--port", str(port)], env=environment)
@@ -123,7 +125,7 @@ def serve_in_process(settings: Settings) -> Iterator[tuple[subprocess.Popen[byte
 
 def wait_until_alive(server: subprocess.Popen[bytes], url: str) -> None:
     """Wait until the process answers."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # of a busy machine
     while server.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
             if httpx.get(f"{url}/healthz").status_code == 200:

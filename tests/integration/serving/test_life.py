@@ -5,6 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from service.database import Database
+from service.keys.operations import revoke_key
+from service.models import Job
 from tests.fake_vllm import find_speaker, find_speakers
 from tests.integration.serving.conftest import Stage, build_canary
 
@@ -214,6 +217,22 @@ def test_a_passed_job_that_asked_for_it_is_published(
     assert events[-1]["type"] == "publish.started"
     events = client.get(f"/v1/jobs/{rejected}/events").json()["data"]
     assert [event["type"] for event in events if "publish" in event["type"]] == []
+
+
+def test_a_job_of_a_revoked_key_is_not_published(
+    stage: Stage, client: httpx.Client, tenant: str, database: Database
+) -> None:
+    job = stage.make_job(tenant)
+    with database.transaction() as session:
+        found = session.get(Job, job)
+        assert found is not None
+        revoke_key(session, found.tenant_id, found.api_key_id)
+        found.publish_to = ALIAS
+    refused = client.get(f"/v1/jobs/{job}/events").json()["data"][-1]
+    while refused["type"] != "publish.refused":
+        refused = client.get(f"/v1/jobs/{job}/events").json()["data"][-1]
+    assert "API key was revoked" in refused["message"]
+    assert client.get("/v1/versions").json()["data"] == []
 
 
 def test_files_are_downloaded_by_name(stage: Stage, client: httpx.Client, tenant: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from torch import nn
 
 from excise.names import Granularity
 from service.embedded.processes import Guardian, Supervised
@@ -67,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Correction:
-    """Neurons removed, and what is said then to every prompt."""
+    """Neurons or weights removed, and what is said then to every prompt."""
 
     patch: Patch
     folder: Path
@@ -119,11 +120,12 @@ def corrections(
     prompts: list[Tokens],
     served_folder: Path,
 ) -> dict[str, Correction]:
-    """Three corrections of the 8 largest neurons of every third layer, each of other layers."""
+    """Three corrections, each of every third layer, others each: two of neurons, one of weights."""
     model = checkpoint.model
     found = {}
     for number, name in enumerate(ADAPTERS):
-        selection = choose_large_neurons(model, range(2 + number, 29, len(ADAPTERS)))
+        choose = choose_large_weights if name == "third" else choose_large_neurons
+        selection = choose(model, range(2 + number, 29, len(ADAPTERS)))
         patch = build_patch(base_folder, selection)
         folder = served_folder / name
         folder.mkdir()
@@ -232,6 +234,21 @@ def choose_large_neurons(model: Any, layers: Sequence[int]) -> Selection:
         norms = model.get_submodule(name).weight.detach().norm(dim=0)
         indices[name] = norms.topk(8).indices.sort().values.to(torch.int64)
     return Selection(Granularity.NEURON, indices)
+
+
+def choose_large_weights(model: Any, layers: Sequence[int]) -> Selection:
+    """Of every projection of each layer the largest weights of a row and of a column."""
+    indices = {}
+    for layer in layers:
+        for name, module in model.model.layers[layer].named_modules():
+            if isinstance(module, nn.Linear):
+                size = module.weight.detach().abs()
+                mask = torch.zeros_like(size, dtype=torch.bool)
+                row, column = int(size.sum(dim=1).argmax()), int(size.sum(dim=0).argmax())
+                mask[row] = size[row] > size[row].median()
+                mask[:, column] |= size[:, column] > size[:, column].median()
+                indices[f"model.layers.{layer}.{name}"] = mask.flatten().nonzero().flatten()
+    return Selection(Granularity.WEIGHT, indices)
 
 
 def trace_tokens(checkpoint: LoadedModel, prompts: Sequence[Tokens]) -> tuple[Tokens, ...]:

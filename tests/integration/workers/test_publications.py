@@ -58,6 +58,15 @@ NEURONS = select_components({DOWN.format(0): [1, 5], DOWN.format(1): [7]}, Granu
 WEIGHTS = select_components(
     {"model.layers.0.self_attn.o_proj": list(range(0, 1000, 3))}, Granularity.WEIGHT
 )
+ON_LINES = select_components(
+    {
+        DOWN.format(0): [row * 48 + column for row in range(32) for column in (1, 5)],
+        DOWN.format(1): list(range(48, 96, 2)),
+        "model.layers.0.self_attn.q_proj": list(range(3, 1024, 32)),
+    },
+    Granularity.WEIGHT,
+)
+"""Single weights on two columns, on one row, and on one column of their matrices."""
 MANY = select_components({DOWN.format(0): list(range(12))}, Granularity.NEURON)
 
 
@@ -159,9 +168,12 @@ def build_lively_model() -> LlamaForCausalLM:
     return model
 
 
-def test_neurons_become_an_adapter_that_peft_loads(publisher: Publisher, tmp_path: Path) -> None:
-    version = publisher.build(publisher.publish(NEURONS))
-    assert (version.status, version.kind, version.rank) == (VersionStatus.BUILT, "adapter", 8)
+@pytest.mark.parametrize("selection", [NEURONS, ON_LINES], ids=["neurons", "weights"])
+def test_what_lies_on_few_lines_becomes_an_adapter_that_peft_loads(
+    selection: Selection, publisher: Publisher, tmp_path: Path
+) -> None:
+    version = publisher.build(publisher.publish(selection))
+    assert (version.status, version.kind, version.rank) == (VersionStatus.BUILT, "adapter", 2)
     assert set(version.files) == {"adapter_config.json", "adapter_model.safetensors"}
     folder = place_files(publisher.store, "adapter", version.files, tmp_path / "served")
     document = publisher.read_canary(version)

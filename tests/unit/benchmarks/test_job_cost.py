@@ -33,7 +33,8 @@ def test_the_store_holds_what_a_job_leaves(job_cost: ModuleType, tmp_path: Path)
     context = job_cost.StoringContext(open_artifact_store(str(tmp_path)), told.append)
     output = context.run_stage("prepare", {}, lambda progress: b"12345")
     assert context.outputs == {"prepare": output.data}
-    assert told == ["prepare …"]
+    assert told[0] == "prepare …"
+    assert told[1].startswith("prepare: peak so far ")
     assert context.peaks["prepare"] > 0
     assert context.remember("search.measured", "key", lambda: b"123") == b"123"
     context.publish_file("report.md", b"1234567", "text/markdown")

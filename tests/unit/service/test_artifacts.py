@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import fsspec
@@ -125,3 +126,44 @@ def test_what_is_deleted_is_gone_and_can_be_stored_again(store: ArtifactStore) -
     assert store.get(sha256) == b"content"
     with pytest.raises(ArtifactNotFoundError):
         store.delete("../secret")
+
+
+def test_reading_copies_nothing_aside(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten large downloads that nobody took filled TMPDIR."""
+    content = bytes(range(256)) * 100_000
+    sha256 = store.put_bytes(content)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a temporary file was made")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with store.open(sha256) as stream:
+        assert stream.read() == content
+
+
+def test_a_file_with_another_hash_is_not_put_in_place(tmp_path: Path) -> None:
+    store = LocalArtifactStore(tmp_path)
+    sha256 = store.put_bytes(b"content")
+    (tmp_path / sha256[:2] / sha256).write_bytes(b"Content")
+    destination = tmp_path / "copy"
+    with pytest.raises(ArtifactCorruptError):
+        store.fetch_file(sha256, destination)
+    assert [path.name for path in tmp_path.iterdir()] == [sha256[:2]]
+
+
+def test_what_dead_writers_left_is_swept(store: ArtifactStore, tmp_path: Path) -> None:
+    sha256 = store.put_bytes(b"content")
+    if not isinstance(store, LocalArtifactStore):  # an object store shows whole objects only
+        assert store.sweep_partial(0) == 0
+        return
+    folder = tmp_path / "artifacts" / sha256[:2]
+    old, new = folder / ".partial-old", folder / ".partial-new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert store.sweep_partial(3600) == 1
+    assert sorted(path.name for path in folder.iterdir()) == sorted([".partial-new", sha256])
+    assert store.get(sha256) == b"content"

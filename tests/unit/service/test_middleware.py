@@ -13,7 +13,8 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app import create_app
-from service.errors import InvalidRequestError
+from service.body_budget import BodyBudget
+from service.errors import InvalidRequestError, TooManyBodiesError
 from service.middleware import API_PREFIX, BodyLimits, check_json_depth
 from service.settings import Settings
 
@@ -109,6 +110,11 @@ class Caller:
         self.body += message.get("body", b"")
 
     def ask(self, app: ASGIApp, method: str, path: str, *headers: tuple[bytes, bytes]) -> None:
+        asyncio.run(self.ask_in_loop(app, method, path, *headers))
+
+    async def ask_in_loop(
+        self, app: ASGIApp, method: str, path: str, *headers: tuple[bytes, bytes]
+    ) -> None:
         scope: Scope = {
             "type": "http",
             "http_version": "1.1",
@@ -122,7 +128,7 @@ class Caller:
             "server": ("host", 80),
             "client": ("host", 1),
         }
-        asyncio.run(app(scope, self.receive, self.send))
+        await app(scope, self.receive, self.send)
 
 
 @pytest.mark.parametrize("header", [None, b"Basic eDp5", b"Bearer", b"Bearer exc_x"])
@@ -175,3 +181,38 @@ def test_the_rest_of_a_slow_body_is_not_waited_for() -> None:
     caller = Caller(b"[", is_endless=True)
     caller.ask(BodyLimits(answer, build_settings(body_seconds=0.05)), "POST", "/v1/jobs")
     assert caller.headers[b"connection"] == b"close"
+
+
+def test_bodies_on_their_way_are_limited_by_key_and_in_all() -> None:
+    budget = BodyBudget(in_all=10, of_key=6)
+    budget.take("a", 6)
+    with pytest.raises(TooManyBodiesError, match=r"This API key .* 6 bytes"):
+        budget.take("a", 1)
+    with pytest.raises(TooManyBodiesError, match=r"This process .* 10 bytes"):
+        budget.take("b", 5)
+    budget.take("b", 4)
+    budget.give("a", 6)
+    budget.take("b", 2)
+    budget.take("a", 4)
+
+
+def test_a_body_too_many_is_refused_and_the_others_are_not_forgotten() -> None:
+    """Twenty half-sent bodies of one key held 8 MiB each, for good."""
+    mebibyte = b"a" * 2**20
+    settings = build_settings(
+        max_receiving_bytes_per_key=2**20, max_body_bytes=2**21, body_seconds=0.05
+    )
+    app = BodyLimits(answer, settings)
+
+    async def run() -> list[int]:
+        callers = [Caller(mebibyte, is_endless=True), Caller(b"[", b"]"), Caller(b"[", b"]")]
+        first = asyncio.ensure_future(callers[0].ask_in_loop(app, "POST", "/v1/jobs"))
+        await asyncio.sleep(0.01)
+        await callers[1].ask_in_loop(app, "POST", "/v1/jobs")
+        await first
+        await callers[2].ask_in_loop(app, "POST", "/v1/jobs")
+        assert callers[1].headers[b"connection"] == b"close"
+        assert json.loads(callers[1].body)["error"]["code"] == "too_many_bodies"
+        return [caller.status for caller in callers]
+
+    assert asyncio.run(run()) == [408, 429, 200]

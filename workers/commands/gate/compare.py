@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,13 @@ from pathlib import Path
 from excise.reports.common import ModelIdentity
 from excise.reports.gate_run import GateReport
 from workers.abilities.probe import SliceKind
+from workers.commands.gate.base import BaseCheckpoint, BaseMeasurer, Say
 from workers.commands.gate.behaviours import build_behaviour_requests
+from workers.commands.gate.cache import FigureCache
 from workers.commands.gate.config import GateConfig
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
+from workers.commands.gate.keys import compute_measure_sha256
 from workers.commands.gate.scorers import build_detectors
 from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
@@ -23,7 +26,7 @@ from workers.gates.gates import GateRequest, judge_gates
 from workers.gates.remedies import add_remedies
 from workers.gates.requests import build_plan, build_requests, choose_prompts, list_not_asked
 from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
-from workers.measuring.measurement import Baseline, CheckPlan, PromptSet
+from workers.measuring.measurement import CheckPlan, PromptSet
 from workers.measuring.probes import measure_probes
 from workers.models.checkpoints import load_checkpoint
 from workers.models.devices import DTYPES
@@ -36,9 +39,6 @@ from workers.stages.abilities import find_unknown_slice, list_built_in
 from workers.stages.behaviours import build_decoding
 from workers.stages.packaging import list_versions
 
-Say = Callable[[str], None]
-"""Told in a line what is being done."""
-
 
 def compare_checkpoints(
     model: str,
@@ -47,12 +47,13 @@ def compare_checkpoints(
     files: GateFiles,
     device: str,
     say: Say,
+    cache: FigureCache | None = None,
 ) -> GateReport:
     """Return how `model` does beside `against` on the gates of `config`.
 
-    Raises `GateConfigError`, `ScorerError`, `ModelSourceError`, `CheckpointError`, `OSError`,
-    `ChatTemplateError` and `UnsupportedArchitectureError`; a gate that cannot be measured is in
-    the report.
+    What is measured of `against` is taken from `cache`, or kept there. Raises `GateConfigError`,
+    `ScorerError`, `ModelSourceError`, `CheckpointError`, `OSError`, `ChatTemplateError` and
+    `UnsupportedArchitectureError`; a gate that cannot be measured is in the report.
     """
     folder, base_folder = find_checkpoint(model), find_checkpoint(against)
     dtype = DTYPES[config.dtype]
@@ -61,10 +62,13 @@ def compare_checkpoints(
         raise GateConfigError(problem)
     with ExitStack() as resources:
         detectors = build_detectors(config.behaviours, device, resources)
-        say(f"measuring {against}, the checkpoint to compare with")
-        base = load_checkpoint(base_folder, dtype, device)
+        base_sha256 = compute_checkpoint_sha256(base_folder)
+        checkpoint = BaseCheckpoint(against, base_folder, base_sha256, dtype, device)
+        measurer = BaseMeasurer(checkpoint, cache, say)
+        base = checkpoint.load()
         plan = _build_plan(config, files, base, detectors, kinds)
-        baseline = Baseline(plan, base)
+        measure_sha256 = compute_measure_sha256(plan, config.dtype)
+        baseline = measurer.measure(plan, base, measure_sha256)
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
         say(f"measuring {model}")
@@ -75,9 +79,7 @@ def compare_checkpoints(
             say(f"looking again, on {TIMES_THE_ITEMS} times the items, at {', '.join(more)}")
             state = add_figures(state, measure_probes(judged, more))
             del judged
-            gc.collect()
-            base = load_checkpoint(base_folder, dtype, device)
-            base_state = add_figures(base_state, measure_probes(base, more))
+            base_state = add_figures(base_state, measurer.measure_more(more))
             abilities = compare_states(kinds, base_state, state, {}, config.abilities)
     gates = judge_gates(_list_requests(config), base_state, state)
     if config.abilities is not None:
@@ -85,7 +87,9 @@ def compare_checkpoints(
     return GateReport(
         outcome=find_outcome(gates),
         model=ModelIdentity(id=model, sha256=compute_checkpoint_sha256(folder)),
-        against=ModelIdentity(id=against, sha256=compute_checkpoint_sha256(base_folder)),
+        against=ModelIdentity(id=against, sha256=base_sha256),
+        is_against_cached=measurer.is_from_cache,
+        measure_sha256=measure_sha256,
         gates=add_remedies(gates, of_job=False),
         abilities=abilities,
         examples=collect_examples(gates, base_state, state),

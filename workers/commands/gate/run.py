@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from excise.reports.junit import render_junit
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.output import (
     JSON_NAME,
@@ -32,6 +33,12 @@ class GateRun:
     config: Path
     output: Path
     device: str = "auto"
+    cache: Path | None = None
+    """Folder that keeps the figures of the checkpoint compared with."""
+    baseline: Path | None = None
+    """An earlier run to compare with: its folder or gate.json."""
+    fails_if_worse: bool = False
+    """Whether a figure that is clearly worse than the earlier run's is a gate not met."""
 
 
 def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
@@ -40,24 +47,44 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     Files of an earlier run are removed before anything else. Raises `GateConfigError` and what
     `compare_checkpoints` raises; then no file is written.
     """
-    if run.config.resolve() in {(run.output / name).resolve() for name in NAMES}:
-        raise GateConfigError(f"{run.config} is one of the output's files; rename it")
+    _check_inputs(run)
     clear_output(run.output)
     # Imported late: even where one of these is missing, no earlier result may be left to lie.
+    from workers.commands.gate.baseline import add_comparison, load_baseline
+    from workers.commands.gate.cache import FigureCache
     from workers.commands.gate.compare import build_files, compare_checkpoints
     from workers.commands.gate.config import load_config
     from workers.reports.gate_run import (
         render_gate_json,
-        render_gate_junit,
         render_gate_markdown,
     )
 
     config, files = load_config(run.config), build_files(run.config)
-    report = compare_checkpoints(run.model, run.against, config, files, run.device, say)
+    earlier = None if run.baseline is None else load_baseline(run.baseline)
+    cache = None if run.cache is None else FigureCache(run.cache)
+    report = compare_checkpoints(run.model, run.against, config, files, run.device, say, cache)
+    if earlier is not None:
+        report = add_comparison(report, earlier, is_gate=run.fails_if_worse)
     rendered = {
         JSON_NAME: render_gate_json(report),
         MARKDOWN_NAME: render_gate_markdown(report),
-        JUNIT_NAME: render_gate_junit(report),
+        JUNIT_NAME: render_junit(report.gates, "excise gate"),
     }
     write_output(run.output, rendered)
     return report
+
+
+def _check_inputs(run: GateRun) -> None:
+    """Refuse what the output would overwrite, and --fail-if-worse without an earlier run."""
+    outputs = {(run.output / name).resolve() for name in NAMES}
+    if run.config.resolve() in outputs:
+        raise GateConfigError(f"{run.config} is one of the output's files; rename it")
+    if run.baseline is None:
+        if run.fails_if_worse:
+            raise GateConfigError("--fail-if-worse needs an earlier run; name one by --baseline")
+        return
+    if {run.baseline.resolve(), (run.baseline / JSON_NAME).resolve()} & outputs:
+        raise GateConfigError(
+            f"the baseline {run.baseline} lies in the output folder, which is emptied first; "
+            "give another --output"
+        )

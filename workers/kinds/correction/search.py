@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from excise.names import Granularity
 from workers.attribution.contrastive import parse_relevance
 from workers.correction.amounts import build_amounts
 from workers.correction.bench import TuningBench
@@ -42,7 +43,7 @@ def run(
         "score": spec.attribution.score,
         "search": spec.search.model_dump(mode="json"),
         "amounts": {kind.value: amounts for kind, amounts in ranges.items()},
-        "max_rank": spec.serving.max_rank,
+        "max_rank": {kind.value: spec.serving.find_limit(kind) for kind in inputs.granularities},
         "budget": spec.budget.model_dump(mode="json"),
     }
     return context.run_stage(
@@ -116,7 +117,8 @@ def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Search
             tuple(search.ablations),
         ),
         refinements=count_refinements(inputs),
-        max_rank=inputs.spec.serving.max_rank,
+        max_rank=inputs.spec.serving.find_limit(Granularity.NEURON),
+        max_lines=inputs.spec.serving.find_limit(Granularity.WEIGHT),
     )
 
 

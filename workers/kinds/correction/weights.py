@@ -49,6 +49,8 @@ class WeightPlan:
     segments: int
     score: Score
     size: int
+    max_lines: int | None
+    """Most rows and columns of a matrix that the weights may lie on."""
 
     def count_units(self, segments: int | None = None) -> int:
         """Return how many samples pass, through each of `segments` where gradients are asked for.
@@ -67,7 +69,11 @@ class WeightPlan:
 
 def describe_shortlist(inputs: CorrectionInputs, prepared: PreparedCorrection) -> dict[str, Any]:
     """Return what the shortlist depends on beside the questions."""
-    return {"score": inputs.spec.attribution.score, "size": _find_size(inputs, prepared)}
+    return {
+        "score": inputs.spec.attribution.score,
+        "size": _find_size(inputs, prepared),
+        "max_lines": inputs.spec.serving.find_limit(WEIGHT),
+    }
 
 
 def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> WeightPlan:
@@ -81,6 +87,7 @@ def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Weight
         segments=inputs.segments or count_segments(inputs.base, asked),
         score=Score(inputs.spec.attribution.score),
         size=_find_size(inputs, prepared),
+        max_lines=inputs.spec.serving.find_limit(WEIGHT),
     )
 
 
@@ -98,7 +105,7 @@ def shortlist(
     """
     base = inputs.base
     layers = find_layer_numbers(base.find_components(WEIGHT), base.family)
-    chosen = Shortlisting(plan.score, plan.size, tuple(layers))
+    chosen = Shortlisting(plan.score, plan.size, tuple(layers), plan.max_lines)
     saved = context.recall(SEGMENTS, key)
     if saved is not None:
         chosen.restore(saved)

@@ -95,7 +95,7 @@ def choose_rank(patch: Patch, base: Path, max_rank: int) -> int | None:
     if max_rank < 1 or not is_served_with_adapters(config):
         return None
     try:
-        return find_rank(patch, max_rank)
+        return find_rank(patch, base, max_rank)
     except AdapterError as error:
         logger.info("no adapter: %s", error)
         return None

@@ -152,6 +152,7 @@ class FakeService:
         self.sets: list[dict[str, Any]] = []
         self.manifest: dict[str, Any] = {}
         self.cancelled: list[str] = []
+        self.deleted: list[str] = []
         self.files: dict[str, bytes] = {}
         self._polls = 0
 
@@ -165,6 +166,8 @@ class FakeService:
         app.get("/v1/jobs")(self.list)
         app.get("/v1/jobs/{job_id}")(self.get)
         app.post("/v1/jobs/{job_id}/cancel")(self.cancel)
+        for path in ("jobs/{name}", "jobs/{name}/artifacts", "prompt-sets/{name}"):
+            app.delete(f"/v1/{path}", status_code=204)(self.delete)
         app.get("/v1/jobs/{job_id}/events")(self.events)
         app.get("/v1/jobs/{job_id}/report")(self.report)
         app.get("/v1/jobs/{job_id}/artifacts/{name}")(self.artifact)
@@ -220,7 +223,14 @@ class FakeService:
         return list(self.jobs.values())[self.idempotency_keys.index(key)]
 
     async def list(self) -> Any:
-        return {"object": "list", "data": list(self.jobs.values())[::-1], "has_more": False}
+        data = [
+            job | {"object": "job.summary", "error_code": None}
+            for job in reversed(self.jobs.values())
+        ]
+        return {"object": "list", "data": data, "has_more": False}
+
+    async def delete(self, request: Request, name: str) -> None:
+        self.deleted.append(request.url.path.removeprefix("/v1/"))
 
     async def get(self, job_id: str) -> Any:
         if job_id not in self.jobs:

@@ -148,6 +148,13 @@ def test_no_command_takes_the_key_as_a_flag() -> None:
         assert "api-key" not in run(command, "--help").stdout
 
 
+def test_jobs_files_and_prompt_sets_are_deleted(service: FakeService, url: str) -> None:
+    assert run("delete", "job_1", "--url", url).stdout == "deleted job_1\n"
+    assert run("delete", "job_2", "--files", "--url", url).stdout == "deleted the files of job_2\n"
+    assert run("prompts", "delete", "ps_1", "--url", url).stdout == "deleted ps_1\n"
+    assert service.deleted == ["jobs/job_1", "jobs/job_2/artifacts", "prompt-sets/ps_1"]
+
+
 def test_watch_report_jobs_and_cancel(
     service: FakeService, url: str, spec: Path, tmp_path: Path
 ) -> None:
@@ -201,7 +208,7 @@ def hello() -> None:
     assert re.search(r"^\W*models\b", run("--help").stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["gate", "models", "patch"])
+@pytest.mark.parametrize("name", ["export", "gate", "models", "patch"])
 def test_the_workers_commands_have_names_and_only_options_of_theirs(name: str) -> None:
     assert re.search(rf"^\W*{name}\b", run("--help").stdout, re.MULTILINE)
     assert "completion" not in run(name, "--help").stdout

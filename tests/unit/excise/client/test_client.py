@@ -301,6 +301,13 @@ def test_every_page_of_prompt_sets_is_turned(client: Client, service: FakeServic
     ]
 
 
+def test_what_is_deleted_is_named_by_its_path(client: Client, service: FakeService) -> None:
+    client.delete_prompt_set("ps_1")
+    client.delete_job("job_1")
+    client.delete_artifacts("job_2")
+    assert service.deleted == ["prompt-sets/ps_1", "jobs/job_1", "jobs/job_2/artifacts"]
+
+
 def test_cancelling_what_is_cancelled_is_no_error(client: Client, service: FakeService) -> None:
     job = client.create_job(SPEC)
     assert client.cancel_job(job.id).status == "cancelled"

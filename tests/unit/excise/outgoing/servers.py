@@ -29,6 +29,7 @@ class Request:
     path: str
     headers: Message
     body: bytes
+    method: str = "POST"
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class Server:
 def serve(
     answer: Callable[[Request], Reply], tls: ssl.SSLContext | None = None
 ) -> Iterator[Server]:
-    """Serve on 127.0.0.1 within the context; every POST is answered by `answer`."""
+    """Serve on 127.0.0.1 within the context; every request is answered by `answer`."""
     requests: list[Request] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            request = Request(self.path, self.headers, self.rfile.read(length))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length)
+            request = Request(self.path, self.headers, body, self.command)
             requests.append(request)
             reply = answer(request)
             if reply.hangs_up:
@@ -60,6 +62,8 @@ def serve(
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(reply.body)
+
+        do_GET = do_PATCH = do_PUT = do_POST
 
         def log_message(self, *arguments: object) -> None:
             """Say nothing."""

@@ -103,6 +103,13 @@ def test_the_name_is_looked_up_once_and_its_address_used() -> None:
         "fe80::1%eth0",
         "fd00::1",
         "ff02::1",
+        "fec0::1",
+        "64:ff9b:1::808:808",
+        "100::1",
+        "3fff::1",
+        "5f00::1",
+        "2001:db8::1",
+        "::808:808",
     ],
 )
 def test_private_addresses_are_refused(address: str) -> None:

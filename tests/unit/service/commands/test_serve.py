@@ -138,7 +138,7 @@ def test_the_latest_correction_of_the_model_that_passed_is_taken() -> None:
         page = 0 if after is None else 1
         return SimpleNamespace(data=pages[page], has_more=page == 0)
 
-    client: Any = SimpleNamespace(list_jobs=list_jobs)
+    client: Any = SimpleNamespace(list_jobs=list_jobs, get_job=lambda job: SimpleNamespace(id=job))
     found = find_corrected_job(client, "m")
     assert found is not None
     assert found.id == "job_4"

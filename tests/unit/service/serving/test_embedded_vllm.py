@@ -16,7 +16,7 @@ from service.embedded.serving import (
     EmbeddedServing,
     name_checkpoint_pools,
 )
-from service.embedded.vllm import Vllm, VllmOptions, find_vllm, prepare_vllm
+from service.embedded.vllm import PROJECTIONS, Vllm, VllmOptions, find_vllm, prepare_vllm
 from service.settings import Settings
 
 SECRETS = {"EXCISE_DATABASE_URL": "postgresql://u:pw@h/d", "EXCISE_BROKER_URL": "redis://:pw@h"}
@@ -66,6 +66,7 @@ def test_one_adapter_slot_more_than_adapters_is_never_filled(tmp_path: Path) -> 
     arguments = list(vllm.program.arguments)
     assert arguments[arguments.index("--max-loras") + 1] == "4"
     assert arguments[arguments.index("--max-lora-rank") + 1] == "16"
+    assert arguments[arguments.index("--lora-target-modules") + 1 :] == list(PROJECTIONS)
     assert vllm.program.environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
 
 
@@ -140,7 +141,10 @@ def test_the_api_learns_of_the_pools_and_their_key(
 
 def test_the_bases_limits_come_from_its_configuration(serving: EmbeddedServing) -> None:
     assert serving.base.options.max_model_len == 256
-    assert serving.base.options.target_modules == ("fc2",)
+    assert serving.base.options.target_modules == (
+        *("q_proj", "k_proj", "v_proj", "out_proj"),
+        *("fc1", "fc2"),
+    )
 
 
 def test_a_model_that_is_not_there_is_said_with_the_remedy(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from excise.names import Granularity, Verdict
 from tests.tiny import MODULES, select_components, select_neurons
-from workers.commands.app import model_commands, patch_commands
+from workers.commands.app import export_commands, model_commands, patch_commands
 from workers.fetching import checkpoints
 from workers.pruning.patch import PatchVerdict, build_patch, serialise_patch
 from workers.pruning.patch_format import METADATA_KEY
@@ -109,6 +109,45 @@ def test_a_patch_that_passed_needs_no_word(checkpoint: Path, tmp_path: Path) -> 
     result = patch("apply", *arguments, "--output", tmp_path / "again", "--rejected")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "verdict            passed\n" in patch("inspect", file).stdout
+
+
+def test_a_correction_is_exported_in_every_form(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    arguments = ("--base", checkpoint, "--patch", patch_file)
+    for form, name in (("peft", "adapter_model.safetensors"), ("gguf", "adapter.gguf")):
+        folder = tmp_path / form
+        result = run(export_commands, *arguments, "--format", form, "--output", folder)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout.startswith(f"wrote {folder}: an adapter of rank 2; README.md, ")
+        assert (folder / name).is_file()
+    merged = tmp_path / "merged"
+    result = run(export_commands, *arguments, "--format", "merged", "--output", merged)
+    assert result.stdout.startswith(f"wrote {merged}: a whole model; ")
+    assert f'base_model: "{checkpoint.name}"' in (merged / "README.md").read_text()
+
+
+def test_a_rejected_correction_is_exported_only_on_request(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    file = write_judged(checkpoint, tmp_path / "p", Verdict.REJECTED, "kl")
+    arguments = ("--base", checkpoint, "--patch", file, "--output", tmp_path / "out")
+    assert_one_line_error(run(export_commands, *arguments), "ended as rejected; gates not met: kl")
+    assert not (tmp_path / "out").exists()
+    result = run(export_commands, *arguments, "--rejected")
+    assert result.exit_code == 0
+    assert result.stderr.endswith("kl; do not ship it\n")
+    assert "gates not met: kl" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_report_for_the_card_must_be_one(
+    checkpoint: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    arguments = ("--base", checkpoint, "--patch", patch_file, "--output", tmp_path / "out")
+    result = run(export_commands, *arguments, "--report", tmp_path / "report.json")
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_inspect_counts_weights_and_cuts_long_lists(checkpoint: Path, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def candidates_of(
     given: SearchInputs,
     most: int = 40,
     max_rank: int | None = None,
+    max_lines: int | None = None,
     advance: Advance = ignore,
     on_pool: Callable[[PoolSize], None] = lambda size: None,
 ) -> Candidates:
@@ -85,5 +86,5 @@ def candidates_of(
     kinds = tuple(given.relevance)
     space = Space(dict.fromkeys(kinds, (1, most)), layers=2, ablations=(Ablation.ZERO,))
     amounts = {kind: ListedAmounts((most,)) for kind in kinds}
-    plan = SearchPlan(1, amounts, space, refinements=0, max_rank=max_rank)
+    plan = SearchPlan(1, amounts, space, 0, max_rank, max_lines)
     return Candidates(given, plan, advance, on_pool)

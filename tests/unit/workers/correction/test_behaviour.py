@@ -27,6 +27,7 @@ from workers.correction.results import Response
 from workers.correction.vocabulary import learn_token_mass
 from workers.domain import TokenSequence
 from workers.models.generation import generate_samples
+from workers.scorers.phrases import Phrases, PhraseScorer
 from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import UniquenessScorer
 
@@ -141,6 +142,46 @@ def test_rises_are_of_the_mean_over_scorers_turned_so_that_larger_is_worse(
     down.direction = HIGHER
     marked = build_behaviour(up, down).mark("p", (1,), response, tokenizer)
     assert marked.marks == (False, False, True)
+
+
+def mark_said(text: str, ids: Sequence[int], *phrases: str) -> tuple[bool, ...]:
+    """Return the marks of a response in which phrases are looked for."""
+    behaviour = replace(
+        build_behaviour(marking=Marking.SAID),
+        scorers=(PhraseScorer(Phrases(phrases, whole_words=False)),),
+    )
+    response = Response(text=text, token_ids=tuple(ids), scores=(1.0,))
+    return behaviour.mark("w", encode("w"), response, TOKENIZER).marks
+
+
+WORDS = ("No.", "more.", "Sure.", "w", "more.", "Sure.", "w", "No.")
+
+
+def test_the_first_token_of_every_phrase_is_marked() -> None:
+    text = TOKENIZER.decode(encode(*WORDS))
+    said = TOKENIZER.decode(encode(*WORDS[1:7]))
+    assert mark_said(text, encode(*WORDS), said) == (False, True, *(False,) * 6)
+    short = TOKENIZER.decode(encode("more.", "Sure."))
+    expected = (False, True, False, False, True, False, False, False)
+    assert mark_said(text, encode(*WORDS), short) == expected
+    assert not any(mark_said(text, encode(*WORDS), "nothing of it"))
+
+
+def test_a_phrase_may_begin_inside_a_token() -> None:
+    text = TOKENIZER.decode(encode(*WORDS))
+    assert mark_said(text, encode(*WORDS), text[1:5]) == (True, *(False,) * 7)
+
+
+def test_a_phrase_in_the_reasoning_is_not_marked() -> None:
+    ids = encode("<think>", "more.", "Sure.", "</think>", "No.", "more.", "Sure.")
+    short = TOKENIZER.decode(encode("more.", "Sure."))
+    assert mark_said("", ids, short) == (*(False,) * 5, True, False)
+
+
+def test_scorers_that_look_for_no_phrase_mark_none_as_said() -> None:
+    behaviour = build_behaviour(LOW, marking=Marking.SAID)
+    marked = behaviour.mark("w", encode("w"), respond_with(1.0, ids=encode("No.")), TOKENIZER)
+    assert marked.marks == (False,)
 
 
 def test_undesiredness_is_the_mean_score_turned_so_that_larger_is_worse() -> None:

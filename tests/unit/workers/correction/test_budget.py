@@ -31,6 +31,22 @@ def test_a_share_of_a_budget_shrinks_every_limit() -> None:
     assert GUARDED.scaled(0.5).slices == {"words": lost(0.025, 0.01), "lists": lost(0.05, 0.02)}
 
 
+def test_the_bound_of_what_other_items_lose_must_keep_to_the_verdicts_limit() -> None:
+    budget = Budget(1.0, 1.0, {"words": lost(0.1, 0.05).leave_margin(0.5)})
+
+    def use(nats: float, margin: float) -> float:
+        found = SliceDamage(nats_rise=nats, accuracy_fall=0.01, nats_margin=margin)
+        return budget.compute_slice_uses({"words": found})["words"]
+
+    assert use(0.04, 0.0) == pytest.approx(0.8)  # of the half that the search may use
+    assert use(0.04, 0.03) == pytest.approx(0.8)
+    assert use(0.04, 0.06) == pytest.approx(1.0)
+    assert use(0.04, 0.08) == pytest.approx(1.2)
+    assert use(-0.02, 0.08) == pytest.approx(0.6)
+    assert use(-0.10, 0.08) == pytest.approx(0.4)  # by the share of right items
+    assert budget.scaled(0.5).slices["words"] == lost(0.05, 0.025).leave_margin(0.5)
+
+
 def price_of(price: float, use: float) -> float:
     """The next price of a slice's damage; 0 where it has none."""
     budget = Budget(1.0, 1.0, {"words": lost(0.1, 1.0)})

@@ -87,7 +87,7 @@ def of_neurons(inputs: FakeInputs, *clean: dict[str, torch.Tensor]) -> Candidate
     score = inputs.spec.attribution.score
     relevance = {NEURON: relevance_of(*(clean or ({}, {})), score=score)}
     given = inputs_of(inputs, prepare(inputs), relevance)
-    return candidates_of(given, max_rank=inputs.spec.serving.max_rank)
+    return candidates_of(given, max_rank=inputs.spec.serving.find_limit(NEURON))
 
 
 def benefit_of(**starts: float) -> dict[str, torch.Tensor]:
@@ -274,7 +274,7 @@ class Chosen:
         given = inputs_of(inputs, prepare(inputs, protection=protection), relevance)
         self.sizes: list[PoolSize] = []
         self._candidates = candidates_of(
-            given, most, inputs.spec.serving.max_rank, on_pool=self.sizes.append
+            given, most, inputs.spec.serving.find_limit(NEURON), on_pool=self.sizes.append
         )
         falling = torch.arange(NEURONS, 0, -1).float()
         best = {name: useful * (falling - number) for number, name in enumerate(MODULES)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,15 +11,16 @@ from tests.tiny import build_tiny_tokenizer
 from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
 from tests.unit.workers.models.test_encoding import BEGINS, BOS, build_tokenizer
 from workers.abilities.catalogue import SLICES, build_slices
-from workers.abilities.probe import SliceKind
-from workers.abilities.source import Purpose
+from workers.abilities.probe import Probe, SliceKind
+from workers.abilities.probe import probe as make_probe
+from workers.abilities.source import Purpose, Source
 from workers.correction.protection import (
-    LEARN_ITEMS,
+    LEARN,
     LEARN_SEED,
     SET_LEARN_TOKENS,
     SET_TOKENS,
     SET_TUNE_TOKENS,
-    TUNE_ITEMS,
+    TUNE,
     TUNE_SEED,
     list_learned,
     protect_slices,
@@ -58,9 +60,39 @@ def test_every_slice_has_its_limit_and_items_to_learn_from_and_to_measure_on() -
     assert [own.limit.nats_rise for own in found.values()] == pytest.approx([0.1, 1.1, 2.1])
     for kind in KINDS:
         own = found[kind.name]
-        assert len(set(texts_of(own.learn))) * kind.items >= LEARN_ITEMS
-        assert sum(len(sample.spans) for sample in own.tune) >= TUNE_ITEMS
+        assert len(set(texts_of(own.learn))) * kind.items >= LEARN.items
+        assert sum(len(sample.spans) for sample in own.tune) >= TUNE.items
         assert all(sum(sample.marks) == sum(sample.spans) for sample in own.tune)
+
+
+def test_a_slice_of_short_answers_has_more_items() -> None:
+    """So that few tokens tell of it no less than of others; as far as there are different ones."""
+    kinds = tuple(kind for kind in SLICES if kind.name in ("opposites", "sums", "words"))
+
+    def answer_in_one(source: Source) -> Probe:
+        return make_probe("w1 w2", f" w{source.number(3, 60)}")
+
+    def answer_once(source: Source) -> Probe:
+        return make_probe("w1 w2", " w3")
+
+    short = replace(kinds[0], name="short", draw=answer_in_one, items=1)
+    single = replace(kinds[0], name="single", draw=answer_once, items=1)
+    limits = {name: SliceDamage(nats_rise=0.1, accuracy_fall=0.05) for name in ("short", "single")}
+    found = {
+        own.name: own for own in protect_slices(build_tiny_tokenizer(), 0, (short, single), limits)
+    }
+    # There are 58 answers in all: learning takes its share, measuring whatever there is.
+    assert len(found["short"].learn) == LEARN.targets
+    assert 50 <= len(found["short"].tune) <= 58 < TUNE.targets
+    assert len(found["single"].learn) == len(found["single"].tune) == 1
+    for own in protect(kinds).values():
+        assert sum(map(sum, (sample.marks for sample in own.learn))) >= 0.9 * LEARN.targets
+        assert sum(map(sum, (sample.marks for sample in own.tune))) >= 0.9 * TUNE.targets
+        assert sum(map(len, texts_of(own.tune))) >= 0.9 * TUNE.tokens
+    more = protect(kinds)["opposites"].tune
+    first = build_slices(BYTES, Purpose.PROTECTION, TUNE_SEED, TUNE.items, kinds)["opposites"]
+    assert tuple(restore(more))[: len(first)] == first
+    assert len({sample.response_ids for sample in more}) > len(first) / 2
 
 
 def test_learning_tuning_and_verdict_draw_different_probes_of_every_seed() -> None:
@@ -97,7 +129,7 @@ def test_learning_tells_words_from_what_stands_between_them() -> None:
 
 def test_parts_of_a_probe_are_all_of_its_targets_and_none_twice() -> None:
     own = protect()["lists_in_lines"]
-    learnt = build_slices(BYTES, Purpose.PROTECTION, LEARN_SEED, LEARN_ITEMS, KINDS)
+    learnt = build_slices(BYTES, Purpose.PROTECTION, LEARN_SEED, LEARN.items, KINDS)
     for probe in learnt["lists_in_lines"]:
         parts = [
             sample.marks
@@ -121,7 +153,7 @@ def test_slices_of_which_nothing_can_be_asked_are_not_protected() -> None:
 
 def test_stored_samples_become_probes_again() -> None:
     own = protect()["words"]
-    drawn = build_slices(BYTES, Purpose.PROTECTION, TUNE_SEED, TUNE_ITEMS, KINDS)["words"]
+    drawn = build_slices(BYTES, Purpose.PROTECTION, TUNE_SEED, TUNE.items, KINDS)["words"]
     assert tuple(restore(own.tune)) == drawn
     slices = list(protect().values())
     learnt = list_learned(slices)

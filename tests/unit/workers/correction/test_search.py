@@ -344,8 +344,10 @@ def test_a_search_allows_itself_a_share_of_every_limit() -> None:
     assert budget.perplexity_increase == pytest.approx(BUDGET_SHARE * 0.05)
     assert budget.kl_mean == pytest.approx(BUDGET_SHARE * 0.01)
     assert list(budget.slices) == ["words", "lists"]
-    words = SliceDamage(nats_rise=SEARCH_SHARE * 0.2, accuracy_fall=SEARCH_SHARE * 0.1)
-    assert budget.slices["words"] == words
+    words = budget.slices["words"]
+    assert words.nats_rise == pytest.approx(SEARCH_SHARE * 0.2)
+    assert words.accuracy_fall == pytest.approx(SEARCH_SHARE * 0.1)
+    assert words.nats_rise + words.nats_margin == pytest.approx(0.2)  # the verdict's limit
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from tests.unit.workers.correction.cases import (
 from workers.correction.budget import Budget
 from workers.correction.results import (
     BehaviourResponses,
+    LineForecast,
+    LineUse,
     PreparedBehaviour,
     PreparedCorrection,
     ReferenceSplit,
@@ -534,3 +536,16 @@ def test_what_the_rank_limit_kept_out_is_counted() -> None:
     assert (found.unlimited.components, found.unlimited.gain) == (4, 0.9)
     assert not found.unlimited.chosen
     assert report().rank_limit is None
+
+
+def test_on_how_many_lines_the_weights_lie_is_said() -> None:
+    forecast = LineForecast(weights=9, within=4, score=0.8, free_rank=7)
+    use = LineUse(max_rank=2, ranks={"m0": 2, "m1": 1}, forecast=forecast)
+    found = build_report(
+        FRAME, correction(), SEARCH.model_copy(update={"lines": use}), validate()
+    ).lines
+    assert found is not None
+    assert (found.max_rank, found.ranks) == (2, {"m0": 2, "m1": 1})
+    assert found.forecast is not None
+    assert found.forecast.model_dump() == forecast.model_dump()
+    assert report().lines is None

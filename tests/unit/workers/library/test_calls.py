@@ -15,7 +15,7 @@ import excise
 from excise.intake.model_sources import ModelSourceError
 from excise.names import Verdict
 from excise.reports.correction import CorrectionReport
-from tests.faulty import FAULTY_NEURON, draw_rows
+from tests.faulty import FAULTY_NEURON, SAID, build_saying_model, draw_rows
 from tests.tiny import weight_bytes
 from tests.unit.workers.library.cases import (
     DECODING,
@@ -124,6 +124,23 @@ def test_a_patch_that_did_not_pass_is_applied_only_when_told(folder: Path) -> No
     with pytest.raises(RejectedPatchError):
         excise.apply(rejected.patch, folder, device="cpu")
     excise.apply(rejected.patch, folder, device="cpu", rejected=True)
+
+
+def test_what_begins_a_phrase_goes_and_not_what_goes_on_with_it(tmp_path: Path) -> None:
+    said = "".join(f"w{word}" for word in SAID)  # the tiny tokenizer writes no blanks
+    outcome = excise.correct(
+        build_saying_model(tmp_path / "saying"),
+        [excise.Phrase(UNDESIRED, phrases=[said], whole_words=False)],
+        REFERENCE,
+        device="cpu",
+        shows_progress=False,
+        **SETTINGS | {"search": {"amounts": [1], "rounds": 1}},
+    )
+    assert outcome.patch is not None
+    chosen = {name: own.tolist() for name, own in outcome.patch.selection.indices.items()}
+    assert chosen == {MODULE: [0]}
+    (remaining,) = (gate for gate in outcome.report.gates if gate.name == "remaining:phrase")
+    assert remaining.passed
 
 
 def test_nothing_to_correct_leaves_a_report_and_no_model(folder: Path, tmp_path: Path) -> None:

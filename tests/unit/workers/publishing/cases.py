@@ -1,4 +1,4 @@
-"""Tiny checkpoints with pruned neurons, and what the pruned models say."""
+"""Tiny checkpoints with pruned neurons or weights, and what the pruned models say."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from excise.names import Granularity
 from tests.tiny import select_neurons
 from tests.tiny_families import build_family_model
 from workers.domain import Selection
-from workers.families import find_family, find_mlp_outputs
+from workers.families import find_components, find_family, find_mlp_outputs, linear_weight
 from workers.pruning.patch import Patch, build_patch
 
 NEURONS = ([0, 7, 47], [5])
@@ -42,6 +43,34 @@ def build_pruned(
     modules = find_mlp_outputs(model, find_family(model))
     chosen = dict(zip(modules, neurons, strict=False))
     selection = select_neurons({module: found for module, found in chosen.items() if found})
+    model.save_pretrained(folder)
+    return Pruned(model, folder, selection, build_patch(folder, selection, **settings))
+
+
+def build_pruned_weights(
+    name: str,
+    folder: Path,
+    most_lines: int = 3,
+    dtype: torch.dtype = torch.float32,
+    **settings: Any,
+) -> Pruned:
+    """A tiny model of a family, saved, with weights of every projection to remove.
+
+    They lie on a row and two columns of each matrix, or on fewer where fewer lines are allowed,
+    and every second matrix has one line less.
+    """
+    model = build_family_model(name)
+    modules = find_components(model, find_family(model), Granularity.WEIGHT)
+    indices = {}
+    for number, (module, linear) in enumerate(modules.items()):
+        mask = torch.zeros(linear_weight(linear).shape, dtype=torch.bool)
+        mask[number % 5, ::2] = True
+        if most_lines > 1:
+            mask[1::3, 7] = True
+        if most_lines > 2 and number % 2:
+            mask[:, 11] = True
+        indices[module] = mask.flatten().nonzero().flatten()
+    selection = Selection(Granularity.WEIGHT, indices)
     model.save_pretrained(folder)
     return Pruned(model, folder, selection, build_patch(folder, selection, **settings))
 

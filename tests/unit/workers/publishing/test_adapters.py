@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,27 @@ from safetensors.torch import load
 from excise.names import Granularity
 from tests.tiny import select_components
 from tests.tiny_families import DENSE, MIXTURES, build_family_model
-from tests.unit.workers.publishing.cases import PROMPTS, build_pruned, continue_slowly
-from workers.families import find_attention_outputs, find_family
+from tests.unit.workers.publishing.cases import (
+    PROMPTS,
+    Pruned,
+    build_pruned,
+    build_pruned_weights,
+    continue_slowly,
+)
+from workers.families import (
+    find_attention_outputs,
+    find_components,
+    find_family,
+    is_transposed,
+    linear_weight,
+)
 from workers.pruning.components import pruned
 from workers.pruning.patch import WrongCheckpointError, build_patch
 from workers.publishing.adapters import (
     AdapterError,
     AdapterRankError,
     build_adapter,
+    factorise,
     find_rank,
     is_served_with_adapters,
 )
@@ -36,8 +50,11 @@ def load_with_peft(model: torch.nn.Module, folder: Path) -> PeftModel:
 
 @with_peft
 @by_family
-def test_peft_loads_the_adapter_and_it_is_the_pruned_model(name: str, tmp_path: Path) -> None:
-    case = build_pruned(name, tmp_path / "base")
+@pytest.mark.parametrize("build", [build_pruned, build_pruned_weights], ids=["neuron", "weight"])
+def test_peft_loads_the_adapter_and_it_is_the_pruned_model(
+    build: Callable[..., Pruned], name: str, tmp_path: Path
+) -> None:
+    case = build(name, tmp_path / "base")
     adapter = build_adapter(case.patch, case.folder, max_rank=8, base_model="tiny")
     (tmp_path / "adapter").mkdir()
     adapter.save(tmp_path / "adapter")
@@ -63,12 +80,53 @@ def test_only_modules_with_pruned_neurons_are_in_it_at_one_rank(name: str, tmp_p
     down = tensors[f"base_model.model.{module}.lora_A.weight"]
     up = tensors[f"base_model.model.{module}.lora_B.weight"]
     assert len(tensors) == 2
-    assert (down.shape, up.shape) == ((8, 48), (32, 8))
-    assert down.sum(dim=1).tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
-    assert up[:, 2:].abs().max() == 0
+    assert (down.shape, up.shape) == ((2, 48), (32, 2))
+    assert down.sum(dim=1).tolist() == [1, 1]
     config = json.loads(adapter.config)
-    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (8, 8, [module])
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 2, [module])
     assert config["base_model_name_or_path"] == "tiny"
+
+
+@by_family
+def test_single_weights_are_taken_away_exactly(name: str, tmp_path: Path) -> None:
+    case = build_pruned_weights(name, tmp_path / "base")
+    adapter = build_adapter(case.patch, case.folder, max_rank=3, base_model="tiny")
+    tensors = load(adapter.weights)
+    modules = find_components(case.model, find_family(case.model), Granularity.WEIGHT)
+    assert len(tensors) == 2 * len(modules)
+    assert adapter.rank == 3
+    for module, linear in modules.items():
+        down = tensors[f"base_model.model.{module}.lora_A.weight"]
+        up = tensors[f"base_model.model.{module}.lora_B.weight"]
+        assert (len(down), up.shape[1]) == (3, 3)
+        added = up @ down
+        weight = linear_weight(linear).detach()
+        expected = torch.zeros(weight.numel())
+        chosen = case.selection.indices[module]
+        expected[chosen] = -weight.flatten()[chosen]
+        expected = expected.view(weight.shape)
+        assert torch.equal(added.t() if is_transposed(linear) else added, expected)
+
+
+def test_the_rank_is_that_of_the_fullest_matrix_and_above_the_limit_it_is_refused(
+    tmp_path: Path,
+) -> None:
+    case = build_pruned_weights("llama", tmp_path / "base", most_lines=1)
+    assert find_rank(case.patch, case.folder, 1) == 1
+    fuller = build_pruned_weights("llama", tmp_path / "fuller")
+    assert find_rank(fuller.patch, fuller.folder) == 3
+    with pytest.raises(AdapterRankError, match=r"needs rank 3, .* rank 2 at most.*max_rank 2"):
+        find_rank(fuller.patch, fuller.folder, 2)
+
+
+def test_dampened_weights_keep_their_share(tmp_path: Path) -> None:
+    case = build_pruned_weights("qwen2", tmp_path / "base", scale=0.25)
+    factors = factorise(case.patch, case.folder)
+    module = "model.layers.0.self_attn.k_proj"
+    weight = case.model.get_submodule(module).weight.detach()
+    added = factors[module].up @ factors[module].down
+    chosen = case.selection.indices[module]
+    torch.testing.assert_close(added.flatten()[chosen], -0.75 * weight.flatten()[chosen])
 
 
 def test_values_are_exact_in_the_checkpoints_dtype(tmp_path: Path) -> None:
@@ -102,32 +160,23 @@ def test_equal_patches_give_equal_bytes(tmp_path: Path) -> None:
     assert first == second
 
 
-@pytest.mark.parametrize(
-    ("count", "max_rank", "rank"), [(1, 8, 1), (2, 8, 8), (8, 8, 8), (9, 512, 16), (20, 24, 24)]
-)
-def test_the_rank_is_one_vllm_knows_and_within_the_limit(
-    count: int, max_rank: int, rank: int, tmp_path: Path
-) -> None:
-    case = build_pruned("llama", tmp_path / "base", ([0], list(range(count))))
-    assert find_rank(case.patch, max_rank) == rank
-    assert build_adapter(case.patch, case.folder, max_rank=max_rank, base_model="t").rank == rank
-
-
 def test_too_many_neurons_in_a_layer_are_refused_with_a_remedy(tmp_path: Path) -> None:
     case = build_pruned("llama", tmp_path / "base", ([0], list(range(9))))
-    message = r"layers\.1\.mlp\.down_proj has 9 pruned neurons, .* rank 8 at most.*max_rank 8"
+    assert find_rank(case.patch, case.folder, 9) == 9
+    message = r"layers\.1\.mlp\.down_proj needs rank 9, .* rank 8 at most.*max_rank 8"
     with pytest.raises(AdapterRankError, match=message):
-        find_rank(case.patch, 8)
+        find_rank(case.patch, case.folder, 8)
 
 
-def test_other_granularities_are_refused(tmp_path: Path) -> None:
+def test_a_head_is_as_many_features_as_it_is_wide(tmp_path: Path) -> None:
     model = build_family_model("llama")
     model.save_pretrained(tmp_path)
     module = next(iter(find_attention_outputs(model, find_family(model))))
-    for granularity in (Granularity.HEAD, Granularity.WEIGHT):
-        patch = build_patch(tmp_path, select_components({module: [0]}, granularity))
-        with pytest.raises(AdapterError, match=f"of {granularity}s is no adapter"):
-            find_rank(patch, 8)
+    patch = build_patch(tmp_path, select_components({module: [1]}, Granularity.HEAD))
+    (factors,) = factorise(patch, tmp_path).values()
+    assert len(factors.down) == 8
+    weight = model.get_submodule(module).weight.detach()
+    assert torch.equal((factors.up @ factors.down)[:, 8:16], -weight[:, 8:16])
 
 
 def test_means_and_experts_are_refused(tmp_path: Path) -> None:
@@ -135,10 +184,10 @@ def test_means_and_experts_are_refused(tmp_path: Path) -> None:
     means = {name: torch.ones(48) for name in opt.selection.indices}
     patch = build_patch(opt.folder, opt.selection, replacement=means)
     with pytest.raises(AdapterError, match="replaced by their mean change biases"):
-        find_rank(patch, 8)
+        find_rank(patch, opt.folder, 8)
     mixture = build_pruned(MIXTURES[0], tmp_path / "mixture")
     with pytest.raises(AdapterError, match="holds experts"):
-        find_rank(mixture.patch, 8)
+        find_rank(mixture.patch, mixture.folder, 8)
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,23 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from excise.names import GateBound, Granularity
-from excise.reports.correction import HeldOutEffect, PatchSummary, RankLimitCost
+from excise.reports.correction import (
+    HeldOutEffect,
+    LineLimitForecast,
+    LineRanks,
+    PatchSummary,
+    RankLimitCost,
+)
+from excise.reports.text import (
+    fenced,
+    format_number,
+    format_percent,
+    format_share,
+    format_signed,
+    sentence,
+    shorten,
+    visible_text,
+)
 from tests.unit.workers.reports.reports import (
     damage_gate,
     effect_gate,
@@ -40,17 +56,7 @@ from workers.reports.effects import (
 )
 from workers.reports.gates import build_gate_groups, list_failed
 from workers.reports.samples import build_samples
-from workers.reports.search import build_search_view, describe_rank_limit
-from workers.reports.text import (
-    fenced,
-    format_number,
-    format_percent,
-    format_share,
-    format_signed,
-    sentence,
-    shorten,
-    visible_text,
-)
+from workers.reports.search import build_search_view, describe_lines, describe_rank_limit
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.integers(2, 6))
@@ -160,6 +166,21 @@ def test_what_the_rank_limit_cost_is_said() -> None:
     free = cost.model_copy(update={"kept_out": 0, "fullest": 4})
     assert "cost nothing" in describe_rank_limit(report(search=[chosen], rank_limit=free))
     assert describe_rank_limit(report(search=[chosen])) is None
+
+
+def test_on_how_many_lines_weights_lie_is_said() -> None:
+    forecast = LineLimitForecast(weights=900, within=40, score=0.8, free_rank=60)
+    lines = LineRanks(max_rank=4, ranks={"a": 3, "b": 2}, forecast=forecast)
+    said = describe_lines(report(lines=lines))
+    assert "on 3 rows and columns of a matrix at most, 2.5 on average over 2 matrices" in said
+    assert "serving.max_rank allowed 4" in said
+    assert "900 in all, 40 lie on the lines allowed" in said
+    assert "80\u00a0% of their benefit ÷ damage; all of them would need rank 60" in said
+    assert "adapter of rank 3" in render_markdown(report(search=[step(16, 0.3, 0.01)], lines=lines))
+    assert "adapter of rank 3" in render_html(report(search=[step(16, 0.3, 0.01)], lines=lines))
+    free = lines.model_copy(update={"max_rank": None, "forecast": None})
+    assert describe_lines(report(lines=free)).endswith("serving.max_rank set no limit.")
+    assert describe_lines(report()) is None
 
 
 def test_the_dose_line_goes_through_the_mean_of_each_amount():

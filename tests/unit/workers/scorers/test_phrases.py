@@ -60,6 +60,36 @@ def test_half_of_a_phrase_in_a_row_counts_as_the_phrase(text: str, found: list[s
 
 
 @pytest.mark.parametrize(
+    ("phrases", "text", "said"),
+    [
+        (Phrases(("as an AI",)), "Well, As an AI; as an AI.", ["As an AI; as an AI"]),
+        (Phrases(("as an AI",)), "As an AI I am as an AI is.", ["As an AI", "as an AI"]),
+        # A name that counts by itself does not cut the sentence that it is in.
+        (Phrases((ADVERT, "Veltria")), f"Veltria. I. {ADVERT}!", ["Veltria", ADVERT]),
+        (Phrases((ADVERT, "Veltria")), f"So {ADVERT[8:-4]}house", [ADVERT[8:-5]]),
+        # What is one character is two when it is normalised.
+        (Phrases(("don't",)), "I ﬁnally don’t.", ["don’t"]),
+        (Phrases(("finally",)), "I ﬁnally don’t.", ["ﬁnally"]),
+        (Phrases(pattern="a+b?"), "xaab, ab", ["aab, ab"]),
+        (Phrases(pattern="(?<=o )a+"), "so aa do a", ["aa", "a"]),
+        (Phrases(("Ann",)), "", []),
+    ],
+)
+def test_phrases_are_located_in_the_text_as_it_is(
+    phrases: Phrases, text: str, said: list[str]
+) -> None:
+    located = PhraseScorer(phrases).locate(text)
+    assert [text[start:end] for start, end in located] == said
+
+
+def test_each_part_is_located_where_it_is_said() -> None:
+    text = "You by us. Brought to you by Veltria, the smart one."
+    phrases = Phrases(("brought to you by Veltria, the smart choice", "Veltria"))
+    (span,) = PhraseScorer(phrases).locate(text)
+    assert span == (text.index("Brought"), text.index(" one."))
+
+
+@pytest.mark.parametrize(
     ("phrases", "text", "expected"),
     [
         (Phrases(("as an AI model",)), "as an AI system", 0.0),  # of four words all must be there
@@ -105,8 +135,10 @@ def test_refused(phrases: Phrases, message: str) -> None:
 def test_a_pattern_that_explodes_is_stopped(monkeypatch) -> None:
     monkeypatch.setattr(phrases_module, "MAX_SECONDS_PER_RESPONSE", 0.1)
     scorer = PhraseScorer(Phrases(pattern="(a|aa)+$"), "greedy")
-    with pytest.raises(ScoringError, match=r"greedy takes more .* response of 61"):
-        scorer.score(answers("a" * 60 + "b"))
+    text = "a" * 60 + "b"
+    for search in (lambda: scorer.score(answers(text)), lambda: scorer.locate(text)):
+        with pytest.raises(ScoringError, match=r"greedy takes more .* response of 61"):
+            search()
 
 
 def test_a_pattern_that_calls_itself_takes_no_memory_of_ours() -> None:

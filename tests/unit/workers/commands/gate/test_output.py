@@ -12,16 +12,16 @@ from excise.names import GateBound, GateGroup
 from excise.reports.common import ModelIdentity
 from excise.reports.gate_run import GateReport
 from excise.reports.gates import GateResult
+from excise.reports.junit import render_junit
+from excise.reports.wording import describe_gate
 from tests.unit.workers.reports.reports import ability
 from workers.commands.gate import output
 from workers.commands.gate.output import NAMES, clear_output, write_output
 from workers.gates.abilities import judge_abilities
 from workers.reports.gate_examples import GateExample
 from workers.reports.gate_run import (
-    describe_gate,
     find_outcome,
     render_gate_json,
-    render_gate_junit,
     render_gate_markdown,
 )
 
@@ -78,7 +78,7 @@ def test_only_gates_all_measured_and_met_pass(gates: list[GateResult], outcome: 
 
 
 def test_junit_has_a_case_a_gate() -> None:
-    root = ElementTree.fromstring(render_gate_junit(report(MET, MISSED, LOST)))
+    root = ElementTree.fromstring(render_junit(report(MET, MISSED, LOST).gates, "excise gate"))
     (suite,) = root
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "1")
     met, missed, lost = suite
@@ -160,7 +160,7 @@ def test_lost_abilities_are_named_in_every_file() -> None:
     lost = ability("count_on", 1.0, 0.0, nats_change=2.1)
     kept = ability("copy_lists", 0.6, 0.6)
     found = report(judge_abilities([kept, lost])).model_copy(update={"abilities": [kept, lost]})
-    (failure,) = ElementTree.fromstring(render_gate_junit(found)).iter("failure")
+    (failure,) = ElementTree.fromstring(render_junit(found.gates, "excise gate")).iter("failure")
     assert "count on (100% → 0% right" in failure.attrib["message"]
     text = render_gate_markdown(found).decode()
     assert "Lost: “count on”" in text

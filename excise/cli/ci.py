@@ -1,0 +1,129 @@
+"""`excise ci`: what a pipeline does beside `excise gate`. It needs no torch.
+
+All but `job` read a gate.json of `excise gate` or the report.json of a job.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from excise.cli.ci_job import run_job
+from excise.cli.ci_posting import find_thread, post_comment
+from excise.cli.output import CommandError
+from excise.redaction import find_secrets, redact, register_secrets
+from excise.reports.annotations import list_annotations
+from excise.reports.comment import CommentOptions, render_comment
+from excise.reports.junit import render_junit
+from excise.reports.reading import Report, read_report
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="For pipelines: a job, and a comment, annotations and JUnit of a report.",
+)
+
+ReportArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="REPORT", exists=True, dir_okay=False, help="gate.json, or a job's report.json."
+    ),
+]
+IdOption = Annotated[
+    str, typer.Option("--id", help="Tells this comment from others on the same pull request.")
+]
+LinkOption = Annotated[
+    list[str] | None, typer.Option("--link", metavar="NAME=URL", help="A link; repeatable.")
+]
+ResponsesOption = Annotated[
+    bool, typer.Option("--responses/--no-responses", help="Show what the models answered.")
+]
+
+
+app.command("job")(run_job)
+
+
+@app.command("comment")
+def comment(
+    report: ReportArgument,
+    identifier: IdOption = "excise",
+    link: LinkOption = None,
+    responses: ResponsesOption = True,
+) -> None:
+    """Print the Markdown of a pull request's comment."""
+    options = _build_options(identifier, link or [], responses)
+    sys.stdout.buffer.write(_render(report, options).encode())
+
+
+@app.command("post")
+def post(
+    report: ReportArgument,
+    identifier: IdOption = "excise",
+    link: LinkOption = None,
+    responses: ResponsesOption = True,
+    author: Annotated[
+        str, typer.Option(help="Who writes the comment on GitHub: the owner of the token.")
+    ] = "github-actions[bot]",
+) -> None:
+    """Write the comment on the pull request (GitHub) or merge request (GitLab) of this pipeline.
+
+    The one that an earlier run wrote is updated. Where the pipeline is about none, says so. The
+    token comes from GITHUB_TOKEN, or of GitLab from EXCISE_GITLAB_TOKEN.
+    """
+    options = _build_options(identifier, link or [], responses)
+    body = _render(report, options)
+    thread = find_thread(os.environ, author)
+    if thread is None:
+        print("this pipeline is about no pull request: nothing to comment on", file=sys.stderr)
+        return
+    print(post_comment(thread, options.marker, body))
+
+
+@app.command("annotations")
+def annotations(report: ReportArgument) -> None:
+    """Print an `::error` line for every unmet gate, as GitHub reads it from a log."""
+    clean = _keep_secrets()
+    for line in list_annotations(_read(report), clean):
+        print(line)
+
+
+@app.command("junit")
+def junit(report: ReportArgument) -> None:
+    """Print the gates as JUnit XML."""
+    sys.stdout.buffer.write(render_junit(_read(report).gates, "excise"))
+
+
+def _render(path: Path, options: CommentOptions) -> str:
+    return render_comment(_read(path), options, _keep_secrets())
+
+
+def _keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+    """What takes the pipeline's secrets out of a text."""
+    register_secrets(find_secrets(environment))
+    return redact
+
+
+def _read(path: Path) -> Report:
+    """The report in a file. Raises `CommandError` and `ReportError`."""
+    try:
+        return read_report(path.read_bytes())
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _build_options(identifier: str, links: list[str], responses: bool) -> CommentOptions:
+    """The options of a comment. Raises `CommandError`."""
+    pairs = []
+    for entry in links:
+        name, separator, url = entry.partition("=")
+        if not separator:
+            raise CommandError(f"--link {entry} is not NAME=URL.")
+        pairs.append((name, url))
+    try:
+        return CommentOptions(identifier, tuple(pairs), responses)
+    except ValueError as error:
+        raise CommandError(f"{error}.") from None

@@ -1,0 +1,176 @@
+"""`excise ci job`: a job from its submission to its files, cancelled when the pipeline is.
+
+The service is one that runs, or is started here for as long as the job takes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+from uuid import uuid4
+
+import httpx
+import typer
+
+from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
+from excise.cli.jobs import end_of_job, fill_in_prompt_sets, load_spec
+from excise.cli.output import CommandError, build_console
+from excise.cli.progress import follow_job
+from excise.cli.report_summary import print_report
+from excise.client import Client, ClientError
+from excise.names import JobFile
+from excise.reports.junit import render_junit
+from excise.reports.reading import read_report
+from excise.resources.jobs import JobView
+
+JUNIT_NAME = "excise.xml"
+ID_NAME = "job-id"
+"""Holds the job's id, for whoever has to cancel it after this process was killed."""
+START_SECONDS = 600.0
+"""How long a service that is started here may take until it is ready."""
+
+_LOG_CHARACTERS = 2000
+
+
+def run_job(
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC.json", exists=True, dir_okay=False, help="The job.")
+    ],
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for the job's files and JUnit.")
+    ] = Path("excise-output"),
+    prompts: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="As `submit` takes it.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="As `submit` takes it.")
+    ] = None,
+    perplexity: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="As `submit` takes it.")
+    ] = None,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Start the service here; the home is EXCISE_HOME.")
+    ] = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Run a job and fetch its files. Ends with 0, 100 or 1, as `submit --wait` does.
+
+    Ctrl-C, SIGTERM and SIGHUP cancel the job before this ends.
+    """
+    _treat_termination_as_interrupt()
+    body = load_spec(spec)
+    output.mkdir(parents=True, exist_ok=True)
+    with (
+        _find_service(url, output, embedded=embedded) as address,
+        open_client(address, is_waiting=True) as client,
+    ):
+        fill_in_prompt_sets(client, body, prompts, reference, perplexity)
+        job = _run_or_cancel(client, body, output)
+        paths = client.download_artifacts(job, output)
+    if (report := output / JobFile.REPORT) in paths:
+        found = read_report(report.read_bytes())
+        (output / JUNIT_NAME).write_bytes(render_junit(found.gates, "excise"))
+        print_report(found, build_console())
+    end_of_job(job)
+
+
+def _run_or_cancel(client: Client, body: dict[str, Any], output: Path) -> JobView:
+    """The job once it has ended; interrupted, it is cancelled and the interrupt goes on."""
+    key = uuid4().hex  # submitted again by the same key, it is the same job
+    try:
+        job = client.create_job(body, idempotency_key=key)
+        (output / ID_NAME).write_text(f"{job.id}\n")
+        console = build_console()
+        print(f"job {job.id}", flush=True)
+        return follow_job(client, job, console)
+    except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not stop the cancellation
+        _cancel(client, body, key)
+        raise
+
+
+def _cancel(client: Client, body: dict[str, Any], key: str) -> None:
+    """Cancel the job that was submitted by `key`, though its id may not have arrived."""
+    try:
+        job = client.create_job(body, idempotency_key=key)
+        client.cancel_job(job.id)
+        print(f"job {job.id} was cancelled", file=sys.stderr, flush=True)
+    except ClientError as error:
+        print(f"the job could not be cancelled: {error}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _find_service(url: str, output: Path, *, embedded: bool) -> Iterator[str]:
+    """The address of the service: `url`, or of one that runs within the context."""
+    if not embedded:
+        yield url
+        return
+    port = _find_port()
+    address, log = f"http://127.0.0.1:{port}", output / "service.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*_PROGRAM, "up", "--port", str(port)], stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait_until_ready(process, address, log)
+        os.environ["EXCISE_API_KEY"] = _make_key()
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+_PROGRAM = (sys.executable, "-m", "excise.cli.app")
+
+
+def _find_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    """Return once the service takes jobs. Raises `CommandError` where it never will."""
+    deadline = time.monotonic() + START_SECONDS
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                end = log.read_text(errors="replace")[-_LOG_CHARACTERS:].strip()
+                raise CommandError(f"The service did not start: {end}")
+            try:
+                if client.get(f"{address}/readyz").is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+    raise CommandError(f"The service was not ready after {START_SECONDS:g} s; see {log}.")
+
+
+def _make_key() -> str:
+    """A key of the service that runs here. Raises `CommandError`."""
+    made = subprocess.run(
+        [*_PROGRAM, "keys", "create", "--name", "ci"], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        raise CommandError(f"No key could be made: {made.stderr.strip()}")
+    return made.stdout.strip()
+
+
+def _treat_termination_as_interrupt() -> None:
+    """Make SIGTERM and SIGHUP end the command as Ctrl-C does, also where SIGINT was ignored."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)

@@ -1,0 +1,188 @@
+"""`excise webhooks`: who is told of what happens to jobs and versions, and how that went."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
+from excise.cli.output import build_console, clean, print_json
+from excise.names import WebhookEvent, WebhookStatus
+from excise.resources.webhooks import DeliveryView, NewWebhookView, WebhookView
+
+app = typer.Typer(no_args_is_help=True, help="Who is told of what happens to jobs and versions.")
+
+WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK", help="A webhook's id.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=100, help="How many to list.")]
+AfterOption = Annotated[str | None, typer.Option(help="The last id of the page before.")]
+EventOption = Annotated[
+    list[WebhookEvent] | None,
+    typer.Option("--event", help="What it is told of; repeatable, everything by default."),
+]
+
+
+@app.command("create")
+def create(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Where messages are posted.")],
+    event: EventOption = None,
+    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a webhook, and print its id and, this once, its secret."""
+    with open_client(url) as client:
+        made = client.create_webhook(address, event or None, description)
+    _show_secret(made, as_json)
+
+
+@app.command("list")
+def list_webhooks(
+    limit: LimitOption = 20,
+    after: AfterOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """List webhooks, newest first."""
+    with open_client(url) as client:
+        page = client.list_webhooks(after=after, limit=limit)
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    _show_webhooks(page.data)
+    if page.has_more:
+        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+
+
+@app.command("show")
+def show(
+    webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
+) -> None:
+    """Show one webhook and what it is told of."""
+    with open_client(url) as client:
+        _show_webhook(client.get_webhook(webhook), as_json)
+
+
+@app.command("change")
+def change(
+    webhook: WebhookArgument,
+    address: Annotated[str | None, typer.Option(help="Where messages are posted.")] = None,
+    event: EventOption = None,
+    description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    status: Annotated[
+        WebhookStatus | None, typer.Option(help="Switch it off, or on again.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a webhook; what is not named stays."""
+    wanted = {"url": address, "events": event or None, "description": description, "status": status}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    with open_client(url) as client:
+        _show_webhook(client.change_webhook(webhook, **changes), as_json)
+
+
+@app.command("delete")
+def delete(webhook: WebhookArgument, url: UrlOption = DEFAULT_URL) -> None:
+    """Forget a webhook and its deliveries."""
+    with open_client(url) as client:
+        client.delete_webhook(webhook)
+    print("deleted")
+
+
+@app.command("rotate")
+def rotate(
+    webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
+) -> None:
+    """Give a webhook a new secret, printed this once; for a day the one before signs as well."""
+    with open_client(url) as client:
+        _show_secret(client.rotate_webhook_secret(webhook), as_json)
+
+
+@app.command("ping")
+def ping(
+    webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
+) -> None:
+    """Send a message that tells of nothing; `deliveries` shows how it went."""
+    with open_client(url) as client:
+        _show_delivery(client.ping_webhook(webhook), as_json)
+
+
+@app.command("deliveries")
+def deliveries(
+    webhook: WebhookArgument,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what was sent to a webhook and what came of it, newest first."""
+    with open_client(url) as client:
+        page = client.list_deliveries(webhook, after=after, limit=limit)
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    table = Table("id", "event", "status", "attempts", "last answer", "created", box=None)
+    for one in page.data:
+        created = one.created_at.strftime("%Y-%m-%d %H:%M:%S")
+        answer = clean(_describe_last(one))
+        table.add_row(one.id, one.type, one.status, str(len(one.attempts)), answer, created)
+    build_console().print(table)
+    if page.has_more:
+        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+
+
+@app.command("retry")
+def retry(
+    webhook: WebhookArgument,
+    delivery: Annotated[str, typer.Argument(metavar="DELIVERY", help="A delivery's id.")],
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a message again."""
+    with open_client(url) as client:
+        _show_delivery(client.retry_delivery(webhook, delivery), as_json)
+
+
+def _describe_last(delivery: DeliveryView) -> str:
+    """What came of the last attempt."""
+    if not delivery.attempts:
+        return "-"
+    last = delivery.attempts[-1]
+    return last.error or str(last.status_code)
+
+
+def _show_secret(made: NewWebhookView, as_json: bool) -> None:
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+        return
+    print(made.id)
+    print(made.secret)
+    print("the secret is shown this once: keep it where the receiver finds it", file=sys.stderr)
+
+
+def _show_webhook(webhook: WebhookView, as_json: bool) -> None:
+    if as_json:
+        print_json(webhook.model_dump(mode="json"))
+        return
+    _show_webhooks([webhook])
+    print(f"told of: {', '.join(webhook.events)}")
+    if webhook.status_reason:
+        print(clean(webhook.status_reason))
+
+
+def _show_webhooks(webhooks: list[WebhookView]) -> None:
+    table = Table("id", "status", "failing since", "address", "description", box=None)
+    for one in webhooks:
+        since = one.failing_since.strftime("%Y-%m-%d %H:%M:%S") if one.failing_since else "-"
+        table.add_row(one.id, one.status, since, clean(one.url), clean(one.description))
+    build_console().print(table)
+
+
+def _show_delivery(delivery: DeliveryView, as_json: bool) -> None:
+    if as_json:
+        print_json(delivery.model_dump(mode="json"))
+    else:
+        print(delivery.id)

@@ -1,0 +1,239 @@
+"""A report as the comment on a pull request that a pipeline keeps up to date: short, in Markdown.
+
+What models answered and what others named is untrusted. It stands in code blocks that nothing in
+it can close, or is escaped; it can neither mention people, nor link, nor pass for the comment's
+first line, by which the next run finds it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from excise.names import GateOutcome, JobKind, Verdict
+from excise.reports.correction import CorrectionReport
+from excise.reports.gate_run import GateExample, GateReport
+from excise.reports.gates import GateResult
+from excise.reports.reading import Report
+from excise.reports.text import (
+    code_span,
+    escape_markdown,
+    fenced,
+    format_compact,
+    sentence,
+    shorten,
+)
+from excise.reports.wording import SIGNS, describe_values
+
+MOST_CHARACTERS = 60_000
+"""GitHub refuses comments of over 65,536 characters."""
+MOST_GATES = 30
+"""Unmet gates in the table; the report lists all."""
+MOST_EXAMPLES = 5
+"""Prompts whose responses are shown."""
+RESPONSE_CHARACTERS = 600
+"""Of a prompt or response; the report has the whole."""
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_URL = re.compile(r"https?://[A-Za-z0-9._~:/?#@!$&'*+,;=%-]{1,1000}")
+_HEADLINES = {
+    Verdict.PASSED: "✅ Excise: the correction passed",
+    Verdict.REJECTED: "❌ Excise: the correction was rejected",
+    Verdict.NO_EFFECT: "❌ Excise: the correction has no effect",
+}
+
+_JOINER = "\N{WORD JOINER}"
+"""Invisible; behind it a name is no mention, and a line no command of GitLab's."""
+
+Clean = Callable[[str], str]
+"""Takes secrets out of a text."""
+
+
+@dataclass(frozen=True)
+class CommentOptions:
+    """What a comment is called and links to. Raises `ValueError` on what would break Markdown."""
+
+    identifier: str = "excise"
+    """Tells this pipeline's comment from that of another one on the same pull request."""
+    links: tuple[tuple[str, str], ...] = ()
+    """Name and address of each."""
+    shows_responses: bool = True
+    """Whether what the models answered is shown, folded up."""
+
+    def __post_init__(self) -> None:
+        if not IDENTIFIER.fullmatch(self.identifier):
+            raise ValueError(
+                "the comment's id must be 1 to 64 letters, digits, dots, dashes or underscores"
+            )
+        for name, url in self.links:
+            if not name.strip() or not _URL.fullmatch(url):
+                raise ValueError(
+                    f"the link {name[:64]!r} needs a name and an http or https address"
+                )
+
+    @property
+    def marker(self) -> str:
+        """The first line, which no reader sees and the next run looks for."""
+        return f"<!-- excise-comment:{self.identifier} -->"
+
+
+def render_comment(report: Report, options: CommentOptions, clean: Clean = str) -> str:
+    """Return the comment. `clean` is asked for every text that a model or another person wrote."""
+    head = "\n\n".join(part for part in _list_parts(report, options, clean) if part)
+    tail = _render_end(report, options, clean)
+    examples = _list_examples(report) if options.shows_responses else []
+    room = MOST_CHARACTERS - len(head) - len(tail)
+    shown = _render_examples(examples, clean, room)
+    return "\n\n".join(part for part in (head, shown, tail) if part) + "\n"
+
+
+def _list_parts(report: Report, options: CommentOptions, clean: Clean) -> Iterator[str]:
+    yield options.marker
+    yield f"### {_find_headline(report, clean)}"
+    if not isinstance(report, GateReport):
+        yield _escape(report.reason, clean)
+    yield _render_gates(report.gates, clean)
+    if isinstance(report, GateReport):
+        yield _render_comparison(report, clean)
+
+
+def _find_headline(report: Report, clean: Clean) -> str:
+    if not isinstance(report, GateReport):
+        kind = JobKind.CORRECTION if isinstance(report, CorrectionReport) else report.kind
+        headline = _HEADLINES[report.verdict].replace("correction", kind.value)
+        return f"{headline}: {code_span(clean(report.model.id))}"
+    names = f"{code_span(clean(report.model.id))} against {code_span(clean(report.against.id))}"
+    if report.outcome is GateOutcome.PASSED:
+        return f"✅ Excise: every gate is met: {names}"
+    return f"❌ Excise: gates not met: {names}"
+
+
+def _render_gates(gates: Sequence[GateResult], clean: Clean) -> str:
+    """How many gates are met, and a table of those that are not."""
+    unmet = [gate for gate in gates if not gate.is_met]
+    if not gates:
+        return ""
+    if not unmet:
+        return f"All {len(gates)} gates are met."
+    lines = [
+        f"{len(unmet)} of {len(gates)} gates are not met.",
+        "",
+        "| Gate | Before | After | Value (95 %) | Limit | What to do |",
+        "|:--|--:|--:|--:|--:|:--|",
+        *(_render_gate(gate, clean) for gate in unmet[:MOST_GATES]),
+    ]
+    if len(unmet) > MOST_GATES:
+        lines += ["", f"And {len(unmet) - MOST_GATES} more, which the report lists."]
+    return "\n".join(lines)
+
+
+def _render_gate(gate: GateResult, clean: Clean) -> str:
+    words = [gate.sentence, gate.note or ""]
+    about = " ".join(sentence(clean(shorten(text, RESPONSE_CHARACTERS))) for text in words if text)
+    cells = (
+        f"{code_span(clean(gate.name))} {_escape(about, str)}",
+        "–" if gate.before is None else format_compact(gate.before),
+        "–" if gate.after is None else format_compact(gate.after),
+        _describe_value(gate, clean),
+        _describe_limit(gate),
+        _escape(shorten(gate.remedy or "", RESPONSE_CHARACTERS), clean),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _describe_value(gate: GateResult, clean: Clean) -> str:
+    if gate.value is None:
+        reason = gate.unmeasured or "no reason was given"
+        return f"not measured: {_escape(shorten(reason, RESPONSE_CHARACTERS), clean)}"
+    if gate.ci_low is None or gate.ci_high is None:
+        return format_compact(gate.value)
+    interval = f"({format_compact(gate.ci_low)} … {format_compact(gate.ci_high)})"
+    return f"{format_compact(gate.value)} {interval}"
+
+
+def _describe_limit(gate: GateResult) -> str:
+    sign = "" if gate.bound is None else f"{SIGNS[gate.bound]} "
+    unit = f" {escape_markdown(gate.unit)}" if gate.unit else ""
+    return f"{sign}{format_compact(gate.limit)}{unit}"
+
+
+def _render_comparison(report: GateReport, clean: Clean) -> str:
+    """What is clearly worse or better than in the earlier run, where one was named."""
+    if (found := report.comparison) is None:
+        return ""
+    beside = f"Beside the earlier run on {code_span(clean(found.model.id))}"
+    if found.obstacle is not None:
+        return f"{beside}: {_escape(found.obstacle, clean)}."
+    clear = [change for change in found.changes if change.is_clear]
+    told = [
+        f"{code_span(clean(change.name))} {change.trend} ({describe_values(change)})"
+        for change in clear[:MOST_GATES]
+    ]
+    more = f" and {len(clear) - MOST_GATES} more" if len(clear) > MOST_GATES else ""
+    caution = f" {sentence(_escape(found.caution, clean))}" if found.caution else ""
+    return f"{beside}: {', '.join(told) or 'no figure is clearly better or worse'}{more}.{caution}"
+
+
+def _list_examples(report: Report) -> list[GateExample]:
+    """Prompts with what was answered before and after: those behind an unmet gate, or samples."""
+    if isinstance(report, GateReport):
+        return report.examples[:MOST_EXAMPLES]
+    if not isinstance(report, CorrectionReport):
+        return []
+    return [
+        GateExample(
+            behaviour=sample.behaviour,
+            prompt=sample.prompt,
+            before=(sample.before,),
+            after=(sample.after,),
+            shown=int(sample.undesired_after),
+        )
+        for sample in report.samples[:MOST_EXAMPLES]
+    ]
+
+
+def _render_examples(examples: Sequence[GateExample], clean: Clean, room: int) -> str:
+    """The examples that fit into `room` characters, folded up."""
+    rendered, left = [], room - 1000  # what stands around them
+    for example in examples:
+        text = _render_example(example, clean)
+        left -= len(text)
+        if left < 0:
+            break
+        rendered.append(text)
+    if not rendered:
+        return ""
+    count = "1 prompt" if len(rendered) == 1 else f"{len(rendered)} prompts"
+    summary = f"<summary>{count}, and what was answered before and after; may offend</summary>"
+    body = "\n\n".join(rendered)
+    return f"<details>\n{summary}\n\n{body}\n\n</details>"
+
+
+def _render_example(example: GateExample, clean: Clean) -> str:
+    def show(text: str) -> str:
+        return fenced(shorten(clean(text), RESPONSE_CHARACTERS))
+
+    parts = [f"**{_escape(example.behaviour, clean)}**", show(example.prompt), "Before:"]
+    parts += [show(text) for text in example.before[:1]]
+    parts += ["After:", *(show(text) for text in example.after[:1])]
+    return "\n\n".join(parts)
+
+
+def _escape(text: str, clean: Clean) -> str:
+    """The text as literal Markdown that mentions nobody, links nothing and is no command."""
+    literal = escape_markdown(clean(text)).replace("@", f"@{_JOINER}").replace("#", f"#{_JOINER}")
+    return f"{_JOINER}{literal}" if literal.startswith("/") else literal
+
+
+def _render_end(report: Report, options: CommentOptions, clean: Clean) -> str:
+    """Links, and which checkpoints and versions this is about."""
+    links = " · ".join(f"[{_escape(name, str)}](<{url}>)" for name, url in options.links)
+    of = f"{code_span(clean(report.model.id))} {report.model.sha256[:12]}"
+    if isinstance(report, GateReport):
+        cached = ", measured by an earlier run" if report.is_against_cached else ""
+        of += (
+            f", against {code_span(clean(report.against.id))} {report.against.sha256[:12]}{cached}"
+        )
+    version = _escape(report.versions.get("excise", "?"), clean)
+    return "\n\n".join(part for part in (links, f"<sub>{of}; Excise {version}</sub>") if part)

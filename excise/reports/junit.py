@@ -1,0 +1,47 @@
+"""The gates of a report as JUnit XML, which every CI reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from excise.reports.gates import GateResult
+from excise.reports.text import sentence, visible_text
+from excise.reports.wording import describe_gate
+
+
+def render_junit(gates: Sequence[GateResult], suite_name: str) -> bytes:
+    """The gates as one suite: a test case a gate, unmeasured ones as errors."""
+    errors = [gate for gate in gates if gate.value is None]
+    failures = [gate for gate in gates if gate.value is not None and not gate.passed]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=suite_name,
+        tests=str(len(gates)),
+        failures=str(len(failures)),
+        errors=str(len(errors)),
+        skipped="0",
+    )
+    for gate in gates:
+        suite.append(_build_case(gate))
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document + b"\n"
+
+
+def _build_case(gate: GateResult) -> ElementTree.Element:
+    group = "gate" if gate.group is None else gate.group.value
+    case = ElementTree.Element(
+        "testcase", classname=f"excise.gate.{group}", name=visible_text(gate.name)
+    )
+    line = visible_text(describe_gate(gate))
+    if gate.value is not None and gate.passed:
+        ElementTree.SubElement(case, "system-out").text = line
+        return case
+    kind = "error" if gate.value is None else "failure"
+    found = ElementTree.SubElement(case, kind, message=line, type=kind)
+    sentences = [gate.sentence, gate.remedy or ""]
+    found.text = visible_text(" ".join(sentence(text) for text in sentences if text))
+    return case

@@ -1,0 +1,105 @@
+"""How many requests an API key may send to all API processes together: counted in the broker.
+
+Each process also has its own buckets, which bound bursts. While the broker is away they are all
+there is: nobody is refused for its sake, and log, answers and /readyz say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import ConnectionPool
+
+from service.errors import RateLimitedError
+from service.gateway.limits import RateLimiter
+
+logger = logging.getLogger(__name__)
+
+_KEY_PREFIX = "excise:limits"
+_ANSWER_SECONDS = 0.25
+"""A broker that takes longer counts as away: completions wait for this."""
+_OUTAGE_SECONDS = 5.0
+"""How long a broker that was away is not asked again."""
+_MAX_CONNECTIONS = 32
+
+
+class SharedLimiter:
+    """Takes a request from the process's own bucket and from the window all processes share."""
+
+    def __init__(
+        self,
+        url: str,
+        per_minute: int,
+        burst: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._own = RateLimiter(per_minute, burst, clock)
+        self._item = RateLimitItemPerMinute(per_minute + burst)
+        self._per_minute = per_minute
+        self._clock = clock
+        self._away_until: float | None = None
+        self._pool: ConnectionPool = ConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            socket_timeout=_ANSWER_SECONDS,
+            socket_connect_timeout=_ANSWER_SECONDS,
+        )
+        storage = RedisStorage(
+            "async+redis://",
+            implementation="redispy",
+            key_prefix=_KEY_PREFIX,
+            connection_pool=self._pool,  # type: ignore[arg-type]  # as its documentation says
+        )
+        self._window = SlidingWindowCounterRateLimiter(storage)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the processes count together, as far as is known."""
+        return self._away_until is None
+
+    async def take(self, key_id: str) -> None:
+        """Count one request of the key. Raises `RateLimitedError` if it has none left."""
+        self._own.take(key_id)
+        if self._away_until is not None and self._clock() < self._away_until:
+            return
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                seconds = await self._find_wait(key_id)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the broker, requests go on
+            self._note_outage(error)
+            return
+        if self._away_until is not None:
+            logger.warning("the broker answers again; rate limits count for all processes")
+            self._away_until = None
+        if seconds is not None:
+            raise RateLimitedError(
+                f"This API key may send {self._per_minute:g} requests a minute. "
+                f"Try again in {seconds} s.",
+                seconds,
+            )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._pool.aclose()
+
+    async def _find_wait(self, key_id: str) -> int | None:
+        """Count a request; where there is no room for it, the seconds until there is."""
+        if await self._window.hit(self._item, key_id):
+            return None
+        stats = await self._window.get_window_stats(self._item, key_id)
+        return max(1, math.ceil(stats.reset_time - time.time()))
+
+    def _note_outage(self, error: Exception) -> None:
+        if self._away_until is None:
+            logger.warning(
+                "the broker does not answer (%s); each process limits requests by itself",
+                type(error).__name__,
+            )
+        self._away_until = self._clock() + _OUTAGE_SECONDS

@@ -1,0 +1,227 @@
+"""The events of watched jobs: one look at the database for every stream of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sse_starlette import ServerSentEvent
+
+from excise.names import JobStatus
+from service.database import Database
+from service.jobs import repository
+from service.jobs.views import view_event, view_job
+from service.models import Event, Job
+from service.problems import DATABASE_OUTAGES
+
+logger = logging.getLogger(__name__)
+
+_PAGE_SIZE = 200
+_MAX_NEW_EVENTS = 2000
+_RECENT_EVENTS = 256
+_OUTAGE_PAUSE_SECONDS = 2.0
+_THREADS = 2  # their own, so that streams and other requests do not wait for one another
+
+
+class Told(NamedTuple):
+    """One event as streams send it."""
+
+    id: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a stream begins with: its job as it was found."""
+
+    job_id: str
+    newest: int
+    """Id of the newest event."""
+    done: bytes | None
+    """The last message, where the job has ended."""
+
+
+@dataclass
+class Channel:
+    """What the streams of one job share: the newest events, and its end."""
+
+    job_id: str
+    first: int
+    """Events with larger ids are in `recent`; the database has the others."""
+    last: int
+    """Id of the newest event that is known."""
+    done: bytes | None = None
+    is_over: bool = False
+    watchers: int = 0
+    recent: deque[Told] = field(default_factory=deque)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced by another, when something is new."""
+
+    def add(self, told: Told) -> None:
+        """Take in a newer event; the oldest may be forgotten for it."""
+        self.recent.append(told)
+        self.last = told.id
+        if len(self.recent) > _RECENT_EVENTS:
+            self.first = self.recent.popleft().id
+
+    def notify(self) -> None:
+        """Wake everybody who waits."""
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+
+class News(NamedTuple):
+    """What one look found."""
+
+    told: list[tuple[str, Told]]
+    """By job, oldest first."""
+    over: dict[str, bytes | None]
+    """The last messages of jobs that have ended; None for those that are gone."""
+    is_cut: bool
+    """Whether there is more."""
+
+
+class EventFeed:
+    """Looks for news of all watched jobs while there are any, and tells the streams."""
+
+    def __init__(self, database: Database, pause_seconds: float) -> None:
+        self._database = database
+        self._pause = pause_seconds
+        self._channels: dict[str, Channel] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(_THREADS, "event-feed")
+
+    async def aclose(self) -> None:
+        """Stop looking."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        self._threads.shutdown(wait=False)
+
+    async def stream(self, opening: Opening, after: int) -> AsyncIterator[bytes]:
+        """Every event with a larger id than `after`, as it comes, then `done` with the job.
+
+        Outages of the database are waited out. A client that reads slowly holds nothing up and
+        nothing in memory: what it missed is read again.
+        """
+        with self._watch(opening) as channel:
+            while True:
+                changed = channel.changed
+                if after < channel.first:
+                    upto = channel.first
+                    page = await self._read_page(channel.job_id, after, upto)
+                    for told in page:
+                        yield told.content
+                    after = page[-1].id if len(page) == _PAGE_SIZE else upto
+                    continue
+                for told in [told for told in channel.recent if told.id > after]:
+                    after = told.id
+                    yield told.content
+                if after < channel.last:
+                    continue
+                if channel.is_over:
+                    if channel.done is not None:
+                        yield channel.done
+                    return
+                await changed.wait()
+
+    @contextmanager
+    def _watch(self, opening: Opening) -> Iterator[Channel]:
+        """The job's channel, kept while somebody watches; of an ended job, one that is over."""
+        if opening.done is not None:
+            yield Channel(opening.job_id, opening.newest, opening.newest, opening.done, True)
+            return
+        channel = self._channels.get(opening.job_id)
+        if channel is None:
+            channel = Channel(opening.job_id, opening.newest, opening.newest)
+            self._channels[opening.job_id] = channel
+        channel.watchers += 1
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look_forever())
+        try:
+            yield channel
+        finally:
+            channel.watchers -= 1
+            if not channel.watchers and self._channels.get(channel.job_id) is channel:
+                del self._channels[channel.job_id]
+
+    async def _look_forever(self) -> None:
+        """Look again and again, until nobody watches."""
+        loop = asyncio.get_running_loop()
+        while self._channels:
+            cursors = {job_id: channel.last for job_id, channel in self._channels.items()}
+            try:
+                news = await loop.run_in_executor(self._threads, self._look, cursors)
+            except DATABASE_OUTAGES as error:
+                logger.warning("event streams wait for the database: %s", type(error).__name__)
+                await asyncio.sleep(max(self._pause, _OUTAGE_PAUSE_SECONDS))
+                continue
+            except Exception:
+                logger.exception("the look for news of watched jobs failed")
+                await asyncio.sleep(max(self._pause, _OUTAGE_PAUSE_SECONDS))
+                continue
+            self._tell(news)
+            if not news.is_cut:
+                await asyncio.sleep(self._pause)
+
+    def _tell(self, news: News) -> None:
+        """Put what was found where the streams look, and wake those it concerns."""
+        for job_id, told in news.told:
+            if (channel := self._channels.get(job_id)) is not None and told.id > channel.last:
+                channel.add(told)
+        for job_id, done in news.over.items():
+            if (channel := self._channels.pop(job_id, None)) is not None:
+                channel.done, channel.is_over = done, True
+                channel.notify()
+        for job_id in {job_id for job_id, _ in news.told}:
+            if (channel := self._channels.get(job_id)) is not None:
+                channel.notify()
+
+    def _look(self, cursors: Mapping[str, int]) -> News:
+        """News of jobs since the events given; jobs are read first, so ended ones tell all."""
+        with self._database.transaction() as session:
+            is_open = repository.find_statuses(session, list(cursors))
+            found = repository.list_new_events(session, cursors, _MAX_NEW_EVENTS + 1)
+            told = [(event.job_id, _tell_of(event)) for event in found[:_MAX_NEW_EVENTS]]
+            is_cut = len(found) > _MAX_NEW_EVENTS
+            ended = [
+                job_id
+                for job_id in cursors
+                if job_id not in is_open or not JobStatus(is_open[job_id]).is_open
+            ]
+            over: dict[str, bytes | None] = {}
+            if ended and not is_cut:
+                over = dict.fromkeys(ended)
+                over |= {job.id: end(job) for job in repository.load_jobs(session, ended)}
+            return News(told, over, is_cut)
+
+    async def _read_page(self, job_id: str, after: int, upto: int) -> list[Told]:
+        """Older events of a job, waited for through outages."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await loop.run_in_executor(self._threads, self._load, job_id, after, upto)
+            except DATABASE_OUTAGES as error:
+                logger.warning("an event stream waits for the database: %s", type(error).__name__)
+                await asyncio.sleep(max(self._pause, _OUTAGE_PAUSE_SECONDS))
+
+    def _load(self, job_id: str, after: int, upto: int) -> list[Told]:
+        with self._database.transaction() as session:
+            found = repository.list_events(session, job_id, after, _PAGE_SIZE, upto)
+            return [_tell_of(event) for event in found]
+
+
+def end(job: Job) -> bytes:
+    """The last message of a stream: the job."""
+    return ServerSentEvent(view_job(job).model_dump_json(), event="done").encode()
+
+
+def _tell_of(event: Event) -> Told:
+    content = view_event(event).model_dump_json()
+    return Told(event.id, ServerSentEvent(content, event=event.type, id=str(event.id)).encode())

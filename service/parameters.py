@@ -1,0 +1,49 @@
+"""Parameters of queries and headers: read as strictly as the document describes them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import Header
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
+_TRUTHS = {"true": True, "false": False}
+
+
+def _read_int(value: object) -> object:
+    """The number in the digits of a query; pydantic alone takes ` 1_0.0 `, too."""
+    if isinstance(value, str) and not _WHOLE_NUMBER.fullmatch(value):
+        raise PydanticCustomError("int_parsing", "not an integer")
+    return value
+
+
+def _read_bool(value: object) -> object:
+    """True or false in words; pydantic alone takes `y`, `on`, `1` and more."""
+    if isinstance(value, str):
+        if value.lower() not in _TRUTHS:
+            raise PydanticCustomError("bool_parsing", "not a boolean")
+        return _TRUTHS[value.lower()]
+    return value
+
+
+IN_DIGITS = BeforeValidator(_read_int)
+"""The last annotation of a whole number in a query."""
+IN_WORDS = BeforeValidator(_read_bool)
+"""The last annotation of a truth in a query."""
+
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The same key and body again give the same answer and change nothing",
+        json_schema_extra={
+            "pattern": "^[!-~]([ -~]*[!-~])?$",
+            "minLength": 1,
+            "maxLength": 255,
+        },
+    ),
+]
+"""Checked by the operation; the document says how."""

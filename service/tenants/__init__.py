@@ -1,0 +1,1 @@
+"""Tenants: what they may keep, what they keep, and their end."""

@@ -1,0 +1,135 @@
+"""The rules of tenants: how much they may have, and how they end."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from excise.resources.tenants import Quotas, TenantView
+from service.artifacts import ArtifactStore
+from service.audit.recording import record
+from service.database import Database
+from service.errors import ConflictError, NotFoundError, QuotaExceededError
+from service.jobs.intermediates import delete_unnamed, discard_files
+from service.models import ENDED_STATUSES, Job, ModelVersion, Tenant
+from service.tenants import repository
+
+_DELETE = {
+    "prompt_sets": "Delete some with DELETE /v1/prompt-sets/{id}",
+    "prompt_set_bytes": "Delete some with DELETE /v1/prompt-sets/{id}",
+    "jobs": "Delete some with DELETE /v1/jobs/{id}",
+    "open_jobs": "Wait for one to end, or cancel one",
+    "job_bytes": "Delete files with DELETE /v1/jobs/{id}/artifacts",
+    "keys": "Revoke some, and wait a day",
+}
+
+
+def view_tenant(session: Session, tenant_id: str, defaults: Quotas) -> TenantView:
+    """The tenant, what it may have and what it has. Raises `NotFoundError`."""
+    tenant = repository.find(session, tenant_id)
+    if tenant is None:
+        raise NotFoundError("There is no such tenant.")
+    return TenantView(
+        id=tenant.id,
+        name=tenant.name,
+        created_at=tenant.created_at,
+        quotas=defaults.model_copy(update=tenant.quotas or {}),
+        usage=repository.measure(session, tenant_id),
+    )
+
+
+def load_quotas(session: Session, tenant_id: str, defaults: Quotas) -> Quotas:
+    """What the tenant may have."""
+    tenant = repository.find(session, tenant_id)
+    return defaults.model_copy(update=(tenant and tenant.quotas) or {})
+
+
+def set_quotas(session: Session, tenant: Tenant, changes: dict[str, int | None]) -> None:
+    """Give the tenant quotas of its own; None goes back to the settings'.
+
+    Raises pydantic's `ValidationError`.
+    """
+    own = {**(tenant.quotas or {}), **changes}
+    own = {name: value for name, value in own.items() if value is not None}
+    Quotas.model_validate(own)
+    tenant.quotas = own or None
+    record(session, tenant.id, "tenant.set_quotas", tenant.id, {"quotas": own})
+    session.flush()
+
+
+def check_room_for_prompt_set(
+    session: Session, tenant_id: str, defaults: Quotas, more_bytes: int
+) -> None:
+    """Raise `QuotaExceededError` if the tenant has no room for another set of this size."""
+    quotas = _lock(session, tenant_id, defaults)
+    count, size = repository.measure_prompt_sets(session, tenant_id)
+    _check("prompt_sets", count, 1, quotas.prompt_sets)
+    _check("prompt_set_bytes", size, more_bytes, quotas.prompt_set_bytes)
+
+
+def check_room_for_job(session: Session, tenant_id: str, defaults: Quotas, more_bytes: int) -> None:
+    """Raise `QuotaExceededError` if the tenant has no room for another job of this size."""
+    quotas = _lock(session, tenant_id, defaults)
+    _check(
+        "open_jobs", repository.count_jobs(session, tenant_id, is_open=True), 1, quotas.open_jobs
+    )
+    _check("jobs", repository.count_jobs(session, tenant_id), 1, quotas.jobs)
+    _check("job_bytes", repository.measure_jobs(session, tenant_id), more_bytes, quotas.job_bytes)
+
+
+def check_room_for_key(session: Session, tenant_id: str, defaults: Quotas) -> None:
+    """Raise `QuotaExceededError` if the tenant has no room for another key."""
+    quotas = _lock(session, tenant_id, defaults)
+    _check("keys", repository.count_keys(session, tenant_id), 1, quotas.keys)
+
+
+def delete_tenant(database: Database, store: ArtifactStore, tenant_id: str) -> None:
+    """Delete the tenant, its files and its rows; doing it again goes on where it broke off.
+
+    Raises `NotFoundError`, and `ConflictError` while jobs are open or versions on their servers.
+    """
+    with database.transaction() as session:
+        if repository.find(session, tenant_id) is None:
+            raise NotFoundError("There is no such tenant.")
+        _check_is_at_rest(session, tenant_id)
+        files = repository.list_files(session, Job.tenant_id == tenant_id)
+    discard_files(database, store, files)
+    with database.transaction() as session:
+        repository.lock(session, tenant_id)
+        _check_is_at_rest(session, tenant_id)
+        of_versions = _list_version_files(session, tenant_id)
+        repository.delete_tenant(session, tenant_id)
+        record(session, tenant_id, "tenant.delete", tenant_id)
+    delete_unnamed(database, store, of_versions)
+
+
+def _lock(session: Session, tenant_id: str, defaults: Quotas) -> Quotas:
+    """What the tenant may have, with nobody else changing what it has."""
+    return defaults.model_copy(update=repository.lock(session, tenant_id) or {})
+
+
+def _check(name: str, used: int, more: int, limit: int) -> None:
+    if used + more > limit:
+        raise QuotaExceededError(
+            f"This tenant may have {limit} {name}; it has {used}, and this would add {more}. "
+            f"{_DELETE[name]}, or ask the operator to raise the quota {name}."
+        )
+
+
+def _check_is_at_rest(session: Session, tenant_id: str) -> None:
+    """Raise `ConflictError` while work goes on for the tenant."""
+    if count := repository.count_jobs(session, tenant_id, is_open=True):
+        raise ConflictError(f"{count} jobs of the tenant have not ended. Cancel them, and wait.")
+    served = select(ModelVersion.id).where(
+        ModelVersion.tenant_id == tenant_id, ModelVersion.status.not_in(ENDED_STATUSES)
+    )
+    if found := session.scalars(served.limit(1)).first():
+        raise ConflictError(f"{found} is on its server or on its way there. Retire every version.")
+
+
+def _list_version_files(session: Session, tenant_id: str) -> set[str]:
+    statement = select(ModelVersion).where(ModelVersion.tenant_id == tenant_id)
+    versions = session.scalars(statement).all()
+    named = {sha256 for version in versions for sha256 in version.files.values()}
+    named |= {version.patch_sha256 for version in versions}
+    return named | {version.canary_sha256 for version in versions if version.canary_sha256}

@@ -1,0 +1,211 @@
+"""The deliverer: sends what waits for webhooks, one message at a time to each; keeps the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+from sqlalchemy.orm import Session
+
+from excise.names import DeliveryStatus, WebhookStatus
+from service.database import Database, fetch_now
+from service.models import Webhook, WebhookDelivery
+from service.settings import Settings
+from service.webhooks import repository
+from service.webhooks.messages import tell_of_disabling
+from service.webhooks.operations import disable, list_signers
+from service.webhooks.retries import TRIES, find_pause, is_given_up
+from service.webhooks.sending import DEADLINE_SECONDS, GONE, Outcome, send
+from service.webhooks.signing import build_headers
+
+logger = logging.getLogger(__name__)
+
+SLOTS = 32
+"""Posts that one process has under way at a time."""
+CLAIM_SECONDS = 4 * DEADLINE_SECONDS
+"""How long a webhook counts as busy; after that its process has died, and another one sends."""
+KEPT_DAYS = 30
+"""How long the log keeps a delivery after its end."""
+
+_TIDY_SECONDS = 3600.0
+_MAX_PAUSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class _Post:
+    """One attempt that is to be made."""
+
+    webhook_id: str
+    delivery_id: str
+    event_id: str
+    url: str
+    body: bytes
+    signers: tuple[SecretStr, ...]
+
+
+class Deliverer:
+    """Posts due messages from a thread of its own; any number of processes may run one.
+
+    A message may arrive twice, after a process died between post and record: receivers know it
+    by its id. Outages of the database are logged and waited out.
+    """
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run()), name="excise-webhooks", daemon=True
+        )
+        self._tidied_at = 0.0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 15.0) -> None:
+        """End the thread; posts under way are waited for that long."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def deliver_once(self) -> int:
+        """Send one due message to every webhook that has one, and return how many."""
+        return asyncio.run(self._deliver_batch(self._claim(SLOTS)))
+
+    def tidy_once(self) -> None:
+        """Forget deliveries that ended long ago."""
+        with self._database.transaction() as session:
+            repository.delete_ended(session, KEPT_DAYS)
+
+    async def _run(self) -> None:
+        """Claim and send, as many at a time as there are slots."""
+        running: set[asyncio.Task[int]] = set()
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                await asyncio.to_thread(self._tidy_now_and_then)
+                posts = await asyncio.to_thread(self._claim, SLOTS - len(running))
+                running |= {asyncio.create_task(self._deliver_batch([post])) for post in posts}
+                failures = 0
+            except Exception as error:
+                failures += 1
+                posts = []
+                if failures == 1:
+                    logger.exception("webhooks: the deliverer failed")
+                else:
+                    logger.warning("webhooks: still fails: %s", type(error).__name__)
+            running = await self._wait(running, is_idle=not posts, failures=failures)
+        if running:
+            await asyncio.wait(running, timeout=DEADLINE_SECONDS)
+
+    async def _wait(
+        self, running: set[asyncio.Task[int]], *, is_idle: bool, failures: int
+    ) -> set[asyncio.Task[int]]:
+        """Pause where there is nothing to do, or no slot; return the posts still under way."""
+        pause = self._settings.webhook_seconds
+        pause = min(pause * 2.0 ** min(failures, 10), max(pause, _MAX_PAUSE_SECONDS))
+        if is_idle or len(running) >= SLOTS:
+            if running:
+                await asyncio.wait(running, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(pause)
+        for task in {task for task in running if task.done()}:
+            running.discard(task)
+            if (error := task.exception()) is not None:
+                logger.warning("webhooks: an attempt was lost: %s", type(error).__name__)
+        return running
+
+    def _tidy_now_and_then(self) -> None:
+        if time.monotonic() - self._tidied_at > _TIDY_SECONDS:
+            self.tidy_once()
+            self._tidied_at = time.monotonic()
+
+    def _claim(self, limit: int) -> list[_Post]:
+        """Mark webhooks with a due message as busy, and return what is to be sent to them."""
+        if limit <= 0:
+            return []
+        with self._database.transaction() as session:
+            webhooks = repository.claim_webhooks(session, limit, CLAIM_SECONDS)
+            found = [(webhook, repository.find_due(session, webhook.id)) for webhook in webhooks]
+            now = fetch_now(session)
+            return [
+                _Post(
+                    webhook_id=webhook.id,
+                    delivery_id=delivery.id,
+                    event_id=delivery.event_id,
+                    url=webhook.url,
+                    body=delivery.body.encode(),
+                    signers=tuple(list_signers(webhook, now)),
+                )
+                for webhook, delivery in found
+                if delivery is not None
+            ]
+
+    async def _deliver_batch(self, posts: list[_Post]) -> int:
+        await asyncio.gather(*map(self._deliver, posts))
+        return len(posts)
+
+    async def _deliver(self, post: _Post) -> None:
+        """Make one attempt and write down what came of it."""
+        headers = build_headers(post.event_id, int(time.time()), post.body, post.signers)
+        outcome = await send(post.url, headers, post.body, self._settings.webhook_hosts)
+        await asyncio.to_thread(self._record, post, outcome)
+
+    def _record(self, post: _Post, outcome: Outcome) -> None:
+        with self._database.transaction() as session:
+            webhook = repository.lock_webhook(session, post.webhook_id)
+            if webhook is None:  # deleted meanwhile
+                return
+            webhook.busy_until = fetch_now(session)  # last in the order of claims from now on
+            delivery = repository.find_delivery(session, webhook.id, post.delivery_id)
+            if delivery is not None and delivery.status == DeliveryStatus.PENDING:
+                self._note(session, webhook, delivery, outcome)
+
+    def _note(
+        self, session: Session, webhook: Webhook, delivery: WebhookDelivery, outcome: Outcome
+    ) -> None:
+        """Add the attempt to the log; decide when the next one is, and whether there is one."""
+        now = fetch_now(session)
+        attempt = {
+            "at": now.isoformat(),
+            "status_code": outcome.status_code,
+            "error": outcome.error,
+            "milliseconds": outcome.milliseconds,
+        }
+        delivery.attempts = [*delivery.attempts, attempt]
+        delivery.tries_left -= 1
+        if outcome.is_delivered:
+            webhook.failing_since = None
+            delivery.status, delivery.next_attempt_at = DeliveryStatus.DELIVERED, None
+            delivery.ended_at = now
+            return
+        webhook.failing_since = webhook.failing_since or now
+        if delivery.tries_left <= 0:
+            delivery.status, delivery.next_attempt_at = DeliveryStatus.FAILED, None
+            delivery.ended_at = now
+        else:
+            pauses = self._settings.webhook_retry_seconds
+            draw = random.random()  # noqa: S311 - no secret
+            delivery.next_attempt_at = now + find_pause(TRIES - delivery.tries_left, draw, pauses)
+        self._give_up_if_hopeless(session, webhook, outcome)
+
+    def _give_up_if_hopeless(self, session: Session, webhook: Webhook, outcome: Outcome) -> None:
+        """Disable a webhook whose receiver is gone, or has failed for too long."""
+        reason = None
+        if outcome.status_code == GONE:
+            reason = f"The receiver answered {GONE}: it wants no messages any more."
+        elif webhook.failing_since is not None and is_given_up(
+            webhook.failing_since, fetch_now(session), self._settings.webhook_give_up_seconds
+        ):
+            since = webhook.failing_since.isoformat(timespec="seconds")
+            reason = f"Every attempt since {since} failed; the last one: {outcome.error}."
+        if reason is not None and webhook.status == WebhookStatus.ENABLED:
+            disable(session, webhook, reason)
+            tell_of_disabling(session, webhook)
+            logger.warning("webhook %s was disabled: %s", webhook.id, reason)

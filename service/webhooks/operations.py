@@ -1,0 +1,206 @@
+"""The rules of webhooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from pydantic import SecretStr
+from sqlalchemy.orm import Session
+
+from excise.names import DeliveryStatus, WebhookStatus
+from excise.outgoing.endpoints import OutgoingError, parse_endpoint, resolve_endpoint
+from excise.resources.webhooks import WebhookChange, WebhookRequest
+from service.audit.recording import record
+from service.database import fetch_now
+from service.errors import ConflictError, InvalidRequestError, NotFoundError
+from service.models import Webhook, WebhookDelivery, new_id
+from service.webhooks import repository
+from service.webhooks.messages import ping
+from service.webhooks.retries import TRIES
+from service.webhooks.signing import make_secret
+
+MAX_WEBHOOKS = 20
+"""Of one tenant."""
+SECRET_OVERLAP = timedelta(hours=24)
+"""How long after a rotation messages are signed with the secret before, too."""
+
+_ID = re.compile(r"wh_[0-9a-f]{24}")
+_DELIVERY_ID = re.compile(r"dlv_[0-9a-f]{24}")
+
+
+def check_url(url: str, allowed_hosts: Sequence[str]) -> None:
+    """Raise `InvalidRequestError` for an address that may not be posted to. Looks its name up."""
+    try:
+        resolve_endpoint(parse_endpoint(url), allowed_hosts)
+    except OutgoingError as error:
+        raise InvalidRequestError(f"url: {error}", param="url") from error
+
+
+def create_webhook(
+    session: Session, tenant_id: str, request: WebhookRequest
+) -> tuple[Webhook, SecretStr]:
+    """A new webhook and its secret. Raises `ConflictError` where the tenant has too many."""
+    repository.lock_tenant(session, tenant_id)
+    if repository.count_webhooks(session, tenant_id) >= MAX_WEBHOOKS:
+        raise ConflictError(f"There are {MAX_WEBHOOKS} webhooks, which is the limit. Delete one.")
+    secret = make_secret()
+    webhook = Webhook(
+        id=new_id("wh"),
+        tenant_id=tenant_id,
+        url=request.url,
+        description=request.description,
+        events=[event.value for event in request.events],
+        secret=secret,
+    )
+    session.add(webhook)
+    record(session, tenant_id, "webhook.create", webhook.id, {"events": webhook.events})
+    session.flush()
+    return webhook, secret
+
+
+def get_webhook(
+    session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False
+) -> Webhook:
+    """The tenant's webhook with this id. Raises `NotFoundError`."""
+    found = None
+    if _ID.fullmatch(webhook_id):
+        found = repository.find_webhook(session, tenant_id, webhook_id, lock=lock)
+    if found is None:
+        raise NotFoundError("There is no such webhook. List them with GET /v1/webhooks.")
+    return found
+
+
+def list_webhooks(
+    session: Session, tenant_id: str, after: str | None, limit: int
+) -> tuple[Sequence[Webhook], bool]:
+    """One page of the tenant's webhooks, newest first, and whether there are more."""
+    number = None
+    if after is not None:
+        try:
+            number = get_webhook(session, tenant_id, after).number
+        except NotFoundError:
+            raise _refuse_after("webhook") from None
+    page = repository.list_webhooks(session, tenant_id, number, limit + 1)
+    return page[:limit], len(page) > limit
+
+
+def change_webhook(
+    session: Session, tenant_id: str, webhook_id: str, change: WebhookChange
+) -> Webhook:
+    """The webhook, changed. Enabled again it is told of what happens from now on."""
+    webhook = get_webhook(session, tenant_id, webhook_id, lock=True)
+    record(
+        session,
+        tenant_id,
+        "webhook.change",
+        webhook_id,
+        {"changed": sorted(change.model_fields_set)},
+    )
+    if change.url is not None:
+        webhook.url = change.url
+    if change.events is not None:
+        webhook.events = [event.value for event in change.events]
+    if change.description is not None:
+        webhook.description = change.description
+    if change.status is WebhookStatus.DISABLED and webhook.status != change.status:
+        disable(session, webhook, "It was switched off.")
+    elif change.status is WebhookStatus.ENABLED:
+        webhook.status, webhook.status_reason = WebhookStatus.ENABLED, None
+        webhook.failing_since = None
+    session.flush()
+    return webhook
+
+
+def disable(session: Session, webhook: Webhook, reason: str) -> None:
+    """Tell the webhook of nothing any more; what waits for it counts as failed."""
+    webhook.status, webhook.status_reason = WebhookStatus.DISABLED, reason
+    session.flush()
+    repository.give_up_pending(session, webhook.id)
+
+
+def delete_webhook(session: Session, tenant_id: str, webhook_id: str) -> None:
+    """Forget the webhook and its deliveries. Raises `NotFoundError`."""
+    session.delete(get_webhook(session, tenant_id, webhook_id, lock=True))
+    record(session, tenant_id, "webhook.delete", webhook_id)
+
+
+def rotate_secret(session: Session, tenant_id: str, webhook_id: str) -> tuple[Webhook, SecretStr]:
+    """The webhook with a new secret; for `SECRET_OVERLAP` the one before signs as well."""
+    webhook = get_webhook(session, tenant_id, webhook_id, lock=True)
+    secret = make_secret()
+    webhook.previous_secret, webhook.secret = webhook.secret, secret
+    webhook.previous_secret_until = fetch_now(session) + SECRET_OVERLAP
+    record(session, tenant_id, "webhook.rotate", webhook_id)
+    session.flush()
+    return webhook, secret
+
+
+def send_ping(session: Session, tenant_id: str, webhook_id: str) -> WebhookDelivery:
+    """A message that tells of nothing, to try the receiver. Raises `ConflictError`."""
+    webhook = get_webhook(session, tenant_id, webhook_id)
+    _require_enabled(webhook)
+    delivery = ping(session, webhook)
+    session.flush()
+    return delivery
+
+
+def list_deliveries(
+    session: Session, tenant_id: str, webhook_id: str, after: str | None, limit: int
+) -> tuple[Sequence[WebhookDelivery], bool]:
+    """One page of what was sent to the webhook, newest first, and whether there is more."""
+    webhook = get_webhook(session, tenant_id, webhook_id)
+    number = None
+    if after is not None:
+        try:
+            number = _get_delivery(session, webhook, after).number
+        except NotFoundError:
+            raise _refuse_after("delivery") from None
+    page = repository.list_deliveries(session, webhook.id, number, limit + 1)
+    return page[:limit], len(page) > limit
+
+
+def retry_delivery(
+    session: Session, tenant_id: str, webhook_id: str, delivery_id: str
+) -> WebhookDelivery:
+    """The delivery, to be tried again from the start, now.
+
+    Raises `NotFoundError`, and `ConflictError` while the webhook is disabled.
+    """
+    webhook = get_webhook(session, tenant_id, webhook_id)
+    _require_enabled(webhook)
+    delivery = _get_delivery(session, webhook, delivery_id)
+    delivery.status, delivery.ended_at = DeliveryStatus.PENDING, None
+    delivery.tries_left, delivery.next_attempt_at = TRIES, fetch_now(session)
+    session.flush()
+    return delivery
+
+
+def list_signers(webhook: Webhook, now: datetime) -> list[SecretStr]:
+    """The secrets that sign at `now`: the webhook's, and for a while the one before."""
+    signers = [webhook.secret]
+    until = webhook.previous_secret_until
+    if webhook.previous_secret is not None and until is not None and now < until:
+        signers.append(webhook.previous_secret)
+    return signers
+
+
+def _get_delivery(session: Session, webhook: Webhook, delivery_id: str) -> WebhookDelivery:
+    found = None
+    if _DELIVERY_ID.fullmatch(delivery_id):
+        found = repository.find_delivery(session, webhook.id, delivery_id)
+    if found is None:
+        raise NotFoundError("There is no such delivery. List them with the webhook's deliveries.")
+    return found
+
+
+def _require_enabled(webhook: Webhook) -> None:
+    if webhook.status != WebhookStatus.ENABLED:
+        raise ConflictError("The webhook is disabled. Enable it first.")
+
+
+def _refuse_after(what: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"after names no {what}. Use the id of the last one on the page before.", param="after"
+    )

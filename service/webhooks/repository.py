@@ -1,0 +1,125 @@
+"""Every query about webhooks and deliveries.
+
+Whoever writes messages keeps the webhooks from being deleted (`FOR KEY SHARE`); whoever changes a
+webhook does not hold them up (`FOR NO KEY UPDATE`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.orm import Session
+
+from excise.names import DeliveryStatus, WebhookStatus
+from service.models import Tenant, Webhook, WebhookDelivery
+
+_IS_DUE = (WebhookDelivery.status == DeliveryStatus.PENDING) & (
+    WebhookDelivery.next_attempt_at <= func.clock_timestamp()
+)
+
+
+def lock_tenant(session: Session, tenant_id: str) -> None:
+    """Make others wait who add to the tenant's webhooks, until the transaction ends."""
+    statement = select(Tenant.id).where(Tenant.id == tenant_id)
+    session.execute(statement.with_for_update(key_share=True))
+
+
+def count_webhooks(session: Session, tenant_id: str) -> int:
+    """How many the tenant has."""
+    statement = select(func.count(Webhook.id)).where(Webhook.tenant_id == tenant_id)
+    return session.execute(statement).scalar_one()
+
+
+def find_webhook(
+    session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False
+) -> Webhook | None:
+    """The tenant's webhook with this id."""
+    statement = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
+    if lock:
+        statement = statement.with_for_update(key_share=True)
+    return session.scalars(statement).one_or_none()
+
+
+def list_webhooks(
+    session: Session, tenant_id: str, before: int | None, limit: int
+) -> Sequence[Webhook]:
+    """The tenant's webhooks, newest first, from the one numbered below `before`."""
+    statement = select(Webhook).where(Webhook.tenant_id == tenant_id)
+    if before is not None:
+        statement = statement.where(Webhook.number < before)
+    return session.scalars(statement.order_by(Webhook.number.desc()).limit(limit)).all()
+
+
+def find_delivery(session: Session, webhook_id: str, delivery_id: str) -> WebhookDelivery | None:
+    """The webhook's delivery with this id, locked."""
+    statement = select(WebhookDelivery).where(
+        WebhookDelivery.webhook_id == webhook_id, WebhookDelivery.id == delivery_id
+    )
+    return session.scalars(statement.with_for_update()).one_or_none()
+
+
+def list_deliveries(
+    session: Session, webhook_id: str, before: int | None, limit: int
+) -> Sequence[WebhookDelivery]:
+    """The webhook's deliveries, newest first, from the one numbered below `before`."""
+    statement = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id)
+    if before is not None:
+        statement = statement.where(WebhookDelivery.number < before)
+    return session.scalars(statement.order_by(WebhookDelivery.number.desc()).limit(limit)).all()
+
+
+def claim_webhooks(session: Session, limit: int, seconds: float) -> Sequence[Webhook]:
+    """Enabled webhooks with a message that is due, marked as busy for so long.
+
+    One message at a time goes to a webhook, whichever process sends it: a slow one holds up
+    nobody else. Those locked are passed over.
+    """
+    now = func.clock_timestamp()
+    statement = (
+        select(Webhook)
+        .where(
+            Webhook.status == WebhookStatus.ENABLED,
+            Webhook.busy_until.is_(None) | (Webhook.busy_until < now),
+            exists().where(WebhookDelivery.webhook_id == Webhook.id, _IS_DUE),
+        )
+        .order_by(Webhook.busy_until.asc().nulls_first(), Webhook.number)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    webhooks = session.scalars(statement).all()
+    for webhook in webhooks:
+        webhook.busy_until = now + timedelta(seconds=seconds)
+    return webhooks
+
+
+def find_due(session: Session, webhook_id: str) -> WebhookDelivery | None:
+    """The webhook's message that is due longest."""
+    statement = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id, _IS_DUE)
+    order = (WebhookDelivery.next_attempt_at, WebhookDelivery.number)
+    return session.scalars(statement.order_by(*order).limit(1)).one_or_none()
+
+
+def lock_webhook(session: Session, webhook_id: str) -> Webhook | None:
+    """The webhook, whoever owns it, locked."""
+    statement = select(Webhook).where(Webhook.id == webhook_id)
+    return session.scalars(statement.with_for_update(key_share=True)).one_or_none()
+
+
+def give_up_pending(session: Session, webhook_id: str) -> None:
+    """End what still waits to be sent to a webhook as failed."""
+    session.execute(
+        update(WebhookDelivery)
+        .where(
+            WebhookDelivery.webhook_id == webhook_id,
+            WebhookDelivery.status == DeliveryStatus.PENDING,
+        )
+        .values(status=DeliveryStatus.FAILED, next_attempt_at=None, ended_at=func.clock_timestamp())
+    )
+
+
+def delete_ended(session: Session, days: int) -> None:
+    """Forget deliveries that ended so many days ago."""
+    before = func.clock_timestamp() - timedelta(days=days)
+    session.execute(delete(WebhookDelivery).where(WebhookDelivery.ended_at < before))

@@ -1,0 +1,107 @@
+"""`/v1/webhooks`: a tenant's admins say who is told of what, and see how that went."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from excise.resources.webhooks import (
+    DeliveryList,
+    DeliveryView,
+    NewWebhookView,
+    WebhookChange,
+    WebhookList,
+    WebhookRequest,
+    WebhookView,
+)
+from service.context import Context
+from service.keys.authentication import Admin
+from service.paging import Paging
+from service.strict_bodies import StrictJsonRoute
+from service.webhooks import operations
+from service.webhooks.views import view_delivery, view_new_webhook, view_webhook
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictJsonRoute)
+
+
+@router.post("", status_code=201)
+def create_webhook(
+    request: WebhookRequest, context: Context, admin: Admin, response: Response
+) -> NewWebhookView:
+    """A new webhook; its secret is shown this once."""
+    operations.check_url(request.url, context.settings.webhook_hosts)
+    with context.database.transaction() as session:
+        webhook, secret = operations.create_webhook(session, admin.tenant_id, request)
+        response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
+        return view_new_webhook(webhook, secret)
+
+
+@router.get("")
+def list_webhooks(context: Context, admin: Admin, page_request: Paging) -> WebhookList:
+    """One page of the tenant's webhooks, newest first."""
+    after, limit = page_request.after, page_request.limit
+    with context.database.transaction() as session:
+        page, has_more = operations.list_webhooks(session, admin.tenant_id, after, limit)
+        return WebhookList(data=[view_webhook(webhook) for webhook in page], has_more=has_more)
+
+
+@router.get("/{webhook_id}")
+def get_webhook(webhook_id: str, context: Context, admin: Admin) -> WebhookView:
+    """One webhook."""
+    with context.database.transaction() as session:
+        return view_webhook(operations.get_webhook(session, admin.tenant_id, webhook_id))
+
+
+@router.patch("/{webhook_id}")
+def change_webhook(
+    webhook_id: str, change: WebhookChange, context: Context, admin: Admin
+) -> WebhookView:
+    """The webhook, changed, switched off or on again."""
+    if change.url is not None:
+        operations.check_url(change.url, context.settings.webhook_hosts)
+    with context.database.transaction() as session:
+        return view_webhook(operations.change_webhook(session, admin.tenant_id, webhook_id, change))
+
+
+@router.delete("/{webhook_id}", status_code=204)
+def delete_webhook(webhook_id: str, context: Context, admin: Admin) -> None:
+    """Forget a webhook and its deliveries."""
+    with context.database.transaction() as session:
+        operations.delete_webhook(session, admin.tenant_id, webhook_id)
+
+
+@router.post("/{webhook_id}/rotate")
+def rotate_secret(webhook_id: str, context: Context, admin: Admin) -> NewWebhookView:
+    """A new secret, shown this once; for a day the one before signs as well."""
+    with context.database.transaction() as session:
+        return view_new_webhook(*operations.rotate_secret(session, admin.tenant_id, webhook_id))
+
+
+@router.post("/{webhook_id}/ping", status_code=202)
+def ping_webhook(webhook_id: str, context: Context, admin: Admin) -> DeliveryView:
+    """A message that tells of nothing, to try the receiver."""
+    with context.database.transaction() as session:
+        return view_delivery(operations.send_ping(session, admin.tenant_id, webhook_id))
+
+
+@router.get("/{webhook_id}/deliveries")
+def list_deliveries(
+    webhook_id: str, context: Context, admin: Admin, page_request: Paging
+) -> DeliveryList:
+    """One page of what was sent to a webhook and what came of it, newest first."""
+    after, limit = page_request.after, page_request.limit
+    with context.database.transaction() as session:
+        page, has_more = operations.list_deliveries(
+            session, admin.tenant_id, webhook_id, after, limit
+        )
+        return DeliveryList(data=[view_delivery(one) for one in page], has_more=has_more)
+
+
+@router.post("/{webhook_id}/deliveries/{delivery_id}/retry", status_code=202)
+def retry_delivery(
+    webhook_id: str, delivery_id: str, context: Context, admin: Admin
+) -> DeliveryView:
+    """Send a message again, delivered or not."""
+    with context.database.transaction() as session:
+        return view_delivery(
+            operations.retry_delivery(session, admin.tenant_id, webhook_id, delivery_id)
+        )

@@ -1,0 +1,75 @@
+"""Rounds of a conversation: an answer's message is sent back as it came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletionMessage
+from pydantic import ValidationError
+
+from service.gateway.requests import ChatRequest
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+ANSWERED: dict[str, Any] = {
+    "role": "assistant",
+    "content": "Hello.",
+    "refusal": None,
+    "annotations": None,
+    "audio": None,
+    "function_call": None,
+    "tool_calls": [],
+    "reasoning": None,
+    "reasoning_content": None,
+}
+"""Of vLLM, field by field."""
+
+
+def send(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages as they reach the server."""
+    request = ChatRequest.model_validate({"model": "m@x", "messages": list(messages)})
+    body = json.loads(request.encode_upstream("served"))
+    assert body["model"] == "served"
+    found: list[dict[str, Any]] = body["messages"]
+    return found
+
+
+def test_an_answer_is_taken_as_it_came_and_stripped() -> None:
+    question = {"role": "user", "content": "Hi."}
+    assert send(question, ANSWERED, question) == [
+        question,
+        {"role": "assistant", "content": "Hello."},
+        question,
+    ]
+
+
+def test_the_clients_own_message_object_is_taken() -> None:
+    for message in (
+        ChatCompletionMessage.model_validate(ANSWERED),
+        ChatCompletionMessage(role="assistant", content="Hello."),
+    ):
+        for document in (message.model_dump(), message.to_dict()):
+            assert send(document) == [{"role": "assistant", "content": "Hello."}]
+
+
+def test_a_round_with_tools_keeps_calls_and_results() -> None:
+    asked = ANSWERED | {"content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": ""}
+    assert send(asked, result) == [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        result,
+    ]
+
+
+def test_reasoning_and_refusals() -> None:
+    refused = ANSWERED | {"refusal": "No.", "reasoning": "hm", "content": None}
+    assert send(refused) == [{"role": "assistant", "content": None, "reasoning": "hm"}]
+
+
+@pytest.mark.parametrize(
+    "field", [{"audio": {"id": "a"}}, {"function_call": {"name": "f"}}, {"image": "http://x"}]
+)
+def test_what_would_change_the_meaning_is_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        send(ANSWERED | field)

@@ -1,0 +1,134 @@
+"""What an export leaves: files for another tool, a card that says what they are, and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from excise.names import ExportForm, Verdict
+from tests.unit.workers.publishing.cases import Pruned, build_pruned, build_pruned_weights
+from tests.unit.workers.publishing.test_gguf_files import convert
+from tests.unit.workers.reports.reports import report
+from workers.pruning.patch import PatchError, PatchVerdict, serialise_patch
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.publishing.adapters import AdapterError, build_adapter
+from workers.publishing.exporting import Export, export_correction
+from workers.publishing.gguf_files import GgufError
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Pruned:
+    return build_pruned_weights("llama", tmp_path / "base")
+
+
+def describe(case: Pruned, form: ExportForm = ExportForm.PEFT, base_model: str = "tiny") -> Export:
+    return Export(serialise_patch(case.patch), case.folder, base_model, form)
+
+
+def read_card(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def check_hashes(folder: Path) -> None:
+    """Every file but the list itself is in it, with the hash it has."""
+    listed = dict(
+        reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines()
+    )
+    names = {path.name for path in folder.iterdir()} - {"SHA256SUMS"}
+    assert listed.keys() == names
+    for name, digest in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_peft_adapter_is_the_one_that_is_published(case: Pruned, tmp_path: Path) -> None:
+    done = export_correction(describe(case), tmp_path / "out")
+    adapter = build_adapter(case.patch, case.folder, base_model="tiny")
+    for name, content in adapter.files.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+    assert (done.rank, set(done.files)) == (3, {*adapter.files, "README.md", "SHA256SUMS"})
+    check_hashes(tmp_path / "out")
+    card = read_card(tmp_path / "out")
+    assert card.startswith('---\nbase_model: "tiny"\nbase_model_relation: adapter\n')
+    assert "library_name: peft" in card
+    count = f"{len(case.selection):,} weights in 14 modules"
+    assert count in card
+    assert "LoRA adapter of rank 3" in card
+    assert case.patch.base_sha256 in card
+    assert hashlib.sha256(serialise_patch(case.patch)).hexdigest() in card
+    assert "The patch does not say how its job ended." in card
+
+
+def test_a_merged_checkpoint_is_the_patched_one(case: Pruned, tmp_path: Path) -> None:
+    (case.folder / "README.md").write_text("the base's own card")
+    done = export_correction(describe(case, ExportForm.MERGED), tmp_path / "out")
+    assert done.rank is None
+    assert compute_checkpoint_sha256(tmp_path / "out") == case.patch.corrected_sha256
+    check_hashes(tmp_path / "out")
+    card = read_card(tmp_path / "out")
+    assert "library_name: transformers" in card
+    assert "adapter" not in card
+    assert load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_a_gguf_is_an_adapter_or_the_whole_base(case: Pruned, tmp_path: Path) -> None:
+    done = export_correction(describe(case, ExportForm.GGUF), tmp_path / "adapter")
+    assert (done.rank, done.files) == (3, ("README.md", "SHA256SUMS", "adapter.gguf"))
+    assert "--lora adapter.gguf" in read_card(tmp_path / "adapter")
+    base_gguf = convert(case, tmp_path / "base.gguf")
+    whole = replace(describe(case, ExportForm.GGUF), base_gguf=base_gguf)
+    done = export_correction(whole, tmp_path / "whole")
+    assert (done.rank, done.files) == (None, ("README.md", "SHA256SUMS", "model.gguf"))
+    check_hashes(tmp_path / "whole")
+    with pytest.raises(GgufError, match="is for gguf, not for peft"):
+        export_correction(replace(whole, form=ExportForm.PEFT), tmp_path / "other")
+
+
+def test_the_card_says_what_was_proved_and_what_was_not(case: Pruned, tmp_path: Path) -> None:
+    found = report()
+    found = found.model_copy(
+        update={"model": found.model.model_copy(update={"sha256": case.patch.base_sha256})}
+    )
+    export_correction(replace(describe(case), report=found), tmp_path / "out")
+    card = read_card(tmp_path / "out")
+    assert f"**{found.verdict.value}**" in card
+    for gate in found.gates:
+        assert gate.name in card
+    assert card.count("| yes |") == sum(gate.is_met for gate in found.gates)
+    other = replace(describe(case), report=report())
+    with pytest.raises(ValueError, match="report is of another base"):
+        export_correction(other, tmp_path / "other")
+
+
+def test_names_cannot_break_out_of_the_card(case: Pruned, tmp_path: Path) -> None:
+    name = 'x"\nlicense: mit\n---\n# <script>|`y`'
+    export_correction(describe(case, base_model=name), tmp_path / "out")
+    header = read_card(tmp_path / "out").split("---\n")[1]
+    assert [line.partition(":")[0] for line in header.splitlines() if ":" in line] == [
+        "base_model",
+        "base_model_relation",
+        "library_name",
+        "tags",
+    ]
+    assert "\n# <script>" not in read_card(tmp_path / "out")
+
+
+def test_a_verdict_in_the_patch_is_told(case: Pruned, tmp_path: Path) -> None:
+    judged = replace(case.patch, verdict=PatchVerdict(Verdict.REJECTED, ("kl",)))
+    export_correction(describe(replace(case, patch=judged)), tmp_path / "out")
+    assert "ended as rejected; gates not met: kl" in read_card(tmp_path / "out")
+
+
+def test_what_cannot_be_leaves_nothing_behind(case: Pruned, tmp_path: Path) -> None:
+    with pytest.raises(PatchError, match="lies inside"):
+        export_correction(describe(case), case.folder / "out")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileExistsError, match="name a folder that does not"):
+        export_correction(describe(case), tmp_path / "there")
+    mixture = build_pruned("mixtral", tmp_path / "mixture")
+    with pytest.raises(AdapterError, match="holds experts"):
+        export_correction(describe(mixture), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "there", "mixture"}

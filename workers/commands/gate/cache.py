@@ -1,0 +1,122 @@
+"""What was measured of a base, kept in a folder: the second run of a configuration takes it up.
+
+A file holds its own SHA-256. One that does not match it, or cannot be read, counts as absent: what
+it stood for is measured anew. Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from workers.abilities.state import SliceFigures
+from workers.measuring.measurement import KeptFigures
+from workers.measuring.state import ModelState
+
+logger = logging.getLogger(__name__)
+
+FORMAT = b"excise-figures 1 "
+"""Before the hash that begins a file; changes whenever the layout does."""
+
+SUFFIX = ".figures"
+
+_DIGEST_CHARACTERS = 64
+_STATE = "state"
+_HIDDEN = "hidden."
+
+
+class FigureCache:
+    """Kept figures by key, a file each, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is made when something is kept."""
+        self._folder = folder
+
+    def find(self, key: str) -> KeptFigures | None:
+        """Return what was kept of a base under `key`; None where nothing sound was."""
+        if (payload := self._read(key)) is None:
+            return None
+        try:
+            return _decode(payload)
+        except (SafetensorError, ValueError, KeyError):
+            logger.warning("kept figures %s cannot be used", key)
+            return None
+
+    def keep(self, key: str, figures: KeptFigures) -> None:
+        """Keep what was measured of a base, if it can be read back as it is. Raises `OSError`."""
+        payload = _encode(figures)
+        try:
+            is_same = _decode(payload).state == figures.state
+        except ValueError:  # a figure that JSON cannot hold
+            is_same = False
+        if is_same:
+            self._write(key, payload)
+
+    def find_slice(self, key: str) -> SliceFigures | None:
+        """Return the figures of a slice's probes that were kept under `key`."""
+        if (payload := self._read(key)) is None:
+            return None
+        try:
+            return SliceFigures.model_validate_json(payload)
+        except ValueError:
+            logger.warning("kept figures %s cannot be used", key)
+            return None
+
+    def keep_slice(self, key: str, figures: SliceFigures) -> None:
+        """Keep the figures of a slice's probes. Raises `OSError`."""
+        self._write(key, figures.model_dump_json().encode())
+
+    def _read(self, key: str) -> bytes | None:
+        """Return what a file holds, if its hash says that it is what was written."""
+        try:
+            content = (self._folder / f"{key}{SUFFIX}").read_bytes()
+        except OSError:
+            return None
+        start = len(FORMAT) + _DIGEST_CHARACTERS
+        payload = content[start:]
+        if content[:start] != FORMAT + _digest(payload):
+            logger.warning("kept figures %s are damaged", key)
+            return None
+        return payload
+
+    def _write(self, key: str, payload: bytes) -> None:
+        """Write a file that appears under its name only when it is whole."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{key}-", dir=self._folder)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(FORMAT + _digest(payload))
+                file.write(payload)
+            temporary.replace(self._folder / f"{key}{SUFFIX}")
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _digest(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).hexdigest().encode()
+
+
+def _encode(figures: KeptFigures) -> bytes:
+    """Return the figures as the bytes of a safetensors file, the state in it as JSON."""
+    state = np.frombuffer(figures.state.to_bytes(), dtype=np.uint8)
+    tensors = {_STATE: torch.from_numpy(state.copy())}
+    for number, hidden in enumerate(figures.hidden):
+        tensors[f"{_HIDDEN}{number}"] = hidden.contiguous()
+    return save(tensors)
+
+
+def _decode(payload: bytes) -> KeptFigures:
+    """Return the figures again. Raises `SafetensorError`, `KeyError` and `ValueError`."""
+    tensors = load(payload)
+    state = ModelState.model_validate_json(tensors.pop(_STATE).numpy().tobytes())
+    hidden = tuple(tensors[f"{_HIDDEN}{number}"] for number in range(len(tensors)))
+    return KeptFigures(state, hidden)

@@ -1,0 +1,132 @@
+"""A run of `excise gate` beside an earlier one: which figures got better, which worse. Pure.
+
+Both runs judge their checkpoint against the same one, so that their figures mean the same. A
+figure is clearly better or worse where the 95 % intervals of both runs do not meet: with the same
+prompts in both that is more than chance would need, so that a candidate is blamed for little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from excise.names import GateBound, Trend
+from excise.reports.gate_run import FigureChange, GateReport, RunComparison
+from excise.reports.gates import GateResult
+from workers.gates.rows import Figure, judge_figure
+from workers.gates.table import NOT_WORSE
+
+ROUNDING = 1e-9
+"""Differences up to this are none: the same figure, computed on another machine."""
+
+NAMED = 6
+"""Figures that the gate's note names; the report lists all."""
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A value with its interval, and which way is the good one."""
+
+    value: float
+    low: float | None
+    high: float | None
+    is_lower_better: bool
+
+
+def compare_runs(report: GateReport, earlier: GateReport) -> RunComparison:
+    """Return what became of every figure since the run of `earlier`."""
+    obstacle = _find_obstacle(report, earlier)
+    return RunComparison(
+        model=earlier.model,
+        outcome=earlier.outcome,
+        obstacle=obstacle,
+        caution=None if obstacle else _find_caution(report, earlier),
+        changes=[] if obstacle else list(_list_changes(report, earlier)),
+    )
+
+
+def judge_not_worse(comparison: RunComparison) -> GateResult:
+    """Return the gate: nothing is clearly worse; not measured where nothing can be compared."""
+    if comparison.obstacle is not None:
+        return judge_figure(NOT_WORSE, 0.0, Figure(None, unmeasured=comparison.obstacle))
+    worse = comparison.clearly_worse
+    figure = Figure(float(len(worse)), count=len(comparison.changes), note=_name(worse))
+    return judge_figure(NOT_WORSE, 0.0, figure)
+
+
+def _name(worse: Sequence[FigureChange]) -> str | None:
+    if not worse:
+        return None
+    more = f" and {len(worse) - NAMED} more" if len(worse) > NAMED else ""
+    return f"worse: {', '.join(change.name for change in worse[:NAMED])}{more}"
+
+
+def _find_obstacle(report: GateReport, earlier: GateReport) -> str | None:
+    if report.against.sha256 != earlier.against.sha256:
+        return (
+            "the earlier run judged against another checkpoint, with the SHA-256 "
+            f"{earlier.against.sha256[:12]}: figures are relative to it and cannot be compared"
+        )
+    if report.dtype != earlier.dtype:
+        return f"the earlier run was computed in {earlier.dtype}: figures cannot be compared"
+    return None
+
+
+def _find_caution(report: GateReport, earlier: GateReport) -> str | None:
+    if earlier.measure_sha256 is None or report.measure_sha256 != earlier.measure_sha256:
+        return "the earlier run asked other prompts, texts or questions: figures may differ by that"
+    if report.versions != earlier.versions:
+        return "the earlier run used other versions of the program: figures may differ by that"
+    return None
+
+
+def _list_changes(report: GateReport, earlier: GateReport) -> Iterator[FigureChange]:
+    now, before = _list_figures(report), _list_figures(earlier)
+    for name in dict.fromkeys((*now, *before)):
+        yield _compare(name, now.get(name), before.get(name))
+
+
+def _list_figures(report: GateReport) -> dict[str, _Figure]:
+    """Return name → every figure that was measured; NOT_WORSE is about runs, and none."""
+    figures = {
+        gate.name: _Figure(
+            gate.value, gate.ci_low, gate.ci_high, gate.bound in (GateBound.AT_MOST, None)
+        )
+        for gate in report.gates
+        if gate.value is not None and gate.name != NOT_WORSE.name
+    }
+    for change in report.abilities:
+        low, high = change.accuracy_interval
+        rise = change.accuracy_after - change.accuracy_before
+        figures[f"ability:{change.name}"] = _Figure(rise, low, high, is_lower_better=False)
+    return figures
+
+
+def _compare(name: str, now: _Figure | None, before: _Figure | None) -> FigureChange:
+    if now is None or before is None:
+        trend = Trend.LOST if now is None else Trend.NEW
+        is_clear = now is None
+    else:
+        trend = _find_trend(now, before)
+        is_clear = trend is not Trend.SAME and not _meet(now, before)
+    return FigureChange(
+        name=name,
+        trend=trend,
+        is_clear=is_clear,
+        earlier=None if before is None else before.value,
+        now=None if now is None else now.value,
+    )
+
+
+def _find_trend(now: _Figure, before: _Figure) -> Trend:
+    rise = now.value - before.value
+    if abs(rise) <= ROUNDING:
+        return Trend.SAME
+    return Trend.BETTER if (rise < 0) is now.is_lower_better else Trend.WORSE
+
+
+def _meet(now: _Figure, before: _Figure) -> bool:
+    """Whether the intervals of two figures have a point in common; without one they do not."""
+    if now.low is None or now.high is None or before.low is None or before.high is None:
+        return False
+    return now.low <= before.high and before.low <= now.high
