@@ -84,7 +84,7 @@ def delete_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> N
     if tenant_repository.is_prompt_set_in_use(session, tenant_id, prompt_set_id):
         raise ConflictError("A job that has not ended needs the prompt set. Wait, or cancel it.")
     session.delete(found)
-    record(session, tenant_id, "prompt_set.delete", prompt_set_id, {"name": found.name})
+    record(session, tenant_id, "prompt_set.delete", found.id, {"name": found.name})
 
 
 def get_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet:

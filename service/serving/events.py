@@ -50,46 +50,52 @@ def append_event(
     to_version_id: str | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record what happened to the version, or to the alias through it.
+    """Record what happened to the version, or to the alias through it, and tell webhooks.
 
-    Webhooks are told of it, and what somebody asked for is in the audit log.
+    What somebody asked for is audited as well.
     """
-    event = ServingEvent(
-        tenant_id=version.tenant_id,
-        kind=kind,
-        alias=alias or version.target_alias,
-        version_id=version.id,
-        key_id=key_id,
-        from_version_id=from_version_id,
-        to_version_id=to_version_id,
-        reason=reason,
-        message=message,
-        data=dict(data or {}),
+    session.add(
+        ServingEvent(
+            tenant_id=version.tenant_id,
+            kind=kind,
+            alias=alias or version.target_alias,
+            version_id=version.id,
+            key_id=key_id,
+            from_version_id=from_version_id,
+            to_version_id=to_version_id,
+            reason=reason,
+            message=message,
+            data=dict(data or {}),
+        )
     )
-    session.add(event)
     details = {
-        "alias": event.alias,
+        "alias": alias or version.target_alias,
         "from_version": from_version_id,
         "to_version": to_version_id,
         "reason": reason,
     }
     tell_of_version(session, version, kind, details)
     if kind in _ACTIONS:
-        _audit(session, version, _ACTIONS[kind], alias, event)
+        _audit(
+            session,
+            version,
+            kind,
+            alias,
+            {"asked_by": key_id, "from": from_version_id, "reason": reason, **(data or {})},
+        )
 
 
 def _audit(
-    session: Session, version: ModelVersion, action: Action, alias: str | None, event: ServingEvent
+    session: Session,
+    version: ModelVersion,
+    kind: EventKind,
+    alias: str | None,
+    details: Mapping[str, Any],
 ) -> None:
+    """Write the change into the audit log, under the alias or the version that it was made to."""
+    action = _ACTIONS[kind]
     is_of_alias = action.startswith("alias.")
-    details = {
-        "version": version.id if is_of_alias else None,
-        "alias": None if is_of_alias else version.target_alias,
-        "asked_by": event.key_id,
-        "from": event.from_version_id,
-        "reason": event.reason,
-        **event.data,
-    }
-    known = {name: value for name, value in details.items() if value is not None}
+    about = {"version": version.id} if is_of_alias else {"alias": version.target_alias}
+    known = {name: value for name, value in {**about, **details}.items() if value is not None}
     target = alias if is_of_alias and alias is not None else version.id
     record(session, version.tenant_id, action, target, known)

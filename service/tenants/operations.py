@@ -53,8 +53,8 @@ def set_quotas(session: Session, tenant: Tenant, changes: dict[str, int | None])
     own = {name: value for name, value in own.items() if value is not None}
     Quotas.model_validate(own)
     tenant.quotas = own or None
+    record(session, tenant.id, "tenant.set_quotas", tenant.id, {"quotas": own})
     session.flush()
-    record(session, tenant.id, "tenant.quota", tenant.id, changes)
 
 
 def check_room_for_prompt_set(

@@ -55,8 +55,8 @@ def create_webhook(
         secret=secret,
     )
     session.add(webhook)
+    record(session, tenant_id, "webhook.create", webhook.id, {"events": webhook.events})
     session.flush()
-    record(session, tenant_id, "webhook.create", webhook.id, {"url": webhook.url})
     return webhook, secret
 
 
@@ -91,6 +91,13 @@ def change_webhook(
 ) -> Webhook:
     """The webhook, changed. Enabled again it is told of what happens from now on."""
     webhook = get_webhook(session, tenant_id, webhook_id, lock=True)
+    record(
+        session,
+        tenant_id,
+        "webhook.change",
+        webhook_id,
+        {"changed": sorted(change.model_fields_set)},
+    )
     if change.url is not None:
         webhook.url = change.url
     if change.events is not None:
@@ -103,8 +110,6 @@ def change_webhook(
         webhook.status, webhook.status_reason = WebhookStatus.ENABLED, None
         webhook.failing_since = None
     session.flush()
-    changes = change.model_dump(mode="json", exclude_none=True)
-    record(session, tenant_id, "webhook.change", webhook.id, changes)
     return webhook
 
 
@@ -127,8 +132,8 @@ def rotate_secret(session: Session, tenant_id: str, webhook_id: str) -> tuple[We
     secret = make_secret()
     webhook.previous_secret, webhook.secret = webhook.secret, secret
     webhook.previous_secret_until = fetch_now(session) + SECRET_OVERLAP
+    record(session, tenant_id, "webhook.rotate", webhook_id)
     session.flush()
-    record(session, tenant_id, "webhook.rotate_secret", webhook_id)
     return webhook, secret
 
 

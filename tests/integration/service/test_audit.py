@@ -25,6 +25,14 @@ AUDITED = {
     ("POST", "/v1/jobs"): "job.submit",
     ("POST", "/v1/jobs/{job_id}/cancel"): "job.cancel",
     ("POST", "/v1/prompt-sets"): "prompt_set.create",
+    ("DELETE", "/v1/jobs/{job_id}"): "job.delete",
+    ("DELETE", "/v1/jobs/{job_id}/artifacts"): "job.delete_files",
+    ("DELETE", "/v1/prompt-sets/{prompt_set_id}"): "prompt_set.delete",
+    ("DELETE", "/v1/tenant"): "tenant.delete",
+    ("POST", "/v1/webhooks"): "webhook.create",
+    ("PATCH", "/v1/webhooks/{webhook_id}"): "webhook.change",
+    ("DELETE", "/v1/webhooks/{webhook_id}"): "webhook.delete",
+    ("POST", "/v1/webhooks/{webhook_id}/rotate"): "webhook.rotate",
     ("POST", "/v1/keys"): "key.create",
     ("DELETE", "/v1/keys/{key_id}"): "key.revoke",
     ("POST", "/v1/models/{job_id}/publish"): "version.publish",
@@ -34,7 +42,12 @@ AUDITED = {
     ("POST", "/v1/aliases/{alias}/split"): "alias.split",
 }
 """Each call that changes something, and what the log says of it."""
-CHANGES_NOTHING = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
+CHANGES_NOTHING = {
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/webhooks/{webhook_id}/ping"),
+    ("POST", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry"),
+}
 
 
 @pytest.fixture
