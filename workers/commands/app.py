@@ -1,4 +1,4 @@
-"""Commands of the worker's packages: `excise patch`, `export`, `models` and `gate`."""
+"""Commands of the worker's packages: `excise patch`, `export`, `models`, `gate`, `estimate`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ model_commands = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Fetch the embedded base models."
 )
 export_commands = typer.Typer(add_completion=False)
+estimate_commands = typer.Typer(add_completion=False)
 gate_commands = typer.Typer(add_completion=False)
 """A Typer of one command is that command itself: `excise gate`, not `excise gate gate`."""
 
@@ -342,6 +343,46 @@ def gate_command(
     raise typer.Exit(0 if report.outcome is GateOutcome.PASSED else GATES_NOT_MET)
 
 
+@estimate_commands.command("estimate")
+def estimate_command(
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC.json", exists=True, dir_okay=False, help="The job.")
+    ],
+    prompts: Annotated[
+        list[Path],
+        typer.Option(
+            "--prompts", exists=True, dir_okay=False, help="Prompts of each behaviour, in order."
+        ),
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", exists=True, help="A folder or config.json; else the spec's."),
+    ] = None,
+    machine: Annotated[
+        Path | None,
+        typer.Option(
+            "--machine", exists=True, dir_okay=False, help="JSON of another machine; else this one."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a correction will take: memory, disk, minutes, and cheaper settings.
+
+    Ends with 0 when it fits, 1 when it does not.
+    """
+    from workers.commands.estimate import describe_estimate, estimate_job
+
+    with _reported_errors():
+        found = estimate_job(spec, prompts, model, machine, device)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        for line in describe_estimate(found):
+            typer.echo(clean(line))
+    raise typer.Exit(0 if found.fits else 1)
+
+
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.commands.app models fetch …`."""
     configure_console_logging()
@@ -351,6 +392,7 @@ def main() -> None:
     app.add_typer(model_commands, name="models")
     app.command("export")(export_command)
     app.command("gate")(gate_command)
+    app.command("estimate")(estimate_command)
     app()
 
 
