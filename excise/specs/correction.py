@@ -138,7 +138,7 @@ class ServingSpec(SpecModel):
     max_rank: Literal["auto"] | Annotated[int, Field(ge=1, le=512)] | None = "auto"
     """Largest rank of the adapter that the correction is to fit: most pruned neurons a layer, or
     most rows and columns of a matrix that pruned weights lie on. `auto` limits single weights
-    alone, which lost no effect by it (benchmarks/RESULTS.md); null limits nothing."""
+    alone (what that may cost: benchmarks/RESULTS.md, "Scale"); null limits nothing."""
 
     def find_limit(self, granularity: Granularity) -> int | None:
         """Return the limit for components of this granularity; None without one."""
