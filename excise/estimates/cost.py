@@ -56,11 +56,15 @@ FISHER_TOKENS = 512 * 32
 GENERATED_AT_ONCE = 128
 """Responses in a batch."""
 
-PASS_TOKENS = 4096
-"""Tokens in a batch of texts."""
+PASS_TOKENS = 1024
+"""Tokens in a batch that goes backwards on a GPU (workers/attribution/attribution.py)."""
 
-PROCESS_BYTES = 900 * 2**20
-"""A process with its libraries and allocator, without a model; measured."""
+CPU_PASS_TOKENS = 256
+"""The same on the CPU."""
+
+PROCESS_BYTES = 600 * 2**20
+"""A job's process without a model: 457 MiB resident after its imports with PyTorch's CPU build,
+measured, and room for the allocator."""
 
 SUMS_SHARE = 0.25
 """Sums of a segment's weights, of the model's own bytes, where it is more than one layer's."""
@@ -129,9 +133,10 @@ def compute_cost(
     `behaviours` are the sizes of the behaviours' prompt sets, in their order.
     """
     seconds = _Work(spec, shape, machine, behaviours).time_stages()
-    device = _count_device_bytes(spec, shape, behaviours)
-    weights = shape.count_bytes(spec.dtype)
     on_gpu = machine.device_bytes > 0
+    tokens = PASS_TOKENS if on_gpu else CPU_PASS_TOKENS
+    device = _count_device_bytes(spec, shape, behaviours, tokens)
+    weights = shape.count_bytes(spec.dtype)
     return Cost(
         device_bytes=device,
         host_bytes=PROCESS_BYTES + (weights if on_gpu else device),
@@ -238,9 +243,12 @@ def _count_tokens(behaviour: BehaviourSpec, own: SetSize) -> float:
 
 
 def _count_device_bytes(
-    spec: CorrectionSpec, shape: ModelShape, behaviours: Sequence[SetSize]
+    spec: CorrectionSpec, shape: ModelShape, behaviours: Sequence[SetSize], pass_tokens: int
 ) -> int:
-    """Return weights, and the largest of what is beside them at one time."""
+    """Return weights, and the largest of what is beside them at one time.
+
+    `pass_tokens` are the tokens of a batch that goes backwards.
+    """
     longest = max(
         own.mean_tokens + behaviour.decoding.max_new_tokens
         for behaviour, own in zip(spec.behaviours, behaviours, strict=True)
@@ -250,7 +258,7 @@ def _count_device_bytes(
         4 * 4 * GENERATED_AT_ONCE * shape.vocabulary
     )
     item = DTYPE_BYTES[spec.dtype]
-    kept = PASS_TOKENS * shape.hidden * item * KEPT_ACTIVATIONS * shape.layers // 2
+    kept = pass_tokens * shape.hidden * item * KEPT_ACTIVATIONS * shape.layers // 2
     passing = kept + 4 * 512 * shape.vocabulary
     if Granularity.WEIGHT in spec.attribution.granularities:
         passing += _count_sums_bytes(spec, shape)
