@@ -145,6 +145,8 @@ def stack(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     try:
         stack.compose("up", "--detach", "--wait", timeout=900)
         build_model(folder / MODEL)
+        for path in (folder / MODEL).iterdir():
+            path.chmod(0o644)  # the worker's user is another one, as deploy/README.md says
         stack.compose("cp", str(folder / MODEL), f"worker:/var/lib/excise/models/{MODEL}")
         yield stack
     except AssertionError as error:
@@ -236,6 +238,7 @@ def test_a_backup_can_be_restored_as_the_runbook_says(
 ) -> None:
     done = harness.wait(harness.submit_quick())
     (tmp_path / "before").mkdir()
+    assert done.verdict == "no_effect", stack.describe()
     before = harness.download(done, tmp_path / "before")
     sh(
         stack,
