@@ -12,7 +12,7 @@ TEST_JOBS ?= 2
 export EXCISE_HOME ?= $(CURDIR)/.excise
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo serve vllm test lint docs up bench clean install pin wheel
+.PHONY: demo serve vllm test containers lint docs up bench clean install pin wheel
 
 install: $(STAMP)
 
@@ -49,8 +49,12 @@ up: $(STAMP)
 # Files are dealt out to TEST_JOBS processes of one thread each: on two cores that takes little more
 # than half of the time of one process with two. vLLM's servers want every core to themselves.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not vllm" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not vllm and not containers" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m vllm tests/integration/vllm
+
+# Images and the Compose file, with an engine of their own where containers can run at all.
+containers: $(STAMP)
+	$(BIN)/python -m pytest -m containers tests/integration/deploy
 
 # Build sdist and wheel, and run the reduced demo from the wheel, in an empty folder.
 wheel: $(STAMP)

@@ -30,7 +30,10 @@ from tests.integration.deploy.images import (
 
 COMPOSE = ROOT / "deploy" / "compose"
 
-pytestmark = pytest.mark.timeout(2400)  # builds of images, on a busy machine
+pytestmark = [
+    pytest.mark.containers,
+    pytest.mark.timeout(2400),  # builds of images, on a busy machine
+]
 
 
 @pytest.fixture(scope="module")
