@@ -123,6 +123,7 @@ class Poster:
 
     def _post_once(self, body: bytes) -> bytes:
         """One attempt, ended when its time is up."""
+        self._runner.get_loop()  # raises where it is closed, before there is a coroutine to await
         return self._runner.run(self._post_in_time(body))
 
     async def _post_in_time(self, body: bytes) -> bytes:

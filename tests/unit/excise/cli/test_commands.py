@@ -208,7 +208,7 @@ def hello() -> None:
     assert re.search(r"^\W*models\b", run("--help").stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["export", "gate", "models", "patch"])
+@pytest.mark.parametrize("name", ["estimate", "export", "gate", "models", "patch"])
 def test_the_workers_commands_have_names_and_only_options_of_theirs(name: str) -> None:
     assert re.search(rf"^\W*{name}\b", run("--help").stdout, re.MULTILINE)
     assert "completion" not in run(name, "--help").stdout

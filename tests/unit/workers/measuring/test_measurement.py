@@ -351,8 +351,11 @@ def test_a_larger_vocabulary_is_fine_and_a_smaller_one_is_not() -> None:
         after = enlarged(ids).logits[0, :-1].log_softmax(-1)[:, :101]
     expected = (before.exp() * (before - after)).sum(-1).clamp(min=0)
     assert found.divergences[0] == pytest.approx(float(expected.sum()), rel=1e-4, abs=1e-6)
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.add_tokens([f"x{index}" for index in range(10)])
+    larger = as_loaded(enlarged, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="predicts 101 tokens, the base 111"):
-        ReferenceText(as_loaded(enlarged), samples).measure(as_loaded(base))
+        ReferenceText(larger, samples).measure(as_loaded(base))
 
 
 # --- abilities ----------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def build_inputs(model: PreTrainedModel, behaviours: int = 2, **changes: Any) ->
     spec: dict[str, Any] = {
         "attribution": {"granularity": "weight"},
         "search": {"amounts": [10, MOST]},
+        "serving": {"max_rank": None},  # so that the best of all weights are kept
     }
     for name, own in changes.pop("spec", {}).items():
         spec[name] = spec.get(name, {}) | own
