@@ -43,6 +43,14 @@ REQUEST_EXAMPLES: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("roll_back_alias", _JSON): {"with a reason": {"reason": "users complain"}},
     ("split_alias", _JSON): {"a tenth": {"version": _VERSION, "percent": 10}},
     ("retire_version", _JSON): {"with a reason": {"reason": "superseded"}},
+    ("create_webhook", _JSON): {
+        "ends of jobs": {
+            "url": "https://hooks.example.com/excise",
+            "events": ["job.succeeded", "job.failed"],
+            "description": "tells the release channel",
+        }
+    },
+    ("change_webhook", _JSON): {"switched off": {"status": "disabled"}},
     ("create_chat_completion", _JSON): {
         "one question": {
             "model": "smollm2@production",

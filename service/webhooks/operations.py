@@ -200,7 +200,7 @@ def _require_enabled(webhook: Webhook) -> None:
         raise ConflictError("The webhook is disabled. Enable it first.")
 
 
-def _refuse_after(what: str) -> InvalidRequestError:
-    return InvalidRequestError(
+def _refuse_after(what: str) -> NotFoundError:
+    return NotFoundError(
         f"after names no {what}. Use the id of the last one on the page before.", param="after"
     )

@@ -64,8 +64,14 @@ class Fleet:
     def migrate(self, source: Path) -> None:
         """Bring the database to the schema that the release in `source` knows."""
         code = "import os; from service.database import upgrade_to_head as u; u(os.environ['URL'])"
+        self.run(source, code)
+
+    def run(self, source: Path, code: str, *arguments: str) -> str:
+        """What a few lines of Python print, run by the release in `source`."""
         environment = {**self._environment(source), "URL": self.database_url}
-        subprocess.run([sys.executable, "-P", "-c", code], env=environment, check=True)
+        command = [sys.executable, "-P", "-c", code, *arguments]
+        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+        return done.stdout.decode()
 
     def start_previous_api(self, source: Path) -> str:
         """Start an API of the release in `source`; its URL."""

@@ -69,8 +69,25 @@ def make_key(fleet: Fleet, tenant: str) -> str:
         database.dispose()
 
 
-def reach(fleet: Fleet, url: str) -> DeployedHarness:
-    return DeployedHarness(url, lambda tenant: make_key(fleet, tenant), fleet.describe)
+MAKE_KEY = """
+import os, sys
+from service.database import Database
+from service.keys.operations import create_tenant_key
+database = Database(os.environ["URL"], pool_size=1, max_overflow=0)
+with database.transaction() as session:
+    print(create_tenant_key(session, sys.argv[1], "upgrade", ("submit",)))
+"""
+
+
+def reach(fleet: Fleet, url: str, previous: Path | None = None) -> DeployedHarness:
+    """Clients of an API; keys come from the release in `previous` while only it fits the schema."""
+
+    def make(tenant: str) -> str:
+        if previous is None:
+            return make_key(fleet, tenant)
+        return fleet.run(previous, MAKE_KEY, tenant).strip()
+
+    return DeployedHarness(url, make, fleet.describe)
 
 
 def read_revision(url: str) -> str | None:
@@ -87,7 +104,7 @@ def test_the_release_before_works_on_the_new_schema_in_the_middle_of_a_job(
 ) -> None:
     fleet.migrate(previous)
     assert read_revision(fleet.database_url) == PREVIOUS_REVISION
-    before = reach(fleet, fleet.start_previous_api(previous))
+    before = reach(fleet, fleet.start_previous_api(previous), previous)
     worker = fleet.start_previous_worker(previous)
     job_id = before.submit()
     before.wait_for_attribution(job_id)

@@ -222,7 +222,7 @@ def test_a_tenant_is_deleted_with_everything(
     assert client.get("/v1/jobs").status_code == 401
     with database.transaction() as session:
         for table in Base.metadata.sorted_tables:
-            if "tenant_id" in table.c:
+            if "tenant_id" in table.c and table.name != "audit_log":  # which only grows
                 rows = session.execute(table.select().where(table.c.tenant_id == tenant_id))
                 assert rows.all() == [], table.name
         assert session.get(Tenant, tenant_id) is None

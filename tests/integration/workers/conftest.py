@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from excise.resources.tenants import Quotas
 from excise.specs import CorrectionSpec
 from excise.specs.behaviours import RepetitionSpec
 from service.database import Database
@@ -50,7 +51,7 @@ def make_job(database: Database, settings: WorkerSettings) -> Callable[[], str]:
             def upload(name: str, count: int) -> str:
                 content = "\n".join(f"{name} {number}" for number in range(count)).encode()
                 created = create_prompt_set(
-                    session, identity.tenant_id, name, "text/plain", content
+                    session, identity.tenant_id, name, "text/plain", content, Quotas()
                 )
                 return str(created[0].id)
 

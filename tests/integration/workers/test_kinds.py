@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from excise.resources.tenants import Quotas
 from excise.specs import SPECS, parse_spec
 from service.artifacts import open_artifact_store
 from service.database import Database
@@ -68,7 +69,9 @@ def submit(database: Database, settings: WorkerSettings, identity: Identity) -> 
     def submit(texts: Sequence[str] = TWELVE, **changes: Any) -> str:
         with database.transaction() as session:
             content = "\n".join(texts).encode()
-            found, _ = create_prompt_set(session, identity.tenant_id, "set", "text/plain", content)
+            found, _ = create_prompt_set(
+                session, identity.tenant_id, "set", "text/plain", content, Quotas()
+            )
             document = {"kind": "word_count", "model": "tiny", "prompts": found.id, **changes}
             return str(submit_job(session, identity, parse_spec(document), settings)[0].id)
 

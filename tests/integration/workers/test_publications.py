@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM
 
 from excise.names import ComputeDtype, Granularity, VersionStatus
 from excise.resources.serving import PublishRequest
+from excise.resources.tenants import Quotas
 from excise.specs import CorrectionSpec
 from excise.specs.behaviours import BehaviourSpecBase, CustomSpec, PhraseSpec, RepetitionSpec
 from service.artifacts import ArtifactStore, open_artifact_store
@@ -148,7 +149,9 @@ def publisher(database: Database, settings: WorkerSettings) -> Publisher:
                 for number in range(count)
             ]
             content = "\n".join(lines).encode()
-            created = create_prompt_set(session, identity.tenant_id, name, "text/plain", content)
+            created = create_prompt_set(
+                session, identity.tenant_id, name, "text/plain", content, Quotas()
+            )
             return str(created[0].id)
 
         sets = (upload("undesired", 20, 3), upload("reference", 20, 7))

@@ -19,6 +19,7 @@ from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from excise.resources.tenants import Quotas
 from excise.specs import CorrectionSpec
 from excise.specs.behaviours import DecodingSpec, RepetitionSpec
 from service.broker import Broker
@@ -284,7 +285,8 @@ def submit_correction(
     clear_jobs(database)
 
     def upload(session: Session, name: str, content: bytes) -> str:
-        return str(create_prompt_set(session, tenant_id, name, "text/plain", content)[0].id)
+        made, _ = create_prompt_set(session, tenant_id, name, "text/plain", content, Quotas())
+        return str(made.id)
 
     def submit() -> str:
         with database.transaction() as session:
