@@ -70,5 +70,5 @@ excise() { "$scratch/env/bin/excise" "$@"; }
 
 build
 use_client
-install_wheel "$scratch/env" worker,embedded
+install_wheel "$scratch/env" worker,embedded,tracing
 use_wheel

@@ -41,7 +41,7 @@ def create_webhook(
         return view_new_webhook(webhook, secret)
 
 
-@router.get("")
+@router.get("", responses={404: {"description": "No such `after`"}})
 def list_webhooks(context: Context, admin: Admin, page_request: Paging) -> WebhookList:
     """One page of the tenant's webhooks, newest first."""
     after, limit = page_request.after, page_request.limit

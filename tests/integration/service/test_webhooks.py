@@ -397,14 +397,17 @@ def test_lists_have_pages(client: TestClient, receiver: Receiver, deliverer: Del
     assert first["has_more"]
     rest = client.get(f"/v1/webhooks?after={first['data'][-1]['id']}").json()
     assert [one["id"] for one in rest["data"]] == made[:1]
-    assert client.get("/v1/webhooks?after=wh_x").status_code == 404
+    assert client.get("/v1/webhooks?after=wh_x").status_code == 422
+    assert client.get(f"/v1/webhooks?after=wh_{'0' * 24}").status_code == 404
     for _ in range(3):
         client.post(f"/v1/webhooks/{made[0]}/ping")
     page = client.get(f"/v1/webhooks/{made[0]}/deliveries?limit=2").json()
     after = page["data"][-1]["id"]
     rest = client.get(f"/v1/webhooks/{made[0]}/deliveries?after={after}").json()
     assert (len(page["data"]), page["has_more"], len(rest["data"])) == (2, True, 1)
-    assert client.get(f"/v1/webhooks/{made[0]}/deliveries?after=dlv_x").status_code == 404
+    deliveries = f"/v1/webhooks/{made[0]}/deliveries"
+    assert client.get(f"{deliveries}?after=dlv_x").status_code == 422
+    assert client.get(f"{deliveries}?after=dlv_{'0' * 24}").status_code == 404
 
 
 def test_a_tenant_has_so_many(client: TestClient, receiver: Receiver) -> None:
