@@ -262,7 +262,7 @@ def test_a_corpus_shorter_than_one_window_fails_its_job(stack: Harness) -> None:
     worker = stack.worker_pid()
     prompts = upload(stack, build_prompts(2, 10, 5)).json()["id"]
     response = submit(stack, perplexity={"prompts": prompts, "context": 64})
-    check_invalid_input(stack, response, worker, "20 tokens", "64", "longer corpus")
+    check_invalid_input(stack, response, worker, "20 tokens", "64", "longer text")
 
 
 def test_a_reference_of_single_words_fails_its_job(stack: Harness) -> None:
