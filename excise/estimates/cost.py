@@ -76,9 +76,6 @@ for a decoder layer (arXiv 2205.05198, section 4), halved where attention is not
 POOL_SHARE = 3
 """Candidates beside the largest amount."""
 
-POOL_BYTES = 4 * 512
-"""Of a candidate: its part in each of the rows of the general cost."""
-
 DEFAULT_AMOUNT_SHARE = 1 / 4000
 """Largest amount that a search tries without amounts, of all single weights."""
 
