@@ -20,6 +20,7 @@ from excise.cli.output import (
     exit_code_of,
     print_error,
     print_json,
+    print_more,
 )
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
@@ -166,7 +167,7 @@ def list_jobs(
         table.add_row(job.id, job.status, verdict, stage, clean(job.model), created)
     build_console().print(table)
     if page.has_more:
-        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+        print_more(page.data[-1].id)
 
 
 def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:

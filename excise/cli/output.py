@@ -64,6 +64,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
 
 
+def print_more(last_id: str) -> None:
+    """Where a list's next page begins, on standard error."""
+    print(f"more: --after {last_id}", file=sys.stderr)
+
+
 def clean(text: str, *, keep_lines: bool = False) -> str:
     """`text` without characters that could steer a terminal; model output may hold any."""
     kept = {"\n"} if keep_lines else set()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from excise.cli.ability_summary import count_kept, describe_kept
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
-from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.cli.output import CommandError, build_console, clean, print_json, print_more
 from excise.names import VersionStatus
 from excise.resources.serving import AliasView, ServingEventList, VersionView
 
@@ -138,7 +138,7 @@ def list_versions(
         if version.abilities is not None and version.abilities.lost:
             print(f"{version.id} {_describe_abilities(version)}")
     if page.has_more:
-        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+        print_more(page.data[-1].id)
 
 
 @versions_app.command("show")

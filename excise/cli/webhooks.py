@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
-from excise.cli.output import build_console, clean, print_json
+from excise.cli.output import build_console, clean, print_json, print_more
 from excise.names import WebhookEvent, WebhookStatus
 from excise.resources.webhooks import DeliveryView, NewWebhookView, WebhookView
 
@@ -53,7 +53,7 @@ def list_webhooks(
         return
     _show_webhooks(page.data)
     if page.has_more:
-        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+        print_more(page.data[-1].id)
 
 
 @app.command("show")
@@ -131,7 +131,7 @@ def deliveries(
         table.add_row(one.id, one.type, one.status, str(len(one.attempts)), answer, created)
     build_console().print(table)
     if page.has_more:
-        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+        print_more(page.data[-1].id)
 
 
 @app.command("retry")
