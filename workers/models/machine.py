@@ -40,8 +40,8 @@ def measure_machine(device: str = "auto") -> Machine:
 
 def _count_host_bytes() -> int:
     """Return main memory as far as this process may have it."""
-    used = psutil.Process().memory_info().rss
-    return min(psutil.virtual_memory().total, find_free_memory(torch.device("cpu")) + used)
+    used = int(psutil.Process().memory_info().rss)
+    return min(int(psutil.virtual_memory().total), find_free_memory(torch.device("cpu")) + used)
 
 
 def _measure_products(place: torch.device, dtype: torch.dtype) -> float:
