@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import PreTrainedModel
 
+from excise.estimates.shape import ModelShape
+from excise.names import ComputeDtype
 from workers.domain import TokenSequence
 from workers.models.loaded import LoadedModel
-from workers.models.sampling import NucleusDraws, compute_row_seed
+from workers.models.memory import find_free_memory
+from workers.models.reader import Reader
+from workers.models.sampling import compute_row_seed, draw_tokens
 from workers.models.watching import tell_generated
 from workers.progress import Advance
+
+CPU_ROWS = 128
+"""Responses written together on a CPU: with more, SmolLM2's products gain nothing."""
+
+MOST_ROWS = 1024
+"""The same on a GPU. Chosen by hand; not measured."""
+
+FREE_SHARE = 0.5
+"""Largest share of a GPU's free memory that their keys, values and logits may take. Chosen by hand;
+not measured."""
+
+LOGIT_BYTES = 20
+"""Bytes for each row and token of the vocabulary while a token is chosen: logits, their copy in
+float32, log-probabilities, and a sort where the nucleus is large."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ def generate_responses(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     on_batch: Advance | None = None,
 ) -> list[TokenSequence]:
     """Return each prompt with its greedy continuation, see `generate_samples`."""
@@ -55,7 +72,7 @@ def generate_samples(
     decoding: Decoding,
     *,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     on_batch: Advance | None = None,
 ) -> list[tuple[TokenSequence, ...]]:
     """Return each prompt with `decoding.samples` continuations of at most `max_new_tokens` tokens.
@@ -63,17 +80,21 @@ def generate_samples(
     Nothing but `decoding` counts, whatever the checkpoint's generation settings ask for
     (penalties, beams, forced tokens, …). The end-of-sequence token stops a response and is not
     part of it. What is drawn depends on `seed`, the prompt's tokens and the sample's number
-    alone, and two models that predict alike draw alike (see `NucleusDraws`): compared with one
-    seed they differ by what was changed. `on_batch` is called with the number of responses of
-    each batch. Raises `ValueError` on an empty prompt.
+    alone, and two models that predict alike draw alike (see `draw_tokens`): compared with one
+    seed they differ by what was changed. A prompt is read once for all its samples in a batch.
+    `batch_size` responses are written together, by default as many as `choose_rows` says;
+    `on_batch` is called with the number of responses of each batch. Raises `ValueError` on an
+    empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens; every prompt needs at least one")
     rows = [(index, sample) for index in range(len(prompts)) for sample in range(decoding.samples)]
     rows.sort(key=lambda row: (len(prompts[row[0]]), row))
     results: dict[tuple[int, int], TokenSequence] = {}
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
+    longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
+    size = batch_size or choose_rows(loaded, longest)
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
         seeds = [compute_row_seed(seed, prompts[index], sample) for index, sample in batch]
         began = time.perf_counter()
         responses = _generate_batch(loaded, [prompts[index] for index, _ in batch], seeds, decoding)
@@ -88,64 +109,68 @@ def generate_samples(
     ]
 
 
+def choose_rows(loaded: LoadedModel, longest: int) -> int:
+    """Return how many rows of at most `longest` tokens are written together on the device."""
+    if loaded.device.type == "cpu":
+        return CPU_ROWS
+    config = loaded.model.config.to_dict()
+    return fit_rows(config, loaded.model.dtype, longest, find_free_memory(loaded.device))
+
+
+def fit_rows(config: Mapping[str, Any], dtype: torch.dtype, longest: int, free: int) -> int:
+    """Return how many rows of `longest` tokens fit into `FREE_SHARE` of `free` bytes.
+
+    At least `CPU_ROWS`, at most `MOST_ROWS`. `config` is a model's config.json.
+    """
+    shape = ModelShape.of(config)
+    cache = shape.count_cache_bytes(longest, ComputeDtype(str(dtype).removeprefix("torch.")))
+    needed = cache + shape.vocabulary * LOGIT_BYTES
+    return min(max(CPU_ROWS, int(FREE_SHARE * free / needed)), MOST_ROWS)
+
+
 def _generate_batch(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     decoding: Decoding,
 ) -> list[list[int]]:
-    longest = max(len(prompt) for prompt in prompts)
-    input_ids = torch.full((len(prompts), longest), loaded.pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, longest - len(prompt) :] = 1
-    ends = _end_token_ids(loaded.model)
-    greedy = GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=loaded.pad_id,
-    )
-    draws = LogitsProcessorList()
-    if decoding.temperature > 0:
-        draws.append(NucleusDraws(seeds, decoding.temperature, decoding.top_p, longest))
-    model: Any = loaded.model  # `generate` is mixed into the classes of causal models alone
-    with _generation_config(model, greedy):
-        output = model.generate(
-            input_ids=input_ids.to(loaded.device),
-            attention_mask=attention_mask.to(loaded.device),
-            generation_config=greedy,
-            logits_processor=draws,
-        )
-    return [_cut_at_end(row[longest:].tolist(), ends) for row in output]
+    """Return a response to each prompt. Responses that have ended are computed no further."""
+    responses: list[list[int]] = [[] for _ in prompts]
+    ends = _find_end_tokens(loaded.model)
+    writing = list(range(len(prompts)))
+    row_seeds = torch.tensor(seeds, dtype=torch.int64, device=loaded.device)
+    reader = Reader(loaded)
+    logits = reader.read_prompts(prompts)
+    for step in range(decoding.max_new_tokens):
+        tokens = _choose(logits, row_seeds, step, decoding)
+        chosen = tokens.tolist()
+        kept = [row for row, token in enumerate(chosen) if token not in ends]
+        for row in kept:
+            responses[writing[row]].append(chosen[row])
+        if not kept or step == decoding.max_new_tokens - 1:
+            break
+        if len(kept) < len(writing):
+            rows = torch.tensor(kept)
+            reader.keep(rows)
+            tokens, row_seeds = tokens[rows], row_seeds[rows]
+            writing = [writing[row] for row in kept]
+        logits = reader.read(tokens)
+    return responses
 
 
-@contextmanager
-def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Within the context the model has no generation settings but `config`.
-
-    Passing a configuration to `generate` is not enough: what it leaves unset is filled from the
-    model's own.
-    """
-    own = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = own
+def _choose(
+    logits: torch.Tensor, seeds: torch.Tensor, step: int, decoding: Decoding
+) -> torch.Tensor:
+    """Return each row's next token, `(row,)`, from the logits `(row, vocabulary)`."""
+    if decoding.temperature == 0:
+        return logits.argmax(dim=-1)
+    return draw_tokens(logits, seeds, step, decoding.temperature, decoding.top_p)
 
 
-def _end_token_ids(model: Any) -> frozenset[int]:
-    ends = model.generation_config.eos_token_id
+def _find_end_tokens(model: PreTrainedModel) -> frozenset[int]:
+    """Return the tokens that end a response."""
+    config = model.generation_config
+    ends = None if config is None else config.eos_token_id
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)
-
-
-def _cut_at_end(ids: list[int], ends: frozenset[int]) -> list[int]:
-    for position, token in enumerate(ids):
-        if token in ends:
-            return ids[:position]
-    return ids

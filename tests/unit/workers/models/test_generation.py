@@ -8,21 +8,31 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from tests.tiny import as_loaded, build_tiny_model, draw_samples
+from tests.tiny_families import SETTINGS as FAMILIES
+from tests.tiny_families import build_family_model
 from workers.domain import TokenSequence
 from workers.families import LLAMA
-from workers.models.generation import Decoding, generate_responses, generate_samples
+from workers.models.generation import (
+    CPU_ROWS,
+    LOGIT_BYTES,
+    MOST_ROWS,
+    Decoding,
+    fit_rows,
+    generate_responses,
+    generate_samples,
+)
 from workers.models.loaded import LoadedModel
-from workers.models.sampling import compute_row_seed, draw_tokens
+from workers.models.sampling import compute_row_seed, draw_from_nuclei
 
 LENGTHS = (5, 1, 12, 3, 3, 20, 7, 2)
 PROMPTS = [sample.prompt_ids for sample in draw_samples([(length, 0) for length in LENGTHS], 4)]
 NEW = 15
 
 
-def generate_alone(model: LlamaForCausalLM, prompt: tuple[int, ...]) -> tuple[int, ...]:
+def generate_alone(model: PreTrainedModel, prompt: tuple[int, ...]) -> tuple[int, ...]:
     """Greedy without `generate`, cache or padding: the whole sequence again for each token."""
     ids = list(prompt)
     with torch.no_grad():
@@ -38,6 +48,19 @@ def test_batches_give_what_each_prompt_gives_alone(seed: int, batch_size: int) -
     found = generate_responses(as_loaded(model), PROMPTS, NEW, batch_size=batch_size)
     expected = [TokenSequence(prompt, generate_alone(model, prompt)) for prompt in PROMPTS]
     assert found == expected
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_reads_from_its_cache_what_it_reads_anew(name: str) -> None:
+    # Windows of four tokens are shorter than most prompts, and rows end one after the other.
+    model = build_family_model(name)
+    alone = {prompt: generate_alone(model, prompt) for prompt in PROMPTS}
+    end = alone[PROMPTS[0]][6]
+    model.generation_config.eos_token_id = end
+    found = generate_responses(as_loaded(model), PROMPTS, NEW)
+    for prompt, sequence in zip(PROMPTS, found, strict=True):
+        ids = alone[prompt]
+        assert sequence.response_ids == (ids[: ids.index(end)] if end in ids else ids)
 
 
 def test_the_library_s_own_greedy_search_agrees(model: LlamaForCausalLM) -> None:
@@ -134,19 +157,6 @@ def test_it_is_greedy_whatever_the_checkpoint_asks_for(
     assert own.to_dict() == before
 
 
-def test_the_model_s_settings_come_back_after_an_exception(
-    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(**arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    own = model.generation_config
-    monkeypatch.setattr(model, "generate", fail)
-    with pytest.raises(KeyboardInterrupt):
-        generate_responses(as_loaded(model), PROMPTS, NEW)
-    assert model.generation_config is own
-
-
 def test_batches_are_counted(model: LlamaForCausalLM) -> None:
     counts: list[int] = []
     generate_responses(as_loaded(model), PROMPTS, 2, batch_size=3, on_batch=counts.append)
@@ -163,6 +173,43 @@ def test_a_callback_that_raises_stops_the_generation(model: LlamaForCausalLM) ->
     with pytest.raises(InterruptedError):
         generate_responses(as_loaded(model), PROMPTS, 2, batch_size=3, on_batch=stop)
     assert counts == [3]
+
+
+def test_a_prompt_is_read_once_and_what_has_ended_no_further(model: LlamaForCausalLM) -> None:
+    end = sample(model)[0][0].response_ids[2]
+    model.generation_config.eos_token_id = end
+    shapes: list[tuple[int, ...]] = []
+    handle = model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    found = [len(own.response_ids) for samples in sample(model) for own in samples]
+    handle.remove()
+    assert shapes[0] == (len(set(PROMPTS)), max(LENGTHS))
+    # The last token of a response is written, but not read.
+    left = [sum(length >= step for length in found) for step in range(1, NEW)]
+    assert shapes[1:] == [(rows, 1) for rows in left if rows]
+
+
+SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 3,
+    "intermediate_size": 128,
+    "vocab_size": 1000,
+}
+
+
+@pytest.mark.parametrize(("dtype", "bytes_each"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_rows_fill_half_of_what_is_free(dtype: torch.dtype, bytes_each: int) -> None:
+    # 3 layers of keys and values, 2 heads of 16 each, and logits.
+    row = 3 * 2 * 2 * 16 * 50 * bytes_each + 1000 * LOGIT_BYTES
+    assert fit_rows(SMALL, dtype, 50, 2 * 300 * row) == 300
+    assert fit_rows(SMALL, dtype, 50, 2 * 300 * row - 2) == 299
+    assert fit_rows(SMALL, dtype, 50, 10 * row) == CPU_ROWS
+    assert fit_rows(SMALL, dtype, 50, 10**6 * row) == MOST_ROWS
 
 
 def test_an_empty_prompt_is_refused_before_anything_runs() -> None:
@@ -201,7 +248,7 @@ def sample_alone(
         for step in range(NEW):
             logits = model(torch.tensor([ids]), use_cache=False).logits[:, -1]
             rows = (logits / SAMPLED.temperature).log_softmax(-1)
-            ids.append(int(draw_tokens(rows, row + weyl * torch.tensor(step), SAMPLED.top_p)))
+            ids.append(int(draw_from_nuclei(rows, row + weyl * torch.tensor(step), SAMPLED.top_p)))
     return tuple(ids[len(prompt) :])
 
 
