@@ -155,7 +155,7 @@ def describe(
         f"{seconds:.0f}",
     ]
     if (found := lines.forecast) is not None:
-        cells.append(f"{found.score:.2f}; {found.free_rank}")
+        cells.append(f"{found.benefit:.2f}; {found.free_rank}")
     return f"| {' | '.join(cells)} |"
 
 
@@ -207,7 +207,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(
         "| max_rank | weights | rank of fullest, mean | gain tuning | held out | KL | perplexity "
-        "| slices over 0.1 nats, worst | seconds | share of score held; free rank |"
+        "| slices over 0.1 nats, worst | seconds | share of benefit kept; free rank |"
     )
     for limit in map(parse_limit, arguments.ranks):
         print(run(arguments, limit), flush=True)

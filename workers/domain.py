@@ -31,31 +31,6 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class LineTally:
-    """What the chosen rows and columns of some matrices hold of the weights that chose them."""
-
-    weights: int = 0
-    """Weights that chose lines: the best of each matrix."""
-    within: int = 0
-    """Those of them that lie on these lines."""
-    score: float = 0.0
-    """Summed score of those that chose lines."""
-    score_within: float = 0.0
-    """Summed score of those on the lines."""
-    free_rank: int = 0
-    """Fewest lines of one matrix, the fullest, that would hold all of its part."""
-
-    def __add__(self, other: LineTally) -> LineTally:
-        return LineTally(
-            self.weights + other.weights,
-            self.within + other.within,
-            self.score + other.score,
-            self.score_within + other.score_within,
-            max(self.free_rank, other.free_rank),
-        )
-
-
-@dataclass(frozen=True)
 class Shortlist:
     """The components that were kept of so many that nothing of the size of all is stored."""
 
@@ -64,8 +39,6 @@ class Shortlist:
     """What the score of each adds to its cost: a share of the mean over all components."""
     scales: tuple[float, ...]
     """For each of several behaviours the sum of the positive benefits of all components."""
-    lines: LineTally | None = None
-    """What the rows and columns hold that they were kept to, where they were."""
 
 
 @dataclass(frozen=True)

@@ -193,16 +193,16 @@ class RankLimitCost(ReportModel):
 
 
 class LineLimitForecast(ReportModel):
-    """What the allowed rows and columns hold of each matrix's best weights, which chose them."""
+    """What the same ranking would have pruned without the limit on rows and columns."""
 
     weights: int
-    """How many these are."""
-    within: int
-    """Those of them that lie on the rows and columns."""
-    score: float
-    """Share of their summed score, benefit ÷ damage, that lies there."""
+    """How many weights."""
+    kept: int
+    """Those of them that are pruned under the limit, too."""
+    benefit: float
+    """Predicted benefit of what is pruned, as a share of theirs."""
     free_rank: int
-    """Rank that all of them would need in the fullest matrix."""
+    """Rank that they would need in the fullest matrix."""
 
 
 class LineRanks(ReportModel):

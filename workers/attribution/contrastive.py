@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -18,7 +18,6 @@ from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target, TokenMass
 from workers.domain import (
     GeneralCost,
-    LineTally,
     Relevance,
     Selection,
     Shortlist,
@@ -228,8 +227,6 @@ def _store_shortlist(granularity: Granularity, shortlist: Shortlist) -> dict[str
         is_narrow = not len(indices) or int(indices[-1]) <= torch.iinfo(torch.int32).max
         own = indices.to(torch.int32 if is_narrow else torch.int64)
         stored[_key(granularity, _PLACES, name)] = own.clone()
-    if (tally := shortlist.lines) is not None:
-        stored[_key(granularity, _LINES)] = torch.tensor(astuple(tally), dtype=torch.float64)
     return stored
 
 
@@ -242,15 +239,7 @@ def _parse_shortlist(
     keys = {name: _key(granularity, _PLACES, name) for name in modules}
     indices = {name: tensors[key].long() for name, key in keys.items() if key in tensors}
     floor, *scales = figures.tolist()
-    lines = _parse_tally(tensors.get(_key(granularity, _LINES)))
-    return Shortlist(Selection(granularity, indices), floor, tuple(scales), lines)
-
-
-def _parse_tally(stored: torch.Tensor | None) -> LineTally | None:
-    if stored is None:
-        return None
-    weights, within, score, score_within, free_rank = stored.tolist()
-    return LineTally(int(weights), int(within), score, score_within, int(free_rank))
+    return Shortlist(Selection(granularity, indices), floor, tuple(scales))
 
 
 def _find_stored(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from typing import Protocol
 
 import torch
 
 from excise.names import BudgetLimit, Granularity, Score
 from workers.attribution.contrastive import ContrastiveRelevance
 from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
-from workers.correction.line_use import describe_lines
+from workers.correction.line_use import (
+    allow_best_lines,
+    describe_limit,
+    describe_lines,
+    mark,
+)
 from workers.correction.protection import list_learned
 from workers.correction.results import TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
-from workers.domain import GeneralCost, Selection, Shortlist, TokenSequence
-from workers.families import find_layer_numbers, is_linear
+from workers.domain import GeneralCost, Selection, TokenSequence
+from workers.families import find_layer_numbers, is_linear, linear_weight
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance
 from workers.pruning.damage import compute_divergence
@@ -81,6 +87,26 @@ class _PlacedPool:
     """The same as the pool's components, unless only some components were kept."""
 
 
+class _Rank(Protocol):
+    """Ranks candidates best first."""
+
+    def __call__(
+        self, *, most_of_module: int | None = None, allowed: torch.Tensor | None = None
+    ) -> Ranking:
+        """Return as many as a trial prunes: at most so many of a module, of the allowed ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """Candidates of one trial and what puts them in order."""
+
+    candidates: Selection
+    """Of single weights; nothing needs to know those of other components."""
+    benefit: torch.Tensor
+    """`(candidate,)`: what the removal of each brings."""
+    rank: _Rank
+
+
 class Candidates:
     """Ranks the components of the model for each trial of a search.
 
@@ -121,11 +147,16 @@ class Candidates:
         score = self._inputs.score
         scores = compute_scores(general, benefit, score, settings.cost_weight, floor)
         if isinstance(general, GeneralCost) and weighs_together(self._base, granularity):
-            pool = self._find_pool(granularity, scores, general)
-            ranked = self._rank_together(pool, benefit, floor, settings)
+            placed = self._find_pool(granularity, scores, general)
+            order = self._order_together(placed, benefit, floor, settings)
         else:
-            ranked = self._rank_apart(scores, settings)
-        return ranked if shortlist is None else self._count_lines(ranked, shortlist, settings)
+            order = self._order_apart(scores, benefit, settings)
+        if shortlist is not None:
+            return self._rank_weights(order, settings.amount)
+        limit = self._plan.max_rank if granularity is Granularity.NEURON else None
+        if limit is None:
+            return Ranked(order.rank())
+        return Ranked(order.rank(most_of_module=limit), order.rank())
 
     def _list_allowed(self, settings: TrialSettings) -> list[str]:
         """Return the modules of the layers a trial may take components from."""
@@ -134,12 +165,28 @@ class Candidates:
         last = self._base.layers if settings.last_layer is None else settings.last_layer
         return [name for name, layer in numbers.items() if settings.first_layer <= layer <= last]
 
-    def _count_lines(self, ranked: Ranked, shortlist: Shortlist, settings: TrialSettings) -> Ranked:
-        """Return single weights with the ranks of what the trial prunes."""
-        chosen = ranked.ranking.top(settings.amount)
-        return replace(
-            ranked, lines=describe_lines(self._base, chosen, self._plan.max_lines, shortlist.lines)
-        )
+    def _rank_weights(self, order: _Order, amount: int) -> Ranked:
+        """Return single weights on no more lines of a matrix than the plan allows.
+
+        The lines are those that hold most of what would be pruned without a limit: it is weighed
+        by all texts that must keep working, as single scores are not.
+        """
+        free, limit = order.rank(), self._plan.max_lines
+        pruned = free.top(amount)
+        if limit is None:
+            return Ranked(free, lines=describe_lines(pruned, self._shapes))
+        candidates, benefit = order.candidates, order.benefit
+        worth = torch.where(mark(candidates, pruned), benefit, 0.0)
+        ranking = order.rank(allowed=allow_best_lines(candidates, worth, self._shapes, limit))
+        chosen = ranking.top(amount)
+        use = describe_limit(chosen, pruned, candidates, benefit, self._shapes, limit)
+        return Ranked(ranking, lines=use)
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, torch.Size]:
+        """Module → the shape of its stored weight."""
+        modules = self._base.find_components(Granularity.WEIGHT)
+        return {name: linear_weight(module).shape for name, module in modules.items()}
 
     def _locate(self, ranking: Ranking) -> Ranking:
         """Return the ranking of a shortlist's places as one of the model's components."""
@@ -152,37 +199,41 @@ class Candidates:
             indices[own] = shortlist.components.indices[name][indices[own]]
         return replace(ranking, indices=indices)
 
-    def _find_limit(self, granularity: Granularity) -> int | None:
-        """Return the most components of one module; the rank limits neurons alone."""
-        return self._plan.max_rank if granularity is Granularity.NEURON else None
-
-    def _rank_apart(self, scores: Mapping[str, torch.Tensor], settings: TrialSettings) -> Ranked:
+    def _order_apart(
+        self, scores: Mapping[str, torch.Tensor], benefit: Benefit, settings: TrialSettings
+    ) -> _Order:
         """Return the components ranked each by itself."""
-        limit = self._find_limit(settings.granularity)
-        if limit is None:
-            ranking = rank_components(scores, settings.granularity, settings.amount)
-            return Ranked(self._locate(ranking))
+        granularity, amount = settings.granularity, settings.amount
         everything = sum(values.numel() for values in scores.values())
-        unlimited = self._locate(rank_components(scores, settings.granularity, everything))
-        return Ranked(unlimited.cap(limit), unlimited)
 
-    def _rank_together(
+        def rank(most_of_module: int | None = None, allowed: torch.Tensor | None = None) -> Ranking:
+            own = scores if allowed is None else _mask(scores, allowed)
+            if most_of_module is None:
+                return self._locate(rank_components(own, granularity, amount))
+            return self._locate(rank_components(own, granularity, everything)).cap(most_of_module)
+
+        shortlist = self._inputs.relevance[granularity].shortlist
+        if shortlist is None:
+            return _Order(Selection(granularity, {}), torch.empty(0), rank)
+        listed = shortlist.components.indices
+        candidates = Selection(granularity, {name: listed[name] for name in scores})
+        return _Order(candidates, torch.cat([benefit[name].flatten() for name in scores]), rank)
+
+    def _order_together(
         self, placed: _PlacedPool, benefit: Benefit, floor: float, settings: TrialSettings
-    ) -> Ranked:
+    ) -> _Order:
         """Return the pool's components, each weighed together with those before it."""
+        values = gather(placed.places, benefit)
         rank = partial(
             rank_jointly,
             placed.pool,
-            gather(placed.places, benefit),
+            values,
             floor,
             settings.amount,
             settings.cost_weight,
             settings.prices,
         )
-        limit = self._find_limit(settings.granularity)
-        if limit is None:
-            return Ranked(rank())
-        return Ranked(rank(most_of_module=limit), rank())
+        return _Order(placed.pool.components, values, rank)
 
     def _find_pool(
         self, granularity: Granularity, scores: Mapping[str, torch.Tensor], general: GeneralCost
@@ -237,6 +288,15 @@ class Candidates:
             guards.append(MarginGuard(own.name, limit, found.rows[part], found.leads[part]))
             start = part.stop
         return tuple(guards)
+
+
+def _mask(scores: Mapping[str, torch.Tensor], allowed: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return scores with 0, which no ranking takes, for all that are not allowed."""
+    parts = allowed.split([values.numel() for values in scores.values()])
+    return {
+        name: torch.where(part.view(values.shape), values, torch.zeros_like(values))
+        for (name, values), part in zip(scores.items(), parts, strict=True)
+    }
 
 
 def _find_floor(contrast: ContrastiveRelevance, score: Score) -> float:

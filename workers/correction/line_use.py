@@ -1,4 +1,4 @@
-"""On how many rows and columns of each matrix pruned weights lie."""
+"""Rows and columns of matrices that pruned weights lie on: which are allowed, and how many."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from excise.names import Granularity
 from workers.correction.results import LineForecast, LineUse
-from workers.domain import LineTally, Selection
-from workers.families import linear_weight
-from workers.models.loaded import LoadedModel
-from workers.pruning.lines import find_cover
+from workers.domain import Selection
+from workers.pruning.lines import choose_lines, find_cover
 
 Shapes = Mapping[str, torch.Size]
 """Module → the shape of its weight as it is stored."""
 
 
-def describe_lines(
-    base: LoadedModel, weights: Selection, limit: int | None, tally: LineTally | None
-) -> LineUse:
-    """Return the ranks of pruned weights, beside the limit and what the limit holds (`tally`)."""
-    modules = base.find_components(Granularity.WEIGHT)
-    shapes = {name: linear_weight(module).shape for name, module in modules.items()}
-    return LineUse(
-        max_rank=limit,
-        ranks=count_ranks(weights, shapes),
-        forecast=None if tally is None else describe_tally(tally),
-    )
+def allow_best_lines(
+    candidates: Selection, worth: torch.Tensor, shapes: Shapes, most: int
+) -> torch.Tensor:
+    """Return which candidates lie on the `most` best lines of their matrix, `(candidate,)` bool.
+
+    Best are the lines that hold most of the candidates' `worth`, `(candidate,)`; a candidate worth
+    nothing chooses no line, but may lie on one.
+    """
+    allowed = torch.zeros(len(worth), dtype=torch.bool)
+    start = 0
+    for name, indices in candidates.indices.items():
+        part = slice(start, start + len(indices))
+        start = part.stop
+        rows, columns = np.divmod(indices.numpy(), shapes[name][-1])
+        values = worth[part].double().numpy()
+        counts = values > 0
+        lines = choose_lines(values[counts], rows[counts], columns[counts], most)
+        allowed[part] = torch.from_numpy(lines.hold(rows, columns))
+    return allowed
 
 
 def count_ranks(weights: Selection, shapes: Shapes) -> dict[str, int]:
@@ -39,11 +44,43 @@ def count_ranks(weights: Selection, shapes: Shapes) -> dict[str, int]:
     }
 
 
-def describe_tally(tally: LineTally) -> LineForecast:
-    """Return what a report says of the lines of all matrices."""
-    return LineForecast(
-        weights=tally.weights,
-        within=tally.within,
-        score=tally.score_within / tally.score if tally.score else 1.0,
-        free_rank=tally.free_rank,
+def describe_lines(chosen: Selection, shapes: Shapes) -> LineUse:
+    """Return the ranks of pruned weights that no limit applied to."""
+    return LineUse(max_rank=None, ranks=count_ranks(chosen, shapes))
+
+
+def describe_limit(
+    chosen: Selection,
+    free: Selection,
+    candidates: Selection,
+    benefit: torch.Tensor,
+    shapes: Shapes,
+    limit: int,
+) -> LineUse:
+    """Return the ranks of pruned weights, beside what `free` would have pruned without the limit.
+
+    `benefit` is that of each candidate, `(candidate,)`; both selections are taken from them.
+    """
+    kept, whole = (mark(candidates, own) for own in (chosen, free))
+    total = float(benefit[whole].sum())
+    return LineUse(
+        max_rank=limit,
+        ranks=count_ranks(chosen, shapes),
+        forecast=LineForecast(
+            weights=len(free),
+            kept=int((kept & whole).sum()),
+            benefit=float(benefit[kept].sum()) / total if total else 1.0,
+            free_rank=max(count_ranks(free, shapes).values(), default=0),
+        ),
     )
+
+
+def mark(candidates: Selection, chosen: Selection) -> torch.Tensor:
+    """Return which of the candidates are chosen, `(candidate,)` bool."""
+    parts = [
+        torch.isin(indices, chosen.indices[name])
+        if name in chosen.indices
+        else torch.zeros(len(indices), dtype=torch.bool)
+        for name, indices in candidates.indices.items()
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)

@@ -310,17 +310,16 @@ class UnlimitedTrial(StageDocument):
 
 
 class LineForecast(StageDocument):
-    """What a few rows and columns hold of the best weights of each matrix, by which they were
-    chosen."""
+    """What the same ranking would have pruned without a limit on rows and columns."""
 
     weights: int
-    """How many these are."""
-    within: int
-    """Those of them that lie on the rows and columns."""
-    score: float
-    """Share of their summed score, benefit ÷ damage, that lies there."""
+    """How many weights."""
+    kept: int
+    """Those of them that are pruned under the limit, too."""
+    benefit: float
+    """Predicted benefit of what is pruned, as a share of theirs."""
     free_rank: int
-    """Fewest rows and columns of one matrix, the fullest, that would hold all of its part."""
+    """Fewest rows and columns of one matrix, the fullest, that would hold them."""
 
 
 class LineUse(StageDocument):

@@ -205,7 +205,7 @@ class Rounds:
         """Take in what came of the last settings proposed."""
         self._trials.append(trial)
         use = predict_use(self._trials, self._budget)
-        self._amount = self._amounts.choose_next(self._amount, use)
+        self._amount = self._amounts.choose_next(self._trials, use)
         self._prices = raise_prices(self._prices, self._budget, trial.slices)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,8 +19,7 @@ from workers.attribution.contrastive import (
     parse_relevance,
     serialise_relevance,
 )
-from workers.domain import GeneralCost, LineTally, Relevance, Selection, Shortlist
-from workers.pruning.lines import LineChoice, choose_lines, keep_lines
+from workers.domain import GeneralCost, Relevance, Selection, Shortlist
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.score_stream import CHUNK_SIZE, TensorLoader
 from workers.pruning.scoring import (
@@ -49,23 +48,14 @@ class Shortlisting:
     exact. Layers come one by one, so the result does not depend on how many are computed at once.
     """
 
-    def __init__(
-        self, score: Score, size: int, modules: Sequence[str], max_lines: int | None = None
-    ) -> None:
-        """`size` is the number of weights to keep in the end, `modules` are all, in their order.
-
-        With `max_lines`, weights are kept on so many rows and columns of each matrix, chosen when
-        its layer passes; so all rounds, and every behaviour alone, share them.
-        """
+    def __init__(self, score: Score, size: int, modules: Sequence[str]) -> None:
+        """`size` is the number of weights to keep in the end, `modules` are all, in their order."""
         self._score = score
         self._size = size
         self._modules = tuple(modules)
         self._costs = CostTotal()
         self._scales: tuple[float, ...] = ()
         self._kept: ContrastiveRelevance | None = None
-        self._max_lines = max_lines
-        self._tally = LineTally()
-        self._choices: dict[str, LineChoice] = {}
         self.layers_left: int | None = None
         """Layers below the last one seen; None before the first."""
 
@@ -81,8 +71,6 @@ class Shortlisting:
         ]
         limit = self._size if number == 0 else round(SPARE_SHARE * self._size)
         ranking = rank_components(everything, WEIGHT, limit)
-        self._tally = sum((choice.tally for choice in self._choices.values()), self._tally)
-        self._choices = {}
         self._kept = self._keep(layer, kept, ranking)
         self.layers_left = number
 
@@ -99,7 +87,6 @@ class Shortlisting:
             "cost": self._costs.cost,
             "components": self._costs.components,
             "scales": self._scales,
-            "tally": asdict(self._tally),
         }
         tensors = {
             _STATE: torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8),
@@ -116,7 +103,6 @@ class Shortlisting:
         self.layers_left = state["layers_left"]
         self._costs = CostTotal(state["cost"], state["components"])
         self._scales = tuple(state["scales"])
-        self._tally = LineTally(**state["tally"])
         kept = parse_relevance(tensors[_KEPT].numpy().tobytes(), {WEIGHT: self._modules})
         self._kept = kept[WEIGHT]
 
@@ -150,16 +136,7 @@ class Shortlisting:
             benefit = combine_benefits(benefits, self._scales)
             floor = self._costs.find_floor(self._score)
             scores[part] = compute_scores(piece.general, benefit, self._score, floor=floor)[name]
-        if self._max_lines is None or relevance.shortlist is not None:
-            return scores
-        return self._limit(name, scores.view(_find_values(relevance.general)[name].shape))
-
-    def _limit(self, name: str, scores: torch.Tensor) -> torch.Tensor:
-        """Return a whole matrix's scores on its best lines, 0 elsewhere, `(weight,)`."""
-        assert self._max_lines is not None
-        if name not in self._choices:
-            self._choices[name] = choose_lines(scores, self._max_lines)
-        return keep_lines(scores, self._choices[name].lines).flatten()
+        return scores
 
     def _keep(
         self, layer: ContrastiveRelevance, kept: ContrastiveRelevance | None, ranking: Ranking
@@ -176,12 +153,7 @@ class Shortlisting:
             indices |= {name: listed[name][own] for name, own in before.items()}
         ordered = {name: indices[name] for name in self._modules if name in indices}
         floor = self._costs.find_floor(self._score)
-        shortlist = Shortlist(
-            Selection(WEIGHT, ordered),
-            floor,
-            self._scales,
-            None if self._max_lines is None else self._tally,
-        )
+        shortlist = Shortlist(Selection(WEIGHT, ordered), floor, self._scales)
 
         def unite(mappings: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
             found = {name: values for own in mappings for name, values in own.items()}

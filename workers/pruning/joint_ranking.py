@@ -187,6 +187,7 @@ def rank_jointly(
     cost_weight: float = 1.0,
     prices: Mapping[str, float] | None = None,
     most_of_module: int | None = None,
+    allowed: torch.Tensor | None = None,
 ) -> Ranking:
     """Return at most `limit` components of the pool, best first.
 
@@ -197,14 +198,15 @@ def rank_jointly(
     Combinatorial Brain Surgeon); by falling leads for the others, at their present price (see
     `_add_costs`). `floor`, nats a token of the reference text, is added to every cost. `prices`
     (guard's name → price) are least prices, raised where earlier trials lost too much. With
-    `most_of_module`, no module gives more components than that.
+    `most_of_module`, no module gives more components than that; with `allowed` `(component,)`,
+    boolean, only those come into question.
 
     The choice is greedy: the best `limit` / `STEPS` components at a time, never taken back.
     Components without benefit are never ranked, so fewer than `limit` may come back.
     """
     useful = benefit.clamp(min=0)
     ledgers = [guard.open() for guard in pool.guards]
-    available = useful > 0
+    available = useful > 0 if allowed is None else allowed & (useful > 0)
     owners, indices = _list_places(pool.components)
     order: list[torch.Tensor] = []
     count, step = 0, max(1, limit // STEPS)

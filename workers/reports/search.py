@@ -157,7 +157,7 @@ def describe_rank_limit(report: CorrectionReport) -> str | None:
 
 
 def describe_lines(report: CorrectionReport) -> str | None:
-    """On how many lines pruned weights lie, and what those allowed hold of the best weights."""
+    """On how many lines pruned weights lie, and what the limit on them costs by prediction."""
     lines = report.lines
     if lines is None or not lines.ranks:
         return None
@@ -170,10 +170,10 @@ def describe_lines(report: CorrectionReport) -> str | None:
     if found is None:
         return f"{told} serving.max_rank set no limit."
     return (
-        f"{told} serving.max_rank allowed {lines.max_rank}. Of the best weights of each matrix, "
-        f"{found.weights} in all, {found.within} lie on the lines allowed, with "
-        f"{format_share(found.score, 0)} of their benefit ÷ damage; all of them would need rank "
-        f"{found.free_rank}."
+        f"{told} serving.max_rank allowed {lines.max_rank}. Without it the same ranking prunes "
+        f"{found.weights} weights, {found.kept} of these among them, that need rank "
+        f"{found.free_rank}; predicted benefit under the limit: {format_share(found.benefit, 0)} "
+        "of theirs."
     )
 
 

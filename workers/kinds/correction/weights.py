@@ -49,8 +49,6 @@ class WeightPlan:
     segments: int
     score: Score
     size: int
-    max_lines: int | None
-    """Most rows and columns of a matrix that the weights may lie on."""
 
     def count_units(self, segments: int | None = None) -> int:
         """Return how many samples pass, through each of `segments` where gradients are asked for.
@@ -72,7 +70,6 @@ def describe_shortlist(inputs: CorrectionInputs, prepared: PreparedCorrection) -
     return {
         "score": inputs.spec.attribution.score,
         "size": _find_size(inputs, prepared),
-        "max_lines": inputs.spec.serving.find_limit(WEIGHT),
     }
 
 
@@ -87,7 +84,6 @@ def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Weight
         segments=inputs.segments or count_segments(inputs.base, asked),
         score=Score(inputs.spec.attribution.score),
         size=_find_size(inputs, prepared),
-        max_lines=inputs.spec.serving.find_limit(WEIGHT),
     )
 
 
@@ -105,7 +101,7 @@ def shortlist(
     """
     base = inputs.base
     layers = find_layer_numbers(base.find_components(WEIGHT), base.family)
-    chosen = Shortlisting(plan.score, plan.size, tuple(layers), plan.max_lines)
+    chosen = Shortlisting(plan.score, plan.size, tuple(layers))
     saved = context.recall(SEGMENTS, key)
     if saved is not None:
         chosen.restore(saved)

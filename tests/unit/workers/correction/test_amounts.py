@@ -8,6 +8,7 @@ import pytest
 
 from excise.names import Granularity
 from tests.tiny import NEURONS
+from tests.unit.workers.correction.cases import build_trial
 from workers.correction import amounts
 from workers.correction.amounts import (
     MOST_SHARES,
@@ -16,9 +17,14 @@ from workers.correction.amounts import (
     build_amounts,
     find_range,
 )
+from workers.correction.results import Trial
 
 NEURON, HEAD = Granularity.NEURON, Granularity.HEAD
 EVERYTHING = 2 * NEURONS
+
+
+def tried(amount: int, *, within: bool = True) -> Trial:
+    return build_trial(indices={"m0": list(range(amount))}, within=within)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +45,29 @@ EVERYTHING = 2 * NEURONS
 def test_the_next_open_amount_is_foretold_to_use_most_of_the_budget(
     last: int, use: float, expected: int
 ) -> None:
-    assert OpenAmounts(1, 1000).choose_next(last, use) == expected
+    assert OpenAmounts(1, 1000).choose_next([tried(last)], use) == expected
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        ([(100, True), (200, False)], 200),  # once is left to the prices
+        ([(100, True), (200, False), (200, False)], 141),  # halfway, by ratio
+        ([(200, False), (200, False), (100, True)], 141),
+        ([(200, False), (180, False), (100, True)], 134),
+        ([(200, False), (200, False), (141, True)], 168),
+        ([(110, False), (110, False), (100, False)], 200),  # nothing is within: it goes by use
+        ([(100, False), (100, False), (100, True)], 200),  # the prices did help
+        ([(101, False), (101, False), (100, True)], 100),
+    ],
+)
+def test_an_amount_refused_again_and_again_is_neared_by_halves(
+    trials: list[tuple[int, bool]], expected: int
+) -> None:
+    past = [tried(amount, within=within) for amount, within in trials]
+    use = 0.9 * (past[-1].amount / 200) ** 2  # by which 200 come next
+    assert OpenAmounts(1, 1000).choose_next(past, use) == expected
+    assert ListedAmounts([50, 200]).choose_next(past, use) == 200
 
 
 def test_amounts_are_those_that_a_job_lists() -> None:

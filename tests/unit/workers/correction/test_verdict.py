@@ -539,7 +539,7 @@ def test_what_the_rank_limit_kept_out_is_counted() -> None:
 
 
 def test_on_how_many_lines_the_weights_lie_is_said() -> None:
-    forecast = LineForecast(weights=9, within=4, score=0.8, free_rank=7)
+    forecast = LineForecast(weights=9, kept=4, benefit=0.8, free_rank=7)
     use = LineUse(max_rank=2, ranks={"m0": 2, "m1": 1}, forecast=forecast)
     found = build_report(
         FRAME, correction(), SEARCH.model_copy(update={"lines": use}), validate()

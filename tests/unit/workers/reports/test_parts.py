@@ -169,13 +169,13 @@ def test_what_the_rank_limit_cost_is_said() -> None:
 
 
 def test_on_how_many_lines_weights_lie_is_said() -> None:
-    forecast = LineLimitForecast(weights=900, within=40, score=0.8, free_rank=60)
+    forecast = LineLimitForecast(weights=900, kept=40, benefit=0.8, free_rank=60)
     lines = LineRanks(max_rank=4, ranks={"a": 3, "b": 2}, forecast=forecast)
     said = describe_lines(report(lines=lines))
     assert "on 3 rows and columns of a matrix at most, 2.5 on average over 2 matrices" in said
     assert "serving.max_rank allowed 4" in said
-    assert "900 in all, 40 lie on the lines allowed" in said
-    assert "80\u00a0% of their benefit ÷ damage; all of them would need rank 60" in said
+    assert "prunes 900 weights, 40 of these among them, that need rank 60" in said
+    assert "benefit under the limit: 80\u00a0% of theirs" in said
     assert "adapter of rank 3" in render_markdown(report(search=[step(16, 0.3, 0.01)], lines=lines))
     assert "adapter of rank 3" in render_html(report(search=[step(16, 0.3, 0.01)], lines=lines))
     free = lines.model_copy(update={"max_rank": None, "forecast": None})
