@@ -99,7 +99,8 @@ class OpenAmounts:
         """
         wanted = GROWTH if use <= 0 else (TARGET_USE / use) ** (1 / DAMAGE_EXPONENT)
         factor = min(max(wanted, 1 / GROWTH), GROWTH)
-        return min(max(1, round(trials[-1].amount * factor)), find_ceiling(trials), self.most)
+        grown = max(1, round(trials[-1].amount * factor))
+        return min(grown, find_ceiling(trials) or self.most, self.most)
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:
         """Whether the last `PATIENCE` rounds raised the best gain within budget by too little.
@@ -115,8 +116,8 @@ class OpenAmounts:
         return best - _find_best_gain(trials[:-PATIENCE]) < LEAST_RISE
 
 
-def find_ceiling(trials: Sequence[Trial]) -> float:
-    """Return the largest amount worth a trial after these; infinity where nothing limits it.
+def find_ceiling(trials: Sequence[Trial]) -> int | None:
+    """Return the largest amount worth a trial after these; None where nothing limits it.
 
     What slices lose is seldom foretold: they were beyond their limits at an amount, their prices
     rose, and they, or others, were so again. Then the amount halfway between it and the largest
@@ -126,7 +127,7 @@ def find_ceiling(trials: Sequence[Trial]) -> float:
     beyond = [trial.amount for trial in trials if not trial.within_budget]
     further = [amount for amount in beyond if amount > within]
     if not within or len(further) < FAILED_TRIES:
-        return math.inf
+        return None
     return max(within, round(math.sqrt(within * min(further))))
 
 
