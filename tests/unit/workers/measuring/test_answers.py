@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from excise.names import GatedSet
 from excise.reports.gates import GateResult
@@ -35,15 +36,20 @@ class SayingModel:
 
     tokens: tuple[int, ...]
     generation_config: Any = field(default_factory=lambda: SimpleNamespace(eos_token_id=99))
-    config: Any = field(default_factory=lambda: SimpleNamespace(max_position_embeddings=64))
+    config: Any = field(default_factory=lambda: LlamaConfig(max_position_embeddings=64))
+    _read: Any = None
+    """The cache of the responses under way."""
+    _step: int = 0
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         return torch.nn.Embedding(1, 1)
 
-    def generate(self, input_ids: torch.Tensor, generation_config: Any, **_: Any) -> torch.Tensor:
-        said = (*self.tokens, 99)[: generation_config.max_new_tokens]
-        rows = torch.tensor(said).expand(len(input_ids), -1)
-        return torch.cat([input_ids, rows], dim=1)
+    def __call__(self, input_ids: torch.Tensor, cache: Any, **_: Any) -> Any:
+        self._step = self._step + 1 if cache is self._read else 0
+        self._read = cache
+        logits = torch.zeros(len(input_ids), 1, 100)
+        logits[..., (*self.tokens, 99)[self._step]] = 1.0
+        return SimpleNamespace(logits=logits)
 
 
 def says(*tokens: str) -> LoadedModel:

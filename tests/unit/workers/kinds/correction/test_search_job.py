@@ -61,7 +61,7 @@ def test_what_was_measured_is_remembered_by_all_it_depends_on(
 
     prepared, context = prepare(inputs), FakeContext()
     found = bench_of(inputs, prepared, context).measure(FIRST, SETTINGS)
-    monkeypatch.setattr(inputs.model, "generate", refuse)
+    monkeypatch.setattr(inputs.model, "forward", refuse)
     later = TrialSettings(origin="refinement 2", granularity=NEURON, amount=99, cost_weight=0.5)
     assert bench_of(inputs, prepared, context).measure(FIRST, later) == found
     others = [
