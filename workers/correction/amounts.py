@@ -95,12 +95,16 @@ class OpenAmounts:
     def choose_next(self, trials: Sequence[Trial], use: float) -> int:
         """Return the amount predicted to use `TARGET_USE`, at most `GROWTH` times the last one.
 
-        No further than half of the way to amounts that were beyond the budget again and again.
+        Towards amounts that were beyond the budget again and again it goes half of the way, and
+        from them back no further.
         """
         wanted = GROWTH if use <= 0 else (TARGET_USE / use) ** (1 / DAMAGE_EXPONENT)
         factor = min(max(wanted, 1 / GROWTH), GROWTH)
         grown = max(1, round(trials[-1].amount * factor))
-        return min(grown, find_ceiling(trials) or self.most, self.most)
+        between = find_middle(trials)
+        if between is None:
+            return min(grown, self.most)
+        return min(grown, between) if trials[-1].within_budget else between
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:
         """Whether the last `PATIENCE` rounds raised the best gain within budget by too little.
@@ -116,19 +120,19 @@ class OpenAmounts:
         return best - _find_best_gain(trials[:-PATIENCE]) < LEAST_RISE
 
 
-def find_ceiling(trials: Sequence[Trial]) -> int | None:
-    """Return the largest amount worth a trial after these; None where nothing limits it.
+def find_middle(trials: Sequence[Trial]) -> int | None:
+    """Return the amount halfway, by ratio, from the largest within the budget to one refused.
 
     What slices lose is seldom foretold: they were beyond their limits at an amount, their prices
-    rose, and they, or others, were so again. Then the amount halfway between it and the largest
-    within the budget, by ratio, comes first.
+    rose, and they, or others, were so again (`FAILED_TRIES`). None where nothing was, or nothing
+    yet within.
     """
     within = max((trial.amount for trial in trials if trial.within_budget), default=0)
     beyond = [trial.amount for trial in trials if not trial.within_budget]
     further = [amount for amount in beyond if amount > within]
     if not within or len(further) < FAILED_TRIES:
         return None
-    return max(within, round(math.sqrt(within * min(further))))
+    return round(math.sqrt(within * min(further)))
 
 
 def _find_best_gain(trials: Sequence[Trial]) -> float:
