@@ -25,7 +25,7 @@ from workers.domain import (
 )
 from workers.models.loaded import LoadedModel
 
-_FIGURES, _PLACES, _LINES = "figures", "places", "lines"
+_FIGURES, _PLACES = "figures", "places"
 """What is stored of a shortlist: floor and scales; the indices in each module."""
 
 
