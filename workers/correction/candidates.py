@@ -64,8 +64,8 @@ class PoolSize:
 def weighs_together(base: LoadedModel, granularity: Granularity) -> bool:
     """Whether components of this granularity can be weighed together.
 
-    Neurons of fused experts see only some of the tokens, so no row of theirs stands for a text:
-    they are ranked one by one.
+    Neurons and single weights of fused experts see only some of the tokens, so no row of theirs
+    stands for a text: they are ranked one by one.
     """
     modules = base.find_components(granularity)
     return all(map(is_linear, modules.values()))
