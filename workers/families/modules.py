@@ -12,7 +12,6 @@ from excise.names import Granularity
 from workers.families.catalogue import FAMILIES
 from workers.families.description import Family
 
-
 EXPERT_INPUTS, EXPERT_OUTPUTS = "gate_up_proj", "down_proj"
 """Names of fused experts' parameters: `(expert, 2 · feature, hidden)`, whose outputs are gates and
 then up projections, and `(expert, hidden, feature)`."""
