@@ -78,6 +78,8 @@ AMOUNT_SHARES = {
 }
 """Components that are pruned, as shares of the model's: of 7 billion weights the largest is near
 the most that a spec takes. A job that names its amounts gets all of its rounds."""
+TINY_SHARES = (0.05, 0.1, 0.2)
+"""The same of a tiny model, whose responses a few components would not change."""
 PROMPT_WORDS, REFERENCE_WORDS, REFERENCE_TEXTS = 16, 60, 220
 
 
@@ -171,7 +173,8 @@ def build_fields(arguments: argparse.Namespace, components: int) -> dict[str, An
     draw = Random(SEED)
     words = list_words(arguments.tokenizer)
     granularity = Granularity(arguments.granularity)
-    amounts = [max(1, round(share * components)) for share in AMOUNT_SHARES[granularity]]
+    shares = TINY_SHARES if arguments.reduced else AMOUNT_SHARES[granularity]
+    amounts = [round(share * components) for share in shares]
     behaviour = {
         "kind": "phrase",
         "name": "pattern",
@@ -190,7 +193,7 @@ def build_fields(arguments: argparse.Namespace, components: int) -> dict[str, An
             "granularity": granularity.value,
             "reference_tokens": arguments.reference_tokens,
         },
-        "search": {"rounds": arguments.rounds, "amounts": sorted(set(amounts))},
+        "search": {"rounds": arguments.rounds, "amounts": amounts},
         "budget": {"perplexity_increase": 1e6, "kl_mean": 1e6},
         "responses": {"max_uniqueness_fall": None, "max_diversity_fall": None},
         "gates": {"abilities": None},
@@ -320,7 +323,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reference-tokens", type=int)
     found = parser.parse_args(words)
-    usual = (24, 8, 512) if found.reduced else (64, 30, 8192)
+    usual = (16, 8, 256) if found.reduced else (64, 30, 8192)
     for name, value in zip(("prompts", "new_tokens", "reference_tokens"), usual, strict=True):
         if getattr(found, name) is None:
             setattr(found, name, value)

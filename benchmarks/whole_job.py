@@ -22,6 +22,7 @@ from workers.library.checkpoint import OpenCheckpoint
 from workers.library.context import MemoryContext, Silence
 from workers.library.inputs import CorrectionCallInputs
 from workers.library.sets import Sets
+from workers.models.quiet import quiet_transformers
 from workers.progress import Progress
 from workers.stages.context import StageOutput
 
@@ -119,8 +120,9 @@ def build_random_llama(
             model = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder)
-    own.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        own.save_pretrained(folder)
     return sum(own.numel() for own in set(model.parameters()))
 
 

@@ -128,9 +128,10 @@ def observed_outputs(modules: Mapping[str, nn.Module], see: See) -> Iterator[Non
         for name, module in modules.items():
             if is_linear(module):
                 stack.enter_context(hooked([OutputHook(module, hook_for(Site(name)))]))
+            elif _reads_hidden(name, module):
+                stack.enter_context(opened_seam(module, _ReadMatrix(name, see)))
             else:
-                seam = _ReadMatrix if _reads_hidden(name, module) else _WrittenMatrix
-                stack.enter_context(opened_seam(module, seam(name, see)))
+                stack.enter_context(opened_seam(module, _WrittenMatrix(name, see)))
         yield
 
 

@@ -33,12 +33,13 @@ def test_a_reduced_job_goes_from_prompts_to_patch_and_says_what_each_stage_took(
     words = ["--tokenizer", str(tokenizer), "--device", "cpu", "--reduced", "--peak-tflops", "1"]
     job_gpu.main(words)
     first, *stages, whole, memory, found = capsys.readouterr().out.splitlines()
-    said = "B random weights, bfloat16, cpu: 24 prompts x 5 samples x 8 tokens, 3 rounds, weights"
+    said = "B random weights, bfloat16, cpu: 16 prompts x 5 samples x 8 tokens, 3 rounds, weights"
     assert first.endswith(said)
-    assert [line.split()[0] for line in stages] == ["prepare", "attribute", "search", "validate"]
-    for line in stages:
+    names = [line.split()[0] for line in stages]
+    assert names == ["prepare", "attribute", "search", "validate", "package"]
+    for name, line in zip(names, stages, strict=True):
         assert re.search(r" s, [\d,]+ tokens/s passed.* TFLOP/s, [\d.]+% of 1; peak ", line)
-        assert ("generated at" in line) is ("attribute" not in line)
+        assert ("generated at" in line) is (name in ("prepare", "search", "validate"))
     assert re.search(r"for 256 prompts at most \d+ s.*goal 900 s", whole)
     assert memory.endswith("(goals 70 and 64 GiB)")
     patch = re.search(
