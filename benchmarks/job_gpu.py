@@ -71,6 +71,7 @@ TINY = EIGHT_BILLION | {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "initializer_range": 0.1,  # so that its few weights predict something
 }
 AMOUNT_SHARES = {
     Granularity.WEIGHT: (5e-5, 1e-4, 1.3e-4),
