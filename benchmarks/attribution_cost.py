@@ -31,7 +31,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from attribution_gpu import draw_samples
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -56,6 +55,13 @@ STATISTICS = {
     Granularity.HEAD: ALL_STATISTICS,
     Granularity.WEIGHT: frozenset({Statistic.MEAN}),
 }
+
+
+def draw_samples(count: int, tokens: int, vocabulary: int) -> list[TokenSequence]:
+    """Random token sequences of equal length: no padding, so that every token counts."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (count, tokens), generator=generator)
+    return [TokenSequence(tuple(row)) for row in ids.tolist()]
 
 
 def run_plain(loaded: LoadedModel, batches: list[TokenBatch], trained: list[nn.Parameter]) -> None:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from attribution_gpu import draw_samples
+from attribution_cost import draw_samples
 from torch import Tensor
 
 from excise.names import Attributor, Granularity

@@ -23,25 +23,15 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from whole_job import SEED, build_random_llama, read_peak, run_whole_job, tell_elapsed
 
-from excise.specs import CorrectionSpec
-from service.artifacts import ArtifactStore, open_artifact_store
-from workers.correction.results import SearchOutcome
-from workers.kinds.correction.pipeline import run_correction
 from workers.library.checkpoint import open_checkpoint
-from workers.library.context import MemoryContext, Silence
-from workers.library.inputs import CorrectionCallInputs
-from workers.library.sets import Sets
-from workers.progress import Progress
-from workers.stages.context import StageOutput
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
@@ -59,77 +49,6 @@ GOALS = {"small": 3.0, "large": 2.0}
 """Peak resident memory ÷ weights."""
 BYTES_GOAL = 200
 """Bytes in the artifact store ÷ pruned weight."""
-SEED = 0
-
-
-class StoringContext(MemoryContext):
-    """Keeps what a service's job keeps, in an artifact store."""
-
-    def __init__(self, store: ArtifactStore, report: Callable[[str], None]) -> None:
-        super().__init__(Silence())
-        self._store = store
-        self._report = report
-        self._saved: dict[tuple[str, str], str] = {}
-        self.outputs: dict[str, bytes] = {}
-        self.peaks: dict[str, int] = {}
-
-    def run_stage(
-        self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
-    ) -> StageOutput:
-        """Run the stage and store its result."""
-        self._report(f"{name} …")
-        output = super().run_stage(name, inputs, work)
-        self._store.put_bytes(output.data)
-        self.outputs[name] = output.data
-        self.peaks[name] = read_peak()
-        self._report(f"{name}: peak so far {self.peaks[name] / 2**20:.0f} MiB")
-        return output
-
-    def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
-        """Store a finding."""
-        data = super().remember(name, key, work)
-        self._store.put_bytes(data)
-        return data
-
-    def save(self, name: str, key: str, data: bytes) -> None:
-        """Store how far a stage came, in place of what was stored before."""
-        self.forget(name, key)
-        self._saved[name, key] = self._store.put_bytes(data)
-
-    def forget(self, name: str, key: str) -> None:
-        """Delete it again."""
-        sha256 = self._saved.pop((name, key), None)
-        if sha256 is not None:
-            self._store.delete(sha256)
-
-    def publish_file(self, name: str, data: bytes, media_type: str) -> None:
-        """Store a file."""
-        super().publish_file(name, data, media_type)
-        self._store.put_bytes(data)
-
-
-def read_peak() -> int:
-    """Return the most memory that this process has held, in bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
-
-
-def build_large(tokenizer: Path, folder: Path) -> None:
-    """Write the larger model into `folder`, its weights random, in bfloat16."""
-    own: Any = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    config = LlamaConfig(
-        vocab_size=len(own),
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id,
-        **LARGE,
-    )
-    torch.manual_seed(SEED)
-    torch.set_default_dtype(torch.bfloat16)
-    model = LlamaForCausalLM(config)
-    torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder)
-    own.save_pretrained(folder)
 
 
 def read_lines(name: str, count: int) -> list[str]:
@@ -157,33 +76,18 @@ def run_job(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the job in this process and return its figures."""
     torch.set_num_threads(1)
     checkpoint = open_checkpoint(arguments.model, dtype=arguments.dtype, device="cpu")
-    sets = Sets()
-    fields = sets.file_lists(build_fields(arguments))
-    spec = CorrectionSpec.model_validate(
-        {**fields, "kind": "correction", "model": checkpoint.name, "dtype": checkpoint.dtype}
-    )
-    started = time.monotonic()
-
-    def report(what: str) -> None:
-        print(f"  {time.monotonic() - started:7.0f} s  {what}", file=sys.stderr, flush=True)
-
-    with ExitStack() as resources, tempfile.TemporaryDirectory(prefix="excise-store-") as folder:
-        context = StoringContext(open_artifact_store(folder), report)
-        inputs = CorrectionCallInputs(checkpoint, sets, spec, resources)
-        found = run_correction(context, inputs)
-        stored = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    if "search" not in context.outputs:
+    found = run_whole_job(checkpoint, build_fields(arguments), tell_elapsed())
+    if found.outcome is None:
         raise SystemExit("too few prompts bring the behaviour out; give more with --prompts")
-    outcome = SearchOutcome.model_validate_json(context.outputs["search"])
     parameters = set(checkpoint.loaded.model.parameters())
     return {
-        "verdict": found.verdict.value,
+        "verdict": found.verdict,
         "weights": sum(own.numel() * own.element_size() for own in parameters),
         "peak": read_peak(),
-        "peaks": context.peaks,
-        "stored": stored,
-        "pruned": max((trial.amount for trial in outcome.trials), default=0),
-        "seconds": context.load_stage_seconds(),
+        "peaks": found.context.peaks,
+        "stored": found.stored,
+        "pruned": found.most_pruned,
+        "seconds": found.context.load_stage_seconds(),
     }
 
 
@@ -276,7 +180,7 @@ def main() -> None:
         show("small", measure(arguments.model, "float32", limit))
     if arguments.only != "small":
         with tempfile.TemporaryDirectory(prefix="excise-large-") as folder:
-            build_large(arguments.model, Path(folder))
+            build_random_llama(LARGE, arguments.model, Path(folder))
             show("large", measure(Path(folder), "bfloat16", limit))
 
 

@@ -208,7 +208,7 @@ class LineLimitForecast(ReportModel):
 class LineRanks(ReportModel):
     """On how many rows and columns of each matrix the pruned weights lie.
 
-    An adapter of the largest of these ranks holds the correction.
+    An adapter of the largest of these ranks holds the correction, unless experts are among them.
     """
 
     max_rank: int | None

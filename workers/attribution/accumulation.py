@@ -65,18 +65,20 @@ class Accumulator:
         self._skipped = skipped
         self._witnesses = []
 
-    def missing(self, site: Site, width: int) -> Iterator[tuple[Statistic, torch.Tensor]]:
-        """Yield each running sum this batch has not updated yet (for an expert, its slice).
+    def missing(
+        self, site: Site, width: int | None = None
+    ) -> Iterator[tuple[Statistic, torch.Tensor]]:
+        """Yield each running sum this batch has not updated yet.
 
-        The slice of an expert is `width` wide. A sum is recorded as updated when the caller asks
-        for the next one.
+        For an expert its slice, which is `width` wide, or without a width the sum of all of them.
+        A sum is recorded as updated when the caller asks for the next one.
         """
         for statistic, totals in self.totals.items():
             key = (site, statistic)
             if key in self._skipped:
                 continue
             total = totals[site.module]
-            if site.expert is not None:
+            if site.expert is not None and width is not None:
                 total = total.narrow(0, site.expert * width, width)
             yield statistic, total
             self.folded.add(key)

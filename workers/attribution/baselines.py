@@ -15,7 +15,14 @@ from workers.attribution.matrices import Matrix, WholeMatrix, find_matrices, rai
 from workers.attribution.memory import HalvingRunner
 from workers.attribution.observation import Look, Site, evaluated, observed_inputs
 from workers.attribution.sums import Combination, RelevanceSums
-from workers.families import count_features, fused_weight, is_linear, is_transposed, linear_weight
+from workers.families import (
+    count_matrix_inputs,
+    fused_weight,
+    is_linear,
+    is_transposed,
+    linear_weight,
+    named_weight,
+)
 from workers.models.batches import TokenBatch
 from workers.models.devices import find_device
 from workers.models.loaded import LoadedModel
@@ -71,7 +78,9 @@ def sum_inputs(
         kept |= {Statistic.MEAN}
     if combination is Combination.ROOT_MEAN_SQUARE:
         kept = frozenset({Statistic.MEAN_SQUARE})
-    sizes = {name: (heads or count_features(module),) for name, module in modules.items()}
+    sizes = {
+        name: (heads or count_matrix_inputs(module, name),) for name, module in modules.items()
+    }
     devices = {name: find_device(module) for name, module in modules.items()}
     accumulator = Accumulator(sizes, devices, kept)
     look = _look(accumulator, modules, heads)
@@ -153,7 +162,9 @@ def draw_weights(
     numbers = {name: number for number, name in enumerate(modules)}
     values = {
         name: matrix.take(
-            torch.rand(linear_weight(modules[name]).shape, generator=_seed(asked, numbers[name]))
+            torch.rand(
+                named_weight(modules[name], name).shape, generator=_seed(asked, numbers[name])
+            )
         )
         for name, matrix in matrices.items()
     }

@@ -1,4 +1,7 @@
-"""The single weights of a linear module that are asked about: all of them, or some places."""
+"""The single weights of a matrix that are asked about: all of them, or some places.
+
+A matrix is a linear module's weight, or a fused parameter that holds one for each expert.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import nn
 
 from excise.names import Statistic
 from workers.domain import Selection
-from workers.families import is_transposed, linear_weight
+from workers.families import is_transposed, named_weight
 
 PLACES_AT_ONCE = 4096
 """Places of a module of which the products at every token exist at one time."""
@@ -18,25 +21,32 @@ PLACES_AT_ONCE = 4096
 
 @dataclass(frozen=True, eq=False)
 class WholeMatrix:
-    """Every weight of a linear module, in its stored layout."""
+    """Every weight of a matrix, in its stored layout."""
 
     module: nn.Module
+    name: str = ""
+    """Needed of experts only, whose parameters have different ones."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The weight's two axes, as stored."""
-        return tuple(linear_weight(self.module).shape)
+        """The weight's axes, as stored: two, and one before them for experts."""
+        return tuple(self.read().shape)
 
     def read(self) -> torch.Tensor:
         """Return the weights."""
-        return linear_weight(self.module).detach()
+        return named_weight(self.module, self.name).detach()
 
     def take(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values of all of the module's weights, shaped as the weight, of those here."""
+        """Return values of all of the matrix's weights, shaped as the weight, of those here."""
         return values
 
     def along_inputs(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values `(input feature,)` so that they multiply what `read` returns."""
+        """Return values `(input feature,)` so that they multiply what `read` returns.
+
+        Of experts the features of all, one expert after another.
+        """
+        if len(self.shape) == 3:
+            return values.view(self.shape[0], 1, -1)
         return values[:, None] if is_transposed(self.module) else values
 
     def add_products(
@@ -45,12 +55,15 @@ class WholeMatrix:
         inputs: torch.Tensor,
         gradient: torch.Tensor,
         statistic: Statistic,
+        expert: int | None = None,
     ) -> None:
         """Add to `total` the sum over rows of each weight's input times its output's gradient.
 
         `inputs` `(row, input feature)`, `gradient` `(row, output feature)`; both are raised to
-        what `statistic` sums.
+        what `statistic` sums. `expert` is the one that the rows are of.
         """
+        if expert is not None:
+            total = total[expert]
         inputs, gradient = raise_to(inputs, statistic), raise_to(gradient, statistic)
         left, right = (inputs, gradient) if is_transposed(self.module) else (gradient, inputs)
         if left.device == total.device and left.dtype == right.dtype == torch.float32:
@@ -62,15 +75,17 @@ class WholeMatrix:
 
 
 class ChosenPlaces:
-    """Some weights of a linear module; every figure is `(place,)`."""
+    """Some weights of a matrix; every figure is `(place,)`."""
 
-    def __init__(self, module: nn.Module, indices: torch.Tensor) -> None:
-        """`indices` count entries of the weight in its stored layout."""
-        weight = linear_weight(module)
+    def __init__(self, module: nn.Module, indices: torch.Tensor, name: str = "") -> None:
+        """`indices` count entries of the weight in its stored layout, `name` is the matrix's."""
+        weight = named_weight(module, name)
         self._weight = weight.detach()
         self._indices = indices.to(weight.device)
-        first, second = self._indices // weight.shape[1], self._indices % weight.shape[1]
-        self._outputs, self._inputs = (second, first) if is_transposed(module) else (first, second)
+        rows, columns = self._indices // weight.shape[-1], self._indices % weight.shape[-1]
+        self._experts, rows = rows // weight.shape[-2], rows % weight.shape[-2]
+        self._outputs, self._inputs = (columns, rows) if is_transposed(module) else (rows, columns)
+        self._features = self._inputs + self._experts * weight.shape[-1]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,12 +97,12 @@ class ChosenPlaces:
         return self._weight.flatten()[self._indices]
 
     def take(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values of all of the module's weights, shaped as the weight, at the places."""
+        """Return values of all of the matrix's weights, shaped as the weight, at the places."""
         return values.flatten()[self._indices.to(values.device)]
 
     def along_inputs(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values `(input feature,)` of the input of each place."""
-        return values[self._inputs]
+        """Return values `(input feature,)`, those of all experts, of the input of each place."""
+        return values[self._features]
 
     def add_products(
         self,
@@ -95,20 +110,32 @@ class ChosenPlaces:
         inputs: torch.Tensor,
         gradient: torch.Tensor,
         statistic: Statistic,
+        expert: int | None = None,
     ) -> None:
         """Add what `WholeMatrix.add_products` adds, at the places alone."""
-        inputs, gradient = raise_to(inputs, statistic), raise_to(gradient, statistic)
-        total += self.multiply(inputs.float()[None], gradient.float()[None])[0]
+        inputs = raise_to(inputs, statistic).float()[None]
+        gradient = raise_to(gradient, statistic).float()[None]
+        if expert is None:
+            total += self.multiply(inputs, gradient)[0]
+            return
+        own = (self._experts == expert).nonzero().flatten()
+        total[own] += self.multiply(inputs, gradient, own)[0]
 
-    def multiply(self, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def multiply(
+        self, inputs: torch.Tensor, gradient: torch.Tensor, own: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return input times gradient at each place, summed over tokens: `(sample, place)`.
 
         `inputs` `(sample, token, input feature)`, `gradient` `(sample, token, output feature)`.
+        With `own`, int64 `(place,)`, only at these of the places.
         """
+        outputs, features = self._outputs, self._inputs
+        if own is not None:
+            outputs, features = outputs[own], features[own]
         parts = [
             torch.einsum("sti,sti->si", gradient[:, :, left], inputs[:, :, right])
             for left, right in zip(
-                self._outputs.split(PLACES_AT_ONCE), self._inputs.split(PLACES_AT_ONCE), strict=True
+                outputs.split(PLACES_AT_ONCE), features.split(PLACES_AT_ONCE), strict=True
             )
         ]
         return torch.cat(parts, dim=1)
@@ -125,9 +152,9 @@ def find_matrices(
     With them, only modules that have any.
     """
     if places is None:
-        return {name: WholeMatrix(module) for name, module in modules.items()}
+        return {name: WholeMatrix(module, name) for name, module in modules.items()}
     return {
-        name: ChosenPlaces(modules[name], indices)
+        name: ChosenPlaces(modules[name], indices, name)
         for name, indices in places.indices.items()
         if name in modules
     }

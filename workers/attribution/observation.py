@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.attribution.experts import Rows, transformed_products
-from workers.families import is_linear
+from workers.attribution.experts import Rows, Seam, opened_seam, transformed_products
+from workers.families import EXPERT_INPUTS, is_linear
 from workers.models.hooks import InputHook, OutputHook, hooked
 
 _Hook = Callable[..., Any]
@@ -96,7 +96,10 @@ def observed_inputs(
 
     with ExitStack() as stack:
         for name, module in modules.items():
-            _enter(stack, module, transform_for(name))
+            if _reads_hidden(name, module):
+                stack.enter_context(opened_seam(module, _HiddenStates(transform_for(name))))
+            else:
+                _enter(stack, module, transform_for(name))
         yield
 
 
@@ -105,25 +108,118 @@ def observed_outputs(modules: Mapping[str, nn.Module], see: See) -> Iterator[Non
     """Within the context, backward passes show `see` each module's input and output gradient.
 
     Enter before the rules, so that the gradient is what arrives after all of them. The
-    output projection's input is held until then: the activations of one batch.
+    output projection's input is held until then: the activations of one batch. Of experts, a
+    module stands for the parameter that its name ends with, and each expert is shown the rows
+    of its own tokens.
     """
 
     def hook_for(site: Site) -> _Hook:
         def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
-            kept = output if output.requires_grad else output.detach().requires_grad_()
             inputs = args[0].detach()
 
-            def show(gradient: torch.Tensor | None) -> None:
-                if gradient is not None:  # else a rule stopped it
-                    see(site, _flatten(inputs), _flatten(gradient))
+            def show(gradient: torch.Tensor) -> None:
+                see(site, _flatten(inputs), _flatten(gradient))
 
-            kept.register_hook(show)
-            return kept
+            return _watch_gradient(output, show)
 
         return hook
 
-    with hooked(OutputHook(module, hook_for(Site(name))) for name, module in modules.items()):
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            if is_linear(module):
+                stack.enter_context(hooked([OutputHook(module, hook_for(Site(name)))]))
+            elif _reads_hidden(name, module):
+                stack.enter_context(opened_seam(module, _ReadMatrix(name, see)))
+            else:
+                stack.enter_context(opened_seam(module, _WrittenMatrix(name, see)))
         yield
+
+
+class _HiddenStates(Seam):
+    """Shows the states that each row's expert reads."""
+
+    def __init__(self, look: Callable[[torch.Tensor, Rows], object]) -> None:
+        self._look = look
+        self._hidden = torch.empty(0)
+
+    def begin(self, hidden: torch.Tensor, weights: torch.Tensor) -> None:  # noqa: ARG002
+        self._hidden = hidden.detach()
+
+    def gate_and_up(self, values: torch.Tensor, rows: Rows) -> torch.Tensor:
+        self._look(self._hidden[rows.tokens], rows)
+        return values
+
+
+class _ReadMatrix(Seam):
+    """Shows inputs and output gradients of the experts' gate and up projections."""
+
+    def __init__(self, name: str, see: See) -> None:
+        self._name = name
+        self._see = see
+        self._hidden = torch.empty(0)
+
+    def begin(self, hidden: torch.Tensor, weights: torch.Tensor) -> None:  # noqa: ARG002
+        self._hidden = hidden.detach()
+
+    def gate_and_up(self, values: torch.Tensor, rows: Rows) -> torch.Tensor:
+        hidden = self._hidden
+
+        def show(gradient: torch.Tensor) -> None:
+            for site, part in _split(self._name, rows):
+                self._see(site, hidden[rows.tokens[part]], gradient[part])
+
+        return _watch_gradient(values, show)
+
+
+class _WrittenMatrix(Seam):
+    """Shows inputs and output gradients of the experts' output projections.
+
+    What a projection writes for a token is multiplied by the routing weight and added up, so
+    its gradient is that of the sum, times the weight.
+    """
+
+    def __init__(self, name: str, see: See) -> None:
+        self._name = name
+        self._see = see
+        self._weights = torch.empty(0)
+        self._read: list[tuple[torch.Tensor, Rows]] = []
+
+    def begin(self, hidden: torch.Tensor, weights: torch.Tensor) -> None:  # noqa: ARG002
+        self._weights = weights.detach()
+        self._read = []
+
+    def neurons(self, values: torch.Tensor, rows: Rows) -> torch.Tensor:
+        self._read.append((values.detach(), rows))
+        return values
+
+    def end(self, output: torch.Tensor) -> torch.Tensor:
+        weights, read = self._weights, self._read
+
+        def show(gradient: torch.Tensor) -> None:
+            for values, rows in read:
+                own = gradient[rows.tokens] * weights[rows.tokens, rows.ranks, None]
+                own = own.to(gradient.dtype)
+                for site, part in _split(self._name, rows):
+                    self._see(site, values[part], own[part])
+
+        return _watch_gradient(output, show)
+
+
+def _watch_gradient(values: torch.Tensor, show: Callable[[torch.Tensor], None]) -> torch.Tensor:
+    """Return `values`, where the graph begins if it has not; backward passes show its gradient."""
+    kept = values if values.requires_grad else values.detach().requires_grad_()
+
+    def hook(gradient: torch.Tensor | None) -> None:
+        if gradient is not None:  # else a rule stopped it
+            show(gradient)
+
+    kept.register_hook(hook)
+    return kept
+
+
+def _reads_hidden(name: str, module: nn.Module) -> bool:
+    """Whether `name` stands for the gate and up projections of fused experts."""
+    return not is_linear(module) and name.endswith(f".{EXPERT_INPUTS}")
 
 
 def _enter(

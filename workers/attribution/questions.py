@@ -37,7 +37,9 @@ class Questions:
         for own in self._sums:
             own.end(batch)
 
-    def missing(self, site: Site, width: int) -> Iterator[tuple[Statistic, torch.Tensor]]:
+    def missing(
+        self, site: Site, width: int | None = None
+    ) -> Iterator[tuple[Statistic, torch.Tensor]]:
         """Yield each running sum of the question that the batch has not updated yet."""
         return self._sums[self.turn].missing(site, width)
 

@@ -116,7 +116,7 @@ def _observed_features(
 class WeightResults(Protocol):
     """What sums of single weights are added to."""
 
-    def missing(self, site: Site, width: int) -> Iterator[tuple[Statistic, torch.Tensor]]:
+    def missing(self, site: Site) -> Iterator[tuple[Statistic, torch.Tensor]]:
         """Yield each running sum that the present batch has not updated yet."""
 
     def witness(self, site: Site, value: torch.Tensor) -> None:
@@ -139,8 +139,8 @@ def observed_weights(
     def see(site: Site, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         results.witness(site, inputs.float().sum() + gradient.float().sum())
         matrix = matrices[site.module]
-        for statistic, total in results.missing(site, inputs.shape[-1]):
-            matrix.add_products(total, inputs, gradient, statistic)
+        for statistic, total in results.missing(site):
+            matrix.add_products(total, inputs, gradient, statistic, site.expert)
 
     # Observers come before the rules: they see the gradient that all rules have changed.
     with observed_outputs(modules, see), attribution_rules(loaded, composite):

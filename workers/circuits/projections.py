@@ -49,7 +49,7 @@ def find_projections(
 
     For weights, every linear module of the decoder layers. Raises `ValueError` for no
     granularity and for weights together with nodes, `UnsupportedGranularityError` where the
-    family has no such components or keeps its neurons in experts.
+    family has no such components or keeps its neurons and most weights in experts.
     """
     if not granularities or (Granularity.WEIGHT in granularities and len(granularities) > 1):
         raise ValueError("a circuit is made of neurons, heads or both, or of weights alone")
@@ -74,8 +74,8 @@ def _build_projection(
 ) -> Projection:
     if not is_linear(module):
         raise UnsupportedGranularityError(
-            f"the neurons of {family.name} lie in experts, and a circuit replaces the input of "
-            "one projection a layer; choose heads or weights"
+            f"{granularity}s of {family.name} lie in experts, and a circuit is made of linear "
+            "modules, each of which sees every token; choose heads"
         )
     width = count_features(module) // count if granularity is Granularity.HEAD else 1
     return Projection(module, granularity, count, width)

@@ -21,7 +21,12 @@ from workers.compression.plan import (
     RowShare,
 )
 from workers.domain import Relevance, Selection, TokenSequence
-from workers.families import is_transposed, linear_weight
+from workers.families import (
+    UnsupportedGranularityError,
+    is_linear,
+    is_transposed,
+    linear_weight,
+)
 from workers.models.batches import build_batches
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, Counter, Progress, ignore
@@ -211,6 +216,11 @@ def _select(scores: Mapping[str, torch.Tensor], pattern: Pattern, row_axis: int)
 
 def _group_by_block(loaded: LoadedModel) -> list[dict[str, nn.Module]]:
     modules = loaded.find_components(Granularity.WEIGHT)
+    if not all(map(is_linear, modules.values())):
+        raise UnsupportedGranularityError(
+            f"most weights of {loaded.family.name} lie in fused experts, which a compression does "
+            "not reach; compress a model without experts"
+        )
     return [
         {
             name: module

@@ -22,7 +22,7 @@ from workers.correction.protection import list_learned
 from workers.correction.results import TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
 from workers.domain import GeneralCost, Selection, TokenSequence
-from workers.families import find_layer_numbers, is_linear, linear_weight
+from workers.families import find_layer_numbers, is_linear, named_weight
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance
 from workers.pruning.damage import compute_divergence
@@ -64,8 +64,8 @@ class PoolSize:
 def weighs_together(base: LoadedModel, granularity: Granularity) -> bool:
     """Whether components of this granularity can be weighed together.
 
-    Neurons of fused experts see only some of the tokens, so no row of theirs stands for a text:
-    they are ranked one by one.
+    Neurons and single weights of fused experts see only some of the tokens, so no row of theirs
+    stands for a text: they are ranked one by one.
     """
     modules = base.find_components(granularity)
     return all(map(is_linear, modules.values()))
@@ -186,7 +186,7 @@ class Candidates:
     def _shapes(self) -> Mapping[str, torch.Size]:
         """Module → the shape of its stored weight."""
         modules = self._base.find_components(Granularity.WEIGHT)
-        return {name: linear_weight(module).shape for name, module in modules.items()}
+        return {name: named_weight(module, name).shape for name, module in modules.items()}
 
     def _locate(self, ranking: Ranking) -> Ranking:
         """Return the ranking of a shortlist's places as one of the model's components."""

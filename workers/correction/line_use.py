@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
 from workers.correction.results import LineForecast, LineUse
 from workers.domain import Selection
-from workers.pruning.lines import choose_lines, find_cover
+from workers.pruning.lines import Places, choose_lines, find_cover
 
 Shapes = Mapping[str, torch.Size]
-"""Module → the shape of its weight as it is stored."""
+"""Module → the shape of its weight as it is stored; of experts, which have a matrix each, with an
+axis for these first."""
 
 
 def allow_best_lines(
@@ -26,22 +27,40 @@ def allow_best_lines(
     allowed = torch.zeros(len(worth), dtype=torch.bool)
     start = 0
     for name, indices in candidates.indices.items():
-        part = slice(start, start + len(indices))
-        start = part.stop
-        rows, columns = np.divmod(indices.numpy(), shapes[name][-1])
-        values = worth[part].double().numpy()
-        counts = values > 0
-        lines = choose_lines(values[counts], rows[counts], columns[counts], most)
-        allowed[part] = torch.from_numpy(lines.hold(rows, columns))
+        for own, rows, columns in _split_matrices(indices.numpy(), shapes[name]):
+            part = torch.from_numpy(start + own)
+            values = worth[part].double().numpy()
+            counts = values > 0
+            lines = choose_lines(values[counts], rows[counts], columns[counts], most)
+            allowed[part] = torch.from_numpy(lines.hold(rows, columns))
+        start += len(indices)
     return allowed
 
 
 def count_ranks(weights: Selection, shapes: Shapes) -> dict[str, int]:
-    """Return module → the fewest rows and columns that hold its chosen weights."""
+    """Return module → the fewest rows and columns that hold its chosen weights.
+
+    Of experts, those of the one that needs most.
+    """
     return {
-        name: len(find_cover(*np.divmod(indices.numpy(), shapes[name][-1])))
+        name: max(
+            (
+                len(find_cover(rows, columns))
+                for _, rows, columns in _split_matrices(indices.numpy(), shapes[name])
+            ),
+            default=0,
+        )
         for name, indices in weights.indices.items()
     }
+
+
+def _split_matrices(indices: Places, shape: torch.Size) -> Iterator[tuple[Places, Places, Places]]:
+    """Yield for each matrix of a weight which of `indices` lie in it, their rows and columns."""
+    rows, columns = np.divmod(indices, shape[-1])
+    matrices, rows = np.divmod(rows, shape[-2])
+    for number in np.unique(matrices):
+        own = np.flatnonzero(matrices == number)
+        yield own, rows[own], columns[own]
 
 
 def describe_lines(chosen: Selection, shapes: Shapes) -> LineUse:

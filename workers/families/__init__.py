@@ -23,6 +23,8 @@ from workers.families.description import (
     SeparateProjections,
 )
 from workers.families.modules import (
+    EXPERT_INPUTS,
+    EXPERT_OUTPUTS,
     UnsupportedArchitectureError,
     UnsupportedGranularityError,
     check_granularity,
@@ -30,6 +32,7 @@ from workers.families.modules import (
     count_features,
     count_heads,
     count_layers,
+    count_matrix_inputs,
     find_attention_outputs,
     find_components,
     find_context_length,
@@ -37,16 +40,20 @@ from workers.families.modules import (
     find_layer_numbers,
     find_linear_modules,
     find_mlp_outputs,
+    find_weight_modules,
     fused_weight,
     head_weight,
     is_linear,
     is_transposed,
     linear_weight,
+    named_weight,
 )
 from workers.families.placement import place_layers
 from workers.families.weights import NamedWeight, find_weight
 
 __all__ = [
+    "EXPERT_INPUTS",
+    "EXPERT_OUTPUTS",
     "FAMILIES",
     "GEMMA3",
     "GPT2",
@@ -73,6 +80,7 @@ __all__ = [
     "count_features",
     "count_heads",
     "count_layers",
+    "count_matrix_inputs",
     "find_attention_outputs",
     "find_components",
     "find_context_length",
@@ -81,10 +89,12 @@ __all__ = [
     "find_linear_modules",
     "find_mlp_outputs",
     "find_weight",
+    "find_weight_modules",
     "fused_weight",
     "head_weight",
     "is_linear",
     "is_transposed",
     "linear_weight",
+    "named_weight",
     "place_layers",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from excise.names import Granularity
 from workers.families.description import (
     GEMMA_RMS_NORM,
     LAYER_NORM,
@@ -134,7 +133,6 @@ MIXTRAL = replace(
     activation="mlp.experts.act_fn",
     mlp_output="mlp.experts.down_proj",
     experts="mlp.experts",
-    granularities=frozenset({Granularity.NEURON, Granularity.HEAD}),
 )
 
 QWEN3_MOE = replace(

@@ -96,5 +96,5 @@ class Family:
     experts: str | None = None
     """The module with the experts' fused parameters, in a mixture of experts."""
     granularities: frozenset[Granularity] = frozenset(Granularity)
-    """What components can be: experts' fused parameters are no linear modules."""
+    """What components can be."""
     requirements: tuple[Requirement, ...] = ()

@@ -12,6 +12,10 @@ from excise.names import Granularity
 from workers.families.catalogue import FAMILIES
 from workers.families.description import Family
 
+EXPERT_INPUTS, EXPERT_OUTPUTS = "gate_up_proj", "down_proj"
+"""Names of fused experts' parameters: `(expert, 2 · feature, hidden)`, whose outputs are gates and
+then up projections, and `(expert, hidden, feature)`."""
+
 
 class UnsupportedArchitectureError(ValueError):
     """The model's architecture has no description here; use one of the supported ones."""
@@ -106,6 +110,26 @@ def find_linear_modules(model: nn.Module, family: Family) -> dict[str, nn.Module
     }
 
 
+def find_weight_modules(model: nn.Module, family: Family) -> dict[str, nn.Module]:
+    """Return name → module that holds the matrix of that name inside the decoder layers.
+
+    Linear modules, and the experts of a mixture for each of their fused parameters. Routers are
+    left out: which experts they choose is no sum of what their weights do.
+    """
+    linear = find_linear_modules(model, family)
+    if family.experts is None:
+        return linear
+    found: dict[str, nn.Module] = {}
+    for layer in range(count_layers(model, family)):
+        base = f"{family.layers}.{layer}."
+        found |= {name: module for name, module in linear.items() if name.startswith(base)}
+        experts = model.get_submodule(base + family.experts)
+        for parameter in (EXPERT_INPUTS, EXPERT_OUTPUTS):
+            fused_weight(experts, parameter)  # raises where the description does not fit
+            found[f"{base}{family.experts}.{parameter}"] = experts
+    return found
+
+
 def find_components(
     model: nn.Module, family: Family, granularity: Granularity
 ) -> dict[str, nn.Module]:
@@ -115,7 +139,7 @@ def find_components(
     """
     check_granularity(family, granularity)
     if granularity is Granularity.WEIGHT:
-        return find_linear_modules(model, family)
+        return find_weight_modules(model, family)
     if granularity is Granularity.HEAD:
         return find_attention_outputs(model, family)
     return find_mlp_outputs(model, family)
@@ -127,7 +151,7 @@ def count_components(model: nn.Module, family: Family, granularity: Granularity)
     if granularity is Granularity.HEAD:
         return dict.fromkeys(modules, count_heads(model))
     if granularity is Granularity.WEIGHT:
-        return {name: linear_weight(module).numel() for name, module in modules.items()}
+        return {name: named_weight(module, name).numel() for name, module in modules.items()}
     return {name: count_features(module) for name, module in modules.items()}
 
 
@@ -165,7 +189,17 @@ def count_features(module: nn.Module) -> int:
         return module.in_features
     if isinstance(module, Conv1D):
         return int(module.nx)
-    weight = fused_weight(module)
+    return _count_expert_inputs(fused_weight(module))
+
+
+def count_matrix_inputs(module: nn.Module, name: str) -> int:
+    """Return the number of input features of the matrix called `name`; with experts, of all."""
+    if is_linear(module):
+        return count_features(module)
+    return _count_expert_inputs(named_weight(module, name))
+
+
+def _count_expert_inputs(weight: torch.Tensor) -> int:
     return weight.shape[0] * weight.shape[2]
 
 
@@ -176,12 +210,24 @@ def linear_weight(module: nn.Module) -> torch.Tensor:
     return module.weight
 
 
-def fused_weight(module: nn.Module) -> torch.Tensor:
-    """Return the experts' output projections `(expert, hidden, feature)`.
+def named_weight(module: nn.Module, name: str) -> torch.Tensor:
+    """Return the matrix called `name` that `module` holds, as stored.
 
-    Raises `TypeError` for a module without them.
+    A linear module's `(output, input)` or transposed, whatever its name; of experts the fused
+    parameter that the name ends with, `(expert, output, input)`. Raises `TypeError` for another
+    module.
     """
-    weight = getattr(module, "down_proj", None)
+    if is_linear(module):
+        return linear_weight(module)
+    return fused_weight(module, name.rpartition(".")[2])
+
+
+def fused_weight(module: nn.Module, parameter: str = EXPERT_OUTPUTS) -> torch.Tensor:
+    """Return one of the experts' fused parameters `(expert, output, input)`.
+
+    Raises `TypeError` for a module without it.
+    """
+    weight = getattr(module, parameter, None)
     if not isinstance(weight, torch.Tensor) or weight.dim() != 3:
         raise TypeError(f"a {type(module).__name__} holds no fused experts")
     return weight

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 class NamedWeight(NamedTuple):
-    """A linear module's weight, or the output projections of a layer's fused experts."""
+    """A linear module's weight, or one of the parameters of a layer's fused experts."""
 
     module: nn.Module | None
     """The linear module; None for fused experts, which are a bare parameter."""
@@ -35,7 +35,7 @@ def find_weight(model: nn.Module, name: str) -> NamedWeight:
 
 
 def _find_experts(model: nn.Module, name: str) -> NamedWeight:
-    """Return fused experts' output projection, `(expert, out, in)` or transposed."""
+    """Return a fused parameter of experts, `(expert, out, in)` or transposed."""
     path, _, parameter_name = name.rpartition(".")
     try:
         parent = model.get_submodule(path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from itertools import count, takewhile
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,19 @@ from workers.pruning.safetensors_files import StoredTensor
 CONV1D_MODEL_TYPES = frozenset({"gpt2"})
 """Values of `model_type` whose linear modules are stored (in, out)."""
 
-_EXPERT_FORMS = (("mlp", "down_proj"), ("block_sparse_moe", "w2"))
-"""Where families keep experts one by one on disk: Qwen3-MoE, Mixtral."""
-
-_FUSED_EXPERTS = ".mlp.experts.down_proj"
-"""How transformers names the same in memory, all experts in one parameter."""
+_EXPERT_FORMS = {
+    ".mlp.experts.gate_up_proj": (
+        ("mlp", ("gate_proj", "up_proj")),
+        ("block_sparse_moe", ("w1", "w3")),
+    ),
+    ".mlp.experts.down_proj": (("mlp", ("down_proj",)), ("block_sparse_moe", ("w2",))),
+}
+"""How transformers names experts in memory, all in one parameter → where families keep them one by
+one on disk: Qwen3-MoE, Mixtral. Of an expert's gates and up projections the gates come first."""
 
 
 def find_stored(tensors: Mapping[str, StoredTensor], module: str) -> tuple[StoredTensor, ...]:
-    """Return the tensors that hold a module's weights: one, or one an expert in order.
+    """Return the tensors that hold a module's weights: one, or those of each expert in order.
 
     A checkpoint may lack the first parts of a name (GPT-2's `h.0…` for `transformer.h.0…`) or
     have more of them; a match that is unique is taken. Fused experts are found as one tensor
@@ -33,16 +37,24 @@ def find_stored(tensors: Mapping[str, StoredTensor], module: str) -> tuple[Store
     for name in (f"{module}.weight", module):
         if found := _resolve(tensors, name):
             return (found,)
-    if not module.endswith(_FUSED_EXPERTS):
-        return ()
-    layer = module.removesuffix(_FUSED_EXPERTS)
-    for block, projection in _EXPERT_FORMS:
-        ending = f".{projection}.weight"
-        if first := _resolve(tensors, f"{layer}.{block}.experts.0{ending}"):
-            stem = first.name.removesuffix(f"0{ending}")
-            names = (f"{stem}{expert}{ending}" for expert in count())
-            return tuple(tensors[name] for name in takewhile(tensors.__contains__, names))
+    for fused, forms in _EXPERT_FORMS.items():
+        for block, projections in forms if module.endswith(fused) else ():
+            first = f"{module.removesuffix(fused)}.{block}.experts.0.{projections[0]}.weight"
+            if found := _resolve(tensors, first):
+                stem = found.name.removesuffix(f"0.{projections[0]}.weight")
+                return tuple(_list_experts(tensors, stem, projections))
     return ()
+
+
+def _list_experts(
+    tensors: Mapping[str, StoredTensor], stem: str, projections: tuple[str, ...]
+) -> Iterator[StoredTensor]:
+    """Yield the tensors of one expert after another, up to the first that lacks one."""
+    for expert in count():
+        names = [f"{stem}{expert}.{projection}.weight" for projection in projections]
+        if not all(name in tensors for name in names):
+            return
+        yield from (tensors[name] for name in names)
 
 
 def find_bias(tensors: Mapping[str, StoredTensor], weight: StoredTensor) -> StoredTensor | None:

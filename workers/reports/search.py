@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -164,7 +164,7 @@ def describe_lines(report: CorrectionReport) -> str | None:
     most, mean = max(lines.ranks.values()), fmean(lines.ranks.values())
     told = (
         f"The pruned weights lie on {most} rows and columns of a matrix at most, {mean:.1f} on "
-        f"average over {len(lines.ranks)} matrices: an adapter of rank {most} holds them."
+        f"average over {len(lines.ranks)} matrices: {_describe_adapter(lines.ranks, most)}."
     )
     found = lines.forecast
     if found is None:
@@ -175,6 +175,12 @@ def describe_lines(report: CorrectionReport) -> str | None:
         f"{found.free_rank}; predicted benefit under the limit: {format_share(found.benefit, 0)} "
         "of theirs."
     )
+
+
+def _describe_adapter(modules: Iterable[str], rank: int) -> str:
+    if any("experts" in module for module in modules):
+        return "experts are among them, which no adapter here changes"
+    return f"an adapter of rank {rank} holds them"
 
 
 def _build_dose(

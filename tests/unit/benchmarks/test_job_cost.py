@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,26 +11,24 @@ import pytest
 
 from service.artifacts import open_artifact_store
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "job_cost.py"
+
+@pytest.fixture(scope="module")
+def job_cost(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("job_cost")
 
 
 @pytest.fixture(scope="module")
-def job_cost() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("job_cost", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def whole_job(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("whole_job")
 
 
 def count_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_store_holds_what_a_job_leaves(job_cost: ModuleType, tmp_path: Path) -> None:
+def test_the_store_holds_what_a_job_leaves(whole_job: ModuleType, tmp_path: Path) -> None:
     told: list[str] = []
-    context = job_cost.StoringContext(open_artifact_store(str(tmp_path)), told.append)
+    context = whole_job.StoringContext(open_artifact_store(str(tmp_path)), told.append)
     output = context.run_stage("prepare", {}, lambda progress: b"12345")
     assert context.outputs == {"prepare": output.data}
     assert told[0] == "prepare …"

@@ -29,10 +29,12 @@ from workers.families import (
     find_layer_numbers,
     find_linear_modules,
     find_mlp_outputs,
+    find_weight_modules,
     fused_weight,
     head_weight,
     is_transposed,
     linear_weight,
+    named_weight,
 )
 
 every_family = pytest.mark.parametrize("name", SETTINGS)
@@ -175,13 +177,22 @@ def test_components_are_counted(name: str) -> None:
     assert not outside & {id(module.weight) for module in linear.values()}
 
 
-@every_dense_family
-def test_no_matrix_of_a_layer_is_left_out(name: str) -> None:
+@every_family
+def test_no_matrix_of_a_layer_is_left_out_but_the_router(name: str) -> None:
     model = build_family_model(name)
     family = find_family(model)
     layers = model.get_submodule(family.layers)
-    matrices = sum(parameter.numel() for parameter in layers.parameters() if parameter.dim() > 1)
-    assert sum(count_components(model, family, Granularity.WEIGHT).values()) == matrices
+    matrices = {
+        id(parameter)
+        for path, parameter in layers.named_parameters()
+        if parameter.dim() > 1 and not path.endswith("mlp.gate.weight")
+    }
+    modules = find_weight_modules(model, family)
+    found = [named_weight(module, path) for path, module in modules.items()]
+    assert {id(weight) for weight in found} == matrices
+    assert len(found) == len(matrices)
+    counts = count_components(model, family, Granularity.WEIGHT)
+    assert list(counts.values()) == [weight.numel() for weight in found]
 
 
 @every_family
@@ -217,15 +228,40 @@ def test_layer_numbers_of_two_digits_and_numbers_further_in_are_told_apart() -> 
 
 
 @every_mixture
-def test_experts_are_flat_and_have_no_weight_components(name: str) -> None:
+def test_the_neurons_of_experts_are_flat(name: str) -> None:
     model = build_family_model(name)
     family = find_family(model)
     for path, experts in find_mlp_outputs(model, family).items():
         weight = model.get_parameter(path)
         assert fused_weight(experts) is weight
         assert count_features(experts) == weight.shape[0] * weight.shape[2]
+
+
+@every_mixture
+def test_the_weights_of_experts_come_after_the_attention_s_of_their_layer(name: str) -> None:
+    model = build_family_model(name)
+    family = find_family(model)
+    found = list(find_components(model, family, Granularity.WEIGHT))
+    ends = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    ends += ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    assert found == [f"model.layers.{layer}.{end}" for layer in range(2) for end in ends]
+    modules = find_weight_modules(model, family)
+    read, written = (named_weight(modules[path], path) for path in found[4:6])
+    assert (read.dim(), written.dim()) == (3, 3)
+    assert (read.shape[0], read.shape[2]) == (4, 32)
+    assert (written.shape[1], 2 * written.shape[2]) == (32, read.shape[1])
+
+
+def test_a_granularity_that_a_family_leaves_out_is_refused(model: LlamaForCausalLM) -> None:
+    family = replace(LLAMA, granularities=frozenset({Granularity.NEURON, Granularity.HEAD}))
     with pytest.raises(UnsupportedGranularityError, match="choose one of: head, neuron"):
         count_components(model, family, Granularity.WEIGHT)
+
+
+def test_what_holds_no_matrix_of_that_name_is_refused(model: LlamaForCausalLM) -> None:
+    layer = model.get_submodule("model.layers.0.mlp")
+    with pytest.raises(TypeError, match="LlamaMLP holds no fused experts"):
+        named_weight(layer, "model.layers.0.mlp.gate_up_proj")
 
 
 @pytest.mark.parametrize(

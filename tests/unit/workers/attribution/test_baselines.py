@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from excise.names import Attributor, Granularity
 from tests.tiny import as_loaded, draw_samples
-from tests.tiny_families import build_family_model
+from tests.tiny_families import MIXTURES, build_family_model
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.baselines import score_by_inputs
@@ -150,8 +150,44 @@ def test_no_hook_is_left_when_the_model_fails() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def pass_experts(model: Any) -> dict[str, Tensor]:
+    """What each expert of the first layer is shown, and what its output projection is."""
+    experts = model.model.layers[0].mlp.experts
+    shown: dict[str, list[Tensor]] = {"gate_up_proj": [], "down_proj": []}
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        hidden, index, _ = args
+        each = [hidden[(index == expert).any(dim=-1)] for expert in range(module.num_experts)]
+        products = [
+            own @ weight.T for own, weight in zip(each, experts.gate_up_proj.detach(), strict=True)
+        ]
+        neurons = [
+            nn.functional.silu(gate) * up for gate, up in (part.chunk(2, -1) for part in products)
+        ]
+        shown["gate_up_proj"].append(torch.stack([own.square().sum(0) for own in each]))
+        shown["down_proj"].append(torch.stack([own.square().sum(0) for own in neurons]))
+
+    handle = experts.register_forward_pre_hook(hook)
+    with torch.no_grad():
+        for sample in SAMPLES:
+            model(torch.tensor([sample.token_ids]), use_cache=False)
+    handle.remove()
+    return {name: sum(parts) for name, parts in shown.items()}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_wanda_ranks_an_expert_s_weights_by_what_its_own_tokens_show_it(name: str) -> None:
+    model = build_family_model(name)
+    found = attribute(model, Attributor.WANDA, Granularity.WEIGHT)
+    for parameter, squares in pass_experts(model).items():
+        path = f"model.layers.0.mlp.experts.{parameter}"
+        weight = model.get_parameter(path).detach()
+        expected = weight.abs() * squares.sqrt()[:, None, :] / found.tokens**0.5
+        torch.testing.assert_close(found.mean[path], expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("attributor", list(Attributor))
-@every_layout
+@pytest.mark.parametrize("name", ["llama", "opt", "gpt2", *MIXTURES])
 def test_weights_at_some_places_are_those_of_all(name: str, attributor: Attributor) -> None:
     model = build_family_model(name)
     whole = attribute(model, attributor, Granularity.WEIGHT)

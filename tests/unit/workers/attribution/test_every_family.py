@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from excise.names import Attributor, Granularity
 from tests.tiny import as_loaded, draw_samples, weight_bytes
-from tests.tiny_families import DENSE, MIXTURES, SETTINGS, build_family_model
+from tests.tiny_families import MIXTURES, SETTINGS, build_family_model
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import compute_relevance
 from workers.attribution.composites import (
@@ -33,10 +33,11 @@ from workers.families import (
     find_family,
     find_linear_modules,
     find_mlp_outputs,
+    find_weight_modules,
+    named_weight,
 )
 
 every_family = pytest.mark.parametrize("name", SETTINGS)
-every_dense_family = pytest.mark.parametrize("name", DENSE)
 every_mixture = pytest.mark.parametrize("name", MIXTURES)
 every_composite = pytest.mark.parametrize("composite", COMPOSITES.values(), ids=COMPOSITES)
 LENGTHS = ((9, 4), (3, 8), (5, 0), (2, 1), (14, 0))
@@ -84,9 +85,9 @@ def test_logits_are_bit_identical_under_rules_and_observers(
     family = find_family(model)
     plain = model(IDS, use_cache=False).logits.detach()
     neurons = find_mlp_outputs(model, family) | find_attention_outputs(model, family)
-    linear = find_linear_modules(model, family)
+    modules = find_weight_modules(model, family)
     with (
-        observed_outputs(linear, lambda *seen: None),
+        observed_outputs(modules, lambda *seen: None),
         attribution_rules(as_loaded(model), composite),
         observed_gradients(neurons, lambda *seen: None),
     ):
@@ -165,10 +166,15 @@ def test_cp_lrp_conserves_relevance_with_the_shares_of_the_biases(name: str) -> 
 def explain_by_autograd(
     model: nn.Module, sample: TokenSequence, composite: Composite
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Gradient of the target at every projection's input, and at every linear weight."""
+    """Gradient of the target at every linear projection's input, and at every weight."""
     family = find_family(model)
-    projections = find_mlp_outputs(model, family) | find_attention_outputs(model, family)
-    linear = find_linear_modules(model, family)
+    projections = find_attention_outputs(model, family)
+    if family.experts is None:
+        projections = find_mlp_outputs(model, family) | projections
+    matrices = {
+        name: named_weight(module, name)
+        for name, module in find_weight_modules(model, family).items()
+    }
     kept: dict[str, Tensor] = {}
 
     def keep(name: str):
@@ -180,8 +186,8 @@ def explain_by_autograd(
 
     with attribution_rules(as_loaded(model), composite):
         handles = [m.register_forward_pre_hook(keep(name)) for name, m in projections.items()]
-        for module in linear.values():
-            module.weight.requires_grad_()
+        for weight in matrices.values():
+            weight.requires_grad_()
         logits = model(torch.tensor([sample.token_ids]), use_cache=False).logits[0]
         first = len(sample.prompt_ids) - 1 if sample.response_ids else 0
         total = torch.zeros(())
@@ -197,10 +203,9 @@ def explain_by_autograd(
         for name, value in kept.items()
     }
     weights = {}
-    for name, module in linear.items():
-        found = module.weight.grad
-        weights[name] = module.weight.detach() * (0 if found is None else found)
-        module.weight.grad = None
+    for name, weight in matrices.items():
+        weights[name] = weight.detach() * (0 if weight.grad is None else weight.grad)
+        weight.grad = None
     return features, weights
 
 
@@ -209,7 +214,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=scale * 2e-5)
 
 
-@every_dense_family
+@every_family
 @every_composite
 def test_relevance_is_what_autograd_says_under_the_rules(name: str, composite: Composite) -> None:
     model = build_family_model(name, seed=1)
@@ -221,7 +226,7 @@ def test_relevance_is_what_autograd_says_under_the_rules(name: str, composite: C
     neurons = attribute(model, Granularity.NEURON, samples, attributor)
     heads = attribute(model, Granularity.HEAD, samples, attributor)
     weights = attribute(model, Granularity.WEIGHT, samples, attributor)
-    for module in find_mlp_outputs(model, family):
+    for module in find_mlp_outputs(model, family) if family.experts is None else ():
         values = torch.cat([features[module] for features, _ in parts])
         assert_close(neurons.mean[module], values.mean(0))
         assert_close(neurons.mean_absolute[module], values.abs().mean(0))
@@ -230,8 +235,65 @@ def test_relevance_is_what_autograd_says_under_the_rules(name: str, composite: C
         values = values.unflatten(-1, (count_heads(model), -1)).sum(-1)
         assert_close(heads.mean[module], values.mean(0))
         assert_close(heads.mean_square[module], values.square().mean(0))
-    for module in find_linear_modules(model, family):
+    for module in find_weight_modules(model, family):
         assert_close(weights.mean[module], sum(weight[module] for _, weight in parts) / tokens)
+
+
+def explain_in_double(model: nn.Module, samples: list[TokenSequence]) -> dict[str, Tensor]:
+    """Weight times its plain gradient, summed over samples: no rules, no hooks, float64."""
+    model = model.double()
+    model.set_experts_implementation("eager")
+    model.zero_grad()
+    for sample in samples:
+        logits = model(torch.tensor([sample.token_ids]), use_cache=False).logits[0]
+        first = len(sample.prompt_ids) - 1 if sample.response_ids else 0
+        for position in range(first, len(sample.token_ids) - 1):
+            emitted = sample.token_ids[position + 1]
+            others = logits[position].scatter(0, torch.tensor(emitted), -torch.inf)
+            (logits[position, emitted] - others.max()).backward(retain_graph=True)
+    return {
+        name: parameter.detach() * parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+@every_mixture
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+def test_without_rules_an_expert_s_weight_has_its_gradient_times_itself(
+    name: str, implementation: str
+) -> None:
+    model = build_family_model(name, seed=6)
+    model.set_experts_implementation(implementation)
+    samples = draw_samples(LENGTHS)
+    found = attribute(model, Granularity.WEIGHT, samples, Attributor.GRADIENT_X_INPUT)
+    expected = explain_in_double(build_family_model(name, seed=6), samples)
+    for module, values in found.mean.items():
+        slow = expected[module if "experts" in module else f"{module}.weight"] / found.tokens
+        assert float(slow.abs().max()) > 0
+        assert_close(values.double(), slow)
+
+
+@every_mixture
+def test_experts_that_no_explained_token_chose_have_no_relevance(name: str) -> None:
+    model = build_family_model(name)
+    found = attribute(model, Granularity.WEIGHT, [TokenSequence((3, 14))])  # one prediction
+    for module, values in found.mean.items():
+        if "experts" in module:
+            assert sum(bool(own.any()) for own in values) == 2
+
+
+@every_mixture
+def test_what_an_expert_writes_is_conserved_from_its_output_to_its_weights(name: str) -> None:
+    """Of a linear map without a bias: Σ W · gradient ⊗ input = Σ input · its gradient."""
+    model = build_family_model(name)
+    samples = draw_samples(LENGTHS)
+    for attributor in (Attributor.ATTNLRP, Attributor.CP_LRP, Attributor.GRADIENT_X_INPUT):
+        neurons = attribute(model, Granularity.NEURON, samples, attributor)
+        weights = attribute(model, Granularity.WEIGHT, samples, attributor)
+        for module, values in neurons.mean.items():
+            by_column = weights.mean[module].sum(dim=1).flatten()
+            assert_close(by_column, values)
 
 
 @every_family
@@ -299,17 +361,21 @@ def test_two_models_keep_their_own_rules(name: str) -> None:
 
 @every_mixture
 @pytest.mark.parametrize("attributor", ["attnlrp", "cp_lrp", "gradient_x_input", "wanda"])
-def test_every_experts_implementation_gives_the_same_relevance(name: str, attributor: str) -> None:
+@pytest.mark.parametrize("granularity", [Granularity.NEURON, Granularity.WEIGHT])
+def test_every_experts_implementation_gives_the_same_relevance(
+    name: str, attributor: str, granularity: Granularity
+) -> None:
     found = []
     for implementation in ("eager", "grouped_mm", "batched_mm"):
         model = build_family_model(name)
         model.set_experts_implementation(implementation)
         samples = draw_samples(LENGTHS)
-        found.append(attribute(model, Granularity.NEURON, samples, Attributor(attributor)))
+        found.append(attribute(model, granularity, samples, Attributor(attributor)))
     for other in found[1:]:
         for module, expected in found[0].mean.items():
             assert_close(other.mean[module], expected)
-            assert_close(other.mean_absolute[module], found[0].mean_absolute[module])
+        for module, expected in found[0].mean_absolute.items():
+            assert_close(other.mean_absolute[module], expected)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
@@ -368,6 +434,14 @@ def test_one_expert_is_a_plain_mlp() -> None:
         for layer in range(2):
             mine = found.mean[f"model.layers.{layer}.mlp.experts.down_proj"]
             assert_close(mine, expected.mean[f"model.layers.{layer}.mlp.down_proj"])
+        expected = attribute(plain, Granularity.WEIGHT, samples, attributor)
+        found = attribute(mixture, Granularity.WEIGHT, samples, attributor)
+        for layer in range(2):
+            base = f"model.layers.{layer}.mlp"
+            gate, up = found.mean[f"{base}.experts.gate_up_proj"][0].chunk(2)
+            down = found.mean[f"{base}.experts.down_proj"][0]
+            for name, mine in (("gate_proj", gate), ("up_proj", up), ("down_proj", down)):
+                assert_close(mine, expected.mean[f"{base}.{name}"])
 
 
 def test_experts_without_a_seam_are_refused() -> None:

@@ -87,9 +87,9 @@ def test_sums_that_a_failed_batch_reached_are_not_added_twice(
     expected = attribute(model, granularity)
     calls, plain = 0, accumulation.Accumulator.missing
 
-    def missing(self, site, width):
+    def missing(self, *site):
         nonlocal calls
-        for item in plain(self, site, width):
+        for item in plain(self, *site):
             calls += 1
             if calls == failing:
                 raise torch.OutOfMemoryError("CUDA out of memory")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from excise.names import Attributor, Granularity, Statistic
 from tests.tiny import as_loaded, draw_samples, weight_bytes
-from tests.tiny_families import DENSE, build_family_model
+from tests.tiny_families import SETTINGS, build_family_model
 from workers.attribution import accumulation
 from workers.attribution import segments as segments_module
 from workers.attribution.attribution import Attribution, Pass
@@ -132,7 +132,7 @@ def test_as_few_segments_as_memory_holds(
     assert count_segments(loaded, asked) == expected
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_any_number_of_segments_gives_the_sums_of_plain_passes(name: str) -> None:
     model = build_model(name)
     before = weight_bytes(model)
@@ -144,7 +144,7 @@ def test_any_number_of_segments_gives_the_sums_of_plain_passes(name: str) -> Non
     assert all(not module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt2", "mixtral"])
 def test_in_bfloat16_segments_lose_nothing_more(name: str) -> None:
     model = build_model(name).bfloat16()
     expected = sum_at_once(model, Attributor.ATTNLRP)
@@ -195,7 +195,7 @@ def test_whoever_listens_may_stop_between_two_batches() -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 2, 4])
-@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "mixtral"])
 def test_batches_that_do_not_fit_are_halved_in_whatever_segment(name: str, layer: int) -> None:
     model = build_model(name)
     expected = sum_at_once(model, Attributor.ATTNLRP)
@@ -216,11 +216,12 @@ def test_batches_that_do_not_fit_are_halved_in_whatever_segment(name: str, layer
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
 @pytest.mark.parametrize("failing", [1, 4, 9, 15, 30, 44, 60])
 def test_sums_that_a_failed_batch_reached_are_not_added_twice(
-    failing: int, monkeypatch: pytest.MonkeyPatch
+    failing: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build_model("llama")
+    model = build_model(name)
     expected = sum_at_once(model, Attributor.ATTNLRP)
     calls, plain = 0, accumulation.Accumulator.missing
 

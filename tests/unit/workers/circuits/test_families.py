@@ -128,11 +128,12 @@ def test_scores_without_contrast_are_the_relevance_of_attribution(any_model, att
             assert torch.allclose(values, expected, rtol=1e-3, atol=1e-5), name
 
 
-def test_neurons_in_experts_are_refused():
+def test_what_lies_in_experts_is_refused():
     config = MixtralConfig(
         **SMALL, **WIDTHS, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1
     )
     model = MixtralForCausalLM(config).eval()
-    with pytest.raises(UnsupportedGranularityError, match="choose heads"):
-        find_projections(as_loaded(model), (Granularity.NEURON,))
+    for granularity in (Granularity.NEURON, Granularity.WEIGHT):
+        with pytest.raises(UnsupportedGranularityError, match=f"{granularity}s of mixtral.*heads"):
+            find_projections(as_loaded(model), (granularity,))
     assert len(find_projections(as_loaded(model), (Granularity.HEAD,))) == 2

@@ -384,7 +384,7 @@ def test_a_mixture_of_experts_is_refused() -> None:
         )
     before = weight_bytes(model)
     for attributor in (Attributor.WANDA, Attributor.MAGNITUDE):
-        with pytest.raises(UnsupportedGranularityError):
+        with pytest.raises(UnsupportedGranularityError, match="lie in fused experts"):
             run(model, attributor)
     assert weight_bytes(model) == before
 

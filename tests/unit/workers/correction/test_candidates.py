@@ -391,9 +391,10 @@ def test_components_are_weighed_together_where_damage_is_predicted(
         assert count_pools(inputs_of(other, prepare(other), relevance)) == 0
 
 
-def test_neurons_of_fused_experts_are_ranked_one_by_one() -> None:
+def test_neurons_and_weights_of_fused_experts_are_ranked_one_by_one() -> None:
     mixture = as_loaded(build_family_model("mixtral"))
     assert not weighs_together(mixture, NEURON)
+    assert not weighs_together(mixture, WEIGHT)
     assert weighs_together(mixture, HEAD)
 
 

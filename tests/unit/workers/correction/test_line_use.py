@@ -148,3 +148,29 @@ def test_the_lines_are_those_that_hold_most_of_what_is_pruned_without_a_limit() 
     allowed = allow_best_lines(candidates, worth, shapes, 1)
     assert allowed.tolist() == [False, False, True, True, True, False, True]
     assert allow_best_lines(candidates, worth, shapes, 2).all()
+
+
+def test_each_expert_has_lines_of_its_own() -> None:
+    """Of two experts with a row and a column each, at other places, in a 4 × 5 matrix."""
+    first, second = [5, 6, 7, 8, 9, 12], [20, 22, 27, 32, 37, 39]
+    weights = Selection(WEIGHT, {"a": torch.tensor(first + second), "b": torch.tensor([0, 6])})
+    shapes = {"a": torch.Size((2, 4, 5)), "b": torch.Size((4, 5))}
+    worth = torch.ones(14)
+    worth[[5, 6, 11]] = 0.1  # off the best line of either expert
+    worth[13] = 2.0
+    allowed = allow_best_lines(weights, worth, shapes, 1)
+    kept = torch.cat(list(weights.indices.values()))[allowed].tolist()
+    assert kept == [5, 6, 7, 8, 9, 22, 27, 32, 37, 6]
+    assert bool(allow_best_lines(weights, worth, shapes, 3).all())
+    assert count_ranks(weights, shapes) == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("places", "rank"),
+    [([0, 31, 62], 3), ([0, 1231, 2462], 1), ([0, 1200, 1231, 1262], 3), ([0, 30, 1200, 1201], 1)],
+)
+def test_the_rank_of_experts_is_that_of_the_one_that_needs_most(
+    places: list[int], rank: int
+) -> None:
+    weights = Selection(WEIGHT, {"a": torch.tensor(places)})
+    assert count_ranks(weights, {"a": torch.Size((3, 40, 30))}) == {"a": rank}

@@ -111,11 +111,26 @@ CASES = {
     "mixtral neurons": Case(
         build_mixtral, NEURON, {"model.layers.1.mlp.experts.down_proj": [0, 23, 24, 71]}
     ),
+    "mixtral weights": Case(
+        build_mixtral,
+        WEIGHT,
+        {
+            "model.layers.0.self_attn.k_proj": [3],
+            # Gates and up projections of three experts: 48 rows of 16 each.
+            "model.layers.1.mlp.experts.gate_up_proj": [0, 383, 384, 767, 768, 1200, 2303],
+            "model.layers.1.mlp.experts.down_proj": [0, 383, 384, 1151],
+        },
+    ),
     "qwen3 moe neurons": Case(
         build_qwen3_moe, NEURON, {"model.layers.0.mlp.experts.down_proj": [8, 23]}
     ),
     "qwen3 moe weights": Case(
-        build_qwen3_moe, WEIGHT, {"model.layers.0.mlp.experts.down_proj": [0, 128, 383]}
+        build_qwen3_moe,
+        WEIGHT,
+        {
+            "model.layers.0.mlp.experts.down_proj": [0, 128, 383],
+            "model.layers.1.mlp.experts.gate_up_proj": [127, 128, 767],
+        },
     ),
     "qwen3 moe heads": Case(
         build_qwen3_moe, HEAD, {"model.layers.0.self_attn.o_proj": [1]}, head_dim=8

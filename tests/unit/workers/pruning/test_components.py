@@ -267,7 +267,8 @@ def test_gradients_and_flags_are_left_alone(model: LlamaForCausalLM) -> None:
         ("gpt2 heads", [4]),
         ("gpt2 weights", [16 * 48]),
         ("mixtral neurons", [3 * 24]),
-        ("qwen3 moe weights", [3 * 8 * 16]),
+        ("mixtral weights", [8 * 16, 3 * 48 * 16, 3 * 16 * 24]),
+        ("qwen3 moe weights", [3 * 16 * 8, 3 * 16 * 16]),
         ("qwen3 moe heads", [4]),
     ],
 )

@@ -163,6 +163,28 @@ def test_experts_keep_to_their_own_matrices(tmp_path: Path) -> None:
     }
 
 
+def test_an_expert_s_gates_lie_before_its_up_projections(tmp_path: Path) -> None:
+    case = CASES["mixtral weights"]
+    case.build().save_pretrained(tmp_path / "base")
+    patch = build_patch(tmp_path / "base", case.selection)
+    stem = "model.layers.1.block_sparse_moe.experts"
+    found = {
+        name.removeprefix(f"{stem}."): (change.first, change.indices.tolist())
+        for name, change in patch.weights.items()
+        if name.startswith(stem)
+    }
+    assert found == {
+        "0.w1.weight": (0, [0, 383]),
+        "0.w3.weight": (384, [0, 383]),
+        "1.w1.weight": (768, [0]),
+        "1.w3.weight": (1152, [48]),
+        "2.w3.weight": (1920, [383]),
+        "0.w2.weight": (0, [0, 383]),
+        "1.w2.weight": (384, [0]),
+        "2.w2.weight": (768, [383]),
+    }
+
+
 def test_orientation_comes_from_the_config_or_the_caller(tmp_path: Path) -> None:
     case = CASES["gpt2 neurons"]
     (module,) = case.indices
@@ -229,6 +251,28 @@ def stored(*names: str) -> dict[str, StoredTensor]:
             ("1.block_sparse_moe.experts.0.w2.weight", "1.block_sparse_moe.experts.2.w2.weight"),
             "m.1.mlp.experts.down_proj",
             ["1.block_sparse_moe.experts.0.w2.weight"],
+        ),
+        (
+            tuple(
+                f"m.1.mlp.experts.{expert}.{projection}.weight"
+                for projection in ("up_proj", "gate_proj", "down_proj")
+                for expert in (1, 0)
+            ),
+            "m.1.mlp.experts.gate_up_proj",
+            [
+                f"m.1.mlp.experts.{expert}.{projection}.weight"
+                for expert in (0, 1)
+                for projection in ("gate_proj", "up_proj")
+            ],
+        ),
+        (
+            (
+                "1.block_sparse_moe.experts.0.w1.weight",
+                "1.block_sparse_moe.experts.0.w3.weight",
+                "1.block_sparse_moe.experts.1.w1.weight",
+            ),
+            "m.1.mlp.experts.gate_up_proj",
+            ["1.block_sparse_moe.experts.0.w1.weight", "1.block_sparse_moe.experts.0.w3.weight"],
         ),
     ],
 )

@@ -13,7 +13,7 @@ from excise.names import Granularity
 from tests.tiny import select_neurons
 from tests.tiny_families import build_family_model
 from workers.domain import Selection
-from workers.families import find_components, find_family, find_mlp_outputs, linear_weight
+from workers.families import find_components, find_family, find_mlp_outputs, named_weight
 from workers.pruning.patch import Patch, build_patch
 
 NEURONS = ([0, 7, 47], [5])
@@ -62,13 +62,13 @@ def build_pruned_weights(
     model = build_family_model(name)
     modules = find_components(model, find_family(model), Granularity.WEIGHT)
     indices = {}
-    for number, (module, linear) in enumerate(modules.items()):
-        mask = torch.zeros(linear_weight(linear).shape, dtype=torch.bool)
-        mask[number % 5, ::2] = True
+    for number, (module, holder) in enumerate(modules.items()):
+        mask = torch.zeros(named_weight(holder, module).shape, dtype=torch.bool)
+        mask[..., number % 5, ::2] = True
         if most_lines > 1:
-            mask[1::3, 7] = True
+            mask[..., 1::3, 7] = True
         if most_lines > 2 and number % 2:
-            mask[:, 11] = True
+            mask[..., :, 11] = True
         indices[module] = mask.flatten().nonzero().flatten()
     selection = Selection(Granularity.WEIGHT, indices)
     model.save_pretrained(folder)

@@ -188,6 +188,9 @@ def test_means_and_experts_are_refused(tmp_path: Path) -> None:
     mixture = build_pruned(MIXTURES[0], tmp_path / "mixture")
     with pytest.raises(AdapterError, match="holds experts"):
         find_rank(mixture.patch, mixture.folder, 8)
+    weights = build_pruned_weights(MIXTURES[1], tmp_path / "weights")
+    with pytest.raises(AdapterError, match="holds experts, which adapters here do not change"):
+        find_rank(weights.patch, weights.folder, 8)
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:

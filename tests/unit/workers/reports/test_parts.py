@@ -180,6 +180,9 @@ def test_on_how_many_lines_weights_lie_is_said() -> None:
     assert "adapter of rank 3" in render_html(report(search=[step(16, 0.3, 0.01)], lines=lines))
     free = lines.model_copy(update={"max_rank": None, "forecast": None})
     assert describe_lines(report(lines=free)).endswith("serving.max_rank set no limit.")
+    experts = lines.model_copy(update={"ranks": {"a.experts.down_proj": 3, "b": 2}})
+    assert "experts are among them, which no adapter here" in describe_lines(report(lines=experts))
+    assert "adapter of rank" not in describe_lines(report(lines=experts))
     assert describe_lines(report()) is None
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from excise.names import Attributor, Granularity, Score
 from tests.tiny import draw_samples
-from tests.tiny_families import DENSE
+from tests.tiny_families import SETTINGS
 from tests.unit.workers.attribution.test_segments import LAYERS, build_model
 from tests.unit.workers.correction.cases import (
     FunctionScorer,
@@ -128,7 +128,7 @@ def places_of(found: ContrastiveRelevance) -> set[tuple[str, int]]:
     return list_places(found.shortlist.components)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_the_best_of_all_weights_are_found_in_any_number_of_segments(name: str) -> None:
     inputs = build_inputs(build_model(name))
     prepared = build_prompts(inputs)
@@ -169,7 +169,7 @@ def assert_values(found: ContrastiveRelevance, dense: ContrastiveRelevance) -> N
             torch.testing.assert_close(one[name], values, rtol=1e-3, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_moe"])
 def test_bfloat16_models_keep_the_same_weights_in_any_number_of_segments(name: str) -> None:
     inputs = build_inputs(build_model(name).bfloat16())
     prepared = build_prompts(inputs)
