@@ -33,12 +33,15 @@ _OF_WEBHOOK = (
     "delete_webhook",
 )
 _LINKS: Mapping[str, tuple[Link, ...]] = {
-    "list_models": (
-        Link(("get_model",), {"model_id": _FIRST_ID}),
-        Link(("submit_job",), body={"kind": "circuit", "model": _FIRST_ID, "task": "ioi"}),
-    ),
+    "list_models": (Link(("get_model",), {"model_id": _FIRST_ID}),),
     "submit_job": (Link(_OF_JOB, {"job_id": _ID}),),
-    "list_jobs": (Link(("get_job", "get_events", "cancel_job"), {"job_id": _FIRST_ID}),),
+    "list_jobs": (
+        Link(("get_job", "get_events", "cancel_job"), {"job_id": _FIRST_ID}),
+        Link(
+            ("submit_job",),
+            body={"kind": "circuit", "model": "$response.body#/data/0/model", "task": "ioi"},
+        ),
+    ),
     "cancel_job": (Link(("get_job", "delete_artifacts", "delete_job"), {"job_id": _ID}),),
     "create_prompt_set": (Link(_OF_PROMPT_SET, {"prompt_set_id": _ID}),),
     "list_prompt_sets": (Link(_OF_PROMPT_SET, {"prompt_set_id": _FIRST_ID}),),
@@ -51,7 +54,7 @@ _LINKS: Mapping[str, tuple[Link, ...]] = {
     "publish": (Link((*_OF_VERSION, "retire_version"), {"version_id": _ID}),),
     "list_versions": (
         Link(_OF_VERSION, {"version_id": _FIRST_ID}),
-        Link(("promote_alias",), body={"version": _FIRST_ID}),
+        Link(("promote_alias",), {"alias": "smollm2@production"}, {"version": _FIRST_ID}),
     ),
     "promote_alias": (Link(_OF_ALIAS, {"alias": "$response.body#/name"}),),
     "list_aliases": (Link(_OF_ALIAS, {"alias": _FIRST_NAME}),),
