@@ -98,7 +98,7 @@ def compute_response_figures(
             f"need an answer for each response, got {len(answers)} for {len(responses)}"
         )
     is_empty = find_empty(answers, texts)
-    said = [None] * len(answers) if texts is None else texts
+    said: Sequence[str | None] = [None] * len(answers) if texts is None else texts
     units = [list_units(ids, text) for ids, text in zip(answers, said, strict=True)]
     return ResponseFigures(
         lengths=tuple(len(ids) for ids in responses),
