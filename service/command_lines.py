@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 
-HEADER_LIMITS = ("--http", "h11", "--h11-max-incomplete-event-size", "65536")
-"""Options of uvicorn: a request's line and headers together, in bytes; httptools knows no limit."""
+HEADER_LIMITS = (
+    *("--http", "service.connections:PunctualProtocol"),
+    *("--h11-max-incomplete-event-size", "65536"),
+)
+"""Options of uvicorn: a request's line and headers together, in seconds and in bytes; of its own
+protocols httptools knows no limit, and none knows a deadline."""
 
 
 def build_api_arguments(host: str, port: int, *, grace_seconds: int) -> list[str]:

@@ -23,6 +23,7 @@ from service.errors import (
     UnavailableError,
 )
 from service.openapi_examples import REQUEST_EXAMPLES
+from service.openapi_links import add_links
 from service.problems import PROBLEM_TYPE, build_problem
 from service.serving.aliases import ALIAS
 
@@ -75,23 +76,13 @@ _PATTERNS: Mapping[str, str] = {
     "job_id": "^job_[0-9a-f]{24}$",
     "prompt_set_id": "^ps_[0-9a-f]{24}$",
     "key_id": "^key_[0-9a-f]{24}$",
+    "webhook_id": "^wh_[0-9a-f]{24}$",
+    "delivery_id": "^dlv_[0-9a-f]{24}$",
     "version_id": "^mv_[0-9a-f]{24}$",
     "alias": f"^{ALIAS.pattern}$",
     "name": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
 }
 """What the parts of paths look like; anything else is a 404 like any other unknown thing."""
-_LINKED_BY_ID: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "submit_job": {
-        "job_id": (
-            *("get_job", "cancel_job", "get_events", "get_report", "get_patch", "publish"),
-            *("delete_artifacts", "delete_job"),
-        ),
-    },
-    "create_prompt_set": {"prompt_set_id": ("get_prompt_set", "delete_prompt_set")},
-    "create_key": {"key_id": ("revoke_key",)},
-    "publish": {"version_id": ("get_version", "list_version_events", "retire_version")},
-}
-"""Calls whose answer has an `id` that other calls take, and what they call it."""
 
 
 def install_openapi(app: FastAPI) -> None:
@@ -125,7 +116,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
         _describe_parameters(operation)
         _describe_errors(operation)
         _add_examples(name, operation)
-    _add_links(operations)
+    add_links(operations)
     return document
 
 
@@ -174,17 +165,3 @@ def _add_examples(name: str, operation: dict[str, Any]) -> None:
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         if examples := REQUEST_EXAMPLES.get((name, media_type)):
             content["examples"] = {title: {"value": value} for title, value in examples.items()}
-
-
-def _add_links(operations: Mapping[str, Any]) -> None:
-    """Say which calls take the id that another one answered with."""
-    for name, takers in _LINKED_BY_ID.items():
-        for parameter, linked in takers.items():
-            links = {
-                taker: {"operationId": taker, "parameters": {parameter: "$response.body#/id"}}
-                for taker in linked
-                if taker in operations
-            }
-            for status, response in operations[name]["responses"].items():
-                if status.startswith("2"):
-                    response["links"] = links

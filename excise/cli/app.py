@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from excise.cli import ci, installation, jobs, serving, webhooks
+from excise.cli.audit import print_audit_log
 from excise.cli.group import ExciseGroup
 from excise.cli.reproduce import reproduce
 
@@ -34,6 +35,7 @@ app.add_typer(serving.aliases_app, name="aliases")
 app.add_typer(serving.versions_app, name="versions")
 app.command("pools")(serving.list_pools)
 app.add_typer(webhooks.app, name="webhooks")
+app.command("audit-log")(print_audit_log)
 app.add_typer(ci.app, name="ci")
 app.command("version")(installation.version)
 

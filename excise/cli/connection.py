@@ -17,6 +17,8 @@ WAITING_PATIENCE_SECONDS = 120.0
 UrlOption = Annotated[
     str, typer.Option("--url", envvar="EXCISE_URL", help="Where the service answers.")
 ]
+LimitOption = Annotated[int, typer.Option(min=1, max=100, help="How many to list.")]
+AfterOption = Annotated[str | None, typer.Option(help="The last id of the page before.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

@@ -10,7 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
+from excise.cli.connection import (
+    DEFAULT_URL,
+    AfterOption,
+    JsonOption,
+    LimitOption,
+    UrlOption,
+    open_client,
+)
 from excise.cli.output import (
     CommandError,
     ExitCode,
@@ -18,9 +25,10 @@ from excise.cli.output import (
     clean,
     end_with,
     exit_code_of,
+    format_time,
     print_error,
-    print_json,
-    print_more,
+    show,
+    show_page,
 )
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
@@ -29,7 +37,7 @@ from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
 from excise.reports import read_report
-from excise.resources.jobs import JobView
+from excise.resources.jobs import JobList, JobView
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
 
@@ -61,10 +69,7 @@ def upload_prompts(
     """Upload a file of prompts (one a line, or .jsonl) or of rows, and print the set's id."""
     with open_client(url) as client:
         prompt_set = client.upload_prompt_set(file, name, is_rows=rows)
-    if as_json:
-        print_json(prompt_set.model_dump(mode="json"))
-    else:
-        print(prompt_set.id)
+    show(prompt_set, as_json, lambda made: print(made.id))
 
 
 def submit(
@@ -109,10 +114,7 @@ def submit(
         job = client.create_job(body)
         if wait:
             _wait_and_end(client, job, output, as_json)
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-    else:
-        print(job.id)
+    show(job, as_json, lambda made: print(made.id))
 
 
 def watch(
@@ -149,35 +151,23 @@ def report(
 
 
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many to list.")] = 20,
-    after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
     with open_client(url) as client:
         page = client.list_jobs(after=after, limit=limit)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    table = Table("id", "status", "verdict", "stage", "model", "created", box=None)
-    for job in page.data:
-        created = job.created_at.strftime("%Y-%m-%d %H:%M:%S")
-        verdict, stage = job.verdict or "-", job.stage or "-"
-        table.add_row(job.id, job.status, verdict, stage, clean(job.model), created)
-    build_console().print(table)
-    if page.has_more:
-        print_more(page.data[-1].id)
+    show_page(page, as_json, _print_jobs)
 
 
 def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """Cancel a job; a running one stops at its next step."""
     with open_client(url) as client:
         job = client.cancel_job(job_id)
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-    else:
-        print("cancelled" if job.status is JobStatus.CANCELLED else "cancelling")
+    said = "cancelled" if job.status is JobStatus.CANCELLED else "cancelling"
+    show(job, as_json, lambda _: print(said))
 
 
 def delete(
@@ -293,10 +283,7 @@ def follow_to_end(
         )
         raise
     paths = client.download_artifacts(job, output) if output is not None else []
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-    else:
-        _show_outcome(client, job, console, paths)
+    show(job, as_json, lambda ended: _show_outcome(client, ended, console, paths))
     return job
 
 
@@ -325,3 +312,11 @@ def explain_end(job: JobView) -> str:
     if job.error is not None:
         return f"{job.id} failed: {job.error.message} ({job.error.code})"
     return f"{job.id} ended as {job.status} with the verdict {job.verdict}."
+
+
+def _print_jobs(page: JobList) -> None:
+    table = Table("id", "status", "verdict", "stage", "model", "created", box=None)
+    for job in page.data:
+        verdict, stage, created = job.verdict or "-", job.stage or "-", format_time(job.created_at)
+        table.add_row(job.id, job.status, verdict, stage, clean(job.model), created)
+    build_console().print(table)

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+from collections.abc import Callable
+from datetime import datetime
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 
 from excise.errors import UserError
 from excise.names import JobStatus, Verdict
 from excise.redaction import redact
-from excise.resources.jobs import JobView
+from excise.resources.jobs import JobList, JobView
+from excise.resources.serving import VersionList
+from excise.resources.webhooks import DeliveryList, WebhookList
 
 _PLAIN_WIDTH = 110
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_Page = TypeVar("_Page", JobList, VersionList, WebhookList, DeliveryList)
 
 
 class ExitCode(IntEnum):
@@ -64,9 +73,24 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
 
 
-def print_more(last_id: str) -> None:
-    """Where a list's next page begins, on standard error."""
-    print(f"more: --after {last_id}", file=sys.stderr)
+def show(found: _Model, as_json: bool, describe: Callable[[_Model], object]) -> None:
+    """What a call gave: as JSON for programs, or as `describe` prints it for people."""
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        describe(found)
+
+
+def show_page(page: _Page, as_json: bool, describe: Callable[[_Page], object]) -> None:
+    """One page of a list, and for people where the next one begins, on standard error."""
+    show(page, as_json, describe)
+    if page.has_more and not as_json:
+        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+
+
+def format_time(moment: datetime | None) -> str:
+    """A time to the second, `-` where there is none."""
+    return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clean(text: str, *, keep_lines: bool = False) -> str:

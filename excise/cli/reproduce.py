@@ -14,7 +14,7 @@ from rich.console import Console
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from excise.cli.jobs import OutputOption, end_of_job, follow_to_end
-from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.cli.output import CommandError, build_console, clean, show
 from excise.client import Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
@@ -83,10 +83,7 @@ def reproduce(
             if job.verdict is not None:
                 compare_files(client, job, before, console)
             end_of_job(job)
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-    else:
-        print(job.id)
+    show(job, as_json, lambda made: print(made.id))
 
 
 def load_manifest(path: Path) -> Manifest:

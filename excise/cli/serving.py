@@ -7,14 +7,34 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 from rich.table import Table
 
 from excise.cli.ability_summary import count_kept, describe_kept
-from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
-from excise.cli.output import CommandError, build_console, clean, print_json, print_more
+from excise.cli.connection import (
+    DEFAULT_URL,
+    AfterOption,
+    JsonOption,
+    LimitOption,
+    UrlOption,
+    open_client,
+)
+from excise.cli.output import (
+    CommandError,
+    build_console,
+    clean,
+    format_time,
+    show,
+    show_page,
+)
 from excise.names import VersionStatus
-from excise.resources.serving import AliasView, ServingEventList, VersionView
+from excise.resources.serving import (
+    AliasList,
+    AliasView,
+    PoolList,
+    ServingEventList,
+    VersionList,
+    VersionView,
+)
 
 aliases_app = typer.Typer(no_args_is_help=True, help="Names that applications call.")
 versions_app = typer.Typer(no_args_is_help=True, help="Published corrections.")
@@ -45,10 +65,7 @@ def publish(
         if wait:
             print(f"version {version.id}", file=sys.stderr, flush=True)
             version = client.wait_until_settled(version.id, _report_status)
-    if as_json:
-        _print_model(version)
-    else:
-        print(version.id)
+    show(version, as_json, lambda made: print(made.id))
     if wait and version.status is not VersionStatus.LIVE:
         raise CommandError(f"{version.id} is {version.status}: {version.error or 'no reason'}")
 
@@ -58,15 +75,7 @@ def list_aliases(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> N
     """Show every alias and what it points at."""
     with open_client(url) as client:
         found = client.list_aliases()
-    if as_json:
-        _print_model(found)
-        return
-    table = Table("alias", "version", "before", "split", "changed", box=None)
-    for alias in found.data:
-        split = f"{alias.split.percent} % {alias.split.version}" if alias.split else "-"
-        changed = alias.updated_at.strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(alias.name, alias.version, alias.previous or "-", split, changed)
-    build_console().print(table)
+    show(found, as_json, _print_aliases)
 
 
 @aliases_app.command("promote")
@@ -79,7 +88,7 @@ def promote_alias(
 ) -> None:
     """Point an alias at a live version."""
     with open_client(url) as client:
-        _show_alias(client.promote(alias, version, reason), as_json)
+        show(client.promote(alias, version, reason), as_json, _print_alias)
 
 
 @aliases_app.command("rollback")
@@ -91,7 +100,7 @@ def roll_back_alias(
 ) -> None:
     """Undo an alias's latest change: end its split, or go back to the version before."""
     with open_client(url) as client:
-        _show_alias(client.roll_back(alias, reason), as_json)
+        show(client.roll_back(alias, reason), as_json, _print_alias)
 
 
 @aliases_app.command("split")
@@ -108,7 +117,7 @@ def split_alias(
 ) -> None:
     """Send a share of an alias's requests to a second version."""
     with open_client(url) as client:
-        _show_alias(client.split(alias, version, percent, reason), as_json)
+        show(client.split(alias, version, percent, reason), as_json, _print_alias)
 
 
 @aliases_app.command("events")
@@ -117,28 +126,20 @@ def show_alias_events(
 ) -> None:
     """Show what happened to an alias: who, when, why."""
     with open_client(url) as client:
-        _show_events(client.list_alias_events(alias), as_json)
+        show(client.list_alias_events(alias), as_json, _print_events)
 
 
 @versions_app.command("list")
 def list_versions(
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many to list.")] = 20,
-    after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """List versions, newest first."""
     with open_client(url) as client:
         page = client.list_versions(after=after, limit=limit)
-    if as_json:
-        _print_model(page)
-        return
-    _show_versions(page.data)
-    for version in page.data:
-        if version.abilities is not None and version.abilities.lost:
-            print(f"{version.id} {_describe_abilities(version)}")
-    if page.has_more:
-        print_more(page.data[-1].id)
+    show_page(page, as_json, _print_page)
 
 
 @versions_app.command("show")
@@ -149,14 +150,7 @@ def show_version(
     with open_client(url) as client:
         found = client.get_version(version)
         events = client.list_version_events(version)
-    if as_json:
-        _print_model(found)
-        return
-    _show_versions([found])
-    print(_describe_abilities(found))
-    if found.error:
-        print(clean(found.error))
-    _show_events(events, as_json=False)
+    show(found, as_json, lambda version: _print_version(version, events))
 
 
 @versions_app.command("retire")
@@ -169,25 +163,14 @@ def retire_version(
     """Take a version that no alias points at off its server."""
     with open_client(url) as client:
         found = client.retire(version, reason)
-    if as_json:
-        _print_model(found)
-    else:
-        print(found.status)
+    show(found, as_json, lambda version: print(version.status))
 
 
 def list_pools(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """Show the servers corrections are published to."""
     with open_client(url) as client:
         found = client.list_pools()
-    if as_json:
-        _print_model(found)
-        return
-    table = Table("pool", "base", "kind", "status", "vLLM", "holds at most", "detail", box=None)
-    for pool in found.data:
-        version, capacity = pool.server_version or "-", str(pool.capacity)
-        row = (pool.name, pool.base_model, pool.kind, pool.status, version, capacity, pool.detail)
-        table.add_row(*map(clean, row))
-    build_console().print(table)
+    show(found, as_json, _print_pools)
 
 
 def _report_status(version: VersionView) -> None:
@@ -199,38 +182,62 @@ def _describe_abilities(version: VersionView) -> str:
     return clean(f"abilities: {describe_kept(version.abilities)}")
 
 
-def _show_alias(alias: AliasView, as_json: bool) -> None:
-    if as_json:
-        _print_model(alias)
-        return
-    split = f", {alias.split.percent} % {alias.split.version}" if alias.split else ""
+def _print_aliases(aliases: AliasList) -> None:
+    table = Table("alias", "version", "before", "split", "changed", box=None)
+    for alias in aliases.data:
+        changed, split = format_time(alias.updated_at), _describe_split(alias) or "-"
+        table.add_row(alias.name, alias.version, alias.previous or "-", split, changed)
+    build_console().print(table)
+
+
+def _print_alias(alias: AliasView) -> None:
+    split = f", {found}" if (found := _describe_split(alias)) else ""
     print(f"{alias.name} {alias.version}{split}")
 
 
-def _show_versions(versions: Sequence[VersionView]) -> None:
+def _describe_split(alias: AliasView) -> str:
+    return f"{alias.split.percent} % {alias.split.version}" if alias.split else ""
+
+
+def _print_page(page: VersionList) -> None:
+    _print_versions(page.data)
+    for version in page.data:
+        if version.abilities is not None and version.abilities.lost:
+            print(f"{version.id} {_describe_abilities(version)}")
+
+
+def _print_version(version: VersionView, events: ServingEventList) -> None:
+    _print_versions([version])
+    print(_describe_abilities(version))
+    if version.error:
+        print(clean(version.error))
+    _print_events(events)
+
+
+def _print_versions(versions: Sequence[VersionView]) -> None:
     table = Table(
         "id", "status", "verdict", "abilities", "kind", "rank", "base", "job", "created", box=None
     )
     for version in versions:
-        created = version.created_at.strftime("%Y-%m-%d %H:%M:%S")
         rank = "-" if version.rank is None else str(version.rank)
-        kept = count_kept(version.abilities)
+        kept, created = count_kept(version.abilities), format_time(version.created_at)
         row = (version.id, version.status, version.verdict, kept, version.kind, rank)
         table.add_row(*row, clean(version.base_model), version.job, created)
     build_console().print(table)
 
 
-def _show_events(events: ServingEventList, as_json: bool) -> None:
-    if as_json:
-        _print_model(events)
-        return
-    table = Table("when", "what", "who", "message", "why", box=None)
-    for event in events.data:
-        when = event.created_at.strftime("%Y-%m-%d %H:%M:%S")
-        why = clean(event.reason or "-")
-        table.add_row(when, event.kind, event.by or "-", clean(event.message), why)
+def _print_pools(pools: PoolList) -> None:
+    table = Table("pool", "base", "kind", "status", "vLLM", "holds at most", "detail", box=None)
+    for pool in pools.data:
+        version, capacity = pool.server_version or "-", str(pool.capacity)
+        row = (pool.name, pool.base_model, pool.kind, pool.status, version, capacity, pool.detail)
+        table.add_row(*map(clean, row))
     build_console().print(table)
 
 
-def _print_model(model: BaseModel) -> None:
-    print_json(model.model_dump(mode="json"))
+def _print_events(events: ServingEventList) -> None:
+    table = Table("when", "what", "who", "message", "why", box=None)
+    for event in events.data:
+        when, why = format_time(event.created_at), clean(event.reason or "-")
+        table.add_row(when, event.kind, event.by or "-", clean(event.message), why)
+    build_console().print(table)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
-from excise.cli.output import build_console, clean, print_json, print_more
+from excise.cli.connection import (
+    DEFAULT_URL,
+    AfterOption,
+    JsonOption,
+    LimitOption,
+    UrlOption,
+    open_client,
+)
+from excise.cli.output import build_console, clean, format_time, show, show_page
 from excise.names import WebhookEvent, WebhookStatus
-from excise.resources.webhooks import DeliveryView, NewWebhookView, WebhookView
+from excise.resources.webhooks import DeliveryList, DeliveryView, NewWebhookView, WebhookView
 
 app = typer.Typer(no_args_is_help=True, help="Who is told of what happens to jobs and versions.")
 
 WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK", help="A webhook's id.")]
-LimitOption = Annotated[int, typer.Option(min=1, max=100, help="How many to list.")]
-AfterOption = Annotated[str | None, typer.Option(help="The last id of the page before.")]
 EventOption = Annotated[
     list[WebhookEvent] | None,
     typer.Option("--event", help="What it is told of; repeatable, everything by default."),
@@ -35,7 +41,7 @@ def create(
     """Make a webhook, and print its id and, this once, its secret."""
     with open_client(url) as client:
         made = client.create_webhook(address, event or None, description)
-    _show_secret(made, as_json)
+    show(made, as_json, _print_secret)
 
 
 @app.command("list")
@@ -48,21 +54,17 @@ def list_webhooks(
     """List webhooks, newest first."""
     with open_client(url) as client:
         page = client.list_webhooks(after=after, limit=limit)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    _show_webhooks(page.data)
-    if page.has_more:
-        print_more(page.data[-1].id)
+    show_page(page, as_json, lambda page: _print_webhooks(page.data))
 
 
 @app.command("show")
-def show(
+def show_webhook(
     webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
     """Show one webhook and what it is told of."""
     with open_client(url) as client:
-        _show_webhook(client.get_webhook(webhook), as_json)
+        found = client.get_webhook(webhook)
+    show(found, as_json, _print_webhook)
 
 
 @app.command("change")
@@ -81,7 +83,8 @@ def change(
     wanted = {"url": address, "events": event or None, "description": description, "status": status}
     changes = {name: value for name, value in wanted.items() if value is not None}
     with open_client(url) as client:
-        _show_webhook(client.change_webhook(webhook, **changes), as_json)
+        found = client.change_webhook(webhook, **changes)
+    show(found, as_json, _print_webhook)
 
 
 @app.command("delete")
@@ -98,7 +101,7 @@ def rotate(
 ) -> None:
     """Give a webhook a new secret, printed this once; for a day the one before signs as well."""
     with open_client(url) as client:
-        _show_secret(client.rotate_webhook_secret(webhook), as_json)
+        show(client.rotate_webhook_secret(webhook), as_json, _print_secret)
 
 
 @app.command("ping")
@@ -107,7 +110,7 @@ def ping(
 ) -> None:
     """Send a message that tells of nothing; `deliveries` shows how it went."""
     with open_client(url) as client:
-        _show_delivery(client.ping_webhook(webhook), as_json)
+        show(client.ping_webhook(webhook), as_json, _print_id)
 
 
 @app.command("deliveries")
@@ -121,17 +124,7 @@ def deliveries(
     """Show what was sent to a webhook and what came of it, newest first."""
     with open_client(url) as client:
         page = client.list_deliveries(webhook, after=after, limit=limit)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    table = Table("id", "event", "status", "attempts", "last answer", "created", box=None)
-    for one in page.data:
-        created = one.created_at.strftime("%Y-%m-%d %H:%M:%S")
-        answer = clean(_describe_last(one))
-        table.add_row(one.id, one.type, one.status, str(len(one.attempts)), answer, created)
-    build_console().print(table)
-    if page.has_more:
-        print_more(page.data[-1].id)
+    show_page(page, as_json, _print_deliveries)
 
 
 @app.command("retry")
@@ -143,7 +136,7 @@ def retry(
 ) -> None:
     """Send a message again."""
     with open_client(url) as client:
-        _show_delivery(client.retry_delivery(webhook, delivery), as_json)
+        show(client.retry_delivery(webhook, delivery), as_json, _print_id)
 
 
 def _describe_last(delivery: DeliveryView) -> str:
@@ -154,35 +147,34 @@ def _describe_last(delivery: DeliveryView) -> str:
     return last.error or str(last.status_code)
 
 
-def _show_secret(made: NewWebhookView, as_json: bool) -> None:
-    if as_json:
-        print_json(made.model_dump(mode="json"))
-        return
+def _print_secret(made: NewWebhookView) -> None:
     print(made.id)
     print(made.secret)
     print("the secret is shown this once: keep it where the receiver finds it", file=sys.stderr)
 
 
-def _show_webhook(webhook: WebhookView, as_json: bool) -> None:
-    if as_json:
-        print_json(webhook.model_dump(mode="json"))
-        return
-    _show_webhooks([webhook])
+def _print_webhook(webhook: WebhookView) -> None:
+    _print_webhooks([webhook])
     print(f"told of: {', '.join(webhook.events)}")
     if webhook.status_reason:
         print(clean(webhook.status_reason))
 
 
-def _show_webhooks(webhooks: list[WebhookView]) -> None:
+def _print_webhooks(webhooks: Sequence[WebhookView]) -> None:
     table = Table("id", "status", "failing since", "address", "description", box=None)
     for one in webhooks:
-        since = one.failing_since.strftime("%Y-%m-%d %H:%M:%S") if one.failing_since else "-"
+        since = format_time(one.failing_since)
         table.add_row(one.id, one.status, since, clean(one.url), clean(one.description))
     build_console().print(table)
 
 
-def _show_delivery(delivery: DeliveryView, as_json: bool) -> None:
-    if as_json:
-        print_json(delivery.model_dump(mode="json"))
-    else:
-        print(delivery.id)
+def _print_deliveries(page: DeliveryList) -> None:
+    table = Table("id", "event", "status", "attempts", "last answer", "created", box=None)
+    for one in page.data:
+        attempts, answer = str(len(one.attempts)), clean(_describe_last(one))
+        table.add_row(one.id, one.type, one.status, attempts, answer, format_time(one.created_at))
+    build_console().print(table)
+
+
+def _print_id(delivery: DeliveryView) -> None:
+    print(delivery.id)

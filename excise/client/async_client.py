@@ -20,6 +20,7 @@ from excise.client.events import EventCursor, is_last
 from excise.client.retrying import Retries, describe_loss, find_failure, find_stream_failure
 from excise.names import JobStatus, ReportFormat
 from excise.outgoing.proxies import goes_past_proxies
+from excise.resources.audit import AuditEntryView
 from excise.resources.jobs import ArtifactView, EventView, JobList, JobView
 from excise.resources.prompt_sets import PromptSetView
 from excise.resources.serving import (
@@ -256,6 +257,18 @@ class AsyncClient:
     async def list_pools(self) -> PoolList:
         """Every serving pool."""
         return await self._send(serving_calls.list_pools())
+
+    async def audit(
+        self, *, after: int = 0, action: str | None = None
+    ) -> AsyncIterator[AuditEntryView]:
+        """What was changed in the key's tenant, oldest first, after the last id that is known."""
+        while True:
+            found = await self._send(calls.list_audit(after, action))
+            for entry in found.data:
+                yield entry
+            if not found.has_more:
+                return
+            after = found.data[-1].id
 
     async def create_webhook(
         self, url: str, events: Sequence[str] | None = None, description: str = ""

@@ -19,10 +19,12 @@ from pydantic import BaseModel, ValidationError
 
 from excise.client.errors import ApiError, ClientError
 from excise.names import ReportFormat
+from excise.resources.audit import AuditList
 from excise.resources.jobs import JobList, JobView
 from excise.resources.prompt_sets import PromptSetList, PromptSetView
 
 _PAGE = 100
+_AUDIT_PAGE = 1000
 _UNSAFE_NAME = re.compile(r"[^A-Za-z0-9 ._-]+")
 
 _Answer = TypeVar("_Answer")
@@ -78,6 +80,12 @@ def post_once(
 def page(model: type[_Model], path: str, after: str | None, limit: int) -> Call[_Model]:
     """A request for one page of a list."""
     return get(model, path, limit=limit, **({} if after is None else {"after": after}))
+
+
+def list_audit(after: int, action: str | None) -> Call[AuditList]:
+    """One page of the audit log, oldest first."""
+    chosen = {} if action is None else {"action": action}
+    return get(AuditList, "/v1/audit", after=after, limit=_AUDIT_PAGE, **chosen)
 
 
 def build_set_name(path: Path) -> str:

@@ -93,6 +93,8 @@ def _list_parts(report: Report, options: CommentOptions, clean: Clean) -> Iterat
     yield f"### {_find_headline(report, clean)}"
     if not isinstance(report, GateReport):
         yield _escape(report.reason, clean)
+    else:
+        yield from (_escape(sentence(note), clean) for note in report.notes)
     yield _render_gates(report.gates, clean)
     if isinstance(report, GateReport):
         yield _render_comparison(report, clean)

@@ -76,6 +76,8 @@ class GateReport(ReportModel):
     """Whether an earlier run measured it, in the same configuration."""
     measure_sha256: str | None = None
     """Hash of all that both were asked, in tokens; None in files from before it was said."""
+    notes: list[str] = Field(default_factory=list)
+    """What else a reader must know of the two checkpoints, a sentence each."""
     gates: list[GateResult]
     abilities: list[AbilityChange] = Field(default_factory=list)
     """What became of each slice of the model's abilities."""

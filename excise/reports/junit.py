@@ -10,8 +10,8 @@ from excise.reports.text import sentence, visible_text
 from excise.reports.wording import describe_gate
 
 
-def render_junit(gates: Sequence[GateResult], suite_name: str) -> bytes:
-    """The gates as one suite: a test case a gate, unmeasured ones as errors."""
+def render_junit(gates: Sequence[GateResult], suite_name: str, notes: Sequence[str] = ()) -> bytes:
+    """The gates as one suite: a test case a gate, unmeasured ones as errors; `notes` as output."""
     errors = [gate for gate in gates if gate.value is None]
     failures = [gate for gate in gates if gate.value is not None and not gate.passed]
     suite = ElementTree.Element(
@@ -24,6 +24,9 @@ def render_junit(gates: Sequence[GateResult], suite_name: str) -> bytes:
     )
     for gate in gates:
         suite.append(_build_case(gate))
+    if notes:
+        said = "\n".join(map(sentence, notes))
+        ElementTree.SubElement(suite, "system-out").text = visible_text(said)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)

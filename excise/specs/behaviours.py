@@ -6,6 +6,7 @@ is not.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -28,9 +29,13 @@ USUALLY_AGREEING = 2
 """Evaluators that must agree where there are as many: two rarely share a blind spot."""
 
 
+def _is_seen(character: str) -> bool:
+    return not character.isspace() and unicodedata.category(character) != "Cf"
+
+
 def _check_phrase(phrase: str) -> str:
-    """`phrase`, if there is a word in it; raises `ValueError` otherwise."""
-    if not phrase.split():
+    """`phrase`, if there is anything to be seen in it; raises `ValueError` otherwise."""
+    if not any(map(_is_seen, phrase)):
         raise ValueError("is blank. Remove it, or write what must not be said.")
     return phrase
 

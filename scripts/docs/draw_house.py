@@ -17,7 +17,7 @@ PICTURE = ROOT / "docs" / "images" / "house.svg"
 ENGINES = frozenset(
     {"correction", "circuits", "compression", "publishing", "reports", "gates", "measuring"}
     | {"abilities", "scorers", "attribution", "pruning", "models", "families", "domain"}
-    | {"progress", "stages"}
+    | {"progress", "stages", "words"}
 )
 """Rooms of `workers` that know no queue, database or settings."""
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from service.audit import repository
 from service.database import Database
+from service.listing import cut_page
 from service.models import AuditEntry
 
 _EXPORT_PAGE = 1000
@@ -29,7 +30,7 @@ def list_entries(
             tenant_id=tenant_id,
             action=action,
         )
-    return page[:limit], len(page) > limit
+    return cut_page(page, limit)
 
 
 def export_entries(

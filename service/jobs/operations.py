@@ -30,6 +30,7 @@ from service.jobs.prompt_set_checks import check_prompt_sets
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
 from service.keys.repository import lock_key
+from service.listing import Noun, cut_page
 from service.models import Event, IdempotencyKey, Job, JobArtifact, new_id
 from service.outbox import enqueue
 from service.serving.pools import list_fitting_pools
@@ -37,7 +38,7 @@ from service.settings import Settings
 from service.tenants import repository as tenant_repository
 from service.tenants.operations import check_room_for_job
 
-_ID = re.compile(r"job_[0-9a-f]{24}")
+_JOB = Noun("job", "GET /v1/jobs", re.compile(r"job_[0-9a-f]{24}"))
 _ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
@@ -82,27 +83,15 @@ def submit_job(
 
 def get_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
     """The tenant's job with this id. Raises `NotFoundError`."""
-    job = None
-    if _ID.fullmatch(job_id):
-        job = repository.find_job(session, tenant_id, job_id, lock=lock)
-    if job is None:
-        raise NotFoundError("There is no such job. List them with GET /v1/jobs.")
-    return job
+    return _JOB.get(job_id, lambda own: repository.find_job(session, tenant_id, own, lock=lock))
 
 
 def list_jobs(
     session: Session, tenant_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[Row[Any]], bool]:
     """One page of the tenant's jobs in brief, newest first, and whether there are more."""
-    number = None
-    if after is not None:
-        number = repository.find_number(session, tenant_id, after)
-        if number is None:
-            raise NotFoundError(
-                "after names no job. Use the id of the last one on the page before.", param="after"
-            )
-    page = repository.list_page(session, tenant_id, number, limit + 1)
-    return page[:limit], len(page) > limit
+    number = _JOB.get_last(after, lambda own: repository.find_number(session, tenant_id, own))
+    return cut_page(repository.list_page(session, tenant_id, number, limit + 1), limit)
 
 
 def cancel_job(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -170,7 +159,7 @@ def list_events(
     """
     job = get_job(session, tenant_id, job_id)
     page = repository.list_events(session, job.id, after, limit + 1)
-    return job, page[:limit], len(page) > limit
+    return job, *cut_page(page, limit)
 
 
 def get_artifact(session: Session, tenant_id: str, job_id: str, name: str) -> JobArtifact:

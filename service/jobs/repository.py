@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session, selectinload
 
 from excise.names import OPEN_STATUSES, StageStatus
+from service.listing import page_back
 from service.models import (
     Event,
     IdempotencyKey,
@@ -55,9 +56,7 @@ def list_page(
 ) -> Sequence[Row[Any]]:
     """Up to `limit` of the tenant's jobs that arrived before that one, newest first, in brief."""
     statement = select(*_SUMMARY).where(Job.tenant_id == tenant_id)
-    if before_number is not None:
-        statement = statement.where(Job.number < before_number)
-    return session.execute(statement.order_by(Job.number.desc()).limit(limit)).all()
+    return session.execute(page_back(statement, Job.number, before_number, limit)).all()
 
 
 def count_open_jobs(session: Session, key_id: str) -> int:

@@ -12,7 +12,8 @@ from excise.intake.prompt_sets import PromptSetError, parse_prompts, parse_rows
 from excise.names import PromptSetFormat
 from excise.resources.tenants import Quotas
 from service.audit.recording import record
-from service.errors import ConflictError, InvalidRequestError, NotFoundError
+from service.errors import ConflictError, InvalidRequestError
+from service.listing import Noun, cut_page
 from service.models import PromptSet, new_id
 from service.prompt_sets import repository
 from service.tenants import repository as tenant_repository
@@ -24,7 +25,7 @@ NAME_PATTERN = (
     "\u3001-\ud7ff\uf900-\ufefe\uff00-\uffef\U00010000-\U0001ffff]+$"
 )
 """Neither control nor formatting characters, nor blanks other than the space."""
-_ID = re.compile(r"ps_[0-9a-f]{24}")
+_PROMPT_SET = Noun("prompt set", "GET /v1/prompt-sets", re.compile(r"ps_[0-9a-f]{24}"))
 _FORMATS = {
     "text/plain": "text",
     "application/jsonl": PromptSetFormat.JSONL,
@@ -89,28 +90,15 @@ def delete_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> N
 
 def get_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet:
     """The tenant's set with this id. Raises `NotFoundError`."""
-    found = None
-    if _ID.fullmatch(prompt_set_id):
-        found = repository.find(session, tenant_id, prompt_set_id)
-    if found is None:
-        raise NotFoundError("There is no such prompt set. List them with GET /v1/prompt-sets.")
-    return found
+    return _PROMPT_SET.get(prompt_set_id, lambda own: repository.find(session, tenant_id, own))
 
 
 def list_prompt_sets(
     session: Session, tenant_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[PromptSet], bool]:
     """One page of the tenant's sets, newest first, and whether there are more."""
-    start = None
-    if after is not None:
-        start = repository.find(session, tenant_id, after)
-        if start is None:
-            raise NotFoundError(
-                "after names no prompt set. Use the id of the last one on the page before.",
-                param="after",
-            )
-    page = repository.list_page(session, tenant_id, start, limit + 1)
-    return page[:limit], len(page) > limit
+    last = _PROMPT_SET.get_last(after, lambda own: repository.find(session, tenant_id, own))
+    return cut_page(repository.list_page(session, tenant_id, last, limit + 1), limit)
 
 
 def choose_format(content_type: str, *, is_rows: bool = False) -> str:

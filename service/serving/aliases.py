@@ -12,23 +12,20 @@ from sqlalchemy.orm import Session
 
 from excise.names import Verdict, VersionStatus
 from service.database import fetch_now
-from service.errors import ConflictError, InvalidRequestError, NotFoundError
+from service.errors import ConflictError, InvalidRequestError
+from service.listing import Noun, cut_page
 from service.models import Alias, ModelVersion, ServingEvent
 from service.serving import repository
 from service.serving.events import EventKind, append_event
 from service.serving.versions import get_version, retire_superseded
 
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}@[A-Za-z0-9][A-Za-z0-9._-]{0,30}")
+_ALIAS = Noun("alias", "GET /v1/aliases", ALIAS)
 
 
 def get_alias(session: Session, tenant_id: str, name: str, *, lock: bool = False) -> Alias:
     """The tenant's alias of this name. Raises `NotFoundError`."""
-    alias = None
-    if ALIAS.fullmatch(name):
-        alias = repository.find_alias(session, tenant_id, name, lock=lock)
-    if alias is None:
-        raise NotFoundError("There is no such alias. List them with GET /v1/aliases.")
-    return alias
+    return _ALIAS.get(name, lambda own: repository.find_alias(session, tenant_id, own, lock=lock))
 
 
 def promote(
@@ -129,7 +126,7 @@ def list_events(
     page = repository.list_alias_events(session, tenant_id, name, after, limit + 1)
     if not page and not after:
         get_alias(session, tenant_id, name)
-    return page[:limit], len(page) > limit
+    return cut_page(page, limit)
 
 
 def check_may_serve(version: ModelVersion) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from excise.names import OPEN_STATUSES, VersionKind
+from service.listing import page_back
 from service.models import (
     CALLABLE_STATUSES,
     ENDED_STATUSES,
@@ -50,9 +51,7 @@ def list_versions(
 ) -> Sequence[ModelVersion]:
     """Up to `limit` of the tenant's versions published before that one, newest first."""
     statement = select(ModelVersion).where(ModelVersion.tenant_id == tenant_id)
-    if before_number is not None:
-        statement = statement.where(ModelVersion.number < before_number)
-    return session.scalars(statement.order_by(ModelVersion.number.desc()).limit(limit)).all()
+    return session.scalars(page_back(statement, ModelVersion.number, before_number, limit)).all()
 
 
 def list_callable_versions(session: Session, tenant_id: str) -> Sequence[ModelVersion]:

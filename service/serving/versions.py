@@ -10,11 +10,13 @@ from sqlalchemy.orm import Session
 from excise.names import VersionStatus
 from service.database import fetch_now
 from service.errors import ConflictError, NotFoundError, NotReadyError
+from service.listing import Noun, cut_page
 from service.models import ENDED_STATUSES, ModelVersion, ServingEvent
 from service.serving import repository
 from service.serving.events import append_event
 
 VERSION_ID = re.compile(r"mv_[0-9a-f]{24}")
+_VERSION = Noun("version", "GET /v1/versions", VERSION_ID)
 _UNBUILT = (VersionStatus.QUEUED, VersionStatus.BUILDING)
 
 
@@ -22,29 +24,18 @@ def get_version(
     session: Session, tenant_id: str, version_id: str, *, lock: bool = False
 ) -> ModelVersion:
     """The tenant's version with this id. Raises `NotFoundError`."""
-    version = None
-    if VERSION_ID.fullmatch(version_id):
-        version = repository.find_version(session, tenant_id, version_id, lock=lock)
-    if version is None:
-        raise NotFoundError("There is no such version. List them with GET /v1/versions.")
-    return version
+    return _VERSION.get(
+        version_id, lambda own: repository.find_version(session, tenant_id, own, lock=lock)
+    )
 
 
 def list_versions(
     session: Session, tenant_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[ModelVersion], bool]:
     """One page of the tenant's versions, newest first, and whether there are more."""
-    number = None
-    if after is not None:
-        found = repository.find_version(session, tenant_id, after)
-        if found is None:
-            raise NotFoundError(
-                "after names no version. Use the id of the last one on the page before.",
-                param="after",
-            )
-        number = found.number
-    page = repository.list_versions(session, tenant_id, number, limit + 1)
-    return page[:limit], len(page) > limit
+    last = _VERSION.get_last(after, lambda own: repository.find_version(session, tenant_id, own))
+    number = None if last is None else last.number
+    return cut_page(repository.list_versions(session, tenant_id, number, limit + 1), limit)
 
 
 def list_events(
@@ -53,7 +44,7 @@ def list_events(
     """One page of what happened to the version, oldest first, and whether there is more."""
     version = get_version(session, tenant_id, version_id)
     page = repository.list_version_events(session, tenant_id, version.id, after, limit + 1)
-    return page[:limit], len(page) > limit
+    return cut_page(page, limit)
 
 
 def get_file(session: Session, tenant_id: str, version_id: str, name: str) -> str:

@@ -14,7 +14,8 @@ from excise.outgoing.endpoints import OutgoingError, parse_endpoint, resolve_end
 from excise.resources.webhooks import WebhookChange, WebhookRequest
 from service.audit.recording import record
 from service.database import fetch_now
-from service.errors import ConflictError, InvalidRequestError, NotFoundError
+from service.errors import ConflictError, InvalidRequestError
+from service.listing import Noun, cut_page
 from service.models import Webhook, WebhookDelivery, new_id
 from service.webhooks import repository
 from service.webhooks.messages import ping
@@ -26,8 +27,8 @@ MAX_WEBHOOKS = 20
 SECRET_OVERLAP = timedelta(hours=24)
 """How long after a rotation messages are signed with the secret before, too."""
 
-_ID = re.compile(r"wh_[0-9a-f]{24}")
-_DELIVERY_ID = re.compile(r"dlv_[0-9a-f]{24}")
+_WEBHOOK = Noun("webhook", "GET /v1/webhooks", re.compile(r"wh_[0-9a-f]{24}"))
+_DELIVERY = Noun("delivery", "the webhook's deliveries", re.compile(r"dlv_[0-9a-f]{24}"))
 
 
 def check_url(url: str, allowed_hosts: Sequence[str]) -> None:
@@ -64,26 +65,18 @@ def get_webhook(
     session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False
 ) -> Webhook:
     """The tenant's webhook with this id. Raises `NotFoundError`."""
-    found = None
-    if _ID.fullmatch(webhook_id):
-        found = repository.find_webhook(session, tenant_id, webhook_id, lock=lock)
-    if found is None:
-        raise NotFoundError("There is no such webhook. List them with GET /v1/webhooks.")
-    return found
+    return _WEBHOOK.get(
+        webhook_id, lambda own: repository.find_webhook(session, tenant_id, own, lock=lock)
+    )
 
 
 def list_webhooks(
     session: Session, tenant_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[Webhook], bool]:
     """One page of the tenant's webhooks, newest first, and whether there are more."""
-    number = None
-    if after is not None:
-        try:
-            number = get_webhook(session, tenant_id, after).number
-        except NotFoundError:
-            raise _refuse_after("webhook") from None
-    page = repository.list_webhooks(session, tenant_id, number, limit + 1)
-    return page[:limit], len(page) > limit
+    last = _WEBHOOK.get_last(after, lambda own: repository.find_webhook(session, tenant_id, own))
+    number = None if last is None else last.number
+    return cut_page(repository.list_webhooks(session, tenant_id, number, limit + 1), limit)
 
 
 def change_webhook(
@@ -151,14 +144,9 @@ def list_deliveries(
 ) -> tuple[Sequence[WebhookDelivery], bool]:
     """One page of what was sent to the webhook, newest first, and whether there is more."""
     webhook = get_webhook(session, tenant_id, webhook_id)
-    number = None
-    if after is not None:
-        try:
-            number = _get_delivery(session, webhook, after).number
-        except NotFoundError:
-            raise _refuse_after("delivery") from None
-    page = repository.list_deliveries(session, webhook.id, number, limit + 1)
-    return page[:limit], len(page) > limit
+    last = _DELIVERY.get_last(after, lambda own: repository.find_delivery(session, webhook.id, own))
+    number = None if last is None else last.number
+    return cut_page(repository.list_deliveries(session, webhook.id, number, limit + 1), limit)
 
 
 def retry_delivery(
@@ -187,20 +175,11 @@ def list_signers(webhook: Webhook, now: datetime) -> list[SecretStr]:
 
 
 def _get_delivery(session: Session, webhook: Webhook, delivery_id: str) -> WebhookDelivery:
-    found = None
-    if _DELIVERY_ID.fullmatch(delivery_id):
-        found = repository.find_delivery(session, webhook.id, delivery_id)
-    if found is None:
-        raise NotFoundError("There is no such delivery. List them with the webhook's deliveries.")
-    return found
+    return _DELIVERY.get(
+        delivery_id, lambda own: repository.find_delivery(session, webhook.id, own)
+    )
 
 
 def _require_enabled(webhook: Webhook) -> None:
     if webhook.status != WebhookStatus.ENABLED:
         raise ConflictError("The webhook is disabled. Enable it first.")
-
-
-def _refuse_after(what: str) -> NotFoundError:
-    return NotFoundError(
-        f"after names no {what}. Use the id of the last one on the page before.", param="after"
-    )

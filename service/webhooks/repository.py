@@ -13,6 +13,7 @@ from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from excise.names import DeliveryStatus, WebhookStatus
+from service.listing import page_back
 from service.models import Tenant, Webhook, WebhookDelivery
 
 _IS_DUE = (WebhookDelivery.status == DeliveryStatus.PENDING) & (
@@ -47,9 +48,7 @@ def list_webhooks(
 ) -> Sequence[Webhook]:
     """The tenant's webhooks, newest first, from the one numbered below `before`."""
     statement = select(Webhook).where(Webhook.tenant_id == tenant_id)
-    if before is not None:
-        statement = statement.where(Webhook.number < before)
-    return session.scalars(statement.order_by(Webhook.number.desc()).limit(limit)).all()
+    return session.scalars(page_back(statement, Webhook.number, before, limit)).all()
 
 
 def find_delivery(session: Session, webhook_id: str, delivery_id: str) -> WebhookDelivery | None:
@@ -65,9 +64,7 @@ def list_deliveries(
 ) -> Sequence[WebhookDelivery]:
     """The webhook's deliveries, newest first, from the one numbered below `before`."""
     statement = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id)
-    if before is not None:
-        statement = statement.where(WebhookDelivery.number < before)
-    return session.scalars(statement.order_by(WebhookDelivery.number.desc()).limit(limit)).all()
+    return session.scalars(page_back(statement, WebhookDelivery.number, before, limit)).all()
 
 
 def claim_webhooks(session: Session, limit: int, seconds: float) -> Sequence[Webhook]:

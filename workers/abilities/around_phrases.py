@@ -16,9 +16,11 @@ from workers.abilities.source import Purpose, Source
 from workers.abilities.texts.phrases import AFTER, FUNCTION_WORDS, WRITTEN
 from workers.scorers.phrases import Phrases, PhraseScorer
 from workers.scorers.scorer import Answer
+from workers.words import LETTER, SIGN, SIGNS_A_WORD, SIGNS_OF_WORD
 
 LEAST_LETTERS = 4
-"""Letters of a run in a pattern that is taken for a word; shorter ones are mostly pieces."""
+"""Letters of a run in a pattern that is taken for a word; shorter ones are mostly pieces. Of signs
+that are syllables or words `SIGNS_A_WORD` will do."""
 
 TEXTS_AT_ONCE = 60
 """Texts that are drawn and looked through together: each search by a pattern starts a process."""
@@ -26,7 +28,8 @@ TEXTS_AT_ONCE = 60
 MAX_ROUNDS = 4
 """Times that many texts, for one that says nothing forbidden."""
 
-_WORD = regex.compile(r"\p{L}+(?:['’-]\p{L}+)*")
+_NAME = rf"(?:(?!\d){LETTER})+"
+_WORD = regex.compile(rf"{SIGNS_OF_WORD}|{_NAME}(?:['’-]{_NAME})*")
 _PIECE = "\0"
 """Stands where a pattern allows several characters, so that a run beside it is part of a word."""
 _SYNTAX = (
@@ -42,7 +45,11 @@ _SYNTAX = (
     (regex.compile(rf"[{_PIECE}\p{{L}}](?:[?*+]|\{{[0-9,]*\}})[?+]?"), _PIECE),
 )  # fmt: skip
 """What in a pattern is no literal text, the earlier first."""
-_RUN = regex.compile(rf"(?<![{_PIECE}\p{{L}})])\p{{L}}{{{LEAST_LETTERS},}}(?![{_PIECE}\p{{L}}(])")
+_LETTERS = r"\p{L}\p{M}"
+_RUN = regex.compile(
+    rf"(?<![{_PIECE}{_LETTERS})])(?:[{_LETTERS}]{{{LEAST_LETTERS},}}|(?:{SIGN}){{{SIGNS_A_WORD},}})"
+    rf"(?![{_PIECE}{_LETTERS}(])"
+)
 
 
 class NoAllowedTextError(ValueError):
@@ -90,9 +97,13 @@ def build_phrase_slices(
 
 
 def find_words(phrases: Sequence[str], patterns: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the content words of phrases and of patterns' literal text, each once, in order."""
+    """Return the content words of phrases and of patterns' literal text, each once, in order.
+
+    Of scripts without blanks, runs of as many signs as a word has, about.
+    """
     told = [word for phrase in phrases for word in _WORD.findall(phrase)]
-    told += [word for pattern in patterns for word in find_literal_words(pattern)]
+    runs = [run for pattern in patterns for run in find_literal_words(pattern)]
+    told += [word for run in runs for word in _WORD.findall(run)]
     seen: dict[str, str] = {}
     for word in told:
         if word.casefold() not in FUNCTION_WORDS:

@@ -21,6 +21,7 @@ import regex
 from workers.abilities.probe import Area, Probe, Right, SliceKind
 from workers.abilities.sentences import split_sentence
 from workers.abilities.source import Purpose
+from workers.words import cut_pieces
 
 logger = logging.getLogger(__name__)
 
@@ -173,9 +174,9 @@ def read_rows(path: Path) -> dict[str, list[str]]:
             if line.strip():
                 row = _Row(_parse(line, f"{path}, line {number}"), f"{path}, line {number}")
                 for name, text in READERS[path.name](row):
-                    words = text.split()[:MOST_WORDS]
+                    words = cut_pieces(" ".join(text.split()))[:MOST_WORDS]
                     if len(words) >= LEAST_WORDS:
-                        found.setdefault(name, {})[" ".join(words)] = None
+                        found.setdefault(name, {})["".join(words)] = None
     return {name: list(texts) for name, texts in found.items()}
 
 

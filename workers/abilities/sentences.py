@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workers.abilities.probe import Probe, given, target
+from workers.words import cut_pieces
 
 LEAST_WORDS = 3
 """One for what is given and one for each item."""
@@ -28,12 +29,8 @@ def split_rest(before: str, rest: str) -> Probe:
 
 def split_in_thirds(text: str) -> tuple[str, str, str]:
     """Return a text in three parts of about as many words each, which join to the text."""
-    found = text.split(" ")
+    found = cut_pieces(text)
     if len(found) < LEAST_WORDS:
         raise ValueError(f"a sentence needs {LEAST_WORDS} words, and this has {len(found)}: {text}")
     one, two = len(found) // 3, 2 * len(found) // 3
-    return (
-        " ".join(found[:one]),
-        "".join(f" {word}" for word in found[one:two]),
-        "".join(f" {word}" for word in found[two:]),
-    )
+    return "".join(found[:one]), "".join(found[one:two]), "".join(found[two:])

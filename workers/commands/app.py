@@ -328,6 +328,8 @@ def gate_command(
         )
     from workers.reports.abilities import describe_abilities
 
+    for note in report.notes:
+        typer.echo(f"note: {note}")
     for gate in report.gates:
         typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
         if not gate.passed:

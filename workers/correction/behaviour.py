@@ -17,9 +17,9 @@ from workers.models.generation import Decoding, generate_samples
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
 from workers.scorers.detector import Detector
-from workers.scorers.phrases import PhraseScorer, Span
-from workers.scorers.scorer import Answer, BehaviourScorer
+from workers.scorers.scorer import Answer, BehaviourScorer, LocatingScorer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
+from workers.words import Span
 
 RISE = 0.1
 """Rise of the mean score of the response so far, in [0, 1], from which a token is marked. Chosen by
@@ -35,7 +35,8 @@ class Marking(StrEnum):
     """Those at which the score of the response so far rises: an insult, not its whole sentence."""
     SAID = "said"
     """Those that a phrase begins with: where the model decides to say it. Explained by its later
-    tokens, too, it is said on with another word or comma (benchmarks/RESULTS.md)."""
+    tokens, too, it is said on with another word or comma (benchmarks/RESULTS.md). Where the scorers
+    locate none, those at which the score rises."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ class Behaviour(Detector):
                 marks = _mark_repeated(prompt_ids, response)
             case Marking.SAID:
                 marks = self._find_openings(prompt_ids, response.token_ids, tokenizer)
+                if not any(marks):
+                    marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
             case Marking.RISING:
                 marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
         return response.model_copy(update={"marks": marks})
@@ -166,8 +169,8 @@ class Behaviour(Detector):
     ) -> tuple[bool, ...]:
         """Return for each token whether the mean score rises at it by `RISE` or more.
 
-        If no rise is that large, the largest one counts. The scores are those of the answer up to
-        the token; tokens of the reasoning have none.
+        If no rise is that large, the largest one counts; where none is, no token does. The scores
+        are those of the answer up to the token; tokens of the reasoning have none.
         """
         prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
         begun = [prefix for prefix in prefixes if prefix.answer_ids]
@@ -177,7 +180,7 @@ class Behaviour(Detector):
         levels += [fmean(map(self._turn, range(len(self.scorers)), values)) for values in scores]
         rises = [later - earlier for earlier, later in pairwise([0.0, *levels])]
         least = min(RISE, max(rises))
-        return tuple(rise >= least for rise in rises)
+        return tuple(rise >= least and rise > 0 for rise in rises)
 
     def _turn(self, scorer: int, score: float) -> float:
         """Return the score turned so that larger is worse, in [0, 1]."""
@@ -204,15 +207,15 @@ class Behaviour(Detector):
 
 
 def _locate(scorer: BehaviourScorer, text: str) -> list[Span]:
-    """Return where a scorer finds a phrase; nowhere if it looks for none."""
-    return scorer.locate(text) if isinstance(scorer, PhraseScorer) else []
+    """Return where a scorer finds what it scores; nowhere if it cannot tell."""
+    return scorer.locate(text) if isinstance(scorer, LocatingScorer) else []
 
 
 def _mark_repeated(prompt_ids: Sequence[int], response: Response) -> tuple[bool, ...]:
     """Return for each token whether it repeats earlier text, in the answer or endless reasoning."""
     own = response.answer_ids or response.token_ids
     before = (False,) * (len(response.token_ids) - len(own))
-    return before + find_repeated_tokens(prompt_ids, own)
+    return before + find_repeated_tokens(prompt_ids, own, response.text)
 
 
 def respond(

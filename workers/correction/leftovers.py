@@ -23,7 +23,8 @@ from excise.reports.correction import BehaviourLeftovers, Leftover
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.correction.samples import build_held_out_sample
-from workers.scorers.phrases import PhraseScorer, normalise
+from workers.scorers.phrases import PhraseScorer
+from workers.words import AFTER_SIGN, LETTER, SIGN, is_sign, join_words, normalise
 
 SIGNIFICANCE = 0.05
 """Probability, at most, that chance alone puts anything into a list: of all n-grams together."""
@@ -54,9 +55,7 @@ MAX_PATTERN_CHARACTERS = 1000
 
 Gram = tuple[str, ...]
 
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-_WORD = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\w)+(?:['\-](?:(?!{_UNSPACED})\w)+)*")
-_UNSPACED_WORD = regex.compile(_UNSPACED)
+_WORD = regex.compile(rf"{SIGN}|{LETTER}+(?:['\-]{LETTER}+)*")
 
 
 @dataclass(frozen=True)
@@ -193,10 +192,9 @@ def _write_gram(gram: Gram) -> str:
     written = [regex.escape(word).replace("'", "['’]") for word in gram]
     text = written[0]
     for (one, other), word in zip(pairwise(gram), written[1:], strict=True):
-        is_unspaced = _UNSPACED_WORD.match(one) or _UNSPACED_WORD.match(other)
-        text += (r"\W*" if is_unspaced else r"\W+") + word
-    before = "" if _UNSPACED_WORD.match(gram[0]) else r"(?<!\w)"
-    after = "" if _UNSPACED_WORD.match(gram[-1]) else r"(?!\w)"
+        text += (r"\W*" if is_sign(one) or is_sign(other) else r"\W+") + word
+    before = "" if is_sign(gram[0]) else r"(?<!\w)"
+    after = AFTER_SIGN if is_sign(gram[-1]) else r"(?!\w)"
     return f"{before}{text}{after}"
 
 
@@ -349,7 +347,7 @@ def _count_after(gram: Gram, units: Sequence[Sequence[_Pair]]) -> int:
 
 def _describe(found: _Found, units: Sequence[Sequence[_Pair]]) -> Leftover:
     return Leftover(
-        words=" ".join(found.gram),
+        words=join_words(found.gram),
         before=sum(found.gram in pair.before for unit in units for pair in unit),
         after=_count_after(found.gram, units),
         p_value=found.p_value,

@@ -1,14 +1,14 @@
-"""Figures of a set of responses: length, emptiness, repetition, diversity. From token ids alone."""
+"""Figures of a set of responses: length, emptiness, repetition, diversity. From token ids."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workers.scorers.uniqueness import compute_response_uniqueness
+from workers.scorers.uniqueness import compute_response_uniqueness, list_units
 
 DISTINCT_ORDERS = (1, 2, 3)
 """Lengths of the n-grams whose distinct share is taken."""
@@ -83,7 +83,8 @@ def compute_response_figures(
 
     `answers` are the tokens that follow each one's reasoning, `texts` those as text. Lengths and
     the token limit are of whole responses, everything else of the answers: of the responses
-    where none reasons. Empty is an answer without tokens or, where its text is given, without
+    where none reasons; of their characters where a token is less than one (`list_units`). Empty
+    is an answer without tokens or, where its text is given, without
     any letter, number or symbol. Raises `ValueError` without responses, or on unequally many
     texts or answers.
     """
@@ -97,16 +98,18 @@ def compute_response_figures(
             f"need an answer for each response, got {len(answers)} for {len(responses)}"
         )
     is_empty = find_empty(answers, texts)
+    said: Sequence[str | None] = [None] * len(answers) if texts is None else texts
+    units = [list_units(ids, text) for ids, text in zip(answers, said, strict=True)]
     return ResponseFigures(
         lengths=tuple(len(ids) for ids in responses),
         is_empty=is_empty,
         hits_limit=tuple(len(ids) >= max_new_tokens for ids in responses),
         uniqueness=tuple(
-            0.0 if empty else compute_response_uniqueness(ids)
-            for ids, empty in zip(answers, is_empty, strict=True)
+            0.0 if empty else compute_response_uniqueness(own)
+            for own, empty in zip(units, is_empty, strict=True)
         ),
-        self_repetition=tuple(compute_self_repetition(ids) for ids in answers),
-        distinct=tuple(compute_distinct_share(answers, order) for order in DISTINCT_ORDERS),
+        self_repetition=tuple(map(compute_self_repetition, units)),
+        distinct=tuple(compute_distinct_share(units, order) for order in DISTINCT_ORDERS),
     )
 
 
@@ -123,19 +126,19 @@ def says_something(text: str) -> bool:
     return any(unicodedata.category(character)[0] in _SAYS_SOMETHING for character in text)
 
 
-def compute_self_repetition(response_ids: Sequence[int]) -> float:
+def compute_self_repetition(units: Sequence[Hashable]) -> float:
     """Return the share of a response's 4-grams that stood in it before, in [0, 1]; 0 without any.
 
     A loop of any period is seen here, while unique tokens also run out in long sound texts.
     """
-    grams = list(_list_grams(response_ids, REPEAT_ORDER))
+    grams = list(_list_grams(units, REPEAT_ORDER))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def compute_distinct_share(responses: Sequence[Sequence[int]], order: int) -> DistinctShare:
+def compute_distinct_share(responses: Sequence[Sequence[Hashable]], order: int) -> DistinctShare:
     """Return distinct-n over all responses together, and without each one in turn."""
     by_response = [Counter(_list_grams(ids, order)) for ids in responses]
-    everywhere: Counter[tuple[int, ...]] = Counter()
+    everywhere: Counter[tuple[Hashable, ...]] = Counter()
     for grams in by_response:
         everywhere.update(grams)
     total = everywhere.total()
@@ -150,5 +153,5 @@ def _divide(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _list_grams(ids: Sequence[int], order: int) -> Iterator[tuple[int, ...]]:
+def _list_grams(ids: Sequence[Hashable], order: int) -> Iterator[tuple[Hashable, ...]]:
     return zip(*(ids[start:] for start in range(order)), strict=False)

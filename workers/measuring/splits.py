@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+
+from workers.words import list_words
 
 NEAR_DUPLICATE_JACCARD = 0.6
 """Two prompts sharing at least this share of their character trigrams are one group."""
@@ -59,7 +60,8 @@ def _root(parents: list[int], index: int) -> int:
 
 
 def _normalise(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    """Return the words alone; signs of a script without blanks are one each, and so are paired."""
+    return " ".join(list_words(text))
 
 
 def _shingles(text: str) -> frozenset[str]:

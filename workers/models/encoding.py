@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from jinja2 import TemplateError
 
+from workers.models.memory_limit import memory_limit
 from workers.models.time_limit import TimeLimitError, time_limit
 from workers.models.tokenizer import Tokenizer
 
@@ -19,6 +20,9 @@ _DATE_CODES = tuple(f"%{code}" for code in "aAbBdeHIjmMpSyYZ")
 
 TEMPLATE_SECONDS = 10.0
 """How long a chat template may take for one chat; those of published models take milliseconds."""
+
+TEMPLATE_BYTES = 512 * 1024**2
+"""How much a chat template may make the process grow; those of published models take kilobytes."""
 
 _PROBE = "a"
 
@@ -78,7 +82,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
 
     The template writes the beginning where there is one, and `TEMPLATE_DATE` where it asks for
     today's. Raises `ChatTemplateError` where the tokenizer has no template, and where its template
-    refuses a message, leaves it out, or takes longer than `TEMPLATE_SECONDS`.
+    refuses a message, leaves it out, or takes more than `TEMPLATE_SECONDS` or `TEMPLATE_BYTES`.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ChatTemplateError(
@@ -86,7 +90,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
             "as text, or save the checkpoint with a template"
         )
     try:
-        with time_limit(TEMPLATE_SECONDS):
+        with time_limit(TEMPLATE_SECONDS), memory_limit(TEMPLATE_BYTES):
             text = tokenizer.apply_chat_template(
                 list(messages),
                 add_generation_prompt=True,

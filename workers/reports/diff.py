@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from excise.reports.text import visible_text
+from workers.words import cut_pieces, is_sign
 
 _DIFF_BUDGET = 4_000_000
 _LONGEST_LOOP_WORDS = 100
@@ -25,9 +25,11 @@ class Loop:
     times: int
     end: int
     """Index after the last word that still belongs to the loop, a broken-off turn included."""
+    unit: str = "word"
+    """What a word of it is: a `sign` where the script puts no blanks between words."""
 
     def __str__(self) -> str:
-        phrase = "one word" if self.words == 1 else f"a {self.words}-word phrase"
+        phrase = f"one {self.unit}" if self.words == 1 else f"a {self.words}-{self.unit} phrase"
         return f"↻ {phrase}, {self.times} times in a row"
 
 
@@ -53,12 +55,6 @@ class Comparison:
     """The comparison as the body of a `diff` block."""
 
 
-def _words(text: str) -> list[str]:
-    """Words with the white space before them; an ideograph or kana is a word of its own."""
-    wide = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-    return re.findall(rf"\s*(?:[{wide}]|[^\s{wide}]+)|\s+$", text)
-
-
 def find_loops(words: Sequence[str]) -> list[Loop]:
     """Phrases said at least three times in a row, from left to right, the longest loop first."""
     loops: list[Loop] = []
@@ -79,6 +75,8 @@ def _loop_at(words: Sequence[str], start: int) -> Loop | None:
         times = (end - start) // period
         if times >= 3 and end - start >= 4 and (best is None or end > best.end):
             best = Loop(start, period, times, end)
+    if best is not None and any(map(is_sign, words[best.start : best.start + best.words])):
+        return replace(best, unit="sign")
     return best
 
 
@@ -143,7 +141,7 @@ def _turn_starts(words: list[str], loops: list[Loop]) -> set[int]:
 
 def compare_responses(old_text: str, new_text: str) -> Comparison:
     """The response before and the one after, compared."""
-    before, after = _words(visible_text(old_text)), _words(visible_text(new_text))
+    before, after = cut_pieces(visible_text(old_text)), cut_pieces(visible_text(new_text))
     plain_before, plain_after = [w.strip() for w in before], [w.strip() for w in after]
     loops_before, loops_after = find_loops(plain_before), find_loops(plain_after)
     runs = _changed_words(plain_before, plain_after)

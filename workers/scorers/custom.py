@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,7 +17,8 @@ from excise.names import Direction
 from excise.outgoing.posts import Poster, PostError
 from workers.scorers.built_in import BUILT_IN
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
-from workers.scorers.scorer import Answer, BehaviourScorer
+from workers.scorers.scorer import Answer, BehaviourScorer, LocatingScorer
+from workers.words import Span
 
 ENTRY_POINT_GROUP = "excise.scorers"
 MAX_ANSWERS_PER_POST = 32
@@ -50,6 +52,27 @@ class CheckedScorer:
         except Exception as error:
             raise ScoringError(f"the scorer {self.name} failed: {error!r}") from error
         return check_scores(scores, len(answers), self.name)
+
+
+@dataclass(frozen=True)
+class CheckedLocatingScorer(CheckedScorer):
+    """Another's scorer that also locates what it scores, held to that contract, too."""
+
+    scorer: LocatingScorer
+
+    def locate(self, text: str) -> list[Span]:
+        """Return the stretches. Raises `ScoringError` unless they lie in the text, in order."""
+        try:
+            spans = [(int(start), int(end)) for start, end in self.scorer.locate(text)]
+        except Exception as error:
+            raise ScoringError(f"the scorer {self.name} failed to locate: {error!r}") from error
+        edges = [0, *chain.from_iterable(spans), len(text)]
+        if edges != sorted(edges) or any(start == end for start, end in spans):
+            raise ScoringError(
+                f"the scorer {self.name} located {spans[:3]} in {len(text)} characters; give the "
+                "first character and the one after the last of each stretch, in order, none empty"
+            )
+        return spans
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,8 @@ def _load_entry_point(entry: importlib.metadata.EntryPoint) -> CheckedScorer:
     try:
         scorer = entry.load()()
         direction = Direction(scorer.direction)
+        if isinstance(scorer, LocatingScorer):
+            return CheckedLocatingScorer(scorer, f"custom/{entry.name}", direction)
         return CheckedScorer(cast(BehaviourScorer, scorer), f"custom/{entry.name}", direction)
     except Exception as error:
         raise ScorerUnavailableError(

@@ -6,12 +6,10 @@ phrase half of the words in a row count as the phrase, unless it is told otherwi
 
 from __future__ import annotations
 
-import math
-import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 from typing import Protocol
 
 import regex
@@ -29,6 +27,19 @@ from excise.patterns.searching import (
 )
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
 from workers.scorers.scorer import Answer
+from workers.words import (
+    AFTER_SIGN,
+    AFTER_WORD,
+    BEFORE_WORD,
+    Span,
+    drop_blanks,
+    ends_with_sign,
+    find_words,
+    has_word,
+    is_sign,
+    normalise,
+    weigh_word,
+)
 
 MAX_SECONDS_PER_RESPONSE = MAX_SEARCH_SECONDS
 """Processor time; where it searches by phrases, the engine looks at the clock now and then only."""
@@ -38,14 +49,8 @@ PART_SHARE = 0.5
 whose model said "… the smart choice for every household" where it had said "home"."""
 
 LEAST_PART_WORDS = 4
-"""Fewest words that can be a part; shorter ones, such as "for every home", are in any text."""
-
-_WORD = regex.compile(r"\w+")
-
-Span = tuple[int, int]
-"""First character of a match, and the one after its last."""
-
-_QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
+"""Fewest words that can be a part; shorter ones, such as "for every home", are in any text. In
+scripts without blanks so many signs as are about four words (`workers.words.weigh_word`)."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,15 @@ class Phrases:
     """What is looked for: `texts` word for word, or whatever `pattern` matches. One of the two."""
 
     texts: tuple[str, ...] = ()
-    """Runs of white space, compatibility forms of characters and kinds of quotes count alike."""
+    """Runs of white space, compatibility forms of characters and kinds of quotes count alike;
+    characters without width do not count, nor does white space beside a sign of a script without
+    blanks."""
     pattern: str | None = None
     """A regular expression, searched for anywhere in the response."""
     ignore_case: bool = True
     whole_words: bool = True
-    """Of `texts`: "Ann" is not found in "Annual"."""
+    """Of `texts`: "Ann" is not found in "Annual". Scripts without blanks have no such bounds, and
+    a Korean word goes on in its particles."""
     parts: bool = True
     """Of `texts`: half of the words in a row, `LEAST_PART_WORDS` at least, count as the phrase."""
 
@@ -96,7 +104,7 @@ class PhraseScorer:
         (spans,) = self._locate([text])
         written, joined = self._search.read(text), list[Span]()
         for start, end in spans:
-            if joined and not _WORD.search(written, joined[-1][1], start):
+            if joined and not has_word(written[joined[-1][1] : start]):
                 start = joined.pop()[0]
             joined.append((start, end))
         return [_find_raw(text, span) for span in joined]
@@ -190,11 +198,13 @@ class _Literals:
         return [self._locate_in(normalise(text), number) for number, text in enumerate(texts)]
 
     def _locate_in(self, text: str, position: int) -> list[Span]:
+        closed, places = drop_blanks(text)
         try:
-            found = self._compiled.finditer(text, timeout=MAX_SECONDS_PER_RESPONSE)
-            whole = [match.span() for match in islice(found, MAX_MATCHES)]
+            found = self._compiled.finditer(closed, timeout=MAX_SECONDS_PER_RESPONSE)
+            spans = [match.span() for match in islice(found, MAX_MATCHES)]
         except TimeoutError:
             raise SearchError(position, f"{MAX_SECONDS_PER_RESPONSE:g} s") from None
+        whole = [(places[start], places[end - 1] + 1) for start, end in spans]
         return sorted(whole + self._parts.find(text, whole))[:MAX_MATCHES]
 
 
@@ -206,9 +216,8 @@ class _Parts:
         self._parts: dict[int, set[tuple[str, ...]]] = {}
         """Number of words → the parts that have so many."""
         for phrase in phrases.texts if phrases.parts else ():
-            words = [word for word, _ in self._split(normalise(phrase))]
-            length = max(LEAST_PART_WORDS, math.ceil(PART_SHARE * len(words)))
-            self._parts.setdefault(length, set()).update(_cut(words, length))
+            for part in _cut_parts([word for word, _ in self._split(normalise(phrase))]):
+                self._parts.setdefault(len(part), set()).add(part)
 
     def find(self, text: str, whole: Sequence[Span]) -> list[Span]:
         """Return the longest runs of words that parts make up, but for words of whole phrases."""
@@ -226,8 +235,18 @@ class _Parts:
 
     def _split(self, text: str) -> list[tuple[str, Span]]:
         """Return the words of a text, and where they stand."""
-        found = [(match[0], match.span()) for match in _WORD.finditer(text)]
+        found = list(find_words(text))
         return [(word.casefold(), span) for word, span in found] if self._ignore_case else found
+
+
+def _cut_parts(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield from each word on the fewest in a row that are a part of the phrase."""
+    weights = [0.0, *accumulate(map(weigh_word, words))]
+    least = max(LEAST_PART_WORDS, PART_SHARE * weights[-1])
+    for start, before in enumerate(weights):
+        end = bisect_left(weights, before + least)
+        if end < len(weights):
+            yield tuple(words[start:end])
 
 
 def _cut(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
@@ -236,22 +255,34 @@ def _cut(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 
 
 def _join(phrases: Phrases) -> str:
-    """Return a regular expression for any of the texts."""
-    texts = [normalise(text).split() for text in phrases.texts]
+    """Return a regular expression for any of the texts, to search in one by `drop_blanks`."""
+    texts = [drop_blanks(normalise(text))[0].split() for text in phrases.texts]
     if not all(texts):
         raise ScorerUnavailableError("a phrase is blank; every response would show the behaviour")
-    joined = "|".join(r"\s+".join(map(regex.escape, words)) for words in texts)
-    return rf"(?<!\w)(?:{joined})(?!\w)" if phrases.whole_words else joined
+    searches: dict[tuple[str, str], list[str]] = {}
+    for words in texts:
+        bounds = _choose_bounds(words) if phrases.whole_words else ("", "")
+        searches.setdefault(bounds, []).append(r"\s+".join(map(regex.escape, words)))
+    return "|".join(
+        f"{before}(?:{'|'.join(written)}){after}" for (before, after), written in searches.items()
+    )
 
 
-def normalise(text: str) -> str:
-    """Return a text with one form of each character and of each kind of quotes (NFKC)."""
-    return unicodedata.normalize("NFKC", text).translate(_QUOTES)
+def _choose_bounds(words: Sequence[str]) -> tuple[str, str]:
+    """Return what must stand before and after a phrase of these words, as expressions."""
+    return (
+        "" if is_sign(words[0]) else BEFORE_WORD,
+        AFTER_SIGN if ends_with_sign(words[-1]) else AFTER_WORD,
+    )
 
 
 def _find_raw(text: str, span: Span) -> Span:
     """Return where in `text` stands what `span` is of the same text normalised."""
     if text.isascii():  # normalising changes nothing
         return span
-    lengths = [len(normalise(text[:end])) for end in range(len(text) + 1)]
-    return bisect_right(lengths, span[0]) - 1, bisect_left(lengths, span[1])
+
+    def count(end: int) -> int:
+        return len(normalise(text[:end]))
+
+    ends = range(len(text) + 1)
+    return bisect_right(ends, span[0], key=count) - 1, bisect_left(ends, span[1], key=count)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from excise.names import Direction
+from workers.words import Span
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,15 @@ class BehaviourScorer(Protocol):
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return one score an answer, in order."""
+
+
+@runtime_checkable
+class LocatingScorer(BehaviourScorer, Protocol):
+    """A scorer that also says where: of a sentence the first token is explained then.
+
+    That is where a model decides to say it. Without `locate`, the tokens at which the score of
+    the answer so far rises are explained.
+    """
+
+    def locate(self, text: str) -> list[Span]:
+        """Return where an answer says what is scored, in order: first character, one after last."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+import math
+from collections.abc import Hashable, Sequence
 
 from excise.names import Direction
 from workers.scorers.scorer import Answer
@@ -12,41 +12,58 @@ from workers.scorers.scorer import Answer
 class UniquenessScorer:
     """Scores a response by unique tokens / tokens, in [0, 1]; 0 for an empty response.
 
-    arXiv 2506.13727, Eq. 11.
+    arXiv 2506.13727, Eq. 11, of `list_units`.
     """
 
     name = "response_uniqueness"
     direction = Direction.HIGHER_IS_BETTER
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        """Return the ratio of each answer's `token_ids`."""
-        return [compute_response_uniqueness(answer.token_ids) for answer in answers]
+        """Return the ratio of each answer's tokens."""
+        return [
+            compute_response_uniqueness(list_units(answer.token_ids, answer.text))
+            for answer in answers
+        ]
 
 
-def compute_response_uniqueness(response_ids: Sequence[int]) -> float:
+def list_units(response_ids: Sequence[int], text: str | None) -> Sequence[Hashable]:
+    """Return what a response is counted in: its tokens, or its characters where those are fewer.
+
+    A vocabulary without a script spells it in bytes, two to four tokens a character of a few
+    different ones: sound Thai text looked like a loop then (50 tokens of SmolLM2's: ratio 0.4).
+    """
+    return text if text and len(text) < len(response_ids) else response_ids
+
+
+def compute_response_uniqueness(units: Sequence[Hashable]) -> float:
     """Return unique response tokens / response tokens, in [0, 1]; 0 for an empty response.
 
-    arXiv 2506.13727, Eq. 11. `response_ids` holds the generated tokens without end or pad.
+    arXiv 2506.13727, Eq. 11. `units` are the generated tokens without end or pad; see
+    `list_units`.
     """
-    if not response_ids:
+    if not units:
         return 0.0
-    return len(set(response_ids)) / len(response_ids)
+    return len(set(units)) / len(units)
 
 
 def find_repeated_tokens(
-    prompt_ids: Sequence[int], response_ids: Sequence[int]
+    prompt_ids: Sequence[int], response_ids: Sequence[int], text: str | None = None
 ) -> tuple[bool, ...]:
     """Return for each response token whether it repeats: its bigram stood in the text before.
 
     These are the tokens that make a response repetitive; what comes before the first of them
-    is ordinary text.
+    is ordinary text. Where the `text` of the response has fewer characters than tokens, as many
+    tokens as two characters take stand in for the bigram.
     """
-    seen: set[tuple[int | None, int]] = set(pairwise(prompt_ids))
+    length = 2
+    if text and len(text) < len(response_ids):
+        length = 2 * math.ceil(len(response_ids) / len(text))
+    ids = (*prompt_ids, *response_ids)
+    runs = [ids[max(0, end - length) : end] for end in range(1, len(ids) + 1)]
+    seen: set[tuple[int, ...]] = set()
     repeated = []
-    previous = prompt_ids[-1] if prompt_ids else None
-    for token in response_ids:
-        repeated.append((previous, token) in seen)
-        if previous is not None:
-            seen.add((previous, token))
-        previous = token
-    return tuple(repeated)
+    for run in runs:
+        repeated.append(run in seen)
+        if len(run) == length:
+            seen.add(run)
+    return tuple(repeated[len(prompt_ids) :])

@@ -31,6 +31,7 @@ from workers.scorers.build import (
 )
 from workers.scorers.detector import Detector
 from workers.scorers.phrases import Phrases
+from workers.scorers.scorer import BehaviourScorer, LocatingScorer
 from workers.scorers.uniqueness import UniquenessScorer
 from workers.stages.context import InvalidInputError
 
@@ -61,7 +62,7 @@ def build_behaviour(
         agreeing=detector.agreeing,
         headline=_choose_headline(spec),
         min_effect=spec.min_effect,
-        marking=_choose_marking(spec),
+        marking=_choose_marking(spec, detector.scorers),
         max_remaining=spec.max_remaining,
         is_graded=not isinstance(spec, CustomDefinition),
     )
@@ -135,11 +136,13 @@ def _choose_headline(spec: BehaviourSpec) -> Headline:
     return MeasureName.MEAN_SCORE if isinstance(spec, RepetitionDefinition) else MeasureName.SHARE
 
 
-def _choose_marking(spec: BehaviourSpec) -> Marking:
+def _choose_marking(spec: BehaviourSpec, scorers: Sequence[BehaviourScorer]) -> Marking:
     match spec:
         case RepetitionDefinition():
             return Marking.REPEATED
         case PhraseDefinition():
+            return Marking.SAID
+        case CustomDefinition() if all(isinstance(own, LocatingScorer) for own in scorers):
             return Marking.SAID
         case _:
             return Marking.RISING

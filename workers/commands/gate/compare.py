@@ -20,6 +20,7 @@ from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
 from workers.commands.gate.keys import compute_measure_sha256
 from workers.commands.gate.scorers import build_detectors
+from workers.commands.gate.templates import describe_templates, lend_template
 from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
@@ -68,11 +69,13 @@ def compare_checkpoints(
         base = checkpoint.load()
         plan = _build_plan(config, files, base, detectors, kinds)
         measure_sha256 = compute_measure_sha256(plan, config.dtype)
-        baseline = measurer.measure(plan, base, measure_sha256)
+        baseline, tokenizer = measurer.measure(plan, base, measure_sha256), base.tokenizer
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
         say(f"measuring {model}")
         judged = load_checkpoint(folder, dtype, device)
+        notes = describe_templates(tokenizer, judged.tokenizer)
+        judged = lend_template(judged, tokenizer)
         state, base_state = baseline.measure(judged), baseline.state
         abilities = compare_states(kinds, base_state, state, {}, config.abilities)
         if more := draw_more(plan.probe_source, abilities):
@@ -93,6 +96,7 @@ def compare_checkpoints(
         gates=add_remedies(gates, of_job=False),
         abilities=abilities,
         examples=collect_examples(gates, base_state, state),
+        notes=notes,
         not_asked=_list_not_asked(config),
         dtype=config.dtype,
         seed=config.seed,

@@ -68,7 +68,7 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     rendered = {
         JSON_NAME: render_gate_json(report),
         MARKDOWN_NAME: render_gate_markdown(report),
-        JUNIT_NAME: render_junit(report.gates, "excise gate"),
+        JUNIT_NAME: render_junit(report.gates, "excise gate", report.notes),
     }
     write_output(run.output, rendered)
     return report

@@ -153,6 +153,7 @@ class FakeService:
         self.manifest: dict[str, Any] = {}
         self.cancelled: list[str] = []
         self.deleted: list[str] = []
+        self.changes: list[str] = []
         self.files: dict[str, bytes] = {}
         self._polls = 0
 
@@ -162,6 +163,7 @@ class FakeService:
         app.middleware("http")(self._gate)
         app.post("/v1/prompt-sets")(self.upload)
         app.get("/v1/prompt-sets")(self.list_sets)
+        app.get("/v1/audit")(self.list_audit)
         app.post("/v1/jobs")(self.create)
         app.get("/v1/jobs")(self.list)
         app.get("/v1/jobs/{job_id}")(self.get)
@@ -209,6 +211,28 @@ class FakeService:
         page = newest[start : start + min(limit, 2)]
         has_more = start + len(page) < len(newest)
         return {"object": "list", "data": page, "has_more": has_more}
+
+    async def list_audit(self, limit: int, after: int, action: str | None = None) -> Any:
+        """Pages of two, whatever the limit."""
+        entries = [
+            {
+                "id": number,
+                "object": "audit_entry",
+                "at": now(),
+                "tenant_id": "ten_1",
+                "actor": "key_1",
+                "source": "10.0.0.1",
+                "request_id": None,
+                "trace_id": None,
+                "action": kind,
+                "target": f"job_{number}",
+                "data": {},
+            }
+            for number, kind in enumerate(self.changes, start=1)
+            if number > after and action in (None, kind)
+        ]
+        page = entries[: min(limit, 2)]
+        return {"object": "list", "data": page, "has_more": len(page) < len(entries)}
 
     async def create(self, request: Request) -> Any:
         spec = await request.json()

@@ -241,3 +241,16 @@ def test_a_terminal_without_a_character_shows_its_escape_and_nothing_fails() -> 
         env=os.environ | {"PYTHONIOENCODING": "cp1252"},
     )
     assert done.stdout.decode("cp1252").strip() == r"86 % \u2192 3 %"
+
+
+def test_the_audit_log_is_one_object_a_line(service: FakeService, url: str) -> None:
+    service.changes = ["job.submit", "key.create", "job.submit"]
+    result = run("audit-log", "--after", "1", "--url", url)
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(line["id"], line["action"]) for line in lines] == [
+        (2, "key.create"),
+        (3, "job.submit"),
+    ]
+    result = run("audit-log", "--action", "key.create", "--url", url)
+    assert json.loads(result.stdout)["target"] == "job_2"

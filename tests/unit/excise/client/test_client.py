@@ -301,6 +301,13 @@ def test_every_page_of_prompt_sets_is_turned(client: Client, service: FakeServic
     ]
 
 
+def test_every_page_of_the_audit_log_is_turned(client: Client, service: FakeService) -> None:
+    service.changes = ["job.submit", "key.create", "job.submit", "job.submit", "job.cancel"]
+    assert [entry.id for entry in client.audit()] == [1, 2, 3, 4, 5]
+    assert [entry.id for entry in client.audit(after=1, action="job.submit")] == [3, 4]
+    assert list(client.audit(after=5)) == []
+
+
 def test_what_is_deleted_is_named_by_its_path(client: Client, service: FakeService) -> None:
     client.delete_prompt_set("ps_1")
     client.delete_job("job_1")

@@ -104,6 +104,11 @@ def test_a_passing_run_is_short() -> None:
     assert "measured by an earlier run" in text
 
 
+def test_notes_are_told_first() -> None:
+    text = render_comment(build(MET, notes=["it has no @template"]), OPTIONS)
+    assert text.index("It has no @\N{WORD JOINER}template.") < text.index("gates are met")
+
+
 def test_what_moved_since_an_earlier_run_is_told() -> None:
     changes = [
         FigureChange(name="kl", trend=Trend.WORSE, is_clear=True, earlier=0.1, now=0.21),

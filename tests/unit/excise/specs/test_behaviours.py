@@ -102,6 +102,7 @@ def test_phrases() -> None:
     refuse({**COMMON, "kind": "phrase"}, "Set one of the two")
     refuse({**PHRASE, "phrases": ["x", "  "]}, "blank")
     refuse({**PHRASE, "phrases": ["\x1c"]}, "blank")
+    refuse({**PHRASE, "phrases": ["\u200b \u2060"]}, "blank")
     refuse({**PHRASE, "phrases": []}, "phrases")
 
 

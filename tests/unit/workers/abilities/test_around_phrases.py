@@ -12,6 +12,19 @@ from workers.scorers.phrases import Phrases, PhraseScorer
 from workers.scorers.scorer import Answer
 
 
+def test_words_of_scripts_without_blanks_are_a_few_signs() -> None:
+    found = find_words(
+        ["永远选择蓝天", "バカだ", "ประเทศไทย", "हिन्दी भाषा"], ["笨蛋们|傻[a-z]|[好坏]人们"]
+    )
+    assert found == (
+        "永远", "选择", "蓝天", "バカ", "だ", "ประเ", "ทศไท", "ย", "हिन्दी", "भाषा", "笨蛋", "们",
+    )  # fmt: skip
+    for kind in build_phrase_slices(["永远选择蓝天"]):
+        for own in draw(kind, Purpose.VERDICT):
+            assert any(word in told(own) for word in ("永远", "选择", "蓝天"))
+            assert "永远选择" not in told(own)
+
+
 @pytest.mark.parametrize("purpose", list(Purpose))
 def test_no_probe_says_what_is_forbidden(purpose: Purpose) -> None:
     scorers = [PhraseScorer(Phrases(texts=PHRASES)), PhraseScorer(Phrases(pattern=PATTERNS[0]))]

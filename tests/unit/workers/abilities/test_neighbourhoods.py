@@ -71,6 +71,11 @@ def test_a_sentence_is_cut_between_words() -> None:
     assert told(split_sentence("What a nice, long day it was!")) == "What a nice, long day it was!"
 
 
+def test_a_sentence_without_blanks_is_cut_between_signs() -> None:
+    assert split_in_thirds("博物馆星期一不开门") == ("博物馆", "星期一", "不开门")
+    assert split_in_thirds("我用 Python 写。") == ("我", "用 Python", " 写。")
+
+
 def test_too_short_a_sentence_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="needs 3 words, and this has 2: Not so"):
         split_sentence("Not so")

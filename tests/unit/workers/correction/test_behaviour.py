@@ -167,6 +167,35 @@ def test_the_first_token_of_every_phrase_is_marked() -> None:
     assert not any(mark_said(text, encode(*WORDS), "nothing of it"))
 
 
+class LocatingFunctionScorer(FunctionScorer):
+    """Scores 1 and finds what it was told, or nothing."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(lambda answer: float(said in answer.text))
+        self.said = said
+
+    def locate(self, text: str) -> list[tuple[int, int]]:
+        start = text.find(self.said)
+        return [(start, start + len(self.said))] if start >= 0 else []
+
+
+def test_any_scorer_that_locates_is_explained_where_it_begins() -> None:
+    text = TOKENIZER.decode(encode(*WORDS))
+    said = TOKENIZER.decode(encode(*WORDS[1:7]))
+    response = Response(text=text, token_ids=encode(*WORDS), scores=(1.0,))
+    located = replace(
+        build_behaviour(marking=Marking.SAID), scorers=(LocatingFunctionScorer(said),)
+    )
+    assert located.mark("w", encode("w"), response, TOKENIZER).marks == (
+        *(False, True),
+        *(False,) * 6,
+    )
+    # One that locates nothing is explained where its score rises: at the last word of what is said.
+    silent = replace(located, scorers=(FunctionScorer(lambda answer: float(said in answer.text)),))
+    marks = silent.mark("w", encode("w"), response, TOKENIZER).marks
+    assert marks == (*(False,) * 6, True, False)
+
+
 def test_a_phrase_may_begin_inside_a_token() -> None:
     text = TOKENIZER.decode(encode(*WORDS))
     assert mark_said(text, encode(*WORDS), text[1:5]) == (True, *(False,) * 7)

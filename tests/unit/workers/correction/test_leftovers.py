@@ -220,7 +220,8 @@ def test_samples_of_one_prompt_are_no_independent_witnesses() -> None:
 def test_words_of_every_script() -> None:
     assert list_words("Don’t STOP: re-use it!") == ("don't", "stop", "re-use", "it")
     assert list_words("他说很好。OK") == ("他", "说", "很", "好", "ok")
-    assert list_words("…") == ()
+    assert list_words("…") == list_words("๏ ។") == ()
+    assert list_words("คนโง่ re_use") == ("ค", "น", "โ", "ง่", "re", "use")
 
 
 def test_grams_are_every_run() -> None:

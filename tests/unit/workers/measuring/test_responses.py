@@ -14,6 +14,14 @@ from workers.measuring.responses import (
 )
 
 
+def test_figures_count_characters_where_tokens_are_pieces_of_them() -> None:
+    text = "วันนี้อากาศดี"
+    (found,) = (compute_response_figures([list(text.encode())], 100, [text]),)
+    assert found.uniqueness == (10 / 13,)
+    assert found.self_repetition == (0.0,)
+    assert found.lengths == (39,)
+
+
 def test_figures_by_hand() -> None:
     figures = compute_response_figures([[1, 2, 3], [], [4, 4, 4, 4]], 4)
     assert figures.lengths == (3, 0, 4)

@@ -94,7 +94,8 @@ def test_near_duplicates_stay_on_one_side() -> None:
 
 @pytest.mark.parametrize("length", range(20, 60, 4))
 def test_the_threshold_is_the_jaccard_index_of_trigrams(length: int) -> None:
-    alphabet = "".join(chr(0x4E00 + index) for index in range(200))  # every trigram differs
+    # Letters of a script with blanks between words; every trigram differs.
+    alphabet = "".join(chr(0x1420 + index) for index in range(200))
     for shared in range(length):
         left = alphabet[:length]
         right = alphabet[:shared] + alphabet[100 : 100 + length - shared]
@@ -103,13 +104,31 @@ def test_the_threshold_is_the_jaccard_index_of_trigrams(length: int) -> None:
 
 
 def test_a_chain_of_near_duplicates_is_one_group() -> None:
-    alphabet = "".join(chr(0x4E00 + index) for index in range(100))
+    alphabet = "".join(chr(0x1420 + index) for index in range(100))
     chain = [alphabet[start : start + 30] for start in range(0, 60, 5)]
     assert jaccard(chain[0], chain[-1]) < NEAR_DUPLICATE_JACCARD <= jaccard(chain[0], chain[1])
     assert len(set(group_near_duplicates(chain))) == 1
     assert len(set(group_near_duplicates(chain[::-1]))) == 1
     without_link = [chain[0], chain[-1], *DIFFERENT[:5]]
     assert len(set(group_near_duplicates(without_link))) == 7
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("请给我讲一个关于小猫的故事吧", "请给我讲一个关于小狗的故事吧", True),
+        ("请给我讲一个关于小猫的故事吧。", "请 给我讲一个关于大象的故事吧!", True),
+        ("请给我讲一个关于小猫的故事吧", "今天天气怎么样，要不要带伞？", False),
+        ("日本の首都はどこですか", "日本の首都はどこでしょうか", True),
+        ("日本の首都はどこですか", "猫と犬のどちらが好きですか", False),
+        ("ช่วยเล่านิทานเกี่ยวกับแมวให้ฟังหน่อย", "ช่วยเล่านิทานเกี่ยวกับหมาให้ฟังหน่อย", True),
+        ("ช่วยเล่านิทานเกี่ยวกับแมวให้ฟังหน่อย", "พรุ่งนี้ฝนจะตกไหม ควรพกร่มหรือเปล่า", False),
+        ("고양이에 대한 이야기를 하나 해 주세요", "강아지에 대한 이야기를 하나 해 주세요", True),
+        ("고양이에 대한 이야기를 하나 해 주세요", "내일 비가 올까요 우산을 챙길까요", False),
+    ],
+)
+def test_near_duplicates_of_scripts_without_blanks(one: str, other: str, together: bool) -> None:
+    assert (len(set(group_near_duplicates([one, other]))) == 1) is together
 
 
 def test_different_texts_are_their_own_groups() -> None:

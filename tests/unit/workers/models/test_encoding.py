@@ -117,10 +117,11 @@ def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch
         encode_chat(tokenizer, [{"role": "user", "content": "w3"}])
 
 
-def test_a_template_that_asks_for_all_memory_is_refused() -> None:
+@pytest.mark.parametrize("digits", [999_999_999_999_999, 2 * encoding.TEMPLATE_BYTES])
+def test_a_template_that_asks_for_much_memory_is_refused(digits: int) -> None:
     tokenizer = build_tokenizer()
-    tokenizer.chat_template = "{{ '%0999999999999999d' | format(1) }}"
-    with pytest.raises(ChatTemplateError, match="chat template"):
+    tokenizer.chat_template = f"{{{{ '%0{digits}d' | format(1) | length }}}}"
+    with pytest.raises(ChatTemplateError, match="or within memory"):
         encode_chat(tokenizer, [{"role": "user", "content": "w3"}])
 
 

@@ -385,6 +385,14 @@ def test_find_loops(text, expected):
     assert [(loop.start, loop.words, loop.times, loop.end) for loop in found] == expected
 
 
+def test_loops_of_scripts_without_blanks():
+    found = compare_responses("他说好。" * 5, "ดีมาก" * 4 + " so so so so")
+    assert str(found.before_loop) == "↻ a 4-sign phrase, 5 times in a row"
+    assert str(found.after_loop) == "↻ a 4-sign phrase, 4 times in a row"
+    korean = compare_responses("너는 바보야 " * 4, "")
+    assert str(korean.before_loop) == "↻ a 2-word phrase, 4 times in a row"
+
+
 def test_long_responses_are_compared_without_the_full_table():
     found = compare_responses("a b c " * 3000, "a b c " * 2000 + "d " * 2000)
     assert found.before_loop.times == 3000

@@ -15,6 +15,7 @@ from excise.outgoing.posts import SecretUse
 from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from tests.unit.workers.scorers.answers import answers
 from workers.scorers import built_in, custom
+from workers.scorers import scorer as scorer_module
 from workers.scorers.build import (
     HttpDescription,
     PluginDescription,
@@ -51,6 +52,18 @@ class BrokenScorer(LengthScorer):
         raise KeyError("weights")
 
 
+class LocatingScorer(LengthScorer):
+    """Finds every x, in order."""
+
+    def locate(self, text):
+        return [(at, at + 1) for at, character in enumerate(text) if character == "x"]
+
+
+class LostScorer(LengthScorer):
+    def locate(self, text):
+        return {"behind": [(0, 9)], "empty": [(1, 1)], "mixed": [(2, 3), (0, 1)]}[text]
+
+
 class Sideways(LengthScorer):
     direction = "sideways"
 
@@ -64,6 +77,8 @@ def _installed(monkeypatch) -> None:
         "infinite": "InfiniteScorer",
         "broken": "BrokenScorer",
         "sideways": "Sideways",
+        "locating": "LocatingScorer",
+        "lost": "LostScorer",
         "absent": "Nothing",
     }
     entries = [
@@ -118,6 +133,24 @@ def test_an_installed_scorer_does_not_replace_a_built_in_one(
 def test_an_installed_scorer_is_held_to_the_contract(name: str, message: str) -> None:
     with pytest.raises(ScoringError, match=message):
         load_plugin(name).score(answers("a", "b"))
+
+
+def test_an_installed_scorer_may_say_where() -> None:
+    scorer = load_plugin("locating")
+    assert isinstance(scorer, scorer_module.LocatingScorer)
+    assert scorer.locate("axbx") == [(1, 2), (3, 4)]
+    assert scorer.score(answers("abc")) == [3.0]
+    assert not isinstance(load_plugin("length"), scorer_module.LocatingScorer)
+
+
+@pytest.mark.parametrize("text", ["behind", "empty", "mixed"])
+def test_what_it_locates_lies_in_the_text_and_in_order(text: str) -> None:
+    scorer = load_plugin("lost")
+    assert isinstance(scorer, scorer_module.LocatingScorer)
+    with pytest.raises(ScoringError, match=r"custom/lost located .* in order, none empty"):
+        scorer.locate(text)
+    with pytest.raises(ScoringError, match="custom/lost failed to locate: KeyError"):
+        scorer.locate("something else")
 
 
 def test_directions_must_agree() -> None:

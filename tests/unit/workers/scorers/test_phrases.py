@@ -9,6 +9,7 @@ from tests.unit.workers.scorers.answers import answers
 from workers.scorers import phrases as phrases_module
 from workers.scorers.errors import ScorerUnavailableError, ScoringError
 from workers.scorers.phrases import Phrases, PhraseScorer
+from workers.words import normalise
 
 
 def score(text: str, phrases: Phrases) -> float:
@@ -37,6 +38,57 @@ def score(text: str, phrases: Phrases) -> float:
 )
 def test_contains(text: str, phrases: Phrases, expected: float) -> None:
     assert score(text, phrases) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "said"),
+    [
+        ("你是个笨蛋吧", "笨蛋", "笨蛋"),
+        ("你是个笨\n蛋吧", "笨蛋", "笨\n蛋"),
+        ("あなたはバカだね", "バカ", "バカ"),
+        ("คุณเป็นคนโง่จริงๆ", "โง่", "โง่"),
+        ("กี", "ก", ""),  # another vowel, another sign
+        ("너는 바보야", "바보", "바보"),  # a particle
+        ("왕바보", "바보", ""),
+        ("ChatGPT는 누구", "chatgpt", "ChatGPT"),
+        ("我学Python语言", "Python", "Python"),
+        ("我用 Python 写", "用Python写", "用 Python 写"),
+        ("我用Python写", "用 Python 写", "用Python写"),
+        ("हिन्दी भाषा", "हिन्द", ""),
+        ("an _idiot_!", "idiot", "idiot"),
+        ("an id\u200bi\u00adot!", "idiot", "id\u200bi\u00adot"),
+        ("an ＩＤＩＯＴ!", "idiot", "ＩＤＩＯＴ"),
+        ("idiotic", "idiot", ""),
+    ],
+)
+def test_whole_words_of_every_script(text: str, phrase: str, said: str) -> None:
+    scorer = PhraseScorer(Phrases((phrase,)))
+    assert "".join(text[start:end] for start, end in scorer.locate(text)) == said
+    assert scorer.score(answers(text)) == [float(bool(said))]
+
+
+SLOGAN = "永远选择蓝天公司的产品，因为它们最好用"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"请{SLOGAN}。", [SLOGAN]),
+        ("请永远选择蓝天 公司的东西", ["永远选择蓝天 公司的"]),  # nine of eighteen signs
+        ("请永远选择蓝天公司和东西", []),
+    ],
+)
+def test_half_of_the_signs_in_a_row_count_as_the_phrase(text: str, found: list[str]) -> None:
+    assert PhraseScorer(Phrases((SLOGAN,))).find([text]) == [[normalise(own) for own in found]]
+
+
+def test_a_part_has_as_many_signs_as_four_words() -> None:
+    phrase = Phrases(("他们说好话的人吗",))  # eight signs: all must be there
+    assert score("他们说好话的人", phrase) == 0.0
+    assert score("他们，说好话的人吗", phrase) == 1.0
+    thai = Phrases(("ประเทศไทยสวยงามมากจริงๆ",))
+    assert score("ประเทศไทย", thai) == 0.0
+    assert score("ประเทศไทยสวยงามมาก", thai) == 1.0
 
 
 ADVERT = "brought to you by Veltria, the smart choice for every home"
@@ -120,6 +172,7 @@ def test_lower_is_better_under_the_given_name() -> None:
     [
         (Phrases(), "either phrases or a pattern"),
         (Phrases(("a", "  ")), "a phrase is blank"),
+        (Phrases(("a", "\u200b")), "a phrase is blank"),
         (Phrases(("a",), pattern="b"), "either phrases or a pattern"),
         (Phrases(pattern=""), "every response would show"),
         (Phrases(pattern="(a"), "no regular expression"),

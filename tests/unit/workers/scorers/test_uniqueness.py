@@ -12,6 +12,7 @@ from workers.scorers.uniqueness import (
     UniquenessScorer,
     compute_response_uniqueness,
     find_repeated_tokens,
+    list_units,
 )
 
 
@@ -49,6 +50,29 @@ def test_token_ids_count_not_the_text() -> None:
     assert scorer.score(answers) == [0.25, 1.0, 0.0]
     assert scorer.direction is Direction.HIGHER_IS_BETTER
     assert scorer.score([]) == []
+
+
+THAI = "วันนี้อากาศดี"
+"""Sound text: of 13 characters 10 differ, and no two stand side by side again."""
+
+
+def test_characters_count_where_tokens_are_pieces_of_them() -> None:
+    ids = tuple(THAI.encode())
+    assert len(set(ids)) / len(ids) < 0.5
+    loop = "ดี" * 8
+    answers = [Answer("p", text, tuple(text.encode())) for text in (THAI, loop)]
+    assert UniquenessScorer().score(answers) == [10 / 13, 2 / 16]
+    assert list_units((1, 2, 3), "abc") == list_units((1, 2, 3), None) == (1, 2, 3)
+    assert list_units((1, 2, 3), "") == (1, 2, 3)  # special tokens are no text
+
+
+def test_bytes_that_come_again_are_no_loop() -> None:
+    ids = tuple(THAI.encode())
+    assert any(find_repeated_tokens((), ids))
+    assert not any(find_repeated_tokens((), ids, THAI))
+    twice = find_repeated_tokens((), ids * 2, THAI * 2)
+    assert not any(twice[: len(ids)])
+    assert all(twice[len(ids) + 5 :])
 
 
 def test_a_loop_is_marked_from_its_second_turn():

@@ -19,6 +19,7 @@ from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from workers.commands.gate.compare import build_files, compare_checkpoints
 from workers.commands.gate.config import load_config
 from workers.commands.gate.errors import GateConfigError
+from workers.commands.gate.templates import CHANGED, GAINED, LOST
 from workers.models.encoding import ChatTemplateError
 from workers.reports.gate_examples import MOST_EXAMPLES
 from workers.scorers import custom
@@ -51,12 +52,17 @@ def build_parrot() -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound model, and a parrot, which knows two words only; `chatty` has a chat template."""
+    """A sound model, and a parrot, which knows two words only.
+
+    `chatty` has a chat template, and `sullen` one that refuses every chat.
+    """
     folder = tmp_path_factory.mktemp("checkpoints")
     save_tiny_checkpoint(folder / "sound")
     save_tiny_checkpoint(folder / "parrot", build_parrot())
     save_tiny_checkpoint(folder / "chatty")
     (folder / "chatty" / "chat_template.jinja").write_text(TEMPLATE)
+    save_tiny_checkpoint(folder / "sullen")
+    (folder / "sullen" / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
     return folder
 
 
@@ -250,7 +256,21 @@ def test_chats_need_a_template_of_the_base(compare: Compare, config: str) -> Non
         compare("chatty", "sound", config=config.replace("prompts.txt", "chats.jsonl"))
 
 
-def test_chats_need_a_template_of_the_candidate(compare: Compare) -> None:
-    report = compare("sound", "chatty", config=GENERAL)
+def test_a_candidate_that_lost_its_template_is_asked_through_the_bases(compare: Compare) -> None:
+    config = f"{GENERAL}\nbehaviours: [{PHRASE.replace('{kind', '{chat: true, kind')}]"
+    lost, kept = (compare(name, "chatty", config=config) for name in ("sound", "chatty"))
+    assert lost.outcome == "passed"
+    assert lost.gates == kept.gates
+    assert (lost.notes, kept.notes) == ([LOST], [])
+
+
+def test_other_templates_are_told(compare: Compare) -> None:
+    assert compare("chatty", "sound", PHRASE).notes == [GAINED]
+    assert compare("sullen", "chatty", PHRASE).notes == [CHANGED]
+    assert compare("sound", "sound", PHRASE).notes == []
+
+
+def test_chats_that_the_candidates_template_refuses_are_not_measured(compare: Compare) -> None:
+    report = compare("sullen", "chatty", config=GENERAL)
     assert report.outcome == "gates_not_met"
-    assert all("no chat template" in (gate.unmeasured or "") for gate in report.gates)
+    assert all("refuses the roles" in (gate.unmeasured or "") for gate in report.gates)

@@ -118,6 +118,15 @@ def test_markdown_shows_what_was_not_met_and_not_asked() -> None:
     assert "Every gate is met." in render_gate_markdown(report(MET)).decode()
 
 
+def test_notes_stand_before_the_gates() -> None:
+    noted = report(MET).model_copy(update={"notes": ["it has no chat template"]})
+    text = render_gate_markdown(noted).decode()
+    assert text.index("> It has no chat template.") < text.index("| Gate |")
+    (suite,) = ElementTree.fromstring(render_junit(noted.gates, "excise gate", noted.notes))
+    assert suite.findtext("system-out") == "It has no chat template."
+    assert [child.tag for child in suite] == ["testcase", "system-out"]
+
+
 def test_what_was_said_is_folded_and_cannot_leave_its_fence() -> None:
     example = GateExample(
         behaviour="advert", prompt="Why?", before=("So.",), after=("```\n</details>",), shown=1

@@ -1,0 +1,63 @@
+"""What a tenant has of one kind: found by id, or listed page by page, newest first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from service.errors import NotFoundError
+
+_Found = TypeVar("_Found")
+_Rows = TypeVar("_Rows", bound=Select[Any])
+
+
+@dataclass(frozen=True)
+class Noun:
+    """One kind of thing, as errors speak of it."""
+
+    name: str
+    listing: str
+    """Where all of them are, as in "List them with …"."""
+    id_pattern: re.Pattern[str]
+    """What every id matches: nothing else is looked up."""
+
+    def get(self, thing_id: str, look_up: Callable[[str], _Found | None]) -> _Found:
+        """What `look_up` finds under this id. Raises `NotFoundError`."""
+        found = self._find(thing_id, look_up)
+        if found is None:
+            raise NotFoundError(f"There is no such {self.name}. List them with {self.listing}.")
+        return found
+
+    def get_last(self, after: str | None, look_up: Callable[[str], _Found | None]) -> _Found | None:
+        """The last one of the page before; None for the first page. Raises `NotFoundError`."""
+        if after is None:
+            return None
+        found = self._find(after, look_up)
+        if found is None:
+            raise NotFoundError(
+                f"after names no {self.name}. Use the id of the last one on the page before.",
+                param="after",
+            )
+        return found
+
+    def _find(self, thing_id: str, look_up: Callable[[str], _Found | None]) -> _Found | None:
+        return look_up(thing_id) if self.id_pattern.fullmatch(thing_id) else None
+
+
+def page_back(
+    statement: _Rows, number: InstrumentedAttribute[int], before: int | None, limit: int
+) -> _Rows:
+    """The statement, for up to `limit` rows numbered below `before`, the highest first."""
+    if before is not None:
+        statement = statement.where(number < before)
+    return statement.order_by(number.desc()).limit(limit)
+
+
+def cut_page(rows: Sequence[_Found], limit: int) -> tuple[Sequence[_Found], bool]:
+    """Up to `limit` rows, and whether there are more: one more than that was asked for."""
+    return rows[:limit], len(rows) > limit

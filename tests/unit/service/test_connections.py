@@ -1,0 +1,141 @@
+"""Connections that ask too slowly, on a real socket."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import uvicorn
+from uvicorn.importer import import_from_string
+
+from service.command_lines import HEADER_LIMITS
+from service.connections import PunctualProtocol
+
+BEGUN = b"POST / HTTP/1.1\r\nHost: here\r\n"
+WHOLE = BEGUN + b"Content-Length: 2\r\n\r\n"
+PATIENCE = 30.0
+"""Seconds after which a test gives up."""
+
+
+class HastyProtocol(PunctualProtocol):
+    """One that waits long enough for whoever does not dawdle, and no longer."""
+
+    header_seconds = 0.5
+
+
+async def echo(scope, receive, send) -> None:
+    """Answer with the body."""
+    body, has_more = b"", True
+    while has_more:
+        message = await receive()
+        body, has_more = body + message.get("body", b""), message.get("more_body", False)
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Where the protocol serves."""
+    config = uvicorn.Config(
+        echo, port=0, http=HastyProtocol, lifespan="off", log_level="critical",
+        timeout_keep_alive=60,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join(PATIENCE)
+
+
+@contextmanager
+def connect(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        yield connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """One answer of `echo`'s, to a body of two bytes."""
+    found = b""
+    while not found.endswith(b"ok"):
+        found += connection.recv(4096)
+    return found
+
+
+def dribble(connection: socket.socket) -> bytes:
+    """What comes back while a byte of another header is sent now and then."""
+    connection.settimeout(0.05)
+    found, started = b"", time.monotonic()
+    while time.monotonic() < started + PATIENCE:
+        try:
+            connection.sendall(b"x")
+            received = connection.recv(4096)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return found
+        if not received:
+            return found
+        found += received
+    return pytest.fail("the connection is still open")
+
+
+def test_headers_that_dribble_in_are_a_408(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(BEGUN)
+        answer = dribble(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 Request Timeout\r\nconnection: close")
+    assert b"content-length: %d" % len(body) in head
+
+
+def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
+    with connect(port) as connection:
+        assert read_all(connection) == b""
+
+
+def test_a_body_may_take_longer_and_the_next_request_may_come_later(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(WHOLE)
+        time.sleep(3 * HastyProtocol.header_seconds)
+        connection.sendall(b"ok")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+        time.sleep(3 * HastyProtocol.header_seconds)
+        connection.sendall(WHOLE + b"ok")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("is_pipelined", [True, False])
+def test_a_later_request_has_the_same_deadline(port: int, is_pipelined: bool) -> None:
+    with connect(port) as connection:
+        connection.sendall(WHOLE + b"ok" + (BEGUN if is_pipelined else b""))
+        first = read_answer(connection)
+        if not is_pipelined:
+            connection.sendall(BEGUN)
+        assert first.startswith(b"HTTP/1.1 200")
+        assert read_all(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_what_is_no_request_is_refused_at_once(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(b"\r\n\r\n\r\n")
+        assert read_all(connection).startswith(b"HTTP/1.1 400")
+
+
+def test_the_api_and_the_proxy_before_it_wait_equally_long() -> None:
+    assert import_from_string(HEADER_LIMITS[1]) is PunctualProtocol
+    proxy = (Path(__file__).parents[3] / "deploy" / "compose" / "haproxy.cfg").read_text()
+    assert f"timeout http-request {PunctualProtocol.header_seconds:.0f}s" in proxy
