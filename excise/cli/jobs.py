@@ -8,9 +8,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
+from excise.cli.estimates import end_with_estimate
 from excise.cli.output import (
     CommandError,
     ExitCode,
@@ -20,7 +20,6 @@ from excise.cli.output import (
     exit_code_of,
     print_error,
     print_json,
-    print_more,
 )
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
@@ -92,6 +91,9 @@ def submit(
     task: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE: rows of a zero-shot task; repeatable.")
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what the job would take.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdict.")] = False,
     output: OutputOption = None,
     url: UrlOption = DEFAULT_URL,
@@ -100,12 +102,15 @@ def submit(
     """Submit a job. With --wait the exit code is the verdict: 0 passed, 100 not, 1 anything else.
 
     --prompts, --reference, --perplexity, --rows (of a circuit's task), --calibration and --task
-    upload a file and put its id into the spec.
+    upload a file and put its id into the spec. --estimate submits nothing, and ends with 0 where
+    the job fits.
     """
     body = load_spec(spec)
     with open_client(url, is_waiting=wait) as client:
         fill_in_prompt_sets(client, body, prompts, reference, perplexity)
         fill_in_rows(client, body, rows, calibration, task or [])
+        if estimate:
+            end_with_estimate(client.estimate_job(body), as_json=as_json)
         job = client.create_job(body)
         if wait:
             _wait_and_end(client, job, output, as_json)
@@ -146,28 +151,6 @@ def report(
         sys.stdout.buffer.write(content if content.endswith(b"\n") else content + b"\n")
     else:
         print_report(read_report(content), build_console())
-
-
-def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many to list.")] = 20,
-    after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
-) -> None:
-    """List jobs, newest first."""
-    with open_client(url) as client:
-        page = client.list_jobs(after=after, limit=limit)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    table = Table("id", "status", "verdict", "stage", "model", "created", box=None)
-    for job in page.data:
-        created = job.created_at.strftime("%Y-%m-%d %H:%M:%S")
-        verdict, stage = job.verdict or "-", job.stage or "-"
-        table.add_row(job.id, job.status, verdict, stage, clean(job.model), created)
-    build_console().print(table)
-    if page.has_more:
-        print_more(page.data[-1].id)
 
 
 def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:

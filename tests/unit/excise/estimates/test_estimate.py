@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from excise.estimates.cost import SetSize
 from excise.estimates.estimate import Estimate, Question, describe_bytes, estimate
 from excise.estimates.machine import Machine
+from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
 from excise.names import ComputeDtype
 from excise.specs import CorrectionSpec
