@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import NoReturn
 
 from excise.cli.output import ExitCode, clean, end_with, print_json
-from excise.estimates.estimate import Estimate, JobEstimate, describe_bytes, describe_change
+from excise.estimates.estimate import (
+    Estimate,
+    JobEstimate,
+    describe_bytes,
+    describe_change,
+    describe_minutes,
+)
+from excise.names import Stage
 from excise.resources.estimates import EstimateView
 
 
@@ -19,15 +26,16 @@ def describe_estimate(found: Estimate) -> list[str]:
         f"memory       {describe_bytes(found.host_bytes)}"
         + (f", on the device {describe_bytes(found.device_bytes)}" if on_device else ""),
         f"disk         {describe_bytes(found.disk_bytes)} in the artifact store",
-        f"time         {found.minutes:.0f} min: "
-        + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in found.stages.items()),
+        f"time         {describe_minutes(found.minutes)}: "
+        + ", ".join(f"{own} {found.stages[own]:.0f} s" for own in Stage if own in found.stages),
         f"fits         {'yes' if found.fits else f'no: it {found.problem}'}",
     ]
     for setting in found.cheaper:
+        fits = "" if setting.fits else ", does not fit either"
         lines.append(
             f"cheaper      {describe_change(setting)}: {describe_bytes(setting.host_bytes)}, "
             + (f"device {describe_bytes(setting.device_bytes)}, " if on_device else "")
-            + f"{setting.minutes:.0f} min{'' if setting.fits else ', does not fit either'}"
+            + f"{describe_minutes(setting.minutes)}{fits}"
         )
     return [*lines, "Estimates are right within a factor of two, not better."]
 

@@ -63,8 +63,42 @@ class Estimate(_Model):
     """Changes that take less, those that fit first; where no single one fits, all together."""
 
 
+_EXAMPLE = {
+    "machine": {
+        "device": "cpu",
+        "device_bytes": 0,
+        "host_bytes": 25769803776,
+        "disk_bytes": 107374182400,
+        "flops": 2.7e11,
+        "low_precision_flops": None,
+        "bytes_per_second": 2e10,
+    },
+    "device_bytes": 43_900_000_000,
+    "host_bytes": 44_500_000_000,
+    "disk_bytes": 190_000_000,
+    "minutes": 410.0,
+    "stages": {"prepare": 1900, "attribute": 7700, "search": 8000, "validate": 6900, "package": 1},
+    "fits": False,
+    "problem": "needs 41.4 GiB of main memory, of 24.0 GiB",
+    "cheaper": [
+        {
+            "change": {"dtype": "bfloat16", "attribution.granularity": "neuron"},
+            "device_bytes": 16_600_000_000,
+            "host_bytes": 17_200_000_000,
+            "disk_bytes": 15_000_000,
+            "minutes": 380.0,
+            "fits": True,
+        }
+    ],
+    "source": "worker",
+    "workers": 2,
+}
+
+
 class JobEstimate(Estimate):
     """What a job takes on the machines that there are for it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     source: MachineSource
     """Who described the machine."""
@@ -128,7 +162,7 @@ def explain_refusal(found: Estimate) -> str:
     """Return why a job that does not fit is not run, what would fit, and how to insist."""
     fitting = [setting for setting in found.cheaper if setting.fits]
     if fitting:
-        offers = "; ".join(_describe_offer(setting) for setting in fitting)
+        offers = "; ".join(_describe_offer(setting, found.machine) for setting in fitting)
         remedy = f"These would fit: {offers}."
     else:
         remedy = "No cheaper setting would fit: use a larger machine, or a smaller model."
@@ -149,29 +183,36 @@ def describe_bytes(count: float) -> str:
     return f"{gib:.1f} GiB" if gib >= 1 else f"{count / 2**20:.0f} MiB"
 
 
+def describe_minutes(minutes: float) -> str:
+    """Return a time for people: `12 min`, `under a minute`."""
+    return f"{minutes:.0f} min" if minutes >= 1 else "under a minute"
+
+
 def _compute(question: Question, machine: Machine) -> Cost:
     return compute_cost(question.spec, question.shape, machine, question.behaviours)
 
 
-def _describe_offer(setting: CheaperSetting) -> str:
-    return (
-        f"{describe_change(setting)} ({describe_bytes(setting.host_bytes)} of main memory, "
-        f"{setting.minutes:.0f} min)"
-    )
+def _describe_offer(setting: CheaperSetting, machine: Machine) -> str:
+    if machine.device_bytes:
+        memory = f"{describe_bytes(setting.device_bytes)} on the device"
+    else:
+        memory = f"{describe_bytes(setting.host_bytes)} of main memory"
+    return f"{describe_change(setting)} ({memory}, {describe_minutes(setting.minutes)})"
 
 
 def _list_cheaper(question: Question, machine: Machine, cost: Cost) -> list[CheaperSetting]:
     """Return changes of the spec that save memory or a tenth of the time.
 
-    Single ones, and all of them together where none alone would make a job fit that does not.
+    Single ones, and where none alone makes a job fit that does not, all that save memory together.
     """
-    changes = list(_list_changes(question.spec))
-    tried = [_try(question, machine, change) for change in changes]
+    tried = [_try(question, machine, change) for change in _list_changes(question.spec)]
+    smaller = [own for own in tried if own.device_bytes < cost.footprint.device_bytes]
     is_too_large = describe_lack(cost.footprint, machine) is not None
-    if is_too_large and len(changes) > 1 and not any(own.fits for own in tried):
-        together = {name: value for own in changes for name, value in own.items()}
+    if is_too_large and len(smaller) > 1 and not any(own.fits for own in tried):
+        together = {name: value for own in smaller for name, value in own.change.items()}
         tried.append(_try(question, machine, together))
-    return [own for own in tried if _saves(own, cost)]
+    least = HEADROOM * cost.total_seconds / 60
+    return [own for own in tried if own in smaller or len(own.change) > 1 or own.minutes <= least]
 
 
 def _try(question: Question, machine: Machine, change: Mapping[str, Any]) -> CheaperSetting:
@@ -183,11 +224,6 @@ def _try(question: Question, machine: Machine, change: Mapping[str, Any]) -> Che
         minutes=found.total_seconds / 60,
         fits=describe_lack(found.footprint, machine) is None,
     )
-
-
-def _saves(setting: CheaperSetting, cost: Cost) -> bool:
-    saves_memory = setting.device_bytes < cost.footprint.device_bytes
-    return saves_memory or 60 * setting.minutes <= HEADROOM * cost.total_seconds
 
 
 def _list_changes(spec: CorrectionSpec) -> Iterator[Mapping[str, Any]]:
