@@ -1,4 +1,4 @@
-"""What a job takes on the worker that has it: written into the job, refused where it is too much."""
+"""What a job takes on the worker that has it: filed with the job, refused where it is too much."""
 
 from __future__ import annotations
 
