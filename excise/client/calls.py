@@ -136,7 +136,8 @@ def estimate_job(
     spec: Mapping[str, Any] | BaseModel, machine: Machine | None
 ) -> Call[EstimateView]:
     """What a job made from `spec` would take."""
-    body = {"spec": spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec}
+    asked = spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec
+    body: dict[str, Any] = {"spec": asked}
     if machine is not None:
         body["machine"] = machine.model_dump(mode="json")
     return post(EstimateView, "/v1/estimates", body)

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 
 from excise.estimates.machine import MOST_BYTES, Machine
 from service.artifacts import count_free_bytes
+from workers.running.child import exit_with_parent
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def describe_room(machine: Machine, settings: WorkerSettings) -> Machine:
 
 def _tell(answer: Connection, device: str) -> None:
     """What the child does."""
+    exit_with_parent()
     from workers.models.machine import measure_machine  # loads torch
 
     answer.send(measure_machine(device))
