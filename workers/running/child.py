@@ -58,7 +58,7 @@ def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -
     Only a death of the process (memory, signal) and an outage of the database leave the ending
     to the parent.
     """
-    exit_with_parent()
+    _exit_with_parent()
     fields = work.list_log_fields(claim)
     configure_logging(settings.log_level, settings.list_secrets(), **fields)
     database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=1)
@@ -118,7 +118,7 @@ def _record(database: Database, name: str, write: Callable[[Session], None]) -> 
         logger.warning("%s: lease lost before its ending was recorded", name)
 
 
-def exit_with_parent() -> None:
+def _exit_with_parent() -> None:
     """End this process as soon as the worker that spawned it is gone, however it went."""
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from multiprocessing.connection import Connection
+import os
+import subprocess
+import sys
+import threading
+
+from pydantic import ValidationError
 
 from excise.estimates.machine import MOST_BYTES, Machine
+from excise.logs import configure_logging
 from service.artifacts import count_free_bytes
-from workers.running.child import exit_with_parent
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -19,27 +23,22 @@ class MachineReport:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._answer: Connection | None = None
+        self._child: subprocess.Popen[bytes] | None = None
         self._machine: Machine | None = None
 
     def start(self) -> None:
         """Start to measure, beside whatever the worker does meanwhile."""
-        context = multiprocessing.get_context("spawn")
-        self._answer, end = context.Pipe(duplex=False)
-        arguments = (end, self._settings.device)
-        context.Process(target=_tell, args=arguments, name="excise-machine", daemon=True).start()
-        end.close()  # the child alone has it open: its end is the end of the pipe
+        command = [sys.executable, "-m", "workers.running.machine_report", self._settings.device]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def read(self) -> Machine | None:
-        """Return the machine as far as it is known: None before it is measured, and where that
-        failed.
+        """Return the machine as far as it is known.
+
+        None before it is measured, and where that failed.
         """
-        if self._answer is not None and self._answer.poll():
-            try:
-                self._machine = self._answer.recv()
-            except EOFError:
-                logger.warning("this machine could not be measured: no estimates are made for it")
-            self._answer = None
+        if self._child is not None and self._child.poll() is not None:
+            answer, _ = self._child.communicate()
+            self._machine, self._child = _parse(answer), None
         return None if self._machine is None else describe_room(self._machine, self._settings)
 
 
@@ -50,9 +49,32 @@ def describe_room(machine: Machine, settings: WorkerSettings) -> Machine:
     return machine.model_copy(update={"disk_bytes": known})
 
 
-def _tell(answer: Connection, device: str) -> None:
-    """What the child does."""
-    exit_with_parent()
+def main(device: str) -> None:
+    """What the child does: print the machine as JSON, unless the worker ends before that."""
     from workers.models.machine import measure_machine  # loads torch
 
-    answer.send(measure_machine(device))
+    print(measure_machine(device).model_dump_json())
+
+
+def _parse(answer: bytes) -> Machine | None:
+    try:
+        return Machine.model_validate_json(answer)
+    except ValidationError:
+        logger.warning("this machine could not be measured: no estimates are made for it")
+        return None
+
+
+def _exit_with_worker() -> None:
+    """End this process as soon as the worker is gone: it alone holds the other end of our input."""
+
+    def watch() -> None:
+        sys.stdin.read()
+        os._exit(os.EX_TEMPFAIL)
+
+    threading.Thread(target=watch, name="excise-worker-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    configure_logging()
+    _exit_with_worker()
+    main(sys.argv[1])
