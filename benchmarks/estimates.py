@@ -16,9 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from excise.estimates.cost import SetSize
 from excise.estimates.estimate import Question, estimate
 from excise.estimates.machine import Machine
+from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
 from excise.specs import CorrectionSpec
 

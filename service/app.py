@@ -21,6 +21,7 @@ from service.broker import Broker
 from service.checkpoints import routes as checkpoint_routes
 from service.context import AppContext
 from service.database import Database
+from service.estimates import routes as estimate_routes
 from service.gateway import routes as gateway_routes
 from service.gateway.gateway import Gateway
 from service.jobs import routes as job_routes
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_openapi(app)
     for module in (
         job_routes,
+        estimate_routes,
         prompt_set_routes,
         checkpoint_routes,
         key_routes,

@@ -222,9 +222,25 @@ class RemoteArtifactStore(ArtifactStore):
 
 def open_artifact_store(location: str) -> ArtifactStore:
     """The store at `location`: a folder path, or an fsspec URL (`s3://…`)."""
+    folder = _find_folder(location)
+    return RemoteArtifactStore(location) if folder is None else LocalArtifactStore(folder)
+
+
+def count_free_bytes(location: str) -> int | None:
+    """Bytes that may still be stored at `location`; None where nobody can say, as of S3."""
+    folder = _find_folder(location)
+    if folder is None:
+        return None
+    absolute = folder.absolute()
+    existing = next(path for path in (absolute, *absolute.parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _find_folder(location: str) -> Path | None:
+    """The folder at `location`; None of a URL of anything but a file."""
     if "://" in location and not location.startswith("file://"):
-        return RemoteArtifactStore(location)
-    return LocalArtifactStore(Path(location.removeprefix("file://")).expanduser())
+        return None
+    return Path(location.removeprefix("file://")).expanduser()
 
 
 def check_artifact_id(sha256: str) -> None:

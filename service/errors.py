@@ -2,6 +2,7 @@
 
 ExciseError
 ├── InvalidRequestError        422 invalid_request
+│   └── DoesNotFitError        422 does_not_fit
 ├── UnauthorizedError          401 unauthorized
 ├── ForbiddenError             403 forbidden
 ├── NotFoundError              404 not_found
@@ -48,6 +49,13 @@ class InvalidRequestError(ExciseError):
     status = 422
     code = "invalid_request"
     title = "Invalid request"
+
+
+class DoesNotFitError(InvalidRequestError):
+    """The job takes more memory or disk than there is; the message says what would fit."""
+
+    code = "does_not_fit"
+    title = "Does not fit"
 
 
 class UnauthorizedError(ExciseError):

@@ -34,6 +34,24 @@ REQUEST_EXAMPLES: Mapping[tuple[str, str], Mapping[str, Any]] = {
             "perplexity": {"prompts": _SET},
         },
     },
+    ("estimate_job", _JSON): {
+        "repetition on a larger machine": {
+            "spec": {
+                "kind": "correction",
+                "model": "smollm2-135m-instruct",
+                "behaviours": [{"name": "repetition", "kind": "repetition", "prompts": _SET}],
+                "reference": _SET,
+            },
+            "machine": {
+                "device": "NVIDIA H100",
+                "device_bytes": 85899345920,
+                "host_bytes": 274877906944,
+                "flops": 6e13,
+                "low_precision_flops": 6e14,
+                "bytes_per_second": 3.3e12,
+            },
+        }
+    },
     ("create_prompt_set", "text/plain"): {"prompts": "Once upon a time\nThe end of the"},
     ("create_key", _JSON): {"pipeline": {"name": "pipeline", "scopes": ["submit"]}},
     ("publish", _JSON): {

@@ -198,8 +198,9 @@ def _format_param(location: Sequence[int | str]) -> str:
     parts = list(location[1:] if location and location[0] in _SOURCES else location)
     if parts and parts[0] in _JOB_KINDS:
         parts = parts[1:]
-    if len(parts) > 2 and parts[0] == "behaviours" and parts[2] in _BEHAVIOUR_KINDS:
-        del parts[2]
+    kind = 2 + (parts.index("behaviours") if "behaviours" in parts else len(parts))
+    if len(parts) > kind and parts[kind] in _BEHAVIOUR_KINDS:
+        del parts[kind]
     text = ""
     for part in parts:
         if isinstance(part, int):

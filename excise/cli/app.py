@@ -11,6 +11,7 @@ import typer
 from excise.cli import ci, installation, jobs, serving, webhooks
 from excise.cli.audit import print_audit_log
 from excise.cli.group import ExciseGroup
+from excise.cli.job_list import jobs_app
 from excise.cli.reproduce import reproduce
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app.command("submit")(jobs.submit)
 app.command("reproduce")(reproduce)
 app.command("watch")(jobs.watch)
 app.command("report")(jobs.report)
-app.command("jobs")(jobs.list_jobs)
+app.add_typer(jobs_app, name="jobs")
 app.command("cancel")(jobs.cancel)
 app.command("delete")(jobs.delete)
 app.command("publish")(serving.publish)

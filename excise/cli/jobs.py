@@ -8,16 +8,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from excise.cli.connection import (
-    DEFAULT_URL,
-    AfterOption,
-    JsonOption,
-    LimitOption,
-    UrlOption,
-    open_client,
-)
+from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
+from excise.cli.estimates import end_with_estimate
 from excise.cli.output import (
     CommandError,
     ExitCode,
@@ -25,10 +18,8 @@ from excise.cli.output import (
     clean,
     end_with,
     exit_code_of,
-    format_time,
     print_error,
     show,
-    show_page,
 )
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
@@ -37,7 +28,7 @@ from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
 from excise.reports import read_report
-from excise.resources.jobs import JobList, JobView
+from excise.resources.jobs import JobView
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
 
@@ -97,6 +88,9 @@ def submit(
     task: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE: rows of a zero-shot task; repeatable.")
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what the job would take.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdict.")] = False,
     output: OutputOption = None,
     url: UrlOption = DEFAULT_URL,
@@ -105,12 +99,15 @@ def submit(
     """Submit a job. With --wait the exit code is the verdict: 0 passed, 100 not, 1 anything else.
 
     --prompts, --reference, --perplexity, --rows (of a circuit's task), --calibration and --task
-    upload a file and put its id into the spec.
+    upload a file and put its id into the spec. --estimate submits nothing, and ends with 0 where
+    the job fits.
     """
     body = load_spec(spec)
     with open_client(url, is_waiting=wait) as client:
         fill_in_prompt_sets(client, body, prompts, reference, perplexity)
         fill_in_rows(client, body, rows, calibration, task or [])
+        if estimate:
+            end_with_estimate(client.estimate_job(body), as_json=as_json)
         job = client.create_job(body)
         if wait:
             _wait_and_end(client, job, output, as_json)
@@ -148,18 +145,6 @@ def report(
         sys.stdout.buffer.write(content if content.endswith(b"\n") else content + b"\n")
     else:
         print_report(read_report(content), build_console())
-
-
-def list_jobs(
-    limit: LimitOption = 20,
-    after: AfterOption = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
-) -> None:
-    """List jobs, newest first."""
-    with open_client(url) as client:
-        page = client.list_jobs(after=after, limit=limit)
-    show_page(page, as_json, _print_jobs)
 
 
 def cancel(job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
@@ -312,11 +297,3 @@ def explain_end(job: JobView) -> str:
     if job.error is not None:
         return f"{job.id} failed: {job.error.message} ({job.error.code})"
     return f"{job.id} ended as {job.status} with the verdict {job.verdict}."
-
-
-def _print_jobs(page: JobList) -> None:
-    table = Table("id", "status", "verdict", "stage", "model", "created", box=None)
-    for job in page.data:
-        verdict, stage, created = job.verdict or "-", job.stage or "-", format_time(job.created_at)
-        table.add_row(job.id, job.status, verdict, stage, clean(job.model), created)
-    build_console().print(table)

@@ -18,8 +18,10 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from excise.client.errors import ApiError, ClientError
+from excise.estimates.machine import Machine
 from excise.names import ReportFormat
 from excise.resources.audit import AuditList
+from excise.resources.estimates import EstimateView
 from excise.resources.jobs import JobList, JobView
 from excise.resources.prompt_sets import PromptSetList, PromptSetView
 
@@ -136,6 +138,17 @@ def create_job(spec: Mapping[str, Any] | BaseModel, key: str | None) -> Call[Job
     """A job made from `spec`."""
     body = spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec
     return post_once(JobView, "/v1/jobs", body, key)
+
+
+def estimate_job(
+    spec: Mapping[str, Any] | BaseModel, machine: Machine | None
+) -> Call[EstimateView]:
+    """What a job made from `spec` would take."""
+    asked = spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec
+    body: dict[str, Any] = {"spec": asked}
+    if machine is not None:
+        body["machine"] = machine.model_dump(mode="json")
+    return post(EstimateView, "/v1/estimates", body)
 
 
 def get_job(job_id: str) -> Call[JobView]:

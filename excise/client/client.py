@@ -18,9 +18,11 @@ from excise.client.downloads import check_hash, placing, settle
 from excise.client.errors import ApiError
 from excise.client.events import EventCursor, is_last
 from excise.client.retrying import Retries, describe_loss, find_failure, find_stream_failure
+from excise.estimates.machine import Machine
 from excise.names import JobStatus, ReportFormat
 from excise.outgoing.proxies import goes_past_proxies
 from excise.resources.audit import AuditEntryView
+from excise.resources.estimates import EstimateView
 from excise.resources.jobs import ArtifactView, EventView, JobList, JobView
 from excise.resources.prompt_sets import PromptSetView
 from excise.resources.serving import (
@@ -107,6 +109,12 @@ class Client:
     ) -> JobView:
         """The job made from `spec`; exactly one, however often the request had to be sent."""
         return self._send(calls.create_job(spec, idempotency_key))
+
+    def estimate_job(
+        self, spec: Mapping[str, Any] | BaseModel, *, machine: Machine | None = None
+    ) -> EstimateView:
+        """What the job would take, on the workers that are alive or on `machine`."""
+        return self._send(calls.estimate_job(spec, machine))
 
     def get_job(self, job_id: str) -> JobView:
         """The job as it is now."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from excise.estimates.cost import Cost, SetSize, compute_cost
+from excise.estimates.cost import Cost, compute_cost
 from excise.estimates.machine import Machine
+from excise.estimates.memory import Footprint
+from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
-from excise.names import ComputeDtype, Granularity
+from excise.names import ComputeDtype, Granularity, MachineSource
 from excise.specs.correction import CorrectionSpec
 
 HEADROOM = 0.9
@@ -36,6 +38,7 @@ class CheaperSetting(_Model):
     """Field → value, such as `{"dtype": "bfloat16"}`."""
     device_bytes: int
     host_bytes: int
+    disk_bytes: int
     minutes: float
     fits: bool
 
@@ -57,7 +60,55 @@ class Estimate(_Model):
     problem: str | None = None
     """Which memory is too small, and by how much."""
     cheaper: list[CheaperSetting] = []
-    """Changes that take less, those that fit first."""
+    """Changes that take less, those that fit first; where no single one fits, all together."""
+
+
+_EXAMPLE = {
+    "machine": {
+        "device": "cpu",
+        "device_bytes": 0,
+        "host_bytes": 25769803776,
+        "disk_bytes": 107374182400,
+        "flops": 2.7e11,
+        "low_precision_flops": None,
+        "bytes_per_second": 2e10,
+    },
+    "device_bytes": 43_900_000_000,
+    "host_bytes": 44_500_000_000,
+    "disk_bytes": 190_000_000,
+    "minutes": 410.0,
+    "stages": {"prepare": 1900, "attribute": 7700, "search": 8000, "validate": 6900, "package": 1},
+    "fits": False,
+    "problem": "needs 41.4 GiB of main memory, of 24.0 GiB",
+    "cheaper": [
+        {
+            "change": {"dtype": "bfloat16", "attribution.granularity": "neuron"},
+            "device_bytes": 16_600_000_000,
+            "host_bytes": 17_200_000_000,
+            "disk_bytes": 15_000_000,
+            "minutes": 380.0,
+            "fits": True,
+        }
+    ],
+    "source": "worker",
+    "workers": 2,
+}
+
+
+class JobEstimate(Estimate):
+    """What a job takes on the machines that there are for it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    source: MachineSource
+    """Who described the machine."""
+    workers: int = 0
+    """Workers alive with such a machine; the slowest of them stands for all."""
+
+    @classmethod
+    def of(cls, found: Estimate, source: MachineSource, workers: int = 0) -> Self:
+        """Return `found` with where its machine comes from."""
+        return cls(**vars(found), source=source, workers=workers)
 
 
 @dataclass(frozen=True)
@@ -73,12 +124,10 @@ class Question:
 def estimate(question: Question, machine: Machine) -> Estimate:
     """Return what a correction takes on `machine`, with cheaper settings beside it."""
     cost = _compute(question, machine)
-    problem = describe_lack(cost, machine)
+    problem = describe_lack(cost.footprint, machine)
     return Estimate(
         machine=machine,
-        device_bytes=cost.device_bytes,
-        host_bytes=cost.host_bytes,
-        disk_bytes=cost.disk_bytes,
+        **vars(cost.footprint),
         minutes=cost.total_seconds / 60,
         stages=dict(cost.seconds),
         fits=problem is None,
@@ -89,19 +138,43 @@ def estimate(question: Question, machine: Machine) -> Estimate:
     )
 
 
-def describe_lack(cost: Cost, machine: Machine) -> str | None:
+def describe_lack(needed: Footprint, machine: Machine) -> str | None:
     """Return which memory is too small for a job, or None where it fits."""
-    if machine.device_bytes and cost.device_bytes > HEADROOM * machine.device_bytes:
+    if machine.device_bytes and needed.device_bytes > HEADROOM * machine.device_bytes:
         return (
-            f"needs {describe_bytes(cost.device_bytes)} on the device, which has "
+            f"needs {describe_bytes(needed.device_bytes)} on the device, which has "
             f"{describe_bytes(machine.device_bytes)}"
         )
-    if cost.host_bytes > HEADROOM * machine.host_bytes:
+    if needed.host_bytes > HEADROOM * machine.host_bytes:
         return (
-            f"needs {describe_bytes(cost.host_bytes)} of main memory, of "
+            f"needs {describe_bytes(needed.host_bytes)} of main memory, of "
             f"{describe_bytes(machine.host_bytes)}"
         )
+    if machine.disk_bytes is not None and needed.disk_bytes > HEADROOM * machine.disk_bytes:
+        return (
+            f"needs {describe_bytes(needed.disk_bytes)} where results are kept, of which "
+            f"{describe_bytes(machine.disk_bytes)} are free"
+        )
     return None
+
+
+def explain_refusal(found: Estimate) -> str:
+    """Return why a job that does not fit is not run, what would fit, and how to insist."""
+    fitting = [setting for setting in found.cheaper if setting.fits]
+    if fitting:
+        offers = "; ".join(_describe_offer(setting, found.machine) for setting in fitting)
+        remedy = f"These would fit: {offers}."
+    else:
+        remedy = "No cheaper setting would fit: use a larger machine, or a smaller model."
+    return (
+        f"The job {found.problem}, a tenth of which is left to others. {remedy} Estimates are "
+        "right within a factor of two: set insist to true to have it tried as it is."
+    )
+
+
+def describe_change(setting: CheaperSetting) -> str:
+    """Return a cheaper setting's change as people read it: `dtype = bfloat16`."""
+    return ", ".join(f"{name} = {value}" for name, value in setting.change.items())
 
 
 def describe_bytes(count: float) -> str:
@@ -110,25 +183,47 @@ def describe_bytes(count: float) -> str:
     return f"{gib:.1f} GiB" if gib >= 1 else f"{count / 2**20:.0f} MiB"
 
 
+def describe_minutes(minutes: float) -> str:
+    """Return a time for people: `12 min`, `under a minute`."""
+    return f"{minutes:.0f} min" if minutes >= 1 else "under a minute"
+
+
 def _compute(question: Question, machine: Machine) -> Cost:
     return compute_cost(question.spec, question.shape, machine, question.behaviours)
 
 
-def _list_cheaper(question: Question, machine: Machine, cost: Cost) -> Iterator[CheaperSetting]:
-    """Yield single changes of the spec that save memory or a tenth of the time."""
-    for change in _list_changes(question.spec):
-        changed = Question(_apply(question.spec, change), question.shape, question.behaviours)
-        found = _compute(changed, machine)
-        saves_memory = found.device_bytes < cost.device_bytes
-        if not saves_memory and found.total_seconds > HEADROOM * cost.total_seconds:
-            continue
-        yield CheaperSetting(
-            change=dict(change),
-            device_bytes=found.device_bytes,
-            host_bytes=found.host_bytes,
-            minutes=found.total_seconds / 60,
-            fits=describe_lack(found, machine) is None,
-        )
+def _describe_offer(setting: CheaperSetting, machine: Machine) -> str:
+    if machine.device_bytes:
+        memory = f"{describe_bytes(setting.device_bytes)} on the device"
+    else:
+        memory = f"{describe_bytes(setting.host_bytes)} of main memory"
+    return f"{describe_change(setting)} ({memory}, {describe_minutes(setting.minutes)})"
+
+
+def _list_cheaper(question: Question, machine: Machine, cost: Cost) -> list[CheaperSetting]:
+    """Return changes of the spec that save memory or a tenth of the time.
+
+    Single ones, and where none alone makes a job fit that does not, all that save memory together.
+    """
+    tried = [_try(question, machine, change) for change in _list_changes(question.spec)]
+    smaller = [own for own in tried if own.device_bytes < cost.footprint.device_bytes]
+    is_too_large = describe_lack(cost.footprint, machine) is not None
+    if is_too_large and len(smaller) > 1 and not any(own.fits for own in tried):
+        together = {name: value for own in smaller for name, value in own.change.items()}
+        tried.append(_try(question, machine, together))
+    least = HEADROOM * cost.total_seconds / 60
+    return [own for own in tried if own in smaller or len(own.change) > 1 or own.minutes <= least]
+
+
+def _try(question: Question, machine: Machine, change: Mapping[str, Any]) -> CheaperSetting:
+    changed = Question(_apply(question.spec, change), question.shape, question.behaviours)
+    found = _compute(changed, machine)
+    return CheaperSetting(
+        change=dict(change),
+        **vars(found.footprint),
+        minutes=found.total_seconds / 60,
+        fits=describe_lack(found.footprint, machine) is None,
+    )
 
 
 def _list_changes(spec: CorrectionSpec) -> Iterator[Mapping[str, Any]]:

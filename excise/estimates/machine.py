@@ -4,21 +4,41 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MOST_BYTES = 2**60
+LEAST_SPEED, MOST_SPEED = 1e6, 1e21
+"""Bounds of what is taken for a description of a machine: a thousandth of a slow core, and more
+than a whole cluster of accelerators."""
+
 
 class Machine(BaseModel):
     """Memory, speed and device of one worker."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
-    device: str = "cpu"
+    device: str = Field(default="cpu", max_length=200)
     """`cpu`, or the name of the GPU."""
-    device_bytes: int = Field(default=0, ge=0)
+    device_bytes: int = Field(default=0, ge=0, le=MOST_BYTES)
     """Memory of all GPUs that a job may use; 0 where the main memory is the device."""
-    host_bytes: int = Field(gt=0)
+    host_bytes: int = Field(gt=0, le=MOST_BYTES)
     """Main memory, as far as the worker's cgroup allows."""
-    flops: float = Field(gt=0)
+    disk_bytes: int | None = Field(default=None, ge=0, le=MOST_BYTES)
+    """Free where results are kept; null where nobody can say, as of S3."""
+    flops: float = Field(ge=LEAST_SPEED, le=MOST_SPEED)
     """Multiplications and additions a second of large float32 matrix products, measured."""
-    low_precision_flops: float | None = Field(default=None, gt=0)
-    """The same in bfloat16; None where it was not measured."""
-    bytes_per_second: float = Field(gt=0)
+    low_precision_flops: float | None = Field(default=None, ge=LEAST_SPEED, le=MOST_SPEED)
+    """The same in bfloat16; null where it was not measured."""
+    bytes_per_second: float = Field(ge=LEAST_SPEED, le=MOST_SPEED)
     """How fast the device reads its memory, measured."""
+
+
+class GivenMachine(Machine):
+    """A machine that a request describes, read strictly."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+USUAL_MACHINE = Machine(host_bytes=24 * 2**30, flops=2.7e11, bytes_per_second=2e10)
+"""What an estimate is for while no worker has said what it is: two cores as those on which the
+recorded jobs ran (benchmarks/RESULTS.md)."""

@@ -10,6 +10,9 @@ from excise.names import ComputeDtype
 
 DTYPE_BYTES = {ComputeDtype.FLOAT32: 4, ComputeDtype.BFLOAT16: 2}
 
+MOST = 2**31
+"""Largest count that is taken for one."""
+
 _NAMES = {
     "layers": ("num_hidden_layers", "n_layer"),
     "hidden": ("hidden_size", "n_embd"),
@@ -39,7 +42,7 @@ _TIED_UNLESS_SAID = frozenset({"Gemma3ForCausalLM", "GPT2LMHeadModel", "OPTForCa
 
 
 class ShapeError(ValueError):
-    """The config.json does not say how large the model is."""
+    """The config.json does not say how large the model is; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,20 @@ class ModelShape:
         architecture = next(iter(config.get("architectures") or [""]))
         hidden, heads = _read(config, "hidden"), _read(config, "heads")
         is_llama_like = architecture in _LLAMA_LIKE
-        experts = int(config.get("num_local_experts") or config.get("num_experts") or 1)
+        experts = _find(config, "num_local_experts", "num_experts") or 1
         intermediate = _read(config, "intermediate", default=4 * hidden)
         if experts > 1:
-            intermediate = int(config.get("moe_intermediate_size") or intermediate)
+            intermediate = _find(config, "moe_intermediate_size") or intermediate
         return cls(
             layers=_read(config, "layers"),
             hidden=hidden,
             intermediate=intermediate,
             heads=heads,
-            kv_heads=int((is_llama_like and config.get("num_key_value_heads")) or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
+            kv_heads=(is_llama_like and _find(config, "num_key_value_heads")) or heads,
+            head_dim=_find(config, "head_dim") or max(1, hidden // heads),
             vocabulary=_read(config, "vocabulary"),
             experts=experts,
-            active_experts=int(config.get("num_experts_per_tok") or 1),
+            active_experts=_find(config, "num_experts_per_tok") or 1,
             mlp_matrices=3 if is_llama_like else 2,
             is_tied=bool(
                 config.get("tie_word_embeddings", architecture in _TIED_UNLESS_SAID),
@@ -134,12 +137,15 @@ class ModelShape:
 
 def _read(config: Mapping[str, Any], what: str, default: int | None = None) -> int:
     """Return a number by any of its names. Raises `ShapeError` where it has none."""
-    for name in _NAMES[what]:
-        value = config.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    if default is not None:
-        return default
-    raise ShapeError(
-        f"config.json gives no {' or '.join(_NAMES[what])}. Save the checkpoint again."
-    )
+    found = _find(config, *_NAMES[what]) or default
+    if found is None:
+        raise ShapeError(
+            f"config.json gives no {' or '.join(_NAMES[what])}. Save the checkpoint again."
+        )
+    return found
+
+
+def _find(config: Mapping[str, Any], *names: str) -> int | None:
+    """Return the first of these fields that holds a count; None where none does."""
+    values = (config.get(name) for name in names)
+    return next((own for own in values if type(own) is int and 0 < own <= MOST), None)

@@ -115,7 +115,7 @@ def check_checkpoint_folder(folder: Path, roots: Sequence[Path]) -> str:
     _require_config(folder / "config.json")
     _refuse_pickles(folder)
     files = _read_folder(folder, roots)
-    configs = {path.name: _load_config(path) for path in files.others if path.name in _CONFIGS}
+    configs = {path.name: load_config(path) for path in files.others if path.name in _CONFIGS}
     _refuse_custom_code(configs)
     _refuse_named_weights(configs["config.json"])
     _refuse_huge_counts(configs["config.json"])
@@ -200,8 +200,8 @@ def _read_folder(folder: Path, roots: Sequence[Path]) -> CheckpointFiles:
         ) from error
 
 
-def _load_config(path: Path) -> dict[str, Any]:
-    """The JSON object in the file at `path`, which must be small."""
+def load_config(path: Path) -> dict[str, Any]:
+    """The JSON object in the file at `path`, which must be small. Raises `ModelSourceError`."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelSourceError(
             f"The checkpoint's {path.name} is over {MAX_CONFIG_BYTES} bytes. Remove what is extra."

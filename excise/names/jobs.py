@@ -144,3 +144,14 @@ class ComputeDtype(Name):
     """The default."""
     BFLOAT16 = "bfloat16"
     """Half the memory; figures differ a little from float32's."""
+
+
+class MachineSource(Name):
+    """Who described the machine that an estimate is for."""
+
+    WORKER = "worker"
+    """A worker that is alive, or the one that has the job."""
+    REQUEST = "request"
+    """Whoever asked."""
+    USUAL = "usual"
+    """Nobody: no worker has said what it is, so it is a usual one."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from excise.estimates.estimate import JobEstimate
 from excise.names import JobStatus, StageStatus, Verdict
 
 
@@ -53,6 +54,9 @@ class JobView(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     estimated_finish: datetime | None
+    estimate: JobEstimate | None = None
+    """What it takes: as foreseen when it was submitted, then on the worker that has it. None for
+    circuits and compressions, and until a model is fetched from the hub."""
     attempts: int
     cancel_requested: bool
     stage: str | None

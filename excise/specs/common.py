@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import not_
 from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
@@ -124,6 +125,10 @@ class JobSpecBase(SpecModel):
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=MAX_METADATA_PAIRS
     )
+    insist: bool = Field(default=False, exclude_if=not_)
+    """Run it even where it is estimated not to fit: estimates are right within a factor of two.
+    Written down only where it is asked for: it changes no result, and releases before it do not
+    know it."""
     kind: str
     """Each kind narrows this to the one name it goes by."""
 

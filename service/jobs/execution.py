@@ -14,6 +14,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from excise.estimates.estimate import JobEstimate
+from excise.estimates.machine import Machine
 from excise.names import JobStatus, StageStatus, Verdict
 from excise.specs import JobSpec, parse_spec
 from service.artifacts import check_artifact_id
@@ -212,6 +214,11 @@ def set_estimated_finish(session: Session, job_id: str, token: int, at: datetime
     lock_lease(session, job_id, token).estimated_finish = at
 
 
+def file_estimate(session: Session, job_id: str, token: int, estimate: JobEstimate) -> None:
+    """Say what the job takes on the worker that has it. Raises `LeaseLostError`."""
+    lock_lease(session, job_id, token).estimate = estimate.model_dump(mode="json")
+
+
 def attach_artifact(
     session: Session,
     job_id: str,
@@ -286,10 +293,17 @@ def is_job_waiting(session: Session, seconds: float) -> bool:
 
 
 def heartbeat_worker(
-    session: Session, worker_id: str, hostname: str, pid: int, busy_job_id: str | None
+    session: Session,
+    worker_id: str,
+    hostname: str,
+    pid: int,
+    busy_job_id: str | None,
+    machine: Machine | None = None,
 ) -> None:
-    """Say that a worker is alive and what it works on."""
-    values = {"hostname": hostname, "pid": pid, "busy_job_id": busy_job_id}
+    """Say that a worker is alive, what it works on, and what it is where it knows that yet."""
+    values: dict[str, Any] = {"hostname": hostname, "pid": pid, "busy_job_id": busy_job_id}
+    if machine is not None:
+        values["machine"] = machine.model_dump(mode="json")
     session.execute(
         insert(Worker)
         .values(id=worker_id, **values)

@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
-from excise.intake.model_sources import ModelSourceError, resolve_model_source
 from excise.names import JobStatus, KeyScope
 from excise.specs import CorrectionSpec, JobSpec
 from service.artifacts import ArtifactStore
@@ -24,8 +23,10 @@ from service.errors import (
     NotReadyError,
     TooManyOpenJobsError,
 )
+from service.estimates.operations import estimate_submission
 from service.jobs import repository
 from service.jobs.intermediates import discard_files
+from service.jobs.model_checks import check_model
 from service.jobs.prompt_set_checks import check_prompt_sets
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
@@ -53,7 +54,8 @@ def submit_job(
     """The job for this request and whether it is new.
 
     The job, the claim on its idempotency key and the message to the workers are one transaction.
-    Raises `InvalidRequestError`, `ConflictError`, `QuotaExceededError` and `TooManyOpenJobsError`.
+    Raises `InvalidRequestError`, `ConflictError`, `QuotaExceededError`, `TooManyOpenJobsError` and
+    `DoesNotFitError`.
     """
     check_idempotency_key(idempotency_key)
     request_sha256 = hash_spec(spec)
@@ -61,12 +63,14 @@ def submit_job(
     if earlier := _find_earlier(session, identity, idempotency_key):
         return _replay(session, earlier, request_sha256), False
     _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
-    _check_model(spec, settings)
+    source = check_model(spec, settings)
     _check_publish(identity, spec, settings)
     job = _build_job(identity, spec)
     size = len(json.dumps(job.spec))
     check_room_for_job(session, identity.tenant_id, settings.quotas, size)
     check_prompt_sets(session, identity.tenant_id, spec, settings)
+    found = estimate_submission(session, identity.tenant_id, spec, source.path, settings)
+    job.estimate = None if found is None else found.model_dump(mode="json")
     if idempotency_key is not None and not repository.reserve_idempotency_key(
         session, identity.tenant_id, idempotency_key, request_sha256, job.id
     ):  # another key of the same tenant was faster
@@ -234,23 +238,6 @@ def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:
             f"This API key has {limit} queued or running jobs, which is the limit. "
             "Wait for one to end, or cancel one."
         )
-
-
-def _check_model(spec: JobSpec, settings: Settings) -> None:
-    """Raise `InvalidRequestError` if the job's checkpoint is none that Excise loads."""
-    try:
-        source = resolve_model_source(spec.model, settings.model_roots)
-    except ModelSourceError as error:
-        raise InvalidRequestError(error.message, param="model") from error
-    if source.repository is not None:
-        organisation, allowed = source.repository.partition("/")[0], settings.hub_organisations
-        if not {organisation, "*"} & set(allowed):
-            raise InvalidRequestError(
-                f"model is of the hub's organisation {organisation}, which is not among those "
-                f"allowed here ({', '.join(allowed) or 'none'}). Use a folder under the model "
-                "roots, or have the operator add it to EXCISE_HUB_ORGANISATIONS.",
-                param="model",
-            )
 
 
 def _check_publish(identity: Identity, spec: JobSpec, settings: Settings) -> None:

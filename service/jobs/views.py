@@ -35,6 +35,7 @@ def view_job(job: Job) -> JobView:
             "started_at": job.started_at,
             "finished_at": job.finished_at,
             "estimated_finish": job.estimated_finish,
+            "estimate": job.estimate,
             "attempts": job.attempts,
             "cancel_requested": job.cancel_requested,
             "stage": running[0] if running else None,

@@ -51,6 +51,8 @@ class Job(Leased, Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     estimated_finish: Mapped[datetime | None]
+    estimate: Mapped[dict[str, Any] | None]
+    """What it takes, a `JobEstimate`: as foreseen when it was submitted, then by its worker."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     publish_to: Mapped[str | None]
     """The alias it is published to if it passes; emptied once that was seen to."""

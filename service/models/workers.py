@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.models.base import Base, CreatedAt
@@ -16,5 +18,7 @@ class Worker(Base):
     hostname: Mapped[str]
     pid: Mapped[int]
     busy_job_id: Mapped[str | None]
+    machine: Mapped[dict[str, Any] | None]
+    """What it has to work with, a `Machine`; null until it has measured that."""
     started_at: Mapped[CreatedAt]
     heartbeat_at: Mapped[CreatedAt]

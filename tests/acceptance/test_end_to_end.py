@@ -129,6 +129,10 @@ def test_a_job_from_submission_to_files(
     assert job.started_at is not None
     assert job.finished_at is not None
     assert job.created_at <= job.started_at <= job.finished_at
+    assert job.estimate is not None
+    assert (job.estimate.source, job.estimate.fits) == ("worker", True)
+    assert 0 < job.estimate.host_bytes < job.estimate.machine.host_bytes
+    assert stack.client.estimate_job(job.spec).data[0].workers == 1
 
     events = stack.events(job_id)
     check_told_in_order(events)

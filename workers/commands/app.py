@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from excise.cli.estimates import describe_estimate
 from excise.cli.group import degrade_output
 from excise.cli.output import clean
 from excise.logs import configure_console_logging
@@ -373,7 +374,7 @@ def estimate_command(
 
     Ends with 0 when it fits, 1 when it does not.
     """
-    from workers.commands.estimate import describe_estimate, estimate_job
+    from workers.commands.estimate import estimate_job
 
     with _reported_errors():
         found = estimate_job(spec, prompts, model, machine, device)

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from excise.cli.jobs import load_spec
-from excise.estimates.cost import CHARACTERS_A_TOKEN, SetSize
-from excise.estimates.estimate import Estimate, Question, describe_bytes, estimate
+from excise.estimates.estimate import Estimate, Question, estimate
 from excise.estimates.machine import Machine
+from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
 from excise.intake.json_documents import load_json
 from excise.intake.prompt_sets import parse_prompts
@@ -46,30 +46,6 @@ def estimate_job(
     return estimate(Question(asked, shape, sizes), _find_machine(machine, device))
 
 
-def describe_estimate(found: Estimate) -> list[str]:
-    """Return an estimate as lines for people."""
-    machine = found.machine
-    on_device = f" ({describe_bytes(machine.device_bytes)})" if machine.device_bytes else ""
-    lines = [
-        f"machine      {machine.device}{on_device}, {describe_bytes(machine.host_bytes)} of main "
-        f"memory, {machine.flops / 1e9:.0f} GFLOP/s",
-        f"memory       {describe_bytes(found.host_bytes)}"
-        + (f", on the device {describe_bytes(found.device_bytes)}" if on_device else ""),
-        f"disk         {describe_bytes(found.disk_bytes)} in the artifact store",
-        f"time         {found.minutes:.0f} min: "
-        + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in found.stages.items()),
-        f"fits         {'yes' if found.fits else f'no: it {found.problem}'}",
-    ]
-    for setting in found.cheaper:
-        change = ", ".join(f"{name} = {value}" for name, value in setting.change.items())
-        lines.append(
-            f"cheaper      {change}: {describe_bytes(setting.host_bytes)}, "
-            + (f"device {describe_bytes(setting.device_bytes)}, " if on_device else "")
-            + f"{setting.minutes:.0f} min{'' if setting.fits else ', does not fit either'}"
-        )
-    return [*lines, "Estimates are right within a factor of two, not better."]
-
-
 def _load_correction(path: Path) -> CorrectionSpec:
     document = load_spec(path)
     if document.get("kind") != "correction":
@@ -85,7 +61,7 @@ def _load_correction(path: Path) -> CorrectionSpec:
 def _count(path: Path) -> SetSize:
     content = path.read_bytes()
     found = parse_prompts(content, "jsonl" if path.suffix in _JSON_LINES else "text")
-    return SetSize(len(found), sum(len(own.text) for own in found) // CHARACTERS_A_TOKEN)
+    return SetSize.of_file(len(found), len(content))
 
 
 def _load_config(name: str, model: Path | None) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from service.jobs.shards import ShardClaim
 from workers.kinds.circuit.kind import CIRCUIT
 from workers.kinds.compression.kind import COMPRESSION
 from workers.kinds.correction.kind import CORRECTION
+from workers.kinds.fitting import check_fit
 from workers.kinds.kind import Kind
 from workers.running.context import (
     JobContext,
@@ -35,6 +36,7 @@ def run_job(context: JobContext) -> None:
     """
     kind = KINDS[context.spec.kind]
     with _naming_invalid_input(kind):
+        check_fit(context)
         report = kind.run(context, context.spec)
         context.finish(STATUSES[report.verdict], report.verdict.value, report.reason)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import psutil
 import torch
 
 from excise.estimates.machine import Machine
-from workers.models.devices import choose_device
-from workers.models.memory import find_free_memory
+from workers.models.devices import BALANCED, choose_device, count_devices
+from workers.models.memory import count_memory
 
 _SIDE = 1024
 """Side of the matrices that are multiplied; larger ones are no faster on two CPU cores."""
@@ -26,22 +25,25 @@ def measure_machine(device: str = "auto") -> Machine:
 
     Speeds are the best of a few repeats: the first one warms up, and others may be disturbed.
     """
-    place = torch.device(choose_device(device))
-    is_gpu = place.type == "cuda"
+    chosen = choose_device(device)
+    gpus = _list_gpus(chosen)
+    place = gpus[0] if gpus else torch.device(chosen)
     return Machine(
-        device=torch.cuda.get_device_name(place) if is_gpu else "cpu",
-        device_bytes=torch.cuda.get_device_properties(place).total_memory if is_gpu else 0,
-        host_bytes=_count_host_bytes(),
+        device=torch.cuda.get_device_name(place) if gpus else "cpu",
+        device_bytes=sum(torch.cuda.get_device_properties(own).total_memory for own in gpus),
+        host_bytes=count_memory(),
         flops=_measure_products(place, torch.float32),
         low_precision_flops=_measure_products(place, torch.bfloat16),
         bytes_per_second=_measure_reading(place),
     )
 
 
-def _count_host_bytes() -> int:
-    """Return main memory as far as this process may have it."""
-    used = int(psutil.Process().memory_info().rss)
-    return min(int(psutil.virtual_memory().total), find_free_memory(torch.device("cpu")) + used)
+def _list_gpus(chosen: str) -> list[torch.device]:
+    """Return the GPUs that a job may use: all of them, one, or none."""
+    if chosen == BALANCED:
+        return [torch.device("cuda", number) for number in range(count_devices())]
+    device = torch.device(chosen)
+    return [device] if device.type == "cuda" else []
 
 
 def _measure_products(place: torch.device, dtype: torch.dtype) -> float:

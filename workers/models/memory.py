@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,18 +38,48 @@ def find_free_memory(device: torch.device) -> int:
     return max(0, min([int(psutil.virtual_memory().available), *left]))
 
 
+def count_memory() -> int:
+    """Return the bytes of main memory that this process and others in its control groups may have.
+
+    The machine's, or the smallest limit of these groups where that is less.
+    """
+    limits = find_limits_of_groups(_PROCESS_GROUPS, _GROUPS)
+    return min([int(psutil.virtual_memory().total), *limits])
+
+
 def find_left_in_groups(process_groups: Path, root: Path) -> list[int]:
     """Return the bytes left in each control group of this process that has a limit on memory.
 
+    File pages that can be dropped count as free. For the paths see `_list_group_files`.
+    """
+    left: list[int] = []
+    for most, used in _list_group_files(process_groups, root):
+        with suppress(OSError, ValueError):  # no such group, or one without a limit: "max"
+            taken = int(used.read_text()) - _count_droppable(used.parent)
+            left.append(int(most.read_text()) - taken)
+    return left
+
+
+def find_limits_of_groups(process_groups: Path, root: Path) -> list[int]:
+    """Return the bytes that each control group of this process may have, of those with a limit."""
+    limits: list[int] = []
+    for most, _ in _list_group_files(process_groups, root):
+        with suppress(OSError, ValueError):  # as above
+            limits.append(int(most.read_text()))
+    return limits
+
+
+def _list_group_files(process_groups: Path, root: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the files with the limit and the use of each control group of this process.
+
     `process_groups` is what Linux calls /proc/self/cgroup, `root` where it mounts the groups, of
     version 2 or 1 (man 7 cgroups). In a container the group's path may not be seen from inside;
-    its files are then those of the mount itself. File pages that can be dropped count as free.
+    its files are then those of the mount itself.
     """
     try:
         lines = process_groups.read_text().splitlines()
     except OSError:
-        return []
-    left: list[int] = []
+        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -59,10 +90,7 @@ def find_left_in_groups(process_groups: Path, root: Path) -> list[int]:
         else:
             continue
         for folder in (mount / path.lstrip("/"), mount):
-            with suppress(OSError, ValueError):  # no such group, or one without a limit: "max"
-                taken = int((folder / used).read_text()) - _count_droppable(folder)
-                left.append(int((folder / most).read_text()) - taken)
-    return left
+            yield folder / most, folder / used
 
 
 def _count_droppable(folder: Path) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
+from excise.estimates.estimate import JobEstimate
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.database import Database, fetch_now
 from service.errors import ArtifactNotFoundError
@@ -20,6 +21,7 @@ from service.jobs.execution import (
     Claim,
     attach_artifact,
     drop_finding,
+    file_estimate,
     file_finding,
     find_stage_result,
     finish_job,
@@ -233,6 +235,10 @@ class JobContext(TaskContext, StageContext):
                 self.estimate_remaining(remaining)
 
         return advance
+
+    def file_estimate(self, estimate: JobEstimate) -> None:
+        """Say what the job takes on this worker."""
+        self._write(file_estimate, estimate)
 
     def estimate_remaining(self, seconds: float) -> None:
         """Say that the job will probably be done in so many seconds."""

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.database import Database
 from service.jobs.execution import heartbeat_worker, is_job_waiting
+from workers.running.machine_report import MachineReport
 from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
 
@@ -22,7 +23,7 @@ EXIT_SILENT = 75
 
 
 class LifeSigns:
-    """A thread that says every few seconds that the worker is alive and what it works on.
+    """A thread that says every few seconds that the worker is alive, what it works on and is.
 
     A consumer can stay connected to a restarted broker and never hear of a job again. So a
     worker that is idle while a job waits for long exits, and is started anew.
@@ -31,6 +32,7 @@ class LifeSigns:
     def __init__(
         self, database: Database, settings: WorkerSettings, supervisor: Supervisor
     ) -> None:
+        self._machine = MachineReport(settings)
         self._database = database
         self._settings = settings
         self._supervisor = supervisor
@@ -38,7 +40,8 @@ class LifeSigns:
         self._thread = threading.Thread(target=self._loop, name="excise-life-signs", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and find out what this machine can do."""
+        self._machine.start()
         self._thread.start()
 
     def beat(self) -> bool:
@@ -46,10 +49,15 @@ class LifeSigns:
         busy = self._supervisor.job_id
         if busy is not None:
             self._idle_since = time.monotonic()
-        silence = self._settings.silence_seconds
+        silence, machine = self._settings.silence_seconds, self._machine.read()
         with self._database.transaction() as session:
             heartbeat_worker(
-                session, self._supervisor.worker_id, socket.gethostname(), os.getpid(), busy
+                session,
+                self._supervisor.worker_id,
+                socket.gethostname(),
+                os.getpid(),
+                busy,
+                machine,
             )
             is_waiting = is_job_waiting(session, silence)
         return not (is_waiting and time.monotonic() - self._idle_since > silence)

@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from excise.estimates.estimate import JobEstimate
 from service.database import Database
 from service.errors import LeaseLostError, NotFoundError
 from service.jobs import execution, inputs
@@ -64,6 +65,7 @@ def test_only_one_worker_gets_a_job(database: Database, job_id: str) -> None:
     assert claims[0].spec.model == "tiny"
 
 
+ESTIMATE = JobEstimate.model_validate(JobEstimate.model_json_schema()["examples"][0])
 WRITES: list[Callable[[Any, str, int], object]] = [
     lambda s, j, t: leases.renew(s, JOBS, j, t, 30),
     lambda s, j, t: leases.release(s, JOBS, j, t, "crash"),
@@ -74,6 +76,7 @@ WRITES: list[Callable[[Any, str, int], object]] = [
     lambda s, j, t: execution.record_event(s, j, t, "note", "text"),
     lambda s, j, t: execution.record_event(s, j, t, "note", "text", once=True),
     lambda s, j, t: execution.set_estimated_finish(s, j, t, datetime.now(UTC)),
+    lambda s, j, t: execution.file_estimate(s, j, t, ESTIMATE),
     lambda s, j, t: execution.attach_artifact(s, j, t, "a", SHA256, 1, "x/y"),
     lambda s, j, t: execution.finish_job(s, j, t, "succeeded", "passed"),
 ]

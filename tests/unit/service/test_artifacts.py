@@ -9,7 +9,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from service.artifacts import ArtifactStore, LocalArtifactStore, open_artifact_store
+from service.artifacts import (
+    ArtifactStore,
+    LocalArtifactStore,
+    count_free_bytes,
+    open_artifact_store,
+)
 from service.errors import ArtifactCorruptError, ArtifactNotFoundError
 
 UNKNOWN = "0" * 64
@@ -167,3 +172,9 @@ def test_what_dead_writers_left_is_swept(store: ArtifactStore, tmp_path: Path) -
     assert store.sweep_partial(3600) == 1
     assert sorted(path.name for path in folder.iterdir()) == sorted([".partial-new", sha256])
     assert store.get(sha256) == b"content"
+
+
+def test_room_is_told_of_folders_alone_even_before_they_are_there(tmp_path: Path) -> None:
+    assert (count_free_bytes(str(tmp_path / "not" / "yet")) or 0) > 0
+    assert (count_free_bytes(f"file://{tmp_path}") or 0) > 0
+    assert count_free_bytes("s3://bucket/prefix") is None

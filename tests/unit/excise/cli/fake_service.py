@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from excise.estimates.estimate import JobEstimate
 from excise.names import JobKind
 from excise.specs import SPECS
 
@@ -133,6 +134,9 @@ def build_report(verdict: str) -> dict[str, Any]:
     }
 
 
+ESTIMATE: dict[str, Any] = JobEstimate.model_json_schema()["examples"][0]
+
+
 class FakeService:
     """The service's state, and what it is to do wrong."""
 
@@ -146,6 +150,8 @@ class FakeService:
         self.endless = False
         self.jobs: dict[str, dict[str, Any]] = {}
         self.specs: list[dict[str, Any]] = []
+        self.estimated: list[dict[str, Any]] = []
+        self.fits = True
         self.idempotency_keys: list[str] = []
         self.resumed_from: list[str | None] = []
         self.uploads: list[tuple[str, str, bytes]] = []
@@ -166,6 +172,7 @@ class FakeService:
         app.get("/v1/audit")(self.list_audit)
         app.post("/v1/jobs")(self.create)
         app.get("/v1/jobs")(self.list)
+        app.post("/v1/estimates")(self.estimate)
         app.get("/v1/jobs/{job_id}")(self.get)
         app.post("/v1/jobs/{job_id}/cancel")(self.cancel)
         for path in ("jobs/{name}", "jobs/{name}/artifacts", "prompt-sets/{name}"):
@@ -246,6 +253,12 @@ class FakeService:
             self.jobs[job_id] = self._build_job(job_id, spec)
         return list(self.jobs.values())[self.idempotency_keys.index(key)]
 
+    async def estimate(self, request: Request) -> Any:
+        self.estimated.append(await request.json())
+        shown = {**ESTIMATE, "fits": self.fits}
+        view = {"object": "estimate", "model": "m", "fits": self.fits, "note": None}
+        return view | {"data": [shown]}
+
     async def list(self) -> Any:
         data = [
             job | {"object": "job.summary", "error_code": None}
@@ -314,6 +327,7 @@ class FakeService:
             "started_at": None,
             "finished_at": None,
             "estimated_finish": None,
+            "estimate": ESTIMATE,
             "attempts": 0,
             "cancel_requested": False,
             "stage": None,

@@ -172,6 +172,41 @@ def test_watch_report_jobs_and_cancel(
     assert run("cancel", "job_1", "--url", url).stdout == "cancelled\n"
 
 
+@pytest.mark.parametrize(("fits", "code"), [(True, 0), (False, 1)])
+def test_an_estimate_submits_nothing_and_ends_as_the_job_fits(
+    service: FakeService, url: str, spec: Path, tmp_path: Path, fits: bool, code: int
+) -> None:
+    service.fits = fits
+    prompts = tmp_path / "bad.txt"
+    prompts.write_text("a\n")
+    result = run("submit", spec, "--prompts", prompts, "--estimate", "--url", url)
+    assert result.exit_code == code
+    assert "(2 workers)" in result.stdout
+    assert re.search(r"^cheaper .*dtype = bfloat16.*: 16.0 GiB, 380 min$", result.stdout, re.M)
+    assert "prepare 1900 s, attribute 7700 s, search 8000 s" in result.stdout
+    assert service.estimated[0]["spec"]["behaviours"][0]["prompts"] == "ps_1"
+    assert service.jobs == {}
+    shown = json.loads(run("submit", spec, "--estimate", "--json", "--url", url).stdout)
+    assert shown["data"][0]["workers"] == 2
+
+
+def test_one_job_is_shown_with_what_it_was_estimated_to_take(
+    service: FakeService, url: str, spec: Path
+) -> None:
+    assert run("submit", spec, "--url", url).exit_code == 0
+    shown = run("jobs", "show", "job_1", "--url", url).stdout
+    assert "job_1: correction of" in shown
+    assert "prepare      running" in shown
+    assert "What it was estimated to take:" in shown
+    assert "of main memory, of 24.0 GiB" in shown
+    assert json.loads(run("jobs", "show", "job_1", "--json", "--url", url).stdout)["estimate"]
+    service.jobs["job_1"].update(
+        status="failed", error={"code": "does_not_fit", "message": "too large", "param": None}
+    )
+    assert "failed: too large" in run("jobs", "show", "job_1", "--url", url).stdout
+    assert "There is no such job" in run("jobs", "show", "job_2", "--url", url).stderr
+
+
 def test_a_group_that_cannot_be_imported_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from excise.client import (
     retrying,
     serving_calls,
 )
+from excise.estimates.machine import USUAL_MACHINE
 from excise.resources.jobs import ArtifactView
 from excise.specs import CorrectionSpec
 from tests.unit.excise.cli.fake_service import FakeService, serve
@@ -90,6 +91,14 @@ def test_answers_of_something_else_are_no_job(connect: Connect, body: bytes) -> 
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
     with pytest.raises(ClientError, match="no Job"):
         connect("http://x", transport=transport).get_job("j")
+
+
+def test_an_estimate_may_be_for_a_machine_of_ones_own(client: Client, service: FakeService) -> None:
+    found = client.estimate_job(SPEC, machine=USUAL_MACHINE)
+    assert (found.fits, found.data[0].workers) == (True, 2)
+    assert service.estimated[0]["machine"]["host_bytes"] == USUAL_MACHINE.host_bytes
+    client.estimate_job(SPEC)
+    assert "machine" not in service.estimated[1]
 
 
 def test_ids_do_not_escape_their_place_in_the_path(connect: Connect) -> None:

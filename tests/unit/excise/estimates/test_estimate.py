@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from excise.estimates.cost import SetSize
-from excise.estimates.estimate import Estimate, Question, describe_bytes, estimate
+from excise.estimates.estimate import (
+    Estimate,
+    JobEstimate,
+    Question,
+    describe_bytes,
+    estimate,
+    explain_refusal,
+)
 from excise.estimates.machine import Machine
+from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
-from excise.names import ComputeDtype
+from excise.names import ComputeDtype, MachineSource
 from excise.specs import CorrectionSpec
 from tests.unit.excise.estimates.test_shape import LLAMA_8B
 
@@ -93,3 +100,47 @@ def test_more_prompts_take_longer_and_amounts_go_with_their_granularity() -> Non
 def test_bytes_are_told_in_units_people_read() -> None:
     assert describe_bytes(540 * 2**20) == "540 MiB"
     assert describe_bytes(3.25 * 2**30) == "3.2 GiB"
+
+
+def test_what_no_single_change_saves_several_do_together() -> None:
+    found = ask(build_spec(), LLAMA_8B, TWO_CORES)
+    first = found.cheaper[0]
+    assert first.change == {"dtype": "bfloat16", "attribution.granularity": "neuron"}
+    assert first.fits
+    assert not any(setting.fits for setting in found.cheaper[1:])
+    assert all(
+        len(setting.change) == 1 for setting in ask(build_spec(), SMOLLM2, TWO_CORES).cheaper
+    )
+
+
+def test_a_refusal_names_what_is_needed_what_there_is_and_what_would_fit() -> None:
+    small = H100.model_copy(update={"device_bytes": 40 * GIB})
+    says = explain_refusal(ask(build_spec(dtype="float32"), LLAMA_8B, small))
+    assert "on the device, which has 40.0 GiB" in says
+    assert "These would fit: dtype = bfloat16 (" in says
+    assert "GiB on the device, under a minute)" in says
+    assert "attribution.granularity" not in says  # 39 GiB, of which a tenth is for others
+    assert "set insist to true" in says
+
+
+def test_a_refusal_of_what_nothing_saves_says_so() -> None:
+    tiny = TWO_CORES.model_copy(update={"host_bytes": 4 * GIB})
+    says = explain_refusal(ask(build_spec(), LLAMA_8B, tiny))
+    assert "of main memory, of 4.0 GiB" in says
+    assert "No cheaper setting would fit" in says
+
+
+def test_room_for_results_counts_where_it_is_known() -> None:
+    full = TWO_CORES.model_copy(update={"disk_bytes": 2 * 2**20})
+    found = ask(build_spec(), SMOLLM2, full)
+    assert not found.fits
+    assert found.problem is not None
+    assert found.problem.endswith("where results are kept, of which 2 MiB are free")
+    assert ask(build_spec(), SMOLLM2, TWO_CORES.model_copy(update={"disk_bytes": GIB})).fits
+
+
+def test_an_estimate_says_for_whose_machine_it_is() -> None:
+    found = ask(build_spec(), SMOLLM2, TWO_CORES)
+    told = JobEstimate.of(found, MachineSource.WORKER, 3)
+    assert (told.minutes, told.source, told.workers) == (found.minutes, "worker", 3)
+    assert JobEstimate.model_validate(told.model_dump(mode="json")) == told

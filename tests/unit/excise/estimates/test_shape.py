@@ -57,3 +57,11 @@ def test_llama_3_has_eight_billion_weights() -> None:
 def test_a_config_without_a_size_is_refused() -> None:
     with pytest.raises(ShapeError, match="gives no hidden_size or n_embd"):
         ModelShape.of({"num_attention_heads": 4})
+
+
+@pytest.mark.parametrize("value", ["many", 0, -3, True, 2.5, 10**400, None, [4]])
+def test_what_is_no_count_is_left_out(value: object) -> None:
+    shape = ModelShape.of(LLAMA_8B | {"head_dim": value, "num_key_value_heads": value})
+    assert (shape.head_dim, shape.kv_heads) == (128, 32)
+    with pytest.raises(ShapeError, match="num_hidden_layers"):
+        ModelShape.of(LLAMA_8B | {"num_hidden_layers": value})

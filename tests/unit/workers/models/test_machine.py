@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import psutil
+from types import SimpleNamespace
 
+import psutil
+import pytest
+import torch
+
+from workers.models import machine
+from workers.models.devices import BALANCED
 from workers.models.machine import measure_machine
 
 
@@ -13,3 +19,20 @@ def test_this_machine_is_measured() -> None:
     assert 0 < found.host_bytes <= psutil.virtual_memory().total
     assert found.flops > 0
     assert found.bytes_per_second > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "size"), [(BALANCED, 2, 200), ("auto", 2, 100), (BALANCED, 0, 0)]
+)
+def test_all_gpus_count_where_a_model_is_spread_over_them(
+    monkeypatch: pytest.MonkeyPatch, asked: str, gpus: int, size: int
+) -> None:
+    properties = SimpleNamespace(total_memory=100)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(machine, "_measure_products", lambda *_: 1e9)
+    monkeypatch.setattr(machine, "_measure_reading", lambda *_: 1e9)
+    found = measure_machine(asked)
+    assert (found.device, found.device_bytes) == ("GPU" if gpus else "cpu", size)

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.models.memory import find_free_memory, find_left_in_groups, is_out_of_memory
+from workers.models.memory import (
+    count_memory,
+    find_free_memory,
+    find_left_in_groups,
+    find_limits_of_groups,
+    is_out_of_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,9 @@ def test_a_group_s_limit_says_what_is_left_of_it(tmp_path: Path) -> None:
     names = ("memory.max", "memory.current")
     write_group(root / "jobs" / "one", names, "1000", 700, "inactive_file 200")
     assert find_left_in_groups(groups, root) == [500]
+    assert find_limits_of_groups(groups, root) == [1000]
     write_group(root, names, "max", 700, "inactive_file 0")
+    assert find_limits_of_groups(groups, root) == [1000]
     assert find_left_in_groups(groups, root) == [500]
 
 
@@ -50,8 +58,10 @@ def test_groups_of_version_one_are_read_from_their_own_mount(tmp_path: Path) -> 
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
     write_group(root / "memory", names, "900", 100, "total_inactive_file 50")
     assert find_left_in_groups(groups, root) == [850]
+    assert find_limits_of_groups(groups, root) == [900]
 
 
 def test_without_groups_there_is_no_limit_of_theirs(tmp_path: Path) -> None:
     assert find_left_in_groups(tmp_path / "cgroup", tmp_path) == []
-    assert find_free_memory(torch.device("cpu")) > 0
+    assert find_limits_of_groups(tmp_path / "cgroup", tmp_path) == []
+    assert 0 < find_free_memory(torch.device("cpu")) <= count_memory()

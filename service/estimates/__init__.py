@@ -1,0 +1,1 @@
+"""What jobs will take, on the workers that there are."""

@@ -1,0 +1,162 @@
+"""The rules of estimates: for which machines they are made, and when a job is refused by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from excise.estimates.estimate import JobEstimate, Question, estimate, explain_refusal
+from excise.estimates.machine import USUAL_MACHINE, Machine
+from excise.estimates.shape import ModelShape, ShapeError
+from excise.intake.model_sources import load_config
+from excise.names import MachineSource
+from excise.resources.estimates import EstimateRequest, EstimateView
+from excise.specs import CorrectionSpec, JobSpec
+from service.errors import DoesNotFitError, InvalidRequestError
+from service.estimates import repository
+from service.jobs.model_checks import check_model
+from service.jobs.prompt_set_checks import check_prompt_sets
+from service.settings import Settings
+
+NOBODY_SAID = (
+    "No worker has said what it is, so this is for a usual machine: two cores and 24 GiB. Start a "
+    "worker, or describe one as machine."
+)
+
+
+@dataclass(frozen=True)
+class CountedMachine:
+    """A machine, and how many workers are alive that have its like."""
+
+    machine: Machine
+    source: MachineSource
+    workers: int = 0
+
+
+def estimate_request(
+    session: Session, tenant_id: str, request: EstimateRequest, settings: Settings
+) -> EstimateView:
+    """What a correction takes on the machine that is described, or on every live worker's.
+
+    Nothing is stored. Raises `InvalidRequestError` for a spec that would not be taken as a job, and
+    for a model whose size is not known here.
+    """
+    spec = request.spec
+    with _within("spec"):
+        folder = check_model(spec, settings).path
+        check_prompt_sets(session, tenant_id, spec, settings)
+        shape = _require_shape(folder)
+    if request.machine is None:
+        machines = list_machines(session, settings)
+    else:
+        machines = [CountedMachine(request.machine, MachineSource.REQUEST)]
+    found = _estimate_all(build_question(session, tenant_id, spec, shape), machines)
+    is_usual = found[0].source is MachineSource.USUAL
+    return EstimateView(
+        model=spec.model,
+        fits=all(own.fits for own in found),
+        note=NOBODY_SAID if is_usual else None,
+        data=found,
+    )
+
+
+def estimate_submission(
+    session: Session, tenant_id: str, spec: JobSpec, folder: Path | None, settings: Settings
+) -> JobEstimate | None:
+    """What a job takes on the tightest worker; None of what cannot be estimated before it starts.
+
+    `folder` is the checkpoint's, where it lies here. Any worker may take the job, so it must fit on
+    each that is alive. Raises `DoesNotFitError`, unless the spec insists or no worker is known.
+    """
+    shape = None if folder is None else find_shape(folder)
+    if not isinstance(spec, CorrectionSpec) or shape is None:
+        return None
+    question = build_question(session, tenant_id, spec, shape)
+    tightest = _estimate_all(question, list_machines(session, settings))[0]
+    if tightest.source is MachineSource.WORKER:
+        refuse_unless_it_fits(spec, tightest)
+    return tightest
+
+
+def refuse_unless_it_fits(spec: CorrectionSpec, found: JobEstimate) -> None:
+    """Raise `DoesNotFitError` for a job that does not fit, unless its spec insists."""
+    if not (found.fits or spec.insist):
+        raise DoesNotFitError(explain_refusal(found))
+
+
+def build_question(
+    session: Session, tenant_id: str, spec: CorrectionSpec, shape: ModelShape
+) -> Question:
+    """What is to be estimated; the behaviours' prompt sets must be the tenant's."""
+    ids = [behaviour.prompts for behaviour in spec.behaviours]
+    sizes = repository.find_set_sizes(session, tenant_id, ids)
+    return Question(spec, shape, [sizes[own] for own in ids])
+
+
+def find_shape(folder: Path) -> ModelShape | None:
+    """The shape of the checkpoint in a folder; None where its config.json does not say.
+
+    Raises `ModelSourceError` where that cannot be read.
+    """
+    try:
+        return ModelShape.of(load_config(folder / "config.json"))
+    except ShapeError:
+        return None
+
+
+def list_machines(session: Session, settings: Settings) -> list[CountedMachine]:
+    """The live workers' machines, one of each kind; a usual one where none has said what it is."""
+    known = repository.list_live_machines(session, settings.worker_silent_seconds)
+    alike = groupby(sorted(known, key=_kind), key=_kind)
+    found = [_count(list(machines)) for _, machines in alike]
+    return found or [CountedMachine(USUAL_MACHINE, MachineSource.USUAL)]
+
+
+def _kind(machine: Machine) -> tuple[str, int, int]:
+    """What is alike in machines of one kind; speeds are measured, and differ a little."""
+    return machine.device, machine.device_bytes, machine.host_bytes
+
+
+def _count(alike: Sequence[Machine]) -> CountedMachine:
+    """The slowest stands for all."""
+    slowest = min(alike, key=lambda own: own.flops)
+    return CountedMachine(slowest, MachineSource.WORKER, len(alike))
+
+
+def _estimate_all(question: Question, machines: Sequence[CountedMachine]) -> list[JobEstimate]:
+    """One for each machine: those on which the job does not fit first, then the slowest."""
+    found = [
+        JobEstimate.of(estimate(question, own.machine), own.source, own.workers) for own in machines
+    ]
+    return sorted(found, key=lambda own: (own.fits, -own.minutes))
+
+
+def _require_shape(folder: Path | None) -> ModelShape:
+    """The model's shape. Raises `InvalidRequestError` where it is not known here."""
+    if folder is None:
+        raise InvalidRequestError(
+            "model is on the hub, so nothing here knows its size before a worker has fetched it. "
+            "Submit the job: the worker says what it takes, and refuses it where that is too much.",
+            param="model",
+        )
+    shape = find_shape(folder)
+    if shape is None:
+        raise InvalidRequestError(
+            "model has a config.json that does not say how large it is. Save the checkpoint again.",
+            param="model",
+        )
+    return shape
+
+
+@contextmanager
+def _within(field: str) -> Iterator[None]:
+    """Within the context, errors name their fields as those of a part of the body."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise InvalidRequestError(error.message, param=f"{field}.{error.param}") from error

@@ -1,0 +1,26 @@
+"""Whether a spec's checkpoint is one that Excise loads, and one that this server allows."""
+
+from __future__ import annotations
+
+from excise.intake.model_sources import ModelSource, ModelSourceError, resolve_model_source
+from excise.specs import JobSpec
+from service.errors import InvalidRequestError
+from service.settings import Settings
+
+
+def check_model(spec: JobSpec, settings: Settings) -> ModelSource:
+    """The job's checkpoint. Raises `InvalidRequestError` if it is none that Excise loads."""
+    try:
+        source = resolve_model_source(spec.model, settings.model_roots)
+    except ModelSourceError as error:
+        raise InvalidRequestError(error.message, param="model") from error
+    if source.repository is not None:
+        organisation, allowed = source.repository.partition("/")[0], settings.hub_organisations
+        if not {organisation, "*"} & set(allowed):
+            raise InvalidRequestError(
+                f"model is of the hub's organisation {organisation}, which is not among those "
+                f"allowed here ({', '.join(allowed) or 'none'}). Use a folder under the model "
+                "roots, or have the operator add it to EXCISE_HUB_ORGANISATIONS.",
+                param="model",
+            )
+    return source

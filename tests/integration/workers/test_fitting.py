@@ -1,0 +1,229 @@
+"""What a job takes on the worker that has it: filed with the job, refused where it is too much."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from excise.estimates.machine import Machine
+from excise.specs import CorrectionSpec
+from service.database import Database
+from service.errors import DoesNotFitError
+from service.jobs.execution import heartbeat_worker
+from service.models import Job, Worker
+from tests.integration.service.conftest import build_checkpoint
+from tests.integration.workers.conftest import claim
+from workers.kinds import registry
+from workers.kinds.fitting import check_fit
+from workers.kinds.kind import Kind
+from workers.kinds.leased import LeasedJob
+from workers.running import child, life_signs
+from workers.running.context import JobContext
+from workers.running.life_signs import LifeSigns
+from workers.running.machine_report import MachineReport
+from workers.settings import WorkerSettings
+
+GIB = 2**30
+SMALL = Machine(host_bytes=8 * GIB, flops=2e11, bytes_per_second=2e10)
+LARGE = SMALL.model_copy(update={"host_bytes": 512 * GIB})
+EIGHT_BILLION = {
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+
+
+@pytest.fixture(autouse=True)
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child's code runs in this process, whose logging is pytest's."""
+    monkeypatch.setattr(child, "configure_logging", lambda *_, **__: None)
+
+
+@pytest.fixture
+def large_job(database: Database, settings: WorkerSettings, job_id: str) -> str:
+    """A job whose model turns out to be large once it is submitted, as one of the hub may."""
+    folder = settings.model_roots[0] / "tiny"
+    (folder / "config.json").unlink()
+    (folder / "model.safetensors").unlink()
+    folder.rmdir()
+    build_checkpoint(folder, **EIGHT_BILLION)
+    return job_id
+
+
+def tell(database: Database, machine: Machine, worker: str = "worker") -> None:
+    with database.transaction() as session:
+        heartbeat_worker(session, worker, "host", 1, None, machine)
+
+
+def read_job(database: Database, job_id: str) -> Job:
+    with database.transaction() as session:
+        job = session.get_one(Job, job_id)
+        session.expunge(job)
+    return job
+
+
+def insist(database: Database, job_id: str) -> None:
+    with database.transaction() as session:
+        spec = session.get_one(Job, job_id).spec
+        session.execute(update(Job).where(Job.id == job_id).values(spec={**spec, "insist": True}))
+
+
+def read_estimate(database: Database, job_id: str) -> dict[str, Any]:
+    found = read_job(database, job_id).estimate
+    assert found is not None
+    return found
+
+
+def test_a_job_that_does_not_fit_fails_with_what_would_before_anything_is_loaded(
+    database: Database, settings: WorkerSettings, large_job: str
+) -> None:
+    tell(database, SMALL)
+    child.run_claimed(LeasedJob(), claim(database, large_job), settings)
+    job = read_job(database, large_job)
+    assert (job.status, job.error_code, job.attempts) == ("failed", "does_not_fit", 1)
+    assert job.error_message is not None
+    assert "of main memory, of 8.0 GiB" in job.error_message
+    assert "set insist to true" in job.error_message
+    estimate = read_estimate(database, large_job)
+    assert (estimate["fits"], estimate["source"], estimate["workers"]) == (False, "worker", 1)
+    assert estimate["machine"]["host_bytes"] == 8 * GIB
+
+
+def test_whoever_insists_is_not_refused(
+    database: Database,
+    settings: WorkerSettings,
+    large_job: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(context: JobContext, spec: CorrectionSpec) -> Any:
+        context.event("test.ran", f"insist is {spec.insist}")
+        raise DoesNotFitError("It was tried.")
+
+    monkeypatch.setitem(registry.KINDS, "correction", Kind(CorrectionSpec, run))
+    insist(database, large_job)
+    tell(database, SMALL)
+    child.run_claimed(LeasedJob(), claim(database, large_job), settings)
+    assert read_job(database, large_job).error_message == "It was tried."
+    assert not read_estimate(database, large_job)["fits"]
+
+
+def test_a_job_that_fits_says_what_it_takes_here(
+    database: Database, settings: WorkerSettings, large_job: str
+) -> None:
+    tell(database, LARGE)
+    with JobContext(database, settings, claim(database, large_job)) as context:
+        check_fit(context)
+    estimate = read_estimate(database, large_job)
+    assert estimate["fits"]
+    assert estimate["host_bytes"] > 32 * GIB
+    assert estimate["machine"]["disk_bytes"] > 0  # as it is now, whatever the worker said
+
+
+def test_a_worker_that_has_not_said_what_it_is_is_measured(
+    database: Database,
+    settings: WorkerSettings,
+    large_job: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def measure(device: str) -> Machine:
+        asked.append(device)
+        return LARGE
+
+    monkeypatch.setattr("workers.kinds.fitting.measure_machine", measure)
+    with JobContext(database, settings, claim(database, large_job, "new")) as context:
+        check_fit(context)
+    assert asked == ["cpu"]
+    assert read_estimate(database, large_job)["fits"]
+
+
+def test_a_model_that_does_not_say_how_large_it_is_is_simply_tried(
+    database: Database, settings: WorkerSettings, job_id: str
+) -> None:
+    with JobContext(database, settings, claim(database, job_id)) as context:
+        check_fit(context)
+    assert read_job(database, job_id).estimate is None
+
+
+def test_no_room_for_results_is_said_before_the_work(
+    database: Database,
+    settings: WorkerSettings,
+    large_job: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.running.machine_report.count_free_bytes", lambda _: 1000)
+    tell(database, LARGE)
+    with (
+        JobContext(database, settings, claim(database, large_job)) as context,
+        pytest.raises(DoesNotFitError, match="where results are kept, of which 0 MiB are free"),
+    ):
+        check_fit(context)
+
+
+def wait_until(check: Callable[[], Any], seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        threading.Event().wait(0.1)
+    raise AssertionError("it never came")
+
+
+def test_a_worker_measures_itself_beside_its_work(settings: WorkerSettings) -> None:
+    report = MachineReport(settings)
+    assert report.read() is None
+    report.start()
+    machine = wait_until(report.read)
+    assert (machine.device, machine.device_bytes) == ("cpu", 0)
+    assert machine.disk_bytes is not None
+    again = report.read()
+    assert again is not None
+    assert again.flops == machine.flops
+
+
+def test_a_measurement_that_fails_leaves_the_worker_as_it_is(
+    settings: WorkerSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = MachineReport(settings.model_copy(update={"device": "nonsense"}))
+    report.start()
+    wait_until(lambda: report.read() is None and "could not be measured" in caplog.text)
+    assert report.read() is None
+
+
+def test_heartbeats_say_what_the_worker_is(
+    database: Database, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Machine | None] = [None, LARGE, None]
+    report = SimpleNamespace(read=lambda: found.pop(0))
+    monkeypatch.setattr(life_signs, "MachineReport", lambda _: report)
+    supervisor: Any = SimpleNamespace(worker_id=f"w-{os.getpid()}", job_id=None)
+    signs = LifeSigns(database, settings, supervisor)
+    seen = []
+    for _ in range(3):
+        signs.beat()
+        with database.transaction() as session:
+            machine = session.get_one(Worker, supervisor.worker_id).machine
+        seen.append(None if machine is None else machine["host_bytes"])
+    assert seen == [None, 512 * GIB, 512 * GIB]
+
+
+def test_free_bytes_beyond_all_reason_are_cut(
+    settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from workers.running import machine_report
+
+    monkeypatch.setattr(machine_report, "count_free_bytes", lambda _: 2**63)
+    described = machine_report.describe_room(LARGE, settings)
+    assert Machine.model_validate(described.model_dump(mode="json")) == described
