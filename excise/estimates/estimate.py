@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 
 from excise.estimates.cost import Cost, compute_cost
 from excise.estimates.machine import Machine
@@ -63,7 +64,7 @@ class Estimate(_Model):
     """Changes that take less, those that fit first; where no single one fits, all together."""
 
 
-_EXAMPLE = {
+_EXAMPLE: JsonDict = {
     "machine": {
         "device": "cpu",
         "device_bytes": 0,
