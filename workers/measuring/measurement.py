@@ -204,7 +204,7 @@ class _Attempts:
         self._advance = advance
         self._stop: BaseException | None = None
 
-    def advance(self, units: int) -> None:
+    def advance(self, units: float) -> None:
         try:
             self._advance(units)
         except BaseException as error:

@@ -10,8 +10,8 @@ from excise.reports.compression import TaskScore
 from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
 from workers.domain import TokenSequence
 from workers.kinds.compression.results import Measured
-from workers.measuring.text_damage import compute_perplexity
 from workers.measuring.measurement import count_choices
+from workers.measuring.text_damage import compute_perplexity
 from workers.measuring.zero_shot import measure_accuracy
 from workers.measuring.zero_shot_tasks import (
     MalformedRowError,

@@ -96,6 +96,4 @@ class SearchWork:
         for behaviour, own in zip(given.behaviours, given.prepared.behaviours, strict=True):
             samples = collect_explained(behaviour, own, given.attributor).undesired
             lengths = [len(sample.token_ids) for sample in samples]
-            yield read_texts(
-                "explained responses", lengths, passes=FORWARD + BACKWARD, step=step
-            )
+            yield read_texts("explained responses", lengths, passes=FORWARD + BACKWARD, step=step)

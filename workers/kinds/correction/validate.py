@@ -167,9 +167,7 @@ class _HeldOutBench:
             for prompts, behaviour in zip(self.prompts, self._inputs.behaviours, strict=True):
                 decoding = behaviour.decoding
                 lengths = [len(outcome.prompt_ids) for outcome in prompts]
-                yield answer_prompts(
-                    lengths, decoding.max_new_tokens, decoding.samples, step=step
-                )
+                yield answer_prompts(lengths, decoding.max_new_tokens, decoding.samples, step=step)
 
     def prune(self, selection: Selection) -> AbstractContextManager[None]:
         """Return the context in which `selection` is pruned as the chosen trial's was."""
