@@ -259,6 +259,7 @@ class Candidates:
             most_rows=REFERENCE_ROWS,
             advance=self._advance,
         )
+        self._advance(REFERENCE_ROWS - len(rows))  # pieces may be drawn for fewer
         guards = self._guard_slices(components)
         self._on_pool(PoolSize(granularity, len(components), len(rows), len(guards)))
         reference = DivergenceGuard(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
+from workers.abilities.encoding import EncodedProbe
 from workers.correction.ablation import ablated
 from workers.correction.measurement import measure_responses
 from workers.correction.results import (
@@ -75,15 +76,7 @@ def _work(
     plan = build_check_plan(inputs, prepared)
     bench = _HeldOutBench(inputs, prepared, trial.settings)
     compared = {name: probes[:CONTROL_PROBES] for name, probes in plan.abilities.items()}
-    counter = Counter(
-        progress,
-        [
-            *plan.list_parts(_BASE, is_base=True),
-            *plan.list_parts(_CORRECTED, is_base=False),
-            count_probes(compared, _CONTROL),
-            *bench.list_parts(len(search.alone)),
-        ],
-    )
+    counter = Counter(progress, list_parts(plan, compared, bench.list_parts(len(search.alone))))
     baseline = Baseline(plan, inputs.base, counter)
     chosen = trial.selection.to_selection()
     counter.begin(_CORRECTED)  # whatever could not be measured of the base
@@ -99,6 +92,20 @@ def _work(
         corrected=states[1],
         control_abilities=control,
     ).to_bytes()
+
+
+def list_parts(
+    plan: CheckPlan,
+    compared: Mapping[str, Sequence[EncodedProbe]],
+    answers: Iterable[Part],
+) -> list[Part]:
+    """Return the stage's work: base, correction, the probes `compared` at random, `answers`."""
+    return [
+        *plan.list_parts(_BASE, is_base=True),
+        *plan.list_parts(_CORRECTED, is_base=False),
+        count_probes(compared, _CONTROL),
+        *answers,
+    ]
 
 
 def _look_again(
