@@ -248,10 +248,11 @@ class Counter:
 
     def _describe(self, place: int) -> str:
         """Return how far the part at a place is; behind the last one, that one."""
-        if not self._counts:
-            return ""
-        own = self._counts[min(place, len(self._counts) - 1)]
-        return own.part.describe(own.done)
+        if place < len(self._counts):
+            own = self._counts[place]
+            return own.part.describe(own.done)
+        last = next((own.part for own in reversed(self._counts) if own.part.units), None)
+        return "" if last is None else last.describe(last.units)
 
     def _predict(self, total: float) -> float | None:
         """Return the seconds left: each kind at its own pace, as far as that is known."""

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from excise.names import Attributor, GatedSet, Granularity, Score
+from excise.specs import CorrectionSpec
 from tests.unit.workers.correction.bench_cases import inputs_of, plan_of
 from tests.unit.workers.correction.cases import (
     build_behaviour,
@@ -49,6 +50,7 @@ from workers.kinds.correction.weights import WeightPlan
 from workers.measuring.measurement import CheckPlan, PromptSet, count_probes
 from workers.models.generation import Decoding
 from workers.progress import Counter, Part, Standing
+from workers.running.estimate import Spent, estimate_job_seconds
 
 JOB: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "demo_job.json").read_text())
 SECONDS: dict[str, float] = JOB["seconds"]
@@ -330,6 +332,22 @@ def test_that_of_the_search_is_what_it_takes_at_most() -> None:
     ends = MARKS["search"]
     last_round = ends[-1] - ends[-2]
     assert list_misses(replay, SECONDS["search"] + last_round) == []
+
+
+def test_the_job_s_remaining_time_is_right_from_its_first_tenth_on() -> None:
+    """Stages as they came, each with its usual share; what is left out is the last second's."""
+    finished: dict[str, float] = {}
+    begun, whole = 0.0, sum(SECONDS.values())
+    for stage, replay in REPLAYS.items():
+        for now, standing in replay().told:
+            if begun + now < FIRST_TENTH * whole or standing.remaining_seconds is None:
+                continue
+            spent = Spent(finished, stage, now, standing.remaining_seconds)
+            found, left = estimate_job_seconds(CorrectionSpec.stages, spent), whole - begun - now
+            assert left / FACTOR - SLACK_SECONDS <= found, (stage, now)
+            assert found <= left * FACTOR + SLACK_SECONDS + CorrectionSpec.stages["package"] * whole
+        finished |= {stage: SECONDS[stage]}
+        begun += SECONDS[stage]
 
 
 @pytest.mark.parametrize("stage", REPLAYS)
