@@ -129,8 +129,7 @@ class _Bars(_Display):
             has_ended = stage.status in _ENDED
             total = stage.total or (1 if has_ended or stage.status is StageStatus.PENDING else None)
             seconds = format_seconds(stage.seconds) if stage.seconds is not None else ""
-            told = [clean(stage.message or ""), _find_left(stage.estimated_finish)]
-            note = seconds if has_ended else _escape(", ".join(filter(None, told)))
+            note = seconds if has_ended else _escape(_tell(stage))
             self._progress.update(
                 self._tasks[stage.name],
                 completed=total if has_ended else stage.done,
@@ -145,7 +144,7 @@ class _Bars(_Display):
             completed=ended,
             total=len(job.stages) or None,
             count=elapsed,
-            note=_find_left(job.estimated_finish) if job.status.is_open else job.status,
+            note=_tell_left(job.estimated_finish) if job.status.is_open else job.status,
         )
 
 
@@ -182,14 +181,24 @@ def _count(stage: StageView) -> str:
 def _remaining(stage: StageView, job: JobView) -> str:
     """How long the service expects the running stage and the job to go on."""
     own, whole = _find_left(stage.estimated_finish), _find_left(job.estimated_finish)
-    if not own:
-        return f"about {whole}" if whole else ""
-    return f"about {own}" + (f", the whole job {whole}" if whole else "")
+    if own and whole:
+        return f"about {own} left, {whole} for the whole job"
+    return f"about {own or whole} left" if own or whole else ""
+
+
+def _tell(stage: StageView) -> str:
+    """How far a stage is, and what is left of it."""
+    return ", ".join(filter(None, [clean(stage.message or ""), _tell_left(stage.estimated_finish)]))
+
+
+def _tell_left(finish: datetime | None) -> str:
+    left = _find_left(finish)
+    return f"{left} left" if left else ""
 
 
 def _find_left(finish: datetime | None) -> str:
     """The time from now to then; nothing where it is not known."""
-    return f"{format_seconds(finish.timestamp() - time.time())} left" if finish else ""
+    return format_seconds(finish.timestamp() - time.time()) if finish else ""
 
 
 def _escape(text: str) -> str:
