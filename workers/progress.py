@@ -127,16 +127,16 @@ class _Count:
     def cost_left(self) -> float:
         return self.part.add_up(self.part.units) - self.cost_done
 
-    def finish(self) -> None:
-        self.done = float(self.part.units)
-
 
 @dataclass
-class _Pace:
-    """How long units of one kind took."""
+class _Kind:
+    """What is known of the units of one name."""
 
+    cost_left: float = 0.0
     seconds: float = 0.0
+    """That those took whose pace is known."""
     cost: float = 0.0
+    """Of those."""
 
 
 class Counter:
@@ -154,10 +154,12 @@ class Counter:
         """Say at once how much work there is. `clock` is read in seconds."""
         self._progress = progress
         self._counts = [_Count(part) for part in parts]
-        self._paces: dict[str, _Pace] = {}
+        self._place = 0
+        self._done = 0.0
+        self._kinds: dict[str, _Kind] = {}
         self._clock = clock
         self._last = clock()
-        self._tell()
+        self._settle()
 
     def __call__(self, units: float) -> None:
         """Take in that so many units more are done."""
@@ -179,14 +181,10 @@ class Counter:
 
         Nothing where no part of it is open.
         """
-        numbers = (
-            number
-            for number, own in enumerate(self._counts)
-            if own.part.step == step and own.is_open
-        )
-        first = next(numbers, None)
-        if first is not None:
-            self._close(self._counts[:first])
+        for number, own in enumerate(self._counts):
+            if own.part.step == step and own.is_open:
+                self._close(number)
+                return
 
     def expect(self, part: Part) -> None:
         """Put `part` in the place of the open one of its step and kind; without one, do it next."""
@@ -195,79 +193,89 @@ class Counter:
                 own.part = part
                 break
         else:
-            self._counts.insert(self._find_open(), _Count(part))
-        self._tell()
+            self._counts.insert(self._place, _Count(part))
+        self._settle()
 
     def finish(self) -> None:
         """Say that no more is to be done."""
-        self._close(self._counts)
+        self._close(len(self._counts))
 
-    def _close(self, counts: Sequence[_Count]) -> None:
-        for own in counts:
-            own.finish()
+    def _close(self, place: int) -> None:
+        """Let everything before a place be done."""
+        for own in self._counts[:place]:
+            own.done = float(own.part.units)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Add up what is done and left, find the first open part, and say so."""
+        self._add_up()
         self._tell()
 
-    def _find_open(self) -> int:
-        """Return the place of the first open part, or that behind the last."""
+    def _add_up(self) -> None:
+        self._done = sum(own.cost_done for own in self._counts)
+        for kind in self._kinds.values():
+            kind.cost_left = 0.0
+        for own in self._counts:
+            self._kinds.setdefault(own.part.noun, _Kind()).cost_left += own.cost_left
         places = (number for number, own in enumerate(self._counts) if own.is_open)
-        return next(places, len(self._counts))
+        self._place = next(places, len(self._counts))
 
     def _fill(self, units: float) -> dict[str, float]:
         """Return kind → what the units cost that were taken in."""
         costs: dict[str, float] = {}
-        for own in self._counts[self._find_open() :]:
+        while self._place < len(self._counts) and units > 0:
+            own = self._counts[self._place]
             taken = min(units, own.part.units - own.done)
-            if taken <= 0:
-                continue
             before = own.cost_done
             own.done += taken
-            costs[own.part.noun] = costs.get(own.part.noun, 0.0) + own.cost_done - before
             units -= taken
+            cost, noun = own.cost_done - before, own.part.noun
+            costs[noun] = costs.get(noun, 0.0) + cost
+            self._done += cost
+            self._kinds[noun].cost_left -= cost
+            if not own.is_open:
+                self._add_up()  # the next open part, and no rounding is carried along
         return costs
 
     def _learn(self, costs: dict[str, float], seconds: float) -> None:
         """Share the seconds among the kinds of units that they were spent on."""
         whole = sum(costs.values())
         for noun, cost in costs.items():
-            pace = self._paces.setdefault(noun, _Pace())
-            pace.seconds += seconds * cost / whole if whole else 0.0
-            pace.cost += cost
+            kind = self._kinds[noun]
+            kind.seconds += seconds * cost / whole if whole else 0.0
+            kind.cost += cost
 
     def _tell(self) -> None:
-        done = sum(own.cost_done for own in self._counts)
-        total = done + sum(own.cost_left for own in self._counts)
-        place = self._find_open()
+        total = self._done + sum(kind.cost_left for kind in self._kinds.values())
         self._progress(
             Standing(
-                done=round(done),
+                done=round(self._done),
                 total=round(total),
-                message=self._describe(place),
+                message=self._describe(),
                 remaining_seconds=self._predict(total),
             )
         )
 
-    def _describe(self, place: int) -> str:
-        """Return how far the part at a place is; behind the last one, that one."""
-        if place < len(self._counts):
-            own = self._counts[place]
+    def _describe(self) -> str:
+        """Return how far the first open part is; without one, the last that had units."""
+        if self._place < len(self._counts):
+            own = self._counts[self._place]
             return own.part.describe(own.done)
         last = next((own.part for own in reversed(self._counts) if own.part.units), None)
         return "" if last is None else last.describe(last.units)
 
     def _predict(self, total: float) -> float | None:
         """Return the seconds left: each kind at its own pace, as far as that is known."""
-        cost = sum(pace.cost for pace in self._paces.values())
+        kinds = self._kinds.values()
+        cost = sum(kind.cost for kind in kinds)
         if not cost:
             return None
-        usual = sum(pace.seconds for pace in self._paces.values()) / cost
+        usual = sum(kind.seconds for kind in kinds) / cost
         trusted = TRUSTED_SHARE * total
-        left = 0.0
-        for own in self._counts:
-            if own.is_open:
-                pace = self._paces.get(own.part.noun, _Pace())
-                own_pace = (pace.seconds + trusted * usual) / (pace.cost + trusted)
-                left += own.cost_left * own_pace
-        return left
+        return sum(
+            kind.cost_left * (kind.seconds + trusted * usual) / (kind.cost + trusted)
+            for kind in kinds
+        )
 
 
 def ignore(units: float) -> None:

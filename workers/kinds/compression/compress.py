@@ -7,6 +7,7 @@ worker may do.
 from __future__ import annotations
 
 from itertools import accumulate
+from statistics import fmean
 
 from excise.names import Attributor, Calibration, Statistic
 from workers.attribution.sums import finish, merge_sums, parse_sums, serialise_sums
@@ -70,7 +71,7 @@ def build_work(inputs: CompressionInputs, prepared: PreparedCompression) -> Shar
         )
         return serialise_sums(sums)
 
-    cost = (FORWARD + BACKWARD) * inputs.spec.calibration.tokens
+    cost = (FORWARD + BACKWARD) * fmean(map(len, prepared.calibration))
     return ShardedWork(tuple(len(run) for run in runs), compute, cost=cost)
 
 

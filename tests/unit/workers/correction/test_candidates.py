@@ -385,7 +385,7 @@ def test_components_are_weighed_together_where_damage_is_predicted(
 ) -> None:
     assert weighs_together(inputs.base, kind)
     relevance = {kind: relevance_of({})}
-    assert list_pooled(inputs_of(inputs, prepare(inputs), relevance)) == [NEURON]
+    assert list_pooled(inputs_of(inputs, prepare(inputs), relevance)) == [kind]
     for score in ("benefit_cost", "signed_difference"):
         other = with_spec(inputs, attribution={"score": score})
         assert list_pooled(inputs_of(other, prepare(other), relevance)) == []

@@ -197,7 +197,7 @@ def replay_attribute() -> Replay:
         Reading([text(length) for length in lengths], own)
         for lengths, own in zip(samples, ((0, 1), (0,), (2,)), strict=True)
     )
-    plan = WeightPlan((), asked, readings, JOB["segments"], Score.BENEFIT_DAMAGE, 1, None)
+    plan = WeightPlan((), asked, readings, JOB["segments"], Score.BENEFIT_DAMAGE, 1)
     replay, parts = Replay(), list(plan.list_parts(JOB["layers"]))
     assert sum(part.units for part in parts) == MARKS["attribute"][-1][1]  # as the job counted
     follow(replay, replay.start(parts), parts, [*MARKS["attribute"]], SECONDS["attribute"])
