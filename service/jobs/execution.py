@@ -98,19 +98,20 @@ def report_progress(
     message: str | None = None,
     remaining_seconds: float | None = None,
 ) -> None:
-    """Say how far a stage has come; an event is kept only at each tenth and at the end.
+    """Say how far a stage has come; an event is kept only of the first units, at each tenth and at the end.
 
     `message` says it in plain units, `remaining_seconds` how long the stage will go on; None where
     that is not known. Raises `LeaseLostError`.
     """
     stage = _lock_stage(session, job_id, token, name)
+    is_first = stage.done == 0 < done
     is_new_tenth = _tenth(done, total) != _tenth(stage.done, stage.total)
     stage.done, stage.total = done, total
     stage.message = None if message is None else clean_message(message)
     stage.estimated_finish = None
     if remaining_seconds is not None:
         stage.estimated_finish = fetch_now(session) + timedelta(seconds=remaining_seconds)
-    if is_new_tenth:
+    if is_first or is_new_tenth:
         text = f"Stage {name}: {stage.message or f'{done} of {total}'}."
         data = {
             "stage": name,

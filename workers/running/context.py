@@ -213,18 +213,20 @@ class JobContext(TaskContext, StageContext):
     def progress(self, stage: str) -> Progress:
         """Return a callback that polls for cancellation and reports sparsely.
 
+        What there is to do is always written, and the first of what is done.
         The callback raises `CancelledJobError` and `LeaseLostError`.
         """
         finished = self.load_stage_seconds()
         started = time.monotonic()
-        last = 0.0
+        last, done = 0.0, -1
 
         def tell(standing: Standing) -> None:
-            nonlocal last
+            nonlocal last, done
             now = time.monotonic()
-            if standing.done < standing.total and now - last < PROGRESS_SECONDS:
+            is_first = done <= 0 < standing.done
+            if standing.done < standing.total and now - last < PROGRESS_SECONDS and not is_first:
                 return
-            last = now
+            last, done = now, standing.done
             self.check_cancelled()
             left = standing.remaining_seconds
             self._write(

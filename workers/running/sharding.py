@@ -44,7 +44,7 @@ def run_shards(
     _open(context, stage, len(work.sizes))
     earlier = _count_done(_list(context, stage), work.sizes)
     counter.skip(earlier)
-    shared = _SharedCount(counter, earlier)
+    shared = _SharedCount(counter, earlier, sum(work.sizes))
     while True:
         states = _list(context, stage)
         done = _count_done(states, work.sizes)
@@ -77,14 +77,15 @@ def complete_shard(
 class _SharedCount:
     """Counts what several workers do, as seen by one of them."""
 
-    def __init__(self, counter: Counter, done: float) -> None:
-        """`done` units are counted already."""
+    def __init__(self, counter: Counter, done: float, total: float) -> None:
+        """`done` units of `total` are counted already."""
         self._counter = counter
         self._done = done
+        self._total = total
 
     def reach(self, done: float) -> None:
         """Take in that so many units are done in all; never fewer than were counted."""
-        further = max(done - self._done, 0.0)
+        further = max(min(done, self._total) - self._done, 0.0)
         self._done += further
         self._counter(further)
 

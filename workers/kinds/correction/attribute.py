@@ -79,8 +79,10 @@ def run(
     def work(progress: Progress) -> bytes:
         shards = build_work(inputs, prepared)
         plan = weights.build_plan(inputs, prepared) if has_weights else None
-        segments = plan.list_parts(inputs.base.layers) if plan else ()
-        counter = Counter(progress, [shards.part, *segments])
+        parts = [shards.part]
+        if plan is not None:
+            parts += plan.list_parts(inputs.base.layers)
+        counter = Counter(progress, parts)
         found: dict[Granularity, ContrastiveRelevance] = {}
         if shards.sizes:
             results = context.run_shards(stage, shards, counter)

@@ -194,6 +194,14 @@ def test_progress_is_written_sparsely_but_always_at_the_end(clock: SimpleNamespa
     ]
 
 
+def test_what_there_is_to_do_and_the_first_of_it_are_written(clock: SimpleNamespace) -> None:
+    context = RecordingContext()
+    advance = context.progress("search")
+    for done in (0, 0, 2, 3):
+        advance(Standing(done, 9))
+    assert [write[2] for write in context.writes] == [0, 2]
+
+
 def test_progress_says_how_long_the_job_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(context_module.time, "monotonic", lambda: now)
