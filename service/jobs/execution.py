@@ -98,7 +98,7 @@ def report_progress(
     message: str | None = None,
     remaining_seconds: float | None = None,
 ) -> None:
-    """Say how far a stage has come; an event is kept only of the first units, at each tenth and at the end.
+    """Say how far a stage has come; an event is kept of its first units and at each tenth.
 
     `message` says it in plain units, `remaining_seconds` how long the stage will go on; None where
     that is not known. Raises `LeaseLostError`.
