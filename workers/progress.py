@@ -155,6 +155,7 @@ class Counter:
         self._progress = progress
         self._counts = [_Count(part) for part in parts]
         self._place = 0
+        self._latest = Part("", ())
         self._done = 0.0
         self._kinds: dict[str, _Kind] = {}
         self._clock = clock
@@ -225,6 +226,7 @@ class Counter:
         costs: dict[str, float] = {}
         while self._place < len(self._counts) and units > 0:
             own = self._counts[self._place]
+            self._latest = own.part
             taken = min(units, own.part.units - own.done)
             before = own.cost_done
             own.done += taken
@@ -257,12 +259,11 @@ class Counter:
         )
 
     def _describe(self) -> str:
-        """Return how far the first open part is; without one, the last that had units."""
+        """Return how far the first open part is; without one, the last that was worked on."""
         if self._place < len(self._counts):
             own = self._counts[self._place]
             return own.part.describe(own.done)
-        last = next((own.part for own in reversed(self._counts) if own.part.units), None)
-        return "" if last is None else last.describe(last.units)
+        return self._latest.describe(self._latest.units) if self._latest.units else ""
 
     def _predict(self, total: float) -> float | None:
         """Return the seconds left: each kind at its own pace, as far as that is known."""

@@ -132,6 +132,7 @@ def test_a_step_that_begins_ends_those_before_it() -> None:
     assert watched.last.message == "round 3: 0 of 5 responses"
     watched.counter.finish()
     assert (watched.last.done, watched.last.total, watched.last.remaining_seconds) == (15, 15, 0)
+    assert watched.last.message == "round 1: 5 of 5 responses"  # nothing of the others was done
 
 
 def test_what_becomes_known_takes_the_place_of_what_was_expected() -> None:
