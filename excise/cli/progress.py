@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from queue import Empty, SimpleQueue
 
 from rich.console import Console
@@ -95,9 +96,9 @@ class _Lines(_Display):
         if running is None:
             self._print(f"[{stamp}] {job.status}")
             return
-        parts = [running.name, _count(running), clean(running.message or "")]
-        left = _remaining(job)
-        self._print(f"[{stamp}] {' '.join(filter(None, parts))}{f', about {left}' * bool(left)}")
+        name = " ".join(filter(None, [running.name, _count(running)]))
+        parts = [name, clean(running.message or ""), _remaining(running, job)]
+        self._print(f"[{stamp}] {', '.join(filter(None, parts))}")
 
 
 class _Bars(_Display):
@@ -128,7 +129,7 @@ class _Bars(_Display):
             has_ended = stage.status in _ENDED
             total = stage.total or (1 if has_ended or stage.status is StageStatus.PENDING else None)
             seconds = format_seconds(stage.seconds) if stage.seconds is not None else ""
-            note = seconds if has_ended else _escape(stage.message or "")
+            note = seconds if has_ended else _escape(_tell(stage))
             self._progress.update(
                 self._tasks[stage.name],
                 completed=total if has_ended else stage.done,
@@ -143,7 +144,7 @@ class _Bars(_Display):
             completed=ended,
             total=len(job.stages) or None,
             count=elapsed,
-            note=_remaining(job) if job.status.is_open else job.status,
+            note=_tell_left(job.estimated_finish) if job.status.is_open else job.status,
         )
 
 
@@ -173,19 +174,33 @@ def _show_events(display: _Display, events: SimpleQueue[EventView]) -> None:
 
 
 def _count(stage: StageView) -> str:
-    """`done/total`, as far as it is known."""
-    if stage.total:
-        return f"{stage.done}/{stage.total}"
-    return str(stage.done) if stage.done else ""
+    """The share that is done, as far as it is known."""
+    return f"{stage.done / stage.total:.0%}" if stage.total else ""
 
 
-def _remaining(job: JobView) -> str:
-    """How long the service expects the job to go on."""
-    if job.estimated_finish is None:
-        return ""
-    return f"{format_seconds(job.estimated_finish.timestamp() - time.time())} left"
+def _remaining(stage: StageView, job: JobView) -> str:
+    """How long the service expects the running stage and the job to go on."""
+    own, whole = _find_left(stage.estimated_finish), _find_left(job.estimated_finish)
+    if own and whole:
+        return f"about {own} left, {whole} for the whole job"
+    return f"about {own or whole} left" if own or whole else ""
+
+
+def _tell(stage: StageView) -> str:
+    """How far a stage is, and what is left of it."""
+    return ", ".join(filter(None, [clean(stage.message or ""), _tell_left(stage.estimated_finish)]))
+
+
+def _tell_left(finish: datetime | None) -> str:
+    left = _find_left(finish)
+    return f"{left} left" if left else ""
+
+
+def _find_left(finish: datetime | None) -> str:
+    """The time from now to then; nothing where it is not known."""
+    return format_seconds(finish.timestamp() - time.time()) if finish else ""
 
 
 def _escape(text: str) -> str:
     """Text for a column that reads markup."""
-    return clean(text).replace("[", r"\[")
+    return text.replace("[", r"\[")

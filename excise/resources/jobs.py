@@ -17,8 +17,13 @@ class StageView(BaseModel):
     name: str
     status: StageStatus
     done: int
+    """Work done, counted in tokens that pass through the model."""
     total: int | None
+    """The same of all work, as far as it is known; of a stage that may end early at most."""
     message: str | None
+    """How far it came in plain units: `round 2 of at most 8: 30 of 52 responses`."""
+    estimated_finish: datetime | None = None
+    """When it will probably be done, while it is running."""
     seconds: float | None
 
 

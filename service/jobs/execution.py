@@ -86,7 +86,7 @@ def start_stage(session: Session, job_id: str, token: int, name: str) -> None:
         fetch_now(session),
         None,
     )
-    stage.done, stage.total, stage.message = 0, None, None
+    stage.done, stage.total, stage.message, stage.estimated_finish = 0, None, None, None
     append_event(session, job_id, "stage.started", f"Stage {name} started.", {"stage": name})
 
 
@@ -98,18 +98,29 @@ def report_progress(
     done: int,
     total: int | None,
     message: str | None = None,
+    remaining_seconds: float | None = None,
 ) -> None:
-    """Say how far a stage has come; an event is kept only at each tenth and at the end.
+    """Say how far a stage has come; an event is kept of its first units and at each tenth.
 
-    Raises `LeaseLostError`.
+    `message` says it in plain units, `remaining_seconds` how long the stage will go on; None where
+    that is not known. Raises `LeaseLostError`.
     """
     stage = _lock_stage(session, job_id, token, name)
+    is_first = stage.done == 0 < done
     is_new_tenth = _tenth(done, total) != _tenth(stage.done, stage.total)
     stage.done, stage.total = done, total
     stage.message = None if message is None else clean_message(message)
-    if is_new_tenth:
-        text = stage.message or f"Stage {name}: {done} of {total}."
-        data = {"stage": name, "done": done, "total": total}
+    stage.estimated_finish = None
+    if remaining_seconds is not None:
+        stage.estimated_finish = fetch_now(session) + timedelta(seconds=remaining_seconds)
+    if is_first or is_new_tenth:
+        text = f"Stage {name}: {stage.message or f'{done} of {total}'}."
+        data = {
+            "stage": name,
+            "done": done,
+            "total": total,
+            "remaining_seconds": remaining_seconds,
+        }
         append_event(session, job_id, "stage.progress", text, data)
 
 
@@ -136,6 +147,7 @@ def finish_stage(
     _file(session, job_id, name, key, result_sha256)
     if not (reused and stage.status == StageStatus.SUCCEEDED):
         stage.status, stage.finished_at = StageStatus.SUCCEEDED, fetch_now(session)
+        stage.message = stage.estimated_finish = None
     stage.done = stage.done if stage.total is None else stage.total
     seconds = _seconds(stage)
     how = "found its earlier result" if reused else f"finished in {seconds:.1f} s"

@@ -71,6 +71,7 @@ def is_known_etag(etag: str, if_none_match: str | None) -> bool:
 
 
 def _view_stage(stage: Stage) -> StageView:
+    is_running = stage.status == StageStatus.RUNNING
     seconds = None
     if stage.started_at is not None and stage.finished_at is not None:
         seconds = round((stage.finished_at - stage.started_at).total_seconds(), 3)
@@ -81,6 +82,7 @@ def _view_stage(stage: Stage) -> StageView:
             "done": stage.done,
             "total": stage.total,
             "message": stage.message,
+            "estimated_finish": stage.estimated_finish if is_running else None,
             "seconds": seconds,
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -29,7 +30,17 @@ from workers.families import (
 )
 from workers.models.batches import build_batches
 from workers.models.loaded import LoadedModel
-from workers.progress import Advance, Counter, Progress, ignore
+from workers.progress import (
+    BACKWARD,
+    FORWARD,
+    Advance,
+    Counter,
+    Part,
+    Progress,
+    ignore,
+    pass_over,
+    read_texts,
+)
 from workers.pruning.selection import select_components, select_n_of_m
 
 OnBlock = Callable[[int, Mapping[str, ModuleSparsity]], None]
@@ -54,7 +65,7 @@ def compress(
     Embeddings, head, norms and biases are not touched. `samples` calibrate the scores;
     attributors that read none still take them. Blocks are finished in order. A sequential
     compression can resume: with blocks below `first_block` already pruned in `model`, the
-    rest becomes what an uninterrupted run gives. `progress` counts passes of samples.
+    rest becomes what an uninterrupted run gives. `progress` hears of passes of samples.
 
     `plan.SPEED_NOTE` belongs beside every figure that comes of this.
 
@@ -71,7 +82,7 @@ def compress(
     if not 0 <= first_block < layers:
         raise ValueError(f"first_block must be in 0 … {layers - 1}, not {first_block}")
     modules = _group_by_block(loaded)
-    work = _Work(loaded, plan, samples, modules, progress or _ignore)
+    work = _Work(loaded, plan, samples, modules, progress or pass_over)
     blocks = range(first_block, layers)
     by_inputs = plan.attributor is Attributor.WANDA
     finished = work.prune_by_inputs(blocks) if by_inputs else work.prune_by_relevance(blocks)
@@ -154,19 +165,30 @@ class _Work:
         one_shot = plan.calibration is Calibration.ONE_SHOT
         at_once = len(blocks) if one_shot else plan.blocks_at_once
         rounds = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
-        advance = Counter(self._progress, len(rounds) * len(self._samples))
+        own = read_texts("samples", self._lengths, passes=FORWARD + BACKWARD)
+        advance = Counter(self._progress, [replace(own, step=step) for step in _name(rounds)])
         for members in rounds:
             sums = sum_scores(self._loaded, plan, self._samples, advance=advance)
             relevance = finish(sums, in_place=True)
             for block in members:
                 yield block, prune_by_relevance(self._modules[block], plan, relevance)
 
+    @property
+    def _lengths(self) -> list[int]:
+        return [len(sample.token_ids) for sample in self._samples]
+
+    def _list_passes(self, blocks: range, times: int) -> list[Part]:
+        """Return the samples through the whole model once, then `times` through each block."""
+        whole = read_texts("samples", self._lengths)
+        share = FORWARD / self._loaded.layers
+        own = read_texts("samples", self._lengths * times, passes=share)
+        return [whole, *(replace(own, step=step) for step in _name(blocks))]
+
     def prune_by_inputs(self, blocks: range) -> _Finished:
         """Wanda: |W| · ‖X‖₂ from the inputs of one block at a time (arXiv 2306.11695, Eq. 1)."""
         plan = self._plan
         sequential = plan.calibration is Calibration.SEQUENTIAL
-        passes = 1 + len(blocks) * (2 if sequential else 1)
-        advance = Counter(self._progress, passes * len(self._samples))
+        advance = Counter(self._progress, self._list_passes(blocks, 2 if sequential else 1))
         batches = build_batches(self._samples, plan.batch_tokens, self._loaded.pad_id)
         inputs = BlockInputs(self._loaded, batches, blocks.start, advance)
         for block in blocks:
@@ -231,5 +253,6 @@ def _group_by_block(loaded: LoadedModel) -> list[dict[str, nn.Module]]:
     ]
 
 
-def _ignore(done: int, total: int) -> None:
-    pass
+def _name(steps: Sequence[object]) -> list[str]:
+    """Return what people read of each step."""
+    return [f"step {number} of {len(steps)}" for number in range(1, len(steps) + 1)]

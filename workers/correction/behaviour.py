@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -16,6 +16,7 @@ from workers.measuring.responses import says_something
 from workers.models.generation import Decoding, generate_samples
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
+from workers.progress import Advance
 from workers.scorers.detector import Detector
 from workers.scorers.scorer import Answer, BehaviourScorer, LocatingScorer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
@@ -225,7 +226,7 @@ def respond(
     prompt_ids: Sequence[Sequence[int]],
     *,
     seed: int,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> tuple[tuple[Response, ...], ...]:
     """Return the model's scored responses to each prompt, drawn by the behaviour's decoding.
 

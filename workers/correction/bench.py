@@ -168,7 +168,7 @@ class TuningBench:
         return measure_probes(self._base, self._probes, self._advance)
 
     def _build_text(self, samples: Sequence[TokenSequence]) -> ReferenceText:
-        return ReferenceText(self._base, samples)
+        return ReferenceText(self._base, samples, on_batch=self._advance)
 
 
 def _compute_gain(

@@ -71,11 +71,11 @@ def weighs_together(base: LoadedModel, granularity: Granularity) -> bool:
     return all(map(is_linear, modules.values()))
 
 
-def count_pools(inputs: SearchInputs) -> int:
-    """Return how many pools a search chooses: one a granularity that is weighed together."""
+def list_pooled(inputs: SearchInputs) -> list[Granularity]:
+    """Return the granularities that a search chooses a pool of: those weighed together."""
     if inputs.score is not Score.BENEFIT_DAMAGE:
-        return 0
-    return sum(weighs_together(inputs.base, granularity) for granularity in inputs.relevance)
+        return []
+    return [kind for kind in inputs.relevance if weighs_together(inputs.base, kind)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +259,7 @@ class Candidates:
             most_rows=REFERENCE_ROWS,
             advance=self._advance,
         )
+        self._advance(REFERENCE_ROWS - len(rows))  # pieces may be drawn for fewer
         guards = self._guard_slices(components)
         self._on_pool(PoolSize(granularity, len(components), len(rows), len(guards)))
         reference = DivergenceGuard(

@@ -12,6 +12,7 @@ from workers.correction.results import ExplainedResponses, PreparedBehaviour, Pr
 from workers.correction.vocabulary import choose_by_mass, learn_token_mass
 from workers.domain import TokenSequence
 from workers.models.loaded import LoadedModel
+from workers.progress import Advance, ignore
 
 MOST_EXPLAINED = 256
 """Responses explained by the mass of undesired tokens, at most: those with most of it."""
@@ -50,11 +51,15 @@ def collect_explained(
 
 
 def choose_explained(
-    base: LoadedModel, behaviour: Behaviour, prompts: tuple[PromptOutcome, ...]
+    base: LoadedModel,
+    behaviour: Behaviour,
+    prompts: tuple[PromptOutcome, ...],
+    advance: Advance = ignore,
 ) -> ExplainedResponses | None:
     """Return the undesired tokens of a behaviour, and the tuning responses to explain by them.
 
     None for repetition, which no single token makes, and where no token is telling enough.
+    `advance` is called with the number of responses read.
     """
     if behaviour.marking is not Marking.RISING:
         return None
@@ -69,7 +74,7 @@ def choose_explained(
         for response in outcome.drawn
         if response.answer_ids
     ]
-    chosen = choose_by_mass(base, samples, mass, MOST_EXPLAINED)
+    chosen = choose_by_mass(base, samples, mass, MOST_EXPLAINED, advance)
     return ExplainedResponses(
         token_ids=mass.token_ids,
         weights=mass.weights,

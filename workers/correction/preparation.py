@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from workers.measuring.splits import group_near_duplicates, split_by_hash
 from workers.models.encoding import cut_windows
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
-from workers.progress import Advance
+from workers.progress import GENERATED, Counter, Part, answer_prompts, count_alike
 from workers.pruning.components import pruned
 
 TUNE_SHARE = 0.5
@@ -54,6 +55,17 @@ undesired tokens from. Further draws show further tokens and cost far less than 
 Measured together with learning from any evaluator instead of all of them: after 16,000 weights
 the share of toxic responses is 0.062 instead of 0.107 (docs/decisions/0008)."""
 
+EXPECTED_SHARE = 0.4
+"""Prompts that are expected to bring the behaviour out, until it is known: between the 0.70 of the
+demo and the 0.14 of 800 prompts for toxicity, so that either is told within a factor of two."""
+
+SHOWN_SHARE = 0.5
+"""The same of the responses to these prompts. Chosen by hand; not measured."""
+
+MARKED = 2.0
+"""Cost of scoring every beginning of a response, in responses: 780 s for some 500 of them, where
+5,490 were drawn in 3,560 s (800 prompts for toxicity, benchmarks/RESULTS.md)."""
+
 
 class PromptTooLongError(ValueError):
     """A prompt and its response do not fit into the model's context; shorten the prompt."""
@@ -65,7 +77,7 @@ def prepare_behaviour(
     prompts: Sequence[str],
     prompt_ids: Sequence[Sequence[int]],
     seed: int,
-    advance: Advance,
+    counter: Counter,
 ) -> PreparedBehaviour:
     """Return each prompt with its split, whether it triggers, and what the base model answers.
 
@@ -77,11 +89,12 @@ def prepare_behaviour(
     When learning from single tokens, draw extra samples for tuning prompts that trigger the
     behaviour.
 
-    `advance` is called with numbers of responses that add up to `count_responses`. Raises
-    `PromptTooLongError` naming the first prompt that does not fit.
+    The `list_parts` of its `PreparationWork` come next in `counter`. Raises `PromptTooLongError`
+    naming the first prompt that does not fit.
     """
     check_lengths(prompts, prompt_ids, behaviour.decoding.max_new_tokens, base.model)
     is_tune = split_by_hash(prompts, TUNE_SHARE)
+    work = PreparationWork(behaviour, tuple(map(len, prompt_ids)))
 
     def run(chosen: Sequence[int], seed: int, draws: int = 1) -> dict[int, tuple[Response, ...]]:
         decoding = replace(behaviour.decoding, samples=draws * behaviour.decoding.samples)
@@ -91,7 +104,7 @@ def prepare_behaviour(
             [prompts[index] for index in chosen],
             [prompt_ids[index] for index in chosen],
             seed=seed,
-            advance=advance,
+            advance=counter,
         )
         return dict(zip(chosen, responses, strict=True))
 
@@ -99,11 +112,11 @@ def prepare_behaviour(
     with _disturb(base, behaviour, seed):
         screened = run(everything, 2 * seed + SCREENING_SEED)
     chosen = [index for index in everything if any(map(behaviour.is_undesired, screened[index]))]
-    measured = run(chosen, 2 * seed)
     learning = [index for index in chosen if is_tune[index]] if _learns_tokens(behaviour) else []
+    counter.expect(work.answer_anew(chosen))
+    counter.expect(work.draw_more(learning))
+    measured = run(chosen, 2 * seed)
     explored = run(learning, -1 - seed, EXPLORING_DRAWS) if learning else {}
-    runs = len(prompts) + len(chosen) + EXPLORING_DRAWS * len(learning)
-    advance(count_responses(behaviour, len(prompts)) - runs * behaviour.decoding.samples)
     outcomes = tuple(
         PromptOutcome(
             prompt=prompts[index],
@@ -116,18 +129,68 @@ def prepare_behaviour(
         )
         for index in everything
     )
-    marked = tuple(_mark_tuning(base, behaviour, outcome) for outcome in outcomes)
-    return PreparedBehaviour(
-        name=behaviour.name,
-        prompts=marked,
-        explained=choose_explained(base, behaviour, marked),
-    )
+    counter.expect(work.mark(sum(_count_shown(behaviour, outcome) for outcome in outcomes)))
+    marked = tuple(_mark_tuning(base, behaviour, outcome, counter) for outcome in outcomes)
+    own = [outcome for outcome in marked if outcome.triggering and not outcome.held_out]
+    counter.expect(work.weigh(sum(len(outcome.drawn) for outcome in own)))
+    explained = choose_explained(base, behaviour, marked, counter)
+    counter.expect(work.weigh(0))  # the empty responses among them, or all
+    return PreparedBehaviour(name=behaviour.name, prompts=marked, explained=explained)
 
 
-def count_responses(behaviour: Behaviour, prompts: int) -> int:
-    """Return the most responses that `prepare_behaviour` draws for `prompts` prompts."""
-    runs = 2 + (EXPLORING_DRAWS if _learns_tokens(behaviour) else 0)
-    return runs * prompts * behaviour.decoding.samples
+@dataclass(frozen=True)
+class PreparationWork:
+    """What preparing a behaviour takes, as progress counts it: expected first, known later."""
+
+    behaviour: Behaviour
+    lengths: tuple[int, ...]
+    """Tokens of each prompt."""
+
+    def list_parts(self) -> list[Part]:
+        """Return everything, as expected before any prompt is answered."""
+        share = round(EXPECTED_SHARE * len(self.lengths))
+        learning = round(TUNE_SHARE * share) if _learns_tokens(self.behaviour) else 0
+        drawn = learning * self.behaviour.decoding.samples * (2 + EXPLORING_DRAWS)
+        return [
+            self._answer("first answers", self.lengths),
+            self.answer_anew(range(share)),
+            self.draw_more(range(learning)),
+            self.mark(round(SHOWN_SHARE * drawn)),
+            self.weigh(drawn),
+        ]
+
+    def answer_anew(self, chosen: Sequence[int]) -> Part:
+        """Return the second responses to the prompts of such numbers."""
+        return self._answer("second answers", [self.lengths[index] for index in chosen])
+
+    def draw_more(self, chosen: Sequence[int]) -> Part:
+        """Return the further responses to the prompts of such numbers."""
+        lengths = [self.lengths[index] for index in chosen for _ in range(EXPLORING_DRAWS)]
+        return self._answer("more answers", lengths)
+
+    def mark(self, responses: int) -> Part:
+        """Return the responses whose beginnings are scored; none where tokens tell themselves."""
+        count = responses if self.behaviour.marking is Marking.RISING else 0
+        return count_alike("undesired responses", count, MARKED * self._cost, self._name("tokens"))
+
+    def weigh(self, responses: int) -> Part:
+        """Return the responses that are read to choose what is explained."""
+        count = responses if self.behaviour.marking is Marking.RISING else 0
+        length = fmean(self.lengths) + self.behaviour.decoding.max_new_tokens
+        return count_alike("texts", count, length, self._name("examples"))
+
+    @property
+    def _cost(self) -> float:
+        """What a response costs on average."""
+        return fmean(self.lengths) + GENERATED * self.behaviour.decoding.max_new_tokens
+
+    def _answer(self, what: str, lengths: Sequence[int]) -> Part:
+        decoding = self.behaviour.decoding
+        step = self._name(what)
+        return answer_prompts(lengths, decoding.max_new_tokens, decoding.samples, step=step)
+
+    def _name(self, what: str) -> str:
+        return f"{what}, {self.behaviour.name}"
 
 
 def _learns_tokens(behaviour: Behaviour) -> bool:
@@ -135,12 +198,21 @@ def _learns_tokens(behaviour: Behaviour) -> bool:
     return behaviour.decoding.temperature > 0 and behaviour.marking is Marking.RISING
 
 
-def _mark_tuning(base: LoadedModel, behaviour: Behaviour, outcome: PromptOutcome) -> PromptOutcome:
+def _count_shown(behaviour: Behaviour, outcome: PromptOutcome) -> int:
+    """Return how many responses `_mark_tuning` marks."""
+    return 0 if outcome.held_out else sum(map(behaviour.is_shown, outcome.drawn))
+
+
+def _mark_tuning(
+    base: LoadedModel, behaviour: Behaviour, outcome: PromptOutcome, counter: Counter
+) -> PromptOutcome:
     """Return the outcome with the tokens marked that attribution explains; tuning prompts only."""
     if outcome.held_out:
         return outcome
     drawn = (outcome.screened, outcome.responses, outcome.explored)
     marked = mark_shown(base, behaviour, [outcome] * len(drawn), drawn)
+    if behaviour.marking is Marking.RISING:
+        counter(_count_shown(behaviour, outcome))
     names = ("screened", "responses", "explored")
     return outcome.model_copy(update=dict(zip(names, marked, strict=True)))
 

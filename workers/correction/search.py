@@ -162,11 +162,6 @@ class SearchPlan:
     max_lines: int | None = None
     """Most rows and columns of a matrix that single weights may lie on, for the same reason."""
 
-    def count_trials(self) -> int:
-        """Return how many trials there are at most, the one without the rank limit included."""
-        unlimited = 0 if self.max_rank is None else 1
-        return self.rounds * len(self.amounts) + self.refinements + unlimited
-
 
 @dataclass(frozen=True)
 class Tried:
@@ -179,6 +174,11 @@ class Tried:
     """For each behaviour the responses that still show it."""
     lines: LineUse | None = None
     """Of single weights: on how many lines of each matrix they lie."""
+
+
+def name_round(number: int) -> str:
+    """Return the origin of a trial of this round, from 1."""
+    return f"round {number}"
 
 
 class Rounds:
@@ -195,7 +195,7 @@ class Rounds:
     def propose(self) -> TrialSettings:
         """Return the settings of the next round."""
         return TrialSettings(
-            origin=f"round {len(self._trials) + 1}",
+            origin=name_round(len(self._trials) + 1),
             granularity=self._granularity,
             amount=self._amount,
             prices=self._prices,

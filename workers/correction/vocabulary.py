@@ -12,6 +12,7 @@ from workers.correction.results import Response
 from workers.domain import TokenSequence
 from workers.models.batches import build_batches
 from workers.models.loaded import LoadedModel
+from workers.progress import Advance, ignore
 
 LEAST_PRECISION = 0.25
 """Share of a token's occurrences that must be marked for it to be one of the tokens."""
@@ -44,21 +45,29 @@ def learn_token_mass(responses: Iterable[Response]) -> TokenMass | None:
 
 
 def choose_by_mass(
-    base: LoadedModel, samples: Sequence[TokenSequence], mass: TokenMass, most: int
+    base: LoadedModel,
+    samples: Sequence[TokenSequence],
+    mass: TokenMass,
+    most: int,
+    advance: Advance = ignore,
 ) -> tuple[TokenSequence, ...]:
     """Return the `most` samples in whose responses the tokens are likeliest, in their own order.
 
-    The others say next to nothing about the tokens, and cost as much to explain.
+    The others say next to nothing about the tokens, and cost as much to explain. `advance` is
+    called with the number of samples of each batch.
     """
     usable = [sample for sample in samples if sample.response_ids]
-    masses = compute_masses(base, usable, mass)
+    masses = compute_masses(base, usable, mass, advance)
     best = sorted(range(len(usable)), key=lambda index: (-masses[index], index))[:most]
     return tuple(usable[index] for index in sorted(best))
 
 
 @torch.inference_mode()
 def compute_masses(
-    base: LoadedModel, samples: Sequence[TokenSequence], mass: TokenMass
+    base: LoadedModel,
+    samples: Sequence[TokenSequence],
+    mass: TokenMass,
+    advance: Advance = ignore,
 ) -> list[float]:
     """Return for each sample the tokens' weighted probability, summed over its response."""
     head = base.head
@@ -80,4 +89,5 @@ def compute_masses(
             found = (probabilities[:, ids] @ weights).tolist()
             for row, value in zip(rows[start : start + POSITIONS], found, strict=True):
                 masses[batch.sample_indices[row]] += value
+        advance(len(batch.sample_indices))
     return masses

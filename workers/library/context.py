@@ -7,20 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from workers.progress import Counter, Progress
+from workers.progress import Counter, Progress, Standing
 from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput
 
 
 class Listener(Protocol):
     """Told how far each stage came."""
 
-    def hear(self, stage: str, done: int, total: int) -> None:
-        """Take in that `done` units of `total` are finished."""
+    def hear(self, stage: str, standing: Standing) -> None:
+        """Take in how far a stage came."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Event:
 class Silence:
     """A listener that shows nothing."""
 
-    def hear(self, stage: str, done: int, total: int) -> None:
+    def hear(self, stage: str, standing: Standing) -> None:
         """Pass over it."""
 
 
@@ -46,11 +48,18 @@ class StageBars:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
 
-    def hear(self, stage: str, done: int, total: int) -> None:
+    def hear(self, stage: str, standing: Standing) -> None:
         """Move the stage's bar."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage)
-        self._bars.update(self._tasks[stage], completed=done, total=max(total, 1))
+            self._tasks[stage] = self._bars.add_task(stage, note="")
+        left = standing.remaining_seconds
+        parts = (standing.message, "" if left is None else f"{timedelta(seconds=round(left))} left")
+        self._bars.update(
+            self._tasks[stage],
+            completed=standing.done,
+            total=max(standing.total, 1),
+            note=escape(", ".join(filter(None, parts))),
+        )
 
 
 @contextmanager
@@ -59,7 +68,11 @@ def listening(*, shows_progress: bool) -> Iterator[Listener]:
     if not shows_progress:
         yield Silence()
         return
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Bars(*columns) as bars:
         yield StageBars(bars)
 
@@ -81,20 +94,19 @@ class MemoryContext(StageContext):
         del inputs
         started = time.monotonic()
 
-        def hear(done: int, total: int) -> None:
-            self._listener.hear(name, done, total)
+        def hear(standing: Standing) -> None:
+            self._listener.hear(name, standing)
 
-        hear(0, 1)
+        hear(Standing(0, 1))
         data = work(hear)
-        hear(1, 1)
+        hear(Standing(1, 1))
         self._seconds[name] = time.monotonic() - started
         return StageOutput(data, hashlib.sha256(data).hexdigest())
 
-    def run_shards(self, stage: ShardedStage, work: ShardedWork, progress: Progress) -> list[bytes]:
+    def run_shards(self, stage: ShardedStage, work: ShardedWork, counter: Counter) -> list[bytes]:
         """Return every shard's result, computed here one after another."""
         del stage
-        advance = Counter(progress, sum(work.sizes))
-        return [work.compute(position, advance) for position in range(len(work.sizes))]
+        return [work.compute(position, counter) for position in range(len(work.sizes))]
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
         """Return what `work` finds out, or found out before in this run."""

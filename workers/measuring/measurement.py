@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from excise.estimates.cost import CHARACTERS_A_TOKEN
 from workers.abilities.catalogue import ProbeSource
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities
@@ -37,7 +38,7 @@ from workers.models.generation import Decoding, generate_samples
 from workers.models.loaded import LoadedModel
 from workers.models.memory import is_out_of_memory
 from workers.models.prompts import Prompt, encode_prompts, get_text
-from workers.progress import Advance, ignore
+from workers.progress import Advance, Part, answer_prompts, ignore, read_texts
 from workers.scorers.detector import Detector
 from workers.scorers.scorer import Answer, BehaviourScorer
 
@@ -81,13 +82,24 @@ class CheckPlan:
     probe_source: ProbeSource | None = None
     """What they were drawn from, where more may be wanted."""
 
-    @property
-    def units(self) -> int:
-        """Units of work that measuring one state reports: windows, responses and questions."""
-        texts = len(self.corpus or ()) + len(self.reference or ())
-        prompts = sum(chosen.count for chosen in self.prompt_sets.values())
-        probes = sum(map(len, self.abilities.values()))
-        return texts + prompts + probes + sum(map(len, self.zero_shot.values()))
+    def list_parts(self, step: str, *, is_base: bool) -> Iterator[Part]:
+        """Yield what measuring one state takes, as progress counts it, in its order.
+
+        The base reads its reference text first, any other state last.
+        """
+        reference = read_texts("texts", map(len, self.reference or ()), step=step)
+        if is_base:
+            yield reference
+        for chosen in self.prompt_sets.values():
+            lengths = [_guess_tokens(get_text(prompt)) for prompt in chosen.prompts]
+            decoding = chosen.decoding
+            yield answer_prompts(lengths, decoding.max_new_tokens, decoding.samples, step=step)
+        yield read_texts("texts", map(len, self.corpus or ()), step=step)
+        yield count_probes(self.abilities, step)
+        for questions in self.zero_shot.values():
+            yield count_choices(questions, step)
+        if not is_base:
+            yield reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +129,7 @@ class Baseline:
         """Measure `base`; with what was `kept` of an earlier baseline, only what scorers say.
 
         Whatever cannot be measured becomes `Unmeasured` in the state; only what `advance`
-        raises goes through. `advance` is called with units of `plan.units` done.
+        raises goes through. `advance` is called with units of `plan.list_parts` done.
         """
         attempts = _Attempts(advance)
         self._plan = plan
@@ -192,7 +204,7 @@ class _Attempts:
         self._advance = advance
         self._stop: BaseException | None = None
 
-    def advance(self, units: int) -> None:
+    def advance(self, units: float) -> None:
         try:
             self._advance(units)
         except BaseException as error:
@@ -208,6 +220,23 @@ class _Attempts:
             logger.info("a check could not be measured", exc_info=True)
             lines = str(error).strip().splitlines()
             return Unmeasured(reason=f"{type(error).__name__}: {lines[0] if lines else '?'}")
+
+
+def count_probes(slices: Mapping[str, Sequence[EncodedProbe]], step: str) -> Part:
+    """Return the probes of some slices as progress counts them."""
+    lengths = [len(probe.sample.token_ids) for own in slices.values() for probe in own]
+    return read_texts("probes", lengths, step=step)
+
+
+def _guess_tokens(text: str) -> int:
+    return math.ceil(len(text) / CHARACTERS_A_TOKEN)
+
+
+def count_choices(questions: Sequence[Question], step: str = "") -> Part:
+    """Return the choices of some questions as progress counts them, each after its context."""
+    choices = [choice for question in questions for choice in question.choices]
+    lengths = [_guess_tokens(choice.context + choice.continuation) for choice in choices]
+    return read_texts("choices", lengths, step=step)
 
 
 def _predict_reference(
@@ -315,9 +344,8 @@ def _answer(subject: LoadedModel, questions: Sequence[Question], advance: Advanc
     if not questions:
         raise ValueError("there are no questions; give some")
     outcomes = answer_questions(
-        subject, partial(encode_text, subject.tokenizer), questions, on_batch=lambda _: advance(0)
+        subject, partial(encode_text, subject.tokenizer), questions, on_batch=advance
     )
-    advance(len(questions))
     return RightAnswers(right=tuple(outcome.right for outcome in outcomes))
 
 

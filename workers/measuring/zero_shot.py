@@ -67,8 +67,8 @@ def measure_accuracy(
     As lm-evaluation-harness's `acc` and `acc_bytes` do: lengths in UTF-8 bytes, without the
     separating space. Its `acc_norm` divides by the length in characters instead, which is the
     same for ASCII choices alone. Of equal choices the first is taken. `on_batch` is called with the
-    number of sequences fed. Raises `ValueError` on fewer than two questions, as they have no
-    standard error, and as `compute_log_likelihoods` does.
+    number of choices that each batch tells of. Raises `ValueError` on fewer than two questions, as
+    they have no standard error, and as `compute_log_likelihoods` does.
     """
     if len(questions) < 2:
         raise ValueError(f"{task} has {len(questions)} questions; give two or more")
@@ -154,7 +154,7 @@ def compute_log_likelihoods(
         rows = [[(i, requests[i]) for i in wanted[sample]] for sample in batch.sample_indices]
         _add_log_likelihoods(loaded, batch, rows, totals)
         if on_batch is not None:
-            on_batch(len(batch.sample_indices))
+            on_batch(sum(map(len, rows)))
     if not bool(torch.isfinite(totals).all()):
         raise ArithmeticError("a log-likelihood is not finite; use float32, or a sounder model")
     return totals.tolist()

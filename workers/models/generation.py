@@ -18,7 +18,7 @@ from workers.models.memory import find_free_memory
 from workers.models.reader import Reader
 from workers.models.sampling import compute_row_seed, draw_tokens
 from workers.models.watching import tell_generated
-from workers.progress import Advance
+from workers.progress import Advance, ignore
 
 CPU_ROWS = 128
 """Responses written together on a CPU: with more, SmolLM2's products gain nothing."""
@@ -83,8 +83,8 @@ def generate_samples(
     alone, and two models that predict alike draw alike (see `draw_tokens`): compared with one
     seed they differ by what was changed. A prompt is read once for all its samples in a batch.
     `batch_size` responses are written together, by default as many as `choose_rows` says;
-    `on_batch` is called with the number of responses of each batch. Raises `ValueError` on an
-    empty prompt.
+    `on_batch` is called after each token with the responses written since, in shares of them: a
+    batch may take minutes. Raises `ValueError` on an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens; every prompt needs at least one")
@@ -97,12 +97,12 @@ def generate_samples(
         batch = rows[start : start + size]
         seeds = [compute_row_seed(seed, prompts[index], sample) for index, sample in batch]
         began = time.perf_counter()
-        responses = _generate_batch(loaded, [prompts[index] for index, _ in batch], seeds, decoding)
+        responses = _generate_batch(
+            loaded, [prompts[index] for index, _ in batch], seeds, decoding, on_batch or ignore
+        )
         tell_generated(sum(map(len, responses)), time.perf_counter() - began)
         for row, response in zip(batch, responses, strict=True):
             results[row] = TokenSequence(tuple(prompts[row[0]]), tuple(response))
-        if on_batch is not None:
-            on_batch(len(batch))
     return [
         tuple(results[index, sample] for sample in range(decoding.samples))
         for index in range(len(prompts))
@@ -133,6 +133,7 @@ def _generate_batch(
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     decoding: Decoding,
+    advance: Advance,
 ) -> list[list[int]]:
     """Return a response to each prompt. Responses that have ended are computed no further."""
     responses: list[list[int]] = [[] for _ in prompts]
@@ -147,6 +148,8 @@ def _generate_batch(
         kept = [row for row, token in enumerate(chosen) if token not in ends]
         for row in kept:
             responses[writing[row]].append(chosen[row])
+        unwritten = (len(writing) - len(kept)) * (decoding.max_new_tokens - step - 1)
+        advance((len(writing) + unwritten) / decoding.max_new_tokens)
         if not kept or step == decoding.max_new_tokens - 1:
             break
         if len(kept) < len(writing):

@@ -37,8 +37,8 @@ from service.jobs.execution import (
 )
 from service.jobs.intermediates import discard_artifact
 from service.tracing import step
-from workers.progress import Advance, Progress
-from workers.running.estimate import estimate_remaining_seconds
+from workers.progress import Advance, Counter, Progress, Standing
+from workers.running.estimate import Spent, estimate_job_seconds
 from workers.running.leased import HeldRow
 from workers.running.measures import STAGE_SECONDS
 from workers.settings import WorkerSettings
@@ -134,7 +134,7 @@ def poll_cancellation(context: TaskContext) -> Advance:
     """
     last = time.monotonic()
 
-    def advance(units: int) -> None:  # noqa: ARG001 - what a shard did is counted when it is filed
+    def advance(units: float) -> None:  # noqa: ARG001 - what a shard did is counted when it is filed
         nonlocal last
         if time.monotonic() - last >= PROGRESS_SECONDS:
             last = time.monotonic()
@@ -170,11 +170,11 @@ class JobContext(TaskContext, StageContext):
         sha256 = self.keep(data, lambda sha256: self._write(finish_stage, name, key, sha256, False))
         return StageOutput(data, sha256)
 
-    def run_shards(self, stage: ShardedStage, work: ShardedWork, progress: Progress) -> list[bytes]:
+    def run_shards(self, stage: ShardedStage, work: ShardedWork, counter: Counter) -> list[bytes]:
         """Return every shard's result, in order, once all are done, here or by other workers."""
         from workers.running.sharding import run_shards  # which needs this module itself
 
-        return run_shards(self, stage, work, progress)
+        return run_shards(self, stage, work, counter)
 
     def load_stage_seconds(self) -> dict[str, float]:
         """Return stage → how long it took, of those that are finished."""
@@ -213,28 +213,32 @@ class JobContext(TaskContext, StageContext):
         self._write(skip_stage, name, message)
 
     def progress(self, stage: str) -> Progress:
-        """Return a callback `(done, total)` that polls for cancellation and reports sparsely.
+        """Return a callback that polls for cancellation and reports sparsely.
 
+        What there is to do is always written, and the first of what is done.
         The callback raises `CancelledJobError` and `LeaseLostError`.
         """
+        finished = self.load_stage_seconds()
         started = time.monotonic()
-        last = 0.0
+        last, done = 0.0, -1
 
-        def advance(done: int, total: int) -> None:
-            nonlocal last
+        def tell(standing: Standing) -> None:
+            nonlocal last, done
             now = time.monotonic()
-            if done < total and now - last < PROGRESS_SECONDS:
+            is_first = done <= 0 < standing.done
+            if standing.done < standing.total and now - last < PROGRESS_SECONDS and not is_first:
                 return
-            last = now
+            last, done = now, standing.done
             self.check_cancelled()
-            self._write(report_progress, stage, done, total)
-            remaining = estimate_remaining_seconds(
-                self.spec.stages, stage, done, total, now - started
+            left = standing.remaining_seconds
+            self._write(
+                report_progress, stage, standing.done, standing.total, standing.message, left
             )
-            if remaining is not None:
-                self.estimate_remaining(remaining)
+            if left is not None:
+                spent = Spent(finished, stage, now - started, left)
+                self.estimate_remaining(estimate_job_seconds(self.spec.stages, spent))
 
-        return advance
+        return tell
 
     def file_estimate(self, estimate: JobEstimate) -> None:
         """Say what the job takes on this worker."""

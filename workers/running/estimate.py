@@ -1,21 +1,34 @@
-"""How long a job will still take, from the pace of the stage it is in."""
+"""How long a job will still take, from what its stages took so far."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 
-def estimate_remaining_seconds(
-    shares: Mapping[str, float], stage: str, done: int, total: int, seconds: float
-) -> float | None:
-    """Return the seconds left when `stage` came to `done` of `total` in `seconds`.
+@dataclass(frozen=True)
+class Spent:
+    """What is known of a job's time."""
 
-    `shares` are the job's stages in order, with the usual share of its time that each takes; later
-    stages are expected to go at the pace of this one. None while nothing is done yet.
+    finished: Mapping[str, float]
+    """Stage → seconds, of those that are finished."""
+    stage: str
+    """The one that is running."""
+    seconds: float
+    """How long it has been running."""
+    remaining_seconds: float
+    """How long it will go on."""
+
+
+def estimate_job_seconds(shares: Mapping[str, float], spent: Spent) -> float:
+    """Return the seconds left of the job.
+
+    `shares` are its stages in order, with the usual share of its time that each takes; later
+    stages are expected to keep to them, by all that is known of those up to the running one.
     """
-    if done <= 0 or total <= 0:
-        return None
     names = list(shares)
-    later = sum(shares[name] for name in names[names.index(stage) + 1 :])
-    pace = seconds * total / (done * shares[stage])
-    return pace * (later + shares[stage] * (1 - done / total))
+    place = names.index(spent.stage)
+    known = {name: spent.finished[name] for name in names[:place] if name in spent.finished}
+    known[spent.stage] = spent.seconds + spent.remaining_seconds
+    pace = sum(known.values()) / sum(shares[name] for name in known)
+    return spent.remaining_seconds + pace * sum(shares[name] for name in names[place + 1 :])

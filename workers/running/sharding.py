@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter as Tally
 from collections.abc import Sequence
 
 from service.errors import ArtifactNotFoundError, LeaseLostError
@@ -21,7 +21,7 @@ from service.jobs.shards import (
     open_shards,
     reopen_shard,
 )
-from workers.progress import Advance, Progress
+from workers.progress import Advance, Counter
 from workers.running.context import JobContext, TaskContext
 from workers.stages.context import ShardedStage, ShardedWork
 
@@ -32,31 +32,35 @@ WAIT_SECONDS = 0.5
 
 
 def run_shards(
-    context: JobContext, stage: ShardedStage, work: ShardedWork, progress: Progress
+    context: JobContext, stage: ShardedStage, work: ShardedWork, counter: Counter
 ) -> list[bytes]:
     """Return every shard's result, in order, once all are done, here or by other workers.
+
+    What others finish counts in `counter` too, whose next part is `work.part`.
 
     Shards that an earlier attempt or another worker finished are not repeated, and those of a
     worker that went silent are taken over. Raises `CancelledJobError` and `LeaseLostError`.
     """
     _open(context, stage, len(work.sizes))
+    earlier = _count_done(_list(context, stage), work.sizes)
+    counter.skip(earlier)
+    shared = _SharedCount(counter, earlier, sum(work.sizes))
     while True:
         states = _list(context, stage)
         done = _count_done(states, work.sizes)
+        shared.reach(done)
         if all(state.result_sha256 is not None for state in states):
             results = _collect(context, states)
             if results is not None:
                 _tell_workers(context, stage, states)
-                progress(done, done)
                 return results
             continue
-        progress(done, sum(work.sizes))
         claim = _claim(context, stage)
         if claim is None:
             time.sleep(WAIT_SECONDS)
             context.check_cancelled()
         else:
-            _run(context, claim, work, progress, done)
+            _run(context, claim, work, shared.count_from(done))
 
 
 def complete_shard(
@@ -70,17 +74,33 @@ def complete_shard(
     context.keep(work.compute(claim.position, advance), write)
 
 
-def _run(
-    context: JobContext, claim: ShardClaim, work: ShardedWork, progress: Progress, done: int
-) -> None:
-    """Do one shard; `done` units were finished before it."""
-    total = sum(work.sizes)
+class _SharedCount:
+    """Counts what several workers do, as seen by one of them."""
 
-    def advance(units: int) -> None:
-        nonlocal done
-        done = min(done + units, total)
-        progress(done, total)
+    def __init__(self, counter: Counter, done: float, total: float) -> None:
+        """`done` units of `total` are counted already."""
+        self._counter = counter
+        self._done = done
+        self._total = total
 
+    def reach(self, done: float) -> None:
+        """Take in that so many units are done in all; never fewer than were counted."""
+        further = max(min(done, self._total) - self._done, 0.0)
+        self._done += further
+        self._counter(further)
+
+    def count_from(self, done: float) -> Advance:
+        """Return what takes in units done here, beside `done` that were finished before."""
+
+        def advance(units: float) -> None:
+            nonlocal done
+            done += units
+            self.reach(done)
+
+        return advance
+
+
+def _run(context: JobContext, claim: ShardClaim, work: ShardedWork, advance: Advance) -> None:
     try:
         complete_shard(context, claim, work, advance)
     except LeaseLostError:
@@ -144,7 +164,7 @@ def _count_done(states: Sequence[ShardState], sizes: Sequence[int]) -> int:
 
 
 def _tell_workers(context: JobContext, stage: ShardedStage, states: Sequence[ShardState]) -> None:
-    workers = Counter(state.worker or "unknown" for state in states)
+    workers = Tally(state.worker or "unknown" for state in states)
     context.event(
         "stage.combined",
         f"Stage {stage.name}: {len(states)} shards by {len(workers)} workers put together.",

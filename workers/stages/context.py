@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from workers.progress import Advance, Progress
+from workers.progress import FORWARD, Advance, Counter, Part, Progress, count_alike
 
 
 class InvalidInputError(Exception):
@@ -31,6 +31,15 @@ class ShardedWork:
     """Units of work in each shard, as progress counts them."""
     compute: Callable[[int, Advance], bytes]
     """The result of the shard at a position; the same bytes whoever computes it."""
+    noun: str = "samples"
+    """What the units are, in the plural."""
+    cost: float = FORWARD
+    """Of a unit, in tokens that pass forwards."""
+
+    @property
+    def part(self) -> Part:
+        """The work as progress counts it."""
+        return count_alike(self.noun, sum(self.sizes), self.cost)
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,11 @@ class StageContext(ABC):
         """
 
     @abstractmethod
-    def run_shards(self, stage: ShardedStage, work: ShardedWork, progress: Progress) -> list[bytes]:
-        """Return every shard's result, in order, whoever computes it."""
+    def run_shards(self, stage: ShardedStage, work: ShardedWork, counter: Counter) -> list[bytes]:
+        """Return every shard's result, in order, whoever computes it.
+
+        `work.part` comes next in `counter`.
+        """
 
     @abstractmethod
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:

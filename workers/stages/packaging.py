@@ -11,7 +11,7 @@ from typing import Any
 
 from excise.names import JobFile, JobStatus, Verdict
 from excise.reports.common import JobReport
-from workers.progress import Progress
+from workers.progress import Counter, Progress, count_alike
 from workers.pruning.patch import PatchVerdict
 from workers.reports.rendering import render_json
 from workers.stages.context import StageContext
@@ -50,9 +50,10 @@ def publish_package(
     packed: dict[str, bytes] = {JobFile.REPORT: render_json(report), **files}
     manifest = _build_manifest(report, spec, packed)
     packed[JobFile.MANIFEST] = manifest
-    for done, (name, data) in enumerate(packed.items(), start=1):
+    advance = Counter(progress, [count_alike("files", len(packed))])
+    for name, data in packed.items():
         context.publish_file(name, data, MEDIA_TYPES.get(name, "application/octet-stream"))
-        progress(done, len(packed))
+        advance(1)
     return manifest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -204,6 +204,33 @@ def test_stage_results_survive_an_attempt(
     stages = read(client, job_id)["stages"]
     assert [stage["status"] for stage in stages[:3]] == ["succeeded", "skipped", "pending"]
     assert stages[0]["seconds"] >= 0
+
+
+def test_a_running_stage_says_how_far_it_is_and_when_it_will_be_done(
+    client: TestClient, database: Database, job_id: str
+) -> None:
+    token = claim(database, job_id).token
+    with database.transaction() as session:
+        execution.start_stage(session, job_id, token, "prepare")
+        execution.report_progress(
+            session, job_id, token, "prepare", 30, 90, "3 of 9 responses", 60.5
+        )
+    stage = read(client, job_id)["stages"][0]
+    assert stage["message"] == "3 of 9 responses"
+    left = datetime.fromisoformat(stage["estimated_finish"]) - datetime.now(UTC)
+    assert timedelta(0) < left <= timedelta(seconds=60.5)
+    events = client.get(f"/v1/jobs/{job_id}/events?limit=1000").json()["data"]
+    assert events[-1]["message"] == "Stage prepare: 3 of 9 responses."
+    assert events[-1]["data"] == {
+        "stage": "prepare",
+        "done": 30,
+        "total": 90,
+        "remaining_seconds": 60.5,
+    }
+    with database.transaction() as session:
+        execution.finish_stage(session, job_id, token, "prepare", "key", SHA256, False)
+    stage = read(client, job_id)["stages"][0]
+    assert (stage["done"], stage["message"], stage["estimated_finish"]) == (90, None, None)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_a_submitted_job_looks_as_the_contract_says(client: TestClient) -> None:
         "done": 0,
         "total": None,
         "message": None,
+        "estimated_finish": None,
         "seconds": None,
     }
     assert job["artifacts"] == []

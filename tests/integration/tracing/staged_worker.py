@@ -13,7 +13,7 @@ from service.database import Database
 from service.jobs.execution import Claim
 from service.settings import start_process
 from workers.kinds.leased import LeasedJob
-from workers.progress import Progress
+from workers.progress import Progress, Standing
 from workers.running.context import JobContext
 from workers.running.worker import build_worker
 from workers.settings import WorkerSettings
@@ -33,7 +33,7 @@ class StagedJob(LeasedJob):
 
 def do_nothing(progress: Progress) -> bytes:
     logger.info("nothing is done")
-    progress(1, 1)
+    progress(Standing(1, 1))
     return b"nothing"
 
 

@@ -19,7 +19,7 @@ from service.jobs.execution import Claim
 from service.jobs.shards import ShardClaim
 from service.settings import start_process
 from workers.kinds.leased import LeasedJob, LeasedShard
-from workers.progress import Advance
+from workers.progress import Advance, Counter, Progress
 from workers.running.context import JobContext, TaskContext, poll_cancellation
 from workers.running.sharding import complete_shard, run_shards
 from workers.running.worker import build_worker
@@ -62,11 +62,12 @@ def build_work(context: TaskContext) -> ShardedWork:
 def run_job(context: JobContext) -> None:
     source = context.store.put_bytes(b"what the stage works from")
     stage = ShardedStage("attribute", compute_key("attribute", {}), source)
-    output = context.run_stage(
-        "attribute",
-        {},
-        lambda progress: b"".join(run_shards(context, stage, build_work(context), progress)),
-    )
+
+    def work(progress: Progress) -> bytes:
+        shards = build_work(context)
+        return b"".join(run_shards(context, stage, shards, Counter(progress, [shards.part])))
+
+    output = context.run_stage("attribute", {}, work)
     context.publish_file("combined", output.data, "application/octet-stream")
     context.finish("succeeded", "passed", "done")
 

@@ -19,7 +19,7 @@ from service.leases.operations import release
 from service.models import Event, Job, JobArtifact, Stage
 from tests.integration.workers.children import ActingJob
 from tests.integration.workers.conftest import claim
-from workers.progress import Progress
+from workers.progress import Progress, Standing
 from workers.running import context as context_module
 from workers.running.child import run_claimed
 from workers.running.context import CancelledJobError, JobContext
@@ -44,7 +44,7 @@ def count_runs(context: JobContext, inputs: dict[str, object], result: bytes = b
     def work(progress: Progress) -> bytes:
         nonlocal runs
         runs += 1
-        progress(1, 1)
+        progress(Standing(1, 1))
         return result
 
     assert context.run_stage("prepare", inputs, work).data == result
@@ -148,7 +148,7 @@ def test_progress_sees_a_cancellation(
             if done == 4:
                 with database.transaction() as session:
                     cancel_job(session, context.claim.tenant_id, context.claim.job_id)
-            progress(done, 10)
+            progress(Standing(done, 10))
             reached.append(done)
         return b""
 
@@ -166,7 +166,7 @@ def test_an_old_token_stops_every_write(
         newer = claim(database, job_id, "another")
         JobContext(database, settings, newer).run_stage("prepare", {}, lambda _: b"theirs")
         with pytest.raises(LeaseLostError):
-            progress(10, 10)
+            progress(Standing(10, 10))
         return b"ours"
 
     for write in (

@@ -7,7 +7,7 @@ from workers.circuits.discovery import WeakTaskError, count_work, discover_circu
 from workers.circuits.faithfulness import MIB_SHARES, UndefinedFaithfulnessError
 from workers.circuits.outcome import CircuitSettings
 from workers.kinds.circuit.results import DiscoveredCircuit, PreparedCircuit
-from workers.progress import Advance, Progress
+from workers.progress import Advance, Counter, Progress
 from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
 from workers.stages.inputs import CircuitInputs
 
@@ -33,7 +33,8 @@ def run(
     stage = ShardedStage("discover", compute_key("discover", key), upstream.sha256)
 
     def work(progress: Progress) -> bytes:
-        return b"\n".join(context.run_shards(stage, build_work(inputs, prepared), progress))
+        shards = build_work(inputs, prepared)
+        return b"\n".join(context.run_shards(stage, shards, Counter(progress, [shards.part])))
 
     return context.run_stage("discover", key, work)
 
@@ -58,7 +59,8 @@ def build_work(inputs: CircuitInputs, prepared: PreparedCircuit) -> ShardedWork:
             return DiscoveredCircuit(attributor=name, too_weak=str(error)).to_bytes()
         return DiscoveredCircuit.from_outcome(outcome, chosen.granularities[0]).to_bytes()
 
-    return ShardedWork(tuple(count_work(entry, discovery, choice) for entry in settings), compute)
+    sizes = tuple(count_work(entry, discovery, choice) for entry in settings)
+    return ShardedWork(sizes, compute, noun="rows")
 
 
 def build_settings(inputs: CircuitInputs, attributor: str) -> CircuitSettings:

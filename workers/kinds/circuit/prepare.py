@@ -12,7 +12,7 @@ from workers.circuits.greater_than import generate_greater_than
 from workers.circuits.ioi import generate_ioi
 from workers.circuits.tasks import Task, TaskRow, parse_rows
 from workers.kinds.circuit.results import PreparedCircuit, Row
-from workers.progress import Progress
+from workers.progress import Counter, Progress, count_alike
 from workers.stages.context import InvalidInputError, StageContext, StageOutput
 from workers.stages.inputs import CircuitInputs
 
@@ -38,6 +38,7 @@ def _key(inputs: CircuitInputs) -> dict[str, Any]:
 
 
 def _work(inputs: CircuitInputs, progress: Progress) -> bytes:
+    counter = Counter(progress, [count_alike("tasks", 1)])
     task = _build_task(inputs)
     rows = _take_distinct(task.rows, inputs.spec.rows)
     if len(rows) < MIN_CIRCUIT_ROWS:
@@ -50,7 +51,7 @@ def _work(inputs: CircuitInputs, progress: Progress) -> bytes:
         tuple(map(Row.from_row, rows[start : start + size]))
         for start in range(0, size * CIRCUIT_SPLITS, size)
     ]
-    progress(1, 1)
+    counter(1)
     return PreparedCircuit(
         model_sha256=inputs.model_sha256,
         task=task.name,

@@ -12,7 +12,7 @@ from workers.circuits.projections import find_projections
 from workers.domain import Selection
 from workers.families import linear_weight
 from workers.kinds.circuit.results import CircuitValidation, DiscoveredCircuit, PreparedCircuit
-from workers.progress import Advance, Counter, Progress
+from workers.progress import Advance, Counter, Progress, count_alike
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CircuitInputs
 
@@ -39,15 +39,15 @@ def _work(
 ) -> bytes:
     assert found.outside is not None
     task = prepared.build_task(prepared.held_out)
-    advance = Counter(progress, 3 * len(task.rows))
+    counter = Counter(progress, [count_alike("rows", 3 * len(task.rows))])
     whole = measure_rows(inputs.base, task.rows, task.metric)
-    advance(len(task.rows))
+    counter(len(task.rows))
     outside = found.outside.to_selection()
     kept = _measure(
-        inputs, prepared, outside, CircuitAblation(inputs.spec.chosen_ablation), advance
+        inputs, prepared, outside, CircuitAblation(inputs.spec.chosen_ablation), counter
     )
-    zeroed = _measure(inputs, prepared, outside, CircuitAblation.ZERO, advance)
-    progress(3 * len(task.rows), 3 * len(task.rows))
+    zeroed = _measure(inputs, prepared, outside, CircuitAblation.ZERO, counter)
+    counter.finish()
     return CircuitValidation(
         whole_metric=_mean(whole),
         metric=_mean(kept),

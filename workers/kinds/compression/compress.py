@@ -7,6 +7,7 @@ worker may do.
 from __future__ import annotations
 
 from itertools import accumulate
+from statistics import fmean
 
 from excise.names import Attributor, Calibration, Statistic
 from workers.attribution.sums import finish, merge_sums, parse_sums, serialise_sums
@@ -15,7 +16,7 @@ from workers.compression.plan import CompressionPlan, NOfM, Pattern, RowShare
 from workers.domain import TokenSequence
 from workers.kinds.compression.results import PreparedCompression, pack_masks
 from workers.kinds.correction.attribute import cut_samples
-from workers.progress import Advance, Progress
+from workers.progress import BACKWARD, FORWARD, Advance, Counter, Progress
 from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
 from workers.stages.inputs import CompressionInputs
 
@@ -70,7 +71,8 @@ def build_work(inputs: CompressionInputs, prepared: PreparedCompression) -> Shar
         )
         return serialise_sums(sums)
 
-    return ShardedWork(tuple(len(run) for run in runs), compute)
+    cost = (FORWARD + BACKWARD) * fmean(map(len, prepared.calibration))
+    return ShardedWork(tuple(len(run) for run in runs), compute, cost=cost)
 
 
 def build_plan(inputs: CompressionInputs) -> CompressionPlan:
@@ -93,7 +95,8 @@ def _compress_in_shards(
     prepared: PreparedCompression,
     progress: Progress,
 ) -> None:
-    results = context.run_shards(stage, build_work(inputs, prepared), progress)
+    work = build_work(inputs, prepared)
+    results = context.run_shards(stage, work, Counter(progress, [work.part]))
     relevance = finish(merge_sums([parse_sums(data) for data in results]), in_place=True)
     modules = inputs.base.find_linear_modules()
     prune_by_relevance(modules, build_plan(inputs), relevance)

@@ -10,6 +10,7 @@ from excise.reports.compression import TaskScore
 from excise.specs.compression import MIN_TASK_ROWS, ZeroShotSpec
 from workers.domain import TokenSequence
 from workers.kinds.compression.results import Measured
+from workers.measuring.measurement import count_choices
 from workers.measuring.text_damage import compute_perplexity
 from workers.measuring.zero_shot import measure_accuracy
 from workers.measuring.zero_shot_tasks import (
@@ -19,7 +20,7 @@ from workers.measuring.zero_shot_tasks import (
     sample_questions,
 )
 from workers.models.encoding import encode_text
-from workers.progress import Advance
+from workers.progress import Advance, Part, read_texts
 from workers.stages.context import InvalidInputError
 from workers.stages.inputs import CompressionInputs
 
@@ -29,9 +30,12 @@ def load_questions(inputs: CompressionInputs) -> dict[str, tuple[Question, ...]]
     return {task.name: _load(inputs, task) for task in inputs.spec.tasks}
 
 
-def count_work(corpus: Sequence[Sequence[int]], questions: dict[str, tuple[Question, ...]]) -> int:
-    """Return the units of work `measure` reports: windows, and one for each task."""
-    return len(corpus) + len(questions)
+def list_parts(
+    corpus: Sequence[Sequence[int]], questions: dict[str, tuple[Question, ...]]
+) -> list[Part]:
+    """Return what `measure` does, as progress counts it."""
+    windows = read_texts("texts", map(len, corpus), step="perplexity")
+    return [windows, *(count_choices(asked, name) for name, asked in questions.items())]
 
 
 def measure(
@@ -40,7 +44,7 @@ def measure(
     questions: dict[str, tuple[Question, ...]],
     advance: Advance,
 ) -> Measured:
-    """Return the figures of the model as it is now."""
+    """Return the figures of the model as it is now; `advance` counts `list_parts`."""
     windows = [TokenSequence(ids) for ids in corpus]
     perplexity = compute_perplexity(inputs.base, windows, on_batch=advance)
     tasks = {}
@@ -50,7 +54,7 @@ def measure(
             partial(encode_text, inputs.base.tokenizer),
             ZeroShotTask(name),
             asked,
-            on_batch=lambda _: advance(0),
+            on_batch=advance,
         )
         tasks[name] = TaskScore(
             questions=found.questions,
@@ -59,7 +63,6 @@ def measure(
             normalised_accuracy=found.normalised_accuracy,
             normalised_accuracy_error=found.normalised_accuracy_error,
         )
-        advance(1)
     return Measured(perplexity=perplexity.value, tokens=perplexity.tokens, tasks=tasks)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from workers.kinds.compression.measurement import count_work, load_questions, measure
+from workers.kinds.compression.measurement import list_parts, load_questions, measure
 from workers.kinds.compression.results import PreparedCompression
 from workers.models.encoding import cut_corpus
 from workers.progress import Counter, Progress
@@ -48,7 +48,7 @@ def _work(inputs: CompressionInputs, progress: Progress) -> bytes:
         inputs.spec.perplexity.sequences,
     )
     questions = load_questions(inputs)
-    advance = Counter(progress, count_work(corpus, questions))
+    advance = Counter(progress, list_parts(corpus, questions))
     return PreparedCompression(
         model_sha256=inputs.model_sha256,
         calibration=calibration,

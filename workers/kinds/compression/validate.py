@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.kinds.compression.measurement import count_work, load_questions, measure
+from workers.kinds.compression.measurement import list_parts, load_questions, measure
 from workers.kinds.compression.results import PreparedCompression, apply_masks
 from workers.progress import Counter, Progress
 from workers.stages.context import StageContext, StageOutput
@@ -21,7 +21,7 @@ def run(
 
     def work(progress: Progress) -> bytes:
         questions = load_questions(inputs)
-        advance = Counter(progress, count_work(prepared.corpus, questions))
+        advance = Counter(progress, list_parts(prepared.corpus, questions))
         return measure(inputs, prepared.corpus, questions, advance).to_bytes()
 
     return context.run_stage("validate", {"compress": upstream.sha256}, work)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import fmean
 
 import torch
 
@@ -35,7 +36,7 @@ from workers.kinds.correction.subjects import (
     list_subjects,
     predicts_damage,
 )
-from workers.progress import Advance, Counter, Progress
+from workers.progress import BACKWARD, FORWARD, Advance, Counter, Progress
 from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
 from workers.stages.inputs import CorrectionInputs
 
@@ -78,16 +79,16 @@ def run(
     def work(progress: Progress) -> bytes:
         shards = build_work(inputs, prepared)
         plan = weights.build_plan(inputs, prepared) if has_weights else None
-        shared = sum(shards.sizes)
-        total = shared + (plan.count_units() if plan else 0)
+        parts = [shards.part]
+        if plan is not None:
+            parts += plan.list_parts(inputs.base.layers)
+        counter = Counter(progress, parts)
         found: dict[Granularity, ContrastiveRelevance] = {}
         if shards.sizes:
-            results = context.run_shards(stage, shards, lambda done, _: progress(done, total))
+            results = context.run_shards(stage, shards, counter)
             found |= combine(cut_parts(inputs, prepared), results)
         if plan is not None:
-            advance = Counter(progress, total)
-            advance(shared)
-            found[Granularity.WEIGHT] = weights.shortlist(context, inputs, plan, hashed, advance)
+            found[Granularity.WEIGHT] = weights.shortlist(context, inputs, plan, hashed, counter)
         return serialise_relevance(found)
 
     output = context.run_stage("attribute", key, work)
@@ -119,7 +120,12 @@ def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Sharde
         run = Pass(first_index=part.first_index, advance=advance)
         return serialise_sums(sum_relevance(inputs.base, asked, part.samples, run))
 
-    return ShardedWork(tuple(len(part.samples) for part in parts), compute)
+    lengths = [len(sample.token_ids) for part in parts for sample in part.samples]
+    return ShardedWork(
+        tuple(len(part.samples) for part in parts),
+        compute,
+        cost=(FORWARD + BACKWARD) * (fmean(lengths) if lengths else 1.0),
+    )
 
 
 def answer_undesired(

@@ -6,8 +6,8 @@ from typing import Any
 
 from workers.correction.preparation import (
     TUNING_CORPUS_TOKENS,
+    PreparationWork,
     ReferenceTokens,
-    count_responses,
     judge_signal,
     prepare_behaviour,
     split_reference,
@@ -83,22 +83,22 @@ def _prepare_behaviours(
     inputs: CorrectionInputs, progress: Progress
 ) -> tuple[PreparedBehaviour, ...]:
     prompts = [inputs.chats(spec.prompts) for spec in inputs.spec.behaviours]
-    total = sum(
-        count_responses(behaviour, len(chats))
-        for chats, behaviour in zip(prompts, inputs.behaviours, strict=True)
-    )
-    advance = Counter(progress, total)
-    tokenizer = inputs.base.tokenizer
+    encoded = [encode_prompts(inputs.base.tokenizer, chats) for chats in prompts]
+    works = [
+        PreparationWork(behaviour, tuple(map(len, ids)))
+        for behaviour, ids in zip(inputs.behaviours, encoded, strict=True)
+    ]
+    counter = Counter(progress, [part for work in works for part in work.list_parts()])
     return tuple(
         prepare_behaviour(
             inputs.base,
             behaviour,
             [prompt.text for prompt in chats],
-            encode_prompts(tokenizer, chats),
+            ids,
             inputs.spec.seed,
-            advance,
+            counter,
         )
-        for behaviour, chats in zip(inputs.behaviours, prompts, strict=True)
+        for behaviour, chats, ids in zip(inputs.behaviours, prompts, encoded, strict=True)
     )
 
 

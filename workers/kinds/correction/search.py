@@ -10,7 +10,7 @@ from excise.names import Granularity
 from workers.attribution.contrastive import parse_relevance
 from workers.correction.amounts import build_amounts
 from workers.correction.bench import TuningBench
-from workers.correction.candidates import Candidates, count_pools
+from workers.correction.candidates import Candidates
 from workers.correction.refinement import Space
 from workers.correction.results import PreparedCorrection
 from workers.correction.search import (
@@ -24,7 +24,8 @@ from workers.correction.search import (
 from workers.kinds.correction.attribute import answer_undesired
 from workers.kinds.correction.ranges import count_refinements, find_ranges, list_amounts
 from workers.kinds.correction.search_job import SearchReporter, StoredBench
-from workers.progress import Counter, Progress, ignore
+from workers.kinds.correction.search_work import SearchWork
+from workers.progress import Counter, Progress
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CorrectionInputs
 
@@ -62,19 +63,19 @@ def _work(
 ) -> bytes:
     is_time_up = _build_clock(inputs.spec.search.max_minutes)
     plan, given = build_plan(inputs, prepared), _collect_inputs(inputs, prepared, attributed)
-    steps = plan.count_trials() + count_pools(given)
-    names = [behaviour.name for behaviour in inputs.behaviours]
-    reporter = SearchReporter(context, names, Counter(progress, steps))
-    candidates = Candidates(given, plan, reporter.poll, reporter.report_pool)
+    work = SearchWork(given, plan)
+    counter = Counter(progress, work.list_parts())
+    reporter = SearchReporter(context, [behaviour.name for behaviour in inputs.behaviours])
+    candidates = Candidates(given, plan, counter, reporter.report_pool)
     places = {
         granularity: contrast.shortlist.components
         for granularity, contrast in given.relevance.items()
         if contrast.shortlist is not None
     }
-    answer = partial(answer_undesired, inputs, places, advance=ignore)
-    bench = TuningBench(given, candidates, answer, reporter.poll)
+    answer = partial(answer_undesired, inputs, places, advance=counter)
+    bench = TuningBench(given, candidates, answer, counter)
     search = Search(
-        StoredBench(context, bench, attributed.sha256),
+        StoredBench(context, bench, attributed.sha256, counter, work),
         plan,
         start_benefits(given.relevance),
         given.budget,
@@ -82,7 +83,7 @@ def _work(
         reporter.report_trial,
     )
     outcome = search.run(is_time_up)
-    progress(steps, steps)
+    counter.finish()
     return outcome.to_bytes()
 
 

@@ -1,4 +1,4 @@
-"""What the search of a job stores and reports: measurements, trials, pools, progress."""
+"""What the search of a job stores and reports: measurements, trials, pools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from workers.correction.candidates import PoolSize
 from workers.correction.results import StoredSelection, Trial, TrialSettings
 from workers.correction.search import Benefit, Measurement, Ranked
 from workers.domain import Selection, TokenSequence
-from workers.progress import Advance
+from workers.kinds.correction.search_work import SearchWork
+from workers.progress import Counter
 from workers.stages.context import StageContext, compute_key
 
 
@@ -21,14 +22,27 @@ class StoredBench:
     was not measured.
     """
 
-    def __init__(self, context: StageContext, bench: TuningBench, upstream: str) -> None:
-        """`upstream` is the hash of the relevance that selections follow from."""
+    def __init__(
+        self,
+        context: StageContext,
+        bench: TuningBench,
+        upstream: str,
+        counter: Counter,
+        work: SearchWork,
+    ) -> None:
+        """`upstream` is the hash of the relevance that selections follow from.
+
+        `counter` is told which step of the `work` begins.
+        """
         self._context = context
         self._bench = bench
         self._upstream = upstream
+        self._counter = counter
+        self._work = work
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return what `TuningBench.rank` does."""
+        self._counter.begin(self._work.name_pool(settings.granularity))
         return self._bench.rank(benefits, settings)
 
     def explain(
@@ -39,6 +53,7 @@ class StoredBench:
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
         """Return what `TuningBench.measure` does, from storage where it was measured before."""
+        self._counter.begin(self._work.name_trial(settings))
         stored = StoredSelection.from_selection(selection)
         key = compute_key(
             "trial",
@@ -55,17 +70,12 @@ class StoredBench:
 
 
 class SearchReporter:
-    """Tells the job's events and progress how its search goes, and stops it when cancelled."""
+    """Tells the job's events how its search goes."""
 
-    def __init__(self, context: StageContext, behaviours: Sequence[str], advance: Advance) -> None:
-        """`behaviours` are their names; `advance` counts finished trials and pools."""
+    def __init__(self, context: StageContext, behaviours: Sequence[str]) -> None:
+        """`behaviours` are their names."""
         self._context = context
         self._behaviours = behaviours
-        self._advance = advance
-
-    def poll(self, units: int) -> None:  # noqa: ARG002 - a trial is the unit of progress
-        """Raise `CancelledJobError` once the job was cancelled."""
-        self._context.check_cancelled()
 
     def report_pool(self, pool: PoolSize) -> None:
         """Report that the components to choose from were found."""
@@ -76,7 +86,6 @@ class SearchReporter:
             {"components": pool.components, "rows": pool.rows, "slices": pool.slices},
             once=True,
         )
-        self._advance(1)
 
     def report_trial(self, trial: Trial) -> None:
         """Report a trial's effect and cost; one that was stored is not reported twice."""
@@ -99,7 +108,6 @@ class SearchReporter:
             },
             once=True,
         )
-        self._advance(1)
 
 
 def _describe_use(trial: Trial) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
+from workers.abilities.encoding import EncodedProbe
 from workers.correction.ablation import ablated
 from workers.correction.measurement import measure_responses
 from workers.correction.results import (
@@ -20,10 +21,10 @@ from workers.correction.results import (
 from workers.domain import Selection, TokenSequence
 from workers.gates.abilities import compare_states
 from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
-from workers.measuring.measurement import Baseline, CheckPlan
+from workers.measuring.measurement import Baseline, CheckPlan, count_probes
 from workers.measuring.probes import measure_probes
 from workers.measuring.state import ModelState
-from workers.progress import Advance, Counter, Progress
+from workers.progress import Advance, Counter, Part, Progress, answer_prompts
 from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
 from workers.stages.abilities import list_verdict_kinds
@@ -37,6 +38,11 @@ CONTROL_DRAWS = 3
 CONTROL_PROBES = 8
 """Probes of each slice that a random selection is measured on: some twenty items, enough to tell
 that so many components gone at random change nothing."""
+
+_BASE, _CORRECTED, _CONTROL = "base model", "corrected model", "random selection"
+_AGAIN = ("base model again", "corrected model again")
+_ANSWERS, _ALONE = "corrected model's answers", "answers without one behaviour"
+"""What is measured, as people read of it."""
 
 
 def run(
@@ -70,21 +76,36 @@ def _work(
     plan = build_check_plan(inputs, prepared)
     bench = _HeldOutBench(inputs, prepared, trial.settings)
     compared = {name: probes[:CONTROL_PROBES] for name, probes in plan.abilities.items()}
-    units = 2 * plan.units + sum(map(len, compared.values()))
-    advance = Counter(progress, bench.count_units(len(search.alone)) + units)
-    baseline = Baseline(plan, inputs.base, advance)
+    counter = Counter(progress, list_parts(plan, compared, bench.list_parts(len(search.alone))))
+    baseline = Baseline(plan, inputs.base, counter)
     chosen = trial.selection.to_selection()
+    counter.begin(_CORRECTED)  # whatever could not be measured of the base
     with bench.prune(chosen):
-        corrected = baseline.measure(inputs.base, advance)
-    states = _look_again(inputs, plan, bench, chosen, (baseline.state, corrected), advance)
+        corrected = baseline.measure(inputs.base, counter)
+    counter.begin(_CONTROL)
+    states = _look_again(inputs, plan, bench, chosen, (baseline.state, corrected), counter)
     with bench.prune(bench.draw_controls(chosen)[0]):
-        control = measure_probes(inputs.base, compared, advance)
+        control = measure_probes(inputs.base, compared, counter)
     return ValidationOutcome(
-        behaviours=_measure_behaviours(bench, search, trial, advance),
+        behaviours=_measure_behaviours(bench, search, trial, counter),
         base=states[0],
         corrected=states[1],
         control_abilities=control,
     ).to_bytes()
+
+
+def list_parts(
+    plan: CheckPlan,
+    compared: Mapping[str, Sequence[EncodedProbe]],
+    answers: Iterable[Part],
+) -> list[Part]:
+    """Return the stage's work: base, correction, the probes `compared` at random, `answers`."""
+    return [
+        *plan.list_parts(_BASE, is_base=True),
+        *plan.list_parts(_CORRECTED, is_base=False),
+        count_probes(compared, _CONTROL),
+        *answers,
+    ]
 
 
 def _look_again(
@@ -93,7 +114,7 @@ def _look_again(
     bench: _HeldOutBench,
     chosen: Selection,
     states: tuple[ModelState, ModelState],
-    advance: Counter,
+    counter: Counter,
 ) -> tuple[ModelState, ModelState]:
     """Return base's and correction's state, with more items of the slices left in doubt."""
     limits = inputs.spec.gates.abilities
@@ -101,10 +122,11 @@ def _look_again(
     more = draw_more(plan.probe_source, changes)
     if not more:
         return states
-    advance.expect(2 * sum(map(len, more.values())))
-    base = add_figures(states[0], measure_probes(inputs.base, more, advance))
+    for step in reversed(_AGAIN):  # each comes next, before what is expected already
+        counter.expect(count_probes(more, step))
+    base = add_figures(states[0], measure_probes(inputs.base, more, counter))
     with bench.prune(chosen):
-        return base, add_figures(states[1], measure_probes(inputs.base, more, advance))
+        return base, add_figures(states[1], measure_probes(inputs.base, more, counter))
 
 
 def _measure_behaviours(
@@ -143,14 +165,16 @@ class _HeldOutBench:
             behaviour.triggering(held_out=True) for behaviour in prepared.behaviours
         ]
 
-    def count_units(self, alone: int) -> int:
-        """Return the units of work in the whole stage, as progress counts them."""
-        responses = [
-            len(prompts) * behaviour.decoding.samples
-            for prompts, behaviour in zip(self.prompts, self._inputs.behaviours, strict=True)
-        ]
-        runs = 1 + CONTROL_DRAWS + (1 if alone else 0)
-        return runs * sum(responses)
+    def list_parts(self, alone: int) -> Iterator[Part]:
+        """Yield the responses of all selections, in their order; `alone` of single behaviours."""
+        numbers = range(1, CONTROL_DRAWS + 1)
+        controls = [f"random selection {number} of {CONTROL_DRAWS}" for number in numbers]
+        runs = [_ANSWERS, *controls]
+        for step in [*runs, _ALONE] if alone else runs:
+            for prompts, behaviour in zip(self.prompts, self._inputs.behaviours, strict=True):
+                decoding = behaviour.decoding
+                lengths = [len(outcome.prompt_ids) for outcome in prompts]
+                yield answer_prompts(lengths, decoding.max_new_tokens, decoding.samples, step=step)
 
     def prune(self, selection: Selection) -> AbstractContextManager[None]:
         """Return the context in which `selection` is pruned as the chosen trial's was."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from workers.kinds.correction.subjects import (
     list_subjects,
 )
 from workers.models.devices import release_unused_memory
-from workers.progress import Advance
+from workers.progress import BACKWARD, FORWARD, Counter, Part, read_texts
 from workers.stages.context import StageContext
 from workers.stages.inputs import CorrectionInputs
 
@@ -50,19 +50,33 @@ class WeightPlan:
     score: Score
     size: int
 
-    def count_units(self, segments: int | None = None) -> int:
-        """Return how many samples pass, through each of `segments` where gradients are asked for.
+    def list_parts(self, layers: int) -> Iterator[Part]:
+        """Yield the samples that pass through each segment of the model's layers, as work."""
+        segments = cut_layers(layers, self.segments)
+        for number, segment in enumerate(segments):
+            costs: list[float] = []
+            for reading in self.readings:
+                passes = self._find_passes(reading, len(segment) / layers, is_first=number == 0)
+                lengths = [len(sample.token_ids) for sample in reading.samples if passes]
+                costs += read_texts("samples", lengths, passes=passes).costs
+            yield Part("samples", costs, name_segment(number, len(segments)))
 
-        Without a number through all of them.
+    def _find_passes(self, reading: Reading, share: float, *, is_first: bool) -> float:
+        """Return what a token costs in a segment that holds a share of the layers.
+
+        The first time it passes through the whole model. Attributors that look at inputs alone
+        read it once, and some not at all.
         """
-        segments = self.segments if segments is None else segments
-        total = 0
-        for reading in self.readings:
-            attributor = self.asked[reading.asked[0]].attributor
-            if attributor.reads_samples:
-                times = segments if attributor.explains else 1
-                total += times * len(reading.samples)
-        return total
+        attributor = self.asked[reading.asked[0]].attributor
+        if not attributor.explains:
+            return FORWARD if is_first and attributor.reads_samples else 0.0
+        forwards = FORWARD if is_first else FORWARD * share
+        return forwards + BACKWARD * share * len(reading.asked)
+
+
+def name_segment(number: int, count: int) -> str:
+    """Return what people read of the segment of this number, from 0."""
+    return f"segment {number + 1} of {count}"
 
 
 def describe_shortlist(inputs: CorrectionInputs, prepared: PreparedCorrection) -> dict[str, Any]:
@@ -92,12 +106,12 @@ def shortlist(
     inputs: CorrectionInputs,
     plan: WeightPlan,
     key: str,
-    advance: Advance,
+    counter: Counter,
 ) -> ContrastiveRelevance:
     """Return the relevance of the best single weights, as many as the search's pool holds.
 
     How far it came is saved with each segment: whoever takes the job up again passes the layers
-    above what is left once, and goes on there.
+    above what is left once, and goes on there. `plan.list_parts` come next in `counter`.
     """
     base = inputs.base
     layers = find_layer_numbers(base.find_components(WEIGHT), base.family)
@@ -106,13 +120,13 @@ def shortlist(
     if saved is not None:
         chosen.restore(saved)
     left = base.layers if chosen.layers_left is None else chosen.layers_left
+    cut = cut_layers(base.layers, plan.segments)
     segments = [
-        range(segment.start, min(segment.stop, left))
-        for segment in cut_layers(base.layers, plan.segments)
-        if segment.start < left
+        range(segment.start, min(segment.stop, left)) for segment in cut if segment.start < left
     ]
-    advance(plan.count_units() - plan.count_units(len(segments)))
-    sums = sum_in_segments(base, plan.asked, plan.readings, segments, Pass(advance=advance))
+    if segments:
+        counter.begin(name_segment(len(cut) - len(segments), len(cut)))
+    sums = sum_in_segments(base, plan.asked, plan.readings, segments, Pass(advance=counter))
     for segment in segments:
         _take_in(chosen, plan.subjects, layers, segment, next(sums))  # kept by nobody after it
         release_unused_memory()

@@ -117,9 +117,9 @@ def _check_base(inputs: CorrectionJobInputs, patch: Patch) -> None:
 
 
 def _log_progress(claim: PublicationClaim) -> Advance:
-    done = 0
+    done = 0.0
 
-    def advance(units: int) -> None:
+    def advance(units: float) -> None:
         nonlocal done
         done += units
         logger.info("%s: %d canary prompts traced", claim.version_id, done)

@@ -9,7 +9,7 @@ from excise.reports.common import JobReport, ModelIdentity
 from excise.reports.gates import GateResult
 from tests.integration.workers.word_count.spec import WordCountSpec
 from workers.kinds.kind import INVALID_INPUT, Kind
-from workers.progress import Advance, Progress
+from workers.progress import Advance, Counter, Progress
 from workers.running.context import JobContext, TaskContext
 from workers.running.loading import JobInputs
 from workers.stages.context import ShardedStage, ShardedWork, compute_key
@@ -42,7 +42,7 @@ def run(context: JobContext, spec: WordCountSpec) -> WordCountReport:
         data = "\n".join(inputs.prompts(spec.prompts)).encode()
         stage = ShardedStage("count", compute_key("count", key), context.store.put_bytes(data))
         shards = build_sharded_work(context, spec, data)
-        counts = context.run_shards(stage, shards, progress)
+        counts = context.run_shards(stage, shards, Counter(progress, [shards.part]))
         report = build_report(spec, sum(map(int, counts)), inputs.model_sha256)
         publish_package(context, report, spec.model_dump(mode="json"), {}, progress)
         return report.model_dump_json().encode()

@@ -301,7 +301,7 @@ def test_progress_ends_at_its_total(
         model,
         attributor,
         calibration=calibration,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda standing: seen.append((standing.done, standing.total)),
         on_block=lambda block, removed: blocks.append(block),
     )
     assert seen == sorted(seen)

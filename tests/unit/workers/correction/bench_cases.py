@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from excise.names import Ablation, Granularity
@@ -21,7 +22,7 @@ from workers.correction.preparation import prepare_behaviour
 from workers.correction.refinement import Space
 from workers.correction.results import PreparedCorrection, TrialSettings
 from workers.correction.search import SearchInputs, SearchPlan, build_search_budget
-from workers.progress import Advance, ignore
+from workers.progress import Advance, Counter, ignore, pass_over
 from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import UniquenessScorer
 
@@ -48,7 +49,12 @@ def prepare(inputs: FakeInputs, **changes: Any) -> PreparedCorrection:
     return build_prepared(
         *(
             prepare_behaviour(
-                inputs.base, behaviour, PROMPTS, PROMPT_IDS, inputs.spec.seed, ignore
+                inputs.base,
+                behaviour,
+                PROMPTS,
+                PROMPT_IDS,
+                inputs.spec.seed,
+                Counter(pass_over, ()),
             ).model_copy(update={"explained": None})
             for behaviour in inputs.behaviours
         ),
@@ -83,8 +89,13 @@ def candidates_of(
     on_pool: Callable[[PoolSize], None] = lambda size: None,
 ) -> Candidates:
     """The components of a search that prunes `most` of them at most."""
-    kinds = tuple(given.relevance)
+    plan = replace(plan_of(*given.relevance, most=most), max_rank=max_rank, max_lines=max_lines)
+    return Candidates(given, plan, advance, on_pool)
+
+
+def plan_of(*kinds: Granularity, most: int = 40, rounds: int = 1, **changes: Any) -> SearchPlan:
+    """A search that prunes `most` components at most."""
     space = Space(dict.fromkeys(kinds, (1, most)), layers=2, ablations=(Ablation.ZERO,))
     amounts = {kind: ListedAmounts((most,)) for kind in kinds}
-    plan = SearchPlan(1, amounts, space, 0, max_rank, max_lines)
-    return Candidates(given, plan, advance, on_pool)
+    own: dict[str, Any] = {"refinements": 0, "max_rank": None} | changes
+    return SearchPlan(rounds, amounts, space, **own)

@@ -34,7 +34,7 @@ from workers.correction.candidates import (
     POOL_SHARE,
     Candidates,
     PoolSize,
-    count_pools,
+    list_pooled,
     weighs_together,
 )
 from workers.correction.protection import SEARCH_SHARE
@@ -385,10 +385,10 @@ def test_components_are_weighed_together_where_damage_is_predicted(
 ) -> None:
     assert weighs_together(inputs.base, kind)
     relevance = {kind: relevance_of({})}
-    assert count_pools(inputs_of(inputs, prepare(inputs), relevance)) == 1
+    assert list_pooled(inputs_of(inputs, prepare(inputs), relevance)) == [kind]
     for score in ("benefit_cost", "signed_difference"):
         other = with_spec(inputs, attribution={"score": score})
-        assert count_pools(inputs_of(other, prepare(other), relevance)) == 0
+        assert list_pooled(inputs_of(other, prepare(other), relevance)) == []
 
 
 def test_neurons_and_weights_of_fused_experts_are_ranked_one_by_one() -> None:

@@ -27,7 +27,7 @@ from workers.correction.measurement import (
 from workers.correction.preparation import prepare_behaviour
 from workers.correction.results import PromptOutcome, Response
 from workers.domain import TokenSequence
-from workers.progress import ignore
+from workers.progress import Counter, ignore, pass_over
 from workers.pruning.components import pruned
 
 PROMPTS = [f"w{index} w{3 * index}" for index in range(1, 7)]
@@ -45,7 +45,9 @@ def test_an_unchanged_model_repeats_the_responses_it_was_measured_by(
     model: LlamaForCausalLM, decoding
 ) -> None:
     behaviour = build_behaviour(ALWAYS, decoding=decoding)
-    prepared = prepare_behaviour(base_of(model), behaviour, PROMPTS, PROMPT_IDS, 4, ignore)
+    prepared = prepare_behaviour(
+        base_of(model), behaviour, PROMPTS, PROMPT_IDS, 4, Counter(pass_over, ())
+    )
     counts: list[int] = []
     found = measure_responses(base_of(model), behaviour, prepared.prompts, 4, counts.append)
     assert list(map(list, found)) == [unmarked(entry.responses) for entry in prepared.prompts]

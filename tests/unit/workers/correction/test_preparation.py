@@ -36,9 +36,9 @@ from workers.correction.preparation import (
     MIN_TRIGGERING,
     REFERENCE_TOKENS,
     TUNE_SHARE,
+    PreparationWork,
     PromptTooLongError,
     ReferenceTokens,
-    count_responses,
     describe_signal,
     judge_signal,
     prepare_behaviour,
@@ -47,7 +47,7 @@ from workers.correction.preparation import (
 from workers.correction.results import PreparedBehaviour, PromptOutcome, Response
 from workers.measuring.splits import split_by_hash
 from workers.models.encoding import cut_corpus, encode_text
-from workers.progress import ignore
+from workers.progress import Counter, Standing, ignore, pass_over
 from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import UniquenessScorer
 
@@ -65,7 +65,7 @@ def prepare(
 ) -> tuple[PromptOutcome, ...]:
     base = base_of(model)
     prompt_ids = [encode_text(base.tokenizer, prompt) for prompt in prompts]
-    prepared = prepare_behaviour(base, behaviour, prompts, prompt_ids, SEED, ignore)
+    prepared = prepare_behaviour(base, behaviour, prompts, prompt_ids, SEED, Counter(pass_over, ()))
     assert prepared.name == behaviour.name
     return prepared.prompts
 
@@ -229,14 +229,23 @@ def test_empty_responses_do_not_trigger(model: LlamaForCausalLM) -> None:
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLED])
-def test_progress_counts_both_runs_whoever_triggers(
+def test_progress_counts_all_that_is_done_whoever_triggers(
     model: LlamaForCausalLM, decoding, level: float
 ) -> None:
-    counts: list[int] = []
+    told: list[Standing] = []
     behaviour = build_behaviour(FunctionScorer(lambda answer: level), decoding=decoding)
     ids = [(1, 2), (3,), (4, 5)]
-    prepare_behaviour(base_of(model), behaviour, ["a", "b", "c"], ids, 0, counts.append)
-    assert sum(counts) == count_responses(behaviour, 3)
+    work = PreparationWork(behaviour, (2, 1, 2))
+    counter = Counter(told.append, work.list_parts())
+    prepare_behaviour(base_of(model), behaviour, ["a", "b", "c"], ids, 0, counter)
+    samples = decoding.samples
+    assert told[0].message == f"first answers, rudeness: 0 of {3 * samples} responses"
+    later = [one.message for one in told if one.message.startswith("second answers")]
+    begun = [message for message in later if " 0 of" not in message]
+    assert bool(begun) == (level == 1.0)
+    assert all(message.endswith(f" of {3 * samples} responses") for message in begun)
+    assert told[-1].done == told[-1].total
+    assert [one.done for one in told] == sorted(one.done for one in told)
 
 
 def test_a_prompt_that_just_fits_is_answered(model: LlamaForCausalLM) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from workers.library.context import MemoryContext, Silence, listening
-from workers.progress import Advance
+from workers.progress import Advance, Counter, Standing
 from workers.stages.context import ShardedStage, ShardedWork
 
 
@@ -15,8 +15,8 @@ class Ears:
     def __init__(self) -> None:
         self.heard: list[tuple[str, int, int]] = []
 
-    def hear(self, stage: str, done: int, total: int) -> None:
-        self.heard.append((stage, done, total))
+    def hear(self, stage: str, standing: Standing) -> None:
+        self.heard.append((stage, standing.done, standing.total))
 
 
 def test_a_stage_is_run_timed_and_heard() -> None:
@@ -24,7 +24,7 @@ def test_a_stage_is_run_timed_and_heard() -> None:
     context = MemoryContext(ears)
 
     def work(progress: object) -> bytes:
-        progress(2, 4)  # type: ignore[operator]
+        progress(Standing(2, 4))  # type: ignore[operator]
         return b"result"
 
     output = context.run_stage("prepare", {}, work)
@@ -34,18 +34,18 @@ def test_a_stage_is_run_timed_and_heard() -> None:
 
 
 def test_shards_are_computed_in_order_and_counted_together() -> None:
-    counted: list[tuple[int, int]] = []
+    counted: list[Standing] = []
 
     def compute(position: int, advance: Advance) -> bytes:
         advance((3, 5)[position])
         return bytes([position])
 
     stage = ShardedStage("attribute", "key", "sha")
-    results = MemoryContext(Ears()).run_shards(
-        stage, ShardedWork((3, 5), compute), lambda done, total: counted.append((done, total))
-    )
+    work = ShardedWork((3, 5), compute, "rows", cost=2.0)
+    results = MemoryContext(Ears()).run_shards(stage, work, Counter(counted.append, [work.part]))
     assert results == [b"\0", b"\1"]
-    assert counted == [(3, 8), (8, 8)]
+    told = [(standing.done, standing.total, standing.message) for standing in counted]
+    assert told == [(0, 16, "0 of 8 rows"), (6, 16, "3 of 8 rows"), (16, 16, "8 of 8 rows")]
 
 
 def test_what_was_found_out_once_is_remembered() -> None:
@@ -78,11 +78,13 @@ def test_events_and_files_are_kept() -> None:
 
 def test_bars_are_drawn_where_wanted(capsys) -> None:
     with listening(shows_progress=True) as listener:
-        listener.hear("prepare", 1, 2)
-        listener.hear("prepare", 2, 2)
-    assert "prepare" in capsys.readouterr().out
+        listener.hear("prepare", Standing(1, 2, "1 of 2 [answers]", 75.2))
+        listener.hear("prepare", Standing(1, 2, "1 of 2 [answers]", 75.2))
+    shown = capsys.readouterr().out
+    assert "prepare" in shown
+    assert "1 of 2 [answers], 0:01:15 left" in shown
     with listening(shows_progress=False) as listener:
-        listener.hear("prepare", 1, 2)
+        listener.hear("prepare", Standing(1, 2))
     assert capsys.readouterr().out == ""
 
 

@@ -19,7 +19,7 @@ from service.jobs.execution import (
     skip_stage,
     start_stage,
 )
-from workers.progress import Progress
+from workers.progress import Progress, Standing
 from workers.running import context as context_module
 from workers.running.context import PROGRESS_SECONDS, CancelledJobError, JobContext
 from workers.stages.context import StageOutput, compute_key
@@ -57,6 +57,9 @@ class RecordingContext(JobContext):
         self.writes: list[tuple[Any, ...]] = []
         self.estimates: list[float] = []
         self.cancelled = False
+
+    def load_stage_seconds(self) -> dict[str, float]:
+        return {"prepare": 12.0}
 
     def estimate_remaining(self, seconds: float) -> None:
         self.estimates.append(seconds)
@@ -181,13 +184,22 @@ def test_progress_is_written_sparsely_but_always_at_the_end(clock: SimpleNamespa
     context = RecordingContext()
     advance = context.progress("search")
     for done in range(1, 6):
-        advance(done, 6)
+        advance(Standing(done, 6, f"{done} rows"))
         clock.now += PROGRESS_SECONDS / 2.5
-    advance(6, 6)
+    advance(Standing(6, 6, "6 rows", 0.0))
     assert context.writes == [
-        (report_progress, "search", done, 6)
-        for done in (1, 4, 6)  # 0.0, 1.2 and the last
+        (report_progress, "search", 1, 6, "1 rows", None),
+        (report_progress, "search", 4, 6, "4 rows", None),  # at 1.2 s
+        (report_progress, "search", 6, 6, "6 rows", 0.0),
     ]
+
+
+def test_what_there_is_to_do_and_the_first_of_it_are_written(clock: SimpleNamespace) -> None:
+    context = RecordingContext()
+    advance = context.progress("search")
+    for done in (0, 0, 2, 3):
+        advance(Standing(done, 9))
+    assert [write[2] for write in context.writes] == [0, 2]
 
 
 def test_progress_says_how_long_the_job_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,20 +208,32 @@ def test_progress_says_how_long_the_job_will_take(monkeypatch: pytest.MonkeyPatc
     context = RecordingContext()
     advance = context.progress("package")
     now += 10
-    advance(1, 3)
-    advance(3, 3)
-    assert context.estimates == pytest.approx([20, 0])
+    advance(Standing(1, 3))
+    now += 1
+    advance(Standing(2, 3, "", 20.0))
+    advance(Standing(3, 3, "", 0.0))
+    assert context.estimates == [20.0, 0.0]
+
+
+def test_a_job_goes_on_after_its_stage(clock: SimpleNamespace) -> None:
+    context = RecordingContext()
+    advance = context.progress("attribute")
+    clock.now += 3
+    advance(Standing(1, 3, "", 5.0))
+    stages = CorrectionSpec.stages
+    known = stages["prepare"] + stages["attribute"]
+    assert context.estimates == pytest.approx([5 + 20 / known * (1 - known)])
 
 
 def test_progress_stops_a_cancelled_job(clock: SimpleNamespace) -> None:
     context = RecordingContext()
     advance = context.progress("search")
-    advance(1, 3)
+    advance(Standing(1, 3))
     context.cancelled = True
-    advance(2, 3)  # too soon after the last look
+    advance(Standing(2, 3))  # too soon after the last look
     clock.now += PROGRESS_SECONDS
     with pytest.raises(CancelledJobError):
-        advance(2, 3)
+        advance(Standing(2, 3))
     assert len(context.writes) == 1
 
 

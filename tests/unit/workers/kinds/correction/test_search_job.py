@@ -15,6 +15,7 @@ from tests.unit.workers.correction.bench_cases import (
     SETTINGS,
     candidates_of,
     inputs_of,
+    plan_of,
     prepare,
 )
 from tests.unit.workers.correction.cases import build_trial
@@ -28,7 +29,8 @@ from workers.correction.candidates import PoolSize
 from workers.correction.results import PreparedCorrection, TrialSettings
 from workers.kinds.correction.attribute import answer_undesired
 from workers.kinds.correction.search_job import SearchReporter, StoredBench
-from workers.progress import ignore
+from workers.kinds.correction.search_work import SearchWork
+from workers.progress import Counter
 from workers.running.context import CancelledJobError
 
 
@@ -42,15 +44,15 @@ def bench_of(
     inputs: FakeInputs, prepared: PreparedCorrection, context: FakeContext, upstream: str = "sha"
 ) -> StoredBench:
     given = inputs_of(inputs, prepared)
-    reporter = report_to(context)
-    answer = partial(answer_undesired, inputs, advance=ignore)  # type: ignore[arg-type]
-    bench = TuningBench(given, candidates_of(given), answer, reporter.poll)
-    return StoredBench(context, bench, upstream)  # type: ignore[arg-type]
+    work = SearchWork(given, plan_of(NEURON))
+    counter = Counter(lambda standing: context.check_cancelled(), work.list_parts())
+    answer = partial(answer_undesired, inputs, advance=counter)  # type: ignore[arg-type]
+    bench = TuningBench(given, candidates_of(given), answer, counter)
+    return StoredBench(context, bench, upstream, counter, work)  # type: ignore[arg-type]
 
 
-def report_to(context: FakeContext, told: list[int] | None = None) -> SearchReporter:
-    advance = ignore if told is None else told.append
-    return SearchReporter(context, ["loop", "rudeness"], advance)  # type: ignore[arg-type]
+def report_to(context: FakeContext) -> SearchReporter:
+    return SearchReporter(context, ["loop", "rudeness"])  # type: ignore[arg-type]
 
 
 def test_what_was_measured_is_remembered_by_all_it_depends_on(
@@ -82,16 +84,15 @@ def test_what_was_measured_of_slices_is_remembered(inputs: FakeInputs) -> None:
 
 
 def test_a_cancelled_measurement_is_not_stored(inputs: FakeInputs) -> None:
-    context = FakeContext(looks_left=1)
+    context = FakeContext(looks_left=4)
     with pytest.raises(CancelledJobError):
         bench_of(inputs, prepare(inputs), context).measure(FIRST, SETTINGS)
     assert context.memory == {}
 
 
 def test_a_pool_is_an_event() -> None:
-    context, told = FakeContext(), list[int]()
-    report_to(context, told).report_pool(PoolSize(NEURON, components=15, rows=7, slices=2))
-    assert told == [1]
+    context = FakeContext()
+    report_to(context).report_pool(PoolSize(NEURON, components=15, rows=7, slices=2))
     ((kind, message, data),) = context.events
     assert kind == "search.pool"
     assert message == (
@@ -102,13 +103,12 @@ def test_a_pool_is_an_event() -> None:
 
 
 def test_every_trial_is_an_event() -> None:
-    context, told = FakeContext(), list[int]()
-    reporter = report_to(context, told)
+    context = FakeContext()
+    reporter = report_to(context)
     reporter.report_trial(build_trial((0.5, -0.25), kl=0.0123, perplexity=10.1))
     lost = build_trial((0.5, 0.5), within=False, bound_by="words", use=1.2, last_layer=3)
     reporter.report_trial(lost)
     reporter.report_trial(lost)  # remembered, after a restart
-    assert told == [1, 1, 1]
     (kind, message, data), (_, over, later) = context.events
     assert kind == "search.trial"
     assert message == (

@@ -1,0 +1,99 @@
+"""What a search does, as progress counts it: pools, the rounds at most, refinements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from excise.names import Granularity
+from workers.attribution.fisher import PIECE_TOKENS
+from workers.correction.candidates import REFERENCE_ROWS, list_pooled
+from workers.correction.explained import collect_explained
+from workers.correction.protection import list_learned
+from workers.correction.results import TrialSettings
+from workers.correction.search import SearchInputs, SearchPlan, name_round
+from workers.progress import BACKWARD, FORWARD, Part, answer_prompts, count_alike, read_texts
+
+UNLIMITED = "the best again, without a limit on rank"
+"""What people read of the trial that tells what the limit on rank costs."""
+
+
+class SearchWork:
+    """Names the steps of a search and says what each takes.
+
+    Rounds end when more would bring nothing, so there are at most as many as planned.
+    """
+
+    def __init__(self, given: SearchInputs, plan: SearchPlan) -> None:
+        self._given = given
+        self._plan = plan
+
+    def list_parts(self) -> Iterator[Part]:
+        """Yield everything in order, the base model's own figures before the first trial."""
+        plan = self._plan
+        pooled = list_pooled(self._given)
+        steps = [
+            (granularity, self._name(name_round(number), granularity))
+            for granularity in plan.amounts
+            for number in range(1, plan.rounds + 1)
+        ]
+        for number, (granularity, step) in enumerate(steps):
+            if granularity in pooled and number % plan.rounds == 0:
+                yield from self._list_pool(self.name_pool(granularity))
+            if number == 0:
+                yield from self._list_texts(step)
+            yield from self._list_trial(step)
+            if (number + 1) % plan.rounds:
+                yield from self._list_explained(step)
+        for number in range(1, plan.refinements + 1):
+            yield from self._list_trial(f"refinement {number} of at most {plan.refinements}")
+        if plan.max_rank is not None:
+            yield from self._list_trial(UNLIMITED)
+
+    def name_pool(self, granularity: Granularity) -> str:
+        """Return the step in which the pool of a granularity is chosen."""
+        return f"weighing {granularity.value}s"
+
+    def name_trial(self, settings: TrialSettings) -> str:
+        """Return the step of a trial."""
+        kind, _, rest = settings.origin.partition(" ")
+        if not rest.isdecimal():
+            return UNLIMITED
+        if kind == "refinement":
+            return f"{settings.origin} of at most {self._plan.refinements}"
+        return self._name(settings.origin, settings.granularity)
+
+    def _name(self, origin: str, granularity: Granularity) -> str:
+        """Return what people read of a round; of which granularity, where there are several."""
+        told = f"{origin} of at most {self._plan.rounds}"
+        return told if len(self._plan.amounts) == 1 else f"{told}, {granularity.value}s"
+
+    def _list_pool(self, step: str) -> Iterator[Part]:
+        """Yield the rows by which candidates are weighed: no more than are wanted."""
+        yield count_alike("rows", REFERENCE_ROWS, BACKWARD * PIECE_TOKENS, step)
+        learned = list_learned(self._given.prepared.protection)
+        lengths = [len(sample.token_ids) for sample in learned]
+        yield read_texts("protected texts", lengths, passes=FORWARD + BACKWARD, step=step)
+
+    def _list_trial(self, step: str) -> Iterator[Part]:
+        """Yield the answers to the tuning prompts, then every text."""
+        prepared = self._given.prepared
+        for behaviour, own in zip(self._given.behaviours, prepared.behaviours, strict=True):
+            lengths = [len(outcome.prompt_ids) for outcome in own.triggering(held_out=False)]
+            decoding = behaviour.decoding
+            yield answer_prompts(lengths, decoding.max_new_tokens, decoding.samples, step=step)
+        yield from self._list_texts(step)
+
+    def _list_texts(self, step: str) -> Iterator[Part]:
+        prepared = self._given.prepared
+        yield read_texts("texts", map(len, prepared.reference.tune), step=step)
+        yield read_texts("texts", map(len, prepared.corpus_tune), step=step)
+        probes = [sample.to_sequence() for own in prepared.protection for sample in own.tune]
+        yield read_texts("probes", [len(probe.token_ids) for probe in probes], step=step)
+
+    def _list_explained(self, step: str) -> Iterator[Part]:
+        """Yield what is explained of the answers: expected as many as the base model gave."""
+        given = self._given
+        for behaviour, own in zip(given.behaviours, given.prepared.behaviours, strict=True):
+            samples = collect_explained(behaviour, own, given.attributor).undesired
+            lengths = [len(sample.token_ids) for sample in samples]
+            yield read_texts("explained responses", lengths, passes=FORWARD + BACKWARD, step=step)
