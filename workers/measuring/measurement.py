@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from excise.estimates.cost import CHARACTERS_A_TOKEN
+from excise.estimates.prompts import BYTES_A_TOKEN
 from workers.abilities.catalogue import ProbeSource
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities
@@ -229,7 +229,7 @@ def count_probes(slices: Mapping[str, Sequence[EncodedProbe]], step: str) -> Par
 
 
 def _guess_tokens(text: str) -> int:
-    return math.ceil(len(text) / CHARACTERS_A_TOKEN)
+    return math.ceil(len(text.encode()) / BYTES_A_TOKEN)
 
 
 def count_choices(questions: Sequence[Question], step: str = "") -> Part:
