@@ -36,9 +36,9 @@ LEARN = Size(items=9, targets=40, tokens=0)
 
 TUNE = Size(items=24, targets=120, tokens=500)
 """What a trial is measured on. 24 items alone are 24 tokens of `opposites`, in 14 different words:
-a correction of toxicity kept that slice on them and lost 0.109 nats a token of it on the verdict's.
-At a third of that damage 24 items tell its loss to ± 0.05, 120 of 43 words to ± 0.03; the loss of
-sentences is told by 24 items, 200 tokens, to ± 0.05 to 0.12 (benchmarks/RESULTS.md)."""
+a correction of toxicity that lost nothing on them lost 0.109 nats per token on the verdict's items.
+At a third of that damage, 24 items estimate the loss to ± 0.05 and 120 items of 43 words to ± 0.03;
+for sentences, 24 items with 200 tokens give ± 0.05 to 0.12 (benchmarks/RESULTS.md)."""
 
 LEARN_SEED, TUNE_SEED = 1, 2
 """Added to three times the job's seed: learning, tuning and verdict draw different probes."""

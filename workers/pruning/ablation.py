@@ -1,4 +1,4 @@
-"""What an ablated component leaves behind: a share of its weights, and a bias for its mean."""
+"""Arithmetic of ablation: weights scaled down, and the bias that replaces a mean activation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def scale_values(values: torch.Tensor, scale: float) -> torch.Tensor:
-    """Return weights times `scale` in their dtype; 0 gives +0 whatever they were, NaN included."""
+    """Return weights times `scale` in their own dtype; a scale of 0 gives +0 even for NaN."""
     return torch.zeros_like(values) if scale == 0 else values * scale
 
 
@@ -17,12 +17,12 @@ def compute_bias_shift(
     outputs: torch.Tensor | None = None,
     output_size: int = 0,
 ) -> torch.Tensor:
-    """Return what the mean activations lose at the output, (1 − scale) · W[:, J] · mean[J].
+    """Return the mean output that an ablation takes away, (1 − scale) · W[:, J] · mean[J].
 
-    `values` are the original weights of the chosen input features, `(feature, out)`, `means`
-    their mean activations, `(feature,)`; the result is float32 `(out,)`. For single weights
-    `values` and `means` are `(weight,)`, and `outputs` the output feature of each among
-    `output_size`.
+    `values` are the original weights of the chosen input features J, `(feature, out)`, and
+    `means` are their mean activations, `(feature,)`; the result is float32 `(out,)`. For single
+    weights, `values` and `means` have shape `(weight,)`, and `outputs` gives each weight's
+    output feature, below `output_size`.
     """
     weights, lost = values.float().contiguous(), (1 - scale) * means.float()
     if outputs is None:

@@ -1,4 +1,4 @@
-"""Components of a loaded model removed, dampened or replaced by their mean, for a while."""
+"""Temporary ablation: components of a loaded model are removed, scaled or replaced by means."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def pruned(
 ) -> Iterator[None]:
     """Within the context the selected components are multiplied by `scale`; 0 removes them.
 
-    A neuron or head is removed in the weights that read it. `head_dim` is derived from the
-    model's configuration when it is None. `replacement` is module → mean activation of every
-    input feature, `(feature,)`: what the ablation takes from the module's output on average,
-    (1 − scale) · W[:, J] · mean[J], is then added to its bias, or by a hook on the instance to
-    its output where it has none.
+    A neuron or head is removed by changing the weights that read it. If `head_dim` is None, it
+    is derived from the model's configuration. `replacement` maps a module to the mean
+    activation of every input feature, `(feature,)`. If given, the mean output that the ablation
+    takes away, (1 − scale) · W[:, J] · mean[J], is added to the module's bias, or, if it has no
+    bias, to its output by a hook on the instance.
 
-    Parameters are put back bit for bit on exit, also when several modules share storage and
-    when the body raises. What is kept meanwhile is as large as the selection. Raises
-    `ValueError` before anything is touched on a module that is absent or not linear, an index
-    outside it, and a replacement that does not fit.
+    On exit, parameters are restored bit for bit, even if modules share storage or the body
+    raises. The saved originals take as much memory as the selection. Raises `ValueError`, before
+    anything is changed, for a module that is absent or not linear, an index out of range, and a
+    replacement of the wrong shape.
     """
     places = find_places(model, selection, head_dim)
-    # All are read before any is written: a component reached twice is changed once.
+    # Read all before writing any, so that a component reached twice is scaled only once.
     originals = [place.view[place.entries] for place in places]
     shifts = [
         None if replacement is None else _compute_shift(place, values, scale, replacement)
@@ -72,7 +72,7 @@ def _compute_shift(
 
 
 def _add_shift(place: Place, shift: torch.Tensor, undo: ExitStack) -> None:
-    """Add `shift` to the module's bias, or to its output when it has none, until undone."""
+    """Add `shift` to the module's bias, or to its output if it has no bias, until undone."""
     assert place.module is not None
     bias = place.module.bias
     if isinstance(bias, torch.Tensor):

@@ -1,10 +1,10 @@
 """The exact k-th largest of any number of scores, in linear time and constant memory.
 
-A sample gives a bracket around the value. One pass counts the scores above the bracket and keeps
-those inside, and quickselect finds the value among them. If the bracket misses the value or holds
-too many scores (few distinct values, an unfavourable order), further passes narrow it by a factor
-of 2¹⁶ each, with a histogram over the integers that order as the floats do. The number of passes
-is therefore bounded, whatever the scores.
+A random sample gives a bracket around the value. One pass counts the scores above the bracket and
+keeps those inside it; quickselect then finds the value among them. If the bracket misses the value
+or holds too many scores (few distinct values, an unfavourable order), further passes narrow it by
+a factor of 2¹⁶ each, using a histogram over integers that sort in the same order as the floats. The
+number of passes is therefore bounded for any scores.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ import torch
 from workers.pruning.score_stream import Chunks, NaNScoreError, ScoreError
 
 SMALL = 1 << 16
-"""Up to this many scores are all kept instead of sampled. Like all numbers here it affects time and
-memory only, never the result."""
+"""Up to this many scores are all kept, not sampled. This number and those below were chosen by
+hand; they affect time and memory only, never the result."""
 
 CAPACITY = 1 << 23
-"""Most scores kept of one bracket; a bracket with more is narrowed first."""
+"""Largest number of scores kept from one bracket; a bracket with more is narrowed first."""
 
 SAMPLE_STEP = 256
 """One of this many scores is sampled."""
 
 SAMPLE_LIMIT = 1 << 20
-"""A sample larger than this is thinned by half."""
+"""When the sample grows beyond this many scores, every other one is dropped."""
 
 DEVIATIONS = 6.0
 """Half the bracket's width, in standard deviations of the sampled rank."""
 
 BIN_BITS = 16
+"""Binary logarithm of the number of bins by which one pass narrows a bracket."""
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a first pass finds out about the scores."""
+    """Facts about the scores, gathered in a first pass."""
 
     size: int
     dtype: torch.dtype
@@ -49,7 +50,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Cutoff:
-    """Where a selection ends: it has all scores beyond `value` and the first `ties` equal to it."""
+    """End of a selection: it takes all scores beyond `value` and the first `ties` equal to it."""
 
     value: float
     ties: int
@@ -59,21 +60,22 @@ class Cutoff:
 
 @dataclass(frozen=True)
 class _Bracket:
-    """An interval of values, both ends included, that holds the value looked for."""
+    """A closed interval that contains the value sought."""
 
     low: float
     high: float
     above: int
-    """Scores larger than `high`."""
+    """Number of scores larger than `high`."""
     inside: int
+    """Number of scores in the interval."""
     values: torch.Tensor | None
-    """The scores inside; None if there are too many, or if they were not collected."""
+    """The scores in the interval; None if they are too many or were not collected."""
 
 
 def survey_scores(chunks: Chunks) -> Survey:
     """Return the number, the dtype and a sample of the scores.
 
-    Raises `NaNScoreError` if a score is not a number, `ScoreError` if dtypes differ.
+    Raises `NaNScoreError` if a score is NaN, `ScoreError` if the chunks' dtypes differ.
     """
     generator = torch.Generator().manual_seed(0)
     kept: list[torch.Tensor] = []
@@ -97,11 +99,11 @@ def survey_scores(chunks: Chunks) -> Survey:
 
 
 def find_cutoff(chunks: Chunks, survey: Survey, count: int, *, smallest: bool = False) -> Cutoff:
-    """Return exactly where the `count` largest (or smallest) scores end.
+    """Return the cutoff that selects exactly the `count` largest (or smallest) scores.
 
     `count` must be in [1, size]. −0.0 equals 0.0; infinities are ordinary values.
     """
-    rank = survey.size - count + 1 if smallest else count  # counted from the largest
+    rank = survey.size - count + 1 if smallest else count  # 1 is the largest score
     bracket = _bracket(chunks, survey, rank)
     while bracket.values is None and bracket.low < bracket.high:
         bracket = _narrow(chunks, survey.dtype, bracket, rank)
@@ -111,7 +113,7 @@ def find_cutoff(chunks: Chunks, survey: Survey, count: int, *, smallest: bool = 
 
 
 def _bracket(chunks: Chunks, survey: Survey, rank: int) -> _Bracket:
-    """Return an interval that holds the score of rank `rank`, with its scores if they are few."""
+    """Return an interval that contains the score of rank `rank`, and its scores if few."""
     if survey.size <= SMALL:
         return _tally(chunks, -math.inf, math.inf)
     sampled = len(survey.sample)
@@ -147,7 +149,7 @@ def _tally(chunks: Chunks, low: float, high: float) -> _Bracket:
 
 
 def _narrow(chunks: Chunks, dtype: torch.dtype, bracket: _Bracket, rank: int) -> _Bracket:
-    """Return the bin of a histogram over the bracket that holds the score of rank `rank`."""
+    """Return the histogram bin, within the bracket, that contains the score of rank `rank`."""
     first, last = _to_key(bracket.low, dtype), _to_key(bracket.high, dtype)
     shift = max(0, (last - first).bit_length() - BIN_BITS)
     base = first >> shift
@@ -165,7 +167,7 @@ def _narrow(chunks: Chunks, dtype: torch.dtype, bracket: _Bracket, rank: int) ->
 
 
 def _finish(bracket: _Bracket, rank: int) -> tuple[float, int, int]:
-    """Return the score of rank `rank`, and how many scores are larger and how many equal."""
+    """Return the score of rank `rank`, the number of larger scores and the number equal to it."""
     if bracket.values is None:
         return bracket.low, bracket.above, bracket.inside
     values = bracket.values
@@ -176,7 +178,7 @@ def _finish(bracket: _Bracket, rank: int) -> tuple[float, int, int]:
 
 
 def _to_keys(values: torch.Tensor) -> torch.Tensor:
-    """Return integers that order as the floats do; −0.0 and 0.0 both become 0."""
+    """Return integers that sort in the same order as the floats; −0.0 and 0.0 both become 0."""
     dtype = _INTEGERS[values.element_size()]
     bits = values.view(dtype)
     return torch.where(bits < 0, torch.iinfo(dtype).min - bits, bits)

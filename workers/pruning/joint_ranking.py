@@ -1,4 +1,4 @@
-"""Joint ranking: each component is weighed together with those chosen before it."""
+"""Joint ranking: the cost of each component depends on the components chosen before it."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from workers.pruning.damage import predict_damage
 from workers.pruning.ranking import Ranking
 
 COUPLING_WEIGHT = 16.0
-"""Weight of the damage a component does together with those chosen before, beside its own.
+"""Factor on the damage that a component does jointly with those chosen before it.
 
-Above 1 because the components chosen later add to that damage, too: the total is bounded, not the
-next step. Measured on SmolLM2, 16,000 weights against toxicity: KL 0.0184 without coupling, 0.0138
-at weight 1, 0.0064 at 8, 0.0052 at 16, 0.0047 at 32, while the benefit falls by 2, 10, 11 and 13
-per cent (docs/decisions/0014).
+It is above 1 because components chosen later will interact with this one as well: what must stay
+small is the total damage, not that of the next step. Measured on SmolLM2 with 16,000 weights
+against toxicity: KL 0.0184 without coupling and 0.0138, 0.0064, 0.0052 and 0.0047 at factors 1, 8,
+16 and 32, while the benefit falls by 2, 10, 11 and 13 per cent (docs/decisions/0014).
 """
 
 STEPS = 128
-"""Times the damage done so far is computed anew in one ranking. Smaller steps changed nothing
+"""How many times one ranking recomputes the damage done so far. Smaller steps changed nothing
 (docs/decisions/0014)."""
 
 FALL_SPREAD = 2.0
-"""How many times as fast as a sample's mean lead its most endangered leads are taken to fall: a
-correction lifts the leads of a list's words and lowers those of its commas (docs/decisions/0016).
-Chosen by hand; not measured."""
+"""Every token's lead is assumed to fall this many times as fast as its sample's mean lead, because
+leads do not fall evenly: a correction raised the leads of a list's words and lowered those of its
+commas (docs/decisions/0016). Chosen by hand; not measured."""
 
 DEAREST = 64.0
-"""Highest price of damage to a text at its limit; 1 is the price at half its limit. Chosen by
-hand; not measured."""
+"""Highest price of damage to a text, reached near its limit; the price at half the limit is 1.
+Chosen by hand; not measured."""
 
 
 class Ledger(Protocol):
-    """What the components chosen so far cost a text, and what each further one would add."""
+    """Running account of one text: the damage so far, and what each further removal would add."""
 
     def add(self, taken: torch.Tensor) -> None:
-        """Count the components at the places `taken`, int64 `(taken,)`, as chosen."""
+        """Record as chosen the components at positions `taken` of the pool, int64 `(taken,)`."""
 
     @property
     def damage(self) -> float:
-        """Predicted damage of all chosen components together, nats a token."""
+        """Predicted damage of removing all chosen components together, nats per token."""
 
     def compute_costs(self) -> torch.Tensor:
-        """Return what each component would add, `(component,)` float64, nats a token."""
+        """Return the damage each component would add, `(component,)` float64, nats per token."""
 
 
 class Guard(Protocol):
-    """A text that must keep working: what removing the components of a pool costs it."""
+    """A protected text, and how to predict what removing components of a pool costs it."""
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ class Guard(Protocol):
 
     @property
     def limit(self) -> float:
-        """Most it may lose, nats a token."""
+        """Largest damage the text may take, nats per token."""
 
     def open(self) -> Ledger:
         """Return a ledger in which nothing is chosen yet."""
@@ -67,16 +67,16 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DivergenceGuard:
-    """Guards a text's predictions as a whole: their loss to first, divergence to second order."""
+    """Guard of all predictions of a text, by loss to first and divergence to second order."""
 
     name: str
     limit: float
     first_order: torch.Tensor
-    """`(component,)` float64: rise of the text's loss to first order, nats a token."""
+    """`(component,)` float64: increase of the text's loss to first order, nats per token."""
     divergence: torch.Tensor
-    """`(component,)` float64: KL divergence each removal causes by itself, nats a token."""
+    """`(component,)` float64: KL divergence of removing each component alone, nats per token."""
     rows: torch.Tensor
-    """`(row, component)` float32: removing the set m causes the divergence ½‖rows · m‖²."""
+    """`(row, component)` float32, G: removing the set with indicator m causes ½‖G m‖² nats."""
 
     def open(self) -> Ledger:
         """Return a ledger in which nothing is chosen yet."""
@@ -84,7 +84,7 @@ class DivergenceGuard:
 
 
 class _DivergenceLedger:
-    """Optimal Brain Damage plus the off-diagonal terms of the Combinatorial Brain Surgeon."""
+    """Optimal Brain Damage, plus the off-diagonal terms of the Combinatorial Brain Surgeon."""
 
     def __init__(self, guard: DivergenceGuard) -> None:
         self._guard = guard
@@ -105,14 +105,14 @@ class _DivergenceLedger:
 
 @dataclass(frozen=True, eq=False)
 class MarginGuard:
-    """Guards right continuations by their tokens' leads: logit minus the best other logit."""
+    """Guard of right continuations, by each token's lead: its logit minus the best other logit."""
 
     name: str
     limit: float
     rows: torch.Tensor
-    """`(sample, component)` float32: fall of a sample's mean lead when one is removed, logits."""
+    """`(sample, component)` float32: fall of a sample's mean lead per removed component, logits."""
     leads: tuple[torch.Tensor, ...]
-    """For each sample the base model's leads of its tokens, `(token,)`, logits."""
+    """One tensor `(token,)` per sample: the leads of its tokens in the base model, logits."""
 
     def open(self) -> Ledger:
         """Return a ledger in which nothing is chosen yet."""
@@ -120,7 +120,7 @@ class MarginGuard:
 
 
 class _MarginLedger:
-    """The logistic loss of falling leads, log(1 + exp(−lead)), a mean over tokens."""
+    """Logistic loss of the leads, log(1 + exp(−lead)), averaged over tokens."""
 
     def __init__(self, guard: MarginGuard) -> None:
         self._rows = guard.rows
@@ -142,22 +142,22 @@ class _MarginLedger:
         return (self._rows.T @ weights.float()).double().clamp_(min=0)
 
     def _left(self) -> torch.Tensor:
-        """Return the predicted lead of each token once the chosen components are gone."""
+        """Return each token's predicted lead after the chosen removals, `(token,)`, logits."""
         return self._leads - FALL_SPREAD * self._falls.repeat_interleave(self._counts)
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The components to choose from, and the guards of all texts that must keep working."""
+    """The components to choose from, and the guards of all protected texts."""
 
     components: Selection
     guards: tuple[Guard, ...]
-    """The reference text first: its damage always counts, that of others as they near their
-    limits."""
+    """The reference text's guard comes first: damage to it always counts. Damage to the others
+    counts more the closer they are to their limits."""
 
 
 def gather(components: Selection, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return each component's value `(component,)`, float64; 0 in modules without values."""
+    """Return the value of each component, `(component,)` float64; 0 in modules without values."""
     parts = [
         values[name].flatten()[indices].double()
         if name in values
@@ -168,11 +168,12 @@ def gather(components: Selection, values: Mapping[str, torch.Tensor]) -> torch.T
 
 
 def compute_price(use: float) -> float:
-    """Return the price of damage to a text that has used up the share `use` of its limit.
+    """Return the price of further damage to a text that has used up the share `use` of its limit.
 
-    0 while nothing is lost, 1 at half the limit (as much as damage to the reference text), then
-    steeply more: x / (1 − x), the slope of the barrier −x − log(1 − x) of interior-point methods
-    (Boyd and Vandenberghe, Convex Optimization, section 11.2), at most `DEAREST`.
+    The price is x / (1 − x), at most `DEAREST`: 0 while nothing is lost, 1 at half the limit (the
+    price of damage to the reference text), and steeply rising beyond. It is the slope of the
+    barrier −x − log(1 − x) used in interior-point methods (Boyd and Vandenberghe, Convex
+    Optimization, section 11.2).
     """
     if use <= 0:
         return 0.0
@@ -201,8 +202,9 @@ def rank_jointly(
     `most_of_module`, no module gives more components than that; with `allowed` `(component,)`,
     boolean, only those come into question.
 
-    The choice is greedy: the best `limit` / `STEPS` components at a time, never taken back.
-    Components without benefit are never ranked, so fewer than `limit` may come back.
+    The choice is greedy: it takes the best `limit` / `STEPS` components at a time and never
+    takes one back. Components without benefit are never ranked, so the result may be shorter
+    than `limit`.
     """
     useful = benefit.clamp(min=0)
     ledgers = [guard.open() for guard in pool.guards]
@@ -230,10 +232,10 @@ def rank_jointly(
 def _add_costs(
     guards: Sequence[Guard], ledgers: Sequence[Ledger], prices: Mapping[str, float]
 ) -> torch.Tensor:
-    """Return what each component would cost all texts, in nats a token of the first text.
+    """Return what each component would cost all texts, in nats per token of the first text.
 
-    Damage to another text is converted as a share of its limit: the same share of the first
-    text's limit, times the text's present price.
+    Damage to another text is converted to the first text's units by the ratio of their limits,
+    and multiplied by that text's current price.
     """
     cost = ledgers[0].compute_costs()
     for guard, ledger in zip(guards[1:], ledgers[1:], strict=True):
@@ -246,9 +248,9 @@ def _add_costs(
 def _cap(
     order: list[torch.Tensor], owners: torch.Tensor, available: torch.Tensor, most: int
 ) -> torch.Tensor:
-    """Return the last step of `order` without the components beyond `most` of their module.
+    """Drop from the last step of `order` what exceeds `most` per module, and return the rest.
 
-    Changes `order` and `available` in place: a full module offers nothing any more.
+    Changes `order` and `available` in place: components of a full module become unavailable.
     """
     before = torch.cat(order[:-1]) if len(order) > 1 else order[0][:0]
     counts = owners[before].bincount(minlength=int(owners.max()) + 1)
@@ -264,7 +266,7 @@ def _cap(
 
 
 def _list_places(components: Selection) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return for each component its module's position and its index in the module."""
+    """Return, for each component, the position of its module and its index in that module."""
     places = list(components.indices.values())
     if not places:
         return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)

@@ -1,7 +1,7 @@
-"""Lines of a matrix, its rows and columns: the few that pruned weights may lie on.
+"""Lines of a matrix (rows and columns), and the few lines on which pruned weights may lie.
 
-A matrix that changes on r lines alone changes by a matrix of rank r at most, which is what a small
-adapter holds.
+If a matrix changes on r lines only, the change has rank r at most, so an adapter of that rank can
+hold it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Some rows and columns of one matrix, both ascending."""
+    """Indices of some rows and some columns of one matrix, each ascending."""
 
     rows: Places
     columns: Places
@@ -55,10 +55,11 @@ def choose_lines(values: NDArray[np.float64], rows: Places, columns: Places, mos
 
 
 def find_cover(rows: Places, columns: Places) -> Lines:
-    """Return the fewest lines on which all places `(rows[k], columns[k])` lie.
+    """Return the smallest set of lines that covers all places `(rows[k], columns[k])`.
 
-    Their number is the rank that a matrix with entries at these places has at most, and has
-    unless its values happen to cancel. Found by a maximum matching (Kőnig's theorem).
+    Its size is an upper bound of the rank of any matrix that is non-zero at these places only;
+    the rank is lower only if values happen to cancel. Found by maximum bipartite matching
+    (Kőnig's theorem).
     """
     if not len(rows):
         return Lines(rows.astype(np.int64), columns.astype(np.int64))
@@ -69,9 +70,9 @@ def find_cover(rows: Places, columns: Places) -> Lines:
 
 
 def _reach(graph: csr_array, row_of: Places) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the rows and columns that alternating paths from unmatched rows lead to.
+    """Return bool masks of the rows and columns on alternating paths from unmatched rows.
 
-    `row_of` is each column's matched row, −1 for none.
+    `row_of[c]` is the row matched to column c, or −1.
     """
     seen_rows = np.ones(graph.shape[0], dtype=bool)
     seen_rows[row_of[row_of >= 0]] = False
@@ -82,7 +83,7 @@ def _reach(graph: csr_array, row_of: Places) -> tuple[NDArray[np.bool_], NDArray
         for column in graph.indices[graph.indptr[row] : graph.indptr[row + 1]].tolist():
             if not seen_columns[column]:
                 seen_columns[column] = True
-                # Never −1: an unmatched column here would make the matching larger.
+                # Never −1: an unmatched column here would allow a larger matching.
                 matched = int(row_of[column])
                 if not seen_rows[matched]:
                     seen_rows[matched] = True

@@ -1,10 +1,10 @@
-"""The patch on checkpoint folders: applied to its base, reverted bit for bit.
+"""Applying a patch to a base checkpoint's folder, and reverting it bit for bit.
 
-Applying writes scaled values (zeros, most often) over the original ones, reverting writes the
-originals; both change nothing else in the files. What is no part of the model, such as a second
-copy of the weights for another program, is left out: it would keep the other values. Checkpoints
-are recognised by the hash of their weights. Everything is written by memory map, one tensor at a
-time.
+Applying overwrites the original values with scaled ones (usually zeros); reverting writes the
+originals back. Nothing else in the files changes. Files that are not part of the model, such as a
+second copy of the weights for another program, are not copied, because they would keep the old
+values. Checkpoints are identified by the hash of their weights. Everything is written through
+memory maps, one tensor at a time.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ __all__ = [
 
 
 class RejectedPatchError(PatchError):
-    """The patch is of a job that did not pass; apply it knowingly, or not at all."""
+    """The job that made the patch did not pass; apply it knowingly, or not at all."""
 
 
 class WrongCheckpointError(PatchError):
-    """The folder's weights are not those the patch was made for."""
+    """The folder's weights are not those that the patch was made for."""
 
 
 def require_passed(patch: Patch) -> None:
-    """Raise `RejectedPatchError`, which names the unmet gates, where the patch's job did not pass.
+    """Raise `RejectedPatchError`, naming the unmet gates, if the patch's job did not pass.
 
-    A patch that does not say how its job ended is taken as it is.
+    A patch without a verdict is accepted.
     """
     if not has_passed(patch):
         raise RejectedPatchError(
@@ -61,12 +61,12 @@ def require_passed(patch: Patch) -> None:
 
 
 def has_passed(patch: Patch) -> bool:
-    """Return whether the patch's job passed, as far as the patch says how it ended."""
+    """Return whether the patch's job passed; true if the patch has no verdict."""
     return patch.verdict is None or patch.verdict.verdict is Verdict.PASSED
 
 
 def describe_verdict(patch: Patch) -> str:
-    """Return how the job ended that made a patch, in words."""
+    """Return a sentence fragment saying how the job that made the patch ended."""
     found = patch.verdict
     if found is None:
         return "the patch does not say how its job ended"
@@ -75,20 +75,20 @@ def describe_verdict(patch: Patch) -> str:
 
 
 def apply_patch(patch: Patch, base: Path, output: Path) -> tuple[str, ...]:
-    """Write to `output` the corrected copy of the checkpoint in folder `base`.
+    """Write a corrected copy of the checkpoint in folder `base` to folder `output`.
 
-    `output` appears complete or not at all. Returns the names in `base` that are no part of the
-    model and were left out. Raises `WrongCheckpointError` when the base's weights are not those
-    of the patch, `PatchError` when `output` is the base or lies inside it or the base is no sound
-    folder (see `read_checkpoint_folder`), `FileExistsError` when `output` exists.
+    `output` appears complete or not at all. Returns the names of files in `base` that are not
+    part of the model and were left out. Raises `WrongCheckpointError` if the weights are not the
+    base of the patch, `PatchError` if `output` is `base` or lies inside it or if `base` is not a
+    sound checkpoint folder (see `read_checkpoint_folder`), `FileExistsError` if `output` exists.
     """
     return _transform(patch, base, output, patch.base_sha256, patch.corrected_sha256, revert=False)
 
 
 def revert_patch(patch: Patch, corrected: Path, output: Path) -> tuple[str, ...]:
-    """Write to `output` the base copy of the corrected checkpoint, bit for bit.
+    """Write the base of a corrected checkpoint to folder `output`, bit for bit as it was.
 
-    Returns and raises as `apply_patch` does.
+    Returns and raises what `apply_patch` does.
     """
     expected, promised = patch.corrected_sha256, patch.base_sha256
     return _transform(patch, corrected, output, expected, promised, revert=True)

@@ -1,4 +1,4 @@
-"""Building a patch: what a selection changes in a checkpoint folder, tensor by tensor."""
+"""Building a patch: the changes that a selection makes to the tensors of a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def build_patch(
 ) -> Patch:
     """Return the patch that multiplies `selection` by `scale` in the checkpoint folder `base`.
 
-    `transposed` says that weights are stored (in, out); None takes it from `config.json`
-    (true for GPT-2). `head_dim` is derived from it as well when None. `replacement` is as in
-    `pruned`; what it gives is added to the stored bias. `verdict` is that on the job. Weights
-    are found by module name, see `find_stored`. Raises `PatchError` on an empty selection,
-    indices out of order, a component the checkpoint does not have, and a mean where no bias is
-    stored.
+    `transposed` says that weights are stored (in, out); if None, it is read from `config.json`
+    (true for GPT-2), as is `head_dim`. `replacement` has the same meaning as in `pruned`, and its
+    effect is added to the stored bias. `verdict` is the job's verdict. Weights are found by
+    module name (see `find_stored`). Raises `PatchError` for an empty selection, indices that do
+    not ascend, a component that the checkpoint does not have, and a replacement for a module
+    without a stored bias.
     """
     tensors = list_tensors(base)
     layout = _find_layout(base, tensors, selection, transposed, head_dim)
@@ -84,7 +84,7 @@ def build_patch(
 
 
 def require_stored(tensors: Mapping[str, StoredTensor], name: str) -> StoredTensor:
-    """Return the tensor `name`. Raises `PatchError` when the checkpoint does not have it."""
+    """Return the tensor `name`. Raises `PatchError` if the checkpoint does not have it."""
     if name not in tensors:
         raise PatchError(f"the checkpoint has no matrix {name}")
     return tensors[name]
@@ -93,9 +93,10 @@ def require_stored(tensors: Mapping[str, StoredTensor], name: str) -> StoredTens
 def write_change(
     tensor: StoredTensor, view: Values, change: WeightChange, layout: Layout, scale: float | None
 ) -> None:
-    """Write a change into the bits of its tensor: originals times `scale`, None for unscaled.
+    """Write the change's original values, times `scale` unless it is None, into the tensor's bits.
 
-    Raises `PatchError` when the tensor is not one the change fits.
+    `view` holds the tensor's raw bits and is changed in place. Raises `PatchError` if the change
+    does not fit the tensor.
     """
     if len(tensor.shape) not in (2, 3):
         raise PatchError(f"{tensor.name} is no matrix")
@@ -135,7 +136,7 @@ def _find_layout(
 
 
 def _find_weights(tensors: Mapping[str, StoredTensor], module: str) -> tuple[StoredTensor, ...]:
-    """Return the matrices of a module: one, or one an expert."""
+    """Return a module's weight matrices: one, or one for each expert."""
     try:
         found = find_stored(tensors, module)
     except ValueError as error:
@@ -148,7 +149,7 @@ def _find_weights(tensors: Mapping[str, StoredTensor], module: str) -> tuple[Sto
 def _split_change(
     tensors: Mapping[str, StoredTensor], module: str, chosen: Values, layout: Layout
 ) -> Iterator[tuple[str, WeightChange]]:
-    """Yield (tensor name, change) for the tensors of a module that hold chosen components."""
+    """Yield (tensor name, change) for each of the module's tensors that has chosen components."""
     if np.any(chosen[1:] <= chosen[:-1]):
         raise PatchError(f"the components of {module} are not in ascending order, each once")
     stored = _find_weights(tensors, module)
@@ -185,7 +186,7 @@ def _shift_bias(
     scale: float,
     means: torch.Tensor | None,
 ) -> tuple[str, BiasChange]:
-    """Return (bias tensor name, its change) for an ablation by the mean of one weight."""
+    """Return (bias tensor name, its change) for one weight whose components become their means."""
     bias = find_bias(tensors, weight)
     if bias is None or len(weight.shape) != 2:
         raise PatchError(
@@ -209,7 +210,7 @@ def _shift_bias(
 
 
 def _correct(patch: Patch, tensor: StoredTensor) -> Values | None:
-    """Return the corrected bits of a tensor, None for one the patch does not change."""
+    """Return a tensor's corrected bits; None if the patch does not change it."""
     if bias := patch.biases.get(tensor.name):
         return bias.corrected
     change = patch.weights.get(tensor.name)

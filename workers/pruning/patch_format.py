@@ -1,14 +1,14 @@
-"""The patch as a value and as the bytes of a safetensors file (formats 1 to 3 are read).
+"""The patch as a value and as the bytes of a safetensors file (formats 1 to 3 can be read).
 
-Format 3 is format 2 with the verdict on the job that made the patch, and is written where there
-is one, so that what was rejected is not applied by mistake.
+Format 3 is format 2 plus the job's verdict, so that a rejected patch is not applied by mistake;
+it is written whenever there is a verdict.
 
-For every changed weight `T` the file holds `T::indices` (int32, or int64 where they need it:
-ascending components within the tensor) and `T::original` (the base's values as raw bits): one
-row `(out,)` an input feature for neurons and heads, one value an index for single weights. An
-ablation by the mean adds `B::original` and `B::corrected`, the whole bias before and after.
-The metadata says the rest: what a component is, how the weights are laid out, which module of
-the loaded model a tensor belongs to and which of the module's components is its first.
+For every changed weight `T` the file holds two tensors. `T::indices` are the ascending indices of
+its components (int32, or int64 if they do not fit). `T::original` are the base's values as raw
+bits: for neurons and heads one row `(out,)` per input feature, for single weights one value per
+index. Mean ablation adds `B::original` and `B::corrected`, the whole bias before and after.
+The metadata holds the rest: what a component is, how the weights are laid out, and for each
+tensor the module of the loaded model it belongs to and the index of its first component there.
 """
 
 from __future__ import annotations
@@ -30,29 +30,30 @@ from workers.pruning.stored_matrix import Layout, PatchError, Values
 
 METADATA_KEY = "excise"
 MAX_COMPONENTS = 2**48
-"""Of one module. Its weights alone would take 256 TiB; what is counted with it fits 64 bits."""
+"""Limit for one module, whose weights would take at least 256 TiB; products of such counts with
+the sizes below fit 64 bits."""
 MAX_HEAD_DIM = 2**12
-"""Input features of a head; published models have 512 at most."""
+"""Limit for the input features of one head; published models have at most 512."""
 _MAX_SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class WeightChange:
-    """The pruned components of one stored weight."""
+    """The pruned components of one stored weight tensor, with their base values."""
 
     module: str
     """Name of the module in a loaded model."""
     first: int
-    """Which component of the module is the tensor's first; not 0 for one expert of several."""
+    """Index, in the module, of the tensor's first component; above 0 for later experts."""
     indices: Values
-    """`(component,)` int32 or int64, ascending, counted within the tensor."""
+    """`(component,)` int32 or int64, ascending, relative to the tensor's first component."""
     original: Values
-    """Base values as unsigned integers: `(feature, out)`, or `(component,)` for weights."""
+    """Base values as raw bits, unsigned: `(feature, out)`, or `(component,)` for weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class BiasChange:
-    """A bias that takes over what ablated components give on average, `(out,)` bits."""
+    """A bias `(out,)`, as raw bits, before and after it takes over the components' mean output."""
 
     original: Values
     corrected: Values
@@ -60,7 +61,7 @@ class BiasChange:
 
 @dataclass(frozen=True)
 class PatchVerdict:
-    """How the job ended that made a patch."""
+    """How the job that made a patch ended."""
 
     verdict: Verdict
     unmet: tuple[str, ...] = ()
@@ -69,19 +70,19 @@ class PatchVerdict:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A correction of one base checkpoint, reversible."""
+    """A reversible correction of one base checkpoint."""
 
     base_sha256: str
     corrected_sha256: str
     layout: Layout
     scale: float
-    """What the components are multiplied by; 0 removes them."""
+    """Factor on the components' weights; 0 removes them."""
     weights: Mapping[str, WeightChange]
     """Weight tensor name → its change."""
     biases: Mapping[str, BiasChange]
-    """Bias tensor name → its change; empty unless the ablation is by the mean."""
+    """Bias tensor name → its change; empty except for mean ablation."""
     verdict: PatchVerdict | None = None
-    """None where no job made it, or one before there was format 3."""
+    """None if no job made the patch, or if it has a format older than 3."""
 
     @property
     def granularity(self) -> Granularity:
@@ -111,7 +112,7 @@ Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 
 
 class _Description(BaseModel):
-    """Base of the metadata's versions."""
+    """Metadata fields common to all format versions."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -120,14 +121,14 @@ class _Description(BaseModel):
 
 
 class _DescriptionV1(_Description):
-    """Neurons set to zero, `T::columns` and `T::original` `(out, neuron)`."""
+    """Metadata of format 1: neurons set to zero, `T::columns` and `T::original` `(out, neuron)`."""
 
     format_version: Literal[1]
     granularity: Literal[Granularity.NEURON]
 
 
 class _TensorPlace(BaseModel):
-    """Which components of a module one tensor holds."""
+    """The module that a tensor belongs to, and the index of its first component there."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -136,7 +137,7 @@ class _TensorPlace(BaseModel):
 
 
 class _DescriptionV2(_Description):
-    """What a file of format 2 says of itself."""
+    """Metadata of format 2."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -154,7 +155,7 @@ GateName = Annotated[str, Field(max_length=256)]
 
 
 class _DescriptionV3(_DescriptionV2):
-    """The same with the verdict."""
+    """Metadata of format 3: that of format 2 and the verdict."""
 
     format_version: Literal[3]  # type: ignore[assignment]
     verdict: Verdict
@@ -162,7 +163,7 @@ class _DescriptionV3(_DescriptionV2):
 
 
 def serialise_patch(patch: Patch) -> bytes:
-    """Return the patch as the bytes of a safetensors file; equal patches give equal bytes."""
+    """Return the patch as the bytes of a safetensors file. Equal patches give equal bytes."""
     tensors: dict[str, Values] = {}
     for name, change in sorted(patch.weights.items()):
         tensors[f"{name}::indices"] = np.ascontiguousarray(change.indices)
@@ -171,7 +172,7 @@ def serialise_patch(patch: Patch) -> bytes:
         tensors[f"{name}::original"] = np.ascontiguousarray(bias.original)
         tensors[f"{name}::corrected"] = np.ascontiguousarray(bias.corrected)
     text = json.dumps(_describe(patch).model_dump(mode="json"), sort_keys=True)
-    # One metadata key: safetensors does not fix the order of several.
+    # Only one metadata key, because safetensors does not fix the order of several.
     return save_safetensors(tensors, metadata={METADATA_KEY: text})
 
 
@@ -200,7 +201,7 @@ def _describe(patch: Patch) -> _DescriptionV2:
 def parse_patch(data: bytes) -> Patch:
     """Return the patch in the bytes of a safetensors file of format 3, 2 or 1.
 
-    Raises `PatchError` when they are not a sound patch.
+    Raises `PatchError` if they are not a sound patch.
     """
     description = _read_description(data)
     try:
@@ -237,7 +238,7 @@ def _read_description(data: bytes) -> _DescriptionV1 | _DescriptionV2:
 
 
 def _group_tensors(tensors: Mapping[str, Values]) -> dict[str, dict[str, Values]]:
-    """Return tensor name → part → values, from keys `name::part`."""
+    """Return tensor name → part → values, split from keys of the form `name::part`."""
     groups: dict[str, dict[str, Values]] = {}
     for key in sorted(tensors):
         name, separator, part = key.rpartition("::")

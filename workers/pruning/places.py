@@ -1,4 +1,4 @@
-"""Where components lie in a loaded model: the parameter, and which of its entries are theirs."""
+"""Where components lie in a loaded model: the parameter, and the entries that belong to each."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The chosen components of one linear module.
+    """The chosen components of one linear module, and where its weight holds them.
 
-    `view` is a view of its weight in which they are reached by `entries`, one index tensor an
-    axis: `(input feature, output feature)` for a linear module, `(expert, input feature,
-    output feature)` for fused experts, the stored matrix itself for single weights.
+    `view[entries]` are their weights. `view` is a view of the module's weight with axes
+    `(input feature, output feature)`, for fused experts `(expert, input feature, output
+    feature)`, and for single weights it is the matrix as stored. `entries` has one index tensor
+    for each indexed axis.
     """
 
     name: str
     module: nn.Module | None
-    """The linear module; None for fused experts, which are a bare parameter."""
+    """The linear module; None for fused experts, which are a parameter without a module."""
     view: torch.Tensor
     entries: tuple[torch.Tensor, ...]
     inputs: torch.Tensor
-    """`(entry,)` int64: the input feature of every entry."""
+    """`(entry,)` int64: the input feature of each entry."""
     outputs: torch.Tensor | None
-    """`(entry,)` int64: the output feature of every entry; None when an entry is all of them."""
+    """`(entry,)` int64: the output feature of each entry; None if each has all output features."""
     features: int
-    """Input features of the module, over all experts."""
+    """Number of input features of the module, summed over experts."""
     output_size: int
 
 
 def find_places(
     model: nn.Module, selection: Selection, head_dim: int | None = None
 ) -> tuple[Place, ...]:
-    """Return where the selection lies, module by module.
+    """Return the places of the selection's components, one for each module.
 
-    Raises `ValueError` on a module that is absent, one that is not linear, and an index the
-    module does not have.
+    Raises `ValueError` for a module that is absent or not linear, and for an index out of range.
     """
     return tuple(
         _find_place(model, selection.granularity, name, chosen, head_dim)
@@ -60,7 +60,7 @@ def find_places(
 def count_available(
     model: nn.Module, selection: Selection, head_dim: int | None = None
 ) -> dict[str, int]:
-    """Return module → number of components it has, for the modules of the selection.
+    """Return module → its number of components, chosen or not, for the selection's modules.
 
     Raises `ValueError` as `find_places` does.
     """
@@ -80,10 +80,10 @@ def count_available(
 
 
 def find_head_dim(config: Any, features: int) -> int:
-    """Return the size of one head of an attention output projection with so many inputs.
+    """Return the input features per head of an attention output projection with `features` inputs.
 
-    `config` is the model's configuration; heads are its query heads. Raises `ValueError` when
-    they do not divide the inputs.
+    `config` is the model's configuration; heads are its query heads. Raises `ValueError` if the
+    number of heads does not divide `features`.
     """
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     heads = getattr(text_config, "num_attention_heads", None)
@@ -113,7 +113,7 @@ def _find_place(
     if granularity is Granularity.WEIGHT:
         _require_within(name, granularity, chosen, weight.numel())
         return _place_weights(name, module, weight, chosen, transposed=transposed)
-    # Input features first, so that a neuron is one index into the view.
+    # Input features come first, so that one index into the view is one neuron.
     view = weight if transposed else weight.transpose(-1, -2)
     features = view.shape[:-1].numel()
     if granularity is Granularity.HEAD:

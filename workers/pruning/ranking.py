@@ -1,4 +1,4 @@
-"""Ranking of components by score over the whole model: best first, ties broken by position."""
+"""Ranking of components by score across the whole model: best first, ties broken by position."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from workers.pruning.score_stream import (
 )
 
 SPARE = 1 << 16
-"""Scores held beyond twice the ranking's length before the surplus is dropped. Affects memory and
-time, never the ranking."""
+"""Once this many scores are held beyond twice the ranking's length, the surplus is dropped. Chosen
+by hand; affects memory and time, never the ranking."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Components in order, best first; `len` gives their number."""
+    """Ranked components, best first; `len` gives their number."""
 
     granularity: Granularity
     modules: tuple[str, ...]
     owners: torch.Tensor
-    """`(ranked,)` int64: the position of each component's module in `modules`."""
+    """`(ranked,)` int64: the position, in `modules`, of each component's module."""
     indices: torch.Tensor
-    """`(ranked,)` int64: each component's index in its module."""
+    """`(ranked,)` int64: the index of each component in its module."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -40,7 +40,7 @@ class Ranking:
         return self.slice(0, count)
 
     def slice(self, start: int, stop: int) -> Selection:
-        """Return the components of rank `start` (0 is the best) up to, not including, `stop`."""
+        """Return the components of ranks `start` (0 is the best) to `stop`, `stop` excluded."""
         owners, indices = self.owners[start:stop], self.indices[start:stop]
         chosen = {}
         for owner in owners.unique().tolist():
@@ -48,7 +48,7 @@ class Ranking:
         return Selection(self.granularity, chosen)
 
     def cap(self, most: int) -> Ranking:
-        """Return the ranking with only the best `most` components of each module."""
+        """Return the ranking limited to the best `most` components of each module."""
         seen: dict[int, int] = {}
         ranks = []
         for rank, owner in enumerate(self.owners.tolist()):
@@ -60,12 +60,12 @@ class Ranking:
 
 
 def rank_components(scores: Scores, granularity: Granularity, limit: int) -> Ranking:
-    """Return the `limit` components with the largest scores (scope global), best first.
+    """Return the `limit` components with the largest scores in the whole model, best first.
 
-    Components with a score ≤ 0 or an infinite score are never ranked, so fewer may come back.
-    Equal scores keep the order of modules and indices. Reads the scores once and holds only a few
-    times `limit` of them. Raises `NaNScoreError` if a score is not a number, `ScoreError` if
-    dtypes differ.
+    Components with a score ≤ 0 or an infinite score are never ranked, so the result may be
+    shorter. Equal scores keep the order of modules and indices. Reads the scores once and holds
+    only a few times `limit` of them. Raises `NaNScoreError` if a score is NaN, `ScoreError` if
+    the modules' dtypes differ.
     """
     best = _Best(max(limit, 0))
     modules: list[str] = []
@@ -80,7 +80,7 @@ def rank_components(scores: Scores, granularity: Granularity, limit: int) -> Ran
 
 
 class _Best:
-    """The largest scores seen so far, and the threshold that a further one must exceed."""
+    """The largest scores seen so far, and the threshold that a new score must exceed."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -90,7 +90,7 @@ class _Best:
         self._count = 0
 
     def offer(self, chunk: torch.Tensor, owner: int, start: int) -> None:
-        """Take in one module's scores from index `start` on; chunks must come in order."""
+        """Read a chunk of one module's scores, from index `start`. Chunks must come in order."""
         if self._dtype not in (None, chunk.dtype):
             raise ScoreError(
                 f"scores of several dtypes ({self._dtype}, {chunk.dtype}); convert them to one"
@@ -120,7 +120,7 @@ class _Best:
         return owners[order], indices[order]
 
     def _drop_surplus(self) -> None:
-        """Keep the best `limit`; of scores equal to the last of them, the earlier ones."""
+        """Keep the best `limit` scores; of those that tie for the last place, the earlier ones."""
         values, owners, indices = (torch.cat(parts) for parts in zip(*self._held, strict=True))
         if len(values) > self._limit:
             last = torch.kthvalue(values, len(values) - self._limit + 1).values

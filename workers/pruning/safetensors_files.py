@@ -1,4 +1,4 @@
-"""Safetensors files as bytes: where each tensor lies, and a hash of a folder's weights.
+"""Safetensors files as bytes: the place of each tensor, and a hash of a folder's weights.
 
 Works on raw bytes without torch, so every dtype is exact and a folder of any size needs
 little memory. Format: https://huggingface.co/docs/safetensors
@@ -36,7 +36,7 @@ class SafetensorsFormatError(ValueError):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor's bytes lie."""
+    """The place of one tensor's bytes in a file."""
 
     name: str
     file: Path
@@ -48,11 +48,11 @@ class StoredTensor:
 
 
 def list_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Return tensor name → place for every weight file of a checkpoint folder.
+    """Return tensor name → place for all tensors in a checkpoint folder's weight files.
 
-    Which files those are, `list_weight_files` says; a second copy of the weights for other
-    programs is none of them. Raises `SafetensorsFormatError` on a broken file, a name stored
-    twice, no file at all, or files that do not go together.
+    `list_weight_files` decides which files these are; it leaves out a second copy of the weights
+    for other programs. Raises `SafetensorsFormatError` for a broken file, a name stored twice, a
+    folder without weight files, and files that do not belong together.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in _find_files(directory):
@@ -77,11 +77,11 @@ def _find_files(directory: Path) -> tuple[Path, ...]:
 def compute_checkpoint_sha256(
     directory: Path, replace: Callable[[StoredTensor], NDArray[Any] | None] | None = None
 ) -> str:
-    """Return the hex SHA-256 of a checkpoint's weights, whatever their sharding.
+    """Return the hex SHA-256 of a checkpoint's weights; it does not depend on their sharding.
 
-    Hashed in order of tensor name: name, dtype, shape and bytes of each. `replace` gives the
-    values a tensor would have, None for those it has, for the hash of a checkpoint that is not
-    written yet; it is asked for one tensor at a time.
+    The hash covers name, dtype, shape and bytes of each tensor, in order of name. `replace` makes
+    it the hash of a checkpoint not yet written: it is called for one tensor at a time and returns
+    the tensor's new values, or None to keep the stored ones.
     """
     digest = hashlib.sha256()
     tensors = list_tensors(directory)

@@ -1,4 +1,4 @@
-"""Reading the scores of any number of components, one module and one bounded chunk at a time."""
+"""Reading any number of component scores, one module and one bounded chunk at a time."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ import torch
 
 TensorLoader = Callable[[], torch.Tensor]
 Scores = Mapping[str, torch.Tensor] | Iterable[tuple[str, TensorLoader]]
-"""Module → score tensor, or pairs (module, loader of its score tensor) that can be iterated again.
+"""Module → score tensor, or a re-iterable of (module, function that loads its score tensor).
 
 The order matters: ties go to the earlier module, then to the smaller index.
 """
 
 Chunks = Callable[[], Iterator[torch.Tensor]]
-"""Starts a new pass over the same one-dimensional pieces."""
+"""Starts a new pass over the same 1-D chunks of scores."""
 
 CHUNK_SIZE = 1 << 20
-"""Most components in a chunk: the memory a pass needs beyond the module it reads."""
+"""Largest number of components in a chunk, and so the memory a pass needs beyond the module it
+reads. Chosen by hand; never affects the result."""
 
 
 class ScoreError(ValueError):
-    """The scores cannot be ranked; the message names them and what to give instead."""
+    """The scores cannot be ranked; the message says why and what to give instead."""
 
 
 class NaNScoreError(ScoreError):
-    """A score is not a number and has no rank; repair what computed it. None is replaced."""
+    """A score is NaN and has no rank; it is never replaced. Repair what computed it."""
 
 
 def load_scores(scores: Scores) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (module, score tensor) one by one; each is loaded in its turn and not kept.
+    """Yield (module, score tensor) one by one; each is loaded when its turn comes and not kept.
 
     Raises `ScoreError` for an iterator, which can be read only once, for a module named twice,
-    and for scores that are not floating point.
+    and for scores that are not floating-point.
     """
     if isinstance(scores, Mapping):
         yield from ((name, _require_float(name, tensor)) for name, tensor in scores.items())
@@ -48,7 +49,7 @@ def load_scores(scores: Scores) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def split_chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield the tensor's values in order, `CHUNK_SIZE` at a time; nothing for an empty tensor."""
+    """Yield the tensor's values in order, in chunks of `CHUNK_SIZE`; nothing if it is empty."""
     if tensor.numel():
         yield from tensor.detach().reshape(-1).split(CHUNK_SIZE)
 

@@ -1,4 +1,4 @@
-"""Scores: relevance on two sets becomes one number a component; the largest is pruned first."""
+"""Scores: one number per component from its relevance on two sets; the largest is pruned first."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from workers.domain import GeneralCost, Relevance
 from workers.pruning.damage import compute_divergence, predict_damage
 
 COST_FLOOR = 0.1
-"""Share of the mean cost that is added to every cost, so that a component without any does not
-win whatever its benefit. Chosen by hand; not measured."""
+"""This share of the mean cost is added to every cost, so that a component does not win merely
+because its cost is 0. Chosen by hand; not measured."""
 
 DIVERGENCE_FLOOR = 0.05
-"""The same for predicted damage, as a share of the mean predicted divergence. Chosen by hand;
-larger floors were measured and are no better: on SmolLM2 against toxicity, at about the same KL,
-5 and 25 times as much (0.25 and 1.25) left as many toxic responses or more, with fewer weights
-pruned (benchmarks/RESULTS.md, "floor of the cost")."""
+"""The same for predicted damage, as a share of the mean predicted divergence. Chosen by hand.
+Larger floors were measured and are no better: on SmolLM2 against toxicity, at about the same KL,
+0.25 and 1.25 left at least as many toxic responses, with fewer weights pruned
+(benchmarks/RESULTS.md, "floor of the cost")."""
 
 
 def compute_scores(
@@ -29,15 +29,15 @@ def compute_scores(
     cost_weight: float = 1.0,
     floor: float | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return module → score, shaped as the components, from what `benefit` each removal brings.
+    """Return module → score of each component, float64, shaped like its benefit.
 
-    `benefit` is mean relevance for the undesired behaviour, of the modules to choose from.
-    `general` is a `GeneralCost` for `BENEFIT_DAMAGE`, `Relevance` for the other scores.
-    `cost_weight` is the exponent of what the benefit is divided by; the signed difference
-    ignores it. The scores are float64: a quotient of two float32 numbers is always finite there.
-    `floor` is what `compute_floor` returns; callers that rank several benefits compute it once.
-    Raises `ValueError` on a module without general relevance, and where `general` is not what
-    the score needs.
+    `benefit` is the mean relevance for the undesired behaviour, in the modules to choose from.
+    `general` is the cost side: a `GeneralCost` for `BENEFIT_DAMAGE`, a `Relevance` for the other
+    scores. `cost_weight` is the exponent of the cost by which the benefit is divided; the signed
+    difference ignores it. `floor` is added to every cost; None computes it by `compute_floor`,
+    and callers that rank several benefits compute it once. In float64 the quotient of two
+    float32 numbers is always finite. Raises `ValueError` for a module without general relevance
+    and for a `general` of the wrong type.
     """
     if isinstance(general, GeneralCost) is not (score is Score.BENEFIT_DAMAGE):
         raise ValueError(f"{score.value} cannot be computed from a {type(general).__name__}")
@@ -54,12 +54,12 @@ def compute_scores(
 def combine_benefits(
     benefits: Sequence[Mapping[str, torch.Tensor]], scales: Sequence[float] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return one benefit for several behaviours, all with the same weight.
+    """Return one benefit for several behaviours, which all count the same.
 
-    Each behaviour's benefit is divided by the sum of its positive entries and then added, so that
-    the scale of its relevance does not matter. Negative entries stay: they protect a component
-    that suppresses one behaviour from being removed for another. `scales` are these sums where
-    the benefits are of some components only.
+    Each behaviour's benefit is divided by the sum of its positive entries before they are added,
+    so that the scale of its relevance does not matter. Negative entries are kept: they protect a
+    component that suppresses one behaviour from being removed because of another. If the
+    benefits cover only some of the components, `scales` gives the sums over all of them.
     """
     if len(benefits) == 1:
         return dict(benefits[0])
@@ -79,7 +79,7 @@ def sum_positive(benefit: Mapping[str, torch.Tensor]) -> float:
 
 @dataclass(frozen=True)
 class CostTotal:
-    """Costs added up over components, for a floor that is a share of their mean."""
+    """Sum of the costs of components, from which the floor is computed as a share of the mean."""
 
     cost: float = 0.0
     components: int = 0
@@ -88,7 +88,7 @@ class CostTotal:
         return CostTotal(self.cost + other.cost, self.components + other.components)
 
     def find_floor(self, score: Score) -> float:
-        """Return what the score adds to the cost of every component."""
+        """Return the floor: what the score adds to the cost of every component."""
         if score is Score.SIGNED_DIFFERENCE or not self.components:
             return 0.0
         share = DIVERGENCE_FLOOR * 0.5 if score is Score.BENEFIT_DAMAGE else COST_FLOOR
@@ -96,21 +96,21 @@ class CostTotal:
 
 
 def sum_costs(general: Relevance | GeneralCost) -> CostTotal:
-    """Return the total of what floors are shares of: a pass over all components."""
+    """Return the sum of all components' costs, from which a floor follows; one pass over them."""
     values = general.fisher if isinstance(general, GeneralCost) else general.mean_absolute
     total = sum(float(tensor.sum(dtype=torch.float64)) for tensor in values.values())
     return CostTotal(total, sum(tensor.numel() for tensor in values.values()))
 
 
 def compute_floor(general: Relevance | GeneralCost, score: Score) -> float:
-    """Return what the score adds to the cost of every component: a pass over all components."""
+    """Return what the score adds to the cost of every component; one pass over all of them."""
     if score is Score.SIGNED_DIFFERENCE:
         return 0.0
     return sum_costs(general).find_floor(score)
 
 
 def _compute_cost(general: Relevance | GeneralCost, module: str) -> torch.Tensor:
-    """Return what removing each of a module's components costs, float64, before the floor."""
+    """Return the cost of removing each of a module's components, float64, without the floor."""
     if isinstance(general, GeneralCost):
         divergence = compute_divergence(general.fisher[module])
         return predict_damage(general.first_order[module], divergence)
@@ -125,7 +125,7 @@ def _divide(
 ) -> dict[str, torch.Tensor]:
     def score(module: str) -> torch.Tensor:
         useful = benefit[module].double().clamp_(min=0)
-        if floor == 0:  # nothing general flows anywhere, all costs are 0: the benefit decides
+        if floor == 0:  # all costs are 0, so the benefit alone decides
             return useful
         costs = cost(module).add_(floor)
         return useful.div_(costs if cost_weight == 1 else costs.pow_(cost_weight))

@@ -1,7 +1,7 @@
 """Selections of components: an exact share in a scope, N of every M, counts, random controls.
 
-Scores may be infinite (an ordinary, extreme value); a NaN is refused. Equal scores, among
-which −0.0 and 0.0, go by position: the earlier module, then the smaller index is selected.
+Infinite scores are allowed and are ordinary extreme values; a NaN is refused. Among equal scores
+(−0.0 equals 0.0), the earlier module and then the smaller index is selected.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from workers.pruning.score_stream import (
 )
 
 RowAxis = Mapping[str, int] | int
-"""The axis of a weight that counts output features: 0, or 1 where it is stored (in, out)."""
+"""The axis of output features in a weight: 0, or 1 if the weight is stored (in, out)."""
 
 
 def count_share(size: int, share: float) -> int:
-    """Return how many of `size` components a share in [0, 1] is: the nearest, of two the even.
+    """Return share · size, rounded to the nearest integer, half to even.
 
-    Raises `ValueError` on another share.
+    Raises `ValueError` if `share` is not in [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"a share of {share} cannot be selected; give one from 0 to 1")
@@ -46,12 +46,13 @@ def select_components(
     smallest: bool = False,
     row_axis: RowAxis = 0,
 ) -> Selection:
-    """Return the components of largest (or smallest) score: exactly `count_share` of each scope.
+    """Return the components of largest (or smallest) score: exactly `count_share` in each scope.
 
-    `scores` may be larger than memory: they are read module by module, three to four times in
-    the global scope (more often on awkward ones, the wider the dtype), once in the others.
-    Scope `ROW` takes 2-D scores, `row_axis` says which axis its rows lie on. Raises
-    `NaNScoreError` and `ScoreError` as described there, `ValueError` on a share outside [0, 1].
+    `scores` may be larger than memory, because they are read module by module: once, or three to
+    four times in the global scope (more often for awkward distributions, depending on the
+    dtype's width). Scope `ROW` takes 2-D scores; `row_axis` is the axis that counts rows. Raises
+    `NaNScoreError` for a NaN, `ScoreError` for scores that cannot be read or have no rows, and
+    `ValueError` for a share outside [0, 1].
     """
     found = stream_selection(scores, scope, share, smallest=smallest, row_axis=row_axis)
     return Selection(granularity, {name: chosen for name, chosen in found if len(chosen)})
@@ -65,9 +66,9 @@ def stream_selection(
     smallest: bool = False,
     row_axis: RowAxis = 0,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (module, chosen indices) for every module, one in memory at a time.
+    """Yield (module, chosen indices) for every module, with one module in memory at a time.
 
-    The same as `select_components`, for a selection that is itself too large to hold.
+    Like `select_components`, for a selection that is itself too large to hold in memory.
     """
     count_share(0, share)
     if scope is Scope.GLOBAL:
@@ -87,7 +88,7 @@ def stream_selection(
 def take_beyond(
     scores: Scores, cutoff: Cutoff | None
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Yield (module, its scores, ascending indices of those `cutoff` selects), none for None."""
+    """Yield (module, its scores, ascending indices that `cutoff` selects); None selects none."""
     ties = 0 if cutoff is None else cutoff.ties
     for name, tensor in load_scores(scores):
         found, start = [torch.empty(0, dtype=torch.int64)], 0
@@ -104,10 +105,10 @@ def take_beyond(
 
 
 def select_n_of_m(scores: Scores, n: int, m: int, *, row_axis: RowAxis = 0) -> Selection:
-    """Return the `n` weights of smallest score among every `m` consecutive inputs (N:M).
+    """Return the `n` weights of smallest score among every `m` consecutive inputs (N:M sparsity).
 
-    2:4 is n = 2, m = 4. Raises `ScoreError` where the number of inputs is no multiple of `m`,
-    `NaNScoreError` on a NaN.
+    2:4 sparsity is n = 2, m = 4. Raises `ScoreError` if the number of inputs is not a multiple
+    of `m`, `NaNScoreError` for a NaN, `ValueError` unless 0 ≤ n ≤ m.
     """
     if not 0 <= n <= m:
         raise ValueError(f"{n} of every {m} cannot be selected; give 0 ≤ n ≤ m")
@@ -131,16 +132,16 @@ def count_by_module(selection: Selection) -> dict[str, int]:
 
 
 def list_indices(selection: Selection) -> dict[str, list[int]]:
-    """Return module → chosen indices as plain integers, modules in order of their names."""
+    """Return module → chosen indices as Python integers, modules sorted by name."""
     return {name: selection.indices[name].tolist() for name in sorted(selection.indices)}
 
 
 def draw_random_selection(selection: Selection, sizes: Mapping[str, int], seed: int) -> Selection:
-    """Return as many random components as chosen, in the same modules, none of those chosen.
+    """Return a random control: as many other components of each module as the selection has.
 
-    The matched control: same count in every module, so that depth is not what differs.
-    `sizes` is module → number of components. Work and memory grow with the number chosen, not
-    with `sizes`. Raises `ValueError` if a module has too few left.
+    The counts per module match, so that selection and control do not differ in depth. `sizes`
+    is module → number of components. Time and memory grow with the number chosen, not with
+    `sizes`. Raises `ValueError` if a module has too few components left.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[str, torch.Tensor] = {}
@@ -157,7 +158,7 @@ def draw_random_selection(selection: Selection, sizes: Mapping[str, int], seed: 
 
 
 def _draw_distinct(size: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Return `count` distinct integers below `size`, uniform over such sets, ascending."""
+    """Return `count` distinct integers below `size`, ascending; all such sets equally likely."""
     if 4 * count >= size:
         return torch.randperm(size, generator=generator)[:count].sort().values
     drawn = torch.empty(0, dtype=torch.int64)
@@ -168,7 +169,7 @@ def _draw_distinct(size: int, count: int, generator: torch.Generator) -> torch.T
 
 
 def _drop_repeats(values: torch.Tensor) -> torch.Tensor:
-    """Return the values in order without those seen before."""
+    """Return the values in order, each only the first time it occurs."""
     order = values.sort(stable=True)
     first = torch.ones(len(values), dtype=torch.bool)
     first[1:] = order.values[1:] != order.values[:-1]
@@ -176,8 +177,8 @@ def _drop_repeats(values: torch.Tensor) -> torch.Tensor:
 
 
 def _skip_taken(places: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
-    """Return the indices at `places` (ascending) of those that are not in `taken` (ascending)."""
-    # taken[j] − j free indices lie before the j-th taken one.
+    """Return the free indices, those not in `taken`, at positions `places`. Both ascend."""
+    # taken[j] − j free indices lie before taken[j].
     before = taken - torch.arange(len(taken))
     return places + torch.searchsorted(before, places, right=True)
 
@@ -210,7 +211,7 @@ def _select_in_rows(
 
 
 def _mask_rows(rows: torch.Tensor, count: int, *, smallest: bool) -> torch.Tensor:
-    """Return True at the `count` largest (or smallest) scores of every row, ties by position."""
+    """Return a mask of each row's `count` largest (or smallest) scores, ties by position."""
     position = count if smallest else rows.shape[1] - count + 1
     value = torch.kthvalue(rows, position, dim=1, keepdim=True).values
     beyond = rows < value if smallest else rows > value
@@ -220,7 +221,7 @@ def _mask_rows(rows: torch.Tensor, count: int, *, smallest: bool) -> torch.Tenso
 
 
 def _rank_in_groups(groups: torch.Tensor) -> torch.Tensor:
-    """Return each score's rank from the smallest in its group `(row, group, m)`, ties stable."""
+    """Return the rank of each score in its group, `(row, group, m)`; 0 is smallest, ties stable."""
     rank = torch.zeros(groups.shape, dtype=torch.uint8, device=groups.device)
     for later in range(1, groups.shape[-1]):
         for earlier in range(later):

@@ -1,4 +1,4 @@
-"""The entries of stored weights that belong to components: found, read, scaled, as exact bits."""
+"""Finding, reading and scaling the entries of stored weights that belong to components."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _FLOATS = {
 
 
 class PatchError(ValueError):
-    """The patch cannot be built or read, or does not fit this checkpoint or output folder."""
+    """The patch cannot be built or read, or does not fit the checkpoint or the output folder."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the components of one granularity are counted in stored weights.
+    """How the components of one granularity are numbered in stored weights.
 
-    A weight is 2-D, `(out, in)` or transposed `(in, out)`, or 3-D with one such matrix for
-    each fused expert.
+    A weight is 2-D, `(out, in)` or transposed `(in, out)`, or 3-D with one such matrix per
+    fused expert.
     """
 
     granularity: Granularity
     transposed: bool = False
     head_dim: int | None = None
-    """Input features of a head; None where the granularity is another."""
+    """Input features per head; None for other granularities."""
 
     @property
     def width(self) -> int:
@@ -54,15 +54,15 @@ class Layout:
         return prod(self._orient_shape(shape)[:-1]) // self.width
 
     def orient(self, view: Values) -> Values:
-        """Return a view of the weight in which `entries` are indices: outputs on the last axis."""
+        """Return a view of the weight for `entries` to index: output features on the last axis."""
         if self.granularity is Granularity.WEIGHT or self.transposed:
             return view
         return np.swapaxes(view, -1, -2)
 
     def entries(self, shape: tuple[int, ...], indices: Values) -> tuple[Values, ...]:
-        """Return what indexes the components `(component,)` in the oriented weight.
+        """Return index arrays, one per axis, of the components `(component,)` in `orient(weight)`.
 
-        The values there have shape `(component * width, out)`, for single weights `(component,)`.
+        Indexing by them gives shape `(component * width, out)`, for single weights `(component,)`.
         """
         if self.granularity is Granularity.WEIGHT:
             return np.unravel_index(indices, shape)
@@ -70,21 +70,24 @@ class Layout:
         return np.unravel_index(features, self._orient_shape(shape)[:-1])
 
     def expand(self, indices: Values) -> Values:
-        """Return the input features (weights: themselves) of components, as int64."""
+        """Return the components' input features as int64; for single weights, their own indices."""
         wide = indices.astype(np.int64)
         if self.head_dim is None:
             return wide
         return (wide[:, None] * self.head_dim + np.arange(self.head_dim)).reshape(-1)
 
     def find_inputs(self, shape: tuple[int, ...], indices: Values) -> tuple[Values, Values | None]:
-        """Return the input feature of every entry of a 2-D weight, for weights also the output."""
+        """Return the input feature of each entry of a 2-D weight, and for weights its output.
+
+        Where the granularity is not weights, the second value is None.
+        """
         if self.granularity is not Granularity.WEIGHT:
             return self.expand(indices), None
         rows, columns = np.unravel_index(indices, shape)
         return (rows, columns) if self.transposed else (columns, rows)
 
     def count_outputs(self, shape: tuple[int, ...]) -> int:
-        """Return the output features of one matrix."""
+        """Return the number of output features of a weight of this shape."""
         return shape[-1] if self.transposed else shape[-2]
 
     def _orient_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -92,9 +95,9 @@ class Layout:
 
 
 def view_bits(tensor: StoredTensor, mode: Literal["r", "r+"]) -> np.memmap[Any, Any]:
-    """Return a stored tensor as a memory map of unsigned integers of its dtype's width.
+    """Return a stored tensor as a memory map of unsigned integers as wide as its dtype.
 
-    Raises `PatchError` on a dtype of unknown width.
+    Raises `PatchError` for a dtype of unknown width.
     """
     if tensor.dtype not in ITEM_BYTES:
         raise PatchError(f"{tensor.name} has dtype {tensor.dtype}, which a patch cannot hold")
@@ -106,7 +109,7 @@ def view_bits(tensor: StoredTensor, mode: Literal["r", "r+"]) -> np.memmap[Any, 
 
 
 def to_tensor(bits: Values, dtype: str) -> torch.Tensor:
-    """Return bits as a tensor of the stored float dtype. Raises `PatchError` on another one."""
+    """Return bits as a tensor of the stored float dtype. Raises `PatchError` for other dtypes."""
     if dtype not in _FLOATS:
         raise PatchError(f"weights of dtype {dtype} can only be set to zero")
     integers, floats = _FLOATS[dtype]
@@ -121,7 +124,7 @@ def to_bits(values: torch.Tensor) -> Values:
 
 
 def scale_bits(bits: Values, dtype: str, scale: float) -> Values:
-    """Return stored weights times `scale`, rounded as in memory; 0 is all bits zero."""
+    """Return the bits of stored weights times `scale`, rounded as in memory; 0 clears all bits."""
     if scale == 0:
         return np.zeros_like(bits)
     return to_bits(scale_values(to_tensor(bits, dtype), scale))

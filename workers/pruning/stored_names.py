@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint folder hold a module's weights, and how they are laid out."""
+"""Finding the tensors of a checkpoint folder that hold a module's weights."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ one on disk: Qwen3-MoE, Mixtral. Of an expert's gates and up projections the gat
 def find_stored(tensors: Mapping[str, StoredTensor], module: str) -> tuple[StoredTensor, ...]:
     """Return the tensors that hold a module's weights: one, or those of each expert in order.
 
-    A checkpoint may lack the first parts of a name (GPT-2's `h.0…` for `transformer.h.0…`) or
-    have more of them; a match that is unique is taken. Fused experts are found as one tensor
-    or as the matrices of single experts. Empty when nothing matches.
+    A checkpoint's names may lack leading parts of the module's name (GPT-2's `h.0…` for
+    `transformer.h.0…`) or have additional ones; a unique match is accepted. Fused experts are
+    found as one tensor or as one matrix per expert. Returns an empty tuple if nothing matches.
 
-    Raises `ValueError` when several tensors match.
+    Raises `ValueError` if several tensors match.
     """
     for name in (f"{module}.weight", module):
         if found := _resolve(tensors, name):
@@ -58,14 +58,14 @@ def _list_experts(
 
 
 def find_bias(tensors: Mapping[str, StoredTensor], weight: StoredTensor) -> StoredTensor | None:
-    """Return the bias that belongs to a stored weight, None where there is none."""
+    """Return the stored bias that belongs to a weight; None if there is none."""
     return tensors.get(f"{weight.name.removesuffix('.weight')}.bias")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the language model's part of `config.json`, empty when there is none.
+    """Return the language model's part of `config.json`; empty if there is no such file.
 
-    Raises `ValueError` when the file is not a JSON object.
+    Raises `ValueError` if the file is not a JSON object.
     """
     file = folder / "config.json"
     if not file.exists():
@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_stored_head_dim(config: Mapping[str, Any], features: int) -> int | None:
-    """Return the inputs of an attention output projection per query head, None if unknown."""
+    """Return an attention output projection's inputs per query head; None if not known."""
     heads = config.get("num_attention_heads", config.get("n_head"))
     if not isinstance(heads, int) or heads < 1 or features % heads:
         return None
@@ -95,5 +95,5 @@ def _resolve(tensors: Mapping[str, StoredTensor], name: str) -> StoredTensor | N
 
 
 def _is_tail(short: str, long: str) -> bool:
-    """Whether `short` is `long` without its first parts and still names a layer."""
+    """Return whether `short` is `long` without leading parts and still names a layer."""
     return long.endswith(f".{short}") and re.search(r"(^|\.)\d+\.", short) is not None
