@@ -73,7 +73,7 @@ class GeneralCost:
     token; below 0 where a removal helps the text."""
     fisher: Mapping[str, torch.Tensor]
     """E[(a · ∂log p(y)/∂a)²] with y drawn from the model, the diagonal of the Fisher information.
-    Half of it is the KL divergence to second order, nats a token; the halves are taken in float64
+    Half of it is the KL divergence to second order, nats per token; the halves are taken in float64
     (`pruning.damage.compute_divergence`), as float32 would lose bits of the smallest squares."""
     tokens: int
     """Tokens that the first order was averaged over."""

@@ -21,7 +21,7 @@ class AbilityFigures(BaseModel):
     max_accuracy_fall: FiniteFloat | None
     """As a fraction; None where the spec limits nats alone."""
     nats_change: FiniteFloat
-    """Of the right continuations, nats a token; a rise is damage."""
+    """Of the right continuations, nats per token; a rise is damage."""
     max_nats_rise: FiniteFloat | None
 
     @property
@@ -44,7 +44,7 @@ class AbilityChange(AbilityFigures, ReportModel):
     area: str
     items: int
     nats_before: float
-    """Negative log-likelihood of the right continuations, nats a token."""
+    """Negative log-likelihood of the right continuations, nats per token."""
     nats_interval: tuple[float, float]
     """95 % interval of the change, over items."""
     accuracy_interval: tuple[float, float]

@@ -104,7 +104,7 @@ class PerplexityDamage(ReportModel):
 
 
 class DivergenceDamage(ReportModel):
-    """KL(base ‖ corrected) of the next-token distribution on reference text, nats a token."""
+    """KL(base ‖ corrected) of the next-token distribution on reference text, nats per token."""
 
     mean: float
     p95: float

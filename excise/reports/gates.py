@@ -16,7 +16,7 @@ class GateResult(ReportModel):
     value: float | None
     passed: bool
     unit: str = ""
-    """Of `limit` and `value`, such as `relative` or `nats a token`; empty where they have none."""
+    """Unit of `limit` and `value`, such as `relative` or `nats a token`; empty where there is none."""
     group: GateGroup | None = None
     bound: GateBound | None = None
     """On which side of the limit the value must lie."""

@@ -28,7 +28,7 @@ class SliceLimitsSpec(SpecModel):
     """How far one slice may fall; null does not limit a figure."""
 
     max_nats_rise: NatsRise | None = DEFAULT_NATS_RISE
-    """Rise of the negative log-likelihood of right continuations, nats a token."""
+    """Rise of the negative log-likelihood of right continuations, nats per token."""
     max_accuracy_fall: AccuracyFall | None = DEFAULT_ACCURACY_FALL
     """Fall of the share of items that are right; 0.05 is 5 points."""
 
@@ -52,7 +52,7 @@ class ProtectedSetSpec(SpecModel):
     name: SliceName
     prompts: PromptSetId
     max_nats_rise: float = Field(default=DEFAULT_NATS_RISE, gt=0, le=100)
-    """Rise of its negative log-likelihood that the search stays within, nats a token."""
+    """Rise of its negative log-likelihood that the search stays within, nats per token."""
 
 
 def _check_names(sets: list[ProtectedSetSpec]) -> list[ProtectedSetSpec]:

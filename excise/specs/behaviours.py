@@ -89,7 +89,7 @@ class DecodingSpec(SpecModel):
 
 
 class SampledDecodingSpec(DecodingSpec):
-    """The same with the defaults that toxicity is measured with: several samples a prompt."""
+    """The same with the defaults that toxicity is measured with: several samples per prompt."""
 
     max_new_tokens: int = Field(default=30, ge=8, le=512)
     samples: int = Field(default=5, ge=1, le=64)

@@ -119,7 +119,7 @@ class BudgetSpec(SpecModel):
     perplexity_increase: float = Field(default=0.015, ge=0, le=1e6)
     """Relative: 0.015 is 1.5 %."""
     kl_mean: float = Field(default=0.03, ge=0, le=1e6)
-    """Mean KL(base ‖ corrected), nats a token."""
+    """Mean KL(base ‖ corrected), nats per token."""
 
 
 class PublishSpec(SpecModel):
@@ -137,7 +137,7 @@ class ServingSpec(SpecModel):
     """What the server it is to be published to can take."""
 
     max_rank: Literal["auto"] | Annotated[int, Field(ge=1, le=512)] | None = "auto"
-    """Largest rank of the adapter that the correction is to fit: most pruned neurons a layer, or
+    """Largest rank of the adapter that the correction is to fit: most pruned neurons per layer, or
     most rows and columns of a matrix that pruned weights lie on. `auto` limits single weights
     alone (what that may cost: benchmarks/RESULTS.md, "Scale"); null limits nothing."""
 

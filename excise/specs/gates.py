@@ -44,7 +44,7 @@ class DivergenceGateSpec(SpecModel):
     """Tokens a sequence."""
     sequences: int = Field(default=32, ge=1, le=1000)
     max_mean: float = Field(default=0.03, ge=0, le=1e6)
-    """Mean KL(base ‖ changed), nats a token."""
+    """Mean KL(base ‖ changed), nats per token."""
 
 
 class PromptGateSpec(SpecModel):

@@ -14,7 +14,7 @@ from workers.domain import Selection
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
-"""Padded tokens a batch; activations of one batch are what attribution holds in memory."""
+"""Padded tokens per batch; activations of one batch are what attribution holds in memory."""
 
 CPU_BATCH_TOKENS = 256
 """The same on the CPU: 512 were no faster beyond the noise of a busy machine, and with 1,024 the
@@ -60,7 +60,7 @@ class Pass:
     """How samples are passed through the model: in what batches, and who hears of it."""
 
     batch_tokens: int | None = None
-    """Padded tokens a batch; None: as many as `choose_batch_tokens` says."""
+    """Padded tokens per batch; None: as many as `choose_batch_tokens` says."""
     first_index: int = 0
     """Index of the first sample here among those of all shards."""
     advance: Advance = ignore

@@ -34,7 +34,7 @@ class Projection:
     granularity: Granularity
     components: int
     width: int
-    """Input features a component: 1 for a neuron, the head's dimension for a head."""
+    """Input features per component: 1 for a neuron, the head's dimension for a head."""
 
     @property
     def row_axis(self) -> int:

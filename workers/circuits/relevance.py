@@ -23,7 +23,7 @@ from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
-"""Padded tokens a batch."""
+"""Padded tokens per batch."""
 
 _POWERS = {Attributor.ACTIVATION: 1, Attributor.WANDA: 2}
 """Attributors that look at activations alone, and the power they sum."""

@@ -29,7 +29,7 @@ class Budget:
     perplexity_increase: float
     """Relative increase; 0.015 is 1.5 %."""
     kl_mean: float
-    """Mean KL(base ‖ corrected) on reference text, nats a token."""
+    """Mean KL(base ‖ corrected) on reference text, nats per token."""
     slices: Mapping[str, SliceDamage] = field(default_factory=dict)
     """Protected slice → what it may lose."""
 

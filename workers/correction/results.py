@@ -134,7 +134,7 @@ class SliceDamage(StageDocument):
     """What a protected slice lost on tuning items, or may lose."""
 
     nats_rise: float
-    """Of the negative log-likelihood of right continuations, nats a token."""
+    """Of the negative log-likelihood of right continuations, nats per token."""
     accuracy_fall: float
     """Of the share of items that are right, smoothed: an item just right or just wrong is half."""
     nats_margin: float = 0.0
@@ -302,7 +302,7 @@ class Trial(StageDocument):
 
 
 class UnlimitedTrial(StageDocument):
-    """The chosen trial once more, without the limit on pruned neurons a module."""
+    """The chosen trial once more, without the limit on pruned neurons per module."""
 
     max_rank: int
     """The limit it was chosen under."""

@@ -46,7 +46,7 @@ def _number_answers(probes: Sequence[EncodedProbe]) -> list[int]:
 
 
 def _compute_margin(answers: Sequence[int], rises: Sequence[float], tokens: Sequence[int]) -> float:
-    """Return how far the bound on the rise of other answers lies above the mean, nats a token.
+    """Return how far the bound on the rise of other answers lies above the mean, nats per token.
 
     Student's t times the standard error of the ratio Σ rises / Σ tokens over different answers
     (the linearised ratio: Cochran 1977, section 2.11). 0 of a single answer, which tells of no

@@ -37,7 +37,7 @@ class SliceLimits(Protocol):
 
     @property
     def max_nats_rise(self) -> float | None:
-        """Of the negative log-likelihood of right continuations, nats a token."""
+        """Of the negative log-likelihood of right continuations, nats per token."""
 
     @property
     def max_accuracy_fall(self) -> float | None:
@@ -146,7 +146,7 @@ def score_items(kind: SliceKind, figures: SliceFigures) -> list[float]:
 
 
 def compute_nats_rise(base: SliceFigures, changed: SliceFigures) -> float:
-    """Return the rise of the negative log-likelihood on the same items, nats a token."""
+    """Return the rise of the negative log-likelihood on the same items, nats per token."""
     return (sum(changed.nats) - sum(base.nats)) / sum(base.tokens)
 
 

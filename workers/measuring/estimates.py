@@ -91,7 +91,7 @@ def estimate_perplexity_increase(pair: Pair) -> Estimate:
 
 
 def estimate_divergence(pair: Pair) -> Estimate:
-    """Return the mean KL(base ‖ changed), nats a token."""
+    """Return the mean KL(base ‖ changed), nats per token."""
     found = require(pair.changed.divergence, "divergence")
     value = math.fsum(found.divergences) / sum(found.lengths)
     low, high = compute_ratio_interval(found.divergences, found.lengths)

@@ -1,4 +1,4 @@
-"""What a model gives right continuations: nats a token, and how many are its first choice."""
+"""What a model gives right continuations: nats per token, and how many are its first choice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POSITIONS_AT_ONCE = 512
 """Positions whose whole next-token distribution is held in memory at a time."""
 
 BATCH_TOKENS = 4096
-"""Padded tokens a batch."""
+"""Padded tokens per batch."""
 
 
 def measure_probes(
@@ -68,7 +68,7 @@ def _collect(
 
 @torch.inference_mode()
 def _read(subject: LoadedModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return each target token's loss and lead over the best other one, and targets a sample."""
+    """Return each target token's loss and lead over the best other one, and targets per sample."""
     placed = batch.to(subject.device)
     hidden = subject.run(placed.token_ids)
     positions = torch.zeros_like(placed.is_explained)  # that predict a target

@@ -47,13 +47,13 @@ def _list_gpus(chosen: str) -> list[torch.device]:
 
 
 def _measure_products(place: torch.device, dtype: torch.dtype) -> float:
-    """Return multiplications and additions a second of matrix products."""
+    """Return multiplications and additions per second of matrix products."""
     left = torch.ones(_SIDE, _SIDE, dtype=dtype, device=place)
     return 2 * _SIDE**3 / _time(lambda: left @ left, place)
 
 
 def _measure_reading(place: torch.device) -> float:
-    """Return the bytes a second at which memory is read."""
+    """Return the bytes per second at which memory is read."""
     values = torch.ones(_READ_BYTES // 4, device=place)
     return _READ_BYTES / _time(values.sum, place)
 

@@ -133,7 +133,7 @@ def _describe_bound(steps: Sequence[SearchStep], abilities: Mapping[str, str]) -
 
 
 def describe_rank_limit(report: CorrectionReport) -> str | None:
-    """What the limit on pruned neurons a module cost, in a sentence or two; None without one."""
+    """What the limit on pruned neurons per module cost, in a sentence or two; None without one."""
     cost = report.rank_limit
     chosen = next((step for step in report.search if step.chosen), None)
     if cost is None or chosen is None:
