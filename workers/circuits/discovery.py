@@ -1,4 +1,4 @@
-"""Circuit discovery: score on some rows, measure circuits of every size on others."""
+"""Circuit discovery: score components on some rows, measure circuits of each size on others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers.progress import Advance, ignore
 
 
 class WeakTaskError(ValueError):
-    """The model does not do the task, so no part of it can be said to; choose another task."""
+    """The model cannot do the task, so it has no circuit for it; choose another task."""
 
 
 def discover_circuit(
@@ -32,12 +32,12 @@ def discover_circuit(
     *,
     advance: Advance = ignore,
 ) -> CircuitOutcome:
-    """Return the circuit of a task: scored on `discovery`'s rows, measured on `held_out`'s.
+    """Return a task's circuit: components scored on `discovery`, circuits measured on `held_out`.
 
-    `advance` is called with units of work done, `count_work` of them in all. Raises
-    `ValueError` for settings that do not fit together, `WeakTaskError` when the whole model's
-    metric is not positive, `UndefinedFaithfulnessError` when ablating every component changes
-    nothing and `NonFiniteRelevanceError`.
+    `advance` is called with units of work just done, `count_work` of them in total. Raises
+    `ValueError` for settings that contradict each other, `WeakTaskError` if the whole model's
+    metric is not positive, `UndefinedFaithfulnessError` if ablating every component changes
+    nothing, and `NonFiniteRelevanceError`.
     """
     check_settings(settings)
     projections = find_projections(loaded, settings.granularities)
@@ -80,13 +80,13 @@ def discover_circuit(
 
 
 def count_work(settings: CircuitSettings, discovery: Task, held_out: Task) -> int:
-    """Return the units of work `discover_circuit` reports: rows read, once for each size."""
+    """Return the units of work that `discover_circuit` reports: rows read, per circuit size."""
     circuits = len(settings.shares) + settings.refinements
     return len(discovery.rows) + (circuits + 2) * len(held_out.rows)
 
 
 def check_settings(settings: CircuitSettings) -> None:
-    """Raise `ValueError` with a remedy for settings that do not fit together."""
+    """Raise `ValueError`, with a remedy, for settings that contradict each other."""
     shares = settings.shares
     if not shares or shares[-1] != 1.0 or any(a >= b for a, b in pairwise((0.0, *shares))):
         raise ValueError("shares must ascend from above 0 to 1.0, the whole model")
@@ -98,7 +98,7 @@ def check_settings(settings: CircuitSettings) -> None:
 
 
 def resolve_scope(settings: CircuitSettings) -> Scope:
-    """Return the comparison scope the settings mean."""
+    """Return the settings' comparison scope, or the attributor's default if they name none."""
     if settings.scope is not None:
         return settings.scope
     if settings.attributor is not Attributor.WANDA:
@@ -115,7 +115,7 @@ def score_components(
     settings: CircuitSettings,
     advance: Advance = ignore,
 ) -> dict[str, torch.Tensor]:
-    """Return module → score of each component by the settings' attributor and contrast."""
+    """Return module → score of each component, by the settings' attributor and contrast."""
     return compute_scores(
         loaded,
         settings.attributor,
@@ -129,10 +129,10 @@ def score_components(
 
 
 def choose_point(curve: Sequence[CurvePoint], threshold: float) -> CurvePoint:
-    """Return the smallest circuit that, like all larger ones, retains `threshold` of the metric.
+    """Return the smallest circuit that keeps `threshold` of the metric, as must all larger ones.
 
-    The whole model, the curve's last point, always does. A size that passes by luck while a
-    larger one fails is not taken.
+    The curve's last point, the whole model, always does. A size that passes by luck, while a
+    larger one fails, is not chosen.
     """
     chosen = curve[-1]
     for point in reversed(curve):
@@ -145,7 +145,7 @@ def choose_point(curve: Sequence[CurvePoint], threshold: float) -> CurvePoint:
 def summarise_layers(
     scores: Mapping[str, torch.Tensor], kept: KeepMask, projections: Mapping[str, Projection]
 ) -> Iterator[LayerSummary]:
-    """Yield each module's summed scores and the size of its part of the circuit, in order."""
+    """Yield, for each module in order, its summed scores and how many components it keeps."""
     for name, values in scores.items():
         is_head = projections[name].granularity is Granularity.HEAD
         yield LayerSummary(
@@ -160,7 +160,7 @@ def summarise_layers(
 
 
 def share_positive(metrics: torch.Tensor) -> float:
-    """Return the share of rows whose metric is positive: the answer beats the wrong one."""
+    """Return the share of rows with a positive metric: the right answer beats the wrong one."""
     return float((metrics > 0).float().mean())
 
 
@@ -170,7 +170,7 @@ def _measure_whole(
     settings: CircuitSettings,
     advance: Advance,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the model's metric on the clean and on the corrupted rows, `(row,)` each."""
+    """Return the whole model's metric on the clean and the corrupted rows, `(row,)` each."""
     measured: list[torch.Tensor] = []
     for is_corrupted in (False, True):
         values = measure_rows(
@@ -197,7 +197,7 @@ def _mean(metrics: torch.Tensor) -> float:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Scores, larger first, and among which of them a share is taken."""
+    """Scores of which the larger are kept first, and the scope within which a share is kept."""
 
     scores: Mapping[str, torch.Tensor]
     scope: Scope
@@ -212,14 +212,14 @@ class _Ranked:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a circuit's metric is judged against."""
+    """The metrics of the empty circuit and the whole model, between which circuits are placed."""
 
     empty: float
     whole: float
     ranked: _Ranked
 
     def place(self, share: float, metrics: torch.Tensor) -> CurvePoint:
-        """Return the point of a circuit from its metric on every row, `(row,)`."""
+        """Return the curve point of a circuit, from its metric on every row, `(row,)`."""
         mean = _mean(metrics)
         return CurvePoint(
             share=share,
@@ -237,7 +237,7 @@ def _refine(
     settings: CircuitSettings,
     measure: Callable[[Sequence[float]], torch.Tensor],
 ) -> CurvePoint:
-    """Return the chosen point, moved towards the next smaller size while the threshold holds."""
+    """Return the chosen point after bisection towards the next smaller size that fails."""
     chosen = choose_point(points, settings.threshold)
     low = max((point.share for point in points if point.share < chosen.share), default=0.0)
     for _ in range(settings.refinements):

@@ -1,13 +1,13 @@
-"""How much of a task a circuit keeps, in the measures of the MIB benchmark.
+"""How much of a task a circuit keeps, by the measures of the MIB benchmark.
 
 Everything outside the circuit is ablated while the model reads the clean prompt. MIB (arXiv
-2504.13151, section 3) calls f(C) = (m(C) − m(∅)) / (m(N) − m(∅)) faithfulness, with N the
-whole model and ∅ the empty circuit, and integrates it over the circuit's share of components:
-CPR is the area under the curve, CMD the area between the curve and 1. Its published code
-(`evaluate_area_under_curve`, `log_scale=False`) takes the trapezoid on a linear axis between
-the shares below, so a perfect circuit scores CPR 0.999 and CMD 0. That code can rank by signed
-or by absolute scores: signed ranks raise CPR (nothing that speaks against the answer is kept),
-absolute ones suit CMD, so a figure needs its order said.
+2504.13151, section 3) defines faithfulness as f(C) = (m(C) − m(∅)) / (m(N) − m(∅)), where N is the
+whole model and ∅ the empty circuit, and integrates it over the circuit's share of components: CPR
+is the area under the curve, CMD the area between the curve and 1. Its published code
+(`evaluate_area_under_curve`, `log_scale=False`) uses the trapezoidal rule on a linear axis,
+between the shares below, so a perfect circuit scores CPR 0.999 and CMD 0. The code can rank by
+signed or by absolute scores: signed ranks raise CPR (components that act against the answer are
+dropped), absolute ranks suit CMD, so every figure must state its order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KeepMask = Mapping[str, torch.Tensor]
 """Module name → bool tensor, True at the components that the circuit keeps."""
 
 MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""MIB's circuit sizes, as shares of all components."""
+"""Circuit sizes of the MIB benchmark, as shares of all components."""
 
 
 class UndefinedFaithfulnessError(ArithmeticError):
@@ -55,8 +55,8 @@ class UndefinedFaithfulnessError(ArithmeticError):
 def compute_faithfulness(circuit: float, empty: float, whole: float) -> float:
     """Return (m(C) − m(∅)) / (m(N) − m(∅)): 0 for the empty circuit, 1 for the whole model.
 
-    Not bounded: a circuit may do better than the model or worse than nothing. Raises
-    `UndefinedFaithfulnessError` when m(N) = m(∅).
+    It can leave [0, 1]: a circuit may do better than the whole model or worse than the empty
+    circuit. Raises `UndefinedFaithfulnessError` if m(N) = m(∅).
     """
     if whole == empty:
         raise UndefinedFaithfulnessError(
@@ -67,17 +67,19 @@ def compute_faithfulness(circuit: float, empty: float, whole: float) -> float:
 
 
 def compute_cpr(shares: Sequence[float], faithfulness: Sequence[float]) -> float:
-    """Return the area under the faithfulness curve, larger is better (MIB's CPR).
+    """Return the area under the faithfulness curve (MIB's CPR); larger is better.
 
-    `shares` ascend; the trapezoid runs from the first to the last on a linear axis.
+    Trapezoidal rule on a linear axis, from the first to the last of the ascending `shares`.
+    Raises `ValueError` if they do not ascend.
     """
     return _integrate(shares, faithfulness)
 
 
 def compute_cmd(shares: Sequence[float], faithfulness: Sequence[float]) -> float:
-    """Return the area between the faithfulness curve and 1, smaller is better (MIB's CMD).
+    """Return the area between the faithfulness curve and 1 (MIB's CMD); smaller is better.
 
-    As in MIB's code the distance |1 − f| is taken at the shares, then integrated.
+    As in MIB's code, the distance |1 − f| is computed at the shares and then integrated. Raises
+    `ValueError` if the shares do not ascend.
     """
     return _integrate(shares, [abs(1.0 - value) for value in faithfulness])
 
@@ -103,12 +105,12 @@ def measure_circuits(
 ) -> torch.Tensor:
     """Return the task metric of every circuit on every row, `(circuit, row)` on the CPU.
 
-    Components of `projections` outside a circuit are ablated at all positions, everything else runs
-    as it is. Mean ablation takes the means over the clean prompts of `mean_rows`. `circuits` may
-    be lazy, as masks of single weights are as large as the model. `advance` is called with the
-    number of rows of each batch, once a circuit. Raises `ValueError` for masks of other modules
-    than the projections, for mean ablation without rows, and for weights ablated by anything
-    but zero.
+    Components of `projections` outside a circuit are ablated at all positions; the rest of the
+    model is unchanged. Mean ablation uses means over the clean prompts of `mean_rows`. `circuits`
+    may be lazy, because masks of single weights are as large as the model. `advance` is called
+    with the number of rows of each batch, once per circuit. Raises `ValueError` for masks whose
+    modules or shapes are not those of `projections`, for mean ablation without rows, and for
+    weights that are to be ablated by anything but zero.
     """
     if has_weights(projections):
         if ablation is not CircuitAblation.ZERO:
@@ -149,7 +151,7 @@ def _check_masks(projections: Mapping[str, Projection], circuits: Sequence[KeepM
 def _spread_masks(
     projections: Mapping[str, Projection], circuit: KeepMask
 ) -> dict[str, torch.Tensor]:
-    """Return each projection's mask `(feature,)`, on the device of its module."""
+    """Return module → keep mask over input features, `(feature,)`, on the module's device."""
     devices = {name: find_device(projection.module) for name, projection in projections.items()}
     return {
         name: spread_to_features(circuit[name].to(devices[name]), projection.width)
@@ -182,10 +184,10 @@ def _blend(
 
 @contextmanager
 def only_weights(projections: Mapping[str, Projection], circuit: KeepMask) -> Iterator[None]:
-    """Within the context the modules' weights outside the circuit are zero.
+    """Within the context, all weights of the circuit's modules outside the circuit are zero.
 
-    Masks have the stored weights' shape. The weights themselves are never written to: a
-    masked copy stands in for them, and on exit they are back, whatever happened.
+    Masks have the shape of the stored weights. The original weights are never written to: a
+    masked copy replaces them, and they are back on exit, even if the body raises.
     """
     originals = {name: projections[name].module.weight for name in circuit}
     try:
@@ -210,7 +212,7 @@ def _measure_weight_circuits(
     batch_tokens: int,
     advance: Advance,
 ) -> torch.Tensor:
-    """Return the task metric with only each circuit's weights, `(circuit, row)` on the CPU."""
+    """Return the task metric of circuits of single weights, `(circuit, row)` on the CPU."""
     measured: list[torch.Tensor] = []
     for circuit in circuits:
         with only_weights(projections, circuit):

@@ -1,4 +1,4 @@
-"""Greater-than: a span of years whose end must be later than its start."""
+"""The greater-than task: a span of years must end later than it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.models.tokenizer import Tokenizer
 NOUNS = ("siege", "drought", "voyage", "treaty", "reign", "strike", "famine", "project")
 CENTURIES = tuple(range(11, 20))
 EARLIEST = 1
-"""The last two digits of the corrupted year: any end is later."""
+"""Last two digits of the start year in corrupted prompts, so that almost any end is later."""
 
 _SENTENCE = "The {noun} went on from the year {century}{start:02d} to the year {century}"
 _DIGITS = 10
@@ -22,11 +22,11 @@ _YEARS = 100
 
 
 def generate_greater_than(tokenizer: Tokenizer, count: int, seed: int) -> Task:
-    """Return `count` rows: sentences with a start between the years 20 and 79 of a century.
+    """Return `count` rows: sentences whose span starts in year 20 to 79 of a century.
 
-    Where the tokenizer writes two digits as one token, answers are the later years; where it
-    writes digit by digit, the larger tens digits (an equal one leaves the year open and counts
-    neither way). Raises `TaskError` when the tokenizer does neither.
+    If the tokenizer encodes two digits as one token, the right answers are all later years. If it
+    encodes digit by digit, they are the larger tens digits; the equal digit leaves the year open
+    and counts neither as right nor as wrong. Raises `TaskError` if the tokenizer does neither.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -46,10 +46,11 @@ def generate_greater_than(tokenizer: Tokenizer, count: int, seed: int) -> Task:
 
 
 def parse_greater_than(lines: Iterable[str], tokenizer: Tokenizer) -> Task:
-    """Return the task of an EAP-IG file: clean, corrupted and label (the start's last digits).
+    """Return the task of an EAP-IG file with columns clean, corrupted and label.
 
-    Rows that no next token can answer (a start in the nineties, read digit by digit) are left
-    out. Raises `TaskError`.
+    The label is the last two digits of the start year. Rows that no single next token can answer
+    (a start in the nineties, encoded digit by digit) are left out. Raises `TaskError` for a label
+    that is not a year of a century, and if no row is left.
     """
     rows: list[TaskRow] = []
     for where, fields in iterate_objects(lines):
@@ -90,7 +91,7 @@ def _encode(
 def _find_following(
     tokenizer: Tokenizer, prompt: str, prompt_ids: tuple[int, ...], width: int
 ) -> Mapping[int, int]:
-    """Return number → token for the numbers of `width` digits that are one token after it."""
+    """Return number → token id, for numbers of `width` digits that are one token after `prompt`."""
     found: dict[int, int] = {}
     for number in range(_DIGITS**width):
         ids = encode_text(tokenizer, f"{prompt}{number:0{width}d}")

@@ -1,4 +1,4 @@
-"""Indirect object identification: sentences from our own templates, names, places and things."""
+"""The indirect object identification (IOI) task, from templates and words written for Excise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPLATES = (
     "As soon as {first} and {second} got back from the {place}, {giver} showed the {thing} to",
     "Last week {first} and {second} cleaned the {place} together, and {giver} gave a {thing} to",
 )
-"""Each is used in both orders: the indirect object first (ABBA) and second (BABA)."""
+"""Each template is used in both orders: the indirect object named first (ABBA) or second (BABA)."""
 
 NAMES = (
     *("Alice", "Peter", "Laura", "Simon", "Emma", "Oliver", "Julia", "Martin", "Clara", "Henry"),
@@ -35,12 +35,12 @@ _FEWEST_NAMES = 3
 def generate_ioi(
     tokenizer: Tokenizer, count: int, seed: int, templates: Sequence[str] = TEMPLATES
 ) -> Task:
-    """Return `count` rows, templates and orders in turn, words drawn by `seed`.
+    """Return `count` rows that cycle through templates and orders, with words drawn by `seed`.
 
-    The corrupted prompt has a third name where the giver is named again, so that neither name
-    is repeated. Only names, places and things of one token (after a space) are used, so all
-    rows of a template are equally long. `group` is the template's number and the order.
-    Raises `TaskError` when the tokenizer leaves too few words.
+    In the corrupted prompt a third name stands where the giver is named again, so that neither
+    name is repeated. Only names, places and things that are one token after a space are used, so
+    all rows of a template have the same length. `group` is the template's number and the order.
+    Raises `TaskError` if too few words are one token.
     """
     names = _keep_single(tokenizer, NAMES, _FEWEST_NAMES)
     places = _keep_single(tokenizer, PLACES, 1)
@@ -69,7 +69,7 @@ def generate_ioi(
 
 
 def _keep_single(tokenizer: Tokenizer, words: Sequence[str], fewest: int) -> list[str]:
-    """Return the words that are one token after a space."""
+    """Return the words that are one token after a space; raises `TaskError` if below `fewest`."""
     kept = [word for word in words if len(encode_part(tokenizer, f" {word}")) == 1]
     if len(kept) < fewest:
         raise TaskError(

@@ -23,7 +23,7 @@ OVERWRITTEN = Overwritten()
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Right-padded rows; causal attention never sees a pad, so none needs masking."""
+    """Right-padded rows. With causal attention no real token sees a pad, so no mask is needed."""
 
     rows: tuple[TaskRow, ...]
     clean_ids: torch.Tensor
@@ -31,19 +31,19 @@ class RowBatch:
     corrupted_ids: torch.Tensor
     """`(row, token)`, aligned with `clean_ids`."""
     is_token: torch.Tensor
-    """`(row, token)`, True at real tokens."""
+    """`(row, token)`, True at real tokens, False at pads."""
     last: torch.Tensor
-    """Index of each row's last real token, `(row,)`."""
+    """`(row,)`: index of each row's last real token."""
     sample_indices: tuple[int, ...]
-    """Position of each row in the sequence of rows the batch was cut from."""
+    """Position of each row in the sequence of all rows."""
 
     @property
     def token_ids(self) -> torch.Tensor:
-        """The clean prompts, whose size stands for the batch's."""
+        """The clean prompts; their size is the size of the batch."""
         return self.clean_ids
 
     def halves(self) -> tuple[RowBatch, RowBatch]:
-        """Return the first and the second half of the rows, each without needless padding.
+        """Return the first and second half of the rows, each padded only to its own longest row.
 
         Raises `ValueError` for a batch of one row.
         """
@@ -72,10 +72,10 @@ def run_row_batches(
     results: Results[RowBatch] = OVERWRITTEN,
     on_halved: OnHalved = log_halved,
 ) -> None:
-    """Run `step` on batches of all rows, on smaller ones once memory has run out.
+    """Run `step` on batches of all rows; if memory runs out, repeat the batch in halves.
 
     `results` says what a repeated batch must skip; by default it writes everything again.
-    Raises `SampleTooLargeError` for a single row that does not fit.
+    Raises `SampleTooLargeError` if a single row does not fit in memory.
     """
     runner = HalvingRunner(step, results, on_halved)
     for batch in build_row_batches(rows, batch_tokens, loaded):
@@ -85,9 +85,9 @@ def run_row_batches(
 def build_row_batches(
     rows: Sequence[TaskRow], batch_tokens: int, loaded: LoadedModel
 ) -> Iterator[RowBatch]:
-    """Yield batches of at most `batch_tokens` padded tokens (at least one row), long rows first.
+    """Yield batches of at most `batch_tokens` padded tokens (but at least one row), longest first.
 
-    They lie on the model's device. The order is fixed by the input.
+    Batches are on the model's device. Their order depends on the input only.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].clean_ids), i))
     start = 0
@@ -120,7 +120,7 @@ def _pad(rows: Sequence[TaskRow], indices: tuple[int, ...], loaded: LoadedModel)
 def compute_last_states(
     loaded: LoadedModel, token_ids: torch.Tensor, last: torch.Tensor
 ) -> torch.Tensor:
-    """Return the normalised hidden states at each row's last token, `(row, hidden)`."""
+    """Return the hidden states after the final norm at each row's last token, `(row, hidden)`."""
     hidden: torch.Tensor = loaded.run(token_ids)
     return hidden[torch.arange(len(last), device=last.device), last]
 
@@ -128,7 +128,7 @@ def compute_last_states(
 def compute_metric(
     loaded: LoadedModel, states: torch.Tensor, rows: Sequence[TaskRow], metric: CircuitMetric
 ) -> torch.Tensor:
-    """Return the metric of every row from its last state `(row, hidden)`, `(row,)` float32."""
+    """Return the metric of each row, `(row,)` float32, from its last state, `(row, hidden)`."""
     logits = loaded.model.get_submodule(loaded.family.head)(states).float()
     values = logits
     if metric is CircuitMetric.PROBABILITY_DIFFERENCE:
@@ -148,8 +148,8 @@ def compute_metric_directions(
 ) -> torch.Tensor:
     """Return the metric's gradient with respect to the last states, `(row, hidden)`.
 
-    For the logit difference it is W[answer] − W[wrong] of the unembedding: what relevance of
-    "answer rather than wrong" starts from. For probabilities, the softmax's linearisation.
+    Relevance of "right rather than wrong answer" starts from it. For the logit difference it is
+    W[right] − W[wrong] of the unembedding; for probabilities, the linearised softmax.
     """
     with torch.enable_grad():
         leaf = states.detach().requires_grad_()
@@ -167,7 +167,7 @@ def measure_rows(
     corrupted: bool = False,
     batch_tokens: int = 1024,
 ) -> torch.Tensor:
-    """Return the model's metric on every clean (or corrupted) row, `(row,)` on the CPU."""
+    """Return the model's metric on each clean (or corrupted) row, `(row,)` float32 on the CPU."""
     values = torch.empty(len(rows))
 
     def step(batch: RowBatch) -> None:

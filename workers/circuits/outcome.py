@@ -1,4 +1,4 @@
-"""What a circuit is looked for by, and what is found: frozen values."""
+"""Settings and outcome of a circuit discovery."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from workers.domain import Selection
 
 @dataclass(frozen=True)
 class CircuitSettings:
-    """How a circuit is looked for."""
+    """Settings of a circuit discovery."""
 
     attributor: Attributor
     granularities: tuple[Granularity, ...] = (Granularity.NEURON,)
     """Neurons, heads, both at once (a node circuit), or weights alone."""
     contrast: CircuitContrast = CircuitContrast.CORRUPTED
     order: CircuitOrder = CircuitOrder.SIGNED
-    """Signed gives the smaller circuits, but under zero ablation; there take absolute."""
+    """Signed order gives smaller circuits, except under zero ablation, where absolute does."""
     scope: Scope | None = None
-    """None: global, but for Wanda, whose scores compare weights of a row and neurons of a layer.
+    """None means global, except for Wanda, whose scores are comparable only among the weights of
+    a row or the neurons of a layer.
 
     (A layer has too few heads to keep the same share of each.)
     """
     ablation: CircuitAblation = CircuitAblation.COUNTERFACTUAL
-    """Weights can be ablated by zero only."""
+    """Single weights can only be ablated by zero."""
     shares: tuple[float, ...] = MIB_SHARES
-    """Circuit sizes as shares of all components, ascending; the last is the whole model, 1."""
+    """Circuit sizes as shares of all components, ascending; the last is 1, the whole model."""
     threshold: float = 0.9
-    """Share of the whole model's metric that the chosen circuit must keep."""
+    """Share of the whole model's metric that the chosen circuit must keep. Chosen by hand."""
     refinements: int = 5
-    """Halvings between the chosen size and the next smaller one, to come closer to it."""
+    """Bisection steps between the chosen size and the next smaller one. Chosen by hand."""
     seed: int = 0
     batch_tokens: int = 1024
 
@@ -51,20 +52,20 @@ class CurvePoint:
     """One circuit size on the held-out rows."""
 
     share: float
-    """Kept components over all."""
+    """Share of all components that the circuit keeps."""
     kept: int
     metric: float
-    """Mean over rows."""
+    """The task metric, averaged over rows."""
     faithfulness: float
     retention: float
-    """Metric over the whole model's metric."""
+    """The metric divided by the whole model's metric."""
     accuracy: float
-    """Share of rows with a positive metric: the answer beats the wrong one."""
+    """Share of rows with a positive metric: the right answer beats the wrong one."""
 
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One module of the heatmap."""
+    """One module's row in the heatmap."""
 
     module: str
     granularity: Granularity
@@ -73,42 +74,42 @@ class LayerSummary:
     absolute_relevance: float
     components: int
     kept: int
-    """Components in the chosen circuit."""
+    """Number of its components in the chosen circuit."""
     heads: tuple[float, ...] = ()
     """Signed score of each head; empty for other granularities."""
 
 
 @dataclass(frozen=True)
 class CircuitOutcome:
-    """A task's circuit by one attributor, and how faithful circuits of every size are."""
+    """A task's circuit by one attributor, and the faithfulness of circuits of every size."""
 
     settings: CircuitSettings
     task: str
     whole_metric: float
-    """m(N): the model as it is, held-out rows."""
+    """m(N): the whole model's mean metric on the held-out rows."""
     empty_metric: float
-    """m(∅): every component ablated."""
+    """m(∅): the same with every component ablated."""
     corrupted_metric: float
-    """The model as it is on the corrupted prompts."""
+    """The whole model's mean metric on the corrupted prompts."""
     curve: tuple[CurvePoint, ...]
     chosen: CurvePoint
-    """The smallest measured size from which on every larger one keeps the threshold."""
+    """The smallest measured circuit that keeps the threshold, as do all larger ones."""
     outside: Mapping[Granularity, Selection]
-    """Everything not in the chosen circuit: a patch that removes it keeps only the circuit."""
+    """All components outside the chosen circuit; a patch that removes them leaves the circuit."""
     heatmap: tuple[LayerSummary, ...]
     scores: Mapping[str, torch.Tensor] = field(repr=False)
 
     @property
     def components(self) -> int:
-        """All components of the granularities, in the circuit or not."""
+        """Number of all components of the granularities, in the circuit or not."""
         return sum(layer.components for layer in self.heatmap)
 
     @property
     def cpr(self) -> float:
-        """MIB's area under the faithfulness curve, larger is better."""
+        """MIB's CPR: the area under the faithfulness curve; larger is better."""
         return compute_cpr(self.settings.shares, [point.faithfulness for point in self.curve])
 
     @property
     def cmd(self) -> float:
-        """MIB's area between the faithfulness curve and 1, smaller is better."""
+        """MIB's CMD: the area between the faithfulness curve and 1; smaller is better."""
         return compute_cmd(self.settings.shares, [point.faithfulness for point in self.curve])

@@ -1,4 +1,4 @@
-"""Where circuits act: the inputs of output projections, read and replaced by instance hooks."""
+"""The modules in which circuits act; their inputs are read and replaced by instance hooks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from workers.models.loaded import LoadedModel
 _ORDER = (Granularity.NEURON, Granularity.HEAD, Granularity.WEIGHT)
 
 Replace = Callable[[str, torch.Tensor], torch.Tensor]
-"""Gets a module's name and its input `(row, token, feature)`, returns the input to use."""
+"""Takes a module's name and its input `(row, token, feature)`; returns the input to use instead."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """One linear module and the components in it: slices of its input, or its weights."""
+    """One linear module and its components: slices of its input, or single weights."""
 
     module: nn.Module
     granularity: Granularity
@@ -38,14 +38,14 @@ class Projection:
 
     @property
     def row_axis(self) -> int:
-        """The axis of the stored weight that goes over output features."""
+        """The axis of output features in the stored weight."""
         return 1 if is_transposed(self.module) else 0
 
 
 def find_projections(
     loaded: LoadedModel, granularities: Sequence[Granularity]
 ) -> dict[str, Projection]:
-    """Return module name → projection: MLP outputs (neurons) before attention outputs (heads).
+    """Return module name → projection: first MLP outputs (neurons), then attention outputs (heads).
 
     For weights, every linear module of the decoder layers. Raises `ValueError` for no
     granularity and for weights together with nodes, `UnsupportedGranularityError` where the
@@ -65,7 +65,7 @@ def find_projections(
 
 
 def has_weights(projections: Mapping[str, Projection]) -> bool:
-    """Whether the components are single weights: all of them are, or none."""
+    """Return whether the components are single weights (either all of them are or none)."""
     return any(projection.granularity is Granularity.WEIGHT for projection in projections.values())
 
 
@@ -82,18 +82,18 @@ def _build_projection(
 
 
 def sum_by_component(values: torch.Tensor, width: int) -> torch.Tensor:
-    """Return `(…, feature)` summed over each component's features, `(…, component)`."""
+    """Return values `(…, feature)` summed over the features of each component, `(…, component)`."""
     return values if width == 1 else values.unflatten(-1, (-1, width)).sum(dim=-1)
 
 
 def spread_to_features(values: torch.Tensor, width: int) -> torch.Tensor:
-    """Return one value a component repeated for its features, `(feature,)`."""
+    """Return values `(component,)`, each repeated for the component's features, `(feature,)`."""
     return values if width == 1 else values.repeat_interleave(width, dim=-1)
 
 
 @contextmanager
 def replaced_inputs(projections: Mapping[str, Projection], replace: Replace) -> Iterator[None]:
-    """Within the context every projection's module sees what `replace` makes of its input."""
+    """Within the context, the module of each projection gets the input that `replace` returns."""
 
     def hook_for(
         name: str,
@@ -113,7 +113,7 @@ def replaced_inputs(projections: Mapping[str, Projection], replace: Replace) -> 
 def read_inputs(
     loaded: LoadedModel, projections: Mapping[str, Projection], token_ids: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return every projection's input `(row, token, feature)` on `token_ids` `(row, token)`."""
+    """Return module → its input `(row, token, feature)` when the model reads `token_ids`."""
     read: dict[str, torch.Tensor] = {}
 
     def keep(name: str, values: torch.Tensor) -> torch.Tensor:

@@ -12,12 +12,13 @@ from workers.domain import Selection
 from workers.pruning.selection import count_share, stream_selection
 
 _ROUNDING = 1e-9
+"""Added before rounding down: far above the rounding error of share · n, far below 1."""
 
 
 def order_scores(
     scores: Mapping[str, torch.Tensor], order: CircuitOrder
 ) -> dict[str, torch.Tensor]:
-    """Return the scores so that larger comes first."""
+    """Return the scores, or their absolute values, so that larger ones are kept first."""
     if order is CircuitOrder.SIGNED:
         return dict(scores)
     return {name: values.abs() for name, values in scores.items()}
@@ -31,8 +32,8 @@ def count_circuit(
 ) -> int:
     """Return how many components `keep_largest` keeps.
 
-    Globally ⌊share · n⌋ as in MIB's code, robust to rounding (0.29 of 100 is 29); within rows
-    and layers the nearest number.
+    In the global scope it is ⌊share · n⌋ as in MIB's code, protected from rounding errors (0.29 of
+    100 is 29); within rows and layers it is the nearest integer.
     """
     if scope is Scope.GLOBAL:
         total = sum(values.numel() for values in scores.values())
@@ -54,9 +55,9 @@ def keep_largest(
 ) -> dict[str, torch.Tensor]:
     """Return module → bool mask, True at the `share` of components with the largest scores.
 
-    `scope` says among which components the share is taken: all, a module's, or the weights of
-    one output feature. Equal scores keep the order of modules and components. Raises
-    `ScoreError` for NaN and for rows of scores that are no matrices.
+    `scope` says within what the share is taken: the whole model, each module, or the weights of
+    each output feature. Equal scores keep the order of modules and components. Raises
+    `ScoreError` for a NaN, and for scope `ROW` if scores are not matrices.
     """
     if scope is Scope.GLOBAL:
         total = sum(values.numel() for values in scores.values())
@@ -73,7 +74,7 @@ def keep_largest(
 def select_outside(
     keep_masks: Mapping[str, torch.Tensor], projections: Mapping[str, Projection]
 ) -> dict[Granularity, Selection]:
-    """Return, per granularity, everything a circuit does not keep: what its patch removes."""
+    """Return granularity → all components outside the circuit, which its patch removes."""
     removed: dict[Granularity, dict[str, torch.Tensor]] = {}
     for name, keep_mask in keep_masks.items():
         indices = (~keep_mask).flatten().nonzero().flatten()

@@ -1,4 +1,4 @@
-"""One score a component: its relevance for a task by any attributor, over the task's rows."""
+"""One score per component: its relevance for a task, by any attributor, over the task's rows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
-"""Padded tokens per batch."""
+"""Padded tokens per batch. Chosen by hand; affects memory and time only."""
 
 _POWERS = {Attributor.ACTIVATION: 1, Attributor.WANDA: 2}
-"""Attributors that look at activations alone, and the power they sum."""
+"""Attributors that read activations only → the power of the norms that they average."""
 
 
 class _Sums(dict[str, torch.Tensor]):
-    """Module name → a running sum; a batch that is repeated adds to each of them once."""
+    """Module name → running sum. A batch that is repeated adds to each sum only once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class _Sums(dict[str, torch.Tensor]):
         self._skipped: AbstractSet[Hashable] = frozenset()
 
     def begin(self, skipped: AbstractSet[Hashable]) -> None:
-        """Start a batch, or a part of one that already updated the `skipped` sums."""
+        """Start a batch, or part of one that has already been added to the `skipped` sums."""
         self.folded, self._skipped = set(), skipped
 
     def end(self, batch: RowBatch) -> None:
-        """Finish it."""
+        """Finish a batch; its sums are complete already."""
 
     def add(self, name: str, compute: Callable[[], torch.Tensor]) -> None:
-        """Add what `compute` returns, unless the batch has done so before it failed."""
+        """Add what `compute` returns, unless the batch did so before it ran out of memory."""
         if name in self._skipped:
             return
         values = compute()
@@ -66,16 +66,19 @@ def compute_scores(
 ) -> dict[str, torch.Tensor]:
     """Return module → score of each component for the task, float32 on the CPU.
 
-    Neurons and heads `(component,)`, weights in their stored layout. LRP and gradient: the mean
-    over rows of the signed relevance of the metric at the last position, summed over positions;
-    of weights W ∘ Σ gradient ⊗ input (Eq. 8 of arXiv 2506.13727; one product at the end, one
-    matrix held for each module). Activation and Wanda: the mean and the root mean square over
-    tokens of what a component writes, `|a| · ‖W[:, j]‖₂`, for a head the norm of that over its
-    features, for a weight |W| · |x|; with contrast `CORRUPTED` their input, too, is the
-    difference to the corrupted prompt. Magnitude and random look at no row. `advance` is called
-    with the number of rows of every finished batch.
+    Scores have shape `(component,)` for neurons and heads, the stored shape for single weights.
 
-    Raises `NonFiniteRelevanceError`.
+    - LRP and gradient: the signed relevance of the metric at the last position, summed over
+      positions and averaged over rows. For weights, W ∘ Σ gradient ⊗ input (Eq. 8 of arXiv
+      2506.13727), multiplied by W once at the end; one matrix per module is held in memory.
+    - Activation and Wanda: the mean and the root mean square, over tokens, of what a component
+      writes: |a| · ‖W[:, j]‖₂ for a neuron, the norm of these over a head's features, and
+      |W| · |x| for a weight.
+    - Magnitude and random: no row is read.
+
+    With contrast `CORRUPTED`, activations are differences from those on the corrupted prompt, for
+    the first two. `advance` is called with the number of rows of each finished batch. Raises
+    `NonFiniteRelevanceError`.
     """
     if attributor in (Attributor.MAGNITUDE, Attributor.RANDOM):
         advance(len(task.rows))
@@ -101,7 +104,7 @@ def compute_scores(
         advance(len(batch.rows))
 
     run_row_batches(loaded, task.rows, batch_tokens, step, sums)
-    # Where no gradient came (queries and keys under CP-LRP) there is no relevance.
+    # Modules that no gradient reached (queries and keys under CP-LRP) have relevance 0.
     nothing = torch.zeros(())
     return {
         name: _finish_relevance(projection, sums.get(name, nothing))
@@ -112,7 +115,10 @@ def compute_scores(
 def _sum_relevance(
     projection: Projection, values: torch.Tensor, gradient: torch.Tensor, rows: int
 ) -> torch.Tensor:
-    """Return a batch's part of the mean over `rows`, of weights still to be multiplied by them."""
+    """Return the batch's contribution to the mean over `rows`.
+
+    For single weights it still has to be multiplied by the weights.
+    """
     if projection.granularity is not Granularity.WEIGHT:
         return sum_by_component((values * gradient).sum(dim=0), projection.width) / rows
     return (gradient.T @ values if projection.row_axis == 0 else values.T @ gradient) / rows
@@ -125,7 +131,10 @@ def _finish_relevance(projection: Projection, total: torch.Tensor) -> torch.Tens
 
 
 def _finish_written(projection: Projection, mean: torch.Tensor) -> torch.Tensor:
-    """Return what components write; of weights `mean` is that of their inputs, `(feature,)`."""
+    """Return the scores of what components write, from the mean that `_average_written` gave.
+
+    For single weights `mean` is that of the module's inputs, `(feature,)`.
+    """
     if projection.granularity is not Granularity.WEIGHT:
         return mean.cpu()
     return score_by_inputs(projection.module, mean).cpu()
@@ -141,9 +150,10 @@ def _average_written(
     batch_tokens: int,
     advance: Advance,
 ) -> dict[str, torch.Tensor]:
-    """Return the mean over tokens of (|input| · norm)^power, `(component,)`.
+    """Return module → mean over tokens of (|input| · norm)^power, `(component,)`.
 
-    A feature's norm is that of what it writes; for weights each feature of the input counts.
+    The norm is that of the feature's column of weights. For single weights there is no norm, and
+    each input feature counts as a component.
     """
     norms = (
         {}
@@ -167,7 +177,7 @@ def _average_written(
 
 
 def _sum_written(written: torch.Tensor, width: int, power: int) -> torch.Tensor:
-    """Return the sum over tokens of the norm, to `power`, of what each component writes."""
+    """Return the norm of what each component writes, to `power`, summed over tokens."""
     return sum_by_component(written.square(), width).pow(power / 2).sum(dim=0)
 
 

@@ -1,4 +1,4 @@
-"""A circuit's task: pairs of prompts, the answers that count, and files of such rows."""
+"""Tasks for circuits: pairs of prompts with right and wrong answers, and files of such rows."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from workers.models.tokenizer import Tokenizer
 
 
 class TaskError(ValueError):
-    """A task's rows cannot be used; the message names line, field and remedy."""
+    """The task's rows cannot be used; the message names line, field and remedy."""
 
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One prompt with its corrupted twin, token by token aligned, and what may follow."""
+    """A prompt, its corrupted twin aligned token by token, and the right and wrong answers."""
 
     clean_ids: tuple[int, ...]
     corrupted_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
-    """Next tokens that are right, at least one."""
+    """Token ids that are right answers; at least one."""
     wrong_ids: tuple[int, ...]
     group: str = ""
-    """Rows made alike (one template) share it."""
+    """Shared by rows of the same kind, such as those of one template."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Rows and the metric that reads them."""
+    """Rows, and the metric by which they are measured."""
 
     name: str
     metric: CircuitMetric
@@ -57,10 +57,11 @@ def encode_row(
     where: str,
     group: str = "",
 ) -> TaskRow:
-    """Return the row of two prompts and the one token each that is the right and wrong answer.
+    """Return the row of two prompts with one right and one wrong answer token.
 
-    `where` begins every message (`line 3`). Raises `TaskError` for prompts of unequal token
-    counts or without a difference, and answers that are not one token after the prompt.
+    `where` (such as `line 3`) begins every error message. Raises `TaskError` for prompts that are
+    equal or have different numbers of tokens, and for answers that are not one token after the
+    prompt.
     """
     clean_ids, corrupted_ids = encode_pair(tokenizer, clean, corrupted, where)
     answer_id = _find_answer(tokenizer, clean, clean_ids, answer, f"{where}, field answer")
@@ -73,8 +74,8 @@ def encode_row(
 def parse_rows(lines: Iterable[str], tokenizer: Tokenizer) -> tuple[TaskRow, ...]:
     """Return the rows of a JSONL file: objects with clean, corrupted, answer and wrong.
 
-    Each is a text; an answer starts with the space that follows the prompt. An optional text
-    `group` names rows made alike. Empty lines are passed over. Raises `TaskError`.
+    All are texts; an answer starts with the space that follows the prompt. An optional text
+    `group` is shared by rows of the same kind. Empty lines are skipped. Raises `TaskError`.
     """
     rows: list[TaskRow] = []
     for where, fields in iterate_objects(lines):
@@ -92,10 +93,10 @@ def parse_ioi_pairs(
 ) -> tuple[TaskRow, ...]:
     """Return the rows of an EAP-IG file of IOI pairs: clean, corrupted and corrupted_hard.
 
-    The word that differs is the second subject: what stands there in `clean` is the wrong
-    answer, in `corrupted_hard` the right one. Such files are made for one tokenizer; with
-    `skip_unfit` rows whose names are several tokens in another are left out. Raises
-    `TaskError`, also when no row is left.
+    `clean` and `corrupted_hard` differ in one word, the second subject: the wrong answer is the
+    word in `clean`, the right one that in `corrupted_hard`. Such files are made for one
+    tokenizer; `skip_unfit` leaves out rows whose names are several tokens in this one. Raises
+    `TaskError`, also if no row is left.
     """
     rows: list[TaskRow] = []
     for where, fields in iterate_objects(lines):
@@ -116,7 +117,7 @@ def parse_ioi_pairs(
 def encode_pair(
     tokenizer: Tokenizer, clean: str, corrupted: str, where: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return both prompts' token ids; raises `TaskError` unless they align and differ."""
+    """Return both prompts' token ids; raises `TaskError` if they do not align or do not differ."""
     clean_ids = encode_text(tokenizer, clean)
     corrupted_ids = encode_text(tokenizer, corrupted)
     if not clean_ids:
@@ -150,7 +151,7 @@ def _find_answer(
 
 
 def iterate_objects(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (`line 3`, object) for every line of JSONL that is not empty; raises `TaskError`."""
+    """Yield (`line 3`, object) for each JSONL line that is not empty; raises `TaskError`."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -167,7 +168,7 @@ def iterate_objects(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def read_text(fields: dict[str, Any], name: str, where: str) -> str:
-    """Return the field's text; raises `TaskError` when it is missing, empty or no text."""
+    """Return the field's text; raises `TaskError` if it is missing, empty or not a text."""
     value = fields.get(name)
     if not isinstance(value, str) or not value:
         raise TaskError(f"{where}, field {name}: missing or not a text; give a non-empty text")

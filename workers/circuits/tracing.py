@@ -1,4 +1,4 @@
-"""Activations of a task with the gradient of its metric, handed on module by module."""
+"""Activations on a task's rows and the gradient of its metric, passed on module by module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.circuits.projections import Projection, has_weights, read_inputs
 from workers.models.loaded import LoadedModel
 
 Take = Callable[[str, torch.Tensor, torch.Tensor], None]
-"""Gets a module's name, its (contrasted) input and a gradient, each `(row · token, feature)`."""
+"""Takes a module's name, its (contrasted) input and a gradient, each `(row · token, feature)`."""
 
 
 def trace_gradients(
@@ -28,18 +28,19 @@ def trace_gradients(
     others: Mapping[str, torch.Tensor],
     take: Take,
 ) -> None:
-    """Call `take` with every projection's input and a gradient of the summed metric.
+    """Call `take` with each projection's input and a gradient of the metric summed over rows.
 
-    Of neurons and heads it is the gradient to that input, of weights the one to their module's
-    output; modules that none reaches (CP-LRP stops it at queries and keys) are passed over.
-    The clean prompts are read, the gradient follows `composite`; `others` (`read_contrast`)
-    is subtracted from the inputs. Raises `NonFiniteRelevanceError` naming module and rows.
+    For neurons and heads it is the gradient with respect to that input; for single weights, with
+    respect to the module's output. Modules that no gradient reaches (CP-LRP stops it at queries
+    and keys) are skipped. The model reads the clean prompts, the backward pass follows the rules
+    of `composite`, and `others` (from `read_contrast`) is subtracted from the inputs. Raises
+    `NonFiniteRelevanceError`, naming module and rows.
     """
     see = _contrast(others, batch, take)
     modules = {name: projection.module for name, projection in projections.items()}
     rules = attribution_rules(loaded, composite)
-    # Inputs after the rules: what is seen is the gradient before the product rule. Outputs
-    # before them: the gradient that the weight itself gets.
+    # Observers of inputs enter after the rules, to see the gradient before the product rule;
+    # observers of outputs enter before them, to see the gradient that the weight itself gets.
     if has_weights(projections):
         order = [observed_outputs(modules, see), rules]
     else:
@@ -56,7 +57,7 @@ def read_contrast(
     batch: RowBatch,
     contrast: CircuitContrast,
 ) -> Mapping[str, torch.Tensor]:
-    """Return the inputs to subtract per module, `(row, token, feature)`; none for zero."""
+    """Return module → input to subtract, `(row, token, feature)`; empty for contrast `ZERO`."""
     if contrast is CircuitContrast.ZERO:
         return {}
     return read_inputs(loaded, projections, batch.corrupted_ids)
@@ -69,7 +70,7 @@ def _backward(loaded: LoadedModel, batch: RowBatch, metric: CircuitMetric) -> No
 
 
 def _contrast(others: Mapping[str, torch.Tensor], batch: RowBatch, take: Take) -> See:
-    """Return an observer that subtracts `others` from inputs and hands on finite values."""
+    """Return an observer that subtracts `others` from inputs, checks them and calls `take`."""
 
     def see(site: Site, values: torch.Tensor, gradient: torch.Tensor) -> None:
         if site.module in others:

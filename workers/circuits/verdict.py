@@ -13,10 +13,10 @@ from workers.gates.table import RETENTION, SIZE
 def judge_circuit(
     circuit: ChosenCircuit, threshold: float, max_share: float
 ) -> tuple[Verdict, str, list[GateResult]]:
-    """Return the verdict on a circuit, why, and its gates.
+    """Return the verdict on a circuit, the sentence that explains it, and its gates.
 
-    `threshold` is the least share of the model's metric that it must keep on held-out rows,
-    `max_share` the largest share of all components that it may have.
+    On held-out rows the circuit must keep at least the share `threshold` of the model's metric;
+    it may have at most the share `max_share` of all components.
     """
     share, held_out = circuit.kept / circuit.of, circuit.held_out
     gates = [

@@ -1,1 +1,1 @@
-"""Compression: the same share of every row of every linear layer removed, by a chosen score."""
+"""Compression: the same share of weights is removed from every row of every linear layer."""

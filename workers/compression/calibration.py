@@ -1,4 +1,4 @@
-"""Calibration text, and what it looks like at the entrance of each block and linear layer."""
+"""Calibration text, and its activations at the input of each decoder block and linear layer."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def draw_calibration_samples(
     seed: int,
     beginning: tuple[int, ...] = (),
 ) -> tuple[TokenSequence, ...]:
-    """Return `count` windows of `length` tokens, each from another document, drawn by `seed`.
+    """Return `count` windows of `length` tokens, each from a different document, drawn by `seed`.
 
-    `beginning` starts every window, and counts. Documents shorter than the rest of a window are
-    passed over. Raises `ValueError` when too few are left.
+    Every window starts with `beginning`, which counts towards its length. Documents shorter than
+    the rest of a window are skipped. Raises `ValueError` if too few are left.
     """
     generator = random.Random(seed)  # noqa: S311 - no secret
     length -= len(beginning)
@@ -48,20 +48,20 @@ def draw_calibration_samples(
 
 @dataclass
 class _Travelling:
-    """One batch on its way through the blocks."""
+    """One calibration batch on its way through the blocks."""
 
     is_token: torch.Tensor
     """`(sample, token)`, True at real tokens."""
     states: torch.Tensor
-    """Input of the next block, `(sample, token, hidden)`, on the CPU between blocks."""
+    """Input of the next block, `(sample, token, hidden)`; on the CPU between blocks."""
     arguments: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
-    """Block → what the backbone passes it beside the states: masks, positions."""
+    """Block index → further arguments that the backbone passes to it: masks, positions."""
 
 
 class BlockInputs:
-    """The calibration batches at the entrance of one block, moved through block by block.
+    """The calibration batches at the input of one block; they move through the model by blocks.
 
-    Holds one hidden state per token and nothing per block, so memory does not grow with depth.
+    Holds one hidden state per token and no states per block, so memory does not grow with depth.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class BlockInputs:
         first_block: int = 0,
         on_batch: Advance | None = None,
     ) -> None:
-        """Run the model as it is and keep each batch's states before `first_block`.
+        """Run the model as it is and keep each batch's states at the input of `first_block`.
 
-        Raises `ValueError` without a batch.
+        Raises `ValueError` if there is no batch.
         """
         paths = [f"{loaded.family.layers}.{layer}" for layer in range(loaded.layers)]
         self._blocks = [loaded.model.get_submodule(path) for path in paths]
@@ -91,10 +91,10 @@ class BlockInputs:
     def measure(
         self, modules: Mapping[str, nn.Module], *, step: bool, on_batch: Advance | None = None
     ) -> dict[str, torch.Tensor]:
-        """Run the next block and return ‖X‖₂ of each input feature of `modules` over tokens.
+        """Run the next block and return ‖X‖₂ over tokens for each input feature of `modules`.
 
-        Module name → float32 `(feature,)` on the module's device; pads do not count. With
-        `step` the batches move on behind the block, else they stay before it.
+        The result is module name → float32 `(feature,)` on the module's device; pads do not
+        count. If `step` is true, the batches move past the block; otherwise they stay before it.
         """
         squares = {
             name: torch.zeros(count_features(module), device=linear_weight(module).device)
@@ -109,7 +109,7 @@ class BlockInputs:
 
     @torch.inference_mode()
     def step(self, on_batch: Advance | None = None) -> None:
-        """Move the batches through the next block as it is now."""
+        """Move the batches through the next block, with its current weights."""
         for batch in self._batches:
             self._settle(batch, self._run_block(batch), True, on_batch)
         self._next += 1
@@ -156,7 +156,7 @@ class BlockInputs:
 def _summed_squares(
     modules: Mapping[str, nn.Module], is_token: torch.Tensor, squares: dict[str, torch.Tensor]
 ) -> Iterator[None]:
-    """Within the context, add each input feature's squares over real tokens, in float32."""
+    """Within the context, add to `squares` each input feature's squares over real tokens."""
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""Compression of a loaded model in place: score, select in each row, set to zero."""
+"""Compression of a loaded model in place: score weights, select in each row, set to zero."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from workers.progress import (
 from workers.pruning.selection import select_components, select_n_of_m
 
 OnBlock = Callable[[int, Mapping[str, ModuleSparsity]], None]
-"""Called with a block's index and what was removed from it, once its weights are final."""
+"""Called with a block's index and its modules' sparsity, once the block's weights are final."""
 
 
 class NonFiniteScoreError(ArithmeticError):
-    """A score became NaN or infinite; use float32, or look at the named module's weights."""
+    """A score is NaN or infinite; use float32, or inspect the weights of the module named."""
 
 
 def compress(
@@ -102,10 +102,10 @@ def sum_scores(
     first_index: int = 0,
     advance: Advance = ignore,
 ) -> RelevanceSums:
-    """Return the sums over `samples` of what `plan` ranks, to be merged with other shards'.
+    """Return the sums over one shard's `samples` of the statistic that `plan` ranks.
 
-    `first_index` is the first sample's index among those of all shards. Raises as
-    `sum_relevance` does.
+    They are to be merged with those of other shards. `first_index` is the index of the first
+    sample among those of all shards. Raises what `sum_relevance` does.
     """
     return sum_relevance(
         loaded,
@@ -128,9 +128,10 @@ def sum_scores(
 def prune_by_relevance(
     modules: Mapping[str, nn.Module], plan: CompressionPlan, relevance: Relevance
 ) -> dict[str, ModuleSparsity]:
-    """Remove weights of `modules` by the plan's statistic of `relevance`, in place.
+    """Set weights of `modules` to zero, in place, by the plan's statistic of `relevance`.
 
-    Raises `NonFiniteScoreError`, and `ValueError` where rows do not divide into a pattern's groups.
+    Raises `NonFiniteScoreError`, and `ValueError` if rows cannot be divided into a pattern's
+    groups.
     """
     scores: Mapping[str, torch.Tensor] = getattr(relevance, plan.statistic.value)
     return {
@@ -143,7 +144,7 @@ _Finished = Iterable[tuple[int, dict[str, ModuleSparsity]]]
 
 
 class _Work:
-    """One compression under way; each `prune_*` yields a block when its weights are final."""
+    """A compression in progress; each `prune_*` yields a block once its weights are final."""
 
     def __init__(
         self,
@@ -160,7 +161,7 @@ class _Work:
         self._progress = progress
 
     def prune_by_relevance(self, blocks: range) -> _Finished:
-        """Attribute the whole model, prune some blocks (one-shot: all), attribute again."""
+        """Attribute the whole model, prune the next blocks, and repeat; one-shot prunes all."""
         plan = self._plan
         one_shot = plan.calibration is Calibration.ONE_SHOT
         at_once = len(blocks) if one_shot else plan.blocks_at_once
@@ -185,7 +186,7 @@ class _Work:
         return [whole, *(replace(own, step=step) for step in _name(blocks))]
 
     def prune_by_inputs(self, blocks: range) -> _Finished:
-        """Wanda: |W| · ‖X‖₂ from the inputs of one block at a time (arXiv 2306.11695, Eq. 1)."""
+        """Prune by Wanda, |W| · ‖X‖₂, from one block's inputs at a time (arXiv 2306.11695, Eq. 1)."""
         plan = self._plan
         sequential = plan.calibration is Calibration.SEQUENTIAL
         advance = Counter(self._progress, self._list_passes(blocks, 2 if sequential else 1))
@@ -206,9 +207,9 @@ class _Work:
 def prune_module(
     name: str, module: nn.Module, scores: torch.Tensor, pattern: Pattern
 ) -> ModuleSparsity:
-    """Set the weights of smallest score in each row, or in each N:M group, to zero.
+    """Set the weights with the smallest scores in each row, or in each N:M group, to zero.
 
-    `scores` has the stored weight's shape. Raises `NonFiniteScoreError` before any change.
+    `scores` has the stored weight's shape. Raises `NonFiniteScoreError` before changing anything.
     """
     if not bool(torch.isfinite(scores).all()):
         raise NonFiniteScoreError(f"non-finite score in {name}; use float32")

@@ -1,4 +1,4 @@
-"""What a compression is asked to do, and what it did."""
+"""The plan of a compression, and its outcome."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ SPEED_NOTE = (
     "checkpoint is as large as before and is served at the same speed. Only 2:4 sparsity has "
     "hardware support, and only where the server uses it."
 )
-"""To be shown wherever a compression's figures are."""
+"""Note that must be shown with every figure of a compression."""
 
 GRADIENT_ATTRIBUTORS = frozenset({Attributor.ATTNLRP, Attributor.GRADIENT_X_INPUT})
-"""Attributors whose scores take a backward pass."""
+"""Attributors whose scores need a backward pass."""
 
 
 @dataclass(frozen=True)
 class RowShare:
-    """Unstructured: the same share of every row is removed."""
+    """Unstructured sparsity: the same share of every row is removed."""
 
     share: float
-    """Removed weights of a row over its weights, in [0, 1)."""
+    """Share of each row's weights to remove, in [0, 1)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -33,7 +33,8 @@ class RowShare:
 
 @dataclass(frozen=True)
 class NOfM:
-    """Semi-structured: `removed` of every `group` consecutive inputs of a row (2:4, 4:8)."""
+    """Semi-structured sparsity: `removed` of every `group` consecutive weights of a row are
+    removed (2:4, 4:8)."""
 
     removed: int
     group: int
@@ -48,7 +49,7 @@ Pattern = RowShare | NOfM
 
 @dataclass(frozen=True)
 class CompressionPlan:
-    """How to compress. Raises `ValueError` on a combination that means nothing."""
+    """How to compress. Raises `ValueError` for settings that contradict each other."""
 
     attributor: Attributor
     pattern: Pattern
@@ -67,9 +68,9 @@ class CompressionPlan:
 
     @property
     def is_additive(self) -> bool:
-        """Whether the scores are sums over samples, which may be computed in any parts.
+        """Whether the scores are sums over samples, so that they can be computed in shards.
 
-        A sequential compression scores models that it has yet to make.
+        A sequential compression cannot: its later scores are those of a model already pruned.
         """
         return self.attributor in GRADIENT_ATTRIBUTORS and self.calibration is Calibration.ONE_SHOT
 
@@ -90,35 +91,35 @@ class CompressionPlan:
 
 @dataclass(frozen=True)
 class ModuleSparsity:
-    """Weights removed from one module, and how many it has."""
+    """The number of weights removed from one module, and its number of weights."""
 
     removed: int
     weights: int
 
     @property
     def achieved_sparsity(self) -> float:
-        """Removed weights over all weights of the module."""
+        """Share of the module's weights that were removed."""
         return self.removed / self.weights
 
 
 @dataclass(frozen=True)
 class CompressionOutcome:
-    """What was removed; the model itself was changed in place."""
+    """The weights removed; the model itself was changed in place."""
 
     modules: Mapping[str, ModuleSparsity]
     """Module name → sparsity, in the order of the model."""
 
     @property
     def removed(self) -> int:
-        """Weights removed from all modules."""
+        """Number of weights removed, over all modules."""
         return sum(module.removed for module in self.modules.values())
 
     @property
     def weights(self) -> int:
-        """Weights of the compressed modules: no embeddings, no head, no norms, no biases."""
+        """Number of weights in the compressed modules: without embeddings, head, norms, biases."""
         return sum(module.weights for module in self.modules.values())
 
     @property
     def achieved_sparsity(self) -> float:
-        """Removed weights over the weights of the compressed modules."""
+        """Share of the compressed modules' weights that were removed."""
         return self.removed / self.weights

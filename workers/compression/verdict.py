@@ -13,9 +13,10 @@ from workers.gates.table import COMPRESSED_PERPLEXITY
 def judge_compression(
     perplexity: CorpusPerplexity, limit: float | None
 ) -> tuple[Verdict, str, list[GateResult]]:
-    """Return the verdict on a compression, why, and its gates; without a limit it passes.
+    """Return the verdict on a compression, the sentence that explains it, and its gates.
 
-    `limit` is the largest relative increase of the corpus's perplexity.
+    `limit` is the largest allowed relative increase of the corpus's perplexity; without a limit
+    every compression passes.
     """
     cost = (
         f"Perplexity of the corpus {perplexity.corpus} goes from {perplexity.before:.2f} to "
