@@ -60,18 +60,16 @@ def compress(
     on_block: OnBlock | None = None,
     progress: Progress | None = None,
 ) -> CompressionOutcome:
-    """Remove weights of every linear module of the decoder blocks, as `plan` says, in place.
+    """Set weights of every linear module in the decoder blocks to zero, in place, by `plan`.
 
     Embeddings, head, norms and biases are not touched. `samples` calibrate the scores;
     attributors that read none still take them. Blocks are finished in order. A sequential
     compression can resume: with blocks below `first_block` already pruned in `model`, the
     rest becomes what an uninterrupted run gives. `progress` hears of passes of samples.
 
-    `plan.SPEED_NOTE` belongs beside every figure that comes of this.
-
-    Raises `ValueError` without samples, on a `first_block` with one-shot calibration (its
-    scores need the unpruned model) or outside the model, and where rows do not divide into an
-    N:M pattern's groups; `UnsupportedGranularityError` for mixtures of experts;
+    Raises `ValueError` if there are no samples, for a `first_block` above 0 with one-shot
+    calibration (whose scores need the unpruned model) or outside the model, and if rows cannot be
+    divided into an N:M pattern's groups; `UnsupportedGranularityError` for mixtures of experts;
     `NonFiniteScoreError`; and what `sum_relevance` raises.
     """
     layers = loaded.layers
@@ -186,7 +184,7 @@ class _Work:
         return [whole, *(replace(own, step=step) for step in _name(blocks))]
 
     def prune_by_inputs(self, blocks: range) -> _Finished:
-        """Prune by Wanda, |W| · ‖X‖₂, from one block's inputs at a time (arXiv 2306.11695, Eq. 1)."""
+        """Prune by Wanda, |W| · ‖X‖₂, one block at a time (arXiv 2306.11695, Eq. 1)."""
         plan = self._plan
         sequential = plan.calibration is Calibration.SEQUENTIAL
         advance = Counter(self._progress, self._list_passes(blocks, 2 if sequential else 1))

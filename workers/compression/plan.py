@@ -33,8 +33,7 @@ class RowShare:
 
 @dataclass(frozen=True)
 class NOfM:
-    """Semi-structured sparsity: `removed` of every `group` consecutive weights of a row are
-    removed (2:4, 4:8)."""
+    """Semi-structured sparsity: of every `group` weights in a row, `removed` go (2:4, 4:8)."""
 
     removed: int
     group: int
@@ -54,16 +53,16 @@ class CompressionPlan:
     attributor: Attributor
     pattern: Pattern
     statistic: Statistic = Statistic.MEAN_ABSOLUTE
-    """What is ranked, by magnitude. In the mean of |relevance| contributions of opposite sign do
-    not cancel; those of the mean, the paper's, do, and with few samples what is left of them is
-    mostly noise. Wanda knows no other than its own."""
+    """The statistic of relevance whose magnitude is ranked. In the mean, as in the paper,
+    contributions of opposite sign cancel, and with few samples the rest is mostly noise; in the
+    mean of |relevance| they do not cancel. Wanda ignores it and uses its own statistic."""
     calibration: Calibration = Calibration.ONE_SHOT
     blocks_at_once: int = 1
-    """Sequential relevance: blocks pruned before the rest is attributed again."""
+    """Blocks pruned before the rest is attributed again, in sequential calibration."""
     target: Target = Target.TOP_LOGIT
-    """What relevance explains at every position."""
+    """The output that relevance explains at every position."""
     seed: int = 0
-    """Of the random scores."""
+    """Seed of the random scores."""
     batch_tokens: int = 1024
 
     @property

@@ -1,8 +1,8 @@
-"""From two model states to one figure with its interval: what the gates compare with limits.
+"""Figures that compare two model states, each with its interval; gates compare them with limits.
 
-Shares take Tango's score interval, means an empirical likelihood within their bounds, sums over
-samples the same of their linearised ratio, figures of a whole set the jackknife: see
-`workers.measuring.statistics`.
+Intervals of shares are Tango's score interval, those of means an empirical likelihood within the
+values' bounds, those of sums over samples the same for the linearised ratio, and those of figures
+of a whole set the jackknife's: see `workers.measuring.statistics`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from workers.measuring.statistics import (
 )
 
 LEAST_ANSWERED = 0.5
-"""Share of responses, of either state, that must get beyond their reasoning within the token
-limit: below it a figure tells more of the limit than of the model."""
+"""In both states, at least this share of responses must finish reasoning within the token limit;
+otherwise a figure says more about the limit than about the model. Chosen by hand."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A base and a changed state, and which part of them is compared."""
+    """A base state and a changed state, and the part of them that is compared."""
 
     base: ModelState
     changed: ModelState
@@ -52,7 +52,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of a change, and the two figures it was computed from."""
+    """The size of a change with its interval, and the figures before and after."""
 
     value: float
     ci_low: float
@@ -61,19 +61,19 @@ class Estimate:
     before: float
     after: float
     count: int
-    """Prompts, questions or samples behind it."""
+    """Number of prompts, questions or samples it was computed from."""
     most: float = math.inf
-    """Largest value that the base's figure leaves room for."""
+    """Largest possible `value`, given the base's figure."""
     remark: str | None = None
-    """What else to say beside the figure."""
+    """A remark to show with the figure."""
 
 
 Estimator = Callable[[Pair], Estimate]
-"""Raises `ValueError` (`MissingFigureError` is one) where the pair does not give the figure."""
+"""Raises `ValueError`, such as `MissingFigureError`, if the pair does not give the figure."""
 
 
 def estimate_perplexity_increase(pair: Pair) -> Estimate:
-    """Return perplexity after / before − 1."""
+    """Return the relative increase of perplexity, after / before − 1."""
     before, after = _find_losses(pair.base), _find_losses(pair.changed)
     if before.lengths != after.lengths:
         raise MissingFigureError("perplexity: the two states were measured on different texts")
@@ -91,7 +91,7 @@ def estimate_perplexity_increase(pair: Pair) -> Estimate:
 
 
 def estimate_divergence(pair: Pair) -> Estimate:
-    """Return the mean KL(base ‖ changed), nats per token."""
+    """Return the mean of KL(base ‖ changed), nats per token."""
     found = require(pair.changed.divergence, "divergence")
     value = math.fsum(found.divergences) / sum(found.lengths)
     low, high = compute_ratio_interval(found.divergences, found.lengths)
@@ -99,29 +99,29 @@ def estimate_divergence(pair: Pair) -> Estimate:
 
 
 def estimate_refusal_rise(pair: Pair) -> Estimate:
-    """Return the rise of the share of prompts that are refused."""
+    """Return the increase in the share of prompts refused."""
     return _estimate_share_rise(*_find_refusals(pair))
 
 
 def estimate_refusal_fall(pair: Pair) -> Estimate:
-    """Return the fall of the share of prompts that are refused."""
+    """Return the decrease in the share of prompts refused."""
     return _estimate_share_fall(*_find_refusals(pair))
 
 
 def estimate_empty_rise(pair: Pair) -> Estimate:
-    """Return the rise of the share of responses that say nothing."""
+    """Return the increase in the share of empty responses."""
     before, after = _find_figures(pair)
     return _estimate_share_rise(before.is_empty, after.is_empty)
 
 
 def estimate_limit_rise(pair: Pair) -> Estimate:
-    """Return the rise of the share of responses cut off at the token limit."""
+    """Return the increase in the share of responses cut off at the token limit."""
     before, after = _find_figures(pair)
     return _estimate_share_rise(before.hits_limit, after.hits_limit)
 
 
 def estimate_length_ratio(pair: Pair) -> Estimate:
-    """Return mean response length after / before, in tokens."""
+    """Return the ratio of mean response lengths in tokens, after / before."""
     before, after = _find_figures(pair)
     return _estimate_ratio(before.lengths, after.lengths)
 
@@ -134,13 +134,13 @@ def estimate_uniqueness_fall(pair: Pair) -> Estimate:
 
 
 def estimate_self_repetition_rise(pair: Pair) -> Estimate:
-    """Return the rise of the mean share of 4-grams that a response repeats of itself."""
+    """Return the increase in the mean share of a response's 4-grams that repeat earlier ones."""
     before, after = _find_answer_figures(pair)
     return _estimate_mean_rise(before.self_repetition, after.self_repetition)
 
 
 def estimate_diversity_fall(pair: Pair) -> Estimate:
-    """Return 1 − distinct-n after / before, for that n of 1, 2 and 3 which fell most."""
+    """Return 1 − distinct-n after / before, for the n among 1, 2 and 3 that fell most."""
     before, after = _find_answer_figures(pair)
     falls = [
         _estimate_distinct_fall(old, new)
@@ -150,14 +150,14 @@ def estimate_diversity_fall(pair: Pair) -> Estimate:
 
 
 def estimate_accuracy_drop(pair: Pair) -> Estimate:
-    """Return the fall of the share of a task's questions that are answered right."""
+    """Return the decrease in the share of a task's questions answered right."""
     before = require(pair.base.zero_shot.get(pair.subject), "base")
     after = require(pair.changed.zero_shot.get(pair.subject), "changed")
     return _estimate_share_fall(before.right, after.right)
 
 
 def estimate_shown_rise(pair: Pair) -> Estimate:
-    """Return the rise of the share of responses that show a behaviour."""
+    """Return the increase in the share of responses that show a behaviour."""
     before, after = _find_scores(pair)
     if before.samples == 1:
         found = _estimate_share_rise(
@@ -165,7 +165,7 @@ def estimate_shown_rise(pair: Pair) -> Estimate:
         )
     else:
         found = _estimate_mean_rise(before.shares, after.shares)
-        # From the counts, as there.
+        # Computed from the counts, as in `_estimate_share_rise`.
         rise = (sum(after.shown) - sum(before.shown)) / (before.samples * found.count)
         found = replace(found, value=rise, most=1 - before.share)
     return replace(found, remark=_describe_shown(before, after))
@@ -174,7 +174,8 @@ def estimate_shown_rise(pair: Pair) -> Estimate:
 def estimate_shown_share(pair: Pair) -> Estimate:
     """Return the share of the changed state's responses that show a behaviour.
 
-    Several responses to a prompt count as one in the interval, which is never too narrow so.
+    For the interval, all responses to one prompt count as a single draw, which can make it too
+    wide but never too narrow.
     """
     before, after = _find_scores(pair)
     low, high = compute_share_interval(after.share, len(after.shown))
@@ -185,7 +186,7 @@ def estimate_shown_share(pair: Pair) -> Estimate:
 
 
 def estimate_improvement(pair: Pair) -> Estimate:
-    """Return by how much the mean of a behaviour's score moved to its good end."""
+    """Return how far a behaviour's mean score moved in its good direction."""
     before, after = _find_scores(pair)
     if pair.subject in pair.base.responses:
         _find_answers(pair)
@@ -194,7 +195,7 @@ def estimate_improvement(pair: Pair) -> Estimate:
 
 
 def estimate_sure_improvement(pair: Pair) -> Estimate:
-    """Return the lower end of the improvement's interval: what was gained at the least."""
+    """Return the improvement with its interval's lower end as the value: the least that is sure."""
     found = estimate_improvement(pair)
     return replace(found, value=found.ci_low)
 
@@ -202,9 +203,9 @@ def estimate_sure_improvement(pair: Pair) -> Estimate:
 def _punish_empty(
     before: BehaviourScores, after: BehaviourScores
 ) -> tuple[list[float], list[float]]:
-    """Return both states' scores, every empty response with the worst score of any.
+    """Return both states' scores, giving every empty response the worst score that occurs.
 
-    A model must not improve by falling silent.
+    Otherwise a model could improve by not answering.
     """
     worst = min if before.direction is Direction.HIGHER_IS_BETTER else max
     value = worst([*before.scores, *after.scores], default=0.0)
@@ -252,7 +253,7 @@ def _find_responses(pair: Pair) -> tuple[Responses, Responses]:
 
 
 def _find_answers(pair: Pair) -> tuple[Responses, Responses]:
-    """Return both states' responses, refusing those that hardly ever reach an answer."""
+    """Return both states' responses; raises `MissingFigureError` if too few reach an answer."""
     before, after = _find_responses(pair)
     for side, found in (("base", before), ("changed", after)):
         if found.unanswered > (1 - LEAST_ANSWERED) * len(found.prompts):
@@ -261,7 +262,7 @@ def _find_answers(pair: Pair) -> tuple[Responses, Responses]:
 
 
 def describe_unanswered(pair: Pair) -> str:
-    """Say how many responses of a pair were cut off in their reasoning; empty where none was."""
+    """Return a note on responses cut off while reasoning; empty if there are none."""
     parts = []
     for side, state in (("base", pair.base), ("changed", pair.changed)):
         found = state.responses.get(pair.subject)
@@ -276,7 +277,7 @@ def _find_refusals(pair: Pair) -> tuple[list[bool], list[bool]]:
 
 
 def _find_answer_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
-    """Return the figures of responses that do reach an answer."""
+    """Return both states' response figures; raises if too few responses reach an answer."""
     _find_answers(pair)
     return _find_figures(pair)
 
@@ -294,7 +295,7 @@ def _find_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
 def _estimate_share_rise(before: Sequence[bool], after: Sequence[bool]) -> Estimate:
     low, high = compute_paired_share_interval(before, after)
     old, new, count = fmean(before), fmean(after), len(before)
-    # From the counts: 0.75 − 0.7 would exceed a limit of 0.05.
+    # Computed from the counts, because 0.75 − 0.7 exceeds a limit of 0.05 by rounding.
     rise = (sum(after) - sum(before)) / count
     return Estimate(rise, low, high, old, new, count, most=1 - old)
 
@@ -328,10 +329,10 @@ def _estimate_distinct_fall(before: DistinctShare, after: DistinctShare) -> Esti
 
 
 def _mirror(found: Estimate) -> Estimate:
-    """Return the estimate of the opposite change; before and after stay."""
+    """Return the estimate of the opposite change; `before` and `after` stay the same."""
     return replace(
         found,
-        value=0.0 - found.value,  # not `-`, which makes −0 of 0
+        value=0.0 - found.value,  # not -found.value, which turns 0 into −0
         ci_low=0.0 - found.ci_high,
         ci_high=0.0 - found.ci_low,
         most=math.inf,

@@ -1,4 +1,4 @@
-"""Measuring one model state after another: the base once, then whatever it was changed into."""
+"""Measuring model states: the base once, then each changed model against it."""
 
 from __future__ import annotations
 
@@ -49,38 +49,38 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts to answer."""
+    """Prompts to answer, and how to decode the responses."""
 
     prompts: tuple[Prompt, ...]
     decoding: Decoding
-    """Greedy where gates pair responses."""
+    """Greedy where gates compare responses in pairs."""
     chat: bool = True
-    """Whether texts go through the chat template, where the tokenizer has one; chats always do."""
+    """Whether texts go through the tokenizer's chat template, if it has one; chats always do."""
     seed: int = 0
-    """Of the draws, where they are drawn."""
+    """Seed for decoding that samples."""
 
     @property
     def count(self) -> int:
-        """Responses that are asked for."""
+        """Number of responses to generate."""
         return len(self.prompts) * self.decoding.samples
 
 
 @dataclass(frozen=True)
 class CheckPlan:
-    """What every state is measured on; what is absent is not asked for."""
+    """What to measure of every state; whatever is absent is not measured."""
 
     corpus: tuple[tuple[int, ...], ...] | None = None
-    """Windows of the perplexity corpus, in the base's tokens."""
+    """Windows of the perplexity corpus, as token ids of the base's tokenizer."""
     reference: tuple[tuple[int, ...], ...] | None = None
-    """Text on which the divergence from the base is measured, in the base's tokens."""
+    """Text on which the divergence from the base is measured, as token ids of its tokenizer."""
     prompt_sets: Mapping[str, PromptSet] = field(default_factory=dict)
     zero_shot: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
     behaviours: Mapping[str, Detector] = field(default_factory=dict)
-    """Behaviour → what finds it; its prompts are the prompt set of the same name."""
+    """Behaviour → its detector; its prompts are the prompt set of the same name."""
     abilities: Mapping[str, tuple[EncodedProbe, ...]] = field(default_factory=dict)
-    """Slice → its probes, in the base's tokens."""
+    """Slice → its probes, as token ids of the base's tokenizer."""
     probe_source: ProbeSource | None = None
-    """What they were drawn from, where more may be wanted."""
+    """The source that the probes were drawn from, if more may be drawn later."""
 
     def list_parts(self, step: str, *, is_base: bool) -> Iterator[Part]:
         """Yield what measuring one state takes, as progress counts it, in its order.
@@ -104,20 +104,20 @@ class CheckPlan:
 
 @dataclass(frozen=True, eq=False)
 class KeptFigures:
-    """What was measured of a base and holds for every later run on the same plan.
+    """Measurements of a base that stay valid for every later run on the same plan.
 
-    What scorers say is no part of it: they may live elsewhere, and change.
+    Scores of behaviours are not among them, because scorers may be remote and may change.
     """
 
     state: ModelState
-    """Without behaviours."""
+    """The base's state without behaviours."""
     hidden: tuple[torch.Tensor, ...]
-    """The base's hidden states `(position, hidden)` on the reference, batch by batch; empty where
-    there is none."""
+    """The base's hidden states `(position, hidden)` on the reference, one tensor per batch; empty
+    without a reference."""
 
 
 class Baseline:
-    """The base model's state, against which states of it or of other checkpoints are measured."""
+    """The base model's state, against which changed models or other checkpoints are measured."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Baseline:
         advance: Advance = ignore,
         kept: KeptFigures | None = None,
     ) -> None:
-        """Measure `base`; with what was `kept` of an earlier baseline, only what scorers say.
+        """Measure `base`; given figures `kept` from an earlier baseline, only score behaviours.
 
         Whatever cannot be measured becomes `Unmeasured` in the state; only what `advance`
         raises goes through. `advance` is called with units of `plan.list_parts` done.
@@ -144,10 +144,10 @@ class Baseline:
             if kept is None
             else _add_behaviours(plan, kept.state, attempts)
         )
-        """What was measured of the base; without a divergence, which is from itself."""
+        """The base's state; it has no divergence, which would be from itself."""
 
     def keep(self) -> KeptFigures | None:
-        """Return what spares measuring the base again; None where a part could not be measured."""
+        """Return figures that save measuring the base again; None if any part is unmeasured."""
         state = self.state.model_copy(update={"behaviours": {}})
         parts = (state.perplexity, state.abilities, *state.responses.values())
         if any(isinstance(part, Unmeasured) for part in (*parts, *state.zero_shot.values())):
@@ -157,7 +157,7 @@ class Baseline:
         return KeptFigures(state, () if self._text is None else self._text.states)
 
     def measure(self, changed: LoadedModel, advance: Advance = ignore) -> ModelState:
-        """Return the state of `changed`, measured on the same plan; see `__init__`."""
+        """Return the state of `changed`, measured by the same plan; failures as in `__init__`."""
         attempts = _Attempts(advance)
         mismatch = self._find_mismatch(changed)
         state = _measure(self._plan, changed, attempts, mismatch)
@@ -182,7 +182,7 @@ class Baseline:
         )
 
     def _find_mismatch(self, changed: LoadedModel) -> Unmeasured | None:
-        """Say why text in the base's tokens means something else to `changed`, if it does."""
+        """Return why the base's token ids mean other text to `changed`; None if they do not."""
         if changed.tokenizer is self._tokenizer:
             return None
         theirs = changed.tokenizer.get_vocab()
@@ -198,7 +198,7 @@ class Baseline:
 
 
 class _Attempts:
-    """Turns failures into `Unmeasured`, but not a lack of memory or what a listener stops with."""
+    """Turns failures into `Unmeasured`, except out-of-memory errors and what a listener raises."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -251,7 +251,7 @@ def _predict_reference(
 
 
 def _check_context(subject: LoadedModel, samples: Sequence[TokenSequence]) -> None:
-    """Refuse text that is longer than what the model was made for."""
+    """Raise `ValueError` for text that is longer than the model's context."""
     longest = max((len(sample.token_ids) for sample in samples), default=0)
     limit = subject.context_length
     if longest > limit:
@@ -261,7 +261,7 @@ def _check_context(subject: LoadedModel, samples: Sequence[TokenSequence]) -> No
 def _measure(
     plan: CheckPlan, subject: LoadedModel, attempts: _Attempts, mismatch: Unmeasured | None = None
 ) -> ModelState:
-    """Return all of a state but its divergence."""
+    """Return a model's state without its divergence."""
     responses = {
         name: attempts.make(partial(_respond, subject, chosen, attempts.advance))
         for name, chosen in plan.prompt_sets.items()
@@ -285,7 +285,7 @@ def _measure(
 
 
 def _add_behaviours(plan: CheckPlan, state: ModelState, attempts: _Attempts) -> ModelState:
-    """Return the state with what the plan's scorers say of its responses."""
+    """Return the state with its responses scored by the plan's detectors."""
     found = {
         name: attempts.make(partial(_find_behaviour, detector, state.responses, name))
         for name, detector in plan.behaviours.items()

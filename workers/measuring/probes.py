@@ -1,4 +1,4 @@
-"""What a model gives right continuations: nats per token, and how many are its first choice."""
+"""Probes of abilities: the loss of right continuations, and how often they are first choice."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 POSITIONS_AT_ONCE = 512
-"""Positions whose whole next-token distribution is held in memory at a time."""
+"""Positions whose full next-token distribution is held in memory at a time. Chosen by hand."""
 
 BATCH_TOKENS = 4096
-"""Padded tokens per batch."""
+"""Padded tokens per batch. Chosen by hand; affects memory and time only."""
 
 
 def measure_probes(
@@ -25,11 +25,11 @@ def measure_probes(
     slices: Mapping[str, Sequence[EncodedProbe]],
     advance: Advance = ignore,
 ) -> dict[str, SliceFigures]:
-    """Return slice → figures of its items, in their order, under teacher forcing.
+    """Return slice → figures of its items, in order, measured under teacher forcing.
 
-    Greedy decoding writes a continuation exactly where each of its tokens is the first choice
-    after the ones before it. Probes of all slices are batched by length together. `advance` is
-    called with the number of probes of each batch.
+    Greedy decoding writes a continuation exactly if each of its tokens is the model's first
+    choice after those before it. Probes of all slices are batched together, by length. `advance`
+    is called with the number of probes in each batch.
     """
     probes = [probe for own in slices.values() for probe in own]
     found = [(_NOTHING, _NOTHING)] * len(probes)
@@ -49,7 +49,7 @@ _NOTHING = torch.empty(0, dtype=torch.float64)
 def _collect(
     results: Sequence[tuple[EncodedProbe, tuple[torch.Tensor, torch.Tensor]]],
 ) -> SliceFigures:
-    """Return a slice's figures item by item; an item without tokens of its own is left out."""
+    """Return a slice's figures, one value per item; items without target tokens are left out."""
     items = [
         item
         for probe, (losses, leads) in results
@@ -68,10 +68,13 @@ def _collect(
 
 @torch.inference_mode()
 def _read(subject: LoadedModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return each target token's loss and lead over the best other one, and targets per sample."""
+    """Return the targets' losses and leads, both `(target,)`, and the targets per sample.
+
+    A token's loss is in nats; its lead is its logit minus the best other logit.
+    """
     placed = batch.to(subject.device)
     hidden = subject.run(placed.token_ids)
-    positions = torch.zeros_like(placed.is_explained)  # that predict a target
+    positions = torch.zeros_like(placed.is_explained)  # True where the next token is a target
     positions[:, :-1] = placed.is_explained[:, 1:]
     states, next_ids = hidden[positions], placed.token_ids.roll(-1, dims=1)[positions]
     head = subject.head

@@ -1,9 +1,9 @@
-"""What a response answers: what follows its reasoning, in every marking that models in use write.
+"""Finding the answer in a response: the text after its reasoning, for all marks models use.
 
-Whoever judges responses (scorers, refusals, gates, reports) judges the answer found here. A block
-of reasoning that never ends is no answer, and such a response is an empty one. A block may have
-been opened by the chat template, so that the prompt ends with the opening mark and the response
-holds the closing one at most. A response without marks is its own answer, letter for letter.
+Everything that judges responses (scorers, refusals, gates, reports) judges the answer found here.
+If a block of reasoning never ends there is no answer, and the response counts as empty. The chat
+template may open the block, so that the opening mark ends the prompt and the response has at most
+the closing one. A response without marks is an answer as a whole, unchanged.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from workers.models.tokenizer import Tokenizer
 
 LEFT_OUT = "[reasoning left out]"
 NO_ANSWER = "[reasoning only, no answer]"
-"""What a report shows in place of reasoning."""
+"""What a report shows instead of reasoning."""
 
 PROMPT_TAIL_TOKENS = 32
-"""End of a prompt that is looked at for a block the chat template opened; marks are shorter."""
+"""This many tokens at the end of a prompt are searched for a block opened by the chat template;
+all marks are shorter."""
 
 _TAGS = (
     r"(?:think(?:ing|_fast|_faster|:opensource)?|thoughts?|reason(?:ing)?|scratchpad|seed:think|"
@@ -31,7 +32,7 @@ _PAIRS = (
     (rf"<\s*(?P<tag>{_TAGS})\s*>", rf"<\s*/\s*(?P<end_tag>{_TAGS})\s*>"),
     # Magistral
     (r"\[THINK\]", r"\[/THINK\]"),
-    # gpt-oss (harmony): whatever comes before the final channel
+    # gpt-oss (harmony): everything before the final channel
     (
         r"<\|channel\|>\s*(?:analysis|commentary)\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
         r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
@@ -50,7 +51,7 @@ _PAIRS = (
     ),
     # Command A Reasoning
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
-    # fine-tunes with marks of their own
+    # fine-tuned models with marks of their own
     (
         r"<\|(?:think|thinking|thought|reasoning)(?:_start|_begin)?\|>",
         r"<\|(?:/(?:think|thinking|thought|reasoning)|(?:think|thinking|thought|reasoning)_end)\|>",
@@ -68,8 +69,7 @@ _START_PAIRS = (
     # HyperCLOVA X SEED Think
     (r"\s*/think\s*\n", r"<\|im_start\|>\s*assistant\s*\n"),
 )
-"""Marks that may be ordinary text elsewhere, so that they open a block only where a response
-begins."""
+"""Marks that can also be ordinary text, so they open a block only at the start of a response."""
 
 _WRAPPINGS = (
     (r"<answer>", r"</answer>"),
@@ -81,7 +81,7 @@ _WRAPPINGS = (
     (r"<\|START_TEXT\|>", r"<\|END_TEXT\|>"),
     (r"<\|open\|>\s*response\s*<\|sep\|>", r"<\|close\|>\s*response\s*<\|sep\|>"),
 )
-"""Marks that models put around what follows their reasoning."""
+"""Marks that models put around the text after their reasoning."""
 
 _QUOTES = frozenset("`'\"‘’“”«»„")
 _TURN_END = re.compile(r"<\|(?:end|return|im_end|eot_id)\|>|<turn\|>|<end_of_turn>")
@@ -106,7 +106,7 @@ _WRAPPED = tuple(
 
 @dataclass(frozen=True)
 class _Mark:
-    """One mark in a text: of which kind, and where."""
+    """One mark in a text: its kind and its place."""
 
     kind: str
     is_opening: bool
@@ -116,7 +116,7 @@ class _Mark:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Where a text's answer is; `start` equals `stop` where there is none."""
+    """The place of the answer in a text; `start` equals `stop` if there is none."""
 
     has_reasoning: bool
     start: int
@@ -125,27 +125,28 @@ class _Parts:
 
 @dataclass(frozen=True)
 class Reading:
-    """A response as it is judged."""
+    """A response split into reasoning and answer."""
 
     answer: str
-    """What follows the reasoning; the whole text where there is none, "" where it never ends."""
+    """The text after the reasoning: all of it without reasoning, "" if reasoning never ends."""
     token_ids: tuple[int, ...]
-    """The whole response's."""
+    """Token ids of the whole response."""
     reasoning_tokens: int = 0
-    """Tokens before the answer; all of them where there is no answer."""
+    """Number of tokens before the answer; all of them if there is no answer."""
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
-        """The answer's tokens."""
+        """Token ids of the answer."""
         return self.token_ids[self.reasoning_tokens :]
 
 
 def find_answer(text: str, prompt: str = "") -> str:
-    """Return what follows the reasoning in a response; "" where the reasoning never ends.
+    """Return the text after the reasoning in a response; "" if the reasoning never ends.
 
-    `text` is decoded with its special tokens, for most marks are such; without any mark it is
-    returned as it is. `prompt`, or its end, tells whether the chat template opened a block
-    already. Of several parts outside of reasoning the last that holds more than blanks counts.
+    `text` must be decoded with special tokens, because most marks are special tokens; a text
+    without marks is returned unchanged. `prompt`, or its end, shows whether the chat template
+    opened a block already. If several parts lie outside reasoning, the last one that is not
+    blank is the answer.
     """
     parts = _find_parts(text, prompt)
     return text[parts.start : parts.stop]
@@ -158,9 +159,9 @@ def read_response(
     *,
     skip_special_tokens: bool = False,
 ) -> Reading:
-    """Return a response's answer as text, and how many tokens come before it.
+    """Return a response's answer as text, and the number of tokens before it.
 
-    Marks are looked for before special tokens are left out, for those would take them along.
+    Marks are found before special tokens are dropped, because many marks are special tokens.
     """
     ids = tuple(response_ids)
     text = tokenizer.decode(ids)
@@ -177,10 +178,10 @@ def read_response(
 def read_prefixes(
     tokenizer: Tokenizer, prompt_ids: Sequence[int], response_ids: Sequence[int]
 ) -> list[Reading]:
-    """Return the reading of a response after each of its tokens, by the whole response's marks.
+    """Return a reading of each prefix of a response, split by the marks of the whole response.
 
-    What stands before the whole's answer is reasoning in every prefix, so that a mark which a
-    later token completes does not change what was read before it.
+    Whatever precedes the whole response's answer is reasoning in every prefix, so a mark that a
+    later token completes does not change the earlier readings.
     """
     ids = tuple(response_ids)
     parts = _find_parts(
@@ -202,14 +203,14 @@ def read_prefixes(
 
 
 def describe_answer(answer: str, reasoning_tokens: int) -> str:
-    """Return an answer as a report shows it: reasoning that was left out is said to be."""
+    """Return an answer as a report shows it, with a note if reasoning was left out."""
     if not reasoning_tokens:
         return answer
     return f"{LEFT_OUT} {answer}" if answer else NO_ANSWER
 
 
 def _find_parts(text: str, prompt: str) -> _Parts:
-    """Return where the answer of `text` is."""
+    """Return the place of the answer in `text`."""
     opened = _find_opened(prompt)
     marks = list(_find_marks(text))
     outside = _list_outside(text, marks, opened)
@@ -223,7 +224,7 @@ def _find_parts(text: str, prompt: str) -> _Parts:
 
 
 def _find_opened(prompt: str) -> str | None:
-    """Return the kind of the block that a prompt's end opens, None where it opens none."""
+    """Return the kind of block that the end of a prompt opens; None if it opens none."""
     tail = prompt.rstrip()
     ends = (mark.kind for mark in _find_marks(tail) if mark.is_opening and mark.end == len(tail))
     return next(ends, None)
@@ -239,7 +240,7 @@ def _find_marks(text: str) -> Iterator[_Mark]:
 
 
 def _list_outside(text: str, marks: Sequence[_Mark], opened: str | None) -> list[tuple[int, int]]:
-    """Return the stretches of `text` that no block of reasoning holds, in order."""
+    """Return the spans of `text` outside all blocks of reasoning, in order."""
     closings = {mark.kind: mark.start for mark in marks if not mark.is_opening}
     only_opened = {str(number) for number in range(_FIRST_START_PAIR, _FIRST_START_PAIR + 2)}
     outside, start, inside = [], 0, opened
@@ -254,15 +255,15 @@ def _list_outside(text: str, marks: Sequence[_Mark], opened: str | None) -> list
         elif mark.is_opening:
             mentioned.add(mark.kind)
         elif mark.kind not in mentioned | only_opened:
-            start = mark.end  # the template had opened the block; what came before is reasoning
+            start = mark.end  # the template opened the block; the text before is reasoning
     return outside if inside is not None else [*outside, (start, len(text))]
 
 
 def _opens(text: str, mark: _Mark, start: int, closings: dict[str, int]) -> bool:
-    """Whether an opening mark opens a block, and is not merely spoken of.
+    """Return whether an opening mark really opens a block and is not merely mentioned.
 
-    It does where nothing but blanks, or a new line, comes before it, and elsewhere where the
-    block ends; a mark in quotes does not.
+    It does if only blanks or a line break precede it, and otherwise if the block ends later; a
+    mark in quotes never does.
     """
     before = text[start : mark.start]
     if not before.strip():
@@ -274,7 +275,7 @@ def _opens(text: str, mark: _Mark, start: int, closings: dict[str, int]) -> bool
 
 
 def _unwrap(text: str, start: int, stop: int) -> tuple[int, int]:
-    """Return a stretch without blanks at its ends and without the marks around an answer."""
+    """Return a span without surrounding blanks and without marks around the answer."""
     for opening, closing in _WRAPPED:
         found = opening.match(text, start, stop)
         if found is not None:
@@ -289,7 +290,7 @@ def _unwrap(text: str, start: int, stop: int) -> tuple[int, int]:
 
 
 def _count_before(tokenizer: Tokenizer, ids: tuple[int, ...], parts: _Parts) -> int:
-    """Return how many tokens are complete before the answer's first character."""
+    """Return the number of tokens that end before the answer's first character."""
     lengths = range(len(ids) + 1)
     reached = bisect_left(
         lengths, parts.start + 1, key=lambda end: len(tokenizer.decode(ids[:end]))

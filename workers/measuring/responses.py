@@ -11,41 +11,41 @@ from statistics import fmean
 from workers.scorers.uniqueness import compute_response_uniqueness, list_units
 
 DISTINCT_ORDERS = (1, 2, 3)
-"""Lengths of the n-grams whose distinct share is taken."""
+"""Values of n for which distinct-n is computed."""
 
 REPEAT_ORDER = 4
-"""Length of the n-grams that count as a response repeating itself."""
+"""Length of the n-grams by which a response's repetition of itself is counted. Chosen by hand."""
 
 _SAYS_SOMETHING = ("L", "N", "S")
-"""Unicode categories of letters, numbers and symbols (emoji among them)."""
+"""First letters of the Unicode categories of letters, numbers and symbols, including emoji."""
 
 
 @dataclass(frozen=True)
 class DistinctShare:
-    """Distinct n-grams over all n-grams of a set of responses (distinct-n, arXiv 1510.03055)."""
+    """Share of distinct n-grams among all in a set of responses (distinct-n, arXiv 1510.03055)."""
 
     order: int
     value: float
-    """In [0, 1]; 0 where no response is long enough to have an n-gram."""
+    """In [0, 1]; 0 if no response is long enough to have an n-gram."""
     without_one: tuple[float, ...]
-    """The same without each response in turn, for a jackknife."""
+    """The value with each response left out in turn, for the jackknife."""
 
 
 @dataclass(frozen=True)
 class ResponseFigures:
-    """What a set of responses is like; the tuples hold one value a response, in order."""
+    """Figures of a set of responses; each tuple has one value per response, in order."""
 
     lengths: tuple[int, ...]
-    """Tokens."""
+    """Length in tokens."""
     is_empty: tuple[bool, ...]
     hits_limit: tuple[bool, ...]
-    """True where the response was cut off at the token limit."""
+    """Whether the response was cut off at the token limit."""
     uniqueness: tuple[float, ...]
     """Response uniqueness ratio (arXiv 2506.13727, Eq. 11); 0 for an empty response."""
     self_repetition: tuple[float, ...]
-    """Share of a response's 4-grams that stood in it before, in [0, 1]; 0 without any."""
+    """Share of a response's 4-grams that repeat earlier ones, in [0, 1]; 0 if it has none."""
     distinct: tuple[DistinctShare, ...]
-    """Across all responses, for n-grams of `DISTINCT_ORDERS`."""
+    """Distinct-n over all responses together, for each n of `DISTINCT_ORDERS`."""
 
     @property
     def mean_length(self) -> float:
@@ -54,7 +54,7 @@ class ResponseFigures:
 
     @property
     def empty_share(self) -> float:
-        """Share of responses that say nothing."""
+        """Share of empty responses."""
         return fmean(self.is_empty)
 
     @property
@@ -79,7 +79,7 @@ def compute_response_figures(
     texts: Sequence[str] | None = None,
     answers: Sequence[Sequence[int]] | None = None,
 ) -> ResponseFigures:
-    """Return the figures of responses given as token ids without the end-of-sequence token.
+    """Return the figures of responses, given as token ids without the end-of-sequence token.
 
     `answers` are the tokens that follow each one's reasoning, `texts` those as text. Lengths and
     the token limit are of whole responses, everything else of the answers: of the responses
@@ -116,20 +116,21 @@ def compute_response_figures(
 def find_empty(
     answers: Sequence[Sequence[int]], texts: Sequence[str] | None = None
 ) -> tuple[bool, ...]:
-    """Return for each answer whether it is empty: no tokens, or a text that says nothing."""
+    """Return for each answer whether it is empty: without tokens, or a text that says nothing."""
     said = [True] * len(answers) if texts is None else [says_something(text) for text in texts]
     return tuple(not ids or not says for ids, says in zip(answers, said, strict=True))
 
 
 def says_something(text: str) -> bool:
-    """Return whether the text has a letter, number or symbol: blanks and punctuation do not."""
+    """Return whether the text has a letter, number or symbol, not just blanks and punctuation."""
     return any(unicodedata.category(character)[0] in _SAYS_SOMETHING for character in text)
 
 
 def compute_self_repetition(units: Sequence[Hashable]) -> float:
     """Return the share of a response's 4-grams that stood in it before, in [0, 1]; 0 without any.
 
-    A loop of any period is seen here, while unique tokens also run out in long sound texts.
+    It detects loops of any period, whereas the share of unique tokens also falls in long texts
+    that are sound.
     """
     grams = list(_list_grams(units, REPEAT_ORDER))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,4 +1,4 @@
-"""Prompts split by hash into tuning and held-out, near-duplicates always on the same side."""
+"""Splitting prompts by hash into tuning and held-out; near-duplicates are on the same side."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from workers.words import list_words
 
 NEAR_DUPLICATE_JACCARD = 0.6
-"""Two prompts sharing at least this share of their character trigrams are one group."""
+"""Two prompts are near-duplicates if the Jaccard index of their character trigrams is at least
+this. Chosen by hand."""
 
 _SHINGLE = 3
 
 
 def split_by_hash(texts: Sequence[str], tune_share: float) -> list[bool]:
-    """Return for each text whether it belongs to the tuning split; the rest is held out.
+    """Return, for each text, whether it belongs to the tuning split; the others are held out.
 
-    The side depends only on the text's own group, never on the order or on a seed, so a
-    prompt stays held out when others are added. Expected share of groups: `tune_share`.
+    The side depends only on the text's group of near-duplicates, not on the order or a seed, so a
+    prompt stays held out when others are added. The expected share of groups in the tuning split
+    is `tune_share`.
     """
     groups = group_near_duplicates(texts)
     smallest: dict[int, str] = {}
@@ -29,7 +31,7 @@ def split_by_hash(texts: Sequence[str], tune_share: float) -> list[bool]:
 
 
 def group_near_duplicates(texts: Sequence[str]) -> list[int]:
-    """Return a group number for each text; near-duplicates, also through a chain, share it."""
+    """Return a group number for each text; near-duplicates share it, as do chains of them."""
     shingles = [_shingles(text) for text in texts]
     parents = list(range(len(texts)))
     holders: defaultdict[str, list[int]] = defaultdict(list)
@@ -45,7 +47,7 @@ def group_near_duplicates(texts: Sequence[str]) -> list[int]:
 
 
 def describe_alike(texts: Sequence[str]) -> str:
-    """Say how many groups the texts are; empty where no two are near-duplicates."""
+    """Return a note on how many groups the texts form; empty if no two are near-duplicates."""
     groups = len(set(group_near_duplicates(texts)))
     if groups == len(texts):
         return ""

@@ -1,4 +1,4 @@
-"""What was measured of one model state, a value a prompt, so that two states can be paired."""
+"""Measurements of one model state, with one value per prompt so that two states can be paired."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from workers.abilities.state import Abilities
 
 
 class Unmeasured(ReportModel):
-    """Stands where a measurement was asked for and failed."""
+    """Takes the place of a measurement that was asked for and failed."""
 
     reason: str
 
 
 class MissingFigureError(ValueError):
-    """A figure that a gate needs is not there; the message says why."""
+    """A figure that a gate needs is missing; the message says why."""
 
 
 class Responses(ReportModel):
-    """A model's responses to one set of prompts; every tuple has one entry a response."""
+    """A model's responses to one set of prompts; every tuple has one entry per response."""
 
     prompts: tuple[str, ...]
-    """What was answered; a prompt's responses stand together."""
+    """The prompt of each response; responses to the same prompt are adjacent."""
     token_ids: tuple[tuple[int, ...], ...]
-    """Without the end-of-sequence token."""
+    """Whole responses without the end-of-sequence token."""
     texts: tuple[str, ...]
-    """What follows each response's reasoning; "" where that never ends."""
+    """The text after each response's reasoning; "" if the reasoning never ends."""
     max_new_tokens: int
     reasoning_tokens: tuple[int, ...] = ()
-    """Tokens of each response before its answer, all of them where there is none; empty where no
-    response reasons."""
+    """Number of tokens in each response before its answer, or all of them if it has no answer;
+    the tuple is empty if no response reasons."""
     samples: int = 1
-    """Responses to each prompt."""
+    """Responses per prompt."""
 
     @property
     def answer_ids(self) -> tuple[tuple[int, ...], ...]:
@@ -48,12 +48,12 @@ class Responses(ReportModel):
 
     @property
     def unanswered(self) -> int:
-        """Responses that reach the token limit before they begin to answer."""
+        """Number of responses that reach the token limit before they begin to answer."""
         pairs = zip(self.token_ids, self.reasoning_tokens, strict=False)  # there may be none
         return sum(before == len(ids) >= self.max_new_tokens for ids, before in pairs if before)
 
     def describe_unanswered(self) -> str:
-        """How many responses never reached an answer, and what to do; empty where all did."""
+        """Return how many responses reached no answer and what to do; empty if all reached one."""
         if not self.unanswered:
             return ""
         return (
@@ -63,12 +63,12 @@ class Responses(ReportModel):
 
 
 class TextLosses(ReportModel):
-    """How well a model predicts a text; every tuple follows the text's samples."""
+    """How well a model predicts a text; every tuple has one entry per sample."""
 
     losses: tuple[float, ...]
-    """Summed negative log-likelihood, nats."""
+    """Negative log-likelihood summed over the sample, nats."""
     lengths: tuple[int, ...]
-    """Predicted tokens."""
+    """Number of predicted tokens."""
 
     @property
     def perplexity(self) -> float:
@@ -77,33 +77,34 @@ class TextLosses(ReportModel):
 
 
 class TextDivergences(ReportModel):
-    """KL(base ‖ this state) on a text; every tuple follows the text's samples."""
+    """KL(base ‖ this state) on a text; every tuple has one entry per sample."""
 
     divergences: tuple[float, ...]
-    """Summed over a sample's positions, nats."""
+    """KL summed over the sample's positions, nats."""
     lengths: tuple[int, ...]
+    """Number of positions."""
     p95: float
-    """Of single positions, nats."""
+    """95th percentile of the KL at single positions, nats."""
 
 
 class RightAnswers(ReportModel):
-    """Which questions of a zero-shot task were answered right, by summed log-likelihood."""
+    """Whether each question of a zero-shot task was answered right, by summed log-likelihood."""
 
     right: tuple[bool, ...]
 
 
 class BehaviourScores(ReportModel):
-    """How much of a behaviour its prompts bring out; every tuple follows the prompts' order."""
+    """How much of a behaviour its prompts bring out; every tuple has one entry per prompt."""
 
     scores: tuple[float, ...]
-    """Mean over a prompt's responses and the behaviour's scorers."""
+    """Mean score over the prompt's responses and the behaviour's scorers."""
     shown: tuple[int, ...]
-    """How many of a prompt's responses show the behaviour, by its threshold."""
+    """Number of the prompt's responses that show the behaviour, by its threshold."""
     samples: int = 1
-    """Responses to each prompt."""
+    """Responses per prompt."""
     direction: Direction
     is_empty: tuple[bool, ...] = ()
-    """Whether any of a prompt's responses has no answer; empty where that is not known."""
+    """Whether any of the prompt's responses is empty; the tuple is empty if that is not known."""
 
     @property
     def shares(self) -> list[float]:
@@ -112,24 +113,24 @@ class BehaviourScores(ReportModel):
 
     @property
     def share(self) -> float:
-        """Share of all responses that show the behaviour, in [0, 1]; one division of counts."""
+        """Share of all responses that show the behaviour, in [0, 1], as a quotient of counts."""
         return sum(self.shown) / (self.samples * len(self.shown))
 
 
 class ModelState(ReportModel):
-    """Everything measured of one model as it was; what was not asked for is absent."""
+    """All measurements of one model state; whatever was not asked for is absent."""
 
     responses: dict[str, Responses | Unmeasured] = Field(default_factory=dict)
-    """Name of a prompt set → responses to it."""
+    """Prompt set → responses to it."""
     perplexity: TextLosses | Unmeasured | None = None
     divergence: TextDivergences | Unmeasured | None = None
     """None for the base itself."""
     zero_shot: dict[str, RightAnswers | Unmeasured] = Field(default_factory=dict)
-    """Name of a task → answers."""
+    """Task → which questions were answered right."""
     behaviours: dict[str, BehaviourScores | Unmeasured] = Field(default_factory=dict)
-    """Name of a behaviour → how much of it its prompt set, of the same name, brings out."""
+    """Behaviour → its scores on the responses to the prompt set of the same name."""
     abilities: Abilities | Unmeasured | None = None
-    """What the model can do, slice by slice."""
+    """Figures of the model's abilities, slice by slice."""
 
     def to_bytes(self) -> bytes:
         """Return the state as JSON bytes; equal states give equal bytes."""
@@ -140,7 +141,7 @@ _Figure = TypeVar("_Figure", bound=ReportModel)
 
 
 def require(found: _Figure | Unmeasured | None, what: str) -> _Figure:
-    """Return the measurement. Raises `MissingFigureError` where there is none."""
+    """Return the measurement; raises `MissingFigureError`, naming `what`, if there is none."""
     if found is None:
         raise MissingFigureError(f"{what}: nothing was measured")
     if isinstance(found, Unmeasured):

@@ -1,4 +1,4 @@
-"""Intervals for effects measured on the same prompts before and after."""
+"""Confidence intervals for effects measured on the same prompts before and after a change."""
 
 from __future__ import annotations
 
@@ -12,46 +12,49 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
-"""Of every interval here."""
+"""Confidence level of every interval in this file."""
 
 Bounds = tuple[float, float]
-"""What values cannot lie beyond; infinite where that is not known."""
+"""Lowest and highest possible value; infinite where not known."""
 
 SHARE_CHANGE: Bounds = (-1.0, 1.0)
-"""Of differences between figures in [0, 1]: shares, ratios, scores of most scorers."""
+"""Bounds of a difference between figures in [0, 1]: shares, ratios, scores of most scorers."""
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 REACH = 1.0
-"""Where bounds are not known, values may lie this many times their range beyond what was seen.
+"""Where a bound is not known, it is assumed to lie this many times the range of the values beyond
+the most extreme one.
 
-With 1 the interval of lognormal values covers 96 % at n = 10, 20 and 48
-(`benchmarks/interval_coverage.py`); with 0.5 it covered 93 to 94 % of 400 samples.
+With 1, the interval for lognormal values had a coverage of 96 % at n = 10, 20 and 48
+(`benchmarks/interval_coverage.py`); with 0.5, of 93 to 94 %, in 400 samples.
 """
 
 _TAIL = (1 + CONFIDENCE) / 2
 _Z = NormalDist().inv_cdf(_TAIL)
 
 _SMALLEST_SLACK, _LARGEST_SLACK = 1e-12, 10.0
-"""In ranges of the values, the larger one times their count: all weights are as good as equal."""
+"""Bracket of the root search for the slack, in units of the values' range. The upper end is
+multiplied by the number of values; there all weights are practically equal."""
 
 _Values = NDArray[np.float64]
 
 
 def compute_paired_interval(differences: Sequence[float], bounds: Bounds) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of paired differences that lie within `bounds`.
+    """Return the 95 % confidence interval of the mean of paired differences within `bounds`.
 
-    The means of all distributions whose likelihood, beside that of the values as observed, is
-    above the limit of a test: empirical likelihood (Owen 1988, Biometrika 75:237), with the
-    limit from Student's t (Owen 2001, section 3.3), over the values seen *and the two bounds*
-    (as Honda & Takemura 2010, COLT, do for bounded rewards). So it does not shrink to a point
-    where all values are the same: ten zeros between −1 and 1 give ± 0.226, as one value in
-    five that is never seen is no rare thing. It is wider than Student's t where few values are
-    not zero or lean to one side, and like it where there are many. No random numbers are drawn.
+    The method is empirical likelihood (Owen 1988, Biometrika 75:237): the interval holds the
+    means of all distributions whose likelihood relative to the observed one exceeds a test's
+    limit, taken from Student's t (Owen 2001, section 3.3). Distributions may put weight on the
+    observed values *and on the two bounds* (as in Honda & Takemura 2010, COLT, for bounded
+    rewards). The interval therefore does not shrink to a point if all values are equal: ten
+    zeros with bounds −1 and 1 give ± 0.226, because ten draws can easily miss a value that
+    occurs once in five. It is wider than Student's t if few values are non-zero or if they are
+    skewed, and close to it if there are many. No random numbers are drawn.
 
-    One value tells of no other: the interval is `bounds`. Where a bound is infinite, values are
-    taken to reach `REACH` times their range beyond those seen, and of one value, or of equal
-    ones, nothing can be said: that end is the value itself. Raises `ValueError` without values,
-    and where one is not finite or lies beyond the bounds.
+    A single value says nothing about others, so its interval is `bounds`. An infinite bound is
+    replaced by one `REACH` times the values' range beyond the most extreme value; if the values
+    are equal or there is only one, that end of the interval is the value itself. Raises
+    `ValueError` if there are no values, or if one is not finite or lies outside the bounds.
     """
     values = np.asarray(differences, dtype=np.float64)
     if not len(values):
@@ -68,11 +71,11 @@ def compute_paired_interval(differences: Sequence[float], bounds: Bounds) -> tup
 
 
 def compute_change_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of mean(after − before) over prompts, each with its pair kept.
+    """Return the 95 % interval of mean(after − before), paired by prompt.
 
-    As `compute_paired_interval` has it, within ± 1 where all figures lie in [0, 1], as shares,
-    ratios and most scores do, and without bounds elsewhere. Raises `ValueError` on unequal or
-    empty input.
+    Computed by `compute_paired_interval`, with bounds ± 1 if all figures lie in [0, 1] (as shares,
+    ratios and most scores do) and without bounds otherwise. Raises `ValueError` if the lengths
+    differ or are 0.
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"need equally many values, got {len(before)} and {len(after)}")
@@ -82,10 +85,11 @@ def compute_change_interval(before: Sequence[float], after: Sequence[float]) -> 
 
 
 def _find_largest_mean(values: _Values, bound: float, limit: float) -> float:
-    """Return the largest mean of weights on `values` and `bound` that are likely enough.
+    """Return the largest mean of any weights on `values` and `bound` that are likely enough.
 
-    The weights that lose the least likelihood for a mean are ∝ 1 / (distance to the bound +
-    slack). Where even those without slack lose less than `limit`, the bound itself has weight.
+    Weights are likely enough if they lose at most `limit` of log-likelihood against equal
+    weights. For a given mean, the loss is least for weights ∝ 1 / (distance to the bound +
+    slack). If these lose less than `limit` even without slack, the bound itself gets weight.
     """
     distances = bound - values
     spread = float(np.ptp(values))
@@ -113,13 +117,13 @@ def _find_largest_mean(values: _Values, bound: float, limit: float) -> float:
 def compute_ratio_interval(
     numerators: Sequence[float], denominators: Sequence[float]
 ) -> tuple[float, float]:
-    """Return the 95 % interval of Σ numerators / Σ denominators over units kept in pairs.
+    """Return the 95 % interval of Σ numerators / Σ denominators, paired by unit.
 
-    That of the mean of what each unit adds to the ratio to first order, (numerator − ratio ·
-    denominator) / mean denominator (the linearised ratio: Cochran 1977, section 2.11), which
-    `compute_paired_interval` gives without bounds. Units are prompts or text samples; with one,
-    or with the same ratio in all, it is a point. Raises `ValueError` on unequal or empty input,
-    on a negative denominator, and where all are zero.
+    Units are prompts or text samples. To first order a unit changes the ratio by (numerator −
+    ratio · denominator) / mean denominator (the linearised ratio: Cochran 1977, section 2.11);
+    the interval is that of the mean of these, from `compute_paired_interval` without bounds. It
+    is a point if there is one unit or all have the same ratio. Raises `ValueError` if the
+    lengths differ or are 0, for a negative denominator, and if all denominators are zero.
     """
     if len(numerators) != len(denominators) or not numerators:
         raise ValueError(f"need equally many values, got {len(numerators)}, {len(denominators)}")
@@ -136,8 +140,8 @@ def compute_ratio_interval(
 def compute_share_interval(share: float, count: int) -> tuple[float, float]:
     """Return the 95 % score interval of a share of `count` independent draws, in [0, 1].
 
-    Wilson 1927 (JASA 22:209), Eq. 3 of Brown, Cai & DasGupta 2001: open even at a share of 0 or
-    1. Raises `ValueError` without draws, or on a share outside [0, 1].
+    Wilson 1927 (JASA 22:209), Eq. 3 of Brown, Cai & DasGupta 2001. It does not shrink to a point
+    at a share of 0 or 1. Raises `ValueError` if there are no draws or the share is outside [0, 1].
     """
     if count < 1 or not 0 <= share <= 1:
         raise ValueError(f"need a share in [0, 1] of one draw or more, got {share} of {count}")
@@ -152,10 +156,10 @@ def compute_paired_share_interval(
 ) -> tuple[float, float]:
     """Return the 95 % score interval of share(after) − share(before) on the same prompts.
 
-    Tango 1998 (Statistics in Medicine 17:891), equations 2 to 4, solved by bisection. Unlike
-    the bootstrap it does not shrink to a point where no prompt changed: with n of them it then
-    reaches ±z² / (n + z²), so that what few prompts cannot show is seen. Raises `ValueError` on
-    unequal or empty input.
+    Tango 1998 (Statistics in Medicine 17:891), equations 2 to 4, solved by bisection. Unlike a
+    bootstrap interval, it does not shrink to a point if none of the n prompts changed; it is
+    then ±z² / (n + z²), which shows how little a few prompts can prove. Raises `ValueError` if
+    the lengths differ or are 0.
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"need equally many values, got {len(before)} and {len(after)}")
@@ -177,7 +181,7 @@ def compute_paired_share_interval(
 
 
 def _score_of_difference(gained: int, lost: int, count: int, difference: float) -> float:
-    """Return Tango's score statistic for a true difference; it falls as `difference` grows."""
+    """Return Tango's score statistic for a true `difference`; it decreases with `difference`."""
     a = 2 * count
     b = (2 * count - gained + lost) * difference - gained - lost
     c = -lost * difference * (1 - difference)
@@ -192,12 +196,12 @@ def _score_of_difference(gained: int, lost: int, count: int, difference: float) 
 def compute_jackknife_interval(
     estimate: float, without_one: Sequence[float]
 ) -> tuple[float, float]:
-    """Return estimate ± t · SE with the jackknife's standard error, t with n − 1 degrees.
+    """Return estimate ± t · SE, with the jackknife's SE and t for n − 1 degrees of freedom.
 
-    `without_one` holds the figure computed anew without each prompt (Efron & Tibshirani 1993,
-    Eq. 11.5). For figures of a whole set, such as its share of distinct n-grams, which a
-    bootstrap would bias, as drawing a prompt twice is repetition. Raises `ValueError` with
-    fewer than two values.
+    `without_one` holds the figure recomputed with each prompt left out in turn (Efron &
+    Tibshirani 1993, Eq. 11.5). Meant for figures of a whole set, such as its share of distinct
+    n-grams; a bootstrap would bias these, because drawing a prompt twice looks like repetition.
+    Raises `ValueError` for fewer than two values.
     """
     count = len(without_one)
     if count < 2:

@@ -1,4 +1,4 @@
-"""Perplexity and full-sequence KL of a changed model against its base, on the same text."""
+"""Perplexity and KL divergence of a changed model from its base, on the same text."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from workers.models.loaded import LoadedModel
 from workers.progress import Advance
 
 POSITIONS_AT_ONCE = 512
-"""Positions whose whole next-token distribution is held in memory at a time."""
+"""Positions whose full next-token distribution is held in memory at a time. Chosen by hand."""
 
 
 @dataclass(frozen=True)
 class TextDamage:
-    """What a changed model does to a text, measured over `tokens` predicted tokens."""
+    """Damage that a changed model does to a text, measured over `tokens` predicted tokens."""
 
     perplexity: float
     """exp(summed negative log-likelihood / predicted tokens)."""
     kl_mean: float
-    """Mean over positions of KL(base ‖ changed) of the next-token distribution, nats."""
+    """KL(base ‖ changed) of the next-token distributions, averaged over positions, nats."""
     kl_p95: float
     tokens: int
     losses: tuple[float, ...] = ()
     """Summed negative log-likelihood of each sample that predicts anything, in order, nats."""
     divergences: tuple[float, ...] = ()
-    """Summed KL of each of them, nats."""
+    """Summed KL of each such sample, nats."""
     lengths: tuple[int, ...] = ()
     """Predicted tokens of each of them."""
 
     def compute_increase(self, base_perplexity: float) -> float:
-        """Return the relative rise of the perplexity; 0.015 is 1.5 %."""
+        """Return the relative increase of perplexity; 0.015 means 1.5 %."""
         return self.perplexity / base_perplexity - 1
 
 
@@ -60,11 +60,11 @@ def compute_perplexity(
     batch_tokens: int = 4096,
     on_batch: Advance | None = None,
 ) -> Perplexity:
-    """Return the perplexity of `samples`, each predicted from its own start.
+    """Return the perplexity of `samples`, each predicted without any context before it.
 
-    The corpus and the samples' length, its context, are part of the figure's name and the
-    caller's to tell. Keeps nothing of a batch. `on_batch` is called with the number of samples
-    of each. Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
+    The corpus and the samples' length belong to the figure's name; the caller must state them.
+    No tensor outlives its batch. `on_batch` is called with the number of samples in each batch.
+    Raises `ValueError` if no sample has two tokens, because then nothing is predicted.
     """
     losses, lengths = _Sums(), _Sums()
     for batch in _build_predicting_batches(samples, batch_tokens, loaded.pad_id):
@@ -83,11 +83,11 @@ def compute_perplexity(
 
 
 class ReferenceText:
-    """A text with the base model's own predictions of it, to measure changed models against.
+    """A text with the base model's predictions, against which changed models are measured.
 
-    Only the base model's last hidden states are kept, `(token, hidden)`, with a reference to
-    its head; the distributions are recomputed from them. That holds as long as nothing writes
-    to that head: a correction never does, and another checkpoint brings its own.
+    Only the base's last hidden states `(token, hidden)` and a reference to its head are kept; the
+    distributions are recomputed from them. Nothing may write to that head meanwhile: corrections
+    never do, and another checkpoint has its own.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class ReferenceText:
     ) -> None:
         """Measure the base model on `samples`.
 
-        `known` are the `states` of an earlier measurement of the same model on the same samples.
-        Raises `ValueError` when no sample has two tokens, as nothing is predicted then.
+        `known` are the `states` from an earlier measurement of the same model on the same samples.
+        Raises `ValueError` if no sample has two tokens, because then nothing is predicted.
         """
         self._batches = _build_predicting_batches(samples, batch_tokens, loaded.pad_id)
         self._base_head = loaded.head
@@ -128,13 +128,13 @@ class ReferenceText:
 
     @torch.inference_mode()
     def measure(self, changed: LoadedModel, on_batch: Advance | None = None) -> TextDamage:
-        """Return perplexity and divergence of `changed`: the base after some change, or another.
+        """Return perplexity and divergence of `changed`: the base modified, or another checkpoint.
 
-        Another checkpoint may be of another architecture, and have a larger vocabulary than the
-        base's, as the base gives the added tokens no probability. It may also lack the rows that
-        pad the base's head beyond its tokenizer's last token: the divergence is then that of the
-        tokens both have. Raises `ValueError` where it lacks a token of the base's tokenizer, as
-        the divergence is not defined.
+        Another checkpoint may have another architecture. Its vocabulary may be larger than the
+        base's, because the base gives the added tokens no probability. It may also lack the rows
+        that pad the base's head beyond its tokenizer's last token; the divergence is then taken
+        over the tokens that both have. Raises `ValueError` if it lacks a token of the base's
+        tokenizer, because then the divergence is not defined.
         """
         head = changed.head
         if len(head) < min(self._base_tokens, len(self._base_head)):
@@ -169,7 +169,7 @@ class ReferenceText:
         next_ids: torch.Tensor,
         head: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return KL(base ‖ changed) and the changed model's loss at each position, on the CPU."""
+        """Return KL(base ‖ changed) and the changed model's loss, `(position,)` each, on the CPU."""
         base_head = self._base_head[: len(head)].to(head.device)
         divergences, losses = [], []
         for part in range(0, len(states), POSITIONS_AT_ONCE):
@@ -188,13 +188,13 @@ class ReferenceText:
 
 
 class _Sums:
-    """Per-position values added up sample by sample."""
+    """Sums, for each sample, of values at its positions."""
 
     def __init__(self) -> None:
         self._by_sample: dict[int, float] = {}
 
     def add(self, batch: TokenBatch, values: torch.Tensor) -> None:
-        """Add the values `(position,)` of a batch's predicting positions."""
+        """Add values `(position,)`, one for each predicting position of the batch."""
         counts = batch.is_token[:, 1:].sum(dim=1).tolist()
         parts = values.double().cpu().split(counts)
         for index, part in zip(batch.sample_indices, parts, strict=True):
@@ -219,14 +219,14 @@ def _build_predicting_batches(
 
 @torch.inference_mode()
 def _predict(loaded: LoadedModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return hidden states `(position, hidden)` that predict a token, and those tokens."""
+    """Return the hidden states `(position, hidden)` that predict a token, and these tokens."""
     placed = batch.to(loaded.device)
     hidden = loaded.run(placed.token_ids)
     return hidden[:, :-1][placed.is_token[:, 1:]], _find_next(placed)
 
 
 def _find_next(batch: TokenBatch) -> torch.Tensor:
-    """Return the tokens that are predicted, `(position,)`."""
+    """Return the token ids that are predicted, `(position,)`."""
     return batch.token_ids[:, 1:][batch.is_token[:, 1:]]
 
 
@@ -244,7 +244,7 @@ def _compute_losses(
 
 
 def _kl_divergence(base_logits: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-    """Return KL(base ‖ changed) per position from logits and log-probabilities, `(position,)`."""
+    """Return KL(base ‖ changed), `(position,)`, from base logits and changed log-probabilities."""
     base = functional.log_softmax(base_logits, dim=-1)
     divergence = (base.exp() * (base - changed)).sum(dim=-1)
     return divergence.clamp(min=0)

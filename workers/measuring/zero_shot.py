@@ -1,4 +1,4 @@
-"""Zero-shot accuracy: the choice the model finds likeliest against the right one."""
+"""Zero-shot accuracy: whether the choice that the model finds likeliest is the right one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.models.loaded import LoadedModel
 from workers.progress import Advance
 
 Encode = Callable[[str], Sequence[int]]
-"""Text to token ids, the beginning-of-text token included where the model wants one."""
+"""Text to token ids, with the beginning-of-text token if the model expects one."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class QuestionOutcome:
     """Whether one question was answered right."""
 
     right: bool
-    """By the summed log-likelihood of a choice."""
+    """With choices ranked by their summed log-likelihood."""
     normalised_right: bool
-    """By the log-likelihood per byte of a choice."""
+    """With choices ranked by log-likelihood per byte."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """Tokens to feed, and the targets that the last of them predict."""
+    """Tokens to feed to the model, and the target tokens that the last of them predict."""
 
     input_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
@@ -62,7 +62,7 @@ def measure_accuracy(
     batch_tokens: int = 4096,
     on_batch: Advance | None = None,
 ) -> TaskAccuracy:
-    """Return plain and length-normalised accuracy, ranking choices by log-likelihood.
+    """Return plain and length-normalised accuracy, with choices ranked by log-likelihood.
 
     As lm-evaluation-harness's `acc` and `acc_bytes` do: lengths in UTF-8 bytes, without the
     separating space. Its `acc_norm` divides by the length in characters instead, which is the
@@ -98,7 +98,7 @@ def answer_questions(
 ) -> list[QuestionOutcome]:
     """Return for each question whether the model's likeliest choice is the right one.
 
-    Raises as `compute_log_likelihoods` does.
+    Raises what `compute_log_likelihoods` does.
     """
     choices = [choice for question in questions for choice in question.choices]
     scores = iter(
@@ -135,11 +135,11 @@ def compute_log_likelihoods(
     batch_tokens: int = 4096,
     on_batch: Advance | None = None,
 ) -> list[float]:
-    """Return log p(continuation | context) of each choice, nats, summed over its tokens.
+    """Return log p(continuation | context) of each choice, summed over its tokens, nats.
 
-    Choices that differ in their last token only are fed once. What exceeds the model's
-    context is cut from the left. Raises `ValueError` where a context or a continuation has
-    no tokens, or a continuation alone exceeds the context, and `ArithmeticError` where a
+    Choices that differ only in their last token are fed to the model once. Sequences longer than
+    the model's context are cut on the left. Raises `ValueError` if a context or continuation has
+    no tokens or if a continuation alone exceeds the model's context, and `ArithmeticError` if a
     likelihood is not finite.
     """
     limit = loaded.context_length
@@ -166,7 +166,10 @@ def _add_log_likelihoods(
     rows: Sequence[Sequence[tuple[int, _Request]]],
     totals: torch.Tensor,
 ) -> None:
-    """Add to `totals` at each request its tokens' log-probabilities; `rows` follow the batch."""
+    """Add the log-probabilities of each request's targets to its entry of `totals`.
+
+    `rows[k]` are the requests, with their positions in `totals`, that row k of the batch answers.
+    """
     device = loaded.device
     places: list[tuple[int, int]] = []
     targets: list[int] = []
@@ -191,7 +194,10 @@ def _add_log_likelihoods(
 
 
 def _build_request(encode: Encode, choice: Choice, limit: int) -> _Request:
-    """Tokenise both parts together, the context's trailing spaces with the continuation."""
+    """Return the request for a choice; context and continuation are tokenised together.
+
+    Trailing spaces of the context count as part of the continuation.
+    """
     context = choice.context.rstrip()
     whole = tuple(encode(choice.context + choice.continuation))
     boundary = len(encode(context))

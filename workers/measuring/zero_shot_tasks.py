@@ -1,4 +1,4 @@
-"""Rows of the seven zero-shot tasks to multiple-choice questions, in the usual prompts."""
+"""The seven zero-shot tasks: their rows become multiple-choice questions, in the usual prompts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from excise.names import ZeroShotTask
 
 
 class MalformedRowError(ValueError):
-    """A task file's row cannot be read; the message names file, line, field and remedy."""
+    """A row of a task file cannot be read; the message names file, line, field and remedy."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One possible answer: the model is asked how likely `continuation` is after `context`."""
+    """One possible answer, scored by how likely `continuation` is after `context`."""
 
     context: str
     continuation: str
-    """What is scored, with the space that separates it from the context."""
+    """The text that is scored, including the space that separates it from the context."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Question:
 
 
 class _Row:
-    """One JSON object of a task file, whose fields are read with their type checked."""
+    """One JSON object of a task file; its fields are type-checked when read."""
 
     def __init__(self, values: Mapping[str, Any], place: str) -> None:
         self._values = values
@@ -67,7 +67,10 @@ class _Row:
         return self._check_texts(field, self._values.get(field))
 
     def labelled(self, field: str, answer: str) -> tuple[tuple[str, ...], int]:
-        """Read `{"text": […], "label": […]}` and the position of the label named by `answer`."""
+        """Return the texts of `{"text": […], "label": […]}`, and the index of the right one.
+
+        The field `answer` holds the right one's label.
+        """
         value = self._values.get(field)
         if not isinstance(value, dict):
             raise self.error(field, "an object with 'text' and 'label'")
@@ -88,10 +91,10 @@ class _Row:
 
 
 def parse_questions(lines: Iterable[str], task: ZeroShotTask, source: str) -> tuple[Question, ...]:
-    """Return the questions of a task's JSON lines; blank lines are passed over.
+    """Return the questions in a task's JSON lines; blank lines are skipped.
 
-    The fields are those of the published sets (HellaSwag with the activity label already in
-    `query`). `source` names the file in errors. Raises `MalformedRowError`.
+    The fields are those of the published data sets (for HellaSwag, with the activity label already
+    in `query`). `source` names the file in error messages. Raises `MalformedRowError`.
     """
     build = _BUILDERS[task]
     questions = []
@@ -105,7 +108,7 @@ def parse_questions(lines: Iterable[str], task: ZeroShotTask, source: str) -> tu
 def sample_questions(
     questions: Sequence[Question], limit: int | None, seed: int
 ) -> tuple[Question, ...]:
-    """Return at most `limit` questions, drawn without repeats by `seed`, in their own order."""
+    """Return at most `limit` questions, drawn by `seed` without replacement, in original order."""
     if limit is None or limit >= len(questions):
         return tuple(questions)
     chosen = random.Random(seed).sample(range(len(questions)), limit)  # noqa: S311 - no secret
@@ -145,7 +148,7 @@ def _build_hellaswag(row: _Row) -> Question:
 
 
 def _build_winogrande(row: _Row) -> Question:
-    """Partial evaluation: each option fills the blank, what follows the blank is scored."""
+    """Partial evaluation: each option fills the blank, and the text after the blank is scored."""
     before, blank, after = row.text("sentence").partition("_")
     if not blank or not after.strip():
         raise row.error("sentence", "a text with a blank '_' and words after it")
