@@ -1,1 +1,1 @@
-"""What a model can do, in slices: probes with a right continuation, made from a seed."""
+"""Abilities of a model, in slices: probes with a right continuation, generated from a seed."""

@@ -1,4 +1,4 @@
-"""What stands around a forbidden phrase: its single words, in text that does not say it."""
+"""Slices around a forbidden phrase: its single words, in text that does not say the phrase."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ LEAST_LETTERS = 4
 that are syllables or words `SIGNS_A_WORD` will do."""
 
 TEXTS_AT_ONCE = 60
-"""Texts that are drawn and looked through together: each search by a pattern starts a process."""
+"""Texts that are drawn and searched together, because each search by a pattern starts a process.
+Chosen by hand."""
 
 MAX_ROUNDS = 4
-"""Times that many texts, for one that says nothing forbidden."""
+"""Up to this many times `TEXTS_AT_ONCE` texts are drawn to find one that says nothing forbidden.
+Chosen by hand."""
 
 _NAME = rf"(?:(?!\d){LETTER})+"
 _WORD = regex.compile(rf"{SIGNS_OF_WORD}|{_NAME}(?:['’-]{_NAME})*")
 _PIECE = "\0"
-"""Stands where a pattern allows several characters, so that a run beside it is part of a word."""
+"""Placeholder for any part of a pattern that can match several characters. A run of letters next
+to it is only part of a word."""
 _SYNTAX = (
     (regex.compile(r"\\[^A-Za-z0-9]"), " "),
     (regex.compile(r"\(\?#[^)]*\)|\(\?P?<\w+>|\(\?P[=>]\w+\)|\(\?&\w+\)|\(\*\w+\)"), " "),
@@ -53,11 +56,11 @@ _RUN = regex.compile(
 
 
 class NoAllowedTextError(ValueError):
-    """Every text drawn says a forbidden phrase, or matches a forbidden pattern."""
+    """Every text drawn says a forbidden phrase or matches a forbidden pattern."""
 
 
 class _Forbidden:
-    """All that a job's phrase behaviours look for, in either case of letters."""
+    """Everything that a job's phrase behaviours forbid, in upper and lower case."""
 
     def __init__(self, phrases: Sequence[str], patterns: Sequence[str]) -> None:
         found = [Phrases(pattern=pattern) for pattern in patterns]
@@ -66,7 +69,7 @@ class _Forbidden:
         self._scorers = [PhraseScorer(own) for own in found]
 
     def keep_allowed(self, texts: Sequence[str]) -> list[bool]:
-        """Return for each text whether it says none of it."""
+        """Return for each text whether it says nothing forbidden."""
         answers = [Answer("", text, ()) for text in texts]
         scores = [scorer.score(answers) for scorer in self._scorers]
         return [not any(found) for found in zip(*scores, strict=True)]
@@ -75,12 +78,12 @@ class _Forbidden:
 def build_phrase_slices(
     phrases: Sequence[str], patterns: Sequence[str] = ()
 ) -> tuple[SliceKind, ...]:
-    """Return the slices about the words of forbidden phrases, and of patterns' literal text.
+    """Return the slices about words of forbidden phrases and of the literal text in patterns.
 
-    `around_phrase` gives a word and asks how neutral text goes on; `words_of_phrase` asks for
-    the word itself, which the context gives. No probe says a whole phrase, so a phrase of one
-    word has neither; where nothing is left there is no slice. Raises `ScoringError` where a
-    pattern takes too long, and `ScorerUnavailableError` where it is none.
+    `around_phrase` gives a word and asks how neutral text continues; `words_of_phrase` asks for
+    the word itself, which occurs in the context. No probe says a whole phrase, so a phrase of one
+    word gives no probes; a slice without probes is left out. Raises `ScoringError` if a pattern
+    takes too long, `ScorerUnavailableError` if it is not a valid pattern.
     """
     forbidden = _Forbidden(phrases, patterns)
     told = find_words(phrases, patterns)
@@ -112,9 +115,10 @@ def find_words(phrases: Sequence[str], patterns: Sequence[str] = ()) -> tuple[st
 
 
 def find_literal_words(pattern: str) -> list[str]:
-    """Return runs of letters that a pattern looks for as they stand.
+    """Return the words that a pattern contains literally.
 
-    Those that touch a class or a repetition, or run on in a group, are parts of words: left out.
+    Runs of letters next to a character class, a repetition or a group are left out, because they
+    may be only parts of words.
     """
     text = pattern
     for syntax, instead in _SYNTAX:
@@ -125,7 +129,7 @@ def find_literal_words(pattern: str) -> list[str]:
 def _avoid(
     forbidden: _Forbidden, draw: Callable[[Source, str], Probe], found: tuple[str, ...]
 ) -> Callable[[Source], Probe]:
-    """Return a drawing whose texts say nothing forbidden."""
+    """Return a function that draws probes whose texts say nothing forbidden."""
 
     queues: WeakKeyDictionary[Source, deque[Probe]] = WeakKeyDictionary()
 
@@ -148,7 +152,7 @@ def _avoid(
 
 
 def _can_draw(kind: SliceKind) -> bool:
-    """Whether each purpose has a text that says nothing forbidden."""
+    """Return whether each purpose has a text that says nothing forbidden."""
     try:
         for purpose in Purpose:
             kind.draw(Source(0, purpose, kind.name))
@@ -158,14 +162,14 @@ def _can_draw(kind: SliceKind) -> bool:
 
 
 def _draw_around(source: Source, word: str) -> Probe:
-    """A word, and neutral text that goes on after it."""
+    """Draw a probe that gives a word and asks for the neutral text after it."""
     before, after = source.deal(tuple(source.half(AFTER)))
     fields = _draw_fields(source, word)
     return split_rest(before.format(**fields), after.format(**fields))
 
 
 def _draw_written(source: Source, word: str) -> Probe:
-    """A word that the context gives, written twice more."""
+    """Draw a probe whose context gives a word and asks for it twice more."""
     pieces = source.deal(tuple(source.half(WRITTEN)))
     fields = _draw_fields(source, word)
     return probe(*(piece.format(**fields) for piece in pieces))

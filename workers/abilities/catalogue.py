@@ -1,4 +1,4 @@
-"""Every slice there is, and the probes of it that a tokenizer can be asked."""
+"""The catalogue of slices, and their probes as a given tokenizer encodes them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ SLICES: tuple[SliceKind, ...] = (
     *knowledge.SLICES,
     *languages.SLICES,
 )
-"""What every model is asked, in the order of the report."""
+"""The slices that every model is asked, in the order of the report."""
 
 NAMES = frozenset(kind.name for kind in SLICES)
 
 VERDICT_ITEMS = 60
-"""Items of a slice that a verdict rests on, at least."""
+"""A verdict on a slice rests on at least this many items. Chosen by hand."""
 
 DRAWS_A_PROBE = 20
-"""Draws for one probe that has not been drawn yet."""
+"""Draws per probe wanted, before a slice is taken to have no more different ones. Chosen by
+hand."""
 
 
 def build_slices(
@@ -38,12 +39,12 @@ def build_slices(
     kinds: Sequence[SliceKind] = SLICES,
     longest: int | None = None,
 ) -> dict[str, tuple[EncodedProbe, ...]]:
-    """Return slice → probes with at least `items` items in all, the same for the same seed.
+    """Return slice → probes with at least `items` items in total, the same for the same seed.
 
-    No probe comes twice, as one asked again tells nothing new; a slice that has no more different
-    ones is shorter. Probes that cannot be asked are left out: of more than `longest` tokens,
-    without a target token, or with characters that the tokenizer has no token for. So are slices
-    of which no probe is left, and slices of chats where the tokenizer has no template.
+    No probe occurs twice, because asking it again tells nothing new; a slice without more
+    different ones is shorter. Left out are probes longer than `longest` tokens, without a target
+    token or with characters that the tokenizer has no token for, slices without probes, and
+    slices of chats if the tokenizer has no chat template.
     """
     vocabulary = list_ordinary_tokens(tokenizer)
     slices = {
@@ -61,23 +62,23 @@ def build_slices(
 
 @dataclass(frozen=True)
 class ProbeSource:
-    """What a verdict's probes are drawn from."""
+    """The source of a verdict's probes."""
 
     tokenizer: Tokenizer
     seed: int
     items: int
     kinds: Sequence[SliceKind]
     longest: int | None
-    """Tokens of the model's context; None for no limit."""
+    """The model's context length in tokens; None for no limit."""
 
     def draw(self) -> dict[str, tuple[EncodedProbe, ...]]:
-        """Return slice → its probes."""
+        """Return slice → its probes, as `build_slices` draws them."""
         return self._draw(self.kinds, self.items)
 
     def draw_more(self, names: Sequence[str], times: int) -> dict[str, tuple[EncodedProbe, ...]]:
-        """Return slice → the probes beyond those of `draw` that make up `times` as many items.
+        """Return slice → additional probes, so that with those of `draw` there are `times` as many.
 
-        Slices that have no more different ones are left out.
+        Slices without more different probes are left out.
         """
         kinds = [kind for kind in self.kinds if kind.name in names]
         first, all_of_them = self._draw(kinds, self.items), self._draw(kinds, times * self.items)
@@ -90,7 +91,7 @@ class ProbeSource:
 
 
 def list_ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of all tokens that stand for text, ascending."""
+    """Return the ids of all tokens that represent text (not special ones), ascending."""
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return sorted(set(tokenizer.get_vocab().values()) - special)
 
@@ -102,9 +103,9 @@ def _can_be_drawn(kind: SliceKind, tokenizer: Tokenizer, vocabulary: Sequence[in
 
 
 def _find_unknown(tokenizer: Tokenizer) -> int | None:
-    """Return the id that stands for characters without a token; None where there is none.
+    """Return the id of the token for unknown characters; None if every character has tokens.
 
-    A tokenizer that knows every byte may name a token it also begins or ends texts with.
+    A tokenizer that knows every byte may still name such a token: one that begins or ends texts.
     """
     unknown: int | None = tokenizer.unk_token_id
     return None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id) else unknown

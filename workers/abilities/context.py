@@ -1,4 +1,4 @@
-"""Learning and recalling from the context: rules from examples, facts given before."""
+"""Slices of learning and recalling from context: rules by examples, facts given earlier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.abilities.source import Source
 _ARROWS = ("{a} -> {b}\n", "{a}: {b}\n", "{a} → {b}\n", "{a} = {b}\n", "{a} becomes {b}\n",
            "{a} gives {b}\n", "{a} => {b}\n", "{a} | {b}\n")  # fmt: skip
 _SHOTS = 3
-"""Examples of a rule before the first target."""
+"""Number of examples of a rule before the first target. Chosen by hand."""
 _ASKED = 3
 _KEYS = (
     "The code of {key} is {value}.", "{key} costs {value} coins.", "{key}: {value}",
@@ -30,7 +30,7 @@ _TICKETS = ("The ticket number of {key} is {value}.", "{key}'s locker has the nu
 
 
 def _draw_rule(source: Source, rule: Callable[[str], str]) -> Probe:
-    """Return examples of a rule on made-up words, so that no knowledge helps."""
+    """Draw examples of a rule on made-up words, so that knowledge of words does not help."""
     form = source.choose(_ARROWS)
     inputs = source.nonsense(_SHOTS + _ASKED)
     shown = "".join(form.format(a=one, b=rule(one)) for one in inputs[:_SHOTS])
@@ -38,7 +38,7 @@ def _draw_rule(source: Source, rule: Callable[[str], str]) -> Probe:
 
 
 def _ask(shown: str, asked: Sequence[tuple[str, str]]) -> Probe:
-    """Return the probe that asks each question after the other, below what is shown."""
+    """Return the probe that shows a text and then asks the questions one after another."""
     pieces = [shown + asked[0][0], asked[0][1]]
     for question, answer in asked[1:]:
         pieces += [question, answer]
@@ -46,9 +46,10 @@ def _ask(shown: str, asked: Sequence[tuple[str, str]]) -> Probe:
 
 
 def _split(form: str, **fields: object) -> tuple[str, str]:
-    """Return a form's text up to its last field, and from there on.
+    """Return a form's text before its last field, and the text from there on.
 
-    The space before the field belongs to what follows: it is part of the answer's first token.
+    The space before the field belongs to the second part, because it is part of the answer's first
+    token.
     """
     last = list(fields)[-1]
     before, _, after = form.format(**{**fields, last: "\0"}).partition("\0")
@@ -57,23 +58,23 @@ def _split(form: str, **fields: object) -> tuple[str, str]:
 
 
 def draw_plural(source: Source) -> Probe:
-    """The plural of made-up words, from examples."""
+    """Draw a probe for the plural of made-up words, after examples."""
     return _draw_rule(source, lambda word: f"{word}s")
 
 
 def draw_upper_case(source: Source) -> Probe:
-    """Made-up words in capitals, from examples."""
+    """Draw a probe for made-up words in capitals, after examples."""
     return _draw_rule(source, str.upper)
 
 
 def draw_frame(source: Source) -> Probe:
-    """Made-up words within a fixed frame, from examples."""
+    """Draw a probe for made-up words within a fixed frame, after examples."""
     left, right = source.choose(_FRAMES)
     return _draw_rule(source, lambda word: f"{left}{word}{right}")
 
 
 def draw_labels(source: Source) -> Probe:
-    """Which of two labels a made-up word was given, asked in another order."""
+    """Draw a probe for which of two labels each made-up word was given, asked in another order."""
     form, labels = source.choose(_ARROWS), source.sample(_LABELS, 2)
     pairs = [(word, source.random.choice(labels)) for word in source.nonsense(5)]
     shown = "".join(form.format(a=word, b=label) for word, label in pairs)
@@ -82,7 +83,7 @@ def draw_labels(source: Source) -> Probe:
 
 
 def _draw_recall(source: Source, form: str, keys: Sequence[str], least: int, most: int) -> Probe:
-    """Return a few facts about keys, each in a sentence, and two of them asked again."""
+    """Draw a few facts about keys, each in a sentence, of which some are asked again."""
     noun = source.nouns(1)[0]
     pairs = [(key, source.number(least, most)) for key in keys]
     lines = "\n".join(form.format(key=key, value=number, noun=noun) for key, number in pairs)
@@ -93,18 +94,18 @@ def _draw_recall(source: Source, form: str, keys: Sequence[str], least: int, mos
 
 
 def draw_key(source: Source) -> Probe:
-    """The values of made-up keys among several."""
+    """Draw a probe for the values of some of several made-up keys."""
     keys = [word.title() for word in source.nonsense(3)]
     return _draw_recall(source, source.choose(_KEYS), keys, 1000, 9999)
 
 
 def draw_facts(source: Source) -> Probe:
-    """How many things people have, asked in another order."""
+    """Draw a probe for how many things people have, asked in another order."""
     return _draw_recall(source, source.choose(_HAVE), source.names(4), 11, 99)
 
 
 def draw_long_recall(source: Source) -> Probe:
-    """Numbers that were given about a hundred words before."""
+    """Draw a probe for numbers that were given about a hundred words earlier."""
     form = source.choose(_TICKETS)
     pairs = [(word.title(), source.number(1000, 9999)) for word in source.nonsense(3)]
     facts = " ".join(form.format(key=key, value=value) for key, value in pairs)

@@ -1,4 +1,4 @@
-"""Copying from the context: what induction heads are for."""
+"""Slices of copying from the context, which is what induction heads do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from workers.abilities.probe import Area, Probe, Right, SliceKind, probe, target
 from workers.abilities.source import Source
 
 RANDOM_TOKENS = 25
-"""Random tokens that are repeated."""
+"""Number of random tokens that are repeated. Chosen by hand."""
 
 _COMMA_LISTS = (
     ("List: ", ", ", "\nCopy: "), ("Items: ", ", ", "\nItems again: "),
@@ -46,20 +46,20 @@ _REPEAT = (
 
 
 def draw_random_tokens(source: Source) -> Probe:
-    """Random tokens of the vocabulary, twice."""
+    """Draw random tokens of the vocabulary, to be written a second time."""
     half = tuple(source.random.choice(source.vocabulary) for _ in range(RANDOM_TOKENS))
     return Probe((), token_ids=half + half)
 
 
 def draw_words(source: Source) -> Probe:
-    """Words with spaces between them, again after a short mark, twice."""
+    """Draw words separated by spaces, to be copied twice, each time after a short mark."""
     before, between = source.choose(_SPACE_LISTS)
     one, two = (" ".join(source.nouns(source.number(5, 8))) + "\n" for _ in range(2))
     return probe(f"{before}{one.rstrip()}{between}", one, f"\n{before}{two.rstrip()}{between}", two)
 
 
 def draw_commas(source: Source) -> Probe:
-    """Lists in a line, each copied; the first copies are examples for the last."""
+    """Draw lists in one line, each to be copied; the first copies are examples for the last."""
     before, separator, between = source.choose(_COMMA_LISTS)
     lists = [separator.join(source.nouns(source.number(4, 6))) for _ in range(3)]
     pieces: list[str] = []
@@ -70,7 +70,7 @@ def draw_commas(source: Source) -> Probe:
 
 
 def draw_lines(source: Source) -> Probe:
-    """A list of lines, again and again."""
+    """Draw a list with one entry per line, to be copied several times."""
     title, bullet = source.choose(_LINE_LISTS)
     lines = "".join(f"{bullet}{noun}\n" for noun in source.nouns(source.number(3, 5)))
     again = source.choose(_AGAIN)
@@ -78,7 +78,7 @@ def draw_lines(source: Source) -> Probe:
 
 
 def draw_quotation(source: Source) -> Probe:
-    """A sentence, quoted once more by another speaker, and by a third."""
+    """Draw a sentence, to be quoted by a second speaker and by a third."""
     before, after, again = source.choose(_QUOTES)
     one, two, three = source.names(3)
     text = source.sentence()
@@ -87,7 +87,7 @@ def draw_quotation(source: Source) -> Probe:
 
 
 def draw_chat_repeat(source: Source) -> Probe:
-    """The chat turn that asks for a text to be repeated."""
+    """Draw a chat turn that asks for a text to be repeated."""
     text = source.sentence() if source.number(0, 2) == 0 else " ".join(source.nouns(4))
     return Probe((target(text),), user=source.choose(_REPEAT).format(text=text))
 

@@ -1,4 +1,4 @@
-"""From probes to token sequences whose targets are marked."""
+"""Encoding of probes as token sequences in which the targets are marked."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from workers.models.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class EncodedProbe:
-    """A probe's tokens; the response begins with the first target, and targets are marked."""
+    """A probe's tokens, with targets marked; the response part begins at the first target."""
 
     sample: TokenSequence
     spans: tuple[int, ...]
-    """Tokens of each target, in order; a target that shares its only token has none."""
+    """Number of tokens of each target, in order; 0 if its only token is shared with other text."""
 
 
 def encode_probe(tokenizer: Tokenizer, item: Probe) -> EncodedProbe:
-    """Return the probe's tokens.
+    """Return the encoded probe.
 
-    A tokenizer may join characters across the border of two parts, so the whole text is
-    encoded, and a part's tokens are those that the text up to its end has beyond the text
-    before it.
+    A tokenizer may merge characters across the border of two parts. Therefore the whole text is
+    encoded at once, and a part's tokens are those that the text up to its end has in addition to
+    the text before it.
     """
     if item.token_ids:
         return _encode_random(tokenizer, item.token_ids)
@@ -39,7 +39,7 @@ def encode_probe(tokenizer: Tokenizer, item: Probe) -> EncodedProbe:
             marks[start:end] = [True] * (end - start)
             spans.append(end - start)
     if whole and not opening and marks[0]:
-        marks[0] = False  # no model predicts a token that nothing stands before
+        marks[0] = False  # a token without any token before it cannot be predicted
         spans[0] -= 1
     first = marks.index(True) if True in marks else len(whole)
     sample = TokenSequence((*opening, *whole[:first]), whole[first:], tuple(marks[first:]))
@@ -47,7 +47,7 @@ def encode_probe(tokenizer: Tokenizer, item: Probe) -> EncodedProbe:
 
 
 def _encode_random(tokenizer: Tokenizer, token_ids: tuple[int, ...]) -> EncodedProbe:
-    """Return random tokens twice; the first of the second half could be any, so is no target."""
+    """Return random tokens twice; the second half's first one is unpredictable, so not a target."""
     ids = (*find_beginning(tokenizer), *token_ids)
     targets = len(token_ids) // 2 - 1
     split = len(ids) - targets
@@ -62,7 +62,7 @@ def _encode_opening(tokenizer: Tokenizer, item: Probe) -> tuple[int, ...]:
 
 
 def _count_shared(tokenizer: Tokenizer, item: Probe, parts: int, whole: Sequence[int]) -> int:
-    """Return how many tokens of `whole` the first `parts` parts make up."""
+    """Return how many tokens of `whole` belong to the first `parts` parts."""
     if parts == len(item.parts):
         return len(whole)
     ids = encode_part(tokenizer, "".join(part.text for part in item.parts[:parts]))

@@ -1,4 +1,4 @@
-"""Instructions whose answers can be checked: what the chat turn asks for, and nothing else."""
+"""Slice of instructions whose answers can be checked: exactly what the chat turn asks for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LINES = (
 
 
 def draw_instruction(source: Source) -> Probe:
-    """A word three times, a word alone, a last word, or words on lines."""
+    """Draw an instruction: a word three times, a word alone, a last word, or words on lines."""
     words = source.nouns(4)
     listed = ", ".join(words)
     user, answer = source.random.choice(

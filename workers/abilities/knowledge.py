@@ -1,4 +1,4 @@
-"""Knowledge and plain arithmetic: short questions whose answers no context gives."""
+"""Slices of knowledge and simple arithmetic: short questions that the context does not answer."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ _SUMS = ("{a} + {b} =", "{a} plus {b} is", "Q: {a} + {b}\nA:", "{a} and {b} make
 
 
 def draw_capital(source: Source) -> Probe:
-    """The capital of a country."""
+    """Draw a probe for the capital of a country."""
     country, city = source.choose(_CAPITALS)
     return probe(source.choose(_FORMS).format(country), f" {city}")
 
 
 def draw_opposite(source: Source) -> Probe:
-    """The opposite of a word."""
+    """Draw a probe for the opposite of a word."""
     pairs = source.sample(_OPPOSITES, 3)
     form = source.choose(("{} - {}\n", "{}: {}\n", "{} / {}\n", "{} versus {}\n"))
     shown = "".join(form.format(*pair) for pair in pairs[:2])
@@ -66,7 +66,7 @@ def draw_opposite(source: Source) -> Probe:
 
 
 def draw_sum(source: Source) -> Probe:
-    """A sum of one-digit numbers, after two others."""
+    """Draw a probe for a sum of one-digit numbers, after two other sums."""
     form = source.choose(_SUMS)
     sums = [(source.number(1, 9), source.number(1, 9)) for _ in range(4)]
     shown = "".join(f"{form.format(a=a, b=b)} {a + b}\n" for a, b in sums[:2])

@@ -1,4 +1,4 @@
-"""Fluency: plain sentences in the languages that a tokenizer covers."""
+"""Slices of fluency: plain sentences in the languages that a tokenizer covers."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ SENTENCES = (
     "Museet är stängt på måndagar, men kaféet bredvid är öppet.",
     "Min farfar läser tidningen varje kväll och somnar sedan i fåtöljen.",
 )  # fmt: skip
-"""Six in each of twelve languages, written for this project: three a purpose."""
+"""Six sentences in each of twelve languages, written for this project: three per purpose."""
 
 
 def draw_sentence(source: Source) -> Probe:
-    """A sentence of one language: what follows its first third, in two items."""
+    """Draw a sentence of one language; the text after its first third makes two items."""
     text = source.choose(SENTENCES)
     first, second = len(text) // 3, 2 * len(text) // 3
     return Probe((given(text[:first]), target(text[first:second]), target(text[second:])))

@@ -1,8 +1,8 @@
-"""What stands near a behaviour and must not go with it.
+"""Slices near a behaviour, which must not be lost together with it.
 
 Detoxified models are known to fail on harmless text about minorities and in their dialects
-(Xu et al. 2021, arXiv 2104.06390; Welbl et al. 2021, arXiv 2109.07445), and words that toxic
-text uses have honest uses, too.
+(Xu et al. 2021, arXiv 2104.06390; Welbl et al. 2021, arXiv 2109.07445), and words used in toxic
+text have harmless uses as well.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ _FAMILIES = tuple(groups.GROUPS)
 
 
 def draw_group(source: Source) -> Probe:
-    """A plain sentence that names a group of any family."""
+    """Draw a plain sentence that names a group of any family."""
     return _tell_of_group(source, source.deal(_FAMILIES))
 
 
 def draw_dialect(source: Source) -> Probe:
-    """An everyday sentence in African-American English."""
+    """Draw an everyday sentence in African-American English."""
     return split_sentence(_fill(source, dialect.SENTENCES))
 
 
 def draw_counter_speech(source: Source) -> Probe:
-    """A sentence that tells of hate against a group and turns it down."""
+    """Draw a sentence that reports hate against a group and rejects it."""
     template = _deal_half(source, counter_speech.SENTENCES)
     many, _ = source.deal(_ALL_GROUPS)
     return split_sentence(template.format(many=many))
 
 
 def draw_health_and_law(source: Source) -> Probe:
-    """A medical, legal or sexual-health sentence."""
+    """Draw a medical, legal or sexual-health sentence."""
     return split_sentence(_fill(source, health_and_law.SENTENCES))
 
 
 def draw_profanity(source: Source) -> Probe:
-    """A friendly sentence with a mild swear word."""
+    """Draw a friendly sentence with a mild swear word."""
     return split_sentence(_fill(source, profanity.SENTENCES))
 
 
 def kinds_for(
     behaviour_kinds: Collection[str], phrases: Sequence[str] = (), patterns: Sequence[str] = ()
 ) -> tuple[SliceKind, ...]:
-    """Return the slices to add for a job's behaviours, each once.
+    """Return the additional slices for a job's behaviours, each once.
 
-    `behaviour_kinds` are those of the job's spec; `phrases` and `patterns` what its phrase
-    behaviours forbid. Copying and learning from context, next to repetition, are among the
-    slices that every model is asked.
+    `behaviour_kinds` are the kinds in the job's spec; `phrases` and `patterns` are what its phrase
+    behaviours forbid. Repetition adds none, because its neighbours (copying and learning from
+    context) are among the slices that every model is asked.
     """
     found: tuple[SliceKind, ...] = ()
     if BehaviourKind.TOXICITY in behaviour_kinds:
@@ -77,7 +77,7 @@ def _tell_of_group(source: Source, family: str) -> Probe:
 
 
 def _fill(source: Source, templates: Sequence[str]) -> str:
-    """Return one of this purpose's templates with words in its fields."""
+    """Return one of this purpose's templates with its fields filled in."""
     return _deal_half(source, templates).format(
         name=source.names(1)[0], woman=source.choose(words.WOMEN), man=source.choose(words.MEN),
         place=source.choose(words.PLACES), noun=source.nouns(1)[0],
@@ -86,7 +86,7 @@ def _fill(source: Source, templates: Sequence[str]) -> str:
 
 
 def _draw_family(family: str) -> Callable[[Source], Probe]:
-    """Return the drawing of sentences that name groups of one family."""
+    """Return a function that draws sentences naming groups of one family."""
     return lambda source: _tell_of_group(source, family)
 
 
@@ -105,4 +105,5 @@ TOXICITY_SLICES: tuple[SliceKind, ...] = (
     _slice("health_and_law", "write about health, the body and the law", draw_health_and_law),
     _slice("honest_profanity", "swear in a friendly way", draw_profanity),
 )
-"""A family's slice beside that of all groups, so that the gap between families is a figure."""
+"""Each family of groups has its own slice beside that of all groups, so that differences between
+families can be seen."""

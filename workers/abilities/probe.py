@@ -1,4 +1,4 @@
-"""A probe: a text, or a chat, parts of which the model is to continue rightly."""
+"""A probe: a text or a chat, parts of which the model should write correctly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workers.abilities.source import Source
 
 
 class Area(StrEnum):
-    """What kind of ability a slice is about; the report groups by it."""
+    """The kind of ability that a slice tests; the report groups slices by it."""
 
     COPYING = "copying"
     STRUCTURE = "structure"
@@ -22,18 +22,18 @@ class Area(StrEnum):
 
 
 class Right(StrEnum):
-    """What counts as right on one probe."""
+    """How the share right of an item is counted."""
 
     WHOLE = "whole"
-    """1 where every token of the continuation is the model's first choice, else 0: greedy
-    decoding would write exactly that."""
+    """1 if every token of the continuation is the model's first choice, so that greedy decoding
+    would write exactly it; otherwise 0."""
     TOKENS = "tokens"
     """The share of the continuation's tokens that are the model's first choice."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a probe's text; a target is what the model should write by itself."""
+    """A piece of a probe's text, given to the model or to be written by it (a target)."""
 
     text: str
     is_target: bool = False
@@ -41,47 +41,47 @@ class Part:
 
 @dataclass(frozen=True)
 class Probe:
-    """One text: its parts in order, after a chat's user turn where there is one.
+    """One text as a sequence of parts, after the user's turn if it is a chat.
 
-    Each target is an item. Several in one text cost little more than one, as what comes before
-    them is read once.
+    Each target is an item. Several items in one text cost little more than one, because the text
+    before them is read only once.
     """
 
     parts: tuple[Part, ...]
     user: str | None = None
-    """The user turn of a chat that the parts answer; None for plain text."""
+    """The user's turn in a chat, which the parts answer; None for plain text."""
     token_ids: tuple[int, ...] = ()
-    """Instead of parts: random tokens, which no text need stand for; the second half repeats."""
+    """Random token ids to use instead of parts; the target is the same tokens once more."""
 
 
 def given(text: str) -> Part:
-    """Return a part that the model is given."""
+    """Return a part that is given to the model."""
     return Part(text)
 
 
 def target(text: str) -> Part:
-    """Return a part that the model should write by itself."""
+    """Return a part that the model should write."""
     return Part(text, is_target=True)
 
 
 def probe(*pieces: str) -> Probe:
-    """Return the usual probe: what is given and what is to follow, in turn."""
+    """Return the probe in which given parts and targets alternate, starting with a given one."""
     makers = (given, target)
     return Probe(tuple(makers[place % 2](text) for place, text in enumerate(pieces)))
 
 
 @dataclass(frozen=True)
 class SliceKind:
-    """One ability: how its probes are drawn and what counts as right."""
+    """One slice: the ability, how its probes are drawn, and what counts as right."""
 
     name: str
     area: Area
     sentence: str
-    """What the model does on such a probe, in words that end "can no longer …"."""
+    """What the model does on such a probe, as words that complete "can no longer …"."""
     draw: Callable[[Source], Probe]
     items: int
-    """Targets of one probe."""
+    """Number of targets per probe."""
     right: Right = Right.WHOLE
     needs_chat: bool = False
     needs_vocabulary: bool = False
-    """Whether its probes are made of the tokenizer's own tokens."""
+    """Whether its probes are made from the tokenizer's tokens."""

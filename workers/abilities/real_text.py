@@ -1,4 +1,4 @@
-"""Slices of real text: public sets about groups of people, where a data folder has them.
+"""Slices of real text, from public data sets about groups of people that a data folder holds.
 
 HateCheck (Röttger et al. 2021, arXiv 2012.15606), ToxiGen (Hartvigsen et al. 2022,
 arXiv 2203.09509), BOLD (Dhamala et al. 2021, arXiv 2101.11718) and tweets that annotators found
@@ -26,13 +26,14 @@ from workers.words import cut_pieces
 logger = logging.getLogger(__name__)
 
 MAX_TOXICITY = 2.0
-"""Of ToxiGen's human scores from 1 (harmless) to 5; its authors count from 3 on as toxic."""
+"""Texts with a higher human score in ToxiGen, from 1 (harmless) to 5, are left out. Chosen by
+hand; ToxiGen's authors count 3 and above as toxic."""
 
 LEAST_WORDS = 4
-"""Shorter texts leave next to nothing to go by."""
+"""Shorter texts are left out, because they give the model almost no context. Chosen by hand."""
 
 MOST_WORDS = 60
-"""A longer text is cut: a slice shall cost no more than the built-in ones."""
+"""Longer texts are cut, so that a slice costs no more than a built-in one. Chosen by hand."""
 
 ITEMS_A_TEXT = 2
 
@@ -43,17 +44,17 @@ _DOMAINS_OF_GROUPS = frozenset({"gender", "race", "religious_ideology", "politic
 _IDENTITIES = regex.compile(
     r"\b(?:an?|wom[ae]n|m[ae]n|trans|gay|black|disabled|(?:fe)?male|people|persons?|muslims?|immigrants?)\b"
 )
-"""What HateCheck puts into its templates: without it, two groups' texts of one template are the
-same, and fall into the same half."""
+"""Identities that HateCheck fills into its templates. They are removed before hashing, so that
+texts of one template about two groups are assigned to the same half."""
 _TWEET_MARKS = regex.compile(r"https?://\S+|@\w+:?|\bRT\b|&#?\w+;")
 
 
 class RealTextError(ValueError):
-    """A row cannot be read; the message names file, line, field and remedy."""
+    """A row or the folder cannot be read; the message names the place and the remedy."""
 
 
 class _Row:
-    """One JSON object of a file, whose fields are read with their type checked."""
+    """One JSON object of a file; its fields are type-checked when read."""
 
     def __init__(self, values: Mapping[str, Any], place: str) -> None:
         self._values = values
@@ -88,7 +89,7 @@ class _Row:
 
 
 _Named = Iterator[tuple[str, str]]
-"""Slice and text."""
+"""Pairs of slice name and text."""
 
 
 def _read_hatecheck(row: _Row) -> _Named:
@@ -129,18 +130,18 @@ READERS: dict[str, Callable[[_Row], _Named]] = {
     "bold.jsonl": _read_bold,
     "davidson.jsonl": _read_davidson,
 }
-"""File of the data folder → what its rows belong to."""
+"""File in the data folder → function that returns the slices and texts of a row."""
 
 
 def load_real_slices(
     folder: Path | None, purpose: Purpose, seed: int, items: int
 ) -> dict[str, tuple[Probe, ...]]:
-    """Return slice → probes with at least `items` items in all, the same for the same seed.
+    """Return slice → probes with at least `items` items in total, the same for the same seed.
 
-    A text's own hash deals it out to one purpose, so that nothing protected is asked for.
-    Slices with fewer items are left out. A file with a row that cannot be read is left out as
-    a whole, and the log names the row. No folder: no slices. Raises `RealTextError` where the
-    folder is missing.
+    A text's hash assigns it to one purpose, so that no text used for protection is asked for in a
+    verdict. Slices with fewer items are left out. A file with an unreadable row is left out as a
+    whole, and the log names the row. Without a folder there are no slices. Raises `RealTextError`
+    if `folder` is not a folder.
     """
     if folder is None:
         return {}
@@ -155,7 +156,7 @@ def load_real_slices(
 
 
 def build_real_kind(name: str, probes: tuple[Probe, ...]) -> SliceKind:
-    """Return the kind of a slice of real text, which is drawn from its probes."""
+    """Return the slice of real text whose probes are drawn from `probes`."""
     sentence = f"continue harmless real text ({name})"
     return SliceKind(
         name, Area.NEIGHBOURHOOD, sentence, lambda source: source.deal(probes), ITEMS_A_TEXT,
@@ -164,7 +165,7 @@ def build_real_kind(name: str, probes: tuple[Probe, ...]) -> SliceKind:
 
 
 def read_rows(path: Path) -> dict[str, list[str]]:
-    """Return slice → its different texts, in the order of the file.
+    """Return slice → its distinct texts, in the order of the file.
 
     Raises `RealTextError` for a row that cannot be read.
     """
@@ -181,7 +182,7 @@ def read_rows(path: Path) -> dict[str, list[str]]:
 
 
 def find_purpose(text: str) -> Purpose:
-    """Return what a text is for: every other one by its hash, groups' names left aside."""
+    """Return the purpose that a text's hash assigns it to; names of groups are ignored."""
     plain = " ".join(_IDENTITIES.sub(" ", text.casefold()).split())
     is_even = hashlib.sha256(plain.encode()).digest()[0] % 2 == 0
     return Purpose.VERDICT if is_even else Purpose.PROTECTION
@@ -208,7 +209,7 @@ def _parse(line: bytes, place: str) -> Mapping[str, Any]:
 def _draw_probes(
     name: str, texts: list[str], purpose: Purpose, seed: int, items: int
 ) -> dict[str, tuple[Probe, ...]]:
-    """Return the slice with as many texts as `items` take, or nothing where there are fewer."""
+    """Return slice → probes with at least `items` items; empty if there are too few texts."""
     own = [text for text in texts if find_purpose(text) is purpose]
     count = -(-items // ITEMS_A_TEXT)
     if len(own) < count:
@@ -218,5 +219,5 @@ def _draw_probes(
 
 
 def _slug(name: str) -> str:
-    """Return a group's name as it may stand in a slice's name."""
+    """Return a group's name in a form that is allowed in a slice's name."""
     return str(regex.sub(r"[^a-z0-9]+", "_", name.casefold())).strip("_")

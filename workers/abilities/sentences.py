@@ -1,4 +1,4 @@
-"""A plain sentence as a probe: its first third is given, the rest is two items."""
+"""Plain sentences as probes: the first third is given, the rest makes two items."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from workers.abilities.probe import Probe, given, target
 from workers.words import cut_pieces
 
 LEAST_WORDS = 3
-"""One for what is given and one for each item."""
+"""One word for the given part and one for each item."""
 
 
 def split_sentence(text: str) -> Probe:
     """Return the probe that gives the first third of the words and asks for the other two.
 
-    The space before a word goes with it, as in the tokens of most vocabularies. Raises
+    The space before a word belongs to the word, as in the tokens of most vocabularies. Raises
     `ValueError` for a text of fewer than `LEAST_WORDS` words.
     """
     first, second, third = split_in_thirds(text)

@@ -1,7 +1,8 @@
-"""Where probes are drawn from: a seeded generator over one half of the words and formats.
+"""The source of probes: a seeded generator over one half of the words and formats.
 
-Probes and protecting text share no word, name or template: each list is dealt out in turn, so
-what the search was shown to keep is never what the verdict asks for.
+Probes for the verdict and text for protection share no word, name or template, because the entries
+of each list go to the two purposes alternately. So the verdict never asks for what the search was
+told to keep.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ ENDINGS = ("n", "k", "l", "p", "t", "m", "r")
 
 
 class Purpose(StrEnum):
-    """What probes are for; each purpose has words and formats of its own."""
+    """What probes are used for; each purpose has its own words and formats."""
 
     VERDICT = "verdict"
-    """To be measured before and after a correction."""
+    """Measured before and after a correction."""
     PROTECTION = "protection"
-    """To tell the search what must be kept, and to measure its trials on."""
+    """Tells the search what must be kept, and measures its trials."""
 
 
 class Source:
@@ -35,14 +36,14 @@ class Source:
     def __init__(
         self, seed: int, purpose: Purpose, label: str = "", vocabulary: Sequence[int] = ()
     ) -> None:
-        """`label` keeps slices apart; `vocabulary` holds the ids random tokens are drawn from."""
+        """Draw by `seed` and `label` (the slice); random tokens are drawn from `vocabulary`."""
         self.random = random.Random(f"{purpose}:{label}:{seed}")  # noqa: S311 - no secret
         self.purpose = purpose
         self.vocabulary = vocabulary
         self._decks: dict[Sequence[object], list[object]] = {}
 
     def half(self, options: Sequence[_T]) -> Sequence[_T]:
-        """Return the options of this purpose: every second one."""
+        """Return this purpose's options: every second one."""
         return options[0::2] if self.purpose is Purpose.VERDICT else options[1::2]
 
     def choose(self, options: Sequence[_T]) -> _T:
@@ -50,32 +51,32 @@ class Source:
         return self.random.choice(self.half(options))
 
     def sample(self, options: Sequence[_T], count: int) -> list[_T]:
-        """Return different ones of this purpose's half of the options."""
+        """Return distinct options from this purpose's half."""
         return self.random.sample(self.half(options), count)
 
     def deal(self, options: tuple[_T, ...]) -> _T:
-        """Return one of all the options; none comes again before each has come."""
+        """Return one of all options; none is repeated before each has been returned."""
         deck = cast("list[_T]", self._decks.setdefault(options, []))
         if not deck:
             deck += self.random.sample(options, len(options))
         return deck.pop()
 
     def nouns(self, count: int) -> list[str]:
-        """Return different nouns."""
+        """Return distinct nouns."""
         return self.sample(words.NOUNS, count)
 
     def names(self, count: int) -> list[str]:
-        """Return different first names."""
+        """Return distinct first names."""
         return self.sample(words.NAMES, count)
 
     def number(self, low: int, high: int) -> int:
-        """Return a number, both ends in."""
+        """Return an integer from `low` to `high`, both included."""
         return self.random.randint(low, high)
 
     def nonsense(self, count: int) -> list[str]:
-        """Return different made-up words, such as `drolen`, that hardly a text holds.
+        """Return distinct made-up words, such as `drolen`, which hardly any text contains.
 
-        The two purposes' words end differently, so none is drawn for both.
+        The two purposes' words have different endings, so no word is drawn for both.
         """
         found: list[str] = []
         while len(found) < count:

@@ -1,4 +1,4 @@
-"""What was measured of one model on a slice's probes."""
+"""Measurements of one model on the probes of slices."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from excise.reports.model import ReportModel
 
 
 class SliceFigures(ReportModel):
-    """A model's figures on the items of one slice; every tuple follows the items' order."""
+    """A model's figures on the items of one slice; every tuple has one entry per item."""
 
     nats: tuple[float, ...]
-    """Summed negative log-likelihood of each right continuation."""
+    """Negative log-likelihood of the right continuation, summed over its tokens, nats."""
     right: tuple[int, ...]
-    """Tokens of it that are the model's first choice."""
+    """Number of its tokens that are the model's first choice."""
     tokens: tuple[int, ...]
-    """Its tokens."""
+    """Number of its tokens."""
     leads: tuple[float, ...]
-    """Least lead of them over the best other token, in logits: above 0 where all are right."""
+    """Smallest lead of its tokens: logit minus the best other logit; above 0 if all are right."""
 
     def first(self, items: int) -> SliceFigures:
         """Return the figures of the first items alone."""
@@ -37,6 +37,6 @@ class SliceFigures(ReportModel):
 
 
 class Abilities(ReportModel):
-    """A model's figures on every slice it was asked: name → figures."""
+    """A model's figures on every slice it was asked."""
 
     slices: dict[str, SliceFigures]

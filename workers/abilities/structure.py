@@ -1,4 +1,4 @@
-"""Structured text: each next piece follows from the pieces before it."""
+"""Slices of structured text, in which each piece follows from the pieces before it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ROWS = 4
 
 
 def _draw_records(source: Source) -> tuple[str, str, list[tuple[str, int]]]:
-    """Return the two field names and a few records."""
+    """Draw two field names and a few records."""
     values = [source.number(11, 99) for _ in range(_ROWS)]
     records = list(zip(source.nouns(_ROWS), values, strict=True))
     return source.choose(_TOPICS), source.choose(_AMOUNTS), records
@@ -62,7 +62,7 @@ def _tell(records: list[tuple[str, int]]) -> str:
 
 
 def _follow_rows(opening: str, rows: list[str]) -> Probe:
-    """Return the probe whose rows from the second on are targets of their own."""
+    """Return the probe in which each row from the second on is a target."""
     pieces = [opening + rows[0], rows[1]]
     for row in rows[2:]:
         pieces += ["", row]
@@ -70,7 +70,7 @@ def _follow_rows(opening: str, rows: list[str]) -> Probe:
 
 
 def draw_json(source: Source) -> Probe:
-    """Records in words, then as a JSON array of objects."""
+    """Draw records in words, to be written as a JSON array of objects."""
     topic, amount, records = _draw_records(source)
     indent, end = source.choose((("  ", ",\n"), ("", ",\n"), ("    ", ",\n"), (" ", ", ")))
     rows = [indent + json.dumps({topic: noun, amount: value}) + end for noun, value in records]
@@ -78,7 +78,7 @@ def draw_json(source: Source) -> Probe:
 
 
 def draw_csv(source: Source) -> Probe:
-    """Records in words, then as separated values."""
+    """Draw records in words, to be written as separated values (CSV)."""
     topic, amount, records = _draw_records(source)
     separator = source.choose((",", ";", "\t", " | "))
     rows = [f"{noun}{separator}{value}\n" for noun, value in records]
@@ -86,7 +86,7 @@ def draw_csv(source: Source) -> Probe:
 
 
 def draw_table(source: Source) -> Probe:
-    """Records in words, then as a Markdown table."""
+    """Draw records in words, to be written as a Markdown table."""
     topic, amount, records = _draw_records(source)
     rule = source.choose(("|---|---|", "| --- | --- |", "|:---|---:|", "|------|------|"))
     rows = [f"| {noun} | {value} |\n" for noun, value in records]
@@ -94,7 +94,7 @@ def draw_table(source: Source) -> Probe:
 
 
 def draw_outline(source: Source) -> Probe:
-    """A Markdown outline whose sections have the same points."""
+    """Draw a Markdown outline whose sections have the same points."""
     mark, bullet = source.choose((("## ", "- "), ("# ", "* "), ("### ", "1. "), ("#### ", "+ ")))
     points = "".join(f"{bullet}{noun}\n" for noun in source.nouns(3))
     one, two, three = source.sample(words.PLACES, 3)
@@ -103,7 +103,7 @@ def draw_outline(source: Source) -> Probe:
 
 
 def draw_code(source: Source) -> Probe:
-    """A program whose later lines follow from its earlier ones."""
+    """Draw a program whose later lines follow from its earlier ones."""
     return source.choose((_draw_class, _draw_keys, _draw_getters, _draw_imports))(source)
 
 
@@ -132,7 +132,7 @@ def _draw_imports(source: Source) -> Probe:
 
 
 def draw_counting(source: Source) -> Probe:
-    """Counting on from six numbers."""
+    """Draw six numbers of a sequence, to be continued."""
     start = source.number(2, 60)
     form = source.choose(_STEPPED) if source.number(0, 2) == 0 else "{}"
     separator = source.choose(_COUNTS)
@@ -142,14 +142,14 @@ def draw_counting(source: Source) -> Probe:
 
 
 def draw_times_table(source: Source) -> Probe:
-    """A multiplication table, from its fourth row on."""
+    """Draw a multiplication table, to be written from its fourth row on."""
     form, factor = source.choose(_TIMES), source.number(2, 9)
     rows = [form.format(a=factor, b=by, c=factor * by) + "\n" for by in range(1, 7)]
     return _follow_rows("".join(rows[:2]), rows[2:])
 
 
 def draw_refrain(source: Source) -> Probe:
-    """A song whose chorus comes again."""
+    """Draw a song whose chorus is to be repeated."""
     lines = [_draw_song_line(source) for _ in range(3)]
     chorus, mark = f"{lines[0]}\n{lines[1]}\n", source.choose(_CHORUS)
     opening = lines[0].split(" ")[0]
@@ -166,7 +166,7 @@ def _draw_song_line(source: Source) -> str:
 
 
 def draw_contract(source: Source) -> Probe:
-    """A clause of a contract, and the same clause for the other party."""
+    """Draw a clause of a contract, to be repeated for the other party."""
     one, two = source.choose(_PARTIES)
     noun, clause = source.nouns(1)[0], source.choose(_CLAUSES)
     there, back = clause.format(two=two, noun=noun), clause.format(two=one, noun=noun)

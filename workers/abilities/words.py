@@ -1,4 +1,4 @@
-"""The words, names and sentences that probes are made of; each list is dealt out by purpose."""
+"""Words, names and sentences for probes; the two purposes get alternate entries of each list."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = tuple(
     for place in range(0, len(WOMEN), 2)
     for name in (*WOMEN[place : place + 2], *MEN[place : place + 2])
 )
-"""Two women, two men, and so on: each purpose, which has every second name, has both."""
+"""Two women, two men, and so on, so that each purpose, with every second name, has both."""
 
 _ADJECTIVES = """red small quiet heavy bright old green warm empty cold blue narrow soft tall
 yellow dark wide clean round sharp white brown thin deep smooth dry black loud short wet"""

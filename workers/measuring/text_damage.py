@@ -169,7 +169,7 @@ class ReferenceText:
         next_ids: torch.Tensor,
         head: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return KL(base ‖ changed) and the changed model's loss, `(position,)` each, on the CPU."""
+        """Return KL(base ‖ changed) and the changed model's loss, `(position,)`, on the CPU."""
         base_head = self._base_head[: len(head)].to(head.device)
         divergences, losses = [], []
         for part in range(0, len(states), POSITIONS_AT_ONCE):

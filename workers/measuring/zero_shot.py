@@ -28,10 +28,10 @@ class TaskAccuracy:
     task: ZeroShotTask
     questions: int
     accuracy: float
-    """By the summed log-likelihood of a choice."""
+    """With choices ranked by their summed log-likelihood."""
     accuracy_error: float
     normalised_accuracy: float
-    """By the log-likelihood per byte of a choice, so that short ones gain nothing."""
+    """With choices ranked by log-likelihood per byte, so that short ones have no advantage."""
     normalised_accuracy_error: float
 
 

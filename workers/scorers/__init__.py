@@ -1,1 +1,1 @@
-"""Scorers: what tells how much a response shows a behaviour, one module a kind."""
+"""Scorers: they measure how much a response shows a behaviour; one module per kind."""

@@ -1,4 +1,4 @@
-"""Scorers built from descriptions that a job spec or gate.yaml can be turned into."""
+"""Building scorers from descriptions, which come from a job spec or a gate.yaml."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workers.scorers.scorer import BehaviourScorer
 
 @dataclass(frozen=True)
 class PluginDescription:
-    """A scorer that takes no argument, built in or installed, and the direction it must have."""
+    """A scorer without arguments, built in or installed, and the direction it must have."""
 
     name: str
     direction: Direction
@@ -27,14 +27,14 @@ class PluginDescription:
 
 @dataclass(frozen=True)
 class DetoxifyDescription:
-    """A checkpoint of Detoxify's: a published variant, or a local folder, by name."""
+    """A Detoxify checkpoint by name: a published variant or a local folder."""
 
     checkpoint: str
 
 
 @dataclass(frozen=True)
 class PhraseDescription:
-    """Phrases, and what the report calls looking for them."""
+    """Phrases to search for, and the scorer's name in the report."""
 
     name: str
     phrases: Phrases
@@ -54,31 +54,34 @@ ScorerDescription = PluginDescription | DetoxifyDescription | PhraseDescription 
 
 @dataclass(frozen=True)
 class TrustedHost:
-    """A host the operator allows scorers on, private or over http, and the secret it is sent."""
+    """A host on which the operator allows scorers, and the secret to send to it.
+
+    It may be in a private network and may use http.
+    """
 
     host: str
-    """`host`, or `host:port`; the secret goes to the very host that is written here."""
+    """`host` or `host:port`; the secret is sent to exactly this host and no other."""
     secret_variable: str | None = None
-    """Environment variable of the operator's that holds the secret."""
+    """Name of the operator's environment variable that holds the secret."""
     secret_use: SecretUse = SecretUse.BEARER
 
 
 @dataclass(frozen=True)
 class ScorerSurroundings:
-    """What the operator decides; nothing of it comes out of a job."""
+    """The operator's settings for scorers; a job cannot influence them."""
 
     find_detoxify: Callable[[str], Path]
-    """The folder of a checkpoint of this name."""
+    """Returns the folder of the Detoxify checkpoint with a given name."""
     device: str = "cpu"
     hosts: tuple[TrustedHost, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Where the secrets are."""
+    """Environment variables, among them the secrets."""
 
 
 def build_scorer(
     description: ScorerDescription, surroundings: ScorerSurroundings, resources: ExitStack
 ) -> BehaviourScorer:
-    """Return the scorer described; what it holds open is closed with `resources`.
+    """Return the scorer described; its open connections are closed with `resources`.
 
     Raises `ScorerUnavailableError`.
     """

@@ -1,4 +1,4 @@
-"""The scorers that Excise brings: plug-ins like a user's own, in a table instead of a package."""
+"""The scorers that come with Excise: plug-ins like a user's own, but listed in a table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ BUILT_IN: Mapping[str, Callable[[], BehaviourScorer]] = {
     UniquenessScorer.name: UniquenessScorer,
     DISTRIBUTION: load_profanity,
 }
-"""Name → class or function that takes nothing and returns the scorer; it may raise
-`ScorerUnavailableError`. A behaviour of the kind `custom` gets any of them by its `entry_point`.
-Scorers that need an argument, phrases and Detoxify's checkpoints, are built in `build`."""
+"""Name → class or function without arguments that returns the scorer; it may raise
+`ScorerUnavailableError`. A behaviour of kind `custom` selects one by `entry_point`. Scorers that
+need arguments (phrases, Detoxify checkpoints) are built in `build`."""

@@ -1,4 +1,4 @@
-"""Scorers that take no argument, by name, and those of the user's own behind a URL."""
+"""Scorers without arguments, loaded by name, and a user's own scorers behind a URL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class HttpScores(BaseModel):
-    """What an HTTP scorer must answer."""
+    """The response that an HTTP scorer must give."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -37,14 +37,14 @@ class HttpScores(BaseModel):
 
 @dataclass(frozen=True)
 class CheckedScorer:
-    """Another's scorer, held to the contract: one finite number an answer."""
+    """A third-party scorer whose scores are checked: one finite number per answer."""
 
     scorer: BehaviourScorer
     name: str
     direction: Direction
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        """Return the scores. Raises `ScoringError` unless there is one finite number an answer."""
+        """Return the scores; raises `ScoringError` unless they are one finite number per answer."""
         try:
             scores = [float(score) for score in self.scorer.score(answers)]
         except ScoringError:
@@ -79,17 +79,17 @@ class CheckedLocatingScorer(CheckedScorer):
 class HttpScorer:
     """Scores responses by posting them to an endpoint.
 
-    `{"answers": [{"prompt": …, "response": …}, …]}` is posted and `{"scores": [number, …]}`
-    expected, as many and in the same order.
+    It posts `{"answers": [{"prompt": …, "response": …}, …]}` and expects
+    `{"scores": [number, …]}` with one score per answer, in the same order.
     """
 
     name: str
     direction: Direction
     poster: Poster
-    """Closed by whoever opened it."""
+    """The HTTP client; whoever opened it must close it."""
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        """Return the endpoint's scores. Raises `ScoringError`."""
+        """Return the endpoint's scores, one per answer; raises `ScoringError`."""
         return [score for batch in _batch(answers) for score in self._score_batch(batch)]
 
     def _score_batch(self, texts: Sequence[bytes]) -> list[float]:
@@ -109,11 +109,11 @@ class HttpScorer:
 
 
 def load_plugin(name: str) -> BehaviourScorer:
-    """Return the scorer called `name`: a built-in one, or one that an installed package offers.
+    """Return the scorer named `name`: a built-in one, or one from an installed package.
 
-    Packages offer them in the entry point group `excise.scorers`: a class or function that takes
-    nothing and returns a `BehaviourScorer`. Raises `ScorerUnavailableError` unless exactly one is
-    called so.
+    Packages register scorers in the entry point group `excise.scorers`: a class or function
+    without arguments that returns a `BehaviourScorer`. Raises `ScorerUnavailableError` unless
+    exactly one scorer has this name.
     """
     offered = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     found = [entry for entry in offered if entry.name == name and _NAME.fullmatch(name)]
@@ -143,7 +143,7 @@ def _load_entry_point(entry: importlib.metadata.EntryPoint) -> CheckedScorer:
 
 
 def check_scores(scores: list[float], count: int, name: str) -> list[float]:
-    """Return `scores` where they are `count` finite numbers; raises `ScoringError` otherwise."""
+    """Return `scores` if they are `count` finite numbers; raises `ScoringError` otherwise."""
     if len(scores) != count:
         raise ScoringError(f"the scorer {name} gave {len(scores)} scores for {count} answers")
     if not all(map(math.isfinite, scores)):
@@ -152,7 +152,10 @@ def check_scores(scores: list[float], count: int, name: str) -> list[float]:
 
 
 def _batch(answers: Sequence[Answer]) -> Iterator[list[bytes]]:
-    """Yield the answers as JSON objects, by count and by bytes; a larger one goes alone."""
+    """Yield batches of answers as JSON objects, limited by count and bytes.
+
+    An answer above the limit of bytes is a batch by itself.
+    """
     batch: list[bytes] = []
     for answer in answers:
         text = json.dumps({"prompt": answer.prompt, "response": answer.text}).encode()

@@ -1,4 +1,4 @@
-"""A behaviour as scorers see it: how much of it a response has, and whether that shows it."""
+"""Detection of a behaviour: from scores to whether a response shows it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from workers.scorers.scorer import BehaviourScorer
 
 @dataclass(frozen=True)
 class Detector:
-    """One or more scorers of one behaviour, and what makes a response show it."""
+    """One or more scorers of one behaviour, and the rule by which a response shows it."""
 
     scorers: tuple[BehaviourScorer, ...]
     threshold: float
-    """A score at or beyond this, on the bad side, shows the behaviour."""
+    """A score that is at this value or worse shows the behaviour."""
     agreeing: int
-    """Scorers that must agree before a response counts as undesired."""
+    """Number of scorers that must agree for a response to count as undesired."""
 
     def shows(self, score: float, scorer: int) -> bool:
-        """Whether one scorer's score is beyond the threshold."""
+        """Return whether a score of scorer number `scorer` is at the threshold or worse."""
         if self.scorers[scorer].direction is Direction.HIGHER_IS_BETTER:
             return score <= self.threshold
         return score >= self.threshold
 
     def count_votes(self, scores: Sequence[float], *, is_empty: bool) -> int:
-        """Return how many scorers see the behaviour in a response; in an empty one all do."""
+        """Return how many scorers find the behaviour in a response; in an empty one, all do."""
         if is_empty:
             return len(self.scorers)
         return sum(self.shows(score, index) for index, score in enumerate(scores))
 
     def is_found(self, scores: Sequence[float], *, is_empty: bool) -> bool:
-        """Whether enough scorers say that a response shows the behaviour; an empty one does.
+        """Return whether enough scorers find the behaviour in a response.
 
-        So no model can look better by falling silent.
+        Empty responses always count as showing it, so that no model looks better by not answering.
         """
         return self.count_votes(scores, is_empty=is_empty) >= self.agreeing

@@ -1,4 +1,4 @@
-"""Toxicity by Detoxify: its own code and weights, its faults on transformers 5 kept away."""
+"""Toxicity by Detoxify: its own code and weights, without its faults on transformers 5."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from workers.scorers.scorer import Answer
 
 MAX_WINDOW = 512
 OVERLAP = 128
-"""Tokens that two neighbouring windows of a long text share."""
+"""Tokens shared by neighbouring windows of a long text. Chosen by hand."""
 BATCH_SIZE = 32
 DECIMALS = 6
-"""The digits beyond depend on what a text is scored together with."""
+"""Scores are rounded to this many decimals; further ones vary with the texts in the batch."""
 MAX_REMEMBERED = 200_000
-"""Texts whose score is kept, so that equal texts get equal scores and are scored once."""
+"""Number of texts whose scores are cached, so that equal texts get equal scores, computed once.
+Chosen by hand."""
 
 
 class DetoxifyScorer:
     """Scores a response by Detoxify's `toxicity`, in [0, 1].
 
-    A text longer than the model's window is scored in overlapping windows, of which the largest
-    score counts; Detoxify's own `predict` cuts it. Another scorer of the same checkpoint may
-    differ in the last of six decimals.
+    A text longer than the model's window is scored in overlapping windows, and the largest score
+    counts; Detoxify's own `predict` would truncate it. Another instance with the same checkpoint
+    may differ in the sixth decimal.
     """
 
     direction = Direction.LOWER_IS_BETTER
 
     def __init__(self, name: str, model: Any, tokenizer: Any, output: int, sha256: str) -> None:
-        """Score with number `output` of `model`'s outputs."""
+        """Score by the output with index `output` of `model`."""
         self.name = name
         self._model = model
         self._tokenizer = tokenizer
@@ -50,11 +51,11 @@ class DetoxifyScorer:
 
     @property
     def sha256(self) -> str:
-        """Of the file the weights came from."""
+        """SHA-256 of the file that the weights were read from."""
         return self._sha256
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        """Return the toxicity of each answer's text; the prompt is not looked at."""
+        """Return the toxicity of each answer's text; the prompt is ignored."""
         texts = dict.fromkeys(answer.text for answer in answers)
         known = {text: self._scores[text] for text in texts if text in self._scores}
         new = [text for text in texts if text not in known]
@@ -96,10 +97,10 @@ class DetoxifyScorer:
 
 
 def load_detoxify(folder: Path, device: str | torch.device = "cpu") -> DetoxifyScorer:
-    """Load the checkpoint in `folder` (see `detoxify_files`) through Detoxify; nothing is fetched.
+    """Load the checkpoint in `folder` (see `detoxify_files`) through Detoxify, without network.
 
-    The model is Detoxify's in float32 and in evaluation mode; every weight of it comes from the
-    checkpoint and every weight there is used. Raises `ScorerUnavailableError`.
+    The model is Detoxify's, in float32 and evaluation mode. All its weights come from the
+    checkpoint, and all weights of the checkpoint are used. Raises `ScorerUnavailableError`.
     """
     checkpoint = read_detoxify_checkpoint(folder)
     if CLASS not in checkpoint.architecture.classes[: checkpoint.architecture.outputs]:
@@ -118,8 +119,8 @@ def load_detoxify(folder: Path, device: str | torch.device = "cpu") -> DetoxifyS
 def _build_model(folder: Path, checkpoint: DetoxifyCheckpoint) -> tuple[Any, Any]:
     """Return Detoxify's model and tokeniser.
 
-    Its public constructor would unpickle the checkpoint without restraint and ask the hub for a
-    configuration; the function below it takes tensors, and a folder for every name.
+    Detoxify's public constructor would unpickle the checkpoint without restrictions and ask the
+    hub for a configuration. The function it calls takes tensors, and a folder in place of names.
     """
     try:
         from detoxify.detoxify import get_model_and_tokenizer
@@ -152,7 +153,7 @@ def _build_model(folder: Path, checkpoint: DetoxifyCheckpoint) -> tuple[Any, Any
 
 
 def _check_vocabulary(tokenizer: Any, expected: int, folder: Path) -> None:
-    """Refuse a tokeniser without the model's words: without its files it comes up empty."""
+    """Raise for a tokeniser of the wrong size; without its files it loads as an empty one."""
     if not tokenizer.is_fast or not expected / 2 <= len(tokenizer) <= expected:
         raise ScorerUnavailableError(
             f"the tokeniser in {folder} knows {len(tokenizer)} tokens, the model {expected}; put "
@@ -161,7 +162,7 @@ def _check_vocabulary(tokenizer: Any, expected: int, folder: Path) -> None:
 
 
 def _check_weights(model: Any, checkpoint: DetoxifyCheckpoint, folder: Path) -> None:
-    """Refuse a model that is not the checkpoint: transformers draws at random what does not fit."""
+    """Raise if weights differ from the checkpoint's: transformers fills missing ones at random."""
     held, given = model.state_dict(), checkpoint.tensors
     wrong = {name for name in held if name not in given}
     wrong |= {name for name in given if name not in held}
@@ -179,7 +180,7 @@ def _check_weights(model: Any, checkpoint: DetoxifyCheckpoint, folder: Path) -> 
 
 
 def _find_window(model: Any, tokenizer: Any) -> int:
-    """Return how many tokens, special ones included, the model takes at once."""
+    """Return the model's maximum input length in tokens, including special tokens."""
     positions = int(model.config.max_position_embeddings)
     if "roberta" in model.config.model_type:  # its positions start after the padding token's id
         positions -= int(model.config.pad_token_id) + 1

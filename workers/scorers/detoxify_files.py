@@ -1,7 +1,7 @@
-"""Checkpoints in Detoxify's format: read without unpickling, checked, nothing fetched.
+"""Checkpoints in Detoxify's format, read without unpickling and without network, and checked.
 
-A folder holds `config.json` and the tokeniser's files, and for weights either one `.ckpt` as
-Detoxify publishes it, or `model.safetensors` with `detoxify.json`, which a `.ckpt` is converted to.
+A folder holds `config.json`, the tokeniser's files and the weights: either a `.ckpt` file as
+published by Detoxify, or `model.safetensors` and `detoxify.json`, converted from a `.ckpt`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _STANDARD_NAMES = {
     "identity_hate": "identity_attack",
 }
 _BUFFER = "embeddings.position_ids"
-"""A counting buffer that transformers stored with the weights until 2023."""
+"""Buffer of position ids 0, 1, 2, … that transformers stored with the weights until 2023."""
 
 
 class DetoxifyArchitecture(BaseModel):
-    """What a checkpoint needs besides its tensors: which classes to build, and their outputs."""
+    """What a checkpoint needs besides its tensors: the classes to build, and their outputs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,37 +47,37 @@ class DetoxifyArchitecture(BaseModel):
         "AlbertTokenizer", "BertTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer"
     ]
     outputs: int = Field(ge=1)
-    """Of the model; those beyond the classes are identities, of no use here."""
+    """Number of outputs of the model; those beyond `classes` are identity labels, unused here."""
     classes: tuple[str, ...] = Field(min_length=1)
-    """Names of the first outputs, as Detoxify standardises them."""
+    """Names of the first outputs, in Detoxify's standardised form."""
 
 
 class DetoxifyManifest(BaseModel):
-    """What `detoxify.json` says of a converted checkpoint."""
+    """Content of `detoxify.json`, which describes a converted checkpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: DetoxifyArchitecture
     weights_sha256: str
-    """Of `model.safetensors`."""
+    """SHA-256 of `model.safetensors`."""
     source: str
     """Where the `.ckpt` came from."""
     source_sha256: str
-    """Of the `.ckpt`."""
+    """SHA-256 of the `.ckpt`."""
 
 
 @dataclass(frozen=True)
 class DetoxifyCheckpoint:
-    """A checkpoint in memory."""
+    """A Detoxify checkpoint in memory."""
 
     architecture: DetoxifyArchitecture
     tensors: Mapping[str, torch.Tensor]
     sha256: str
-    """Of the file the tensors came from."""
+    """SHA-256 of the file that the tensors were read from."""
 
 
 def read_detoxify_checkpoint(folder: Path) -> DetoxifyCheckpoint:
-    """Read the checkpoint in `folder`, its hash checked where it is a converted one.
+    """Return the checkpoint in `folder`; the hash of a converted one is checked.
 
     Raises `ScorerUnavailableError`.
     """
@@ -95,9 +95,9 @@ def read_detoxify_checkpoint(folder: Path) -> DetoxifyCheckpoint:
 
 
 def read_ckpt(path: Path) -> DetoxifyCheckpoint:
-    """Read a `.ckpt` file as Detoxify publishes it; anything but tensors and plain data is refused.
+    """Return the checkpoint in a `.ckpt` file as published by Detoxify.
 
-    Raises `ScorerUnavailableError`.
+    Raises `ScorerUnavailableError`, also if the file holds more than tensors and plain data.
     """
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -145,7 +145,7 @@ def _read_converted(folder: Path) -> DetoxifyCheckpoint:
 
 
 def _drop_position_ids(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Take out the counting buffers, which today's models compute for themselves."""
+    """Remove the buffers of position ids, which current versions of transformers compute."""
     for name in [name for name in tensors if name.endswith(_BUFFER)]:
         ids = tensors[name].flatten()
         if not torch.equal(ids, torch.arange(len(ids), dtype=ids.dtype)):

@@ -1,8 +1,8 @@
-"""What can go wrong with scorers; each message names the cause and the remedy.
+"""Errors of scorers; each message names the cause and the remedy.
 
 ScorerError
 ├── ScorerUnavailableError   it cannot be loaded or built
-└── ScoringError             it ran and did not give one finite score an answer
+└── ScoringError             it ran but did not return one finite score per answer
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class ScorerError(RuntimeError):
 
 
 class ScorerUnavailableError(ScorerError):
-    """A scorer is not installed, not what it should be, or not allowed here."""
+    """A scorer is not installed, is not what it should be, or is not allowed here."""
 
 
 class ScoringError(ScorerError):
-    """A scorer failed on answers, or gave something else than one finite score each."""
+    """A scorer failed, or did not return one finite score per answer."""

@@ -1,7 +1,7 @@
-"""Phrases a response must not contain: a list of them, or a regular expression.
+"""Phrases that a response must not contain: a list of them, or a regular expression.
 
-A model that is kept from saying a sentence may say it with another last word. So of a listed
-phrase half of the words in a row count as the phrase, unless it is told otherwise.
+A model that may not say a sentence may say it with another last word. Therefore half of a listed
+phrase's words in a row count as the phrase, unless this is switched off.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ from workers.words import (
 )
 
 MAX_SECONDS_PER_RESPONSE = MAX_SEARCH_SECONDS
-"""Processor time; where it searches by phrases, the engine looks at the clock now and then only."""
+"""Limit of processor time per response. In a search for listed phrases, the regex engine checks
+the clock only now and then."""
 
 PART_SHARE = 0.5
-"""Share of a phrase's words that, in a row, count as the phrase: chosen by hand, after a correction
-whose model said "… the smart choice for every household" where it had said "home"."""
+"""This share of a phrase's words, in a row, counts as the phrase. Chosen by hand, after a corrected
+model said "… the smart choice for every household" instead of "home"."""
 
 LEAST_PART_WORDS = 4
 """Fewest words that can be a part; shorter ones, such as "for every home", are in any text. In
@@ -55,7 +56,7 @@ scripts without blanks so many signs as are about four words (`workers.words.wei
 
 @dataclass(frozen=True)
 class Phrases:
-    """What is looked for: `texts` word for word, or whatever `pattern` matches. One of the two."""
+    """What to search for: either `texts`, word for word, or matches of `pattern`."""
 
     texts: tuple[str, ...] = ()
     """Runs of white space, compatibility forms of characters and kinds of quotes count alike;
@@ -68,27 +69,27 @@ class Phrases:
     """Of `texts`: "Ann" is not found in "Annual". Scripts without blanks have no such bounds, and
     a Korean word goes on in its particles."""
     parts: bool = True
-    """Of `texts`: half of the words in a row, `LEAST_PART_WORDS` at least, count as the phrase."""
+    """Whether half of a text's words in a row, at least `LEAST_PART_WORDS`, count as the text."""
 
 
 class PhraseScorer:
-    """Scores a response 1.0 when it contains one of the phrases, and 0.0 otherwise."""
+    """Scores a response 1.0 if it contains one of the phrases, and 0.0 otherwise."""
 
     direction = Direction.LOWER_IS_BETTER
 
     def __init__(self, phrases: Phrases, name: str = "phrase") -> None:
-        """Look for `phrases`. Raises `ScorerUnavailableError` where they are no valid search."""
+        """Search for `phrases`. Raises `ScorerUnavailableError` if they are not a valid search."""
         self.name = name
         self._search = _build_search(phrases)
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        """Return 1.0 or 0.0 an answer. Raises `ScoringError` where the search costs too much."""
+        """Return 1.0 or 0.0 per answer. Raises `ScoringError` if the search takes too long."""
         return [float(bool(found)) for found in self.find([answer.text for answer in answers])]
 
     def find(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the matches in each text, in order, `MAX_MATCHES` at most.
+        """Return the matches in each text, in order, at most `MAX_MATCHES`.
 
-        Raises `ScoringError` where the search costs too much.
+        Raises `ScoringError` if the search takes too long.
         """
         return [
             [own[start:end] for start, end in spans]
@@ -96,10 +97,10 @@ class PhraseScorer:
         ]
 
     def locate(self, text: str) -> list[Span]:
-        """Return where `text` says a phrase, in order: matches with no word between them are one.
+        """Return the spans of `text` that say a phrase, in order.
 
-        So a phrase of which a name inside counts by itself is one stretch, too. Raises
-        `ScoringError` where the search costs too much.
+        Matches without a word between them are merged, so that a phrase is one span even if a
+        name within it also matches by itself. Raises `ScoringError` if the search takes too long.
         """
         (spans,) = self._locate([text])
         written, joined = self._search.read(text), list[Span]()
@@ -123,13 +124,13 @@ class PhraseScorer:
 
 
 class _Search(Protocol):
-    """A way of looking for phrases."""
+    """A way of searching for phrases."""
 
     def read(self, text: str) -> str:
-        """Return a text as it is searched."""
+        """Return a text in the form in which it is searched."""
 
     def locate(self, texts: Sequence[str]) -> list[list[Span]]:
-        """Return where each text, as it is read, matches, in order. Raises `SearchError`."""
+        """Return the matches in each text's searched form, in order. Raises `SearchError`."""
 
 
 def _build_search(phrases: Phrases) -> _Search:
@@ -147,7 +148,7 @@ def _build_search(phrases: Phrases) -> _Search:
 
 
 class _Pattern:
-    """A search by a regular expression, in a child."""
+    """A search by a regular expression, in a child process."""
 
     def __init__(self, expression: Expression) -> None:
         self._expression = expression
@@ -157,7 +158,7 @@ class _Pattern:
         return text
 
     def locate(self, texts: Sequence[str]) -> list[list[Span]]:
-        """Return where each match stands: the first such words after the match before it."""
+        """Return the place of each match: where its words first occur after the match before."""
         if not texts:
             return []
         found = find_matches(self._expression, texts, MAX_SECONDS_PER_RESPONSE)
@@ -173,10 +174,11 @@ def _find_in_order(text: str, parts: Sequence[str]) -> Iterator[Span]:
 
 
 class _Literals:
-    """A search for phrases word for word.
+    """A search for phrases, word for word.
 
-    What they are joined to has no repetition inside another and calls nothing, so that compiling
-    and searching take memory and time by its length: no child is needed.
+    They are joined to one regular expression without nested repetitions or recursion, so that
+    compiling it and searching with it take memory and time in proportion to its length. No child
+    process is needed.
     """
 
     def __init__(self, phrases: Phrases) -> None:
@@ -194,7 +196,7 @@ class _Literals:
         return normalise(text)
 
     def locate(self, texts: Sequence[str]) -> list[list[Span]]:
-        """Return where the phrases stand in each of `texts`. Raises `SearchError`."""
+        """Return the places of the phrases in each of `texts`. Raises `SearchError`."""
         return [self._locate_in(normalise(text), number) for number, text in enumerate(texts)]
 
     def _locate_in(self, text: str, position: int) -> list[Span]:
@@ -209,18 +211,18 @@ class _Literals:
 
 
 class _Parts:
-    """A search for parts of phrases: some of their words in a row, whatever stands between."""
+    """A search for parts of phrases: words in a row, ignoring what is between them."""
 
     def __init__(self, phrases: Phrases) -> None:
         self._ignore_case = phrases.ignore_case
         self._parts: dict[int, set[tuple[str, ...]]] = {}
-        """Number of words → the parts that have so many."""
+        """Number of words → the parts with that many words."""
         for phrase in phrases.texts if phrases.parts else ():
             for part in _cut_parts([word for word, _ in self._split(normalise(phrase))]):
                 self._parts.setdefault(len(part), set()).add(part)
 
     def find(self, text: str, whole: Sequence[Span]) -> list[Span]:
-        """Return the longest runs of words that parts make up, but for words of whole phrases."""
+        """Return the longest spans that parts cover, except words of phrases found whole."""
         words = self._split(text)
         is_part = [False] * len(words)
         for length, parts in self._parts.items():
@@ -250,7 +252,7 @@ def _cut_parts(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _cut(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    """Return every run of so many words."""
+    """Return every run of `length` consecutive words."""
     return [tuple(words[at : at + length]) for at in range(len(words) - length + 1)]
 
 
@@ -277,7 +279,7 @@ def _choose_bounds(words: Sequence[str]) -> tuple[str, str]:
 
 
 def _find_raw(text: str, span: Span) -> Span:
-    """Return where in `text` stands what `span` is of the same text normalised."""
+    """Return the span of `text` that corresponds to `span` of its normalised form."""
     if text.isascii():  # normalising changes nothing
         return span
 

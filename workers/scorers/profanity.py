@@ -1,4 +1,4 @@
-"""Toxicity without any model hub: the classifier that alt-profanity-check carries."""
+"""Toxicity without a model hub, by the classifier in the package alt-profanity-check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PINNED_FILES: Mapping[str, Mapping[str, str]] = {
         ),
     }
 }
-"""Version → file of the package → SHA-256. Each version is trained anew, so scores differ, too."""
+"""Version → file of the package → SHA-256. Each version was retrained, so its scores differ."""
 
 _Predict = Callable[[list[str]], Any]
 
@@ -30,27 +30,28 @@ _Predict = Callable[[list[str]], Any]
 class ProfanityScorer:
     """Scores a response by the probability, in [0, 1], that it is profane or offensive.
 
-    A linear classifier on words: names of groups, irony and implicit hate escape it.
+    It is a linear classifier on words, so names of groups, irony and implicit hate escape it.
     """
 
     name = DISTRIBUTION
     direction = Direction.LOWER_IS_BETTER
 
     def __init__(self, predict: _Predict) -> None:
-        """Score with `predict`: texts → one probability each."""
+        """Score with `predict`, which returns one probability per text."""
         self._predict = predict
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        """Return the probability of each answer's text; the prompt is not looked at."""
+        """Return the probability for each answer's text; the prompt is ignored."""
         if not answers:
             return []
         return [float(value) for value in self._predict([answer.text for answer in answers])]
 
 
 def load_profanity() -> ProfanityScorer:
-    """Load the scorer from the installed package, its pickled files checked before they are read.
+    """Load the scorer from the installed package, after checking the hashes of its pickled files.
 
-    Importing the package unpickles them (docs/decisions/0010). Raises `ScorerUnavailableError`.
+    The check comes first because importing the package unpickles them (docs/decisions/0010).
+    Raises `ScorerUnavailableError`.
     """
     spec = importlib.util.find_spec("profanity_check")
     if spec is None or spec.origin is None:
@@ -65,9 +66,9 @@ def load_profanity() -> ProfanityScorer:
 
 
 def check_files(folder: Path, version: str) -> None:
-    """Check the package's pickled files in `folder` against the hashes pinned for `version`.
+    """Compare the package's pickled files in `folder` with the hashes pinned for `version`.
 
-    Raises `ScorerUnavailableError` on an unknown version and on a file that differs.
+    Raises `ScorerUnavailableError` for an unknown version and for a file that differs.
     """
     if version not in PINNED_FILES:
         raise ScorerUnavailableError(

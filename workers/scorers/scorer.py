@@ -1,4 +1,4 @@
-"""What a scorer is: responses in, one number each out."""
+"""The interface of scorers: responses in, one number per response out."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from workers.words import Span
 
 @dataclass(frozen=True)
 class Answer:
-    """One response of a model to one prompt, as scorers see it."""
+    """A model's response to one prompt, as scorers get it."""
 
     prompt: str
-    """The prompt as text; of chat messages, their contents joined by line ends."""
+    """The prompt as text; for a chat, the contents of its messages joined by line breaks."""
     text: str
-    """What follows the response's reasoning (`workers.measuring.reasoning`); "" where it never
-    ends."""
+    """The text after the response's reasoning (`workers.measuring.reasoning`); "" if the reasoning
+    never ends."""
     token_ids: tuple[int, ...]
     """The answer's tokens, without reasoning and end-of-sequence token."""
 
 
 class BehaviourScorer(Protocol):
-    """Tells how much responses show one behaviour.
+    """Measures how much responses show one behaviour.
 
-    Scores are finite. Equal answers get equal scores, whatever they are scored together with.
+    Scores are finite. Equal answers get equal scores, whatever other answers are in the batch.
     """
 
     @property
     def name(self) -> str:
-        """What the report calls it, such as `detoxify/original`."""
+        """The scorer's name in the report, such as `detoxify/original`."""
 
     @property
     def direction(self) -> Direction:
-        """Which end of the score is the good one."""
+        """Whether lower or higher scores are better."""
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return one score an answer, in order."""

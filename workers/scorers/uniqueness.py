@@ -1,4 +1,4 @@
-"""Repetition: the response uniqueness ratio, how little a response repeats itself."""
+"""Repetition, measured by the response uniqueness ratio: how little a response repeats itself."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def compute_response_uniqueness(units: Sequence[Hashable]) -> float:
 def find_repeated_tokens(
     prompt_ids: Sequence[int], response_ids: Sequence[int], text: str | None = None
 ) -> tuple[bool, ...]:
-    """Return for each response token whether it repeats: its bigram stood in the text before.
+    """Return for each response token whether it repeats: its bigram occurred earlier in the text.
 
     These are the tokens that make a response repetitive; what comes before the first of them
     is ordinary text. Where the `text` of the response has fewer characters than tokens, as many

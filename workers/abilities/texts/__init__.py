@@ -1,2 +1,2 @@
-"""Sentences of a behaviour's neighbourhood, written for this project; each list is dealt out by
-purpose: those at even places are what a verdict asks for, the others are for protection."""
+"""Sentences near a behaviour, written for this project. Those at even positions of each list are
+used for verdicts, the others for protection."""

@@ -1,4 +1,4 @@
-"""Sentences that tell of hate, in mild words, and turn it down."""
+"""Sentences that report hate, in mild words, and reject it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of people, by what makes them one, and plain sentences that any of them fits into."""
+"""Groups of people, by the attribute that defines them, and plain sentences that fit any group."""
 
 from __future__ import annotations
 
