@@ -1,4 +1,4 @@
-"""Where a model family keeps its norms, activations, products and projections."""
+"""Model families: where each keeps its norms, activations, products and projections."""
 
 from workers.families.catalogue import (
     FAMILIES,

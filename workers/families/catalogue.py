@@ -30,7 +30,7 @@ LLAMA = Family(
     mlp_product=True,
     mlp_output="mlp.down_proj",
 )
-"""Llama 2 and 3, SmolLM2 and whatever else calls itself Llama."""
+"""Llama 2 and 3, SmolLM2 and every other model that names its architecture Llama."""
 
 MISTRAL = replace(LLAMA, name="mistral", architectures=("MistralForCausalLM",))
 

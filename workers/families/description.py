@@ -1,4 +1,4 @@
-"""What a description of a model family says: paths, projections, norms and limits. No data."""
+"""The types in which a model family is described: paths, projections, norms, requirements."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from excise.names import Granularity
 
 @dataclass(frozen=True)
 class Norm:
-    """How the family's norms compute: RMSNorm or LayerNorm, and where they keep their ε."""
+    """How the family's norms compute (RMSNorm or LayerNorm), and where they keep ε."""
 
     is_centred: bool
-    """True when the mean is subtracted first (LayerNorm)."""
+    """Whether the mean is subtracted first (LayerNorm)."""
     weight_offset: float
-    """Added to the stored weight before it multiplies; 1 in Gemma."""
+    """Added to the stored weight before multiplication; 1 in Gemma."""
     epsilon: str
-    """Attribute of the module that holds ε."""
+    """Name of the module's attribute that holds ε."""
 
 
 RMS_NORM = Norm(is_centred=False, weight_offset=0.0, epsilon="variance_epsilon")
@@ -27,7 +27,7 @@ LAYER_NORM = Norm(is_centred=True, weight_offset=0.0, epsilon="eps")
 
 @dataclass(frozen=True)
 class SeparateProjections:
-    """Queries, keys and values come out of three linear modules."""
+    """Queries, keys and values are computed by three linear modules."""
 
     query: str
     key: str
@@ -35,17 +35,17 @@ class SeparateProjections:
 
 
 class FusedLayout(StrEnum):
-    """In which order one projection's output features hold queries, keys and values."""
+    """The order of queries, keys and values in the output features of a fused projection."""
 
     BLOCKS = "blocks"
     """All queries, then all keys, then all values."""
     PER_HEAD = "per_head"
-    """For each head its query, its key and its value."""
+    """Head by head: its query, its key and its value."""
 
 
 @dataclass(frozen=True)
 class FusedProjection:
-    """Queries, keys and values come out of one linear module."""
+    """Queries, keys and values are computed by one linear module."""
 
     path: str
     layout: FusedLayout
@@ -53,22 +53,22 @@ class FusedProjection:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A configuration entry that must have one of `allowed` values for the description to hold.
+    """A configuration entry that must have one of the `allowed` values, or else the family differs.
 
-    An entry that the configuration lacks counts as allowed.
+    An entry that is missing in the configuration counts as allowed.
     """
 
     setting: str
     allowed: tuple[object, ...]
     otherwise: str
-    """What the model would do with another value, as a clause: "norms follow the residual sum"."""
+    """What the model does with another value, as a clause such as "logits pass a tanh"."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Paths of the parts of one transformer family; see docs/guides/families.md.
+    """Description of one transformer family by the paths of its parts (docs/guides/families.md).
 
-    A path is what `nn.Module.get_submodule` takes. Those from `backbone` to `head` start at
+    A path is what `nn.Module.get_submodule` takes. The paths from `backbone` to `head` start at
     the model, all others at a decoder layer.
     """
 
@@ -83,18 +83,18 @@ class Family:
     head: str
     norm: Norm
     layer_norms: tuple[str, ...]
-    """Every norm of a layer, those on queries and keys included."""
+    """All norms of a layer, including those on queries and keys."""
     attention: SeparateProjections | FusedProjection
     attention_output: str
-    """The linear module whose input features are the heads', head after head."""
+    """The linear module whose input features are the heads' outputs, head after head."""
     activation: str
     mlp_product: bool
-    """True when the MLP multiplies a gate with an up projection before its output."""
+    """Whether the MLP multiplies a gate with an up projection before its output projection."""
     mlp_output: str
-    """The linear module whose input features are the MLP's neurons; with experts, the path of
-    the fused parameter `(expert, hidden, feature)` that plays this part."""
+    """The linear module whose input features are the MLP's neurons; in a mixture of experts, the
+    fused parameter `(expert, hidden, feature)` with this role."""
     experts: str | None = None
-    """The module with the experts' fused parameters, in a mixture of experts."""
+    """In a mixture of experts, the module with the experts' fused parameters."""
     granularities: frozenset[Granularity] = frozenset(Granularity)
     """What components can be."""
     requirements: tuple[Requirement, ...] = ()

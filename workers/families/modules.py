@@ -1,4 +1,4 @@
-"""A model's family, and the modules its description points at."""
+"""Finding a model's family, and the modules that its description names."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ then up projections, and `(expert, hidden, feature)`."""
 
 
 class UnsupportedArchitectureError(ValueError):
-    """The model's architecture has no description here; use one of the supported ones."""
+    """The model's architecture is not described here; use one of the supported ones."""
 
 
 class UnsupportedGranularityError(ValueError):
-    """The family's components cannot be of this granularity; choose one of its own."""
+    """The family does not support this granularity; choose one that it supports."""
 
 
 def find_family(model: nn.Module) -> Family:
-    """Return the description that fits `model`, by its configuration's `architectures`.
+    """Return the family of `model`, by its configuration's `architectures`.
 
-    Raises `UnsupportedArchitectureError` naming the supported architectures, or the setting
-    that makes this model differ from the description of its architecture.
+    Raises `UnsupportedArchitectureError`, which names the supported architectures or the setting
+    in which this model differs from its family.
     """
     config = getattr(model, "config", None)
     named = tuple(getattr(config, "architectures", None) or (type(model).__name__,))
@@ -82,7 +82,8 @@ def find_layer_numbers(modules: Iterable[str], family: Family) -> dict[str, int]
 def find_mlp_outputs(model: nn.Module, family: Family) -> dict[str, nn.Module]:
     """Return module name → MLP output projection, in layer order.
 
-    With experts the name is that of the fused parameter and the module the experts'.
+    In a mixture of experts, the name is that of the fused parameter and the module is the one that
+    holds it.
     """
     if family.experts is None:
         return _find_in_layers(model, family, family.mlp_output)
@@ -90,7 +91,7 @@ def find_mlp_outputs(model: nn.Module, family: Family) -> dict[str, nn.Module]:
     for layer in range(count_layers(model, family)):
         base = f"{family.layers}.{layer}"
         experts = model.get_submodule(f"{base}.{family.experts}")
-        fused_weight(experts)  # raises where the description does not fit
+        fused_weight(experts)  # raises if the description does not fit
         found[f"{base}.{family.mlp_output}"] = experts
     return found
 
@@ -101,7 +102,7 @@ def find_attention_outputs(model: nn.Module, family: Family) -> dict[str, nn.Mod
 
 
 def find_linear_modules(model: nn.Module, family: Family) -> dict[str, nn.Module]:
-    """Return module name → linear module inside the decoder layers: no embeddings, no head."""
+    """Return module name → linear module in the decoder layers, without embeddings and head."""
     layers = model.get_submodule(family.layers)
     return {
         f"{family.layers}.{name}": module
@@ -156,12 +157,12 @@ def count_components(model: nn.Module, family: Family, granularity: Granularity)
 
 
 def count_heads(model: nn.Module) -> int:
-    """Return the number of query heads of a layer."""
+    """Return the number of query heads per layer."""
     return int(model.config.num_attention_heads)  # type: ignore[union-attr, arg-type]
 
 
 def find_context_length(model: nn.Module) -> int:
-    """Return how many tokens the model was made to read at once."""
+    """Return the model's context length in tokens."""
     return int(model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
 
 
@@ -174,17 +175,17 @@ def head_weight(model: nn.Module, family: Family) -> torch.Tensor:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Return whether the module is linear with a two-axis weight of its own."""
+    """Return whether the module is a linear module with a 2-D weight of its own."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Return whether the weight is stored `(input, output)`, as GPT-2's are."""
+    """Return whether the weight is stored `(input, output)`, as in GPT-2."""
     return isinstance(module, Conv1D)
 
 
 def count_features(module: nn.Module) -> int:
-    """Return the number of input features of a linear module; of experts, those of all."""
+    """Return the number of input features of a linear module, or of all fused experts together."""
     if isinstance(module, nn.Linear):
         return module.in_features
     if isinstance(module, Conv1D):
@@ -204,7 +205,7 @@ def _count_expert_inputs(weight: torch.Tensor) -> int:
 
 
 def linear_weight(module: nn.Module) -> torch.Tensor:
-    """Return a linear module's weight as stored. Raises `TypeError` for another module."""
+    """Return a linear module's weight as stored. Raises `TypeError` for any other module."""
     if not isinstance(module, nn.Linear | Conv1D):
         raise TypeError(f"a {type(module).__name__} is no linear module")
     return module.weight

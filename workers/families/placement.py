@@ -1,4 +1,4 @@
-"""Models larger than one device: which of their layers lies where."""
+"""Placing models larger than one device: which layers go to which device."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from workers.families.description import Family
 
 
 def place_layers(model: nn.Module, family: Family, devices: int) -> dict[str, int]:
-    """Return module name → number of its device, of `devices`, for every part of the model.
+    """Return module name → device number, below `devices`, for every part of the model.
 
-    Layers lie on the devices in order, in shares of the weights as even as can be; everything
-    else, from the embedding to the head, is on the first. So token ids, the states after the last
-    norm and the head are on one device, and only what belongs to a layer may be on another.
+    Layers go to the devices in order, with shares of the weights as even as possible; everything
+    else, from the embedding to the head, goes to the first. So token ids, the states after the
+    last norm and the head are on the same device, and only parts of layers may be on others.
     """
     sizes = [_count_weights(layer) for layer in model.get_submodule(family.layers).children()]
-    left = _count_weights(model)  # of weights that no device before this one holds
+    left = _count_weights(model)  # weights that no earlier device holds
     device, filled = 0, left - sum(sizes)
     places = dict.fromkeys(_list_surroundings(model, family.layers), 0)
     for index, size in enumerate(sizes):
@@ -28,7 +28,7 @@ def place_layers(model: nn.Module, family: Family, devices: int) -> dict[str, in
 
 
 def _list_surroundings(model: nn.Module, layers: str) -> list[str]:
-    """Return the names of the largest modules that hold nothing of `layers`."""
+    """Return the names of the largest modules that contain no part of `layers`."""
     found: list[str] = []
     parent, path = model, ""
     for part in layers.split("."):

@@ -1,4 +1,4 @@
-"""The weight that a name in a selection or a patch stands for, in a loaded model."""
+"""Looking up, in a loaded model, the weight that a selection or patch names."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class NamedWeight(NamedTuple):
     """A linear module's weight, or one of the parameters of a layer's fused experts."""
 
     module: nn.Module | None
-    """The linear module; None for fused experts, which are a bare parameter."""
+    """The linear module; None for fused experts, which are a parameter without a module."""
     weight: torch.Tensor
-    """As stored, without a gradient: `(output, input)`, `(expert, output, input)`, or with the
-    last two axes swapped."""
+    """The weight as stored, detached: `(output, input)`, `(expert, output, input)`, or either
+    with its last two axes swapped."""
     is_transposed: bool
 
 
 def find_weight(model: nn.Module, name: str) -> NamedWeight:
-    """Return the weight of the module called `name`, or of the parameter that fused experts share.
+    """Return the weight of the module `name`, or the fused experts' parameter of that name.
 
-    Raises `ValueError` on a module that is absent or not linear.
+    Raises `ValueError` for a module that is absent or not linear.
     """
     try:
         module = model.get_submodule(name)

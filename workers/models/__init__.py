@@ -1,1 +1,1 @@
-"""A loaded model: its files, its tokens, what it says."""
+"""A loaded model: its files, its tokenizer, and the text it generates."""

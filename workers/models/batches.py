@@ -1,4 +1,4 @@
-"""Token sequences to padded batches, right-padded so that causal attention never sees a pad."""
+"""Batches of token sequences, padded on the right so that causal attention never sees a pad."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from workers.domain import TokenSequence
 
 NO_CONTRAST = -1
-"""Stands where a token has no other one to be explained against."""
+"""Placeholder for tokens that are not explained against another one."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
     """One right-padded batch; every tensor is `(sample, token)`.
 
-    In a causal model no real token can attend to a pad on its right, so the batch needs no
-    attention mask and gives each sample what it would get alone.
+    In a causal model no real token attends to a pad on its right. So the batch needs no attention
+    mask, and each sample gets the same results as alone.
     """
 
     token_ids: torch.Tensor
@@ -27,9 +27,9 @@ class TokenBatch:
     is_explained: torch.Tensor
     """True at response tokens to be explained; a sample without a response has none."""
     contrast_ids: torch.Tensor
-    """At response tokens the token each is explained against; `NO_CONTRAST` elsewhere."""
+    """At response tokens, the token each is explained against; `NO_CONTRAST` elsewhere."""
     sample_indices: tuple[int, ...]
-    """Position of each row among all samples that the batch and its shard were cut from."""
+    """Position of each row among all samples, those of other batches and shards included."""
 
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on `device`."""
@@ -42,7 +42,7 @@ class TokenBatch:
         )
 
     def halves(self) -> tuple[TokenBatch, TokenBatch]:
-        """Return the first and the second half of the samples, each without needless padding.
+        """Return the first and second half of the samples, each padded only to its longest sample.
 
         Raises `ValueError` for a batch of one sample.
         """
@@ -65,12 +65,12 @@ class TokenBatch:
 def build_batches(
     samples: Sequence[TokenSequence], batch_tokens: int, pad_id: int, first_index: int = 0
 ) -> Iterator[TokenBatch]:
-    """Yield batches of at most `batch_tokens` padded tokens (at least one sample), by length.
+    """Yield batches of at most `batch_tokens` padded tokens (but at least one sample), by length.
 
-    Samples of like length go together to save padding; the order is fixed by the input.
-    `first_index` is the position of the first sample in the whole that these are a shard of.
-    Raises `ValueError` on an empty sample, or one with flags or contrasts for some response
-    tokens only.
+    Samples of similar length share a batch to save padding; the order depends on the input only.
+    `first_index` is the position of this shard's first sample among all samples. Raises
+    `ValueError` for an empty sample, and for one with flags or contrasts for only some of its
+    response tokens.
     """
     for index, sample in enumerate(samples):
         if not sample.token_ids:

@@ -1,4 +1,4 @@
-"""A checkpoint's folder to a loaded model: safetensors only, no code from the checkpoint."""
+"""Loading a model from a checkpoint's folder: safetensors only, no code from the checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.models.memory import is_out_of_memory
 from workers.models.quiet import quiet_transformers
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""A checkpoint has at least one of these, or no tokenizer at all."""
+"""A checkpoint without any of these files has no tokenizer."""
 
 _NAMES_SHOWN = 3
 
@@ -27,7 +27,7 @@ class CheckpointError(RuntimeError):
 
 
 def require_tokenizer(directory: Path) -> None:
-    """Raise `CheckpointError` where the folder has no tokenizer."""
+    """Raise `CheckpointError` if the folder has no tokenizer."""
     if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         raise CheckpointError(
             "The checkpoint has no tokenizer (tokenizer.json or tokenizer.model). "
@@ -40,10 +40,10 @@ def load_checkpoint(
 ) -> LoadedModel:
     """Load model and tokenizer from a folder of safetensors, in evaluation mode.
 
-    Every weight comes from the files and every weight in them is used. Nothing is fetched and
-    no code from the folder runs. `device` is as `choose_device` takes it. Raises `CheckpointError`,
-    `UnsupportedArchitectureError`, and where the model does not fit what `is_out_of_memory`
-    recognises.
+    All weights of the model come from the files, and all weights in the files are used. Nothing
+    is fetched, and no code from the folder runs. `device` is an argument of `choose_device`.
+    Raises `CheckpointError`, `UnsupportedArchitectureError`, and, if the model does not fit in
+    memory, an error that `is_out_of_memory` recognises.
     """
     device = choose_device(device)
     with quiet_transformers(), _one_line_errors(directory):
@@ -55,7 +55,7 @@ def load_checkpoint(
             trust_remote_code=False,
             output_loading_info=True,
             **(_spread(directory) if device == BALANCED else {}),
-            ignore_mismatched_sizes=True,  # `_check_weights` refuses them, by name
+            ignore_mismatched_sizes=True,  # `_check_weights` refuses them and names them
         )
         model, loading = loaded
         _check_weights(loading)
@@ -70,7 +70,7 @@ def load_checkpoint(
 
 
 def _spread(directory: Path) -> dict[str, Any]:
-    """Return the options that load a checkpoint layer by layer onto all GPUs."""
+    """Return the options that load a checkpoint with its layers spread over all GPUs."""
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
@@ -95,7 +95,7 @@ def _one_line_errors(directory: Path) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error's message, with the next where it only announces that."""
+    """Return the first line of an error's message, and the next if the first only announces it."""
     if isinstance(error, KeyError):  # its message is the bare key
         return f"{error} is missing or unknown in one of its JSON files"
     first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
@@ -105,10 +105,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_weights(loading: Mapping[str, Any]) -> None:
-    """Refuse weights that transformers would fill with random values, or leave out.
+    """Raise for weights that transformers would initialise randomly or ignore.
 
-    Tied weights and buffers that are computed do not count: transformers leaves them out of
-    its lists.
+    Tied weights and computed buffers are not concerned; transformers does not list them.
     """
     complaints = (
         (
@@ -132,9 +131,9 @@ def _check_weights(loading: Mapping[str, Any]) -> None:
 
 
 def _check_finite(model: torch.nn.Module) -> None:
-    """Refuse weights that are NaN or infinite: nothing that is computed with them means anything.
+    """Raise for weights that are NaN or infinite, because all results would be meaningless.
 
-    The largest magnitude of a tensor is neither exactly where none of its values is.
+    A tensor has none exactly if its largest magnitude is finite.
     """
     broken = [
         name

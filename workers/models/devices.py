@@ -1,4 +1,4 @@
-"""Which device, and which number format, a model is loaded to."""
+"""The devices and number formats that models are loaded to."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import nn
 from excise.names import ComputeDtype
 
 BALANCED = "balanced"
-"""The device that is all GPUs together, for models larger than one."""
+"""Name for all GPUs together, for models larger than one GPU."""
 
 DTYPES = {ComputeDtype.FLOAT32: torch.float32, ComputeDtype.BFLOAT16: torch.bfloat16}
-"""What models are computed in, by the name that job specs and configurations give."""
+"""Number formats that models are computed in, by their names in job specs and settings."""
 
 
 def choose_device(asked: str) -> str:
-    """Return the device that `asked` means: `auto` is a GPU where there is one.
+    """Return the device for a setting: `auto` means a GPU if there is one, else the CPU.
 
-    `BALANCED` is itself where there are several GPUs, and `auto` otherwise.
+    `BALANCED` stays as it is if there are several GPUs, and means `auto` otherwise.
     """
     if asked == BALANCED and torch.cuda.device_count() > 1:
         return BALANCED
@@ -30,7 +30,7 @@ def choose_device(asked: str) -> str:
 
 
 def find_device(module: nn.Module) -> torch.device:
-    """Return the device that a module's own weights lie on."""
+    """Return the device of a module's own weights."""
     return next(module.parameters()).device
 
 
@@ -40,10 +40,10 @@ def count_devices() -> int:
 
 
 def release_unused_memory() -> None:
-    """Give memory that is held but not used back: to the GPU, and to the system.
+    """Return memory that is held but not used to the GPU and to the operating system.
 
-    glibc's heap keeps what was freed between what is still in use; torch's tensors leave as much
-    of that as they take.
+    glibc's heap keeps freed blocks that lie between blocks in use; after torch has freed its
+    tensors, these can be as large as the tensors were.
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

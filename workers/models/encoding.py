@@ -1,4 +1,4 @@
-"""From text to token ids: what every text begins with, windows of it, chats."""
+"""Encoding text as token ids: beginning-of-text tokens, windows of a text, chats."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from workers.models.time_limit import TimeLimitError, time_limit
 from workers.models.tokenizer import Tokenizer
 
 TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
-"""What a chat template that asks for today's date gets, so that a job gives the same prompts on
-every day: the date that Llama 3.2's template itself writes where it cannot ask."""
+"""The date given to chat templates that ask for today's, so that a job's prompts are the same on
+every day. Llama 3.2's template uses this date where it cannot ask."""
 
 _DATE_CODES = tuple(f"%{code}" for code in "aAbBdeHIjmMpSyYZ")
 
 TEMPLATE_SECONDS = 10.0
-"""How long a chat template may take for one chat; those of published models take milliseconds."""
+"""Time limit for rendering one chat. Chosen by hand; templates of published models take
+milliseconds."""
 
 TEMPLATE_BYTES = 512 * 1024**2
 """How much a chat template may make the process grow; those of published models take kilobytes."""
@@ -27,33 +28,33 @@ TEMPLATE_BYTES = 512 * 1024**2
 _PROBE = "a"
 
 _ALWAYS_RENDERED = ("system", "user")
-"""Roles whose messages stand in the rendered chat as they are; of earlier answers some templates
-leave out parts, such as the reasoning."""
+"""Roles whose messages every template renders unchanged. From earlier answers some templates drop
+parts, such as the reasoning."""
 
 
 class ChatTemplateError(ValueError):
-    """A chat that a tokenizer has no template for, or that its template refuses."""
+    """The tokenizer has no chat template, or its template refuses the chat."""
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation up to the message that the model is to answer."""
+    """A conversation that ends with the message the model is to answer."""
 
     messages: tuple[tuple[str, str], ...]
-    """Role and content of each."""
+    """Role and content of each message."""
 
     @property
     def text(self) -> str:
-        """The contents, joined by line ends."""
+        """The contents of the messages, joined by line breaks."""
         return "\n".join(content for _, content in self.messages)
 
 
 def find_beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return what the tokenizer itself puts before any text: its `<bos>`, or nothing.
+    """Return the tokens that the tokenizer puts before every text: its `<bos>`, or none.
 
-    A model that was trained with such a token needs it before everything it reads: Gemma 3's
-    perplexity is in the thousands without. To have the token is not enough (SmolLM2 has one and
-    does not put it there).
+    A model that was trained with such a token needs it before everything it reads; without it,
+    Gemma 3's perplexity is in the thousands. That a tokenizer has the token does not mean that it
+    adds it: SmolLM2's does not.
     """
     whole = tokenizer(_PROBE).input_ids
     is_put = len(whole) > len(encode_part(tokenizer, _PROBE)) and (
@@ -63,22 +64,21 @@ def find_beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Return the token ids of a raw text with the tokenizer's beginning, and no template.
+    """Return the token ids of a raw text after the tokenizer's beginning, without a template.
 
-    A text that brings the beginning along, as one rendered by a chat template does, gets no
-    second one.
+    If the text already starts with the beginning, as rendered chats do, it is not added again.
     """
     beginning, own = find_beginning(tokenizer), encode_part(tokenizer, text)
     return own if own[: len(beginning)] == beginning else (*beginning, *own)
 
 
 def encode_part(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Return the token ids of a text that is not a beginning: no special tokens but its own."""
+    """Return the token ids of a text that continues another; no special tokens are added."""
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-    """Return the token ids of a chat up to where the answer starts.
+    """Return the token ids of a chat up to the start of the answer.
 
     The template writes the beginning where there is one, and `TEMPLATE_DATE` where it asks for
     today's. Raises `ChatTemplateError` where the tokenizer has no template, and where its template
@@ -113,10 +113,10 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
 
 
 def _fix_date(template: object) -> str | None:
-    """Return a template that asks for the date with `TEMPLATE_DATE` in its place, else None.
+    """Return the template changed to use `TEMPLATE_DATE`; None if it does not ask for the date.
 
-    transformers gives templates a function `strftime_now` and takes none from its callers; a
-    macro of that name comes before it.
+    transformers gives templates a function `strftime_now` that callers cannot replace, but a macro
+    of that name takes precedence over it.
     """
     if not isinstance(template, str) or "strftime_now" not in template:
         return None
@@ -127,7 +127,7 @@ def _fix_date(template: object) -> str | None:
 
 
 def _check_rendered(text: str, messages: Sequence[Mapping[str, str]]) -> None:
-    """Refuse a chat of which the template dropped a message without a word."""
+    """Raise `ChatTemplateError` if the template silently dropped a message."""
     for number, message in enumerate(messages, start=1):
         if message["role"] in _ALWAYS_RENDERED and message["content"].strip() not in text:
             raise ChatTemplateError(
@@ -141,9 +141,9 @@ def _list_roles(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def cut_windows(tokenizer: Tokenizer, text: str, length: int) -> Iterator[tuple[int, ...]]:
-    """Yield a text in windows of `length` tokens one after another, the last maybe shorter.
+    """Yield consecutive windows of `length` tokens of a text; the last may be shorter.
 
-    Every window has the beginning that a text has, for a model reads each by itself.
+    Every window starts with the tokenizer's beginning, because a model reads each by itself.
     """
     beginning = find_beginning(tokenizer)
     own = encode_part(tokenizer, text)
@@ -155,9 +155,9 @@ def cut_windows(tokenizer: Tokenizer, text: str, length: int) -> Iterator[tuple[
 def cut_corpus(
     tokenizer: Tokenizer, lines: Sequence[str], context: int, sequences: int, *, name: str
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the first windows of `context` tokens of the joined lines, none overlapping.
+    """Return the first `sequences` windows of `context` tokens of the joined lines.
 
-    Raises `ValueError` calling the corpus by its `name` when it does not fill one window.
+    They do not overlap. Raises `ValueError`, with the corpus's `name`, if it does not fill one.
     """
     windows = tuple(cut_windows(tokenizer, "\n".join(lines), context))
     full = tuple(window for window in windows if len(window) == context)

@@ -1,4 +1,4 @@
-"""The one place where hooks are registered on modules, and where they are taken away again."""
+"""Hooks on modules: the only place where they are registered and removed."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from torch.utils.hooks import RemovableHandle
 
 @dataclass(frozen=True, eq=False)
 class Hook:
-    """A function that a module calls in its forward pass, with torch's signature for it."""
+    """A function, with torch's signature, that a module calls in its forward pass."""
 
     module: nn.Module
     function: Callable[..., Any]
 
 
 class InputHook(Hook):
-    """Called before the forward pass; what it returns, if anything, replaces the arguments."""
+    """Called before the forward pass; a return value other than None replaces the arguments."""
 
 
 class KeywordInputHook(Hook):
-    """The same, called with keyword arguments, too; must return nothing."""
+    """Called before the forward pass with the keyword arguments as well; must return None."""
 
 
 class OutputHook(Hook):
-    """Called after the forward pass; what it returns, if anything, replaces the output."""
+    """Called after the forward pass; a return value other than None replaces the output."""
 
 
 @contextmanager
 def hooked(hooks: Iterable[Hook]) -> Iterator[None]:
-    """Within the context the hooks are registered, in the given order.
+    """Within the context, the hooks are registered, in the given order.
 
-    They are gone on exit, whatever happened: also those registered before one failed.
+    All are removed on exit, even if the body raises or registering one of them fails.
     """
     handles: list[RemovableHandle] = []
     try:

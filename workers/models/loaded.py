@@ -1,4 +1,4 @@
-"""A loaded language model: the model itself, with all that is needed to talk to it."""
+"""A loaded language model: the model, and everything needed to use it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from workers.models.tokenizer import Tokenizer, find_pad_id
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in the state it is in now: the base, or whatever it was changed into."""
+    """A model in its current state (the base, or the base modified), with its tokenizer."""
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     family: Family
     pad_id: int
-    """The token that fills batches up; no real token ever attends to it."""
+    """Id of the token that pads batches; no real token ever attends to it."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: Tokenizer) -> Self:
-        """Return the model with its family and pad token looked up.
+        """Return the model together with its family and pad token.
 
         Raises `UnsupportedArchitectureError`.
         """
@@ -45,12 +45,12 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids belong: the embedding's device, also of a model spread over several."""
+        """The device for token ids: the embedding's, even if the model is spread over several."""
         return _get_embedding(self.model).device
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model was made to read at once."""
+        """The model's context length in tokens."""
         return find_context_length(self.model)
 
     @property
@@ -60,7 +60,7 @@ class LoadedModel:
 
     @property
     def heads(self) -> int:
-        """Number of query heads of a layer."""
+        """Number of query heads per layer."""
         return count_heads(self.model)
 
     @property
@@ -69,16 +69,16 @@ class LoadedModel:
         return head_weight(self.model, self.family)
 
     def run(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Return the normalised last hidden states, `(sample, token)` → `(sample, token, hidden)`.
+        """Return the hidden states after the final norm, `(sample, token, hidden)`.
 
-        No logits are computed. `token_ids` lie on `device`.
+        `token_ids` are `(sample, token)`, on `device`. No logits are computed.
         """
         backbone = self.model.get_submodule(self.family.backbone)
         states: torch.Tensor = backbone(input_ids=token_ids, use_cache=False).last_hidden_state
         return states
 
     def find_components(self, granularity: Granularity) -> dict[str, nn.Module]:
-        """Return module name → module that holds components, in layer order.
+        """Return module name → module that holds components of `granularity`, in layer order.
 
         Raises `UnsupportedGranularityError`.
         """
@@ -89,7 +89,7 @@ class LoadedModel:
         return count_components(self.model, self.family, granularity)
 
     def find_linear_modules(self) -> dict[str, nn.Module]:
-        """Return module name → linear module inside the decoder layers, experts left out."""
+        """Return module name → linear module in the decoder layers, without fused experts."""
         return find_linear_modules(self.model, self.family)
 
 

@@ -1,4 +1,4 @@
-"""What this machine can do, measured in under a second: for estimates of what a job will take."""
+"""This machine's memory and speed, measured in under a second, for estimates of jobs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from workers.models.devices import BALANCED, choose_device, count_devices
 from workers.models.memory import count_memory
 
 _SIDE = 1024
-"""Side of the matrices that are multiplied; larger ones are no faster on two CPU cores."""
+"""Side of the square matrices that are multiplied; larger ones are no faster on two CPU cores."""
 
 _READ_BYTES = 64 * 2**20
-"""Bytes that are read to find out how fast the device reads: more than a CPU's caches hold."""
+"""Bytes read to measure the speed of memory; more than a CPU's caches hold."""
 
 _REPEATS = 5
 
 
 def measure_machine(device: str = "auto") -> Machine:
-    """Return memory and speed of the device that jobs would run on, and of this machine.
+    """Return the memory and speed of the device that jobs run on, and this machine's memory.
 
-    Speeds are the best of a few repeats: the first one warms up, and others may be disturbed.
+    Speeds are the best of a few repeats, because the first is a warm-up and others may be
+    disturbed.
     """
     chosen = choose_device(device)
     gpus = _list_gpus(chosen)
@@ -47,19 +48,19 @@ def _list_gpus(chosen: str) -> list[torch.device]:
 
 
 def _measure_products(place: torch.device, dtype: torch.dtype) -> float:
-    """Return multiplications and additions per second of matrix products."""
+    """Return the speed of matrix products, in multiplications and additions per second."""
     left = torch.ones(_SIDE, _SIDE, dtype=dtype, device=place)
     return 2 * _SIDE**3 / _time(lambda: left @ left, place)
 
 
 def _measure_reading(place: torch.device) -> float:
-    """Return the bytes per second at which memory is read."""
+    """Return the speed of reading memory, in bytes per second."""
     values = torch.ones(_READ_BYTES // 4, device=place)
     return _READ_BYTES / _time(values.sum, place)
 
 
 def _time(work: Callable[[], object], place: torch.device) -> float:
-    """Return the seconds of the fastest of a few runs."""
+    """Return the duration of the fastest of `_REPEATS` runs, in seconds."""
     seconds = []
     for _ in range(_REPEATS):
         started = time.perf_counter()

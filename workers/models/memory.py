@@ -1,4 +1,4 @@
-"""How much memory is free, and how torch and Python say that it ran out."""
+"""Free memory, and the errors by which torch and Python report that it ran out."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _MESSAGES = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory ran out, of the device or of the machine."""
+    """Return whether `error` means that the device or the machine ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
 
 
 def find_free_memory(device: torch.device) -> int:
-    """Return the bytes that may still be taken on a device.
+    """Return the bytes that can still be allocated on a device.
 
-    On the CPU what the machine has available, or what is left to this process's control group
-    where that is less.
+    On the CPU, this is the machine's available memory or what the process's control group has
+    left, whichever is less.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -48,7 +48,7 @@ def count_memory() -> int:
 
 
 def find_left_in_groups(process_groups: Path, root: Path) -> list[int]:
-    """Return the bytes left in each control group of this process that has a limit on memory.
+    """Return the bytes left in each of this process's control groups that has a memory limit.
 
     File pages that can be dropped count as free. For the paths see `_list_group_files`.
     """
@@ -94,7 +94,7 @@ def _list_group_files(process_groups: Path, root: Path) -> Iterator[tuple[Path, 
 
 
 def _count_droppable(folder: Path) -> int:
-    """Return the bytes of file pages of a control group that nobody uses."""
+    """Return the bytes of a control group's inactive page cache."""
     statistics = dict(
         line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines()
     )

@@ -1,4 +1,4 @@
-"""Prompts as a model's users would send them: through its chat template where it has one."""
+"""Prompts as a model's users would send them: through its chat template, if it has one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from workers.models.encoding import Chat, ChatTemplateError, encode_chat, encode
 from workers.models.tokenizer import Tokenizer
 
 Prompt = str | Chat
-"""A text, or a chat that the model is to go on with."""
+"""A text, or a chat that the model is to continue."""
 
 
 def convert_prompts(prompts: Iterable[ParsedPrompt]) -> list[Prompt]:
-    """Return each prompt of a set: a chat as such, anything else as its text."""
+    """Return the prompts of a parsed set: chats as `Chat`, all others as text."""
     return [
         Chat(tuple((message.role, message.content) for message in prompt.messages))
         if prompt.messages
@@ -23,15 +23,16 @@ def convert_prompts(prompts: Iterable[ParsedPrompt]) -> list[Prompt]:
 
 
 def get_text(prompt: Prompt) -> str:
-    """Return the prompt as text; of a chat the contents of its messages."""
+    """Return the prompt as text; for a chat, the contents of its messages."""
     return prompt.text if isinstance(prompt, Chat) else prompt
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *, chat: bool = True) -> tuple[int, ...]:
-    """Return the token ids of a prompt up to where the answer starts.
+    """Return the token ids of a prompt up to the start of the answer.
 
-    A text is a user's message, or, without a chat template or with `chat` False, raw. A chat
-    always goes through the template. Raises `ChatTemplateError` where that cannot be.
+    A text becomes a user's message; if the tokenizer has no chat template or `chat` is False, it
+    is encoded raw. A chat always goes through the template. Raises `ChatTemplateError` if that
+    fails.
     """
     if isinstance(prompt, Chat):
         messages = [{"role": role, "content": content} for role, content in prompt.messages]
@@ -44,10 +45,10 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *, chat: bool = True) ->
 def encode_prompts(
     tokenizer: Tokenizer, prompts: Sequence[Prompt], *, chat: bool, longest: int
 ) -> list[tuple[int, ...]]:
-    """Return every prompt's token ids.
+    """Return the token ids of every prompt.
 
-    Raises `ValueError` naming the first prompt without tokens, with more than `longest`, or that
-    the chat template does not take.
+    Raises `ValueError` with the number of the first prompt that has no tokens, has more than
+    `longest`, or is refused by the chat template.
     """
     encoded = encode_all(tokenizer, prompts, chat=chat)
     for number, ids in enumerate(encoded, start=1):
@@ -64,7 +65,10 @@ def encode_prompts(
 def encode_all(
     tokenizer: Tokenizer, prompts: Sequence[Prompt], *, chat: bool
 ) -> list[tuple[int, ...]]:
-    """Return every prompt's token ids, however many. Raises `ChatTemplateError` with its number."""
+    """Return the token ids of every prompt, of any length.
+
+    Raises `ChatTemplateError` with the number of the prompt that the template refuses.
+    """
     encoded = []
     for number, prompt in enumerate(prompts, start=1):
         try:

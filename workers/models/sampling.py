@@ -1,4 +1,4 @@
-"""Draws from next-token distributions that depend on nothing but a seed, a row and a step."""
+"""Sampling of next tokens that depends only on a row's seed and the step, not on the batch."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def draw_tokens(
 ) -> torch.Tensor:
     """Return the token drawn for each row, `(row,)`, from `(row, vocabulary)` and `(row,)`.
 
-    The nucleus is the fewest most probable tokens whose probability, at the temperature, adds up
-    to `top_p` (Holtzman et al. 2020). Of it the token with the largest log-probability plus
-    Gumbel noise is taken, which draws each with its probability. The noise is a hash of the row's
-    seed, the step and the token: another model that predicts the same draws the same, and one
-    that predicts almost the same almost always does.
+    The nucleus is the smallest set of most probable tokens whose probabilities, at the
+    temperature, sum to `top_p` (Holtzman et al. 2020). From it, the token with the largest sum of
+    log-probability and Gumbel noise is taken, which samples each token with its probability. The
+    noise is a hash of the row's seed, the step and the token. So a model with the same predictions
+    draws the same tokens, and one with almost the same predictions almost always does.
     """
     noise_seeds = seeds + torch.tensor(STEP) * step  # wraps around
     log_probabilities = torch.log_softmax(logits.float() / temperature, dim=-1)
@@ -59,7 +59,7 @@ def draw_from_nuclei(
 def _draw_sorted(
     values: torch.Tensor, tokens: torch.Tensor, seeds: torch.Tensor, top_p: float
 ) -> torch.Tensor:
-    """Return the drawn tokens of rows sorted by falling log-probability."""
+    """Return the tokens drawn from rows that are sorted by descending log-probability."""
     probabilities = values.exp()
     before = probabilities.cumsum(dim=-1) - probabilities
     noisy = values + _gumbel(seeds[:, None], tokens)
@@ -68,7 +68,7 @@ def _draw_sorted(
 
 
 def _gumbel(seeds: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return standard Gumbel noise that is a hash of seed and token, shaped as they broadcast."""
+    """Return standard Gumbel noise, a hash of seed and token; the two are broadcast."""
     bits = mix(seeds + mix(tokens + STEP))
     uniform = ((shift_right(bits, 11).double() + 0.5) / 2**53).clamp_(max=1 - 2**-53)
     return -torch.log(-torch.log(uniform)).float()

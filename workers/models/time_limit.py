@@ -10,20 +10,20 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SOON = 0.001
-"""Seconds until an earlier timer goes off that should have by now."""
+"""Seconds until an earlier timer fires that has expired in the meantime."""
 
 
 class TimeLimitError(Exception):
-    """The code did not end within its time."""
+    """The code did not end within the time limit."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TimeLimitError` from within the context after `seconds`.
+    """Raise `TimeLimitError` within the context after `seconds`.
 
-    A timer's signal interrupts the code, and only a process's main thread gets one: in another
-    thread there is no limit. A worker's child does its work in the main thread. A timer that runs
-    already goes on afterwards; one that ends sooner stays as it is.
+    A timer signal interrupts the code. Only a process's main thread gets signals, so in other
+    threads there is no limit; a worker's child does its work in the main thread. A timer that is
+    already running is continued afterwards; if it ends sooner, it stays in force.
     """
     running, interval = signal.getitimer(signal.ITIMER_REAL)
     is_main = threading.current_thread() is threading.main_thread()

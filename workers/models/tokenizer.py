@@ -1,4 +1,4 @@
-"""What is used of a tokenizer; transformers' own have all of it."""
+"""The part of a tokenizer's interface that Excise uses; those of transformers have it."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from typing import Any, Protocol
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back."""
+    """Converts text to token ids and back."""
 
     @property
     def bos_token_id(self) -> int | None:
-        """The token that begins a text, where there is one."""
+        """Id of the token that begins a text, if there is one."""
 
     @property
     def eos_token_id(self) -> int | None:
-        """The token that ends a text, where there is one."""
+        """Id of the token that ends a text, if there is one."""
 
     @property
     def pad_token_id(self) -> int | None:
-        """The token that fills batches up, where there is one."""
+        """Id of the token that pads batches, if there is one."""
 
     @property
     def unk_token_id(self) -> int | None:
-        """The token that stands for what the vocabulary lacks, where there is one."""
+        """Id of the token for unknown text, if there is one."""
 
     @property
     def all_special_ids(self) -> Sequence[int]:
-        """Tokens that stand for no text."""
+        """Ids of the tokens that do not represent text."""
 
     @property
     def all_special_tokens(self) -> Sequence[str]:
-        """The same, as written."""
+        """The same tokens, as strings."""
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, Any]:
-        """Tokens that were added to the trained vocabulary, by id."""
+        """Token id → token, for tokens added to the trained vocabulary."""
 
     @property
     def chat_template(self) -> Any:
-        """How a chat becomes text, where there is a way."""
+        """The template that renders a chat as text, if there is one."""
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
-        """Return an encoding, whose `input_ids` are the text's tokens."""
+        """Return an encoding whose `input_ids` are the text's token ids."""
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> Any:
-        """Return the text of some tokens."""
+        """Return the text of the token ids."""
 
     def get_vocab(self) -> dict[str, int]:
         """Return token → id."""
@@ -58,13 +58,13 @@ class Tokenizer(Protocol):
         tokenize: bool,
         chat_template: str | None,
     ) -> Any:
-        """Return a chat as the text the model was trained on, by its own template or another."""
+        """Return a chat rendered as text, by the tokenizer's template or by `chat_template`."""
 
 
 def find_pad_id(tokenizer: Tokenizer, rows: int) -> int:
-    """Return the token to fill batches up with: its own, else the end of a text, else 0.
+    """Return the id to pad batches with: the pad token's, else the end-of-text token's, else 0.
 
-    A token that was added without a row in the embedding, which has `rows`, cannot fill anything.
+    A token without a row in the embedding, which has `rows` rows, cannot be used.
     """
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None and token_id < rows:

@@ -1,4 +1,4 @@
-"""How fast a model answers, told to whoever watches."""
+"""Reporting how fast a model generates text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 Watcher = Callable[[int, float], None]
-"""Takes how many tokens were generated, and in how many seconds."""
+"""Called with the number of tokens generated and the seconds that it took."""
 
 _watcher: ContextVar[Watcher | None] = ContextVar("excise_generation_watcher", default=None)
 
 
 @contextmanager
 def watching_generation(watcher: Watcher) -> Iterator[None]:
-    """Within the context, `watcher` is told of every batch of responses."""
+    """Within the context, `watcher` is called for every batch of responses."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -23,7 +23,7 @@ def watching_generation(watcher: Watcher) -> Iterator[None]:
 
 
 def tell_generated(tokens: int, seconds: float) -> None:
-    """A batch of responses with so many tokens is done."""
+    """Tell the watcher, if there is one, that a batch with `tokens` tokens took `seconds`."""
     watcher = _watcher.get()
     if watcher is not None:
         watcher(tokens, seconds)

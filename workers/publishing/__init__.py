@@ -1,1 +1,1 @@
-"""Publishing: what a correction becomes so that others can serve it."""
+"""Publishing: the forms in which a correction can be served by other programs."""

@@ -1,9 +1,9 @@
-"""A patch as a PEFT LoRA adapter, exactly.
+"""A patch as an exactly equivalent PEFT LoRA adapter.
 
-What a patch adds to the weight of a linear module is a product of two thin matrices, with as many
-lines between them as the pruned entries lie on. Removing the input features J adds −W[:, J]·E_J:
-`lora_A` picks the features, `lora_B` takes their columns away. Removing single weights adds
-Σ eᵢ ⊗ ΔW[i, :] over the rows they lie on and Σ ΔW[:, j] ⊗ eⱼ over the columns.
+The change that a patch makes to the weight of a linear module is a product of two thin matrices;
+its rank is the number of lines (rows or columns) on which the pruned entries lie. Removing the
+input features J adds −W[:, J]·E_J: `lora_A` picks the features, `lora_B` subtracts their columns.
+Removing single weights adds Σ eᵢ ⊗ ΔW[i, :] over rows i and Σ ΔW[:, j] ⊗ eⱼ over columns j.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from workers.pruning.stored_matrix import Values, to_tensor
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 MOST_RANK = 512
-"""Largest --max-lora-rank that vLLM takes."""
+"""Largest --max-lora-rank that vLLM accepts."""
 VLLM_ARCHITECTURES = frozenset(
     {
         "LlamaForCausalLM",
@@ -45,10 +45,10 @@ VLLM_ARCHITECTURES = frozenset(
         "OPTForCausalLM",
     }
 )
-"""Architectures whose projections vLLM 0.32 serves with adapters; GPT-2 and GPT-NeoX have none,
-and experts would need their own."""
+"""Architectures whose projections vLLM 0.32 can serve with adapters. It does not support them for
+GPT-2 and GPT-NeoX, and experts would need adapters of their own."""
 
-_PREFIX = "base_model.model."  # how PEFT names what it wraps
+_PREFIX = "base_model.model."  # PEFT's prefix for the names of wrapped modules
 
 
 class AdapterError(ValueError):
@@ -56,7 +56,7 @@ class AdapterError(ValueError):
 
 
 class AdapterRankError(AdapterError):
-    """It would be an adapter, but of a higher rank than is allowed."""
+    """The correction would need an adapter of a higher rank than is allowed."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ class Adapter:
         return {CONFIG_NAME: self.config, WEIGHTS_NAME: self.weights}
 
     def save(self, folder: Path) -> None:
-        """Write both files into an existing folder, for `peft` or vLLM to load by hand."""
+        """Write both files to an existing folder, from which `peft` or vLLM can load them."""
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
 
 def find_rank(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> int:
-    """Return the rank of the adapter: the most lines that any module's pruned entries lie on.
+    """Return the rank of the adapter: the largest number of lines that any module needs.
 
-    `base` is the folder of the checkpoint. Raises `AdapterError` for a patch that no adapter can
-    hold, `AdapterRankError`, which names the fullest module, where the rank is over `max_rank` or
-    `MOST_RANK`.
+    `base` is the checkpoint's folder. Raises `AdapterError` for a patch that no adapter can
+    represent, and `AdapterRankError`, which names the module with the most lines, if the rank
+    exceeds `max_rank` or `MOST_RANK`.
     """
     _require_products(patch)
     stored = list_tensors(base)
@@ -104,12 +104,12 @@ def find_rank(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> int:
 def build_adapter(
     patch: Patch, base: Path, *, base_model: str, max_rank: int = MOST_RANK
 ) -> Adapter:
-    """Return the adapter that does to the checkpoint in folder `base` what `patch` does.
+    """Return the adapter that changes the checkpoint in folder `base` as `patch` does.
 
-    Modules that the patch does not change are left out; those that need less than the rank are
-    padded with zeros. Values keep the checkpoint's dtype, so they are exact. `base_model` is what
-    the config calls the base. Raises as `find_rank` does, and `WrongCheckpointError` for another
-    base.
+    Modules that the patch does not change are left out; modules that need a lower rank are padded
+    with zeros. Values keep the checkpoint's dtype and are therefore exact. `base_model` is the
+    base's name in the adapter's config. Raises what `find_rank` does, and `WrongCheckpointError`
+    for another base.
     """
     factors = factorise(patch, base, max_rank)
     tensors: dict[str, torch.Tensor] = {}
@@ -122,7 +122,7 @@ def build_adapter(
 
 
 class Factors(NamedTuple):
-    """What a patch adds to the weight `(out, in)` of one module, as the product `up @ down`."""
+    """The change that a patch makes to one module's weight `(out, in)`, as `up @ down`."""
 
     down: torch.Tensor
     """`(rank, in)`, PEFT's `lora_A`."""
@@ -131,9 +131,9 @@ class Factors(NamedTuple):
 
 
 def factorise(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> dict[str, Factors]:
-    """Return module → what the patch adds to it, all of one rank, in the checkpoint's dtype.
+    """Return module → factors of its change, all of the same rank, in the checkpoint's dtype.
 
-    Modules are in order of their names. Raises as `build_adapter` does.
+    Modules are sorted by name. Raises what `build_adapter` does.
     """
     rank = find_rank(patch, base, max_rank)
     found = compute_checkpoint_sha256(base)
@@ -150,7 +150,7 @@ def factorise(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> dict[str, 
 
 
 def is_served_with_adapters(config: Mapping[str, object]) -> bool:
-    """Return whether vLLM takes adapters for a checkpoint with this `config.json`."""
+    """Return whether vLLM can serve adapters for a checkpoint with this `config.json`."""
     architectures = config.get("architectures")
     return isinstance(architectures, list) and bool(VLLM_ARCHITECTURES.intersection(architectures))
 
@@ -169,7 +169,7 @@ def _require_products(patch: Patch) -> None:
 
 
 def _count_lines(patch: Patch, stored: StoredTensor, change: WeightChange) -> int:
-    """Return the fewest lines of the module that hold the pruned entries."""
+    """Return the smallest number of the module's lines that cover the pruned entries."""
     inputs, outputs = patch.layout.find_inputs(stored.shape, change.indices)
     return len(inputs) if outputs is None else len(find_cover(outputs, inputs))
 
@@ -190,16 +190,16 @@ def _factor(patch: Patch, stored: StoredTensor, change: WeightChange, rank: int)
 
 
 def _write_features(factors: Factors, inputs: Values, added: torch.Tensor) -> None:
-    """Write what is added to whole input features, a line each."""
+    """Write the change of whole input features into `factors`, one line per feature."""
     lines = torch.arange(len(inputs))
     factors.down[lines, torch.from_numpy(inputs)] = 1
     factors.up[:, lines] = added.t()
 
 
 def _write_weights(factors: Factors, inputs: Values, outputs: Values, added: torch.Tensor) -> None:
-    """Write what is added to single weights, on the fewest rows and columns that hold them.
+    """Write the change of single weights into `factors`, on the fewest rows and columns.
 
-    A weight on a row and a column of them belongs to the row.
+    A weight that lies on both a chosen row and a chosen column belongs to the row.
     """
     cover = find_cover(outputs, inputs)
     count = len(cover.rows)
@@ -213,7 +213,7 @@ def _write_weights(factors: Factors, inputs: Values, outputs: Values, added: tor
 
 
 def _build_config(modules: list[str], rank: int, base_model: str, *, is_transposed: bool) -> bytes:
-    """Return PEFT's description; alpha = r makes its scaling 1."""
+    """Return the adapter's PEFT config as bytes; alpha = r makes the scaling 1."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -1,4 +1,4 @@
-"""What a model says to a few prompts, token by token, so that its server can be asked the same."""
+"""Canaries: a model's responses to a few prompts, token by token, to compare its server with."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class GreedyTrace:
 
 @dataclass(frozen=True)
 class TracePair:
-    """What base and corrected model say to one prompt."""
+    """The greedy continuations of one prompt by the base and by the corrected model."""
 
     base: GreedyTrace
     corrected: GreedyTrace
 
     @property
     def is_telling(self) -> bool:
-        """Whether they differ."""
+        """Whether the two continuations differ."""
         return self.base.token_ids != self.corrected.token_ids
 
 
@@ -42,10 +42,11 @@ class TracePair:
 def trace_greedy(
     model: Any, prompts: Sequence[Sequence[int]], new_tokens: int, advance: Advance
 ) -> list[GreedyTrace]:
-    """Return exactly `new_tokens` most probable tokens for each prompt, end-of-sequence or not.
+    """Return the greedy continuation of each prompt by exactly `new_tokens` tokens.
 
-    No generation setting of the checkpoint counts. Prompts are padded on the left, with the
-    positions they would have alone. Raises `ValueError` on an empty prompt.
+    It does not stop at an end-of-sequence token, and the checkpoint's generation settings are
+    ignored. Prompts are padded on the left and keep the positions that they have without padding.
+    Raises `ValueError` for an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens; every prompt needs at least one")
@@ -62,11 +63,11 @@ def trace_greedy(
 def choose_pairs(
     pairs: Sequence[TracePair], count: int, is_preferred: Callable[[int], bool] = lambda _: False
 ) -> list[TracePair]:
-    """Return `count` of the pairs (all, if there are fewer), in order.
+    """Return `count` of the pairs, or all if there are fewer, in their original order.
 
-    Those on which the models differ come first, those `is_preferred` by position among them
-    before the others; up to a quarter of the places goes to prompts on which they agree, because
-    a correction must also leave things alone.
+    Pairs in which the models differ are taken first, and among these the ones whose position
+    `is_preferred`. Up to a quarter of the pairs are ones in which the models agree, because a
+    correction must also leave other responses alone.
     """
     telling = [index for index, pair in enumerate(pairs) if pair.is_telling]
     telling.sort(key=lambda index: (not is_preferred(index), index))

@@ -1,4 +1,4 @@
-"""The card of an exported correction: a README.md that says what it is, for hubs and people."""
+"""The card of an exported correction: a README.md that describes it to people and model hubs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CardFacts:
     rank: int | None
     """Of an adapter; None where the whole model is exported."""
     patch_sha256: str
-    """Of the patch file."""
+    """SHA-256 of the patch file."""
     report: JobReport | None
 
 
@@ -47,8 +47,8 @@ def write_card(patch: Patch, facts: CardFacts) -> str:
 
 
 def _write_header(facts: CardFacts) -> str:
-    """The YAML that model hubs read."""
-    name = json.dumps(facts.base_model)  # a quoted string of YAML is one of JSON
+    """Return the YAML header that model hubs read."""
+    name = json.dumps(facts.base_model)  # a JSON string is also a quoted string of YAML
     relation = "adapter" if facts.rank is not None else "finetune"
     return (
         f"---\nbase_model: {name}\nbase_model_relation: {relation}\n"

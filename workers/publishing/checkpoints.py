@@ -7,14 +7,14 @@ from pathlib import Path
 from workers.pruning.patch import Patch, apply_patch
 
 SERVED_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
-"""Weights, configuration, tokeniser and chat template; a server needs nothing else."""
+"""Suffixes of weights, configuration, tokeniser and chat template; a server needs no others."""
 
 
 def build_checkpoint(patch: Patch, base: Path, output: Path) -> dict[str, Path]:
     """Write the corrected checkpoint to the new folder `output`; return its files by name.
 
-    Only what a server reads is listed: no hidden files, no folders, no documentation. Raises as
-    `apply_patch` does.
+    Only files that a server reads are returned: no hidden files, folders or documentation. Raises
+    what `apply_patch` does.
     """
     apply_patch(patch, base, output)
     return {

@@ -1,4 +1,4 @@
-"""A loaded base model with a patch applied in memory, for a while."""
+"""Applying a patch to a loaded base model, temporarily and in memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from workers.pruning.stored_matrix import to_tensor
 
 @contextmanager
 def corrected(model: nn.Module, patch: Patch, base: Path) -> Iterator[None]:
-    """Within the context `model`, loaded from the folder `base`, is the corrected one.
+    """Within the context, `model`, which was loaded from folder `base`, is the corrected model.
 
-    Parameters are put back bit for bit on exit. Raises `ValueError` on a module the model does
-    not have, `PatchError` on a bias the folder does not hold.
+    Parameters are restored bit for bit on exit. Raises `ValueError` for a module that the model
+    does not have, `PatchError` for a bias that the folder does not hold.
     """
     head_dim, scale = patch.layout.head_dim, patch.scale
     with pruned(model, patch.selection, head_dim=head_dim, scale=scale), ExitStack() as undo:
@@ -34,7 +34,7 @@ def corrected(model: nn.Module, patch: Patch, base: Path) -> Iterator[None]:
 def _read_biases(
     model: nn.Module, patch: Patch, base: Path
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield each bias an ablation by the mean changes, with its corrected values."""
+    """Yield each bias that the mean ablation changes, with its corrected values."""
     if not patch.biases:
         return
     stored = list_tensors(base)

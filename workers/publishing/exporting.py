@@ -1,4 +1,4 @@
-"""A correction as files for other tools: an adapter, a checkpoint or a GGUF, card and hashes."""
+"""Exporting a correction for other tools: adapter, checkpoint or GGUF, with card and hashes."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ GGUF_MODEL_NAME = "model.gguf"
 
 @dataclass(frozen=True)
 class Export:
-    """What is exported, from what, and as what."""
+    """What to export, for which base, and in which form."""
 
     patch: bytes
     """The content of patch.safetensors."""
     base: Path
     """The folder of the base checkpoint."""
     base_model: str
-    """What card and adapter call it."""
+    """Name of the base on the card and in the adapter."""
     form: ExportForm
     report: JobReport | None = None
-    """Of the patch's job, for the card."""
+    """Report of the patch's job, for the card."""
     base_gguf: Path | None = None
-    """The base as GGUF, for a merged one."""
+    """The base as GGUF, into which the patch is merged."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The files that were written."""
 
     files: tuple[str, ...]
-    """Names, sorted; card and hashes included."""
+    """Their names, sorted, including card and hashes."""
     rank: int | None
-    """Of an adapter; None for a whole model."""
+    """Rank of the adapter; None for a whole model."""
 
 
 def export_correction(export: Export, output: Path) -> Exported:
     """Write the export to the new folder `output`, which appears complete or not at all.
 
-    Raises `PatchError` on an unsound patch or base, `AdapterError` where no adapter can hold the
-    patch, `GgufError` where llama.cpp cannot, `FileExistsError` when `output` exists, and
-    `ValueError` on a report of another correction.
+    Raises `PatchError` for an unsound patch or base, `AdapterError` if no adapter can represent
+    the patch, `GgufError` if llama.cpp cannot, `FileExistsError` if `output` exists, and
+    `ValueError` for a report of another correction.
     """
     patch = parse_patch(export.patch)
     _check(export, patch)
@@ -89,7 +89,7 @@ def _check(export: Export, patch: Patch) -> None:
 
 
 def _write_model(export: Export, patch: Patch, folder: Path) -> int | None:
-    """Write what is to be exported into the new folder; return an adapter's rank."""
+    """Write adapter or model into the new folder; return an adapter's rank, otherwise None."""
     if export.form is ExportForm.MERGED:
         apply_patch(patch, export.base, folder)
         return None
@@ -111,7 +111,7 @@ def _list_files(folder: Path) -> list[str]:
 
 
 def _hash_files(folder: Path) -> str:
-    """Return the hash of every file, as `sha256sum` writes and checks them."""
+    """Return the hashes of all files, in the format of `sha256sum`."""
     lines = []
     for name in _list_files(folder):
         with (folder / name).open("rb") as stream:

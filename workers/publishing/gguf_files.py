@@ -1,7 +1,7 @@
-"""A patch for llama.cpp: as a LoRA adapter in GGUF, or inside a GGUF of the whole base.
+"""A patch for llama.cpp: as a LoRA adapter in GGUF, or merged into a GGUF of the base.
 
-llama.cpp calls tensors by names of its own and stores the rows of some projections in another
-order than checkpoints do; both as its converter does it (convert_hf_to_gguf.py).
+llama.cpp has its own names for tensors and stores the rows of some projections in another order
+than checkpoints. Both follow its converter, convert_hf_to_gguf.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BITS = {
     GGMLQuantizationType.F16: ("F16", np.dtype(np.uint16), torch.float16),
     GGMLQuantizationType.BF16: ("BF16", np.dtype(np.uint16), torch.bfloat16),
 }
-"""How values lie in tensors that hold them one by one."""
+"""Unquantised GGUF types → safetensors' name, type of raw bits, torch dtype."""
 
 
 class GgufError(ValueError):
@@ -47,8 +47,8 @@ class GgufError(ValueError):
 
 
 Order = Callable[[int, Mapping[str, Any]], Values]
-"""Which output row of a checkpoint's weight lies in each row of GGUF's, from their number and
-the configuration."""
+"""Takes the number of output rows and the configuration; returns, for each row in GGUF, the
+checkpoint's row that it holds."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class GgufFamily:
 
 
 def _interleave(head_key: str) -> Order:
-    """Rotary pairs side by side, head by head; checkpoints keep their two halves apart."""
+    """Return the order in which the two halves of rotary pairs alternate, head by head.
+
+    In checkpoints, each head has all first halves and then all second halves.
+    """
 
     def order(rows: int, config: Mapping[str, Any]) -> Values:
         heads = config.get(head_key) or config["num_attention_heads"]
@@ -71,7 +74,10 @@ def _interleave(head_key: str) -> Order:
 
 
 def _part_heads(rows: int, config: Mapping[str, Any]) -> Values:
-    """All queries, then all keys, then all values; checkpoints keep those of a head together."""
+    """Return the order of all queries, then all keys, then all values.
+
+    In checkpoints, the three are together for each head.
+    """
     heads = config["num_attention_heads"]
     return np.arange(rows).reshape(heads, 3, -1).swapaxes(0, 1).reshape(-1)
 
@@ -90,14 +96,14 @@ FAMILIES = {
     "GPT2LMHeadModel": GgufFamily(MODEL_ARCH.GPT2, {}),
     "GPTNeoXForCausalLM": GgufFamily(MODEL_ARCH.GPTNEOX, {"query_key_value": _part_heads}),
 }
-"""Architecture of a checkpoint → how llama.cpp holds it."""
+"""A checkpoint's architecture → how llama.cpp stores it."""
 
 
 class GgufNames:
-    """What a checkpoint's modules are called in GGUF, and how their rows are ordered there."""
+    """The names of a checkpoint's modules in GGUF, and the order of their rows there."""
 
     def __init__(self, base: Path) -> None:
-        """Of the checkpoint in the folder `base`. Raises `GgufError` for an unknown family."""
+        """Look up the checkpoint in folder `base`. Raises `GgufError` for an unknown family."""
         self._config = read_config(base)
         architectures = self._config.get("architectures") or ["none"]
         known = [FAMILIES[name] for name in architectures if name in FAMILIES]
@@ -112,18 +118,18 @@ class GgufNames:
 
     @property
     def architecture(self) -> str:
-        """What llama.cpp calls the family."""
+        """llama.cpp's name for the family."""
         return str(MODEL_ARCH_NAMES[self._family.architecture])
 
     def name(self, module: str) -> str:
-        """Return the name of a module's weight. Raises `GgufError` where there is none."""
+        """Return the name of a module's weight in GGUF. Raises `GgufError` if it has none."""
         found = self._names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         if found is None:
             raise GgufError(f"{module} has no name in GGUF; export a PEFT adapter")
         return str(found)
 
     def order(self, module: str, rows: int) -> Values:
-        """Return `(row,)`: which output feature of the module lies in each row of GGUF's tensor."""
+        """Return, for each row of GGUF's tensor, the module's output feature it holds, `(row,)`."""
         find = self._family.orders.get(module.rpartition(".")[2])
         return np.arange(rows) if find is None else find(rows, self._config)
 
@@ -131,7 +137,7 @@ class GgufNames:
 def write_gguf_adapter(patch: Patch, base: Path, file: Path, *, base_model: str) -> int:
     """Write the patch as a LoRA adapter for llama.cpp (`--lora`); return its rank.
 
-    Values are float32. Raises `GgufError`, and as `build_adapter` does.
+    Values are float32. Raises `GgufError`, and what `build_adapter` does.
     """
     names, factors = GgufNames(base), factorise(patch, base)
     rank = len(next(iter(factors.values())).down)
@@ -153,11 +159,11 @@ def write_gguf_adapter(patch: Patch, base: Path, file: Path, *, base_model: str)
 
 
 def merge_into_gguf(patch: Patch, base: Path, base_gguf: Path, file: Path) -> None:
-    """Write to `file` the base's GGUF with the patch applied; nothing else in it changes.
+    """Write the base's GGUF with the patch applied to `file`; nothing else in it changes.
 
-    `base` is the checkpoint that `base_gguf` was converted from, as F32, F16 or BF16. Raises
-    `GgufError` where a changed tensor is quantised or missing, or a bias changes, and
-    `WrongCheckpointError` where its values are not those that the patch was made for.
+    `base` is the folder of the checkpoint that `base_gguf` was converted from, as F32, F16 or
+    BF16. Raises `GgufError` if a changed tensor is quantised or missing or if a bias changes, and
+    `WrongCheckpointError` if the values are not those that the patch was made for.
     """
     if patch.biases:
         raise GgufError(
@@ -188,7 +194,7 @@ def _write_change(
     tensor: Any,
     names: GgufNames,
 ) -> None:
-    """Write one weight's change into the bits of its tensor, after a look at what is there."""
+    """Write one weight's change into the bits of its tensor, after checking the present values."""
     own, bits, floats = _BITS[tensor.tensor_type]
     outputs = patch.layout.count_outputs(shape)
     width = prod(shape) // outputs
