@@ -15,14 +15,14 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class GreedyTrace:
-    """A greedy continuation; numbers are one a generated token."""
+    """A greedy continuation; every tuple has one entry per generated token."""
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Natural-log probability of the token."""
+    """Natural logarithm of the token's probability."""
     margins: tuple[float, ...]
-    """How much more log-probability it has than the runner-up."""
+    """Log-probability of the token minus that of the runner-up."""
 
 
 @dataclass(frozen=True)

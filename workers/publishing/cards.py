@@ -14,13 +14,13 @@ from workers.pruning.patch import Patch, describe_verdict
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside what the patch itself does."""
+    """Facts on the card that are not in the patch."""
 
     base_model: str
-    """What the base is called."""
+    """Name of the base model."""
     form: ExportForm
     rank: int | None
-    """Of an adapter; None where the whole model is exported."""
+    """Rank of the adapter; None if the whole model is exported."""
     patch_sha256: str
     """SHA-256 of the patch file."""
     report: JobReport | None

@@ -53,11 +53,11 @@ checkpoint's row that it holds."""
 
 @dataclass(frozen=True)
 class GgufFamily:
-    """How llama.cpp holds a family."""
+    """How llama.cpp stores a family."""
 
     architecture: MODEL_ARCH
     orders: Mapping[str, Order]
-    """Last part of a module's name → its order of rows, where that is another one."""
+    """Last part of a module's name → its order of rows, if that differs from the checkpoint's."""
 
 
 def _interleave(head_key: str) -> Order:

@@ -1,1 +1,1 @@
-"""Reports as Markdown and HTML."""
+"""Reports, rendered as Markdown and HTML."""

@@ -1,4 +1,4 @@
-"""What became of a model's abilities as a report shows it: a sentence, a picture and a table."""
+"""The abilities section of a report: a sentence, a chart and a table."""
 
 from __future__ import annotations
 
@@ -12,46 +12,47 @@ from workers.gates.abilities import LEAST_ACCURACY
 from workers.reports.charts import Axis
 
 OPEN_ROWS = 12
-"""Rows of the table that are not folded; what is lost is never folded."""
+"""Rows of the table that are not folded; lost abilities are never folded. Chosen by hand."""
+
 NAMED = 3
-"""Lost abilities that the headline names."""
+"""Largest number of lost abilities that the headline names. Chosen by hand."""
 _HEADING = 1.3
-"""Height of an area's heading in the picture, in rows."""
+"""Height of an area's heading in the chart, in rows."""
 _AXIS = Axis(0, 100, [0, 50, 100], 0)
 _NO_LIMIT = "none"
 
 
 @dataclass(frozen=True)
 class AbilityRow:
-    """One ability, ready to be read and drawn; accuracies to draw are in per cent."""
+    """One ability in the form in which it is shown; accuracies to draw are in per cent."""
 
     sentence: str
     items: int
     right: str
     """`before → after`."""
     points: str
-    """The change of that, with its 95 % interval."""
+    """Change of the share right in percentage points, with its 95 % interval."""
     points_interval: str
     nats: str
     nats_interval: str
     control: str
-    """What a random selection changes, in points and nats; empty where that was not measured."""
+    """Change by a random selection, in points and nats; empty if it was not measured."""
     limit: str
-    """Of the changes in points and nats."""
+    """Limits of the changes in points and nats."""
     state: str
     """`within`, `lost` or `ungated`."""
     drawn: str
-    """The figure beside the picture: what bound it."""
+    """The figure beside the chart: the one that is nearest to its limit."""
     before: float
     after: float
     limit_at: float | None
-    """The least accuracy allowed; None where nothing limits it."""
+    """The lowest accuracy allowed; None if it is not limited."""
     control_at: float | None
 
 
 @dataclass(frozen=True)
 class AbilityArea:
-    """The abilities of one kind, in the report's order."""
+    """The abilities of one area, in the report's order."""
 
     heading: str
     rows: list[AbilityRow]
@@ -64,18 +65,18 @@ class AbilitiesView:
     headline: str
     has_lost: bool
     panels: list[list[AbilityArea]]
-    """The two halves of the picture; the second is left out where there is little to show."""
+    """The two halves of the chart; the second is left out if there is little to show."""
     axis: Axis
     open_rows: list[AbilityRow]
-    """Lost ones first, then the nearest to their limits."""
+    """The rows that are not folded: lost abilities first, then those nearest to their limits."""
     folded_rows: list[AbilityRow]
     unable: str
-    """What the base could not do, in a sentence; empty where it could do everything."""
+    """A sentence on what the base could not do; empty if it could do everything."""
     has_control: bool
 
 
 def build_abilities(changes: Sequence[AbilityChange]) -> AbilitiesView | None:
-    """Return what a report shows of abilities; None where none was measured."""
+    """Return what a report shows of abilities; None if none was measured."""
     if not changes:
         return None
     ordered = sort_by_use(changes)
@@ -94,10 +95,10 @@ def build_abilities(changes: Sequence[AbilityChange]) -> AbilitiesView | None:
 
 
 def compute_use(change: AbilityChange) -> float:
-    """Return the share of its limits that a change uses up, by whichever figure is nearer to one.
+    """Return the share of its limit that a change uses up, for the figure that uses more of it.
 
-    0 where nothing fell or nothing is limited, above 1 where a limit is exceeded; a limit of 0
-    that is exceeded gives infinity.
+    It is 0 if nothing fell or nothing is limited, above 1 if a limit is exceeded, and infinity if
+    a limit of 0 is exceeded.
     """
     return max(
         _share(change.nats_change, change.max_nats_rise),
@@ -106,9 +107,10 @@ def compute_use(change: AbilityChange) -> float:
 
 
 def sort_by_use(changes: Sequence[AbilityChange]) -> list[AbilityChange]:
-    """Return the changes with what is lost first, then the nearest to its limit, unable ones last.
+    """Return the changes sorted: lost ones, then the nearest to their limits, and last those in
+    which the base is not able.
 
-    Among changes of one use the order stays.
+    The sort is stable.
     """
 
     def place(change: AbilityChange) -> tuple[bool, bool, float]:
@@ -118,7 +120,7 @@ def sort_by_use(changes: Sequence[AbilityChange]) -> list[AbilityChange]:
 
 
 def describe_abilities(changes: Sequence[AbilityChange]) -> str:
-    """Return one sentence: what is lost, or how much room the nearest to its limit has left."""
+    """Return one sentence: what is lost, or how near to its limit the nearest ability is."""
     gated = [change for change in sort_by_use(changes) if change.is_gated]
     lost = [change for change in gated if not change.within]
     if not gated:
@@ -143,12 +145,12 @@ def _describe_unable(changes: Sequence[AbilityChange]) -> str:
 
 
 def name_bounds(changes: Sequence[AbilityChange]) -> dict[str, str]:
-    """Return slice → what the model does there, for readers of a trial's limit."""
+    """Return slice → what the model does there, to explain a trial's limit to readers."""
     return {change.name: change.sentence for change in changes}
 
 
 def _tell(change: AbilityChange) -> str:
-    """Return an ability with the figure that is nearest to its limit."""
+    """Return an ability as text, with the figure that is nearest to its limit."""
     figure = f"{_right(change)} right"
     if _is_bound_by_nats(change):
         figure = f"{_nats(change.nats_change)} nats a token, {figure}"
@@ -200,7 +202,7 @@ def _group(changes: Sequence[AbilityChange]) -> list[AbilityArea]:
 
 
 def _split_areas(areas: list[AbilityArea]) -> list[list[AbilityArea]]:
-    """Return the areas in two halves of about the same height, in order."""
+    """Return the areas, in order, split into two halves of about the same height."""
     heights = [len(area.rows) + _HEADING for area in areas]
     total = sum(heights)
     cut = min(

@@ -1,4 +1,4 @@
-"""What every chart of a report is drawn with: axes with round ticks, and the map of layers."""
+"""Building blocks of a report's charts: axes with round ticks, and the map of layers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Axis:
     high: float
     ticks: list[float]
     digits: int
-    """Decimals of the ticks of a linear axis."""
+    """Number of decimals of a linear axis's ticks."""
     is_logarithmic: bool = False
 
     def at(self, value: float, start: float, end: float, clipped: bool = True) -> float:
-        """The coordinate of `value` between `start` and `end`, by default never beyond them."""
+        """Return the coordinate of `value` between `start` and `end`; by default it is clipped."""
         if self.is_logarithmic:
             value = max(value, self.low)  # zero has no place on it
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -36,7 +36,7 @@ class Axis:
 
 
 def build_axis(values: Sequence[float], intervals: int = 4) -> Axis:
-    """An axis over `values` whose ticks are 1, 2 or 5 times a power of ten."""
+    """Return an axis over `values`, with ticks at multiples of 1, 2 or 5 times a power of ten."""
     low, high = min(values), max(values)
     span = high - low
     if span <= 1e-9 * max(abs(low), abs(high), 1e-9):
@@ -51,9 +51,9 @@ def build_axis(values: Sequence[float], intervals: int = 4) -> Axis:
 
 
 def build_log_axis(values: Sequence[float], most_ticks: int = 7) -> Axis:
-    """A logarithmic axis over the positive ones of `values`, at least one of them.
+    """Return a logarithmic axis over the positive `values`, of which there must be one.
 
-    Its ticks are 1, 2 and 5 times powers of ten, or every so many powers where those are too many.
+    Its ticks are 1, 2 and 5 times powers of ten, or, if these are too many, only every few powers.
     """
     positive = [value for value in values if value > 0]
     low, high = min(positive), max(positive)
@@ -71,7 +71,7 @@ def build_log_axis(values: Sequence[float], most_ticks: int = 7) -> Axis:
 
 
 def choose_labels(places: Sequence[float], always: Sequence[bool], gap: float) -> list[bool]:
-    """Which of the places, in ascending order, have room for a label; some always have one."""
+    """Return which of the ascending places get a label: those in `always`, and others with room."""
     kept = [place for place, is_kept in zip(places, always, strict=True) if is_kept]
     labels = []
     for place, is_kept in zip(places, always, strict=True):
@@ -86,38 +86,38 @@ class MapRow:
     """The pruned components of one kind of module, by layer."""
 
     kind: str
-    """A module's name after its layer's number, as in `mlp.down_proj`."""
+    """The part of a module's name after its layer number, such as `mlp.down_proj`."""
     counts: list[int]
     total: int
 
 
 @dataclass(frozen=True)
 class LayerMap:
-    """How many components were pruned in each layer, layers without any included."""
+    """Number of components pruned in each layer, including layers without any."""
 
     layers: list[tuple[int, int]]
     rows: list[MapRow]
-    """One a kind of module, the kind with the most pruned components first."""
+    """One row per kind of module; the kind with the most pruned components comes first."""
     largest: int
-    """The most components of one kind in one layer."""
+    """The largest number of components of one kind pruned in one layer."""
     elsewhere: int
-    """Pruned components in modules whose name has no layer number."""
+    """Number of components pruned in modules whose names have no layer number."""
     axis: Axis
 
 
 def layer_of(module: str) -> int | None:
-    """The layer number in a module's name, as in `model.layers.12.mlp.down_proj`."""
+    """Return the layer number in a module's name, such as `model.layers.12.mlp.down_proj`."""
     return _place(module)[0]
 
 
 def _place(module: str) -> tuple[int | None, str]:
-    """A module's layer number, and what its name says after it."""
+    """Return a module's layer number and the part of its name after it."""
     found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", module, re.ASCII)
     return (int(found[1]), module[found.end() :]) if found else (None, module)
 
 
 def build_layer_map(patch: PatchSummary | None) -> LayerMap | None:
-    """The pruned components counted by layer and kind of module; None without any."""
+    """Return the pruned components counted by layer and kind of module; None if there are none."""
     if patch is None or not patch.counts:
         return None
     counts: Counter[tuple[int | None, str]] = Counter()
@@ -144,16 +144,16 @@ def _count_kind(counts: Counter[tuple[int | None, str]], kind: str, depth: int) 
 
 @dataclass(frozen=True)
 class PrunedModule:
-    """What was pruned in one module."""
+    """The components pruned in one module."""
 
     name: str
     count: int
     indices: list[int]
-    """Ascending; empty where single weights are only counted."""
+    """Ascending; empty for single weights, which are only counted."""
 
 
 def order_modules(patch: PatchSummary | None) -> list[PrunedModule]:
-    """Modules with their pruned components, by layer number and not by the file's order."""
+    """Return the modules with their pruned components, sorted by layer number."""
     if patch is None:
         return []
     numbered = ((layer_of(module), module) for module in patch.counts)

@@ -1,4 +1,4 @@
-"""The report of a circuit job: what was found and how faithful it is, as pages."""
+"""The report of a circuit job, rendered as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ TASK_TITLES: dict[str, str] = {
     BuiltInTask.GREATER_THAN: "Greater than",
 }
 DRAWN_RETENTION = (-1.0, 4.0)
-"""Beyond these a curve is drawn at the chart's edge."""
+"""Range of retention on the chart; values outside are drawn at its edge. Chosen by hand."""
 
 
 @dataclass(frozen=True)
 class CurveLine:
-    """One attributor's curve as drawn."""
+    """One attributor's curve, ready to be drawn."""
 
     curve: CircuitCurve
     number: int
     points: list[tuple[float, float]]
-    """(x in [0, 1] on a logarithmic axis of the share, retention), by size."""
+    """(x in [0, 1] on a logarithmic axis of the share, retention), sorted by size."""
     chosen: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class CurveChart:
-    """Retention over size for every attributor."""
+    """Chart of retention against circuit size, for every attributor."""
 
     lines: list[CurveLine]
     retention_axis: Axis
     ticks: list[tuple[float, float]]
     """(x in [0, 1], share) of the size axis."""
     is_clipped: bool
-    """Whether a value lies beyond what is drawn."""
+    """Whether any value lies outside the range drawn."""
 
 
 def build_curve_chart(curves: Sequence[CircuitCurve]) -> CurveChart | None:
-    """The curves with their axes, the chosen sizes among their points; None without any."""
+    """Return the curves with their axes and the chosen sizes; None if there are no curves."""
     measured = [point for curve in curves for point in (*curve.points, curve.chosen)]
     if not measured:
         return None
@@ -76,12 +76,12 @@ def build_curve_chart(curves: Sequence[CircuitCurve]) -> CurveChart | None:
 
 
 def render_circuit_markdown(report: CircuitReport) -> str:
-    """The report as GitHub-flavoured Markdown, without timings."""
+    """Return the report as GitHub-flavoured Markdown, without timings."""
     return render_markdown_template("circuit.md.j2", _context(report))
 
 
 def render_circuit_html(report: CircuitReport) -> str:
-    """The report as one HTML page that loads nothing and runs no script, without timings."""
+    """Return the report as one HTML page without external resources, scripts and timings."""
     return render_html_template("circuit.html.j2", _context(report))
 
 

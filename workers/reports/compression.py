@@ -1,4 +1,4 @@
-"""The report of a compression: what was removed and what it cost, as pages."""
+"""The report of a compression job, rendered as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from workers.reports.rendering import (
 
 
 def render_compression_markdown(report: CompressionReport) -> str:
-    """The report as GitHub-flavoured Markdown, without timings."""
+    """Return the report as GitHub-flavoured Markdown, without timings."""
     return render_markdown_template("compression.md.j2", _context(report))
 
 
 def render_compression_html(report: CompressionReport) -> str:
-    """The report as one HTML page that loads nothing and runs no script, without timings."""
+    """Return the report as one HTML page without external resources, scripts and timings."""
     return render_html_template("compression.html.j2", _context(report))
 
 

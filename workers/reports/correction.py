@@ -1,4 +1,4 @@
-"""The report of a correction, rendered as Markdown and one self-contained HTML page."""
+"""The report of a correction job, rendered as Markdown and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ excise reproduce manifest.json --prompts-dir PROMPTS_DIR --wait --output AGAIN_D
 
 
 def render_markdown(report: CorrectionReport) -> str:
-    """The report as GitHub-flavoured Markdown, without timings."""
+    """Return the report as GitHub-flavoured Markdown, without timings."""
     return render_markdown_template("report.md.j2", _context(report))
 
 
 def render_html(report: CorrectionReport) -> str:
-    """The report as one HTML page that loads nothing and runs no script, without timings."""
+    """Return the report as one HTML page without external resources, scripts and timings."""
     return render_html_template("report.html.j2", _context(report))
 
 

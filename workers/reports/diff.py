@@ -1,4 +1,4 @@
-"""Two responses compared word by word, and the loops in them."""
+"""Comparing two responses word by word, and finding loops in them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a response: `turn` counts a loop's turns from 1, and is 0 outside loops."""
+    """A span of a response; `turn` counts a loop's turns from 1 and is 0 outside loops."""
 
     text: str
     changed: bool
@@ -44,19 +44,22 @@ class Span:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two responses with what changed marked."""
+    """Two responses with their differences marked."""
 
     before: list[Span]
     after: list[Span]
     before_loop: Loop | None
-    """The longest one."""
+    """The longest loop in the first response."""
     after_loop: Loop | None
     diff: str
-    """The comparison as the body of a `diff` block."""
+    """The comparison as the content of a `diff` block."""
 
 
 def find_loops(words: Sequence[str]) -> list[Loop]:
-    """Phrases said at least three times in a row, from left to right, the longest loop first."""
+    """Return phrases repeated at least three times in a row, from left to right.
+
+    Where loops overlap, the longest is taken.
+    """
     loops: list[Loop] = []
     start = 0
     while start < len(words) - 2:
@@ -81,7 +84,10 @@ def _loop_at(words: Sequence[str], start: int) -> Loop | None:
 
 
 def _changed_words(before: list[str], after: list[str]) -> list[tuple[bool, slice, slice]]:
-    """Runs of both word lists as (changed, before, after); lone common words count as changed."""
+    """Return runs of the two word lists as (changed, before, after).
+
+    A single common word between changes counts as changed.
+    """
     if len(before) * len(after) > _DIFF_BUDGET:
         common = 0
         while common < min(len(before), len(after)) and before[common] == after[common]:
@@ -123,7 +129,7 @@ def _spans(words: list[str], changed: Sequence[bool], loops: list[Loop]) -> list
 
 
 def _diff_lines(sign: str, words: list[str], starts: set[int], first: int) -> Iterator[str]:
-    """`words` as wrapped lines of a `diff` block; every turn of a loop begins a new line."""
+    """Yield `words` as wrapped lines of a `diff` block; each turn of a loop starts a new line."""
     text = "".join(
         "\n" + word.lstrip(" ") if first + offset in starts else word
         for offset, word in enumerate(words)
@@ -134,7 +140,7 @@ def _diff_lines(sign: str, words: list[str], starts: set[int], first: int) -> It
 
 
 def _turn_starts(words: list[str], loops: list[Loop]) -> set[int]:
-    """Where a turn of a loop begins on a line that is already under way."""
+    """Return the positions at which a turn of a loop must start a new line."""
     starts = (start for x in loops for start in range(x.start, x.end, x.words) if x.words > 2)
     return {start for start in starts if "\n" not in words[start]}
 

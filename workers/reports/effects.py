@@ -1,4 +1,5 @@
-"""The effect on each behaviour as a report shows it: by evaluator, beside chance, and alone."""
+"""The effects section of a report: each behaviour by evaluator, with its control, and corrected
+alone."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ _TITLES = {
 }
 _SHARES = frozenset({MeasureName.SHARE, MeasureName.ANY_SHARE})
 _COUNTED_KINDS = frozenset({BehaviourKind.REPETITION, BehaviourKind.PHRASE})
-"""Kinds of behaviour that are counted: another evaluator would find the same."""
+"""Kinds of behaviour that are counted exactly, so that any evaluator would agree."""
 _SAME_WITH_ONE_SAMPLE = {
     MeasureName.ANY_SHARE: MeasureName.SHARE,
     MeasureName.EXPECTED_WORST: MeasureName.MEAN_SCORE,
@@ -43,7 +44,7 @@ _SAME_WITH_ONE_SAMPLE = {
 
 @dataclass(frozen=True)
 class Lane:
-    """One line of a chart: what was measured after one way of pruning."""
+    """One line of a chart: a figure measured after one way of pruning."""
 
     kind: str
     """`correction`, `control` or `alone`."""
@@ -61,7 +62,7 @@ class EffectRow:
 
     @property
     def lanes(self) -> list[Lane]:
-        """What was measured on held-out prompts, the correction first."""
+        """The figures measured on held-out prompts, the correction's first."""
         found = (
             ("correction", "correction", self.measure.held_out),
             ("control", "random", self.measure.random_control),
@@ -71,7 +72,7 @@ class EffectRow:
 
     @property
     def lane_count(self) -> int:
-        """How many lines of a chart it takes."""
+        """Number of lines that it takes in a chart."""
         return len(self.lanes)
 
 
@@ -86,11 +87,11 @@ class EffectPanel:
     is_share: bool
     rows: list[EffectRow]
     axis: Axis
-    """Over the figure times `scale`."""
+    """Axis of the figure times `scale`."""
 
     @property
     def scale(self) -> int:
-        """Shares are drawn in per cent."""
+        """Factor for drawing: 100 for shares, which are drawn in per cent, otherwise 1."""
         return 100 if self.is_share else 1
 
     @property
@@ -99,19 +100,19 @@ class EffectPanel:
         return any(row.measure.alone for row in self.rows)
 
     def level(self, value: float) -> str:
-        """The figure as a reader would write it."""
+        """Return the figure formatted for readers."""
         return format_share(value) if self.is_share else format_number(value)
 
     def change(self, value: float) -> str:
-        """A change of the figure, in percentage points where it is a share, without the unit."""
+        """Return a change of the figure without its unit; for shares, in percentage points."""
         return format_signed(100 * value, 1) if self.is_share else format_signed(value)
 
     def difference(self, value: float) -> str:
-        """A change with its unit."""
+        """Return a change of the figure with its unit."""
         return f"{self.change(value)}{' points' if self.is_share else ''}"
 
     def interval(self, effect: HeldOutEffect | ControlledEffect) -> str:
-        """The interval of a change."""
+        """Return the interval of a change, formatted for readers."""
         return f"{self.change(effect.ci_low)} to {self.change(effect.ci_high)}"
 
 
@@ -121,9 +122,9 @@ class EffectView:
 
     behaviour: BehaviourEffect
     panels: list[EffectPanel]
-    """The headline figure first."""
+    """One panel per figure, the headline figure first."""
     has_one_sample: bool
-    """Whether the figures over a prompt's samples are those over responses, and left out."""
+    """Whether prompts have one sample each; figures over a prompt's samples are then left out."""
 
     @property
     def headline(self) -> EffectPanel:
@@ -132,13 +133,13 @@ class EffectView:
 
     @property
     def is_measured(self) -> bool:
-        """Whether anything was measured on held-out prompts."""
+        """Whether any figure was measured on held-out prompts."""
         return any(row.lanes for panel in self.panels for row in panel.rows)
 
 
 @dataclass(frozen=True)
 class AloneRow:
-    """How much of what a behaviour's own correction does the common one does too."""
+    """The common correction's change of a behaviour, compared with that of its own correction."""
 
     behaviour: str
     evaluator: str
@@ -146,11 +147,11 @@ class AloneRow:
     together: HeldOutEffect
     alone: HeldOutEffect
     reached: float | None
-    """Common change over own change; None where its own correction changes nothing."""
+    """Common change divided by own change; None if its own correction changes nothing."""
 
 
 def build_effect_views(report: CorrectionReport) -> list[EffectView]:
-    """Every behaviour with its figures, in the report's order."""
+    """Return every behaviour with its figures, in the report's order."""
     return [_build_view(behaviour) for behaviour in report.behaviours if behaviour.evaluators]
 
 
@@ -207,7 +208,7 @@ def _build_panel(behaviour: BehaviourEffect, name: MeasureName) -> EffectPanel:
 
 
 def _build_axis(rows: Sequence[EffectRow], is_share: bool, threshold: float) -> Axis:
-    """An axis over every figure and interval, zero included, and of scores the threshold."""
+    """Return an axis over all figures and intervals and zero; for scores also the threshold."""
     values = [0.0] if is_share else [0.0, threshold]
     for row in rows:
         values += [row.measure.tune.before, row.measure.tune.after]
@@ -222,19 +223,19 @@ def _build_axis(rows: Sequence[EffectRow], is_share: bool, threshold: float) -> 
 
 
 def describe_fall(effect: HeldOutEffect) -> str:
-    """How many times fewer a share became; empty where it did not fall."""
+    """Return by what factor a share fell, as text; empty if it did not fall."""
     if not effect.after < effect.before:
         return ""
     return "none left" if effect.after == 0 else f"{effect.before / effect.after:.1f}× fewer"
 
 
 def is_judged_alone(behaviour: BehaviourEffect) -> bool:
-    """Whether the figures rest on one evaluator's opinion, and no other one was asked."""
+    """Return whether the figures rest on the judgement of a single evaluator."""
     return len(behaviour.evaluators) == 1 and behaviour.kind not in _COUNTED_KINDS
 
 
 def describe_judges(behaviour: BehaviourEffect) -> str:
-    """Who says that a response shows the behaviour; empty where it is counted."""
+    """Return who judges that a response shows the behaviour; empty if it is counted exactly."""
     if is_judged_alone(behaviour):
         return f"judged by one evaluator ({behaviour.evaluators[0].evaluator}) alone"
     count = len(behaviour.evaluators)
@@ -246,7 +247,7 @@ def describe_judges(behaviour: BehaviourEffect) -> str:
 
 
 def build_alone_rows(views: Sequence[EffectView]) -> list[AloneRow]:
-    """The headline figure of each behaviour corrected together and alone, by every evaluator."""
+    """Return each behaviour's headline figure, corrected together and alone, by every evaluator."""
     return [
         AloneRow(
             behaviour=view.behaviour.name,

@@ -1,4 +1,4 @@
-"""Responses that show a behaviour, for who reads why a gate on it was not met. Pure."""
+"""Example responses that show a behaviour, for readers of a gate that was not met."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from excise.reports.gates import GateResult
 from workers.measuring.state import BehaviourScores, ModelState, Responses
 
 MOST_EXAMPLES = 5
-"""Prompts of a behaviour whose responses are shown."""
+"""Largest number of prompts per behaviour whose responses are shown. Chosen by hand."""
 
 BEHAVIOUR_GATES = ("behaviour", "behaviour_significance", "behaviour_share", "behaviour_share_rise")
 
@@ -17,9 +17,9 @@ BEHAVIOUR_GATES = ("behaviour", "behaviour_significance", "behaviour_share", "be
 def collect_examples(
     gates: Sequence[GateResult], base: ModelState, state: ModelState
 ) -> list[GateExample]:
-    """Return the first responses that show a behaviour of which a gate was not met.
+    """Return responses that show a behaviour, for each behaviour with a gate that was not met.
 
-    Prompts with the most such responses come first, of equals in the order that they were asked.
+    Prompts with the most such responses come first; ties keep the order of the prompts.
     """
     unmet = [tuple(gate.name.split(":", 1)) for gate in gates if not gate.passed]
     names = dict.fromkeys(parts[1] for parts in unmet if parts[0] in BEHAVIOUR_GATES)

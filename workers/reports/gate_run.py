@@ -1,4 +1,4 @@
-"""What `excise gate` says about a checkpoint, in JSON and Markdown. Everything is pure."""
+"""The report of `excise gate`, rendered as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from workers.reports.rendering import (
 
 
 def find_outcome(gates: Sequence[GateResult]) -> GateOutcome:
-    """Return `passed` where there are gates, and every one was measured and met."""
+    """Return `passed` if there are gates and every one was measured and met."""
     met = [gate.is_met for gate in gates]
     return GateOutcome.PASSED if met and all(met) else GateOutcome.GATES_NOT_MET
 
 
 def render_gate_json(report: GateReport) -> bytes:
-    """The report as JSON; refuses NaN."""
+    """Return the report as JSON; raises `NonFiniteReportError` for NaN or infinity."""
     return render_json(report)
 
 
 def render_gate_markdown(report: GateReport) -> bytes:
-    """The report as GitHub-flavoured Markdown."""
+    """Return the report as GitHub-flavoured Markdown."""
     require_finite(report.model_dump())
     context = {
         "report": report,

@@ -1,4 +1,4 @@
-"""The gates as a report lists them: grouped by what they watch, every number with its unit."""
+"""The gates section of a report: gates grouped by what they watch, all numbers with units."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ _SIGNS = {GateBound.AT_MOST: "≤ ", GateBound.AT_LEAST: "≥ ", GateBound.ABOVE
 _NOT_SAID = "nothing was measured"
 _SHARE = "share"
 _UNWRITTEN = frozenset({"", "relative", "ratio", "score"})
-"""Units that the number itself shows, or has none of."""
+"""Units that are not written, because the number shows them or has none."""
 
 
 @dataclass(frozen=True)
 class GateRow:
-    """One gate, ready to be read."""
+    """One gate, formatted for readers."""
 
     name: str
     sentence: str
     limit: str
     value: str
-    """Empty where it was not measured."""
+    """Empty if it was not measured."""
     interval: str
     change: str
-    """`before → after`; empty where the gate has no such figures."""
+    """`before → after`; empty if the gate has no such figures."""
     count: int | None
     is_met: bool
-    """Whether it was measured and met; what was not measured is not met."""
+    """Whether it was measured and met; a gate that was not measured is not met."""
     unmeasured: str
-    """Why there is no value; empty where there is one."""
+    """Why there is no value; empty if there is one."""
     note: str
-    """What a reader must know to judge the value by; may be empty."""
+    """A note that helps to judge the value; may be empty."""
     remedy: str
-    """What may have caused that it is unmet, and what to do; empty where it is met."""
+    """Likely cause and what to do; empty if the gate is met."""
 
 
 @dataclass(frozen=True)
 class GateGroupView:
-    """Gates that watch the same thing."""
+    """The gates of one group."""
 
     heading: str
     rows: list[GateRow]
 
 
 def build_gate_groups(gates: Sequence[GateResult]) -> list[GateGroupView]:
-    """The gates by group, each group in the report's order; groups without gates are left out."""
+    """Return the gates by group, each in the report's order; empty groups are left out."""
     groups = [
         GateGroupView(heading, [_build_row(gate) for gate in gates if gate.group is group])
         for group, heading in _HEADINGS.items()
@@ -64,7 +64,7 @@ def build_gate_groups(gates: Sequence[GateResult]) -> list[GateGroupView]:
 
 
 def list_failed(gates: Sequence[GateResult]) -> list[GateRow]:
-    """The gates that were not met, in the report's order."""
+    """Return the gates that were not met, in the report's order."""
     return [row for row in map(_build_row, gates) if not row.is_met]
 
 
@@ -86,7 +86,7 @@ def _build_row(gate: GateResult) -> GateRow:
 
 
 def _name(identifier: str) -> str:
-    """`toxicity.held_out_prompts` as `Toxicity: held-out prompts`, `refusals:ours` likewise."""
+    """Return a gate's name for readers: `toxicity.held_out` becomes `Toxicity: held-out`."""
     owner, separator, own = re.split(r"([.:]|$)", identifier, maxsplit=1)
     if not separator:
         return title(owner)
@@ -108,7 +108,7 @@ def _format_change(gate: GateResult) -> str:
 
 
 def _format(value: float, unit: str, *, is_limit: bool = False) -> str:
-    """A gate's number with its unit: relative changes and shares in per cent, ratios with ×."""
+    """Return a number with its unit: relative changes and shares in per cent, ratios with ×."""
     written = _write(value, unit, is_limit=is_limit)
     if _is_share(unit):
         return written + unit.removeprefix(_SHARE)
@@ -116,7 +116,7 @@ def _format(value: float, unit: str, *, is_limit: bool = False) -> str:
 
 
 def _write(value: float, unit: str, *, is_limit: bool = False) -> str:
-    """The number alone."""
+    """Return a number without its unit."""
     if unit == "relative":
         return format_share(value, 2) if is_limit else format_percent(value)
     if _is_share(unit):
@@ -125,5 +125,5 @@ def _write(value: float, unit: str, *, is_limit: bool = False) -> str:
 
 
 def _is_share(unit: str) -> bool:
-    """Whether a unit is a share of something, such as `share of prompts`."""
+    """Return whether a unit is a share of something, such as `share of prompts`."""
     return unit.startswith(_SHARE)

@@ -1,4 +1,4 @@
-"""What is left of each behaviour and what came instead, as a report shows it."""
+"""The leftovers section of a report: what is left of each behaviour, and what replaced it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from excise.reports.correction import BehaviourLeftovers, CorrectionReport, Left
 from workers.reports.samples import OPEN_KINDS, SampleView, build_view, find_signs
 
 OPEN_WORD_KINDS = OPEN_KINDS | {BehaviourKind.PHRASE}
-"""Kinds of behaviour whose words are shown at once: a few words, around those that the job itself
-names. Whole responses stay behind a click as everywhere."""
+"""Kinds of behaviour whose words are shown without a click: for a phrase, these are a few words
+around those that the job itself names. Whole responses need a click, as everywhere."""
 
 
 @dataclass(frozen=True)
 class LeftoverRow:
-    """One run of words."""
+    """One run of words that occurs in responses."""
 
     kind: str
     words: str
@@ -25,20 +25,20 @@ class LeftoverRow:
 
 @dataclass(frozen=True)
 class LeftoversView:
-    """The words of one behaviour and responses with them."""
+    """The words left of one behaviour, and responses that contain them."""
 
     behaviour: str
     found: BehaviourLeftovers
     rows: list[LeftoverRow]
     is_veiled: bool
-    """Whether the words are shown only on request."""
+    """Whether the words are shown only after a click."""
     hides_texts: bool
-    """Whether prompts and responses are."""
+    """Whether prompts and responses are shown only after a click."""
     views: list[SampleView]
 
 
 def build_leftovers(report: CorrectionReport) -> list[LeftoversView]:
-    """What is left of each behaviour, those with nothing left out."""
+    """Return what is left of each behaviour; behaviours with nothing left are omitted."""
     behaviours = {behaviour.name: behaviour for behaviour in report.behaviours}
     views = []
     for found in report.leftovers:

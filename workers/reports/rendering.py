@@ -1,7 +1,7 @@
-"""How reports of every kind become JSON, Markdown and one self-contained HTML page.
+"""Rendering of all kinds of reports as JSON, Markdown and one self-contained HTML page.
 
-Everything here is pure: the same report gives the same bytes. Text of prompts, responses and
-names is untrusted; it reaches a page escaped and with control characters made visible.
+Functions are pure: the same report gives the same bytes. Prompts, responses and names are
+untrusted text; on a page they are escaped and control characters are made visible.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_apply_command(verdict: Verdict) -> str:
-    """The command that applies the patch of a job which ended so."""
+    """Return the command that applies the patch of a job with this verdict."""
     return _APPLY_COMMAND if verdict is Verdict.PASSED else f"{_APPLY_COMMAND} --rejected"
 
 
@@ -52,19 +52,22 @@ class NonFiniteReportError(ValueError):
 
 
 def render_json(report: ReportModel) -> bytes:
-    """The report as ASCII JSON: sorted, indented, one trailing newline; refuses NaN."""
+    """Return the report as ASCII JSON: sorted, indented, with one trailing newline.
+
+    Raises `NonFiniteReportError` for NaN or infinity.
+    """
     content = report.model_dump()
     require_finite(content)
     return (json.dumps(content, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
 def render_markdown_template(name: str, context: Mapping[str, object]) -> str:
-    """The template as GitHub-flavoured Markdown."""
+    """Return the template rendered as GitHub-flavoured Markdown."""
     return _markdown_environment().get_template(name).render(context)
 
 
 def render_html_template(name: str, context: Mapping[str, object]) -> str:
-    """The template as one HTML page that loads nothing and runs no script."""
+    """Return the template rendered as one HTML page without external resources and scripts."""
     css = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode("ascii")
     page = _html_environment().get_template(name)
@@ -72,7 +75,7 @@ def render_html_template(name: str, context: Mapping[str, object]) -> str:
 
 
 def require_finite(value: object, path: str = "report") -> None:
-    """Raise NonFiniteReportError naming the first figure that is NaN or infinite."""
+    """Raise `NonFiniteReportError`, naming the first figure that is NaN or infinite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise NonFiniteReportError(
             f"{path} is {value}; measure it again, or leave it out as None where that is allowed."
@@ -114,7 +117,7 @@ def _html_environment() -> jinja2.Environment:
 
 @cache
 def _markdown_environment() -> jinja2.Environment:
-    """Every plain string is escaped for Markdown; what is Markdown already is Markup."""
+    """Return an environment that escapes plain strings for Markdown but not `Markup`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=False,  # noqa: S701 - HTML escaping is the wrong one; `finalize` escapes

@@ -1,4 +1,4 @@
-"""Samples of a report: grouped by behaviour, ranked by effect, the worst cases called so."""
+"""The samples section of a report: grouped by behaviour, ranked by effect, worst cases marked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from workers.reports.diff import Comparison, compare_responses
 _WORST_SHOWN = 6
 _BEST_SHOWN = 3
 OPEN_KINDS = frozenset({BehaviourKind.REPETITION})
-"""Kinds of behaviour whose texts are shown at once. What the others look for may be nothing one
-wants on a screen unasked: insults, leaked names, whatever a scorer of the user's own finds."""
+"""Kinds of behaviour whose texts are shown without a click. Texts of other kinds may be unwelcome
+on a screen: insults, leaked names, or whatever a user's own scorer finds."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class SampleView:
-    """A sample with its gain (positive is better) and its two responses compared."""
+    """A sample with its gain and its two responses compared."""
 
     sample: Sample
     gain: float
-    """Mean over the evaluators of how much better the score became."""
+    """Improvement of the score, averaged over evaluators; positive is better."""
     caution: str
-    """Why this is a worst case; empty where it is none."""
+    """Why this is a worst case; empty if it is not."""
     scores: list[ScoreChange]
     texts: Comparison
 
 
 @dataclass(frozen=True)
 class SampleGroup:
-    """Samples under one heading; only those that are not `folded` are open at first."""
+    """Samples under one heading; if `folded`, they are hidden at first."""
 
     heading: str
     samples: list[SampleView]
@@ -57,14 +57,15 @@ class BehaviourSamples:
     behaviour: str
     decoding: str
     is_veiled: bool
-    """Whether prompts and responses are shown only on request."""
+    """Whether prompts and responses are shown only after a click."""
     groups: list[SampleGroup]
 
 
 def build_samples(report: CorrectionReport) -> list[BehaviourSamples]:
-    """The samples of each behaviour: largest effects, worst cases, the rest, the tuning split.
+    """Return the samples of each behaviour: largest effects, worst cases, the rest, tuning prompts.
 
-    Without a patch there is nothing to compare: the base model's responses, the worst first.
+    Without a patch there is nothing to compare, and the base model's responses are returned, the
+    worst first.
     """
     behaviours = {behaviour.name: behaviour for behaviour in report.behaviours}
     names = list(dict.fromkeys([*behaviours, *(sample.behaviour for sample in report.samples)]))
@@ -95,7 +96,7 @@ def _build_behaviour(
 
 
 def find_signs(behaviour: BehaviourEffect | None) -> dict[str, int]:
-    """Evaluator → 1 where a higher score is better, −1 where a lower one is."""
+    """Return evaluator → 1 if higher scores are better, −1 if lower ones are."""
     evaluators = behaviour.evaluators if behaviour else []
     return {
         one.evaluator: 1 if one.direction is Direction.HIGHER_IS_BETTER else -1
@@ -104,7 +105,7 @@ def find_signs(behaviour: BehaviourEffect | None) -> dict[str, int]:
 
 
 def build_view(sample: Sample, signs: Mapping[str, int], *, has_patch: bool) -> SampleView:
-    """Return a sample as it is read; `signs` are those of `find_signs`."""
+    """Return the view of a sample; `signs` are those of `find_signs`."""
     scored = sample.scores_before.keys() & sample.scores_after.keys()
     names = [name for name in signs if name in scored] + sorted(scored - signs.keys())
     scores = [
@@ -143,12 +144,12 @@ def _group_base(views: Sequence[SampleView], signs: Mapping[str, int]) -> list[S
 
 
 def _says_nothing(text: str) -> bool:
-    """Whether a response, as a sample shows it, is empty."""
+    """Return whether a response, as a sample shows it, is empty."""
     return text == NO_ANSWER or not says_something(text.removeprefix(LEFT_OUT))
 
 
 def _caution(view: SampleView) -> SampleView:
-    """The view, called a worst case and why."""
+    """Return the view marked as a worst case, with the reason."""
     sample = view.sample
     if _says_nothing(sample.after) and not _says_nothing(sample.before):
         why = "no longer answers"

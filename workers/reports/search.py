@@ -1,4 +1,4 @@
-"""The search as a report draws it: gain against amount, and gain against what it costs."""
+"""The search section of a report: charts of gain against amount and of gain against cost."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ from workers.reports.abilities import name_bounds
 from workers.reports.charts import Axis, build_axis, build_log_axis, choose_labels
 
 DRAWN_GAINS = (-0.2, 1.0)
-"""Gains beyond these are drawn at the chart's edge."""
+"""Range of gains on the charts; gains outside are drawn at the edge. Chosen by hand."""
 _MOST_JOINED = 16
-"""Amounts whose mean gains are joined by a line; with more it would be noise."""
+"""Largest number of amounts whose mean gains are joined by a line; with more, the line would be
+mostly noise. Chosen by hand."""
 _CHARACTER = 0.02
-"""Width of a label's character, as a share of the axis."""
+"""Approximate width of a label's character, as a share of the axis."""
 _MOST_OPEN = 24
-"""Trials whose table is printed; more are left to report.json."""
+"""Largest number of trials shown in a table; more are only in report.json. Chosen by hand."""
 
 
 @dataclass(frozen=True)
 class DoseSeries:
-    """The gains of one behaviour at every amount of one granularity."""
+    """The gains of one behaviour at all amounts of one granularity."""
 
     behaviour: str
     number: int
     points: list[tuple[SearchStep, float]]
     """Each trial with its gain."""
     line: list[tuple[int, float]]
-    """(amount, mean gain), ascending; empty where no line is drawn."""
+    """(amount, mean gain), by ascending amount; empty if no line is drawn."""
 
 
 @dataclass(frozen=True)
 class DosePanel:
-    """Dose–response of one granularity."""
+    """Dose–response chart of one granularity."""
 
     granularity: Granularity
     series: list[DoseSeries]
     amount_axis: Axis
     labels: list[int]
-    """Amounts written below the axis."""
+    """Amounts that are written below the axis."""
     gain_axis: Axis
 
 
 @dataclass(frozen=True)
 class ParetoChart:
-    """Mean gain against KL divergence, one point a trial."""
+    """Mean gain against KL divergence, one point per trial."""
 
     steps: list[SearchStep]
-    """The chosen one last, so that it is drawn on top."""
+    """The trials; the chosen one is last, so that it is drawn on top."""
     front: list[tuple[float, float]]
-    """Corners (KL, gain) of the front's staircase, by KL divergence."""
+    """Corners (KL, gain) of the Pareto front's staircase, by ascending KL."""
     kl_axis: Axis
     gain_axis: Axis
     budget: BudgetLimits | None
@@ -67,25 +68,25 @@ class SearchView:
 
     dose: list[DosePanel]
     pareto: ParetoChart | None
-    """None where no trial moved the model at all."""
+    """None if no trial changed the model at all."""
     steps: list[SearchStep]
     behaviours: list[str]
     has_chosen: bool
     is_clipped: bool
-    """Whether a gain lies beyond what is drawn."""
+    """Whether any gain lies outside the range drawn."""
     is_long: bool
     abilities: dict[str, str]
     """Protected slice → what the model does there."""
     bound_sentence: str
-    """What bound the chosen trial, and what most of the others; empty without a chosen one."""
+    """Which limit bound the chosen trial, and which most others; empty if none was chosen."""
 
     def name_bound(self, step: SearchStep) -> str:
-        """Return the limit of which a trial used most, in a reader's words."""
+        """Return the limit of which a trial used the largest share, in words for readers."""
         return _name_bound(step, self.abilities)
 
 
 def build_search_view(report: CorrectionReport) -> SearchView | None:
-    """The search's charts and trials; None without a search."""
+    """Return the search's charts and trials; None if there was no search."""
     steps = report.search
     if not steps:
         return None
@@ -133,7 +134,7 @@ def _describe_bound(steps: Sequence[SearchStep], abilities: Mapping[str, str]) -
 
 
 def describe_rank_limit(report: CorrectionReport) -> str | None:
-    """What the limit on pruned neurons per module cost, in a sentence or two; None without one."""
+    """Return what the limit on pruned neurons per module cost; None if there is no limit."""
     cost = report.rank_limit
     chosen = next((step for step in report.search if step.chosen), None)
     if cost is None or chosen is None:
@@ -202,7 +203,7 @@ def _build_dose(
 
 
 def _build_amount_axis(amounts: Sequence[int]) -> Axis:
-    """A logarithmic axis a little wider than the amounts; its ticks are drawn from them."""
+    """Return a logarithmic axis a little wider than the amounts, some of which are its ticks."""
     low, high = max(amounts[0], 1), max(amounts[-1], 1)
     margin = 2.0 if low == high else (high / low) ** 0.05
     return Axis(low / margin, high * margin, [], 0, is_logarithmic=True)
@@ -242,7 +243,7 @@ def _build_pareto(
 
 
 def _trace_front(steps: Sequence[SearchStep]) -> list[tuple[float, float]]:
-    """The best gain to be had at every KL divergence, as the corners of a staircase."""
+    """Return the best gain at or below each KL divergence, as the corners of a staircase."""
     corners: list[tuple[float, float]] = []
     for step in sorted(steps, key=lambda step: (step.kl, step.gain)):
         if corners:
