@@ -1,1 +1,1 @@
-"""Limits, and whether what was measured keeps within them."""
+"""Gates: limits, and whether the measured figures stay within them."""

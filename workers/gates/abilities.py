@@ -1,4 +1,4 @@
-"""Two models' figures on the same slices: what was lost, and whether that is within limits."""
+"""The gate on abilities: two models' figures on the same slices, and whether losses are allowed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from workers.measuring.state import ModelState
 from workers.measuring.statistics import compute_change_interval, compute_ratio_interval
 
 LEAST_ACCURACY = 0.1
-"""Share of items that a model must get right for the slice to be one of its abilities: below six
-of sixty, a fall of five points is half of what there is, and noise."""
+"""A slice counts as an ability of a model if it gets at least this share of items right. Below six
+right of sixty, a fall of five points would be half of all, and mostly noise. Chosen by hand."""
 
 UNMEASURED = "abilities could not be measured of both models in the same tokens"
 SHOWS_NOTHING = (
@@ -26,29 +26,30 @@ SHOWS_NOTHING = (
 )
 
 ROUNDING = 1e-9
-"""Least excess over a limit that counts: 48 and then 45 of 60 right differ by 0.05 + 4e-17."""
+"""A limit counts as exceeded only beyond this, because of rounding: 48 and then 45 of 60 right
+differ by 0.05 + 4e-17."""
 
 NAMED_LOSSES = 6
-"""Slices that a gate's sentence names; the report lists all."""
+"""Largest number of slices that a gate's sentence names; the report lists all. Chosen by hand."""
 
 
 class SliceLimits(Protocol):
-    """How far one slice may fall; None does not limit a figure."""
+    """How far one slice may fall; None means no limit."""
 
     @property
     def max_nats_rise(self) -> float | None:
-        """Of the negative log-likelihood of right continuations, nats per token."""
+        """Largest rise of the negative log-likelihood of right continuations, nats per token."""
 
     @property
     def max_accuracy_fall(self) -> float | None:
-        """Of the share of items that are right."""
+        """Largest fall of the share of items that are right."""
 
 
 class AbilityLimits(Protocol):
-    """The limits of every slice."""
+    """The limits of all slices."""
 
     def limits_of(self, name: str) -> SliceLimits:
-        """Return the limits of the slice called `name`."""
+        """Return the limits of the slice `name`."""
 
 
 def compare_slices(
@@ -60,8 +61,8 @@ def compare_slices(
 ) -> list[AbilityChange]:
     """Return the change of every slice, in the order of `kinds`.
 
-    `control` holds the same figures of a random selection, on the first items of each slice;
-    slices it lacks have no control. Raises `ValueError` where base and changed were measured on
+    `control` holds the figures of a random selection, on the first items of each slice; slices
+    missing from it have no control. Raises `ValueError` if base and changed were measured on
     different items.
     """
     return [
@@ -80,7 +81,7 @@ def compare_states(
 ) -> list[AbilityChange]:
     """Return the change of every slice between two states.
 
-    Nothing where abilities are not asked for, or could not be measured in either state.
+    Empty if abilities are not asked for or could not be measured in one of the states.
     """
     before, after = base.abilities, changed.abilities
     if limits is None or not isinstance(before, Abilities) or not isinstance(after, Abilities):
@@ -126,7 +127,7 @@ def _compare(
 def _describe_control(
     kind: SliceKind, base: SliceFigures, control: SliceFigures | None
 ) -> dict[str, float]:
-    """Return the control's changes beside the base's figures on the same items."""
+    """Return the control's changes from the base's figures on the same items."""
     if control is None:
         return {}
     same = base.first(len(control.tokens))
@@ -138,7 +139,7 @@ def _describe_control(
 
 
 def score_items(kind: SliceKind, figures: SliceFigures) -> list[float]:
-    """Return each item's score in [0, 1], as the slice counts what is right."""
+    """Return the score of each item, in [0, 1], by the slice's rule of what counts as right."""
     pairs = zip(figures.right, figures.tokens, strict=True)
     if kind.right is Right.TOKENS:
         return [right / tokens for right, tokens in pairs]
@@ -153,8 +154,8 @@ def compute_nats_rise(base: SliceFigures, changed: SliceFigures) -> float:
 def compute_soft_fall(base: SliceFigures, changed: SliceFigures) -> float:
     """Return the fall of the share of items that are right, smoothed: an item counts as σ(lead).
 
-    Where few items are measured, each that is just right or just wrong would be a step; its
-    least lead tells how near it is.
+    With few items, the plain share would jump with every item that is just right or just wrong;
+    an item's smallest lead shows how near it is to that.
     """
     pairs = zip(base.leads, changed.leads, strict=True)
     return fmean(_squash(before) - _squash(after) for before, after in pairs)
@@ -165,9 +166,9 @@ def _squash(lead: float) -> float:
 
 
 def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
-    """Return the gate: no slice that the base is able of falls by more than its limits.
+    """Return the gate's result: met if no ability of the base falls by more than its limits.
 
-    Without changes, as where they could not be measured, it is not met.
+    It is not met if there are no changes, for example because nothing could be measured.
     """
     lost = [change for change in changes if not change.within]
     gated = [change for change in changes if change.is_gated]
@@ -181,7 +182,7 @@ def judge_abilities(changes: Sequence[AbilityChange]) -> GateResult:
 
 
 def _describe(changes: Sequence[AbilityChange], lost: Sequence[AbilityChange]) -> str | None:
-    """Return what a reader must know of the gate; None where there is nothing."""
+    """Return a note that helps to judge the gate; None if none is needed."""
     if lost:
         return describe_losses(lost)
     is_able = any(change.is_gated for change in changes)
@@ -189,7 +190,7 @@ def _describe(changes: Sequence[AbilityChange], lost: Sequence[AbilityChange]) -
 
 
 def describe_losses(lost: Sequence[AbilityChange]) -> str:
-    """Return the sentence that names what is gone, the worst first."""
+    """Return the sentence that names the lost abilities, the worst first."""
     worst = sorted(lost, key=lambda change: change.accuracy_after - change.accuracy_before)
     told = [
         f"{change.sentence} ({change.accuracy_before:.0%} → {change.accuracy_after:.0%} right, "

@@ -1,8 +1,9 @@
-"""A run of `excise gate` beside an earlier one: which figures got better, which worse. Pure.
+"""Comparing a run of `excise gate` with an earlier one: which figures got better or worse.
 
-Both runs judge their checkpoint against the same one, so that their figures mean the same. A
-figure is clearly better or worse where the 95 % intervals of both runs do not meet: with the same
-prompts in both that is more than chance would need, so that a candidate is blamed for little.
+Both runs judge their checkpoint against the same base, so that their figures are comparable. A
+figure is clearly better or worse if the 95 % intervals of the two runs do not overlap. With the
+same prompts in both runs this is stricter than a 5 % test, so that candidates are seldom blamed
+wrongly.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from workers.gates.rows import Figure, judge_figure
 from workers.gates.table import NOT_WORSE
 
 ROUNDING = 1e-9
-"""Differences up to this are none: the same figure, computed on another machine."""
+"""Smaller differences are ignored: the same figure can differ by rounding on another machine."""
 
 NAMED = 6
-"""Figures that the gate's note names; the report lists all."""
+"""Largest number of figures that the gate's note names; the report lists all. Chosen by hand."""
 
 
 @dataclass(frozen=True)
 class _Figure:
-    """A value with its interval, and which way is the good one."""
+    """A value with its interval, and the direction that is better."""
 
     value: float
     low: float | None
@@ -34,7 +35,7 @@ class _Figure:
 
 
 def compare_runs(report: GateReport, earlier: GateReport) -> RunComparison:
-    """Return what became of every figure since the run of `earlier`."""
+    """Return how every figure changed since the run of `earlier`."""
     obstacle = _find_obstacle(report, earlier)
     return RunComparison(
         model=earlier.model,
@@ -46,7 +47,10 @@ def compare_runs(report: GateReport, earlier: GateReport) -> RunComparison:
 
 
 def judge_not_worse(comparison: RunComparison) -> GateResult:
-    """Return the gate: nothing is clearly worse; not measured where nothing can be compared."""
+    """Return the gate's result: met if no figure is clearly worse.
+
+    It counts as not measured if nothing can be compared.
+    """
     if comparison.obstacle is not None:
         return judge_figure(NOT_WORSE, 0.0, Figure(None, unmeasured=comparison.obstacle))
     worse = comparison.clearly_worse
@@ -87,7 +91,7 @@ def _list_changes(report: GateReport, earlier: GateReport) -> Iterator[FigureCha
 
 
 def _list_figures(report: GateReport) -> dict[str, _Figure]:
-    """Return name → every figure that was measured; NOT_WORSE is about runs, and none."""
+    """Return name → figure, for all measured ones except `NOT_WORSE`, which is about runs."""
     figures = {
         gate.name: _Figure(
             gate.value, gate.ci_low, gate.ci_high, gate.bound in (GateBound.AT_MOST, None)
@@ -126,7 +130,7 @@ def _find_trend(now: _Figure, before: _Figure) -> Trend:
 
 
 def _meet(now: _Figure, before: _Figure) -> bool:
-    """Whether the intervals of two figures have a point in common; without one they do not."""
+    """Return whether the intervals of two figures overlap; false if one has no interval."""
     if now.low is None or now.high is None or before.low is None or before.high is None:
         return False
     return now.low <= before.high and before.low <= now.high

@@ -1,9 +1,9 @@
-"""How a pair of model states is judged by the gates that are asked for.
+"""Judging a pair of model states by the gates that are asked for.
 
-A gate is met when its value, the point estimate, is on the right side of its limit; the interval
-stands beside it, so that a reader sees what so few prompts cannot show. Where the design asks for
-certainty (`behaviour_significance`) the value is itself an end of the interval. A gate whose value
-cannot be computed, or is not finite, is not met and says why.
+A gate is met if its value, a point estimate, is on the right side of its limit. The interval is
+shown beside it, so that readers see how uncertain the value is. Where certainty is required
+(`behaviour_significance`), the value itself is an end of the interval. A gate whose value cannot be
+computed or is not finite is not met and says why.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ class GateRequest:
     """A gate that is asked for."""
 
     name: str
-    """Of a gate in `GATES`."""
+    """Name of a gate in `GATES`."""
     limit: float
     subject: str | None = None
-    """Prompt set, task or behaviour; the gate's own when None."""
+    """Prompt set, task or behaviour; None means the gate's default."""
 
 
 def judge_gates(
     requests: Sequence[GateRequest], base: ModelState, changed: ModelState
 ) -> list[GateResult]:
-    """Return the result of every gate asked for, in order. Raises `KeyError` on an unknown one."""
+    """Return the result of each requested gate, in order. Raises `KeyError` for an unknown gate."""
     return [judge_gate(request, base, changed) for request in requests]
 
 
 def judge_gate(request: GateRequest, base: ModelState, changed: ModelState) -> GateResult:
-    """Return whether `changed` is within the gate's limit beside `base`."""
+    """Return whether `changed`, compared with `base`, is within the gate's limit."""
     gate = GATES[request.name]
     subject = gate.subject if request.subject is None else request.subject
     figure = _measure(gate, Pair(base, changed, subject), request.limit)
@@ -48,7 +48,7 @@ def judge_gate(request: GateRequest, base: ModelState, changed: ModelState) -> G
 
 
 def _measure(gate: Gate, pair: Pair, limit: float) -> Figure:
-    """Return the pair's figure, or why there is none."""
+    """Return the pair's figure, or the reason why there is none."""
     assert gate.estimate is not None, "no gate of GATES waits for an engine's figure"
     try:
         found = _check_finite(gate.estimate(pair))
@@ -67,14 +67,14 @@ def _measure(gate: Gate, pair: Pair, limit: float) -> Figure:
 
 
 def _explain(gate: Gate, found: Estimate, limit: float, pair: Pair) -> str | None:
-    """Return what a reader must know to judge the value by; None where there is nothing."""
+    """Return a note that helps to judge the value; None if none is needed."""
     room, unanswered = _explain_room(gate, found, limit), estimates.describe_unanswered(pair)
     notes = (found.remark, room, unanswered)
     return "; ".join(note for note in notes if note) or None
 
 
 def _explain_room(gate: Gate, found: Estimate, limit: float) -> str | None:
-    """Say so where the base's own figure is such that the gate could not have failed."""
+    """Return a note if, given the base's figure, the gate could not have failed; else None."""
     if gate.bound is not GateBound.AT_MOST or found.most > limit:
         return None
     return (

@@ -1,7 +1,7 @@
-"""What may have caused an unmet gate, and what to do about it: a sentence or two for each.
+"""Remedies for unmet gates: the likely cause and what to do, in a sentence or two each.
 
-A job and `excise gate` set the same limits in other places, and only a job can prune less, so
-each has its own words.
+A job and `excise gate` have the same limits in different fields, and only a job can prune less, so
+each has its own wording.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _ENDLESS = Remedy(
     "Raise max_new_tokens of these prompts, so that answers have the room to end, or set "
     "{part}.{limit} to what you accept.",
 )
-"""Of prompts whose number of new tokens the user sets."""
+"""Remedy for prompt sets whose `max_new_tokens` the user can set."""
 
 _OTHER_GATES = {gate.name: gate for gate in (ABILITIES, NOT_WORSE)}
 
 _REFERENCE = "reference"
-"""The prompt set of a job whose number of new tokens is fixed."""
+"""The only prompt set of a job whose `max_new_tokens` is fixed."""
 
 _UNMEASURED = "See to the reason that is given; a gate that is asked for and not measured is unmet."
 _OTHER = {
@@ -38,7 +38,7 @@ _OTHER = {
 
 
 def add_remedies(gates: Sequence[GateResult], *, of_job: bool) -> list[GateResult]:
-    """Return the gates, each unmet one with its remedy in the words of a job or `excise gate`."""
+    """Return the gates, each unmet one with its remedy, worded for a job or for `excise gate`."""
     return [
         gate
         if gate.is_met
@@ -48,7 +48,7 @@ def add_remedies(gates: Sequence[GateResult], *, of_job: bool) -> list[GateResul
 
 
 def judge_with_remedy(gate: Gate, limit: float, figure: Figure) -> GateResult:
-    """Return whether a job's figure is within the limit of `gate`; if not, with the remedy."""
+    """Return the result of a job's gate; if it is unmet, with its remedy."""
     result = judge_figure(gate, limit, figure)
     if result.is_met:
         return result
@@ -56,9 +56,9 @@ def judge_with_remedy(gate: Gate, limit: float, figure: Figure) -> GateResult:
 
 
 def find_remedy(result: GateResult, *, of_job: bool) -> str:
-    """Return what may have caused that a gate is unmet, and what to do about it.
+    """Return the likely cause of an unmet gate and what to do about it.
 
-    The gate is one of a correction or of `excise gate`, or one that is in no table.
+    The gate may be one of a correction, of `excise gate`, or one that is in no table.
     """
     if result.value is None:
         return _UNMEASURED
@@ -77,7 +77,7 @@ def find_remedy(result: GateResult, *, of_job: bool) -> str:
 
 
 def _split(identifier: str) -> tuple[str, str]:
-    """Return gate and subject: `kl`, `uniqueness:ours`, or a correction's `ours.effect`."""
+    """Return gate and subject of a name such as `kl`, `uniqueness:ours` or `ours.effect`."""
     name, _, subject = identifier.partition(":")
     owner, _, last = name.rpartition(".")
     return (last, owner) if not subject and last in EFFECT_GATES else (name, subject)

@@ -1,4 +1,4 @@
-"""From a `GatesSpec` to what is measured and which gates are judged."""
+"""Turning a `GatesSpec` into a plan of measurements and a list of gates to judge."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from workers.models.prompts import Prompt, convert_prompts, encode_prompt
 from workers.models.tokenizer import Tokenizer
 
 LoadPrompts = Callable[[str], Sequence[ParsedPrompt]]
-"""From what a spec names to its prompts."""
+"""Returns the prompts of a set that a spec names."""
 
 _Drawn = TypeVar("_Drawn")
 
 LoadRows = Callable[[ZeroShotGateSpec], tuple[Sequence[str], str]]
-"""From a task to its JSON lines and what to call them in messages."""
+"""Returns a task's JSON lines and the name by which error messages call them."""
 
 
 def build_plan(
@@ -45,12 +45,13 @@ def build_plan(
     kinds: Sequence[SliceKind] = SLICES,
     longest: int | None = None,
 ) -> CheckPlan:
-    """Return what to measure; `tokenizer` is the base's, in whose tokens texts are cut.
+    """Return the plan of what to measure.
 
-    `longest` is the base's context, in tokens: probes of abilities beyond it are left out.
-    Texts that a job already holds, those without `prompts`, are left to the caller. Raises what
-    the loaders raise, and `ValueError` where a corpus does not fill one window, a row is
-    malformed or the chat template does not take a chat.
+    `tokenizer` is the base's; texts are cut into windows of its tokens. `longest` is the base's
+    context length in tokens; longer probes of abilities are left out. Texts without `prompts`,
+    which a job already holds, are left to the caller. Raises what the loaders raise, and
+    `ValueError` if a corpus does not fill one window, a row is malformed or the chat template
+    refuses a chat.
     """
     source = (
         None
@@ -75,7 +76,7 @@ def build_plan(
 
 
 def build_requests(spec: GatesSpec) -> list[GateRequest]:
-    """Return the gates that `spec` asks for, with their limits, in the table's order."""
+    """Return the gates that `spec` asks for, with their limits, in the order of the table."""
     requests = []
     if spec.perplexity is not None:
         requests.append(GateRequest("perplexity", spec.perplexity.max_increase))
@@ -96,23 +97,23 @@ def build_requests(spec: GatesSpec) -> list[GateRequest]:
 
 
 def build_response_requests(limits: ResponseLimitsSpec, subject: str) -> list[GateRequest]:
-    """Return the gates on the responses to the prompt set `subject`; a null limit asks for none."""
+    """Return the gates on responses to the prompt set `subject`; a limit of None means no gate."""
     asked = [(gate.name, getattr(limits, gate.limit)) for gate in GATES.values() if gate.limit]
     return [GateRequest(name, limit, subject) for name, limit in asked if limit is not None]
 
 
 def list_not_asked(spec: GatesSpec) -> list[str]:
-    """Return the parts of `GatesSpec` that ask for nothing, by field name."""
+    """Return the names of the fields of `GatesSpec` that ask for no gate."""
     return [name for name in GatesSpec.model_fields if not getattr(spec, name)]
 
 
 def choose_prompts(
     tokenizer: Tokenizer, prompts: Sequence[ParsedPrompt], limit: int | None, seed: int
 ) -> tuple[Prompt, ...]:
-    """Return at most `limit` prompts as they are to be answered, drawn by `seed`.
+    """Return at most `limit` prompts to be answered, drawn by `seed`.
 
-    Raises `ChatTemplateError` for a chat that `tokenizer` cannot encode, by its place in
-    `prompts`: before anything is measured.
+    Raises `ChatTemplateError` for a chat that `tokenizer` cannot encode, with its position in
+    `prompts`, before anything is measured.
     """
     numbered = list(enumerate(convert_prompts(prompts), start=1))
     chosen = draw_prompts(numbered, limit, seed)
@@ -126,7 +127,7 @@ def choose_prompts(
 
 
 def draw_prompts(prompts: Sequence[_Drawn], limit: int | None, seed: int) -> tuple[_Drawn, ...]:
-    """Return at most `limit` prompts, drawn without repeats by `seed`, in their own order."""
+    """Return at most `limit` prompts, drawn by `seed` without replacement, in original order."""
     if limit is None or limit >= len(prompts):
         return tuple(prompts)
     chosen = random.Random(seed).sample(range(len(prompts)), limit)  # noqa: S311 - no secret

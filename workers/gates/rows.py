@@ -1,4 +1,4 @@
-"""What a row of the table of gates holds, and the words of its remedy."""
+"""The types of rows in the table of gates, and the wording of remedies."""
 
 from __future__ import annotations
 
@@ -14,46 +14,45 @@ LESS = "give smaller search.amounts or a smaller budget, so that less is pruned"
 
 @dataclass(frozen=True)
 class Remedy:
-    """What may have caused that a gate is unmet, and what to do about it.
+    """The likely cause of an unmet gate, and what to do about it.
 
     `{subject}` stands for the prompt set, task or behaviour, `{part}` for the field of the spec
-    that holds the limits of its responses, `{limit}` for the one among them that is the gate's.
+    with the limits on its responses, and `{limit}` for the gate's field among these.
     """
 
     cause: str
     job: str
     """What to do in a job."""
     gate: str | None = None
-    """In `excise gate`, whose limits are in other fields; None where the job's words do."""
+    """What to do in `excise gate`, whose limits are in other fields; None means the same text."""
 
     def write(self, subject: str, part: str, limit: str, *, of_job: bool) -> str:
-        """Return the cause and what to do, in a job or in `excise gate`."""
+        """Return the cause and what to do, worded for a job or for `excise gate`."""
         what = self.job if of_job or self.gate is None else self.gate
         return f"{self.cause} {what}".format(subject=subject, part=part, limit=limit)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One row of the table: what is demanded, of what, and how it is computed."""
+    """One row of the table: the requirement, its subject, and how its figure is computed."""
 
     name: str
     group: GateGroup
     unit: str
-    """Of limit and value; "" where they have none."""
+    """Unit of limit and value; "" if there is none."""
     bound: GateBound
     sentence: str
-    """What is demanded; `{subject}` stands for the prompt set, task or behaviour, and an engine
-    may fill in more."""
+    """The requirement; `{subject}` stands for the prompt set, task or behaviour, and an engine may
+    fill in further fields."""
     remedy: Remedy
     estimate: Estimator | None = None
-    """From two model states to the figure; None where an engine brings the figure."""
+    """Computes the figure from two model states; None if an engine provides the figure."""
     subject: str = ""
-    """What is looked at unless something else is named."""
+    """The default subject."""
     limit: str = ""
-    """Field of `ResponseLimitsSpec` that asks for the gate; "" where another part of a spec
-    does."""
+    """Field of `ResponseLimitsSpec` that asks for the gate; "" if another part of a spec does."""
     spoken: str = "{name}:{subject}"
-    """What a result is called whose subject is not the row's own."""
+    """Name of a result whose subject is not the default."""
 
     def call(self, subject: str) -> str:
         """Return the name of a result about `subject`."""
@@ -64,18 +63,18 @@ class Gate:
 
 @dataclass(frozen=True)
 class Figure:
-    """What a gate's limit is compared with, and what a reader must know to judge it by."""
+    """The value that is compared with a gate's limit, and what is shown beside it."""
 
     value: float | None
-    """None where it could not be measured."""
+    """None if it could not be measured."""
     ci_low: float | None = None
     ci_high: float | None = None
     before: float | None = None
     after: float | None = None
     count: int | None = None
-    """Prompts, questions or samples behind the value."""
+    """Number of prompts, questions or samples it was computed from."""
     unmeasured: str | None = None
-    """Why there is no value."""
+    """The reason why there is no value."""
     note: str | None = None
 
 
@@ -86,9 +85,9 @@ def judge_figure(
     subject: str | None = None,
     words: Mapping[str, str] | None = None,
 ) -> GateResult:
-    """Return whether `figure` is on the right side of `limit`; without a value it is not.
+    """Return the gate's result: met if `figure` has a value on the right side of `limit`.
 
-    `words` fill in what the gate's sentence leaves open; by default `{subject}`, as it is read.
+    `words` fill in the fields of the gate's sentence; by default only `{subject}` is filled in.
     """
     about = gate.subject if subject is None else subject
     return GateResult(
@@ -111,7 +110,7 @@ def judge_figure(
 
 
 def remedy_responses(cause: str) -> Remedy:
-    """Return the remedy of a gate on responses, whose limit is one of theirs."""
+    """Return the remedy of a gate on responses, with the given cause."""
     return Remedy(
         cause,
         f"Read the responses in the report; {LESS}, or set {{part}}.{{limit}} to what you accept.",
@@ -121,7 +120,7 @@ def remedy_responses(cause: str) -> Remedy:
 
 
 def remedy_refusals(cause: str, field: str) -> Remedy:
-    """Return the remedy of a gate on refusals, whose limit is `field`."""
+    """Return the remedy of a gate on refusals, with the given cause and the field of its limit."""
     return Remedy(
         cause,
         f"{LESS[0].upper()}{LESS[1:]}, put such prompts with good answers into reference, or "

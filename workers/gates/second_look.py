@@ -1,8 +1,8 @@
-"""More items for what a first look leaves in doubt.
+"""A second measurement, on more items, of abilities whose loss is in doubt.
 
-At sixty items the share of right ones is known to some five points, and the limit is five. So a
-slice that seems to be lost is looked at again on five times the items before anything is said of
-it, unless the loss is beyond doubt, or another one is and decides the verdict.
+With sixty items, the share right is known only to about five points, which is also the limit. So a
+slice that seems to be lost is measured again on five times as many items, unless its loss is
+certain, or the certain loss of another slice already decides the verdict.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from workers.abilities.state import Abilities, SliceFigures
 from workers.measuring.state import ModelState
 
 TIMES_THE_ITEMS = 5
-"""Items of the second look over those of the first, which are among them."""
+"""The second measurement has this many times the items of the first, which it includes. Chosen by
+hand."""
 
 MOST_SLICES = 6
-"""Slices that are looked at again; where more seem to be lost, chance is no explanation."""
+"""Largest number of slices measured again; if more seem to be lost, it cannot be chance. Chosen by
+hand."""
 
 
 def draw_more(
     source: ProbeSource | None, changes: Sequence[AbilityChange]
 ) -> dict[str, tuple[EncodedProbe, ...]]:
-    """Return the probes of a second look, slice → those beyond the first's; empty for none."""
+    """Return slice → additional probes for the second measurement; empty if none is needed."""
     names = find_doubtful(changes)
     if source is None or not names:
         return {}
@@ -33,7 +35,7 @@ def draw_more(
 
 
 def find_doubtful(changes: Sequence[AbilityChange]) -> list[str]:
-    """Return the slices to look at again: those that seem lost, if each may seem so by chance."""
+    """Return the slices to measure again: those that seem lost, if for each it may be chance."""
     lost = [change for change in changes if not change.within]
     if len(lost) > MOST_SLICES or not all(map(_may_be_chance, lost)):
         return []
@@ -41,7 +43,7 @@ def find_doubtful(changes: Sequence[AbilityChange]) -> list[str]:
 
 
 def _may_be_chance(change: AbilityChange) -> bool:
-    """Whether the 95 % intervals of both figures reach into their limits."""
+    """Return whether the 95 % intervals of both figures reach to within their limits."""
     nats, fall = change.max_nats_rise, change.max_accuracy_fall
     return (nats is None or change.nats_interval[0] <= nats) and (
         fall is None or -change.accuracy_interval[1] <= fall
@@ -49,7 +51,7 @@ def _may_be_chance(change: AbilityChange) -> bool:
 
 
 def add_figures(state: ModelState, more: Mapping[str, SliceFigures]) -> ModelState:
-    """Return the state with the figures of a second look after those of the first."""
+    """Return the state with the figures of the second measurement appended to the first."""
     found = state.abilities
     if not more or not isinstance(found, Abilities):
         return state

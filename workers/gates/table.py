@@ -1,8 +1,8 @@
-"""The table of gates: every limit that any kind of job or `excise gate` judges by, a row each.
+"""The table of gates: one row for every limit of any kind of job and of `excise gate`.
 
-A gate that is asked for by a spec and read from two states of a model needs nothing but its row,
-its measurement (`estimate`) and, where it looks at responses, its field in `ResponseLimitsSpec`.
-Of the others an engine brings the figure.
+A gate that is computed from two model states needs only its row, its `estimate` and, if it is
+about responses, its field in `ResponseLimitsSpec`. For all other gates, an engine provides the
+figure.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ _OF_STATES = (
 )  # fmt: skip
 
 GATES = {gate.name: gate for gate in _OF_STATES}
-"""Every gate that can be asked for of two states, by name."""
+"""Name → gate, for all gates that are computed from two model states."""
 
 ABILITIES = Gate(
     "abilities", _DAMAGE, "slices", _AT_MOST,
@@ -228,7 +228,7 @@ _OF_EFFECTS = (
 )  # fmt: skip
 
 EFFECT_GATES = {gate.name: gate for gate in _OF_EFFECTS}
-"""What a correction must have done to each behaviour, by name."""
+"""Name → gate, for the gates on what a correction did to each behaviour."""
 
 RETENTION = Gate(
     "retention", _EFFECT, "share of the metric", _AT_LEAST,
@@ -239,7 +239,7 @@ RETENTION = Gate(
         "threshold",
     ),
 )  # fmt: skip
-"""Of a circuit."""
+"""The gate on how much of the task a circuit keeps."""
 
 SIZE = Gate(
     "size", _EFFECT, "share of components", _AT_MOST,
@@ -249,7 +249,7 @@ SIZE = Gate(
         "Give another attributor or granularity, a lower threshold, or a larger max_share",
     ),
 )  # fmt: skip
-"""Of a circuit."""
+"""The gate on a circuit's size."""
 
 COMPRESSED_PERPLEXITY = Gate(
     "perplexity", _DAMAGE, "relative", _AT_MOST,
@@ -260,7 +260,7 @@ COMPRESSED_PERPLEXITY = Gate(
         "budget.perplexity_increase",
     ),
 )  # fmt: skip
-"""Of a compression; a correction's is measured in windows, paired one by one."""
+"""The gate on a compression's perplexity. A correction's is computed window by window, in pairs."""
 
 NOT_WORSE = Gate(
     "not_worse", _DAMAGE, "", _AT_MOST,
@@ -272,4 +272,4 @@ NOT_WORSE = Gate(
         "meant, judge once without --fail-if-worse and take that run as the next baseline.",
     ),
 )  # fmt: skip
-"""Of `excise gate` beside an earlier run."""
+"""The gate that compares a run of `excise gate` with an earlier one."""

@@ -1,6 +1,6 @@
 """The engine for Python programs and notebooks: whole corrections, circuits and compressions.
 
-No service, database or queue is needed; the stages are those that a service's jobs run.
+No service, database or queue is needed; the stages are the same as those of a service's jobs.
 """
 
 from workers.library.calls import apply, compress, correct, find_circuit

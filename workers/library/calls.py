@@ -1,4 +1,4 @@
-"""`correct`, `find_circuit`, `compress` and `apply`: one call each, from values to values."""
+"""The library's calls: `correct`, `find_circuit`, `compress` and `apply`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from workers.pruning.patch import Patch, apply_patch, parse_patch, require_passe
 
 Texts = Sequence[str]
 Settings = Any
-"""A field of the spec as the guides describe it; where it names a set, the list itself."""
+"""A field of the job spec, as described in the guides; instead of a set's id, the list itself."""
 
 _Spec = TypeVar("_Spec", CorrectionSpec, CircuitSpec, CompressionSpec)
 
@@ -53,17 +53,17 @@ def correct(
     shows_progress: bool = True,
     **settings: Settings,
 ) -> Outcome[CorrectionReport]:
-    """Find the components behind `behaviours`, prune them, and prove what else changed.
+    """Find the components behind `behaviours`, prune them, and measure what else changed.
 
     `model` is a checkpoint's folder, a name that `excise models fetch` knows, or a loaded model
-    with its `tokenizer`; it is not changed. `behaviours` say what must go, with prompts that
-    bring it out (`excise.Repetition` and its like), `reference` is text that must keep working.
+    with its `tokenizer`; it is not modified. `behaviours` (such as `excise.Repetition`) say what to
+    remove, with prompts that bring it out. `reference` is ordinary text that must keep working.
     `settings` are the other fields of a correction's spec (docs/guides/corrections.md): seed,
     attribution, search, budget, gates, protect, perplexity.
 
-    Raises pydantic's `ValidationError` on wrong settings, `InvalidInputError` on prompts or texts
-    that are too few, `TypeError` on a single one where a list belongs, `CheckpointError` and
-    `ModelSourceError`.
+    Returns report, patch and the corrected model. Raises pydantic's `ValidationError` for wrong
+    settings, `InvalidInputError` for too few prompts or texts, `TypeError` for a single text or
+    behaviour instead of a list, `CheckpointError` and `ModelSourceError`.
     """
     fields = {
         **settings,
@@ -92,10 +92,11 @@ def find_circuit(
     shows_progress: bool = True,
     **settings: Settings,
 ) -> Outcome[CircuitReport]:
-    """Find the components that carry a task, and measure how much of it they keep alone.
+    """Find the components that carry a task, and measure how much of it they keep on their own.
 
-    `task` is `ioi`, `greater_than`, or rows with clean, corrupted, answer and wrong. `settings`
-    are the other fields of a circuit's spec (docs/guides/circuits.md). Otherwise as `correct`.
+    `task` is `ioi`, `greater_than`, or a list of rows with clean, corrupted, answer and wrong.
+    `settings` are the other fields of a circuit's spec (docs/guides/circuits.md). Other arguments
+    and errors are those of `correct`.
     """
     checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
     spec, sets = _build_spec(CircuitSpec, "circuit", checkpoint, {**settings, "task": task})
@@ -116,11 +117,12 @@ def compress(
     shows_progress: bool = True,
     **settings: Settings,
 ) -> Outcome[CompressionReport]:
-    """Set the same share of every row of every linear layer to zero, where it matters least.
+    """Set the least important weights to zero: the same share of every row of every linear layer.
 
-    `calibration` is the text that weights are scored on, `perplexity` the text that says what it
-    cost: lists of texts, or mappings with `prompts` and the spec's other fields of each.
-    `settings` are the other fields of a compression's spec. Otherwise as `correct`.
+    `calibration` is the text on which weights are scored, `perplexity` the text on which the
+    damage is measured: each a list of texts, or a mapping with `prompts` and other fields of that
+    part of the spec. `settings` are the other fields of a compression's spec. Other arguments and
+    errors are those of `correct`.
     """
     fields = {
         **settings,
@@ -147,10 +149,11 @@ def apply(
     device: str = "auto",
     rejected: bool = False,
 ) -> PreTrainedModel:
-    """Return the model with a patch applied; `model` itself is not changed.
+    """Return the model with a patch applied; `model` itself is not modified.
 
-    `patch` is an outcome's, or a patch.safetensors. Raises `RejectedPatchError` where its job did
-    not pass, unless `rejected`, and `WrongCheckpointError` on another base than the patch's.
+    `patch` is `Outcome.patch`, or the content or path of a patch.safetensors. Raises
+    `RejectedPatchError` if the patch's job did not pass, unless `rejected` is true, and
+    `WrongCheckpointError` for another base than the patch's.
     """
     parsed = patch if isinstance(patch, Patch) else parse_patch(_read(patch))
     if not rejected:

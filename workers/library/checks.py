@@ -1,4 +1,4 @@
-"""Whether what a call was given suffices, asked before any model is loaded."""
+"""Checks of a call's arguments, made before any model is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.stages.context import InvalidInputError
 
 
 def list_behaviours(behaviours: Any) -> list[dict[str, Any]]:
-    """Return the behaviours' fields. Raises `TypeError` for anything but a list of behaviours."""
+    """Return the fields of each behaviour. Raises `TypeError` unless it is a list of behaviours."""
     if isinstance(behaviours, LocalBehaviour | Mapping):
         raise TypeError("behaviours is one behaviour; give a list: [excise.Repetition(…)]")
     return [
@@ -27,12 +27,12 @@ def list_behaviours(behaviours: Any) -> list[dict[str, Any]]:
 
 
 def as_list(texts: Any) -> Any:
-    """Return texts of any iterable as a list; a single text stays what it is, to be refused."""
+    """Return any iterable of texts as a list; a single text stays as it is and is refused later."""
     return texts if isinstance(texts, str) else list(texts)
 
 
 def check_inputs(spec: JobSpec, sets: Sets) -> None:
-    """Raise `InvalidInputError` where a list is too short, or a field needs a service."""
+    """Raise `InvalidInputError` if a list is too short or a field needs a service."""
     if isinstance(spec, CorrectionSpec) and spec.publish is not None:
         raise InvalidInputError(
             "publish needs a service: nothing is served here. Leave it out, and save the outcome."
@@ -48,7 +48,7 @@ def check_inputs(spec: JobSpec, sets: Sets) -> None:
 
 
 def note_unknown_settings(error: ValidationError, spec: type[JobSpecBase]) -> None:
-    """Add to an error about settings that there are not where they belong, or what there is."""
+    """Add notes to an error about unknown settings: where they belong, or which settings exist."""
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
             error.add_note(_explain_unknown(str(detail["loc"][0]), spec))
@@ -67,7 +67,7 @@ def _explain_unknown(setting: str, spec: type[JobSpecBase]) -> str:
 
 
 def _list_fields(annotation: Any) -> set[str]:
-    """Return the fields of a part of a spec; none of what is no part."""
+    """Return the field names of a part of a spec; empty for other types."""
     return {
         name
         for part in (annotation, *get_args(annotation))

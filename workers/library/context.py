@@ -1,4 +1,4 @@
-"""The context of work that nobody else takes part in: everything stays in this process."""
+"""The stage context of the library: all work is done and all results are kept in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workers.stages.context import ShardedStage, ShardedWork, StageContext, Stag
 
 
 class Listener(Protocol):
-    """Told how far each stage came."""
+    """Is told the progress of each stage."""
 
     def hear(self, stage: str, standing: Standing) -> None:
         """Take in how far a stage came."""
@@ -27,7 +27,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a stage had to say."""
+    """A message from a stage."""
 
     type: str
     message: str
@@ -42,7 +42,7 @@ class Silence:
 
 
 class StageBars:
-    """A progress bar for each stage, in a terminal or below a notebook's cell."""
+    """A listener that shows a progress bar per stage, in a terminal or below a notebook's cell."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -64,7 +64,7 @@ class StageBars:
 
 @contextmanager
 def listening(*, shows_progress: bool) -> Iterator[Listener]:
-    """Within the context, a listener that shows bars, or nothing."""
+    """Within the context, provide a listener that shows progress bars, or nothing if not wanted."""
     if not shows_progress:
         yield Silence()
         return
@@ -78,7 +78,7 @@ def listening(*, shows_progress: bool) -> Iterator[Listener]:
 
 
 class MemoryContext(StageContext):
-    """Runs stages one after another, and keeps what they leave."""
+    """Runs stages one after another and keeps their results."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -90,7 +90,7 @@ class MemoryContext(StageContext):
     def run_stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
     ) -> StageOutput:
-        """Return the stage's result; nothing is kept of earlier runs."""
+        """Return the stage's result; results of earlier runs are never reused."""
         del inputs
         started = time.monotonic()
 
@@ -109,29 +109,29 @@ class MemoryContext(StageContext):
         return [work.compute(position, counter) for position in range(len(work.sizes))]
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
-        """Return what `work` finds out, or found out before in this run."""
+        """Return the result of `work`, or its earlier result in this run."""
         if (name, key) not in self._findings:
             self._findings[name, key] = work()
         return self._findings[name, key]
 
     def recall(self, name: str, key: str) -> bytes | None:
-        """Return what was saved last in this run."""
+        """Return what was last saved in this run; None if nothing was."""
         return self._findings.get((name, key))
 
     def save(self, name: str, key: str, data: bytes) -> None:
-        """Keep how far a stage came."""
+        """Save the intermediate state of a stage."""
         self._findings[name, key] = data
 
     def forget(self, name: str, key: str) -> None:
-        """Let go of it."""
+        """Delete the intermediate state of a stage."""
         self._findings.pop((name, key), None)
 
     def skip_stage(self, name: str, message: str) -> None:
-        """Keep why there is nothing to do."""
+        """Keep the message why a stage is skipped."""
         self.event(f"{name}.skipped", message)
 
     def check_cancelled(self) -> None:
-        """Do nothing: a keyboard interrupt stops the work by itself."""
+        """Do nothing, because a keyboard interrupt stops the work by itself."""
 
     def event(
         self,
@@ -141,16 +141,16 @@ class MemoryContext(StageContext):
         *,
         once: bool = False,
     ) -> None:
-        """Keep what a stage has to say."""
+        """Keep a message from a stage."""
         told = Event(type, message, data or {})
         if not (once and told in self.events):
             self.events.append(told)
 
     def load_stage_seconds(self) -> dict[str, float]:
-        """Return stage → how long it took."""
+        """Return stage → its duration in seconds."""
         return dict(sorted(self._seconds.items()))
 
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
-        """Keep a file."""
+        """Keep a file of the result."""
         del media_type
         self.files[str(name)] = data

@@ -1,4 +1,4 @@
-"""The inputs of a call: a checkpoint that was opened, and sets that were given as lists."""
+"""The inputs of a call: an opened checkpoint, and sets that were passed as lists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from workers.stages.inputs import (
 
 
 class CallInputs(Inputs):
-    """What a call of any kind starts from."""
+    """Inputs common to all kinds of calls."""
 
     def __init__(self, checkpoint: OpenCheckpoint, sets: Sets) -> None:
         self._checkpoint = checkpoint
@@ -45,12 +45,12 @@ class CallInputs(Inputs):
 
     @property
     def base(self) -> LoadedModel:
-        """The model as its checkpoint has it."""
+        """The base model."""
         return self._checkpoint.loaded
 
     @property
     def task_data(self) -> Path | None:
-        """`$EXCISE_TASK_DATA`: where rows and texts of this machine's own lie."""
+        """The folder `$EXCISE_TASK_DATA` with this machine's own rows and texts, if it is set."""
         return _find_task_data()
 
     def chats(self, prompt_set_id: str) -> list[Prompt]:
@@ -62,16 +62,16 @@ class CallInputs(Inputs):
         return self._sets.rows(prompt_set_id)
 
     def prompt_set(self, prompt_set_id: str) -> SetInfo:
-        """Return name, hash and format of a set."""
+        """Return the name, hash and format of a set."""
         return self._sets.describe(prompt_set_id)
 
     def find_task_file(self, task: str) -> Path | None:
-        """Return this machine's own rows of a zero-shot task, if it has them."""
+        """Return this machine's file with rows of a zero-shot task, if there is one."""
         return find_task_file(task)
 
 
 class CorrectionCallInputs(CallInputs, CorrectionInputs):
-    """What `correct` starts from."""
+    """Inputs of `correct`."""
 
     def __init__(
         self, checkpoint: OpenCheckpoint, sets: Sets, spec: CorrectionSpec, resources: ExitStack
@@ -82,12 +82,12 @@ class CorrectionCallInputs(CallInputs, CorrectionInputs):
 
     @property
     def segments(self) -> int | None:
-        """As many as memory asks for."""
+        """None: as many segments as the free memory requires."""
         return None
 
     @cached_property
     def behaviours(self) -> tuple[Behaviour, ...]:
-        """The behaviours, with their scorers loaded. Raises `ScorerError`."""
+        """The behaviours with their scorers loaded. Raises `ScorerError`."""
         surroundings = describe_own_surroundings()
         return tuple(
             build_behaviour(behaviour, surroundings, self._resources)
@@ -96,7 +96,7 @@ class CorrectionCallInputs(CallInputs, CorrectionInputs):
 
 
 class CircuitCallInputs(CallInputs, CircuitInputs):
-    """What `find_circuit` starts from."""
+    """Inputs of `find_circuit`."""
 
     def __init__(self, checkpoint: OpenCheckpoint, sets: Sets, spec: CircuitSpec) -> None:
         super().__init__(checkpoint, sets)
@@ -104,7 +104,7 @@ class CircuitCallInputs(CallInputs, CircuitInputs):
 
 
 class CompressionCallInputs(CallInputs, CompressionInputs):
-    """What `compress` starts from."""
+    """Inputs of `compress`."""
 
     def __init__(self, checkpoint: OpenCheckpoint, sets: Sets, spec: CompressionSpec) -> None:
         super().__init__(checkpoint, sets)
@@ -112,7 +112,7 @@ class CompressionCallInputs(CallInputs, CompressionInputs):
 
 
 def find_task_file(task: str) -> Path | None:
-    """Return this machine's own rows of a zero-shot task, if it has them."""
+    """Return this machine's file with rows of a zero-shot task, if there is one."""
     folder = _find_task_data()
     path = None if folder is None else folder / f"task_{task}.jsonl"
     return path if path is not None and path.is_file() else None
@@ -124,7 +124,7 @@ def _find_task_data() -> Path | None:
 
 
 def describe_own_surroundings() -> ScorerSurroundings:
-    """Return what this machine's environment says about scorers: no host is trusted."""
+    """Return the environment for scorers on this machine, in which no host is trusted."""
     roots = os.environ.get("EXCISE_SCORER_ROOTS", "").split(os.pathsep)
     folders = [Path(root).expanduser() for root in roots if root]
     return ScorerSurroundings(

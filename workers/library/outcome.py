@@ -1,4 +1,4 @@
-"""What a call returns: the report, the patch, and the changed model."""
+"""The result of a call: the report, the patch and the changed model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workers.stages.packaging import INDEX_NAME
 ReportT = TypeVar("ReportT", bound=JobReport)
 
 CHECKPOINT_FOLDER = "checkpoint"
-"""Where `Outcome.save` puts the changed checkpoint."""
+"""Name of the subfolder to which `Outcome.save` writes the changed checkpoint."""
 
 _WEIGHTS_SUFFIX = ".safetensors"
 _FRAME_HEIGHT = 640
@@ -31,32 +31,33 @@ _FRAME_HEIGHT = 640
 
 @dataclass(frozen=True, eq=False)
 class Outcome(Generic[ReportT]):
-    """How a correction, a circuit's discovery or a compression ended."""
+    """The result of a correction, a circuit discovery or a compression."""
 
     report: ReportT
     files: Mapping[str, bytes]
-    """Everything a service's job would leave: report.json, report.md, report.html,
-    manifest.json, and patch.safetensors where there is one."""
+    """The files that a service's job would produce: report.json, report.md, report.html,
+    manifest.json, and patch.safetensors if there is a patch."""
     events: tuple[Event, ...]
-    """What the stages had to say, such as each trial of a search."""
+    """Messages of the stages, for example one for each trial of a search."""
     base: OpenCheckpoint
 
     @property
     def verdict(self) -> Verdict:
-        """Whether every gate was met."""
+        """The report's verdict: `passed` if every gate was met."""
         return self.report.verdict
 
     @cached_property
     def patch(self) -> Patch | None:
-        """The patch, where there is one; `excise.apply` and `excise patch apply` take it."""
+        """The patch, for `excise.apply` and `excise patch apply`; None if there is none."""
         data = self.files.get(JobFile.PATCH)
         return None if data is None else parse_patch(data)
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The changed model, another object than the base. Raises `ValueError` without a change.
+        """The changed model, a different object from the base.
 
-        It is there whatever the verdict: see `report` before you use it.
+        It exists even if the verdict is not `passed`, so look at `report` before you use it. Raises
+        `ValueError` if nothing was changed.
         """
         with TemporaryDirectory(prefix="excise-changed-") as scratch:
             folder = Path(scratch) / CHECKPOINT_FOLDER
@@ -64,9 +65,9 @@ class Outcome(Generic[ReportT]):
             return self.base.load(folder).model
 
     def save(self, folder: str | Path) -> Path:
-        """Write every file to `folder`, and the changed checkpoint, where there is one, below it.
+        """Write all files to the new `folder`, and the changed checkpoint, if any, below it.
 
-        Returns the folder. Raises `FileExistsError` where it exists.
+        Returns the folder. Raises `FileExistsError` if it exists.
         """
         target = Path(folder)
         if target.exists():
@@ -81,7 +82,7 @@ class Outcome(Generic[ReportT]):
 
     @property
     def is_changed(self) -> bool:
-        """Whether there is a changed model at all."""
+        """Whether there is a changed model."""
         return JobFile.PATCH in self.files or any(map(_is_weights, self.files))
 
     def _write_checkpoint(self, target: Path) -> None:
@@ -99,7 +100,7 @@ class Outcome(Generic[ReportT]):
         return f"<{self.verdict.value}: {self.report.reason}>"
 
     def _repr_html_(self) -> str:
-        """The report, in a frame of its own so that its styles stay inside."""
+        """Return the report as HTML in an iframe, so that its styles do not leak out."""
         page = html.escape(self.files[JobFile.REPORT_HTML].decode(), quote=True)
         return (
             f'<iframe srcdoc="{page}" style="width: 100%; height: {_FRAME_HEIGHT}px; '
@@ -108,5 +109,5 @@ class Outcome(Generic[ReportT]):
 
 
 def _is_weights(name: str) -> bool:
-    """Whether a file is part of a compressed checkpoint that is given whole."""
+    """Return whether a file is part of a compressed checkpoint, which has no patch."""
     return name != JobFile.PATCH and (name.endswith(_WEIGHTS_SUFFIX) or name == INDEX_NAME)

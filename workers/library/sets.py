@@ -1,4 +1,4 @@
-"""Prompts and rows given as Python values, filed under the ids that a spec names them by."""
+"""Prompts and rows passed as Python values, stored under the ids by which a spec names them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from workers.stages.context import InvalidInputError
 from workers.stages.inputs import SetInfo
 
 _SET_FIELDS = ("prompts", "reference", "rows", "task")
-"""Fields of specs that name a set; where they hold a list, the list becomes a set."""
+"""Fields of specs that name a set; if one holds a list, the list becomes a set."""
 
 _ROW_FIELDS = ("rows", "task")
 
 _LIST_FIELDS = ("prompts", "reference", "rows")
-"""Fields in which a single text can be nothing but a mistake; a task may be a built-in one."""
+"""Fields in which a single text is always a mistake. (A task can be the name of a built-in one.)"""
 
 _ID_DIGITS = 24
 
@@ -31,16 +31,16 @@ class _Set:
 
 
 class Sets:
-    """Sets by id; the same content has the same id."""
+    """Sets by id; equal content has the same id."""
 
     def __init__(self) -> None:
         self._sets: dict[str, _Set] = {}
 
     def file_lists(self, value: Any, where: str = "") -> Any:
-        """Return a spec's plain values with every list of prompts or rows replaced by an id.
+        """Store every list of prompts or rows in a spec; return its plain values with ids instead.
 
-        Raises `PromptSetError` on a prompt or row that no set could hold, `InvalidInputError`
-        on an empty list, and `TypeError` on a single text where a list belongs.
+        Raises `PromptSetError` for an invalid prompt or row, `InvalidInputError` for an empty list,
+        and `TypeError` for a single text instead of a list.
         """
         if isinstance(value, Mapping):
             return {key: self._file(key, entry, f"{where}{key}") for key, entry in value.items()}
@@ -58,11 +58,11 @@ class Sets:
         return self._sets[set_id].content.decode().split("\n")
 
     def count(self, set_id: str) -> int:
-        """Return how many prompts or rows a set has."""
+        """Return the number of prompts or rows in a set."""
         return self._sets[set_id].content.count(b"\n") + 1
 
     def describe(self, set_id: str) -> SetInfo:
-        """Return what a report says about a set."""
+        """Return the name, hash and format of a set, as shown in reports."""
         found = self._sets[set_id]
         return SetInfo(found.name, hashlib.sha256(found.content).hexdigest(), found.format)
 
@@ -92,7 +92,7 @@ class Sets:
 
 
 def _as_prompt(value: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Return a prompt as a line of a set: a text, or the messages of a chat."""
+    """Return a prompt (a text or a chat's messages) as the JSON object of a line in a set."""
     if isinstance(value, str):
         return {"prompt": value}
     return {"messages": [dict(message) for message in value]}

@@ -107,10 +107,9 @@ def compute_use(change: AbilityChange) -> float:
 
 
 def sort_by_use(changes: Sequence[AbilityChange]) -> list[AbilityChange]:
-    """Return the changes sorted: lost ones, then the nearest to their limits, and last those in
-    which the base is not able.
+    """Return the changes sorted: lost ones, then the nearest to their limits, then unable ones.
 
-    The sort is stable.
+    Unable ones are slices of which the base itself is not able. The sort is stable.
     """
 
     def place(change: AbilityChange) -> tuple[bool, bool, float]:

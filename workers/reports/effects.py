@@ -1,5 +1,4 @@
-"""The effects section of a report: each behaviour by evaluator, with its control, and corrected
-alone."""
+"""The effects section of a report: each behaviour by evaluator, beside its control, and alone."""
 
 from __future__ import annotations
 
