@@ -8,11 +8,10 @@
             print(event.message)
         report = read_report(client.fetch_report(job.id))
 
-`correct`, `find_circuit`, `compress` and `apply` do the work in this process, see
-docs/guides/library.md; they need `pip install 'excise[worker]'`.
-
-Every name below is imported when it is first used, so that `import excise` takes no time and
-brings nothing along.
+`correct`, `find_circuit`, `compress` and `apply` do the work in this process (see
+docs/guides/library.md); they need `pip install 'excise[worker]'`.
+Every name below is imported on first use, so that `import excise` is fast and imports nothing
+else.
 """
 
 from __future__ import annotations
@@ -103,13 +102,13 @@ _HOMES = {
     ),
     "excise.specs": ("CircuitSpec", "CompressionSpec", "CorrectionSpec", "JobSpec", "parse_spec"),
 }
-"""Module → the names that it gives to this package."""
+"""Module → the names that this package exports from it."""
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, once. Raises `AttributeError` for what is not public."""
+    """Import a public name on first use. Raises `AttributeError` for any other name."""
     if (home := _HOME_OF.get(name)) is None:
         raise AttributeError(f"module 'excise' has no attribute {name!r}")
     value = getattr(import_module(home), name)

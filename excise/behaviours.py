@@ -1,4 +1,4 @@
-"""Behaviours to correct, as Python programs and notebooks give them: with their own prompts."""
+"""Behaviours to correct, for Python programs and notebooks: they carry their own prompts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Prompts = Sequence[str | Sequence[Mapping[str, str]]]
 
 
 class LocalBehaviour:
-    """What must go, with prompts that bring it out.
+    """A behaviour to remove, with prompts that bring it out.
 
-    `settings` are the fields of the kind's spec (`excise.specs.behaviours`): decoding, threshold,
-    min_effect, max_remaining and the kind's own. They are checked when work begins. Raises
-    `TypeError` on a single text in place of a list.
+    `settings` are the other fields of the kind's spec (`excise.specs.behaviours`): decoding,
+    threshold, min_effect, max_remaining and the kind's own. They are validated when the work
+    begins. Raises `TypeError` for a single text instead of a list.
     """
 
     kind: ClassVar[str]
@@ -35,24 +35,24 @@ class LocalBehaviour:
 
 
 class Repetition(LocalBehaviour):
-    """Responses that go round in circles."""
+    """Responses that repeat themselves."""
 
     kind = "repetition"
 
 
 class Toxicity(LocalBehaviour):
-    """Toxic responses, by one or more `evaluators`."""
+    """Toxic responses, as judged by one or more `evaluators`."""
 
     kind = "toxicity"
 
 
 class Phrase(LocalBehaviour):
-    """Responses with one of some `phrases`, or that match a `pattern`."""
+    """Responses that contain one of `phrases`, or match a `pattern`."""
 
     kind = "phrase"
 
 
 class Custom(LocalBehaviour):
-    """Whatever a scorer measures: an `entry_point`, built in or in `excise.scorers`, or a `url`."""
+    """Whatever a scorer measures: an `entry_point` (built in or in `excise.scorers`) or a `url`."""
 
     kind = "custom"

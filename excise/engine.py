@@ -1,4 +1,4 @@
-"""The way from `excise` to the engine, which needs torch and lives in another package."""
+"""Access from `excise` to the engine, which needs torch and is in another package."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from excise.errors import UserError
 ENTRY_POINT_GROUP = "excise.engine"
 
 CALLS = ("apply", "compress", "correct", "find_circuit")
-"""What the engine offers, by the names that `excise` gives it."""
+"""Names of the engine's calls, as `excise` exports them."""
 
 
 class EngineMissingError(UserError, ImportError):
-    """The engine, or something it needs, is not installed."""
+    """The engine or one of its dependencies is not installed."""
 
 
 def load_call(name: str) -> Any:

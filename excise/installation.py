@@ -1,4 +1,4 @@
-"""What this installation is: its version, and where its own files lie."""
+"""This installation: its version and the location of its files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 EXAMPLES = Path(__file__).with_name("examples")
-"""The example jobs, prompts and texts. In a checkout this is a link to its folder `examples`."""
+"""Folder of example jobs, prompts and texts. In a checkout, a link to its folder `examples`."""
 
 
 def find_version() -> str | None:
-    """The installed version; None in a checkout that is not installed."""
+    """Return the installed version; None in a checkout that is not installed."""
     try:
         return version("excise")
     except PackageNotFoundError:
@@ -21,6 +21,6 @@ __version__ = find_version() or "0+unknown"
 
 
 def find_checkout() -> Path | None:
-    """The checkout that this code runs from; None where it was installed from a wheel."""
+    """Return the checkout that this code runs from; None if it was installed from a wheel."""
     root = Path(__file__).resolve().parents[1]
     return root if (root / "pyproject.toml").is_file() else None

@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, without secrets; configured once, by every entry point."""
+"""Logging as one JSON object per line, without secrets; every entry point configures it once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from excise.redaction import find_secrets, redact, redact_value, register_secret
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-_CHATTY = ("httpx", "httpcore")  # a line a request, and the service asks its servers all the time
+_CHATTY = ("httpx", "httpcore")  # log every request, and the service polls its servers constantly
 _HALF = 16 * 1024
-"""Characters at the beginning and the end of a long message or traceback that are kept."""
+"""Characters kept at the beginning, and at the end, of a long message or traceback."""
 _LONGEST_SECRET = 1024
 _PLAIN_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message",
@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: time, level, logger, message, and the fields that go with it.
+    """Formats a record as one line of JSON: time, level, logger, message and further fields.
 
-    `fields` are in every line. Nothing secret is in any of them, see `excise.redaction`.
+    `fields` are added to every line. Secrets are redacted, see `excise.redaction`.
     """
 
     def __init__(self, fields: Mapping[str, str] | None = None) -> None:
@@ -46,7 +46,7 @@ class JsonFormatter(logging.Formatter):
         self._fields = dict(fields or {})
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON, in ASCII: no terminal or locale can garble or refuse it."""
+        """Return the record as ASCII JSON, which no terminal or locale can garble or refuse."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
@@ -64,10 +64,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class PlainFormatter(logging.Formatter):
-    """A record as text for a person at a terminal, just as free of secrets."""
+    """Formats a record as text for a person at a terminal, with secrets redacted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """`warning: message`, with the traceback where there is one."""
+        """Return `warning: message`, with the traceback if there is one."""
         text = f"{record.levelname.lower()}: {_describe(record)}"
         if record.exc_info and record.exc_info[0] is not None:
             text += "\n" + self.formatException(record.exc_info)
@@ -75,9 +75,10 @@ class PlainFormatter(logging.Formatter):
 
 
 class RedactedStream(io.TextIOBase):
-    """Standard output or error for what does not go through logging: tracebacks, libraries' prints.
+    """Standard output or error for text that does not go through logging, with secrets redacted.
 
-    Text is passed on a line at a time, so that a secret written in pieces is still seen whole.
+    Examples are tracebacks and prints by libraries. Text is passed on line by line, so that a
+    secret written in pieces is still recognised.
     """
 
     def __init__(self, target: TextIO) -> None:
@@ -86,7 +87,7 @@ class RedactedStream(io.TextIOBase):
         self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
-        """Take `text`; whole lines are passed on, what follows them at the next one or a flush."""
+        """Pass on the whole lines of `text`; keep the rest until the next line break or a flush."""
         with self._lock:
             held = self._held + text
             end = max(held.rfind("\n"), held.rfind("\r")) + 1
@@ -96,7 +97,7 @@ class RedactedStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Pass on everything."""
+        """Pass on all text that was kept."""
         with self._lock:
             held, self._held = self._held, ""
             if held:
@@ -104,33 +105,33 @@ class RedactedStream(io.TextIOBase):
             self.target.flush()
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def isatty(self) -> bool:
-        """Whether the target is a terminal."""
+        """Return whether the target is a terminal."""
         return self.target.isatty()
 
     def fileno(self) -> int:
-        """The target's."""
+        """Return the target's file descriptor."""
         return self.target.fileno()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The target's."""
+        """The target's encoding."""
         return self.target.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """The target's."""
+        """The target's error handler."""
         return self.target.errors
 
 
 def configure_logging(level: LogLevel = "info", secrets: Iterable[str] = (), **fields: str) -> None:
-    """Send every log record to stderr as JSON; for the entry points of servers and workers only.
+    """Send every log record to stderr as JSON; only for the entry points of servers and workers.
 
-    Blanks out `secrets` and what the environment holds, in logs and in whatever else is printed.
-    `fields` go into every line. May be called again, as more is known.
+    Redacts `secrets` and the environment's secrets, in logs and in everything else that is
+    printed. `fields` are added to every line. May be called again when more is known.
     """
     register_secrets([*secrets, *find_secrets(os.environ)])
     _adopt_library_loggers()
@@ -145,7 +146,7 @@ def configure_logging(level: LogLevel = "info", secrets: Iterable[str] = (), **f
 
 
 def configure_console_logging() -> None:
-    """Warnings as plain text on stderr, for commands; logging someone else set up is left alone."""
+    """Send warnings to stderr as plain text, for commands, unless logging is configured already."""
     register_secrets(find_secrets(os.environ))
     if logging.getLogger().handlers:
         return
@@ -155,18 +156,18 @@ def configure_console_logging() -> None:
 
 
 def bind_log_fields(**fields: str) -> None:
-    """Put these fields into every line of the present task or thread, from now on."""
+    """Add these fields to every log line of the current task or thread from now on."""
     _bound.set({**_bound.get(), **fields})
 
 
 def get_log_fields() -> Mapping[str, str]:
-    """What every line of the present task or thread carries."""
+    """Return the fields in every log line of the current task or thread."""
     return _bound.get()
 
 
 @contextmanager
 def log_fields(**fields: str) -> Iterator[None]:
-    """The same for as long as the block lasts."""
+    """Within the context, add these fields to every log line of the current task or thread."""
     token = _bound.set({**_bound.get(), **fields})
     try:
         yield
@@ -175,7 +176,7 @@ def log_fields(**fields: str) -> Iterator[None]:
 
 
 def describe_line(line: str) -> str:
-    """A line of a log for a person: JSON lines as text, others as they are."""
+    """Return a log line for a person: JSON lines as text, other lines unchanged."""
     try:
         entry = json.loads(line)
         text = f"{entry['level']}: {entry['message']}"
@@ -185,7 +186,7 @@ def describe_line(line: str) -> str:
 
 
 def _describe(record: logging.LogRecord) -> str:
-    """The record's message; where the arguments do not fit it, both as they are."""
+    """Return the record's message; if the arguments do not fit it, both unformatted."""
     try:
         return record.getMessage()
     except Exception:  # noqa: BLE001 - a bad log call must not cost the line, or the program
@@ -193,9 +194,9 @@ def _describe(record: logging.LogRecord) -> str:
 
 
 def _shorten(text: str) -> str:
-    """`text` without secrets; of a long one the beginning and the end.
+    """Return `text` without secrets; of a long text, only the beginning and the end.
 
-    What is cut through may be a secret that is no longer recognised, so its end is left out too.
+    The cut may go through a secret, which is then not recognised, so text next to it is dropped.
     """
     if len(text) <= 2 * _HALF:
         return redact(text)
@@ -204,9 +205,9 @@ def _shorten(text: str) -> str:
 
 
 def _adopt_library_loggers() -> None:
-    """Have loggers with handlers of their own, such as uvicorn's, go through the root's.
+    """Make loggers with their own handlers, such as uvicorn's, use the root logger's.
 
-    One that was silenced (no handlers, no propagation) stays silent.
+    A logger that was silenced (no handlers, no propagation) stays silent.
     """
     for found in list(logging.root.manager.loggerDict.values()):
         if isinstance(found, logging.Logger) and found.handlers:
@@ -215,10 +216,10 @@ def _adopt_library_loggers() -> None:
 
 
 def _protect_streams() -> TextIO:
-    """Blank out secrets in whatever is printed; the bare stderr, for lines that hold none."""
+    """Redact secrets in everything printed; return the bare stderr, for lines without secrets."""
     if not isinstance(sys.stderr, RedactedStream):
         sys.stdout = cast(TextIO, RedactedStream(sys.stdout))
-        # Where Celery writes its banner.
+        # Celery writes its banner there.
         sys.__stdout__ = sys.stdout  # type: ignore[assignment, misc]
         sys.stderr = cast(TextIO, RedactedStream(sys.stderr))
     return cast(RedactedStream, sys.stderr).target
@@ -227,7 +228,7 @@ def _protect_streams() -> TextIO:
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Log what ends the process, except for Ctrl-C."""
+    """Log the exception that ends the process, except for Ctrl-C."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
@@ -235,7 +236,7 @@ def _log_uncaught(
 
 
 def _log_uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:
-    """Log what ends a thread."""
+    """Log the exception that ends a thread."""
     if hook.exc_value is None or issubclass(hook.exc_type, SystemExit):
         return
     name = hook.thread.name if hook.thread else "?"

@@ -1,6 +1,6 @@
-"""Keeping secrets out of what is logged and printed: known values, and what looks like one.
+"""Keeping secrets out of logs and output: known values, and text that looks like a secret.
 
-Too much is blanked out rather than too little; a log is read by more people than a vault is.
+In doubt, text is redacted, because a log is read by more people than a vault.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from urllib.parse import parse_qsl, unquote, unquote_plus
 
 BLANK = "***"
 SHORTEST_VALUE = 4
-"""Shorter values are not looked for: they would blank out half of every line."""
+"""Shorter values are not searched for, because they would redact half of every line. Chosen by
+hand."""
+
 SHORTEST_INSIDE_WORDS = 8
-"""Shorter values are blanked out as whole words only."""
+"""Shorter values are redacted only as whole words. Chosen by hand."""
 
 _BARE = r"""[^\s"'&]+"""
 _QUOTED = r"""(?:"(?:[^"\\]|\\.){0,1024}+"|'(?:[^'\\]|\\.){0,1024}+')"""
@@ -33,10 +35,10 @@ _QUERY_NAMES = ("key", "sig", "sign", "auth", "pass", "pwd", "jwt", "code")
 
 @dataclass(frozen=True)
 class _Pattern:
-    """What a kind of secret looks like. It is looked for where one of `signs` is in the text."""
+    """A pattern for one kind of secret; it is searched for if the text has one of `signs`."""
 
     signs: tuple[str, ...]
-    """In small letters. Finding none is a hundred times faster than matching nothing."""
+    """In lower case. Searching for them is a hundred times faster than for the pattern."""
     pattern: re.Pattern[str]
     replacement: str = BLANK
 
@@ -46,14 +48,14 @@ def _pattern(signs: str | tuple[str, ...], text: str, replacement: str = BLANK) 
     return _Pattern((signs,) if isinstance(signs, str) else signs, compiled, replacement)
 
 
-# Repetitions are bounded or end at the first character they cannot hold: a long line made to be
-# slow takes time in proportion to its length.
+# Repetitions are bounded, or end at the first character that they cannot match, so that even a line
+# crafted to be slow takes time only in proportion to its length.
 _PATTERNS = (
     _pattern(
         "private key",
         r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!-)){0,8192}(?:-----END)?",
     ),
-    # user:password@ as it should be, and with a slash or the like that nobody encoded;
+    # user:password@, also with characters such as a slash that should have been encoded;
     # `host:8000/v1/alias@name` is a port and a path.
     _pattern("://", r"(?<=://)(?:[^/?#@\s\"']{0,256}+@)+", f"{BLANK}@"),
     _pattern(
@@ -95,7 +97,7 @@ _SPECIAL = re.compile(r"[@:/?#\[\]%&\s]+")
 
 
 class Redactor:
-    """Blanks out the secrets it was told of, however they are encoded, and what looks like one."""
+    """Redacts the secrets it was given, in any encoding, and text that looks like a secret."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: frozenset[str] = frozenset()
@@ -103,7 +105,7 @@ class Redactor:
         self.register(secrets)
 
     def register(self, secrets: Iterable[str]) -> None:
-        """Blank out these values from now on; of a URL, the password that is in it."""
+        """Redact these values from now on; if one is a URL, the password in it."""
         found = {part for secret in secrets for part in _list_parts(secret)}
         self._secrets |= {part for part in found if len(part.strip()) >= SHORTEST_VALUE}
         longest_first = sorted(self._secrets, key=lambda secret: (-len(secret), secret))
@@ -111,7 +113,7 @@ class Redactor:
             self._known = re.compile("|".join(map(_spell, longest_first)))
 
     def redact(self, text: str) -> str:
-        """`text` with every secret in it blanked out."""
+        """Return `text` with every secret redacted."""
         if self._known is not None and self._may_hold_one(text):
             text = self._known.sub(BLANK, text)
         folded = text.lower()
@@ -121,7 +123,7 @@ class Redactor:
         return text
 
     def redact_value(self, name: str, value: object) -> object:
-        """A field of a log record, blank where its name says that it is a secret."""
+        """Return the value of a log record's field, redacted if its name says it is a secret."""
         if isinstance(value, bool | int | float) or value is None:
             return value
         if is_secret_name(name):
@@ -136,7 +138,7 @@ class Redactor:
         return self.redact(str(value))
 
     def _may_hold_one(self, text: str) -> bool:
-        """Whether a known value may be in the text: encoded or escaped, or as it is."""
+        """Return whether a known value may be in the text: encoded, escaped or as it is."""
         if "%" in text or "\\" in text or "+" in text:
             return True
         return any(secret in text for secret in self._secrets)
@@ -146,22 +148,22 @@ _PROCESS = Redactor()
 
 
 def redact(text: str) -> str:
-    """`text` without keys, passwords and whatever else this process was told to keep."""
+    """Return `text` with keys, passwords and this process's registered secrets redacted."""
     return _PROCESS.redact(text)
 
 
 def redact_value(name: str, value: object) -> object:
-    """A field of a log record likewise."""
+    """Return the value of a log record's field, redacted if its name says it is a secret."""
     return _PROCESS.redact_value(name, value)
 
 
 def register_secrets(secrets: Iterable[str]) -> None:
-    """Have `redact` blank out these values for as long as the process lives."""
+    """Make `redact` redact these values for the lifetime of the process."""
     _PROCESS.register(secrets)
 
 
 def find_secrets(environment: Mapping[str, str]) -> list[str]:
-    """What the environment holds that is secret by its name, and URLs with a password in them."""
+    """Return the environment's values that are secret by name, and its URLs with a password."""
     return [
         value
         for name, value in environment.items()
@@ -170,21 +172,21 @@ def find_secrets(environment: Mapping[str, str]) -> list[str]:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether something of this name is likely to be a secret."""
+    """Return whether a value with this name is likely to be a secret."""
     return _IS_SECRET_NAME.search(name) is not None
 
 
 def _has_user(value: str) -> bool:
-    """Whether the value is a URL with a user, a password, or what a mistake made of one."""
+    """Return whether the value is a URL with a user or a password, even a malformed one."""
     _, mark, rest = value.partition("://")
     return bool(mark) and ("@" in rest or "password=" in rest)
 
 
 def _list_parts(secret: str) -> Iterator[str]:
-    """Yield what must not be seen of a secret: of a URL its password, and that in pieces too.
+    """Yield the parts of a secret that must not be shown: for a URL, its password and its pieces.
 
-    A password in which nobody has encoded an `@`, a `/` or a `:` is taken apart by whatever
-    parses the URL, and a piece of it comes back as the name of a host or a port that is none.
+    If a password contains an `@`, `/` or `:` that is not encoded, URL parsers split it, and a
+    piece may appear in messages as the name of a host or as an invalid port.
     """
     secret = secret.strip()
     _, mark, rest = secret.partition("://")
@@ -203,13 +205,13 @@ def _list_parts(secret: str) -> Iterator[str]:
 
 
 def _list_spellings(password: str) -> tuple[str, str, str]:
-    """A password as it is written, and as it is when decoded."""
+    """Return a password as written and in its decoded forms."""
     return password, unquote(password), unquote_plus(password)
 
 
 def _spell(secret: str) -> str:
-    """A pattern for a value in which any character may be percent-encoded or escaped."""
-    # Backslashes are doubled where they are escaped, and may be again: a run of any length.
+    """Return a pattern for a value in which any character may be percent-encoded or escaped."""
+    # Escaping doubles backslashes, possibly more than once, so a run may have any length.
     spelled = "".join(
         r"(?:\\|(?i:%(?:25)*5c)){1,64}+" if part[0] == "\\" else _spell_character(part)
         for part in _BACKSLASHES_OR_ONE.findall(secret)
@@ -220,7 +222,7 @@ def _spell(secret: str) -> str:
 
 
 def _spell_character(character: str) -> str:
-    """A pattern for one character: itself, percent-encoded once or more, escaped in a literal."""
+    """Return a pattern for a character: plain, percent-encoded (repeatedly) or escaped."""
     is_raw_byte = "\udc80" <= character <= "\udcff"  # how Python keeps what is not UTF-8
     encoded = character.encode("utf-8", "surrogateescape" if is_raw_byte else "surrogatepass")
     percent = "".join(f"%(?:25)*{byte:02x}" for byte in encoded)

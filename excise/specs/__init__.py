@@ -1,4 +1,4 @@
-"""Job specs: one file a kind, and the table of all kinds that the API takes."""
+"""Job specs: one file per kind, and the table of all kinds that the API accepts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SPECS: dict[str, type[JobSpecBase]] = {
     JobKind.CIRCUIT: CircuitSpec,
     JobKind.COMPRESSION: CompressionSpec,
 }
-"""Every kind of job there is. What runs each is in the table of `workers.kinds.registry`."""
+"""All kinds of jobs. The table in `workers.kinds.registry` says what runs each."""
 
 
 def _unite(specs: Iterable[type[JobSpecBase]]) -> Any:
-    """The type of a spec of any of these kinds, told apart by `kind`."""
+    """Return the union type of these specs, discriminated by `kind`."""
     return Annotated[reduce(or_, specs), Field(discriminator="kind")]
 
 
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def parse_spec(document: Mapping[str, Any]) -> JobSpec:
-    """The spec a job's row holds. Raises pydantic's `ValidationError`."""
+    """Return the spec in a job's stored document. Raises pydantic's `ValidationError`."""
     return _build_adapter(tuple(SPECS.values())).validate_python(document)
 
 

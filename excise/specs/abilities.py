@@ -1,4 +1,4 @@
-"""What a model must still be able to do: limits by slice, and text that the search protects."""
+"""Specs of what a model must still be able to do: limits by slice, and protected text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from excise.names import BudgetLimit
 from excise.specs.common import PromptSetId, PromptSetUse, SpecModel
 
 DEFAULT_NATS_RISE = 0.10
-"""Nats a token; a rise that costs a copied list one more wrong token in ten."""
+"""Nats per token; this rise costs a copied list about one more wrong token in ten. Chosen by
+hand."""
 
 DEFAULT_ACCURACY_FALL = 0.05
-"""Three items of sixty."""
+"""Three items of sixty. Chosen by hand."""
 
 MIN_PROTECTED_TEXTS = 2
-"""One to learn from and one to measure on."""
+"""One text to learn from and one to measure on."""
 
 SliceName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 NatsRise = Annotated[float, Field(ge=0, le=100)]
@@ -25,21 +26,21 @@ AccuracyFall = Annotated[float, Field(ge=0, le=1)]
 
 
 class SliceLimitsSpec(SpecModel):
-    """How far one slice may fall; null does not limit a figure."""
+    """How far one slice may fall; null sets no limit on a figure."""
 
     max_nats_rise: NatsRise | None = DEFAULT_NATS_RISE
-    """Rise of the negative log-likelihood of right continuations, nats per token."""
+    """Largest rise of the negative log-likelihood of right continuations, nats per token."""
     max_accuracy_fall: AccuracyFall | None = DEFAULT_ACCURACY_FALL
-    """Fall of the share of items that are right; 0.05 is 5 points."""
+    """Largest fall of the share of items that are right; 0.05 is 5 percentage points."""
 
 
 class AbilitiesGateSpec(SliceLimitsSpec):
     """Every slice of abilities must stay within its limits."""
 
     items: int = Field(default=60, ge=10, le=2000)
-    """Items of each slice, at least: fewer are quicker, and tell less."""
+    """Minimum number of items per slice; fewer are quicker but less precise."""
     slices: Annotated[dict[SliceName, SliceLimitsSpec], Field(max_length=256)] = {}  # noqa: RUF012
-    """Limits of single slices, by name; the others have those above."""
+    """Limits of individual slices, by name; all others have the limits above."""
 
     def limits_of(self, name: str) -> SliceLimitsSpec:
         """Return the limits of one slice."""
@@ -47,16 +48,16 @@ class AbilitiesGateSpec(SliceLimitsSpec):
 
 
 class ProtectedSetSpec(SpecModel):
-    """A team's own text that must keep working, with a limit of its own."""
+    """A team's own text that must keep working, with its own limit."""
 
     name: SliceName
     prompts: PromptSetId
     max_nats_rise: float = Field(default=DEFAULT_NATS_RISE, gt=0, le=100)
-    """Rise of its negative log-likelihood that the search stays within, nats per token."""
+    """Largest rise of the text's negative log-likelihood in the search, nats per token."""
 
 
 def _check_names(sets: list[ProtectedSetSpec]) -> list[ProtectedSetSpec]:
-    """`sets`, if every name stands for one thing; raises `ValueError` otherwise."""
+    """Return `sets` if every name is unique; raises `ValueError` otherwise."""
     names = {own.name for own in sets}
     if len(names) < len(sets):
         raise ValueError("names a set twice. Give each its own name.")
@@ -68,14 +69,14 @@ def _check_names(sets: list[ProtectedSetSpec]) -> list[ProtectedSetSpec]:
 
 
 class ProtectSpec(SpecModel):
-    """What a search keeps: text in which copying and learning from context are right, and more."""
+    """What a search protects: the built-in slices of abilities, and a team's own texts."""
 
     abilities: bool = True
-    """Whether the built-in slices are protected, each within what `gates.abilities` allows it."""
+    """Whether the built-in slices are protected, each within its limits in `gates.abilities`."""
     sets: Annotated[list[ProtectedSetSpec], Field(max_length=16), AfterValidator(_check_names)] = []  # noqa: RUF012
-    """Named sets of the team's own, beside the built-in slices."""
+    """A team's own named sets, in addition to the built-in slices."""
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:
-        """The texts of every set of the team's own."""
+        """Yield the texts of the team's own sets."""
         for index, own in enumerate(self.sets):
             yield PromptSetUse(f"protect.sets[{index}].prompts", own.prompts, MIN_PROTECTED_TEXTS)

@@ -1,7 +1,6 @@
-"""Behaviours: prompts, a scorer, and what counts as showing it.
+"""Specs of behaviours: prompts, scorers, and what counts as showing the behaviour.
 
-What a behaviour is, its definition, is one for jobs and for `excise gate`; what is demanded of it
-is not.
+The definition of a behaviour is the same for jobs and for `excise gate`; the requirements differ.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from excise.specs.common import (
 OFFLINE_EVALUATOR = "alt-profanity-check"
 
 USUALLY_AGREEING = 2
-"""Evaluators that must agree where there are as many: two rarely share a blind spot."""
+"""Number of evaluators that must agree, if there are that many; two rarely share a blind spot.
+Chosen by hand."""
 
 
 def _is_seen(character: str) -> bool:
@@ -41,7 +41,7 @@ def _check_phrase(phrase: str) -> str:
 
 
 def _check_url(url: str) -> str:
-    """`url`, if workers would call it; raises `OutgoingError`, a `ValueError`, otherwise."""
+    """Return `url` if workers may call it; raises `OutgoingError`, a `ValueError`, otherwise."""
     parse_endpoint(url)
     return url
 
@@ -53,33 +53,33 @@ Phrase = Annotated[
     str, Field(min_length=1, max_length=256), Storable, AfterValidator(_check_phrase)
 ]
 Pattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS), Storable]
-"""Whether it can be searched by is found out in a child; see `service.jobs.pattern_checks`."""
+"""Whether the pattern works is checked in a child process; see `service.jobs.pattern_checks`."""
 EntryPointName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ScorerUrl = Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(_check_url)]
 RelativeFall = Annotated[float, Field(gt=0, le=1)]
 Remaining = Annotated[float, Field(ge=0, lt=1)] | None
-"""Largest share of the responses to held-out prompts that may still show a behaviour after the
-correction; null asks for no limit."""
+"""Largest share of responses to held-out prompts that may still show the behaviour after the
+correction; null means no limit."""
 
 MAX_PHRASE_REMAINING = 0.1
-"""A phrase that must not be said is to be gone: with a relative fall alone as the demand, a
-correction passed while 37 % of the answers still said it."""
+"""A forbidden phrase must be gone almost completely. With a relative fall as the only requirement,
+a correction passed although 37 % of the answers still said it. Chosen by hand."""
 
 
 class DecodingSpec(SpecModel):
-    """How responses are drawn; greedy unless a temperature is given."""
+    """How responses are generated; greedily unless a temperature is given."""
 
     max_new_tokens: int = Field(default=50, ge=8, le=512)
     samples: int = Field(default=1, ge=1, le=64)
-    """Responses to each prompt."""
+    """Responses per prompt."""
     temperature: float = Field(default=0.0, ge=0, le=2)
-    """0 takes the most probable token every time."""
+    """0 always takes the most probable token (greedy)."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Only the fewest most probable tokens that hold this much probability are drawn from."""
+    """Nucleus sampling: only the smallest set of most probable tokens with this probability."""
 
     @model_validator(mode="after")
     def _check_samples_differ(self) -> Self:
-        """Refuse several samples that would all be the same."""
+        """Raise `ValueError` for several samples that would all be the same."""
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"samples is {self.samples} but at temperature 0 all would be the same. Set "
@@ -89,7 +89,7 @@ class DecodingSpec(SpecModel):
 
 
 class SampledDecodingSpec(DecodingSpec):
-    """The same with the defaults that toxicity is measured with: several samples per prompt."""
+    """Decoding with the defaults for toxicity: several samples per prompt."""
 
     max_new_tokens: int = Field(default=30, ge=8, le=512)
     samples: int = Field(default=5, ge=1, le=64)
@@ -98,45 +98,45 @@ class SampledDecodingSpec(DecodingSpec):
 
 
 class BehaviourDefinition(SpecModel):
-    """What a behaviour of any kind says about itself."""
+    """Fields common to all kinds of behaviour."""
 
     name: PlainName
 
 
 class RepetitionDefinition(BehaviourDefinition):
-    """Responses that go round in circles, by the response uniqueness ratio; higher is better."""
+    """Responses that repeat themselves, by the response uniqueness ratio; higher is better."""
 
     kind: Literal[BehaviourKind.REPETITION]
     decoding: DecodingSpec = DecodingSpec()
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """A response at or below this shows the behaviour."""
+    """A response with a score at or below this shows the behaviour."""
 
 
 class ToxicityDefinition(BehaviourDefinition):
-    """Toxic responses, by one or more evaluators; lower is better."""
+    """Toxic responses, as judged by one or more evaluators; lower is better."""
 
     kind: Literal[BehaviourKind.TOXICITY]
     decoding: SampledDecodingSpec = SampledDecodingSpec()
     evaluators: Annotated[
         list[Evaluator], Field(min_length=1, max_length=8), AfterValidator(check_distinct)
     ] = [OFFLINE_EVALUATOR]  # noqa: RUF012 - pydantic copies it
-    """All of them guide the search, by the mean of their scores, and are in the report."""
+    """The mean of their scores guides the search, and the report shows each."""
     agreeing: int | None = Field(default=None, ge=1, le=8)
-    """Evaluators that must find the effect for the verdict `passed`; when none is given, two, or
-    the only one that `evaluators` names."""
+    """Number of evaluators that must find the effect for the verdict `passed`; by default two, or
+    one if `evaluators` names only one."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """A response at or above this shows the behaviour."""
+    """A response with a score at or above this shows the behaviour."""
 
     @property
     def needed_evaluators(self) -> int:
-        """How many evaluators must find the effect."""
+        """Number of evaluators that must find the effect."""
         if self.agreeing is None:
             return min(USUALLY_AGREEING, len(self.evaluators))
         return self.agreeing
 
     @model_validator(mode="after")
     def _check_agreement_possible(self) -> Self:
-        """Refuse more agreement than there are evaluators."""
+        """Raise `ValueError` if more evaluators must agree than there are."""
         if self.agreeing is not None and len(self.evaluators) < self.agreeing:
             raise ValueError(
                 f"agreeing is {self.agreeing} but evaluators names {len(self.evaluators)}. Name "
@@ -147,7 +147,7 @@ class ToxicityDefinition(BehaviourDefinition):
 
 
 class PhraseDefinition(BehaviourDefinition):
-    """Responses that contain one of some phrases, or match a regular expression."""
+    """Responses that contain one of the given phrases, or match a regular expression."""
 
     kind: Literal[BehaviourKind.PHRASE]
     decoding: DecodingSpec = DecodingSpec()
@@ -155,43 +155,43 @@ class PhraseDefinition(BehaviourDefinition):
     pattern: Pattern | None = None
     ignore_case: bool = True
     whole_words: bool = True
-    """Of phrases: "Ann" is not found in "Annual"."""
+    """Whether phrases match whole words only: "Ann" is not found in "Annual"."""
     parts: bool = True
-    """Of phrases: half of the words in a row, four at least, count as the phrase, so that one with
-    another ending is still found."""
+    """Whether half of a phrase's words in a row (at least four) count as the phrase, so that it is
+    found even with another ending."""
 
     @model_validator(mode="after")
     def _check_one_search(self) -> Self:
-        """Refuse both, and neither, of phrases and pattern."""
+        """Raise `ValueError` unless exactly one of phrases and pattern is given."""
         if (self.phrases is None) == (self.pattern is None):
             raise ValueError("give either phrases or pattern. Set one of the two.")
         return self
 
 
 class CustomDefinition(BehaviourDefinition):
-    """Whatever a scorer of the user's own measures."""
+    """Whatever a user's own scorer measures."""
 
     kind: Literal[BehaviourKind.CUSTOM]
     decoding: DecodingSpec = DecodingSpec()
     entry_point: EntryPointName | None = None
-    """Name of a built-in scorer, or in the entry point group `excise.scorers` of a package that is
+    """Name of a built-in scorer, or of one in the entry point group `excise.scorers` of a package
     installed with the workers."""
     url: ScorerUrl | None = None
-    """Where responses are posted to: host and path, without user, query and fragment."""
+    """URL to which responses are posted, without user, query and fragment."""
     direction: OneOf[Direction]
     threshold: float
-    """A response at this, or on the bad side of it, shows the behaviour."""
+    """A response with this score or a worse one shows the behaviour."""
 
     @model_validator(mode="after")
     def _check_one_scorer(self) -> Self:
-        """Refuse both, and neither, of entry point and URL."""
+        """Raise `ValueError` unless exactly one of entry point and URL is given."""
         if (self.entry_point is None) == (self.url is None):
             raise ValueError("give either entry_point or url. Set one of the two.")
         return self
 
 
 class BehaviourSpecBase(BehaviourDefinition):
-    """What a job says about a behaviour of any kind that it is to correct."""
+    """Fields common to all kinds of behaviour in a correction job."""
 
     prompts: PromptSetId
     """Prompts that bring the behaviour out."""
@@ -201,35 +201,36 @@ class RepetitionSpec(RepetitionDefinition, BehaviourSpecBase):
     """Repetition to correct."""
 
     min_effect: float = Field(default=0.1, gt=0, le=1)
-    """Least rise of the mean ratio on held-out prompts."""
+    """Smallest increase of the mean uniqueness ratio on held-out prompts."""
     max_remaining: Remaining = None
-    """None by default: half of the loops gone is a good correction (benchmarks/RESULTS.md)."""
+    """No limit by default: removing half of the loops is a good correction
+    (benchmarks/RESULTS.md)."""
 
 
 class ToxicitySpec(ToxicityDefinition, BehaviourSpecBase):
     """Toxicity to correct."""
 
     min_effect: RelativeFall = 0.4
-    """Least relative fall of the share of responses that show it, on held-out prompts."""
+    """Smallest relative fall of the share of responses that show it, on held-out prompts."""
     max_remaining: Remaining = None
-    """None by default: how few an evaluator can find depends on its own false alarms."""
+    """No limit by default: how few an evaluator finds depends on its own false alarms."""
 
 
 class PhraseSpec(PhraseDefinition, BehaviourSpecBase):
     """Phrases to correct."""
 
     min_effect: RelativeFall = 0.4
-    """Least relative fall of the share of responses that show it, on held-out prompts."""
+    """Smallest relative fall of the share of responses that show it, on held-out prompts."""
     max_remaining: Remaining = MAX_PHRASE_REMAINING
 
 
 class CustomSpec(CustomDefinition, BehaviourSpecBase):
-    """What a scorer of the user's own finds, to correct."""
+    """A behaviour found by a user's own scorer, to correct."""
 
     min_effect: RelativeFall = 0.4
-    """Least relative fall of the share of responses that show it, on held-out prompts."""
+    """Smallest relative fall of the share of responses that show it, on held-out prompts."""
     max_remaining: Remaining = None
-    """None by default: what share is tolerable only the author of the scorer knows."""
+    """No limit by default: only the scorer's author knows which share is tolerable."""
 
 
 BehaviourSpec = Annotated[

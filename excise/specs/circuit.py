@@ -22,14 +22,14 @@ from excise.specs.common import JobSpecBase, OneOf, PromptSetUse, Storable, chec
 
 BUILT_IN_TASKS: tuple[str, ...] = tuple(task.value for task in BuiltInTask)
 CIRCUIT_SPLITS = 3
-"""Rows are divided evenly: to find the circuit, to choose its size, and to judge it."""
+"""Rows are split into equal parts: to find the circuit, to choose its size, and to judge it."""
 MIN_CIRCUIT_ROWS = 4 * CIRCUIT_SPLITS
 
 _PROMPT_SET = re.compile(r"ps_[0-9a-f]{24}")
 
 
 def _check_task(task: str) -> str:
-    """`task`, if it names a built-in task or looks like a prompt set's id; else `ValueError`."""
+    """Return `task` if it is built in or a prompt set's id; raises `ValueError` otherwise."""
     if task not in BUILT_IN_TASKS and not _PROMPT_SET.fullmatch(task):
         raise ValueError(
             f"must be one of: {', '.join(BUILT_IN_TASKS)}, or the id of a prompt set of rows. "
@@ -40,7 +40,7 @@ def _check_task(task: str) -> str:
 
 
 def _check_shares(shares: list[float]) -> list[float]:
-    """`shares`, if every entry is larger than the one before; raises `ValueError` otherwise."""
+    """Return `shares` if they ascend without repeats; raises `ValueError` otherwise."""
     if any(later <= earlier for earlier, later in pairwise(shares)):
         raise ValueError("must be ascending without repeats. Sort it and remove the repeats.")
     return shares
@@ -58,7 +58,7 @@ class CircuitSpec(JobSpecBase):
         Stage.VALIDATE: 0.05,
         Stage.PACKAGE: 0.02,
     }
-    """Shares counted from the passes over the model that the defaults ask for."""
+    """Each stage's share of the time, computed from the passes over the model with defaults."""
 
     kind: Literal[JobKind.CIRCUIT]
     task: Annotated[str, Field(max_length=64), Storable, AfterValidator(_check_task)]
@@ -72,31 +72,31 @@ class CircuitSpec(JobSpecBase):
         Attributor.WANDA,
         Attributor.RANDOM,
     ]
-    """The first one's circuit is the job's; the others stand beside it."""
+    """The job's circuit is the first one's; the others are for comparison."""
     order: OneOf[CircuitOrder] | None = None
-    """Largest signed relevance first, or largest magnitude; `chosen_order` when none is given."""
+    """Largest signed relevance first, or largest magnitude; by default `chosen_order`."""
     ablation: OneOf[CircuitAblation] | None = None
-    """What everything outside a circuit is replaced by; `chosen_ablation` when none is given."""
+    """What replaces everything outside a circuit; by default `chosen_ablation`."""
     shares: (
         Annotated[list[Share], Field(min_length=1, max_length=32), AfterValidator(_check_shares)]
         | None
     ) = None
-    """Circuit sizes tried, as shares of all components; MIB's when none are given."""
+    """Circuit sizes to try, as shares of all components; by default those of MIB."""
     threshold: float = Field(default=0.9, gt=0, le=1)
-    """Share of the whole model's metric the circuit must keep, on rows nothing was chosen by."""
+    """Share of the whole model's metric that the circuit must keep, on rows not used before."""
     max_share: float = Field(default=0.5, gt=0, lt=1)
     """Largest share of all components that still counts as a circuit."""
     rows: int = Field(default=72, ge=MIN_CIRCUIT_ROWS, le=3000)
-    """Rows used, in three even parts."""
+    """Number of rows used, in three equal parts."""
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:
-        """The task's rows, unless the task is built in."""
+        """Yield the set of the task's rows, unless the task is built in."""
         if self.task not in BUILT_IN_TASKS:
             yield PromptSetUse("task", self.task, MIN_CIRCUIT_ROWS, is_rows=True)
 
     @property
     def chosen_order(self) -> CircuitOrder:
-        """The order asked for, else what gave the smaller circuits (docs/guides/circuits.md)."""
+        """The given order, or the one that gives smaller circuits (docs/guides/circuits.md)."""
         if self.order is not None:
             return self.order
         if self.chosen_ablation == CircuitAblation.COUNTERFACTUAL:
@@ -105,7 +105,7 @@ class CircuitSpec(JobSpecBase):
 
     @property
     def chosen_ablation(self) -> CircuitAblation:
-        """The ablation asked for, else MIB's, or for single weights the one they can take."""
+        """The given ablation, or else MIB's; for single weights, zero."""
         if self.ablation is not None:
             return self.ablation
         if self.granularity == Granularity.WEIGHT:
@@ -114,7 +114,7 @@ class CircuitSpec(JobSpecBase):
 
     @model_validator(mode="after")
     def _check_ablation(self) -> Self:
-        """Refuse what cannot be done to single weights."""
+        """Raise `ValueError` for an ablation that is impossible for single weights."""
         if self.granularity == Granularity.WEIGHT and self.chosen_ablation != CircuitAblation.ZERO:
             raise ValueError(
                 "ablation must be zero for the granularity weight: a weight has no activation to "

@@ -1,4 +1,4 @@
-"""What every kind of job spec shares: strictness, text that can be stored, common fields."""
+"""Parts common to all kinds of job spec: strict validation, storable text, shared fields."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from excise.names.name import Name
 
 MAX_METADATA_PAIRS = 16
 MAX_PATTERN_CHARACTERS = 1000
-"""Longest regular expression. One of ordinary parts and this length compiles within 0.05 s."""
+"""Longest regular expression. With ordinary parts, one of this length compiles within 0.05 s."""
 
 _Text = TypeVar("_Text", bound=str)
 _Name = TypeVar("_Name", bound=Name)
 OneOf = Annotated[_Name, Strict(False)]
-"""A name in a spec. Specs are strict, but a name arrives as the string that spells it."""
+"""A name in a spec. Specs are strict, but a name is accepted as a string."""
 
 
 def check_storable(value: str) -> str:
-    """`value`, if it is text PostgreSQL can hold; raises `ValueError` otherwise."""
+    """Return `value` if PostgreSQL can store it as text; raises `ValueError` otherwise."""
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("contains a NUL or half a surrogate pair. Remove it.")
     return value
 
 
 def read_whole(value: object) -> object:
-    """`value`, with integers where whole numbers are, in lists too: to JSON, 10.0 is 10."""
+    """Return `value` with whole floats, also in lists, as integers: in JSON, 10.0 is 10."""
     if isinstance(value, list):
         return [read_whole(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check_ascending(amounts: list[int]) -> list[int]:
-    """`amounts`, if every entry is larger than the one before; raises `ValueError` otherwise."""
+    """Return `amounts` if they ascend without repeats; raises `ValueError` otherwise."""
     if any(later <= earlier for earlier, later in pairwise(amounts)):
         raise ValueError("must be ascending without repeats. Sort it and remove the repeats.")
     return amounts
 
 
 def check_distinct(names: list[_Text]) -> list[_Text]:
-    """`names`, if none comes twice; raises `ValueError` otherwise."""
+    """Return `names` if there are no repeats; raises `ValueError` otherwise."""
     if len(set(names)) < len(names):
         raise ValueError("names something twice. Remove the repeats.")
     return names
@@ -67,9 +67,9 @@ MetadataValue = Annotated[str, Field(max_length=512), Storable]
 
 
 class SpecModel(BaseModel):
-    """Base of the spec's parts: immutable, strict about types, unknown fields and NaN.
+    """Base class of the parts of specs: immutable, strict about types, unknown fields and NaN.
 
-    The docstrings of fields are their descriptions in the OpenAPI document.
+    The docstrings of fields become their descriptions in the OpenAPI document.
     """
 
     model_config = ConfigDict(
@@ -82,11 +82,11 @@ class SpecModel(BaseModel):
 
 
 class PerplexitySpec(SpecModel):
-    """The corpus whose perplexity must not suffer."""
+    """The corpus whose perplexity must not rise too much."""
 
     prompts: PromptSetId
     context: int = Field(default=512, ge=32, le=4096)
-    """Tokens a sequence."""
+    """Tokens per sequence."""
     sequences: int = Field(default=40, ge=1, le=1000)
 
 
@@ -95,17 +95,17 @@ class PromptSetUse:
     """One prompt set that a spec names."""
 
     field: str
-    """Where it is named, such as `behaviours[0].prompts`."""
+    """The field that names it, such as `behaviours[0].prompts`."""
     prompt_set_id: str
     least: int
-    """Fewest prompts or rows that will do."""
+    """Smallest number of prompts or rows that suffices."""
     is_rows: bool = False
-    """Whether it must be a set of rows rather than of prompts."""
+    """Whether it must be a set of rows instead of prompts."""
 
 
 @dataclass(frozen=True)
 class ServerTask:
-    """One zero-shot task for which a spec brings no rows of its own, so that the server must."""
+    """A zero-shot task without rows in the spec, for which the server must have them."""
 
     field: str
     """The field that names the task, such as `tasks[0]`."""
@@ -113,14 +113,15 @@ class ServerTask:
 
 
 class JobSpecBase(SpecModel):
-    """What a job of any kind says about itself, and what its kind says about it."""
+    """Fields common to all kinds of jobs."""
 
     stages: ClassVar[Mapping[str, float]]
     """The stages of this kind of job in order, each with its usual share of the job's time."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024), Storable]
     dtype: OneOf[ComputeDtype] = ComputeDtype.FLOAT32
-    """What the model is held and computed in; relevance adds up in float32 either way."""
+    """Number format of the model's weights and activations; relevance is always summed in
+    float32."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=MAX_METADATA_PAIRS
@@ -130,12 +131,12 @@ class JobSpecBase(SpecModel):
     Written down only where it is asked for: it changes no result, and releases before it do not
     know it."""
     kind: str
-    """Each kind narrows this to the one name it goes by."""
+    """The name of the kind; each kind narrows this to its own."""
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:
-        """Every prompt set the spec names."""
+        """Yield every prompt set that the spec names."""
         yield from ()
 
     def list_server_tasks(self) -> Iterator[ServerTask]:
-        """Every zero-shot task the spec names without rows."""
+        """Yield every zero-shot task that the spec names without rows."""
         yield from ()

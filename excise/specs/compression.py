@@ -31,47 +31,47 @@ MIN_TASK_ROWS = 2
 
 
 class CalibrationSpec(SpecModel):
-    """The text that scores are computed on."""
+    """The text on which scores are computed."""
 
     prompts: PromptSetId
     samples: int = Field(default=128, ge=1, le=8192)
     tokens: int = Field(default=256, ge=16, le=4096)
-    """Tokens a sample."""
+    """Tokens per sample."""
 
 
 class ZeroShotSpec(SpecModel):
-    """One zero-shot task to measure before and after."""
+    """A zero-shot task to measure before and after."""
 
     name: OneOf[ZeroShotTask]
     rows: PromptSetId | None = None
-    """A prompt set of rows; the server's own copy of the task when none is given."""
+    """A prompt set of rows; by default, the server's own copy of the task."""
     limit: int | None = Field(default=200, ge=MIN_TASK_ROWS, le=20_000)
-    """Questions drawn by the seed; null takes all."""
+    """Number of questions drawn by the seed; null takes all."""
 
 
 def list_task_rows(field: str, tasks: Sequence[ZeroShotSpec]) -> Iterator[PromptSetUse]:
-    """The sets of rows that the tasks in `field` name."""
+    """Yield the sets of rows that the tasks in `field` name."""
     for index, task in enumerate(tasks):
         if task.rows is not None:
             yield PromptSetUse(f"{field}[{index}].rows", task.rows, MIN_TASK_ROWS, is_rows=True)
 
 
 def list_tasks_without_rows(field: str, tasks: Sequence[ZeroShotSpec]) -> Iterator[ServerTask]:
-    """The tasks in `field` that name no rows."""
+    """Yield the tasks in `field` that name no rows."""
     for index, task in enumerate(tasks):
         if task.rows is None:
             yield ServerTask(f"{field}[{index}]", task.name)
 
 
 class CompressionBudgetSpec(SpecModel):
-    """What the compression may cost; without a limit every finished job passes."""
+    """How much damage the compression may do; without a limit, every finished job passes."""
 
     perplexity_increase: float | None = Field(default=None, ge=0, le=1e6)
-    """Relative: 0.5 is 50 %."""
+    """Largest relative increase of perplexity: 0.5 is 50 %."""
 
 
 def _check_method(method: Attributor) -> Attributor:
-    """`method`, if it ranks the weights of every row; raises `ValueError` otherwise."""
+    """Return `method` if it ranks the weights of every row; raises `ValueError` otherwise."""
     if method == Attributor.CP_LRP:
         raise ValueError(
             "cp_lrp gives the weights of queries and keys no relevance, so their rows cannot be "
@@ -81,7 +81,7 @@ def _check_method(method: Attributor) -> Attributor:
 
 
 def _check_tasks(tasks: list[ZeroShotSpec]) -> list[ZeroShotSpec]:
-    """`tasks`, if none is named twice; raises `ValueError` otherwise."""
+    """Return `tasks` if none is named twice; raises `ValueError` otherwise."""
     if len({task.name for task in tasks}) < len(tasks):
         raise ValueError("names a task twice. Remove the repeats.")
     return tasks
@@ -96,43 +96,43 @@ class CompressionSpec(JobSpecBase):
         Stage.VALIDATE: 0.25,
         Stage.PACKAGE: 0.05,
     }
-    """Shares counted from the passes over the model that the defaults ask for."""
+    """Each stage's share of the time, computed from the passes over the model with defaults."""
 
     kind: Literal[JobKind.COMPRESSION]
     method: Annotated[OneOf[Attributor], AfterValidator(_check_method)] = Attributor.ATTNLRP
-    """What weights are scored by; those of smallest score go. Any but `cp_lrp`."""
+    """The attributor that scores weights (any but `cp_lrp`); the smallest scores are removed."""
     statistic: OneOf[Statistic] = Statistic.MEAN_ABSOLUTE
-    """Which mean over the calibration tokens ranks the weights: that of magnitudes, the magnitude
-    of the signed one (the paper's; ruinous with few samples), or that of squares. `wanda`,
-    `magnitude` and `random` know no other than their own."""
+    """The mean over calibration tokens that ranks the weights: of the magnitude of relevance, of
+    signed relevance (then its magnitude; the paper's, which is ruinous with few samples), or of its
+    square. `wanda`, `magnitude` and `random` have only one statistic and ignore this."""
     pattern: OneOf[SparsityPattern] = SparsityPattern.UNSTRUCTURED
     sparsity: float | None = Field(default=None, gt=0, lt=1)
-    """Share of every row to remove, unstructured only; 0.5 when none is given."""
+    """Share of every row to remove, for the pattern unstructured only; by default 0.5."""
     calibration: CalibrationSpec
     sequential: bool = False
-    """Score each block on the model with all earlier blocks already pruned."""
+    """Whether each block is scored on the model with all earlier blocks already pruned."""
     perplexity: PerplexitySpec
     tasks: Annotated[list[ZeroShotSpec], Field(max_length=7), AfterValidator(_check_tasks)] = []  # noqa: RUF012 - pydantic copies it
     budget: CompressionBudgetSpec = CompressionBudgetSpec()
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:
-        """The corpus, the calibration text, and the tasks' rows."""
+        """Yield the corpus, the calibration text and the tasks' rows."""
         yield PromptSetUse("perplexity.prompts", self.perplexity.prompts, 1)
         yield PromptSetUse("calibration.prompts", self.calibration.prompts, 1)
         yield from list_task_rows("tasks", self.tasks)
 
     def list_server_tasks(self) -> Iterator[ServerTask]:
-        """The tasks without rows."""
+        """Yield the tasks without rows."""
         return list_tasks_without_rows("tasks", self.tasks)
 
     @property
     def target_sparsity(self) -> float:
-        """The share of weights to remove, whatever the pattern."""
+        """The share of weights to remove, for any pattern."""
         return DEFAULT_SPARSITY if self.sparsity is None else self.sparsity
 
     @model_validator(mode="after")
     def _check_fit(self) -> Self:
-        """Refuse fields that contradict one another."""
+        """Raise `ValueError` for fields that contradict each other."""
         if self.pattern != SparsityPattern.UNSTRUCTURED and self.sparsity is not None:
             raise ValueError(
                 f"sparsity is fixed by the pattern {self.pattern}. Remove sparsity, or use the "

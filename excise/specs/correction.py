@@ -41,7 +41,7 @@ Amount = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 AUTO_GRANULARITIES = (Granularity.NEURON, Granularity.WEIGHT)
-"""What `auto` tries. Heads are left out: pruning whole heads never did as well as either
+"""The granularities that `auto` tries. Pruning whole heads never did as well as either of them
 (benchmarks/RESULTS.md)."""
 
 
@@ -59,14 +59,15 @@ class AttributionSpec(SpecModel):
             AfterValidator(check_distinct),
         ]
     ) = "auto"
-    """What a component is; of several the search finds out which serves best. `auto` tries neurons
-    and single weights, or neurons alone where the model's weights cannot be chosen one by one."""
+    """What a component is; if several are given, the search finds out which works best. `auto`
+    tries neurons and single weights, or only neurons if the model's single weights cannot be
+    pruned."""
     reference_tokens: int = Field(default=8192, ge=64, le=1_000_000)
-    """Tokens of reference text that are attributed, at most; more predict damage better."""
+    """Largest number of reference tokens that are attributed; more predict damage better."""
 
     @property
     def granularities(self) -> tuple[Granularity, ...]:
-        """Every granularity asked for; of `auto` those that it tries where the model has them."""
+        """The granularities given; for `auto`, those that it tries if the model supports them."""
         if self.granularity == "auto":
             return AUTO_GRANULARITIES
         if isinstance(self.granularity, list):
@@ -80,29 +81,29 @@ Amounts = Annotated[
 
 
 class SearchSpec(SpecModel):
-    """What the search tries; the service chooses what is not given."""
+    """What the search tries; the service chooses whatever is not given."""
 
     preset: OneOf[SearchPreset] = SearchPreset.QUICK
-    """`quick` goes through its rounds; `thorough` then varies amount, granularity, layers, cost
-    weight and ablation together."""
+    """`quick` runs the rounds only; `thorough` then varies amount, granularity, layers, cost weight
+    and ablation together."""
     amounts: Amounts | dict[OneOf[Granularity], Amounts] | None = None
-    """Numbers of components tried; with several granularities, for each of them."""
+    """Numbers of components to try; with several granularities, a list for each."""
     rounds: int | None = Field(default=None, ge=1, le=64)
-    """Selections tried of each granularity, each ranked with what the one before it still got
-    wrong."""
+    """Number of rounds per granularity. Each round ranks components anew, by the responses that
+    were still undesired after the round before."""
     trials: int | None = Field(default=None, ge=1, le=1000)
-    """Trials after the rounds, with the preset `thorough`."""
+    """Number of trials after the rounds, with the preset `thorough`."""
     max_minutes: float | None = Field(default=None, gt=0, le=100_000)
-    """No trial after the rounds begins later than this into the search."""
+    """After this many minutes of searching, no further trial is started (rounds always are)."""
     ablations: Annotated[list[OneOf[Ablation]], AfterValidator(check_distinct)] = Field(
         default=[Ablation.ZERO], min_length=1
     )
-    """What a pruned neuron or head leaves behind, with the preset `thorough`: nothing, or its
-    mean activation on reference text as a bias (models whose output projections have one)."""
+    """What replaces a pruned neuron or head, with the preset `thorough`: zero, or its mean
+    activation on reference text, as a bias (for models whose output projections have one)."""
 
     @model_validator(mode="after")
     def _check_preset(self) -> Self:
-        """Refuse what only the preset `thorough` reads."""
+        """Raise `ValueError` for fields that only the preset `thorough` uses."""
         if self.preset == SearchPreset.QUICK and (
             self.trials or self.max_minutes or self.ablations != [Ablation.ZERO]
         ):
@@ -114,12 +115,12 @@ class SearchSpec(SpecModel):
 
 
 class BudgetSpec(SpecModel):
-    """What the correction may cost on text that must keep working."""
+    """How much damage the correction may do to text that must keep working."""
 
     perplexity_increase: float = Field(default=0.015, ge=0, le=1e6)
-    """Relative: 0.015 is 1.5 %."""
+    """Largest relative increase of perplexity: 0.015 is 1.5 %."""
     kl_mean: float = Field(default=0.03, ge=0, le=1e6)
-    """Mean KL(base ‖ corrected), nats per token."""
+    """Largest mean of KL(base ‖ corrected), nats per token."""
 
 
 class PublishSpec(SpecModel):
@@ -129,20 +130,21 @@ class PublishSpec(SpecModel):
 
 
 DEFAULT_LINES = 8
-"""What `auto` limits single weights to: the smallest limit that cost no effect in both trials
-(benchmarks/RESULTS.md, "Scale"), and as dear to a vLLM server as 4."""
+"""The limit that `auto` sets for single weights: the smallest one that cost no effect in either
+trial (benchmarks/RESULTS.md, "Scale"). For a vLLM server it costs no more than 4."""
 
 
 class ServingSpec(SpecModel):
-    """What the server it is to be published to can take."""
+    """Limits of the server to which the correction will be published."""
 
     max_rank: Literal["auto"] | Annotated[int, Field(ge=1, le=512)] | None = "auto"
-    """Largest rank of the adapter that the correction is to fit: most pruned neurons per layer, or
-    most rows and columns of a matrix that pruned weights lie on. `auto` limits single weights
-    alone (what that may cost: benchmarks/RESULTS.md, "Scale"); null limits nothing."""
+    """Largest rank of the adapter that must be able to hold the correction. It limits the pruned
+    neurons per layer, or the rows and columns of each matrix on which pruned weights may lie.
+    `auto` limits single weights only (its cost: benchmarks/RESULTS.md, "Scale"); null sets no
+    limit."""
 
     def find_limit(self, granularity: Granularity) -> int | None:
-        """Return the limit for components of this granularity; None without one."""
+        """Return the limit for components of this granularity; None if there is none."""
         if granularity is Granularity.HEAD:
             return None
         if self.max_rank == "auto":
@@ -166,20 +168,20 @@ class CorrectionSpec(JobSpecBase):
     behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=MAX_BEHAVIOURS)
     reference: PromptSetId
     protect: ProtectSpec | None = ProtectSpec()
-    """What the search keeps besides the reference text; null protects nothing."""
+    """What the search protects besides the reference text; null protects nothing else."""
     perplexity: PerplexitySpec | None = None
     attribution: AttributionSpec = AttributionSpec()
     search: SearchSpec = SearchSpec()
     budget: BudgetSpec = BudgetSpec()
     gates: GatesSpec = GatesSpec()
-    """What else must keep working; perplexity and KL have their limits in `budget`."""
+    """What else must keep working; the limits on perplexity and KL are in `budget`."""
     responses: ResponseLimitsSpec = ResponseLimitsSpec()
     """Limits on continuations of reference text and on responses to each behaviour's prompts."""
     serving: ServingSpec = ServingSpec()
     publish: PublishSpec | None = None
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:
-        """Those of the behaviours, the reference, what is protected, the gates and the corpus."""
+        """Yield the sets of behaviours, reference, protected text, gates and corpus."""
         for index, behaviour in enumerate(self.behaviours):
             field = f"behaviours[{index}].prompts"
             yield PromptSetUse(field, behaviour.prompts, MIN_UNDESIRED_PROMPTS)
@@ -191,12 +193,12 @@ class CorrectionSpec(JobSpecBase):
             yield PromptSetUse("perplexity.prompts", self.perplexity.prompts, 1)
 
     def list_server_tasks(self) -> Iterator[ServerTask]:
-        """The gates' tasks without rows."""
+        """Yield the gates' tasks without rows."""
         return list_tasks_without_rows("gates.zero_shot", self.gates.zero_shot)
 
     @model_validator(mode="after")
     def _check_sets_differ(self) -> Self:
-        """Refuse a reference that is an undesired set itself: nothing could be told apart."""
+        """Raise `ValueError` if the reference is also a behaviour's set: the two must differ."""
         for position, behaviour in enumerate(self.behaviours):
             if behaviour.prompts == self.reference:
                 raise ValueError(
@@ -206,7 +208,7 @@ class CorrectionSpec(JobSpecBase):
 
     @model_validator(mode="after")
     def _check_gates(self) -> Self:
-        """Refuse a second limit for what the budget limits already."""
+        """Raise `ValueError` for gates whose figures the budget limits already."""
         if self.gates.perplexity is not None or self.gates.kl is not None:
             raise ValueError(
                 "gates.perplexity and gates.kl are for `excise gate`. In a job set "
@@ -216,7 +218,7 @@ class CorrectionSpec(JobSpecBase):
 
     @model_validator(mode="after")
     def _check_names_differ(self) -> Self:
-        """Refuse two behaviours of one name: the report tells them apart by it."""
+        """Raise `ValueError` for two behaviours with the same name, as reports go by names."""
         if len({behaviour.name for behaviour in self.behaviours}) < len(self.behaviours):
             raise ValueError("behaviours have the same name twice. Give each its own.")
         if taken := {behaviour.name for behaviour in self.behaviours} & set(GatedSet):
@@ -228,7 +230,7 @@ class CorrectionSpec(JobSpecBase):
 
     @model_validator(mode="after")
     def _check_amounts(self) -> Self:
-        """Refuse amounts that do not say what they count."""
+        """Raise `ValueError` for amounts whose granularity is not clear."""
         granularities, amounts = self.attribution.granularities, self.search.amounts
         if isinstance(amounts, list) and len(granularities) > 1:
             raise ValueError(
