@@ -1,4 +1,4 @@
-"""The client for asynchronous programs: the same methods, to be awaited."""
+"""The client for asynchronous programs: the same methods as `Client`, but awaitable."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _Answer = TypeVar("_Answer")
 
 
 class AsyncClient:
-    """`Client` with methods that are awaited, and iterators that are for `async for`."""
+    """`Client` with coroutines instead of methods, and asynchronous iterators."""
 
     def __init__(
         self,
@@ -77,18 +77,18 @@ class AsyncClient:
     async def upload_prompt_set(
         self, path: Path, name: str | None = None, *, is_rows: bool = False
     ) -> PromptSetView:
-        """The set with the file's prompts or rows; the same file again gives the same set."""
+        """Upload a file of prompts or rows; uploading the same file again returns the same set."""
         content = await asyncio.to_thread(calls.read_prompt_file, path)
         return await self._send(calls.upload_prompt_set(path, content, name, is_rows=is_rows))
 
     async def upload_prompts(
         self, content: bytes, name: str, content_type: str = "text/plain", *, is_rows: bool = False
     ) -> PromptSetView:
-        """The prompt set with this content."""
+        """Upload a prompt set with this content."""
         return await self._send(calls.upload_prompts(content, name, content_type, is_rows=is_rows))
 
     async def iter_prompt_sets(self) -> AsyncIterator[PromptSetView]:
-        """Every prompt set the key may use, newest first."""
+        """Yield every prompt set that the key may use, newest first."""
         found = await self._send(calls.list_prompt_sets(None))
         for one in found.data:
             yield one
@@ -104,7 +104,7 @@ class AsyncClient:
     async def create_job(
         self, spec: Mapping[str, Any] | BaseModel, *, idempotency_key: str | None = None
     ) -> JobView:
-        """The job made from `spec`; exactly one, however often the request had to be sent."""
+        """Create a job from `spec`; exactly one, even if the request had to be repeated."""
         return await self._send(calls.create_job(spec, idempotency_key))
 
     async def estimate_job(
@@ -114,15 +114,15 @@ class AsyncClient:
         return await self._send(calls.estimate_job(spec, machine))
 
     async def get_job(self, job_id: str) -> JobView:
-        """The job as it is now."""
+        """Return the current state of a job."""
         return await self._send(calls.get_job(job_id))
 
     async def list_jobs(self, *, after: str | None = None, limit: int = 20) -> JobList:
-        """One page of jobs, newest first."""
+        """Return one page of jobs, newest first."""
         return await self._send(calls.list_jobs(after, limit))
 
     async def cancel_job(self, job_id: str) -> JobView:
-        """The job, cancelled or about to be; cancelling it twice is no error."""
+        """Cancel a job, at once or at its next step; cancelling it twice is not an error."""
         try:
             return await self._send(calls.cancel_job(job_id))
         except ApiError as error:
@@ -142,7 +142,7 @@ class AsyncClient:
         await self._send(calls.delete_artifacts(job_id))
 
     async def iter_events(self, job_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
-        """Every event after `after` as it happens, each once, until the job has ended."""
+        """Yield each event after `after` as it happens, once, until the job has ended."""
         cursor = EventCursor(job_id, after)
         retries = Retries(self.patience_seconds)
         while True:
@@ -167,22 +167,22 @@ class AsyncClient:
     async def fetch_report(
         self, job_id: str, report_format: ReportFormat | str = ReportFormat.JSON
     ) -> bytes:
-        """The job's report; `excise.read_report` reads it."""
+        """Return the job's report; `excise.read_report` parses it."""
         return await self._send(calls.fetch_report(job_id, report_format))
 
     async def fetch_artifact(self, job_id: str, name: str) -> bytes:
-        """The content of one of the job's files."""
+        """Return the content of one of the job's files."""
         return await self._send(calls.fetch_artifact(job_id, name))
 
     async def download_artifact(self, job_id: str, artifact: ArtifactView, folder: Path) -> Path:
-        """The artifact's file in `folder`: whole and with the listed hash, or not there at all."""
+        """Save a file in `folder`, complete and with the listed hash or not at all; return its path."""
         with placing(artifact, folder) as (partial, path):
             await self._download(calls.build_artifact_path(job_id, artifact.name), partial)
             await asyncio.to_thread(check_hash, partial, artifact)
         return path
 
     async def download_artifacts(self, job: JobView, folder: Path) -> list[Path]:
-        """Every file the job lists."""
+        """Save every file that the job lists in `folder`; return their paths."""
         return [
             await self.download_artifact(job.id, artifact, folder) for artifact in job.artifacts
         ]
@@ -196,7 +196,7 @@ class AsyncClient:
         override: str | None = None,
         idempotency_key: str | None = None,
     ) -> VersionView:
-        """The version made of the job's correction; one, however often the request was sent."""
+        """Publish the job's correction; one version, even if the request had to be repeated."""
         return await self._send(
             serving_calls.publish(job_id, alias, reason, override, idempotency_key)
         )
@@ -204,7 +204,7 @@ class AsyncClient:
     async def wait_until_settled(
         self, version_id: str, on_change: Callable[[VersionView], None]
     ) -> VersionView:
-        """The version, once it is live or never will be."""
+        """Return the version once it is live or never will be; `on_change` sees each change."""
         last = None
         while True:
             version = await self.get_version(version_id)
@@ -216,27 +216,27 @@ class AsyncClient:
             await asyncio.sleep(serving_calls.POLL_SECONDS)
 
     async def get_version(self, version_id: str) -> VersionView:
-        """The version as it is now."""
+        """Return the current state of a version."""
         return await self._send(serving_calls.get_version(version_id))
 
     async def list_versions(self, *, after: str | None = None, limit: int = 20) -> VersionList:
-        """One page of versions, newest first."""
+        """Return one page of versions, newest first."""
         return await self._send(serving_calls.list_versions(after, limit))
 
     async def list_version_events(self, version_id: str) -> ServingEventList:
-        """What happened to the version, oldest first."""
+        """Return the events of a version, oldest first."""
         return await self._send(serving_calls.list_version_events(version_id))
 
     async def retire(self, version_id: str, reason: str | None = None) -> VersionView:
-        """The version, to be taken off its server."""
+        """Take a version off its server; return its state."""
         return await self._send(serving_calls.retire(version_id, reason))
 
     async def list_aliases(self) -> AliasList:
-        """Every alias."""
+        """Return all aliases."""
         return await self._send(serving_calls.list_aliases())
 
     async def find_alias_target(self, alias: str) -> str | None:
-        """The id of the version an alias points at, None if there is no such alias."""
+        """Return the id of the version that an alias points at; None if there is no such alias."""
         try:
             return (await self._send(serving_calls.get_alias(alias))).version
         except ApiError as error:
@@ -245,25 +245,25 @@ class AsyncClient:
             raise
 
     async def promote(self, alias: str, version_id: str, reason: str | None = None) -> AliasView:
-        """The alias, pointing at the version."""
+        """Point an alias at a version."""
         return await self._send(serving_calls.promote(alias, version_id, reason))
 
     async def roll_back(self, alias: str, reason: str | None = None) -> AliasView:
-        """The alias, its latest change undone. Sent once: sent twice it would go back twice."""
+        """Undo an alias's latest change. Never repeated, because that would go back twice."""
         return await self._send(serving_calls.roll_back(alias, reason))
 
     async def split(
         self, alias: str, version_id: str | None, percent: int, reason: str | None = None
     ) -> AliasView:
-        """The alias, with that many of a hundred requests going to the version."""
+        """Send `percent` per cent of an alias's requests to a second version."""
         return await self._send(serving_calls.split(alias, version_id, percent, reason))
 
     async def list_alias_events(self, alias: str) -> ServingEventList:
-        """What happened to the alias, oldest first."""
+        """Return the events of an alias, oldest first."""
         return await self._send(serving_calls.list_alias_events(alias))
 
     async def list_pools(self) -> PoolList:
-        """Every serving pool."""
+        """Return all serving pools."""
         return await self._send(serving_calls.list_pools())
 
     async def audit(
@@ -281,45 +281,45 @@ class AsyncClient:
     async def create_webhook(
         self, url: str, events: Sequence[str] | None = None, description: str = ""
     ) -> NewWebhookView:
-        """A new webhook with its secret; of every event where none are named."""
+        """Create a webhook and return it with its secret; it gets all events if none are given."""
         return await self._send(webhook_calls.create_webhook(url, events, description))
 
     async def get_webhook(self, webhook_id: str) -> WebhookView:
-        """The webhook as it is now."""
+        """Return the current state of a webhook."""
         return await self._send(webhook_calls.get_webhook(webhook_id))
 
     async def list_webhooks(self, *, after: str | None = None, limit: int = 20) -> WebhookList:
-        """One page of webhooks, newest first."""
+        """Return one page of webhooks, newest first."""
         return await self._send(webhook_calls.list_webhooks(after, limit))
 
     async def change_webhook(self, webhook_id: str, **changes: Any) -> WebhookView:
-        """The webhook with another `url`, `events`, `description` or `status`."""
+        """Change a webhook's `url`, `events`, `description` or `status`."""
         return await self._send(webhook_calls.change_webhook(webhook_id, changes))
 
     async def delete_webhook(self, webhook_id: str) -> None:
-        """Forget the webhook and its deliveries."""
+        """Delete a webhook and its deliveries."""
         await self._send(webhook_calls.delete_webhook(webhook_id))
 
     async def rotate_webhook_secret(self, webhook_id: str) -> NewWebhookView:
-        """The webhook with a new secret; for a day the one before signs as well."""
+        """Give a webhook a new secret; for a day, the old one signs messages as well."""
         return await self._send(webhook_calls.rotate_webhook_secret(webhook_id))
 
     async def ping_webhook(self, webhook_id: str) -> DeliveryView:
-        """A message that tells of nothing, about to be sent."""
+        """Send a test message to a webhook; return its delivery."""
         return await self._send(webhook_calls.ping_webhook(webhook_id))
 
     async def list_deliveries(
         self, webhook_id: str, *, after: str | None = None, limit: int = 20
     ) -> DeliveryList:
-        """One page of what was sent to the webhook, newest first."""
+        """Return one page of a webhook's deliveries, newest first."""
         return await self._send(webhook_calls.list_deliveries(webhook_id, after, limit))
 
     async def retry_delivery(self, webhook_id: str, delivery_id: str) -> DeliveryView:
-        """The message, about to be sent again."""
+        """Send a message again; return its delivery."""
         return await self._send(webhook_calls.retry_delivery(webhook_id, delivery_id))
 
     async def _send(self, call: Call[_Answer]) -> _Answer:
-        """The answer to a request, which is sent again where that may help."""
+        """Return the answer to a request, which is repeated if that may help."""
         retries = Retries(self.patience_seconds)
         while True:
             try:

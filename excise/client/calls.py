@@ -35,20 +35,20 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Call(Generic[_Answer]):
-    """One request, and what its answer means."""
+    """One request, and how its answer is read."""
 
     method: str
     path: str
     parse: Callable[[httpx.Response], _Answer]
     """Reads a successful answer. Raises `ClientError`."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What httpx takes beside method and path: `params`, `json`, `content`, `headers`."""
+    """Further arguments for httpx: `params`, `json`, `content`, `headers`."""
     is_repeatable: bool = True
-    """Whether sending it a second time does nothing else."""
+    """Whether sending it twice has the same effect as sending it once."""
 
 
 def parse_answer(model: type[_Model], response: httpx.Response) -> _Model:
-    """The answer's body. Raises `ClientError` if it is something else."""
+    """Return the answer's body. Raises `ClientError` if it does not fit `model`."""
     try:
         return model.model_validate_json(response.content)
     except ValidationError:
@@ -59,14 +59,14 @@ def parse_answer(model: type[_Model], response: httpx.Response) -> _Model:
 
 
 def get(model: type[_Model], path: str, **params: str | int) -> Call[_Model]:
-    """A request for something to look at."""
+    """Return a GET request."""
     return Call("GET", path, partial(parse_answer, model), {"params": params} if params else {})
 
 
 def post(
     model: type[_Model], path: str, body: Mapping[str, Any] | None = None, **changes: Any
 ) -> Call[_Model]:
-    """A request that changes something; `body` travels as JSON."""
+    """Return a POST request with `body` as JSON."""
     options = {} if body is None else {"json": body}
     return Call("POST", path, partial(parse_answer, model), options, **changes)
 
@@ -74,13 +74,16 @@ def post(
 def post_once(
     model: type[_Model], path: str, body: Mapping[str, Any], key: str | None
 ) -> Call[_Model]:
-    """The same, carried out once, however often it is sent: its key tells that it is the same."""
+    """Return a POST request that takes effect only once, even if sent repeatedly.
+
+    The service recognises repeats by the idempotency key.
+    """
     options = {"json": body, "headers": {"Idempotency-Key": key or uuid4().hex}}
     return Call("POST", path, partial(parse_answer, model), options)
 
 
 def page(model: type[_Model], path: str, after: str | None, limit: int) -> Call[_Model]:
-    """A request for one page of a list."""
+    """Return a request for one page of a list."""
     return get(model, path, limit=limit, **({} if after is None else {"after": after}))
 
 
@@ -91,12 +94,12 @@ def list_audit(after: int, action: str | None) -> Call[AuditList]:
 
 
 def build_set_name(path: Path) -> str:
-    """A name the service takes, from a file's name."""
+    """Return a name that the service accepts, made from a file's name."""
     return _UNSAFE_NAME.sub("-", path.stem).strip(" ._-")[:64] or "prompts"
 
 
 def read_prompt_file(path: Path) -> bytes:
-    """A file's content. Raises `ClientError`."""
+    """Return a file's content. Raises `ClientError`."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -106,7 +109,7 @@ def read_prompt_file(path: Path) -> bytes:
 def upload_prompt_set(
     path: Path, content: bytes, name: str | None, *, is_rows: bool
 ) -> Call[PromptSetView]:
-    """The prompts or rows of a file, by what its name says they are."""
+    """Upload the prompts or rows of a file; the file's name tells their format."""
     is_json = is_rows or path.suffix in {".jsonl", ".ndjson"}
     kind = "application/jsonl" if is_json else "text/plain"
     return upload_prompts(content, name or build_set_name(path), kind, is_rows=is_rows)
@@ -130,7 +133,7 @@ def list_prompt_sets(after: str | None) -> Call[PromptSetList]:
 
 
 def find_next_page(found: PromptSetList) -> str | None:
-    """What the next page begins after; None of the last page."""
+    """Return the id after which the next page begins; None on the last page."""
     return found.data[-1].id if found.has_more and found.data else None
 
 
@@ -167,7 +170,7 @@ def cancel_job(job_id: str) -> Call[JobView]:
 
 
 def delete(path: str) -> Call[None]:
-    """A request that deletes something; sent twice, it finds nothing the second time."""
+    """Return a DELETE request; repeating it finds nothing to delete."""
     return Call("DELETE", path, _read_nothing, is_repeatable=False)
 
 
@@ -187,7 +190,7 @@ def delete_artifacts(job_id: str) -> Call[None]:
 
 
 def is_conflict(error: ApiError) -> bool:
-    """Whether the service refused because of how things are: a job that has ended, say."""
+    """Return whether the service refused because of a state, such as a job that has ended."""
     return error.code == "conflict"
 
 
@@ -203,12 +206,12 @@ def fetch_artifact(job_id: str, name: str) -> Call[bytes]:
 
 
 def build_job_path(job_id: str) -> str:
-    """Where a job is; an id cannot leave its place in the path."""
+    """Return a job's path; the id is quoted, so that it stays one segment."""
     return f"/v1/jobs/{quote(job_id, safe='')}"
 
 
 def build_artifact_path(job_id: str, name: str) -> str:
-    """Where one of a job's files is."""
+    """Return the path of one of a job's files."""
     return f"{build_job_path(job_id)}/artifacts/{quote(name, safe='')}"
 
 

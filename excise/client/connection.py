@@ -1,4 +1,4 @@
-"""How either client connects: address, key and timeouts."""
+"""How both clients connect: address, key and timeouts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import httpx
 from excise.client.errors import ClientError
 
 STREAM_TIMEOUT = httpx.Timeout(45.0, connect=5.0)
-"""Of event streams; the service sends a comment every 15 s."""
+"""Timeouts of event streams, in seconds; the service sends a comment every 15 s."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _PRINTABLE = re.compile(r"[!-~]+")
 
 
 def build_settings(url: str, api_key: str | None) -> dict[str, Any]:
-    """What httpx's clients are made with. Raises `ClientError` for a key that is none."""
+    """Return the arguments for httpx's clients. Raises `ClientError` for an impossible key."""
     headers = {"User-Agent": "excise-client"}
     if api_key:
         if not _PRINTABLE.fullmatch(api_key):  # a library's message would show it
@@ -27,5 +27,5 @@ def build_settings(url: str, api_key: str | None) -> dict[str, Any]:
 
 
 def describe_bad_url(error: Exception) -> ClientError:
-    """What is said of an address that cannot be one."""
+    """Return the error for an address that is not a URL."""
     return ClientError(f"The service's URL is malformed: {error}.")

@@ -1,4 +1,4 @@
-"""A job's files on the disk: whole and with the listed hash, or not there at all."""
+"""Saving a job's files to disk: complete and with the listed hash, or not at all."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from excise.resources.jobs import ArtifactView
 
 @contextmanager
 def placing(artifact: ArtifactView, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """The path to write to, and where its file lies once the block has ended without an error.
+    """Yield a temporary path to write to, and the final path it is moved to if no error occurs.
 
-    Raises `DownloadError` for a name that is a path, and a file that cannot be written.
+    Raises `DownloadError` for a name that is a path and for a file that cannot be written.
     """
     name = artifact.name
     if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
@@ -36,13 +36,13 @@ def placing(artifact: ArtifactView, folder: Path) -> Iterator[tuple[Path, Path]]
 
 
 def settle(file: BinaryIO) -> None:
-    """Make sure that what was written to a file is on the disk."""
+    """Flush a file's content to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def check_hash(path: Path, artifact: ArtifactView) -> None:
-    """Raise `DownloadError` unless the file is the one the job lists."""
+    """Raise `DownloadError` unless the file has the hash that the job lists."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != artifact.sha256:

@@ -1,9 +1,9 @@
-"""What can go wrong between the client and the service.
+"""Errors between the client and the service.
 
 ClientError
 ├── ApiError             the service refused: code, message, param, status
 ├── ConnectionLostError  the service does not answer
-└── DownloadError        what arrived is not what the job lists
+└── DownloadError        a file differs from what the job lists
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MAX_MESSAGE_CHARACTERS = 500
 
 
 class ClientError(UserError):
-    """Anything that keeps the client from getting its answer."""
+    """The client could not get its answer."""
 
 
 class ApiError(ClientError):
@@ -29,15 +29,15 @@ class ApiError(ClientError):
 
 
 class ConnectionLostError(ClientError):
-    """The service does not answer, or not any more."""
+    """The service does not answer or has stopped answering."""
 
 
 class DownloadError(ClientError):
-    """A file did not arrive as the job lists it; nothing was written."""
+    """A file did not arrive as the job lists it; nothing was saved."""
 
 
 def build_api_error(response: httpx.Response) -> ApiError:
-    """The error in a problem+json answer; other answers are described by their status."""
+    """Return the error in a problem+json answer; other answers are described by their status."""
     try:
         body = response.json()
         error = body["error"]

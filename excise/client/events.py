@@ -1,4 +1,4 @@
-"""A job's events off the wire: where to go on, and which ones were seen."""
+"""Reading a job's events from a stream: where to resume, and which were seen already."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excise.resources.jobs import EventView
 
 
 class EventCursor:
-    """A place in a job's events, kept across connections, so that each is given once."""
+    """A position in a job's events, kept across connections so that each is returned once."""
 
     def __init__(self, job_id: str, after: int) -> None:
         self.path = f"{build_job_path(job_id)}/events"
@@ -20,11 +20,11 @@ class EventCursor:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Ask for the events that were not seen yet."""
+        """Headers that ask for the events not seen yet."""
         return {"Last-Event-ID": str(self._after)}
 
     def read(self, message: ServerSentEvent) -> EventView | None:
-        """The message's event, if it is new and of a kind that this version knows."""
+        """Return the message's event if it is new and its type is known; otherwise None."""
         try:
             event = EventView.model_validate_json(message.data)
         except ValidationError:
@@ -36,5 +36,5 @@ class EventCursor:
 
 
 def is_last(message: ServerSentEvent) -> bool:
-    """Whether no event follows: the job has ended."""
+    """Return whether no event follows, because the job has ended."""
     return message.event == "done"

@@ -1,4 +1,4 @@
-"""When a request is sent again: decisions only, nothing here sends or waits."""
+"""Decisions on repeating requests; nothing here sends or waits."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _RETRIED_STATUSES = frozenset({502, 503, 504})
 _FIRST_PAUSE_SECONDS = 0.3
 _MAX_PAUSE_SECONDS = 5.0
 _MAX_ASKED_SECONDS = 10.0
-"""Longest pause that is made because the service asks for it."""
+"""Longest pause made at the service's request (Retry-After). Chosen by hand."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt brought no answer."""
+    """Why an attempt got no answer."""
 
     error: ClientError
-    """What is raised where nothing helps."""
+    """The error to raise if no further attempt is made."""
     may_pass: bool
-    """Whether another attempt may do better."""
+    """Whether another attempt may succeed."""
     wait_seconds: float = 0.0
-    """The pause that the service asks for."""
+    """The pause that the service asks for, in seconds."""
 
 
 class Retries:
-    """Growing pauses between attempts, until the time is used up."""
+    """Growing pauses between attempts, until the total time is used up."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
         self._pause = _FIRST_PAUSE_SECONDS
 
     def find_pause(self, failure: Failure, *, is_repeatable: bool = True) -> float:
-        """Seconds to wait before the next attempt. Raises the failure's error if none is left."""
+        """Return the seconds to wait before the next attempt; raises the error if none is left."""
         left = self._deadline - time.monotonic()
         if not failure.may_pass or not is_repeatable or left <= 0:
             raise failure.error
@@ -47,7 +47,7 @@ class Retries:
 
 
 def find_failure(response: httpx.Response) -> Failure | None:
-    """What an answer whose body was read says has failed; None of a success."""
+    """Return the failure in an answer whose body was read; None if it succeeded."""
     if response.is_success:
         return None
     may_pass = response.status_code in _RETRIED_STATUSES
@@ -55,7 +55,7 @@ def find_failure(response: httpx.Response) -> Failure | None:
 
 
 def describe_loss(url: str, problem: Exception | str) -> Failure:
-    """What it means that there was no answer, or no whole one."""
+    """Return the failure for a missing or incomplete answer."""
     if isinstance(problem, httpx.UnsupportedProtocol):
         message = f"{url} is no http:// or https:// URL. Set EXCISE_URL or --url."
         return Failure(ClientError(message), may_pass=False)
@@ -69,7 +69,7 @@ def describe_loss(url: str, problem: Exception | str) -> Failure:
 
 
 def find_stream_failure(url: str, response: httpx.Response) -> Failure:
-    """Why a stream of events ended before the job did."""
+    """Return why a stream of events ended before the job did."""
     failure = find_failure(response)
     if failure is None:
         return describe_loss(url, "the stream ended early")
@@ -77,6 +77,6 @@ def find_stream_failure(url: str, response: httpx.Response) -> Failure:
 
 
 def _read_retry_after(response: httpx.Response) -> float:
-    """The seconds the service asks to wait for; not more than one would."""
+    """Return the seconds that the service asks to wait, limited to `_MAX_ASKED_SECONDS`."""
     value = response.headers.get("Retry-After", "")
     return min(float(value), _MAX_ASKED_SECONDS) if value.isdecimal() else 0.0

@@ -18,7 +18,7 @@ from excise.resources.serving import (
 )
 
 POLL_SECONDS = 0.5
-"""Between two looks at a version that is on its way."""
+"""Pause between two checks of a version that is not settled."""
 
 _SETTLED = frozenset({VersionStatus.LIVE, VersionStatus.FAILED, VersionStatus.RETIRED})
 _MAX_EVENTS = 1000
@@ -35,7 +35,7 @@ def publish(
 
 
 def is_settled(version: VersionView) -> bool:
-    """Whether a version is live or never will be."""
+    """Return whether a version is live or never will be."""
     return version.status in _SETTLED
 
 
@@ -70,7 +70,7 @@ def get_alias(alias: str) -> Call[AliasView]:
 
 
 def is_missing(error: ApiError) -> bool:
-    """Whether the service knows no such thing."""
+    """Return whether the error means that the thing does not exist."""
     return error.status == 404
 
 
@@ -81,13 +81,13 @@ def promote(alias: str, version_id: str, reason: str | None) -> Call[AliasView]:
 
 
 def roll_back(alias: str, reason: str | None) -> Call[AliasView]:
-    """Undo an alias's latest change; sent twice it would go back twice."""
+    """Undo an alias's latest change. Not repeatable: sent twice, it would go back twice."""
     path = f"{_build_alias_path(alias)}/rollback"
     return post(AliasView, path, {"reason": reason}, is_repeatable=False)
 
 
 def split(alias: str, version_id: str | None, percent: int, reason: str | None) -> Call[AliasView]:
-    """Send that many of a hundred requests to a second version."""
+    """Send `percent` per cent of an alias's requests to a second version."""
     body = {"version": version_id, "percent": percent, "reason": reason}
     return post(AliasView, f"{_build_alias_path(alias)}/split", body)
 

@@ -22,7 +22,7 @@ from excise.resources.webhooks import (
 def create_webhook(
     url: str, events: Sequence[str] | None, description: str
 ) -> Call[NewWebhookView]:
-    """A new webhook; sent twice there would be two."""
+    """Create a webhook. Not repeatable: sent twice, it would create two."""
     body: dict[str, Any] = {"url": url, "description": description}
     if events is not None:
         body["events"] = list(events)
@@ -35,23 +35,23 @@ def list_webhooks(after: str | None, limit: int) -> Call[WebhookList]:
 
 
 def change_webhook(webhook_id: str, changes: dict[str, Any]) -> Call[WebhookView]:
-    """Change what is named and leave the rest."""
+    """Change the given fields and leave the others."""
     parse = partial(parse_answer, WebhookView)
     return Call("PATCH", _build_path(webhook_id), parse, {"json": changes})
 
 
 def delete_webhook(webhook_id: str) -> Call[None]:
-    """Forget a webhook."""
+    """Delete a webhook."""
     return Call("DELETE", _build_path(webhook_id), _parse_nothing, is_repeatable=False)
 
 
 def rotate_webhook_secret(webhook_id: str) -> Call[NewWebhookView]:
-    """A new secret; sent twice the first one would be lost."""
+    """Create a new secret. Not repeatable: sent twice, the first secret would be lost."""
     return post(NewWebhookView, f"{_build_path(webhook_id)}/rotate", is_repeatable=False)
 
 
 def ping_webhook(webhook_id: str) -> Call[DeliveryView]:
-    """Try the receiver."""
+    """Send a test message to the receiver."""
     return post(DeliveryView, f"{_build_path(webhook_id)}/ping", is_repeatable=False)
 
 
@@ -76,4 +76,4 @@ def _build_path(webhook_id: str) -> str:
 
 
 def _parse_nothing(response: httpx.Response) -> None:
-    """The answer has no body."""
+    """Return nothing, because the answer has no body."""

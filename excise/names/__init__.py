@@ -1,4 +1,4 @@
-"""Names that both sides of the wire speak: each is spelled here and nowhere else."""
+"""Names used on both sides of the wire; each is spelled here and nowhere else."""
 
 from excise.names.attribution import (
     READ_NO_SAMPLES,

@@ -1,4 +1,4 @@
-"""Names of attribution: components, what relevance is computed by, and what is made of it."""
+"""Names of attribution: components, attributors, statistics of relevance, and scores."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ class Granularity(Name):
 
 
 class Scope(Name):
-    """Among which components a rank is taken."""
+    """The components among which one is ranked."""
 
     ROW = "row"
-    """Among the weights that write one output feature of one module."""
+    """The weights of one output feature of one module."""
     LAYER = "layer"
-    """Among the components of one module."""
+    """The components of one module."""
     GLOBAL = "global"
-    """Among all components."""
+    """All components."""
 
 
 class Attributor(Name):
-    """What relevance is computed by."""
+    """The method that computes relevance."""
 
     ATTNLRP = "attnlrp"
     """Layer-wise relevance propagation through attention (arXiv 2402.05602)."""
     CP_LRP = "cp_lrp"
-    """The same with attention and routing weights as constants: relevance is conserved."""
+    """The same with attention and routing weights held constant, so that relevance is conserved."""
     GRADIENT_X_INPUT = "gradient_x_input"
     """Plain gradient times input."""
     WANDA = "wanda"
@@ -43,11 +43,11 @@ class Attributor(Name):
     MAGNITUDE = "magnitude"
     """Magnitude of the weights."""
     RANDOM = "random"
-    """Random numbers: what any other attributor has to beat."""
+    """Random numbers, the baseline that any other attributor must beat."""
 
     @property
     def explains(self) -> bool:
-        """Whether it explains chosen tokens: the others see all tokens alike, or none."""
+        """Whether it explains chosen tokens; the others treat all tokens alike, or read none."""
         return self in _EXPLAINING
 
     @property
@@ -64,18 +64,18 @@ READ_NO_SAMPLES = frozenset({Attributor.MAGNITUDE, Attributor.RANDOM})
 
 
 class Statistic(Name):
-    """Which mean of relevance over tokens is taken."""
+    """The mean over tokens that is taken."""
 
     MEAN = "mean"
-    """Of signed relevance."""
+    """Mean of signed relevance."""
     MEAN_ABSOLUTE = "mean_absolute"
-    """Of its magnitude."""
+    """Mean of the magnitude of relevance."""
     MEAN_SQUARE = "mean_square"
-    """Of its square."""
+    """Mean of the square of relevance."""
 
 
 class Score(Name):
-    """How general and undesired relevance are contrasted."""
+    """How relevance for general and for undesired text are contrasted."""
 
     BENEFIT_DAMAGE = "benefit_damage"
     """max(R̄_undesired, 0) / (predicted damage + a floor of 0.05 · mean divergence): see
@@ -83,7 +83,7 @@ class Score(Name):
     BENEFIT_COST = "benefit_cost"
     """max(R̄_undesired, 0) / (E|R_general| + a floor of 0.1 · its mean over all components).
 
-    Where no component has any general relevance, max(R̄_undesired, 0).
+    If no component has any general relevance, it is max(R̄_undesired, 0).
     """
     SIGNED_DIFFERENCE = "signed_difference"
     """R̄_undesired − R̄_general: Eq. 7 of arXiv 2506.13727 as printed."""

@@ -6,12 +6,12 @@ from excise.names.name import Name
 
 
 class BuiltInTask(Name):
-    """Tasks that a circuit job knows by name."""
+    """Tasks that are built in, by name."""
 
     IOI = "ioi"
     """Indirect object identification (arXiv 2211.00593)."""
     GREATER_THAN = "greater_than"
-    """Years that end later than they began (arXiv 2305.00586)."""
+    """Spans of years that end later than they begin (arXiv 2305.00586)."""
 
 
 class CircuitMetric(Name):
@@ -24,33 +24,33 @@ class CircuitMetric(Name):
 
 
 class CircuitContrast(Name):
-    """What an activation is compared with."""
+    """The activation that another is compared with."""
 
     ZERO = "zero"
-    """Nothing: a · gradient, the relevance of arXiv 2506.13727."""
+    """Zero: a · gradient, the relevance of arXiv 2506.13727."""
     CORRUPTED = "corrupted"
-    """The corrupted prompt at the same position: (a − a′) · gradient.
+    """That on the corrupted prompt at the same position, a′: (a − a′) · gradient.
 
-    With the plain gradient this is attribution patching, with LRP's relevance patching (RelP,
+    With the plain gradient this is attribution patching, with LRP it is relevance patching (RelP,
     arXiv 2508.21258); both approximate activation patching to first order.
     """
 
 
 class CircuitOrder(Name):
-    """Which components a circuit takes first."""
+    """The order in which a circuit takes components."""
 
     SIGNED = "signed"
-    """The largest scores: what speaks for the answer."""
+    """Largest scores first: components that act in favour of the answer."""
     ABSOLUTE = "absolute"
-    """The largest magnitudes: what the answer leans on, for or against."""
+    """Largest magnitudes first: components that affect the answer, for or against."""
 
 
 class CircuitAblation(Name):
-    """What a component outside the circuit is replaced by."""
+    """What replaces a component outside the circuit."""
 
     COUNTERFACTUAL = "counterfactual"
-    """Its activation at the same position of the corrupted prompt: MIB's choice."""
+    """Its activation at the same position of the corrupted prompt, as in MIB."""
     MEAN = "mean"
     """Its mean activation over all positions of the clean prompts."""
     ZERO = "zero"
-    """Zero: what pruning does, and so what the circuit's patch does."""
+    """Zero, as in pruning and therefore in the circuit's patch."""

@@ -1,4 +1,4 @@
-"""Names of compressions: where zeros lie, and what is measured."""
+"""Names of compressions: sparsity patterns, calibration, and zero-shot tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SparsityPattern(Name):
 
 
 class Calibration(Name):
-    """Which model the scores of a block are computed on, in a compression."""
+    """The model on which a block's scores are computed, in a compression."""
 
     ONE_SHOT = "one_shot"
     """The model as it was; every block is scored before any is pruned."""
@@ -33,9 +33,9 @@ class ZeroShotTask(Name):
     RTE = "rte"
     """Whether one sentence follows from another (arXiv 1804.07461)."""
     HELLASWAG = "hellaswag"
-    """How a scene goes on (arXiv 1905.07830)."""
+    """How a scene continues (arXiv 1905.07830)."""
     WINOGRANDE = "winogrande"
-    """Whom a pronoun stands for (arXiv 1907.10641)."""
+    """What a pronoun refers to (arXiv 1907.10641)."""
     ARC_EASY = "arc_easy"
     """School science, the easy part (arXiv 1803.05457)."""
     ARC_CHALLENGE = "arc_challenge"

@@ -1,4 +1,4 @@
-"""Names of corrections: behaviours, the search, what is measured and what is demanded."""
+"""Names of corrections: behaviours, the search, measures and gates."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ class SearchPreset(Name):
     """How much a correction's search tries."""
 
     QUICK = "quick"
-    """Its rounds alone."""
+    """The rounds only."""
     THOROUGH = "thorough"
-    """Its rounds, then trials that vary everything together."""
+    """The rounds, then trials that vary all settings together."""
 
 
 class Ablation(Name):
-    """What a pruned neuron or head leaves behind."""
+    """What replaces a pruned neuron or head."""
 
     ZERO = "zero"
-    """Nothing."""
+    """Zero."""
     MEAN = "mean"
     """Its mean activation on reference text, as a bias."""
 
@@ -29,26 +29,26 @@ class BudgetLimit(Name):
     """The limits on text as a whole; a search names the limit that binds it."""
 
     PERPLEXITY = "perplexity"
-    """On the relative rise of perplexity."""
+    """Limit on the relative rise of perplexity."""
     DIVERGENCE = "kl"
-    """On the mean KL divergence from the base model."""
+    """Limit on the mean KL divergence from the base model."""
 
 
 class BehaviourKind(Name):
-    """What a behaviour is told by."""
+    """How a behaviour is recognised."""
 
     REPETITION = "repetition"
-    """Responses that go round in circles."""
+    """Responses that repeat themselves."""
     TOXICITY = "toxicity"
     """Responses that evaluators find toxic."""
     PHRASE = "phrase"
     """Responses with certain words."""
     CUSTOM = "custom"
-    """Responses that a scorer of the user's own finds."""
+    """Responses that a user's own scorer finds."""
 
 
 class Direction(Name):
-    """Which end of a score is the good one."""
+    """The direction in which a score is better."""
 
     HIGHER_IS_BETTER = "higher_is_better"
     """A low score shows the behaviour."""
@@ -75,16 +75,16 @@ rise, or the share of responses that show it, by its fall relative to the base's
 
 
 class Split(Name):
-    """Which part of a behaviour's prompts."""
+    """A part of a behaviour's prompts."""
 
     TUNE = "tune"
-    """Those that a correction is searched on."""
+    """Prompts on which a correction is searched."""
     HELD_OUT = "held_out"
-    """Those that it is judged on."""
+    """Prompts on which it is judged."""
 
 
 class GatedSet(Name):
-    """Prompt sets of a correction's gates; responses are filed under these names."""
+    """Prompt sets of a correction's gates; responses are stored under these names."""
 
     REFERENCE = "reference"
     """The job's reference text, continued."""
@@ -102,20 +102,20 @@ class GateGroup(Name):
     """What a gate watches."""
 
     EFFECT = "effect"
-    """That the correction does what it is for."""
+    """The correction does what it is for."""
     DAMAGE = "damage"
-    """That what worked before still works."""
+    """Whatever worked before still works."""
     SAFETY = "safety"
-    """That the model became neither more harmful nor more squeamish."""
+    """The model has become neither more harmful nor more squeamish."""
 
 
 class GateBound(Name):
-    """On which side of its limit a gate's value must lie."""
+    """The side of its limit on which a gate's value must lie."""
 
     AT_MOST = "at_most"
-    """At the limit or below."""
+    """Equal to the limit or below it."""
     AT_LEAST = "at_least"
-    """At the limit or above."""
+    """Equal to the limit or above it."""
     ABOVE = "above"
     """Above the limit."""
 
@@ -132,11 +132,11 @@ class GateOutcome(Name):
     PASSED = "passed"
     """Every gate that was asked for was measured and met."""
     GATES_NOT_MET = "gates_not_met"
-    """One was not, or none was asked for."""
+    """At least one was not, or none was asked for."""
 
 
 class Trend(Name):
-    """What became of a figure since an earlier run."""
+    """How a figure changed since an earlier run."""
 
     BETTER = "better"
     """It moved away from its limit."""

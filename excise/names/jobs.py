@@ -1,4 +1,4 @@
-"""Names of jobs: kinds, stages, statuses, verdicts, files, and what is around them."""
+"""Names of jobs: kinds, stages, statuses, verdicts, files, prompt sets and API keys."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from excise.names.name import Name
 
 
 class JobKind(Name):
-    """What a job is asked to do."""
+    """What a job does."""
 
     CORRECTION = "correction"
-    """Prune what is behind a misbehaviour."""
+    """Prune the components behind a misbehaviour."""
     CIRCUIT = "circuit"
     """Find the components that carry a task."""
     COMPRESSION = "compression"
@@ -17,7 +17,7 @@ class JobKind(Name):
 
 
 class Stage(Name):
-    """One step of a job; its result is stored before the next one begins."""
+    """One step of a job; its result is stored before the next step begins."""
 
     PREPARE = "prepare"
     """Read the inputs, and measure the model as it is."""
@@ -26,9 +26,9 @@ class Stage(Name):
     SEARCH = "search"
     """Find the selection to prune, on the tuning prompts."""
     DISCOVER = "discover"
-    """Find a circuit of every size."""
+    """Find circuits of every size."""
     COMPRESS = "compress"
-    """Score weights and set those of smallest score to zero."""
+    """Score weights and set those with the smallest scores to zero."""
     VALIDATE = "validate"
     """Measure on held-out data, and judge."""
     PACKAGE = "package"
@@ -36,7 +36,7 @@ class Stage(Name):
 
 
 class JobStatus(Name):
-    """Where a job is on its way."""
+    """The state of a job."""
 
     QUEUED = "queued"
     """Waiting for a worker, for the first time or again."""
@@ -62,7 +62,7 @@ OPEN_STATUSES = (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
 class StageStatus(Name):
-    """Where one stage of a job is on its way."""
+    """The state of one stage of a job."""
 
     PENDING = "pending"
     """Not begun."""
@@ -84,26 +84,26 @@ class Verdict(Name):
     REJECTED = "rejected"
     """There is a result, but at least one gate was not met."""
     NO_EFFECT = "no_effect"
-    """There was nothing to correct, or nothing within budget corrected it."""
+    """There was nothing to correct, or no selection within budget corrected it."""
 
 
 class JobFile(Name):
-    """Files that a job leaves to its owner."""
+    """Files that a job produces for its owner."""
 
     REPORT = "report.json"
-    """What was measured and the verdict, for programs."""
+    """The measurements and the verdict, for programs."""
     REPORT_MARKDOWN = "report.md"
     """The same as GitHub-flavoured Markdown."""
     REPORT_HTML = "report.html"
-    """The same as one page that loads nothing."""
+    """The same as one HTML page without external resources."""
     PATCH = "patch.safetensors"
-    """What turns the base checkpoint into the result, and back."""
+    """The file that turns the base checkpoint into the result, and back."""
     MANIFEST = "manifest.json"
-    """What another run needs to make the same files, and their hashes."""
+    """Everything another run needs to produce the same files, and their hashes."""
 
 
 class ReportFormat(Name):
-    """Formats that a job's report can be asked for in."""
+    """Formats of a job's report."""
 
     JSON = "json"
     """`JobFile.REPORT`."""
@@ -114,14 +114,14 @@ class ReportFormat(Name):
 
 
 class PromptSetFormat(Name):
-    """What the lines of a prompt set are."""
+    """The format of the lines of a prompt set."""
 
     TEXT = "text"
-    """One prompt a line."""
+    """One prompt per line."""
     JSONL = "jsonl"
-    """One JSON object with a prompt or with chat messages a line."""
+    """One JSON object per line, with a prompt or with chat messages."""
     ROWS = "rows"
-    """One JSON object a line: a row of a circuit's or a zero-shot task."""
+    """One JSON object per line: a row of a circuit's task or of a zero-shot task."""
 
 
 class KeyScope(Name):
@@ -138,7 +138,7 @@ class KeyScope(Name):
 
 
 class ComputeDtype(Name):
-    """What a model is held and computed in."""
+    """Number format of a model's weights and activations."""
 
     FLOAT32 = "float32"
     """The default."""

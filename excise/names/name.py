@@ -1,4 +1,4 @@
-"""What every name is: a string that can be told from other strings."""
+"""The base class of names: strings with a type of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Name(StrEnum):
-    """Base of the names; in messages and lists a name looks like the string that it is."""
+    """Base class of names; in messages and lists, a name looks like a plain string."""
 
     def __repr__(self) -> str:
         return repr(self.value)

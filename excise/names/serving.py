@@ -6,20 +6,20 @@ from excise.names.name import Name
 
 
 class ModelKind(Name):
-    """What a model in the list of models is."""
+    """The kind of an entry in the list of models."""
 
     CHECKPOINT = "checkpoint"
-    """Under the model roots, for jobs."""
+    """A checkpoint under the model roots, for jobs."""
     BASE = "base"
-    """A served base model, to be called."""
+    """A served base model, for applications."""
     VERSION = "version"
-    """A published correction, to be called."""
+    """A published correction, for applications."""
     ALIAS = "alias"
-    """A name that points at a version, to be called."""
+    """A name that points at a version, for applications."""
 
 
 class VersionKind(Name):
-    """What a published version's files are."""
+    """The form of a published version's files."""
 
     ADAPTER = "adapter"
     """A LoRA adapter beside the base model."""
@@ -28,7 +28,7 @@ class VersionKind(Name):
 
 
 class VersionStatus(Name):
-    """Where one published version is on its way."""
+    """The state of a published version."""
 
     QUEUED = "queued"
     """Waiting for a worker to build its files."""
@@ -37,9 +37,9 @@ class VersionStatus(Name):
     BUILT = "built"
     """Its files are stored; it is not on a server yet, or its first canary has not run."""
     LIVE = "live"
-    """On its server, its canary passed since it was put there."""
+    """It is on its server, and its canary has passed since it was put there."""
     UNAVAILABLE = "unavailable"
-    """It was live; its server is away or lost it, and its canary has to pass again."""
+    """It was live, but its server is down or lost it; its canary must pass again."""
     FAILED = "failed"
     """Could not be built, or its first canary did not pass; the error says why."""
     RETIRED = "retired"
@@ -47,7 +47,7 @@ class VersionStatus(Name):
 
 
 class PoolKind(Name):
-    """What a serving pool's server holds."""
+    """What a serving pool's server can hold."""
 
     LORA = "lora"
     """The base model, with adapters beside it."""
@@ -56,7 +56,7 @@ class PoolKind(Name):
 
 
 class PoolStatus(Name):
-    """How a serving pool's server was last seen."""
+    """The state in which a serving pool's server was last seen."""
 
     UP = "up"
     """It answers."""
@@ -65,15 +65,15 @@ class PoolStatus(Name):
     REFUSED = "refused"
     """It answers, but is not what the settings say."""
     UNKNOWN = "unknown"
-    """It was not looked at yet."""
+    """It has not been checked yet."""
 
 
 class ExportForm(Name):
-    """What a correction is exported as."""
+    """The form in which a correction is exported."""
 
     PEFT = "peft"
-    """A LoRA adapter for peft, vLLM and what else reads PEFT's files."""
+    """A LoRA adapter for peft, vLLM and other programs that read PEFT's files."""
     MERGED = "merged"
     """The whole corrected checkpoint."""
     GGUF = "gguf"
-    """For llama.cpp: a LoRA adapter, or the whole base where its GGUF is given."""
+    """For llama.cpp: a LoRA adapter, or the whole model if the base's GGUF is given."""

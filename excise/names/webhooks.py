@@ -1,4 +1,4 @@
-"""Names of webhooks: what they are told of, and how that went."""
+"""Names of webhooks: the events they receive, and the status of deliveries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from excise.names.name import Name
 
 
 class WebhookEvent(Name):
-    """What a webhook may be told of."""
+    """Events that a webhook can receive."""
 
     JOB_QUEUED = "job.queued"
     """A job was submitted."""
@@ -27,7 +27,7 @@ class WebhookEvent(Name):
     VERSION_LIVE = "version.live"
     """Its canary passed: it answers requests."""
     VERSION_UNAVAILABLE = "version.unavailable"
-    """It was live, and is out of traffic until its canary passes again."""
+    """It was live, and gets no requests until its canary passes again."""
     VERSION_FAILED = "version.failed"
     """It never went live and never will."""
     VERSION_RETIRED = "version.retired"
@@ -41,20 +41,20 @@ class WebhookEvent(Name):
     WEBHOOK_DISABLED = "webhook.disabled"
     """Another webhook of the tenant failed for too long and was disabled."""
     WEBHOOK_PING = "webhook.ping"
-    """Someone asked for a try; every webhook gets its own."""
+    """Someone asked for a test message to this webhook."""
 
 
 class WebhookStatus(Name):
-    """Whether a webhook is told of anything."""
+    """Whether a webhook receives events."""
 
     ENABLED = "enabled"
-    """It is."""
+    """It does."""
     DISABLED = "disabled"
-    """It is not: someone switched it off, or it failed for too long."""
+    """It does not: someone disabled it, or it failed for too long."""
 
 
 class DeliveryStatus(Name):
-    """How far one message to one webhook has got."""
+    """The state of one message to one webhook."""
 
     PENDING = "pending"
     """It waits for its first or next attempt."""

@@ -1,4 +1,4 @@
-"""What a report says about abilities: one entry a slice."""
+"""The part of a report about abilities: one entry per slice."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from excise.reports.model import ReportModel
 
 
 class AbilityFigures(BaseModel):
-    """What the model could do there, what it can now, and how far it may fall."""
+    """Figures of one slice before and after the correction, and how far they may fall."""
 
     name: str
-    """Of the slice, as `gates.abilities.slices` names it."""
+    """Name of the slice, as in `gates.abilities.slices`."""
     sentence: str
-    """What the model does there, as in "can no longer repeat random tokens"."""
+    """What the model does there, as words that complete "can no longer …"."""
     accuracy_before: FiniteFloat
     accuracy_after: FiniteFloat
     max_accuracy_fall: FiniteFloat | None
-    """As a fraction; None where the spec limits nats alone."""
+    """As a fraction; None if the spec limits only nats."""
     nats_change: FiniteFloat
-    """Of the right continuations, nats per token; a rise is damage."""
+    """Change of the right continuations' loss, nats per token; a rise is damage."""
     max_nats_rise: FiniteFloat | None
 
     @property
     def use(self) -> float:
-        """The share of its limits used up, by the figure nearer to one; 0 where nothing fell."""
+        """Share of its limit used up, for the figure that uses more of it; 0 if nothing fell."""
         fall = self.accuracy_before - self.accuracy_after
         return max(
             _share(self.nats_change, self.max_nats_rise), _share(fall, self.max_accuracy_fall)
@@ -34,12 +34,12 @@ class AbilityFigures(BaseModel):
 
     @property
     def right(self) -> str:
-        """Which share of items is right, before and after."""
+        """The share of items that are right, before and after, as text."""
         return f"{100 * self.accuracy_before:.0f} % → {100 * self.accuracy_after:.0f} %"
 
 
 class AbilityChange(AbilityFigures, ReportModel):
-    """What became of one slice of a model's abilities: what it could do, and what it can now."""
+    """The change of one slice of a model's abilities."""
 
     area: str
     items: int
@@ -50,16 +50,16 @@ class AbilityChange(AbilityFigures, ReportModel):
     accuracy_interval: tuple[float, float]
     """95 % interval of after − before, over items."""
     control_nats_change: float | None = None
-    """After pruning as many random components; None where that was not measured."""
+    """The same change after pruning as many random components; None if not measured."""
     control_accuracy_change: float | None = None
     is_gated: bool
-    """Whether the base is able enough for a fall to mean something."""
+    """Whether the base is able enough that a fall means something."""
     within: bool
-    """Whether the changes are within their limits; of what is not gated, true."""
+    """Whether the changes are within their limits; true if it is not gated."""
 
     @property
     def place(self) -> tuple[bool, bool, float]:
-        """Sort key: what is lost first, then the nearest to its limit, what is not gated last."""
+        """Sort key: lost slices first, then the nearest to their limits, ungated ones last."""
         return self.within, not self.is_gated, -self.use
 
 

@@ -1,4 +1,4 @@
-"""The unmet gates of a report as workflow commands, by which GitHub annotates a run."""
+"""The unmet gates of a report as workflow commands, which GitHub shows as annotations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from excise.reports.text import sentence, visible_text
 from excise.reports.wording import describe_gate
 
 MOST_ANNOTATIONS = 10
-"""Errors of a step that GitHub shows."""
+"""Largest number of errors per step that GitHub shows."""
 
 _ESCAPES = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 _IN_PROPERTIES = _ESCAPES | {":": "%3A", ",": "%2C"}
 
 
 def list_annotations(report: Report, clean: Callable[[str], str] = str) -> Iterator[str]:
-    """Yield a `::error` line for each unmet gate; of too many, one for the rest.
+    """Yield an `::error` line for each unmet gate; if there are too many, one for all the rest.
 
-    Nothing in a gate's words can end its line or begin another command. `clean` takes secrets out.
+    Text of a gate can neither end its line nor begin another command. `clean` removes secrets.
     """
     unmet = [gate for gate in report.gates if not gate.is_met]
     shown = unmet if len(unmet) <= MOST_ANNOTATIONS else unmet[: MOST_ANNOTATIONS - 1]

@@ -13,18 +13,18 @@ class CircuitPoint(ReportModel):
     """Circuits of one size."""
 
     share: float
-    """Kept components over all."""
+    """Share of all components that the circuits keep."""
     kept: int
     metric: float
     faithfulness: float
     retention: float
-    """Metric over the whole model's metric."""
+    """The metric divided by the whole model's metric."""
     accuracy: float
-    """Share of rows on which the answer beats the wrong one."""
+    """Share of rows on which the right answer beats the wrong one."""
 
 
 class HeatmapRow(ReportModel):
-    """One module of the heatmap."""
+    """One module's row in the heatmap."""
 
     module: str
     components: int
@@ -32,11 +32,12 @@ class HeatmapRow(ReportModel):
     relevance: float
     absolute_relevance: float
     cells: list[float]
-    """Score of each head; of neurons and weights the one of largest magnitude in even blocks."""
+    """Score of each head; for neurons and weights, the score of largest magnitude in each of
+    several equal blocks."""
 
 
 class CircuitCurve(ReportModel):
-    """How much of the task circuits of every size keep, by one attributor."""
+    """How much of the task circuits of each size keep, by one attributor."""
 
     attributor: str
     empty_metric: float
@@ -46,7 +47,7 @@ class CircuitCurve(ReportModel):
     """Area between the faithfulness curve and 1 (MIB); smaller is better."""
     points: list[CircuitPoint]
     chosen: CircuitPoint
-    """The smallest measured size from which on every larger one keeps the threshold."""
+    """The smallest measured circuit that keeps the threshold, as do all larger ones."""
 
 
 class CircuitTask(ReportModel):
@@ -55,25 +56,25 @@ class CircuitTask(ReportModel):
     name: str
     metric: str
     rows: dict[str, int]
-    """Rows by use."""
+    """Use of rows → their number."""
     whole_metric: float
     corrupted_metric: float
     whole_accuracy: float
 
 
 class HeldOutCircuit(ReportModel):
-    """The circuit on rows that took no part in finding or sizing it."""
+    """The circuit on rows that were used neither to find nor to size it."""
 
     whole_metric: float
     metric: float
     retention: float
     accuracy: float
     zero_retention: float
-    """With everything outside set to zero, as the patch does."""
+    """Retention with everything outside set to zero, as in the patch."""
 
 
 class ChosenCircuit(ReportModel):
-    """The circuit of the job: the first attributor's."""
+    """The job's circuit, found by the first attributor."""
 
     attributor: str
     kept: int
@@ -94,7 +95,7 @@ class CircuitReport(JobReport):
     curves: list[CircuitCurve]
     circuit: ChosenCircuit | None
     heatmap: list[HeatmapRow]
-    """Of the job's circuit."""
+    """Heatmap of the job's circuit."""
     patch_note: str
     """What the patch does, or why there is none."""
     has_patch: bool = False

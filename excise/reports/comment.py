@@ -1,8 +1,8 @@
-"""A report as the comment on a pull request that a pipeline keeps up to date: short, in Markdown.
+"""A report as a short Markdown comment on a pull request, which a pipeline keeps up to date.
 
-What models answered and what others named is untrusted. It stands in code blocks that nothing in
-it can close, or is escaped; it can neither mention people, nor link, nor pass for the comment's
-first line, by which the next run finds it.
+Models' responses and names given by others are untrusted. They are put into code blocks that they
+cannot close, or escaped. So they can neither mention people, nor add links, nor imitate the
+comment's first line, by which the next run finds it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from excise.reports.text import (
 from excise.reports.wording import SIGNS, describe_values
 
 MOST_CHARACTERS = 60_000
-"""GitHub refuses comments of over 65,536 characters."""
+"""Longest comment; GitHub refuses more than 65,536 characters."""
+
 MOST_GATES = 30
-"""Unmet gates in the table; the report lists all."""
+"""Largest number of unmet gates in the table; the report lists all. Chosen by hand."""
+
 MOST_EXAMPLES = 5
-"""Prompts whose responses are shown."""
+"""Largest number of prompts whose responses are shown. Chosen by hand."""
+
 RESPONSE_CHARACTERS = 600
-"""Of a prompt or response; the report has the whole."""
+"""Characters shown of a prompt or response; the report has all of it. Chosen by hand."""
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _URL = re.compile(r"https?://[A-Za-z0-9._~:/?#@!$&'*+,;=%-]{1,1000}")
@@ -44,22 +47,22 @@ _HEADLINES = {
 }
 
 _JOINER = "\N{WORD JOINER}"
-"""Invisible; behind it a name is no mention, and a line no command of GitLab's."""
+"""Invisible character; after it, a name is not a mention and a line is not a GitLab command."""
 
 Clean = Callable[[str], str]
-"""Takes secrets out of a text."""
+"""Removes secrets from a text."""
 
 
 @dataclass(frozen=True)
 class CommentOptions:
-    """What a comment is called and links to. Raises `ValueError` on what would break Markdown."""
+    """Identifier, links and content of a comment. Raises `ValueError` for what breaks Markdown."""
 
     identifier: str = "excise"
-    """Tells this pipeline's comment from that of another one on the same pull request."""
+    """Distinguishes this pipeline's comment from others on the same pull request."""
     links: tuple[tuple[str, str], ...] = ()
-    """Name and address of each."""
+    """Name and address of each link."""
     shows_responses: bool = True
-    """Whether what the models answered is shown, folded up."""
+    """Whether models' responses are shown (folded)."""
 
     def __post_init__(self) -> None:
         if not IDENTIFIER.fullmatch(self.identifier):
@@ -74,12 +77,12 @@ class CommentOptions:
 
     @property
     def marker(self) -> str:
-        """The first line, which no reader sees and the next run looks for."""
+        """The comment's first line, which readers do not see and the next run searches for."""
         return f"<!-- excise-comment:{self.identifier} -->"
 
 
 def render_comment(report: Report, options: CommentOptions, clean: Clean = str) -> str:
-    """Return the comment. `clean` is asked for every text that a model or another person wrote."""
+    """Return the comment. `clean` is applied to all text written by models or other people."""
     head = "\n\n".join(part for part in _list_parts(report, options, clean) if part)
     tail = _render_end(report, options, clean)
     examples = _list_examples(report) if options.shows_responses else []
@@ -112,7 +115,7 @@ def _find_headline(report: Report, clean: Clean) -> str:
 
 
 def _render_gates(gates: Sequence[GateResult], clean: Clean) -> str:
-    """How many gates are met, and a table of those that are not."""
+    """Return how many gates are met, and a table of those that are not."""
     unmet = [gate for gate in gates if not gate.is_met]
     if not gates:
         return ""
@@ -161,7 +164,7 @@ def _describe_limit(gate: GateResult) -> str:
 
 
 def _render_comparison(report: GateReport, clean: Clean) -> str:
-    """What is clearly worse or better than in the earlier run, where one was named."""
+    """Return what is clearly worse or better than in the earlier run, if there is one."""
     if (found := report.comparison) is None:
         return ""
     beside = f"Beside the earlier run on {code_span(clean(found.model.id))}"
@@ -178,7 +181,7 @@ def _render_comparison(report: GateReport, clean: Clean) -> str:
 
 
 def _list_examples(report: Report) -> list[GateExample]:
-    """Prompts with what was answered before and after: those behind an unmet gate, or samples."""
+    """Return prompts with responses before and after: those of unmet gates, or samples."""
     if isinstance(report, GateReport):
         return report.examples[:MOST_EXAMPLES]
     if not isinstance(report, CorrectionReport):
@@ -196,8 +199,8 @@ def _list_examples(report: Report) -> list[GateExample]:
 
 
 def _render_examples(examples: Sequence[GateExample], clean: Clean, room: int) -> str:
-    """The examples that fit into `room` characters, folded up."""
-    rendered, left = [], room - 1000  # what stands around them
+    """Return the examples that fit into `room` characters, folded."""
+    rendered, left = [], room - 1000  # for the text around them
     for example in examples:
         text = _render_example(example, clean)
         left -= len(text)
@@ -223,13 +226,13 @@ def _render_example(example: GateExample, clean: Clean) -> str:
 
 
 def _escape(text: str, clean: Clean) -> str:
-    """The text as literal Markdown that mentions nobody, links nothing and is no command."""
+    """Return the text as literal Markdown without mentions, links and commands."""
     literal = escape_markdown(clean(text)).replace("@", f"@{_JOINER}").replace("#", f"#{_JOINER}")
     return f"{_JOINER}{literal}" if literal.startswith("/") else literal
 
 
 def _render_end(report: Report, options: CommentOptions, clean: Clean) -> str:
-    """Links, and which checkpoints and versions this is about."""
+    """Return the links, and which checkpoints and versions the report is about."""
     links = " · ".join(f"[{_escape(name, str)}](<{url}>)" for name, url in options.links)
     of = f"{code_span(clean(report.model.id))} {report.model.sha256[:12]}"
     if isinstance(report, GateReport):

@@ -1,4 +1,4 @@
-"""What reports of every kind have in common."""
+"""Parts common to all kinds of reports."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from excise.reports.model import ReportModel
 
 
 class ModelIdentity(ReportModel):
-    """Which checkpoint was corrected; `sha256` is over its weights (see `pruning.patch`)."""
+    """The identity of a checkpoint; `sha256` is the hash of its weights (see `pruning.patch`)."""
 
     id: str
     sha256: str
 
 
 class JobReport(ReportModel):
-    """What the report of a job of any kind says."""
+    """Fields common to the reports of all kinds of jobs."""
 
     verdict: Verdict
     reason: str
-    """One sentence: why this verdict."""
+    """One sentence that explains the verdict."""
     gates: list[GateResult]
     timings: dict[str, float]
-    """Seconds by stage."""
+    """Stage → its duration in seconds."""
     dtype: str = "float32"
-    """What the model was computed in."""
+    """Number format in which the model was computed."""
     seed: int
     versions: dict[str, str]
     model: ModelIdentity

@@ -16,7 +16,7 @@ class TaskScore(ReportModel):
     accuracy: float
     accuracy_error: float
     normalised_accuracy: float
-    """By the log-likelihood per byte of a choice."""
+    """Accuracy with choices ranked by log-likelihood per byte."""
     normalised_accuracy_error: float
 
 
@@ -39,12 +39,12 @@ class CorpusPerplexity(ReportModel):
 
     @property
     def increase(self) -> float:
-        """Relative to the base model."""
+        """Increase relative to the base model."""
         return self.after / self.before - 1
 
 
 class ModuleZeros(ReportModel):
-    """How many of a module's weights are zero."""
+    """Number of a module's weights that are zero."""
 
     module: str
     zeros: int
@@ -58,12 +58,12 @@ class CompressionReport(JobReport):
     kind: Literal[JobKind.COMPRESSION] = JobKind.COMPRESSION
     method: str
     statistic: str
-    """Which mean over the calibration tokens the weights were ranked by."""
+    """The mean over calibration tokens by which the weights were ranked."""
     pattern: str
     sequential: bool
     target_sparsity: float
     achieved_sparsity: float
-    """Zero weights over the weights of the compressed modules."""
+    """Share of the compressed modules' weights that are zero."""
     calibration: dict[str, str]
     perplexity: CorpusPerplexity
     tasks: list[TaskChange]

@@ -13,7 +13,7 @@ from excise.reports.model import ReportModel
 
 
 class SplitEffect(ReportModel):
-    """A behaviour's mean metric on one split, before and after."""
+    """A behaviour's mean figure on one split, before and after."""
 
     n: int
     before: float
@@ -21,24 +21,24 @@ class SplitEffect(ReportModel):
 
 
 class HeldOutEffect(SplitEffect):
-    """The same with the 95 % interval of after − before over prompts, pairs kept."""
+    """The same with the 95 % interval of after − before, paired by prompt."""
 
     ci_low: float
     ci_high: float
 
 
 class RandomControl(HeldOutEffect):
-    """The same after pruning as many random components, module by module alike."""
+    """The same after pruning random components instead, as many in each module."""
 
     draws: int
 
 
 class ControlledEffect(ReportModel):
-    """Corrected − control, which regression to the mean moves alike, with its interval."""
+    """Corrected − control, with its interval; regression to the mean affects both equally."""
 
     n: int
     value: float
-    """Mean over prompts, the control averaged over its draws."""
+    """Mean over prompts; the control is averaged over its draws."""
     ci_low: float
     ci_high: float
 
@@ -47,49 +47,49 @@ class Measure(ReportModel):
     """One figure of one behaviour by one scorer, before and after the correction."""
 
     name: MeasureName
-    """`share`: responses that show the behaviour, or are empty; `any_share`: prompts with at least
-    one such response; `expected_worst`: the worst score of each prompt's samples
-    (RealToxicityPrompts' expected maximum); `mean_score`: over all responses."""
+    """`share`: responses that show the behaviour or are empty; `any_share`: prompts with at least
+    one such response; `expected_worst`: the worst score of each prompt's samples, averaged
+    (RealToxicityPrompts' expected maximum); `mean_score`: the mean over all responses."""
     tune: SplitEffect
     held_out: HeldOutEffect | None
     """The raw change."""
     random_control: RandomControl | None
     effect: ControlledEffect | None = None
-    """`held_out` beyond `random_control`: what the correction is credited with."""
+    """`held_out` minus `random_control`: the effect attributed to the correction."""
     alone: HeldOutEffect | None = None
-    """With several behaviours: what a correction of this one alone does, of the same size."""
+    """With several behaviours: the effect of an equally large correction of this one alone."""
 
 
 class EvaluatorEffect(ReportModel):
-    """What one scorer says of one behaviour."""
+    """The figures of one behaviour by one scorer."""
 
     evaluator: str
     direction: Direction
-    """Of the score; shares are always better lower."""
+    """Direction in which the score is better; for shares, lower is always better."""
     measures: list[Measure]
 
     def measure(self, name: str) -> Measure:
-        """Return the figure of that name."""
+        """Return the figure with this name."""
         return next(measure for measure in self.measures if measure.name == name)
 
 
 class BehaviourEffect(ReportModel):
-    """What the correction did to one behaviour."""
+    """The effect of the correction on one behaviour."""
 
     name: str
     kind: str
     headline: Headline
     """The figure that must improve."""
     threshold: float
-    """A score at or beyond it shows the behaviour."""
+    """A score that is at this value or worse shows the behaviour."""
     agreeing: int
-    """Evaluators that must agree."""
+    """Number of evaluators that must agree."""
     decoding: str
-    """How responses are drawn, in words."""
+    """How responses are generated, in words."""
     prompts: int
-    """Prompts given."""
+    """Number of prompts given."""
     triggering: int
-    """Prompts on which the base model shows the behaviour; only these are counted below."""
+    """Number of prompts on which the base model shows the behaviour; only these count below."""
     evaluators: list[EvaluatorEffect]
 
 
@@ -112,48 +112,48 @@ class DivergenceDamage(ReportModel):
 
 
 class Damage(ReportModel):
-    """What the correction cost on text that must keep working."""
+    """Damage by the correction to text that must keep working."""
 
     perplexity: PerplexityDamage
     kl: DivergenceDamage
 
 
 class PatchSummary(ReportModel):
-    """What was pruned, out of how much."""
+    """The pruned components, and the number of all components."""
 
     granularity: Granularity
     components: int
     of: int
     modules: dict[str, list[int]]
-    """Module name → indices of the pruned neurons or heads; empty for weights, which are too
+    """Module name → indices of the pruned neurons or heads; empty for single weights, which are too
     many to list (the patch holds them)."""
     counts: dict[str, int]
     """Module name → number of pruned components, for every granularity."""
 
 
 class BudgetLimits(ReportModel):
-    """What a correction may cost on text that must keep working, as the job's spec says."""
+    """The job spec's limits on damage to text that must keep working."""
 
     perplexity_increase: float
-    """Relative."""
+    """Largest relative increase of perplexity."""
     kl_mean: float
-    """Nats a token."""
+    """Largest mean KL divergence, nats per token."""
 
 
 class Overlap(ReportModel):
-    """How much of what two behaviours would have pruned alone is the same."""
+    """How similar the selections for two behaviours corrected alone are."""
 
     first: str
     second: str
     share: float
-    """Components in both / components of the smaller of the two selections."""
+    """Number of components in both, divided by that of the smaller selection."""
 
 
 class SearchStep(ReportModel):
     """One selection tried on the tuning split."""
 
     origin: str
-    """Which part of the search proposed it."""
+    """The part of the search that proposed it."""
     granularity: Granularity
     components: int
     first_layer: int
@@ -161,33 +161,33 @@ class SearchStep(ReportModel):
     cost_weight: float
     ablation: Ablation
     gains: dict[str, float]
-    """Behaviour → share by which its undesiredness fell on the tuning prompts."""
+    """Behaviour → relative fall of its undesiredness on the tuning prompts."""
     gain: float
-    """Their mean."""
+    """Mean of the gains."""
     perplexity: float
-    """Of tuning windows of the corpus, or the tuning part of the reference text."""
+    """Perplexity of tuning windows of the corpus, or of the tuning part of the reference text."""
     perplexity_increase: float
     """Relative to the base model on the same text."""
     kl: float
     bound_by: str = ""
-    """The limit used up most: `perplexity`, `kl`, or the name of a protected slice; empty in
-    reports from before it was said."""
+    """The limit that is used up most: `perplexity`, `kl`, or the name of a protected slice; empty
+    in older reports."""
     use: float = 0.0
-    """The share of what the search allows itself of that limit; 0 in such reports."""
+    """Share of that limit, as far as the search allows itself to use it; 0 in older reports."""
     within_budget: bool
     on_front: bool
-    """Whether no other one is better in both gain and KL divergence."""
+    """Whether no other step is better in both gain and KL divergence."""
     chosen: bool
 
 
 class RankLimitCost(ReportModel):
-    """What keeping to an adapter's rank cost: the chosen trial once more, without the limit."""
+    """Cost of limiting the adapter's rank: the chosen trial repeated without the limit."""
 
     max_rank: int
     kept_out: int
-    """Components of the unlimited selection that the limit kept out."""
+    """Number of components in the unlimited selection that the limit excluded."""
     fullest: int
-    """Components the unlimited selection takes from one module at most."""
+    """Largest number of components that the unlimited selection takes from one module."""
     unlimited: SearchStep
     """The chosen trial's settings and ranking without the limit, measured on the tuning split."""
 
@@ -206,21 +206,21 @@ class LineLimitForecast(ReportModel):
 
 
 class LineRanks(ReportModel):
-    """On how many rows and columns of each matrix the pruned weights lie.
+    """Number of rows and columns of each matrix on which the pruned weights lie.
 
     An adapter of the largest of these ranks holds the correction, unless experts are among them.
     """
 
     max_rank: int | None
-    """The limit (`serving.max_rank`); null without one."""
+    """The limit (`serving.max_rank`); null if there is none."""
     ranks: dict[str, int]
-    """Module name → the fewest rows and columns that hold its pruned weights."""
+    """Module name → the smallest number of rows and columns that hold its pruned weights."""
     forecast: LineLimitForecast | None
-    """Where there is a limit."""
+    """Null if there is no limit."""
 
 
 class Sample(ReportModel):
-    """One response of the base model and the corrected one's, drawn with the same noise."""
+    """One response each of the base model and of the corrected one, drawn with the same noise."""
 
     behaviour: str
     prompt: str
@@ -238,30 +238,30 @@ class Leftover(ReportModel):
     """Words that corrected held-out responses still have, or have more often than the base's."""
 
     words: str
-    """In lower case, without punctuation."""
+    """The words in lower case, without punctuation."""
     before: int
-    """Held-out responses of the base model with them; words that the prompt gives do not count."""
+    """Number of the base's held-out responses with them; words given by the prompt do not count."""
     after: int
-    """Those of the corrected model."""
+    """Number of the corrected model's held-out responses with them."""
     p_value: float
-    """By which chance they would be in a list though nothing is behind it, corrected for the
-    number of n-grams that were compared."""
+    """Probability that they would be listed by chance alone, corrected for the number of n-grams
+    compared."""
 
 
 class BehaviourLeftovers(ReportModel):
-    """What is left of one behaviour on held-out prompts, and what came instead."""
+    """What is left of one behaviour on held-out prompts, and what replaced it."""
 
     behaviour: str
     responses: int
-    """Held-out responses compared."""
+    """Number of held-out responses compared."""
     left: list[Leftover]
-    """Parts of what was undesired, still there where the whole no longer is."""
+    """Parts of the undesired text that remain where the whole is gone."""
     rose: list[Leftover]
-    """What corrected responses say instead."""
+    """Words that corrected responses say instead."""
     pattern: str
-    """A regular expression for what is left, or, without any, for what came instead."""
+    """A regular expression for what is left or, if nothing is, for what replaced it."""
     advice: str
-    """What to do with it, without any of the words."""
+    """What to do about it; contains none of the words."""
     samples: list[Sample]
     """Responses with these words."""
 
@@ -270,7 +270,7 @@ class CorrectionReport(JobReport):
     """The whole outcome of a correction job, as `report.json` holds it."""
 
     schema_version: Literal[2, 3] = 3
-    """Reports of version 2 say the raw change alone."""
+    """Reports of version 2 have only the raw change."""
     behaviours: list[BehaviourEffect]
     budget: BudgetLimits | None = None
     damage: Damage | None
@@ -278,17 +278,17 @@ class CorrectionReport(JobReport):
     overlap: list[Overlap] = Field(default_factory=list)
     search: list[SearchStep]
     rank_limit: RankLimitCost | None = None
-    """Where the job sets `serving.max_rank` and a trial of neurons was chosen."""
+    """Given if the job sets `serving.max_rank` and a trial of neurons was chosen."""
     lines: LineRanks | None = None
-    """Of a correction of single weights; null in reports from before there were limits on them."""
+    """Given for a correction of single weights; null in older reports."""
     abilities: list[AbilityChange] = Field(default_factory=list)
-    """What became of each slice of the model's abilities."""
+    """The change of each slice of the model's abilities."""
     not_asked: list[str] = Field(default_factory=list)
     """Gates that the job did not ask for."""
     advice: list[str] = Field(default_factory=list)
-    """Sentences: what else there is to know about how the job ended, and what to try."""
+    """Sentences about how the job ended and what to try next."""
     leftovers: list[BehaviourLeftovers] = Field(default_factory=list)
-    """Of each behaviour of which something is left, or for which something came instead."""
+    """One entry for each behaviour of which something is left or which something replaced."""
     samples: list[Sample]
     attribution: dict[str, str]
     """Attributor, score and granularity used."""

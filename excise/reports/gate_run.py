@@ -14,50 +14,50 @@ from excise.reports.model import ReportModel
 
 
 class GateExample(ReportModel):
-    """A prompt, and what both checkpoints answered."""
+    """A prompt, and the responses of both checkpoints."""
 
     behaviour: str
     prompt: str
     before: tuple[str, ...]
-    """Responses of the checkpoint compared with, what follows the reasoning."""
+    """Responses of the checkpoint compared with, without reasoning."""
     after: tuple[str, ...]
     """Responses of the checkpoint that was judged."""
     shown: int
-    """How many of the latter show the behaviour."""
+    """Number of the latter that show the behaviour."""
 
 
 class FigureChange(ReportModel):
-    """One figure of this run beside the same of an earlier one."""
+    """One figure of this run, compared with the same figure of an earlier run."""
 
     name: str
-    """Of a gate, or `ability:` and the name of a slice."""
+    """Name of a gate, or `ability:` and the name of a slice."""
     trend: Trend
     is_clear: bool
-    """Whether the 95 % intervals of both do not meet; of a figure without one, whether it moved.
-    What was lost is clear."""
+    """Whether the two 95 % intervals do not overlap; for a figure without interval, whether it
+    changed. A figure that is no longer measured is always clear."""
     earlier: float | None
-    """None where the earlier run did not measure it."""
+    """None if the earlier run did not measure it."""
     now: float | None
-    """None where this run did not."""
+    """None if this run did not measure it."""
 
 
 class RunComparison(ReportModel):
-    """This run beside an earlier one of `excise gate`."""
+    """Comparison of this run with an earlier one of `excise gate`."""
 
     model: ModelIdentity
     """The checkpoint that the earlier run judged."""
     outcome: GateOutcome
-    """Of the earlier run."""
+    """Outcome of the earlier run."""
     obstacle: str | None = None
-    """Why the two cannot be compared; None where they can."""
+    """Why the two runs cannot be compared; None if they can."""
     caution: str | None = None
-    """What makes differences doubtful; None where nothing does."""
+    """Why differences are doubtful; None if they are not."""
     changes: list[FigureChange] = Field(default_factory=list)
-    """Every figure of either run, this run's in order; empty where they cannot be compared."""
+    """All figures of either run, in this run's order; empty if they cannot be compared."""
 
     @property
     def clearly_worse(self) -> list[FigureChange]:
-        """What is worse, or no longer measured, beyond what so many prompts leave to chance."""
+        """The figures that are clearly worse or no longer measured."""
         bad = {Trend.WORSE, Trend.LOST}
         return [change for change in self.changes if change.trend in bad and change.is_clear]
 
@@ -67,27 +67,27 @@ class GateReport(ReportModel):
 
     schema_version: Literal[2] = 2
     outcome: GateOutcome
-    """`passed` only where every gate asked for was measured and met."""
+    """`passed` only if every gate asked for was measured and met."""
     model: ModelIdentity
     """The checkpoint that was judged."""
     against: ModelIdentity
     """The checkpoint it was compared with."""
     is_against_cached: bool = False
-    """Whether an earlier run measured it, in the same configuration."""
+    """Whether an earlier run with the same configuration measured it."""
     measure_sha256: str | None = None
     """Hash of all that both were asked, in tokens; None in files from before it was said."""
     notes: list[str] = Field(default_factory=list)
     """What else a reader must know of the two checkpoints, a sentence each."""
     gates: list[GateResult]
     abilities: list[AbilityChange] = Field(default_factory=list)
-    """What became of each slice of the model's abilities."""
+    """The change of each slice of the model's abilities."""
     examples: list[GateExample] = Field(default_factory=list)
-    """Responses that show a behaviour of which a gate was not met."""
+    """Responses that show a behaviour with a gate that was not met."""
     comparison: RunComparison | None = None
-    """This run beside an earlier one, where one was named."""
+    """Comparison with an earlier run, if one was given."""
     not_asked: list[str]
-    """Parts of the configuration that asked for nothing."""
+    """Parts of the configuration that asked for no gate."""
     dtype: str
-    """What both were computed in."""
+    """Number format in which both were computed."""
     seed: int
     versions: dict[str, str]

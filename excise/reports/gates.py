@@ -7,35 +7,35 @@ from excise.reports.model import ReportModel
 
 
 class GateResult(ReportModel):
-    """One limit of the job spec against its measured value; unmeasured counts as failed."""
+    """One limit of the job spec and its measured value; an unmeasured gate counts as failed."""
 
     name: str
     sentence: str
-    """What the gate demands, in words a reader understands."""
+    """What the gate requires, in words for readers."""
     limit: float
     value: float | None
     passed: bool
     unit: str = ""
-    """Unit of `limit` and `value`, such as `relative` or `nats a token`; empty where there is none."""
+    """Unit of `limit` and `value`, such as `relative` or `nats a token`; empty if there is none."""
     group: GateGroup | None = None
     bound: GateBound | None = None
-    """On which side of the limit the value must lie."""
+    """The side of the limit on which the value must lie."""
     ci_low: float | None = None
-    """95 % interval of the value; None where it has none."""
+    """Lower end of the value's 95 % interval; None if it has no interval."""
     ci_high: float | None = None
     before: float | None = None
-    """The base model's own figure, from which the value was computed with `after`'s."""
+    """The base model's figure; the value was computed from it and from `after`."""
     after: float | None = None
     count: int | None = None
-    """Prompts, questions or text samples behind the value."""
+    """Number of prompts, questions or text samples that the value was computed from."""
     unmeasured: str | None = None
     """Why there is no value."""
     note: str | None = None
-    """What a reader must know to judge the value by."""
+    """A note that helps to judge the value."""
     remedy: str | None = None
-    """Of a gate that was not met: what may have caused it, and what to do about it."""
+    """For a gate that was not met, the likely cause and what to do about it."""
 
     @property
     def is_met(self) -> bool:
-        """Whether it was measured and met; what was not measured is not met."""
+        """Whether it was measured and met; a gate that was not measured is not met."""
         return self.passed and self.value is not None

@@ -1,4 +1,4 @@
-"""The gates of a report as JUnit XML, which every CI reads."""
+"""The gates of a report as JUnit XML, which every CI system can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every part of a report is."""
+"""The base class of all parts of reports."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ReportModel(BaseModel):
-    """Base of the report's parts: immutable, and strict about unknown fields."""
+    """Base class of the parts of reports: immutable, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""Reading a report, whichever version of Excise wrote it."""
+"""Reading reports written by any version of Excise."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Report = CorrectionReport | CircuitReport | CompressionReport | GateReport
 
 
 class ReportError(UserError):
-    """What was given is no report, or one of a version that is not known here."""
+    """The content is not a report, or a report of an unknown version."""
 
 
 def read_report(content: bytes) -> Report:
-    """The report in a job's report.json, or in the gate.json of `excise gate`.
+    """Return the report in a job's report.json, or in the gate.json of `excise gate`.
 
-    Fields that a newer Excise added are passed over. Corrections of schema version 2, which knows
-    no effect beyond the random control, are read too. Raises `ReportError`.
+    Fields added by newer versions of Excise are ignored. Corrections of schema version 2, without
+    effects relative to the random control, can be read too. Raises `ReportError`.
     """
     try:
         document = json.loads(content)
@@ -42,7 +42,7 @@ def read_report(content: bytes) -> Report:
 
 
 def _find_schema(document: dict[str, Any]) -> type[Report]:
-    """Gate runs have an outcome, and reports of corrections no kind."""
+    """Return the report's schema: gate runs have an outcome, corrections have no kind."""
     if "outcome" in document:
         return GateReport
     match document.get("kind", JobKind.CORRECTION):
@@ -60,7 +60,7 @@ def _find_schema(document: dict[str, Any]) -> type[Report]:
 
 
 def _check_version(document: dict[str, Any], schema: type[Report]) -> None:
-    """Refuse versions that `schema` does not know."""
+    """Raise `ReportError` for versions that `schema` does not know."""
     known = get_args(schema.model_fields["schema_version"].annotation)
     found = document.get("schema_version")
     if type(found) is not int or found not in known:
@@ -71,7 +71,7 @@ def _check_version(document: dict[str, Any], schema: type[Report]) -> None:
 
 
 def _describe(error: ValidationError) -> str:
-    """Which field is wrong, and how."""
+    """Return which field is wrong, and how."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"])) or "its JSON"
     return f"This is not a report of a version known here: {place}: {first['msg']}."

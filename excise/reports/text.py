@@ -1,4 +1,4 @@
-"""Text of a report: untrusted text made visible and escaped, numbers and names for readers."""
+"""Text in reports: untrusted text made visible and escaped; numbers and names formatted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def visible_text(text: str) -> str:
-    """`text` with control, bidirectional, surrogate and private characters spelled out.
+    """Return `text` with control, bidirectional, surrogate and private-use characters spelled out.
 
-    Newlines, tabs and the two joiners that scripts and emoji need stay as they are.
+    Line breaks, tabs and the two joiners that scripts and emoji need are kept.
     """
     return "".join(_visible_character(c) for c in text.replace("\r\n", "\n"))
 
@@ -27,14 +27,14 @@ def _visible_character(character: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """`text` as one line of literal Markdown, also inside a table cell."""
+    """Return `text` as one line of literal Markdown, valid also in a table cell."""
     line = " ".join(visible_text(text).split())
     escaped = re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", line)
     return escaped.replace("://", r":\/\/").replace("www.", r"www\.")
 
 
 def code_span(text: str) -> str:
-    """`text` as a Markdown code span that also holds inside a table cell."""
+    """Return `text` as a Markdown code span, valid also in a table cell."""
     line = " ".join(visible_text(text).split()) or " "
     fence = "`" * (_longest_backtick_run(line) + 1)
     padding = " " if "`" in line else ""
@@ -42,7 +42,7 @@ def code_span(text: str) -> str:
 
 
 def fenced(text: str, language: str = "text") -> str:
-    """`text` as a fenced block that nothing inside can close."""
+    """Return `text` as a fenced code block that its content cannot close."""
     content = visible_text(text)
     fence = "`" * max(3, _longest_backtick_run(content) + 1)
     return f"{fence}{language}\n{content}\n{fence}"
@@ -53,46 +53,46 @@ def _longest_backtick_run(text: str) -> int:
 
 
 def format_number(value: float, digits: int = 3) -> str:
-    """A number with a fixed count of decimals, thousands separated, a true minus sign."""
+    """Return a number with fixed decimals, thousands separators and a true minus sign."""
     text = f"{value:,.{digits}f}"
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", _MINUS)
 
 
 def format_signed(value: float, digits: int = 3) -> str:
-    """A change, with its sign; a change that rounds to zero has none."""
+    """Return a change with its sign; a change that rounds to zero has no sign."""
     text = format_number(value, digits)
     return f"+{text}" if value > 0 and text.strip("0.,") else text
 
 
 def format_percent(fraction: float, digits: int = 2) -> str:
-    """A relative change in percent, with its sign."""
+    """Return a relative change in percent, with its sign."""
     return f"{format_signed(100 * fraction, digits)}\u00a0%"
 
 
 def format_share(fraction: float, digits: int = 1) -> str:
-    """A share in percent."""
+    """Return a share in percent."""
     return f"{format_number(100 * fraction, digits)}\u00a0%"
 
 
 def format_compact(value: float) -> str:
-    """A number of unknown size in at most four significant digits."""
+    """Return a number of any magnitude with at most four significant digits."""
     return f"{value:,.4g}".replace("-", _MINUS)
 
 
 def shorten(text: str, characters: int) -> str:
-    """`text` cut to so many characters, the last of them an ellipsis where it was cut."""
+    """Return `text` cut to at most `characters`, with an ellipsis at the end if it was cut."""
     return text if len(text) <= characters else f"{text[: characters - 1].rstrip()}…"
 
 
 def title(identifier: str) -> str:
-    """A metric's or behaviour's identifier as a reader would write it."""
+    """Return the identifier of a metric or behaviour, formatted for readers."""
     words = identifier.replace("_", " ").replace("held out", "held-out").strip()
     words = re.sub(r"\b(?:kl|rur)\b", lambda found: found[0].upper(), words)
     return _TITLES.get(identifier, words[:1].upper() + words[1:])
 
 
 def sentence(text: str) -> str:
-    """`text` with a capital letter and a full stop."""
+    """Return `text` with an initial capital and a full stop."""
     stripped = text.strip()
     ending = "" if stripped.endswith((".", "!", "?")) else "."
     return stripped[:1].upper() + stripped[1:] + ending

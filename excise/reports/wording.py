@@ -1,4 +1,4 @@
-"""Gates and comparisons of runs in one line each, for terminals, comments and CI."""
+"""Gates and comparisons of runs as single lines, for terminals, comments and CI."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from excise.reports.gates import GateResult
 from excise.reports.text import format_compact
 
 SIGNS = {GateBound.AT_MOST: "≤", GateBound.AT_LEAST: "≥", GateBound.ABOVE: ">"}
-"""How a limit is written."""
+"""Sign that is written before a limit."""
 
 
 def describe_gate(gate: GateResult) -> str:
-    """One line a gate: its value beside its limit with the interval, or why there is none."""
+    """Return one line about a gate: value, interval and limit, or why there is no value."""
     if gate.value is None:
         return f"not measured: {gate.unmeasured or 'no reason was given'}"
     sign = "" if gate.bound is None else f"{SIGNS[gate.bound]} "
@@ -28,7 +28,7 @@ def describe_gate(gate: GateResult) -> str:
 
 
 def describe_comparison(comparison: RunComparison) -> Iterator[str]:
-    """Yield a line about the earlier run, then one for each figure that moved, clear ones first."""
+    """Yield a line about the earlier run, and one per changed figure, clear changes first."""
     yield f"beside the run on {comparison.model.id}, which ended as {comparison.outcome}:"
     for reason in (comparison.obstacle, comparison.caution):
         if reason:
@@ -42,13 +42,13 @@ def describe_comparison(comparison: RunComparison) -> Iterator[str]:
 
 
 def list_moved(comparison: RunComparison) -> list[FigureChange]:
-    """Return the changes that are any, what is clear first, then what is worse."""
+    """Return the figures that changed: clear changes first, then worse ones."""
     moved = [change for change in comparison.changes if change.trend is not Trend.SAME]
     good = {Trend.BETTER, Trend.NEW}
     return sorted(moved, key=lambda change: (not change.is_clear, change.trend in good))
 
 
 def describe_values(change: FigureChange) -> str:
-    """`0.01 → 0.02`; a dash where one run has no figure."""
+    """Return text such as `0.01 → 0.02`, with a dash for a run without the figure."""
     values = (change.earlier, change.now)
     return " → ".join("–" if value is None else format_compact(value) for value in values)

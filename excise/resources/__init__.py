@@ -1,1 +1,1 @@
-"""What the REST API takes and returns, one file a noun; job specs are in `excise.specs`."""
+"""Objects that the REST API takes and returns, one file per noun; specs are in `excise.specs`."""

@@ -1,4 +1,4 @@
-"""Models on the wire: OpenAI's model object, and what else there is to say about each kind."""
+"""Models on the wire: OpenAI's model object with additional fields."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from excise.names import ModelKind
 
 
 class ModelView(BaseModel):
-    """One thing that jobs may name or applications may call."""
+    """A model that jobs may name or applications may call."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
-    """Seconds since 1970; 0 where nobody wrote it down."""
+    """Seconds since 1970; 0 if not known."""
     owned_by: str
     kind: ModelKind
     """`checkpoint`: under the model roots, for jobs. `base`, `version`, `alias`: to be called."""
     architecture: str | None = None
     usable: bool = True
-    """Whether a job may use it, or it answers now."""
+    """Whether a job can use it, or whether it answers requests now."""
     problem: str | None = None
-    """Why not."""
+    """Why it is not usable."""
 
 
 class ModelList(BaseModel):
-    """Every model, those that can be called first."""
+    """All models; those that applications can call come first."""
 
     object: Literal["list"] = "list"
     data: list[ModelView]

@@ -1,4 +1,4 @@
-"""What job objects look like on the wire; the specs going in are in `excise.specs`."""
+"""Job objects on the wire; the specs of new jobs are in `excise.specs`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StageView(BaseModel):
 
 
 class ArtifactView(BaseModel):
-    """One file a job gives to its owner."""
+    """One file that a job produced for its owner."""
 
     name: str
     sha256: str
@@ -72,7 +72,7 @@ class JobView(BaseModel):
 
 
 class JobSummary(BaseModel):
-    """What a list says about a job; the job object says the rest."""
+    """A job in a list; the job object has more fields."""
 
     id: str
     object: Literal["job.summary"] = "job.summary"
@@ -90,7 +90,7 @@ class JobSummary(BaseModel):
 
 
 class JobList(BaseModel):
-    """One page of jobs, newest first, in few words: specs and metadata are in the job object."""
+    """One page of job summaries, newest first; specs and metadata are in the job objects."""
 
     object: Literal["list"] = "list"
     data: list[JobSummary]

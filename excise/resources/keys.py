@@ -1,4 +1,4 @@
-"""API keys on the wire. The key itself appears once, in the answer that made it."""
+"""API keys on the wire. The key itself appears only in the response that created it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KeyName = Annotated[
 
 
 class KeyRequest(BaseModel):
-    """What a new key is called and may do."""
+    """Name and scopes of a new key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -25,7 +25,7 @@ class KeyRequest(BaseModel):
 
 
 class KeyView(BaseModel):
-    """One API key, without the key."""
+    """One API key, without its secret."""
 
     id: str
     object: Literal["api_key"] = "api_key"
@@ -38,7 +38,7 @@ class KeyView(BaseModel):
 
 
 class NewKeyView(KeyView):
-    """A key that was just made; `key` is shown this once."""
+    """A new key; `key` is shown only this once."""
 
     key: str
 

@@ -1,4 +1,4 @@
-"""Errors on the wire: `application/problem+json` with OpenAI's `error` object beside it."""
+"""Errors on the wire: `application/problem+json` with OpenAI's `error` object in it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pydantic import BaseModel, Field
 
 
 class ProblemError(BaseModel):
-    """The error as OpenAI's clients look for it."""
+    """The error in the form that OpenAI's clients expect."""
 
     code: str
     message: str
     """The same as the problem's `detail`."""
     param: str | None
-    """The field it is about, such as `behaviours[0].threshold`."""
+    """The field concerned, such as `behaviours[0].threshold`."""
 
 
 class Problem(BaseModel):
@@ -22,5 +22,5 @@ class Problem(BaseModel):
     title: str
     status: int = Field(ge=400, le=599)
     detail: str
-    """What is wrong, which limit there is, and what helps."""
+    """What is wrong, the limit, and the remedy."""
     error: ProblemError

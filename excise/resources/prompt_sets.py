@@ -17,7 +17,7 @@ class PromptSetView(BaseModel):
     format: str
     sha256: str
     prompts: int
-    """Prompts, or rows, in it."""
+    """Number of prompts or rows in it."""
     bytes: int
     created_at: datetime
 

@@ -22,35 +22,35 @@ class _Request(BaseModel):
 
 
 class OverrideRequest(_Request):
-    """An admin's word that a correction which did not pass is to be served all the same."""
+    """An admin's decision to serve a correction that did not pass."""
 
     reason: Reason
 
 
 class PublishRequest(_Request):
-    """Where a job's correction is to be published."""
+    """Request to publish a job's correction."""
 
     alias: AliasName | None = None
-    """The alias that moves to it once its canary has passed."""
+    """The alias that will point at it once its canary has passed."""
     reason: Reason | None = None
     override: OverrideRequest | None = None
 
 
 class PromoteRequest(_Request):
-    """Which version an alias is to point at."""
+    """Request to point an alias at a version."""
 
     version: VersionId
     reason: Reason | None = None
 
 
 class RollbackRequest(_Request):
-    """Why the latest change of an alias is undone."""
+    """Request to undo the latest change of an alias."""
 
     reason: Reason | None = None
 
 
 class SplitRequest(_Request):
-    """How much of an alias's traffic another version gets; 0 ends the split."""
+    """Request to send part of an alias's traffic to another version; 0 ends the split."""
 
     version: VersionId | None = None
     percent: int = Field(ge=0, le=99)
@@ -58,7 +58,7 @@ class SplitRequest(_Request):
 
 
 class RetireRequest(_Request):
-    """Why a version is taken off its server."""
+    """Request to take a version off its server."""
 
     reason: Reason | None = None
 
@@ -78,14 +78,14 @@ class OverrideView(BaseModel):
 
 
 class AbilitiesView(BaseModel):
-    """What the correction left of the base's abilities, as the job's report says."""
+    """How many of the base's abilities the correction kept, from the job's report."""
 
     able: int
-    """How many of those measured the base can do; the others are not gated."""
+    """Number of measured abilities that the base has; the others are not gated."""
     within: int
-    """How many of these are within their limits."""
+    """Number of these that are within their limits."""
     lost: list[AbilityFigures]
-    """Those that are not, the worst first."""
+    """The abilities that are not, the worst first."""
 
 
 class VersionView(BaseModel):
@@ -101,7 +101,7 @@ class VersionView(BaseModel):
     error: str | None
     verdict: str
     abilities: AbilitiesView | None = None
-    """Null where none are on record: the job measured none, or the version is older than this."""
+    """Null if the job measured none, or if the version is older than this field."""
     override: OverrideView | None
     alias: str | None
     """The alias it was published for."""
@@ -130,7 +130,7 @@ class SplitView(BaseModel):
 
 
 class AliasView(BaseModel):
-    """One alias: what it points at, and where a rollback leads."""
+    """One alias: the version it points at, and the one a rollback would restore."""
 
     name: str
     object: Literal["alias"] = "alias"
@@ -158,7 +158,7 @@ class ServingEventView(BaseModel):
     alias: str | None
     version: str | None
     by: str | None
-    """The id of the key that did it; null for what the service did by itself."""
+    """The id of the key that caused it; null if the service did it by itself."""
     from_version: str | None
     to_version: str | None
     reason: str | None
@@ -176,7 +176,7 @@ class ServingEventList(BaseModel):
 
 
 class PoolView(BaseModel):
-    """One serving pool, as the settings describe it and as it was last seen."""
+    """One serving pool: its settings, and the state in which it was last seen."""
 
     name: str
     object: Literal["pool"] = "pool"

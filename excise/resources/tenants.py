@@ -1,4 +1,4 @@
-"""A tenant on the wire: what it may keep, and what it keeps."""
+"""Tenants on the wire: quotas and usage."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Quotas(BaseModel):
-    """How much one tenant may have. The docstrings of fields are their descriptions."""
+    """Limits of one tenant. The docstrings of fields become their descriptions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     prompt_sets: int = Field(default=10_000, ge=0)
-    """Prompt sets it may keep."""
+    """Number of prompt sets it may keep."""
     prompt_set_bytes: int = Field(default=1024**3, ge=0)
-    """Bytes of all its prompt sets together."""
+    """Total bytes of its prompt sets."""
     jobs: int = Field(default=10_000, ge=0)
-    """Jobs it may keep."""
+    """Number of jobs it may keep."""
     open_jobs: int = Field(default=100, ge=0)
-    """Of them, jobs that may be queued or running."""
+    """Number of jobs that may be queued or running."""
     job_bytes: int = Field(default=1024**4, ge=0)
-    """Bytes of all its jobs' specs and files together; beyond it no job is taken."""
+    """Total bytes of its jobs' specs and files; beyond it no new job is accepted."""
     keys: int = Field(default=200, ge=0)
-    """API keys that are valid, or were revoked on the same day."""
+    """Number of API keys that are valid or were revoked on the same day."""
     streams: int = Field(default=200, ge=0)
-    """Event streams it may have open in each API process."""
+    """Number of event streams it may have open in each API process."""
 
 
 class Usage(BaseModel):
-    """How much a tenant has."""
+    """How much of its quotas a tenant uses."""
 
     model_config = ConfigDict(frozen=True)
 

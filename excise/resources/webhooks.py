@@ -1,4 +1,4 @@
-"""Webhooks and their deliveries on the wire. A secret appears once, in the answer that made it."""
+"""Webhooks and deliveries on the wire. A secret appears only in the response that created it."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class _Request(BaseModel):
 
 
 class WebhookRequest(_Request):
-    """Where messages go, and about what."""
+    """A new webhook: the URL that messages are posted to, and the events they are about."""
 
     url: WebhookUrl
-    """An https address on the open internet, without user, query and fragment."""
+    """A public https URL, without user, query and fragment."""
     events: Events = Field(default_factory=lambda: list(WebhookEvent))
-    """What it is told of; everything, by default."""
+    """The events it receives; all by default."""
     description: Description = ""
 
 
 class WebhookChange(_Request):
-    """What is to be different about a webhook; what is absent stays."""
+    """Changes to a webhook; absent fields stay as they are."""
 
     url: WebhookUrl | None = None
     events: Events | None = None
@@ -60,14 +60,14 @@ class WebhookView(BaseModel):
     status_reason: str | None
     """Why it is disabled."""
     failing_since: datetime | None
-    """When it last began to fail; null where its latest attempt went well."""
+    """When it last began to fail; null if its latest attempt succeeded."""
     previous_secret_until: datetime | None
-    """Until when messages are signed with the secret before, too."""
+    """Until then, messages are also signed with the previous secret."""
     created_at: datetime
 
 
 class NewWebhookView(WebhookView):
-    """A webhook with a secret that was just made; it is shown this once."""
+    """A webhook with a new secret, which is shown only this once."""
 
     secret: str
 
@@ -85,9 +85,9 @@ class AttemptView(BaseModel):
 
     at: datetime
     status_code: int | None
-    """What the receiver answered; null where it did not."""
+    """Status of the receiver's response; null if there was none."""
     error: str | None
-    """Why it did not count; null where it did."""
+    """Why the attempt failed; null if it succeeded."""
     milliseconds: int
 
 
@@ -98,11 +98,11 @@ class DeliveryView(BaseModel):
     object: Literal["webhook.delivery"] = "webhook.delivery"
     webhook: str
     event: str
-    """Id of the message, in the header `webhook-id`; the same however often it is sent."""
+    """Id of the message, as in the header `webhook-id`; the same for all attempts."""
     type: WebhookEvent
     status: DeliveryStatus
     body: str
-    """What is sent and signed."""
+    """The body that is sent and signed."""
     attempts: list[AttemptView]
     next_attempt_at: datetime | None
     created_at: datetime
