@@ -1,1 +1,1 @@
-"""The command line: every command that needs nothing but the REST API, one module a group."""
+"""The command line: all commands that need only the REST API, one module per group."""

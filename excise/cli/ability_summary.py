@@ -1,4 +1,4 @@
-"""What became of a model's abilities, at the terminal: a sentence, and the worst of each area."""
+"""Summary of abilities at the terminal: a sentence, and the worst ability of each area."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from excise.reports.abilities import AbilityChange, AbilityFigures
 from excise.resources.serving import AbilitiesView
 
 _NAMED = 3
-"""Lost abilities that the sentence names."""
+"""Largest number of lost abilities that the sentence names. Chosen by hand."""
 NONE_ABLE = "The base model can do none of what was asked, so there was nothing to lose."
 
 
 def print_abilities(abilities: list[AbilityChange], console: Console) -> None:
-    """Print the sentence and the table, where abilities were measured."""
+    """Print the sentence and the table, if abilities were measured."""
     if not abilities:
         return
     console.print()
@@ -44,14 +44,14 @@ def describe_abilities(abilities: list[AbilityChange]) -> str:
 
 
 def describe_lost(lost: Sequence[AbilityFigures]) -> str:
-    """Return one sentence that names what is lost, the worst first as given."""
+    """Return one sentence that names the lost abilities, in the given order."""
     named = ", ".join(_tell(one) for one in lost[:_NAMED])
     more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
     return f"Lost: {named}{more}."
 
 
 def describe_kept(abilities: AbilitiesView | None) -> str:
-    """Return what a version's record says, in a line: how many are kept, and which are lost."""
+    """Return one line about a version: how many abilities are kept, and which are lost."""
     if abilities is None:
         return "none on record; the job's report says whether they were measured"
     if not abilities.able:
@@ -66,7 +66,7 @@ def count_kept(abilities: AbilitiesView | None) -> str:
 
 
 def _build_table(abilities: list[AbilityChange]) -> Table:
-    """An area a row, with the ability that is lost or nearest to its limit."""
+    """Return a table with one row per area and its ability that is lost or nearest to its limit."""
     areas: dict[str, list[AbilityChange]] = {}
     for one in abilities:
         areas.setdefault(one.area, []).append(one)

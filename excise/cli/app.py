@@ -1,7 +1,7 @@
-"""The `excise` command: a client of the REST API; other packages bring commands of their own.
+"""The `excise` command: a client of the REST API, to which other packages add commands.
 
-Exit codes: 0 the verdict is "passed" (or the command did what it should), 100 the gates were not
-met, 1 anything else, 130 interrupted.
+Exit codes: 0 if the verdict is "passed" (or the command succeeded), 100 if the gates were not met,
+1 for anything else, 130 if interrupted.
 """
 
 from __future__ import annotations

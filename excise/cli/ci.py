@@ -1,6 +1,6 @@
-"""`excise ci`: what a pipeline does beside `excise gate`. It needs no torch.
+"""`excise ci`: commands for pipelines, besides `excise gate`. They need no torch.
 
-All but `job` read a gate.json of `excise gate` or the report.json of a job.
+All except `job` read a gate.json of `excise gate` or the report.json of a job.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def post(
 ) -> None:
     """Write the comment on the pull request (GitHub) or merge request (GitLab) of this pipeline.
 
-    The one that an earlier run wrote is updated. Where the pipeline is about none, says so. The
-    token comes from GITHUB_TOKEN, or of GitLab from EXCISE_GITLAB_TOKEN.
+    A comment written by an earlier run is updated. If the pipeline has no pull request, the command
+    says so. The token comes from GITHUB_TOKEN, or on GitLab from EXCISE_GITLAB_TOKEN.
     """
     options = _build_options(identifier, link or [], responses)
     body = _render(report, options)
@@ -85,7 +85,7 @@ def post(
 
 @app.command("annotations")
 def print_annotations(report: ReportArgument) -> None:
-    """Print an `::error` line for every unmet gate, as GitHub reads it from a log."""
+    """Print an `::error` line for every unmet gate, which GitHub reads from the log."""
     clean = _keep_secrets()
     for line in list_annotations(_read(report), clean):
         print(line)
@@ -102,13 +102,13 @@ def _render(path: Path, options: CommentOptions) -> str:
 
 
 def _keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
-    """What takes the pipeline's secrets out of a text."""
+    """Return a function that removes the pipeline's secrets from a text."""
     register_secrets(find_secrets(environment))
     return redact
 
 
 def _read(path: Path) -> Report:
-    """The report in a file. Raises `CommandError` and `ReportError`."""
+    """Return the report in a file. Raises `CommandError` and `ReportError`."""
     try:
         return read_report(path.read_bytes())
     except OSError as error:
@@ -116,7 +116,7 @@ def _read(path: Path) -> Report:
 
 
 def _build_options(identifier: str, links: list[str], responses: bool) -> CommentOptions:
-    """The options of a comment. Raises `CommandError`."""
+    """Return the options of a comment. Raises `CommandError`."""
     pairs = []
     for entry in links:
         name, separator, url = entry.partition("=")

@@ -1,6 +1,6 @@
-"""`excise ci job`: a job from its submission to its files, cancelled when the pipeline is.
+"""`excise ci job`: runs a job from submission to files, and cancels it with the pipeline.
 
-The service is one that runs, or is started here for as long as the job takes.
+The service is one that is running, or one that is started here for the duration of the job.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from excise.resources.jobs import JobView
 
 JUNIT_NAME = "excise.xml"
 ID_NAME = "job-id"
-"""Holds the job's id, for whoever has to cancel it after this process was killed."""
+"""File with the job's id, with which it can be cancelled if this process was killed."""
+
 START_SECONDS = 600.0
-"""How long a service that is started here may take until it is ready."""
+"""Time limit for a service started here to become ready. Chosen by hand."""
 
 _LOG_CHARACTERS = 2000
 
@@ -84,8 +85,8 @@ def run_job(
 
 
 def _run_or_cancel(client: Client, body: dict[str, Any], output: Path) -> JobView:
-    """The job once it has ended; interrupted, it is cancelled and the interrupt goes on."""
-    key = uuid4().hex  # submitted again by the same key, it is the same job
+    """Return the job once it has ended; if interrupted, cancel it and re-raise the interrupt."""
+    key = uuid4().hex  # submitting again with the same key gives the same job
     try:
         job = client.create_job(body, idempotency_key=key)
         (output / ID_NAME).write_text(f"{job.id}\n")
@@ -94,13 +95,13 @@ def _run_or_cancel(client: Client, body: dict[str, Any], output: Path) -> JobVie
         return follow_job(client, job, console)
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second one must not stop the cancellation
+            signal.signal(number, signal.SIG_IGN)  # a second signal must not stop the cancellation
         _cancel(client, body, key)
         raise
 
 
 def _cancel(client: Client, body: dict[str, Any], key: str) -> None:
-    """Cancel the job that was submitted by `key`, though its id may not have arrived."""
+    """Cancel the job that was submitted with `key`, even if its id has not arrived."""
     try:
         job = client.create_job(body, idempotency_key=key)
         client.cancel_job(job.id)
@@ -111,7 +112,7 @@ def _cancel(client: Client, body: dict[str, Any], key: str) -> None:
 
 @contextmanager
 def _find_service(url: str, output: Path, *, embedded: bool) -> Iterator[str]:
-    """The address of the service: `url`, or of one that runs within the context."""
+    """Yield the address of the service: `url`, or that of one that runs within the context."""
     if not embedded:
         yield url
         return
@@ -140,7 +141,7 @@ def _find_port() -> int:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    """Return once the service takes jobs. Raises `CommandError` where it never will."""
+    """Return once the service accepts jobs. Raises `CommandError` if it never will."""
     deadline = time.monotonic() + START_SECONDS
     with httpx.Client(trust_env=False, timeout=5) as client:
         while time.monotonic() < deadline:
@@ -157,7 +158,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path)
 
 
 def _make_key() -> str:
-    """A key of the service that runs here. Raises `CommandError`."""
+    """Return a new API key of the service that runs here. Raises `CommandError`."""
     made = subprocess.run(
         [*_PROGRAM, "keys", "create", "--name", "ci"], capture_output=True, text=True, check=False
     )
@@ -167,7 +168,7 @@ def _make_key() -> str:
 
 
 def _treat_termination_as_interrupt() -> None:
-    """Make SIGTERM and SIGHUP end the command as Ctrl-C does, also where SIGINT was ignored."""
+    """Make SIGTERM and SIGHUP end the command like Ctrl-C, even if SIGINT was ignored."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""One comment on a pull request, written once and updated by every later run: GitHub and GitLab."""
+"""A comment on a GitHub pull or GitLab merge request, written once and updated by later runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from excise.outgoing.proxies import goes_past_proxies
 
 PER_PAGE = 100
 MOST_PAGES = 50
-"""5,000 comments; who has more finds a second comment of ours."""
+"""Pages of comments searched for an earlier one of ours: 5,000 comments. In longer threads, a new
+comment is written. Chosen by hand."""
 
 _TIMEOUT = httpx.Timeout(30.0)
 _REPOSITORY = re.compile(r"[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}")
@@ -28,28 +29,31 @@ class GitHubThread:
     """A pull request on GitHub."""
 
     url: str
-    """Of the API."""
+    """URL of the API."""
     headers: Mapping[str, str]
-    """With the token."""
+    """Request headers, with the token."""
     repository: str
     number: str
     author: str
-    """Others may copy our first line; their comments are not ours."""
+    """Author of our comments; others may copy our first line, but theirs are not ours."""
     update: str = "PATCH"
-    """The method that changes a comment."""
+    """HTTP method that updates a comment."""
 
     @property
     def path(self) -> str:
-        """Pull requests are issues there."""
+        """Path of the comments; on GitHub, pull requests are issues."""
         return f"/repos/{self.repository}/issues/{self.number}/comments"
 
     def is_own(self, comment: Mapping[str, Any], client: httpx.Client) -> bool:  # noqa: ARG002
-        """By the name of its author: a workflow's token cannot ask whose it is."""
+        """Return whether a comment is ours, by its author's name.
+
+        (A workflow's token cannot ask for its owner.)
+        """
         user = comment.get("user")
         return isinstance(user, dict) and user.get("login") == self.author
 
     def address(self, comment: Mapping[str, Any]) -> str:
-        """The path of one comment."""
+        """Return the path of one comment."""
         return f"/repos/{self.repository}/issues/comments/{int(comment['id'])}"
 
 
@@ -66,25 +70,25 @@ class GitLabThread:
 
     @property
     def path(self) -> str:
-        """Comments are notes there."""
+        """Path of the comments, which GitLab calls notes."""
         return f"/projects/{self.project}/merge_requests/{self.number}/notes"
 
     def is_own(self, comment: Mapping[str, Any], client: httpx.Client) -> bool:
-        """By the id of its author, which the token's owner has."""
+        """Return whether a comment is ours: whether its author is the token's owner."""
         if self._own_id is None:
             self._own_id = int(_ask(client, "GET", "/user")["id"])
         author = comment.get("author")
         return isinstance(author, dict) and author.get("id") == self._own_id
 
     def address(self, comment: Mapping[str, Any]) -> str:
-        """The path of one note."""
+        """Return the path of one note."""
         return f"{self.path}/{int(comment['id'])}"
 
 
 def find_thread(environment: Mapping[str, str], author: str) -> GitHubThread | GitLabThread | None:
-    """Return the pull or merge request this pipeline is about; None where it is about none.
+    """Return the pull or merge request of this pipeline; None if it has none.
 
-    Raises `CommandError` where the environment is that of no pipeline, or has no token.
+    Raises `CommandError` if the environment is not that of a pipeline or has no token.
     """
     if environment.get("GITHUB_ACTIONS") == "true":
         return _find_on_github(environment, author)
@@ -102,9 +106,9 @@ def post_comment(
     body: str,
     transport: httpx.BaseTransport | None = None,
 ) -> str:
-    """Write `body`, which begins with `marker`, over our earlier comment, or as a new one.
+    """Replace our earlier comment by `body`, which begins with `marker`, or write a new one.
 
-    Returns a line that says which. Raises `CommandError`.
+    Returns a line that says which of the two was done. Raises `CommandError`.
     """
     if transport is None and goes_past_proxies(thread.url):
         transport = httpx.HTTPTransport()
@@ -137,7 +141,7 @@ def _find_on_github(environment: Mapping[str, str], author: str) -> GitHubThread
 
 
 def _read_number(path: str | None) -> str | None:
-    """The pull request's number in the event that started the workflow."""
+    """Return the pull request's number from the event that started the workflow."""
     try:
         event = json.loads(Path(path or "").read_bytes()) if path else {}
     except (OSError, ValueError):
@@ -175,13 +179,13 @@ def _list_comments(client: httpx.Client, path: str) -> Iterator[Mapping[str, Any
 
 
 def _is_marked(comment: Mapping[str, Any], marker: str) -> bool:
-    """Whether the comment's first line is the marker: further down anybody's text may stand."""
+    """Return whether the comment's first line is the marker; later lines may be anyone's text."""
     body = comment.get("body")
     return isinstance(body, str) and body.split("\n", 1)[0].strip() == marker
 
 
 def _ask(client: httpx.Client, method: str, path: str, body: object = None) -> Any:
-    """Return the JSON that the host answers. Raises `CommandError`, which never holds the token."""
+    """Return the host's JSON answer. Raises `CommandError`, which never contains the token."""
     try:
         response = client.request(method, path, json=body)
     except httpx.HTTPError as error:

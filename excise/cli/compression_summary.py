@@ -1,4 +1,4 @@
-"""A compression's report as tables a person understands."""
+"""A compression's report as tables for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from excise.reports.compression import CompressionReport
 
 
 def print_compression(report: CompressionReport, console: Console) -> None:
-    """Verdict first, then perplexity and tasks, and the gates."""
+    """Print the verdict, then perplexity and tasks, and the gates."""
     print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
     print_gates(report.gates, console)
@@ -20,7 +20,7 @@ def print_compression(report: CompressionReport, console: Console) -> None:
 
 
 def _build_numbers(report: CompressionReport) -> Table:
-    """What was measured, before and after."""
+    """Return a table of the figures before and after."""
     table = Table("", "before", "after", "", title="What changed", title_justify="left")
     perplexity = report.perplexity
     change = perplexity.after / perplexity.before - 1 if perplexity.before else 0.0

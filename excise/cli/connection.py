@@ -23,13 +23,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 
 def open_client(url: str, *, is_waiting: bool = False) -> Client:
-    """A client with the key from EXCISE_API_KEY; never from a flag, which others could see."""
+    """Return a client with the key from EXCISE_API_KEY; a flag would be visible to other users."""
     patience = WAITING_PATIENCE_SECONDS if is_waiting else DEFAULT_PATIENCE_SECONDS
     return Client(url, _read_key(), patience_seconds=patience)
 
 
 def _read_key() -> str:
-    """The API key. Raises `CommandError`."""
+    """Return the API key. Raises `CommandError`."""
     key = os.environ.get("EXCISE_API_KEY", "").strip()
     if not key:
         raise CommandError(

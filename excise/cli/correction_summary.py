@@ -1,4 +1,4 @@
-"""A correction's report as tables a person understands."""
+"""A correction's report as tables for people."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from excise.reports.correction import (
 
 _MAX_SAMPLE_CHARACTERS = 420
 _OPEN_KINDS = frozenset({BehaviourKind.REPETITION})
-"""Kinds of behaviour whose texts are printed; others may hold insults, or names that leaked."""
+"""Kinds of behaviour whose texts are printed; others may contain insults or leaked names."""
+
 _OPEN_WORD_KINDS = _OPEN_KINDS | {BehaviourKind.PHRASE}
-"""Kinds whose few left or new words are printed: they lie around those that the job names."""
+"""Kinds whose few remaining or new words are printed; they are near words that the job names."""
 _MEASURES = {
     MeasureName.SHARE: "share of responses",
     MeasureName.ANY_SHARE: "at least one response",
@@ -37,9 +38,9 @@ _MEASURES = {
 
 
 def print_correction(report: CorrectionReport, console: Console, *, samples: int = 2) -> None:
-    """Verdict first, then the numbers, the gates that failed, and a few responses.
+    """Print the verdict, then the figures, the gates that failed, and a few responses.
 
-    Responses are printed of behaviours alone whose texts cannot offend.
+    Responses are printed only for behaviours whose texts cannot offend.
     """
     print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
@@ -61,7 +62,7 @@ def print_correction(report: CorrectionReport, console: Console, *, samples: int
 
 
 def _print_leftovers(found: BehaviourLeftovers, kind: str, console: Console) -> None:
-    """What is left of a behaviour and what came instead, with responses where none may offend."""
+    """Print what is left of a behaviour and what replaced it, with responses if none may offend."""
     console.print()
     if kind not in _OPEN_WORD_KINDS:
         count = len(found.left) + len(found.rose)
@@ -84,7 +85,7 @@ def _print_leftovers(found: BehaviourLeftovers, kind: str, console: Console) -> 
 
 
 def _build_numbers(report: CorrectionReport) -> Table:
-    """What was measured, before and after."""
+    """Return a table of the figures before and after."""
     table = Table("", "before", "after", "", title="What changed", title_justify="left")
     for behaviour in report.behaviours:
         for evaluator in behaviour.evaluators:
@@ -101,7 +102,7 @@ def _build_numbers(report: CorrectionReport) -> Table:
 
 
 def _add_headline(table: Table, behaviour: BehaviourEffect, evaluator: EvaluatorEffect) -> None:
-    """The figure of a behaviour that must improve, by one evaluator."""
+    """Add the figure of a behaviour that must improve, by one evaluator."""
     for measure in evaluator.measures:
         if measure.name == behaviour.headline:
             figure = _MEASURES[measure.name]
@@ -126,7 +127,7 @@ def _add_measure(table: Table, label: str, measure: Measure) -> None:
 
 
 def _add_damage(table: Table, damage: Damage) -> None:
-    """What the correction cost on ordinary text."""
+    """Add the damage to ordinary text."""
     if (perplexity := damage.perplexity) is not None:
         change = perplexity.after / perplexity.before - 1 if perplexity.before else 0.0
         table.add_row(
@@ -140,19 +141,19 @@ def _add_damage(table: Table, damage: Damage) -> None:
 
 
 def _effect_cells(effect: HeldOutEffect) -> tuple[str, str, str]:
-    """Before, after, and the change with its interval."""
+    """Return the cells for before, after, and the change with its interval."""
     interval = f"(95 % interval {effect.ci_low:+.3f} to {effect.ci_high:+.3f})"
     change = f"{effect.after - effect.before:+.3f} {interval}"
     return f"{effect.before:.3f}", f"{effect.after:.3f}", change
 
 
 def _choose_samples(samples: list[Sample], count: int) -> list[Sample]:
-    """A few samples, held-out ones first, in the report's order."""
+    """Return a few samples, held-out ones first, in the report's order."""
     return sorted(samples, key=lambda sample: sample.split is not Split.HELD_OUT)[:count]
 
 
 def _build_samples(samples: list[Sample]) -> Table:
-    """Prompts with the response before and after, side by side."""
+    """Return a table of prompts with the responses before and after, side by side."""
     table = Table(title="Before and after", title_justify="left", show_lines=True, expand=True)
     for name, ratio in (("prompt", 2), ("before", 3), ("after", 3)):
         table.add_column(name, ratio=ratio, overflow="fold")
@@ -166,10 +167,10 @@ def _build_samples(samples: list[Sample]) -> Table:
 
 
 def _list_scores(scores: dict[str, float]) -> str:
-    """The scores in the evaluators' order."""
+    """Return the scores, in the evaluators' order, as text."""
     return f"[{', '.join(f'{score:.2f}' for score in scores.values())}]"
 
 
 def _shorten(text: str) -> str:
-    """One paragraph of bounded length, safe to print."""
+    """Return the text as one paragraph of bounded length, safe to print."""
     return textwrap.shorten(clean(text), _MAX_SAMPLE_CHARACTERS, placeholder=" …")

@@ -1,4 +1,4 @@
-"""The root of the command line: groups from other packages, and how everything ends."""
+"""The root of the command line: command groups from other packages, and exit codes."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ EXTRAS = {"service": "embedded", "workers": "worker"}
 """Package of a command → the extra that installs what it needs."""
 DEBUG_VARIABLE = "EXCISE_DEBUG"
 
-# click's base error, whether typer brings click along or depends on it.
+# click's base error class, whether typer bundles click or depends on it.
 _USAGE_ERROR = typer.BadParameter.__mro__[2]
 
 
 class ExciseGroup(TyperGroup):
-    """Adds the installed packages' commands when they are asked for, and maps endings.
+    """Loads other packages' commands on demand, and maps errors to exit codes.
 
-    Wrong arguments end with 1, not click's 2: 1 is "anything else" to whoever reads exit codes.
-    Nothing ends with a traceback unless EXCISE_DEBUG is set.
+    Wrong arguments end with 1 instead of click's 2, because 1 means "anything else". No command
+    ends with a traceback unless EXCISE_DEBUG is set.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names of our own commands, then of the groups other packages bring."""
+        """Return the names of our own commands, then those of other packages' groups."""
         own = super().list_commands(ctx)
         return [*own, *sorted(name for name in find_groups() if name not in own)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, loaded now if it is another package's."""
+        """Return the command with this name; another package's is loaded now."""
         command = super().get_command(ctx, cmd_name)
         if command is None and (entry_point := find_groups().get(cmd_name)) is not None:
             command = load_group(entry_point)
@@ -70,7 +70,7 @@ class ExciseGroup(TyperGroup):
         complete_var: str | None,
         extra: dict[str, Any],
     ) -> int:
-        """Run a command; its exit code."""
+        """Run a command and return its exit code."""
         configure_console_logging()
         degrade_output()
         try:
@@ -82,31 +82,31 @@ class ExciseGroup(TyperGroup):
             print("interrupted", file=sys.stderr)
             return int(ExitCode.INTERRUPTED)
         except BrokenPipeError:
-            # Whoever read our output has left. Keep the interpreter from complaining about it.
+            # The reader of our output has gone; prevent the interpreter's error about it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return int(ExitCode.ERROR)
-        except Exception as error:  # noqa: BLE001 - the last line: no traceback reaches a user
+        except Exception as error:  # noqa: BLE001 - last resort: no traceback reaches a user
             return _fail_unexpectedly(error)
         return result if isinstance(result, int) else 0
 
 
 def degrade_output() -> None:
-    """Let a terminal that lacks a character show its escape instead of failing the command."""
+    """Print an escape for characters that a terminal cannot show, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def find_groups() -> dict[str, EntryPoint]:
-    """The commands, and groups of them, that installed packages offer, by name."""
+    """Return name → command or group of commands, for all that installed packages register."""
     return {found.name: found for found in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def load_group(entry_point: EntryPoint) -> Any:
-    """What is offered, or a command that says what is missing where it cannot be imported.
+    """Return the entry point's command; if it cannot be imported, one that says what is missing.
 
-    An entry point names a function, or a Typer; one with a single command and no callback gives
-    that command itself.
+    An entry point names a function or a Typer app; an app with a single command and no callback
+    becomes that command.
     """
     try:
         offered = entry_point.load()
@@ -123,7 +123,7 @@ def load_group(entry_point: EntryPoint) -> Any:
 
 
 def describe_missing(error: ImportError, package: str) -> str:
-    """What is not installed, and what installs what the command's `package` needs."""
+    """Return what is not installed, and how to install what the command's `package` needs."""
     missing = f"{error.name!r} is not installed" if error.name else str(error)
     return (
         f"This command needs more than Excise's client: {missing}. "
@@ -132,7 +132,7 @@ def describe_missing(error: ImportError, package: str) -> str:
 
 
 def _build_hint(entry_point: EntryPoint, error: ImportError) -> Any:
-    """A stand-in for the command of that name."""
+    """Return a command in place of one that cannot be imported, which says what is missing."""
     message = describe_missing(error, entry_point.module.partition(".")[0])
     stand_in = typer.Typer(add_completion=False)
 
@@ -153,7 +153,7 @@ def _fail(message: str, param: str | None = None) -> int:
 
 
 def _fail_unexpectedly(error: Exception) -> int:
-    """Report wrong arguments as such, and anything else in one line."""
+    """Report an unexpected error: wrong arguments as such, anything else in one line."""
     if isinstance(error, _USAGE_ERROR):
         usage = cast(Any, error)
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -170,7 +170,7 @@ def _fail_unexpectedly(error: Exception) -> int:
 
 
 def _find_package(error: BaseException) -> str:
-    """The first package along the traceback whose needs are an extra of ours."""
+    """Return the first package in the traceback whose dependencies are one of our extras."""
     frames = (frame.f_globals.get("__name__", "") for frame, _line in walk_tb(error.__traceback__))
     packages = (name.partition(".")[0] for name in frames)
     return next((package for package in packages if package in EXTRAS), "workers")

@@ -1,4 +1,4 @@
-"""`excise examples`, `version`: what this installation brings."""
+"""`excise examples` and `excise version`: content and version of this installation."""
 
 from __future__ import annotations
 

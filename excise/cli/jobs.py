@@ -34,7 +34,7 @@ prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
 
 
 def _file_option(text: str) -> Any:
-    """An option that takes a file which exists."""
+    """Return an option whose value is an existing file."""
     return typer.Option(exists=True, dir_okay=False, readable=True, help=text)
 
 
@@ -183,7 +183,7 @@ def delete_prompt_set(
 
 
 def load_spec(path: Path) -> dict[str, Any]:
-    """The job spec in a file. Raises `CommandError`."""
+    """Return the job spec in a file. Raises `CommandError`."""
     try:
         spec = load_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -204,7 +204,7 @@ def fill_in_prompt_sets(
     reference: Path | None = None,
     perplexity: Path | None = None,
 ) -> None:
-    """Upload the given files and put the ids of their sets where the spec wants them."""
+    """Upload the given files and put the ids of their sets into the spec."""
     if prompts is not None:
         behaviours = spec.get("behaviours")
         if not isinstance(behaviours, list) or not behaviours or type(behaviours[0]) is not dict:
@@ -226,7 +226,7 @@ def fill_in_rows(
     calibration: Path | None,
     tasks: list[str],
 ) -> None:
-    """The same for the files of circuit and compression jobs. Raises `CommandError`."""
+    """Do the same for the files of circuit and compression jobs. Raises `CommandError`."""
     if rows is not None:
         spec["task"] = client.upload_prompt_set(rows, is_rows=True).id
     if calibration is not None:
@@ -249,7 +249,7 @@ def fill_in_rows(
 
 
 def _wait_and_end(client: Client, job: JobView, output: Path | None, as_json: bool) -> None:
-    """Follow the job, fetch its files, show the result, and end with its exit code."""
+    """Follow the job, download its files, show the result, and exit with its code."""
     console = build_console(to_stderr=as_json)
     end_of_job(follow_to_end(client, job, console, output, as_json=as_json))
 
@@ -257,7 +257,7 @@ def _wait_and_end(client: Client, job: JobView, output: Path | None, as_json: bo
 def follow_to_end(
     client: Client, job: JobView, console: Console, output: Path | None, *, as_json: bool
 ) -> JobView:
-    """The job once it has ended, with its files fetched and its result shown."""
+    """Follow the job to its end, download its files and show its result; return the job."""
     try:
         if job.status in OPEN_STATUSES:
             print(f"job {job.id}", file=console.file, flush=True)
@@ -273,14 +273,14 @@ def follow_to_end(
 
 
 def end_of_job(job: JobView) -> NoReturn:
-    """End the command as the job ended; without a verdict, say why there is none."""
+    """Exit with the job's code; if there is no verdict, say why."""
     if exit_code_of(job) is ExitCode.ERROR:
         print_error(explain_end(job), job.error.param if job.error else None)
     end_with(exit_code_of(job))
 
 
 def _show_outcome(client: Client, job: JobView, console: Console, paths: list[Path]) -> None:
-    """The report's summary, where there is one, and where the files are."""
+    """Print the report's summary, if there is a report, and the paths of the files."""
     try:
         print_report(read_report(client.fetch_report(job.id)), console)
     except ApiError as error:
@@ -291,7 +291,7 @@ def _show_outcome(client: Client, job: JobView, console: Console, paths: list[Pa
 
 
 def explain_end(job: JobView) -> str:
-    """Why a job ended without a verdict."""
+    """Return why a job ended without a verdict."""
     if job.status is JobStatus.CANCELLED:
         return f"{job.id} was cancelled."
     if job.error is not None:

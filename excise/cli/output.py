@@ -1,4 +1,4 @@
-"""What the commands print and how they end: exit codes, errors, text that came from elsewhere."""
+"""Output of commands: exit codes, errors, and untrusted text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Page = TypeVar("_Page", JobList, VersionList, WebhookList, DeliveryList)
 
 
 class ExitCode(IntEnum):
-    """How a command ended; the verdict and the exit code never disagree."""
+    """How a command ended; the exit code always agrees with the verdict."""
 
     PASSED = 0
     ERROR = 1
@@ -38,11 +38,11 @@ class ExitCode(IntEnum):
 
 
 class CommandError(UserError):
-    """A command cannot do what it was asked to."""
+    """A command cannot do what it was asked to do."""
 
 
 def build_console(*, to_stderr: bool = False) -> Console:
-    """A console; plain text of a fixed width where nobody sits at a terminal."""
+    """Return a console; without a terminal, it prints plain text of a fixed width."""
     stream = sys.stderr if to_stderr else sys.stdout
     is_terminal = stream.isatty()
     return Console(
@@ -57,19 +57,19 @@ def build_console(*, to_stderr: bool = False) -> Console:
 
 
 def print_error(message: str, param: str | None = None) -> None:
-    """`error: <message> (field: <param>)` on standard error, without any secret."""
+    """Print `error: <message> (field: <param>)` to standard error, with secrets redacted."""
     message = redact(message)
     field = f" (field: {clean(param)})" if param else ""
     print(f"error: {clean(message, keep_lines=True)}{field}", file=sys.stderr, flush=True)
 
 
 def print_line(text: str) -> None:
-    """One message on standard output, at once."""
+    """Print one message to standard output and flush it."""
     print(text, file=sys.stdout, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """Machine output on standard output."""
+    """Print a value as JSON to standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
 
 
@@ -94,7 +94,7 @@ def format_time(moment: datetime | None) -> str:
 
 
 def clean(text: str, *, keep_lines: bool = False) -> str:
-    """`text` without characters that could steer a terminal; model output may hold any."""
+    """Return `text` without terminal control characters, which model output may contain."""
     kept = {"\n"} if keep_lines else set()
     return "".join(
         character
@@ -105,7 +105,7 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
 
 
 def exit_code_of(job: JobView) -> ExitCode:
-    """How a command that waited for `job` ends."""
+    """Return the exit code of a command that waited for `job`."""
     if job.status is JobStatus.SUCCEEDED and job.verdict is Verdict.PASSED:
         return ExitCode.PASSED
     if job.status is JobStatus.REJECTED and job.verdict in {Verdict.REJECTED, Verdict.NO_EFFECT}:
@@ -114,5 +114,5 @@ def exit_code_of(job: JobView) -> ExitCode:
 
 
 def end_with(code: ExitCode) -> NoReturn:
-    """End the command with this code."""
+    """Exit the command with this code."""
     raise typer.Exit(int(code))

@@ -1,4 +1,4 @@
-"""A report of any kind as tables a person understands."""
+"""A report of any kind as tables for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from excise.reports import CircuitReport, CompressionReport, CorrectionReport, G
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Verdict first, then what was measured, and the gates."""
+    """Print the verdict, then the figures and the gates."""
     match report:
         case CorrectionReport():
             print_correction(report, console)

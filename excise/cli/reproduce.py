@@ -1,4 +1,4 @@
-"""`excise reproduce`: the job of a manifest again, and whether it left the same files."""
+"""`excise reproduce`: runs the job of a manifest again and compares the files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _CONTENT_TYPES = {
     PromptSetFormat.ROWS: "application/jsonl",
 }
 _MAX_FILE_BYTES = 8 * 1024 * 1024
-"""The service takes no larger set, so no larger file can be one."""
+"""Larger files are skipped, because the service accepts no larger prompt set."""
 
 
 class NamedSet(BaseModel):
-    """A prompt set as a manifest names it: by its content."""
+    """A prompt set as named in a manifest: by its content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,10 +87,10 @@ def reproduce(
 
 
 def load_manifest(path: Path) -> Manifest:
-    """The manifest in a file. Raises `CommandError`."""
+    """Return the manifest in a file. Raises `CommandError`."""
     try:
         content = path.read_bytes()
-        load_json(content)  # pydantic would let the last of two keys win
+        load_json(content)  # checks for repeated keys, of which pydantic would take the last
         found = Manifest.model_validate_json(content)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
@@ -108,7 +108,7 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def list_sets(value: object) -> list[NamedSet]:
-    """Every prompt set that a manifest's spec names, each once."""
+    """Return the prompt sets that a manifest's spec names, each once."""
     return list(dict.fromkeys(_find_sets(value)))
 
 
@@ -124,7 +124,7 @@ def _find_sets(value: object) -> Iterator[NamedSet]:
 
 
 def _read_set(value: object) -> NamedSet | None:
-    """The set that a value of the spec stands for; None where it stands for something else."""
+    """Return the set that a value of the spec names; None if it names none."""
     try:
         return NamedSet.model_validate(value)
     except ValidationError:
@@ -132,7 +132,7 @@ def _read_set(value: object) -> NamedSet | None:
 
 
 def build_spec(spec: dict[str, Any], ids: dict[NamedSet, str]) -> dict[str, Any]:
-    """The spec with the id of every set; a reproduction is never published."""
+    """Return the spec with sets replaced by their ids and without `publish`."""
 
     def fill_in(value: object) -> object:
         if (named := _read_set(value)) is not None:
@@ -145,16 +145,15 @@ def build_spec(spec: dict[str, Any], ids: dict[NamedSet, str]) -> dict[str, Any]
 
 
 def provide_sets(client: Client, sets: list[NamedSet], folder: Path | None) -> dict[NamedSet, str]:
-    """The ids of the sets on the service, uploaded where they are missing.
+    """Return set → its id on the service; missing sets are uploaded.
 
-    Raises `CommandError` naming every set of which neither the service nor the folder has the
-    content.
+    Raises `CommandError`, naming every set whose content neither the service nor the folder has.
     """
     ids: dict[NamedSet, str] = {}
     for held in client.iter_prompt_sets():
         if len(ids) == len(sets):
             break
-        found = (held.name, held.sha256, held.format)  # the name is in the report too
+        found = (held.name, held.sha256, held.format)  # the name too, as it is in the report
         ids |= {one: held.id for one in sets if (one.name, one.sha256, one.format) == found}
     lacking = [one for one in sets if one not in ids]
     files = _hash_files(folder, {one.sha256 for one in lacking}) if folder and lacking else {}
@@ -171,7 +170,7 @@ def provide_sets(client: Client, sets: list[NamedSet], folder: Path | None) -> d
 
 
 def _hash_files(folder: Path, wanted: set[str]) -> dict[str, Path]:
-    """SHA-256 → file below the folder, of those wanted. Raises `CommandError`."""
+    """Return SHA-256 → file below the folder, for hashes in `wanted`. Raises `CommandError`."""
     found: dict[str, Path] = {}
     try:
         for path in sorted(folder.rglob("*")):
@@ -194,7 +193,7 @@ def _explain_missing(missing: list[NamedSet], folder: Path | None) -> str:
 
 
 def compare_files(client: Client, job: JobView, before: Manifest, console: Console) -> None:
-    """Say of every file of the manifest whether the new job left the same one."""
+    """Print which files of the manifest the new job reproduced exactly."""
     after = _fetch_manifest(client, job)
     names = sorted(before.sha256.keys() | after.sha256.keys())
     differing = [name for name in names if before.sha256.get(name) != after.sha256.get(name)]

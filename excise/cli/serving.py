@@ -1,4 +1,4 @@
-"""`excise publish`, `aliases`, `versions`, `pools`: what is served, and under which name."""
+"""`excise publish`, `aliases`, `versions`, `pools`: serving corrections under names."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def list_pools(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> Non
 
 
 def _report_status(version: VersionView) -> None:
-    """One line for a version that has got further."""
+    """Print one line about a version whose status has changed."""
     print(f"  {version.status}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What reports of every kind show at the terminal: the verdict, and the gates."""
+"""Parts of reports' summaries at the terminal: the verdict and the gates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VERDICT_WORDS = {
 
 
 def print_verdict(verdict: Verdict, reason: str, console: Console) -> None:
-    """The verdict and why."""
+    """Print the verdict and its reason."""
     words, style = _VERDICT_WORDS[verdict]
     console.print()
     console.print(Text(f"Verdict: {words}", style=style))
@@ -28,14 +28,14 @@ def print_verdict(verdict: Verdict, reason: str, console: Console) -> None:
 
 
 def print_gates(gates: list[GateResult], console: Console) -> None:
-    """The gates, where there are any."""
+    """Print the gates, if there are any."""
     if gates:
         console.print()
         console.print(_build_gates(gates, "Gates"))
 
 
 def print_failed_gates(gates: list[GateResult], console: Console) -> None:
-    """How many gates were met, and those that were not."""
+    """Print how many gates were met, and those that were not."""
     if not gates:
         return
     failed = [gate for gate in gates if not gate.is_met]
@@ -46,7 +46,7 @@ def print_failed_gates(gates: list[GateResult], console: Console) -> None:
 
 
 def _build_gates(gates: list[GateResult], heading: str) -> Table:
-    """Each gate with its limit, its value and whether it is met."""
+    """Return a table of gates with limit, value and whether they are met."""
     table = Table("gate", "limit", "value", "", title=heading, title_justify="left")
     for gate in gates:
         outcome = Text("pass", style="green") if gate.is_met else Text("FAIL", style="bold red")

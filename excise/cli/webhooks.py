@@ -1,4 +1,4 @@
-"""`excise webhooks`: who is told of what happens to jobs and versions, and how that went."""
+"""`excise webhooks`: manage the receivers of events of jobs and versions, and deliveries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def create(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a webhook, and print its id and, this once, its secret."""
+    """Create a webhook; print its id and, only now, its secret."""
     with open_client(url) as client:
         made = client.create_webhook(address, event or None, description)
     show(made, as_json, _print_secret)
@@ -79,7 +79,7 @@ def change(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a webhook; what is not named stays."""
+    """Change a webhook; options that are not given stay as they are."""
     wanted = {"url": address, "events": event or None, "description": description, "status": status}
     changes = {name: value for name, value in wanted.items() if value is not None}
     with open_client(url) as client:
@@ -89,7 +89,7 @@ def change(
 
 @app.command("delete")
 def delete(webhook: WebhookArgument, url: UrlOption = DEFAULT_URL) -> None:
-    """Forget a webhook and its deliveries."""
+    """Delete a webhook and its deliveries."""
     with open_client(url) as client:
         client.delete_webhook(webhook)
     print("deleted")
@@ -99,7 +99,7 @@ def delete(webhook: WebhookArgument, url: UrlOption = DEFAULT_URL) -> None:
 def rotate(
     webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Give a webhook a new secret, printed this once; for a day the one before signs as well."""
+    """Give a webhook a new secret, printed only now; for a day, the old one signs as well."""
     with open_client(url) as client:
         show(client.rotate_webhook_secret(webhook), as_json, _print_secret)
 
@@ -108,7 +108,7 @@ def rotate(
 def ping(
     webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Send a message that tells of nothing; `deliveries` shows how it went."""
+    """Send a test message; `deliveries` shows how it went."""
     with open_client(url) as client:
         show(client.ping_webhook(webhook), as_json, _print_id)
 
@@ -121,7 +121,7 @@ def deliveries(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was sent to a webhook and what came of it, newest first."""
+    """List a webhook's deliveries and their results, newest first."""
     with open_client(url) as client:
         page = client.list_deliveries(webhook, after=after, limit=limit)
     show_page(page, as_json, _print_deliveries)
@@ -140,7 +140,7 @@ def retry(
 
 
 def _describe_last(delivery: DeliveryView) -> str:
-    """What came of the last attempt."""
+    """Return the result of the last attempt."""
     if not delivery.attempts:
         return "-"
     last = delivery.attempts[-1]

@@ -175,7 +175,7 @@ class AsyncClient:
         return await self._send(calls.fetch_artifact(job_id, name))
 
     async def download_artifact(self, job_id: str, artifact: ArtifactView, folder: Path) -> Path:
-        """Save a file in `folder`, complete and with the listed hash or not at all; return its path."""
+        """Save a file in `folder`, complete and with the listed hash, or not at all."""
         with placing(artifact, folder) as (partial, path):
             await self._download(calls.build_artifact_path(job_id, artifact.name), partial)
             await asyncio.to_thread(check_hash, partial, artifact)

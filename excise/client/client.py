@@ -178,7 +178,7 @@ class Client:
         return self._send(calls.fetch_artifact(job_id, name))
 
     def download_artifact(self, job_id: str, artifact: ArtifactView, folder: Path) -> Path:
-        """Save a file in `folder`, complete and with the listed hash or not at all; return its path."""
+        """Save a file in `folder`, complete and with the listed hash, or not at all."""
         with placing(artifact, folder) as (partial, path):
             self._download(calls.build_artifact_path(job_id, artifact.name), partial)
             check_hash(partial, artifact)

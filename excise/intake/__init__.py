@@ -1,1 +1,1 @@
-"""Files that others hand in, read strictly: JSON and YAML documents, folders of checkpoints."""
+"""Strict reading of files from users: JSON and YAML documents, prompt sets, checkpoint folders."""

@@ -1,8 +1,8 @@
-"""A checkpoint's folder, looked through once: which files make up the model, and which do not.
+"""A checkpoint's folder: which of its files make up the model, and which do not.
 
-The weights are those that the index names, or `model.safetensors` where there is no index, as
-transformers reads them. Folders often hold the weights again for other programs
-(`consolidated.safetensors`, `original/`, `pytorch_model.bin`): those are no part of the model.
+The weights are the files that the index names, or `model.safetensors` if there is no index, as in
+transformers. Folders often hold the weights a second time for other programs
+(`consolidated.safetensors`, `original/`, `pytorch_model.bin`); these are not part of the model.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ SINGLE_NAME = "model.safetensors"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 ADAPTER_PREFIX = "adapter_"
 SECOND_SET_PREFIX = "consolidated"
-"""How Mistral and Meta call the weights in their own layout."""
+"""Prefix that Mistral and Meta use for the weights in their own layout."""
+
 TEMPLATES_FOLDER = "additional_chat_templates"
-"""The one folder in a checkpoint that transformers reads."""
+"""The only subfolder of a checkpoint that transformers reads."""
 KEPT_SUFFIXES = frozenset(
     {".json", ".txt", ".model", ".jinja", ".tiktoken", ".vocab", ".bpe", ".md", ".rst", ".yaml"}
 )
-"""Configuration, tokenizer, chat template and documentation: what a copy keeps beside weights."""
+"""Suffixes of configuration, tokenizer, chat template and documentation, which copies keep."""
 KEPT_STEMS = frozenset({"license", "licence", "notice", "copying"})
 MAX_INDEX_BYTES = 32 * 1024 * 1024
-"""The index of DeepSeek-V3, with 91,000 tensors, has 9 MB."""
+"""Limit for an index; that of DeepSeek-V3, with 91,000 tensors, has 9 MB."""
+
 MAX_FILES = 10_000
-"""Names in one folder; the largest published checkpoints have under a thousand."""
+"""Limit for files in a folder; the largest published checkpoints have under a thousand."""
 
 _MAX_SHOWN_CHARACTERS = 100
 _ADAPTER_SUFFIXES = frozenset({".json", ".safetensors", ".bin"})
 
 
 class CheckpointFolderError(ValueError):
-    """The folder is no sound checkpoint; the message names the file and the remedy."""
+    """The folder is not a sound checkpoint; the message names the file and the remedy."""
 
 
 class WeightsMissingError(CheckpointFolderError):
@@ -49,18 +51,18 @@ class WeightsMissingError(CheckpointFolderError):
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """The files of a checkpoint folder, each a regular file that may be read."""
+    """The files of a checkpoint folder; each is a regular file that may be read."""
 
     folder: Path
     weights: tuple[Path, ...]
-    """The files that hold the model's tensors, by name."""
+    """The files that hold the model's tensors, sorted by name."""
     others: tuple[Path, ...]
     """Configuration, tokenizer, chat templates, documentation, and the index of the weights."""
     left_out: tuple[str, ...]
-    """What is no part of the model: second copies of the weights, folders, anything else."""
+    """Names that are not part of the model: second copies of the weights, folders, other files."""
 
     def copy(self, target: Path) -> None:
-        """Copy weights and others to the new folder `target`, as files where they were links."""
+        """Copy weights and others to the new folder `target`; links become regular files."""
         target.mkdir()
         for path in (*self.weights, *self.others):
             copied = target / path.relative_to(self.folder)
@@ -71,10 +73,10 @@ class CheckpointFiles:
 def read_checkpoint_folder(folder: Path, roots: Collection[Path] | None = None) -> CheckpointFiles:
     """Return which files of `folder` are the model.
 
-    Links may lead anywhere below `roots`; by default, into the folder itself and, from a snapshot
-    in the hub's cache, to the blobs of its repository. Raises `CheckpointFolderError` on a link
-    that leads elsewhere, a FIFO or the like, files of a PEFT adapter, which would be applied to
-    the weights unasked, and as `list_weight_files` does.
+    Links may point anywhere below `roots`; by default into the folder itself and, for a snapshot
+    in the hub's cache, to the blobs of its repository. Raises `CheckpointFolderError` for a link
+    that points elsewhere, for special files such as FIFOs, for files of a PEFT adapter (which
+    would be applied to the weights unasked), and what `list_weight_files` raises.
     """
     files = _check_files(folder, list_own_roots(folder) if roots is None else roots)
     weights = _choose_weights(folder, {path.name for path in files if path.parent == folder})
@@ -85,23 +87,23 @@ def read_checkpoint_folder(folder: Path, roots: Collection[Path] | None = None) 
 
 
 def list_weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files that are the model's weights, by name.
+    """Return the safetensors files that are the model's weights, sorted by name.
 
-    They are those of the index, else `model.safetensors`, else every other safetensors file that
-    is not known for something else. Raises `WeightsMissingError` without any, and
-    `CheckpointFolderError` on a file that is missing or no regular one, an index that cannot be
-    read or names anything but safetensors files beside it, and both an index and a
-    `model.safetensors` that it does not name.
+    They are the files in the index, or else `model.safetensors`, or else all safetensors files
+    not known to be something else. Raises `WeightsMissingError` if there are none, and
+    `CheckpointFolderError` for a file that is missing or not regular, for an index that cannot be
+    read or names anything but safetensors files next to it, and for a `model.safetensors` that an
+    index does not name.
     """
     names = {entry.name for entry in _scan(folder) if _is_regular(Path(entry.path))}
     return _choose_weights(folder, names)
 
 
 def list_own_roots(folder: Path) -> tuple[Path, ...]:
-    """Return where the links of a checkpoint folder may lead, if nothing else is allowed.
+    """Return the folders into which links of a checkpoint folder may point by default.
 
-    That is the folder itself. The hub's cache keeps `blobs/` beside `snapshots/<commit>/`, whose
-    files are links to them.
+    These are the folder itself and, in the hub's cache, the `blobs/` next to
+    `snapshots/<commit>/`, because files of snapshots are links to blobs.
     """
     if folder.absolute().parent.name == "snapshots":
         return (folder, folder.absolute().parent.parent / "blobs")
@@ -114,7 +116,7 @@ def is_inside(path: Path, roots: Iterable[Path]) -> bool:
 
 
 def _check_files(folder: Path, roots: Collection[Path]) -> list[Path]:
-    """Return every file that is read or copied, by name. Raises `CheckpointFolderError`."""
+    """Return all files that are read or copied, by name. Raises `CheckpointFolderError`."""
     entries = _scan(folder)
     templates = folder / TEMPLATES_FOLDER
     if templates.is_dir():
@@ -135,7 +137,7 @@ def _check_files(folder: Path, roots: Collection[Path]) -> list[Path]:
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """The folder's entries. Raises `CheckpointFolderError` where there are too many."""
+    """Return the folder's entries. Raises `CheckpointFolderError` if there are too many."""
     found: list[os.DirEntry[str]] = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -148,7 +150,7 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_regular(path: Path) -> bool:
-    """Whether `path` is a file, or a link to one, that can be read without waiting."""
+    """Return whether `path` is a regular file or a link to one, so that reading cannot block."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -156,7 +158,7 @@ def _is_regular(path: Path) -> bool:
 
 
 def _refuse_escape(path: Path, roots: Collection[Path]) -> None:
-    """Refuse a link out of the roots, or to nothing."""
+    """Raise for a link that points out of the roots or to nothing."""
     if not path.is_symlink():
         return
     try:
@@ -172,7 +174,7 @@ def _refuse_escape(path: Path, roots: Collection[Path]) -> None:
 
 
 def _refuse_adapter(path: Path) -> None:
-    """Refuse the files of an adapter beside merged weights: peft would apply it again."""
+    """Raise for files of an adapter next to the weights, to which peft would apply it."""
     name = path.name.lower()
     if name.startswith(ADAPTER_PREFIX) and path.suffix.lower() in _ADAPTER_SUFFIXES:
         raise CheckpointFolderError(
@@ -183,7 +185,7 @@ def _refuse_adapter(path: Path) -> None:
 
 
 def _choose_weights(folder: Path, names: Collection[str]) -> tuple[Path, ...]:
-    """The weight files among the folder's regular files `names`."""
+    """Return the weight files among the folder's regular files `names`."""
     if os.path.lexists(folder / INDEX_NAME):
         chosen = _read_index(folder, names)
         if SINGLE_NAME in names and chosen != [SINGLE_NAME]:
@@ -209,14 +211,14 @@ def _choose_weights(folder: Path, names: Collection[str]) -> tuple[Path, ...]:
 
 
 def _may_be_weights(name: str) -> bool:
-    """Whether a file of a folder without an index may hold the model's tensors."""
+    """Return whether a file in a folder without an index may hold the model's tensors."""
     return name.endswith(".safetensors") and not name.startswith(
         (SECOND_SET_PREFIX, ADAPTER_PREFIX, ".")
     )
 
 
 def _read_index(folder: Path, names: Collection[str]) -> list[str]:
-    """The names of the index's files, sorted. Raises `CheckpointFolderError`."""
+    """Return the names of the files in the index, sorted. Raises `CheckpointFolderError`."""
     path = folder / INDEX_NAME
     if INDEX_NAME not in names:
         raise CheckpointFolderError(f"{INDEX_NAME} is no regular file. Save the checkpoint again.")
@@ -246,7 +248,7 @@ def _is_neighbour(name: object) -> bool:
 
 
 def _is_kept(path: Path, folder: Path) -> bool:
-    """Whether a copy of the model keeps a file, if it is not one of the weight files."""
+    """Return whether a copy of the model keeps a file that is not a weight file."""
     if path.parent != folder:
         return path.suffix == ".jinja"
     if path.name.endswith(".index.json"):  # another one lists a second set of weights

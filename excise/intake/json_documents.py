@@ -1,4 +1,4 @@
-"""JSON in which every key counts: none may be given twice."""
+"""JSON in which no key may occur twice in an object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from excise.intake.duplicates import DuplicateKeyError
 
 
 def load_json(content: str | bytes) -> Any:
-    """Return what `content` stands for, as `json.loads` does.
+    """Return the value of `content`, as `json.loads` does.
 
     Raises `DuplicateKeyError`, and what `json.loads` raises: `ValueError` and `RecursionError`.
     """

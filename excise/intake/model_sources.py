@@ -1,4 +1,4 @@
-"""Which checkpoint a job means, and whether its files are of a kind Excise loads. No torch here."""
+"""Finding the checkpoint that a job names, and checking its files, without torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALLOWED_ARCHITECTURES = frozenset(
         "Qwen3MoeForCausalLM",
     }
 )
-"""What the workers have a description of (`workers/families`); a test keeps the two alike."""
+"""The architectures described in `workers/families`; a test keeps the two in agreement."""
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_CONFIG_COUNTS = {
     "num_hidden_layers": 1024,
@@ -46,12 +46,13 @@ MAX_CONFIG_COUNTS = {
     "intermediate_size": 2**20,
     "vocab_size": 2**23,
 }
-"""The largest counts a config.json may give: several times those of the largest published models
-(Llama 3.1 405B: 126 layers, 128 heads, hidden size 16,384, intermediate size 53,248; Qwen3-MoE: 128
-experts; Gemma 3: 262,208 tokens). What they describe is built before the weights are read."""
+"""The largest counts that a config.json may have: several times those of the largest published
+models (Llama 3.1 405B: 126 layers, 128 heads, hidden size 16,384, intermediate size 53,248;
+Qwen3-MoE: 128 experts; Gemma 3: 262,208 tokens). They matter because the model they describe is
+allocated before the weights are read."""
 
 _CONFIGS = frozenset({"config.json", "tokenizer_config.json"})
-"""Where a checkpoint could ask for code of its own to be run."""
+"""Files in which a checkpoint could ask for its own code to be run."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HUB_REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(rf"(?P<repository>{_HUB_REPOSITORY})@(?P<revision>[0-9a-f]{{40}})")
@@ -64,7 +65,7 @@ _FORMS = (
 
 
 class ModelSourceError(UserError, ValueError):
-    """The named checkpoint is unknown, out of bounds or in a format Excise does not load."""
+    """The checkpoint is unknown, out of bounds or in a format that Excise does not load."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, param="model")
@@ -72,10 +73,10 @@ class ModelSourceError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A checkpoint that passed the checks which need no download and no torch."""
+    """A checkpoint that passed all checks which need neither a download nor torch."""
 
     id: str
-    """What the job asked for."""
+    """The model as the job names it."""
     kind: Literal["local", "hub"]
     path: Path | None
     """The resolved folder of a local checkpoint."""
@@ -84,12 +85,12 @@ class ModelSource:
 
     @property
     def repository(self) -> str | None:
-        """`org/name` of a hub checkpoint."""
+        """`org/name` of a hub checkpoint; None for a local one."""
         return self.id.partition("@")[0] if self.kind == "hub" else None
 
 
 def resolve_model_source(model: str, roots: Sequence[Path]) -> ModelSource:
-    """The checkpoint `model` stands for; a local one has its files checked.
+    """Return the checkpoint that `model` names; the files of a local one are checked.
 
     Raises `ModelSourceError`, whose message names the problem, the limit and the remedy.
     """
@@ -106,10 +107,10 @@ def resolve_model_source(model: str, roots: Sequence[Path]) -> ModelSource:
 
 
 def check_checkpoint_folder(folder: Path, roots: Sequence[Path]) -> str:
-    """The architecture of the checkpoint in `folder`, once its files are known to be safe to load.
+    """Check that the checkpoint in `folder` is safe to load; return its architecture.
 
     Raises `ModelSourceError` for a missing or unreadable config.json, custom code, pickled weights,
-    missing safetensors, links that lead outside the roots, files of an adapter, and unknown
+    missing safetensors, links that point outside the roots, files of an adapter, and unknown
     architectures.
     """
     _require_config(folder / "config.json")
@@ -123,7 +124,10 @@ def check_checkpoint_folder(folder: Path, roots: Sequence[Path]) -> str:
 
 
 def list_checkpoints(roots: Sequence[Path]) -> dict[str, Path]:
-    """Checkpoint folders by name: directly under a root, with a config.json; first root wins."""
+    """Return name → folder, for folders with a config.json directly under a root.
+
+    If several roots have the same name, the first root wins.
+    """
     found: dict[str, Path] = {}
     for root in roots:
         if root.is_dir():
@@ -134,7 +138,7 @@ def list_checkpoints(roots: Sequence[Path]) -> dict[str, Path]:
 
 
 def _explain_malformed(model: str) -> str:
-    """Why `model` is in none of the three forms; the input itself is not repeated."""
+    """Return why `model` has none of the three forms, without repeating the input."""
     if _URL.match(model):
         return f"model is a URL; URLs are never loaded. {_FORMS}"
     if "\\" in model or ".." in model.split("/"):
@@ -148,7 +152,7 @@ def _explain_malformed(model: str) -> str:
 
 
 def _find_path(model: str, roots: Sequence[Path]) -> Path:
-    """The folder at the absolute path `model`, inside one of the roots, symlinks resolved."""
+    """Return the folder at the absolute path `model`, resolved, which must be inside a root."""
     if "\0" in model or ".." in model.split("/"):
         raise ModelSourceError(f"model must not contain '..' or NUL. {_FORMS}")
     try:
@@ -164,7 +168,7 @@ def _find_path(model: str, roots: Sequence[Path]) -> Path:
 
 
 def _find_name(name: str, roots: Sequence[Path]) -> Path:
-    """The folder called `name` under the first root that has one."""
+    """Return the folder `name` under the first root that has one."""
     for root in roots:
         folder = root / name
         if folder.is_dir():
@@ -181,7 +185,7 @@ def _find_name(name: str, roots: Sequence[Path]) -> Path:
 
 
 def _require_config(path: Path) -> None:
-    """Refuse a folder without a config.json, which is no checkpoint."""
+    """Raise for a folder without a config.json, which is not a checkpoint."""
     if not path.is_file():
         raise ModelSourceError(
             f"The checkpoint has no {path.name}. Save it with save_pretrained() and try again."
@@ -189,7 +193,7 @@ def _require_config(path: Path) -> None:
 
 
 def _read_folder(folder: Path, roots: Sequence[Path]) -> CheckpointFiles:
-    """The folder's files, all inside the roots."""
+    """Return the folder's files, all of which must be inside the roots."""
     try:
         return read_checkpoint_folder(folder, roots)
     except CheckpointFolderError as error:
@@ -220,7 +224,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def _refuse_custom_code(configs: Mapping[str, dict[str, Any]]) -> None:
-    """Refuse checkpoints that bring their own Python code for the model or the tokenizer."""
+    """Raise for checkpoints with their own Python code for the model or the tokenizer."""
     for name, content in configs.items():
         if content.get("auto_map"):
             raise ModelSourceError(
@@ -230,7 +234,7 @@ def _refuse_custom_code(configs: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _refuse_named_weights(config: Mapping[str, Any]) -> None:
-    """Refuse a config that has transformers load other weights than everything else does."""
+    """Raise for a config that makes transformers load other weights than other programs do."""
     if config.get("transformers_weights") is not None:
         raise ModelSourceError(
             "The checkpoint's config.json names its weights itself (transformers_weights), which "
@@ -240,7 +244,7 @@ def _refuse_named_weights(config: Mapping[str, Any]) -> None:
 
 
 def _refuse_huge_counts(config: Mapping[str, Any]) -> None:
-    """Refuse a config that describes a model beyond anything that exists."""
+    """Raise for a config that describes a model far larger than any that exists."""
     for name, limit in MAX_CONFIG_COUNTS.items():
         count = config.get(name)
         if isinstance(count, int) and count > limit:
@@ -251,7 +255,7 @@ def _refuse_huge_counts(config: Mapping[str, Any]) -> None:
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """Refuse folders with pickled files, which can run code when loaded."""
+    """Raise for folders with pickled files, which can run code when loaded."""
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICKLE_SUFFIXES:
             raise ModelSourceError(
@@ -261,7 +265,7 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def _check_architecture(config: dict[str, Any]) -> str:
-    """The checkpoint's one architecture, if Excise knows it."""
+    """Return the checkpoint's only architecture; raises if Excise does not know it."""
     architectures = config.get("architectures")
     if isinstance(architectures, list) and len(architectures) == 1:
         architecture = architectures[0]

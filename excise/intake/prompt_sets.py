@@ -1,4 +1,4 @@
-"""Turning an uploaded file into prompts or rows. Pure: bytes in, values or a clear error out."""
+"""Parsing uploaded files into prompts or rows; pure functions."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a set: raw text, or a chat the model is to go on with."""
+    """One prompt of a set: raw text, or a chat for the model to continue."""
 
     text: str
-    """Of a chat its messages' contents, joined by line ends."""
+    """The text; for a chat, the contents of its messages joined by line breaks."""
     messages: tuple[Message, ...] = ()
     """Empty for raw text."""
 
 
 def parse_prompts(content: bytes, format: str) -> list[Prompt]:  # noqa: A002 - the API's name
-    """The prompts in `content`, in order: between 1 and `MAX_PROMPTS`, none blank.
+    """Return the prompts in `content`, in order: between 1 and `MAX_PROMPTS`, none blank.
 
-    `format` is `text` (one prompt a line) or `jsonl` (one object a line, with a `prompt` or
-    `text` string, or a list of `messages`). Blank lines are skipped. Raises
-    `PromptSetError` naming the line.
+    `format` is `text` (one prompt per line) or `jsonl` (one object per line, with a `prompt` or
+    `text` string, or a list of `messages`). Blank lines are skipped. Raises `PromptSetError`,
+    naming the line.
     """
     if format == "rows":
         raise _invalid("The set holds rows, not prompts. Upload the file without format=rows.")
@@ -64,10 +64,10 @@ def parse_prompts(content: bytes, format: str) -> list[Prompt]:  # noqa: A002 - 
 
 
 def parse_rows(content: bytes) -> list[str]:
-    """The lines of `content` that hold a row, each one JSON object with at least one field.
+    """Return the lines of `content` that hold a row: a JSON object with at least one field.
 
-    What fields a row needs is for its reader to say; here every one is checked to be storable
-    text. Blank lines are skipped. Raises `PromptSetError` naming the line.
+    Which fields a row needs is checked by whoever reads it; here, all values are checked to be
+    storable. Blank lines are skipped. Raises `PromptSetError`, naming the line.
     """
     rows: list[str] = []
     for number, line in _lines(content):
@@ -90,7 +90,7 @@ def parse_rows(content: bytes) -> list[str]:
 
 
 def _check_row_value(value: object, number: int, depth: int) -> None:
-    """Refuse text that cannot be stored, numbers that are none, and too deep a nesting."""
+    """Raise for text that cannot be stored, numbers that are not finite, and too deep nesting."""
     if depth > MAX_ROW_DEPTH:
         raise _invalid(
             f"The row on line {number} is nested more than {MAX_ROW_DEPTH} deep. Flatten it."
@@ -109,7 +109,7 @@ def _check_row_value(value: object, number: int, depth: int) -> None:
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, str]]:
-    """The non-blank lines with their numbers from 1, without line ends or a byte order mark."""
+    """Yield (number from 1, line) for non-blank lines, without line ends and byte order mark."""
     if b"\0" in content:
         at = content.count(b"\n", 0, content.index(b"\0")) + 1
         raise _invalid(f"Line {at} has a NUL byte. Send plain UTF-8 text, not a binary file.")
@@ -123,7 +123,7 @@ def _lines(content: bytes) -> Iterator[tuple[int, str]]:
 
 
 def _parse_json(line: str, number: int) -> object:
-    """The value one line of JSON stands for."""
+    """Return the value of one line of JSON."""
     try:
         return load_json(line)
     except DuplicateKeyError as error:
@@ -135,7 +135,7 @@ def _parse_json(line: str, number: int) -> object:
 
 
 def _parse_prompt(line: str, number: int) -> Prompt:
-    """The prompt in one line of JSON."""
+    """Return the prompt in one line of JSON."""
     value = _parse_json(line, number)
     fields = value if isinstance(value, dict) else {}
     if "messages" in fields:
@@ -151,7 +151,7 @@ def _parse_prompt(line: str, number: int) -> Prompt:
 
 
 def _parse_messages(value: object, number: int) -> tuple[Message, ...]:
-    """The messages of a chat, the last of them the user's."""
+    """Return the messages of a chat, the last of which must be the user's."""
     rows = value if isinstance(value, list) else []
     if not 1 <= len(rows) <= MAX_MESSAGES:
         raise _invalid(
@@ -180,7 +180,7 @@ def _parse_message(value: object, number: int) -> Message:
 
 
 def _check_prompt(prompt: str, number: int) -> None:
-    """Refuse a prompt that is blank, too long, or not storable as UTF-8 text."""
+    """Raise for a prompt that is blank, too long, or not storable as UTF-8 text."""
     if not prompt.strip():
         raise _invalid(f"The prompt on line {number} is blank. Remove it.")
     _check_storable(prompt, number, "prompt")
@@ -188,7 +188,7 @@ def _check_prompt(prompt: str, number: int) -> None:
 
 
 def _check_storable(text: str, number: int, what: str) -> None:
-    """Refuse text that PostgreSQL cannot hold."""
+    """Raise for text that PostgreSQL cannot store."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise _invalid(f"The {what} on line {number} has half a surrogate pair. Remove it.")
     if "\0" in text:
@@ -196,7 +196,7 @@ def _check_storable(text: str, number: int, what: str) -> None:
 
 
 def _check_size(text: str, number: int, what: str) -> None:
-    """Refuse text over the limit."""
+    """Raise for text over the limit of bytes."""
     size = len(text.encode("utf-8"))
     if size > MAX_PROMPT_BYTES:
         raise _invalid(

@@ -1,4 +1,4 @@
-"""YAML of plain values in which every key counts: none may be given twice in one mapping."""
+"""YAML of plain values in which no key may occur twice in a mapping."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _VALUE = "tag:yaml.org,2002:value"
 
 
 class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml carries no types
-    """The safe loader, but a second key of a mapping does not win over the first.
+    """The safe loader, but a repeated key in a mapping is an error.
 
-    Mappings are looked at as they are written, so a key may still override one that `<<` brings.
+    Mappings are checked as written, so a key may still override one merged by `<<`.
     """
 
     def compose_mapping_node(self, anchor: Any) -> Any:
@@ -25,7 +25,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml carries no t
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                continue  # no key of a dict: constructing it fails
+                continue  # not hashable: constructing it will fail
             key = self._read_key(key_node)
             if key in seen:
                 raise DuplicateKeyError(key_node.value, key_node.start_mark.line + 1)
@@ -33,7 +33,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml carries no t
         return node
 
     def _read_key(self, node: yaml.ScalarNode) -> Hashable:
-        """The key as a dict would hold it: `1` and `0x1` are the same, `1` and `"1"` are not."""
+        """Return the key as a dict holds it: `1` and `0x1` are the same, `1` and `"1"` are not."""
         if node.tag in (_MERGE, _VALUE):
             return str(node.value)
         key: Hashable = self.construct_object(node)
@@ -41,7 +41,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml carries no t
 
 
 def load_yaml(content: str | bytes) -> Any:
-    """Return what `content` stands for, as `yaml.safe_load` does.
+    """Return the value of `content`, as `yaml.safe_load` does.
 
     Raises `DuplicateKeyError`, and what `yaml.safe_load` raises: `yaml.YAMLError`, `ValueError`
     and `RecursionError`.

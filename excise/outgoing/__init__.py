@@ -1,1 +1,1 @@
-"""Requests to addresses that others name: checked once, connected to as checked."""
+"""Requests to addresses given by users: checked once, and connected to exactly as checked."""

@@ -1,4 +1,4 @@
-"""Which addresses may be connected to: names are resolved once, private ranges refused."""
+"""Checking which addresses may be connected to: names are resolved once, private ranges refused."""
 
 from __future__ import annotations
 
@@ -20,56 +20,57 @@ _URL = re.compile(
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-"""All that IANA has given out; site-local, local NAT64 and whatever comes next are outside."""
+"""The global unicast range that IANA assigns; site-local and local NAT64 are outside it, as is any
+range assigned later."""
 _DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # RFC 9637; Python 3.11 takes it for public
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[..., list[Any]]
-"""As `socket.getaddrinfo`."""
+"""A function like `socket.getaddrinfo`."""
 
 
 class OutgoingError(ValueError):
-    """An address that may not be connected to; the message names what is wrong and the remedy."""
+    """The address may not be connected to; the message names the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A URL without user, query and fragment, in parts that no second parser can read otherwise."""
+    """A URL without user, query and fragment, in parts that every parser reads in the same way."""
 
     scheme: str
     host: str
-    """A name or an address, in small letters; of IPv6 without brackets."""
+    """A name or an address in lower case; an IPv6 address without brackets."""
     port: int
     path: str
 
     @property
     def authority(self) -> str:
-        """What the `Host` header says: the port only where it is not the scheme's own."""
+        """The value of the `Host` header, with the port only if it is not the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The URL again."""
+        """The URL, assembled from the parts."""
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
 @dataclass(frozen=True)
 class Destination:
-    """An endpoint together with the one address to connect to for it."""
+    """An endpoint together with the address to connect to."""
 
     endpoint: Endpoint
     address: str
 
     @property
     def url(self) -> str:
-        """The URL with the address in the host's place."""
+        """The URL with the address in place of the host."""
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{self.endpoint.scheme}://{host}:{self.endpoint.port}{self.endpoint.path}"
 
 
 def parse_endpoint(url: str) -> Endpoint:
-    """Return the parts of an http or https URL. Raises `OutgoingError` on anything more."""
+    """Return the parts of an http or https URL. Raises `OutgoingError` if it has other parts."""
     match = _URL.fullmatch(url) if len(url) <= MAX_URL_CHARACTERS else None
     port = int(match["port"] or PORTS[match["scheme"]]) if match else 0
     if match is None or not 0 < port < 2**16:
@@ -86,11 +87,11 @@ def resolve_endpoint(
     allowed_hosts: Collection[str] = (),
     resolve: Resolve = socket.getaddrinfo,
 ) -> Destination:
-    """Return where to connect for `endpoint`; its name is looked up this once.
+    """Return where to connect for `endpoint`; its name is looked up only here.
 
-    `allowed_hosts` are names the operator trusts: `host`, or `host:port` for one port of it. They
-    may be private and may be http; all others must be https, and every address of theirs public.
-    Raises `OutgoingError`.
+    `allowed_hosts` are names that the operator trusts: `host`, or `host:port` for a single port.
+    They may be private and may use http; all others must use https, and all their addresses must
+    be public. Raises `OutgoingError`.
     """
     is_allowed = bool({endpoint.host, f"{endpoint.host}:{endpoint.port}"} & set(allowed_hosts))
     if endpoint.scheme != "https" and not is_allowed:
@@ -109,7 +110,7 @@ def resolve_endpoint(
 
 
 def is_public(address: Address) -> bool:
-    """Return whether `address`, and the IPv4 address it may stand for, is on the open internet."""
+    """Return whether `address`, and any IPv4 address embedded in it, is public."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:

@@ -1,4 +1,4 @@
-"""Posts of JSON to an address that was checked: bounded, signed, tried again, never redirected."""
+"""Posting JSON to a checked address: bounded, signed, retried, never redirected."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class PostError(RuntimeError):
-    """A post that got no usable answer; the message never holds what was sent or answered."""
+    """A post got no usable answer; the message never contains what was sent or received."""
 
 
 class _PassingError(PostError):
-    """One that another attempt may mend."""
+    """A failure after which another attempt may succeed."""
 
 
 class SecretUse(StrEnum):
-    """How a secret proves who posts."""
+    """How a secret authenticates the sender."""
 
     BEARER = "bearer"
-    """It is sent itself: `Authorization: Bearer …`."""
+    """The secret itself is sent: `Authorization: Bearer …`."""
     HMAC = "hmac"
     """It signs time and body: `X-Excise-Signature: t=<seconds>,v1=<hex>`, see `sign`."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A secret of the operator's, for one host."""
+    """The operator's secret for one host."""
 
     secret: str = field(repr=False)
     use: SecretUse = SecretUse.BEARER
@@ -57,7 +57,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Clock:
-    """Time as retries and signatures see it; tests bring their own."""
+    """The clock for retries and signatures; tests use their own."""
 
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
@@ -65,16 +65,16 @@ class Clock:
 
 
 def sign(secret: str, seconds: int, body: bytes) -> str:
-    """Return the signature header of `body` sent at `seconds` since 1970.
+    """Return the signature header of `body`, sent at `seconds` since 1970.
 
-    HMAC-SHA256 over "<seconds>.<body>", so that an old post cannot be sent again as a new one.
+    It is HMAC-SHA256 over "<seconds>.<body>", so that an old post cannot be replayed as a new one.
     """
     digest = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={seconds},v1={digest}"
 
 
 class Poster:
-    """Posts JSON to one destination. A context manager; one connection is kept open."""
+    """Posts JSON to one destination over one connection; a context manager."""
 
     def __init__(
         self,
@@ -84,9 +84,9 @@ class Poster:
         timeout: httpx.Timeout = _TIMEOUT,
         trust: ssl.SSLContext | None = None,
     ) -> None:
-        """Post to `destination` at the address it was checked with, past any proxy.
+        """Post to `destination` at the checked address, without any proxy.
 
-        Certificates are checked against `trust`, or the authorities that httpx knows.
+        Certificates are verified against `trust`, by default httpx's authorities.
         """
         self._destination = destination
         self._credentials = credentials
@@ -94,7 +94,7 @@ class Poster:
         self._client = httpx.AsyncClient(
             timeout=timeout, follow_redirects=False, trust_env=False, verify=trust or True
         )
-        self._runner = asyncio.Runner()  # only a task can be ended wherever it waits
+        self._runner = asyncio.Runner()  # a task can be cancelled wherever it waits
 
     def __enter__(self) -> Poster:
         return self
@@ -106,9 +106,9 @@ class Poster:
     def post(self, body: bytes) -> bytes:
         """Return the answer to `body`, at most `MAX_ANSWER_BYTES`.
 
-        An attempt takes `MAX_SECONDS_PER_ATTEMPT` at most, however slowly its answer comes.
-        Time-outs, broken connections, status 5xx and 429 are tried again, `ATTEMPTS` in all, with
-        pauses that double. Raises `PostError`; a redirect is one.
+        An attempt takes at most `MAX_SECONDS_PER_ATTEMPT`, even if the answer comes slowly.
+        Time-outs, broken connections and status 5xx or 429 are retried, with up to `ATTEMPTS`
+        attempts in total and doubling pauses. Raises `PostError`, also for a redirect.
         """
         for attempt in range(1, ATTEMPTS):
             try:
@@ -122,8 +122,8 @@ class Poster:
             raise PostError(f"{error}, {ATTEMPTS} times in a row") from error
 
     def _post_once(self, body: bytes) -> bytes:
-        """One attempt, ended when its time is up."""
-        self._runner.get_loop()  # raises where it is closed, before there is a coroutine to await
+        """Make one attempt, which ends when its time is up."""
+        self._runner.get_loop()  # raises if closed, before a coroutine exists that must be awaited
         return self._runner.run(self._post_in_time(body))
 
     async def _post_in_time(self, body: bytes) -> bytes:
@@ -142,7 +142,7 @@ class Poster:
                 self._destination.url,
                 content=body,
                 headers=self._build_headers(body),
-                extensions={"sni_hostname": host},  # the certificate is checked for the name
+                extensions={"sni_hostname": host},  # verify the certificate against the name
             ) as response:
                 return await self._read(response)
         except (httpx.TransportError, httpx.StreamError) as error:
@@ -151,9 +151,10 @@ class Poster:
             raise PostError(f"{host} failed: {type(error).__name__}") from error
 
     async def _read(self, response: httpx.Response) -> bytes:
-        """Return the body, as it is on the wire.
+        """Return the body as received.
 
-        Raises `PostError` on any status but 200, on a body that is packed and on too large a one.
+        Raises `PostError` for any status but 200, for a compressed body and for one that is too
+        large.
         """
         host, status = self._destination.endpoint.host, response.status_code
         if status in _TRY_AGAIN:
@@ -176,7 +177,7 @@ class Poster:
             "Host": self._destination.endpoint.authority,
             "Content-Type": "application/json",
             "Accept": "application/json",
-            "Accept-Encoding": "identity",  # nothing that unpacks to gigabytes
+            "Accept-Encoding": "identity",  # compressed bodies could unpack to gigabytes
         }
         if self._credentials is not None:
             secret = self._credentials.secret

@@ -1,8 +1,8 @@
-"""Which requests go past the proxies that the environment names: one rule for all of Excise.
+"""Which requests bypass the proxies that the environment names: one rule for all of Excise.
 
-A proxy named by HTTP_PROXY, HTTPS_PROXY or ALL_PROXY sees whole requests over http, API keys
-included, and cannot know what a private address means here. So hosts that are not on the open
-internet are asked directly, whatever NO_PROXY says.
+A proxy named by HTTP_PROXY, HTTPS_PROXY or ALL_PROXY sees whole http requests including API keys,
+and cannot reach this machine's private addresses. Therefore hosts that are not public are contacted
+directly, whatever NO_PROXY says.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _LOCAL_NAMES = ("localhost", ".localhost")
 
 
 def goes_past_proxies(url: str, resolve: Resolve | None = None) -> bool:
-    """Return whether requests to `url` must not go through a proxy of the environment.
+    """Return whether requests to `url` must bypass the environment's proxies.
 
-    They must not if its host is an address that is not public, or a name with one: loopback,
-    private, link-local or reserved. A name that cannot be looked up here may be known to the
-    proxy. Nothing is looked up where the environment names no proxy.
+    They must if its host is, or has, an address that is not public: loopback, private, link-local
+    or reserved. A name that cannot be looked up here may be known to the proxy, so it goes there.
+    Nothing is looked up if the environment names no proxy.
     """
     try:
         host = urlsplit(url).hostname or ""
-    except ValueError:  # no URL: whoever asks it will say so
+    except ValueError:  # not a URL: the request itself will fail
         return False
     name = host.rstrip(".").lower()
     if name.endswith(_LOCAL_NAMES[1]) or name == _LOCAL_NAMES[0]:

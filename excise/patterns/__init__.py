@@ -1,1 +1,1 @@
-"""Regular expressions that users write: compiled and searched by where they can do no harm."""
+"""Users' regular expressions, compiled and used in a child process where they can do no harm."""

@@ -1,11 +1,11 @@
-"""A process of its own, with little memory and time, that searches texts by one expression.
+"""A child process, with limited memory and time, that searches texts by one expression.
 
-It reads one JSON object from its input: `pattern`, `ignore_case`, `texts`, `memory_bytes`,
-`compile_seconds`, `search_seconds` and `most`. It writes one JSON value a line: true once the
-expression is compiled, or what is wrong with it; then for each text what matches in it, `most`
-matches at most, or null where memory did not suffice. Processor time is the kernel's to watch:
-past its limit the process ends by SIGPROF, and how many lines it wrote says what it was at. This
-file is run by its path, so that the child imports nothing else of Excise.
+It reads one JSON object from standard input: `pattern`, `ignore_case`, `texts`, `memory_bytes`,
+`compile_seconds`, `search_seconds` and `most`. It writes one JSON value per line: first true once
+the expression is compiled, or what is wrong with it; then, for each text, its matches, at most
+`most`, or null if memory did not suffice. The kernel watches the processor time: beyond the limit
+it ends the process with SIGPROF, and the number of lines written shows at which text. This file is
+run by its path, so that the child imports nothing else from Excise.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from itertools import islice
 import regex
 
 INPUT_COPIES = 16
-"""Bytes a byte of input may take: the input, the JSON in it and texts of four bytes a character."""
+"""Bytes of memory allowed per byte of input: for the input, its JSON, and texts with four bytes per
+character."""
 
 
 def main() -> None:
-    """Answer the request on standard input."""
+    """Read the request from standard input and write the answer."""
     raw = sys.stdin.buffer.read()
     request = json.loads(raw)
     _restrain(request["memory_bytes"] + INPUT_COPIES * len(raw))
@@ -50,16 +51,16 @@ def main() -> None:
 
 
 def _restrain(memory_bytes: int) -> None:
-    """Bound the address space, leave no core file, and let SIGPROF end this process."""
+    """Limit the address space, disable core files, and let SIGPROF end this process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(ValueError, OSError):  # macOS knows no such limit; time is bounded there, too
+    with suppress(ValueError, OSError):  # macOS has no such limit, but time is limited there, too
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
 
 
 def _allow(seconds: float) -> None:
-    """End this process once it has used that much more processor time."""
+    """Let the kernel end this process after it has used `seconds` more processor time."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 

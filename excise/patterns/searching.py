@@ -1,9 +1,10 @@
-"""Checks of users' regular expressions, and searches by them, within bounds of memory and time.
+"""Checking users' regular expressions and searching by them, with limits of memory and time.
 
-The package regex repeats what a count stands for while it compiles: `a{10000000}` takes 2.8 GiB,
-and each of twenty nested `+` doubles what is inside it. A search may take memory without end, too:
-`(?R)?a` fills 768 MiB in two seconds. No bound on counts covers all of this, and its own time
-limit covers neither compiling nor memory. So a child of limited memory and time does both.
+The package regex expands counts while it compiles: `a{10000000}` takes 2.8 GiB, and each of twenty
+nested `+` doubles what is inside it. A search may also take unlimited memory: `(?R)?a` fills 768
+MiB in two seconds. Limiting counts does not cover all of this, and the package's own time limit
+covers neither compiling nor memory. Therefore a child process with limited memory and time does
+both.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ from excise.patterns import child
 from excise.specs.common import MAX_PATTERN_CHARACTERS
 
 MAX_MEMORY_BYTES = 256 * 1024 * 1024
-"""Address space of a child: the interpreter takes 40 MiB, an ordinary expression one more."""
+"""Limit of a child's address space. The interpreter takes 40 MiB, an ordinary expression 1 MiB."""
+
 MAX_COMPILE_SECONDS = 1.0
-"""Processor time to compile an expression."""
+"""Limit of processor time to compile an expression. Chosen by hand."""
+
 MAX_SEARCH_SECONDS = 1.0
-"""Processor time to search one text."""
+"""Limit of processor time to search one text. Chosen by hand."""
 
 MAX_MATCHES = 16
-"""Matches of one text that are returned: what a response says, it says in fewer."""
+"""Largest number of matches returned per text. Chosen by hand."""
 
 _MAX_SECONDS = 60.0
-"""A child that waits for a processor this much longer than it may compute is given up."""
+"""A child is given up if it takes this much longer than its limits of processor time allow."""
 _ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE")
-"""What an interpreter needs in order to find its packages; no secret of ours is among it."""
+"""Variables that an interpreter needs to find its packages; none of them holds a secret."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ class Expression:
 
 
 class PatternError(ValueError):
-    """An expression cannot be used; the message goes on after the name of its field."""
+    """The expression cannot be used; the message continues after the name of its field."""
 
 
 class SearchError(RuntimeError):
-    """A search took more than it may; `position` is the text's, `what` is "1 s" or "256 MiB"."""
+    """A search exceeded a limit; `position` is that of the text, `what` is "1 s" or "256 MiB"."""
 
     def __init__(self, position: int, what: str) -> None:
         super().__init__(f"a search takes more than {what} on text {position}")
@@ -79,12 +82,11 @@ def check_expression(expression: Expression) -> None:
 def find_matches(
     expression: Expression, texts: Sequence[str], search_seconds: float = MAX_SEARCH_SECONDS
 ) -> list[list[str]]:
-    """Return what matches in each of `texts`, at `search_seconds` of processor time each.
+    """Return the matches in each of `texts`, with at most `search_seconds` processor time per text.
 
-    In order and without overlaps, `MAX_MATCHES` of a text at most; nothing where nothing does.
-
-    Raises `PatternError` where the expression is none or costs too much to compile, `SearchError`
-    where a search does, `BusyError` where the machine does not get to it.
+    Matches are in order, do not overlap, and are at most `MAX_MATCHES` per text. Raises
+    `PatternError` if the expression is invalid or takes too much to compile, `SearchError` if a
+    search takes too much, and `BusyError` if the machine is too busy.
     """
     if len(expression.pattern) > MAX_PATTERN_CHARACTERS:
         raise PatternError(f"is longer than {MAX_PATTERN_CHARACTERS} characters. Shorten it.")
@@ -109,7 +111,7 @@ _MEMORY = f"{MAX_MEMORY_BYTES / 2**20:g} MiB"
 def _run_child(
     expression: Expression, texts: Sequence[str], search_seconds: float
 ) -> list[bool | str | list[str] | None]:
-    """The lines a child wrote, at least one: it may have ended in the middle of its work."""
+    """Return the lines that a child wrote, at least one; it may have ended before it was done."""
     request = {
         "pattern": expression.pattern,
         "ignore_case": expression.ignore_case,
@@ -132,6 +134,6 @@ def _run_child(
         )
     except subprocess.TimeoutExpired:
         raise BusyError(f"a search was not done within {patience:.0f} s") from None
-    if done.returncode > 0:  # an exception of the child's own: never a matter of the expression
+    if done.returncode > 0:  # an exception in the child, never due to the expression
         raise RuntimeError(f"the child that searches failed: {done.stderr.decode()[-500:]}")
     return [json.loads(line) for line in done.stdout.splitlines()] or [None]
