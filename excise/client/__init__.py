@@ -1,4 +1,4 @@
-"""The HTTP client of the REST API: `Client`, and `AsyncClient` with the same methods as coroutines."""
+"""The HTTP client of the REST API: `Client`, and `AsyncClient` with the same methods to await."""
 
 from excise.client.async_client import AsyncClient
 from excise.client.calls import build_set_name
