@@ -1,4 +1,4 @@
-"""Running float32 sums of relevance per component, each on its module's device."""
+"""Running sums of relevance per component, in float32, each on its module's device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.attribution.sums import Combination, RelevanceSums
 
 
 class NonFiniteRelevanceError(ArithmeticError):
-    """Relevance became NaN or infinite; use float32, or look at the named samples."""
+    """Relevance is NaN or infinite; use float32, or inspect the samples named."""
 
 
 class CountedBatch(Protocol):
@@ -30,10 +30,10 @@ class CountedBatch(Protocol):
 
 
 class Accumulator:
-    """Sums per module and statistic, and a record of those the current batch already updated.
+    """Sums per module and statistic, and a record of those that the current batch has updated.
 
-    A batch that runs out of memory half-way has updated some of the sums. It is repeated in
-    halves, which skip the sums it did update, so that every token counts once.
+    A batch that runs out of memory halfway has updated some of the sums. It is repeated in halves,
+    which skip these sums, so that every token counts exactly once.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Accumulator:
         self._witnesses: list[tuple[str, torch.Tensor]] = []
 
     def list_keys(self) -> list[Hashable]:
-        """Return what `folded` may hold: every sum of linear modules."""
+        """Return all keys that `folded` can contain: one for every sum of linear modules."""
         return [(Site(name), statistic) for statistic, own in self.totals.items() for name in own]
 
     def begin(self, skipped: AbstractSet[Hashable]) -> None:
-        """Start a batch, or a part of one that already updated the `skipped` sums."""
+        """Start a batch, or part of one that has already been added to the `skipped` sums."""
         self.folded = set()
         self._skipped = skipped
         self._witnesses = []
@@ -84,11 +84,14 @@ class Accumulator:
             self.folded.add(key)
 
     def witness(self, site: Site, value: torch.Tensor) -> None:
-        """Keep a scalar `()` that is finite only if all relevance of the batch at the site is."""
+        """Keep a scalar `()` that is finite only if all of the batch's relevance at the site is."""
         self._witnesses.append((site.module, value))
 
     def end(self, batch: CountedBatch) -> None:
-        """Count the finished batch. Raises `NonFiniteRelevanceError`, naming module and samples."""
+        """Count the tokens of a finished batch.
+
+        Raises `NonFiniteRelevanceError`, naming module and samples.
+        """
         for name, value in self._witnesses:
             if not bool(torch.isfinite(value)):
                 raise NonFiniteRelevanceError(
@@ -99,7 +102,7 @@ class Accumulator:
         self.samples += len(batch.sample_indices)
 
     def result(self, combination: Combination = Combination.TOKEN_MEAN) -> RelevanceSums:
-        """Return the sums themselves, not a copy.
+        """Return the sums themselves, without copying them.
 
         Raises `NonFiniteRelevanceError` if a sum of finite values overflowed.
         """

@@ -1,4 +1,4 @@
-"""What is asked of one attribution, and how the samples are passed through the model for it."""
+"""The settings of one attribution, and of the passes of samples through the model."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from workers.domain import Selection
 from workers.progress import Advance, ignore
 
 BATCH_TOKENS = 1024
-"""Padded tokens per batch; activations of one batch are what attribution holds in memory."""
+"""Padded tokens per batch on a GPU; attribution holds the activations of one batch in memory.
+Chosen by hand."""
 
 CPU_BATCH_TOKENS = 256
-"""The same on the CPU: 512 were no faster beyond the noise of a busy machine, and with 1,024 the
-activations of all layers of SmolLM2 are nearly twice its weights (benchmarks/RESULTS.md)."""
+"""Padded tokens per batch on the CPU. Batches of 512 were not measurably faster, and with 1,024 the
+activations of all layers of SmolLM2 take nearly twice as much memory as its weights
+(benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What is computed: relevance by which attributor, of which components, for what."""
+    """What to compute: the attributor, the granularity of components, and the target explained."""
 
     attributor: Attributor
     granularity: Granularity
     target: Target | TokenMass
-    """Matters to the gradient attributors only."""
+    """The output that is explained; used by gradient attributors only."""
     statistics: frozenset[Statistic] | None = None
-    """What is summed over tokens; None means all three for neurons and heads, and the mean
-    alone for weights: each further one is as large as the model and costs a matrix product a
-    batch."""
+    """Statistics to sum over tokens. None means all three for neurons and heads, but only the mean
+    for single weights, where each further one is as large as the model and costs a matrix product
+    per batch."""
     seed: int = 0
-    """Drives what is drawn: random relevance, and the tokens of a sampled target. A token's draw
-    depends on its sample's index among those of all shards, so sharding does not change it."""
+    """Seed of random relevance and of sampled targets. A token's draw depends on the index of its
+    sample among those of all shards, so that sharding does not change it."""
     places: Selection | None = None
-    """Of single weights, those that are asked about, answered in this order; None means all."""
+    """For single weights, those to compute relevance of, in this order; None means all."""
 
     @property
     def kept_statistics(self) -> frozenset[Statistic]:
-        """What is summed over tokens."""
+        """The statistics that are summed over tokens."""
         if self.statistics:
             return self.statistics
         is_weight = self.granularity is Granularity.WEIGHT
@@ -49,7 +51,7 @@ class Attribution:
 
 
 def choose_batch_tokens(asked: int | None, device: torch.device) -> int:
-    """Return how many padded tokens a batch has on a device, where nobody asked for a number."""
+    """Return the padded tokens per batch: `asked`, or the default for the device if it is None."""
     if asked is not None:
         return asked
     return CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS
@@ -57,16 +59,16 @@ def choose_batch_tokens(asked: int | None, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Pass:
-    """How samples are passed through the model: in what batches, and who hears of it."""
+    """How samples are passed through the model: the size of batches, and callbacks."""
 
     batch_tokens: int | None = None
-    """Padded tokens per batch; None: as many as `choose_batch_tokens` says."""
+    """Padded tokens per batch; None means the default of `choose_batch_tokens`."""
     first_index: int = 0
-    """Index of the first sample here among those of all shards."""
+    """Index of this shard's first sample among those of all shards."""
     advance: Advance = ignore
-    """Called with the number of samples of every finished batch."""
+    """Called with the number of samples in each finished batch."""
     on_halved: OnHalved = log_halved
-    """Called with samples and padded tokens of a batch that ran out of memory."""
+    """Called with the numbers of samples and padded tokens of a batch that ran out of memory."""
 
 
 DEFAULT_PASS = Pass()

@@ -1,4 +1,4 @@
-"""Every attributor behind one call: the relevance of components over some samples."""
+"""All attributors behind one call, which computes the relevance of components over samples."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def compute_relevance(
 ) -> Relevance:
     """Return the relevance of every component over the tokens of `samples`.
 
-    Raises as `sum_relevance` does. Also raises `ValueError` if the attributor needs samples and
-    there are none.
+    Raises what `sum_relevance` does, and `ValueError` if the attributor needs samples and there
+    are none.
     """
     return finish(sum_relevance(loaded, asked, samples, run), in_place=True)
 
@@ -50,10 +50,10 @@ def sum_relevance(
     samples: Sequence[TokenSequence],
     run: Pass = DEFAULT_PASS,
 ) -> RelevanceSums:
-    """Return sums of relevance over the tokens of `samples`, to be merged with other shards'.
+    """Return sums of relevance over the tokens of one shard's `samples`, to merge with others.
 
     Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`, and
-    `ValueError` for samples that make no batch.
+    `ValueError` for samples from which no batch can be made.
     """
     check_granularity(loaded.family, asked.granularity)
     if not asked.attributor.reads_samples:

@@ -1,7 +1,7 @@
-"""Which rule goes where in a model, put on one instance by hooks and undone on exit.
+"""Composites: which LRP rule applies where in a model, by hooks on one instance, undone on exit.
 
-No class, registry or attention function is touched: two models in one process can be
-attributed with different rules at the same time.
+No class, registry or attention function is changed, so two models in one process can be attributed
+with different rules at the same time.
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ from workers.models.loaded import LoadedModel
 
 @dataclass(frozen=True)
 class Composite:
-    """The gradient factors and rules of one attribution method.
+    """The rules and gradient factors of one attribution method.
 
-    Factors multiply the gradient at the output of the query, key and value projections.
-    What lies between a projection and the attention product (rotary embedding, repetition
-    for grouped queries) is linear, so scaling there equals scaling at the product.
+    The factors of queries, keys and values multiply the gradient at the output of their
+    projections. Everything between a projection and the attention product (rotary embedding,
+    repetition for grouped queries) is linear, so this equals scaling at the product itself.
     """
 
     name: str
     norm_identity: bool
     activation_identity: bool
     product_factor: float
-    """At the MLP's product of gate and up projection."""
+    """Factor at the MLP's product of gate and up projection."""
     query_factor: float
     key_factor: float
     value_factor: float
     routed_factor: float
-    """At the product of an expert's output with its routing weight, for both."""
+    """Factor at the product of an expert's output and its routing weight, for both."""
     router_factor: float
-    """At the routing weights, on top of `routed_factor`."""
+    """Additional factor at the routing weights, multiplied with `routed_factor`."""
 
 
 ATTN_LRP = Composite("attnlrp", True, True, 0.5, 0.25, 0.25, 0.5, 0.5, 1.0)
-"""AttnLRP (arXiv 2402.05602): uniform rule for both attention products, Taylor for softmax."""
+"""AttnLRP (arXiv 2402.05602): uniform rule for both attention products, Taylor rule for softmax."""
 
 CP_LRP = Composite("cp_lrp", True, True, 0.5, 0.0, 0.0, 1.0, 1.0, 0.0)
-"""CP-LRP: attention and routing weights are constants, so relevance is conserved exactly."""
+"""CP-LRP: attention and routing weights are held constant, so relevance is conserved exactly."""
 
 GRADIENT = Composite("gradient_x_input", False, False, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 """Plain gradient × input."""
@@ -75,10 +75,10 @@ _Hook = Callable[..., Any]
 
 @contextmanager
 def attribution_rules(loaded: LoadedModel, composite: Composite) -> Iterator[None]:
-    """Within the context, backward passes through this `model` follow `composite`.
+    """Within the context, backward passes through this model follow `composite`.
 
-    Parameters receive no gradient inside; their `requires_grad` flags, `.grad` and each
-    module's training mode are as before on exit, whatever happened.
+    Parameters receive no gradient inside. On exit, their `requires_grad` flags, their `.grad` and
+    each module's training mode are as before, even if the body raises.
     """
     flags = [(parameter, parameter.requires_grad) for parameter in loaded.model.parameters()]
     try:
@@ -140,7 +140,7 @@ def _fused_factors(
     heads: int,
     head_dim: int,
 ) -> torch.Tensor:
-    """Return the factor of every output feature of a fused projection, `(feature,)`."""
+    """Return the factor of each output feature of a fused projection, `(feature,)`."""
     weight = linear_weight(projection)
     features = weight.numel() // count_features(projection)
     factors = weight.new_tensor(wanted)
@@ -174,7 +174,7 @@ def _enter_expert_rules(seams: ExitStack, loaded: LoadedModel, composite: Compos
 
 def _norm_hook(norm: Norm) -> _Hook:
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
-        inputs = args[0].to(output.device)  # of a model on several devices they may differ
+        inputs = args[0].to(output.device)  # may differ if the model is on several devices
         weight, epsilon = module.weight, float(getattr(module, norm.epsilon))
         assert weight is None or isinstance(weight, torch.Tensor)
         if norm.is_centred:

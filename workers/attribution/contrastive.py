@@ -1,4 +1,4 @@
-"""What a correction asks of attribution: which samples are explained how, and the answers."""
+"""Contrastive relevance for a correction: which samples are explained how, and the results."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Side(StrEnum):
     """One half of a contrast, or a part of the general half."""
 
     GENERAL = "general"
-    """General text by the job's own attributor: relevance of the top logits."""
+    """General text, by the job's attributor: relevance of the top logits."""
     LOSS = "loss"
-    """General text: how its negative log-likelihood changes when a component is removed."""
+    """General text: change of its negative log-likelihood when a component is removed."""
     DIVERGENCE = "divergence"
-    """General text: how far the next-token distribution moves when a component is removed."""
+    """General text: divergence of the next-token distribution when a component is removed."""
     UNDESIRED = "undesired"
-    """A behaviour's undesired responses, by the job's own attributor."""
+    """A behaviour's undesired responses, by the job's attributor."""
     CLEAN = "clean"
-    """Clean responses to the same prompts, by the job's own attributor."""
+    """Clean responses to the same prompts, by the job's attributor."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One attribution: its samples' side, attributor, target, and the statistics needed."""
+    """One attribution: the side of its samples, the attributor, the target and the statistics."""
 
     side: Side
     attributor: Attributor
@@ -55,20 +55,20 @@ class Question:
 
     @property
     def is_general(self) -> bool:
-        """Whether its samples are general text."""
+        """Whether the samples are general text."""
         return self.side not in (Side.UNDESIRED, Side.CLEAN)
 
 
 @dataclass(frozen=True)
 class BehaviourRelevance:
-    """Mean relevance of every component for one behaviour: module → tensor."""
+    """Mean relevance of every component for one behaviour, module → tensor."""
 
     undesired: Mapping[str, torch.Tensor]
     clean: Mapping[str, torch.Tensor]
     """The same for clean responses to the same prompts; empty if there are none."""
 
     def compute_benefit(self, undesired: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return `undesired` relevance minus that of clean responses, as new tensors."""
+        """Return `undesired` relevance minus that for clean responses, as new tensors."""
         if not self.clean:
             return {name: values.clone() for name, values in undesired.items()}
         return {name: values - self.clean[name] for name, values in undesired.items()}
@@ -76,26 +76,26 @@ class BehaviourRelevance:
 
 @dataclass(frozen=True)
 class ContrastiveRelevance:
-    """Relevance of the same components on general text and for each behaviour."""
+    """Relevance of the same components for general text and for each behaviour."""
 
     general: Relevance | GeneralCost
-    """The predicted cost of a removal where that was asked for, else the relevance that the job's
-    own attributor gives."""
+    """The predicted cost of removing each component, or, if that is not used, its relevance by the
+    job's attributor."""
     behaviours: tuple[BehaviourRelevance, ...]
     shortlist: Shortlist | None = None
-    """Where only some components were kept, which they are: every value is `(kept,)` then, in the
-    order of their indices."""
+    """The components that were kept, if not all were. All values are then `(kept,)`, in the order
+    of the indices."""
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules that there is relevance of."""
+        """The modules that have relevance."""
         general = self.general
         return tuple(general.first_order if isinstance(general, GeneralCost) else general.mean)
 
     def take(self, places: Mapping[str, slice | torch.Tensor]) -> ContrastiveRelevance:
         """Return the relevance at some places of some modules, each `(place,)`.
 
-        A place counts the entries of a module's values. Slices are views.
+        A place is an index into a module's flattened values. For slices, the result is a view.
         """
 
         def take(values: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -109,7 +109,7 @@ def merge_relevance(
     parts: Sequence[ContrastiveRelevance],
     merge: Callable[[Sequence[Mapping[str, torch.Tensor]]], dict[str, torch.Tensor]],
 ) -> ContrastiveRelevance:
-    """Return the parts as one: `merge` makes each mapping of it from that of every part.
+    """Return the parts merged: `merge` combines the corresponding mappings of all parts.
 
     Counts of tokens and samples are those of the first part.
     """
@@ -130,12 +130,11 @@ def merge_relevance(
 def list_general_questions(
     attributor: Attributor, *, predicts_damage: bool
 ) -> tuple[Question, ...]:
-    """Return the questions to ask of general text.
+    """Return the attributions needed for general text.
 
-    With `predicts_damage` they use the true gradient × input, whatever the attributor, and give
-    the first two orders of what removing a component costs (Optimal Brain Damage, LeCun 1989).
-    Otherwise there is one question, the attributor's own relevance of the top logit, as in the
-    paper.
+    With `predicts_damage` they use the true gradient × input, for any attributor, and give the
+    cost of removing each component to first and second order (Optimal Brain Damage, LeCun 1989).
+    Otherwise there is one, the attributor's relevance of the top logit, as in the paper.
     """
     mean, square = frozenset({Statistic.MEAN}), frozenset({Statistic.MEAN_SQUARE})
     if not predicts_damage:
@@ -149,7 +148,7 @@ def list_general_questions(
 
 
 def ask_responses(attributor: Attributor, side: Side, mass: TokenMass | None = None) -> Question:
-    """Return the question to ask of a behaviour's responses, undesired or clean.
+    """Return the attribution needed for a behaviour's responses, undesired or clean.
 
     With `mass` it explains, at every position, the probability of the tokens that make responses
     undesired; otherwise the lead of each emitted token over the runner-up.
@@ -166,14 +165,14 @@ def sum_answer(
     seed: int,
     run: Pass = DEFAULT_PASS,
 ) -> RelevanceSums:
-    """Return the sums over `samples` that answer the question. Raises as `sum_relevance` does."""
+    """Return the sums over `samples` for the question. Raises what `sum_relevance` does."""
     return sum_relevance(loaded, ask(question, granularity, seed), samples, run)
 
 
 def ask(
     question: Question, granularity: Granularity, seed: int, places: Selection | None = None
 ) -> Attribution:
-    """Return what an attributor is asked; of single weights, at some `places` where given."""
+    """Return the attribution for a question; for single weights, only at `places` if given."""
     return Attribution(
         question.attributor,
         granularity,
@@ -186,7 +185,7 @@ def ask(
 
 
 def combine_general(answers: Mapping[Side, Relevance]) -> Relevance | GeneralCost:
-    """Return what the answers to `list_general_questions` say of general text."""
+    """Return relevance or cost on general text, from the answers to `list_general_questions`."""
     if Side.GENERAL in answers:
         return answers[Side.GENERAL]
     loss, divergence = answers[Side.LOSS], answers[Side.DIVERGENCE]
@@ -199,7 +198,7 @@ def combine_general(answers: Mapping[Side, Relevance]) -> Relevance | GeneralCos
 
 
 def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) -> bytes:
-    """Return the relevance as safetensors bytes; counts are stored as tensors."""
+    """Return the relevance as safetensors bytes, with counts stored as tensors."""
     tensors: dict[str, torch.Tensor] = {}
     for granularity, relevance in relevances.items():
         general = relevance.general
@@ -220,7 +219,7 @@ def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) 
 
 
 def _store_shortlist(granularity: Granularity, shortlist: Shortlist) -> dict[str, torch.Tensor]:
-    """Return the tensors of a shortlist, its indices in the narrower type that holds them."""
+    """Return the tensors of a shortlist, with indices in the narrowest dtype that holds them."""
     figures = torch.tensor([shortlist.floor, *shortlist.scales], dtype=torch.float64)
     stored = {_key(granularity, _FIGURES): figures}
     for name, indices in shortlist.components.indices.items():
@@ -245,10 +244,10 @@ def _parse_shortlist(
 def _find_stored(
     general: Relevance | GeneralCost, statistic: Statistic
 ) -> Mapping[str, torch.Tensor]:
-    """Return what is stored under a statistic's name.
+    """Return the mapping that is stored under a statistic's name.
 
-    A cost is stored as the means of its two questions: the loss's mean, the divergence's mean
-    square.
+    A cost is stored as the statistics of its two questions: the loss's mean and the divergence's
+    mean square.
     """
     if isinstance(general, Relevance):
         values: Mapping[str, torch.Tensor] = getattr(general, statistic.value)
@@ -260,7 +259,7 @@ def _find_stored(
 def parse_relevance(
     data: bytes, modules: Mapping[Granularity, Sequence[str]]
 ) -> dict[Granularity, ContrastiveRelevance]:
-    """Return what `serialise_relevance` stored, with each granularity's modules in that order."""
+    """Return what `serialise_relevance` stored, with modules in the order of `modules`."""
     tensors = load_safetensors(data)
     return {
         granularity: _parse_contrast(tensors, granularity, names)

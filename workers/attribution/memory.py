@@ -1,4 +1,4 @@
-"""Batches that do not fit: halved and repeated, said aloud, with every token counted once."""
+"""Batches that do not fit in memory: halved and repeated, with every token counted once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from workers.models.memory import is_out_of_memory
 logger = logging.getLogger(__name__)
 
 OnHalved = Callable[[int, int], None]
-"""Called with samples and padded tokens of a batch that ran out of memory."""
+"""Called with the numbers of samples and padded tokens of a batch that ran out of memory."""
 
 
 class Halvable(Protocol):
-    """A batch of samples that can be run in two parts instead."""
+    """A batch of samples that can be split into two."""
 
     @property
     def sample_indices(self) -> tuple[int, ...]:
@@ -38,44 +38,44 @@ _Seen = TypeVar("_Seen", bound=Halvable, contravariant=True)
 
 
 class Results(Protocol[_Seen]):
-    """What batches add to."""
+    """The results to which batches are added."""
 
     @property
     def folded(self) -> AbstractSet[Hashable]:
-        """What a batch that failed has reached already, to be skipped when it is repeated."""
+        """Keys of the results that the current batch has updated, to skip if it is repeated."""
 
     def begin(self, skipped: AbstractSet[Hashable]) -> None:
-        """Start a batch."""
+        """Start a batch, or part of one that has already been added to `skipped`."""
 
     def end(self, batch: _Seen) -> None:
-        """Finish it."""
+        """Finish a batch."""
 
 
 class Overwritten:
-    """Results that a repeated batch simply writes again: nothing need be skipped."""
+    """Results that a repeated batch simply overwrites, so that nothing must be skipped."""
 
     folded: AbstractSet[Hashable] = frozenset()
 
     def begin(self, skipped: AbstractSet[Hashable]) -> None:
-        """Start a batch."""
+        """Start a batch; nothing to do."""
 
     def end(self, batch: Halvable) -> None:
-        """Finish it."""
+        """Finish a batch; nothing to do."""
 
 
 class SampleTooLargeError(MemoryError):
-    """One sample alone does not fit into memory; shorten it, or use a larger device."""
+    """A single sample does not fit in memory; shorten it or use a larger device."""
 
 
 def log_halved(samples: int, tokens: int) -> None:
-    """Write a warning that a batch is halved."""
+    """Log a warning that a batch is halved."""
     logger.warning(
         "out of memory on a batch of %d samples, %d tokens: going on with halves", samples, tokens
     )
 
 
 class HalvingRunner(Generic[Batch]):
-    """Runs `step` on batches into `results`; after a failure, on smaller ones from then on."""
+    """Runs `step` on batches; once one does not fit, on smaller batches from then on."""
 
     def __init__(
         self, step: Callable[[Batch], None], results: Results[Batch], on_halved: OnHalved
@@ -86,9 +86,9 @@ class HalvingRunner(Generic[Batch]):
         self._largest: int | None = None
 
     def run(self, batch: Batch, skipped: frozenset[Hashable] = frozenset()) -> None:
-        """Run the batch, in parts where it does not fit.
+        """Run the batch, in parts if it does not fit.
 
-        Raises `SampleTooLargeError` when a single sample does not.
+        Raises `SampleTooLargeError` if a single sample does not fit.
         """
         samples, tokens = len(batch.sample_indices), batch.token_ids.numel()
         if self._largest is None or tokens <= self._largest or samples == 1:
@@ -108,7 +108,7 @@ class HalvingRunner(Generic[Batch]):
             self.run(half, skipped)
 
     def _fits(self, batch: Batch) -> bool:
-        """Run the step; False when memory ran out, with everything it held let go."""
+        """Run the step; return False if memory ran out, after freeing everything it held."""
         try:
             self._step(batch)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Several questions about one batch, asked in turn, each with sums of its own."""
+"""Several questions about one batch, answered in turn, each with its own sums."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from workers.attribution.observation import Site
 
 
 class Questions:
-    """The sums of several questions; observers add to those whose `turn` it is."""
+    """The sums of several questions; observers add to those of the current `turn`."""
 
     def __init__(self, sums: Sequence[Accumulator]) -> None:
         self._sums = sums
         self.turn = 0
-        """Number of the question whose gradient is passed backwards."""
+        """Number of the question whose gradient is being passed backwards."""
 
     @property
     def folded(self) -> AbstractSet[Hashable]:
-        """The sums that the present batch has updated, each with its question's number."""
+        """The sums that the current batch has updated, each with its question's number."""
         return {(number, key) for number, own in enumerate(self._sums) for key in own.folded}
 
     def begin(self, skipped: AbstractSet[Hashable]) -> None:
-        """Start a batch, or a part of one that already updated the `skipped` sums."""
+        """Start a batch, or part of one that has already been added to the `skipped` sums."""
         for number, own in enumerate(self._sums):
             own.begin(
                 {item[1] for item in skipped if isinstance(item, tuple) and item[0] == number}
@@ -44,5 +44,5 @@ class Questions:
         return self._sums[self.turn].missing(site, width)
 
     def witness(self, site: Site, value: torch.Tensor) -> None:
-        """Keep a scalar that is finite only if all relevance of the batch at the site is."""
+        """Keep a scalar that is finite only if all of the batch's relevance at the site is."""
         self._sums[self.turn].witness(site, value)

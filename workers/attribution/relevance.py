@@ -1,4 +1,4 @@
-"""Relevance by gradients, streamed over batches: one forward and one backward pass each."""
+"""Relevance by gradients, batch by batch, with one forward and one backward pass per batch."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def sum_gradient_relevance(
 ) -> RelevanceSums:
     """Return the sums of relevance over the tokens of `batches`.
 
-    With L the sum of the target over the predicted positions and the gradient following
-    `composite`: a neuron's relevance at a token is `a · ∂L/∂a` at the input of the MLP's output
-    projection, a head's the sum of that over its slice of the attention output projection's
-    input, a weight's `W · ∂L/∂W` (Eq. 8) with the token's part of ∂L/∂W. Memory does not grow
+    Let L be the target summed over the predicted positions, and let gradients follow `composite`.
+    A neuron's relevance at a token is `a · ∂L/∂a` at the input of the MLP's output projection. A
+    head's is the sum of this over its slice of the attention output projection's input. A
+    weight's is `W · ∂L/∂W` (Eq. 8), with the token's contribution to ∂L/∂W. Memory does not grow
     with the number of batches.
 
     Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`, `SampleTooLargeError`.
@@ -63,7 +63,7 @@ def _run_all(
     run: Pass,
     accumulator: Accumulator,
 ) -> None:
-    """Pass every batch forwards and backwards, in parts where it does not fit."""
+    """Pass every batch forwards and backwards, in parts if it does not fit in memory."""
     runner: HalvingRunner[TokenBatch] = HalvingRunner(
         lambda batch: _backward(loaded, batch, asked), accumulator, run.on_halved
     )
@@ -75,7 +75,7 @@ def _run_all(
 def _build_feature_sums(
     loaded: LoadedModel, modules: Mapping[str, nn.Module], asked: Attribution
 ) -> Accumulator:
-    """Return an empty accumulator with one entry for every neuron or head."""
+    """Return an accumulator of zeros with one entry per neuron or head."""
     is_head = asked.granularity is Granularity.HEAD
     shapes = {
         name: (loaded.heads if is_head else count_features(module),)
@@ -86,7 +86,7 @@ def _build_feature_sums(
 
 
 def build_weight_sums(matrices: Mapping[str, Matrix], asked: Attribution) -> Accumulator:
-    """Return an empty accumulator with one entry for every weight that is asked about."""
+    """Return an accumulator of zeros with one entry per weight in `matrices`."""
     shapes = {name: matrix.shape for name, matrix in matrices.items()}
     devices = {name: matrix.read().device for name, matrix in matrices.items()}
     return Accumulator(shapes, devices, asked.kept_statistics)
@@ -107,20 +107,20 @@ def _observed_features(
             accumulator.witness(site, part.sum())
             total.add_(part.to(total.device))
 
-    # Observers come after the rules: they see the gradient before the product rule.
+    # Observers enter after the rules, to see the gradient before the product rule.
     modules = loaded.find_components(granularity)
     with attribution_rules(loaded, composite), observed_gradients(modules, see):
         yield
 
 
 class WeightResults(Protocol):
-    """What sums of single weights are added to."""
+    """The running sums to which relevance of single weights is added."""
 
     def missing(self, site: Site) -> Iterator[tuple[Statistic, torch.Tensor]]:
         """Yield each running sum that the present batch has not updated yet."""
 
     def witness(self, site: Site, value: torch.Tensor) -> None:
-        """Keep a scalar that is finite only if all relevance of the batch at the site is."""
+        """Keep a scalar that is finite only if all of the batch's relevance at the site is."""
 
 
 @contextmanager
@@ -131,9 +131,9 @@ def observed_weights(
     matrices: Mapping[str, Matrix],
     results: WeightResults,
 ) -> Iterator[None]:
-    """Within the context, backward passes add each weight's part of ∂L/∂W to `results`.
+    """Within the context, backward passes add each weight's ∂L/∂W to `results`.
 
-    `matrices` says which weights of `modules` count.
+    `matrices` says which weights of `modules` are included.
     """
 
     def see(site: Site, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -142,23 +142,24 @@ def observed_weights(
         for statistic, total in results.missing(site):
             matrix.add_products(total, inputs, gradient, statistic, site.expert)
 
-    # Observers come before the rules: they see the gradient that all rules have changed.
+    # Observers enter before the rules, to see the gradient after all rules have changed it.
     with observed_outputs(modules, see), attribution_rules(loaded, composite):
         yield
 
 
 def multiply_by_weights(accumulator: Accumulator, matrices: Mapping[str, Matrix]) -> None:
-    """Turn sums of gradients into sums of relevance, in place."""
+    """Turn sums of gradients into sums of relevance, in place, by multiplying by the weights."""
     for statistic, totals in accumulator.totals.items():
         for name, total in totals.items():
             total.mul_(raise_to(matrices[name].read(), statistic))
 
 
 def _reduce_(relevance: torch.Tensor, statistic: Statistic) -> torch.Tensor:
-    """Return one sum over the rows of `(row, component)`, which is overwritten.
+    """Return one statistic's sum over the rows of `(row, component)`, which is overwritten.
 
-    To be called in the order of `Statistic`: magnitudes undo the signs that the mean needs, and
-    squares the magnitudes. In place it takes a quarter of the time of norms over the rows.
+    It must be called in the order of `Statistic`, because taking magnitudes destroys the signs
+    that the mean needs, and squaring destroys the magnitudes. In place it takes a quarter of the
+    time of norms over the rows.
     """
     if statistic is Statistic.MEAN_ABSOLUTE:
         relevance.abs_()
@@ -168,7 +169,7 @@ def _reduce_(relevance: torch.Tensor, statistic: Statistic) -> torch.Tensor:
 
 
 def _backward(loaded: LoadedModel, batch: TokenBatch, asked: Attribution) -> None:
-    """Run the batch forwards and the target's gradient backwards, for the observers to see."""
+    """Run the batch forwards and the target's gradient backwards; observers see both."""
     states, find_directions = predict(loaded, batch)
     directions = find_directions(asked.target, asked.seed)
     if len(states):
@@ -178,9 +179,10 @@ def _backward(loaded: LoadedModel, batch: TokenBatch, asked: Attribution) -> Non
 def predict(
     loaded: LoadedModel, batch: TokenBatch
 ) -> tuple[torch.Tensor, Callable[[Target | TokenMass, int], torch.Tensor]]:
-    """Run the batch forwards; return the states `(position, hidden)` that predict a token.
+    """Run the batch forwards; return the predicting states and a function for directions.
 
-    And what gives a target's direction at each of them, by its seed, see `compute_directions`.
+    The states are `(position, hidden)`. The function takes a target and a seed, and returns the
+    target's direction at each of these positions; see `compute_directions`.
     """
     placed = batch.to(loaded.device)
     hidden = loaded.run(placed.token_ids)

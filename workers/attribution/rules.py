@@ -1,8 +1,8 @@
-"""LRP rules in gradient × input form: each leaves values alone and changes only the gradient.
+"""LRP rules in gradient × input form: each leaves the values unchanged and changes the gradient.
 
-With ε → 0 a linear layer needs no rule: its relevance is input · modified gradient
-(AttnLRP, arXiv 2402.05602; arXiv 2506.13727, appendix). What remains are the operations
-below. Every rule returns its values bit for bit, so logits do not depend on them.
+With ε → 0 a linear layer needs no rule, because its relevance is input · modified gradient
+(AttnLRP, arXiv 2402.05602; arXiv 2506.13727, appendix). Rules are needed only for the operations
+below. Every rule returns its values bit for bit, so logits do not depend on the rules.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class _LinearNorm(_ReplaceGradient):
 def scale_gradient(values: torch.Tensor, factor: float) -> torch.Tensor:
     """Return `values` unchanged, with the gradient through them multiplied by `factor`.
 
-    The uniform rule for a product of two factors is `factor = 1/2` at the product, which
-    halves what both of them receive (AttnLRP, Eq. 15). A factor of 0 stops the gradient, as
-    CP-LRP does with queries and keys. Any shape.
+    The uniform rule for a product of two factors is `factor = 1/2` at the product, which halves
+    the relevance of both (AttnLRP, Eq. 15). A factor of 0 stops the gradient, as CP-LRP does at
+    queries and keys. Any shape.
     """
     return values if factor == 1.0 else _scale(values, factor)
 
@@ -82,8 +82,8 @@ def _scale(values: torch.Tensor, factor: float) -> torch.Tensor:
 def scale_feature_gradients(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Return `values` unchanged, with the gradient of each feature multiplied by its factor.
 
-    `scale_gradient` for a projection whose outputs play several parts; a factor of 0 stops
-    even an infinite gradient. `values` `(..., feature)`, `factors` `(feature,)`.
+    Like `scale_gradient`, for a projection whose outputs have several roles. A factor of 0 stops
+    even an infinite gradient. `values` are `(..., feature)`, `factors` `(feature,)`.
     """
     scaled: torch.Tensor = _ScaleFeatures.apply(values, factors)  # type: ignore[no-untyped-call]
     return scaled
@@ -92,9 +92,9 @@ def scale_feature_gradients(values: torch.Tensor, factors: torch.Tensor) -> torc
 def apply_identity_rule(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     """Return `outputs` = f(inputs) of an element-wise f, with f′(x) replaced by f(x)/x.
 
-    AttnLRP, Eq. 9: all relevance of the output goes to the one input. Where the input is 0
-    its relevance is 0 whatever the gradient, and the ratio is taken as 0. Any shape, equal
-    for both.
+    AttnLRP, Eq. 9: all relevance of an output goes to its only input. If the input is 0, its
+    relevance is 0 for any gradient, and the ratio is taken as 0. Both arguments have the same
+    shape.
     """
     with torch.no_grad():
         ratio = (outputs / inputs).masked_fill_(inputs == 0, 0.0)
@@ -109,8 +109,8 @@ def apply_rms_norm_rule(
 ) -> torch.Tensor:
     """Return `outputs` of an RMSNorm over the last axis, with no gradient through the variance.
 
-    AttnLRP, section 3.3.3: with the root mean square taken as a constant the norm is linear
-    and relevance passes it unchanged. `inputs`, `outputs` `(..., feature)`, `weight`
+    AttnLRP, section 3.3.3: if the root mean square is held constant, the norm is linear and
+    relevance passes through it unchanged. `inputs` and `outputs` are `(..., feature)`, `weight`
     `(feature,)`.
     """
     with torch.no_grad():
@@ -127,9 +127,9 @@ def apply_layer_norm_rule(
 ) -> torch.Tensor:
     """Return `outputs` of a LayerNorm over the last axis, with no gradient through the variance.
 
-    Subtracting the mean is linear and keeps its gradient; the bias keeps the relevance it
-    gives (AttnLRP, section 3.3.3). `inputs`, `outputs` `(..., feature)`, `weight`
-    `(feature,)` or none.
+    Subtracting the mean is linear and keeps its gradient; the bias absorbs its share of relevance
+    (AttnLRP, section 3.3.3). `inputs` and `outputs` are `(..., feature)`, `weight` `(feature,)` or
+    None.
     """
     with torch.no_grad():
         variance = inputs.float().var(-1, keepdim=True, unbiased=False)

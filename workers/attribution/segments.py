@@ -1,9 +1,9 @@
-"""Relevance of every single weight, one segment of layers at a time, from the top down.
+"""Relevance of all single weights, one segment of layers at a time, from the top down.
 
-Sums for single weights are as large as the model, one for each question. So they are added up for
-a few layers at a time: what enters each segment is kept from one pass, and the gradient at its
-output from the segment above. One segment is a plain pass; more cost one more forward pass
-altogether, however many they are.
+The sums for single weights are as large as the model, for each question. Therefore they are
+computed for a few layers at a time. One pass through the model keeps the input of each segment, and
+the segment above yields the gradient at its output. A single segment is an ordinary pass; any
+larger number of segments costs one additional forward pass in total.
 """
 
 from __future__ import annotations
@@ -50,30 +50,32 @@ from workers.models.loaded import LoadedModel
 from workers.models.memory import find_free_memory
 
 SUM_BYTES = 4
-"""Of one sum, in float32."""
+"""Bytes of one sum, in float32."""
 
 MODEL_SHARE = 0.25
-"""Largest share of the model's own bytes that sums of one segment may take: more segments cost
-time only up to one forward pass, and no more than the model itself should decide what fits."""
+"""The sums of one segment may take at most this share of the model's bytes. More segments cost at
+most one forward pass, and the model itself should be what decides whether a job fits in memory.
+Chosen by hand."""
 
 FREE_SHARE = 0.5
-"""The same of what is free; activations and kept states need the rest."""
+"""They may take at most this share of the free memory; activations and kept states need the rest.
+Chosen by hand."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a layer is called with beside the states: masks, positions."""
+"""Arguments and keyword arguments of a layer besides the states: masks, positions."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Samples that are passed through the model once, for one question or several."""
+    """Samples that are passed through the model once, for one or several questions."""
 
     samples: Sequence[TokenSequence]
     asked: tuple[int, ...]
-    """Numbers of the attributions that the samples are explained for, all by one attributor."""
+    """Numbers of the attributions that use these samples; all have the same attributor."""
 
 
 def count_segments(loaded: LoadedModel, asked: Sequence[Attribution]) -> int:
-    """Return as few segments as keep the sums of one within memory, at most one a layer."""
+    """Return the smallest number of segments whose sums fit in memory, at most one per layer."""
     weights = sum(loaded.count_components(Granularity.WEIGHT).values())
     needed = weights * sum(SUM_BYTES * len(own.kept_statistics) for own in asked)
     parameters = set(loaded.model.parameters())
@@ -84,9 +86,9 @@ def count_segments(loaded: LoadedModel, asked: Sequence[Attribution]) -> int:
 
 
 def cut_layers(layers: int, segments: int) -> tuple[range, ...]:
-    """Return the layers in so many segments as even as can be, the top one first.
+    """Return the layers cut into segments of nearly equal size, the top segment first.
 
-    At least one segment and at most one a layer.
+    There is at least one segment and at most one per layer.
     """
     count = min(max(segments, 1), layers)
     ends = [layers * number // count for number in range(count + 1)]
@@ -100,13 +102,13 @@ def sum_in_segments(
     segments: Sequence[range],
     run: Pass = DEFAULT_PASS,
 ) -> Iterator[tuple[RelevanceSums, ...]]:
-    """Yield the sums of each segment's weights over the readings, one for each attribution asked.
+    """Yield, for each segment, the sums of its weights over the readings, one per attribution.
 
-    Holds the sums of one segment, the hidden states at the boundaries of segments (one for each
-    token and boundary) and a gradient for each token and question. `segments` are as `cut_layers`
-    returns them, those that are finished already left out. `run.advance` is called with the
-    samples of every finished batch, for each segment anew. Raises `UnsupportedGranularityError`,
-    `NonFiniteRelevanceError`, `SampleTooLargeError`.
+    Memory holds the sums of one segment, one hidden state per token and segment boundary, and one
+    gradient per token and question. `segments` are those of `cut_layers`, without any that are
+    finished already. `run.advance` is called with the number of samples in each finished batch,
+    once per segment. Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`,
+    `SampleTooLargeError`.
     """
     sums = _SegmentSums(loaded, asked, readings, segments, run)
     for segment in segments:
@@ -114,7 +116,7 @@ def sum_in_segments(
 
 
 class _SegmentSums:
-    """Sums of relevance of single weights, to be asked for segment by segment."""
+    """Computes sums of relevance of single weights, segment by segment."""
 
     def __init__(
         self,
@@ -138,7 +140,7 @@ class _SegmentSums:
         ]
 
     def add_up(self, segment: range) -> tuple[RelevanceSums, ...]:
-        """Return the sums of a segment, the next one down."""
+        """Return the sums of `segment`, which must be the next one down."""
         modules = {
             name: module for name, module in self._modules.items() if self._layers[name] in segment
         }
@@ -166,7 +168,7 @@ class _SegmentSums:
 
     @cached_property
     def _written(self) -> dict[int, RelevanceSums]:
-        """Of attributors that look at inputs alone: sums for each input feature, of all layers."""
+        """Sums for each input feature in all layers, for attributors that read only inputs."""
         return {
             number: sum_inputs(
                 self._loaded,
@@ -188,15 +190,15 @@ def _build_batches(loaded: LoadedModel, reading: Reading, run: Pass) -> Iterator
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """One batch between two segments."""
+    """What is kept of a batch between two segments."""
 
     batch: TokenBatch
     states: Mapping[int, torch.Tensor]
-    """Layer → its input `(sample, token, hidden)`, of the segments still to come; on the CPU."""
+    """First layer of each segment to come → its input `(sample, token, hidden)`, on the CPU."""
     gradients: tuple[torch.Tensor, ...]
-    """For each question the gradient at the output of the next segment, on the CPU."""
+    """One gradient per question, at the output of the next segment, on the CPU."""
     calls: Mapping[int, Call] | None
-    """Layer → what it is called with beside the states; None where that is not known yet."""
+    """Layer → its arguments besides the states; None if not known yet."""
 
     @property
     def sample_indices(self) -> tuple[int, ...]:
@@ -230,7 +232,7 @@ class _Kept:
 
 
 class _Descent:
-    """One reading on its way down, for questions of one attributor."""
+    """One reading's backward pass, segment by segment, for questions of one attributor."""
 
     def __init__(
         self,
@@ -240,7 +242,7 @@ class _Descent:
         starts: Sequence[int],
         run: Pass,
     ) -> None:
-        """`starts` are the first layers of the segments to come."""
+        """`starts` are the first layers of the segments still to come."""
         self.reading = reading
         self._loaded = loaded
         self._asked = asked
@@ -256,7 +258,7 @@ class _Descent:
     def pass_segment(
         self, segment: range, modules: Mapping[str, nn.Module], results: Questions
     ) -> None:
-        """Add the reading's part to the sums of a segment, the next one down, in `results`."""
+        """Add the reading's contribution to `results`, the sums of the next segment down."""
         settled: list[_Kept] = []
         with observed_weights(
             self._loaded, self._composite, modules, find_matrices(modules), results
@@ -268,7 +270,7 @@ class _Descent:
         self._kept = settled
 
     def _begin(self, segment: range, results: Questions, settled: list[_Kept]) -> None:
-        """Run the whole model: what is above the segment too, for the gradient to come from."""
+        """Run the whole model, as the gradient must come down from the layers above the segment."""
 
         def step(batch: TokenBatch) -> None:
             settled.append(self._run_model(batch, segment, results))
@@ -281,7 +283,7 @@ class _Descent:
     def _go_on(
         self, kept: list[_Kept], segment: range, results: Questions, settled: list[_Kept]
     ) -> None:
-        """Run the segment alone, from what was kept; each batch's is let go as it is passed."""
+        """Run the segment alone, from what was kept of each batch, which is then freed."""
 
         def step(one: _Kept) -> None:
             settled.append(self._run_segment(one, segment, results))
@@ -328,7 +330,7 @@ class _Descent:
         find_gradient: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
         results: Questions,
     ) -> tuple[torch.Tensor, ...]:
-        """Run each question's gradient backwards; return those at the segment's input."""
+        """Run each question's gradient backwards; return the gradients at the segment's input."""
         gradients: list[torch.Tensor] = []
         for number in range(len(self._asked)):
             results.turn = number
@@ -344,7 +346,7 @@ class _Descent:
 
     @torch.no_grad()
     def _read_calls(self, batch: TokenBatch) -> Mapping[int, Call]:
-        """Return what each layer is called with, from another forward pass."""
+        """Return the arguments of each layer, from another forward pass."""
         entrance = _Entrance(self._blocks, 0, ())
         with hooked(entrance.list_hooks(everywhere=True)):
             self._loaded.run(batch.token_ids.to(self._loaded.device))
@@ -352,7 +354,7 @@ class _Descent:
 
 
 class _Entrance:
-    """What one forward pass shows at the entrances of layers, and where its graph begins."""
+    """Records the inputs of layers in one forward pass, and starts its graph at one of them."""
 
     def __init__(self, blocks: Sequence[nn.Module], start: int, starts: Sequence[int]) -> None:
         """The graph begins at layer `start`; states are kept at the `starts` below it."""
@@ -360,12 +362,12 @@ class _Entrance:
         self._start = start
         self._starts = {layer for layer in starts if layer < start}
         self.leaf: torch.Tensor | None = None
-        """Where the graph begins; None where that is within the first layer."""
+        """The tensor at which the graph begins; None if it begins within the first layer."""
         self.states: dict[int, torch.Tensor] = {}
         self.calls: dict[int, Call] = {}
 
     def list_hooks(self, *, everywhere: bool = False) -> Iterator[Hook]:
-        """Yield the hooks, for calls of the layers below the start, or `everywhere`."""
+        """Yield the hooks; arguments are recorded for layers below the start, or `everywhere`."""
         watched = len(self._blocks) if everywhere else self._start
         for layer in range(watched):
             yield KeywordInputHook(self._blocks[layer], self._keep(layer))

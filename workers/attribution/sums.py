@@ -1,4 +1,4 @@
-"""Sums of relevance over tokens: kept per shard, merged in order, divided at the end."""
+"""Sums of relevance over tokens: computed per shard, merged in order, and divided at the end."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class Combination(StrEnum):
     """How sums become relevance."""
 
     TOKEN_MEAN = "token_mean"  # noqa: S105 - no password
-    """Each sum divided by the number of tokens."""
+    """Each sum is divided by the number of tokens."""
     MAGNITUDE = "magnitude"
-    """The same for what is never negative: no sums of magnitudes, the mean stands for both."""
+    """The same for values that are never negative: the mean is also the mean of magnitudes."""
     ROOT_MEAN_SQUARE = "root_mean_square"
-    """Only squares are summed; mean and mean of magnitudes are the root of their mean."""
+    """Only squares are summed; mean and mean of magnitudes are the root mean square."""
     CONSTANT = "constant"
-    """Magnitudes that do not depend on samples: neither merging nor tokens change them."""
+    """Magnitudes that do not depend on samples; merging and dividing leave them unchanged."""
 
 
 class IncompatibleSumsError(ValueError):
-    """Sums of different components, statistics or attributors; merge shards of one run only."""
+    """The sums are of different components, statistics or attributors; merge one run's shards."""
 
 
 @dataclass(frozen=True)
 class RelevanceSums:
-    """Sums over the tokens of some reference samples; partial sums of shards add up.
+    """Sums over the tokens of some reference samples; the sums of shards can be added.
 
-    Every mapping goes from module name to a float32 tensor shaped as in `Relevance`; a
-    statistic that is not kept is an empty mapping.
+    Every mapping is module name → float32 tensor, shaped as in `Relevance`; a statistic that is
+    not kept is an empty mapping.
     """
 
     sums: Mapping[str, torch.Tensor]
@@ -59,9 +59,9 @@ class RelevanceSums:
 
 
 def merge_sums(parts: Sequence[RelevanceSums]) -> RelevanceSums:
-    """Return the sums of all parts, added in the given order: the same bits whoever made them.
+    """Return the sums of all parts, added in the given order, so that the bits are reproducible.
 
-    Raises `IncompatibleSumsError`, also when there are no parts.
+    Raises `IncompatibleSumsError`, also if there are no parts.
     """
     if not parts:
         raise IncompatibleSumsError("no sums to merge; give at least one shard's")
@@ -83,18 +83,18 @@ def merge_sums(parts: Sequence[RelevanceSums]) -> RelevanceSums:
 
 
 def finish(sums: RelevanceSums, *, in_place: bool = False) -> Relevance:
-    """Return the relevance that the sums stand for, on the CPU.
+    """Return the relevance computed from the sums, on the CPU.
 
-    With `in_place` the sums themselves are overwritten: no second copy of what may be large.
-    Raises `ValueError` where a mean over no tokens is asked for.
+    With `in_place` the sums are overwritten, to avoid a second copy of large tensors. Raises
+    `ValueError` for a mean over no tokens.
     """
     return finish_in_place(_to_cpu(sums, copy=not in_place))
 
 
 def finish_in_place(sums: RelevanceSums) -> Relevance:
-    """Return the relevance that the sums stand for, in their place: on whatever device they lie.
+    """Return the relevance computed from the sums, overwriting them on their own device.
 
-    Raises as `finish` does.
+    Raises what `finish` does.
     """
     means = sums.statistics
     if sums.combination is Combination.CONSTANT:
@@ -113,7 +113,7 @@ def finish_in_place(sums: RelevanceSums) -> Relevance:
 
 
 def pick_modules(sums: RelevanceSums, names: Collection[str]) -> RelevanceSums:
-    """Return the sums of some modules: the same tensors."""
+    """Return the sums of some modules, as the same tensors."""
     mappings = [
         {name: value for name, value in mapping.items() if name in names}
         for mapping in sums.statistics
@@ -122,7 +122,7 @@ def pick_modules(sums: RelevanceSums, names: Collection[str]) -> RelevanceSums:
 
 
 def serialise_sums(sums: RelevanceSums) -> bytes:
-    """Return the sums as safetensors bytes, the same for the same sums."""
+    """Return the sums as safetensors bytes; equal sums give equal bytes."""
     header = {
         "modules": [list(mapping) for mapping in sums.statistics],
         "tokens": sums.tokens,
@@ -134,7 +134,7 @@ def serialise_sums(sums: RelevanceSums) -> bytes:
     for kind, mapping in enumerate(sums.statistics):
         for name, value in mapping.items():
             stored = value.detach().cpu().contiguous()
-            if stored.data_ptr() in seen:  # one tensor may stand for two statistics
+            if stored.data_ptr() in seen:  # one tensor may serve for two statistics
                 stored = stored.clone()
             seen.add(stored.data_ptr())
             tensors[f"{kind}::{name}"] = stored
@@ -142,7 +142,7 @@ def serialise_sums(sums: RelevanceSums) -> bytes:
 
 
 def parse_sums(data: bytes) -> RelevanceSums:
-    """Return what `serialise_sums` stored, modules in their order."""
+    """Return what `serialise_sums` stored, with modules in the same order."""
     tensors = load_safetensors(data)
     header = json.loads(bytes(tensors[HEADER].tolist()))
     mappings = [
@@ -169,7 +169,7 @@ def _relevance(
 
 
 def _to_cpu(sums: RelevanceSums, *, copy: bool) -> RelevanceSums:
-    """Return the sums on the CPU; with `copy` the same tensors are in no other place."""
+    """Return the sums on the CPU; with `copy`, as tensors that nothing else uses."""
     mappings = [
         {name: value.to("cpu", copy=copy) for name, value in mapping.items()}
         for mapping in sums.statistics

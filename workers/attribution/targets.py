@@ -1,8 +1,8 @@
-"""What relevance starts from: one scalar a predicted position, as directions in hidden space.
+"""Targets of relevance: one scalar per predicted position, as a direction in hidden space.
 
 The head is linear, so `logit[a] − logit[b] = hidden · (W[a] − W[b])`. A target is therefore a
-direction `(hidden,)` for each position, computed without a graph, and the backward pass
-starts at the last hidden states: no gradient ever flows through the vocabulary.
+direction `(hidden,)` for each position, computed without a graph. The backward pass starts at the
+last hidden states, and no gradient ever flows through the vocabulary.
 """
 
 from __future__ import annotations
@@ -16,47 +16,48 @@ from workers.attribution.draws import draw_uniforms
 from workers.models.batches import NO_CONTRAST, TokenBatch
 
 DIRECTION_POSITIONS = 128
-"""Positions whose logits exist at one time, several times over: 25 MB each with SmolLM2's
-vocabulary. 512 took 190 MB more and were no faster beyond the noise (benchmarks/RESULTS.md)."""
+"""Positions whose logits are held at a time, in several copies of 25 MB each with SmolLM2's
+vocabulary. 512 positions took 190 MB more and were not measurably faster
+(benchmarks/RESULTS.md)."""
 
 
 class Target(StrEnum):
-    """Which quantity of the next-token logits is explained at a position."""
+    """The function of the next-token logits that is explained at a position."""
 
     EMITTED_MINUS_RUNNER_UP = "emitted_minus_runner_up"
-    """Logit of the token that follows, minus the best other logit: why this token won."""
+    """Logit of the next token minus the best other logit: why this token won."""
     EMITTED_LOG_PROBABILITY = "emitted_log_probability"
-    """Log-probability of the token that follows."""
+    """Log-probability of the next token."""
     SAMPLED_LOG_PROBABILITY = "sampled_log_probability"
-    """Log-probability of a token drawn from the model's own prediction. The squares of its
-    gradients are the Fisher information: what a change does to the distribution as a whole."""
+    """Log-probability of a token drawn from the model's prediction. The expected square of its
+    gradient is the Fisher information, which tells how a change affects the whole distribution."""
     TOP_LOGIT = "top_logit"
     """The largest logit."""
     EMITTED_MINUS_CONTRAST = "emitted_minus_contrast"
-    """Logit of the token that follows, minus that of the sample's own other token: why this
-    answer and not that one (`TokenSequence.contrast_ids`)."""
+    """Logit of the next token minus that of the sample's contrast token: why this answer and not
+    the other (`TokenSequence.contrast_ids`)."""
 
 
 @dataclass(frozen=True)
 class TokenMass:
-    """The probability of some tokens, each weighted: what makes undesired text undesired.
+    """The weighted probability of the tokens that make text undesired.
 
-    Its gradient is Σ w(v) p(v) (W[v] − Σ p(u) W[u]): nothing where none of the tokens is likely,
-    whatever was in fact emitted. So every position tells something, not only those at which an
+    Its gradient is Σ w(v) p(v) (W[v] − Σ p(u) W[u]). It depends on how likely the tokens are and
+    not on the token that was emitted, so every position contributes, not only those at which an
     undesired token was drawn.
     """
 
     token_ids: tuple[int, ...]
     weights: tuple[float, ...]
-    """In (0, 1]: how surely each token is undesired where it comes."""
+    """In (0, 1]: how certainly each token is undesired when it occurs."""
 
 
 def find_target_positions(batch: TokenBatch) -> torch.Tensor:
     """Return a bool tensor `(sample, token)`: positions whose next token is to be explained.
 
-    With a response these are the positions that predict its explained tokens (so the last
-    prompt token may be in, the last response token never is); without one, all that have a
-    next token.
+    In a sample with a response, these are the positions that predict its explained tokens. (The
+    last prompt token may be among them, the last response token never is.) In a sample without a
+    response, these are all positions that have a next token.
     """
     followed = torch.zeros_like(batch.is_token)
     followed[:, :-1] = batch.is_token[:, 1:]
@@ -77,10 +78,10 @@ def compute_directions(
 ) -> torch.Tensor:
     """Return `compute_target_directions` of a batch's states at `positions`, on their device.
 
-    `states` `(position, hidden)`, `positions` as `find_target_positions` gives them. A few
-    positions at a time, so that the logits of the whole batch never exist at once. What a
-    target draws for a sample depends on `seed` and the sample's index alone. Raises
-    `ValueError` where the target needs a contrast that a sample does not have.
+    `states` are `(position, hidden)`, `positions` those of `find_target_positions`. Only a few
+    positions are processed at a time, so that the logits of the whole batch never exist at once.
+    Tokens drawn for a sample depend only on `seed` and the sample's index. Raises `ValueError` if
+    the target needs a contrast that a sample does not have.
     """
     next_ids = batch.token_ids.roll(-1, dims=1)[positions].to(head.device)
     contrast_ids = batch.contrast_ids.roll(-1, dims=1)[positions].to(head.device)
@@ -110,13 +111,13 @@ def compute_target_directions(
     contrast_ids: torch.Tensor | None = None,
     uniforms: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the direction `(position, hidden)` whose product with `hidden` is the target.
+    """Return the directions `(position, hidden)` whose product with `hidden` is the target.
 
-    `hidden` `(position, hidden)` are the normalised last hidden states, `next_ids`
-    `(position,)` the tokens that follow, `contrast_ids` `(position,)` those they are explained
-    against, `head` `(vocabulary, hidden)`. For a log-probability the direction is its gradient
-    (the softmax's linearisation); `uniforms` `(position,)` in [0, 1) draw the tokens of the
-    sampled one. Raises `ValueError` where the target needs one of them and it is missing.
+    `hidden` `(position, hidden)` are the hidden states after the final norm, `next_ids`
+    `(position,)` the next tokens, `contrast_ids` `(position,)` those they are explained against,
+    and `head` is `(vocabulary, hidden)`. For a log-probability, the direction is its gradient (the
+    linearised softmax). `uniforms` `(position,)`, in [0, 1), draw the tokens of the sampled target.
+    Raises `ValueError` if the target needs `contrast_ids` or `uniforms` and they are missing.
     """
     if target is Target.EMITTED_MINUS_CONTRAST:
         if contrast_ids is None:
@@ -133,7 +134,7 @@ def compute_target_directions(
             if uniforms is None:
                 raise ValueError(f"{target} needs uniforms")
             next_ids = _draw_tokens(probabilities, uniforms)
-        # One product: in bfloat16 the difference of two would be lost where p is almost 1.
+        # A single product: in bfloat16, the difference of two would be lost if p is almost 1.
         shares = probabilities.neg_()
         shares.scatter_add_(1, next_ids[:, None], torch.ones_like(shares[:, :1]))
         return shares.to(head.dtype) @ head
@@ -142,13 +143,13 @@ def compute_target_directions(
 
 
 def _draw_uniforms(seed: int, batch: TokenBatch, positions: torch.Tensor) -> torch.Tensor:
-    """Return a number in [0, 1) for each of `positions`, by sample and token, on the CPU."""
+    """Return a number in [0, 1) for each position, drawn by sample and token, on the CPU."""
     rows, tokens = positions.cpu().nonzero(as_tuple=True)
     return draw_uniforms(seed, torch.tensor(batch.sample_indices)[rows], tokens)
 
 
 def _draw_tokens(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Return for each position the token in whose share of [0, 1) its number lies."""
+    """Return, for each position, the token drawn from its probabilities by its uniform number."""
     ends = probabilities.cumsum(dim=-1)
     return torch.searchsorted(ends, uniforms[:, None] * ends[:, -1:], right=True).squeeze(1)
 
@@ -156,7 +157,10 @@ def _draw_tokens(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.T
 def _compute_mass_directions(
     logits: torch.Tensor, head: torch.Tensor, mass: TokenMass
 ) -> torch.Tensor:
-    """Return the gradient of the tokens' weighted probability with respect to the states."""
+    """Return the gradient of the weighted probability with respect to the states.
+
+    Its shape is `(position, hidden)`.
+    """
     probabilities = torch.softmax(logits.float(), dim=-1)
     ids = torch.tensor(mass.token_ids, device=head.device)
     weights = torch.tensor(mass.weights, device=head.device)
