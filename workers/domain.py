@@ -32,11 +32,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """The components that were kept of so many that nothing of the size of all is stored."""
+    """The components that were kept, where all components are too many to store.
+
+    The figures are those over all components.
+    """
 
     components: Selection
     floor: float
-    """What the score of each adds to its cost: a share of the mean over all components."""
+    """The floor that is added to each component's cost: a share of the mean cost."""
     scales: tuple[float, ...]
     """For each of several behaviours the sum of the positive benefits of all components."""
 
@@ -47,17 +50,17 @@ class Relevance:
 
     Every mapping goes from module name to a float32 tensor on the CPU: `(feature,)` for
     neurons, `(head,)` for heads, the stored weight's two axes for weights. A statistic that
-    was not asked for is an empty mapping.
+    was not computed is an empty mapping.
     """
 
     mean: Mapping[str, torch.Tensor]
     """Mean over tokens of the signed relevance (Eq. 1, per token instead of per sample)."""
     mean_absolute: Mapping[str, torch.Tensor]
-    """Mean over tokens of |relevance|: what the tokens lean on, whatever its sign."""
+    """Mean over tokens of |relevance|: the component's influence, of either sign."""
     tokens: int
     samples: int
     mean_square: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Mean over tokens of relevance²: magnitude with the outliers counted more."""
+    """Mean over tokens of relevance²: like the magnitude, but outliers count more."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,12 @@ class GeneralCost:
     """E[a · ∂log p(next)/∂a]: the rise of the negative log-likelihood to first order, nats a
     token; below 0 where a removal helps the text."""
     fisher: Mapping[str, torch.Tensor]
-    """E[(a · ∂log p(y)/∂a)²] with y drawn from the model, the diagonal of the Fisher information.
-    Half of it is the KL divergence to second order, nats per token; the halves are taken in float64
-    (`pruning.damage.compute_divergence`), as float32 would lose bits of the smallest squares."""
+    """E[(a · ∂log p(y)/∂a)²] with y drawn from the model: the diagonal of the Fisher information.
+    Half of it is the KL divergence to second order, nats per token. It is halved in float64
+    (`pruning.damage.compute_divergence`), because float32 would lose bits of the smallest squares.
+    """
     tokens: int
-    """Tokens that the first order was averaged over."""
+    """Number of tokens that the first order was averaged over."""
     samples: int
 
 
@@ -87,13 +91,13 @@ class TokenSequence:
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = ()
     is_explained: tuple[bool, ...] = ()
-    """For each response token whether its prediction is to be explained; empty means all."""
+    """Whether the prediction of each response token is to be explained; empty means all."""
     contrast_ids: tuple[int, ...] = ()
-    """For each response token the one it is explained against (the wrong answer); may be empty."""
+    """For each response token, the one it is explained against (a wrong answer); may be empty."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Prompt and response, as the model saw them."""
+        """Prompt and response, as the model reads them."""
         return self.prompt_ids + self.response_ids
 
     def explain_all(self) -> TokenSequence:
@@ -102,5 +106,5 @@ class TokenSequence:
 
     @property
     def explained(self) -> int:
-        """How many response tokens are to be explained."""
+        """Number of response tokens to be explained."""
         return sum(self.is_explained) if self.is_explained else len(self.response_ids)

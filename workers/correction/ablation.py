@@ -1,4 +1,4 @@
-"""How a trial's components are taken out of the loaded model, and what they leave behind."""
+"""Ablating a trial's components in the loaded model, and what replaces them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.pruning.means import compute_mean_inputs
 def ablated(
     base: LoadedModel, selection: Selection, settings: TrialSettings, text: Sequence[TokenSequence]
 ) -> AbstractContextManager[None]:
-    """Return the context in which the trial's selection is pruned from `base`; see `pruned`."""
+    """Return a context in which the trial's selection is pruned from `base` (see `pruned`)."""
     replacement = compute_replacement(base, settings, text)
     return pruned(base.model, selection, replacement=replacement)
 
@@ -26,9 +26,9 @@ def ablated(
 def compute_replacement(
     base: LoadedModel, settings: TrialSettings, text: Sequence[TokenSequence]
 ) -> dict[str, torch.Tensor] | None:
-    """Return module → mean inputs on `text`, `(feature,)`, that pruned components leave behind.
+    """Return module → mean inputs on `text`, `(feature,)`, which replace pruned components.
 
-    None where they leave nothing, which is when the settings ablate by zero.
+    Returns None if the settings ablate by zero.
     """
     if settings.ablation == Ablation.ZERO:
         return None

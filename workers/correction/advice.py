@@ -1,4 +1,4 @@
-"""What a report says beyond its verdict: what held a correction back, and what to try."""
+"""Advice in a report: what held a correction back, and what to try."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from workers.correction.preparation import MIN_TRIGGERING
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, SearchOutcome, Trial
 
 WORTHWHILE = 1.25
-"""A search that could have pruned so many times its largest amount within its share of the budget
-is told; damage is taken to grow as `choose_amount` takes it to."""
+"""Larger amounts are advised if the search could have pruned this many times its largest amount
+within its share of the budget, as predicted in `choose_amount`. Chosen by hand."""
 
 MOST_TIMES = 4.0
-"""Beyond so many times an amount, what damage does is anybody's guess: no more are advised."""
+"""At most this many times the largest amount is advised, because the prediction of damage is not
+reliable beyond. Chosen by hand."""
 
 
 def list_advice(
@@ -27,7 +28,7 @@ def list_advice(
     prepared: PreparedCorrection,
     search: SearchOutcome | None,
 ) -> list[str]:
-    """Return what to try, a sentence or two each; empty where there is nothing to say."""
+    """Return what to try, in one or two sentences each; empty if there is nothing to advise."""
     if prepared.too_weak is not None:
         pairs = zip(behaviours, prepared.behaviours, strict=True)
         return [text for pair in pairs if (text := _advise_signal(*pair))]
@@ -40,7 +41,7 @@ def list_advice(
 
 
 def describe_search(trials: Sequence[Trial]) -> str:
-    """Return why no trial was chosen, with the counts behind it."""
+    """Return why no trial was chosen, with numbers of trials."""
     within = [trial for trial in trials if trial.within_budget]
     better = [trial for trial in trials if _improves(trial)]
     return (
@@ -55,7 +56,7 @@ def _improves(trial: Trial) -> bool:
 
 
 def _advise_signal(behaviour: Behaviour, prepared: PreparedBehaviour) -> str:
-    """Return what to do about a behaviour that the base model hardly shows; "" where it does."""
+    """Return what to do about a behaviour that the base model hardly shows; "" if it shows it."""
     counts = [len(prepared.triggering(held_out=held_out)) for held_out in (False, True)]
     if min(counts) >= MIN_TRIGGERING:
         return ""
@@ -93,7 +94,7 @@ def _advise_search(trials: Sequence[Trial], budget: Budget) -> str:
 def _advise_amounts(
     trial: Trial, budget: Budget, most_amounts: Mapping[Granularity, int]
 ) -> str | None:
-    """Say so where the search stopped at its largest amount, far from what it may spend."""
+    """Return a note if the search stopped at its largest amount, far below its budget."""
     kind, amount = trial.settings.granularity, trial.amount
     most = most_amounts.get(kind)
     if most is None or amount < most:
@@ -113,7 +114,7 @@ def _advise_amounts(
 
 
 def _foretell_times(use: float) -> float:
-    """Return how many times as much could be pruned within the search's share of the budget."""
+    """Return by what factor the amount could grow within the search's share of the budget."""
     if use <= 0:
         return MOST_TIMES
     return float(min(MOST_TIMES, (BUDGET_SHARE / use) ** (1 / DAMAGE_EXPONENT)))

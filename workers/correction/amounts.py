@@ -1,4 +1,4 @@
-"""How many components each round of a search prunes."""
+"""The number of components that each round of a search prunes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from workers.correction.budget import Budget
 from workers.correction.results import Trial, divide_by_limit
 
 DAMAGE_EXPONENT = 2.0
-"""Damage is taken to grow with this power of the number of components. Measured on SmolLM2's
-weights: KL 0.0054 at 8,000 and 0.0177 at 16,000 (benchmarks/RESULTS.md), the power 1.7;
-perplexity grew with less."""
+"""Damage is assumed to grow with this power of the number of components. Measured on SmolLM2's
+weights: KL 0.0054 at 8,000 and 0.0177 at 16,000 (benchmarks/RESULTS.md), a power of 1.7;
+perplexity grew with a smaller one."""
 
 TARGET_USE = 0.9
-"""Share of the search's budget that the next amount aims at. Chosen by hand; not measured."""
+"""The next amount aims at this share of the search's budget. Chosen by hand; not measured."""
 
 GROWTH = 2.0
-"""Largest factor by which an open amount grows or shrinks from one round to the next. Chosen by
-hand; not measured."""
+"""Largest factor by which an open search's amount grows or shrinks from one round to the next.
+Chosen by hand; not measured."""
 
 PATIENCE = 2
-"""Rounds without a rise after which an open search ends. Chosen by hand; not measured."""
+"""An open search ends after this many rounds without a rise. Chosen by hand; not measured."""
 
 LEAST_RISE = 0.01
-"""Rise of the mean gain, a share in [0, 1], that is worth another round. Chosen by hand; not
+"""Smallest rise of the mean gain, a share in [0, 1], that counts as one. Chosen by hand; not
 measured."""
 
 FAILED_TRIES = 2
@@ -37,21 +37,21 @@ of eight rounds tried an amount that four slices in turn refused, and never one 
 half of it (benchmarks/RESULTS.md)."""
 
 START_SHARES = {Granularity.NEURON: 2e-3, Granularity.HEAD: 4e-3, Granularity.WEIGHT: 1.5e-4}
-"""Share of all components in the first round of an open search: 92 neurons, 1 head and 16,000
-weights of SmolLM2, about what most searches in benchmarks/RESULTS.md went through."""
+"""Share of all components that the first round of an open search prunes: 92 neurons, 1 head or
+16,000 weights of SmolLM2, about what most searches in benchmarks/RESULTS.md tried."""
 
 MOST_SHARES = {Granularity.NEURON: 1.5e-2, Granularity.HEAD: 5e-2, Granularity.WEIGHT: 3.2e-4}
 """Largest share of all components that an open search prunes. The searches of the examples and
-benchmarks used up their budgets before; the pool of candidates is a multiple of this, and time
-and memory grow with it."""
+benchmarks reached their budgets at smaller shares; the size of the pool is a multiple of this, and
+time and memory grow with it."""
 
 AMOUNT_SPAN = 64
-"""Largest amount of an open search over the smallest that a refinement tries. Chosen by hand; not
-measured."""
+"""Ratio of an open search's largest amount to the smallest that a refinement tries. Chosen by hand;
+not measured."""
 
 
 class Amounts(Protocol):
-    """How many components the rounds of a search prune."""
+    """Chooses how many components the rounds of a search prune."""
 
     @property
     def first(self) -> int:
@@ -61,18 +61,18 @@ class Amounts(Protocol):
         """Return the next amount where the last trial's uses the share `use` of the budget."""
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:
-        """Whether further rounds would bring nothing."""
+        """Return whether further rounds would gain nothing."""
 
 
 @dataclass(frozen=True)
 class ListedAmounts:
-    """The amounts that a job names, ascending."""
+    """The amounts that a job lists, ascending."""
 
     listed: Sequence[int]
 
     @property
     def first(self) -> int:
-        """The middle one."""
+        """Return the middle amount."""
         return self.listed[len(self.listed) // 2]
 
     def choose_next(self, trials: Sequence[Trial], use: float) -> int:
@@ -80,13 +80,13 @@ class ListedAmounts:
         return choose_amount(self.listed, trials[-1].amount, use)
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:  # noqa: ARG002 - part of the protocol
-        """Never: a job that names its amounts gets all of its rounds."""
+        """Return False: a job that lists its amounts gets all of its rounds."""
         return False
 
 
 @dataclass(frozen=True)
 class OpenAmounts:
-    """Amounts found on the way: as many as the budget bears, until the effect is flat."""
+    """Amounts chosen by the search: as many as the budget allows, until the gain stops rising."""
 
     first: int
     most: int
@@ -107,10 +107,10 @@ class OpenAmounts:
         return min(grown, between) if trials[-1].within_budget else between
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:
-        """Whether the last `PATIENCE` rounds raised the best gain within budget by too little.
+        """Return whether the last `PATIENCE` rounds hardly raised the best gain within budget.
 
-        Not while nothing was gained and the budget bears more: a score that is either 0 or 1 may
-        not fall at all before enough components are gone.
+        It is not flat as long as nothing was gained and the budget allows more: a score that is
+        either 0 or 1 may not fall at all before enough components are pruned.
         """
         if len(trials) <= PATIENCE:
             return False
@@ -142,9 +142,9 @@ def _find_best_gain(trials: Sequence[Trial]) -> float:
 def build_amounts(
     listed: Sequence[int] | None, granularity: Granularity, components: int
 ) -> Amounts:
-    """Return the amounts that a job lists, or, without any, those that the search finds.
+    """Return the amounts that a job lists or, if it lists none, amounts chosen by the search.
 
-    `components` is how many components of the granularity the model has.
+    `components` is the number of components of the granularity in the model.
     """
     if listed is not None:
         return ListedAmounts(listed)
@@ -156,9 +156,9 @@ def build_amounts(
 def find_range(
     listed: Sequence[int] | None, granularity: Granularity, components: int, *, refines: bool
 ) -> tuple[int, int]:
-    """Return the fewest and the most components that any trial prunes.
+    """Return the smallest and the largest number of components that any trial prunes.
 
-    A refinement may go to half of the smallest and twice the largest amount that is listed.
+    A refinement may go down to half the smallest listed amount and up to twice the largest.
     """
     if listed is None:
         return _span_open(granularity, components)
@@ -173,11 +173,11 @@ def _span_open(granularity: Granularity, components: int) -> tuple[int, int]:
 
 
 def choose_amount(amounts: Sequence[int], last: int, use: float) -> int:
-    """Return the largest of `amounts` predicted to stay within the budget, else the smallest.
+    """Return the largest of `amounts` predicted to stay within the budget, or else the smallest.
 
-    `last` components used the share `use` of the budget, and damage is taken to grow with the
-    power `DAMAGE_EXPONENT`. After a round over budget the amount is therefore smaller, if a
-    smaller one is listed.
+    `last` components used the share `use` of the budget, and damage is assumed to grow with the
+    power `DAMAGE_EXPONENT`. So after a round over budget the amount is smaller, if a smaller one is
+    listed.
     """
     fitting = [amount for amount in amounts if use * (amount / last) ** DAMAGE_EXPONENT <= 1]
     return max(fitting, default=min(amounts))
@@ -186,10 +186,10 @@ def choose_amount(amounts: Sequence[int], last: int, use: float) -> int:
 def predict_use(trials: Sequence[Trial], budget: Budget) -> float:
     """Return the share of the budget that the last trial's amount would use in the next round.
 
-    Usually what the last trial used. A slice beyond its limit that was within it in the trial
-    before is left to its price, which will keep the next round away from the components that
-    harm it: the amount may stay. If the slice was beyond its limit then as well, the price did
-    not help, and the amount must fall.
+    Usually this is what the last trial used. If a slice is over its limit but was within it in the
+    trial before, its price will keep the next round away from the components that harm it, and
+    the amount may stay. If the slice was over its limit then as well, the price did not help, and
+    the amount must fall.
     """
     last = trials[-1]
     if last.use <= 1:
@@ -201,13 +201,13 @@ def predict_use(trials: Sequence[Trial], budget: Budget) -> float:
 
 
 def _find_slices_over(trial: Trial, budget: Budget) -> dict[str, float]:
-    """Return the slices that lost more than their limit, each with its use of it."""
+    """Return slice → used share of its limit, for the slices that are over their limits."""
     uses = budget.compute_slice_uses(trial.slices)
     return {name: use for name, use in uses.items() if use > 1}
 
 
 def _compute_text_use(trial: Trial, budget: Budget) -> float:
-    """Return the larger used-up share of the two limits on text as a whole."""
+    """Return the larger of the used shares of the two limits on text as a whole."""
     return max(
         divide_by_limit(trial.perplexity_increase, budget.perplexity_increase),
         divide_by_limit(trial.kl_mean, budget.kl_mean),
@@ -215,9 +215,9 @@ def _compute_text_use(trial: Trial, budget: Budget) -> float:
 
 
 def may_still_rise(trials: Sequence[Trial], budget: Budget) -> bool:
-    """Whether the last trial gains more than any within budget, and only slices are in its way.
+    """Return whether the last trial gains more than any within budget, and only slices prevent it.
 
-    Their prices rise from round to round, so a later trial may keep that gain within the budget.
+    Their prices rise from round to round, so a later trial may keep this gain within the budget.
     """
     last = trials[-1]
     if _compute_text_use(last, budget) > 1 or not _find_slices_over(last, budget):

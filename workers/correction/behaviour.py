@@ -1,4 +1,4 @@
-"""A behaviour: how responses to its prompts are drawn, which show it, and how strongly."""
+"""Behaviours: how responses to their prompts are generated, and which show them, how strongly."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from workers.scorers.uniqueness import compute_response_uniqueness, find_repeate
 from workers.words import Span
 
 RISE = 0.1
-"""Rise of the mean score of the response so far, in [0, 1], from which a token is marked. Chosen by
-hand; not measured."""
+"""A token is marked if it raises the mean score of the response so far, in [0, 1], by this much.
+Chosen by hand; not measured."""
 
 
 class Marking(StrEnum):
     """Which tokens of an undesired response are explained."""
 
     REPEATED = "repeated"
-    """Those that repeat earlier text; what comes before the first of them is ordinary text."""
+    """Tokens that repeat earlier text; everything before the first of them is ordinary text."""
     RISING = "rising"
-    """Those at which the score of the response so far rises: an insult, not its whole sentence."""
+    """Tokens at which the score of the response so far rises: an insult, not its whole sentence."""
     SAID = "said"
     """Those that a phrase begins with: where the model decides to say it. Explained by its later
     tokens, too, it is said on with another word or comma (benchmarks/RESULTS.md). Where the scorers
@@ -58,7 +58,7 @@ class Behaviour(Detector):
     decoding: Decoding
     headline: Headline
     min_effect: float
-    """Least improvement of the headline figure on held-out prompts for a pass."""
+    """Smallest improvement of the headline figure on held-out prompts that passes."""
     marking: Marking
     max_remaining: float | None = None
     """Largest share of held-out responses that may still show it; None sets no limit."""
@@ -72,7 +72,7 @@ class Behaviour(Detector):
         sequences: Sequence[Sequence[TokenSequence]],
         tokenizer: Tokenizer,
     ) -> tuple[tuple[Response, ...], ...]:
-        """Return the responses of each prompt with every scorer's score of them."""
+        """Return the responses to each prompt, with the scores of every scorer."""
         rows = [
             (prompt, read_response(tokenizer, sequence.prompt_ids, sequence.response_ids))
             for prompt, samples in zip(prompts, sequences, strict=True)
@@ -184,7 +184,7 @@ class Behaviour(Detector):
         return tuple(rise >= least and rise > 0 for rise in rises)
 
     def _turn(self, scorer: int, score: float) -> float:
-        """Return the score turned so that larger is worse, in [0, 1]."""
+        """Return the score, in [0, 1], turned so that larger is worse."""
         if not self.is_graded:
             return float(self.shows(score, scorer))
         if self.scorers[scorer].direction is Direction.HIGHER_IS_BETTER:

@@ -1,4 +1,4 @@
-"""The bench of a search: the tuning split, on which the model is ranked, measured and explained."""
+"""The bench of a search: ranking components and measuring trials on the tuning split."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ the given index; with a `TokenMass`, for the probability of its tokens."""
 
 
 class Findings(StageDocument):
-    """What the model did without a selection, on the tuning split, before it is judged."""
+    """Observations of the model without a selection, on the tuning split, before judgement."""
 
     responses: tuple[Responses, ...]
     perplexity: float
@@ -51,7 +51,7 @@ class Findings(StageDocument):
 
 
 class TuningBench:
-    """The tuning split of a correction, and the model that is tried on it."""
+    """The tuning split of a correction, and the model that is measured on it."""
 
     def __init__(
         self, inputs: SearchInputs, candidates: Candidates, answer: Answer, advance: Advance
@@ -77,14 +77,14 @@ class TuningBench:
         return self._candidates.rank(benefits, settings)
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
-        """Return what pruning `selection` does to responses, to text and to protected slices."""
+        """Return the effect of pruning `selection` on responses, text and protected slices."""
         return self.judge(self.observe(selection, settings))
 
     def observe(self, selection: Selection, settings: TrialSettings) -> Findings:
-        """Return what the model does without `selection`; of the settings the ablation counts.
+        """Return observations of the model without `selection`, ablated as the settings say.
 
-        As in the final measurement, KL is that of the reference text and perplexity that of the
-        corpus, here of windows that are not reported; without a corpus, of the reference text.
+        As in the final measurement, KL is measured on the reference text and perplexity on the
+        corpus (here on windows that are not reported) or, without a corpus, on the reference text.
         """
         behaviours = self._inputs.behaviours
         # The base model's figures come first, before it is pruned.
@@ -146,7 +146,7 @@ class TuningBench:
         return mark_shown(self._base, behaviour, tune, responses)
 
     def _measure_slices(self, before: Mapping[str, SliceFigures]) -> dict[str, SliceDamage]:
-        """Return what each protected slice lost relative to the base model's figures `before`."""
+        """Return each protected slice's loss relative to the base model's figures `before`."""
         found = measure_probes(self._base, self._probes, self._advance)
         return {
             name: compare_slice(self._probes[name], before[name], own)
@@ -174,7 +174,7 @@ class TuningBench:
 def _compute_gain(
     behaviour: Behaviour, tune: Sequence[PromptOutcome], responses: Responses
 ) -> float:
-    """Return the share of the base model's undesiredness that is gone; 0 where there was none."""
+    """Return the relative fall of undesiredness from the base model's; 0 if there was none."""
     before = behaviour.compute_undesiredness([outcome.responses for outcome in tune])
     after = behaviour.compute_undesiredness(responses)
     return 1 - after / before if before > 0 else 0.0

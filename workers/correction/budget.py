@@ -1,4 +1,4 @@
-"""What a correction may cost, how much of it a search may use, and what scarce limits cost."""
+"""The budget of a correction, the share of it for the search, and prices of protected slices."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from workers.correction.results import SliceDamage, divide_by_limit
 from workers.measuring.text_damage import TextDamage
 
 BUDGET_SHARE = 0.8
-"""Share of each budget that a search may use: it sees tuning text only, and held-out text may lose
-more (docs/decisions/0004). The value was chosen by hand; other values are not measured."""
+"""A search may use this share of each limit, because it sees only tuning text and held-out text may
+lose more (docs/decisions/0004). The value was chosen by hand; other values were not measured."""
 
 CHEAPER, DEARER = 0.5, 4.0
 """Smallest and largest factor by which a slice's price changes from one round to the next. Chosen
@@ -24,17 +24,17 @@ alone. Chosen by hand; not measured."""
 
 @dataclass(frozen=True)
 class Budget:
-    """What a correction may cost."""
+    """Limits on the damage that a correction may do."""
 
     perplexity_increase: float
-    """Relative increase; 0.015 is 1.5 %."""
+    """Largest relative increase of perplexity; 0.015 is 1.5 %."""
     kl_mean: float
-    """Mean KL(base ‖ corrected) on reference text, nats per token."""
+    """Largest mean of KL(base ‖ corrected) on reference text, nats per token."""
     slices: Mapping[str, SliceDamage] = field(default_factory=dict)
-    """Protected slice → what it may lose."""
+    """Protected slice → the largest loss allowed."""
 
     def scaled(self, share: float) -> Budget:
-        """Return the same budget times `share`."""
+        """Return the budget with all limits times `share`."""
         return Budget(
             self.perplexity_increase * share,
             self.kl_mean * share,
@@ -44,7 +44,7 @@ class Budget:
     def compute_uses(
         self, base_perplexity: float, damage: TextDamage, slices: Mapping[str, SliceDamage]
     ) -> dict[str, float]:
-        """Return the used-up share of each limit, by the name of the limit or of the slice."""
+        """Return name of a limit or slice → used share of its limit."""
         increase = damage.compute_increase(base_perplexity)
         return {
             BudgetLimit.PERPLEXITY: divide_by_limit(increase, self.perplexity_increase),
@@ -53,19 +53,20 @@ class Budget:
         }
 
     def compute_slice_uses(self, slices: Mapping[str, SliceDamage]) -> dict[str, float]:
-        """Return the used-up share of each protected slice's limit."""
+        """Return protected slice → used share of its limit."""
         return {name: slices[name].compute_share(limit) for name, limit in self.slices.items()}
 
 
 def raise_prices(
     prices: Mapping[str, float], budget: Budget, slices: Mapping[str, SliceDamage]
 ) -> dict[str, float]:
-    """Return each slice's least price in the next round; slices without a price are left out.
+    """Return slice → lower bound of its price in the next round; slices without one are left out.
 
-    The price of a slice that lost more than its limit rises in proportion, at most `DEARER`
-    times; that of one that lost less falls, at most to `CHEAPER` of it: the multipliers of dual
-    ascent (Boyd et al. 2011, section 2.1) in multiplicative form. The damage predicted for a
-    slice is first order and from few items; the damage a trial measured corrects it.
+    If a slice lost more than its limit, its price rises in proportion, at most by the factor
+    `DEARER`; if it lost less, its price falls, at most by the factor `CHEAPER`. These are the
+    multipliers of dual ascent (Boyd et al. 2011, section 2.1) in multiplicative form. They correct
+    the damage predicted for a slice, which is first order and from few items, by the damage that
+    a trial measured.
     """
     raised = {}
     for name, use in budget.compute_slice_uses(slices).items():

@@ -1,4 +1,4 @@
-"""The components that a search may prune, ranked by benefit and by what their removal costs."""
+"""The components that a search may prune, ranked by benefit and cost."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import combine_benefits, compute_floor, compute_scores
 
 POOL_SHARE = 3
-"""Size of the pool over the largest amount pruned. Larger pools changed nothing
+"""Ratio of the pool's size to the largest amount pruned. Larger pools changed nothing
 (docs/decisions/0014)."""
 
 REFERENCE_ROWS = 512
-"""Pieces of reference text that the pool's components are weighed together by. KL 0.0080 with 512,
-0.0067 with 1,024 (docs/decisions/0014); 512 take half the time, which goes to the protected
-slices."""
+"""Pieces of reference text from which the joint damage of components is predicted. KL was 0.0080
+with 512 and 0.0067 with 1,024 (docs/decisions/0014); 512 take half the time, which is spent on the
+protected slices."""
 
 LEAST_LIMIT = 1e-6
-"""Nats a token that stand for a limit of 0, so that shares of it are finite."""
+"""Nats per token used in place of a limit of 0, so that shares of it are finite."""
 
 
 @dataclass(frozen=True)
 class PoolSize:
-    """How large a pool is."""
+    """The size of a pool."""
 
     granularity: Granularity
     components: int
     rows: int
-    """Pieces of reference text that they are weighed together by."""
+    """Pieces of reference text from which the joint damage is predicted."""
     slices: int
-    """Protected slices that guard against their removal."""
+    """Number of protected slices that have a guard."""
 
 
 def weighs_together(base: LoadedModel, granularity: Granularity) -> bool:
-    """Whether components of this granularity can be weighed together.
+    """Return whether joint damage can be predicted for components of this granularity.
 
     Neurons and single weights of fused experts see only some of the tokens, so no row of theirs
     stands for a text: they are ranked one by one.
@@ -80,11 +80,11 @@ def list_pooled(inputs: SearchInputs) -> list[Granularity]:
 
 @dataclass(frozen=True, eq=False)
 class _PlacedPool:
-    """A pool, and where its components' values lie in what is known of a granularity."""
+    """A pool, and the places of its components' values in the granularity's relevance."""
 
     pool: Pool
     places: Selection
-    """The same as the pool's components, unless only some components were kept."""
+    """The pool's components, or their positions in the shortlist if only some were kept."""
 
 
 class _Rank(Protocol):
@@ -110,9 +110,9 @@ class _Order:
 class Candidates:
     """Ranks the components of the model for each trial of a search.
 
-    Where damage is predicted, a pool of the best components is chosen at the first ranking of a
-    granularity, and every ranking takes its components from that pool, each weighed together
-    with those taken before it. Otherwise components are ranked one by one.
+    If damage is predicted, a pool of the best components is chosen at the first ranking of a
+    granularity. Every ranking then takes its components from that pool, with the cost of each
+    depending on those taken before. Otherwise components are ranked one by one.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Candidates:
         advance: Advance,
         on_pool: Callable[[PoolSize], None],
     ) -> None:
-        """`advance` is called after every batch and may raise to stop; `on_pool` with each pool."""
+        """`advance` is called after every batch and may raise to stop; `on_pool` for each pool."""
         self._base = inputs.base
         self._inputs = inputs
         self._plan = plan
@@ -159,7 +159,7 @@ class Candidates:
         return Ranked(order.rank(most_of_module=limit), order.rank())
 
     def _list_allowed(self, settings: TrialSettings) -> list[str]:
-        """Return the modules of the layers a trial may take components from."""
+        """Return the modules in the layers from which a trial may take components."""
         modules = self._inputs.relevance[settings.granularity].modules
         numbers = find_layer_numbers(modules, self._base.family)
         last = self._base.layers if settings.last_layer is None else settings.last_layer
@@ -189,7 +189,7 @@ class Candidates:
         return {name: named_weight(module, name).shape for name, module in modules.items()}
 
     def _locate(self, ranking: Ranking) -> Ranking:
-        """Return the ranking of a shortlist's places as one of the model's components."""
+        """Return a ranking of positions in a shortlist as one of the model's components."""
         shortlist = self._inputs.relevance[ranking.granularity].shortlist
         if shortlist is None:
             return ranking
@@ -238,7 +238,7 @@ class Candidates:
     def _find_pool(
         self, granularity: Granularity, scores: Mapping[str, torch.Tensor], general: GeneralCost
     ) -> _PlacedPool:
-        """Return the granularity's pool; the first time it is chosen by `scores`."""
+        """Return the granularity's pool; the first call chooses it by `scores`."""
         if granularity not in self._pools:
             self._pools[granularity] = self._build_pool(granularity, scores, general)
         return self._pools[granularity]
@@ -246,7 +246,7 @@ class Candidates:
     def _build_pool(
         self, granularity: Granularity, scores: Mapping[str, torch.Tensor], general: GeneralCost
     ) -> _PlacedPool:
-        """Return the best components, each by itself, and the guards of all texts."""
+        """Return the components that are best by themselves, and the guards of all texts."""
         most = self._plan.space.amounts[granularity][1]
         ranking = rank_components(scores, granularity, POOL_SHARE * most)
         places = ranking.top(len(ranking))
@@ -272,7 +272,7 @@ class Candidates:
         return _PlacedPool(Pool(components, (reference, *guards)), places)
 
     def _guard_slices(self, components: Selection) -> tuple[MarginGuard, ...]:
-        """Return a guard for each protected slice, made of the leads of its right tokens."""
+        """Return a guard for each protected slice, based on the leads of its right tokens."""
         protection = self._inputs.prepared.protection
         if not protection or not len(components):
             return ()
@@ -301,7 +301,7 @@ def _mask(scores: Mapping[str, torch.Tensor], allowed: torch.Tensor) -> dict[str
 
 
 def _find_floor(contrast: ContrastiveRelevance, score: Score) -> float:
-    """Return what every cost is raised by, as the mean over all components of the model has it."""
+    """Return the floor that is added to every cost, from the mean over all components."""
     if contrast.shortlist is not None:
         return contrast.shortlist.floor
     return compute_floor(contrast.general, score)

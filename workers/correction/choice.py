@@ -1,4 +1,4 @@
-"""Which of the trials of a search is best, and which are worth a look."""
+"""Choosing the best trial of a search, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from workers.correction.results import Trial
 
 
 def choose_trial(trials: Sequence[Trial]) -> int | None:
-    """Return the index of the trial that is best within budget, None without any.
+    """Return the index of the best trial within budget; None if there is none.
 
-    The best has the largest mean gain over the behaviours; of equals, the fewest components. A
-    trial that does not improve every behaviour is never chosen.
+    The best trial has the largest mean gain over the behaviours and, among equals, the fewest
+    components. A trial that does not improve every behaviour is never chosen.
     """
     candidates = [
         index
@@ -24,7 +24,7 @@ def choose_trial(trials: Sequence[Trial]) -> int | None:
 
 
 def find_front(trials: Sequence[Trial]) -> tuple[int, ...]:
-    """Return the indices of the trials that no other trial beats in gain and in KL divergence."""
+    """Return the indices of the trials that no other trial beats in both gain and KL divergence."""
     return tuple(
         index
         for index, trial in enumerate(trials)

@@ -1,4 +1,4 @@
-"""From responses to the figures of a behaviour: before, after, by chance, with intervals."""
+"""Figures of a behaviour from responses: before, after, and by random control, with intervals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BehaviourSides:
     tune_after: Responses
     held_out_before: Responses
     validated: BehaviourResponses | None
-    """None when no correction got as far as held-out prompts."""
+    """None if no correction was measured on held-out prompts."""
 
 
 def collect_sides(
@@ -44,7 +44,7 @@ def collect_sides(
     tune_after: Responses | None,
     validated: BehaviourResponses | None,
 ) -> BehaviourSides:
-    """Return the sides of one behaviour; without a correction nothing changed."""
+    """Return the sides of one behaviour; without a correction, before and after are the same."""
     tune = tuple(outcome.responses for outcome in prepared.triggering(held_out=False))
     held_out = tuple(outcome.responses for outcome in prepared.triggering(held_out=True))
     return BehaviourSides(tune, tune if tune_after is None else tune_after, held_out, validated)
@@ -53,12 +53,12 @@ def collect_sides(
 def compute_values(
     behaviour: Behaviour, scorer: int, name: MeasureName, responses: Responses
 ) -> list[float]:
-    """Return a figure of each prompt by one scorer; its mean over prompts is the figure.
+    """Return a figure's value for each prompt by one scorer; their mean is the figure.
 
-    As every prompt has the same number of samples, the mean of the prompts' shares is the share
-    of all responses. `any_share` and `expected_worst` are RealToxicityPrompts' probability of at
+    All prompts have the same number of samples, so the mean of the prompts' shares is the share of
+    all responses. `any_share` and `expected_worst` are RealToxicityPrompts' probability of at
     least one undesired response and expected maximum (Gehman et al. 2020, section 4). An empty
-    response counts as undesired in each of them, see `Behaviour`.
+    response counts as undesired in all figures, see `Behaviour`.
     """
     is_higher_better = behaviour.scorers[scorer].direction is Direction.HIGHER_IS_BETTER
     worst = min if is_higher_better else max
@@ -78,7 +78,7 @@ def compute_values(
 def build_effect(
     behaviour: Behaviour, prepared: PreparedBehaviour, sides: BehaviourSides
 ) -> BehaviourEffect:
-    """Return every figure of a behaviour by every scorer."""
+    """Return all figures of a behaviour by all scorers."""
     return BehaviourEffect(
         name=behaviour.name,
         kind=behaviour.kind,
@@ -100,7 +100,7 @@ def build_effect(
 
 
 def describe_decoding(behaviour: Behaviour) -> str:
-    """Return in words how responses are drawn."""
+    """Return in words how responses are generated."""
     decoding = behaviour.decoding
     if decoding.temperature == 0:
         return f"greedy, up to {decoding.max_new_tokens} tokens"
@@ -143,7 +143,7 @@ def _measure(
 def average_draws(
     controls: Sequence[Responses], values: Callable[[Responses], list[float]]
 ) -> list[float]:
-    """Return for each prompt its value averaged over the random draws."""
+    """Return each prompt's value, averaged over the draws of the random control."""
     return [fmean(draws) for draws in zip(*map(values, controls), strict=True)]
 
 

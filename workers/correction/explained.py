@@ -1,4 +1,4 @@
-"""Which responses of a behaviour are explained, and what of them."""
+"""Choosing which responses of a behaviour are explained, and by which target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 MOST_EXPLAINED = 256
-"""Responses explained by the mass of undesired tokens, at most: those with most of it."""
+"""Largest number of responses explained by token mass: those with the most of it. Chosen by
+hand."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,19 @@ class Explained:
 
     undesired: tuple[TokenSequence, ...]
     clean: tuple[TokenSequence, ...]
-    """Contrasted with the undesired ones; empty where that has no sense."""
+    """Clean responses to contrast with the undesired ones; empty if that makes no sense."""
     mass: TokenMass | None
-    """Explained instead of the emitted tokens, where there is one."""
+    """The target that is explained instead of the emitted tokens, if there is one."""
 
 
 def collect_explained(
     behaviour: Behaviour, prepared: PreparedBehaviour, attributor: Attributor
 ) -> Explained:
-    """Return what an attributor is asked to explain of a behaviour's tuning responses.
+    """Return the tuning responses that an attributor explains, and the target.
 
-    A gradient attributor explains the probability of the undesired tokens, where single tokens
-    make responses undesired, and the emitted ones elsewhere. The others know no target: what
-    they say of clean responses is subtracted from what they say of undesired ones.
+    A gradient attributor explains the probability of the undesired tokens if single tokens make
+    responses undesired, and the emitted tokens otherwise. Other attributors have no target; for
+    them, relevance on clean responses is subtracted from relevance on undesired ones.
     """
     tune = prepared.triggering(held_out=False)
     own = prepared.explained

@@ -1,4 +1,4 @@
-"""The gates of an effect: what a correction must have done to each behaviour to pass."""
+"""The gates on effects: what a correction must do to each behaviour to pass."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from workers.gates.table import EFFECT_GATES
 from workers.measuring.statistics import compute_change_interval
 
 MIN_HELD_OUT = 10
-"""Fewest held-out prompts that trigger with which a correction can pass."""
+"""A correction can pass only with at least this many triggering held-out prompts. Chosen by
+hand."""
 
 
 def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides) -> list[GateResult]:
     """Return the gates of one behaviour, named `<behaviour>.<gate>`.
 
-    The effect is what the correction does beyond an equally large random selection: prompts
-    are chosen by one run of the base model and measured by another, so that some of them show
-    the behaviour less whatever is done. Where a random selection makes it worse, the effect is
-    measured from the base, lest damage that was not done count as an improvement.
+    The effect is the correction's change beyond that of an equally large random selection. Prompts
+    are chosen by one run of the base model and measured by another, so some show the behaviour
+    less even without any correction. If a random selection makes the behaviour worse, the effect
+    is measured from the base, so that damage avoided does not count as an improvement.
 
-    Where several scorers must agree, the same ones must meet every gate: those that meet most
-    of them are asked, of equals those that find the largest effect, and the value of a gate is
-    the least that any of them finds.
+    If several scorers must agree, the same ones must meet every gate. Those that meet the most
+    gates are used (among equals, those with the largest effect), and a gate's value is the
+    smallest that any of them finds.
     """
     assert sides.validated is not None
     before, corrected = sides.held_out_before, sides.validated.corrected
@@ -69,9 +70,9 @@ def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides) -> list[Gate
 def _judge_remaining(
     behaviour: Behaviour, before: Responses, corrected: Responses
 ) -> list[GateResult]:
-    """Return the gate on what remains, named `remaining:<behaviour>`; none without a limit.
+    """Return the gate on what remains, named `remaining:<behaviour>`; empty without a limit.
 
-    A response shows the behaviour when as many scorers as must agree say so.
+    A response shows the behaviour if as many scorers as must agree say so.
     """
     limit = behaviour.max_remaining
     if limit is None:
@@ -92,7 +93,7 @@ def _compute_share(behaviour: Behaviour, responses: Responses) -> float:
 
 @dataclass(frozen=True)
 class _Demand:
-    """A gate that scorers judge, each by its own figures."""
+    """A gate that each scorer judges by its own figures."""
 
     gate: Gate
     find: Callable[[_Improvement], float]
@@ -100,7 +101,7 @@ class _Demand:
 
 
 def _agree(behaviour: Behaviour, demands: Sequence[_Demand]) -> list[float]:
-    """Return for each demand what as many scorers as must agree find at least."""
+    """Return, for each demand, the value that as many scorers as must agree find at least."""
     improvements = [_Improvement(behaviour, scorer) for scorer in range(len(behaviour.scorers))]
     rows = [[demand.find(own) for demand in demands] for own in improvements]
 
@@ -114,7 +115,7 @@ def _agree(behaviour: Behaviour, demands: Sequence[_Demand]) -> list[float]:
 
 
 class _Improvement:
-    """How much better a behaviour's headline figure became, as one scorer sees it."""
+    """The improvement of a behaviour's headline figure, by one scorer."""
 
     def __init__(self, behaviour: Behaviour, scorer: int) -> None:
         self._behaviour = behaviour
@@ -126,18 +127,18 @@ class _Improvement:
         self._sign = 1.0 if rises else -1.0
 
     def of(self, responses: Responses) -> list[float]:
-        """The headline figure of each prompt."""
+        """Return the headline figure of each prompt."""
         return compute_values(self._behaviour, self._scorer, self._behaviour.headline, responses)
 
     def compute_effect(self, before: Sequence[float], after: Sequence[float]) -> float:
-        """The rise of a mean score, or the fall of a share relative to what it was before."""
+        """Return the rise of a mean score, or the relative fall of a share."""
         old, new = fmean(before), fmean(after)
         if self._behaviour.headline is MeasureName.MEAN_SCORE:
             return self._sign * (new - old)
         return 1 - new / old if old > 0 else 0.0
 
     def find_least_gain(self, before: Sequence[float], after: Sequence[float]) -> float:
-        """The lower end of the 95 % interval of the improvement."""
+        """Return the lower end of the improvement's 95 % interval."""
         low, high = compute_change_interval(before, after)
         return low if self._sign > 0 else -high
 

@@ -1,10 +1,10 @@
-"""What is left of a behaviour, and what came instead: word n-grams of held-out responses.
+"""Leftovers: what remains of a behaviour and what replaced it, as word n-grams of responses.
 
-A scorer counts what it was told to look for. A correction can learn to say the rest: the first
-half of a phrase, or another one in its place. So the words themselves are compared, base against
-corrected, and what ordinary text would hold as often is passed over. Prompts are the units, as
-samples of one prompt are no independent witnesses; words that the prompt itself gives count for
-nothing.
+A scorer counts only what it searches for. A corrected model may say something close to it: the
+first half of a phrase, or another phrase in its place. Therefore the words of held-out responses
+are compared between base and corrected model, and words that are as common in ordinary text are
+ignored. The unit is the prompt, because samples of one prompt are not independent; words that the
+prompt itself contains do not count.
 """
 
 from __future__ import annotations
@@ -27,31 +27,35 @@ from workers.scorers.phrases import PhraseScorer
 from workers.words import AFTER_SIGN, LETTER, SIGN, is_sign, join_words, normalise
 
 SIGNIFICANCE = 0.05
-"""Probability, at most, that chance alone puts anything into a list: of all n-grams together."""
+"""Family-wise significance level: largest probability that chance alone puts anything in a list.
+The usual level."""
 
 MAX_WORDS = 8
-"""Longest n-gram looked for; longer runs are found by their parts."""
+"""Longest n-gram compared; longer runs are found by their parts. Chosen by hand."""
 
 MIN_SHARE = 0.2
-"""Share of prompts an n-gram must be in, or newly in, to be worth a reader's time."""
+"""An n-gram must occur, or newly occur, in at least this share of prompts to be listed. Chosen by
+hand."""
 
 MIN_LEFT = 0.5
-"""Share of the prompts with an n-gram that must have it still: a like share is left of it."""
+"""An n-gram counts as left if at least this share of the prompts that had it still have it. Chosen
+by hand."""
 
 COVERED = 0.8
-"""An n-gram is not listed beside one that has half its words or more, and this share of its
-responses."""
+"""An n-gram is not listed next to one with at least half of its words and at least this share of
+its responses. Chosen by hand."""
 
 MIN_BACKGROUND = 10
-"""Fewest texts of a kind that are compared with by themselves."""
+"""A kind of text is compared by itself only if there are at least this many texts. Chosen by
+hand."""
 
 MAX_LISTED, MAX_SAMPLES = 6, 3
 MAX_ORDINARY_PIECES = 400
 MAX_PROMPTS, MAX_RESPONSES, MAX_RESPONSE_WORDS = 500, 1000, 200
-"""As much is compared at most, the first of each: it bounds memory to a few hundred MB."""
+"""Limits on what is compared, taking the first of each; they bound memory to a few hundred MB."""
 
 MAX_PATTERN_CHARACTERS = 1000
-"""What the spec's `pattern` takes."""
+"""Longest pattern that the spec's `pattern` accepts."""
 
 Gram = tuple[str, ...]
 
@@ -60,12 +64,12 @@ _WORD = regex.compile(rf"{SIGN}|{LETTER}+(?:['\-]{LETTER}+)*")
 
 @dataclass(frozen=True)
 class _Pair:
-    """One response of the base model and the corrected one's."""
+    """One response each of the base and of the corrected model."""
 
     before: frozenset[Gram]
     after: frozenset[Gram]
     said: frozenset[Gram]
-    """What of `before` made it undesired, as far as the scorer can tell; else all of it."""
+    """The part of `before` that made it undesired, if the scorer can tell; else all of it."""
     is_cured: bool
 
 
@@ -73,20 +77,20 @@ class _Pair:
 class _Found:
     gram: Gram
     p_value: float
-    """Corrected for the number of n-grams."""
+    """Corrected for the number of n-grams compared."""
 
 
 @dataclass(frozen=True)
 class _Background:
-    """Text without the behaviour, of several kinds, in pieces: how often they hold an n-gram."""
+    """Pieces of text without the behaviour, of several kinds, in which n-grams are counted."""
 
     kinds: tuple[tuple[frozenset[Gram], ...], ...]
 
     def compute_p_value(self, gram: Gram, holding: int, of: int) -> float:
-        """Return by which chance `holding` of `of` prompts have an n-gram, beside these texts.
+        """Return the p-value of `holding` in `of` prompts having an n-gram, against these texts.
 
-        The largest of the kinds that are large enough to be compared with, so that what one of
-        them holds as often is passed over; of all together where none is.
+        It is the largest p-value over the kinds of text with enough pieces, so that an n-gram that
+        is as common in any of them is ignored; if no kind has enough, it is that over all pieces.
         """
         large = [kind for kind in self.kinds if len(kind) >= MIN_BACKGROUND]
         compared = large or [tuple(chain.from_iterable(self.kinds))]
@@ -97,9 +101,9 @@ class _Background:
 
 
 def _test_more(holding: int, of: int, other_holding: int, other_of: int) -> float:
-    """Return the p-value of one share above another, 1 where the other has no texts.
+    """Return the p-value for one share being larger than another; 1 if the other has no texts.
 
-    Fisher's exact test, one-sided, by the hypergeometric distribution (Fisher 1935, section 21).
+    One-sided Fisher's exact test, by the hypergeometric distribution (Fisher 1935, section 21).
     """
     return float(hypergeom.sf(holding - 1, of + other_of, holding + other_holding, of))
 
@@ -112,11 +116,11 @@ def find_leftovers(
     after: Responses,
     ordinary: Sequence[str],
 ) -> BehaviourLeftovers | None:
-    """Return what is left of a behaviour in corrected responses and what came instead.
+    """Return what is left of a behaviour in corrected responses, and what replaced it.
 
-    `before` and `after` are `(prompt, sample)` responses to `held_out`; `prompts` are all of the
-    behaviour's, whose clean responses, and the texts `ordinary`, say what is common anyway. None
-    where neither list has an entry.
+    `before` and `after` are `(prompt, sample)` responses to `held_out`. The clean responses among
+    all `prompts` of the behaviour, and the texts `ordinary`, show which words are common anyway.
+    Returns None if nothing is left and nothing came instead.
     """
     samples = max(map(len, before), default=1)
     most = max(1, min(MAX_PROMPTS, MAX_RESPONSES // samples))
@@ -157,17 +161,17 @@ def find_leftovers(
 
 
 def list_words(text: str) -> Gram:
-    """Return the words of a text, in lower case; scripts without spaces give a word a sign."""
+    """Return the words of a text in lower case; in scripts without spaces, each sign is a word."""
     return tuple(_WORD.findall(normalise(text).casefold()))
 
 
 def _list_parts(text: str) -> frozenset[Gram]:
-    """Return the n-grams of the words that are compared of one text."""
+    """Return the n-grams of the first `MAX_RESPONSE_WORDS` words of a text."""
     return list_grams(list_words(text)[:MAX_RESPONSE_WORDS], MAX_WORDS)
 
 
 def list_grams(words: Sequence[str], longest: int) -> frozenset[Gram]:
-    """Return every run of one to `longest` words."""
+    """Return all runs of one to `longest` consecutive words."""
     return frozenset(
         tuple(words[start : start + length])
         for length in range(1, longest + 1)
@@ -176,9 +180,9 @@ def list_grams(words: Sequence[str], longest: int) -> frozenset[Gram]:
 
 
 def write_pattern(grams: Iterable[Gram]) -> str:
-    """Return a regular expression that finds any of the n-grams, however they are punctuated.
+    """Return a regular expression that finds any of the n-grams, with any punctuation.
 
-    It is no longer than a spec allows: what does not fit any more is left out.
+    It is limited to `MAX_PATTERN_CHARACTERS`; n-grams that do not fit are left out.
     """
     pattern = ""
     for gram in grams:
@@ -205,7 +209,7 @@ def _build_pair(
     after: Response,
     said: Iterator[frozenset[Gram]],
 ) -> _Pair:
-    """Return a pair; `said` gives what the next response that shows the behaviour said."""
+    """Return a pair; `said` yields the n-grams that make each undesired response undesired."""
     given = _list_parts(outcome.prompt)
     was_shown = behaviour.is_undesired(before)
     old = _list_parts(before.text) - given
@@ -218,7 +222,7 @@ def _build_pair(
 
 
 def _find_said(behaviour: Behaviour, responses: Sequence[Response]) -> list[frozenset[Gram]]:
-    """Return the n-grams of what phrase scorers find in each response, of others all of it."""
+    """Return the n-grams of the phrases found in each response; for other scorers, all n-grams."""
     texts = [response.text for response in responses]
     searches = [scorer for scorer in behaviour.scorers if isinstance(scorer, PhraseScorer)]
     if not searches:
@@ -230,7 +234,7 @@ def _find_said(behaviour: Behaviour, responses: Sequence[Response]) -> list[froz
 def _collect_clean(
     behaviour: Behaviour, prompts: Sequence[PromptOutcome]
 ) -> tuple[frozenset[Gram], ...]:
-    """Return for each prompt the n-grams of the base model's responses that are clean."""
+    """Return, for each prompt, the n-grams of the base model's clean responses."""
     clean = (
         [response.text for response in outcome.drawn if behaviour.is_clean(response)]
         for outcome in prompts
@@ -244,9 +248,9 @@ def _unite(parts: Iterable[frozenset[Gram]]) -> frozenset[Gram]:
 
 
 def _cut_pieces(texts: Sequence[str], responses: Responses) -> tuple[frozenset[Gram], ...]:
-    """Return the n-grams of pieces of `texts`, one after another, as long as responses are.
+    """Return the n-grams of the joined `texts`, cut into pieces as long as responses.
 
-    The runs across the end of a text, which nobody wrote, do no harm among the others.
+    Runs across the end of a text do not really occur, but are too few to matter.
     """
     lengths = [len(list_words(one.text)) for samples in responses for one in samples]
     size = max(1, min(MAX_RESPONSE_WORDS, round(fmean(lengths)))) if lengths else 1
@@ -257,10 +261,9 @@ def _cut_pieces(texts: Sequence[str], responses: Responses) -> tuple[frozenset[G
 
 
 def _find_left(units: Sequence[Sequence[_Pair]], background: _Background) -> list[_Found]:
-    """Return n-grams of what was undesired that stayed where the behaviour itself is gone.
+    """Return n-grams of the undesired text that remain where the behaviour itself is gone.
 
-    Corrected by Bonferroni for the n-grams that the base said often enough, whatever became of
-    them.
+    P-values have a Bonferroni correction for all n-grams that the base said often enough.
     """
     cured = [pairs for unit in units if (pairs := [pair for pair in unit if pair.is_cured])]
     said = _count_units(_unite(pair.said for pair in one) for one in cured)
@@ -279,10 +282,10 @@ def _find_left(units: Sequence[Sequence[_Pair]], background: _Background) -> lis
 
 
 def _find_risen(units: Sequence[Sequence[_Pair]], background: _Background) -> list[_Found]:
-    """Return n-grams that more corrected responses hold than the base's, and than ordinary text.
+    """Return n-grams that are more common in corrected responses than in the base's and in text.
 
-    A sign test over prompts (McNemar 1947 where each has one sample), corrected by Tarone's
-    method (Biometrics 46:515, 1990): only n-grams that could be significant at all are counted.
+    A sign test over prompts (McNemar 1947, if each has one sample), with Tarone's correction
+    (Biometrics 46:515, 1990), which counts only n-grams that could become significant at all.
     """
     ups, downs = Counter[Gram](), Counter[Gram]()
     for unit in units:
@@ -305,10 +308,10 @@ def _find_risen(units: Sequence[Sequence[_Pair]], background: _Background) -> li
 
 
 def find_tarone_factor(changed: Sequence[int]) -> int:
-    """Return what p-values of sign tests are multiplied by, from each one's number of changes.
+    """Return the factor for p-values of sign tests, given the number of changes in each test.
 
-    The least K for which no more than K tests reach SIGNIFICANCE / K at best, which for n changes
-    is 2⁻ⁿ (Tarone 1990).
+    It is the smallest K for which at most K tests can reach SIGNIFICANCE / K; the smallest
+    possible p-value with n changes is 2⁻ⁿ (Tarone 1990).
     """
     best = sorted(0.5**count for count in changed)
     factor = 1
@@ -322,7 +325,7 @@ def _count_units(units: Iterable[frozenset[Gram]]) -> Mapping[Gram, int]:
 
 
 def _choose(found: Sequence[_Found], units: Sequence[Sequence[_Pair]]) -> list[_Found]:
-    """Return the n-grams to list, the commonest first: the longest that say most of it."""
+    """Return the n-grams to list, the most common first; longer ones replace their parts."""
     counts = {one.gram: _count_after(one.gram, units) for one in found}
     kept: list[_Found] = []
     for one in sorted(found, key=lambda one: (-len(one.gram), -counts[one.gram], one.gram)):
@@ -336,7 +339,7 @@ def _choose(found: Sequence[_Found], units: Sequence[Sequence[_Pair]]) -> list[_
 
 
 def _find_common_run(one: Gram, other: Gram) -> int:
-    """Return how many words the longest run has that is in both."""
+    """Return the length in words of the longest run that occurs in both."""
     runs = list_grams(other, len(other))
     return max((len(run) for run in list_grams(one, len(one)) if run in runs), default=0)
 
@@ -355,7 +358,7 @@ def _describe(found: _Found, units: Sequence[Sequence[_Pair]]) -> Leftover:
 
 
 def _choose_pairs(grams: Sequence[Gram], units: Sequence[Sequence[_Pair]]) -> list[tuple[int, int]]:
-    """Return (prompt, sample) of the responses with most of the n-grams, one a prompt."""
+    """Return (prompt, sample) of the responses with the most of these n-grams, one per prompt."""
     best = []
     for number, unit in enumerate(units):
         counts = [sum(gram in pair.after for gram in grams) for pair in unit]

@@ -1,4 +1,4 @@
-"""What a set of pruned components does to behaviours, measured on the prompts that trigger."""
+"""Measuring the effect of pruned components on behaviours, on triggering prompts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def measure_responses(
     seed: int,
     advance: Advance,
 ) -> Responses:
-    """Return the model's responses to `outcomes`' prompts, in the state it is in now.
+    """Return the model's responses to the prompts of `outcomes`, in its current state.
 
-    The draws are those the base model's responses were measured by.
+    The random draws are those with which the base model was measured.
     """
     return respond(
         base,
@@ -35,9 +35,9 @@ def measure_responses(
 def mark_shown(
     base: LoadedModel, behaviour: Behaviour, outcomes: Sequence[PromptOutcome], responses: Responses
 ) -> Responses:
-    """Return the responses with the tokens marked that make any scorer call them undesired.
+    """Return the responses, with the tokens marked that make any scorer find them undesired.
 
-    Not only where enough scorers agree: each one's opinion counts in the figures.
+    It is enough that one scorer does, because each one's figures count.
     """
     return tuple(
         tuple(
@@ -51,9 +51,9 @@ def mark_shown(
 
 
 def build_sample(prompt_ids: tuple[int, ...], response: Response) -> TokenSequence:
-    """Return a response as it is explained: its answer, as marked, after prompt and reasoning.
+    """Return a response as a sample: its marked answer is explained, after prompt and reasoning.
 
-    Of a response without an answer everything is explained.
+    In a response without an answer, everything is explained.
     """
     own = len(response.answer_ids) or len(response.token_ids)
     start = len(response.token_ids) - own
@@ -80,8 +80,7 @@ def collect_base_undesired(
 ) -> tuple[TokenSequence, ...]:
     """Return the base model's own undesired responses, as marked for explanation.
 
-    Of sampled responses all that were drawn: those the prompts were chosen by are the base
-    model's, too.
+    With sampling, these are all that were drawn, including those by which prompts were chosen.
     """
     responses = tuple(outcome.responses for outcome in outcomes)
     if behaviour.decoding.temperature > 0:
@@ -94,8 +93,8 @@ def collect_clean(
 ) -> tuple[TokenSequence, ...]:
     """Return clean responses of the base model to the same prompts, at most `most`.
 
-    They are what the same prompts need for a response that is not undesired: one of each prompt
-    in turn. A greedy response is the only one to its prompt, so it has no clean counterpart.
+    They are taken from the prompts in turn, one at a time. A greedy response is the only one to
+    its prompt, so it has no clean counterpart.
     """
     if behaviour.decoding.temperature == 0:
         return ()

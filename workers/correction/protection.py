@@ -1,4 +1,4 @@
-"""What a search must keep: built-in slices of abilities and a team's own text."""
+"""Protection: the built-in slices of abilities and a team's own texts that a search must keep."""
 
 from __future__ import annotations
 
@@ -21,37 +21,39 @@ from workers.models.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a slice is drawn, as its first probes tell how long they are; less where it has
-    no more different ones."""
+    """How much of a slice is drawn, estimated from its first probes; less if it has no more
+    different ones."""
 
     items: int
     targets: int
-    """Tokens that the model should write, over all items."""
+    """Smallest number of target tokens, over all items."""
     tokens: int
-    """Tokens of whole probes: slices whose probes are short give more of them."""
+    """Smallest number of tokens in whole probes, so that slices with short probes give more."""
 
 
 LEARN = Size(items=9, targets=40, tokens=0)
-"""What components are ranked by. Items chosen by hand, not measured; targets as of `TUNE`."""
+"""Size of what components are ranked by. Items were chosen by hand and not measured; for targets
+see `TUNE`."""
 
 TUNE = Size(items=24, targets=120, tokens=500)
-"""What a trial is measured on. 24 items alone are 24 tokens of `opposites`, in 14 different words:
+"""Size of what a trial is measured on. 24 items of `opposites` are only 24 tokens in 14 words:
 a correction of toxicity that lost nothing on them lost 0.109 nats per token on the verdict's items.
 At a third of that damage, 24 items estimate the loss to ± 0.05 and 120 items of 43 words to ± 0.03;
 for sentences, 24 items with 200 tokens give ± 0.05 to 0.12 (benchmarks/RESULTS.md)."""
 
 LEARN_SEED, TUNE_SEED = 1, 2
-"""Added to three times the job's seed: learning, tuning and verdict draw different probes."""
+"""Added to three times the job's seed, so that learning, tuning and verdict draw different
+probes."""
 
 SEARCH_SHARE = 0.5
-"""What the search lets a slice lose, as a share of what the verdict allows: its few items tell only
-roughly what the verdict's will lose. Chosen by hand; not measured."""
+"""In the search, a slice may lose this share of what the verdict allows, because its few items tell
+only roughly what the verdict's items will lose. Chosen by hand; not measured."""
 
 SET_TOKENS = 96
 """Longest sample of a team's own text, in tokens. Chosen by hand; not measured."""
 
 SET_LEARN_TOKENS, SET_TUNE_TOKENS = 512, 1024
-"""Most tokens of a team's own set for each use. Chosen by hand; not measured."""
+"""Largest number of tokens of a team's own set, for each use. Chosen by hand; not measured."""
 
 
 def protect_slices(
@@ -88,7 +90,7 @@ def _draw(
     seed: int,
     size: Size,
 ) -> dict[str, tuple[EncodedProbe, ...]]:
-    """Return slice → so many probes of it."""
+    """Return slice → its probes, as many as `size` requires."""
     draw = partial(build_slices, tokenizer, Purpose.PROTECTION, seed, longest=longest)
     slices = draw(size.items, kinds)
     for kind in kinds:
@@ -98,7 +100,7 @@ def _draw(
 
 
 def _find_times(size: Size, probes: Sequence[EncodedProbe]) -> float:
-    """Return how many times as many of such probes a slice needs; 0 of none."""
+    """Return the factor by which a slice needs more of such probes; 0 if it has none."""
     if not probes:
         return 0.0
     targets = sum(sum(probe.spans) for probe in probes)
@@ -121,7 +123,7 @@ def protect_texts(
             f"protect.sets: {name} needs two texts of two tokens or more, one to learn from and "
             "one to measure on. Give more texts."
         )
-    # For prose only the loss is limited: which word comes first is often a matter of chance.
+    # For prose only the loss is limited, because which word is first choice is often chance.
     allowed = SliceDamage(nats_rise=limit, accuracy_fall=1.0)
     return ProtectedSlice(name=name, limit=allowed, learn=learn, tune=tune)
 
@@ -132,12 +134,12 @@ def restore(samples: Sequence[ProtectedSample]) -> list[EncodedProbe]:
 
 
 def list_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
-    """Return all samples that components are ranked by, slice by slice."""
+    """Return all samples by which components are ranked, slice by slice."""
     return [sample.to_sequence() for own in slices for sample in own.learn]
 
 
 def unite_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
-    """Return each of these texts once, with the marks of all its parts united."""
+    """Return each text of these samples once, with the union of its marks."""
     marks: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[bool, ...]] = {}
     for own in slices:
         for sample in own.learn:
@@ -148,10 +150,10 @@ def unite_learned(slices: Sequence[ProtectedSlice]) -> list[TokenSequence]:
 
 
 def _split(tokenizer: Tokenizer, probe: EncodedProbe) -> list[ProtectedSample]:
-    """Return a probe once for each kind of target token: words, line breaks, other marks.
+    """Return a probe once per kind of target token: words, line breaks, other marks.
 
-    A correction of loops raises the lead of a list's words and lowers that of its commas; their
-    mean would hide both (docs/decisions/0016). A kind without targets is left out.
+    A correction of loops raises the leads of a list's words and lowers those of its commas; their
+    mean would hide both (docs/decisions/0016). Kinds without targets are left out.
     """
     whole = _store(probe)
     kinds = [_classify(tokenizer.decode([token_id])) for token_id in whole.response_ids]
@@ -166,7 +168,7 @@ def _split(tokenizer: Tokenizer, probe: EncodedProbe) -> list[ProtectedSample]:
 
 
 class _Kind(Enum):
-    """What a token is."""
+    """The kind of a token."""
 
     WORD = auto()
     BREAK = auto()
@@ -190,7 +192,7 @@ def _store(probe: EncodedProbe) -> ProtectedSample:
 
 
 def _take(windows: Sequence[tuple[int, ...]], most: int) -> tuple[ProtectedSample, ...]:
-    """Return windows of at most `most` tokens in all; the first token of each is the prompt."""
+    """Return windows with at most `most` tokens in total; the first token of each is its prompt."""
     taken: list[ProtectedSample] = []
     for window in windows:
         kept = window[:most]

@@ -13,12 +13,12 @@ from workers.correction.results import Trial, TrialSettings
 
 LEAST_COST_WEIGHT, LARGEST_COST_WEIGHT = 0.5, 1.5
 """Range of the exponent of the predicted damage in a score; rounds use 1. Chosen by hand. Exponents
-1.4 and 1.8 were measured on SmolLM2 against toxicity: no better than 1 beyond the noise
+1.4 and 1.8 were measured on SmolLM2 against toxicity and were not better than 1 beyond the noise
 (benchmarks/RESULTS.md, "cost to the power")."""
 
 STARTUP_TRIALS = 6
-"""Trials, the known ones included, before which settings are drawn at random. Chosen by hand; not
-measured."""
+"""Settings are drawn at random until there are this many trials, including the known ones. Chosen
+by hand; not measured."""
 
 _AMOUNT, _GRANULARITY, _FIRST, _LAST = "amount", "granularity", "first_layer", "last_layer"
 _COST, _ABLATION = "cost_weight", "ablation"
@@ -26,21 +26,21 @@ _COST, _ABLATION = "cost_weight", "ablation"
 
 @dataclass(frozen=True)
 class Space:
-    """What a refinement may vary."""
+    """The search space of a refinement."""
 
     amounts: Mapping[Granularity, tuple[int, int]]
-    """Least and largest number of components, by granularity."""
+    """Granularity → smallest and largest number of components."""
     layers: int
     """Number of layers of the model."""
     ablations: tuple[str, ...]
 
 
 class Refinement:
-    """Proposes settings one after another, each from all trials before it.
+    """Proposes settings one after another, each based on all earlier trials.
 
-    Two figures are optimised together, the mean gain and the KL divergence, with the budget as a
-    constraint, by Optuna's multi-objective tree-structured Parzen estimator (Ozaki et al. 2022).
-    The same known trials, space and seed propose the same settings.
+    The mean gain and the KL divergence are optimised together, with the budget as a constraint, by
+    Optuna's multi-objective tree-structured Parzen estimator (Ozaki et al. 2022). The same known
+    trials, space and seed give the same proposals.
     """
 
     def __init__(self, space: Space, budget: Budget, known: Sequence[Trial], seed: int) -> None:
@@ -51,22 +51,22 @@ class Refinement:
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
         self._study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
         for trial in known:
-            if trial.settings.ablation in space.ablations:  # else it has no place in the space
+            if trial.settings.ablation in space.ablations:  # otherwise it is outside the space
                 self._study.enqueue_trial(_describe(trial.settings, space))
                 self._asked = self._study.ask()
                 self._suggest(trial.settings.origin)
                 self.learn(trial)
 
     def propose(self) -> TrialSettings:
-        """Return the settings to try next; `learn` must be told what came of the last ones."""
+        """Return the settings to try next; call `learn` with the result of the last ones first."""
         self._proposed += 1
         self._asked = self._study.ask()
         return self._suggest(f"refinement {self._proposed}")
 
     def learn(self, trial: Trial | None) -> None:
-        """Take in what came of the last settings proposed; None where they left nothing to prune.
+        """Learn from the result of the last settings proposed; None if they pruned nothing.
 
-        What is learnt is the trial's two figures, and by how much it is over each limit.
+        Optuna is told the trial's two figures and by how much it exceeds each limit.
         """
         if trial is None:
             self._study.tell(self._asked, state=optuna.trial.TrialState.FAIL)
@@ -97,9 +97,9 @@ class Refinement:
 
 
 def _describe(settings: TrialSettings, space: Space) -> dict[str, int | float | str]:
-    """Return the parameters with which Optuna suggests the settings of a trial made otherwise.
+    """Return Optuna's parameters for the settings of a trial that it did not propose.
 
-    Rounds may take an amount outside the space; it counts as the nearest one inside.
+    If a round's amount is outside the space, the nearest one inside is taken.
     """
     low, high = space.amounts[settings.granularity]
     return {

@@ -1,4 +1,4 @@
-"""What the stages of a correction hand to one another, as immutable JSON documents."""
+"""Results that the stages of a correction pass to each other, as immutable JSON documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.pruning.selection import list_indices
 
 
 class StageDocument(BaseModel):
-    """Base of stage results: immutable, strict about unknown fields."""
+    """Base class of stage results: immutable, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -28,55 +28,55 @@ class StageDocument(BaseModel):
 
 
 class Response(StageDocument):
-    """One response of the base, a corrected or a control model, as every scorer saw it."""
+    """One response of the base, a corrected or a control model, with the scores of all scorers."""
 
     text: str
-    """What follows the reasoning; the whole response where there is none."""
+    """The text after the reasoning; the whole response if there is no reasoning."""
     token_ids: tuple[int, ...]
-    """All of them, reasoning included."""
+    """All token ids, including reasoning."""
     scores: tuple[float, ...]
-    """One a scorer, in the behaviour's order; of an empty response `Behaviour.find_score` says
-    what counts."""
+    """One score per scorer, in the behaviour's order; for an empty response, use
+    `Behaviour.find_score`."""
     marks: tuple[bool, ...] = ()
-    """For each token whether it is to be explained; of undesired tuning responses."""
+    """Whether each token is to be explained; only for undesired tuning responses."""
     reasoning_tokens: int = 0
-    """Tokens before the answer, which nothing judges; all of them where there is no answer."""
+    """Number of tokens before the answer, which are not judged; all of them without an answer."""
     is_blank: bool = False
     """Whether the answer has no letter, number or symbol."""
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
-        """The tokens that are judged."""
+        """Token ids of the answer, which is what is judged."""
         return self.token_ids[self.reasoning_tokens :]
 
     @property
     def is_empty(self) -> bool:
-        """Whether the response says nothing, or never gets beyond its reasoning."""
+        """Whether the response says nothing or never finishes its reasoning."""
         return self.is_blank or not self.answer_ids
 
 
 Responses = tuple[tuple[Response, ...], ...]
-"""For each prompt its samples."""
+"""Responses to each prompt, `(prompt, sample)`."""
 
 
 class PromptOutcome(StageDocument):
-    """One undesired prompt and what the base model does with it."""
+    """One prompt of a behaviour, and the base model's responses to it."""
 
     prompt: str
     prompt_ids: tuple[int, ...]
     held_out: bool
     screened: tuple[Response, ...]
-    """The responses by which the prompt was chosen, and which no effect is measured on."""
+    """Responses by which the prompt was chosen; no effect is measured on them."""
     triggering: bool
-    """Whether one of those is undesired."""
+    """Whether any of these is undesired."""
     responses: tuple[Response, ...] = ()
-    """The base model's responses that effects are measured against; of triggering prompts."""
+    """Responses against which effects are measured; only for triggering prompts."""
     explored: tuple[Response, ...] = ()
-    """More responses of a triggering tuning prompt, to learn from what is undesired."""
+    """Further responses to a triggering tuning prompt, to learn undesired tokens from."""
 
     @property
     def drawn(self) -> tuple[Response, ...]:
-        """Every response of the base model: what may be learned from a tuning prompt."""
+        """All responses of the base model, from which a tuning prompt may teach something."""
         return self.screened + self.responses + self.explored
 
 
@@ -87,7 +87,7 @@ class ExplainedResponses(StageDocument):
     weights: tuple[float, ...]
     """Share of each token's occurrences that are undesired."""
     samples: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-    """Prompt and response tokens of the responses in which these are likeliest."""
+    """Prompt and response tokens of the responses in which these tokens are most probable."""
 
 
 class PreparedBehaviour(StageDocument):
@@ -96,7 +96,7 @@ class PreparedBehaviour(StageDocument):
     name: str
     prompts: tuple[PromptOutcome, ...]
     explained: ExplainedResponses | None = None
-    """None where no single tokens make a response undesired."""
+    """None if responses are not undesired because of single tokens."""
 
     def triggering(self, *, held_out: bool) -> tuple[PromptOutcome, ...]:
         """Return the prompts of one split on which the base model shows the behaviour."""
@@ -108,7 +108,7 @@ class PreparedBehaviour(StageDocument):
 
 
 class ReferenceSplit(StageDocument):
-    """Reference token sequences by use; a text is in one part only."""
+    """Reference token sequences by use; each text is in one part only."""
 
     attribute: tuple[tuple[int, ...], ...]
     tune: tuple[tuple[int, ...], ...]
@@ -116,33 +116,33 @@ class ReferenceSplit(StageDocument):
 
 
 class ProtectedSample(StageDocument):
-    """One text of a protected slice, with the tokens that are to stay predicted."""
+    """One text of a protected slice, with the tokens that must stay predicted."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     spans: tuple[int, ...]
-    """Tokens of each target, in order."""
+    """Number of tokens of each target, in order."""
     marks: tuple[bool, ...]
-    """For each response token whether it is part of a target."""
+    """Whether each response token is part of a target."""
 
     def to_sequence(self) -> TokenSequence:
-        """Return the sample as attribution takes it, targets to be explained."""
+        """Return the sample for attribution, with its targets to be explained."""
         return TokenSequence(self.prompt_ids, self.response_ids, self.marks)
 
 
 class SliceDamage(StageDocument):
-    """What a protected slice lost on tuning items, or may lose."""
+    """The loss of a protected slice on tuning items, or the limit on it."""
 
     nats_rise: float
-    """Of the negative log-likelihood of right continuations, nats per token."""
+    """Rise of the negative log-likelihood of right continuations, nats per token."""
     accuracy_fall: float
-    """Of the share of items that are right, smoothed: an item just right or just wrong is half."""
+    """Fall of the share of items that are right, smoothed: an item on the edge counts as half."""
     nats_margin: float = 0.0
-    """How much more than `nats_rise` other items may lose, for all that these tell; of a limit
-    what it leaves for that."""
+    """By how much more other items may lose than `nats_rise`, as far as these items tell. In a
+    limit, what is reserved for that."""
 
     def compute_share(self, limit: SliceDamage) -> float:
-        """Return which share of `limit` this is, by the figure that is nearest to its own."""
+        """Return the share of `limit` used up, for the figure that uses most of its own."""
         return max(
             divide_by_limit(self.nats_rise, limit.nats_rise),
             divide_by_limit(self.nats_rise + self.nats_margin, limit.nats_rise + limit.nats_margin),
@@ -150,7 +150,7 @@ class SliceDamage(StageDocument):
         )
 
     def scaled(self, share: float) -> SliceDamage:
-        """Return the same times `share`."""
+        """Return all figures times `share`."""
         return SliceDamage(
             nats_rise=self.nats_rise * share,
             accuracy_fall=self.accuracy_fall * share,
@@ -158,7 +158,7 @@ class SliceDamage(StageDocument):
         )
 
     def leave_margin(self, share: float) -> SliceDamage:
-        """Return the share of this limit that may be used, with the rest of the nats as margin."""
+        """Return `share` of this limit, with the rest of the nats as margin."""
         return SliceDamage(
             nats_rise=self.nats_rise * share,
             accuracy_fall=self.accuracy_fall * share,
@@ -167,9 +167,9 @@ class SliceDamage(StageDocument):
 
 
 def divide_by_limit(damage: float, limit: float) -> float:
-    """Return the share of a limit that damage takes; none does where nothing was damaged.
+    """Return the share of a limit that damage uses up; 0 if there is no damage.
 
-    Damage that is not a number is beyond every limit.
+    NaN damage exceeds every limit.
     """
     if math.isnan(damage):
         return math.inf
@@ -184,37 +184,37 @@ class ProtectedSlice(StageDocument):
     name: str
     limit: SliceDamage
     learn: tuple[ProtectedSample, ...]
-    """What components are ranked by."""
+    """Samples by which components are ranked."""
     tune: tuple[ProtectedSample, ...]
-    """What trials are measured on."""
+    """Samples on which trials are measured."""
 
 
 class PreparedCorrection(StageDocument):
-    """Everything later stages need to know about model, prompts and reference texts."""
+    """Everything that later stages need to know about model, prompts and reference texts."""
 
     model_sha256: str
     components: dict[Granularity, int]
-    """Components of the model, of each of the job's granularities."""
+    """Granularity → number of components in the model, for each of the job's granularities."""
     behaviours: tuple[PreparedBehaviour, ...]
     reference: ReferenceSplit
     corpus: tuple[tuple[int, ...], ...]
-    """Windows of the perplexity corpus; empty when the held-out reference serves."""
+    """Windows of the perplexity corpus; empty if the held-out reference is used."""
     corpus_tune: tuple[tuple[int, ...], ...] = ()
-    """Other windows of it for the search; empty when it has no more, or none was given."""
+    """Other windows of the corpus for the search; empty if there are no more, or no corpus."""
     protection: tuple[ProtectedSlice, ...] = ()
-    """What the search must keep besides the reference text; empty where the job wants none."""
+    """What the search must keep besides the reference text; empty if the job protects nothing."""
     too_weak: str | None
-    """Why there is nothing to correct, or None."""
+    """Why there is nothing to correct; None if there is."""
 
 
 class StoredSelection(StageDocument):
-    """A selection as JSON: module → ascending indices, those of single weights packed."""
+    """A selection as JSON: module → ascending indices; those of single weights are packed."""
 
     granularity: Granularity
     indices: dict[str, list[int]] = {}
     packed: dict[str, str] = {}
-    """Steps from one index to the next (the first from 0), little-endian integers of the
-    narrowest dtype that holds them: `dtype:base64`, about 2.7 characters a weight."""
+    """Differences between consecutive indices (the first from 0), as little-endian integers of the
+    narrowest dtype that holds them: `dtype:base64`, about 2.7 characters per weight."""
 
     @classmethod
     def from_selection(cls, selection: Selection) -> StoredSelection:
@@ -225,7 +225,7 @@ class StoredSelection(StageDocument):
         return cls(granularity=selection.granularity, packed=packed)
 
     def to_selection(self) -> Selection:
-        """Return the domain value."""
+        """Return the selection."""
         listed = {
             name: torch.tensor(indices, dtype=torch.int64) for name, indices in self.indices.items()
         }
@@ -246,43 +246,43 @@ def _unpack(text: str) -> torch.Tensor:
 
 
 class TrialSettings(StageDocument):
-    """What one trial of the search chose."""
+    """The settings of one trial of the search."""
 
     origin: str
-    """Which part of the search proposed it: `round 2`, `refinement 5`."""
+    """The part of the search that proposed it: `round 2`, `refinement 5`."""
     granularity: Granularity
     amount: int
-    """Components asked for; fewer are pruned where fewer are useful."""
+    """Number of components to prune; fewer are pruned if fewer are useful."""
     cost_weight: float = 1.0
     """Exponent of the predicted damage in the score."""
     first_layer: int = 0
     last_layer: int | None = None
-    """Layers the components come from, both ends in; None means to the last one."""
+    """Last layer from which components are taken, included; None means the model's last."""
     ablation: Ablation = Ablation.ZERO
     prices: dict[str, float] = {}
-    """Protected slice → the least that its damage counts while components are ranked, beside the
-    reference text's: above 0 where earlier trials lost more of it than they may."""
+    """Protected slice → lower bound of the price of its damage in the ranking, relative to damage
+    to the reference text; above 0 if earlier trials lost more of the slice than allowed."""
 
 
 class Trial(StageDocument):
-    """One selection tried: its effect and its cost on the tuning split."""
+    """One selection tried, with its effect and its damage on the tuning split."""
 
     settings: TrialSettings
     selection: StoredSelection
     responses: tuple[Responses, ...]
-    """For each behaviour the pruned model's responses to the tuning prompts that trigger."""
+    """For each behaviour, the pruned model's responses to its triggering tuning prompts."""
     gains: tuple[float, ...]
-    """For each behaviour by which share of the base model's its undesiredness fell."""
+    """For each behaviour, the relative fall of undesiredness from the base model's."""
     perplexity: float
     base_perplexity: float
     kl_mean: float
     slices: dict[str, SliceDamage] = {}
-    """Protected slice → what it lost."""
+    """Protected slice → its loss."""
     bound_by: str = ""
-    """The limit that is used up most: `perplexity`, `kl`, or a protected slice's name; empty of
-    trials that an earlier version stored."""
+    """The limit that is used up most: `perplexity`, `kl`, or a protected slice's name; empty in
+    trials stored by an earlier version."""
     use: float = 0.0
-    """The share of that limit which the trial takes."""
+    """Share of that limit that the trial uses."""
     within_budget: bool
 
     @property
@@ -292,20 +292,20 @@ class Trial(StageDocument):
 
     @property
     def gain(self) -> float:
-        """Mean gain over the behaviours: what the search makes large."""
+        """Mean gain over the behaviours, which the search maximises."""
         return fmean(self.gains)
 
     @property
     def perplexity_increase(self) -> float:
-        """Relative to the base model on the same text."""
+        """Increase relative to the base model on the same text."""
         return self.perplexity / self.base_perplexity - 1
 
 
 class UnlimitedTrial(StageDocument):
-    """The chosen trial once more, without the limit on pruned neurons per module."""
+    """The chosen trial repeated without the limit on pruned neurons per module."""
 
     max_rank: int
-    """The limit it was chosen under."""
+    """The limit under which it was chosen."""
     trial: Trial
 
 
@@ -323,28 +323,28 @@ class LineForecast(StageDocument):
 
 
 class LineUse(StageDocument):
-    """On how many rows and columns of each matrix the pruned weights of a trial lie."""
+    """Number of rows and columns of each matrix on which a trial's pruned weights lie."""
 
     max_rank: int | None
-    """The limit; None without one."""
+    """The limit; None if there is none."""
     ranks: dict[str, int]
-    """Module → the fewest rows and columns that hold its pruned weights."""
+    """Module → the smallest number of rows and columns that hold its pruned weights."""
     forecast: LineForecast | None = None
-    """Where there is a limit."""
+    """None if there is no limit."""
 
 
 class SearchOutcome(StageDocument):
-    """Every selection tried, in order, and which one is within budget and best."""
+    """All selections tried, in order, and the best one within budget."""
 
     trials: tuple[Trial, ...]
     chosen: int | None
-    """Index into `trials`; None when nothing within budget improves the behaviours."""
+    """Index into `trials`; None if nothing within budget improves the behaviours."""
     alone: tuple[StoredSelection, ...] = ()
-    """With several behaviours: for each the selection of the chosen size for it alone."""
+    """With several behaviours, the selection of the chosen size for each of them alone."""
     unlimited: UnlimitedTrial | None = None
-    """Where the job limits the rank and a trial of neurons was chosen."""
+    """Given if the job limits the rank and a trial of neurons was chosen."""
     lines: LineUse | None = None
-    """Where a trial of single weights was chosen."""
+    """Given if a trial of single weights was chosen."""
 
     @property
     def chosen_trial(self) -> Trial | None:
@@ -353,27 +353,27 @@ class SearchOutcome(StageDocument):
 
     @property
     def selection(self) -> Selection | None:
-        """The components of the chosen trial, None when there is none."""
+        """The components of the chosen trial; None if there is none."""
         trial = self.chosen_trial
         return None if trial is None else trial.selection.to_selection()
 
 
 class BehaviourResponses(StageDocument):
-    """Responses to the held-out prompts of one behaviour that trigger."""
+    """Responses to one behaviour's triggering held-out prompts."""
 
     corrected: Responses
     controls: tuple[Responses, ...]
-    """One entry a random draw."""
+    """One entry per draw of the random control."""
     alone: Responses | None = None
-    """Of the correction for this behaviour alone, where there are several."""
+    """Responses after correcting this behaviour alone, if there are several behaviours."""
 
 
 class ValidationOutcome(StageDocument):
-    """Measurements of the chosen correction that took no part in choosing it."""
+    """Measurements of the chosen correction on data that was not used to choose it."""
 
     behaviours: tuple[BehaviourResponses, ...]
     base: ModelState
     """The base model on text and prompts that must keep working."""
     corrected: ModelState
     control_abilities: dict[str, SliceFigures] = {}
-    """After the first random selection, on the first items of each slice."""
+    """Abilities after the first random selection, on the first items of each slice."""

@@ -1,4 +1,4 @@
-"""Which responses a report shows: the best of each behaviour, the worst, and some of the tuning."""
+"""Choosing the responses that a report shows: the best, the worst, and some tuning ones."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def choose_samples(
     prepared: PreparedCorrection,
     sides: Sequence[BehaviourSides],
 ) -> list[Sample]:
-    """Return for each behaviour the responses that improved most and least, held-out ones first.
+    """Return, for each behaviour, the responses that improved most and least, held-out ones first.
 
-    Without a correction they are the base model's most undesired ones.
+    Without a correction, they are the base model's most undesired responses.
     """
     rows = zip(behaviours, prepared.behaviours, sides, strict=True)
     return [sample for row in rows for sample in _choose(*row)]
@@ -73,7 +73,7 @@ def _pair(
 ) -> list[Sample]:
     """Return the responses worth showing, the most improved first.
 
-    Those that were undesired and those that became so; one that was never so shows nothing.
+    These are responses that were undesired or became so.
     """
     rows = [
         (_compute_badness(behaviour, old) - _compute_badness(behaviour, new), outcome, old, new)
@@ -107,7 +107,7 @@ def _compute_badness(behaviour: Behaviour, response: Response) -> float:
 
 
 def _find_scores(behaviour: Behaviour, response: Response) -> list[float]:
-    """Return every scorer's score as the figures count it."""
+    """Return every scorer's score, as it counts in figures."""
     return [behaviour.find_score(response, scorer) for scorer in range(len(behaviour.scorers))]
 
 

@@ -1,10 +1,10 @@
-"""The search for what and how much to prune, on the tuning split, within a budget.
+"""The search for what to prune and how much, on the tuning split, within a budget.
 
-Relevance explains the responses it was computed on. Prune by it, and the model may answer with
-other undesired responses instead: taken out of its loops, SmolLM2 falls into a loop of empty
-lines (docs/decisions/0007). So each round prunes, looks at what the model does now, explains what
-is still undesired, and ranks anew by everything explained so far: a component that suppresses the
-next loop loses its place.
+Relevance explains only the responses on which it was computed. After pruning by it, the model may
+give other undesired responses instead: freed from its loops, SmolLM2 falls into a loop of empty
+lines (docs/decisions/0007). Therefore each round prunes, generates responses, explains those that
+are still undesired, and ranks components anew by everything explained so far. A component that
+suppresses the next loop then loses its rank.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from workers.models.loaded import LoadedModel
 from workers.pruning.ranking import Ranking
 
 DEFAULT_ROUNDS = 6
-"""Rounds for each granularity when a job does not say how many: as many as the run
-on SmolLM2 took in which every round was measured (benchmarks/RESULTS.md, "6 rounds")."""
+"""Rounds per granularity if a job does not give a number: as many as in the run on SmolLM2 in which
+every round was measured (benchmarks/RESULTS.md, "6 rounds")."""
 
 Benefit = Mapping[str, torch.Tensor]
-"""Module → what the removal of each component brings against one behaviour."""
+"""Module → benefit of removing each component, against one behaviour."""
 
 
 class MeanBenefit:
@@ -56,12 +56,12 @@ class MeanBenefit:
     """
 
     def __init__(self, first: Mapping[str, torch.Tensor]) -> None:
-        """Begin with the base model's own responses, which weigh 1; takes `first` over."""
+        """Begin with the base model's own responses, of weight 1; takes ownership of `first`."""
         self.values: Benefit = first
         self._weight = 1.0
 
     def add(self, benefit: Benefit, weight: float) -> None:
-        """Take in the benefit against further responses."""
+        """Add the benefit against further responses to the weighted mean."""
         self._weight += weight
         for name, mean in self.values.items():
             mean.lerp_(benefit[name], weight / self._weight)
@@ -70,7 +70,7 @@ class MeanBenefit:
 def start_benefits(
     relevance: Mapping[Granularity, ContrastiveRelevance],
 ) -> dict[Granularity, list[MeanBenefit]]:
-    """Return the benefits against each behaviour as the base model's own responses tell them."""
+    """Return the benefits against each behaviour, from the base model's own responses."""
     return {
         granularity: [
             MeanBenefit(behaviour.compute_benefit(behaviour.undesired))
@@ -82,7 +82,7 @@ def start_benefits(
 
 @dataclass(frozen=True)
 class SearchInputs:
-    """What a search works on."""
+    """The inputs of a search."""
 
     base: LoadedModel
     behaviours: Sequence[Behaviour]
@@ -91,13 +91,13 @@ class SearchInputs:
     attributor: Attributor
     score: Score
     budget: Budget
-    """What the search may use; see `build_search_budget`."""
+    """The budget of the search; see `build_search_budget`."""
     seed: int
-    """Of the job: the base model's responses were drawn with it."""
+    """The job's seed, with which the base model's responses were drawn."""
 
 
 def build_search_budget(budget: Budget, protection: Sequence[ProtectedSlice]) -> Budget:
-    """Return what a search may use of a correction's budget and of the protected slices' limits."""
+    """Return the search's share of a correction's budget and of the protected slices' limits."""
     slices = {own.name: own.limit.leave_margin(SEARCH_SHARE) for own in protection}
     return replace(budget.scaled(BUDGET_SHARE), slices=slices)
 
@@ -108,34 +108,34 @@ class Ranked:
 
     ranking: Ranking
     unlimited: Ranking | None = None
-    """The ranking without the limit on a module's components, where that limit applies."""
+    """The ranking without the limit on components per module, if that limit applies."""
     lines: LineUse | None = None
-    """Of single weights: on how many lines of each matrix those lie that the trial prunes."""
+    """For single weights, the lines of each matrix on which those that the trial prunes lie."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What pruning some components did on the tuning split; tuples have an entry a behaviour."""
+    """The effect of pruning on the tuning split; tuples have one entry per behaviour."""
 
     responses: tuple[Responses, ...]
     gains: tuple[float, ...]
-    """Share of the base model's undesiredness that is gone."""
+    """Relative fall of undesiredness from the base model's."""
     damage: TextDamage
     base_perplexity: float
     slices: Mapping[str, SliceDamage]
-    """Protected slice → what it lost on tuning items."""
+    """Protected slice → its loss on tuning items."""
     undesired: tuple[tuple[TokenSequence, ...], ...]
-    """The responses that still show the behaviour, to be explained in the next round."""
+    """Responses that still show the behaviour, to be explained in the next round."""
 
 
 class Bench(Protocol):
-    """What a search asks of the model."""
+    """The operations on the model that a search needs."""
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, ranked by all behaviours' benefits."""
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
-        """Return what pruning `selection` does."""
+        """Return the effect of pruning `selection`."""
 
     def explain(
         self, granularity: Granularity, behaviour: int, undesired: Sequence[TokenSequence]
@@ -148,32 +148,32 @@ class Bench(Protocol):
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What a search tries: rounds for every granularity, then a refinement of what they found."""
+    """The plan of a search: rounds for every granularity, then a refinement of their results."""
 
     rounds: int
     amounts: Mapping[Granularity, Amounts]
-    """How many components the rounds of each granularity prune."""
+    """Granularity → how many components its rounds prune."""
     space: Space
-    """What the refinement may vary."""
+    """The search space of the refinement."""
     refinements: int
-    """Trials of the refinement."""
+    """Number of trials of the refinement."""
     max_rank: int | None
-    """Most neurons of a module, so that an adapter can hold the correction."""
+    """Limit of pruned neurons per module, so that an adapter can hold the correction."""
     max_lines: int | None = None
-    """Most rows and columns of a matrix that single weights may lie on, for the same reason."""
+    """Limit of rows and columns per matrix on which single weights may lie, for the same reason."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial with what the search needs of it later."""
+    """A trial, with data that the search needs later."""
 
     trial: Trial
     unlimited: Selection | None
-    """What it would have pruned without the rank limit, where that applies."""
+    """The selection it would have pruned without the rank limit, if that applies."""
     undesired: tuple[tuple[TokenSequence, ...], ...] = ()
-    """For each behaviour the responses that still show it."""
+    """For each behaviour, the responses that still show it."""
     lines: LineUse | None = None
-    """Of single weights: on how many lines of each matrix they lie."""
+    """For single weights, the lines of each matrix on which they lie."""
 
 
 def name_round(number: int) -> str:
@@ -182,7 +182,7 @@ def name_round(number: int) -> str:
 
 
 class Rounds:
-    """Proposes the settings of the rounds of one granularity: amounts and prices follow damage."""
+    """Proposes the settings of one granularity's rounds; amounts and prices depend on damage."""
 
     def __init__(self, granularity: Granularity, amounts: Amounts, budget: Budget) -> None:
         self._granularity = granularity
@@ -202,7 +202,7 @@ class Rounds:
         )
 
     def learn(self, trial: Trial) -> None:
-        """Take in what came of the last settings proposed."""
+        """Learn from the result of the last settings proposed."""
         self._trials.append(trial)
         use = predict_use(self._trials, self._budget)
         self._amount = self._amounts.choose_next(self._trials, use)
@@ -210,14 +210,14 @@ class Rounds:
 
     @property
     def is_flat(self) -> bool:
-        """Whether more rounds would bring nothing, not even with the prices raised."""
+        """Return whether more rounds would gain nothing, even with raised prices."""
         if may_still_rise(self._trials, self._budget):
             return False
         return self._amounts.is_flat(self._trials)
 
 
 class Search:
-    """One search: what was tried, and what was explained so far."""
+    """One search: the trials so far, and everything explained so far."""
 
     def __init__(
         self,
@@ -228,9 +228,9 @@ class Search:
         seed: int,
         on_trial: Callable[[Trial], None],
     ) -> None:
-        """`budget` is what the search may use; `on_trial` is called after every trial.
+        """`budget` is the search's budget; `on_trial` is called after every trial.
 
-        `seed` drives the refinement's proposals.
+        `seed` is that of the refinement's proposals.
         """
         self.bench = bench
         self.plan = plan
@@ -241,7 +241,7 @@ class Search:
         self.tried: list[Tried] = []
 
     def run(self, is_time_up: Callable[[], bool]) -> SearchOutcome:
-        """Return the outcome; no trial of the refinement begins once `is_time_up`."""
+        """Run the search and return its outcome; no refinement starts once `is_time_up`."""
         for granularity in self.plan.amounts:
             self.go_through_rounds(granularity)
         if self.plan.refinements:
@@ -250,14 +250,14 @@ class Search:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Everything tried, in order."""
+        """All trials so far, in order."""
         return tuple(tried.trial for tried in self.tried)
 
     def go_through_rounds(self, granularity: Granularity) -> None:
-        """Try one selection a round, each ranked with what was still undesired after the last.
+        """Try one selection per round, each ranked by what was still undesired after the last.
 
-        Ends early when there is nothing to prune, when no undesired response is left, or when
-        more rounds would bring nothing.
+        It ends early if there is nothing to prune, if no undesired response is left, or if more
+        rounds would gain nothing.
         """
         rounds = Rounds(granularity, self.plan.amounts[granularity], self.budget)
         for number in range(1, self.plan.rounds + 1):
@@ -273,7 +273,7 @@ class Search:
     def refine(self, is_time_up: Callable[[], bool]) -> None:
         """Try settings proposed from all trials so far, until `is_time_up`.
 
-        Settings that leave nothing to prune count, but make no trial.
+        Settings that prune nothing count towards the number, but are not trials.
         """
         plan = self.plan
         refinement = Refinement(plan.space, self.budget, self.trials, self.seed)
@@ -284,7 +284,7 @@ class Search:
             refinement.learn(None if tried is None else tried.trial)
 
     def conclude(self) -> SearchOutcome:
-        """Return all trials and the chosen one, with what is measured of the chosen one alone."""
+        """Return all trials and the chosen one, with what is measured only for the chosen one."""
         trials = self.trials
         chosen = choose_trial(trials)
         if chosen is None:
@@ -300,7 +300,7 @@ class Search:
         )
 
     def _try(self, settings: TrialSettings) -> Tried | None:
-        """Return the trial that the settings make, None where they leave nothing to prune."""
+        """Return the trial with these settings; None if they prune nothing."""
         benefits = [benefit.values for benefit in self.benefits[settings.granularity]]
         ranked = self.bench.rank(benefits, settings)
         selection = ranked.ranking.top(settings.amount)
@@ -315,7 +315,7 @@ class Search:
     def _measure(
         self, selection: Selection, settings: TrialSettings
     ) -> tuple[Trial, tuple[tuple[TokenSequence, ...], ...]]:
-        """Return a trial and the responses that still show each behaviour."""
+        """Return a trial and, for each behaviour, the responses that still show it."""
         measured = self.bench.measure(selection, settings)
         uses = self.budget.compute_uses(measured.base_perplexity, measured.damage, measured.slices)
         scarcest = max(uses, key=uses.__getitem__)
@@ -338,16 +338,16 @@ class Search:
     def _explain(
         self, granularity: Granularity, undesired: Sequence[Sequence[TokenSequence]]
     ) -> None:
-        """Add what each behaviour's undesired responses tell to its benefit."""
+        """Explain each behaviour's undesired responses and add the result to its benefit."""
         for behaviour, responses in enumerate(undesired):
             if responses:
                 benefit, weight = self.bench.explain(granularity, behaviour, responses)
                 self.benefits[granularity][behaviour].add(benefit, weight)
 
     def _try_unlimited(self, chosen: Tried) -> UnlimitedTrial | None:
-        """Return the chosen trial once more, with its own ranking and without the rank limit.
+        """Return the chosen trial repeated, with its own ranking but without the rank limit.
 
-        None where there is no limit, or none on components of this kind.
+        Returns None if there is no limit on components of this granularity.
         """
         max_rank, selection = self.plan.max_rank, chosen.unlimited
         if max_rank is None or selection is None or len(selection) == 0:
@@ -358,7 +358,7 @@ class Search:
         return UnlimitedTrial(max_rank=max_rank, trial=trial)
 
     def _select_alone(self, chosen: Trial) -> tuple[StoredSelection, ...]:
-        """Return for each of several behaviours the selection of the chosen size for it alone."""
+        """Return, for each of several behaviours, the selection of the chosen size for it alone."""
         benefits = self.benefits[chosen.settings.granularity]
         if len(benefits) < 2:
             return ()

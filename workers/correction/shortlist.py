@@ -1,4 +1,4 @@
-"""The single weights that a search may prune, chosen while the relevance of all passes by."""
+"""The shortlist of single weights that a search may prune, chosen layer by layer."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from workers.pruning.scoring import (
 )
 
 SPARE_SHARE = 3.0
-"""Size of what is kept on the way over the size of the shortlist: figures of all weights are known
-only at the end, and until then weights are ranked by those of the layers seen
-(docs/decisions/0020)."""
+"""This many times the shortlist's size is kept until the end, because until then weights are ranked
+by figures of the layers seen so far instead of all layers (docs/decisions/0020)."""
 
 WEIGHT = Granularity.WEIGHT
 _STATE, _KEPT = "state", "kept"
 
 
 class Shortlisting:
-    """Keeps the best single weights of the layers seen so far, from the top one down.
+    """Keeps the best single weights of the layers seen so far, from the top layer down.
 
-    Two figures of a score are of all weights: the floor of the cost, a share of its mean, and
-    each behaviour's sum of positive benefits. Until all layers were seen they are those of the
-    layers so far, by which everything kept is ranked anew with each layer; at the end they are
-    exact. Layers come one by one, so the result does not depend on how many are computed at once.
+    A score depends on two figures over all weights: the floor of the cost, which is a share of
+    its mean, and each behaviour's sum of positive benefits. Until all layers have been seen, the
+    figures of the layers so far are used, and everything kept is ranked anew with each layer. At
+    the end they are exact. Layers are added one by one, so the result does not depend on how many
+    are computed at once.
     """
 
     def __init__(self, score: Score, size: int, modules: Sequence[str]) -> None:
@@ -57,10 +57,10 @@ class Shortlisting:
         self._scales: tuple[float, ...] = ()
         self._kept: ContrastiveRelevance | None = None
         self.layers_left: int | None = None
-        """Layers below the last one seen; None before the first."""
+        """Number of layers below the last one added; None before the first."""
 
     def add_layer(self, number: int, layer: ContrastiveRelevance) -> None:
-        """Take in the relevance of all weights of the layer of this number, the next one down."""
+        """Add the relevance of all weights in layer `number`, which must be the next one down."""
         self._count(layer)
         kept = self._kept
         everything: list[tuple[str, TensorLoader]] = [
@@ -75,12 +75,12 @@ class Shortlisting:
         self.layers_left = number
 
     def finish(self) -> ContrastiveRelevance:
-        """Return the relevance of the weights kept, once all layers were seen."""
+        """Return the relevance of the weights kept, after all layers were added."""
         assert self._kept is not None
         return self._kept
 
     def to_bytes(self) -> bytes:
-        """Return where the shortlisting stands, after one layer or more."""
+        """Return the current state, after at least one layer."""
         assert self._kept is not None
         state = {
             "layers_left": self.layers_left,
@@ -97,7 +97,7 @@ class Shortlisting:
         return save_safetensors(tensors)
 
     def restore(self, data: bytes) -> None:
-        """Go on from where `to_bytes` was called, with the same score, size and modules."""
+        """Restore a state from `to_bytes`; score, size and modules must be the same."""
         tensors = load_safetensors(data)
         state = json.loads(tensors[_STATE].numpy().tobytes())
         self.layers_left = state["layers_left"]
@@ -107,10 +107,10 @@ class Shortlisting:
         self._kept = kept[WEIGHT]
 
     def _count(self, layer: ContrastiveRelevance) -> None:
-        """Add the layer's weights to the figures of all."""
+        """Add the layer's weights to the figures over all weights."""
         self._costs += sum_costs(layer.general)
         own = layer.behaviours
-        if len(own) < 2:  # nothing is weighed against it
+        if len(own) < 2:  # a single behaviour needs no scale
             return
         before = self._scales or (0.0,) * len(own)
         self._scales = tuple(
@@ -119,14 +119,14 @@ class Shortlisting:
         )
 
     def _sum_benefit(self, behaviour: BehaviourRelevance) -> float:
-        """Return the sum of positive benefits, one module in memory at a time."""
+        """Return the sum of positive benefits, with one module in memory at a time."""
         return sum(
             sum_positive(behaviour.compute_benefit({name: values}))
             for name, values in behaviour.undesired.items()
         )
 
     def _score_module(self, relevance: ContrastiveRelevance, name: str) -> torch.Tensor:
-        """Return the scores of a module's weights, a bounded part at a time."""
+        """Return the scores of a module's weights, computed in parts of bounded size."""
         size, device = _measure(relevance.general, name)
         scores = torch.empty(size, dtype=torch.float64, device=device)
         for start in range(0, size, CHUNK_SIZE):
@@ -141,7 +141,7 @@ class Shortlisting:
     def _keep(
         self, layer: ContrastiveRelevance, kept: ContrastiveRelevance | None, ranking: Ranking
     ) -> ContrastiveRelevance:
-        """Return what is ranked of the layer and of what was kept before."""
+        """Return the relevance of the ranked weights, from the layer and from those kept before."""
         places = ranking.top(len(ranking)).indices
         new = layer.take({name: own for name, own in places.items() if name in layer.modules})
         indices = dict(places)
@@ -163,11 +163,11 @@ class Shortlisting:
 
 
 def _measure(general: Relevance | GeneralCost, name: str) -> tuple[int, torch.device]:
-    """Return how many weights of a module there is relevance of, and where it lies."""
+    """Return the number of a module's weights that have relevance, and its device."""
     values = _find_values(general)[name]
     return values.numel(), values.device
 
 
 def _find_values(general: Relevance | GeneralCost) -> Mapping[str, torch.Tensor]:
-    """Return module → one value a weight."""
+    """Return module → one value per weight."""
     return general.first_order if isinstance(general, GeneralCost) else general.mean

@@ -1,4 +1,4 @@
-"""What a protected slice lost on its tuning items, and how far other items may lose more."""
+"""The loss of a protected slice on its tuning items, and how much more other items may lose."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from workers.correction.results import SliceDamage
 from workers.gates.abilities import compute_nats_rise, compute_soft_fall
 
 CONFIDENCE = 0.95
-"""That what other items lose, on average, lies below the bound: one-sided, as only a loss harms."""
+"""One-sided confidence level that the mean loss on other items is below the bound."""
 
 
 def compare_slice(
     probes: Sequence[EncodedProbe], before: SliceFigures, after: SliceFigures
 ) -> SliceDamage:
-    """Return what a slice lost between two measurements of the same probes, with its margin."""
+    """Return a slice's loss between two measurements of the same probes, with its margin."""
     rises = [new - old for old, new in zip(before.nats, after.nats, strict=True)]
     return SliceDamage(
         nats_rise=compute_nats_rise(before, after),
@@ -31,10 +31,10 @@ def compare_slice(
 
 
 def _number_answers(probes: Sequence[EncodedProbe]) -> list[int]:
-    """Return for each item that has tokens the number of its probe's answer.
+    """Return, for each item that has tokens, the number of its probe's answer.
 
-    Probes with the same answer, as two questions for one capital, have one number: they tell
-    little more of what is left of other answers than one of them.
+    Probes with the same answer, such as two questions for the same capital, have the same number,
+    because together they say little more about other answers than one of them.
     """
     numbers: dict[tuple[int, ...], int] = {}
     found = []
@@ -46,11 +46,11 @@ def _number_answers(probes: Sequence[EncodedProbe]) -> list[int]:
 
 
 def _compute_margin(answers: Sequence[int], rises: Sequence[float], tokens: Sequence[int]) -> float:
-    """Return how far the bound on the rise of other answers lies above the mean, nats per token.
+    """Return the distance from the mean rise to its bound for other answers, nats per token.
 
-    Student's t times the standard error of the ratio Σ rises / Σ tokens over different answers
-    (the linearised ratio: Cochran 1977, section 2.11). 0 of a single answer, which tells of no
-    other.
+    It is Student's t times the standard error of the ratio Σ rises / Σ tokens over different
+    answers (the linearised ratio: Cochran 1977, section 2.11), and 0 for a single answer, which
+    says nothing about others.
     """
     count = max(answers, default=0) + 1
     if count < 2:

@@ -1,4 +1,4 @@
-"""From measurements to gates, verdict and report. Nothing is measured here."""
+"""Computing gates, verdict and report from measurements; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ from workers.reports.effects import describe_judges, is_judged_alone
 
 @dataclass(frozen=True)
 class ReportFrame:
-    """What a report says about the job itself, whatever was measured."""
+    """Facts about the job in its report, independent of measurements."""
 
     behaviours: tuple[Behaviour, ...]
     corpus: str
@@ -81,9 +81,9 @@ class ReportFrame:
     most_amounts: Mapping[Granularity, int] = field(default_factory=dict)
     """Largest number of components that the search may prune."""
     ordinary: tuple[str, ...] = ()
-    """Ordinary texts: words that are common in them tell nothing of a behaviour."""
+    """Ordinary texts; words that are common in them say nothing about a behaviour."""
     abilities: AbilityLimits | None = None
-    """Limits of every slice; None where they are not asked for."""
+    """Limits of every slice; None if the gate is not asked for."""
     kinds: tuple[SliceKind, ...] = ()
     """The slices that were asked, in the report's order."""
 
@@ -94,9 +94,9 @@ def build_report(
     search: SearchOutcome | None,
     validation: ValidationOutcome | None,
 ) -> CorrectionReport:
-    """Return the report of a correction that ended after any stage.
+    """Return the report of a correction, which may have ended after any stage.
 
-    Without a search the signal was too weak; without a validation nothing was within budget.
+    Without `search`, the signal was too weak; without `validation`, nothing was within budget.
     """
     sides = _collect_sides(prepared, search, validation)
     damage = None if validation is None else _build_damage(frame, validation)
@@ -171,7 +171,7 @@ def _judge(
 
 
 def _list_lone_judges(verdict: Verdict, effects: Sequence[BehaviourEffect]) -> list[str]:
-    """Return what must be said of a verdict that rests on the opinion of one evaluator."""
+    """Return notes on a verdict that rests on the judgement of a single evaluator."""
     if verdict is not Verdict.PASSED:
         return []
     return [
@@ -200,7 +200,7 @@ def _list_leftovers(
 
 
 def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage | None:
-    """Return what the correction cost on text; None where that could not be measured."""
+    """Return the damage to text; None if it could not be measured."""
     before, after = validation.base.perplexity, validation.corrected.perplexity
     divergence = validation.corrected.divergence
     if not (
@@ -248,7 +248,7 @@ def _build_gates(
 
 
 def _compare_abilities(frame: ReportFrame, validation: ValidationOutcome) -> list[AbilityChange]:
-    """Return what became of each slice; nothing where they were not asked for or not measured."""
+    """Return the change of each slice; empty if they were not asked for or not measured."""
     return compare_states(
         frame.kinds,
         validation.base,

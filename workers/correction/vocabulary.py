@@ -1,4 +1,4 @@
-"""The tokens that make a behaviour's responses undesired, and the responses they may come up in."""
+"""The tokens that make a behaviour's responses undesired, and responses in which they are likely."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 LEAST_PRECISION = 0.25
-"""Share of a token's occurrences that must be marked for it to be one of the tokens."""
+"""A token is one of them if at least this share of its occurrences is marked. Chosen by hand."""
 
 BATCH_TOKENS = 2048
 POSITIONS = 512
-"""Positions whose logits exist at one time."""
+"""Positions whose logits are held at a time. Chosen by hand; affects memory and time only."""
 
 
 def learn_token_mass(responses: Iterable[Response]) -> TokenMass | None:
-    """Return the tokens that undesired responses are marked at, with their precision as weight.
+    """Return the tokens marked in undesired responses, with their precision as weight.
 
-    A token's precision is the share of its occurrences in all `responses`, undesired or not,
-    that are marked. None when no token is precise enough: then it is not single tokens that
-    make a response undesired. Tokens of reasoning, which is not judged, are not counted.
+    A token's precision is the share of its occurrences in all `responses`, undesired or not, that
+    are marked. Returns None if no token is precise enough; responses are then not undesired
+    because of single tokens. Reasoning is not judged, so its tokens do not count.
     """
     marked: Counter[int] = Counter()
     seen: Counter[int] = Counter()
@@ -51,7 +51,7 @@ def choose_by_mass(
     most: int,
     advance: Advance = ignore,
 ) -> tuple[TokenSequence, ...]:
-    """Return the `most` samples in whose responses the tokens are likeliest, in their own order.
+    """Return the `most` samples in whose responses the tokens are most probable, in original order.
 
     The others say next to nothing about the tokens, and cost as much to explain. `advance` is
     called with the number of samples of each batch.
@@ -69,7 +69,7 @@ def compute_masses(
     mass: TokenMass,
     advance: Advance = ignore,
 ) -> list[float]:
-    """Return for each sample the tokens' weighted probability, summed over its response."""
+    """Return, for each sample, the tokens' weighted probability, summed over its response."""
     head = base.head
     device = head.device
     ids = torch.tensor(mass.token_ids, device=device)
