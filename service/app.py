@@ -1,4 +1,4 @@
-"""The application: routers, error handlers, limits, and the relay that lives beside them."""
+"""The application: routers, error handlers, limits, and the relay that runs with it."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ _TELEMETRY: TelemetryConfig = {
     "auto_configure": False,  # see service.tracing
     "exclude": lambda scope: scope["path"] in {"/healthz", "/readyz", "/metrics"},
 }
-"""What FastAPI records of requests, once tracing is configured."""
+"""What FastAPI records about requests if tracing is configured."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service over a migrated database.
+    """Return the application, for a migrated database.
 
-    Without settings it is the entry point of a process: they come from the environment, and its
+    Without `settings` it acts as a process's entry point: settings come from the environment, and
     logging is configured.
     """
     is_process = settings is None
@@ -115,7 +115,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def build_context(settings: Settings) -> AppContext:
-    """The resources the settings name; nothing is connected yet."""
+    """Return the resources that the settings name; nothing is connected yet."""
     database = Database(settings.database_url.get_secret_value())
     broker = Broker(settings.broker_url.get_secret_value())
     gateway = Gateway(database, settings)
@@ -135,11 +135,12 @@ def build_context(settings: Settings) -> AppContext:
 
 
 def keep_loop_quick() -> None:
-    """Let requests that work in threads take little of the event loop's time from it.
+    """Keep requests that run in threads from slowing down the event loop.
 
-    Whoever waits for the interpreter gets it after an interval, in no order: the loop waits the
-    longer the more threads want it, and so do /healthz, streams and the gateway. What was loaded by
-    now is there to stay: the collector, which stops everything, need not look through it again.
+    A thread that waits for the interpreter gets it after an interval, in no fixed order. So the
+    event loop, and with it /healthz, streams and the gateway, waits longer the more threads are
+    active; a shorter interval helps. Objects loaded so far are exempted from garbage collection,
+    which stops all threads.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
@@ -148,7 +149,7 @@ def keep_loop_quick() -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Run relay and reconciler while the application runs; close everything afterwards."""
+    """Run relay and reconciler as long as the application runs; close everything afterwards."""
     context: AppContext = app.state.context
     to_thread.current_default_thread_limiter().total_tokens = context.settings.request_threads
     relay = Relay(context.database, context.broker, context.settings)

@@ -1,6 +1,6 @@
-"""The artifact store: files kept under the SHA-256 of their content.
+"""The artifact store: files stored under the SHA-256 of their content.
 
-Workers write through it and the API reads through it; see docs/decisions/0001.
+Workers write to it and the API reads from it; see docs/decisions/0001.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _PARTIAL = ".partial-"
 
 
 class ArtifactStore(ABC):
-    """Content-addressed files. An id is 64 hex digits and never a path.
+    """Content-addressed files. An id is 64 hex digits, never a path.
 
-    Every read checks the hash before the first byte is handed on.
+    Every read checks the hash before returning the first byte.
     """
 
     def put_bytes(self, content: bytes) -> str:
-        """The SHA-256 `content` is now stored under."""
+        """Store `content`; return its SHA-256."""
         sha256 = hashlib.sha256(content).hexdigest()
         if not self.exists(sha256):
             self._write(sha256, io.BytesIO(content))
         return sha256
 
     def put_file(self, path: Path) -> str:
-        """The SHA-256 the file at `path` is now stored under."""
+        """Store the file at `path`; return its SHA-256."""
         with path.open("rb") as source:
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
             if not self.exists(sha256):
@@ -51,18 +51,18 @@ class ArtifactStore(ABC):
         return sha256
 
     def get(self, sha256: str) -> bytes:
-        """The content stored under `sha256`.
+        """Return the content stored under `sha256`.
 
-        Raises `ArtifactNotFoundError` for an unknown or malformed id and
-        `ArtifactCorruptError` when the stored bytes have another hash.
+        Raises `ArtifactNotFoundError` for an unknown or malformed id, and `ArtifactCorruptError` if
+        the stored bytes have another hash.
         """
         with self.open(sha256) as stream:
             return stream.read()
 
     def fetch_file(self, sha256: str, destination: Path) -> Path:
-        """Copy the content to `destination` (whole or not at all) and return that path.
+        """Copy the content to `destination`, completely or not at all, and return that path.
 
-        Raises as `get` does.
+        Raises what `get` does.
         """
         check_artifact_id(sha256)
         digest = hashlib.sha256()
@@ -74,17 +74,17 @@ class ArtifactStore(ABC):
         return destination
 
     def share_file(self, sha256: str, destination: Path) -> Path:
-        """Like `fetch_file`, for a file that nobody will ever write to.
+        """Like `fetch_file`, for a file that will never be written to.
 
-        Where the content lies on the same disk it is not copied: both names are one file.
+        If the content is on the same disk, it is not copied: both names refer to one file.
         """
         return self.fetch_file(sha256, destination)
 
     @contextmanager
     def open(self, sha256: str) -> Iterator[IO[bytes]]:
-        """The content as a stream, its hash checked first; raises as `get`.
+        """Yield the content as a stream, after checking its hash; raises what `get` does.
 
-        It is read twice and never copied: what is stored does not change under the stream.
+        The content is read twice and not copied, because stored content never changes.
         """
         check_artifact_id(sha256)
         digest = hashlib.sha256()
@@ -108,12 +108,12 @@ class ArtifactStore(ABC):
         """Forget what is stored under `sha256`, if anything is."""
 
     def sweep_partial(self, unchanged_seconds: float) -> int:  # noqa: ARG002 - of folders only
-        """Delete what writers that died left half-written; how many files."""
+        """Delete incomplete files left by writers that died; return their number."""
         return 0
 
     @abstractmethod
     def _read(self, sha256: str) -> IO[bytes]:
-        """The stored bytes, unchecked; raises `ArtifactNotFoundError`."""
+        """Return the stored bytes, unchecked; raises `ArtifactNotFoundError`."""
 
     @abstractmethod
     def _write(self, sha256: str, source: IO[bytes]) -> None:
@@ -142,17 +142,17 @@ class LocalArtifactStore(ArtifactStore):
         self._path(sha256).unlink(missing_ok=True)
 
     def sweep_partial(self, unchanged_seconds: float) -> int:
-        """Delete files that nobody has written to for so long and that never got their name."""
+        """Delete temporary files unchanged for `unchanged_seconds`; return their number."""
         before, deleted = time.time() - unchanged_seconds, 0
         for path in self._folder.glob(f"*/{_PARTIAL}*"):
-            with suppress(FileNotFoundError):  # it got its name, or another sweeper was faster
+            with suppress(FileNotFoundError):  # it was renamed, or another sweeper was faster
                 if path.stat().st_mtime < before:
                     path.unlink()
                     deleted += 1
         return deleted
 
     def share_file(self, sha256: str, destination: Path) -> Path:
-        """A hard link, its content's hash checked first; a copy where links cannot be."""
+        """Create a hard link after checking the content's hash; a copy if links are impossible."""
         with cast(BufferedReader, self._read(sha256)) as source:
             _check_hash(sha256, hashlib.file_digest(source, "sha256").hexdigest())
         try:
@@ -250,7 +250,7 @@ def check_artifact_id(sha256: str) -> None:
 
 
 def _check_hash(sha256: str, found: str) -> None:
-    """Raise `ArtifactCorruptError` unless the stored bytes have the hash they are stored under."""
+    """Raise `ArtifactCorruptError` unless the stored bytes have the hash in their name."""
     if found != sha256:
         raise ArtifactCorruptError(
             f"Artifact {sha256} has the hash {found}. Delete the stored file and run the job again."
@@ -259,7 +259,7 @@ def _check_hash(sha256: str, found: str) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path` that takes its place once the block ends well."""
+    """Yield a temporary file next to `path`, which replaces `path` if the block succeeds."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
     temporary = Path(name)
     try:
@@ -275,7 +275,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the platform can."""
+    """Make a rename in `folder` survive a power failure, if the platform supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

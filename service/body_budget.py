@@ -1,4 +1,4 @@
-"""How much of request bodies may be on its way at once in this process: by key, and in all."""
+"""Limits on the bytes of request bodies that a process receives at once, per key and in total."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.errors import TooManyBodiesError
 
 
 class BodyBudget:
-    """Counts the bytes of bodies that are being received. Of one event loop."""
+    """Counts the bytes of bodies that are being received, on one event loop."""
 
     def __init__(self, in_all: int, of_key: int) -> None:
         self._in_all = in_all
@@ -17,7 +17,7 @@ class BodyBudget:
         self._total = 0
 
     def take(self, key_id: str, size: int) -> None:
-        """Count more bytes. Raises `TooManyBodiesError`; then none were counted."""
+        """Add bytes. Raises `TooManyBodiesError`, in which case none were added."""
         for held, limit, who in (
             (self._held[key_id], self._of_key, "This API key"),
             (self._total, self._in_all, "This process of the service"),
@@ -32,7 +32,7 @@ class BodyBudget:
         self._total += size
 
     def give(self, key_id: str, size: int) -> None:
-        """Count less; keys without bodies are forgotten."""
+        """Subtract bytes; keys without bodies are removed."""
         self._held[key_id] -= size
         self._total -= size
         if not self._held[key_id]:

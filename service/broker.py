@@ -1,4 +1,4 @@
-"""The message broker: sending ids to the workers and noticing that the broker was wiped."""
+"""The message broker: sends ids to the workers, and detects that the broker was wiped."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Broker:
 
     @contextmanager
     def publisher(self) -> Iterator[Publish]:
-        """A function that sends one id to a task, on a connection of its own.
+        """Yield a function that sends one id to a task, on a new connection.
 
-        kombu remembers per connection which queues it has bound, and a message for a binding that
-        a FLUSHALL took away is lost without an error. A new connection binds again.
-        A message carries the trace it is sent in.
+        kombu remembers, per connection, which queues it has bound. After a FLUSHALL has removed a
+        binding, messages for it are lost without an error; a new connection binds again. A message
+        carries the current trace.
         """
         with (
             self._celery.connection_for_write() as connection,
@@ -61,15 +61,15 @@ class Broker:
             yield publish
 
     def count_messages(self) -> int:
-        """How many messages no worker has taken yet."""
+        """Return the number of messages that no worker has taken yet."""
         return self._client.llen(self._celery.conf.task_default_queue)
 
     def has_epoch(self) -> bool:
-        """Whether the broker still holds the marker, and so everything sent since it was set."""
+        """Return whether the broker still has the marker, and so all messages since it was set."""
         return bool(self._client.exists(EPOCH_KEY))
 
     def set_epoch(self) -> None:
-        """Leave the marker; it is gone as soon as the broker is wiped or replaced."""
+        """Set the marker, which disappears if the broker is wiped or replaced."""
         self._client.set(EPOCH_KEY, uuid4().hex, nx=True)
 
     def ping(self) -> None:

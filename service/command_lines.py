@@ -13,7 +13,7 @@ protocols httptools knows no limit, and none knows a deadline."""
 
 
 def build_api_arguments(host: str, port: int, *, grace_seconds: int) -> list[str]:
-    """The API; told to stop, it gives open requests so long."""
+    """Return the arguments of an API process; on stop, open requests have `grace_seconds`."""
     return _python_module(
         *("uvicorn", "service.app:create_app", "--factory", "--host", host),
         *("--port", str(port), "--log-level", "warning", "--no-access-log"),
@@ -23,7 +23,7 @@ def build_api_arguments(host: str, port: int, *, grace_seconds: int) -> list[str
 
 
 def build_worker_arguments(name: str) -> list[str]:
-    """One worker, of this name among those of its host."""
+    """Return the arguments of a worker with this name, which must be unique on its host."""
     return _python_module(
         *("celery", "--quiet", "-A", "workers.app", "worker", "--pool", "solo"),
         *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
@@ -32,5 +32,5 @@ def build_worker_arguments(name: str) -> list[str]:
 
 
 def _python_module(module: str, *arguments: str) -> list[str]:
-    """Arguments that run a module with this interpreter, never one from the current folder."""
+    """Return arguments that run an installed module, never one from the current folder."""
     return [sys.executable, "-P", "-m", module, *arguments]

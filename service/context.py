@@ -1,4 +1,4 @@
-"""What the running application holds, and how a handler gets at it."""
+"""The resources of the running application, and how a handler gets them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class AppContext:
 
 
 def get_context(request: Request) -> AppContext:
-    """The context of the application that serves this request."""
+    """Return the context of the application that serves this request."""
     return cast(AppContext, request.app.state.context)
 
 

@@ -30,7 +30,7 @@ from excise.errors import UserError
 
 
 class DatabaseUrlError(UserError, ValueError):
-    """What is to be the URL of the database is none. The message repeats nothing of it."""
+    """The database's URL is not a URL. The message does not repeat any part of it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -42,16 +42,16 @@ class DatabaseUrlError(UserError, ValueError):
 _MAX_MESSAGE_CHARACTERS = 4000
 _CONNECT_ARGUMENTS: dict[str, int | None] = {
     "connect_timeout": 5,
-    "prepare_threshold": None,  # what one transaction prepares, PgBouncer hands to another
+    "prepare_threshold": None,  # PgBouncer would hand prepared statements to other transactions
 }
 _MIGRATION_LOCK = 7_204_118_331  # any constant: the advisory lock that serialises migrations
 
 
 def parse_database_url(url: str) -> URL:
-    """The SQLAlchemy URL for `url`, with the psycopg 3 driver where none is named.
+    """Return the SQLAlchemy URL for `url`, with the psycopg 3 driver if none is named.
 
-    Raises `DatabaseUrlError`, for a password with a bare `@` too: its end would be read as the
-    name of the host, looked up and shown.
+    Raises `DatabaseUrlError`, also for a password with an unencoded `@`, whose end would be taken
+    for the host's name, looked up and shown.
     """
     try:
         url.encode()
@@ -84,7 +84,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session that commits when the block ends and rolls back when it raises."""
+        """Yield a session that commits when the block ends and rolls back when it raises."""
         with self._sessions() as session:
             yield session
             session.commit()
@@ -95,20 +95,20 @@ class Database:
 
 
 def fetch_now(session: Session) -> datetime:
-    """The database's clock, read now (not at the start of the transaction)."""
+    """Return the database's current time (not that of the transaction's start)."""
     return session.execute(select(func.clock_timestamp(type_=DateTime(True)))).scalar_one()
 
 
 def clean_message(message: str) -> str:
-    """`message` in a form PostgreSQL can hold: no NUL, no lone surrogates, bounded length."""
+    """Return `message` as PostgreSQL can store it: no NUL or lone surrogates, bounded length."""
     cleaned = message.replace("\0", "").encode("utf-8", "replace").decode()
     return cleaned[:_MAX_MESSAGE_CHARACTERS]
 
 
 def upgrade_to_head(url: str) -> None:
-    """Bring the database at `url` to the newest schema; safe to call from many processes.
+    """Migrate the database at `url` to the newest schema; safe to call from many processes.
 
-    A newer release's schema is left as it is: this one can work on it.
+    The schema of a newer release is left as it is, because this release can work with it.
     """
     engine = create_engine(parse_database_url(url), connect_args=_CONNECT_ARGUMENTS)
     try:
@@ -124,16 +124,17 @@ def upgrade_to_head(url: str) -> None:
 
 
 def fetch_revisions(connection: Connection) -> tuple[str | None, str | None]:
-    """The schema revision the database is at, and the newest one this code knows."""
+    """Return the schema revision of the database, and the newest one that this code knows."""
     current = MigrationContext.configure(connection).get_current_revision()
     return current, ScriptDirectory.from_config(_alembic_config()).get_current_head()
 
 
 def find_outdated(connection: Connection) -> str | None:
-    """Why this code cannot work on the database's schema yet; None where it can.
+    """Return why this code cannot work with the database's schema yet; None if it can.
 
-    A revision that this code does not know is a newer release's, and fine: migrations only add
-    to what the release before uses (docs/decisions/0024-deployed-by-expand-and-contract.md).
+    A revision that this code does not know is a newer release's and is fine, because migrations
+    only add to what the previous release uses
+    (docs/decisions/0024-deployed-by-expand-and-contract.md).
     """
     current, newest = fetch_revisions(connection)
     revisions = ScriptDirectory.from_config(_alembic_config()).walk_revisions()

@@ -30,7 +30,7 @@ from typing import ClassVar
 
 
 class ExciseError(Exception):
-    """Anything that goes wrong in a way the caller can be told about."""
+    """An error that can be reported to the caller."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -59,7 +59,7 @@ class DoesNotFitError(InvalidRequestError):
 
 
 class UnauthorizedError(ExciseError):
-    """No API key, an unknown one, or one that was revoked."""
+    """The request has no API key, an unknown one, or a revoked one."""
 
     status = 401
     code = "unauthorized"
@@ -75,7 +75,7 @@ class ForbiddenError(ExciseError):
 
 
 class NotFoundError(ExciseError):
-    """Nothing of that name exists for this tenant."""
+    """Nothing with that name exists for this tenant."""
 
     status = 404
     code = "not_found"
@@ -95,7 +95,7 @@ class MethodNotAllowedError(ExciseError):
 
 
 class ConflictError(ExciseError):
-    """The request contradicts what is already there."""
+    """The request conflicts with the current state."""
 
     status = 409
     code = "conflict"
@@ -103,7 +103,7 @@ class ConflictError(ExciseError):
 
 
 class QuotaExceededError(ConflictError):
-    """The tenant has as much of something as it may have; the message says what helps."""
+    """The tenant has used up a quota; the message says what to do."""
 
     code = "quota_exceeded"
     title = "Quota exceeded"
@@ -145,7 +145,7 @@ class TooLargeError(ExciseError):
 
 
 class TooManyOpenJobsError(ExciseError):
-    """The API key has as many queued and running jobs as it may have."""
+    """The API key has the largest allowed number of queued and running jobs."""
 
     status = 429
     code = "too_many_open_jobs"
@@ -154,7 +154,7 @@ class TooManyOpenJobsError(ExciseError):
 
 
 class TooManyBodiesError(ExciseError):
-    """As much of request bodies is on its way as may be."""
+    """The process is receiving the largest allowed amount of request bodies."""
 
     status = 429
     code = "too_many_bodies"
@@ -163,7 +163,7 @@ class TooManyBodiesError(ExciseError):
 
 
 class TooManyStreamsError(ExciseError):
-    """As many event streams are open as may be."""
+    """The largest allowed number of event streams is open."""
 
     status = 429
     code = "too_many_streams"
@@ -172,7 +172,7 @@ class TooManyStreamsError(ExciseError):
 
 
 class RateLimitedError(ExciseError):
-    """The API key sends more requests than it may; `retry_after_seconds` says when to come back."""
+    """The API key sends too many requests; `retry_after_seconds` says when to try again."""
 
     status = 429
     code = "rate_limited"
@@ -197,4 +197,4 @@ class InternalError(ExciseError):
 
 
 class ArtifactCorruptError(InternalError):
-    """A stored artifact no longer has the hash it is filed under."""
+    """A stored artifact no longer has the hash that it is stored under."""

@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: is the service alive, and can it do its work."""
+"""`/healthz` and `/readyz`: whether the service is alive, and whether it can do its work."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Readiness(BaseModel):
 
 
 @router.get("/healthz")
-async def get_health() -> Health:  # waits for no thread, for the database may hold them all
+async def get_health() -> Health:  # needs no thread, as the database may block all of them
     """Alive."""
     return Health()
 
@@ -71,14 +71,14 @@ def get_readiness(context: Context, response: Response) -> Readiness:
 
 
 def count_live_workers(session: Session, silent_seconds: float) -> int:
-    """How many workers sent a heartbeat lately."""
+    """Return the number of workers with a recent heartbeat."""
     since = func.clock_timestamp() - timedelta(seconds=silent_seconds)
     statement = select(func.count(Worker.id)).where(Worker.heartbeat_at > since)
     return session.execute(statement).scalar_one()
 
 
 def _run(name: str, check: Callable[[AppContext], Check], context: AppContext) -> Check:
-    """The check's result; what it raises goes to the log and not to the client."""
+    """Return the check's result; exceptions are logged and not shown to the client."""
     try:
         return check(context)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, security headers, body limits, the last catch-all."""
+"""Middleware around every request: id, security headers, body limits, the last error handler."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LOCKED_DOWN = (
 
 
 class RequestEnvelope:
-    """Outermost: names the request, adds security headers, answers what nothing else caught."""
+    """Outermost middleware: assigns the request's id, adds security headers, handles all errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -74,10 +74,10 @@ class RequestEnvelope:
 
 
 class BodyLimits:
-    """Refuses bodies that are too large or slow, while they arrive, and too deeply nested JSON.
+    """Refuses bodies that arrive too slowly or are too large, and JSON that is nested too deeply.
 
-    Only paths under `API_PREFIX` have bodies, of callers whose keys were checked before; other
-    requests go on as they are, and nothing there reads their body.
+    Only paths under `API_PREFIX` have bodies, and their callers' keys were checked before. Other
+    requests are passed on unchanged; nothing reads their bodies.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -111,7 +111,7 @@ class BodyLimits:
         await self._app(scope, replay, send)
 
     async def _read_in_time(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body, checked, or None if the client left; raises `ExciseError`."""
+        """Return the whole body, checked; None if the client left. Raises `ExciseError`."""
         limit = self._settings.body_seconds
         try:
             async with asyncio.timeout(limit):
@@ -126,7 +126,7 @@ class BodyLimits:
         return body
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body, or None if the client left; raises `TooLargeError` at the limit."""
+        """Return the whole body; None if the client left. Raises `TooLargeError` at the limit."""
         limit = self._limit(get_path(scope))
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
@@ -150,7 +150,7 @@ class BodyLimits:
         return b"".join(chunks)
 
     async def _check_depth(self, body: bytes) -> None:
-        """Check the nesting, of a long body beside the event loop."""
+        """Check the nesting; for a long body, outside the event loop."""
         limit = self._settings.max_json_depth
         if len(body) > _LONG_BODY_BYTES:
             await run_in_threadpool(check_json_depth, body, limit)
@@ -158,7 +158,7 @@ class BodyLimits:
             check_json_depth(body, limit)
 
     def _limit(self, path: str) -> int:
-        """The largest body allowed at `path`."""
+        """Return the size of the largest body allowed at `path`."""
         settings = self._settings
         return (
             settings.max_prompt_set_bytes if path == PROMPT_SETS_PATH else settings.max_body_bytes
@@ -166,27 +166,27 @@ class BodyLimits:
 
 
 def _find_key_id(scope: Scope) -> str:
-    """Whose body it is, as was found out before."""
+    """Return the id of the key, which was authenticated before."""
     return str(getattr(scope.get("state", {}).get("identity"), "key_id", ""))
 
 
 def get_path(scope: Scope) -> str:
-    """The path routes go by: without the prefix that a proxy in front adds."""
+    """Return the path used for routing, without the prefix that a proxy in front adds."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 def is_api_path(path: str) -> bool:
-    """Whether `path` is under `API_PREFIX`, so that a request needs a key and may have a body."""
+    """Return whether `path` is under `API_PREFIX`, so that it needs a key and may have a body."""
     return path.startswith(API_PREFIX)
 
 
 def check_json_depth(body: bytes, limit: int) -> None:
     """Raise `InvalidRequestError` if the JSON in `body` is nested deeper than `limit`.
 
-    Also where it is in an encoding other than UTF-8, which the parser would take and this does not
-    read. Every step is one pass over the bytes. What comes after a mistake in the JSON may be
-    counted wrongly; the parser never gets there.
+    Also raises for encodings other than UTF-8, which the parser would accept but this check cannot
+    read. Every step is one pass over the bytes. After a syntax error the count may be wrong, but
+    the parser never gets beyond it.
     """
     if not json.detect_encoding(body).startswith("utf-8"):
         raise InvalidRequestError("The body is not in UTF-8. Send UTF-8.", param="body")
@@ -208,7 +208,7 @@ def _too_large(limit: int) -> TooLargeError:
 
 
 def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
-    """The request's id and the security headers, where a handler has not set its own."""
+    """Add the request's id and the security headers, unless a handler has set its own."""
     headers["X-Request-ID"] = request_id
     for name, value in _HEADERS.items():
         headers.setdefault(name, value)

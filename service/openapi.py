@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with the errors as they are sent, links and examples."""
+"""The OpenAPI document: FastAPI's, plus the actual error responses, links and examples."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _PATTERNS: Mapping[str, str] = {
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Make the application describe itself with `build_openapi`, once."""
+    """Make the application describe itself with `build_openapi`, computed once."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -97,7 +97,7 @@ def install_openapi(app: FastAPI) -> None:
 
 
 def build_openapi(app: FastAPI) -> dict[str, Any]:
-    """The document of the application's routes."""
+    """Return the OpenAPI document of the application's routes."""
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
@@ -121,7 +121,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
 
 
 def _describe_errors(operation: dict[str, Any]) -> None:
-    """Fill in every error the call may answer with; those its route names, and the usual ones."""
+    """Add all errors that the call may return: those that its route names, and the usual ones."""
     responses = operation["responses"]
     responses.pop("422", None)
     for status in _list_usual_errors(operation):
@@ -140,7 +140,7 @@ def _describe_errors(operation: dict[str, Any]) -> None:
 
 
 def _describe_parameters(operation: Mapping[str, Any]) -> None:
-    """Say what parts of the path look like, and that nothing in a query or header is null."""
+    """Add patterns of path parameters, and remove null from query and header parameters."""
     for parameter in operation.get("parameters", []):
         schema = parameter["schema"]
         if parameter["in"] == "path" and parameter["name"] in _PATTERNS:
@@ -151,7 +151,7 @@ def _describe_parameters(operation: Mapping[str, Any]) -> None:
 
 
 def _list_usual_errors(operation: Mapping[str, Any]) -> Iterable[int]:
-    """What may go wrong with a call by what it takes."""
+    """Yield the statuses of errors that follow from what a call takes."""
     parameters = operation.get("parameters", [])
     if operation.get("security"):
         yield from (401, 403, 500, 503)

@@ -1,4 +1,4 @@
-"""The outbox: "run this job", or its shard, or publish it; written with the change, sent later."""
+"""The outbox: messages to run or publish a job or shard, written with the change, sent later."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SHARD_TASK = "excise.run_shard"
 PUBLISH_TASK = "excise.publish"
 
 Publish = Callable[[str, str], None]
-"""Sends a message: the task's name and the id it is about, nothing else."""
+"""Sends a message, which consists of the task's name and an id."""
 
 _KEEP_SENT = timedelta(days=1)
 
 
 def enqueue(session: Session, job_id: str, shard_id: str | None = None) -> None:
-    """Write the message for one job or one of its shards; it is sent after the commit."""
+    """Write the message to run a job or one of its shards; it is sent after the commit."""
     traceparent = get_traceparent() or find_traceparent(session, OutboxMessage.job_id == job_id)
     session.add(OutboxMessage(job_id=job_id, shard_id=shard_id, traceparent=traceparent))
 
 
 def enqueue_version(session: Session, version: ModelVersion) -> None:
-    """Write the message for the builder of one version; it is sent after the commit."""
+    """Write the message to build a version; it is sent after the commit."""
     is_about = OutboxMessage.version_id == version.id
     traceparent = get_traceparent() or find_traceparent(session, is_about)
     session.add(
@@ -40,9 +40,9 @@ def enqueue_version(session: Session, version: ModelVersion) -> None:
 
 
 def find_traceparent(session: Session, is_about: ColumnElement[bool]) -> str | None:
-    """The trace of the newest message about something that has one; messages are kept for a day.
+    """Return the trace of the newest matching message that has one; messages are kept for a day.
 
-    None where nothing is traced anyway.
+    Returns None if there is none or if nothing is traced.
     """
     if not is_tracing():
         return None
@@ -53,10 +53,10 @@ def find_traceparent(session: Session, is_about: ColumnElement[bool]) -> str | N
 
 
 def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
-    """Publish unsent messages, oldest first, and return how many.
+    """Send unsent messages, oldest first, and return their number.
 
-    Messages locked by another relay are passed over. They count as sent only when the transaction
-    commits: a crash in between sends them again, which workers bear.
+    Messages locked by another relay are skipped. They count as sent only after the transaction
+    commits; a crash before that sends them twice, which workers tolerate.
     """
     statement = (
         select(OutboxMessage)
@@ -76,16 +76,15 @@ def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
 
 
 def count_unsent(session: Session) -> int:
-    """How many messages wait to be sent."""
+    """Return the number of unsent messages."""
     statement = select(func.count()).where(OutboxMessage.sent_at.is_(None))
     return session.execute(statement.select_from(OutboxMessage)).scalar_one()
 
 
 def resend(session: Session, policy: LeasePolicy[Row], unclaimed_seconds: float = 0.0) -> int:
-    """Write a message for every row that has waited this long without one; return how many.
+    """Write a message for every row that waited `unclaimed_seconds` without one; return how many.
 
-    A row with an unsent message, or one sent within that time, is left alone (with 0 seconds: only
-    one with an unsent message).
+    Rows with an unsent message, or with one sent within that time, are skipped.
     """
     since = func.clock_timestamp() - timedelta(seconds=unclaimed_seconds)
     recent = exists().where(
@@ -104,13 +103,13 @@ def resend(session: Session, policy: LeasePolicy[Row], unclaimed_seconds: float 
 
 
 def delete_old_sent(session: Session) -> None:
-    """Forget messages sent more than a day ago."""
+    """Delete messages sent more than a day ago."""
     before = func.clock_timestamp() - _KEEP_SENT
     session.execute(delete(OutboxMessage).where(OutboxMessage.sent_at < before))
 
 
 def _address(message: OutboxMessage) -> tuple[str, str]:
-    """The task a message is for, and the id it carries."""
+    """Return the name of the task that a message is for, and the id it carries."""
     if message.version_id is not None:
         return PUBLISH_TASK, message.version_id
     if message.shard_id is not None:

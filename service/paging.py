@@ -1,4 +1,4 @@
-"""Which page of a list a request asks for."""
+"""Paging: which page of a list a request asks for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fastapi import Depends, Query
 from service.parameters import IN_DIGITS
 
 ID_PATTERN = r"^[a-z]{2,4}_[0-9a-f]{24}$"
-"""What every id looks like that a list pages by."""
+"""Pattern of all ids by which lists are paged."""
 
 
 @dataclass(frozen=True)
 class PageRequest:
-    """A page: what comes after the entry with the id `after`, at most `limit` of it."""
+    """A page: at most `limit` entries after the one with the id `after`."""
 
     after: str | None
     limit: int
@@ -27,7 +27,7 @@ def read_page(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="How many to list"), IN_DIGITS] = 20,
 ) -> PageRequest:
-    """The page the query names; the first one unless it names another."""
+    """Return the page that the query names, by default the first."""
     return PageRequest(after, limit)
 
 

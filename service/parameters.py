@@ -1,4 +1,4 @@
-"""Parameters of queries and headers: read as strictly as the document describes them."""
+"""Strict parsing of query and header parameters, as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TRUTHS = {"true": True, "false": False}
 
 
 def _read_int(value: object) -> object:
-    """The number in the digits of a query; pydantic alone takes ` 1_0.0 `, too."""
+    """Return the integer in a query's digits; pydantic alone would also accept ` 1_0.0 `."""
     if isinstance(value, str) and not _WHOLE_NUMBER.fullmatch(value):
         raise PydanticCustomError("int_parsing", "not an integer")
     return value
 
 
 def _read_bool(value: object) -> object:
-    """True or false in words; pydantic alone takes `y`, `on`, `1` and more."""
+    """Return the truth of `true` or `false`; pydantic alone would also accept `y`, `on`, `1`."""
     if isinstance(value, str):
         if value.lower() not in _TRUTHS:
             raise PydanticCustomError("bool_parsing", "not a boolean")
@@ -30,9 +30,9 @@ def _read_bool(value: object) -> object:
 
 
 IN_DIGITS = BeforeValidator(_read_int)
-"""The last annotation of a whole number in a query."""
+"""Must be the last annotation of an integer in a query."""
 IN_WORDS = BeforeValidator(_read_bool)
-"""The last annotation of a truth in a query."""
+"""Must be the last annotation of a boolean in a query."""
 
 IdempotencyKeyHeader = Annotated[
     str | None,
@@ -46,4 +46,4 @@ IdempotencyKeyHeader = Annotated[
         },
     ),
 ]
-"""Checked by the operation; the document says how."""
+"""Checked by the operation; the OpenAPI document describes the rule."""

@@ -1,7 +1,7 @@
-"""What a container engine or Kubernetes asks of a process: is it ready, may it be stopped.
+"""Probes for container engines and Kubernetes: whether a process is ready, and may be stopped.
 
-Run as `python -m service.probes api|live|worker|drain`; 0 means yes. Few imports, for it is run
-all the time.
+Run as `python -m service.probes api|live|worker|drain`; exit status 0 means yes. It has few
+imports, because it runs very often.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import psycopg
 
 _ANSWER_SECONDS = 4
 _SILENT_SECONDS = 60
-"""A worker whose heartbeat is older is not ready, as in `Settings.worker_silent_seconds`."""
+"""A worker whose heartbeat is older is not ready; as `Settings.worker_silent_seconds`."""
 _LOOK_SECONDS = 1.0
 
 _STAGE = """
@@ -36,7 +36,7 @@ _BEATS = """
 
 
 def answers(path: str, port: int) -> bool:
-    """Whether the API of this host answers well; no proxy is asked."""
+    """Return whether the API on this host answers with success, without a proxy."""
     url = f"http://127.0.0.1:{port}{path}"
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=_ANSWER_SECONDS):
@@ -46,7 +46,7 @@ def answers(path: str, port: int) -> bool:
 
 
 def beats(database_url: str, hostname: str) -> bool:
-    """Whether a worker of this host sent a heartbeat lately, as far as the database can tell."""
+    """Return whether a worker on this host has a recent heartbeat, according to the database."""
     try:
         return _ask(database_url, _BEATS, hostname) is not None
     except psycopg.Error:
@@ -54,7 +54,7 @@ def beats(database_url: str, hostname: str) -> bool:
 
 
 def find_stage(database_url: str, hostname: str) -> tuple[str, str | None] | None:
-    """The job and its stage that this host's worker is at; None where it is idle."""
+    """Return the job and the stage that this host's worker is working on; None if it is idle."""
     row = _ask(database_url, _STAGE, hostname)
     return None if row is None else (str(row[0]), None if row[1] is None else str(row[1]))
 
@@ -66,10 +66,10 @@ def drain(
     *,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Wait until the stage is over that this host's worker is in; whether it came to that.
+    """Wait for the end of the stage that this host's worker is in; return whether it ended.
 
-    A worker that is stopped then loses next to nothing. A database that does not answer is not
-    waited for.
+    A worker that is stopped then loses almost no work. If the database does not answer, it does
+    not wait.
     """
     deadline = time.monotonic() + seconds
     try:
@@ -84,7 +84,7 @@ def drain(
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status of one probe."""
+    """Run one probe and return its exit status."""
     url, hostname = os.environ.get("EXCISE_DATABASE_URL", ""), socket.gethostname()
     match arguments:
         case ["api", port]:
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _ask(database_url: str, statement: str, hostname: str) -> tuple[object, ...] | None:
-    """The first row of a statement about this host's worker."""
+    """Return the first row of a query about this host's worker."""
     scheme, separator, rest = database_url.partition("://")
     plain = f"{scheme.partition('+')[0]}{separator}{rest}"
     with psycopg.connect(plain, connect_timeout=_ANSWER_SECONDS) as connection:

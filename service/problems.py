@@ -72,7 +72,7 @@ _TYPE_MESSAGES: Mapping[str, str] = {
 
 
 def build_problem(error: ExciseError) -> dict[str, Any]:
-    """The body that tells a client about `error`."""
+    """Return the response body that describes `error`."""
     message = _storable(error.message, _MAX_MESSAGE_CHARACTERS)
     param = None if error.param is None else _storable(error.param, _MAX_PARAM_CHARACTERS)
     return {
@@ -85,26 +85,26 @@ def build_problem(error: ExciseError) -> dict[str, Any]:
 
 
 def build_problem_response(error: ExciseError) -> JSONResponse:
-    """The whole response for `error`, with the headers its status calls for."""
+    """Return the response for `error`, with the headers that its status requires."""
     headers: dict[str, str] = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, SlowRequestError | TooManyBodiesError):
-        headers["Connection"] = "close"  # the rest of the body is not waited for
+        headers["Connection"] = "close"  # do not wait for the rest of the body
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = 'Bearer realm="excise"'
     return JSONResponse(build_problem(error), error.status, headers, media_type=PROBLEM_TYPE)
 
 
 def build_internal_response() -> JSONResponse:
-    """The response for an unforeseen exception: nothing about it leaves the service."""
+    """Return the response for an unexpected exception, without any details about it."""
     return build_problem_response(
         InternalError("Something went wrong in the service. Try again; the log has the details.")
     )
 
 
 def build_outage_response(error: Exception) -> JSONResponse:
-    """The response for `error`, one of `DATABASE_OUTAGES`, which is logged here."""
+    """Log `error`, one of `DATABASE_OUTAGES`, and return the response for it."""
     logger.warning("the database does not answer: %s", error)
     return build_problem_response(
         UnavailableError("The database does not answer. Try again in a few seconds.")
@@ -121,7 +121,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
-    """One error for the first broken rule; `kind` goes first, for it decides about the rest."""
+    """Return the error for the first broken rule; one about `kind` goes first, as it decides."""
     first = min(errors, key=lambda error: _find_param(error) != "kind")
     if first["type"] == "json_invalid":  # its place is a number of characters, not a field
         where, why = first["loc"][-1], first.get("ctx", {}).get("error", "it ends too early")
@@ -133,7 +133,7 @@ def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidR
 
 
 def _find_param(error: Mapping[str, Any]) -> str:
-    """The field an error is about; pydantic places a wrong `kind` at the object that has it."""
+    """Return the field of an error; pydantic reports a wrong `kind` at the object that has it."""
     param = _format_param(error["loc"])
     if error["type"] not in _UNION_ERRORS:
         return param
@@ -171,9 +171,10 @@ def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 def _list_methods(request: Request) -> list[str]:
-    """Every method that the request's path has; Starlette names one route's.
+    """Return all methods of the request's path; Starlette gives only those of one route.
 
-    As the document says, for a path that matches a route may be described by another, narrower one.
+    They are taken from the OpenAPI document, because a path that matches one route may be described
+    by another, narrower one.
     """
     path = request.url.path.removeprefix(request.scope.get("root_path", ""))
     for template, methods in request.app.openapi()["paths"].items():
@@ -194,7 +195,7 @@ def _handle_outage(_: Request, error: Exception) -> JSONResponse:
 
 
 def _format_param(location: Sequence[int | str]) -> str:
-    """`behaviours[0].max_new_tokens` for pydantic's location of that field."""
+    """Return text such as `behaviours[0].max_new_tokens` for pydantic's location of a field."""
     parts = list(location[1:] if location and location[0] in _SOURCES else location)
     if parts and parts[0] in _JOB_KINDS:
         parts = parts[1:]
@@ -205,7 +206,7 @@ def _format_param(location: Sequence[int | str]) -> str:
     for part in parts:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif "[" not in part:  # pydantic's names for a key, and for the branches of a union
+        elif "[" not in part:  # skip pydantic's names for keys and for branches of a union
             text += f".{part}" if text else part
     return _storable(text, _MAX_PARAM_CHARACTERS)
 
@@ -214,7 +215,7 @@ _SOURCES = ("body", "query", "path", "header", "cookie")
 
 
 def _describe(error: Mapping[str, Any]) -> str:
-    """What is wrong, the limit and the remedy, as the end of a sentence about the field."""
+    """Return problem, limit and remedy, as the end of a sentence that begins with the field."""
     kind, context = error["type"], error.get("ctx", {})
     if bound := _describe_bound(kind, context, error.get("input")):
         return bound
@@ -234,7 +235,7 @@ def _describe(error: Mapping[str, Any]) -> str:
 
 
 def _describe_bound(kind: str, context: Mapping[str, Any], value: object) -> str | None:
-    """The sentence for a value, a text or a list that is over or under its limit."""
+    """Return the sentence for a value, text or list that is above or below its limit."""
     shown = f"is {value}" if _is_short_number(value) else "is out of range"
     length = f"has {context.get('actual_length')} {{}}" if context.get("actual_length") else "has"
     match kind:
@@ -258,10 +259,10 @@ def _describe_bound(kind: str, context: Mapping[str, Any], value: object) -> str
 
 
 def _is_short_number(value: object) -> bool:
-    """Whether repeating `value` in a message is harmless."""
+    """Return whether it is harmless to repeat `value` in a message."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
 
 
 def _storable(text: str, limit: int) -> str:
-    """`text` as valid UTF-8 of bounded length."""
+    """Return `text` as valid UTF-8 of bounded length."""
     return text[:limit].encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""The relay: threads that send the outbox, give orphaned jobs to new workers, and tidy up."""
+"""The relay: threads that send the outbox, hand orphaned jobs to other workers, and clean up."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ logger = logging.getLogger(__name__)
 
 _MAX_PAUSE_SECONDS = 10.0
 _PARTIAL_SECONDS = 3600.0
-"""A file of the artifact store that nobody has written to for this long has no writer any more."""
+"""An incomplete file in the artifact store that is unchanged for this long is deleted, because its
+writer has died. Chosen by hand."""
 _POLICIES: tuple[LeasePolicy[Any], ...] = (JOBS, SHARDS, VERSIONS)
 
 
 class Relay:
-    """Sends what the outbox holds and sweeps up after workers that died.
+    """Sends the messages in the outbox, and cleans up after workers that died.
 
-    Any number of relays may run at once: rows are locked and locked ones passed over. Outages
-    of the database or the broker are logged and waited out.
+    Any number of relays may run at once, because rows are locked and locked rows are skipped.
+    Outages of the database or the broker are logged; the relay waits until they end.
     """
 
     def __init__(self, database: Database, broker: Broker, settings: Settings) -> None:
@@ -58,7 +59,7 @@ class Relay:
                 thread.join(timeout_seconds)
 
     def send_once(self) -> int:
-        """Send every unsent message, after a wipe of the broker all that wait again; how many."""
+        """Send all unsent messages, and after a wipe of the broker all again; return how many."""
         self._recover_from_wipe()
         sent = 0
         while batch := self._send_batch():
@@ -66,7 +67,7 @@ class Relay:
         return sent
 
     def sweep_once(self) -> None:
-        """Free what silent workers hold, re-send what was forgotten, tidy the outbox."""
+        """Free rows held by silent workers, re-send lost messages, and clean the outbox."""
         settings = self._settings
         for policy in _POLICIES:
             with self._database.transaction() as session:
@@ -84,7 +85,7 @@ class Relay:
             logger.warning("%d half-written artifacts of writers that died were deleted", count)
 
     def collect_once(self) -> int:
-        """Delete what stages of jobs long ended handed to one another; how many files."""
+        """Delete intermediate files of jobs that ended long ago; return their number."""
         seconds = self._settings.retention_seconds
         with self._database.transaction() as session:
             expired = find_expired(session, seconds)
@@ -95,9 +96,9 @@ class Relay:
         return deleted
 
     def _recover_from_wipe(self) -> None:
-        """Re-send everything that waits for a worker if the broker no longer has the marker.
+        """If the broker has lost the marker, re-send messages for all rows that wait for a worker.
 
-        The marker is set last: a crash before it sends twice, which workers bear.
+        The marker is set last. A crash before that sends messages twice, which workers tolerate.
         """
         if self._broker.has_epoch():
             return
@@ -107,7 +108,7 @@ class Relay:
         self._broker.set_epoch()
 
     def _send_batch(self) -> int:
-        """Send one batch in one transaction; how many."""
+        """Send one batch in one transaction; return the number of messages."""
         with self._database.transaction() as session:
             if not count_unsent(session):
                 return 0
@@ -115,7 +116,7 @@ class Relay:
                 return send_unsent(session, publish)
 
     def _thread(self, name: str, tick: Callable[[], object], pause: float) -> threading.Thread:
-        """A thread that runs `tick` every `pause` seconds, and less often while it fails."""
+        """Return a thread that runs `tick` every `pause` seconds, and less often while it fails."""
 
         def loop() -> None:
             failures = 0

@@ -1,4 +1,4 @@
-"""The service's settings: read from the environment, and only at entry points."""
+"""The service's settings, read from the environment and only at entry points."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ MEBIBYTE = 1024 * 1024
 
 
 def split_roots(value: object) -> object:
-    """The roots of one PATH-like string; other inputs pass through."""
+    """Return the folders in a PATH-like string; other inputs are returned unchanged."""
     if isinstance(value, str):
         return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
     return value
 
 
 def split_names(value: object) -> object:
-    """The names of one string with commas; other inputs pass through."""
+    """Return the names in a comma-separated string; other inputs are returned unchanged."""
     if isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     return value
 
 
 Roots = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_roots)]
-"""Folders, in the environment separated like PATH."""
+"""Folders; in the environment, separated like PATH."""
 
 
 class Settings(BaseSettings):
-    """Everything an operator may choose; each field is read from `EXCISE_<NAME>`."""
+    """All settings of the service; each field is read from `EXCISE_<NAME>`."""
 
     model_config = SettingsConfigDict(
         env_prefix="EXCISE_", extra="ignore", hide_input_in_errors=True, frozen=True
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     artifacts: str
     """Where results are kept: a folder, or an `s3://bucket/prefix` URL."""
     log_level: LogLevel = "info"
-    """The least that is logged: `debug`, `info`, `warning` or `error`."""
+    """Lowest level that is logged: `debug`, `info`, `warning` or `error`."""
     model_roots: Roots = ()
     """Folders checkpoints may be taken from, separated like PATH."""
     task_data: Path | None = None
@@ -72,13 +72,13 @@ class Settings(BaseSettings):
     max_receiving_bytes: int = Field(default=256 * MEBIBYTE, ge=MEBIBYTE)
     """Bytes of request bodies that an API process may be receiving at once."""
     max_receiving_bytes_per_key: int = Field(default=64 * MEBIBYTE, ge=MEBIBYTE)
-    """Of them, those of one API key."""
+    """The same for one API key."""
     max_json_depth: int = Field(default=32, ge=4)
     """Deepest nesting a JSON body may have."""
     request_threads: int = Field(default=8, ge=2)
-    """Requests that work on the database at the same time in an API process."""
+    """Number of requests in an API process that may use the database at the same time."""
     download_threads: int = Field(default=4, ge=1)
-    """Downloads that are read from the artifact store at the same time; the others take turns."""
+    """Number of downloads read from the artifact store at the same time; others take turns."""
     relay_enabled: bool = True
     """Whether this process sends the outbox and sweeps expired leases."""
     relay_seconds: float = Field(default=0.5, gt=0)
@@ -88,59 +88,59 @@ class Settings(BaseSettings):
     resend_seconds: float = Field(default=300.0, gt=0)
     """A job queued and unclaimed for this long is sent again."""
     retention_seconds: float = Field(default=86_400.0, ge=0)
-    """How long after a job's end what its stages handed to one another is kept; its files stay."""
+    """How long intermediate results are kept after a job's end; its files are kept longer."""
     stream_poll_seconds: float = Field(default=0.5, gt=0)
-    """Pause between two looks for new events while event streams are open: one look for all."""
+    """Pause between two queries for new events while streams are open; one query serves all."""
     max_streams: int = Field(default=1000, ge=1)
     """Event streams that may be open at once in an API process."""
     max_streams_per_key: int = Field(default=50, ge=1)
-    """Of them, those of one API key; `quotas` says how many of one tenant."""
+    """The same for one API key; `quotas` has the limit for one tenant."""
     quotas: Quotas = Quotas()
-    """What each tenant may have, as a JSON object; `excise tenants quota` changes it for one."""
+    """Quotas of each tenant, as a JSON object; `excise tenants quota` changes those of one."""
     hub_organisations: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = ()
     """Organisations of the hub whose pinned checkpoints jobs may name, separated by commas; `*`
     means any."""
     webhook_hosts: tuple[str, ...] = ()
-    """Hosts, or `host:port`, that webhooks may be on though they are private or over http; a JSON
+    """Hosts, or `host:port`, that webhooks may use even if they are private or over http; a JSON
     list."""
     webhook_seconds: float = Field(default=1.0, gt=0)
-    """Pause between two looks for messages to webhooks."""
+    """Pause between two queries for messages to webhooks."""
     webhook_retry_seconds: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=PAUSES_SECONDS, min_length=1, max_length=TRIES - 1
     )
-    """Pauses after failed attempts at a message, a JSON list; further ones are like the last."""
+    """Pauses after failed attempts to send a message, as a JSON list; the last one is repeated."""
     webhook_give_up_seconds: float = Field(default=432_000.0, gt=0)
-    """A webhook that has done nothing but fail for this long is disabled; five days."""
+    """A webhook that has only failed for this long is disabled; by default five days."""
     metrics_token: SecretStr | None = None
-    """Bearer token that `/metrics` asks for; without one it answers this machine alone."""
+    """Bearer token for `/metrics`; without one, only requests from this machine are answered."""
     worker_silent_seconds: float = Field(default=60.0, gt=0)
     """A worker whose heartbeat is older than this does not count as alive."""
 
     serving_pools: tuple[ServingPool, ...] = ()
     """The vLLM servers corrections are published to, as a JSON list; see docs/guides/serving.md."""
     serving_folder: Path = Path("served")
-    """Where versions lie for the vLLM servers to read; they and this service see it alike."""
+    """Folder of versions for the vLLM servers; they must see it under the same path."""
     reconciler_enabled: bool = True
-    """Whether this process keeps the serving pools as the database says they should be."""
+    """Whether this process brings the serving pools to the state that the database describes."""
     reconcile_seconds: float = Field(default=1.0, gt=0)
-    """Pause between two looks at a serving pool."""
+    """Pause between two checks of a serving pool."""
     infer_requests_per_minute: int = Field(default=6000, ge=1)
-    """Requests one API key may send to the gateway, on average: to all API processes together, or
-    to each while the broker is away."""
+    """Average rate of requests to the gateway allowed per API key, over all API processes; while
+    the broker is down, per process."""
     infer_burst: int = Field(default=200, ge=1)
     """Requests one API key may send to an API process at once after a pause."""
     gateway_read_seconds: float = Field(default=120.0, gt=0)
     """How long a vLLM server may be silent in the middle of an answer."""
     routing_seconds: float = Field(default=1.0, ge=0, le=5)
-    """How long the gateway may go by an alias or a key it has looked up."""
+    """How long the gateway may use an alias or a key that it has looked up."""
 
     def find_task_file(self, name: str) -> Path | None:
-        """The server's own rows of a zero-shot task, if it has them."""
+        """Return the server's own file with rows of a zero-shot task, if it has one."""
         path = None if self.task_data is None else self.task_data / f"task_{name}.jsonl"
         return path if path is not None and path.is_file() else None
 
     def list_secrets(self) -> list[str]:
-        """What no log may show: the URLs with the passwords in them, the servers' keys."""
+        """Return the values that no log may show: URLs with passwords, and the servers' keys."""
         keys = (pool.api_key for pool in self.serving_pools)
         secrets = (self.database_url, self.broker_url, self.metrics_token, *keys)
         return [secret.get_secret_value() for secret in secrets if secret is not None]
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower_level(cls, value: object) -> object:
-        """The level, written however it was; other inputs pass through."""
+        """Return the level in lower case; other inputs are returned unchanged."""
         return value.lower() if isinstance(value, str) else value
 
     @field_validator("database_url")
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     @field_validator("serving_pools")
     @classmethod
     def _load_keys(cls, pools: tuple[ServingPool, ...]) -> tuple[ServingPool, ...]:
-        """The pools with their servers' API keys."""
+        """Return the pools with their servers' API keys."""
         check_pools(pools)
         return load_pool_keys(pools)
 
@@ -183,10 +183,10 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 def start_process(kind: type[SettingsType], role: str) -> SettingsType:
-    """The settings of an entry point, its logging and, by its `role`, its tracing configured.
+    """Return the settings of an entry point, after configuring its logging and tracing.
 
-    Logging comes first: what is wrong with the settings is logged as well, without secrets.
-    Raises `ValidationError`.
+    `role` is the process's name in traces. Logging is configured first, so that errors in the
+    settings are logged as well, without secrets. Raises `ValidationError`.
     """
     configure_logging()
     settings = kind()

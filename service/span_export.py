@@ -14,20 +14,20 @@ from excise.redaction import redact
 
 
 class Redaction(SpanProcessor):
-    """Blanks out secrets in what a span starts with: paths and queries are whatever clients send.
+    """Redacts secrets in the attributes with which a span starts, such as paths and queries.
 
-    What our own spans carry is ids, and exceptions are not recorded.
+    Our own spans carry only ids, and exceptions are not recorded.
     """
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
-        """Blank them out."""
+        """Redact the attributes."""
         for name, value in dict(span.attributes or {}).items():
             if isinstance(value, str):
                 span.set_attribute(name, redact(value))
 
 
 def build_provider(role: str) -> TracerProvider:
-    """What records spans and sends them in batches, as the `OTEL_…` variables say."""
+    """Return a provider that records spans and sends them in batches, by the `OTEL_…` variables."""
     name = os.environ.get("OTEL_SERVICE_NAME") or f"excise-{role}"
     provider = TracerProvider(
         resource=Resource.create({SERVICE_NAME: name}),

@@ -1,4 +1,4 @@
-"""Request bodies in which every key of the JSON counts: a key given twice is refused by name."""
+"""Strict JSON request bodies: a key that occurs twice is refused by name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class StrictJsonRoute(APIRoute):
-    """A route whose body is read as every document is; give it to a router as `route_class`."""
+    """A route that reads JSON bodies strictly; give it to a router as `route_class`."""
 
     def get_route_handler(self) -> Handler:
-        """The route's handler, on requests that read their JSON strictly."""
+        """Return the route's handler, wrapped so that requests read their JSON strictly."""
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
@@ -35,10 +35,10 @@ class StrictJsonRoute(APIRoute):
 
 
 class _StrictRequest(Request):
-    """A request whose JSON may give no key twice."""
+    """A request in whose JSON no key may occur twice."""
 
     async def json(self) -> Any:
-        """The body's value. Raises `DuplicateKeyError`, and what `json.loads` raises."""
+        """Return the body's value. Raises `DuplicateKeyError`, and what `json.loads` raises."""
         if not hasattr(self, "_json"):
             self._json = load_json(await self.body())
         return self._json

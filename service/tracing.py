@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry: one from a request through outbox, broker, worker and stages to vLLM.
+"""Tracing by OpenTelemetry: from a request through outbox, broker, worker and stages to vLLM.
 
-The API of OpenTelemetry is always there and does nothing by itself. The extra `tracing` brings what
-records spans and sends them, and `OTEL_EXPORTER_OTLP_ENDPOINT` says where to; without either,
+OpenTelemetry's API is always installed and does nothing by itself. The extra `tracing` installs the
+part that records and sends spans, and `OTEL_EXPORTER_OTLP_ENDPOINT` says where to. Without both,
 nothing is recorded and no message or request carries a trace.
 """
 
@@ -25,14 +25,14 @@ ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_
 HEADER = "traceparent"
 """Name of the header, of a request or a message, that carries a trace (W3C Trace Context)."""
 _FLUSH_SECONDS = 3.0
-"""How long the end of a process waits for its last spans to be sent."""
+"""How long an ending process waits for its last spans to be sent. Chosen by hand."""
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def configure_tracing(role: str) -> None:
-    """Record spans from now on, if the operator asked for it; for entry points.
+    """Record spans from now on, if the operator has configured it; for entry points.
 
-    `role` is what the process is called in traces, unless `OTEL_SERVICE_NAME` says otherwise.
+    `role` is the process's name in traces, unless `OTEL_SERVICE_NAME` gives another.
     """
     if not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
         return
@@ -45,12 +45,12 @@ def configure_tracing(role: str) -> None:
 
 
 def is_tracing() -> bool:
-    """Whether anything is recorded in this process."""
+    """Return whether spans are recorded in this process."""
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def flush_traces() -> None:
-    """Send what was recorded, for a process that ends without ado; not for long."""
+    """Send the recorded spans before a process ends abruptly, within `_FLUSH_SECONDS`."""
     shut_down = getattr(trace.get_tracer_provider(), "shutdown", None)
     if shut_down is not None:
         thread = threading.Thread(target=shut_down, name="excise-traces", daemon=True)
@@ -62,7 +62,7 @@ def flush_traces() -> None:
 def continue_trace(
     name: str, traceparent: str | None, kind: SpanKind = SpanKind.INTERNAL, **attributes: str | int
 ) -> Iterator[None]:
-    """Within the context, work is part of the trace that a row or message names, if it does."""
+    """Within the context, work belongs to the trace that a row or message names, if any."""
     if traceparent is None:
         yield
         return
@@ -80,25 +80,25 @@ def continue_trace(
 
 @contextmanager
 def step(name: str, **attributes: str | int) -> Iterator[None]:
-    """Within the context, work is a part of its own in the present trace, if there is one."""
+    """Within the context, work is a span of its own in the current trace, if there is one."""
     with continue_trace(name, get_traceparent(), SpanKind.INTERNAL, **attributes):
         yield
 
 
 def get_traceparent() -> str | None:
-    """The present trace as rows and messages carry it; None where there is none."""
+    """Return the current trace in the form that rows and messages carry; None if there is none."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return carrier.get(HEADER)
 
 
 def build_trace_headers() -> dict[str, str]:
-    """What carries the present trace to another server; nothing where there is none."""
+    """Return the headers that carry the current trace to another server; empty without one."""
     traceparent = get_traceparent()
     return {} if traceparent is None else {HEADER: traceparent}
 
 
 def describe_trace() -> dict[str, str]:
-    """The log field of the present trace; nothing where there is none."""
+    """Return the log field of the current trace; empty without one."""
     context = trace.get_current_span().get_span_context()
     return {"trace_id": trace.format_trace_id(context.trace_id)} if context.is_valid else {}

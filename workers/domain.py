@@ -65,15 +65,15 @@ class Relevance:
 
 @dataclass(frozen=True)
 class GeneralCost:
-    """What removing each component costs general text: the first two orders of the damage.
+    """The cost of removing each component for general text, to first and second order.
 
-    Both mappings go from module name to a tensor as in `Relevance`. They answer two questions
-    about the same text, so neither is a statistic of the other.
+    Both mappings are module name → tensor, as in `Relevance`. They answer two different questions
+    about the same text.
     """
 
     first_order: Mapping[str, torch.Tensor]
-    """E[a · ∂log p(next)/∂a]: the rise of the negative log-likelihood to first order, nats a
-    token; below 0 where a removal helps the text."""
+    """E[a · ∂log p(next)/∂a]: the rise of the negative log-likelihood to first order, nats per
+    token; negative if the removal helps the text."""
     fisher: Mapping[str, torch.Tensor]
     """E[(a · ∂log p(y)/∂a)²] with y drawn from the model: the diagonal of the Fisher information.
     Half of it is the KL divergence to second order, nats per token. It is halved in float64
@@ -86,7 +86,7 @@ class GeneralCost:
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """One tokenised sample: a prompt and, where there is one, the model's own response to it."""
+    """One tokenised sample: a prompt and, if there is one, the model's own response to it."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = ()

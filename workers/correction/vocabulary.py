@@ -1,4 +1,4 @@
-"""The tokens that make a behaviour's responses undesired, and responses in which they are likely."""
+"""The tokens that make responses of a behaviour undesired, and responses where they are likely."""
 
 from __future__ import annotations
 
