@@ -1,4 +1,4 @@
-"""A cache whose entries live for a moment: look-ups at the rate of requests, not of queries."""
+"""A cache with short-lived entries, so that not every request causes a database query."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MAX_ENTRIES = 10_000
 
 
 class ShortCache(Generic[_Value]):
-    """Values by key, kept `seconds`; whoever misses at the same time waits for one look-up.
+    """Values by key, kept for `seconds`; concurrent misses share one look-up.
 
-    An error of a look-up reaches everybody who waits for it and is not kept. `forget` may be
-    called from any thread; what was looked up before it is not used by anybody who asks after it.
+    An error of a look-up is raised to all who wait for it and is not cached. `forget` may be called
+    from any thread; values looked up before it are not returned to later callers.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -26,7 +26,7 @@ class ShortCache(Generic[_Value]):
         self._generation = 0
 
     async def get(self, key: str, load: Callable[[], Awaitable[_Value]]) -> _Value:
-        """The value of `key`, looked up by `load` unless that was done a moment ago."""
+        """Return the value of `key`, calling `load` unless it is cached."""
         generation = self._generation
         entry = self._entries.get(key)
         if entry is not None and entry[1] == generation and entry[0] > time.monotonic():
@@ -39,7 +39,7 @@ class ShortCache(Generic[_Value]):
         return await asyncio.shield(pending)
 
     def forget(self) -> None:
-        """Look everything up again."""
+        """Clear the cache."""
         self._generation += 1
 
     async def _load(self, place: tuple[str, int], load: Callable[[], Awaitable[_Value]]) -> _Value:
@@ -54,7 +54,7 @@ class ShortCache(Generic[_Value]):
         return value
 
     def _finish(self, place: tuple[str, int], done: asyncio.Future[_Value]) -> None:
-        """The look-up is over; its error, if any, counts as seen even if nobody waits any more."""
+        """Finish a look-up; its error, if any, is marked as retrieved even if nobody waits."""
         self._pending.pop(place, None)
         if not done.cancelled():
             done.exception()

@@ -1,4 +1,4 @@
-"""One completion request on its way: picking a version, asking it, asking once more, answering."""
+"""Forwarding a completion request: choose a version, send, retry once, answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VERSION_HEADER = "X-Excise-Version"
 
 
 class Forwarder:
-    """Brings requests to the servers and answers back."""
+    """Forwards requests to the servers and returns their answers."""
 
     def __init__(self, router: Router, upstream: Upstream, metrics: GatewayMetrics) -> None:
         self._router = router
@@ -51,11 +51,10 @@ class Forwarder:
         request: CompletionOptions,
         wait_until_left: Callable[[], Awaitable[None]],
     ) -> Response:
-        """The answer to one request, as a stream if it asks for one.
+        """Return the answer to one request, as a stream if it asks for one.
 
-        `wait_until_left` returns when the client has gone away: then the server is let go of, and
-        what is answered reaches nobody. Raises `NotFoundError`, `InvalidRequestError` and
-        `UnavailableError`.
+        `wait_until_left` returns when the client has disconnected; the request to the server is
+        then cancelled. Raises `NotFoundError`, `InvalidRequestError` and `UnavailableError`.
         """
         started = time.monotonic()
         try:
@@ -81,9 +80,9 @@ class Forwarder:
         request: CompletionOptions,
         ask: Callable[[Target, Path, bytes], Awaitable[_Answer]],
     ) -> tuple[Target, _Answer]:
-        """The first answer of at most two attempts, each by what the database says then.
+        """Return the first answer of at most two attempts; each looks up the route again.
 
-        An alias that has moved in between leads the second attempt to the new version.
+        So if an alias has moved in between, the second attempt goes to the new version.
         """
         draw = random.random()  # noqa: S311 - shares traffic out, guards nothing
         target = None
@@ -112,7 +111,7 @@ class Forwarder:
 
 
 class RelayedStream(StreamingResponse):
-    """A stream of events that lets go of the server however it ends."""
+    """A stream of events that always closes the connection to the server at its end."""
 
     def __init__(
         self, stream: UpstreamStream, target: Target, metrics: GatewayMetrics, started: float
@@ -130,7 +129,7 @@ class RelayedStream(StreamingResponse):
         super().__init__(self._relay(), media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer; whatever happens, the server is let go and the end is counted."""
+        """Send the answer; in any case, close the server's connection and count the outcome."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -138,7 +137,7 @@ class RelayedStream(StreamingResponse):
             await self._stream.aclose()
 
     async def _relay(self) -> AsyncIterator[bytes]:
-        """The events; one that tells of an error in place of an end that did not come."""
+        """Yield the events; if the end mark is missing, an error event takes its place."""
         self._metrics.observe_first(self._version, time.monotonic() - self._started)
         try:
             async for events in self._stream.events():
@@ -153,13 +152,13 @@ class RelayedStream(StreamingResponse):
 
 
 class _ClientLeftError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has disconnected."""
 
 
 async def _finish_unless(
     wait_until_left: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, _Answer]
 ) -> _Answer:
-    """What the work gives; it is cancelled and `_ClientLeftError` raised if the client goes."""
+    """Return the result of `work`; if the client leaves, cancel it and raise `_ClientLeftError`."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(wait_until_left())
     try:
@@ -174,6 +173,6 @@ async def _finish_unless(
 
 
 def _build_error_event(version: str) -> bytes:
-    """The event that ends a stream whose server is gone."""
+    """Return the event that ends a stream whose server has gone away."""
     error = UnavailableError(f"The server of {version} went away in the middle. Send it again.")
     return b"data: " + json.dumps({"error": build_problem(error)["error"]}).encode() + b"\n\n"

@@ -1,4 +1,4 @@
-"""How many requests an API key may send: one token bucket a key, in this process."""
+"""Rate limits of API keys in this process: one token bucket per key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RateLimiter:
         self._buckets[key_id] = (tokens - 1, now)
 
     def _drop_full(self, now: float) -> None:
-        """Forget the buckets that would be full by now: a new one is the same."""
+        """Drop buckets that would be full by now, because a new one is equivalent."""
         self._buckets = {
             key: (tokens, at)
             for key, (tokens, at) in self._buckets.items()

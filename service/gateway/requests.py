@@ -1,7 +1,7 @@
-"""Completion requests: the fields that reach a model server, and no others.
+"""Completion requests: only fields defined here reach a model server; all others are refused.
 
-vLLM takes fields of its own that fetch URLs, replace the chat template or unpickle tensors; none
-of them is here, and a field that is not here is refused.
+vLLM accepts additional fields that fetch URLs, replace the chat template or unpickle tensors; none
+of these is defined here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from service.errors import InvalidRequestError
 _NOT_UPSTREAM = frozenset({"refusal", "annotations", "audio", "function_call"})
 MAX_TOKENS = 32_768
 MAX_SEED = 9 * 10**18
-"""Nearly all of 64 bits; JSON, where numbers may be doubles, can say it exactly."""
+"""Almost the 64-bit limit, and exact as a double, which JSON numbers may be."""
 
 
 def check_model_name(name: str) -> str:
-    """`name`, unless it is an address; raises `ValueError`."""
+    """Return `name` unless it is a URL, for which it raises `ValueError`."""
     if "://" in name or name.startswith("//"):
         raise ValueError(
             "is a URL. Name an alias, a version or a base model; GET /v1/models lists them."
@@ -81,16 +81,16 @@ class CompletionOptions(_Part):
     return_token_ids: bool | None = None
     response_format: dict[str, JsonValue] | None = None
     user: str | None = Field(default=None, max_length=512)
-    """Taken for OpenAI's sake; it goes no further."""
+    """Accepted for compatibility with OpenAI and not forwarded."""
 
     def build_upstream(self) -> dict[str, Any]:
-        """The fields that the client sent and that the server gets."""
+        """Return the fields sent by the client that are forwarded."""
         return self.model_dump(exclude_unset=True, exclude={"user"})
 
     def encode_upstream(self, served_name: str) -> bytes:
-        """The body for the server: what the client sent, under the server's name.
+        """Return the body for the server: the forwarded fields, with the server's model name.
 
-        Raises `InvalidRequestError` for text that is no Unicode.
+        Raises `InvalidRequestError` for text that is not valid Unicode.
         """
         body = self.build_upstream() | {"model": served_name}
         try:
@@ -125,10 +125,10 @@ class Message(_Part):
     annotations: list[dict[str, JsonValue]] | None = Field(default=None, max_length=64)
     audio: None = None
     function_call: None = None
-    """These four are in answers for OpenAI's sake and go no further."""
+    """These four occur in answers, for compatibility with OpenAI, and are not forwarded."""
 
     def build_upstream(self) -> dict[str, Any]:
-        """What the server gets: nothing empty but the content, which may be."""
+        """Return the message for the server, without empty fields except the content."""
         fields = self.model_dump(exclude_unset=True, exclude=set(_NOT_UPSTREAM))
         return {
             name: value
@@ -149,7 +149,7 @@ class ChatRequest(CompletionOptions):
     parallel_tool_calls: bool | None = None
 
     def build_upstream(self) -> dict[str, Any]:
-        """The same, the messages without what is only in answers."""
+        """Return the forwarded fields, with messages reduced to what the server accepts."""
         messages = [message.build_upstream() for message in self.messages]
         return super().build_upstream() | {"messages": messages}
 

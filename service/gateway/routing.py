@@ -25,17 +25,17 @@ class Target:
 
     pool: ServingPool
     served_name: str
-    """What the server calls it; a version gets a new name whenever it is loaded."""
+    """The model's name on the server; a version gets a new name whenever it is loaded."""
     public_name: str
-    """The version's id, or the base model's name: what answers say and metrics count by."""
+    """The version's id or the base model's name, as used in answers and metrics."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where requests for one name go: a target, and perhaps a second one for part of them."""
+    """The destination of requests for one name: a target, and optionally a second for a share."""
 
     target: Target | None
-    """None while it is known but cannot answer; `problem` says why."""
+    """None if the name is known but cannot answer; `problem` says why."""
     problem: str = ""
     second: Target | None = None
     second_percent: int = 0
@@ -50,7 +50,7 @@ class Route:
 
 
 class Router:
-    """Looks names up in the database, and goes by what it found for a moment."""
+    """Looks up names in the database and caches the result briefly."""
 
     def __init__(
         self, database: Database, pools: Sequence[ServingPool], keep_seconds: float
@@ -68,7 +68,7 @@ class Router:
         return await self._routes.get(f"{tenant_id} {model}", load)
 
     def forget(self) -> None:
-        """Look every name up again; for after a change, from any thread."""
+        """Clear the cache after a change; may be called from any thread."""
         self._routes.forget()
 
     def _load(self, tenant_id: str, model: str) -> Route:
@@ -108,7 +108,7 @@ class Router:
 
 
 def _route_if_up(session: Session, target: Target) -> Route:
-    """The way to the target, if its server was well when last seen."""
+    """Return the route to the target, if its server was up when last seen."""
     state = repository.find_pool_state(session, target.pool.name)
     if state is None or state.status != PoolStatus.UP:
         return Route(None, f"The server of {target.public_name} is away. Try again in a moment.")

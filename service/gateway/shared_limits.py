@@ -1,7 +1,7 @@
-"""How many requests an API key may send to all API processes together: counted in the broker.
+"""Rate limits of API keys over all API processes, counted in the broker.
 
-Each process also has its own buckets, which bound bursts. While the broker is away they are all
-there is: nobody is refused for its sake, and log, answers and /readyz say so.
+Each process also has its own buckets, which limit bursts. While the broker is down, only these are
+used: no request is refused because of the outage, and log, answers and /readyz report it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ logger = logging.getLogger(__name__)
 
 _KEY_PREFIX = "excise:limits"
 _ANSWER_SECONDS = 0.25
-"""A broker that takes longer counts as away: completions wait for this."""
+"""A broker that takes longer counts as down, because completions wait for it. Chosen by hand."""
+
 _OUTAGE_SECONDS = 5.0
-"""How long a broker that was away is not asked again."""
+"""How long a broker that was down is not asked again. Chosen by hand."""
 _MAX_CONNECTIONS = 32
 
 
@@ -61,7 +62,7 @@ class SharedLimiter:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the processes count together, as far as is known."""
+        """Whether all processes count together, as far as is known."""
         return self._away_until is None
 
     async def take(self, key_id: str) -> None:
@@ -90,7 +91,7 @@ class SharedLimiter:
         await self._pool.aclose()
 
     async def _find_wait(self, key_id: str) -> int | None:
-        """Count a request; where there is no room for it, the seconds until there is."""
+        """Count a request; if the limit is reached, return the seconds until it is allowed."""
         if await self._window.hit(self._item, key_id):
             return None
         stats = await self._window.get_window_stats(self._item, key_id)

@@ -1,7 +1,7 @@
-"""Requests to the model servers: built from nothing, so that nothing of a client's slips through.
+"""Requests to the model servers, built from scratch so that nothing of a client's leaks through.
 
 UpstreamError
-├── UpstreamAwayError     no answer, or none that was begun: it may be asked again
+├── UpstreamAwayError     no answer, not even the beginning of one: it may be asked again
 ├── UpstreamRefusalError  the request is at fault
 └── UpstreamBrokenError   the answer ended early
 """
@@ -159,10 +159,10 @@ class UpstreamStream:
         raise UpstreamBrokenError("it ended without its end mark")
 
     async def aclose(self) -> None:
-        """Let go of the connection; a server that still generates stops.
+        """Close the connection, which stops a server that is still generating.
 
-        After the end mark only the end of the body is missing: with it, the connection can serve
-        the next request.
+        After the end mark, only the end of the body is missing; once it is read, the connection can
+        be reused.
         """
         try:
             if self._is_over:
@@ -185,9 +185,9 @@ class UpstreamStream:
 
 
 def rename_model(content: bytes, target: Target) -> bytes:
-    """`content` with the model called by its public name.
+    """Return `content` with the model's public name.
 
-    In JSON a quotation mark inside a string is escaped, so only the field itself can match.
+    In JSON, quotation marks inside strings are escaped, so only the field itself can match.
     """
     public = json.dumps(target.public_name).encode()
     served = json.dumps(target.served_name).encode()
@@ -195,7 +195,7 @@ def rename_model(content: bytes, target: Target) -> bytes:
 
 
 def _build_headers(target: Target) -> dict[str, str]:
-    """All headers a server gets. The request's id is ours: vLLM keeps requests apart by it."""
+    """Return all headers for a server. The request id is ours; vLLM identifies requests by it."""
     headers = {
         "Content-Type": "application/json",
         "Accept-Encoding": "identity",
@@ -208,7 +208,7 @@ def _build_headers(target: Target) -> dict[str, str]:
 
 
 async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> UpstreamError:
-    """What an error status means for the request."""
+    """Return the error that an error status means for the request."""
     if response.status not in _REFUSALS:
         return UpstreamAwayError(f"status {response.status}")
     content = b""

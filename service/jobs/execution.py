@@ -1,4 +1,4 @@
-"""What workers call to carry out a job. Every write needs the newest fencing token of its lease.
+"""Functions by which workers carry out a job; every write needs its lease's newest fencing token.
 
 Functions take an open session and never commit; wrap each in `Database.transaction()`.
 """
@@ -54,10 +54,10 @@ class Claim:
 def claim_job(
     session: Session, job_id: str, worker_id: str, lease_seconds: float, max_attempts: int = 3
 ) -> Claim | None:
-    """A claim on the job, or None when there is nothing to do for this worker.
+    """Return a claim on the job; None if there is nothing to do for this worker.
 
-    A queued job is claimed, and so is a running one whose lease has expired. One whose cancellation
-    was asked for becomes `cancelled`, one with no attempts left `failed` (`poison_job`).
+    A queued job is claimed, as is a running one whose lease has expired. A job whose cancellation
+    was requested becomes `cancelled`, one without attempts left `failed` (`poison_job`).
     """
     job = leases.claim(session, JOBS, job_id, worker_id, lease_seconds, max_attempts)
     if job is None:
@@ -125,7 +125,7 @@ def report_progress(
 
 
 def find_stage_result(session: Session, job_id: str, name: str, key: str) -> str | None:
-    """SHA-256 of the artifact this job's stage made from the inputs behind `key`, if it did."""
+    """Return the SHA-256 of the stage's stored result for `key`; None if there is none."""
     result = session.get(StageResult, (job_id, name, key))
     return None if result is None else result.sha256
 
@@ -139,7 +139,7 @@ def finish_stage(
     result_sha256: str,
     reused: bool,
 ) -> None:
-    """Mark a stage as succeeded and file its result under `key`; the first result filed stays.
+    """Mark a stage as succeeded and store its result under `key`; a result stored before stays.
 
     Raises `LeaseLostError`.
     """
@@ -158,9 +158,9 @@ def finish_stage(
 def file_finding(
     session: Session, job_id: str, token: int, name: str, key: str, sha256: str
 ) -> None:
-    """File something a stage found out on its way; `find_stage_result` finds it again.
+    """Store an intermediate result of a stage, for `find_stage_result`.
 
-    The first one filed under a key stays. Raises `LeaseLostError`.
+    A result stored under the key before stays. Raises `LeaseLostError`.
     """
     lock_lease(session, job_id, token)
     _file(session, job_id, name, key, sha256)
@@ -169,7 +169,7 @@ def file_finding(
 def replace_finding(
     session: Session, job_id: str, token: int, name: str, key: str, sha256: str
 ) -> None:
-    """File something in place of what is filed under the key. Raises `LeaseLostError`."""
+    """Replace the intermediate result stored under the key. Raises `LeaseLostError`."""
     lock_lease(session, job_id, token)
     check_artifact_id(sha256)
     lock_artifact(session, sha256)
@@ -184,7 +184,7 @@ def replace_finding(
 
 
 def drop_finding(session: Session, job_id: str, token: int, name: str, key: str) -> None:
-    """Forget what is filed under the key, if anything. Raises `LeaseLostError`."""
+    """Delete the intermediate result stored under the key, if any. Raises `LeaseLostError`."""
     lock_lease(session, job_id, token)
     session.execute(
         delete(StageResult).where(
@@ -210,7 +210,7 @@ def record_event(
     data: Mapping[str, Any] | None = None,
     once: bool = False,
 ) -> None:
-    """Tell the job's owner something; where `once`, not what was told in these words already.
+    """Record an event for the job's owner; with `once`, not if the same message was recorded.
 
     Raises `LeaseLostError`.
     """
@@ -222,7 +222,7 @@ def record_event(
 
 
 def set_estimated_finish(session: Session, job_id: str, token: int, at: datetime | None) -> None:
-    """Say when the job will probably be done. Raises `LeaseLostError`."""
+    """Store when the job will probably finish. Raises `LeaseLostError`."""
     lock_lease(session, job_id, token).estimated_finish = at
 
 
@@ -264,10 +264,10 @@ def finish_job(
     error_code: str | None = None,
     message: str | None = None,
 ) -> None:
-    """End the job and give back its lease; a second call finds the lease lost.
+    """End the job and release its lease, so that a second call raises `LeaseLostError`.
 
-    `message` tells the job's owner how it ended; of a failed job it is the error's message.
-    Raises `ValueError` when status, verdict and error disagree, and `LeaseLostError`.
+    `message` tells the job's owner how it ended; for a failed job, it is the error message. Raises
+    `ValueError` if status, verdict and error contradict each other, and `LeaseLostError`.
     """
     outcome = JobStatus(status)
     if verdict not in _VERDICTS.get(outcome, ()):
@@ -288,7 +288,7 @@ def finish_job(
 
 
 def load_stage_seconds(session: Session, job_id: str) -> dict[str, float]:
-    """Seconds each finished stage of the job took, by stage name, in order of execution."""
+    """Return stage → its duration in seconds, for finished stages in order of execution."""
     stages = session.scalars(
         select(Stage)
         .where(Stage.job_id == job_id, Stage.status == StageStatus.SUCCEEDED)
@@ -298,7 +298,7 @@ def load_stage_seconds(session: Session, job_id: str) -> dict[str, float]:
 
 
 def is_job_waiting(session: Session, seconds: float) -> bool:
-    """Whether some job has been queued and unclaimed for at least this long."""
+    """Return whether any job has been queued and unclaimed for at least this long."""
     since = fetch_now(session) - timedelta(seconds=seconds)
     statement = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queued_at <= since)
     return session.scalar(statement.limit(1)) is not None
@@ -326,7 +326,7 @@ def heartbeat_worker(
 
 
 def lock_lease(session: Session, job_id: str, token: int) -> Job:
-    """The job's row, locked, if `token` is the newest. Raises `LeaseLostError`."""
+    """Return the job's row, locked, if `token` is the newest. Raises `LeaseLostError`."""
     return leases.lock_held(session, JOBS, job_id, token)
 
 
@@ -350,7 +350,7 @@ def _file(session: Session, job_id: str, name: str, key: str, sha256: str) -> No
 
 
 def _tenth(done: int, total: int | None) -> int:
-    """Which tenth of `total` has been reached; -1 while the total is unknown."""
+    """Return which tenth of `total` has been reached; -1 if the total is unknown."""
     return -1 if not total else done * 10 // total
 
 

@@ -1,4 +1,4 @@
-"""The events of watched jobs: one look at the database for every stream of this process."""
+"""Events of watched jobs: one database query serves all streams of this process."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _PAGE_SIZE = 200
 _MAX_NEW_EVENTS = 2000
 _RECENT_EVENTS = 256
 _OUTAGE_PAUSE_SECONDS = 2.0
-_THREADS = 2  # their own, so that streams and other requests do not wait for one another
+_THREADS = 2  # separate ones, so that streams and other requests do not wait for each other
 
 
 class Told(NamedTuple):
-    """One event as streams send it."""
+    """One event in the form in which streams send it."""
 
     id: int
     content: bytes
@@ -38,57 +38,57 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Opening:
-    """What a stream begins with: its job as it was found."""
+    """The start of a stream: the state of its job."""
 
     job_id: str
     newest: int
     """Id of the newest event."""
     done: bytes | None
-    """The last message, where the job has ended."""
+    """The last message, if the job has ended."""
 
 
 @dataclass
 class Channel:
-    """What the streams of one job share: the newest events, and its end."""
+    """Data shared by the streams of one job: the newest events, and its end."""
 
     job_id: str
     first: int
-    """Events with larger ids are in `recent`; the database has the others."""
+    """Events with larger ids are in `recent`; others must be read from the database."""
     last: int
-    """Id of the newest event that is known."""
+    """Id of the newest known event."""
     done: bytes | None = None
     is_over: bool = False
     watchers: int = 0
     recent: deque[Told] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set, and replaced by another, when something is new."""
+    """Set, and replaced by a new one, whenever there is news."""
 
     def add(self, told: Told) -> None:
-        """Take in a newer event; the oldest may be forgotten for it."""
+        """Add a newer event; the oldest one may be dropped."""
         self.recent.append(told)
         self.last = told.id
         if len(self.recent) > _RECENT_EVENTS:
             self.first = self.recent.popleft().id
 
     def notify(self) -> None:
-        """Wake everybody who waits."""
+        """Wake all streams that wait."""
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
 
 class News(NamedTuple):
-    """What one look found."""
+    """The result of one query."""
 
     told: list[tuple[str, Told]]
-    """By job, oldest first."""
+    """(job, event), oldest first."""
     over: dict[str, bytes | None]
-    """The last messages of jobs that have ended; None for those that are gone."""
+    """Job that has ended → its last message; None if the job was deleted."""
     is_cut: bool
-    """Whether there is more."""
+    """Whether there are more events."""
 
 
 class EventFeed:
-    """Looks for news of all watched jobs while there are any, and tells the streams."""
+    """Queries news of all watched jobs, while there are any, and passes them to the streams."""
 
     def __init__(self, database: Database, pause_seconds: float) -> None:
         self._database = database
@@ -98,17 +98,17 @@ class EventFeed:
         self._threads = ThreadPoolExecutor(_THREADS, "event-feed")
 
     async def aclose(self) -> None:
-        """Stop looking."""
+        """Stop querying."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
         self._threads.shutdown(wait=False)
 
     async def stream(self, opening: Opening, after: int) -> AsyncIterator[bytes]:
-        """Every event with a larger id than `after`, as it comes, then `done` with the job.
+        """Yield every event with an id above `after`, as it happens, then `done` with the job.
 
-        Outages of the database are waited out. A client that reads slowly holds nothing up and
-        nothing in memory: what it missed is read again.
+        During outages of the database, it waits. A slow client delays nobody and keeps nothing in
+        memory: events that it missed are read again.
         """
         with self._watch(opening) as channel:
             while True:
@@ -133,7 +133,7 @@ class EventFeed:
 
     @contextmanager
     def _watch(self, opening: Opening) -> Iterator[Channel]:
-        """The job's channel, kept while somebody watches; of an ended job, one that is over."""
+        """Yield the job's channel, which exists while anybody watches; an ended job's is over."""
         if opening.done is not None:
             yield Channel(opening.job_id, opening.newest, opening.newest, opening.done, True)
             return
@@ -152,7 +152,7 @@ class EventFeed:
                 del self._channels[channel.job_id]
 
     async def _look_forever(self) -> None:
-        """Look again and again, until nobody watches."""
+        """Query repeatedly until nobody watches."""
         loop = asyncio.get_running_loop()
         while self._channels:
             cursors = {job_id: channel.last for job_id, channel in self._channels.items()}
@@ -171,7 +171,7 @@ class EventFeed:
                 await asyncio.sleep(self._pause)
 
     def _tell(self, news: News) -> None:
-        """Put what was found where the streams look, and wake those it concerns."""
+        """Add news to the channels and wake the streams concerned."""
         for job_id, told in news.told:
             if (channel := self._channels.get(job_id)) is not None and told.id > channel.last:
                 channel.add(told)
@@ -184,7 +184,7 @@ class EventFeed:
                 channel.notify()
 
     def _look(self, cursors: Mapping[str, int]) -> News:
-        """News of jobs since the events given; jobs are read first, so ended ones tell all."""
+        """Return news since the given events; jobs are read first, so ended ones are complete."""
         with self._database.transaction() as session:
             is_open = repository.find_statuses(session, list(cursors))
             found = repository.list_new_events(session, cursors, _MAX_NEW_EVENTS + 1)
@@ -202,7 +202,7 @@ class EventFeed:
             return News(told, over, is_cut)
 
     async def _read_page(self, job_id: str, after: int, upto: int) -> list[Told]:
-        """Older events of a job, waited for through outages."""
+        """Return older events of a job, waiting through outages of the database."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -218,7 +218,7 @@ class EventFeed:
 
 
 def end(job: Job) -> bytes:
-    """The last message of a stream: the job."""
+    """Return the last message of a stream: the job."""
     return ServerSentEvent(view_job(job).model_dump_json(), event="done").encode()
 
 

@@ -1,4 +1,4 @@
-"""What workers read of the prompt sets a job names. Only reads; every one checks the tenant."""
+"""Reading the prompt sets that a job names, for workers; every read checks the tenant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.models import PromptSet
 
 
 class PromptSetInfo(NamedTuple):
-    """What a report and a manifest say about a prompt set."""
+    """Facts about a prompt set in a report and a manifest."""
 
     name: str
     sha256: str

@@ -1,10 +1,10 @@
-"""What the stages of a job hand to one another, and its end: the job's files are never touched.
+"""Deleting intermediate results of a job's stages; the job's own files are never touched.
 
-An artifact is named by its content, so jobs may share one. It is deleted once no unfinished or
-recent job, no job's list of files and no published version names it. Whoever names one
-(`lock_artifact`) and whoever deletes one take turns; a worker that wrote before its name was filed
-looks again afterwards and writes anew what was deleted in between. So whatever is named exists,
-but for that moment.
+An artifact is named by its content, so several jobs may share one. It is deleted once no
+unfinished or recent job, no job's list of files and no published version refers to it. Adding a
+reference (`lock_artifact`) and deleting exclude each other. A worker writes an artifact before it
+adds the reference, so afterwards it checks again and rewrites what was deleted in between. Hence
+every artifact that is referred to exists, except in that moment.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from service.models import Job, JobArtifact, ModelVersion, Shard, StageResult
 
 
 def lock_artifact(session: Session, sha256: str) -> None:
-    """Keep everybody else from naming or deleting the artifact until the transaction ends.
+    """Prevent others from referring to or deleting the artifact until the transaction ends.
 
-    Rows are locked before artifacts, and no transaction locks two, so none waits in a circle.
+    Rows are locked before artifacts, and no transaction locks two artifacts, so there are no
+    deadlocks.
     """
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 0))))
 
 
 def find_expired(session: Session, retention_seconds: float, limit: int = 100) -> list[str]:
-    """Hashes of results of jobs that ended so long ago; some may be needed elsewhere."""
+    """Return hashes of results of expired jobs; some may still be needed elsewhere."""
     statement = (
         select(StageResult.sha256)
         .join(Job, Job.id == StageResult.job_id)
@@ -43,9 +44,9 @@ def find_expired(session: Session, retention_seconds: float, limit: int = 100) -
 def collect_artifact(
     session: Session, store: ArtifactStore, sha256: str, retention_seconds: float
 ) -> bool:
-    """Forget that expired jobs made the artifact; delete it if nothing else names it.
+    """Remove expired jobs' references to the artifact; delete it if there are no others.
 
-    Returns whether it is gone. Doing it again, or at the same time elsewhere, changes nothing.
+    Returns whether it was deleted. Repeated or concurrent calls are harmless.
     """
     lock_artifact(session, sha256)
     expired = select(Job.id).where(_has_expired(retention_seconds))
@@ -58,7 +59,7 @@ def collect_artifact(
 
 
 def discard_artifact(session: Session, store: ArtifactStore, sha256: str) -> bool:
-    """Delete the artifact unless something names it; return whether it is gone."""
+    """Delete the artifact unless something refers to it; return whether it was deleted."""
     lock_artifact(session, sha256)
     if _is_named(session, sha256):
         return False
@@ -69,9 +70,10 @@ def discard_artifact(session: Session, store: ArtifactStore, sha256: str) -> boo
 def discard_files(
     database: Database, store: ArtifactStore, files: Iterable[tuple[str, str]]
 ) -> None:
-    """Have ended jobs, by id, no longer name artifacts, by hash; delete those nothing else names.
+    """Remove references of ended jobs to artifacts; delete the artifacts without other references.
 
-    Each in a transaction of its own, with its job locked, so that none is being published.
+    `files` are (job id, hash). Each is handled in its own transaction with the job locked, so that
+    it cannot be published at the same time.
     """
     for job_id, sha256 in files:
         with database.transaction() as session:
@@ -86,7 +88,7 @@ def discard_files(
 
 
 def delete_unnamed(database: Database, store: ArtifactStore, hashes: Iterable[str]) -> None:
-    """Delete those of the artifacts that nothing names."""
+    """Delete those of the artifacts that nothing refers to."""
     for sha256 in hashes:
         with database.transaction() as session:
             lock_artifact(session, sha256)

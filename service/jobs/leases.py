@@ -1,7 +1,7 @@
-"""How jobs and their shards are leased; see `service.leases`.
+"""Lease policies of jobs and their shards; see `service.leases`.
 
-Whoever changes a shard locks its job's row first and the shard's after it, so nothing here can
-lock in a circle.
+To change a shard, its job's row is locked first and the shard's row second, so there are no
+deadlocks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from service.outbox import enqueue
 
 
 class ShardLeases(LeasePolicy[Shard]):
-    """Shards of unfinished jobs. One without attempts left takes its job with it."""
+    """Shards of unfinished jobs. If a shard has no attempts left, its job fails."""
 
     table = Shard
     name = "shard"
@@ -32,7 +32,7 @@ class ShardLeases(LeasePolicy[Shard]):
     ends_with_last_attempt = False
 
     def lock(self, session: Session, row_id: str) -> Shard | None:
-        """The current row, its job's locked before it; None also if the job has ended."""
+        """Return the current row, locked after its job's; None also if the job has ended."""
         job_id = session.scalar(select(Shard.job_id).where(Shard.id == row_id))
         job = None if job_id is None else JOBS.lock(session, job_id)
         if job is None or job.status not in OPEN_STATUSES:
@@ -40,7 +40,7 @@ class ShardLeases(LeasePolicy[Shard]):
         return super().lock(session, row_id)
 
     def lock_expired(self, session: Session, limit: int) -> Iterator[Shard]:
-        """Held shards whose lease has expired: looked for first, then locked one after another."""
+        """Yield held shards with expired leases; they are found first, then locked one by one."""
         expired = (
             select(Shard.id)
             .where(
@@ -56,11 +56,11 @@ class ShardLeases(LeasePolicy[Shard]):
                 yield shard
 
     def is_cancelled(self, session: Session, row: Shard) -> bool:
-        """Whether the shard's job is to be cancelled, which ends its shards as well."""
+        """Return whether the shard's job is to be cancelled, which ends its shards as well."""
         return session.get_one(Job, row.job_id).cancel_requested
 
     def give_up(self, session: Session, row: Shard, reason: str | None) -> None:
-        """Fail the shard's job: whoever takes the shard dies of it."""
+        """Fail the shard's job, because every worker that took the shard died."""
         is_silent = row.status == ShardStatus.RUNNING
         reason = _describe_silence(row.lease_worker) if is_silent else reason or row.last_reason
         what = f"Shard {row.position + 1} of the stage {row.stage}"
@@ -68,16 +68,16 @@ class ShardLeases(LeasePolicy[Shard]):
         fail_as_poison(session, session.get_one(Job, row.job_id), reason, what, row.attempts)
 
     def note_claim(self, session: Session, row: Shard, silent_worker: str | None) -> None:  # noqa: ARG002
-        """Remember why the attempt before this one ended."""
+        """Store why the previous attempt ended."""
         if silent_worker is not None:
             row.last_reason = _describe_silence(silent_worker)
 
     def requeue(self, session: Session, row: Shard, ended: EndedAttempt) -> None:  # noqa: ARG002
-        """Remember why the attempt ended."""
+        """Store why the attempt ended."""
         row.last_reason, row.pending_since = ended.reason, func.clock_timestamp()
 
     def enqueue(self, session: Session, row: Shard) -> None:
-        """Tell all workers of the shard."""
+        """Write a message about the shard to all workers."""
         enqueue(session, row.job_id, row.id)
 
     @property
@@ -115,7 +115,7 @@ class ShardLeases(LeasePolicy[Shard]):
 
 
 class JobLeases(LeasePolicy[Job]):
-    """Whole jobs. The shards that a job's own worker holds live and end with the job's lease."""
+    """Whole jobs. Shards held by a job's own worker are renewed and end with the job's lease."""
 
     table = Job
     name = "job"
@@ -127,7 +127,7 @@ class JobLeases(LeasePolicy[Job]):
         return row.cancel_requested
 
     def end_cancelled(self, session: Session, row: Job) -> bool:
-        """End the job as cancelled if someone asked for that."""
+        """End the job as cancelled if that was requested."""
         if row.cancel_requested:
             cancel(session, row)
         return row.cancel_requested
@@ -137,7 +137,7 @@ class JobLeases(LeasePolicy[Job]):
         fail_as_poison(session, row, reason or "The worker stopped answering.")
 
     def note_claim(self, session: Session, row: Job, silent_worker: str | None) -> None:
-        """Tell the job's owner who works on it, and why it is someone else than before."""
+        """Record an event that says which worker took the job and, if it changed, why."""
         row.started_at = row.started_at or fetch_now(session)
         worker, data = row.lease_worker, {"attempt": row.attempts, "worker": row.lease_worker}
         if row.lease_token == 1:
@@ -149,12 +149,12 @@ class JobLeases(LeasePolicy[Job]):
         append_event(session, row.id, "job.resumed", message, data, "warning")
 
     def note_renewal(self, session: Session, row: Job) -> None:
-        """Prolong the leases of the job's shards that its own worker holds."""
+        """Renew the leases of the job's shards that its own worker holds."""
         assert row.lease_expires_at is not None
         prolong_shards_of(session, row.id, row.lease_worker, row.lease_expires_at)
 
     def requeue(self, session: Session, row: Job, ended: EndedAttempt) -> None:
-        """Put the job back into the queue, its finished stages and shards kept."""
+        """Put the job back into the queue; finished stages and shards are kept."""
         for shard in list_held_shards(session, row.id, ended.worker):
             requeue(session, SHARDS, shard, ended.reason, counts=ended.counts)
         row.queued_at, row.estimated_finish = fetch_now(session), None
@@ -165,7 +165,7 @@ class JobLeases(LeasePolicy[Job]):
         )
 
     def enqueue(self, session: Session, row: Job) -> None:
-        """Tell the workers of the job."""
+        """Write a message about the job to the workers."""
         enqueue(session, row.id)
 
     @property
@@ -183,13 +183,13 @@ class JobLeases(LeasePolicy[Job]):
         )
 
     def select_waiting(self) -> Select[Job]:
-        """Jobs in order of arrival; those locked are passed over."""
+        """Select jobs in order of arrival; locked ones are skipped."""
         return select(Job).order_by(Job.number).with_for_update(skip_locked=True)
 
     def note_requeue(
         self, session: Session, row: Job, ended: EndedAttempt, max_attempts: int
     ) -> None:
-        """Tell the job's owner that it waits again, and why."""
+        """Record an event that says that the job is queued again, and why."""
         message = (
             f"Attempt {ended.number} of {max_attempts} ended early and is queued again: "
             f"{ended.reason}"

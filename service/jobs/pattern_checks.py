@@ -1,4 +1,4 @@
-"""Whether workers can search by the patterns of a job, found out in children of little means."""
+"""Checking, in limited child processes, that workers can search by the patterns of a job."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from service.errors import InvalidRequestError, UnavailableError
 from service.keys.authentication import Submitter
 
 MAX_CHILDREN = 2
-"""Children at once in this process: at most that many processors and twice their memory."""
+"""Child processes at once per process, which limits their processors and memory. Chosen by hand."""
 
 _THREADS = ThreadPoolExecutor(MAX_CHILDREN, "patterns")  # its own: requests need the others
 
 
 def check_patterns(spec: JobSpec) -> None:
-    """Raise `InvalidRequestError` for the first pattern that cannot be searched by."""
+    """Raise `InvalidRequestError` for the first pattern that cannot be used."""
     for param, expression in _list_patterns(spec):
         try:
             check_expression(expression)

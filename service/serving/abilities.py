@@ -1,4 +1,4 @@
-"""What a version keeps of its job's report about abilities."""
+"""The summary of abilities that a version keeps from its job's report."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_abilities(artifacts: ArtifactStore, job: Job) -> AbilitiesView | None:
-    """What the job's report says about abilities; None where it says nothing that is known here.
+    """Return the abilities in the job's report; None if the report has none or cannot be parsed.
 
-    Raises `ArtifactNotFoundError` and `ArtifactCorruptError` for a report that was lost: what it
-    said is not nothing.
+    Raises `ArtifactNotFoundError` and `ArtifactCorruptError` for a lost report, because that is not
+    the same as a report without abilities.
     """
     sha256 = job.find_artifact(JobFile.REPORT)
     if sha256 is None:
@@ -33,9 +33,9 @@ def read_abilities(artifacts: ArtifactStore, job: Job) -> AbilitiesView | None:
 
 
 def summarise_abilities(abilities: Sequence[AbilityChange]) -> AbilitiesView | None:
-    """How many the base can do, how many are kept, and which are lost, the worst first.
+    """Return how many abilities the base has, how many are kept, and the lost ones, worst first.
 
-    None where none were measured.
+    Returns None if none were measured.
     """
     if not abilities:
         return None
@@ -45,7 +45,7 @@ def summarise_abilities(abilities: Sequence[AbilityChange]) -> AbilitiesView | N
 
 
 def _make_storable(ability: AbilityChange) -> AbilityFigures:
-    """Its figures, its words in a form PostgreSQL can hold."""
+    """Return the ability's figures, with text in a form that PostgreSQL can store."""
     figures = ability.model_dump(include=set(AbilityFigures.model_fields))
     words = {"name": clean_message(ability.name), "sentence": clean_message(ability.sentence)}
     return AbilityFigures(**figures | words)

@@ -1,6 +1,6 @@
 """The rules of aliases: what may be promoted, and how every change is recorded and undone.
 
-Every function here locks the alias first and versions after it, so nothing can lock in a circle.
+Every function locks the alias first and versions second, so there are no deadlocks.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def promote(
     key_id: str | None,
     reason: str | None = None,
 ) -> Alias:
-    """The alias, made if need be, pointing at the version; a split of it has ended.
+    """Point the alias at the version; create it if necessary, and end its split.
 
-    Whole checkpoints that no alias refers to after it make room: each has a server of its own.
-    Raises `NotFoundError`, `InvalidRequestError` for a name no alias may have, and
-    `ConflictError` for a version that is not live or whose correction did not pass.
+    Whole checkpoints to which no alias refers any more are retired, because each occupies a server.
+    Raises `NotFoundError`, `InvalidRequestError` for an invalid name, and `ConflictError` for a
+    version that is not live or whose correction did not pass.
     """
     if not ALIAS.fullmatch(name):
         raise InvalidRequestError(
@@ -71,9 +71,9 @@ def promote(
 def rollback(
     session: Session, tenant_id: str, name: str, *, key_id: str, reason: str | None = None
 ) -> Alias:
-    """The alias, its latest change undone: a split ends, or the version before comes back.
+    """Undo the alias's latest change: end its split, or restore the previous version.
 
-    Raises `NotFoundError`, and `ConflictError` when there is nothing to go back to.
+    Raises `NotFoundError`, and `ConflictError` if there is nothing to go back to.
     """
     alias = get_alias(session, tenant_id, name, lock=True)
     before = alias.version_id
@@ -99,9 +99,9 @@ def split(
     key_id: str,
     reason: str | None = None,
 ) -> Alias:
-    """The alias, with `percent` of a hundred requests going to the version; 0 ends the split.
+    """Send `percent` per cent of the alias's requests to the version; 0 ends the split.
 
-    Raises as `promote` does.
+    Raises what `promote` does.
     """
     alias = get_alias(session, tenant_id, name, lock=True)
     chosen = None
@@ -119,9 +119,9 @@ def split(
 def list_events(
     session: Session, tenant_id: str, name: str, after: int, limit: int
 ) -> tuple[Sequence[ServingEvent], bool]:
-    """One page of what happened to the alias, oldest first, and whether there is more.
+    """Return one page of the alias's events, oldest first, and whether there are more.
 
-    What was published for an alias that does not exist yet is among it.
+    They include publications for an alias that does not exist yet.
     """
     page = repository.list_alias_events(session, tenant_id, name, after, limit + 1)
     if not page and not after:
@@ -145,7 +145,7 @@ def check_may_serve(version: ModelVersion) -> None:
 
 
 def _get_second(session: Session, alias: Alias, version_id: str | None) -> ModelVersion:
-    """The version that shares the alias's traffic. Raises as `promote` does."""
+    """Return the version that shares the alias's traffic. Raises what `promote` does."""
     if version_id is None:
         raise InvalidRequestError("version is required. Name the second one.", param="version")
     version = get_version(session, alias.tenant_id, version_id, lock=True)
@@ -156,7 +156,7 @@ def _get_second(session: Session, alias: Alias, version_id: str | None) -> Model
 
 
 def _go_back(session: Session, alias: Alias) -> None:
-    """Point the alias at the version before. Raises `ConflictError`."""
+    """Point the alias at its previous version. Raises `ConflictError`."""
     if alias.previous_version_id is None:
         raise ConflictError(f"{alias.name} has no version to go back to. Promote the one you want.")
     check_may_serve(get_version(session, alias.tenant_id, alias.previous_version_id, lock=True))
@@ -174,7 +174,7 @@ def _record(
     before: str | None,
     percent: int | None = None,
 ) -> None:
-    """Write down one change of the alias."""
+    """Record one change of the alias."""
     append_event(
         session,
         version,

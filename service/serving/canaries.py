@@ -1,4 +1,4 @@
-"""Putting a version's canary questions to its server, base and correction mixed in one batch."""
+"""Running a version's canary on its server, with base and correction mixed in one batch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SHOWN_PROBLEMS = 3
 async def ask_canary(
     server: VllmServer, document: CanaryDocument, served_name: str, base_name: str | None
 ) -> CanaryAnswers:
-    """The server's answers; with `base_name` the base is asked the same at the same time.
+    """Return the server's answers; with `base_name`, the base is asked the same concurrently.
 
-    All questions are open at once and base and correction alternate, so that the server puts them
-    into one batch: that is what brings a leak between them to light. Raises `VllmError`.
+    All requests are open at the same time and alternate between base and correction, so that the
+    server puts them into one batch; this reveals leaks between the two. Raises `VllmError`.
     """
     wants_logprobs = document.dtype != "float32"
 
@@ -48,13 +48,13 @@ async def ask_canary(
 async def run_canary(
     server: VllmServer, document: CanaryDocument, served_name: str, base_name: str | None
 ) -> str | None:
-    """What is wrong with the version on its server, in words; None lets it pass.
+    """Return what is wrong with the version on its server, in words; None if it passes.
 
-    Raises `VllmError` when the server does not answer as it should.
+    Raises `VllmError` if the server does not answer properly.
     """
     try:
         answers = await ask_canary(server, document, served_name, base_name)
-    except ExceptionGroup as group:  # one failed question is enough, and says as much as all
+    except ExceptionGroup as group:  # the first failed request says as much as all of them
         raise group.exceptions[0] from None
     problems = judge_canary(document, answers)
     if not problems:

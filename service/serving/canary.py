@@ -1,8 +1,8 @@
-"""The canary: what a published version must answer, and the judgement of what a server answers.
+"""The canary: the answers that a published version must give, and the judgement of a server's.
 
-The worker that builds a version writes down, token by token, what its own base and corrected
-models say to a few prompts. The service asks the server the same, base and correction mixed in
-one batch, and compares. Pure: nothing here asks anybody.
+The worker that builds a version records, token by token, how its own base and corrected models
+answer a few prompts. The service sends the same prompts to the server, with base and correction
+mixed in one batch, and compares. Functions here are pure; nothing is sent.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MIN_PROMPTS = 16
-"""Fewest prompts a canary may have."""
+"""A canary has at least this many prompts. Chosen by hand."""
+
 MIN_TELLING_PROMPTS = 1
-"""Fewest prompts on which base and correction must differ, for the canary to tell them apart."""
+"""Base and correction must differ on at least this many prompts, so that they can be told apart."""
 
 RESPONSE_UNIQUENESS = "response_uniqueness"
-"""The metric the service computes itself."""
+"""The metric that the service computes itself."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Side = Literal["base", "corrected"]
@@ -41,15 +42,15 @@ class CanaryPrompt(_Document):
     base_token_ids: _Tokens
     corrected_token_ids: _Tokens
     base_logprobs: tuple[float, ...] = ()
-    """Natural-log probability of each token of the continuation."""
+    """Natural logarithm of each continuation token's probability."""
     corrected_logprobs: tuple[float, ...] = ()
     base_margins: tuple[float, ...] = ()
-    """How much more log-probability the token has than the runner-up: where this is small,
-    another arithmetic may fairly choose the other one."""
+    """Log-probability of the token minus that of the runner-up; if it is small, a server with other
+    arithmetic may legitimately choose the runner-up."""
     corrected_margins: tuple[float, ...] = ()
 
     def is_telling(self, tolerance: float = 0.0) -> bool:
-        """Whether the two models differ here, by more than a tie within `tolerance`."""
+        """Return whether the two models differ here by more than a tie within `tolerance`."""
         base, corrected = self.base_token_ids, self.corrected_token_ids
         if base == corrected:
             return False
@@ -73,14 +74,14 @@ class CanaryPrompt(_Document):
 
 
 class ScoredResponse(_Document):
-    """A response the worker has scored, for metrics that only a worker can compute."""
+    """A response scored by the worker, for metrics that only a worker can compute."""
 
     token_ids: _Tokens
     value: float
 
 
 class BehaviourCheck(_Document):
-    """A held-out prompt of a corrected behaviour, and what its metric comes to."""
+    """A held-out prompt of a corrected behaviour, and the expected value of its metric."""
 
     metric: Annotated[str, Field(min_length=1, max_length=200)]
     """`response_uniqueness`, or the name of the scorer that gave `scored` their values."""
@@ -88,10 +89,10 @@ class BehaviourCheck(_Document):
     max_tokens: int = Field(ge=1)
     base_value: float
     corrected_value: float
-    """Of the correction's greedy continuation, end-of-sequence ignored."""
+    """The metric of the correction's greedy continuation, end-of-sequence ignored."""
     tolerance: float = Field(ge=0)
     scored: tuple[ScoredResponse, ...] = ()
-    """What base and correction say; empty where the service computes the metric itself."""
+    """Scored responses of base and correction; empty if the service computes the metric itself."""
 
     @model_validator(mode="after")
     def _check_computable(self) -> BehaviourCheck:
@@ -100,7 +101,7 @@ class BehaviourCheck(_Document):
         return self
 
     def find_value(self, token_ids: Sequence[int]) -> float | None:
-        """The metric of a response; None where nobody has scored it."""
+        """Return the metric of a response; None if it has not been scored."""
         if not self.scored:
             return compute_uniqueness(token_ids)
         known = {response.token_ids: response.value for response in self.scored}
@@ -108,26 +109,27 @@ class BehaviourCheck(_Document):
 
 
 class CanaryDocument(_Document):
-    """What a version must answer, as its builder's own models did, in float32."""
+    """The answers that a version must give, computed by its builder's models in float32."""
 
     format_version: Literal[1] = 1
     dtype: Dtype
-    """What the servers compute in. In float32 tokens must be equal, else probabilities alike."""
+    """Number format of the servers. In float32, tokens must be equal; otherwise, probabilities must
+    be close."""
     tolerance: float = Field(ge=0)
-    """Largest difference of a token's log-probability, in nats; used unless float32."""
+    """Largest allowed difference of a token's log-probability, nats; not used in float32."""
     prompts: tuple[CanaryPrompt, ...] = Field(min_length=MIN_PROMPTS)
     behaviour: tuple[BehaviourCheck, ...] = ()
 
     @property
     def telling_prompts(self) -> int:
-        """Prompts on which base and correction differ, as the judgement can see it."""
+        """Number of prompts on which base and correction differ detectably."""
         tolerance = 0.0 if self.dtype == "float32" else self.tolerance
         return sum(prompt.is_telling(tolerance) for prompt in self.prompts)
 
 
 @dataclass(frozen=True)
 class CanaryAnswer:
-    """What a server said to one prompt."""
+    """A server's answer to one prompt."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
@@ -135,8 +137,8 @@ class CanaryAnswer:
 
 @dataclass(frozen=True)
 class CanaryAnswers:
-    """A server's answers, one a prompt in the document's order; `base` is empty where the server
-    holds nothing but a whole corrected checkpoint."""
+    """A server's answers, one per prompt, in the document's order; `base` is empty if the server
+    holds only a whole corrected checkpoint."""
 
     corrected: Sequence[CanaryAnswer]
     base: Sequence[CanaryAnswer] = ()
@@ -152,9 +154,9 @@ class CanaryProblem:
 
 
 def judge_canary(document: CanaryDocument, answers: CanaryAnswers) -> list[CanaryProblem]:
-    """What is wrong with a server's answers; an empty list lets the version pass.
+    """Return what is wrong with a server's answers; an empty list means that the version passes.
 
-    A leak (an answer of the other model) is told from any other difference.
+    A leak (an answer of the other model) is distinguished from other differences.
     """
     problems = list(_judge_document(document))
     problems += _judge_counts(document, answers)
@@ -205,7 +207,7 @@ def _judge_counts(document: CanaryDocument, answers: CanaryAnswers) -> Sequence[
 def _judge_answer(
     document: CanaryDocument, prompt: CanaryPrompt, answer: CanaryAnswer, side: Side
 ) -> tuple[Literal["leak", "tokens", "logprobs"], str] | None:
-    """What is wrong with one answer of one side, or None."""
+    """Return what is wrong with one answer of one side; None if nothing is."""
     own: tuple[int, ...] = getattr(prompt, f"{side}_token_ids")
     other = prompt.base_token_ids if side == "corrected" else prompt.corrected_token_ids
     if document.dtype == "float32":
@@ -220,7 +222,7 @@ def _judge_answer(
 def _judge_probabilities(
     tolerance: float, prompt: CanaryPrompt, answer: CanaryAnswer, side: Side
 ) -> tuple[Literal["leak", "tokens", "logprobs"], str] | None:
-    """The same where rounding may differ: up to the first other token, that must be a near tie."""
+    """Judge an answer if rounding may differ: the first differing token must be a near tie."""
     own: tuple[int, ...] = getattr(prompt, f"{side}_token_ids")
     expected: tuple[float, ...] = getattr(prompt, f"{side}_logprobs")
     margins: tuple[float, ...] = getattr(prompt, f"{side}_margins")

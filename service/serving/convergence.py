@@ -1,4 +1,4 @@
-"""One look at one serving pool: what its server holds, what it should hold, and the repair."""
+"""Bringing one serving pool to its wanted state: what its server holds, and the repairs."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _MAX_TRIES = 5
 
 
 class PoolKeeper:
-    """Keeps one server as the database says it should be. One keeper a pool is active at a time.
+    """Keeps one server in the state that the database describes; one keeper per pool is active.
 
-    A version is loaded under a new name each time, and requests are only ever sent to the name in
-    the database. So a server that restarted, or holds what an earlier keeper left, cannot answer
-    for a version whose canary has not passed there.
+    A version gets a new name each time it is loaded, and requests go only to the name in the
+    database. So a server that restarted, or still holds what an earlier keeper loaded, cannot
+    answer for a version whose canary has not passed there.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PoolKeeper:
         self._not_before: dict[str, float] = {}
 
     async def converge(self, server: VllmServer) -> None:
-        """Look at the server once and repair what is not as it should be."""
+        """Check the server once and repair what differs from the wanted state."""
         with self._database.transaction() as session:
             wanted = repository.list_wanted(session, self._pool.name)
         for version in wanted:
@@ -91,11 +91,11 @@ class PoolKeeper:
 
     @property
     def _base_name(self) -> str | None:
-        """What the server calls its base; a server of whole checkpoints has none."""
+        """The base's name on the server; None for a server of whole checkpoints."""
         return self._pool.served_base if self._pool.kind == PoolKind.LORA else None
 
     async def _look(self, server: VllmServer) -> frozenset[str] | None:
-        """The names the server answers to; None, and noted, unless it is as it should be."""
+        """Return the model names on the server; if it is not in order, note why and return None."""
         try:
             version = await server.version()
             is_well = await server.health()
@@ -120,7 +120,7 @@ class PoolKeeper:
         return names
 
     def _note(self, status: str, detail: str, server_version: str | None = None) -> None:
-        """Write down how the server is; without it, its versions answer nothing."""
+        """Store the server's state; if it is down, its versions become unavailable."""
         is_news = self._last_seen != (status, detail)
         with self._database.transaction() as session:
             repository.store_pool_state(session, self._pool.name, status, detail, server_version)
@@ -141,7 +141,7 @@ class PoolKeeper:
     async def _unload_unknown(
         self, server: VllmServer, names: frozenset[str], wanted: Sequence[ModelVersion]
     ) -> None:
-        """Take away every adapter that does not belong there."""
+        """Unload every adapter that does not belong there."""
         if self._pool.kind != PoolKind.LORA:
             return
         known = {version.served_name for version in wanted} | {self._pool.served_base, SPARE_NAME}
@@ -206,7 +206,7 @@ class PoolKeeper:
         return place_files(self._artifacts, VersionKind.ADAPTER, files, self._folder)
 
     def _settle(self, version: ModelVersion, served_name: str, prompts: int) -> None:
-        """The canary passed."""
+        """Record that the canary passed."""
         with self._database.transaction() as session:
             is_live = transitions.mark_live(session, version.id, served_name, prompts)
         self._failures.pop(version.id, None)
@@ -217,7 +217,7 @@ class PoolKeeper:
     async def _reject(
         self, server: VllmServer, version: ModelVersion, served_name: str, problem: str
     ) -> None:
-        """The version does not do what it should there."""
+        """Record that the version failed its canary, and unload it."""
         logger.warning("pool %s: %s does not pass: %s", self._pool.name, version.id, problem)
         with self._database.transaction() as session:
             transitions.reject(session, version.id, served_name, problem)
@@ -230,7 +230,7 @@ class PoolKeeper:
     async def _try_later(
         self, server: VllmServer, version: ModelVersion, served_name: str, problem: str
     ) -> None:
-        """Something is wrong that need not be the version's fault; its patience has an end."""
+        """Try again later, as the problem may not be the version's fault; give up eventually."""
         if self._put_off(version.id) >= _MAX_TRIES and self._pool.kind == PoolKind.LORA:
             await self._reject(server, version, served_name, problem)
             return
@@ -239,14 +239,14 @@ class PoolKeeper:
             transitions.note_problem(session, version.id, problem)
 
     def _send_elsewhere(self, version: ModelVersion) -> None:
-        """A correction that fits no adapter goes to a pool for whole checkpoints."""
+        """Move a correction that fits no adapter to a pool for whole checkpoints."""
         pools = list_checkpoint_pools(self._pools, version.base_model)
         self._count("move")
         with self._database.transaction() as session:
             transitions.move_to_checkpoint_pool(session, version, pools)
 
     async def _unload(self, server: VllmServer, served_name: str) -> None:
-        """Take an adapter away; the next look finds it if that did not work."""
+        """Unload an adapter; if that fails, the next check finds it again."""
         try:
             await server.unload_adapter(served_name)
             self._count("unload")
@@ -254,32 +254,32 @@ class PoolKeeper:
             logger.info("pool %s: %s was not unloaded: %s", self._pool.name, served_name, error)
 
     def _count(self, action: ReconcilerAction, times: int = 1) -> None:
-        """Tell Prometheus of something that was done here."""
+        """Count an action for Prometheus."""
         RECONCILER_ACTIONS.labels(self._pool.name, action).inc(times)
 
     def _find_trace(self, version: ModelVersion) -> str | None:
-        """The trace of the request that the version was published by."""
+        """Return the trace of the request that published the version."""
         with self._database.transaction() as session:
             return find_traceparent(session, OutboxMessage.version_id == version.id)
 
     def _choose_name(self, version: ModelVersion) -> str:
-        """What the version is to be called on its server."""
+        """Return a name for the version on its server."""
         if self._pool.kind == PoolKind.CHECKPOINT:
             return version.id
         return f"{version.id}.{secrets.token_hex(4)}"
 
     def _load_document(self, version: ModelVersion) -> CanaryDocument:
-        """What the version must answer. Raises `ExciseError` and `ValueError`."""
+        """Return the version's canary. Raises `ExciseError` and `ValueError`."""
         assert version.canary_sha256 is not None
         content = self._artifacts.get(version.canary_sha256)
         return CanaryDocument.model_validate_json(content)
 
     def _may_try(self, version_id: str) -> bool:
-        """Whether the pause after the version's last failure is over."""
+        """Return whether the pause after the version's last failure is over."""
         return time.monotonic() >= self._not_before.get(version_id, 0.0)
 
     def _put_off(self, version_id: str) -> int:
-        """Wait before the next attempt, longer each time; how many have failed in a row."""
+        """Postpone the next attempt, longer each time; return the failures in a row."""
         failures = self._failures.get(version_id, 0) + 1
         self._failures[version_id] = failures
         pause = min(2.0**failures, _MAX_PAUSE_SECONDS)

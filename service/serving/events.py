@@ -1,4 +1,4 @@
-"""The record of what happened to versions and aliases: who, when, why."""
+"""Events of versions and aliases: who, when, why."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ACTIONS: dict[EventKind, Action] = {
     "rollback": "alias.rollback",
     "split": "alias.split",
 }
-"""The events that are changes somebody asked for, as the audit log calls them."""
+"""Kind of event → action in the audit log, for changes that somebody requested."""
 
 
 def append_event(
@@ -50,9 +50,9 @@ def append_event(
     to_version_id: str | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record what happened to the version, or to the alias through it, and tell webhooks.
+    """Record an event of the version, or of an alias through it, and notify webhooks.
 
-    What somebody asked for is audited as well.
+    Changes that somebody requested are audited as well.
     """
     session.add(
         ServingEvent(

@@ -1,4 +1,4 @@
-"""Where served files lie: one folder a content, named by its hash and never changed."""
+"""Folders of served files: one per content, named by its hash and never changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def hash_content(files: Mapping[str, str]) -> str:
-    """The name of the folder with these files: SHA-256 over their names and hashes."""
+    """Return the name of the folder with these files: SHA-256 over their names and hashes."""
     listing = json.dumps(sorted(files.items()), separators=(",", ":"))
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -31,10 +31,11 @@ def place_files(
     files: Mapping[str, str],
     root: Path,
 ) -> Path:
-    """The folder under `root` with a version's files: whole and with the right hashes.
+    """Return the folder under `root` with a version's files, complete and with the right hashes.
 
-    It is filled under another name and renamed, so nobody sees it half full. Raises `ValueError`
-    for names a version may not have, `ArtifactNotFoundError`, `ArtifactCorruptError` and `OSError`.
+    It is filled under another name and then renamed, so it is never seen incomplete. Raises
+    `ValueError` for names that a version may not have, `ArtifactNotFoundError`,
+    `ArtifactCorruptError` and `OSError`.
     """
     check_file_names(kind, files)
     folder = root.expanduser().absolute() / hash_content(files)
@@ -48,10 +49,10 @@ def place_files(
 def delete_unneeded(
     root: Path, find_needed: Callable[[], Iterable[Mapping[str, str]]]
 ) -> list[str]:
-    """Delete every folder under `root` that holds none of the needed contents; their names.
+    """Delete every folder under `root` whose content is not needed; return their names.
 
-    What is needed is asked for after looking at what is there, so that a folder that is made
-    meanwhile stays. What is not named by a hash is none of this module's and stays too.
+    `find_needed` is called after listing the folders, so that a folder created meanwhile is kept.
+    Folders whose names are not hashes do not belong to this module and are kept as well.
     """
     if not root.is_dir():
         return []
@@ -64,7 +65,7 @@ def delete_unneeded(
 
 
 def _fill(artifacts: ArtifactStore, files: Mapping[str, str], folder: Path) -> None:
-    """Make the folder; the store checks every file's hash, and copies none it need not copy."""
+    """Fill the folder; the store checks every file's hash and copies only if necessary."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
     try:
@@ -77,7 +78,7 @@ def _fill(artifacts: ArtifactStore, files: Mapping[str, str], folder: Path) -> N
 
 
 def _rename(partial: Path, folder: Path) -> None:
-    """Give the filled folder its name, unless somebody was faster: theirs is the same."""
+    """Rename the filled folder, unless another process was faster; its content is the same."""
     try:
         partial.rename(folder)
     except OSError:

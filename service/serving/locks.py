@@ -1,4 +1,4 @@
-"""Advisory locks of the database: one holder at a time among any number of processes."""
+"""Advisory locks in the database, with one holder at a time among all processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TAKE = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
 
 @contextmanager
 def try_lock(database: Database, name: str) -> Iterator[bool]:
-    """Whether this process holds the lock for the block; it goes with its transaction.
+    """Yield whether this process holds the lock during the block; it ends with its transaction.
 
-    The transaction does nothing else and keeps no snapshot, so that it is in nobody's way. Behind
-    PgBouncer, which deals connections out by transaction, a lock of the session would be anybody's.
+    The transaction does nothing else and keeps no snapshot, so that it does not disturb others. A
+    session lock would not do, because PgBouncer assigns connections per transaction.
     """
     with database.engine.begin() as connection:
         connection.execute(_MAY_IDLE)

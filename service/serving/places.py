@@ -1,4 +1,4 @@
-"""Places on the servers: taking one for a version, and saying what helps when all are taken."""
+"""Places on the servers: reserving one for a version, and advice if all are taken."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SHOWN_VERSIONS = 8
 
 
 def take_place(session: Session, tenant_id: str, pools: Sequence[ServingPool]) -> ServingPool:
-    """The first of the pools with room for one version more of the tenant's.
+    """Return the first pool with room for another version of the tenant.
 
-    Whoever else wants a place there waits until the transaction ends. Where all are full, whole
-    checkpoints that aliases have left behind make room. Raises `PoolFullError`.
+    Others who want a place there wait until the transaction ends. If all are full, whole
+    checkpoints that aliases no longer use are retired. Raises `PoolFullError`.
     """
     for pool in pools:
         repository.lock_pool(session, pool.name)
@@ -42,7 +42,7 @@ def _find_free(session: Session, pools: Iterable[ServingPool]) -> ServingPool | 
 
 
 def _describe_full(session: Session, tenant_id: str, pools: Sequence[ServingPool]) -> str:
-    """The limit, which of the tenant's versions hold places, and what helps."""
+    """Return a message with the limit, the tenant's versions that hold places, and the remedy."""
     holders = [version for pool in pools for version in repository.list_holders(session, pool.name)]
     own = [version for version in holders if version.tenant_id == tenant_id]
     aliases = repository.list_aliases_of(session, [version.id for version in own])

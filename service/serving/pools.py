@@ -1,4 +1,4 @@
-"""Serving pools: the vLLM servers the settings name, and which of them a version belongs on."""
+"""Serving pools: the vLLM servers in the settings, and which of them fits a version."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ServingPool(BaseModel):
 
     name: PoolName
     url: str
-    """Where it answers: scheme, host and port, nothing else."""
+    """Its URL: scheme, host and port, nothing else."""
     base_model: str = Field(min_length=1, max_length=1024)
-    """The base as jobs call it in `model`, and as applications may call it."""
+    """The base's name, as in jobs' `model` and in applications' requests."""
     served_base: str = Field(default="base", min_length=1, max_length=256)
-    """What the server itself calls the base: its `--served-model-name`."""
+    """The base's name on the server: its `--served-model-name`."""
     kind: PoolKind = PoolKind.LORA
     """`lora`: adapters are loaded beside the base. `checkpoint`: it serves whole versions."""
     max_slots: int = Field(default=4, ge=1, le=256)
@@ -50,7 +50,7 @@ class ServingPool(BaseModel):
 
     @property
     def capacity(self) -> int:
-        """How many versions it holds: one adapter slot is kept free, a checkpoint has no slots."""
+        """Number of versions it can hold: one adapter slot is kept free; a checkpoint has one."""
         return self.max_slots - 1 if self.kind == PoolKind.LORA else 1
 
     def with_key_from(self, environment: Mapping[str, str]) -> Self:

@@ -1,4 +1,4 @@
-"""What workers call to build a published version's files, fenced like a job's lease.
+"""Functions by which workers build a published version's files, fenced like a job's lease.
 
 Functions take an open session and never commit; wrap each in `Database.transaction()`.
 """
@@ -34,7 +34,7 @@ _MAX_RANK = 512  # the largest vLLM serves
 
 @dataclass(frozen=True)
 class PublicationClaim:
-    """A worker's right to build one version: file it with `token` until the lease is lost."""
+    """A worker's right to build one version and store it with `token`, until the lease is lost."""
 
     version_id: str
     job_id: str
@@ -43,10 +43,10 @@ class PublicationClaim:
     attempt: int
     base_model: str
     max_rank: int
-    """Largest adapter rank the version's server takes; above it, build a checkpoint."""
+    """Largest adapter rank that the version's server accepts; above it, build a checkpoint."""
     patch_sha256: str
     spec: CorrectionSpec
-    """Of the job that made the patch."""
+    """Spec of the job that made the patch."""
 
     @property
     def row_id(self) -> str:
@@ -115,9 +115,9 @@ def claim_publication(
     lease_seconds: float,
     max_attempts: int = 3,
 ) -> PublicationClaim | None:
-    """A claim on the version a message names, or None when there is nothing to do.
+    """Return a claim on the version that a message names; None if there is nothing to do.
 
-    A queued version is claimed, and so is one whose builder's lease has expired. One with no
+    A queued version is claimed, as is one whose builder's lease has expired. A version without
     attempts left becomes `failed`.
     """
     version = leases.claim(session, VERSIONS, version_id, worker_id, lease_seconds, max_attempts)
@@ -144,10 +144,10 @@ def file_publication(
     rank: int | None,
     canary_sha256: str,
 ) -> None:
-    """The version is built: its files by name, and its canary document; the lease ends.
+    """Store a built version's files by name and its canary document, and end the lease.
 
-    `rank` is an adapter's; None says that the files are a whole checkpoint.
-    Raises `ValueError` for names, hashes or ranks no version may have, and `LeaseLostError`.
+    `rank` is the adapter's; None means that the files are a whole checkpoint. Raises `ValueError`
+    for invalid names, hashes or ranks, and `LeaseLostError`.
     """
     kind = VersionKind.CHECKPOINT if rank is None else VersionKind.ADAPTER
     check_file_names(kind, files)
@@ -165,12 +165,12 @@ def file_publication(
 
 
 def fail_publication(session: Session, version_id: str, token: int, message: str) -> None:
-    """The version cannot be built; nothing will try again. Raises `LeaseLostError`."""
+    """Record that the version cannot be built, for good. Raises `LeaseLostError`."""
     _fail(session, leases.lock_held(session, VERSIONS, version_id, token), clean_message(message))
 
 
 def check_file_names(kind: VersionKind, names: Mapping[str, str]) -> None:
-    """Raise `ValueError` unless these are the files of such a version and never a path."""
+    """Raise `ValueError` unless these are the files of a version of this kind, without paths."""
     if kind == VersionKind.ADAPTER:
         if set(names) != ADAPTER_FILES:
             raise ValueError(

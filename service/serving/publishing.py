@@ -1,4 +1,4 @@
-"""Publishing a job's correction: who may, what becomes of it, and that twice makes one version."""
+"""Publishing a job's correction: permissions, the version it becomes, and idempotency."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def publish_job(
     artifacts: ArtifactStore,
     idempotency_key: str | None = None,
 ) -> tuple[ModelVersion, bool]:
-    """The version this request makes of the job's correction, and whether it is new.
+    """Publish the job's correction; return the version and whether it is new.
 
     A job has at most one version that has neither failed nor been retired; publishing it again
-    gives that one. A new one keeps what the job's report, read from `artifacts`, says about
-    abilities. The version, the claim on the idempotency key and the message to the workers are
-    one transaction. Raises `NotFoundError`, `NotReadyError`, `ForbiddenError`, `ConflictError`,
+    returns that one. A new version keeps the abilities from the job's report, read from
+    `artifacts`. The version, the idempotency key and the message to the workers are written in one
+    transaction. Raises `NotFoundError`, `NotReadyError`, `ForbiddenError`, `ConflictError`,
     `PoolFullError`, `InvalidRequestError` and `ArtifactCorruptError`.
     """
     check_idempotency_key(idempotency_key)
@@ -83,9 +83,9 @@ def publish_job(
 def publish_finished_job(
     session: Session, job_id: str, pools: Sequence[ServingPool], artifacts: ArtifactStore
 ) -> None:
-    """Do what the job's spec said about publishing, now that it has ended; once.
+    """Publish a job that has ended, once, if its spec asks for it.
 
-    What cannot be published is left unpublished, and the job's events say why.
+    If it cannot be published, the job's events say why.
     """
     job = JOBS.lock(session, job_id)
     if job is None or job.publish_to is None or JobStatus(job.status).is_open:
@@ -167,7 +167,7 @@ def _check_may_publish(identity: Identity, job: Job, request: PublishRequest) ->
 def _aim(
     session: Session, identity: Identity, version: ModelVersion, request: PublishRequest
 ) -> None:
-    """Send the alias to a version that exists already: now, or once it is live."""
+    """Point the alias at an existing version: now, or once the version is live."""
     assert request.alias is not None
     if version.status == VersionStatus.LIVE:
         promote(
@@ -224,7 +224,7 @@ def _build_version(
 def _record(
     session: Session, identity: Identity, version: ModelVersion, request: PublishRequest
 ) -> None:
-    """Write down who published what, and an override apart from it."""
+    """Record who published what, and an override separately."""
     who = identity.key_id
     if version.override_reason is not None:
         message = f"An admin overrode the verdict {version.verdict}."

@@ -1,4 +1,4 @@
-"""The reconciler: threads that keep the serving pools as the database says they should be."""
+"""The reconciler: threads that keep the serving pools in the state that the database describes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _MAX_PAUSE_SECONDS = 10.0
 
 
 class Reconciler:
-    """One thread a serving pool, and one that publishes jobs whose spec asked for it.
+    """One thread per serving pool, and one that publishes jobs whose specs ask for it.
 
-    Any number of processes may run one: a lock in the database lets a single one act on a pool at
-    a time. Outages of the database or a server are logged and waited out.
+    Any number of processes may run one, because a lock in the database lets only one act on a pool
+    at a time. Outages of the database or a server are logged; the threads wait until they end.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Reconciler:
                 thread.join(timeout_seconds)
 
     def publish_once(self) -> None:
-        """Publish what ended lately and asked for it in its spec."""
+        """Publish recently ended jobs whose specs ask for it."""
         with self._database.transaction() as session:
             job_ids = repository.list_jobs_to_publish(session)
         for job_id in job_ids:
@@ -96,7 +96,7 @@ class Reconciler:
             asyncio.run(self._keep(pool))
 
     async def _keep(self, pool: ServingPool) -> None:
-        """Look at the pool again and again, less often while that fails."""
+        """Check the pool repeatedly, less often while that fails."""
         task = asyncio.current_task()
         assert task is not None
         self._running.append((asyncio.get_running_loop(), task))
@@ -128,13 +128,13 @@ class Reconciler:
             self._stopping.wait(self._compute_pause(failures))
 
     def _compute_pause(self, failures: int) -> float:
-        """Seconds until the next look."""
+        """Return the seconds until the next check."""
         pause = self._settings.reconcile_seconds
         return min(pause * 2.0 ** min(failures, 10), max(pause, _MAX_PAUSE_SECONDS))
 
 
 def _log_failure(what: str, error: Exception, failures: int) -> None:
-    """Log a failure whole the first time, in a word after that."""
+    """Log a failure with traceback the first time, and briefly after that."""
     if failures == 1:
         logger.exception("%s: the reconciler failed", what)
     else:

@@ -1,9 +1,9 @@
-"""Keeping an adapter server's last slot harmless, whatever comes and goes on it.
+"""Keeping the last adapter slot of a server harmless.
 
 vLLM 0.32 on CPU computes base requests that share a batch with adapter requests by the last slot.
-Unloading an adapter takes its name away and leaves its slot filled until another load evicts the
-least recently used one, so slots fill up as versions come and go. Hence an adapter of zeros: it is
-put into the last slot of a server that holds nothing yet, and is never the least recently used.
+Unloading an adapter removes its name but leaves its slot filled, until another load evicts the
+least recently used one; so slots fill up over time. Therefore an adapter of zeros is put into the
+last slot of a fresh server, and is never allowed to become the least recently used.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 from service.serving.vllm import VllmServer
 
 SPARE_NAME = "excise-spare"
-"""What the adapter of zeros is called on its server."""
+"""Name of the adapter of zeros on its server."""
 
 _HEADER_LENGTH_BYTES = 8
 
 
 def build_zeros(weights: bytes) -> bytes:
-    """A safetensors file with the same tensors, all zero. Raises `ValueError` for another file."""
+    """Return a safetensors file with the same tensors, all zero. Raises `ValueError` if invalid."""
     length = int.from_bytes(weights[:_HEADER_LENGTH_BYTES], "little")
     start = _HEADER_LENGTH_BYTES + length
     if start > len(weights):
@@ -30,7 +30,7 @@ def build_zeros(weights: bytes) -> bytes:
 async def fill_slots(server: VllmServer, slots: int, folder: str) -> None:
     """Put the adapter of zeros in `folder` into every slot of a fresh server, the last for good.
 
-    The others lose their names at once and are the first to be evicted. Raises `VllmError`.
+    The others are unloaded at once and are evicted first. Raises `VllmError`.
     """
     fillers = [f"{SPARE_NAME}-{number}" for number in range(1, slots)]
     for name in (*fillers, SPARE_NAME):
@@ -40,7 +40,7 @@ async def fill_slots(server: VllmServer, slots: int, folder: str) -> None:
 
 
 async def protect_slots(server: VllmServer, base_name: str) -> None:
-    """Use every adapter that has a name, the one of zeros last: the next load evicts another.
+    """Use every loaded adapter, the one of zeros last, so that the next load evicts another.
 
     Raises `VllmError`.
     """

@@ -1,1 +1,1 @@
-"""Webhooks: who is told of what happens to jobs and versions, by signed posts."""
+"""Webhooks: signed posts about events of jobs and versions."""

@@ -1,4 +1,4 @@
-"""The deliverer: sends what waits for webhooks, one message at a time to each; keeps the log."""
+"""The deliverer: sends pending messages to webhooks, one at a time to each, and logs deliveries."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ from service.webhooks.signing import build_headers
 logger = logging.getLogger(__name__)
 
 SLOTS = 32
-"""Posts that one process has under way at a time."""
+"""Largest number of concurrent posts per process. Chosen by hand."""
+
 CLAIM_SECONDS = 4 * DEADLINE_SECONDS
-"""How long a webhook counts as busy; after that its process has died, and another one sends."""
+"""A webhook counts as busy for this long; after that, its process has died and another may send."""
+
 KEPT_DAYS = 30
-"""How long the log keeps a delivery after its end."""
+"""How long deliveries are kept in the log after their end. Chosen by hand."""
 
 _TIDY_SECONDS = 3600.0
 _MAX_PAUSE_SECONDS = 10.0
@@ -49,10 +51,10 @@ class _Post:
 
 
 class Deliverer:
-    """Posts due messages from a thread of its own; any number of processes may run one.
+    """Posts due messages from its own thread; any number of processes may run one.
 
-    A message may arrive twice, after a process died between post and record: receivers know it
-    by its id. Outages of the database are logged and waited out.
+    A message may arrive twice if a process dies between posting and recording; receivers recognise
+    it by its id. Outages of the database are logged; the deliverer waits until they end.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -69,7 +71,7 @@ class Deliverer:
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 15.0) -> None:
-        """End the thread; posts under way are waited for that long."""
+        """End the thread, waiting up to `timeout_seconds` for posts in progress."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
@@ -79,12 +81,12 @@ class Deliverer:
         return asyncio.run(self._deliver_batch(self._claim(SLOTS)))
 
     def tidy_once(self) -> None:
-        """Forget deliveries that ended long ago."""
+        """Delete deliveries that ended more than `KEPT_DAYS` ago."""
         with self._database.transaction() as session:
             repository.delete_ended(session, KEPT_DAYS)
 
     async def _run(self) -> None:
-        """Claim and send, as many at a time as there are slots."""
+        """Claim and send messages, with at most `SLOTS` at a time."""
         running: set[asyncio.Task[int]] = set()
         failures = 0
         while not self._stopping.is_set():
@@ -152,7 +154,7 @@ class Deliverer:
         return len(posts)
 
     async def _deliver(self, post: _Post) -> None:
-        """Make one attempt and write down what came of it."""
+        """Make one attempt and record its result."""
         headers = build_headers(post.event_id, int(time.time()), post.body, post.signers)
         outcome = await send(post.url, headers, post.body, self._settings.webhook_hosts)
         await asyncio.to_thread(self._record, post, outcome)
@@ -162,7 +164,7 @@ class Deliverer:
             webhook = repository.lock_webhook(session, post.webhook_id)
             if webhook is None:  # deleted meanwhile
                 return
-            webhook.busy_until = fetch_now(session)  # last in the order of claims from now on
+            webhook.busy_until = fetch_now(session)  # moves it to the end of the order of claims
             delivery = repository.find_delivery(session, webhook.id, post.delivery_id)
             if delivery is not None and delivery.status == DeliveryStatus.PENDING:
                 self._note(session, webhook, delivery, outcome)

@@ -1,4 +1,4 @@
-"""Messages to webhooks, written in the transaction of what they tell of; sent after its commit."""
+"""Messages to webhooks, written in the transaction of the event and sent after its commit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _AFTER_CANARY = {
 
 
 def tell_of_job(session: Session, job_id: str, event: str) -> None:
-    """Write messages about a job's event, if it is one that webhooks are told of."""
+    """Write messages about a job's event, if webhooks can receive it."""
     if event not in _JOB_EVENTS:
         return
     listeners = _list_listeners(session, select(Job.tenant_id).where(Job.id == job_id), event)
@@ -57,7 +57,7 @@ def tell_of_job(session: Session, job_id: str, event: str) -> None:
 def tell_of_version(
     session: Session, version: ModelVersion, kind: str, details: Mapping[str, Any]
 ) -> None:
-    """Write messages about what happened to a version or an alias, if webhooks are told of it."""
+    """Write messages about an event of a version or an alias, if webhooks can receive it."""
     status = VersionStatus(version.status)
     event = _AFTER_CANARY.get(status) if kind == "canary" else _VERSION_EVENTS.get(kind)
     if event is None:
@@ -86,9 +86,9 @@ def ping(session: Session, webhook: Webhook) -> WebhookDelivery:
 
 
 def _list_listeners(session: Session, tenant: Select[Any], event: str) -> Sequence[Webhook]:
-    """The tenant's enabled webhooks that are told of the event; none may be deleted meanwhile.
+    """Return the tenant's enabled webhooks for the event, locked against deletion.
 
-    There are none while the database is not migrated yet: jobs go on all the same.
+    Returns none if the database is not migrated yet, so that jobs can go on.
     """
     if session.scalar(_HAS_WEBHOOKS) is None:
         return []

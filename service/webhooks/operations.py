@@ -23,16 +23,17 @@ from service.webhooks.retries import TRIES
 from service.webhooks.signing import make_secret
 
 MAX_WEBHOOKS = 20
-"""Of one tenant."""
+"""Largest number of webhooks per tenant. Chosen by hand."""
+
 SECRET_OVERLAP = timedelta(hours=24)
-"""How long after a rotation messages are signed with the secret before, too."""
+"""After a rotation, messages are also signed with the previous secret for this long."""
 
 _WEBHOOK = Noun("webhook", "GET /v1/webhooks", re.compile(r"wh_[0-9a-f]{24}"))
 _DELIVERY = Noun("delivery", "the webhook's deliveries", re.compile(r"dlv_[0-9a-f]{24}"))
 
 
 def check_url(url: str, allowed_hosts: Sequence[str]) -> None:
-    """Raise `InvalidRequestError` for an address that may not be posted to. Looks its name up."""
+    """Raise `InvalidRequestError` for a URL that may not be posted to. Looks up its name."""
     try:
         resolve_endpoint(parse_endpoint(url), allowed_hosts)
     except OutgoingError as error:
@@ -82,7 +83,7 @@ def list_webhooks(
 def change_webhook(
     session: Session, tenant_id: str, webhook_id: str, change: WebhookChange
 ) -> Webhook:
-    """The webhook, changed. Enabled again it is told of what happens from now on."""
+    """Change the webhook. If enabled again, it receives events from now on."""
     webhook = get_webhook(session, tenant_id, webhook_id, lock=True)
     record(
         session,
@@ -107,20 +108,20 @@ def change_webhook(
 
 
 def disable(session: Session, webhook: Webhook, reason: str) -> None:
-    """Tell the webhook of nothing any more; what waits for it counts as failed."""
+    """Disable the webhook; its pending messages count as failed."""
     webhook.status, webhook.status_reason = WebhookStatus.DISABLED, reason
     session.flush()
     repository.give_up_pending(session, webhook.id)
 
 
 def delete_webhook(session: Session, tenant_id: str, webhook_id: str) -> None:
-    """Forget the webhook and its deliveries. Raises `NotFoundError`."""
+    """Delete the webhook and its deliveries. Raises `NotFoundError`."""
     session.delete(get_webhook(session, tenant_id, webhook_id, lock=True))
     record(session, tenant_id, "webhook.delete", webhook_id)
 
 
 def rotate_secret(session: Session, tenant_id: str, webhook_id: str) -> tuple[Webhook, SecretStr]:
-    """The webhook with a new secret; for `SECRET_OVERLAP` the one before signs as well."""
+    """Give the webhook a new secret; for `SECRET_OVERLAP`, the old one signs as well."""
     webhook = get_webhook(session, tenant_id, webhook_id, lock=True)
     secret = make_secret()
     webhook.previous_secret, webhook.secret = webhook.secret, secret
@@ -131,7 +132,7 @@ def rotate_secret(session: Session, tenant_id: str, webhook_id: str) -> tuple[We
 
 
 def send_ping(session: Session, tenant_id: str, webhook_id: str) -> WebhookDelivery:
-    """A message that tells of nothing, to try the receiver. Raises `ConflictError`."""
+    """Write a test message to the webhook. Raises `ConflictError`."""
     webhook = get_webhook(session, tenant_id, webhook_id)
     _require_enabled(webhook)
     delivery = ping(session, webhook)
@@ -142,7 +143,7 @@ def send_ping(session: Session, tenant_id: str, webhook_id: str) -> WebhookDeliv
 def list_deliveries(
     session: Session, tenant_id: str, webhook_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[WebhookDelivery], bool]:
-    """One page of what was sent to the webhook, newest first, and whether there is more."""
+    """Return one page of the webhook's deliveries, newest first, and whether there are more."""
     webhook = get_webhook(session, tenant_id, webhook_id)
     last = _DELIVERY.get_last(after, lambda own: repository.find_delivery(session, webhook.id, own))
     number = None if last is None else last.number
@@ -152,7 +153,7 @@ def list_deliveries(
 def retry_delivery(
     session: Session, tenant_id: str, webhook_id: str, delivery_id: str
 ) -> WebhookDelivery:
-    """The delivery, to be tried again from the start, now.
+    """Schedule the delivery to be sent again now, with all its attempts.
 
     Raises `NotFoundError`, and `ConflictError` while the webhook is disabled.
     """
@@ -166,7 +167,7 @@ def retry_delivery(
 
 
 def list_signers(webhook: Webhook, now: datetime) -> list[SecretStr]:
-    """The secrets that sign at `now`: the webhook's, and for a while the one before."""
+    """Return the secrets that sign at `now`: the webhook's, and for a while the previous one."""
     signers = [webhook.secret]
     until = webhook.previous_secret_until
     if webhook.previous_secret is not None and until is not None and now < until:

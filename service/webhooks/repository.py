@@ -1,7 +1,7 @@
 """Every query about webhooks and deliveries.
 
-Whoever writes messages keeps the webhooks from being deleted (`FOR KEY SHARE`); whoever changes a
-webhook does not hold them up (`FOR NO KEY UPDATE`).
+Writing messages locks the webhooks against deletion (`FOR KEY SHARE`); changing a webhook does not
+block that (`FOR NO KEY UPDATE`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IS_DUE = (WebhookDelivery.status == DeliveryStatus.PENDING) & (
 
 
 def lock_tenant(session: Session, tenant_id: str) -> None:
-    """Make others wait who add to the tenant's webhooks, until the transaction ends."""
+    """Lock out others who create webhooks of the tenant, until the transaction ends."""
     statement = select(Tenant.id).where(Tenant.id == tenant_id)
     session.execute(statement.with_for_update(key_share=True))
 
@@ -68,10 +68,10 @@ def list_deliveries(
 
 
 def claim_webhooks(session: Session, limit: int, seconds: float) -> Sequence[Webhook]:
-    """Enabled webhooks with a message that is due, marked as busy for so long.
+    """Return enabled webhooks with a due message, marked as busy for `seconds`.
 
-    One message at a time goes to a webhook, whichever process sends it: a slow one holds up
-    nobody else. Those locked are passed over.
+    Each webhook gets one message at a time, from whichever process, so that a slow one delays no
+    other. Locked ones are skipped.
     """
     now = func.clock_timestamp()
     statement = (
@@ -92,7 +92,7 @@ def claim_webhooks(session: Session, limit: int, seconds: float) -> Sequence[Web
 
 
 def find_due(session: Session, webhook_id: str) -> WebhookDelivery | None:
-    """The webhook's message that is due longest."""
+    """Return the webhook's message that has been due for the longest time."""
     statement = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id, _IS_DUE)
     order = (WebhookDelivery.next_attempt_at, WebhookDelivery.number)
     return session.scalars(statement.order_by(*order).limit(1)).one_or_none()
@@ -105,7 +105,7 @@ def lock_webhook(session: Session, webhook_id: str) -> Webhook | None:
 
 
 def give_up_pending(session: Session, webhook_id: str) -> None:
-    """End what still waits to be sent to a webhook as failed."""
+    """Mark the webhook's pending messages as failed."""
     session.execute(
         update(WebhookDelivery)
         .where(
@@ -117,6 +117,6 @@ def give_up_pending(session: Session, webhook_id: str) -> None:
 
 
 def delete_ended(session: Session, days: int) -> None:
-    """Forget deliveries that ended so many days ago."""
+    """Delete deliveries that ended more than `days` days ago."""
     before = func.clock_timestamp() - timedelta(days=days)
     session.execute(delete(WebhookDelivery).where(WebhookDelivery.ended_at < before))

@@ -33,7 +33,7 @@ _DISABLED: dict[str, Any] = {"description": "The webhook is disabled"}
 def create_webhook(
     request: WebhookRequest, context: Context, admin: Admin, response: Response
 ) -> NewWebhookView:
-    """A new webhook; its secret is shown this once."""
+    """Create a webhook; its secret is shown only this once."""
     operations.check_url(request.url, context.settings.webhook_hosts)
     with context.database.transaction() as session:
         webhook, secret = operations.create_webhook(session, admin.tenant_id, request)
@@ -61,7 +61,7 @@ def get_webhook(webhook_id: str, context: Context, admin: Admin) -> WebhookView:
 def change_webhook(
     webhook_id: str, change: WebhookChange, context: Context, admin: Admin
 ) -> WebhookView:
-    """The webhook, changed, switched off or on again."""
+    """Change, disable or enable a webhook."""
     if change.url is not None:
         operations.check_url(change.url, context.settings.webhook_hosts)
     with context.database.transaction() as session:
@@ -70,21 +70,21 @@ def change_webhook(
 
 @router.delete("/{webhook_id}", status_code=204)
 def delete_webhook(webhook_id: str, context: Context, admin: Admin) -> None:
-    """Forget a webhook and its deliveries."""
+    """Delete a webhook and its deliveries."""
     with context.database.transaction() as session:
         operations.delete_webhook(session, admin.tenant_id, webhook_id)
 
 
 @router.post("/{webhook_id}/rotate")
 def rotate_secret(webhook_id: str, context: Context, admin: Admin) -> NewWebhookView:
-    """A new secret, shown this once; for a day the one before signs as well."""
+    """Create a new secret, shown only this once; for a day, the old one signs as well."""
     with context.database.transaction() as session:
         return view_new_webhook(*operations.rotate_secret(session, admin.tenant_id, webhook_id))
 
 
 @router.post("/{webhook_id}/ping", status_code=202, responses={409: _DISABLED})
 def ping_webhook(webhook_id: str, context: Context, admin: Admin) -> DeliveryView:
-    """A message that tells of nothing, to try the receiver."""
+    """Send a test message to the receiver."""
     with context.database.transaction() as session:
         return view_delivery(operations.send_ping(session, admin.tenant_id, webhook_id))
 
@@ -93,7 +93,7 @@ def ping_webhook(webhook_id: str, context: Context, admin: Admin) -> DeliveryVie
 def list_deliveries(
     webhook_id: str, context: Context, admin: Admin, page_request: Paging
 ) -> DeliveryList:
-    """One page of what was sent to a webhook and what came of it, newest first."""
+    """One page of a webhook's deliveries and their results, newest first."""
     after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = operations.list_deliveries(

@@ -1,4 +1,4 @@
-"""One post to an address that was checked: bounded in time, never redirected, its answer unread."""
+"""One post to a checked address, with a deadline and without redirects; the answer is not read."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ import httpx
 from excise.outgoing.endpoints import Destination, OutgoingError, parse_endpoint, resolve_endpoint
 
 DEADLINE_SECONDS = 15.0
-"""From looking the name up to the answer's status; Standard Webhooks proposes 15 to 30."""
+"""Deadline from the look-up of the name to the answer's status; Standard Webhooks proposes 15 to
+30 seconds."""
+
 GONE = 410
-"""By this status a receiver says that it wants nothing any more."""
+"""Status by which a receiver says that it wants no more messages."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one attempt."""
+    """The result of one attempt."""
 
     status_code: int | None
     error: str | None
-    """Why it does not count; None where it does. Never holds what was sent or answered."""
+    """Why it failed; None if it succeeded. Never contains what was sent or received."""
     milliseconds: int
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the receiver took it."""
+        """Whether the receiver accepted it."""
         return self.error is None
 
 
@@ -41,10 +43,10 @@ async def send(
     trust: ssl.SSLContext | None = None,
     deadline_seconds: float = DEADLINE_SECONDS,
 ) -> Outcome:
-    """Post `body` and return what came of it; nothing is raised.
+    """Post `body` and return the outcome; raises nothing.
 
-    The name is looked up once and the address that was checked is connected to, past any proxy.
-    Certificates are checked against `trust`, or the authorities that httpx knows.
+    The name is looked up once, and the connection goes to the checked address without any proxy.
+    Certificates are verified against `trust`, by default httpx's authorities.
     """
     started = time.monotonic()
     status, error = None, None
@@ -92,7 +94,7 @@ async def _post(
 
 
 def _explain(status: int) -> str | None:
-    """Why a status does not count as delivered; None where it does."""
+    """Return why a status does not count as delivered; None if it does."""
     if 200 <= status < 300:
         return None
     if 300 <= status < 400:

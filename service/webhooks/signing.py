@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what every secret begins with
 SECRET_BYTES = 32
-"""The specification asks for 24 to 64."""
+"""Bytes of a new secret; the specification requires 24 to 64."""
 
 
 def make_secret() -> SecretStr:
@@ -24,9 +24,9 @@ def make_secret() -> SecretStr:
 def build_headers(
     event_id: str, seconds: int, body: bytes, signers: Sequence[SecretStr]
 ) -> dict[str, str]:
-    """Return the headers of `body` sent at `seconds` since 1970, signed with each secret.
+    """Return the headers of `body`, sent at `seconds` since 1970, signed with each secret.
 
-    Receivers accept any of the signatures, so that a secret can be changed without a gap.
+    Receivers accept any of the signatures, so that a secret can be changed without interruption.
     """
     return {
         "webhook-id": event_id,
