@@ -31,10 +31,11 @@ LEAST_RISE = 0.01
 measured."""
 
 FAILED_TRIES = 2
-"""Trials beyond the budget, at more components than any within it, after which the search takes a
-step between. A single one is left to the prices. In the demo's job without a limit on lines, four
-of eight rounds tried an amount that four slices in turn refused, and never one between that and
-half of it (benchmarks/RESULTS.md)."""
+"""After this many trials over budget, each with more components than any trial within it, the
+search tries an amount in between. After a single one it only raises the prices of slices. In the
+demo's job without a limit on lines, four of eight rounds tried an amount at which four slices in
+turn exceeded their limits, and none tried an amount between that and half of it
+(benchmarks/RESULTS.md)."""
 
 START_SHARES = {Granularity.NEURON: 2e-3, Granularity.HEAD: 4e-3, Granularity.WEIGHT: 1.5e-4}
 """Share of all components that the first round of an open search prunes: 92 neurons, 1 head or

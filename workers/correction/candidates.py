@@ -93,17 +93,20 @@ class _Rank(Protocol):
     def __call__(
         self, *, most_of_module: int | None = None, allowed: torch.Tensor | None = None
     ) -> Ranking:
-        """Return as many as a trial prunes: at most so many of a module, of the allowed ones."""
+        """Return as many components as a trial prunes, all of them `allowed`, if given.
+
+        None of the modules gets more than `most_of_module`.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class _Order:
-    """Candidates of one trial and what puts them in order."""
+    """The candidates of one trial, and how to rank them."""
 
     candidates: Selection
-    """Of single weights; nothing needs to know those of other components."""
+    """Single weights only; empty for other components, for which nobody needs them."""
     benefit: torch.Tensor
-    """`(candidate,)`: what the removal of each brings."""
+    """Benefit of removing each candidate, `(candidate,)`."""
     rank: _Rank
 
 
@@ -166,10 +169,11 @@ class Candidates:
         return [name for name, layer in numbers.items() if settings.first_layer <= layer <= last]
 
     def _rank_weights(self, order: _Order, amount: int) -> Ranked:
-        """Return single weights on no more lines of a matrix than the plan allows.
+        """Return single weights on no more lines of each matrix than the plan allows.
 
-        The lines are those that hold most of what would be pruned without a limit: it is weighed
-        by all texts that must keep working, as single scores are not.
+        The lines are those that hold most of the benefit of the weights that would be pruned
+        without a limit. That selection takes all texts that must keep working into account, which
+        scores of single weights do not.
         """
         free, limit = order.rank(), self._plan.max_lines
         pruned = free.top(amount)
@@ -202,7 +206,7 @@ class Candidates:
     def _order_apart(
         self, scores: Mapping[str, torch.Tensor], benefit: Benefit, settings: TrialSettings
     ) -> _Order:
-        """Return the components ranked each by itself."""
+        """Return the components, ranked one by one."""
         granularity, amount = settings.granularity, settings.amount
         everything = sum(values.numel() for values in scores.values())
 
@@ -222,7 +226,7 @@ class Candidates:
     def _order_together(
         self, placed: _PlacedPool, benefit: Benefit, floor: float, settings: TrialSettings
     ) -> _Order:
-        """Return the pool's components, each weighed together with those before it."""
+        """Return the pool's components, each ranked with the joint damage of those before it."""
         values = gather(placed.places, benefit)
         rank = partial(
             rank_jointly,
@@ -292,7 +296,7 @@ class Candidates:
 
 
 def _mask(scores: Mapping[str, torch.Tensor], allowed: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return scores with 0, which no ranking takes, for all that are not allowed."""
+    """Return the scores, set to 0 where not allowed so that no ranking takes them."""
     parts = allowed.split([values.numel() for values in scores.values()])
     return {
         name: torch.where(part.view(values.shape), values, torch.zeros_like(values))

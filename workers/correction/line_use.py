@@ -1,4 +1,4 @@
-"""Rows and columns of matrices that pruned weights lie on: which are allowed, and how many."""
+"""Rows and columns of matrices on which pruned weights may lie, and their number."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def allow_best_lines(
 ) -> torch.Tensor:
     """Return which candidates lie on the `most` best lines of their matrix, `(candidate,)` bool.
 
-    Best are the lines that hold most of the candidates' `worth`, `(candidate,)`; a candidate worth
-    nothing chooses no line, but may lie on one.
+    The best lines are those with most of the candidates' `worth`, `(candidate,)`. A candidate
+    with a worth of 0 does not affect the choice, but may lie on a chosen line.
     """
     allowed = torch.zeros(len(worth), dtype=torch.bool)
     start = 0
@@ -76,9 +76,9 @@ def describe_limit(
     shapes: Shapes,
     limit: int,
 ) -> LineUse:
-    """Return the ranks of pruned weights, beside what `free` would have pruned without the limit.
+    """Return the ranks of pruned weights, compared with `free`, the selection without the limit.
 
-    `benefit` is that of each candidate, `(candidate,)`; both selections are taken from them.
+    `benefit` has one value per candidate, `(candidate,)`; both selections are candidates.
     """
     kept, whole = (mark(candidates, own) for own in (chosen, free))
     total = float(benefit[whole].sum())

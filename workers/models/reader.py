@@ -1,4 +1,4 @@
-"""Reading token by token: what a model predicts after each row's last token, from its cache."""
+"""Incremental decoding with a cache: a model's predictions after the last token of each row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.models.loaded import LoadedModel
 
 
 class Reader:
-    """Rows of tokens that a model reads step by step.
+    """Rows of tokens that a model reads one step at a time.
 
     Keys and values of the tokens read so far are kept in the model's own kind of cache. Prompts
     are padded on the left, so that all rows write their next token at the same place.
@@ -45,9 +45,9 @@ class Reader:
         return self._predict(token_ids[:, None])
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows alone; a row may be named more than once.
+        """Keep only these rows; a row that is given more than once is repeated.
 
-        `rows` is `(row,)` int64 on the CPU, for layers may lie on several devices.
+        `rows` is `(row,)` int64 on the CPU, because layers may lie on several devices.
         """
         self._is_token = self._is_token[rows]
         self._cache.batch_select_indices(rows)

@@ -34,9 +34,10 @@ class Lines:
 def choose_lines(values: NDArray[np.float64], rows: Places, columns: Places, most: int) -> Lines:
     """Return at most `most` lines of a matrix: those that hold most of its weights' `values`.
 
-    The weights lie at `(rows[k], columns[k])`. Greedy: each time the line whose weights are worth
-    most, without those on the lines before it; of equal ones the row, and the earlier. Fewer
-    lines come back where fewer hold all weights.
+    `values[k]` belongs to the weight at `(rows[k], columns[k])`. The choice is greedy: each step
+    takes the line with the largest summed value of weights that no line chosen before covers. Ties
+    go to rows before columns, then to the smaller index. Fewer lines are returned if fewer cover
+    all weights.
     """
     chosen: dict[str, list[int]] = {"rows": [], "columns": []}
     for _ in range(most):

@@ -1,4 +1,4 @@
-"""The single weights that a job's search may prune: found in segments of layers, from the top."""
+"""The shortlist of single weights for a search, computed in segments of layers from the top."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from workers.stages.context import StageContext
 from workers.stages.inputs import CorrectionInputs
 
 SEGMENTS = "attribute.segments"
-"""Name under which it is saved how far the segments came."""
+"""Name under which the progress through the segments is saved."""
 
 LEAST_KEPT = 4096
-"""Fewest weights that are kept, however few are pruned: where a job names small amounts, each
-round chooses anew from them. Chosen by hand; not measured."""
+"""Smallest number of weights kept, however few are pruned, so that each round of a job with small
+amounts still has a choice. Chosen by hand; not measured."""
 
 WEIGHT = Granularity.WEIGHT
 
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """What is asked of single weights, in how many segments, and how many of them are kept."""
+    """The attributions for single weights, the number of segments, and how many weights to keep."""
 
     subjects: tuple[Subject, ...]
     asked: tuple[Attribution, ...]
-    """What each subject asks."""
+    """One attribution per subject."""
     readings: tuple[Reading, ...]
     segments: int
     score: Score
@@ -80,7 +80,7 @@ def name_segment(number: int, count: int) -> str:
 
 
 def describe_shortlist(inputs: CorrectionInputs, prepared: PreparedCorrection) -> dict[str, Any]:
-    """Return what the shortlist depends on beside the questions."""
+    """Return the settings, besides the questions, on which the shortlist depends."""
     return {
         "score": inputs.spec.attribution.score,
         "size": _find_size(inputs, prepared),
@@ -88,7 +88,7 @@ def describe_shortlist(inputs: CorrectionInputs, prepared: PreparedCorrection) -
 
 
 def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> WeightPlan:
-    """Return the job's plan; the number of segments follows memory where nobody chose it."""
+    """Return the job's plan; unless set, the number of segments follows from free memory."""
     subjects = tuple(list_subjects(inputs, prepared, WEIGHT))
     asked = tuple(subject.ask(inputs.spec.seed) for subject in subjects)
     return WeightPlan(
@@ -141,20 +141,20 @@ def _take_in(
     segment: range,
     sums: Sequence[RelevanceSums],
 ) -> None:
-    """Have the weights of a segment's layers ranked, from the top one down."""
+    """Add the weights of a segment's layers to the shortlist, from the top layer down."""
     for layer in reversed(segment):
         names = {name for name, number in layers.items() if number == layer}
         chosen.add_layer(layer, _combine(subjects, sums, names))
 
 
 def _find_size(inputs: CorrectionInputs, prepared: PreparedCorrection) -> int:
-    """Return how many weights a search chooses from."""
+    """Return the number of weights from which a search chooses."""
     _, most = find_ranges(inputs, prepared)[WEIGHT]
     return max(POOL_SHARE * most, LEAST_KEPT)
 
 
 def _list_readings(subjects: Sequence[Subject], prepared: PreparedCorrection) -> list[Reading]:
-    """Return the samples, those that are explained twice once, with what they are explained for."""
+    """Return the distinct samples, each with the subjects for which it is explained."""
     general = [number for number, subject in enumerate(subjects) if subject.behaviour is None]
     readings = [Reading(list_reference(prepared), tuple(general))]
     protected = list_protected(prepared)
@@ -172,7 +172,7 @@ def _list_readings(subjects: Sequence[Subject], prepared: PreparedCorrection) ->
 def _combine(
     subjects: Sequence[Subject], sums: Sequence[RelevanceSums], names: set[str]
 ) -> ContrastiveRelevance:
-    """Return the relevance of the weights of some modules; the sums become it in place."""
+    """Return the relevance of some modules' weights, computed in place from the sums."""
     answers = {
         subject.key: finish_in_place(pick_modules(own, names))
         for subject, own in zip(subjects, sums, strict=True)
