@@ -1,1 +1,1 @@
-"""The audit log: who changed what, when and from where; it only grows."""
+"""The audit log: who changed what, when and from where. It is append-only."""

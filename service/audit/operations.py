@@ -16,9 +16,9 @@ _EXPORT_PAGE = 1000
 def list_entries(
     database: Database, tenant_id: str, *, after: int, limit: int, action: str | None
 ) -> tuple[Sequence[AuditEntry], bool]:
-    """One page of the tenant's entries, oldest first, and whether there are more.
+    """Return one page of the tenant's entries, oldest first, and whether there are more.
 
-    Whoever goes on after the last id of a page misses nothing.
+    A reader that continues after the last id of a page misses nothing.
     """
     newest = _find_newest(database)
     with database.transaction() as session:
@@ -36,7 +36,7 @@ def list_entries(
 def export_entries(
     database: Database, *, after: int, since: datetime | None, tenant_id: str | None
 ) -> Iterator[AuditEntry]:
-    """Every entry so far, oldest first, of one tenant or of all."""
+    """Yield every entry so far, oldest first, of one tenant or of all."""
     newest = _find_newest(database)
     while True:
         with database.transaction() as session:
@@ -55,6 +55,6 @@ def export_entries(
 
 
 def _find_newest(database: Database) -> int:
-    """The id up to which the log is complete; the lock this takes is gone on return."""
+    """Return the id up to which the log is complete; the lock for this is released on return."""
     with database.transaction() as session:
         return repository.find_newest(session)

@@ -1,4 +1,4 @@
-"""Who is at work and from where: known at the door, needed where a change is written down."""
+"""The actor and source of a change: set where a request arrives, read where it is recorded."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _current: ContextVar[Origin] = ContextVar("excise_origin", default=_SERVICE)
 
 
 def get_origin() -> Origin:
-    """Who is at work in this task or thread; the service itself unless somebody said so."""
+    """Return the origin set for this task or thread; the service itself by default."""
     return _current.get()
 
 
 @contextmanager
 def as_operator() -> Iterator[None]:
-    """Within the context, changes are those of the person at this command line."""
+    """Attribute changes within the context to the person at this command line."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # an id without a name, as in many containers
@@ -46,15 +46,15 @@ def as_operator() -> Iterator[None]:
 
 
 def set_origin(origin: Origin) -> None:
-    """Say who is at work in this task from now on."""
+    """Set the origin of changes in this task from now on."""
     _current.set(origin)
 
 
 def get_request_id() -> str | None:
-    """The id of the request at hand, as logs have it."""
+    """Return the id of the current request, as in the logs."""
     return get_log_fields().get("request_id")
 
 
 def get_trace_id() -> str | None:
-    """The id of the trace at hand, as logs have it."""
+    """Return the id of the current trace, as in the logs."""
     return get_log_fields().get("trace_id")

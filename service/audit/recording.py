@@ -1,4 +1,4 @@
-"""Writing down one change, in the transaction that makes it."""
+"""Recording a change in the audit log, in the transaction that makes it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def record(
     target: str,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write down that whoever is at work did this to `target`; it is kept if the change is."""
+    """Record that the current actor did this to `target`; it is stored only with the change."""
     origin = get_origin()
     session.add(
         AuditEntry(

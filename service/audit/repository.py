@@ -1,4 +1,4 @@
-"""Every query about the audit log."""
+"""All queries on the audit log."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from sqlalchemy.orm import Session
 from service.models import AuditEntry
 
 _WAIT = "2s"
-"""How long a reader waits for changes that are under way; longer than any of the API's takes."""
+"""How long a reader waits for transactions in progress; longer than any change by the API takes.
+Chosen by hand."""
 
 
 def find_newest(session: Session) -> int:
-    """The id up to which the log is complete: no change under way will get a smaller one.
+    """Return the id up to which the log is complete: no transaction in progress has a smaller one.
 
-    Ids are dealt out before their transactions end, so a reader that went by the largest it sees
-    could miss one. The lock waits for all who are writing and is let go with the transaction.
-    Raises `OperationalError` when they take too long.
+    Ids are assigned before their transactions commit, so a reader that relied on the largest
+    visible id could miss entries. The lock waits for all writers and is released with the
+    transaction. Raises `OperationalError` if they take too long.
     """
     session.execute(text(f"SET LOCAL lock_timeout = '{_WAIT}'"))
     session.execute(text("LOCK TABLE audit_log IN SHARE MODE"))
@@ -36,7 +37,7 @@ def list_page(
     action: str | None = None,
     since: datetime | None = None,
 ) -> Sequence[AuditEntry]:
-    """Entries after one id and up to another, oldest first, of one tenant or of all."""
+    """Return entries after one id and up to another, oldest first, of one tenant or of all."""
     statement = select(AuditEntry).where(AuditEntry.id > after, AuditEntry.id <= newest)
     if tenant_id is not None:
         statement = statement.where(AuditEntry.tenant_id == tenant_id)

@@ -1,4 +1,4 @@
-"""Who makes a request, noted for the audit log and the logs."""
+"""Middleware that sets a request's actor and source for the audit log and the logs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _FIELDS = {"job": "job_id", "ps": "prompt_set_id", "mv": "version_id"}
 
 
 class RequestOrigin:
-    """Notes who makes a request, for the audit log and for every line that is logged about it.
+    """Sets the origin of a request, for the audit log and for every log line about it.
 
-    Inside of `Authentication`, which finds out. The address is what the server was told: behind a
-    proxy, uvicorn's `--forwarded-allow-ips` decides whom to believe.
+    Runs inside `Authentication`, which identifies the caller. The address is the one that the
+    server reports: behind a proxy, uvicorn's `--forwarded-allow-ips` decides which are trusted.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, its origin known."""
+        """Serve one request with its origin set."""
         identity = scope.get("state", {}).get("identity")
         if isinstance(identity, Identity):
             client = scope.get("client")
@@ -35,6 +35,6 @@ class RequestOrigin:
 
 
 def _find_ids(path: str) -> dict[str, str]:
-    """What a request is about, by its path: log field → id."""
+    """Return the ids in a request's path, log field → id."""
     found = _IDS.search(path)
     return {} if found is None else {_FIELDS[found["noun"]]: found["id"]}

@@ -1,4 +1,4 @@
-"""`/v1/audit`: a tenant's admins read what was changed in it."""
+"""`/v1/audit`: lets a tenant's admins read its audit log."""
 
 from __future__ import annotations
 

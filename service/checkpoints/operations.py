@@ -1,4 +1,4 @@
-"""What there is to name or to call: served models, and checkpoints under the model roots."""
+"""The models that can be named or called: served models, and checkpoints in the model roots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OWNER = "excise"
 def list_callable(
     session: Session, tenant_id: str, pools: Sequence[ServingPool]
 ) -> list[ModelView]:
-    """What the tenant's applications may call: aliases, versions, the pools' bases."""
+    """Return the models the tenant's applications may call: aliases, versions, pools' bases."""
     versions = {
         version.id: version for version in repository.list_callable_versions(session, tenant_id)
     }
@@ -45,12 +45,12 @@ def list_callable(
 
 
 def inspect_checkpoints(roots: Sequence[Path]) -> list[ModelView]:
-    """Every checkpoint folder under the roots, checked as a job's `model` would be."""
+    """Return every checkpoint folder under the roots, checked like a job's `model`."""
     return [_inspect(name, roots) for name in sorted(list_checkpoints(roots))]
 
 
 def find_model(models: Sequence[ModelView], name: str) -> ModelView:
-    """The model of this name. Raises `NotFoundError`."""
+    """Return the model with this name. Raises `NotFoundError`."""
     found = next((model for model in models if model.id == name), None)
     if found is None:
         raise NotFoundError("There is no such model. List them with GET /v1/models.")
@@ -77,7 +77,7 @@ def _inspect(name: str, roots: Sequence[Path]) -> ModelView:
 
 
 def _view_alias(alias: Alias, version: ModelVersion | None) -> ModelView:
-    """An alias answers while its version does."""
+    """Return the view of an alias, which is usable while its version is."""
     view = _view_version(alias.name, version, ModelKind.ALIAS)
     return view.model_copy(update={"created": int(alias.created_at.timestamp())})
 

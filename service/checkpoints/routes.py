@@ -1,4 +1,4 @@
-"""`/v1/models`: for jobs, the checkpoints; for applications, what OpenAI's clients list."""
+"""`/v1/models`: checkpoints for jobs, and the models that OpenAI clients list."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictJsonR
 
 @router.get("")
 def list_models(context: Context, caller: Caller) -> ModelList:
-    """What can be called, and for keys that may do more than that, the checkpoints too."""
+    """List models that can be called; for keys with more than `infer`, also checkpoints."""
     return ModelList(data=_list_visible(context, caller))
 
 
 @router.get("/{model_id:path}")
 def get_model(model_id: str, context: Context, caller: Caller) -> ModelView:
-    """One of them."""
+    """Get one model."""
     return find_model(_list_visible(context, caller), model_id)
 
 
 def _list_visible(context: AppContext, caller: Identity) -> list[ModelView]:
-    """The models this key may know of; a checkpoint that is also served is listed as served."""
+    """Return the models visible to this key; a checkpoint that is served is listed as served."""
     settings = context.settings
     with context.database.transaction() as session:
         served = list_callable(session, caller.tenant_id, settings.serving_pools)

@@ -1,1 +1,1 @@
-"""API keys: making, checking and revoking them."""
+"""API keys: creating, checking and revoking them."""

@@ -1,4 +1,4 @@
-"""Who makes a request: found out before its body is read, handed to routes as a dependency."""
+"""Authentication of requests before their bodies are read; routes get it as a dependency."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ bearer = HTTPBearer(auto_error=False, description="An Excise API key, `exc_…`.
 
 
 class Authentication:
-    """Refuses requests to the API without a valid key; nothing of their body is read."""
+    """Refuses API requests without a valid key, before any of their body is read."""
 
     def __init__(self, app: ASGIApp, context: AppContext) -> None:
         self._app = app
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, its caller known."""
+        """Serve one request, with its caller identified."""
         if scope["type"] != "http" or not is_api_path(get_path(scope)):
             await self._app(scope, receive, send)
             return
@@ -44,7 +44,7 @@ class Authentication:
             await self._app(scope, receive, send)
 
     async def _identify(self, scope: Scope) -> Identity:
-        """Whose key a request carries; those that call models are looked up anew after a moment.
+        """Return the owner of a request's key; keys for calling models are cached for a moment.
 
         Raises `UnauthorizedError`.
         """
@@ -62,7 +62,7 @@ async def get_identity(
     request: Request,
     _: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],  # for the schema
 ) -> Identity:
-    """Who makes this request. Raises `UnauthorizedError`."""
+    """Return the caller of this request. Raises `UnauthorizedError`."""
     identity = getattr(request.state, "identity", None)
     if not isinstance(identity, Identity):  # a path that nobody asked for a key
         raise UnauthorizedError("The request has no API key. Send Authorization: Bearer <key>.")
@@ -70,7 +70,7 @@ async def get_identity(
 
 
 def _read_secret(scope: Scope) -> str | None:
-    """The key in the Authorization header, if there is one."""
+    """Return the key in the Authorization header, or None."""
     header = Headers(scope=scope).get("authorization")
     scheme, secret = get_authorization_scheme_param(header)
     return secret if scheme.lower() == "bearer" and secret else None

@@ -25,25 +25,25 @@ _SHOWN_CHARACTERS = 8
 
 @dataclass(frozen=True)
 class Identity:
-    """Who makes a request: a tenant, through one of its keys."""
+    """The caller of a request: a tenant, and the key it used."""
 
     tenant_id: str
     key_id: str
     scopes: frozenset[str]
 
     def require(self, scope: str) -> None:
-        """Raise `ForbiddenError` unless the key carries `scope`; `admin` covers the others."""
+        """Raise `ForbiddenError` unless the key has `scope` or `admin`, which covers all."""
         self.require_any(scope)
 
     def require_any(self, *scopes: str) -> None:
-        """Raise `ForbiddenError` unless the key carries one of `scopes`, or `admin`."""
+        """Raise `ForbiddenError` unless the key has one of `scopes`, or `admin`."""
         if not self.scopes & {*scopes, "admin"}:
             wanted = " or ".join(map(repr, scopes))
             raise ForbiddenError(f"The API key lacks the scope {wanted}. Use a key that has it.")
 
     @property
     def is_inference_only(self) -> bool:
-        """Whether the key is an application's, which calls models and sees nothing else."""
+        """Whether the key may only call models, as an application's key does."""
         return self.scopes <= {"infer"}
 
     @property
@@ -55,7 +55,7 @@ class Identity:
 def create_key(
     session: Session, tenant_id: str, name: str, scopes: Sequence[str]
 ) -> tuple[ApiKey, str]:
-    """A new key's row, and the key itself, which is not kept anywhere."""
+    """Return the row of a new key, and the key itself, which is not stored."""
     if unknown := set(scopes) - set(ALL_SCOPES):
         raise ValueError(f"Unknown scopes {sorted(unknown)}; known are {', '.join(ALL_SCOPES)}.")
     secret = KEY_PREFIX + secrets.token_urlsafe(32)
@@ -75,13 +75,13 @@ def create_key(
 def create_tenant_key(
     session: Session, tenant_name: str, name: str, scopes: Sequence[str] = ALL_SCOPES
 ) -> str:
-    """A new key of the tenant called `tenant_name`, which is made if need be: for bootstrapping."""
+    """Return a new key of the tenant `tenant_name`, created if needed: for bootstrapping."""
     tenant_id = repository.ensure_tenant(session, tenant_name)
     return create_key(session, tenant_id, name, scopes)[1]
 
 
 def authenticate(session: Session, secret: str | None) -> Identity:
-    """Whose key `secret` is. Raises `UnauthorizedError`."""
+    """Return the owner of the key `secret`. Raises `UnauthorizedError`."""
     if secret is None:
         raise UnauthorizedError("The request has no API key. Send Authorization: Bearer <key>.")
     key = repository.find_valid_key(session, hash_key(secret)) if _KEY.fullmatch(secret) else None
@@ -94,9 +94,9 @@ def authenticate(session: Session, secret: str | None) -> Identity:
 def revoke_key(
     session: Session, tenant_id: str, key_id: str, *, asked_with: str | None = None
 ) -> ApiKey:
-    """The tenant's key, no longer valid.
+    """Revoke a key of the tenant and return it.
 
-    `asked_with` is the id of the key that asks, which cannot revoke itself: its holder would be
+    `asked_with` is the id of the requesting key, which cannot revoke itself: its holder would be
     locked out. Raises `NotFoundError` and `ConflictError`.
     """
     key = None
@@ -114,5 +114,8 @@ def revoke_key(
 
 
 def hash_key(secret: str) -> str:
-    """The only form of a key that is stored; keys are random, so a plain hash is enough."""
+    """Return the hash of a key, which is all that is stored.
+
+    Keys are random, so a hash without salt is enough.
+    """
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

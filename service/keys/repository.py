@@ -1,4 +1,4 @@
-"""Every query about tenants and API keys."""
+"""All queries on tenants and API keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _USE_RESOLUTION = timedelta(minutes=1)
 
 
 def ensure_tenant(session: Session, name: str) -> str:
-    """The id of the tenant called `name`, made if there is none."""
+    """Return the id of the tenant called `name`, which is created if there is none."""
     session.execute(insert(Tenant).values(id=new_id("ten"), name=name).on_conflict_do_nothing())
     return session.execute(select(Tenant.id).where(Tenant.name == name)).scalar_one()
 
@@ -27,25 +27,25 @@ def add_key(session: Session, key: ApiKey) -> None:
 
 
 def find_valid_key(session: Session, sha256: str) -> ApiKey | None:
-    """The key with this hash, unless it was revoked."""
+    """Return the key with this hash, or None if it does not exist or was revoked."""
     statement = select(ApiKey).where(ApiKey.sha256 == sha256, ApiKey.revoked_at.is_(None))
     return session.scalars(statement).one_or_none()
 
 
 def find_key(session: Session, tenant_id: str, key_id: str) -> ApiKey | None:
-    """The tenant's key with this id."""
+    """Return the tenant's key with this id, or None."""
     statement = select(ApiKey).where(ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)
     return session.scalars(statement).one_or_none()
 
 
 def is_key_valid(session: Session, key_id: str) -> bool:
-    """Whether the key has not been revoked."""
+    """Return whether the key exists and has not been revoked."""
     statement = select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
     return session.scalar(statement) is not None
 
 
 def list_keys(session: Session, tenant_id: str) -> Sequence[ApiKey]:
-    """The tenant's keys, newest first."""
+    """Return the tenant's keys, newest first."""
     statement = (
         select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.created_at.desc())
     )
@@ -53,7 +53,7 @@ def list_keys(session: Session, tenant_id: str) -> Sequence[ApiKey]:
 
 
 def touch_key(session: Session, key_id: str) -> None:
-    """Note that the key was used; to the minute, so that reads stay reads."""
+    """Record that the key was used, at most once a minute so that most reads write nothing."""
     now = func.clock_timestamp()
     is_stale = ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < now - _USE_RESOLUTION)
     session.execute(
@@ -65,5 +65,5 @@ def touch_key(session: Session, key_id: str) -> None:
 
 
 def lock_key(session: Session, key_id: str) -> None:
-    """Make others wait who submit with the same key, until the transaction ends."""
+    """Block other submissions with the same key until the transaction ends."""
     session.execute(select(ApiKey.id).where(ApiKey.id == key_id).with_for_update(key_share=True))

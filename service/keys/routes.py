@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=StrictJsonRoute
 
 @router.post("", status_code=201, responses={409: {"description": "A quota is used up"}})
 def create_key(request: KeyRequest, context: Context, admin: Admin) -> NewKeyView:
-    """A new key, shown this once."""
+    """Create a key; it is shown only this once."""
     with context.database.transaction() as session:
         check_room_for_key(session, admin.tenant_id, context.settings.quotas)
         key, secret = operations.create_key(session, admin.tenant_id, request.name, request.scopes)
@@ -26,7 +26,7 @@ def create_key(request: KeyRequest, context: Context, admin: Admin) -> NewKeyVie
 
 @router.get("")
 def list_keys(context: Context, admin: Admin) -> KeyList:
-    """The tenant's keys."""
+    """List the tenant's keys."""
     with context.database.transaction() as session:
         keys = repository.list_keys(session, admin.tenant_id)
         return KeyList(data=[_view(key) for key in keys])
@@ -34,7 +34,7 @@ def list_keys(context: Context, admin: Admin) -> KeyList:
 
 @router.delete("/{key_id}", responses={409: {"description": "It is the key that asks"}})
 def revoke_key(key_id: str, context: Context, admin: Admin) -> KeyView:
-    """The key, revoked: it is refused from now on."""
+    """Revoke a key: it is refused from now on."""
     with context.database.transaction() as session:
         return _view(
             operations.revoke_key(session, admin.tenant_id, key_id, asked_with=admin.key_id)

@@ -1,4 +1,4 @@
-"""Leases: which worker may work on a row, and until when, for every table workers take work from.
+"""Leases: which worker may work on a row, and until when, for every table with work for workers.
 
-`operations` claims, renews, releases and sweeps; what differs from table to table is a `policy`.
+`operations` claims, renews, releases and sweeps; a `policy` holds what differs between tables.
 """

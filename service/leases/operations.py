@@ -1,6 +1,6 @@
 """Claiming, renewing, releasing and sweeping rows of any table that has a `LeasePolicy`.
 
-A row is held by whoever has its newest token while its status says that it is held. Functions
+The holder of a row is the worker with its newest token, while its status is `held`. Functions
 take an open session and never commit; wrap each in `Database.transaction()`.
 """
 
@@ -23,10 +23,10 @@ def claim(
     lease_seconds: float,
     max_attempts: int,
 ) -> Row | None:
-    """The row, now leased to the worker, or None when there is nothing for it to do.
+    """Lease the row to the worker and return it, or None if there is nothing to do.
 
-    A waiting row is claimed, and so is a held one whose lease has expired. A cancelled row is not,
-    and one with no attempts left is given up.
+    Waiting rows can be claimed, and held rows whose lease has expired. Cancelled rows cannot; a row
+    without attempts left is given up.
     """
     row = policy.lock(session, row_id)
     if row is None or not _is_claimable(policy, row, fetch_now(session)):
@@ -45,7 +45,7 @@ def take(
     lease_seconds: float,
     max_attempts: int,
 ) -> Row | None:
-    """The locked, claimable row, now leased to the worker; None if it had to be given up."""
+    """Lease the locked, claimable row to the worker and return it; None if it was given up."""
     if row.attempts >= max_attempts:
         policy.give_up(session, row, None)
         return None
@@ -58,10 +58,10 @@ def take(
 
 
 def lock_held(session: Session, policy: LeasePolicy[Row], row_id: str, token: int) -> Row:
-    """The row, locked, if `token` holds it.
+    """Return the row, locked, if `token` holds it.
 
-    The lock keeps every other claim out until the transaction ends, so whatever is written
-    in the same transaction is fenced. Raises `LeaseLostError`.
+    The lock blocks every other claim until the transaction ends, so all writes in the same
+    transaction are fenced. Raises `LeaseLostError`.
     """
     row = policy.lock(session, row_id)
     if row is None or row.lease_token != token or row.status != policy.held:
@@ -75,7 +75,7 @@ def lock_held(session: Session, policy: LeasePolicy[Row], row_id: str, token: in
 def renew(
     session: Session, policy: LeasePolicy[Row], row_id: str, token: int, lease_seconds: float
 ) -> bool:
-    """Prolong the lease; whether the work is to be cancelled. Raises `LeaseLostError`."""
+    """Extend the lease; return whether the work must be cancelled. Raises `LeaseLostError`."""
     row = lock_held(session, policy, row_id, token)
     row.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
     policy.note_renewal(session, row)
@@ -92,10 +92,10 @@ def release(
     *,
     counts: bool = True,
 ) -> None:
-    """Give the row back after its attempt ended early: it waits again, or it is given up.
+    """Return the row after an attempt that ended early: it waits again, or is given up.
 
-    An attempt that does not count, as when the worker was told to stop, uses up none of
-    `max_attempts`. Raises `LeaseLostError`.
+    With `counts=False`, for example if the worker was told to stop, the attempt does not count
+    towards `max_attempts`. Raises `LeaseLostError`.
     """
     row = lock_held(session, policy, row_id, token)
     _end_attempt(session, policy, row, clean_message(reason), max_attempts, counts=counts)
@@ -104,7 +104,7 @@ def release(
 def sweep(
     session: Session, policy: LeasePolicy[Row], max_attempts: int, limit: int = 100
 ) -> list[str]:
-    """Take rows away from workers that went silent, as `release` would; the ids of those rows."""
+    """Release the rows of workers that went silent, as `release` does, and return their ids."""
     swept = []
     for row in policy.lock_expired(session, limit):
         reason = f"The worker {row.lease_worker} stopped answering."
@@ -121,7 +121,7 @@ def requeue(
     *,
     counts: bool = True,
 ) -> EndedAttempt:
-    """Let the locked row wait for another worker; what its owner may be told of the attempt."""
+    """Put the locked row back into the queue and return its ended attempt."""
     ended = EndedAttempt(row.attempts, row.lease_worker, reason, counts)
     row.status, row.lease_worker, row.lease_expires_at = policy.waiting, None, None
     if not counts:
@@ -132,14 +132,14 @@ def requeue(
 
 
 def has_expired(policy: LeasePolicy[Row], row: Row, now: datetime) -> bool:
-    """Whether the row is held by a worker that went silent."""
+    """Return whether the row is held by a worker that went silent."""
     if row.status != policy.held:
         return False
     return row.lease_expires_at is None or row.lease_expires_at < now
 
 
 def _is_claimable(policy: LeasePolicy[Row], row: Row, now: datetime) -> bool:
-    """Whether the row waits for a worker, or lost the one it had."""
+    """Return whether the row waits for a worker or has lost its worker."""
     return row.status == policy.waiting or has_expired(policy, row, now)
 
 
@@ -152,7 +152,7 @@ def _end_attempt(
     *,
     counts: bool,
 ) -> None:
-    """After its worker is gone: end a cancelled row, give the row up, or let it wait again."""
+    """After the worker is gone, end the row if cancelled, give it up, or queue it again."""
     if policy.end_cancelled(session, row):
         return
     if counts and policy.ends_with_last_attempt and row.attempts >= max_attempts:

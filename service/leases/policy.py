@@ -1,4 +1,4 @@
-"""What is particular to one table of leased rows, behind one interface."""
+"""The interface through which leases handle the differences between tables."""
 
 from __future__ import annotations
 
@@ -21,39 +21,38 @@ class EndedAttempt:
     """An attempt at a row that ended before the row was done."""
 
     number: int
-    """How many attempts there had been by then, this one included."""
+    """Number of attempts so far, including this one."""
     worker: str | None
-    """Who held the row."""
+    """The worker that held the row."""
     reason: str
     counts: bool
-    """Whether it uses up one of the row's attempts."""
+    """Whether it counts as one of the row's attempts."""
 
 
 class LeasePolicy(ABC, Generic[Row]):
-    """How the rows of one table are leased. Has no state of its own.
+    """How the rows of one table are leased. It has no state.
 
     Every method that takes a row expects the caller to hold the row's lock.
     """
 
     table: type[Row]
     name: str
-    """What a row is called in messages."""
+    """Name of a row in messages."""
     waiting: str
     """The status of a row that waits for a worker."""
     held: str
     """The status of a row that a worker holds."""
     ends_with_last_attempt: bool = True
-    """Whether a row is given up as soon as its last attempt has ended, and not when it is next
-    claimed."""
+    """Whether a row is given up when its last attempt ends, instead of at its next claim."""
 
     def lock(self, session: Session, row_id: str) -> Row | None:
-        """The current row, locked until the transaction ends; None if nobody may work on it."""
+        """Return the current row, locked until the transaction ends; None if it is not open."""
         statement = select(self.table).where(self.table.id == row_id).with_for_update()
         options = {"populate_existing": True}
         return session.scalars(statement, execution_options=options).one_or_none()
 
     def lock_expired(self, session: Session, limit: int) -> Iterable[Row]:
-        """Up to `limit` held rows whose lease has expired, locked; those locked are passed over."""
+        """Lock and return up to `limit` rows with an expired lease; skip rows that are locked."""
         statement = (
             select(self.table)
             .where(
@@ -67,46 +66,46 @@ class LeasePolicy(ABC, Generic[Row]):
         return session.scalars(statement, execution_options={"populate_existing": True}).all()
 
     def is_cancelled(self, session: Session, row: Row) -> bool:  # noqa: ARG002
-        """Whether the work on the row is to stop because someone asked for it."""
+        """Return whether cancellation of the row was requested."""
         return False
 
     def end_cancelled(self, session: Session, row: Row) -> bool:  # noqa: ARG002
-        """End a row whose cancellation was asked for; whether that ended it."""
+        """End a row whose cancellation was requested; return whether it ended."""
         return False
 
     @abstractmethod
     def give_up(self, session: Session, row: Row, reason: str | None) -> None:
-        """End the row for good: no attempt is left. `reason` is None if none has just ended."""
+        """End the row for good, as no attempt is left; `reason` is None if none just ended."""
 
     @abstractmethod
     def requeue(self, session: Session, row: Row, ended: EndedAttempt) -> None:
-        """Do what else it takes for the row to wait again; its status and lease are changed."""
+        """Do what the table needs when a row is queued again; status and lease are already set."""
 
     @abstractmethod
     def enqueue(self, session: Session, row: Row) -> None:
-        """Write the message that brings the row to a worker."""
+        """Write the outbox message that sends the row to a worker."""
 
     @property
     @abstractmethod
     def waiting_since(self) -> ColumnElement[datetime]:
-        """When a row last began to wait."""
+        """Column with the time since which a row waits."""
 
     @property
     @abstractmethod
     def is_named(self) -> ColumnElement[bool]:
-        """Whether a message of the outbox is about the row."""
+        """Condition that an outbox message refers to the row."""
 
     @abstractmethod
     def select_waiting(self) -> Select[Row]:
-        """The rows in the order in which workers are to hear of them, locked."""
+        """Query for the waiting rows, locked, in the order in which workers get them."""
 
     def note_claim(self, session: Session, row: Row, silent_worker: str | None) -> None:
-        """Note that a worker took the row, from `silent_worker` if one had held it until then."""
+        """Record that a worker took the row, from `silent_worker` if one had held it."""
 
     def note_renewal(self, session: Session, row: Row) -> None:
-        """Prolong whatever else lives as long as the row's lease."""
+        """Extend everything else that is valid only as long as the row's lease."""
 
     def note_requeue(
         self, session: Session, row: Row, ended: EndedAttempt, max_attempts: int
     ) -> None:
-        """Tell the row's owner that it has to be done again."""
+        """Tell the row's owner that the work must be repeated."""

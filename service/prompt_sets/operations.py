@@ -43,7 +43,7 @@ def create_prompt_set(
     *,
     is_rows: bool = False,
 ) -> tuple[PromptSet, bool]:
-    """The tenant's set with this name, format and content, and whether it is new.
+    """Return the tenant's set with this name, format and content, and whether it is new.
 
     `quotas` are those of a tenant without its own; `is_rows` says that the JSON lines are rows of
     a task, not prompts. Raises `InvalidRequestError` and `QuotaExceededError`.
@@ -102,7 +102,7 @@ def list_prompt_sets(
 
 
 def choose_format(content_type: str, *, is_rows: bool = False) -> str:
-    """`text`, `jsonl` or `rows`. Raises `InvalidRequestError` for other content types."""
+    """Return `text`, `jsonl` or `rows`. Raises `InvalidRequestError` for other content types."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in _FORMATS:
         raise InvalidRequestError(

@@ -1,4 +1,4 @@
-"""Every query about prompt sets."""
+"""All queries on prompt sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.models import PromptSet
 
 
 def insert_if_new(session: Session, prompt_set: PromptSet) -> bool:
-    """Store the set unless the tenant has it already; whether it was stored."""
+    """Store the set unless the tenant already has it; return whether it was stored."""
     values = {
         column.name: getattr(prompt_set, column.name)
         for column in PromptSet.__table__.columns
@@ -23,7 +23,7 @@ def insert_if_new(session: Session, prompt_set: PromptSet) -> bool:
 
 
 def find_same(session: Session, like: PromptSet) -> PromptSet | None:
-    """The tenant's set with the same name, format and content."""
+    """Return the tenant's set with the same name, format and content, or None."""
     statement = select(PromptSet).where(
         PromptSet.tenant_id == like.tenant_id,
         PromptSet.name == like.name,
@@ -34,7 +34,7 @@ def find_same(session: Session, like: PromptSet) -> PromptSet | None:
 
 
 def find(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet | None:
-    """The tenant's set with this id."""
+    """Return the tenant's set with this id, or None."""
     statement = select(PromptSet).where(
         PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
     )
@@ -44,7 +44,7 @@ def find(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet | No
 def list_page(
     session: Session, tenant_id: str, after: PromptSet | None, limit: int
 ) -> Sequence[PromptSet]:
-    """Up to `limit` of the tenant's sets older than `after`, newest first."""
+    """Return up to `limit` of the tenant's sets older than `after`, newest first."""
     statement = select(PromptSet).where(PromptSet.tenant_id == tenant_id)
     if after is not None:
         position = tuple_(PromptSet.created_at, PromptSet.id)

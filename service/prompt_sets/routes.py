@@ -67,7 +67,7 @@ def create_prompt_set(
         Literal["prompts", "rows"], Query(description="Whether JSON lines are prompts or task rows")
     ] = "prompts",
 ) -> PromptSetView:
-    """Upload a file of prompts or rows; the same file and name again give the same set."""
+    """Upload a file of prompts or rows; the same file and name again return the same set."""
     with context.database.transaction() as session:
         prompt_set, is_new = operations.create_prompt_set(
             session,
@@ -84,7 +84,7 @@ def create_prompt_set(
 
 @router.get("", responses={404: {"description": "No such `after`"}})
 def list_prompt_sets(context: Context, reader: Reader, page_request: Paging) -> PromptSetList:
-    """One page of the tenant's prompt sets, newest first."""
+    """List one page of the tenant's prompt sets, newest first."""
     after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = operations.list_prompt_sets(session, reader.tenant_id, after, limit)
@@ -94,7 +94,7 @@ def list_prompt_sets(context: Context, reader: Reader, page_request: Paging) -> 
 
 @router.get("/{prompt_set_id}")
 def get_prompt_set(prompt_set_id: str, context: Context, reader: Reader) -> PromptSetView:
-    """One prompt set."""
+    """Get one prompt set."""
     with context.database.transaction() as session:
         found = operations.get_prompt_set(session, reader.tenant_id, prompt_set_id)
         return PromptSetView.model_validate(found, from_attributes=True)

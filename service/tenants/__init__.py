@@ -1,1 +1,1 @@
-"""Tenants: what they may keep, what they keep, and their end."""
+"""Tenants: their quotas, their usage and their deletion."""

@@ -1,4 +1,4 @@
-"""The rules of tenants: how much they may have, and how they end."""
+"""The rules of tenants: quotas and deletion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DELETE = {
 
 
 def view_tenant(session: Session, tenant_id: str, defaults: Quotas) -> TenantView:
-    """The tenant, what it may have and what it has. Raises `NotFoundError`."""
+    """Return the tenant with its quotas and usage. Raises `NotFoundError`."""
     tenant = repository.find(session, tenant_id)
     if tenant is None:
         raise NotFoundError("There is no such tenant.")
@@ -39,13 +39,13 @@ def view_tenant(session: Session, tenant_id: str, defaults: Quotas) -> TenantVie
 
 
 def load_quotas(session: Session, tenant_id: str, defaults: Quotas) -> Quotas:
-    """What the tenant may have."""
+    """Return the tenant's quotas."""
     tenant = repository.find(session, tenant_id)
     return defaults.model_copy(update=(tenant and tenant.quotas) or {})
 
 
 def set_quotas(session: Session, tenant: Tenant, changes: dict[str, int | None]) -> None:
-    """Give the tenant quotas of its own; None goes back to the settings'.
+    """Set quotas of the tenant's own; None restores the one from the settings.
 
     Raises pydantic's `ValidationError`.
     """
@@ -84,9 +84,9 @@ def check_room_for_key(session: Session, tenant_id: str, defaults: Quotas) -> No
 
 
 def delete_tenant(database: Database, store: ArtifactStore, tenant_id: str) -> None:
-    """Delete the tenant, its files and its rows; doing it again goes on where it broke off.
+    """Delete the tenant, its files and its rows; an interrupted deletion can be repeated.
 
-    Raises `NotFoundError`, and `ConflictError` while jobs are open or versions on their servers.
+    Raises `NotFoundError`, and `ConflictError` while jobs are open or versions are served.
     """
     with database.transaction() as session:
         if repository.find(session, tenant_id) is None:
@@ -104,7 +104,7 @@ def delete_tenant(database: Database, store: ArtifactStore, tenant_id: str) -> N
 
 
 def _lock(session: Session, tenant_id: str, defaults: Quotas) -> Quotas:
-    """What the tenant may have, with nobody else changing what it has."""
+    """Return the tenant's quotas, with its usage locked against changes."""
     return defaults.model_copy(update=repository.lock(session, tenant_id) or {})
 
 
@@ -117,7 +117,7 @@ def _check(name: str, used: int, more: int, limit: int) -> None:
 
 
 def _check_is_at_rest(session: Session, tenant_id: str) -> None:
-    """Raise `ConflictError` while work goes on for the tenant."""
+    """Raise `ConflictError` while the tenant has open jobs or served versions."""
     if count := repository.count_jobs(session, tenant_id, is_open=True):
         raise ConflictError(f"{count} jobs of the tenant have not ended. Cancel them, and wait.")
     served = select(ModelVersion.id).where(

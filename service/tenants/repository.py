@@ -1,4 +1,4 @@
-"""Every query about what tenants have, and the end of their rows."""
+"""All queries on tenants' usage, and the deletion of their rows."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _KEPT_IN_MIND = timedelta(days=1)
 
 
 def find(session: Session, tenant_id: str) -> Tenant | None:
-    """The tenant."""
+    """Return the tenant, or None."""
     return session.get(Tenant, tenant_id, populate_existing=True)
 
 
 def find_by_name(session: Session, name: str) -> Tenant | None:
-    """The tenant of this name."""
+    """Return the tenant with this name, or None."""
     return session.scalars(select(Tenant).where(Tenant.name == name)).one_or_none()
 
 
 def list_tenants(session: Session) -> list[Tenant]:
-    """Every tenant, by name."""
+    """Return all tenants, ordered by name."""
     return list(session.scalars(select(Tenant).order_by(Tenant.name)))
 
 
 def lock(session: Session, tenant_id: str) -> dict[str, Any] | None:
-    """The tenant's own quotas; whoever else changes what it has waits until the transaction ends.
+    """Return the tenant's own quotas, and block other changes of its usage until the commit.
 
-    Locked after keys and before everything else.
+    To avoid deadlocks, this lock is taken after those of keys and before all others.
     """
     statement = select(Tenant.quotas).where(Tenant.id == tenant_id)
     found = session.execute(statement.with_for_update(key_share=True)).scalar_one()
@@ -43,14 +43,14 @@ def lock(session: Session, tenant_id: str) -> dict[str, Any] | None:
 
 
 def measure_prompt_sets(session: Session, tenant_id: str) -> tuple[int, int]:
-    """How many prompt sets the tenant has, and their bytes."""
+    """Return the number of the tenant's prompt sets, and their bytes."""
     statement = select(func.count(), func.coalesce(func.sum(PromptSet.bytes), 0))
     count, size = session.execute(statement.where(PromptSet.tenant_id == tenant_id)).one()
     return count, int(size)
 
 
 def count_jobs(session: Session, tenant_id: str, *, is_open: bool = False) -> int:
-    """How many jobs the tenant has, or how many that have not ended."""
+    """Return the number of the tenant's jobs, or only of open ones."""
     statement = select(func.count(Job.id)).where(Job.tenant_id == tenant_id)
     if is_open:
         statement = statement.where(Job.status.in_(OPEN_STATUSES))
@@ -58,7 +58,7 @@ def count_jobs(session: Session, tenant_id: str, *, is_open: bool = False) -> in
 
 
 def measure_jobs(session: Session, tenant_id: str) -> int:
-    """Bytes of the tenant's jobs: specs as they are stored, and files."""
+    """Return the bytes of the tenant's jobs: stored specs and files."""
     specs = select(func.coalesce(func.sum(func.pg_column_size(Job.spec)), 0))
     files = select(func.coalesce(func.sum(JobArtifact.bytes), 0)).join(
         Job, Job.id == JobArtifact.job_id
@@ -68,7 +68,7 @@ def measure_jobs(session: Session, tenant_id: str) -> int:
 
 
 def count_keys(session: Session, tenant_id: str) -> int:
-    """How many keys of the tenant are valid or were revoked within a day."""
+    """Return how many keys of the tenant are valid or were revoked within the last day."""
     since = func.clock_timestamp() - _KEPT_IN_MIND
     counts = or_(ApiKey.revoked_at.is_(None), ApiKey.revoked_at > since)
     statement = select(func.count(ApiKey.id)).where(ApiKey.tenant_id == tenant_id, counts)
@@ -76,7 +76,7 @@ def count_keys(session: Session, tenant_id: str) -> int:
 
 
 def measure(session: Session, tenant_id: str) -> Usage:
-    """Everything that quotas limit and the database knows."""
+    """Return the tenant's usage of everything with a quota that the database knows."""
     prompt_sets, prompt_set_bytes = measure_prompt_sets(session, tenant_id)
     return Usage(
         prompt_sets=prompt_sets,
@@ -89,7 +89,7 @@ def measure(session: Session, tenant_id: str) -> Usage:
 
 
 def is_prompt_set_in_use(session: Session, tenant_id: str, prompt_set_id: str) -> bool:
-    """Whether a job of the tenant that has not ended names the set."""
+    """Return whether an open job of the tenant uses the set."""
     statement = select(Job.id).where(
         Job.tenant_id == tenant_id,
         Job.status.in_(OPEN_STATUSES),
@@ -99,7 +99,7 @@ def is_prompt_set_in_use(session: Session, tenant_id: str, prompt_set_id: str) -
 
 
 def list_files(session: Session, of_jobs: ColumnElement[bool]) -> Sequence[tuple[str, str]]:
-    """Job and hash of everything those jobs have in the artifact store."""
+    """Return job id and hash of everything that these jobs have in the artifact store."""
     files = select(JobArtifact.job_id, JobArtifact.sha256).join(Job, Job.id == JobArtifact.job_id)
     results = select(StageResult.job_id, StageResult.sha256).join(Job, Job.id == StageResult.job_id)
     rows = session.execute(files.where(of_jobs).union(results.where(of_jobs)))
@@ -107,7 +107,7 @@ def list_files(session: Session, of_jobs: ColumnElement[bool]) -> Sequence[tuple
 
 
 def delete_job(session: Session, job_id: str) -> None:
-    """Forget the job and every row that belongs to it."""
+    """Delete the job and all rows that belong to it."""
     for table in _list_tables():
         _delete_of_jobs(session, table, Job.id == job_id)
     session.execute(
@@ -116,7 +116,7 @@ def delete_job(session: Session, job_id: str) -> None:
 
 
 def delete_tenant(session: Session, tenant_id: str) -> None:
-    """Forget the tenant and all that belongs to it; a record that refers to no row stays."""
+    """Delete the tenant and all that belongs to it, except records that refer to no row."""
     for table in _list_tables():
         if "tenant_id" in table.c and table.foreign_keys:
             session.execute(delete(table).where(table.c.tenant_id == tenant_id))
@@ -128,12 +128,12 @@ def delete_tenant(session: Session, tenant_id: str) -> None:
 
 
 def _delete_of_jobs(session: Session, table: Table, of_jobs: ColumnElement[bool]) -> None:
-    """Delete the table's rows that refer to those jobs."""
+    """Delete the table's rows that refer to these jobs."""
     for key in table.foreign_keys:
         if key.column is Job.__table__.c.id:
             session.execute(delete(table).where(key.parent.in_(select(Job.id).where(of_jobs))))
 
 
 def _list_tables() -> list[Table]:
-    """Every table, those that refer to others before these."""
+    """Return all tables, each before those it refers to."""
     return list(reversed(Base.metadata.sorted_tables))

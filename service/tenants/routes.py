@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/tenant", tags=["tenant"], route_class=StrictJsonR
 
 @router.get("")
 def get_tenant(context: Context, reader: Reader) -> TenantView:
-    """The key's tenant: what it may have, and what it has."""
+    """Get the key's tenant, with its quotas and usage."""
     with context.database.transaction() as session:
         return operations.view_tenant(session, reader.tenant_id, context.settings.quotas)
 
