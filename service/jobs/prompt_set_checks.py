@@ -1,4 +1,4 @@
-"""Whether the prompt sets a spec names are the tenant's, of the right format and large enough."""
+"""Checks that a spec's prompt sets are the tenant's, of the right format and large enough."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.settings import Settings
 
 
 def check_prompt_sets(session: Session, tenant_id: str, spec: JobSpec, settings: Settings) -> None:
-    """Check every prompt set the spec names. Raises `InvalidRequestError`."""
+    """Check every prompt set that the spec names. Raises `InvalidRequestError`."""
     for task in spec.list_server_tasks():
         _check_server_task(task, settings)
     for use in spec.list_prompt_sets():
@@ -21,7 +21,7 @@ def check_prompt_sets(session: Session, tenant_id: str, spec: JobSpec, settings:
 
 
 def _check_use(session: Session, tenant_id: str, use: PromptSetUse) -> None:
-    """Raise `InvalidRequestError` if there is no such set, or not one for this field."""
+    """Raise `InvalidRequestError` if the set does not exist or does not suit this field."""
     found = repository.find_prompt_set_size(session, tenant_id, use.prompt_set_id)
     if found is None:
         raise InvalidRequestError(

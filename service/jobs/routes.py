@@ -23,7 +23,7 @@ from service.strict_bodies import StrictJsonRoute
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute)
 
 MAX_EVENT_ID = 9 * 10**18
-"""Nearly all of 64 bits; JSON, where numbers may be doubles, can say it exactly."""
+"""Slightly below the largest 64-bit integer, and exact as a double, as JSON numbers may be."""
 IfNoneMatch = Annotated[
     str | None, Header(description="An ETag; where it is still right, the answer is 304")
 ]
@@ -83,7 +83,7 @@ def submit_job(
 
 @router.get("", response_model=JobList, responses={404: {"description": "No such `after`"}})
 def list_jobs(context: Context, reader: Reader, page_request: Paging) -> Response:
-    """One page of the tenant's jobs, newest first."""
+    """List one page of the tenant's jobs, newest first."""
     after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = operations.list_jobs(session, reader.tenant_id, after, limit)
@@ -95,7 +95,7 @@ def list_jobs(context: Context, reader: Reader, page_request: Paging) -> Respons
 def get_job(
     job_id: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """One job, with an ETag."""
+    """Get one job, with an ETag."""
     with context.database.transaction() as session:
         body = view_job(operations.get_job(session, reader.tenant_id, job_id)).model_dump_json()
     headers = {"ETag": compute_etag(body)}
@@ -121,7 +121,7 @@ def delete_job(job_id: str, context: Context, submitter: Submitter) -> None:
     "/{job_id}/artifacts", status_code=204, response_class=Response, responses=_IN_THE_WAY
 )
 def delete_artifacts(job_id: str, context: Context, submitter: Submitter) -> None:
-    """Delete the files of a job that has ended; what was published from it stays."""
+    """Delete the files of a job that has ended; versions published from it stay."""
     operations.delete_artifacts(context.database, context.artifacts, submitter.tenant_id, job_id)
 
 
@@ -151,7 +151,7 @@ def get_events(
         ),
     ] = None,
 ) -> Response | EventList:
-    """A job's events, oldest first: a page of them, or a stream that resumes where it ended."""
+    """Get a job's events, oldest first: a page, or a stream that resumes where it ended."""
     if stream or "text/event-stream" in request.headers.get("accept", ""):
         start = after if last_event_id is None else _parse_event_id(last_event_id)
         return open_stream(context, reader, job_id, start)
@@ -170,7 +170,7 @@ def get_report(
     ] = ReportFormat.JSON,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The job's report."""
+    """Get the job's report."""
     return _download(context, reader, job_id, f"report.{format}", if_none_match, inline=True)
 
 
@@ -178,7 +178,7 @@ def get_report(
 def get_patch(
     job_id: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """The job's patch."""
+    """Get the job's patch."""
     return _download(context, reader, job_id, JobFile.PATCH, if_none_match)
 
 
@@ -186,12 +186,12 @@ def get_patch(
 def get_artifact(
     job_id: str, name: str, context: Context, reader: Reader, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """Any file the job lists."""
+    """Get any file that the job lists."""
     return _download(context, reader, job_id, name, if_none_match)
 
 
 def _parse_event_id(text: str) -> int:
-    """The event id in a `Last-Event-ID` header. Raises `InvalidRequestError`."""
+    """Return the event id in a `Last-Event-ID` header. Raises `InvalidRequestError`."""
     if text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) <= MAX_EVENT_ID:
         return int(text)
     raise InvalidRequestError(
@@ -209,7 +209,7 @@ def _download(
     *,
     inline: bool = False,
 ) -> Response:
-    """One of the job's files as a response."""
+    """Return one of the job's files as a response."""
     with context.database.transaction() as session:
         artifact = operations.get_artifact(session, reader.tenant_id, job_id, name)
     return build_download(context, artifact, if_none_match, inline=inline)

@@ -1,4 +1,4 @@
-"""A shard's changes of state. Every function here expects the caller to hold the job's row lock."""
+"""State changes of shards. Every function requires that the caller holds the job's row lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.models import Shard, ShardStatus, StageResult
 
 
 def list_held_shards(session: Session, job_id: str, worker: str | None) -> Sequence[Shard]:
-    """Every shard of the job that this worker holds, as the database has it now."""
+    """Return every shard of the job that this worker holds, freshly read from the database."""
     statement = select(Shard).where(
         Shard.job_id == job_id,
         Shard.status == ShardStatus.RUNNING,
@@ -23,7 +23,7 @@ def list_held_shards(session: Session, job_id: str, worker: str | None) -> Seque
 
 
 def prolong_shards_of(session: Session, job_id: str, worker: str | None, until: datetime) -> None:
-    """Renew every shard of the job that this worker holds: they live as long as its job lease."""
+    """Extend all shards of the job that this worker holds; they last as long as its job lease."""
     session.execute(
         update(Shard)
         .where(
@@ -36,9 +36,9 @@ def prolong_shards_of(session: Session, job_id: str, worker: str | None, until: 
 
 
 def delete_shards(session: Session, job_id: str) -> None:
-    """Forget the shards of a job that has ended: nobody needs or may run them any more.
+    """Delete the shards of a job that has ended, so that nobody runs them.
 
-    Their results stay known as the job's, so that their files are deleted in time.
+    Their results stay recorded with the job, so that their files are deleted in time.
     """
     key = func.concat(Shard.key, "/", Shard.position)
     name = func.concat(Shard.stage, " shard")

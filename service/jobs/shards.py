@@ -1,8 +1,8 @@
-"""What workers call to share a stage's work. The join of its parts is the table, not the broker.
+"""Functions for workers that share a stage's work; its parts meet in the table, not the broker.
 
-A shard is leased like a job: only the holder of its newest token may file a result, and the first
-result filed stays. Functions take an open session and never commit; each locks the job's row
-first and the shard's after it, so nothing here can lock in a circle.
+A shard is leased like a job: only the holder of its newest token may store a result, and the first
+result stays. Functions take an open session and never commit; each locks the job's row before the
+shard's, so they cannot deadlock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from service.outbox import enqueue
 
 @dataclass(frozen=True)
 class ShardClaim:
-    """A worker's right to one shard: file its result with `token` until the lease is lost."""
+    """A worker's claim on one shard: until the lease is lost, `token` may store its result."""
 
     shard_id: str
     job_id: str
@@ -42,13 +42,13 @@ class ShardClaim:
 
     @property
     def row_id(self) -> str:
-        """What is leased."""
+        """Id of the leased row."""
         return self.shard_id
 
 
 @dataclass(frozen=True)
 class ShardState:
-    """How far one shard is."""
+    """State of one shard."""
 
     shard_id: str
     position: int
@@ -65,7 +65,7 @@ def open_shards(
     input_sha256: str,
     count: int,
 ) -> None:
-    """Cut a stage into shards and tell other workers; what an earlier attempt cut stays.
+    """Split a stage into shards and offer them to other workers; existing shards are kept.
 
     Raises `LeaseLostError`.
     """
@@ -91,7 +91,7 @@ def open_shards(
 def list_shards(
     session: Session, job_id: str, token: int, stage: str, key: str
 ) -> list[ShardState]:
-    """Every shard of the stage, in order. Raises `LeaseLostError`."""
+    """Return every shard of the stage, in order. Raises `LeaseLostError`."""
     lock_lease(session, job_id, token)
     statement = (
         select(Shard.id, Shard.position, Shard.result_sha256, Shard.lease_worker)
@@ -104,9 +104,9 @@ def list_shards(
 def claim_shard(
     session: Session, shard_id: str, worker_id: str, lease_seconds: float, max_attempts: int = 3
 ) -> ShardClaim | None:
-    """A claim on the shard a message names, or None when there is nothing to do.
+    """Claim the shard that a message names; return None if there is nothing to do.
 
-    A shard that has no attempts left fails its job as `poison_job`.
+    If the shard has no attempts left, its job fails as `poison_job`.
     """
     shard = leases.claim(session, SHARDS, shard_id, worker_id, lease_seconds, max_attempts)
     return None if shard is None else _build_claim(session, shard)
@@ -121,10 +121,11 @@ def claim_next_shard(
     lease_seconds: float,
     max_attempts: int = 3,
 ) -> ShardClaim | None:
-    """A claim of the job's own worker on the first shard nobody works on, or None.
+    """Claim the first free shard for the job's own worker; return None if there is none.
 
-    It lives as long as the job's lease. Also None when the shard has no attempts left: the job is
-    failed as `poison_job` then, and the lease lost. Raises `LeaseLostError`.
+    The claim is valid as long as the job's lease. The result is also None if the shard has no
+    attempts left: the job has then failed as `poison_job`, and the lease is lost. Raises
+    `LeaseLostError`.
     """
     job = lock_lease(session, job_id, token)
     claimable = or_(
@@ -148,7 +149,7 @@ def claim_next_shard(
 
 
 def file_shard(session: Session, shard_id: str, token: int, result_sha256: str) -> None:
-    """File the shard's result. Raises `LeaseLostError`, also when a result is filed already."""
+    """Store the shard's result. Raises `LeaseLostError`, also if there already is one."""
     check_artifact_id(result_sha256)
     shard = leases.lock_held(session, SHARDS, shard_id, token)
     lock_artifact(session, result_sha256)
@@ -157,7 +158,7 @@ def file_shard(session: Session, shard_id: str, token: int, result_sha256: str) 
 
 
 def reopen_shard(session: Session, job_id: str, token: int, shard_id: str) -> None:
-    """Have a shard done again because the file of its result is gone. Raises `LeaseLostError`."""
+    """Queue a shard again because the file of its result is missing. Raises `LeaseLostError`."""
     lock_lease(session, job_id, token)
     shard = SHARDS.lock(session, shard_id)
     if shard is not None and shard.status == ShardStatus.SUCCEEDED:
@@ -166,14 +167,14 @@ def reopen_shard(session: Session, job_id: str, token: int, shard_id: str) -> No
 
 
 def fail_by_shard(session: Session, shard_id: str, token: int, code: str, message: str) -> None:
-    """End the whole job: its shard cannot be done, whoever tries. Raises `LeaseLostError`."""
+    """Fail the whole job, because no worker can do its shard. Raises `LeaseLostError`."""
     shard = leases.lock_held(session, SHARDS, shard_id, token)
     job, cleaned = session.get_one(Job, shard.job_id), clean_message(message)
     finish(session, job, JobStatus.FAILED, cleaned, error_code=code, error_message=cleaned)
 
 
 def _build_claim(session: Session, shard: Shard) -> ShardClaim:
-    """The right to the shard that its newest token gives."""
+    """Return the claim on the shard with its newest token."""
     job = session.get_one(Job, shard.job_id)
     return ShardClaim(
         shard_id=shard.id,

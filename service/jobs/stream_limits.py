@@ -1,4 +1,4 @@
-"""How many event streams may be open at once in this process: by key, by tenant, in all."""
+"""Limits on open event streams in this process: per key, per tenant, and in all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class StreamLimits:
         self._lock = threading.Lock()
 
     def take(self, identity: Identity, of_tenant: int) -> None:
-        """Count one more stream; the tenant may have that many.
+        """Count one more stream; `of_tenant` is the tenant's limit.
 
-        Raises `TooManyStreamsError`; then none was counted.
+        Raises `TooManyStreamsError` without counting it.
         """
         limits = (self._in_all, of_tenant, self._of_key)
         with self._lock:
@@ -34,7 +34,7 @@ class StreamLimits:
             self._open.update(_name(identity))
 
     def give(self, identity: Identity) -> None:
-        """Count one less; names without streams are forgotten."""
+        """Count one stream less; owners without streams are forgotten."""
         with self._lock:
             self._open.subtract(_name(identity))
             for name in _name(identity):
@@ -46,5 +46,5 @@ _OWNERS = ("This process of the service", "This tenant", "This API key")
 
 
 def _name(identity: Identity) -> tuple[str, str, str]:
-    """What a stream counts for."""
+    """Return the owners for whom a stream counts."""
     return "", identity.tenant_id, identity.key_id

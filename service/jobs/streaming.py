@@ -1,4 +1,4 @@
-"""A job's events as a server-sent stream, and its files as downloads."""
+"""A job's events as a stream of server-sent events, and its files as downloads."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from service.tenants.operations import load_quotas
 
 _KEEP_ALIVE_SECONDS = 15
 _SEND_SECONDS = 60.0
-"""A client that takes nothing for this long is let go."""
+"""A client that reads nothing for this many seconds is disconnected. Chosen by hand."""
 _CHUNK_BYTES = 256 * 1024
 
 
 class EventStream(EventSourceResponse):
-    """A job's events as they come; however it ends, it no longer counts as open."""
+    """A stream of a job's events; however it ends, it then no longer counts as open."""
 
     def __init__(self, content: AsyncIterator[bytes], release: Callable[[], None]) -> None:
         super().__init__(content, ping=_KEEP_ALIVE_SECONDS, sep="\r\n", send_timeout=_SEND_SECONDS)
@@ -44,7 +44,10 @@ class EventStream(EventSourceResponse):
 
 
 def open_stream(context: AppContext, reader: Identity, job_id: str, after: int) -> EventStream:
-    """The stream of a job's events after `after`. Raises `NotFoundError`, `TooManyStreamsError`."""
+    """Return the stream of a job's events after id `after`.
+
+    Raises `NotFoundError` and `TooManyStreamsError`.
+    """
     with context.database.transaction() as session:
         job = operations.get_job(session, reader.tenant_id, job_id)
         newest = repository.find_newest_event(session, job.id)
@@ -58,7 +61,7 @@ def open_stream(context: AppContext, reader: Identity, job_id: str, after: int) 
 def build_download(
     context: AppContext, artifact: JobArtifact, if_none_match: str | None, *, inline: bool
 ) -> Response:
-    """The artifact's content; 304 if the client has it."""
+    """Return the response with the artifact's content, or a 304 if the client has it."""
     etag = f'"{artifact.sha256}"'
     headers = {"ETag": etag, "X-Content-SHA256": artifact.sha256}
     if is_known_etag(etag, if_none_match):
@@ -74,10 +77,10 @@ def build_download(
 
 
 class Download(StreamingResponse):
-    """A stored artifact in pieces, straight from its store, its hash checked before the first.
+    """Streams an artifact from its store in chunks, after its hash was checked.
 
-    Downloads have threads of their own: no other request waits while one is hashed or read. One
-    that nobody takes holds an open file and nothing else. Raises `ArtifactNotFoundError` and
+    Downloads have their own threads, so that no other request waits while one is hashed or read. A
+    stalled download holds only an open file. Raises `ArtifactNotFoundError` and
     `ArtifactCorruptError` before anything is sent.
     """
 
@@ -99,12 +102,12 @@ class Download(StreamingResponse):
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    """What a download holds until it is asked for."""
+    """Return an empty stream, the body of a download until it is served."""
     return
     yield b""
 
 
 async def _read_chunks(source: IO[bytes], threads: CapacityLimiter) -> AsyncIterator[bytes]:
-    """The stream's content in pieces."""
+    """Yield the stream's content in chunks."""
     while chunk := await run_sync(source.read, _CHUNK_BYTES, limiter=threads):
         yield chunk

@@ -1,4 +1,4 @@
-"""A job's changes of state. Every function here expects the caller to hold the job's row lock."""
+"""State changes of jobs. Every function requires that the caller holds the job's row lock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def append_event(
     data: Mapping[str, Any] | None = None,
     level: Level = "info",
 ) -> None:
-    """Record that something happened to the job, and tell webhooks that want to know."""
+    """Record an event of the job, and notify the webhooks that want it."""
     session.add(
         Event(job_id=job_id, type=type, level=level, message=message, data=dict(data or {}))
     )
@@ -48,7 +48,7 @@ def finish(
     error_code: str | None = None,
     error_message: str | None = None,
 ) -> None:
-    """End the job for good: give back its lease, close its stages, record the last event."""
+    """End the job for good: release its lease, close its stages, record the last event."""
     now = fetch_now(session)
     job.status, job.verdict, job.finished_at = status, verdict, now
     job.error_code, job.error_message = error_code, error_message
@@ -70,7 +70,7 @@ def cancel(session: Session, job: Job) -> None:
 def fail_as_poison(
     session: Session, job: Job, reason: str, what: str = "The job", times: int | None = None
 ) -> None:
-    """Give the job up because it, or one of its shards, ended its worker too often."""
+    """Fail the job because it, or one of its shards, killed its worker too often."""
     message = (
         f"{what} ended its worker {times or job.attempts} times and was given up. Last reason: "
         f"{reason} Look at the worker's log, then submit the job again, smaller if it ran out of "
@@ -87,7 +87,7 @@ def fail_as_poison(
 
 
 def _close_stages(session: Session, job_id: str, status: JobStatus, now: datetime) -> None:
-    """Leave no stage of a finished job open: running ones failed, pending ones were skipped."""
+    """Close the stages of a finished job: mark running ones as failed, pending ones as skipped."""
     session.flush()
     interrupted = "The job was cancelled." if status is JobStatus.CANCELLED else None
     of_job = update(Stage).where(Stage.job_id == job_id)

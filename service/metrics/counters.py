@@ -1,7 +1,7 @@
-"""What this process counts; every metric's labels are few and known beforehand.
+"""Counters of this process; every metric has few label values, known in advance.
 
-Labels are kinds, stages, routes, pools and the like, never a tenant, a job or a user's words. The
-gateway's own are in `service.gateway.metrics`, the workers' in `workers.running.measures`.
+Labels are kinds, stages, routes, pools and the like, never a tenant, a job or user text. The
+gateway's own metrics are in `service.gateway.metrics`, the workers' in `workers.running.measures`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 REGISTRY = CollectorRegistry()
-"""Everything that is counted in this process."""
+"""Registry of all counters of this process."""
 
 ReconcilerAction = Literal["load", "unload", "live", "reject", "retry", "suspend", "move"]
 

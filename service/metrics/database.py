@@ -1,4 +1,4 @@
-"""The figures of the database as Prometheus's metrics, asked for at most every few seconds."""
+"""Figures from the database as Prometheus metrics, queried at most every few seconds."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from service.metrics.figures import Figures, load_figures
 logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 10.0
-"""How old the figures may be that a scrape is told; every process asks for itself."""
+"""Largest age of the figures that a scrape gets; every process queries its own. Chosen by hand."""
 
 
 class DatabaseCollector(Collector):
-    """What stands in the database and the broker; every process of one service tells the same.
+    """Collects figures from database and broker; they are the same in every process of a service.
 
-    Whoever sums over processes counts double: take the maximum. While the database is away its
+    So take the maximum over processes, not the sum. While the database is unreachable, its
     figures are missing and `excise_database_up` is 0.
     """
 
@@ -39,7 +39,7 @@ class DatabaseCollector(Collector):
         self._asked_at: float | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """The figures, from a moment ago where they were just asked for."""
+        """Yield the figures, cached if they were queried a moment ago."""
         with self._lock:
             now = time.monotonic()
             if self._asked_at is None or now - self._asked_at > FRESH_SECONDS:
@@ -49,11 +49,11 @@ class DatabaseCollector(Collector):
         yield from metrics
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering asks no database."""
+        """Return nothing, so that registering does not query the database."""
         return []
 
     def _ask_database(self) -> list[Metric]:
-        """The figures, or that there are none."""
+        """Return the database's figures, or only that it is down."""
         try:
             with self._database.transaction() as session:
                 figures = load_figures(session, self._silent_seconds)
@@ -63,7 +63,7 @@ class DatabaseCollector(Collector):
         return list(build_database_metrics(figures))
 
     def _ask_broker(self) -> list[Metric]:
-        """How many messages wait at the broker."""
+        """Return the number of messages that wait at the broker, or only that it is down."""
         try:
             return list(build_broker_metrics(self._broker.count_messages()))
         except RedisError as error:
@@ -72,7 +72,7 @@ class DatabaseCollector(Collector):
 
 
 def build_broker_metrics(messages: int) -> Iterator[Metric]:
-    """What is told of a broker that answered."""
+    """Yield the metrics of a broker that answered."""
     yield _build_up("broker", is_up=True)
     yield GaugeMetricFamily(
         "excise_broker_messages", "Messages at the broker that no worker has taken yet.", messages
@@ -80,7 +80,7 @@ def build_broker_metrics(messages: int) -> Iterator[Metric]:
 
 
 def build_database_metrics(figures: Figures) -> Iterator[Metric]:
-    """Every figure of a database that answered as a metric."""
+    """Yield every figure of a database that answered, as a metric."""
     yield _build_up("database", is_up=True)
     jobs = GaugeMetricFamily(
         "excise_jobs",
@@ -121,7 +121,7 @@ def build_database_metrics(figures: Figures) -> Iterator[Metric]:
 
 
 def _build_labelled(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
-    """A gauge with one label."""
+    """Return a gauge with one label."""
     metric = GaugeMetricFamily(name, text, labels=[label])
     for value, count in values.items():
         metric.add_metric([value], count)
@@ -129,5 +129,5 @@ def _build_labelled(name: str, text: str, label: str, values: dict[str, int]) ->
 
 
 def _build_up(part: str, *, is_up: bool) -> Metric:
-    """Whether a part answered."""
+    """Return the gauge that says whether a part of the service answered."""
     return GaugeMetricFamily(f"excise_{part}_up", f"Whether the {part} answered.", int(is_up))

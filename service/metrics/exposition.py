@@ -1,4 +1,4 @@
-"""All of a process's metrics as Prometheus reads them."""
+"""All metrics of a process in Prometheus's text format."""
 
 from __future__ import annotations
 

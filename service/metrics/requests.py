@@ -1,4 +1,4 @@
-"""How long requests wait for their answers, by route."""
+"""The time until requests are answered, by route."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.metrics.counters import HTTP_SECONDS
 
 UNROUTED = "none"
-"""The route of requests that were refused before one was found, or for which there is none."""
+"""Route label of requests refused before routing, or without a route."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestMetrics:
-    """Observes every request; the label is the route's template, so there are few."""
+    """Measures every request; the label is the route's template, so there are few values."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request and note when its answer began."""
+        """Serve one request and measure the time until its answer began."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

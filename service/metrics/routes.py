@@ -1,4 +1,4 @@
-"""`/metrics`: for Prometheus, which shows a token or asks from this machine."""
+"""`/metrics`: for Prometheus, with a token or from this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter(tags=["metrics"])
 
 @router.get("/metrics", response_class=Response, include_in_schema=False)
 def get_metrics(request: Request, context: Context) -> Response:
-    """What this process counted, and the figures of the database."""
+    """Get this process's counters, and the figures from the database."""
     _check_access(request, context.settings)
     return Response(context.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
@@ -39,7 +39,7 @@ def _check_access(request: Request, settings: Settings) -> None:
 
 
 def _is_loopback(request: Request) -> bool:
-    """Whether the request comes from this machine."""
+    """Return whether the request comes from this machine."""
     try:
         return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:  # a socket's path, or none

@@ -1,4 +1,4 @@
-"""How much room the artifact store has left, where that is a folder."""
+"""Free space of the artifact store, if it is a folder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from prometheus_client.registry import Collector
 
 
 class StorageCollector(Collector):
-    """Bytes of the file system that artifacts lie on; nothing for a store on S3."""
+    """Collects bytes of the file system that holds the artifacts; nothing for S3."""
 
     def __init__(self, location: str) -> None:
         self._folder = None if "://" in location else Path(location)
 
     def collect(self) -> Iterator[Metric]:
-        """Free and total bytes, as long as the folder is there."""
+        """Yield free and total bytes, if the folder exists."""
         if self._folder is None or not self._folder.is_dir():
             return
         usage = shutil.disk_usage(self._folder)
@@ -31,5 +31,5 @@ class StorageCollector(Collector):
         yield metric
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering looks at no disk."""
+        """Return nothing, so that registering does not access the disk."""
         return []

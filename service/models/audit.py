@@ -13,7 +13,7 @@ from service.models.base import Base, CreatedAt
 class AuditEntry(Base):
     """One change. The database refuses to update or delete it (migration 0007).
 
-    It outlives what it is about, its tenant and its key too, so nothing here refers to a row.
+    It outlives its target, its tenant and its key, so no column here is a foreign key.
     """
 
     __tablename__ = "audit_log"
@@ -25,12 +25,12 @@ class AuditEntry(Base):
     actor: Mapped[str]
     """A key's id, `operator <user>@<host>` for the command line, or `service`."""
     source: Mapped[str | None]
-    """The address a request came from; empty for what came from no request."""
+    """Address from which the request came; empty if there was no request."""
     request_id: Mapped[str | None]
     trace_id: Mapped[str | None]
     action: Mapped[str]
-    """What was done, `<noun>.<verb>`; see `service.audit.recording.Action`."""
+    """The kind of change, `<noun>.<verb>`; see `service.audit.recording.Action`."""
     target: Mapped[str]
     """The id or name of what was changed."""
     data: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """What else tells the change from others of its kind; never a secret or a prompt."""
+    """Further details of the change; never a secret or a prompt."""

@@ -1,4 +1,4 @@
-"""What every table shares: the declarative base, column types and identifiers."""
+"""Common parts of all tables: the declarative base, column types and identifiers."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Leased:
     id: Mapped[str] = mapped_column(primary_key=True)
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(default=0)
-    """How often a worker took it, attempts that do not count excepted."""
+    """Number of times a worker took it, without attempts that do not count."""
     lease_token: Mapped[int] = mapped_column(default=0)
-    """Fencing token: grows with every claim; only the holder of the newest may write."""
+    """Fencing token: increases with every claim; only the holder of the newest may write."""
     lease_worker: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
 
 
 def new_id(prefix: str) -> str:
-    """A fresh identifier, `<prefix>_<24 hex digits>`."""
+    """Return a new identifier, `<prefix>_<24 hex digits>`."""
     return f"{prefix}_{secrets.token_hex(12)}"

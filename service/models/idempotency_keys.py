@@ -1,4 +1,4 @@
-"""Idempotency keys: which job or version a repeated request already made."""
+"""Idempotency keys: the job or version that a repeated request already created."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.models.base import Base, CreatedAt
 
 
 class IdempotencyKey(Base):
-    """One `Idempotency-Key` of a tenant, the request it stood for and what it made."""
+    """One `Idempotency-Key` of a tenant, with its request and what that created."""
 
     __tablename__ = "idempotency_keys"
 
@@ -19,7 +19,7 @@ class IdempotencyKey(Base):
     job_id: Mapped[str] = mapped_column(
         ForeignKey("jobs.id", deferrable=True, initially="DEFERRED")
     )
-    """The job it made, or whose version it made."""
+    """The job that the request created, or whose version it created."""
     version_id: Mapped[str | None] = mapped_column(
         ForeignKey("model_versions.id", deferrable=True, initially="DEFERRED")
     )

@@ -31,6 +31,6 @@ class OutboxMessage(Base):
     version_id: Mapped[str | None] = mapped_column(ForeignKey("model_versions.id"))
     """The version of the job to build; empty when the message is about something else."""
     traceparent: Mapped[str | None]
-    """W3C trace context of whoever wrote it; empty where nothing is traced."""
+    """W3C trace context in which it was written; empty without tracing."""
     created_at: Mapped[CreatedAt]
     sent_at: Mapped[datetime | None]

@@ -9,7 +9,7 @@ from service.models.base import Base, CreatedAt
 
 
 class PromptSet(Base):
-    """One uploaded file of prompts, kept as it came."""
+    """One uploaded file of prompts, stored unchanged."""
 
     __tablename__ = "prompt_sets"
     __table_args__ = (UniqueConstraint("tenant_id", "name", "format", "sha256"),)

@@ -1,4 +1,4 @@
-"""Served models: versions, the aliases that point at them, what happened, what was observed."""
+"""Served models: versions, the aliases that point at them, events, and the state of pools."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from excise.names import VersionKind, VersionStatus
 from service.models.base import Base, CreatedAt, Leased
 
 WANTED_STATUSES = (VersionStatus.BUILT, VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
-"""Those that belong on a server."""
+"""Statuses of versions that belong on a server."""
 CALLABLE_STATUSES = (VersionStatus.LIVE, VersionStatus.UNAVAILABLE)
-"""Those applications may name: they answer, or did and will again."""
+"""Statuses of versions that applications may call: they answer, or did so and will again."""
 ENDED_STATUSES = (VersionStatus.FAILED, VersionStatus.RETIRED)
 
 
@@ -62,10 +62,10 @@ class ModelVersion(Leased, Base):
     pool: Mapped[str]
     """Name of the serving pool, see the settings."""
     max_rank: Mapped[int]
-    """Largest adapter rank the pool took when this was published."""
+    """Largest adapter rank that the pool accepted when this was published."""
     verdict: Mapped[str]
     abilities: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """An `AbilitiesView` of the job's report; None where nothing is on record."""
+    """An `AbilitiesView` from the job's report; None if nothing is on record."""
     patch_sha256: Mapped[str]
     files: Mapped[dict[str, str]] = mapped_column(default=dict)
     """Artifact hash by file name; filled in by the builder."""
@@ -78,7 +78,7 @@ class ModelVersion(Leased, Base):
     target_alias: Mapped[str | None]
     """The alias that moves here once the first canary has passed."""
     served_name: Mapped[str | None]
-    """What it is called on its server; a new name each time it is loaded."""
+    """Its name on its server; a new one each time it is loaded."""
     created_at: Mapped[CreatedAt]
     queued_at: Mapped[CreatedAt]
     """When it last became `queued`."""
@@ -89,7 +89,7 @@ class ModelVersion(Leased, Base):
 
 
 class Alias(Base):
-    """A name applications call; it points at one version, or splits between two."""
+    """A name for applications to call; it points at one version, or splits between two."""
 
     __tablename__ = "aliases"
     __table_args__ = (
@@ -109,10 +109,10 @@ class Alias(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     version_id: Mapped[str]
     previous_version_id: Mapped[str | None]
-    """Where a rollback leads."""
+    """The version to which a rollback leads."""
     split_version_id: Mapped[str | None]
     split_percent: Mapped[int | None]
-    """How many of a hundred requests go to `split_version_id`."""
+    """Percentage of requests that go to `split_version_id`."""
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[CreatedAt]
 
@@ -132,7 +132,7 @@ class ServingEvent(Base):
     alias: Mapped[str | None]
     version_id: Mapped[str | None] = mapped_column(ForeignKey("model_versions.id"))
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
-    """Who did it; empty for what the service did by itself."""
+    """The key that caused it; empty if the service acted by itself."""
     from_version_id: Mapped[str | None]
     to_version_id: Mapped[str | None]
     reason: Mapped[str | None]
@@ -142,14 +142,14 @@ class ServingEvent(Base):
 
 
 class PoolState(Base):
-    """What the reconciler last saw of one serving pool."""
+    """State of one serving pool, as the reconciler last saw it."""
 
     __tablename__ = "pool_states"
     __table_args__ = (CheckConstraint("status IN ('up', 'down', 'refused')", name="status"),)
 
     name: Mapped[str] = mapped_column(primary_key=True)
     status: Mapped[str]
-    """`refused`: it answers, but not as this service needs it; `detail` says why."""
+    """`refused`: it answers but is not usable for this service; `detail` says why."""
     detail: Mapped[str]
     server_version: Mapped[str | None]
     checked_at: Mapped[CreatedAt]

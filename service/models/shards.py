@@ -1,4 +1,4 @@
-"""Shards: the parts a stage's work is cut into, so that several workers may share it."""
+"""Shards: the parts into which a stage's work is split, so that several workers can share it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from service.models.base import Base, CreatedAt, Leased
 
 
 class ShardStatus(StrEnum):
-    """Where one shard is on its way."""
+    """Status of a shard."""
 
     PENDING = "pending"
     """Waiting for a worker, for the first time or again."""
     RUNNING = "running"
     """Held by a worker through a lease."""
     SUCCEEDED = "succeeded"
-    """Its result is filed."""
+    """Its result is stored."""
 
 
 class Shard(Leased, Base):
     """One part of a stage of an unfinished job, its lease and its result.
 
-    The rows are the join of the parts: a stage is whole when all its shards have a result.
-    They are removed when the job ends. Whoever changes one holds its job's row lock.
+    The rows join the parts: a stage is complete when all its shards have a result. They are removed
+    when the job ends. Changing one requires the row lock of its job.
     """
 
     __tablename__ = "shards"
@@ -43,13 +43,13 @@ class Shard(Leased, Base):
     key: Mapped[str]
     """The stage's key: a hash of everything its result depends on."""
     position: Mapped[int]
-    """Place in the order in which the results are put together."""
+    """Position in the order in which the results are combined."""
     input_sha256: Mapped[str]
-    """The artifact the stage works from."""
+    """The artifact that is the stage's input."""
     status: Mapped[str] = mapped_column(default=ShardStatus.PENDING)
     result_sha256: Mapped[str | None]
     last_reason: Mapped[str | None]
     """Why the latest attempt ended early."""
     pending_since: Mapped[CreatedAt]
     lease_worker: Mapped[str | None]
-    """Who holds the shard, or who filed its result."""
+    """The worker that holds the shard or stored its result."""

@@ -1,4 +1,4 @@
-"""Tenants: who owns the rows."""
+"""Tenants: the owners of all other rows."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ class Tenant(Base):
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[CreatedAt]
     quotas: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """Quotas that differ from the settings', by name."""
+    """Quotas that differ from those in the settings, by name."""

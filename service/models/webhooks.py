@@ -1,4 +1,4 @@
-"""Webhooks, and the messages to them: an outbox of its own, written with what it tells of."""
+"""Webhooks and their messages: an outbox of its own, written in the transaction it reports."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from service.models.base import Base, CreatedAt
 
 
 class Secret(TypeDecorator[SecretStr]):
-    """A text that shows itself in no message: signing needs it as it is, so no hash will do."""
+    """A secret text, masked in messages; stored in plain text because signing needs it."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: SecretStr | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """The text for the database."""
+        """Return the text for the database."""
         return None if value is None else value.get_secret_value()
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> SecretStr | None:  # noqa: ARG002
-        """The text from the database, covered."""
+        """Return the text from the database, masked."""
         return None if value is None else SecretStr(value)
 
 
 class Webhook(Base):
-    """One address that is told of what happens to a tenant's jobs and versions."""
+    """One address that is notified about a tenant's jobs and versions."""
 
     __tablename__ = "webhooks"
     __table_args__ = (
@@ -51,10 +51,10 @@ class Webhook(Base):
     previous_secret: Mapped[SecretStr | None] = mapped_column(Secret)
     previous_secret_until: Mapped[datetime | None]
     failing_since: Mapped[datetime | None]
-    """When attempts began to fail; emptied by one that goes well."""
+    """When attempts began to fail; cleared by a successful one."""
     busy_until: Mapped[datetime | None]
-    """Until when a process may be posting to it, one message at a time; in the past, when one
-    last did."""
+    """Until when a process may be posting a message to it, one at a time; if in the past, the end
+    of the last post."""
     created_at: Mapped[CreatedAt]
 
 
@@ -81,13 +81,13 @@ class WebhookDelivery(Base):
     number: Mapped[int] = mapped_column(Identity(always=True), unique=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
     event_id: Mapped[str]
-    """The same for every webhook that is told of the same thing."""
+    """The same for all webhooks that are notified of the same event."""
     type: Mapped[str]
     body: Mapped[str]
-    """JSON, byte for byte as it is signed."""
+    """The JSON text that is signed, byte for byte."""
     status: Mapped[str] = mapped_column(default=DeliveryStatus.PENDING)
     attempts: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
-    """What came of each."""
+    """The result of each attempt."""
     tries_left: Mapped[int]
     next_attempt_at: Mapped[datetime | None]
     created_at: Mapped[CreatedAt]

@@ -1,4 +1,4 @@
-"""Workers: their heartbeats are what "alive" means."""
+"""Workers: one is alive as long as its heartbeats are recent."""
 
 from __future__ import annotations
 
