@@ -1,4 +1,4 @@
-"""Where the commands find the home and the database: the environment is read here."""
+"""The home and the database of the commands, from the environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_database_url() -> str:
 
 @contextmanager
 def open_database() -> Iterator[Database]:
-    """The database, for commands that work on it directly."""
+    """Open the database, for commands that work on it directly."""
     try:
         database = Database(find_database_url(), pool_size=1, max_overflow=0)
         try:

@@ -1,4 +1,4 @@
-"""`excise serve`: the demo's correction, published and answering beside its base."""
+"""`excise serve`: publishes the demo's correction and serves it beside its base."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What is served, and for how long."""
+    """Settings of `excise serve`."""
 
     demo: DemoOptions
     exit_after_snippet: bool = False
@@ -62,7 +62,7 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class Snippets:
-    """Two ways to ask the gateway, as a user would type them; no proxy gets to see the key."""
+    """Two ways to call the gateway, as a user would type them, without proxies seeing the key."""
 
     url: str
     base: str
@@ -224,7 +224,7 @@ def publish(client: Client, job: JobView, say: Say) -> VersionView:
 
 
 def choose_prompt(client: Client, job: JobView) -> str:
-    """The held-out prompt of the report on which the correction does most."""
+    """Return the report's held-out prompt on which the correction has the largest effect."""
     report = read_report(client.fetch_report(job.id))
     given = report.samples if isinstance(report, CorrectionReport) else []
     samples = [sample for sample in given if sample.split is Split.HELD_OUT] or given
@@ -234,7 +234,7 @@ def choose_prompt(client: Client, job: JobView) -> str:
 
 
 def show(snippets: Snippets, console: Console) -> None:
-    """Print both snippets, run them and print what they give."""
+    """Print both snippets, run them and print their output."""
     console.print(Text(f"\nWith curl:\n\n{snippets.curl}\n"))
     answer = _run(["bash", "-c", snippets.curl], snippets, "curl")
     console.print(Text(clean(_read_text(answer), keep_lines=True)))
@@ -247,7 +247,7 @@ def show(snippets: Snippets, console: Console) -> None:
 
 
 def describe_next_steps(stack: EmbeddedStack) -> str:
-    """What a user types in another terminal to go on."""
+    """Return what a user types in another terminal to continue."""
     return (
         "\nIt goes on answering. In another terminal:\n"
         f"  export EXCISE_HOME={stack.home} EXCISE_URL={stack.url}\n"

@@ -32,7 +32,7 @@ Prepare = Callable[[str, int, str, Path], Vllm]
 
 
 class CheckpointServer:
-    """The server of one pool: started, restarted, drained and ended as the database says."""
+    """The server of one pool: started, restarted, drained and stopped as the database demands."""
 
     def __init__(
         self, pool: str, prepare: Prepare, guardian: Guardian, report: Callable[[str], None]
@@ -49,7 +49,7 @@ class CheckpointServer:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """URL of the server."""
         return f"http://{HOST}:{self._port}"
 
     def look(self, database: Database, store: ArtifactStore, served_folder: Path) -> None:
@@ -69,12 +69,12 @@ class CheckpointServer:
             self._begin(database, wanted, folder)
 
     def ask_to_stop(self) -> None:
-        """Let the server finish what it has begun; `stop` waits for it."""
+        """Let the server finish its open requests; `stop` waits for it."""
         if self._server is not None:
             self._server.ask_to_stop()
 
     def stop(self) -> None:
-        """End the server, by force once its grace is over."""
+        """Stop the server, by force after its grace period."""
         if self._server is not None:
             self._server.stop()
         self._server = self._version_id = self._kill_at = None
@@ -100,7 +100,7 @@ class CheckpointServer:
         self._server.start()
 
     def _let_go(self, server: Supervised) -> None:
-        """Ask the server to finish what it has begun, and end it once its grace is over."""
+        """Ask the server to finish its open requests, and stop it after its grace period."""
         now = time.monotonic()
         if self._kill_at is None:
             server.ask_to_stop()
@@ -117,7 +117,7 @@ def estimate_bytes(folder: Path, kv_cache_gib: int) -> int:
 
 
 def find_free_bytes() -> int | None:
-    """Memory that can be had without swapping; None where Linux does not say."""
+    """Return the bytes of memory available without swapping, or None if unknown."""
     try:
         lines = _MEMORY.read_text(encoding="ascii").splitlines()
     except OSError:

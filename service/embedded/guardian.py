@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.05
 
 
 def read_groups(lines: Iterable[str]) -> dict[int, int]:
-    """The groups left at end of file, with the signal that ends each."""
+    """Return the groups still registered at end of file, with the signal that stops each."""
     groups: dict[int, int] = {}
     for line in lines:
         match line.split():
@@ -33,7 +33,7 @@ def read_groups(lines: Iterable[str]) -> dict[int, int]:
 
 
 def end_groups(groups: dict[int, int], grace_seconds: float = GRACE_SECONDS) -> None:
-    """Ask every group to end; kill what has not after `grace_seconds`."""
+    """Ask every group to end, and kill those that still run after `grace_seconds`."""
     for group, number in groups.items():
         signal_group(group, number)
     deadline = time.monotonic() + grace_seconds
@@ -44,7 +44,7 @@ def end_groups(groups: dict[int, int], grace_seconds: float = GRACE_SECONDS) -> 
 
 
 def is_alive(group: int) -> bool:
-    """Whether the group has a process, be it one that ended and was not collected yet."""
+    """Return whether the group has a process, including one that ended but was not reaped."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -55,7 +55,7 @@ def is_alive(group: int) -> bool:
 
 
 def signal_group(group: int, number: int) -> None:
-    """Send the signal, if there is still somebody to send it to."""
+    """Send the signal, if the group still exists."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
@@ -63,7 +63,7 @@ def signal_group(group: int, number: int) -> None:
 
 
 def main() -> None:
-    """Wait for the supervisor's end."""
+    """Wait until the supervisor has ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end_groups(read_groups(sys.stdin))

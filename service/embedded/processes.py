@@ -27,7 +27,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class StackError(UserError):
-    """The embedded stack cannot start or go on; the message says what to do."""
+    """The embedded stack cannot start or continue; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Program:
     stop_signal: signal.Signals = signal.SIGTERM
     grace_seconds: float = 5.0
     ends_its_children: bool = False
-    """Only its first process is asked to stop; it tells the others when it is time."""
+    """Whether only its first process is asked to stop, which then stops the others."""
     account: pwd.struct_passwd | None = None
     """Run as this system user; as the current one by default."""
 
@@ -63,15 +63,15 @@ class Guardian:
         )
 
     def watch(self, group: int, number: int) -> None:
-        """End this group when the supervisor is gone."""
+        """Register the group, to be ended when the supervisor dies."""
         self._write(f"+ {group} {number}\n")
 
     def forget(self, group: int) -> None:
-        """The group has ended; its number may soon belong to somebody else."""
+        """Unregister a group that has ended, because its id may be reused."""
         self._write(f"- {group}\n")
 
     def close(self) -> None:
-        """End the guardian, and with it whatever it still watches."""
+        """End the guardian and all groups that it still watches."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -82,7 +82,7 @@ class Guardian:
             self._process.wait()
 
     def _write(self, line: str) -> None:
-        """One line to the guardian; without it the parent-death signal still holds on Linux."""
+        """Send a line to the guardian; if it is gone, Linux's parent-death signal still works."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.write(line)
@@ -104,7 +104,7 @@ class ChildProcess:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """The exit status once the process has ended; what is left of its group goes with it."""
+        """Wait for the process to end, kill the rest of its group and return the exit status."""
         if self._process.returncode is None and self._has_exited():
             # Before the leader is collected: until then nobody else can get the group's number.
             guardian.signal_group(self.pid, signal.SIGKILL)
@@ -113,7 +113,7 @@ class ChildProcess:
         return self._process.returncode
 
     def wait(self, timeout_seconds: float) -> int | None:
-        """The exit status, or None if the process still runs when the time is over."""
+        """Return the exit status, or None if the process still runs after the time limit."""
         deadline = time.monotonic() + timeout_seconds
         while (status := self.poll()) is None and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
@@ -127,7 +127,7 @@ class ChildProcess:
             send(self.pid, self.program.stop_signal)
 
     def stop(self) -> None:
-        """End the process, by force once its grace is over."""
+        """Stop the process, by force after its grace period."""
         self.ask_to_stop()
         if self.wait(self.program.grace_seconds) is None:
             guardian.signal_group(self.pid, signal.SIGKILL)
@@ -136,7 +136,7 @@ class ChildProcess:
             self._guardian.forget(self.pid)
 
     def read_log_tail(self, lines: int = 8) -> str:
-        """The last lines this run has written."""
+        """Return the last lines that this run has written."""
         try:
             with self.program.log.open("rb") as log:
                 log.seek(self._log_start)
@@ -169,7 +169,7 @@ class ChildProcess:
         return process
 
     def _has_exited(self) -> bool:
-        """Whether the process has ended, without collecting it."""
+        """Return whether the process has ended, without reaping it."""
         try:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
         except ChildProcessError:
@@ -177,7 +177,7 @@ class ChildProcess:
 
 
 class Supervised:
-    """A program that is started again, ever more slowly, whenever it ends."""
+    """A program that is restarted whenever it ends, after growing pauses."""
 
     STEADY_SECONDS = 60.0
     MAX_PAUSE_SECONDS = 30.0
@@ -192,12 +192,12 @@ class Supervised:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the present run, if there is one."""
+        """Process id of the current run, or None."""
         return self._child.pid if self._child else None
 
     @property
     def has_ended(self) -> bool:
-        """Whether a run is over and the next one has not begun."""
+        """Whether a run has ended and the next one has not started yet."""
         return self._child is None or self._child.poll() is not None
 
     def start(self) -> None:
@@ -206,7 +206,7 @@ class Supervised:
         self._started_at = time.monotonic()
 
     def check(self, report: Callable[[str], None]) -> None:
-        """Notice an end; start again once the pause after it is over."""
+        """Detect that the program ended, and restart it after the pause."""
         now = time.monotonic()
         if self._child is None:
             if now >= self._restart_at:
@@ -243,7 +243,7 @@ class Supervised:
 
 
 class IgnoredInterrupts:
-    """While it lasts, Ctrl-C and SIGTERM do not interrupt the main thread: clean-up is short."""
+    """Ignore Ctrl-C and SIGTERM in the main thread within the context, for a short clean-up."""
 
     def __enter__(self) -> Self:
         self._handlers = {}
@@ -263,7 +263,7 @@ class IgnoredInterrupts:
 
 
 def describe_status(status: int) -> str:
-    """An exit status in words: `exit status 1`, or the name of the signal."""
+    """Return an exit status in words: `exit status 1`, or the name of the signal."""
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -273,14 +273,14 @@ def describe_status(status: int) -> str:
 
 
 def rotate_log(path: Path) -> None:
-    """Move a log that has grown large aside; one generation is kept."""
+    """Rotate a log that has grown large; one old file is kept."""
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > _MAX_LOG_BYTES:
             path.replace(path.with_suffix(".old.log"))
 
 
 def _read_tail(path: Path, lines: int = 8) -> str:
-    """The last lines of a file, if it is there."""
+    """Return the last lines of a file, if it exists."""
     try:
         return _tail(path.read_text(errors="replace"), lines)
     except OSError:

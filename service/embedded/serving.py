@@ -51,7 +51,7 @@ _TARGETS = {
     "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
 }
-"""By `model_type`: the projections of families that call them otherwise than most."""
+"""`model_type` → the projections' names, for families that differ from most."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class ServingOptions:
     """What is served."""
 
     model: str
-    """The base as jobs call it; its folder is looked for under the model roots."""
+    """Name of the base, as in jobs; its folder is searched for in the model roots."""
     adapters: int = 3
     checkpoints: int = 2
-    """Whole checkpoints served at once, each by a process of its own: with two, the next one is
-    up before the alias leaves the last one."""
+    """Number of whole checkpoints served at once, each by its own process; with two, the next one
+    is ready before the alias leaves the current one."""
     max_rank: int = 8
     max_model_len: int = 1024
 
 
 class EmbeddedServing:
-    """The stack's vLLM servers and what the API has to know of them."""
+    """The stack's vLLM servers, and their settings for the API."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class EmbeddedServing:
 
     @property
     def api_environment(self) -> dict[str, str]:
-        """What the API needs in its environment; nobody else does."""
+        """Environment variables for the API only."""
         base_model = self._options.model
         pools = [
             ServingPool(
@@ -139,21 +139,21 @@ class EmbeddedServing:
         }
 
     def start(self, database_url: str, artifacts: str) -> None:
-        """Look after the checkpoints' servers from now on, in a thread."""
+        """Start the thread that supervises the servers of checkpoints."""
         self._thread = threading.Thread(
             target=self._watch, args=(database_url, artifacts), name="checkpoints", daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and the checkpoints' servers; the other one is the stack's to end."""
+        """Stop the thread and the checkpoints' servers; the stack stops the base's server."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def _watch(self, database_url: str, artifacts: str) -> None:
-        """Keep the servers that the database wants, until the stack stops."""
+        """Run the servers that the database demands, until the stack stops."""
         database = Database(database_url, pool_size=1, max_overflow=0)
         store = open_artifact_store(artifacts)
         clean_at = 0.0
@@ -174,7 +174,7 @@ class EmbeddedServing:
             database.dispose()
 
     def _clean(self, database: Database) -> None:
-        """Delete the files of versions that ended a while ago and whose content nobody needs."""
+        """Delete files of versions that ended a while ago, unless another version needs them."""
 
         def find_needed() -> Sequence[Mapping[str, str]]:
             with database.transaction() as session:
@@ -184,7 +184,7 @@ class EmbeddedServing:
             logger.info("deleted %s", name)
 
     def _prepare_checkpoint(self, name: str, port: int, served_name: str, folder: Path) -> Vllm:
-        """A server for the checkpoint in a folder, like the base's."""
+        """Return a server for the checkpoint in a folder, set up like the base's."""
         options = replace(
             self._base.options,
             kind=PoolKind.CHECKPOINT,
@@ -195,7 +195,7 @@ class EmbeddedServing:
         return self._prepare(name, options, port)
 
     def _describe_base(self, models: Path) -> VllmOptions:
-        """The base's server. Raises `StackError` when the model is not there."""
+        """Return the base's server. Raises `StackError` if the model does not exist."""
         folder = models / self._options.model
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -229,7 +229,7 @@ class EmbeddedServing:
 
 
 def name_checkpoint_pools(count: int) -> list[str]:
-    """What the pools of that many servers of whole checkpoints are called."""
+    """Return the names of the pools for this many servers of whole checkpoints."""
     return [CHECKPOINT_POOL, *(f"{CHECKPOINT_POOL}-{number}" for number in range(2, count + 1))][
         :count
     ]
@@ -237,7 +237,7 @@ def name_checkpoint_pools(count: int) -> list[str]:
 
 @contextmanager
 def _outages_logged(what: str) -> Iterator[None]:
-    """Log what may pass by itself; the next look tries again."""
+    """Log errors that may be temporary; the next round tries again."""
     try:
         yield
     except (SQLAlchemyError, ExciseError, OSError, ValueError) as error:

@@ -46,7 +46,7 @@ Reporter = Callable[[str], None]
 
 
 class EmbeddedStack:
-    """All of Excise on this machine, for as long as the `with` block lasts.
+    """All of Excise on this machine, running as long as the `with` block.
 
     `EXCISE_DATABASE_URL` and `EXCISE_BROKER_URL`, where set, name servers that are used as they
     are and never stopped. If this process is killed, the parts end within seconds.
@@ -82,7 +82,7 @@ class EmbeddedStack:
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """URL of the API."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
@@ -132,12 +132,12 @@ class EmbeddedStack:
             run_to_end(self._program(log_name, arguments), self._guardian, timeout_seconds, hand_on)
 
     def wait(self) -> None:
-        """Return once the stack is being stopped."""
+        """Wait until the stack is being stopped."""
         while not self._stopping.wait(1.0):
             pass
 
     def stop(self) -> None:
-        """End every part this stack started, the database last. Can be called again."""
+        """Stop every part that this stack started, the database last. May be called again."""
         with IgnoredInterrupts():
             self._stopping.set()
             if self._supervisor is not None:
@@ -159,7 +159,7 @@ class EmbeddedStack:
                 self._lock = None
 
     def _stop_parts(self) -> None:
-        """End the API and the workers together, then the broker, then the database."""
+        """Stop the API and the workers together, then the broker, then the database."""
         servers = [part for part in self._parts if part.program.name in {"postgres", "valkey"}]
         clients = [part for part in self._parts if part not in servers]
         for part in clients:
@@ -187,7 +187,7 @@ class EmbeddedStack:
         self._supervisor.start()
 
     def _make_folders(self) -> None:
-        """The home and what is in it. What is kept here is for the owner's eyes."""
+        """Create the home and its folders; only the owner can read logs and artifacts."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             for name in ("logs", "artifacts"):
@@ -241,7 +241,7 @@ class EmbeddedStack:
         self._serving.start(self.database_url, self._environment["EXCISE_ARTIFACTS"])
 
     def _launch(self, program: Program) -> Supervised:
-        """Start one part and keep it; it is known before it runs, so it is always stopped."""
+        """Start one part; it is registered before it runs, so that it is always stopped."""
         assert self._guardian is not None
         part = Supervised(program, self._guardian)
         self._parts.append(part)
@@ -278,7 +278,7 @@ class EmbeddedStack:
         defaults: Mapping[str, str] | None = None,
         grace_seconds: float = 5.0,
     ) -> Program:
-        """A program of ours, in the stack's environment."""
+        """Return one of our programs, with the stack's environment."""
         return Program(
             name=name,
             arguments=arguments,
@@ -309,13 +309,13 @@ class EmbeddedStack:
             time.sleep(0.2)
 
     def _find_missing(self) -> str | None:
-        """What is still waited for, in words."""
+        """Return in words what the stack is still waiting for."""
         if self._serving is not None and not self._serving.base.answers():
             return "vLLM does not answer"
         return fetch_missing(self.url)
 
     def _write_state(self) -> None:
-        """Leave a note for `excise keys` and the like in the home."""
+        """Write a note into the home, from which `excise keys` and others find the stack."""
         state = RunningStack(pid=os.getpid(), url=self.url, database_url=self.database_url)
         path = self.home / STATE_NAME
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -323,7 +323,7 @@ class EmbeddedStack:
             file.write(state.model_dump_json())
 
     def _supervise(self) -> None:
-        """Start parts again that end, until the stack is stopped."""
+        """Restart parts that end, until the stack is stopped."""
         while not self._stopping.wait(_WATCH_SECONDS):
             for part in self._parts:
                 try:
@@ -333,7 +333,7 @@ class EmbeddedStack:
 
 
 def fetch_missing(url: str) -> str | None:
-    """What the API at `url` still waits for, in words; None when it is ready, workers included."""
+    """Return in words what the API at `url` waits for; None if it and its workers are ready."""
     try:
         answer: Any = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()
         checks: dict[str, Any] = answer["checks"]
@@ -346,7 +346,7 @@ def fetch_missing(url: str) -> str | None:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Raise `StackError` if something already listens where the API is to answer."""
+    """Raise `StackError` if another program already listens at the API's address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -25,7 +25,7 @@ _READY_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Valkey:
-    """Where the broker is and how it is started."""
+    """The broker's location and its command."""
 
     program: Program
     port: int
@@ -72,7 +72,7 @@ def prepare_valkey(folder: Path, log: Path) -> Valkey:
 
 
 def find_free_port() -> int:
-    """A loopback port nobody listens on at the moment."""
+    """Return a loopback port that is currently free."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])

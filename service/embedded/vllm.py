@@ -21,7 +21,7 @@ from service.embedded.valkey import find_free_port
 
 HOST = "127.0.0.1"
 SERVED_BASE = "base"
-"""What an embedded server calls the checkpoint it was started with."""
+"""Name under which an embedded server serves the checkpoint it was started with."""
 
 _READY_SECONDS = 300.0
 _POLL_SECONDS = 0.25
@@ -33,20 +33,20 @@ PROJECTIONS = (
     *("q_proj", "k_proj", "v_proj", "o_proj"),
     *("gate_proj", "up_proj", "down_proj"),
 )
-"""What most families call the projections of a layer, each of which a correction may change."""
+"""Names of a layer's projections in most families; a correction may change each of them."""
 
 
 @dataclass(frozen=True)
 class VllmOptions:
-    """How one server is to be."""
+    """Settings of one server."""
 
     model: Path
     """The checkpoint's folder."""
     served_name: str = SERVED_BASE
-    """What requests call it."""
+    """Its name in requests."""
     kind: PoolKind = PoolKind.LORA
     adapters: int = 3
-    """Adapters it can hold at once; it gets one slot more, which changes nothing."""
+    """Number of adapters it can hold at once; one further slot holds an adapter of zeros."""
     max_rank: int = 8
     """Largest adapter rank; every adapter costs as much as one of this rank."""
     target_modules: Sequence[str] = PROJECTIONS
@@ -55,7 +55,7 @@ class VllmOptions:
     kv_cache_gib: int = 1
     dtype: ComputeDtype = ComputeDtype.FLOAT32
     drain_seconds: int = 0
-    """How long it finishes what it has begun when it is told to stop."""
+    """Seconds that it may take to finish its requests when told to stop."""
 
     @property
     def slots(self) -> int:
@@ -65,7 +65,7 @@ class VllmOptions:
 
 @dataclass(frozen=True)
 class Vllm:
-    """Where a server is and how it is started."""
+    """A server's location and its command."""
 
     program: Program
     options: VllmOptions
@@ -112,7 +112,7 @@ def prepare_vllm(
     port: int | None = None,
     api_key: str | None = None,
 ) -> Vllm:
-    """A server on loopback, with a port and a key of its own unless given; nothing is started."""
+    """Return a server on loopback, with a new port and key unless given; it is not started."""
     port, api_key = port or find_free_port(), api_key or secrets.token_hex(24)
     program = Program(
         name=name,
@@ -127,7 +127,7 @@ def prepare_vllm(
 
 
 def build_arguments(options: VllmOptions, port: int) -> list[str]:
-    """The command line; no secret is on it."""
+    """Return the command line, which holds no secret."""
     arguments = [
         *("serve", str(options.model), "--served-model-name", options.served_name),
         *("--host", HOST, "--port", str(port), "--dtype", options.dtype, "--enforce-eager"),

@@ -46,7 +46,7 @@ EventLimit = Annotated[int, Query(ge=1, le=1000, description="How many to list")
 
 @contextmanager
 def _changing(context: AppContext) -> Iterator[Session]:
-    """One transaction, after which the gateway looks every name up anew."""
+    """Open a transaction, after which the gateway reloads all names."""
     with context.database.transaction() as session:
         yield session
     context.gateway.router.forget()
@@ -68,7 +68,7 @@ def publish(
     request: PublishRequest | None = None,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> VersionView:
-    """Publish a job's correction; the answer is the version, which goes live by and by."""
+    """Publish a job's correction; returns the version, which becomes live later."""
     with _changing(context) as session:
         version, is_new = publish_job(
             session,
@@ -86,7 +86,7 @@ def publish(
 
 @router.get("/versions", responses={404: {"description": "No such `after`"}})
 def list_versions(context: Context, reader: Reader, page_request: Paging) -> VersionList:
-    """One page of the tenant's versions, newest first."""
+    """List one page of the tenant's versions, newest first."""
     after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = versions.list_versions(session, reader.tenant_id, after, limit)
@@ -95,7 +95,7 @@ def list_versions(context: Context, reader: Reader, page_request: Paging) -> Ver
 
 @router.get("/versions/{version_id}")
 def get_version(version_id: str, context: Context, reader: Reader) -> VersionView:
-    """One version."""
+    """Get one version."""
     with context.database.transaction() as session:
         return view_version(versions.get_version(session, reader.tenant_id, version_id))
 
@@ -108,7 +108,7 @@ def list_version_events(
     after: AfterEvent = 0,
     limit: EventLimit = 100,
 ) -> ServingEventList:
-    """What happened to a version, oldest first."""
+    """List a version's events, oldest first."""
     with context.database.transaction() as session:
         page, has_more = versions.list_events(session, reader.tenant_id, version_id, after, limit)
         return ServingEventList(data=[view_event(event) for event in page], has_more=has_more)
@@ -128,7 +128,7 @@ def list_version_events(
     },
 )
 def get_version_file(version_id: str, name: str, context: Context, reader: Reader) -> Response:
-    """One of a version's files, as PEFT and vLLM read it."""
+    """Get one of a version's files, as PEFT and vLLM read it."""
     with context.database.transaction() as session:
         sha256 = versions.get_file(session, reader.tenant_id, version_id, name)
     headers = {
@@ -147,7 +147,7 @@ def retire_version(
     publisher: Publisher,
     request: RetireRequest | None = None,
 ) -> VersionView:
-    """Take a version that no alias points at off its server."""
+    """Remove a version to which no alias points from its server."""
     reason = request.reason if request else None
     with _changing(context) as session:
         return view_version(
@@ -159,7 +159,7 @@ def retire_version(
 
 @router.get("/aliases")
 def list_aliases(context: Context, reader: Reader) -> AliasList:
-    """The tenant's aliases, by name."""
+    """List the tenant's aliases, by name."""
     with context.database.transaction() as session:
         found = repository.list_aliases(session, reader.tenant_id)
         return AliasList(data=[view_alias(alias) for alias in found])
@@ -167,7 +167,7 @@ def list_aliases(context: Context, reader: Reader) -> AliasList:
 
 @router.get("/aliases/{alias}")
 def get_alias(alias: str, context: Context, reader: Reader) -> AliasView:
-    """One alias."""
+    """Get one alias."""
     with context.database.transaction() as session:
         return view_alias(aliases.get_alias(session, reader.tenant_id, alias))
 
@@ -176,7 +176,7 @@ def get_alias(alias: str, context: Context, reader: Reader) -> AliasView:
 def promote_alias(
     alias: str, request: PromoteRequest, context: Context, publisher: Publisher
 ) -> AliasView:
-    """Point an alias at a live version; an alias that does not exist is made."""
+    """Point an alias at a live version; an alias that does not exist is created."""
     with _changing(context) as session:
         return view_alias(
             aliases.promote(
@@ -194,7 +194,7 @@ def promote_alias(
 def roll_back_alias(
     alias: str, context: Context, publisher: Publisher, request: RollbackRequest | None = None
 ) -> AliasView:
-    """Undo an alias's latest change: end its split, or go back to the version before."""
+    """Undo an alias's latest change: end its split, or return to the previous version."""
     reason = request.reason if request else None
     with _changing(context) as session:
         return view_alias(
@@ -231,7 +231,7 @@ def list_alias_events(
     after: AfterEvent = 0,
     limit: EventLimit = 100,
 ) -> ServingEventList:
-    """What happened to an alias, oldest first: who, when, why."""
+    """List an alias's events, oldest first: who changed it, when and why."""
     with context.database.transaction() as session:
         page, has_more = aliases.list_events(session, reader.tenant_id, alias, after, limit)
         return ServingEventList(data=[view_event(event) for event in page], has_more=has_more)
@@ -239,7 +239,7 @@ def list_alias_events(
 
 @router.get("/pools")
 def list_pools(context: Context, _: Reader) -> PoolList:
-    """The serving pools, and how they were last seen."""
+    """List the serving pools with their last known state."""
     pools = context.settings.serving_pools
     with context.database.transaction() as session:
         states = {state.name: state for state in repository.list_pool_states(session)}

@@ -1,7 +1,7 @@
-"""A served version's changes of state, as its reconciler makes them.
+"""State changes of served versions, made by the reconciler.
 
-Each function takes the served name the reconciler goes by and does nothing if the version has
-another one by now, or does not belong on a server any more.
+Each function takes the served name that the reconciler knows, and does nothing if the version has
+another name by now or no longer belongs on a server.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NO_CHECKPOINT_POOL = (
 
 
 def give_name(session: Session, version_id: str, served_name: str) -> ModelVersion | None:
-    """The version, about to be loaded under a new name; no request reaches it until it is live.
+    """Give the version the name under which it is about to be loaded, and return it.
 
-    None when it does not belong on a server any more.
+    No request reaches it until it is live. Returns None if it no longer belongs on a server.
     """
     version = repository.lock_wanted(session, version_id)
     if version is None:
@@ -40,9 +40,9 @@ def give_name(session: Session, version_id: str, served_name: str) -> ModelVersi
 
 
 def suspend_all(session: Session, pool: str, why: str) -> int:
-    """Take the pool's live versions out of traffic until their canary has passed again; how many.
+    """Suspend the pool's live versions until their canaries pass again; return their number.
 
-    Whatever they were called on their server, they will be called something else.
+    They will get new names on their server.
     """
     count = 0
     for wanted in repository.list_wanted(session, pool):
@@ -55,9 +55,9 @@ def suspend_all(session: Session, pool: str, why: str) -> int:
 
 
 def mark_live(session: Session, version_id: str, served_name: str, prompts: int) -> bool:
-    """Let requests reach the version, whose canary has passed; whether it came to that.
+    """Make the version live after its canary passed; return whether it became live.
 
-    The first time, the alias it was published for moves to it.
+    The first time, the alias for which it was published moves to it.
     """
     found = repository.lock_wanted_with_alias(session, version_id)
     if found is None or found.served_name != served_name:
@@ -81,10 +81,10 @@ def mark_live(session: Session, version_id: str, served_name: str, prompts: int)
 
 
 def reject(session: Session, version_id: str, served_name: str | None, problem: str) -> None:
-    """The version does not do on its server what it should: no request reaches it.
+    """Stop requests to the version, because it does not answer on its server as it should.
 
-    One that was never live has failed for good, and the alias it was meant for stays where it
-    was. One that was live stays wanted: the next attempt may go better.
+    A version that was never live has failed for good, and the alias for which it was published
+    does not move. One that was live before is tried again.
     """
     version = repository.lock_wanted(session, version_id)
     if version is None or version.served_name != served_name:
@@ -101,7 +101,7 @@ def reject(session: Session, version_id: str, served_name: str | None, problem: 
 
 
 def note_problem(session: Session, version_id: str, problem: str) -> None:
-    """Say why the version is not on its server yet."""
+    """Record why the version is not on its server yet."""
     version = repository.lock_wanted(session, version_id)
     if version is not None:
         version.error_message = clean_message(problem)
@@ -110,9 +110,9 @@ def note_problem(session: Session, version_id: str, problem: str) -> None:
 def move_to_checkpoint_pool(
     session: Session, version: ModelVersion, pools: Sequence[ServingPool]
 ) -> None:
-    """Send a version that turned out to be a whole checkpoint to a server for those.
+    """Move a version that turned out to be a whole checkpoint to a pool for checkpoints.
 
-    Without one, or with every one taken, it has failed.
+    If there is no free one, the version fails.
     """
     if not pools:
         reject(session, version.id, version.served_name, _NO_CHECKPOINT_POOL)
@@ -129,7 +129,7 @@ def move_to_checkpoint_pool(
 
 
 def _leave_live(session: Session, version: ModelVersion, why: str) -> None:
-    """Take a live version out of traffic."""
+    """Make a live version unavailable."""
     if version.status == VersionStatus.LIVE:
         version.status = VersionStatus.UNAVAILABLE
         append_event(session, version, "unavailable", why)

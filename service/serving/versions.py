@@ -48,7 +48,10 @@ def list_events(
 
 
 def get_file(session: Session, tenant_id: str, version_id: str, name: str) -> str:
-    """The artifact hash of one of the version's files. Raises `NotFoundError`, `NotReadyError`."""
+    """Return the artifact hash of one of the version's files.
+
+    Raises `NotFoundError` and `NotReadyError`.
+    """
     version = get_version(session, tenant_id, version_id)
     if (sha256 := version.files.get(name)) is not None:
         return sha256
@@ -60,7 +63,7 @@ def get_file(session: Session, tenant_id: str, version_id: str, name: str) -> st
 def retire(
     session: Session, tenant_id: str, version_id: str, *, key_id: str, reason: str | None = None
 ) -> ModelVersion:
-    """The version, to be taken off its server; retiring it twice is no error.
+    """Retire the version, so that its server unloads it; retiring it twice is no error.
 
     Raises `NotFoundError`, and `ConflictError` while an alias sends requests to it.
     """
@@ -82,10 +85,10 @@ def retire(
 
 
 def retire_superseded(session: Session, base_model: str) -> int:
-    """Retire the whole checkpoints that aliases have left behind; how many.
+    """Retire whole checkpoints that no alias needs any more; return their number.
 
-    That is one an alias once pointed at, and to which no alias points or can go back any more.
-    One that was only ever called by its id stays.
+    These are checkpoints at which an alias once pointed, and to which no alias now points or can
+    roll back. A checkpoint that was only called by its id stays.
     """
     versions = repository.lock_formerly_aliased_checkpoints(session, base_model)
     # Only now: whoever points an alias at a version locks the version first.
@@ -105,6 +108,6 @@ def retire_superseded(session: Session, base_model: str) -> int:
 
 
 def _end(session: Session, version: ModelVersion) -> None:
-    """The version is wanted on no server any more."""
+    """Mark the version as no longer wanted on any server."""
     version.status, version.ended_at = VersionStatus.RETIRED, fetch_now(session)
     version.lease_worker = version.lease_expires_at = None

@@ -1,4 +1,4 @@
-"""Turning rows of serving into what the API shows. Pure."""
+"""Conversion of serving rows to API objects, without side effects."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def view_event(event: ServingEvent) -> ServingEventView:
 
 
 def view_pool(pool: ServingPool, state: PoolState | None) -> PoolView:
-    """The pool object; where the server is stays with the operator."""
+    """Return the pool object, without the server's address, which is the operator's."""
     return PoolView.model_validate(
         {
             "name": pool.name,

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.tracing import build_trace_headers
 
 MIN_VERSION = (0, 18)
-"""Oldest vLLM (major, minor) whose adapter end points behave as expected here."""
+"""Oldest vLLM (major, minor) whose adapter endpoints behave as this client expects."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -36,7 +36,7 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
 class VllmError(Exception):
-    """Anything that goes wrong between this client and a vLLM server."""
+    """Base class of the errors of this client."""
 
 
 class VllmUnreachableError(VllmError):
@@ -64,7 +64,7 @@ class UnknownServedModelError(VllmRefusalError):
 
 
 class AdapterAlreadyLoadedError(VllmRefusalError):
-    """An adapter of this name is loaded already; unload it first, or take another name."""
+    """An adapter with this name is already loaded; unload it first, or use another name."""
 
 
 class AdapterRankError(VllmRefusalError):
@@ -73,11 +73,11 @@ class AdapterRankError(VllmRefusalError):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One name the server answers to."""
+    """One model name that the server serves."""
 
     name: str
     path: str | None
-    """Where its files came from, on the server's machine."""
+    """Path of its files on the server's machine."""
     parent: str | None
     """The base model's name, for an adapter."""
 
@@ -87,11 +87,11 @@ class Completion:
     """One greedy continuation."""
 
     token_ids: tuple[int, ...]
-    """The generated tokens, an end-of-sequence token included where one was generated."""
+    """The generated tokens, including an end-of-sequence token if one was generated."""
     text: str
     finish_reason: str | None
     logprobs: tuple[float, ...]
-    """Natural-log probability of each generated token; empty unless asked for."""
+    """Natural logarithm of each generated token's probability; empty unless requested."""
 
 
 class _Card(BaseModel):
@@ -162,13 +162,13 @@ class VllmServer:
         await self._http.aclose()
 
     async def version(self) -> str:
-        """The server's version. Raises `VllmVersionError` below `MIN_VERSION`."""
+        """Return the server's version. Raises `VllmVersionError` below `MIN_VERSION`."""
         text = _read(_Version, await self._request("GET", "/version")).version
         check_version(text)
         return text
 
     async def health(self) -> bool:
-        """Whether the server answers and its engine works."""
+        """Return whether the server answers and its engine works."""
         try:
             await self._request("GET", "/health")
         except (VllmUnreachableError, VllmRefusalError):
@@ -176,7 +176,7 @@ class VllmServer:
         return True
 
     async def models(self) -> tuple[ServedModel, ...]:
-        """Every name the server answers to: its base model and the loaded adapters."""
+        """Return every model name that the server serves: its base and the loaded adapters."""
         cards = _read(_Cards, await self._request("GET", "/v1/models")).data
         return tuple(ServedModel(card.id, card.root, card.parent) for card in cards)
 
@@ -191,7 +191,7 @@ class VllmServer:
         await self._request("POST", "/v1/load_lora_adapter", body, timeout=_LOAD_TIMEOUT)
 
     async def unload_adapter(self, name: str) -> None:
-        """Take `name` away. Raises `UnknownServedModelError` when it is not loaded."""
+        """Unload `name`. Raises `UnknownServedModelError` if it is not loaded."""
         await self._request("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
     async def complete(

@@ -31,7 +31,7 @@ _DOCS_POLICY = (
 
 @router.get("/", response_class=HTMLResponse)
 def get_home() -> str:
-    """What this is, and where to go."""
+    """Get the home page."""
     return _HOME
 
 

@@ -72,7 +72,9 @@ def test_every_call_and_object_of_the_api_is_described_and_documented() -> None:
     for method, path, _ in list_operations(document):
         assert f"`{method} {path}`" in calls.text
     assert "## CorrectionSpec { #correctionspec }" in objects.text
-    assert "Largest mean of KL(base ‖ corrected), nats per token." in objects.text  # a field's docstring
+    assert (
+        "Largest mean of KL(base ‖ corrected), nats per token." in objects.text
+    )  # a field's docstring
     assert calls.undocumented == objects.undocumented == ()
 
 
