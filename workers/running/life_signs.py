@@ -1,4 +1,4 @@
-"""A worker's heartbeat in the database, and its exit when the broker forgot it."""
+"""A worker's heartbeat in the database, and its exit if the broker no longer sends it jobs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from workers.settings import WorkerSettings
 logger = logging.getLogger(__name__)
 
 EXIT_SILENT = 75
-"""Exit status (EX_TEMPFAIL) of a worker that gave itself up; its supervisor restarts it."""
+"""Exit status (EX_TEMPFAIL) of a worker that exits to be restarted by its supervisor."""
 
 
 class LifeSigns:
     """A thread that says every few seconds that the worker is alive, what it works on and is.
 
-    A consumer can stay connected to a restarted broker and never hear of a job again. So a
-    worker that is idle while a job waits for long exits, and is started anew.
+    A consumer may stay connected to a restarted broker and never get a job again. So a worker
+    exits, to be restarted, if it is idle while a job has been waiting for long.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class LifeSigns:
         self._thread.start()
 
     def beat(self) -> bool:
-        """Write one heartbeat; whether the worker still hears of jobs."""
+        """Write one heartbeat; return whether the worker still gets jobs."""
         busy = self._supervisor.job_id
         if busy is not None:
             self._idle_since = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a job works on: its checkpoint, loaded once an attempt, and its prompt sets."""
+"""The inputs of a job: its checkpoint, loaded once per attempt, and its prompt sets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from workers.stages.inputs import (
 
 
 class JobInputs(Inputs):
-    """The inputs of one job of any kind, resolved from its spec; heavy ones on first use."""
+    """The inputs of one job of any kind, resolved from its spec; large ones on first use."""
 
     def __init__(self, context: TaskContext, spec: JobSpecBase) -> None:
         self._context = context
@@ -58,7 +58,7 @@ class JobInputs(Inputs):
 
     @cached_property
     def base(self) -> LoadedModel:
-        """The model as its checkpoint has it, on the worker's device.
+        """The unchanged model of the checkpoint, on the worker's device.
 
         Raises `CheckpointError` and `UnsupportedArchitectureError`.
         """
@@ -68,7 +68,7 @@ class JobInputs(Inputs):
 
     @contextmanager
     def _reading_checkpoint(self) -> Iterator[Path]:
-        """The checkpoint's folder; its faults become `CheckpointError`s that do not tell where."""
+        """The checkpoint's folder; its errors become `CheckpointError`s without paths."""
         folder = self.checkpoint_path
         try:
             yield folder
@@ -107,7 +107,7 @@ class JobInputs(Inputs):
 
 
 class CorrectionJobInputs(JobInputs, CorrectionInputs):
-    """What a correction works on."""
+    """Inputs of a correction."""
 
     def __init__(self, context: TaskContext, spec: CorrectionSpec) -> None:
         super().__init__(context, spec)
@@ -115,12 +115,12 @@ class CorrectionJobInputs(JobInputs, CorrectionInputs):
 
     @property
     def segments(self) -> int | None:
-        """What the worker's operator chose, if anything."""
+        """The number that the worker's operator set, or None."""
         return self._context.settings.segments
 
     @cached_property
     def behaviours(self) -> tuple[Behaviour, ...]:
-        """The behaviours, with their scorers loaded, open as long as the context is.
+        """The behaviours with their scorers loaded; these are closed with the context.
 
         Raises `ScorerError`.
         """
@@ -133,7 +133,7 @@ class CorrectionJobInputs(JobInputs, CorrectionInputs):
 
 
 class CircuitJobInputs(JobInputs, CircuitInputs):
-    """What a circuit job works on."""
+    """Inputs of a circuit job."""
 
     def __init__(self, context: TaskContext, spec: CircuitSpec) -> None:
         super().__init__(context, spec)
@@ -141,7 +141,7 @@ class CircuitJobInputs(JobInputs, CircuitInputs):
 
 
 class CompressionJobInputs(JobInputs, CompressionInputs):
-    """What a compression works on."""
+    """Inputs of a compression."""
 
     def __init__(self, context: TaskContext, spec: CompressionSpec) -> None:
         super().__init__(context, spec)

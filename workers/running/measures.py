@@ -1,4 +1,4 @@
-"""What a worker and its children count for Prometheus; see `service.metrics.counters`."""
+"""Prometheus counters of a worker and its children; see `service.metrics.counters`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from service.metrics.counters import REGISTRY
 
 Ending = Literal["finished", "given_back", "lost", "cancelled"]
-"""How an attempt ended: by itself; for another worker to go on; because the lease was another's;
-by force, for it did not stop when it was asked to."""
+"""How an attempt ended: by itself; given back for another worker to continue; with its lease lost
+to another worker; by force, because it did not stop when asked to."""
 
 STAGE_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0)
 
@@ -46,13 +46,13 @@ DEVICE_MEMORY = Gauge(
 
 
 def count_generation(tokens: int, seconds: float) -> None:
-    """A batch of responses is done."""
+    """Count a finished batch of responses."""
     GENERATED_TOKENS.inc(tokens)
     GENERATION_SECONDS.inc(seconds)
 
 
 def measure_devices() -> None:
-    """Look at the memory of the GPUs, if this process uses any; torch is not loaded for it."""
+    """Record the memory of the GPUs, if this process uses any; does not load torch for this."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return

@@ -1,4 +1,4 @@
-"""What a child counts, sent to its parent: it outlives the child, however that ends."""
+"""A child's counts, sent to its parent, so that they survive the child however it ends."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from workers.running.measures import measure_devices
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 2.0
-"""Pause between two reports; what is counted after the last one is lost with a killed child."""
+"""Pause between two reports, seconds; if a child is killed, counts since the last are lost.
+Chosen by hand."""
 _LAST_REPORT_SECONDS = 5.0
-"""How long the end of the pipe is waited for: what the child left behind may hold it open."""
+"""Seconds to wait for the end of the pipe, which processes left by the child may hold open. Chosen
+by hand."""
 _ADDED_UP = frozenset({"counter", "histogram"})
 
 
 @contextmanager
 def reporting(parent: Connection) -> Iterator[None]:
-    """Within the context, and once at its end, the parent is told what was counted here."""
+    """Report this process's counts to the parent during the context, and once at its end."""
     over = threading.Event()
 
     def loop() -> None:
@@ -45,14 +47,14 @@ def reporting(parent: Connection) -> Iterator[None]:
 
 
 def _report(parent: Connection) -> None:
-    """Send everything; a parent that is gone needs no report."""
+    """Send all counts, unless the parent has ended."""
     measure_devices()
     with contextlib.suppress(OSError):
         parent.send(list(REGISTRY.collect()))
 
 
 class ChildReports:
-    """The counts of all children a worker had: of those that ended, and of the one that runs."""
+    """The counts of all children of a worker: those that ended, and the one that runs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,9 +63,9 @@ class ChildReports:
 
     @contextmanager
     def listening(self, child: Connection) -> Iterator[None]:
-        """Within the context, take what a child reports; what it counted is kept afterwards.
+        """Receive a child's reports within the context; its counts are kept afterwards.
 
-        The writing end of the pipe must be open in the child alone, and the child have ended when
+        The pipe's writing end must be open in the child only, and the child must have ended before
         the context does.
         """
         thread = threading.Thread(
@@ -80,7 +82,7 @@ class ChildReports:
                 self._ended, self._running = add_up([*self._ended, *kept]), []
 
     def collect(self) -> list[Metric]:
-        """What children counted, ended ones and the one that runs."""
+        """Yield the counts of all children, both ended and running."""
         with self._lock:
             return add_up([*self._ended, *self._running])
 
@@ -99,7 +101,7 @@ class ChildReports:
 
 
 def add_up(metrics: Iterable[Metric]) -> list[Metric]:
-    """Each metric once, its samples with the same labels added up."""
+    """Yield each metric once, with samples of equal labels summed."""
     totals: dict[str, tuple[Metric, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
     for metric in metrics:
         _, values = totals.setdefault(metric.name, (metric, {}))

@@ -1,4 +1,4 @@
-"""What a piece of work starts from: a checkpoint, the sets its spec names, and the spec."""
+"""The inputs of a piece of work: a checkpoint, the sets its spec names, and the spec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.stages.context import InvalidInputError
 
 
 class SetInfo(NamedTuple):
-    """What a report and a manifest say about a set of prompts or rows."""
+    """The facts about a set of prompts or rows for report and manifest."""
 
     name: str
     sha256: str
@@ -26,9 +26,9 @@ class SetInfo(NamedTuple):
 
 
 class Inputs(ABC):
-    """The inputs of work of any kind; heavy ones on first use.
+    """The inputs of work of any kind; large ones are loaded on first use.
 
-    A set is told by its id in the spec.
+    Sets are named by their ids in the spec.
     """
 
     @property
@@ -44,7 +44,7 @@ class Inputs(ABC):
     @property
     @abstractmethod
     def base(self) -> LoadedModel:
-        """The model as its checkpoint has it.
+        """The unchanged model of the checkpoint.
 
         Raises `CheckpointError` and `UnsupportedArchitectureError`.
         """
@@ -52,7 +52,7 @@ class Inputs(ABC):
     @property
     @abstractmethod
     def task_data(self) -> Path | None:
-        """The folder with rows and texts of this machine's own, if it has one."""
+        """The folder with this machine's own rows and texts, if it has one."""
 
     @abstractmethod
     def chats(self, prompt_set_id: str) -> list[Prompt]:
@@ -79,9 +79,9 @@ class Inputs(ABC):
         return [prompt.text for prompt in self.chats(prompt_set_id)]
 
     def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
-        """Return the JSON lines of a zero-shot task and what to call them in messages.
+        """Return the JSON lines of a zero-shot task, and their name for messages.
 
-        Raises `InvalidInputError` where there are none.
+        Raises `InvalidInputError` if there are none.
         """
         if task.rows is not None:
             return self.rows(task.rows), self.prompt_set(task.rows).name
@@ -101,16 +101,16 @@ class Inputs(ABC):
 
 
 class CorrectionInputs(Inputs):
-    """What a correction starts from."""
+    """Inputs of a correction."""
 
     spec: CorrectionSpec
 
     @property
     @abstractmethod
     def segments(self) -> int | None:
-        """In how many segments of layers relevance of single weights is computed.
+        """Number of segments of layers in which relevance of single weights is computed.
 
-        None: as many as memory asks for.
+        If None, it follows from the available memory.
         """
 
     @property
@@ -120,12 +120,12 @@ class CorrectionInputs(Inputs):
 
     @property
     def attributor(self) -> Attributor:
-        """What relevance is computed by."""
+        """The attributor that computes relevance."""
         return Attributor(self.spec.attribution.attributor)
 
     @property
     def granularities(self) -> tuple[Granularity, ...]:
-        """What a component may be."""
+        """The granularities that may be pruned."""
         asked = tuple(map(Granularity, self.spec.attribution.granularities))
         if self.spec.attribution.granularity != "auto":
             return asked
@@ -133,18 +133,18 @@ class CorrectionInputs(Inputs):
 
     @property
     def budget(self) -> Budget:
-        """What the correction may cost."""
+        """The limits on the correction's damage."""
         limits = self.spec.budget
         return Budget(limits.perplexity_increase, limits.kl_mean)
 
 
 class CircuitInputs(Inputs):
-    """What the discovery of a circuit starts from."""
+    """Inputs of the discovery of a circuit."""
 
     spec: CircuitSpec
 
 
 class CompressionInputs(Inputs):
-    """What a compression starts from."""
+    """Inputs of a compression."""
 
     spec: CompressionSpec
