@@ -96,8 +96,8 @@ class OpenAmounts:
     def choose_next(self, trials: Sequence[Trial], use: float) -> int:
         """Return the amount predicted to use `TARGET_USE`, at most `GROWTH` times the last one.
 
-        Towards amounts that were beyond the budget again and again it goes half of the way, and
-        from them back no further.
+        If `find_middle` gives an amount, it is the limit after a trial within the budget, and the
+        result after a trial over budget.
         """
         wanted = GROWTH if use <= 0 else (TARGET_USE / use) ** (1 / DAMAGE_EXPONENT)
         factor = min(max(wanted, 1 / GROWTH), GROWTH)
@@ -122,11 +122,11 @@ class OpenAmounts:
 
 
 def find_middle(trials: Sequence[Trial]) -> int | None:
-    """Return the amount halfway, by ratio, from the largest within the budget to one refused.
+    """Return the geometric mean of the largest amount within budget and the smallest one over it.
 
-    What slices lose is seldom foretold: they were beyond their limits at an amount, their prices
-    rose, and they, or others, were so again (`FAILED_TRIES`). None where nothing was, or nothing
-    yet within.
+    Only amounts above the largest within budget count as over it. The loss of slices is hard to
+    predict: even after their prices rose, they or others may exceed their limits again. Returns
+    None before `FAILED_TRIES` such trials, and if no trial was within budget.
     """
     within = max((trial.amount for trial in trials if trial.within_budget), default=0)
     beyond = [trial.amount for trial in trials if not trial.within_budget]
