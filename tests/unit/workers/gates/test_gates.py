@@ -41,7 +41,7 @@ def respond(
     responses = Responses(
         prompts=tuple(f"prompt {index}" for index in range(len(token_ids))),
         token_ids=tuple(map(tuple, token_ids)),
-        texts=tuple(texts or ["text"] * len(token_ids)),
+        texts=tuple(texts or ["a text with more characters than tokens"] * len(token_ids)),
         max_new_tokens=LIMIT,
     )
     return ModelState(responses={name: responses})
