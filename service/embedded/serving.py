@@ -64,7 +64,7 @@ class ServingOptions:
     checkpoints: int = 2
     """Number of whole checkpoints served at once, each by its own process; with two, the next one
     is ready before the alias leaves the current one."""
-    max_rank: int = 8
+    max_rank: int = 16
     max_model_len: int = 1024
 
 

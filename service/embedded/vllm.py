@@ -47,7 +47,7 @@ class VllmOptions:
     kind: PoolKind = PoolKind.LORA
     adapters: int = 3
     """Number of adapters it can hold at once; one further slot holds an adapter of zeros."""
-    max_rank: int = 8
+    max_rank: int = 16
     """Largest adapter rank; every adapter costs as much as one of this rank."""
     target_modules: Sequence[str] = PROJECTIONS
     """Last parts of the names of the modules that adapters may change."""

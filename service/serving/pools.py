@@ -31,7 +31,7 @@ class ServingPool(BaseModel):
     """`lora`: adapters are loaded beside the base. `checkpoint`: it serves whole versions."""
     max_slots: int = Field(default=4, ge=1, le=256)
     """Its `--max-loras`. One of them holds an adapter of zeros, see docs/guides/serving.md."""
-    max_rank: int = Field(default=8, ge=1, le=512)
+    max_rank: int = Field(default=16, ge=1, le=512)
     """Its `--max-lora-rank`."""
     api_key_env: str | None = Field(default=None, max_length=128)
     """The environment variable that holds the server's API key."""

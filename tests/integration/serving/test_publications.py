@@ -79,7 +79,7 @@ def test_the_message_carries_the_id_alone(database: Database, version_id: str) -
     with database.transaction() as session:
         claimed = claim_publication(session, version_id, "w", 30)
     assert claimed is not None
-    assert (claimed.base_model, claimed.max_rank, claimed.attempt) == ("tiny", 8, 1)
+    assert (claimed.base_model, claimed.max_rank, claimed.attempt) == ("tiny", 16, 1)
     assert claimed.spec.behaviours[0].name == "a"
 
 

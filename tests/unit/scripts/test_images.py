@@ -87,9 +87,10 @@ def serve(vllm: Path, *arguments: str, **environment: str) -> subprocess.Complet
 def test_a_server_of_adapters_has_the_flags_the_canary_needs(vllm: Path) -> None:
     shown = serve(vllm, "/m", "--x", VLLM_API_KEY="k", EXCISE_MAX_SLOTS="6").stdout
     assert shown.startswith("True serve /m --served-model-name base --host 0.0.0.0 --port 8000")
-    assert "--enable-lora --max-loras 6 --max-cpu-loras 6 --max-lora-rank 8" in shown
-    assert "--lora-target-modules down_proj --x" in shown
+    assert "--enable-lora --max-loras 6 --max-cpu-loras 6 --max-lora-rank 16 --x" in shown
     assert "k" not in shown.split()
+    narrow = serve(vllm, "/m", "--x", VLLM_API_KEY="k", EXCISE_TARGET_MODULES="fc2").stdout
+    assert "--max-lora-rank 16 --lora-target-modules fc2 --x" in narrow
 
 
 def test_a_server_of_one_checkpoint_takes_no_adapters(vllm: Path) -> None:
