@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from statistics import fmean
+from typing import NamedTuple
 
 from excise.names import Direction, Headline
 from workers.correction.results import Response
@@ -38,6 +39,14 @@ class Marking(StrEnum):
     """Those that a phrase begins with: where the model decides to say it. Explained by its later
     tokens, too, it is said on with another word or comma (benchmarks/RESULTS.md). Where the scorers
     locate none, those at which the score rises."""
+
+
+class Shown(NamedTuple):
+    """A response that shows a behaviour, and the prompt it answers."""
+
+    prompt: str
+    prompt_ids: Sequence[int]
+    response: Response
 
 
 @dataclass(frozen=True)
@@ -136,20 +145,31 @@ class Behaviour(Detector):
         is_loop = compute_response_uniqueness(response.token_ids) <= self.threshold
         return bool(response.token_ids) and self.marking is Marking.REPEATED and is_loop
 
-    def mark(
-        self, prompt: str, prompt_ids: Sequence[int], response: Response, tokenizer: Tokenizer
-    ) -> Response:
-        """Return an undesired response with the tokens marked that attribution explains."""
-        match self.marking:
-            case Marking.REPEATED:
-                marks = _mark_repeated(prompt_ids, response)
-            case Marking.SAID:
-                marks = self._find_openings(prompt_ids, response.token_ids, tokenizer)
-                if not any(marks):
-                    marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
-            case Marking.RISING:
-                marks = self._find_rises(prompt, prompt_ids, response.token_ids, tokenizer)
-        return response.model_copy(update={"marks": marks})
+    def mark(self, shown: Sequence[Shown], tokenizer: Tokenizer) -> list[Response]:
+        """Return undesired responses with the tokens marked that attribution explains.
+
+        Scorers judge the prefixes of all these responses at once: texts of one length then share a
+        batch, whichever response they are of.
+        """
+        marks = {
+            number: self._mark_alone(own, tokenizer)
+            for number, own in enumerate(shown)
+            if self.marking is not Marking.RISING
+        }
+        rising = [number for number in range(len(shown)) if not any(marks.get(number, ()))]
+        if self.marking is not Marking.REPEATED:
+            found = self._find_rises([shown[number] for number in rising], tokenizer)
+            marks |= dict(zip(rising, found, strict=True))
+        return [
+            own.response.model_copy(update={"marks": marks[number]})
+            for number, own in enumerate(shown)
+        ]
+
+    def _mark_alone(self, shown: Shown, tokenizer: Tokenizer) -> tuple[bool, ...]:
+        """Return what can be said of each token without scoring any prefix."""
+        if self.marking is Marking.REPEATED:
+            return _mark_repeated(shown.prompt_ids, shown.response)
+        return self._find_openings(shown.prompt_ids, shown.response.token_ids, tokenizer)
 
     def _find_openings(
         self, prompt_ids: Sequence[int], token_ids: tuple[int, ...], tokenizer: Tokenizer
@@ -161,27 +181,32 @@ class Behaviour(Detector):
         edges = pairwise([0, *(len(prefix.answer) for prefix in prefixes)])
         return tuple(any(start <= first < end for first in firsts) for start, end in edges)
 
-    def _find_rises(
-        self,
-        prompt: str,
-        prompt_ids: Sequence[int],
-        token_ids: tuple[int, ...],
-        tokenizer: Tokenizer,
-    ) -> tuple[bool, ...]:
-        """Return for each token whether the mean score rises at it by `RISE` or more.
+    def _find_rises(self, shown: Sequence[Shown], tokenizer: Tokenizer) -> list[tuple[bool, ...]]:
+        """Return for each token of each response whether the mean score rises at it by `RISE`.
 
-        If no rise is that large, the largest one counts; where none is, no token does. The scores
-        are those of the answer up to the token; tokens of the reasoning have none.
+        If no rise of a response is that large, its largest one counts; where none is, no token
+        does. The scores are those of the answer up to the token; tokens of the reasoning have
+        none.
         """
-        prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
-        begun = [prefix for prefix in prefixes if prefix.answer_ids]
-        answers = [Answer(prompt, prefix.answer, prefix.answer_ids) for prefix in begun]
+        rows = [read_prefixes(tokenizer, own.prompt_ids, own.response.token_ids) for own in shown]
+        answers = [
+            Answer(own.prompt, prefix.answer, prefix.answer_ids)
+            for own, prefixes in zip(shown, rows, strict=True)
+            for prefix in prefixes
+            if prefix.answer_ids
+        ]
+        levels = iter(self._level(answers))
+        return [
+            _find_steps([next(levels) if prefix.answer_ids else 0.0 for prefix in prefixes])
+            for prefixes in rows
+        ]
+
+    def _level(self, answers: Sequence[Answer]) -> list[float]:
+        """Return the mean score of each answer, turned so that larger is worse."""
+        if not answers:
+            return []
         scores = zip(*(scorer.score(answers) for scorer in self.scorers), strict=True)
-        levels = [0.0] * (len(prefixes) - len(begun))
-        levels += [fmean(map(self._turn, range(len(self.scorers)), values)) for values in scores]
-        rises = [later - earlier for earlier, later in pairwise([0.0, *levels])]
-        least = min(RISE, max(rises))
-        return tuple(rise >= least and rise > 0 for rise in rises)
+        return [fmean(map(self._turn, range(len(self.scorers)), values)) for values in scores]
 
     def _turn(self, scorer: int, score: float) -> float:
         """Return the score, in [0, 1], turned so that larger is worse."""
@@ -205,6 +230,13 @@ class Behaviour(Detector):
             for scorer in range(len(response.scores))
         ]
         return fmean(values) if values else 0.0
+
+
+def _find_steps(levels: Sequence[float]) -> tuple[bool, ...]:
+    """Return at which of the levels they rise by `RISE`, or by most where no rise is as large."""
+    rises = [later - earlier for earlier, later in pairwise([0.0, *levels])]
+    least = min(RISE, max(rises, default=0.0))
+    return tuple(rise >= least and rise > 0 for rise in rises)
 
 
 def _locate(scorer: BehaviourScorer, text: str) -> list[Span]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.correction.behaviour import Behaviour, respond
+from workers.correction.behaviour import Behaviour, Shown, respond
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.domain import TokenSequence
 from workers.models.loaded import LoadedModel
@@ -39,14 +39,16 @@ def mark_shown(
 
     It is enough that one scorer does, because each one's figures count.
     """
-    return tuple(
-        tuple(
-            behaviour.mark(outcome.prompt, outcome.prompt_ids, response, base.tokenizer)
-            if behaviour.is_shown(response)
-            else response
-            for response in samples
-        )
+    shown = [
+        Shown(outcome.prompt, outcome.prompt_ids, response)
         for outcome, samples in zip(outcomes, responses, strict=True)
+        for response in samples
+        if behaviour.is_shown(response)
+    ]
+    marked = iter(behaviour.mark(shown, base.tokenizer))
+    return tuple(
+        tuple(next(marked) if behaviour.is_shown(response) else response for response in samples)
+        for samples in responses
     )
 
 

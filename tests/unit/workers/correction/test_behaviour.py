@@ -20,7 +20,7 @@ from tests.unit.workers.correction.cases import (
     respond_with,
 )
 from tests.unit.workers.measuring.test_reasoning import TOKENIZER, encode
-from workers.correction.behaviour import RISE, Marking, respond
+from workers.correction.behaviour import RISE, Behaviour, Marking, Shown, respond
 from workers.correction.effects import compute_values
 from workers.correction.measurement import build_sample
 from workers.correction.results import Response
@@ -32,6 +32,17 @@ from workers.scorers.scorer import Answer
 from workers.scorers.uniqueness import UniquenessScorer
 
 LOW, HIGH = FunctionScorer(direction=LOWER), FunctionScorer(direction=HIGHER)
+
+
+def mark(
+    behaviour: Behaviour,
+    prompt: str,
+    prompt_ids: Sequence[int],
+    response: Response,
+    tokenizer: PreTrainedTokenizerFast,
+) -> Response:
+    (marked,) = behaviour.mark([Shown(prompt, prompt_ids, response)], tokenizer)
+    return marked
 
 
 def test_every_scorer_sees_every_answer_and_scores_come_back_in_place(
@@ -96,7 +107,7 @@ def test_an_empty_response_is_neither_undesired_nor_clean() -> None:
 def test_repeated_tokens_are_marked(tokenizer: PreTrainedTokenizerFast) -> None:
     behaviour = build_behaviour(HIGH, marking=Marking.REPEATED)
     response = respond_with(0.2, ids=(3, 4, 5, 3, 4, 9))
-    marked = behaviour.mark("w1 w3", (1, 3), response, tokenizer)
+    marked = mark(behaviour, "w1 w3", (1, 3), response, tokenizer)
     # 4 after 3 is new, and comes again.
     assert marked.marks == (False, False, False, False, True, False)
     assert marked.model_copy(update={"marks": ()}) == response
@@ -124,7 +135,7 @@ def test_tokens_with_which_the_score_rises_are_marked(
     assert RISE == 0.1
     scorer = rising(levels)
     ids = tuple(range(11, 11 + len(levels)))
-    marked = build_behaviour(scorer).mark("p", (1,), respond_with(1.0, ids=ids), tokenizer)
+    marked = mark(build_behaviour(scorer), "p", (1,), respond_with(1.0, ids=ids), tokenizer)
     assert marked.marks == tuple(map(bool, marks))
     assert scorer.asked[1] == Answer("p", "w11w12", (11, 12))
 
@@ -135,12 +146,12 @@ def test_rises_are_of_the_mean_over_scorers_turned_so_that_larger_is_worse(
     response = respond_with(1.0, 0.0, ids=(1, 2, 3))
     up, down = rising((0.0, 0.3, 0.3)), rising((1.0, 1.0, 0.5))
     down.direction = HIGHER
-    marked = build_behaviour(up, down).mark("p", (1,), response, tokenizer)
+    marked = mark(build_behaviour(up, down), "p", (1,), response, tokenizer)
     assert marked.marks == (False, True, True)
     # Against each other the first two cancel.
     down = rising((1.0, 1.3, 0.5))
     down.direction = HIGHER
-    marked = build_behaviour(up, down).mark("p", (1,), response, tokenizer)
+    marked = mark(build_behaviour(up, down), "p", (1,), response, tokenizer)
     assert marked.marks == (False, False, True)
 
 
@@ -151,7 +162,7 @@ def mark_said(text: str, ids: Sequence[int], *phrases: str) -> tuple[bool, ...]:
         scorers=(PhraseScorer(Phrases(phrases, whole_words=False)),),
     )
     response = Response(text=text, token_ids=tuple(ids), scores=(1.0,))
-    return behaviour.mark("w", encode("w"), response, TOKENIZER).marks
+    return mark(behaviour, "w", encode("w"), response, TOKENIZER).marks
 
 
 WORDS = ("No.", "more.", "Sure.", "w", "more.", "Sure.", "w", "No.")
@@ -186,13 +197,13 @@ def test_any_scorer_that_locates_is_explained_where_it_begins() -> None:
     located = replace(
         build_behaviour(marking=Marking.SAID), scorers=(LocatingFunctionScorer(said),)
     )
-    assert located.mark("w", encode("w"), response, TOKENIZER).marks == (
+    assert mark(located, "w", encode("w"), response, TOKENIZER).marks == (
         *(False, True),
         *(False,) * 6,
     )
     # One that locates nothing is explained where its score rises: at the last word of what is said.
     silent = replace(located, scorers=(FunctionScorer(lambda answer: float(said in answer.text)),))
-    marks = silent.mark("w", encode("w"), response, TOKENIZER).marks
+    marks = mark(silent, "w", encode("w"), response, TOKENIZER).marks
     assert marks == (*(False,) * 6, True, False)
 
 
@@ -209,7 +220,7 @@ def test_a_phrase_in_the_reasoning_is_not_marked() -> None:
 
 def test_scorers_that_look_for_no_phrase_mark_none_as_said() -> None:
     behaviour = build_behaviour(LOW, marking=Marking.SAID)
-    marked = behaviour.mark("w", encode("w"), respond_with(1.0, ids=encode("No.")), TOKENIZER)
+    marked = mark(behaviour, "w", encode("w"), respond_with(1.0, ids=encode("No.")), TOKENIZER)
     assert marked.marks == (False,)
 
 
@@ -290,7 +301,7 @@ def test_a_loop_in_reasoning_that_never_ends_can_be_learnt_from(
     )
     assert behaviour.is_undesired(loop)
     assert not behaviour.is_undesired(sound)
-    assert behaviour.mark("w1", (1,), loop, tokenizer).marks == (False, False, True, True)
+    assert mark(behaviour, "w1", (1,), loop, tokenizer).marks == (False, False, True, True)
     assert build_sample((1,), loop) == TokenSequence((1,), (5, 5, 5, 5))
     assert not build_behaviour(LOW).is_undesired(loop)
 
@@ -311,7 +322,7 @@ def test_only_tokens_of_the_answer_are_marked() -> None:
     scorer = FunctionScorer(lambda answer: float("more." in answer.text))
     ids = encode("<think>", "more.", "</think>", "No.", "more.", "Sure.")
     response = Response(text="No. more. Sure.", token_ids=ids, scores=(1.0,), reasoning_tokens=3)
-    marked = build_behaviour(scorer).mark("w", encode("w"), response, TOKENIZER)
+    marked = mark(build_behaviour(scorer), "w", encode("w"), response, TOKENIZER)
     assert marked.marks == (False, False, False, False, True, False)
     mass = learn_token_mass([marked])
     assert mass is not None
@@ -322,5 +333,16 @@ def test_repetition_is_marked_in_the_answer_alone() -> None:
     ids = encode("<think>", "No.", "No.", "No.", "</think>", "No.", "No.", "No.")
     response = Response(text="No. No. No.", token_ids=ids, scores=(0.3,), reasoning_tokens=5)
     behaviour = build_behaviour(UniquenessScorer(), marking=Marking.REPEATED)
-    marked = behaviour.mark("w", encode("w"), response, TOKENIZER)
+    marked = mark(behaviour, "w", encode("w"), response, TOKENIZER)
     assert marked.marks == (False,) * 7 + (True,)
+
+
+def test_prefixes_of_all_responses_are_scored_at_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    scorer = FunctionScorer(lambda answer: 0.5 * (len(answer.token_ids) > 1))
+    behaviour = build_behaviour(scorer)
+    shown = [Shown("p", (1,), respond_with(1.0, ids=ids)) for ids in ((4, 5, 6), (7, 8), (9,))]
+    together = behaviour.mark(shown, tokenizer)
+    assert [len(answer.token_ids) for answer in scorer.asked] == [1, 2, 3, 1, 2, 1]
+    assert together == [mark(behaviour, *own, tokenizer) for own in shown]
+    assert [own.marks for own in together] == [(False, True, False), (False, True), (False,)]
+    assert behaviour.mark([], tokenizer) == []
