@@ -45,6 +45,7 @@ AUDITED = {
 CHANGES_NOTHING = {
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/estimates"),
     ("POST", "/v1/webhooks/{webhook_id}/ping"),
     ("POST", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry"),
 }

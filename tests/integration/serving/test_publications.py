@@ -152,7 +152,7 @@ def test_what_may_not_be_filed(database: Database, version_id: str) -> None:
     for files, rank in (
         ({**FILES, "../../x.json": HASH}, 4),
         ({"adapter_config.json": HASH}, 4),
-        (FILES, 9),
+        (FILES, 17),
         (FILES, 0),
         ({"config.json": HASH, "a/b.safetensors": HASH}, None),
         ({"config.json": HASH, "pytorch_model.bin": HASH}, None),

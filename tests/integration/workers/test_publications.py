@@ -68,7 +68,7 @@ ON_LINES = select_components(
     Granularity.WEIGHT,
 )
 """Single weights on two columns, on one row, and on one column of their matrices."""
-MANY = select_components({DOWN.format(0): list(range(12))}, Granularity.NEURON)
+MANY = select_components({DOWN.format(0): list(range(20))}, Granularity.NEURON)
 
 
 @dataclass(frozen=True)
