@@ -29,21 +29,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from whole_job import SEED, build_random_llama, read_peak, run_whole_job, tell_elapsed
+from whole_job import (
+    SEED,
+    build_random_llama,
+    build_shape,
+    read_peak,
+    run_whole_job,
+    tell_elapsed,
+)
 
 from workers.library.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
-LARGE = {
-    "hidden_size": 2048,
-    "intermediate_size": 5632,
-    "num_hidden_layers": 22,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-}
+LARGE = build_shape("1.1B (TinyLlama)", max_position_embeddings=2048)
 """TinyLlama's shape: 1.1 billion weights with SmolLM2's vocabulary."""
 GOALS = {"small": 3.0, "large": 2.0}
 """Peak resident memory ÷ weights."""

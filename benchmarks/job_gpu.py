@@ -39,6 +39,7 @@ from whole_job import (
     SEED,
     FinishedJob,
     build_random_llama,
+    build_shape,
     read_peak,
     run_whole_job,
     tell_elapsed,
@@ -55,15 +56,7 @@ GOAL_DEVICE_GIB, GOAL_HOST_GIB = 70, 64
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 """Dense bfloat16 of the SXM cards, by a part of the device's name."""
 
-EIGHT_BILLION = {
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": False,
-}
+EIGHT_BILLION = build_shape("8B (Llama 3.1)", max_position_embeddings=8192)
 """Llama-3-8B's shape; SmolLM2's vocabulary makes it 7.4 billion weights."""
 TINY = EIGHT_BILLION | {
     "hidden_size": 64,

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from estimates import MODELS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from excise.specs import CorrectionSpec
@@ -96,6 +97,12 @@ def read_peak() -> int:
     """Return the most memory that this process has held, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+
+
+def build_shape(name: str, **changes: Any) -> dict[str, Any]:
+    """Return the shape of one of the models of `estimates.py`, with a vocabulary left open."""
+    shape = {key: value for key, value in MODELS[name].items() if key != "vocab_size"}
+    return shape | {"tie_word_embeddings": False} | changes
 
 
 def build_random_llama(

@@ -164,10 +164,5 @@ class Shortlisting:
 
 def _measure(general: Relevance | GeneralCost, name: str) -> tuple[int, torch.device]:
     """Return the number of a module's weights that have relevance, and its device."""
-    values = _find_values(general)[name]
-    return values.numel(), values.device
-
-
-def _find_values(general: Relevance | GeneralCost) -> Mapping[str, torch.Tensor]:
-    """Return module → one value per weight."""
-    return general.first_order if isinstance(general, GeneralCost) else general.mean
+    found = general.first_order if isinstance(general, GeneralCost) else general.mean
+    return found[name].numel(), found[name].device

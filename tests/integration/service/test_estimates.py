@@ -17,6 +17,7 @@ from service.database import Database
 from service.jobs.execution import heartbeat_worker
 from service.models import Job, Worker
 from tests.integration.service.conftest import build_checkpoint, build_spec, submit, upload
+from tests.shapes import LLAMA_8B
 
 GIB = 2**30
 SMALL = Machine(host_bytes=8 * GIB, flops=2e11, bytes_per_second=2e10)
@@ -28,14 +29,6 @@ LARGE = Machine(
     low_precision_flops=6e14,
     bytes_per_second=3.3e12,
 )
-EIGHT_BILLION = {
-    "num_hidden_layers": 32,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 Tell = Callable[..., None]
 
 
@@ -55,9 +48,9 @@ def clear(database: Database) -> None:
 @pytest.fixture(autouse=True)
 def models(model_root: Path) -> None:
     """A large model and a small one whose sizes are told."""
-    build_checkpoint(model_root / "large", **EIGHT_BILLION)
+    build_checkpoint(model_root / "large", **LLAMA_8B)
     build_checkpoint(
-        model_root / "small", **EIGHT_BILLION | {"num_hidden_layers": 1, "vocab_size": 32000}
+        model_root / "small", **LLAMA_8B | {"num_hidden_layers": 1, "vocab_size": 32000}
     )
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import text
@@ -23,6 +21,7 @@ from service.metrics import figures
 from service.relay import Relay
 from service.settings import Settings
 from tests.integration.service.conftest import clear_jobs, submit
+from tests.samples import Samples, find, read_samples
 
 TOKEN = "metrics-T0ken-5521"
 
@@ -42,28 +41,11 @@ def scraper(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tes
         yield client
 
 
-def scrape(client: TestClient) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def scrape(client: TestClient) -> Samples:
     """Every sample by name and labels."""
     answer = client.get("/metrics")
     assert answer.status_code == 200, answer.text
-    families = list(text_string_to_metric_families(answer.text))
-    names = [family.name for family in families]
-    assert len(names) == len(set(names))
-    samples = [sample for family in families for sample in family.samples]
-    found = {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples
-    }
-    assert len(found) == len(samples)
-    return found
-
-
-def find(samples: dict[Any, float], name: str, **labels: str) -> float:
-    """The sum of the samples of that name with these labels."""
-    return sum(
-        value
-        for (found, pairs), value in samples.items()
-        if found == name and labels.items() <= dict(pairs).items()
-    )
+    return read_samples(answer.text)
 
 
 def test_jobs_are_told_by_state_and_age(

@@ -21,6 +21,7 @@ from service.jobs.execution import heartbeat_worker
 from service.models import Job, Worker
 from tests.integration.service.conftest import build_checkpoint
 from tests.integration.workers.conftest import claim
+from tests.shapes import LLAMA_8B
 from workers.kinds import registry
 from workers.kinds.fitting import check_fit
 from workers.kinds.kind import Kind
@@ -34,14 +35,6 @@ from workers.settings import WorkerSettings
 GIB = 2**30
 SMALL = Machine(host_bytes=8 * GIB, flops=2e11, bytes_per_second=2e10)
 LARGE = SMALL.model_copy(update={"host_bytes": 512 * GIB})
-EIGHT_BILLION = {
-    "num_hidden_layers": 32,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +50,7 @@ def large_job(database: Database, settings: WorkerSettings, job_id: str) -> str:
     (folder / "config.json").unlink()
     (folder / "model.safetensors").unlink()
     folder.rmdir()
-    build_checkpoint(folder, **EIGHT_BILLION)
+    build_checkpoint(folder, **LLAMA_8B)
     return job_id
 
 

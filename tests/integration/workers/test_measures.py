@@ -9,16 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from service.database import Database
 from service.embedded.valkey import find_free_port
 from tests.integration.workers import children
+from tests.samples import Samples, find, read_samples
 from workers.running.exposition import serve_metrics
 from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 @pytest.fixture
@@ -34,24 +32,7 @@ def url(supervisor: Supervisor) -> Iterator[str]:
 
 
 def scrape(url: str) -> Samples:
-    content = httpx.get(url, trust_env=False).text
-    families = list(text_string_to_metric_families(content))
-    names = [family.name for family in families]
-    assert len(names) == len(set(names))
-    samples = [sample for family in families for sample in family.samples]
-    found = {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples
-    }
-    assert len(found) == len(samples)
-    return found
-
-
-def find(samples: Samples, name: str, **labels: str) -> float:
-    return sum(
-        value
-        for (found, pairs), value in samples.items()
-        if found == name and labels.items() <= dict(pairs).items()
-    )
+    return read_samples(httpx.get(url, trust_env=False).text)
 
 
 def grow(before: Samples, after: Samples, name: str, **labels: str) -> float:

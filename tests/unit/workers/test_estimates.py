@@ -12,10 +12,12 @@ from workers.correction.candidates import POOL_SHARE, REFERENCE_ROWS
 from workers.correction.preparation import EXPLORING_DRAWS
 from workers.correction.search import DEFAULT_ROUNDS
 from workers.kinds.correction.validate import CONTROL_DRAWS
+from workers.models.generation import CPU_ROWS
 
 
 def test_estimates_count_with_the_engine_s_numbers() -> None:
     assert (memory.PASS_TOKENS, memory.CPU_PASS_TOKENS) == (BATCH_TOKENS, CPU_BATCH_TOKENS)
+    assert memory.GENERATED_AT_ONCE == CPU_ROWS
     assert memory.SUMS_SHARE == MODEL_SHARE
     assert memory.POOL_SHARE == POOL_SHARE
     assert (memory.REFERENCE_ROWS, memory.MOST_ENTRIES) == (REFERENCE_ROWS, MOST_ENTRIES)

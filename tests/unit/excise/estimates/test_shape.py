@@ -6,19 +6,11 @@ import pytest
 
 from excise.estimates.shape import ModelShape, ShapeError
 from excise.names import ComputeDtype
+from tests import shapes
 from tests.tiny_families import SETTINGS, build_family_model
 from workers.families import find_family, find_linear_modules, linear_weight
 
-LLAMA_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "num_hidden_layers": 32,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
+LLAMA_8B = shapes.LLAMA_8B | {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
