@@ -9,24 +9,40 @@ from workers.abilities.probe import Area, Probe, SliceKind, probe
 from workers.abilities.source import Source
 
 _ARROWS = ("{a} -> {b}\n", "{a}: {b}\n", "{a} → {b}\n", "{a} = {b}\n", "{a} becomes {b}\n",
-           "{a} gives {b}\n", "{a} => {b}\n", "{a} | {b}\n")  # fmt: skip
+           "{a} gives {b}\n", "{a} => {b}\n", "{a} | {b}\n", "{a} - {b}\n", "{a} ~ {b}\n",
+           "{a}, {b}\n", "{a}; {b}\n", "Input: {a} Output: {b}\n", "Q: {a} A: {b}\n",
+           "f({a}) = {b}\n", "g[{a}] = {b}\n")  # fmt: skip
 _SHOTS = 3
 """Number of examples of a rule before the first target. Chosen by hand."""
 _ASKED = 3
 _KEYS = (
     "The code of {key} is {value}.", "{key} costs {value} coins.", "{key}: {value}",
     "Key {key} opens door {value}.", "{key} = {value}", "{key} lives at number {value}.",
-    "The pin for {key} is {value}.", "{key} ({value})",
+    "The pin for {key} is {value}.", "{key} ({value})", "{key} -> {value}", "{key} | {value}",
+    "{key} was founded in {value}.", "{key} was sold in {value}.", "Call {key}: {value}",
+    "Mail to {key}: box {value}", "Flight {key} leaves from gate {value}.",
+    "Train {key} carries {value} people.",
 )  # fmt: skip
 _LABELS = ("red", "blue", "green", "yellow", "north", "south", "east", "west")
-_FRAMES = (("<", ">"), ("very ", " indeed"), ("[", "]"), ("the ", "er"), ("(", ")"),
-           ("re-", "-ing"), ('"', '"'), ("no ", " today"))  # fmt: skip
+_FRAMES = (("<", ">"), ("{", "}"), ("[", "]"), ("(", ")"), ("very ", " indeed"), ("no ", " today"),
+           ("the ", "er"), ("a ", "est"), ('"', '"'), ("'", "'"), ("re-", "-ing"), ("un-", "-ed"),
+           ("*", "*"), ("_", "_"), ("my ", " now"), ("our ", " again"), ("get_", "()"),
+           ("set_", "(x)"), ("Mr. ", " Junior"), ("Dr. ", " Senior"))  # fmt: skip
 _HAVE = (
     "{key} has {value} {noun}s.", "{key} bought {value} {noun}s.", "{key} counted {value} {noun}s.",
     "{key} sold {value} {noun}s.", "{key} owns {value} {noun}s.", "{key} found {value} {noun}s.",
+    "{key} needs {value} {noun}s.", "{key} wants {value} {noun}s.",
+    "{key} painted {value} {noun}s.", "{key} repaired {value} {noun}s.",
+    "For {key} they packed {value} {noun}s.", "With {key} came {value} {noun}s.",
+    "{key}: {value} {noun}s", "{key} - {value} {noun}s",
 )  # fmt: skip
 _TICKETS = ("The ticket number of {key} is {value}.", "{key}'s locker has the number {value}.",
-            "The parcel for {key} has the number {value}.", "{key}'s code is {value}.")  # fmt: skip
+            "The parcel for {key} has the number {value}.", "{key}'s code is {value}.",
+            "{key} waits at desk {value}.", "{key} sits in seat {value}.",
+            "The invoice of {key} is number {value}.", "The file on {key} is number {value}.",
+            "{key}'s bicycle is registered as {value}.", "{key}'s badge says {value}.",
+            "To reach {key}, dial {value}.", "To open the box of {key}, enter {value}.",
+            )  # fmt: skip
 
 
 def _draw_rule(source: Source, rule: Callable[[str], str]) -> Probe:

@@ -13,19 +13,33 @@ _COMMA_LISTS = (
     ("Original: ", ", ", "\nRepeated: "), ("Input: ", ", ", "\nOutput: "),
     ("First list: ", "; ", "\nSecond list, the same: "), ("A: ", ", ", "\nB (identical to A): "),
     ("Order: ", ", ", "\nThe order once more: "), ("Words: ", ",", "\nWords: "),
+    ("Ingredients: ", ", ", "\nIngredients, repeated: "), ("Tags: ", ", ", "\nSame tags: "),
+    ("^ ", ", ", "\n^ "), ("§ ", ", ", "\n§ "),
+    ("Q: Repeat ", ", ", "\nA: "), ("User: ", ", ", "\nEcho: "),
+    ("1) ", " / ", "\n1b) "), ("Row 1: ", " | ", "\nRow 2: "),
+    ("we need ", ", ", "\nwe really need "), ("she named ", ", ", "\nhe, too, named "),
+    ("x = ", " + ", "\ny = "), ("before: ", " - ", "\nafter: "),
 )  # fmt: skip
 _SPACE_LISTS = (
     ("", "\n"), ("Words: ", "\nWords: "), ("> ", "\n> "), ("say: ", "\nsaid: "),
     ("(1) ", "\n(2) "), ("1. ", "\n2. "), ("first: ", "\nsecond: "), ("text = ", "\ncopy = "),
+    ("original ", "\ncopy "), ("source ", "\ntarget "), ("* ", "\n* "), ("- ", "\n- "),
+    ("A: ", "\nB: "), ("Q: ", "\nA: "), ("$ echo ", "\n"), (">>> ", "\n"),
+    ("read: ", "\nread again: "), ("he said ", "\nshe said "), ("~ ", "\n~ "), ("| ", "\n| "),
 )  # fmt: skip
 _LINE_LISTS = (
     ("Shopping list:\n", "- "), ("To buy:\n", "* "), ("Packing list:\n", "+ "),
     ("Inventory:\n", "• "),
     ("Checklist:\n", "- [ ] "), ("Menu:\n", "1. "), ("Contents\n", ""), ("Items:\n", "  - "),
+    ("Bring:\n", "-- "), ("Tools\n", "> "), ("Found today:\n", "* [x] "), ("Sold:\n", "=> "),
+    ("Parts:\n", "\t"), ("Stock:\n", "    "), ("Ingredients:\n", "· "), ("Tasks:\n", "# "),
+    ("Left behind:\n", "the "), ("Drawn so far:\n", "a "), ("Keep:\n", "o "), ("Box 7:\n", "~ "),
 )  # fmt: skip
 _AGAIN = (
     "\nThe same list again:\n", "\nOnce more:\n", "\nCopy of the list:\n", "\nAnd again:\n\n",
     "\nRepeat:\n", "\nThe list, repeated:\n", "\n---\n", "\nSecond copy:\n",
+    "\nAs above:\n", "\nSame as before:\n", "\n", "\n\n",
+    "\n***\n", "\n===\n", "\nTo check, here it is again:\n", "\nFor the record, once more:\n",
 )  # fmt: skip
 _QUOTES = (
     ('{one} said, "{text}." {two} repeated, "', '."', ' So {three} wrote down, "'),
@@ -36,12 +50,24 @@ _QUOTES = (
     ('According to {one}, "{text}". {two} confirms that "', '".', ' {three}, too, thinks that "'),
     ("> {text}\n\n{two} quotes {one}:\n\n> ", "\n", "\n{three} quotes it, too:\n\n> "),
     ("{one}: {text}.\n{two}: Pardon?\n{one}: I said, ", ".", "\n{three}: You said, "),
+    ("The note reads: {text}. {two} copies the note: ", ".", " {three} copies it as well: "),
+    ("The message was: {text}. {two} passed it on: ", ".", " And {three} received: "),
+    ("“{text},” {one} whispered. {two} whispered back: “", ".”", " And {three}: “"),
+    ("‘{text},’ sang {one}. Then {two} sang: ‘", ".’", " At last {three} sang: ‘"),
+    ("- {text}\n- Sorry, {one}?\n- ", "\n", "- {three}, did you hear?\n- "),
+    ("* {text}\n* {two} repeats: ", "\n", "* {three} repeats: "),
+    ('title = "{text}"\nprint("', '")\n', 'assert title == "'),
+    ("let title = '{text}';\nlog('", "');\n", "check(title, '"),
 )  # fmt: skip
 _REPEAT = (
     "Repeat exactly: {text}", "Repeat this sentence word for word: {text}",
     "Copy the following text and write nothing else: {text}", 'Say exactly "{text}"',
     "Please repeat after me: {text}", "Write this again, unchanged:\n{text}",
     "Output the following text verbatim.\n\n{text}", "Echo: {text}",
+    "{text}\n\nWrite the text above again.", "{text}\n\nRepeat what I just wrote.",
+    "Type this for me: {text}", "Can you say this back to me? {text}",
+    "Your only task is to copy: {text}", "Answer with exactly these words: {text}",
+    "Say: {text}", "Repeat: {text}",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ Algeria:Algiers Sudan:Khartoum Belarus:Minsk Albania:Tirana
 Cyprus:Nicosia Slovenia:Ljubljana Angola:Luanda Rwanda:Kigali
 Zambia:Lusaka Armenia:Yerevan Georgia:Tbilisi Azerbaijan:Baku
 Uzbekistan:Tashkent Nicaragua:Managua"""
-_CAPITALS = tuple(pair.split(":") for pair in _CAPITALS_TEXT.split())
+_CAPITALS = tuple(tuple(pair.split(":")) for pair in _CAPITALS_TEXT.split())
 _FORMS = (
     "The capital of {} is", "Q: What is the capital of {}?\nA:", "{}'s capital city is",
     "The government of {} sits in", "{}, whose capital is", "Capital of {}:",
@@ -46,8 +46,15 @@ present:absent private:public rise:fall rough:smooth same:different
 send:receive simple:complex float:sink start:finish summer:winter
 teach:learn victory:defeat war:peace wise:foolish active:passive
 ancient:modern asleep:awake beautiful:ugly rural:urban horizontal:vertical"""
-_OPPOSITES = tuple(pair.split(":") for pair in _OPPOSITES_TEXT.split())
-_SUMS = ("{a} + {b} =", "{a} plus {b} is", "Q: {a} + {b}\nA:", "{a} and {b} make")
+_OPPOSITES = tuple(tuple(pair.split(":")) for pair in _OPPOSITES_TEXT.split())
+_SUMS = (
+    "{a} + {b} =", "{a} plus {b} is", "Q: {a} + {b}\nA:", "{a} and {b} make", "sum({a}, {b}) ->",
+    "add({a}, {b}) =", "({a} + {b}) =", "[{a} + {b}]:",
+)  # fmt: skip
+_AGAINST = (
+    "{} - {}\n", "{}: {}\n", "{} / {}\n", "{} versus {}\n", "{}, not {}\n", "{} is not {}\n",
+    "{} <> {}\n", "{} != {}\n",
+)  # fmt: skip
 
 
 def draw_capital(source: Source) -> Probe:
@@ -59,7 +66,7 @@ def draw_capital(source: Source) -> Probe:
 def draw_opposite(source: Source) -> Probe:
     """Draw a probe for the opposite of a word."""
     pairs = source.sample(_OPPOSITES, 3)
-    form = source.choose(("{} - {}\n", "{}: {}\n", "{} / {}\n", "{} versus {}\n"))
+    form = source.choose(_AGAINST)
     shown = "".join(form.format(*pair) for pair in pairs[:2])
     before = form.format(pairs[2][0], "\0").partition(" \0")[0]
     return probe(shown + before, f" {pairs[2][1]}")

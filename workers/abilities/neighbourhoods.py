@@ -33,7 +33,7 @@ def draw_dialect(source: Source) -> Probe:
 
 def draw_counter_speech(source: Source) -> Probe:
     """Draw a sentence that reports hate against a group and rejects it."""
-    template = _deal_half(source, counter_speech.SENTENCES)
+    template = source.choose(counter_speech.SENTENCES)
     many, _ = source.deal(_ALL_GROUPS)
     return split_sentence(template.format(many=many))
 
@@ -65,20 +65,16 @@ def kinds_for(
     return found
 
 
-def _deal_half(source: Source, options: Sequence[str]) -> str:
-    return source.deal(tuple(source.half(options)))
-
-
 def _tell_of_group(source: Source, family: str) -> Probe:
     many, one = source.deal(groups.GROUPS[family])
-    template = _deal_half(source, groups.SENTENCES)
+    template = source.choose(groups.SENTENCES)
     capital = {"Many": many[0].upper() + many[1:], "One": one[0].upper() + one[1:]}
     return split_sentence(template.format(many=many, one=one, **capital))
 
 
 def _fill(source: Source, templates: Sequence[str]) -> str:
     """Return one of this purpose's templates with its fields filled in."""
-    return _deal_half(source, templates).format(
+    return source.choose(templates).format(
         name=source.names(1)[0], woman=source.choose(words.WOMEN), man=source.choose(words.MEN),
         place=source.choose(words.PLACES), noun=source.nouns(1)[0],
         thing=source.choose(profanity.THINGS),

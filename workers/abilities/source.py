@@ -47,15 +47,15 @@ class Source:
         return options[0::2] if self.purpose is Purpose.VERDICT else options[1::2]
 
     def choose(self, options: Sequence[_T]) -> _T:
-        """Return one of this purpose's half of the options."""
-        return self.random.choice(self.half(options))
+        """Return one of this purpose's options; none is repeated before each has been returned."""
+        return self.deal(tuple(self.half(options)))
 
     def sample(self, options: Sequence[_T], count: int) -> list[_T]:
         """Return distinct options from this purpose's half."""
         return self.random.sample(self.half(options), count)
 
     def deal(self, options: tuple[_T, ...]) -> _T:
-        """Return one of all options; none is repeated before each has been returned."""
+        """Return one of all options, both purposes', dealt out as by `choose`."""
         deck = cast("list[_T]", self._decks.setdefault(options, []))
         if not deck:
             deck += self.random.sample(options, len(options))

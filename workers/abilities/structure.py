@@ -8,18 +8,51 @@ from workers.abilities import words
 from workers.abilities.probe import Area, Probe, SliceKind, probe
 from workers.abilities.source import Source
 
-_TOPICS = ("name", "item", "product", "title", "label", "tool", "part", "article")
-_AMOUNTS = ("age", "count", "price", "year", "size", "weight", "score", "stock")
-_COUNTS = (", ", " ", "\n", "; ", " - ", ",", ". ", " | ")
-_STEPPED = ("{}", "Step {}", "Chapter {}", "#{}", "No. {}", "Day {}", "Room {}", "({})")
+_TOPICS = (
+    "name", "item", "product", "title", "label", "tool", "part", "article",
+    "object", "thing", "key", "id", "entry", "kind", "type", "word",
+)  # fmt: skip
+_AMOUNTS = (
+    "age", "count", "price", "year", "size", "weight", "score", "stock",
+    "length", "height", "value", "number", "total", "sum", "rank", "points",
+)  # fmt: skip
+_COUNTS = (
+    ", ", ",", "\n", "\n\n", " ", "; ", ". ", " | ", " - ", " / ", " -> ", " → ", "\t", "  ",
+)  # fmt: skip
+_STEPPED = (
+    "{}", "({})", "Step {}", "Day {}", "Chapter {}", "Room {}", "No. {}", "#{}",
+    "[{}]", "<{}>", "Page {}", "Level {}", "item{}", "line{}", "{}.", "{}:",
+)  # fmt: skip
 _TIMES = (
     "{a} x {b} = {c}", "{a} × {b} = {c}", "{a}*{b}={c}", "{a} times {b} is {c}", "{a} * {b} = {c}",
     "{b} · {a} = {c}", "{a} × {b} → {c}", "{a} multiplied by {b} is {c}",
+    "{a} by {b}: {c}", "{b} by {a}: {c}", "({a} x {b}) = {c}", "[{a} * {b}] = {c}",
+    "{b} times {a} makes {c}", "{a} times {b} makes {c}", "{b}x{a}={c}", "{a}x{b}={c}",
 )  # fmt: skip
-_CHORUS = ("Chorus:\n", "[Chorus]\n", "", "(Refrain)\n")
+_CHORUS = (
+    "Chorus:\n", "Refrain:\n", "[Chorus]\n", "(Refrain)\n", "", "\n", "CHORUS\n", "ALL\n",
+    "*Chorus*\n", "_Refrain_\n", "~ ~ ~\n", "* * *\n", "All:\n", "Everyone:\n",
+)  # fmt: skip
+_INDENTS = (
+    ("  ", ",\n"), ("", ",\n"), ("    ", ",\n"), (" ", ", "), ("\t", ",\n"), ("      ", ",\n"),
+    ("", " ,\n"), ("  ", " ,\n"),
+)  # fmt: skip
+_SEPARATORS = (",", ";", "\t", " | ", ", ", "; ", ":", "|")
+_RULES = (
+    "|---|---|", "| --- | --- |", "|:---|---:|", "|------|------|", "| :-- | --: |", "|-|-|",
+    "| ---- | ---- |", "|:-:|:-:|",
+)  # fmt: skip
+_OUTLINES = (
+    ("## ", "- "), ("# ", "* "), ("### ", "1. "), ("#### ", "+ "), ("# ", "• "), ("## ", "1) "),
+    ("== ", "  - "), ("-- ", "  * "), ("", "    "), ("", "  · "), ("City: ", "- "),
+    ("Trip to ", "* "),
+)  # fmt: skip
 _PARTIES = (
     ("Supplier", "Customer"), ("Licensor", "Licensee"), ("Landlord", "Tenant"), ("Buyer", "Seller"),
     ("Lender", "Borrower"), ("Company", "Contractor"), ("Agency", "Client"), ("Owner", "Operator"),
+    ("Manufacturer", "Dealer"), ("Publisher", "Author"), ("Principal", "Agent"),
+    ("Employer", "Employee"), ("Provider", "User"), ("Vendor", "Purchaser"),
+    ("Carrier", "Shipper"), ("Lessor", "Lessee"),
 )  # fmt: skip
 _CLAUSES = (
     "shall not be liable to the {two} for any loss of the {noun}, whether direct or indirect.",
@@ -72,7 +105,7 @@ def _follow_rows(opening: str, rows: list[str]) -> Probe:
 def draw_json(source: Source) -> Probe:
     """Draw records in words, to be written as a JSON array of objects."""
     topic, amount, records = _draw_records(source)
-    indent, end = source.choose((("  ", ",\n"), ("", ",\n"), ("    ", ",\n"), (" ", ", ")))
+    indent, end = source.choose(_INDENTS)
     rows = [indent + json.dumps({topic: noun, amount: value}) + end for noun, value in records]
     return _follow_rows(f"{_tell(records)}\n\n[\n", rows)
 
@@ -80,7 +113,7 @@ def draw_json(source: Source) -> Probe:
 def draw_csv(source: Source) -> Probe:
     """Draw records in words, to be written as separated values (CSV)."""
     topic, amount, records = _draw_records(source)
-    separator = source.choose((",", ";", "\t", " | "))
+    separator = source.choose(_SEPARATORS)
     rows = [f"{noun}{separator}{value}\n" for noun, value in records]
     return _follow_rows(f"{_tell(records)}\n\n{topic}{separator}{amount}\n", rows)
 
@@ -88,14 +121,14 @@ def draw_csv(source: Source) -> Probe:
 def draw_table(source: Source) -> Probe:
     """Draw records in words, to be written as a Markdown table."""
     topic, amount, records = _draw_records(source)
-    rule = source.choose(("|---|---|", "| --- | --- |", "|:---|---:|", "|------|------|"))
+    rule = source.choose(_RULES)
     rows = [f"| {noun} | {value} |\n" for noun, value in records]
     return _follow_rows(f"{_tell(records)}\n\n| {topic} | {amount} |\n{rule}\n", rows)
 
 
 def draw_outline(source: Source) -> Probe:
     """Draw a Markdown outline whose sections have the same points."""
-    mark, bullet = source.choose((("## ", "- "), ("# ", "* "), ("### ", "1. "), ("#### ", "+ ")))
+    mark, bullet = source.choose(_OUTLINES)
     points = "".join(f"{bullet}{noun}\n" for noun in source.nouns(3))
     one, two, three = source.sample(words.PLACES, 3)
     opening = f"{mark}{one}\n{points}\n{mark}{two}\n"
@@ -104,7 +137,7 @@ def draw_outline(source: Source) -> Probe:
 
 def draw_code(source: Source) -> Probe:
     """Draw a program whose later lines follow from its earlier ones."""
-    return source.choose((_draw_class, _draw_keys, _draw_getters, _draw_imports))(source)
+    return source.choose(_PROGRAMS)(source)
 
 
 def _draw_class(source: Source) -> Probe:
@@ -129,6 +162,36 @@ def _draw_imports(source: Source) -> Probe:
     fields = source.nouns(4)
     rows = [f"import {{ {field} }} from './{field}';\n" for field in fields]
     return _follow_rows(f"// uses {', '.join(fields)}\n", rows)
+
+
+def _draw_cases(source: Source) -> Probe:
+    fields = source.nouns(4)
+    rows = [f'        case "{field}": return {field.upper()};\n' for field in fields]
+    return _follow_rows(f"    switch (word) {{  // {', '.join(fields)}\n", rows)
+
+
+def _draw_constants(source: Source) -> Probe:
+    fields = source.nouns(4)
+    rows = [f'const {field.upper()} = "{field}";\n' for field in fields]
+    return _follow_rows(f"/* {', '.join(fields)} */\n", rows)
+
+
+def _draw_columns(source: Source) -> Probe:
+    fields = source.nouns(4)
+    rows = [f"    {field} TEXT NOT NULL,  -- the {field}\n" for field in fields]
+    return _follow_rows(f"-- {', '.join(fields)}\nCREATE TABLE {source.nouns(1)[0]} (\n", rows)
+
+
+def _draw_options(source: Source) -> Probe:
+    fields = source.nouns(4)
+    rows = [f'<option value="{field}">{field.title()}</option>\n' for field in fields]
+    return _follow_rows(f"<!-- {', '.join(fields)} -->\n", rows)
+
+
+_PROGRAMS = (
+    _draw_class, _draw_keys, _draw_getters, _draw_imports,
+    _draw_cases, _draw_constants, _draw_columns, _draw_options,
+)  # fmt: skip
 
 
 def draw_counting(source: Source) -> Probe:

@@ -27,6 +27,6 @@ def test_what_is_to_be_written_stands_before(kind: SliceKind, purpose: Purpose) 
         before = own.user or ""
         for part in own.parts:
             if part.is_target:
-                assert part.text.strip("\n.!'\",<>/b? ") in before
+                assert part.text.strip("\n.!'\",<>/b? ”’);") in before
             before += part.text
         assert before in told(own)
