@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.abilities import context, copying, words
+from workers.abilities import context, copying, instructions, knowledge, structure, words
 from workers.abilities.source import Purpose, Source
 
 LISTS = ("NOUNS", "NAMES", "WOMEN", "MEN", "ADJECTIVES", "PLACES", "SENTENCES", "FILLER")
@@ -64,6 +64,13 @@ def test_dealt_options_come_again_only_after_all_have_come() -> None:
     assert turns[0] != turns[1] or turns[1] != turns[2]
 
 
+def test_each_purpose_chooses_every_option_of_its_half_in_turn() -> None:
+    options = tuple(range(8))
+    for source in sources():
+        own = list(source.half(options))
+        assert [sorted(source.choose(options) for _ in own) for _ in range(3)] == [own] * 3
+
+
 def test_two_lists_are_dealt_by_themselves() -> None:
     source = sources()[0]
     dealt = [(source.deal((1, 2, 3)), source.deal(("a", "b"))) for _ in range(6)]
@@ -78,9 +85,9 @@ def test_a_sentence_holds_only_words_of_its_purpose() -> None:
         assert not said & foreign
 
 
-@pytest.mark.parametrize("module", [context, copying])
-def test_lists_of_formats_have_no_format_twice(module: object) -> None:
+@pytest.mark.parametrize("module", [context, copying, instructions, knowledge, structure])
+def test_either_purpose_has_several_formats_and_none_twice(module: object) -> None:
     lists = [value for name, value in vars(module).items() if name.startswith("_") and
              name.isupper() and isinstance(value, tuple)]  # fmt: skip
     assert lists
-    assert all(len(set(options)) == len(options) for options in lists)
+    assert all(len(set(options)) == len(options) >= 8 for options in lists)
