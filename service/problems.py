@@ -15,8 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from excise.names import BehaviourKind
 from excise.specs import SPECS
+from excise.specs.complaints import complain
 from service.errors import (
     ExciseError,
     ForbiddenError,
@@ -39,35 +39,14 @@ DATABASE_OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _MAX_PARAM_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
-_JOB_KINDS = frozenset(SPECS)
-_BEHAVIOUR_KINDS = frozenset(BehaviourKind)
-_CHOICE_ERRORS = frozenset({"literal_error", "enum"})
-_UNION_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
+_SOURCES = ("body", "query", "path", "header", "cookie")
+"""Where a request has its values; pydantic puts this before a field's location."""
 _BY_STATUS: Mapping[int, tuple[type[ExciseError], str]] = {
     401: (UnauthorizedError, "The request needs an API key. Send Authorization: Bearer <key>."),
     403: (ForbiddenError, "The API key does not allow this. Use a key with the right scope."),
     404: (NotFoundError, "There is nothing at this path. See /docs for the paths that exist."),
     405: (MethodNotAllowedError, "The path exists but not for this method. See /docs."),
     413: (TooLargeError, "The request body is too large. Send less."),
-}
-_OBJECT = "must be an object. Send {...}."
-_TYPE_MESSAGES: Mapping[str, str] = {
-    "int_type": "must be an integer, without quotes.",
-    "int_parsing": "must be an integer.",
-    "int_from_float": "must be a whole number.",
-    "int_parsing_size": "is too large a number. Use a smaller one.",
-    "float_type": "must be a number, without quotes.",
-    "float_parsing": "must be a number.",
-    "finite_number": "must be a finite number. NaN and infinity are not accepted.",
-    "bool_parsing": "must be true or false.",
-    "string_type": "must be a string.",
-    "string_unicode": "must be valid Unicode. Remove half surrogate pairs.",
-    "list_type": "must be a list. Send [...].",
-    "dict_type": _OBJECT,
-    "model_type": _OBJECT,
-    "model_attributes_type": _OBJECT,
-    "missing": "is required. Add it.",
-    "extra_forbidden": "is not a known field. Remove it or check its spelling.",
 }
 
 
@@ -122,22 +101,22 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
     """Return the error for the first broken rule; one about `kind` goes first, as it decides."""
-    first = min(errors, key=lambda error: _find_param(error) != "kind")
+    complaints = [complain(_drop_source(error), SPECS.values()) for error in errors]
+    number = min(range(len(errors)), key=lambda number: complaints[number].field != "kind")
+    first, complaint = errors[number], complaints[number]
     if first["type"] == "json_invalid":  # its place is a number of characters, not a field
         where, why = first["loc"][-1], first.get("ctx", {}).get("error", "it ends too early")
         return InvalidRequestError(
             f"The body is not valid JSON at character {where}: {why}. Correct it.", param="body"
         )
-    param = _find_param(first)
-    return InvalidRequestError(f"{param or 'body'} {_describe(first)}", param=param or "body")
+    field = complaint.field or "body"
+    return InvalidRequestError(f"{field} {complaint.sentence}", param=field)
 
 
-def _find_param(error: Mapping[str, Any]) -> str:
-    """Return the field of an error; pydantic reports a wrong `kind` at the object that has it."""
-    param = _format_param(error["loc"])
-    if error["type"] not in _UNION_ERRORS:
-        return param
-    return f"{param}.kind" if param else "kind"
+def _drop_source(error: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the error with its location within the value alone."""
+    location = error["loc"]
+    return {**error, "loc": location[1:]} if location and location[0] in _SOURCES else error
 
 
 def _handle_excise_error(_: Request, error: Exception) -> JSONResponse:
@@ -192,75 +171,6 @@ def _list_methods(request: Request) -> list[str]:
 
 def _handle_outage(_: Request, error: Exception) -> JSONResponse:
     return build_outage_response(error)
-
-
-def _format_param(location: Sequence[int | str]) -> str:
-    """Return text such as `behaviours[0].max_new_tokens` for pydantic's location of a field."""
-    parts = list(location[1:] if location and location[0] in _SOURCES else location)
-    if parts and parts[0] in _JOB_KINDS:
-        parts = parts[1:]
-    kind = 2 + (parts.index("behaviours") if "behaviours" in parts else len(parts))
-    if len(parts) > kind and parts[kind] in _BEHAVIOUR_KINDS:
-        del parts[kind]
-    text = ""
-    for part in parts:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif "[" not in part:  # skip pydantic's names for keys and for branches of a union
-            text += f".{part}" if text else part
-    return _storable(text, _MAX_PARAM_CHARACTERS)
-
-
-_SOURCES = ("body", "query", "path", "header", "cookie")
-
-
-def _describe(error: Mapping[str, Any]) -> str:
-    """Return problem, limit and remedy, as the end of a sentence that begins with the field."""
-    kind, context = error["type"], error.get("ctx", {})
-    if bound := _describe_bound(kind, context, error.get("input")):
-        return bound
-    if kind in _CHOICE_ERRORS:
-        return f"is not supported. Use one of: {context['expected']}."
-    if kind in _UNION_ERRORS:
-        is_behaviour = "behaviours" in error["loc"]
-        noun = "behaviour" if is_behaviour else "job"
-        what = "is required" if kind == "union_tag_not_found" else f"names no kind of {noun}"
-        kinds = tuple(BehaviourKind if is_behaviour else SPECS)
-        return f"{what}. Supported kinds: {', '.join(kinds)}."
-    if kind == "string_pattern_mismatch":
-        return f"has characters that are not allowed; it must match {context['pattern']}."
-    if kind == "value_error":
-        return str(context["error"])
-    return _TYPE_MESSAGES.get(kind, "is not valid. See /docs for what is accepted.")
-
-
-def _describe_bound(kind: str, context: Mapping[str, Any], value: object) -> str | None:
-    """Return the sentence for a value, text or list that is above or below its limit."""
-    shown = f"is {value}" if _is_short_number(value) else "is out of range"
-    length = f"has {context.get('actual_length')} {{}}" if context.get("actual_length") else "has"
-    match kind:
-        case "less_than_equal":
-            return f"{shown}; the limit is {context['le']}. Use at most {context['le']}."
-        case "less_than":
-            return f"{shown}; it must be below {context['lt']}. Use a smaller value."
-        case "greater_than_equal":
-            return f"{shown}; the least is {context['ge']}. Use at least {context['ge']}."
-        case "greater_than":
-            return f"{shown}; it must be above {context['gt']}. Use a larger value."
-        case "too_long":
-            return f"{length.format('entries')}; the limit is {context['max_length']}. Send fewer."
-        case "too_short":
-            return f"has too few entries; the least is {context['min_length']}. Send more."
-        case "string_too_long":
-            return f"is too long; the limit is {context['max_length']} characters. Shorten it."
-        case "string_too_short":
-            return f"is too short; the least is {context['min_length']} characters. Fill it in."
-    return None
-
-
-def _is_short_number(value: object) -> bool:
-    """Return whether it is harmless to repeat `value` in a message."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
 
 
 def _storable(text: str, limit: int) -> str:

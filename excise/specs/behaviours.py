@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from excise.names import BehaviourKind, Direction
-from excise.outgoing.endpoints import MAX_URL_CHARACTERS, parse_endpoint
+from excise.outgoing.endpoints import MAX_URL_CHARACTERS, OutgoingError, parse_endpoint
 from excise.specs.common import (
     MAX_PATTERN_CHARACTERS,
     OneOf,
@@ -41,8 +41,11 @@ def _check_phrase(phrase: str) -> str:
 
 
 def _check_url(url: str) -> str:
-    """Return `url` if workers may call it; raises `OutgoingError`, a `ValueError`, otherwise."""
-    parse_endpoint(url)
+    """Return `url` if workers may call it; raises `ValueError` otherwise."""
+    try:
+        parse_endpoint(url)
+    except OutgoingError as error:
+        raise ValueError(f"is {error}") from error
     return url
 
 

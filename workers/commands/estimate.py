@@ -16,6 +16,7 @@ from excise.estimates.shape import ModelShape
 from excise.intake.json_documents import load_json
 from excise.intake.prompt_sets import parse_prompts
 from excise.specs import CorrectionSpec
+from excise.specs.complaints import describe_complaints
 from workers.fetching.sources import find_checkpoint
 from workers.models.machine import measure_machine
 
@@ -53,9 +54,7 @@ def _load_correction(path: Path) -> CorrectionSpec:
     try:
         return CorrectionSpec.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise EstimateError(f"{place}: {first['msg']}") from None
+        raise EstimateError(describe_complaints(error, CorrectionSpec)) from None
 
 
 def _count(path: Path) -> SetSize:

@@ -14,6 +14,7 @@ from excise.names import ComputeDtype, GatedSet
 from excise.patterns.searching import BusyError, Expression, PatternError, check_expression
 from excise.specs.behaviours import PhraseDefinition
 from excise.specs.common import OneOf
+from excise.specs.complaints import describe_complaints
 from excise.specs.gates import GatesSpec
 from workers.commands.gate.behaviours import BehaviourGateSpec
 from workers.commands.gate.errors import GateConfigError
@@ -75,7 +76,7 @@ def load_config(path: Path) -> GateConfig:
     try:
         config = GateConfig.model_validate(document)
     except ValidationError as error:
-        raise GateConfigError(f"{path}: {_describe(error)}") from error
+        raise GateConfigError(f"{path}: {describe_complaints(error, GateConfig)}") from error
     _check_patterns(path, config)
     return config
 
@@ -87,14 +88,5 @@ def _check_patterns(path: Path, config: GateConfig) -> None:
             try:
                 check_expression(Expression(behaviour.pattern, behaviour.ignore_case))
             except (PatternError, BusyError) as error:
-                place = f"behaviours.{number}.phrase.pattern"
+                place = f"behaviours[{number}].pattern"
                 raise GateConfigError(f"{path}: {place}: {error}") from error
-
-
-def _describe(error: ValidationError) -> str:
-    """Return every complaint in one line, with the field each is about."""
-    return "; ".join(
-        f"{'.'.join(map(str, found['loc'])) or 'the file'}: "
-        f"{found['msg'].removeprefix('Value error, ')}"
-        for found in error.errors(include_input=False, include_url=False)
-    )

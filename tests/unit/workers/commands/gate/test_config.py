@@ -152,19 +152,30 @@ def test_what_is_not_asked_for_is_listed() -> None:
         ("perplexity: {}", "perplexity.prompts is missing"),
         ("kl: {prompts: a, max_mean: -1}", "kl.max_mean"),
         ("kl: {prompts: a, max_mean: .nan}", "kl.max_mean"),
-        ("kl: {prompts: a, typo: 1}", "kl.typo"),
+        ("kl: {prompts: a, typo: 1}", "kl.typo is not a known field. Remove it"),
+        ("kl: {promts: a}", "kl.promts is not a known field. Did you mean prompts[?]"),
+        (
+            "behaviours: [{name: a, prompts: b, kind: phrase, phrase: [c]}]",
+            r"behaviours\[0\].phrase is not a known field. Did you mean phrases[?]",
+        ),
         ("refusal: {prompts: 3}", "refusal.prompts"),
         ("refusal: {max_fall: 0.1}", "refusal.prompts"),
         ("over_refusal: {prompts: a, max_rise: 1.5}", "over_refusal.max_rise"),
         ("general: {prompts: a, max_length_ratio: 0.5}", "general.max_length_ratio"),
         ("zero_shot: [{name: rte}, {name: rte}]", "names a task twice"),
-        ("zero_shot: [{name: chess}]", "zero_shot.0.name"),
+        (
+            "zero_shot: [{name: chess}]",
+            r"zero_shot\[0\].name is not supported. Use one of: 'boolq'",
+        ),
         (
             "behaviours: [{name: a, prompts: b, scorer: response_uniqueness}]",
-            "behaviours.0: scorer is no longer known. .*`kind: repetition`",
+            r"behaviours\[0\] scorer is no longer known. .*`kind: repetition`",
         ),
         ("behaviours: [{name: a, prompts: b}]", "kind is missing. Set it to one of: repetition"),
-        ("behaviours: [{name: a, prompts: b, kind: vibes}]", "behaviours.0.* 'phrase', 'custom'"),
+        (
+            "behaviours: [{name: a, prompts: b, kind: vibes}]",
+            r"behaviours\[0\].kind names no kind .* phrase, custom",
+        ),
         (
             "behaviours: [{name: a, prompts: b, kind: repetition, max_new_tokens: 8}]",
             "decoding: {max_new_tokens: 8}",
@@ -177,12 +188,12 @@ def test_what_is_not_asked_for_is_listed() -> None:
         ("behaviours: [{name: a, prompts: b, kind: phrase}]", "give either phrases or pattern"),
         (
             "behaviours: [{name: a, prompts: b, kind: phrase, pattern: '('}]",
-            "phrase.pattern: is no",
+            r"behaviours\[0\].pattern: is no",
         ),
         (
             "behaviours: [{name: a, prompts: b, kind: custom, url: 'file:///x', threshold: 1, "
             "direction: lower_is_better}]",
-            "custom.url: not a URL",
+            r"behaviours\[0\].url is not a URL",
         ),
         ("behaviours: [{name: harmful, prompts: b, kind: repetition}]", "'harmful' is taken"),
         (
