@@ -1,4 +1,4 @@
-"""`excise audit-log`: who changed what in a tenant, as its admins may read it."""
+"""`excise audit-log`: who changed what in a tenant, for the tenant's admins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def print_audit_log(
     ] = None,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Print what was changed in the key's tenant, one JSON object a line, oldest first."""
+    """Print the changes in the key's tenant, one JSON object per line, oldest first."""
     with open_client(url) as client:
         for entry in client.audit(after=after, action=action):
             print(entry.model_dump_json(exclude={"object"}))

@@ -57,7 +57,7 @@ def upload_prompts(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a file of prompts (one a line, or .jsonl) or of rows, and print the set's id."""
+    """Upload a file of prompts (one per line, or .jsonl) or of rows, and print the set's id."""
     with open_client(url) as client:
         prompt_set = client.upload_prompt_set(file, name, is_rows=rows)
     show(prompt_set, as_json, lambda made: print(made.id))
@@ -162,7 +162,7 @@ def delete(
     ] = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Delete a job that has ended, with its files, or its files alone."""
+    """Delete a job that has ended, with its files, or only its files."""
     with open_client(url) as client:
         if files:
             client.delete_artifacts(job_id)

@@ -67,11 +67,11 @@ def reproduce(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit the job of a manifest again: the same spec on prompt sets of the same content.
+    """Submit the job of a manifest again, with the same spec and prompt sets of the same content.
 
-    Sets that the service has are taken from there, the others are uploaded from --prompts-dir,
-    where a file is recognised by its SHA-256. Nothing is published. With --wait the exit code is
-    the verdict of the new job, and every file is compared with the manifest.
+    Sets that the service has are reused; the others are uploaded from --prompts-dir, where files
+    are recognised by their SHA-256. Nothing is published. With --wait the exit code is the verdict
+    of the new job, and every file is compared with the manifest.
     """
     before = load_manifest(manifest)
     with open_client(url, is_waiting=wait) as client:
@@ -90,7 +90,7 @@ def load_manifest(path: Path) -> Manifest:
     """Return the manifest in a file. Raises `CommandError`."""
     try:
         content = path.read_bytes()
-        load_json(content)  # checks for repeated keys, of which pydantic would take the last
+        load_json(content)  # rejects repeated keys, of which pydantic would take the last
         found = Manifest.model_validate_json(content)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
@@ -153,7 +153,7 @@ def provide_sets(client: Client, sets: list[NamedSet], folder: Path | None) -> d
     for held in client.iter_prompt_sets():
         if len(ids) == len(sets):
             break
-        found = (held.name, held.sha256, held.format)  # the name too, as it is in the report
+        found = (held.name, held.sha256, held.format)  # with its name, because the report shows it
         ids |= {one: held.id for one in sets if (one.name, one.sha256, one.format) == found}
     lacking = [one for one in sets if one not in ids]
     files = _hash_files(folder, {one.sha256 for one in lacking}) if folder and lacking else {}

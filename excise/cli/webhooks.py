@@ -1,4 +1,4 @@
-"""`excise webhooks`: manage the receivers of events of jobs and versions, and deliveries."""
+"""`excise webhooks`: manage the receivers of job and version events, and their deliveries."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def list_webhooks(
 def show_webhook(
     webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Show one webhook and what it is told of."""
+    """Show one webhook and the events it receives."""
     with open_client(url) as client:
         found = client.get_webhook(webhook)
     show(found, as_json, _print_webhook)
@@ -99,7 +99,7 @@ def delete(webhook: WebhookArgument, url: UrlOption = DEFAULT_URL) -> None:
 def rotate(
     webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Give a webhook a new secret, printed only now; for a day, the old one signs as well."""
+    """Give a webhook a new secret, printed only now; the old one keeps signing for a day."""
     with open_client(url) as client:
         show(client.rotate_webhook_secret(webhook), as_json, _print_secret)
 

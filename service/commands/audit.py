@@ -1,4 +1,4 @@
-"""`excise audit`: the audit log, exported from the database itself."""
+"""`excise audit`: exports the audit log directly from the database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def export_audit(
         datetime | None, typer.Option("--since", help="Only from this time on (UTC).")
     ] = None,
 ) -> None:
-    """Print the audit log, one JSON object a line, oldest first."""
+    """Print the audit log, one JSON object per line, oldest first."""
     with open_database() as database:
         tenant_id = None
         if tenant is not None:

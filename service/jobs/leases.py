@@ -77,21 +77,21 @@ class ShardLeases(LeasePolicy[Shard]):
         row.last_reason, row.pending_since = ended.reason, func.clock_timestamp()
 
     def enqueue(self, session: Session, row: Shard) -> None:
-        """Write a message about the shard to all workers."""
+        """Notify all workers of the shard."""
         enqueue(session, row.job_id, row.id)
 
     @property
     def waiting_since(self) -> ColumnElement[datetime]:
-        """When a shard last began to wait."""
+        """When the shard last began to wait."""
         return Shard.pending_since.expression
 
     @property
     def is_named(self) -> ColumnElement[bool]:
-        """Whether a message is about the shard."""
+        """Return whether a message is about the shard."""
         return OutboxMessage.shard_id == Shard.id
 
     def select_waiting(self) -> Select[Shard]:
-        """Shards of unfinished jobs in order, their jobs locked."""
+        """Select shards of unfinished jobs, in order, with their jobs locked."""
         return (
             select(Shard)
             .join(Job, Job.id == Shard.job_id)
@@ -123,7 +123,7 @@ class JobLeases(LeasePolicy[Job]):
     held = JobStatus.RUNNING
 
     def is_cancelled(self, session: Session, row: Job) -> bool:  # noqa: ARG002
-        """Whether someone asked for the job to be cancelled."""
+        """Return whether cancellation of the job was requested."""
         return row.cancel_requested
 
     def end_cancelled(self, session: Session, row: Job) -> bool:
@@ -165,17 +165,17 @@ class JobLeases(LeasePolicy[Job]):
         )
 
     def enqueue(self, session: Session, row: Job) -> None:
-        """Write a message about the job to the workers."""
+        """Notify the workers of the job."""
         enqueue(session, row.id)
 
     @property
     def waiting_since(self) -> ColumnElement[datetime]:
-        """When a job was last queued."""
+        """When the job was last queued."""
         return Job.queued_at.expression
 
     @property
     def is_named(self) -> ColumnElement[bool]:
-        """Whether a message is about the job itself."""
+        """Return whether a message is about the job itself."""
         return and_(
             OutboxMessage.job_id == Job.id,
             OutboxMessage.shard_id.is_(None),

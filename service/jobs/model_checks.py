@@ -1,4 +1,4 @@
-"""Whether a spec's checkpoint is one that Excise loads, and one that this server allows."""
+"""Check that a spec's checkpoint is of a kind that Excise loads and this server allows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.settings import Settings
 
 
 def check_model(spec: JobSpec, settings: Settings) -> ModelSource:
-    """The job's checkpoint. Raises `InvalidRequestError` if it is none that Excise loads."""
+    """Return the job's checkpoint. Raises `InvalidRequestError` if Excise cannot load it."""
     try:
         source = resolve_model_source(spec.model, settings.model_roots)
     except ModelSourceError as error:

@@ -88,7 +88,8 @@ def list_jobs(context: Context, reader: Reader, page_request: Paging) -> Respons
     with context.database.transaction() as session:
         page, has_more = operations.list_jobs(session, reader.tenant_id, after, limit)
     found = JobList(data=[summarise_job(row) for row in page], has_more=has_more)
-    return Response(found.model_dump_json(), media_type="application/json")  # written this once
+    # serialised here, not a second time by FastAPI
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 @router.get("/{job_id}", response_model=JobView, responses=_NOT_MODIFIED)

@@ -135,7 +135,7 @@ class PoolKeeper:
             self._on_change()
 
     def _is_missing(self, version: ModelVersion, names: frozenset[str]) -> bool:
-        """Whether the version is not on the server, or its canary has not passed there."""
+        """Return whether the version is not on the server, or has not passed its canary there."""
         return version.status != VersionStatus.LIVE or version.served_name not in names
 
     async def _unload_unknown(
@@ -184,7 +184,7 @@ class PoolKeeper:
     async def _load(
         self, server: VllmServer, version: ModelVersion, served_name: str, folder: Path
     ) -> None:
-        """Load an adapter; a checkpoint is loaded by whoever starts its server."""
+        """Load an adapter; checkpoints are loaded by whoever starts their server."""
         if self._pool.kind == PoolKind.CHECKPOINT:
             raise UnknownServedModelError(
                 f"Its server does not hold it yet. Start it with: vllm serve {folder} "
@@ -200,7 +200,7 @@ class PoolKeeper:
         self._count("load")
 
     def _place_zeros(self, version: ModelVersion) -> Path:
-        """The folder of an adapter like the version's, all zeros. Raises as `place_files` does."""
+        """Return the folder of an all-zero copy of the adapter; raise like `place_files`"""
         weights = build_zeros(self._artifacts.get(version.files[ADAPTER_WEIGHTS]))
         files = {**version.files, ADAPTER_WEIGHTS: self._artifacts.put_bytes(weights)}
         return place_files(self._artifacts, VersionKind.ADAPTER, files, self._folder)

@@ -1,4 +1,4 @@
-"""Folders of served files: one per content, named by its hash and never changed."""
+"""Folders of served files: each is named by the hash of its content and never changes."""
 
 from __future__ import annotations
 

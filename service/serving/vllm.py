@@ -36,7 +36,7 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
 class VllmError(Exception):
-    """Base class of the errors of this client."""
+    """Base class of this client's errors."""
 
 
 class VllmUnreachableError(VllmError):
@@ -128,9 +128,9 @@ class _Version(BaseModel):
 class VllmServer:
     """One vLLM server. Use as `async with`, or call `aclose`.
 
-    Every method raises `VllmUnreachableError` without an answer, `VllmRefusalError` or one of
-    its kinds on an error status, and `VllmAnswerError` on an answer it cannot read. `api_key`
-    goes into the Authorization header and nowhere else.
+    Every method raises `VllmUnreachableError` if the server does not answer, `VllmRefusalError` or
+    a subclass on an error status, and `VllmAnswerError` on an answer that it cannot parse.
+    `api_key` goes into the Authorization header and nowhere else.
     """
 
     def __init__(
@@ -203,10 +203,11 @@ class VllmServer:
         logprobs: bool = False,
         ignore_eos: bool = False,
     ) -> Completion:
-        """The greedy continuation of a tokenised prompt by `model` (base or adapter name).
+        """Return the greedy continuation of a tokenised prompt by `model` (base or adapter name).
 
-        Whatever the checkpoint's generation settings say, the most probable token is taken.
-        `ignore_eos` goes on after an end-of-sequence token. Raises `UnknownServedModelError`.
+        The most probable token is taken, whatever the checkpoint's generation settings say. With
+        `ignore_eos`, generation continues after an end-of-sequence token. Raises
+        `UnknownServedModelError`.
         """
         body = {
             "model": model,
@@ -275,7 +276,7 @@ def check_version(version: str) -> None:
 
 
 def _build_refusal(answer: httpx.Response, path: str) -> VllmRefusalError:
-    """The error for an answer with an error status."""
+    """Return the error for an answer with an error status."""
     status = answer.status_code
     message = _read_message(answer)
     text = f"vLLM refused {path.partition('?')[0]} ({status}): {message}"
@@ -292,7 +293,7 @@ def _build_refusal(answer: httpx.Response, path: str) -> VllmRefusalError:
 
 
 def _read_message(answer: httpx.Response) -> str:
-    """What the server says went wrong, whatever shape it has, cut short."""
+    """Return the server's error message, in whatever form it is sent, truncated."""
     try:
         body = answer.json()
     except ValueError:
@@ -304,7 +305,7 @@ def _read_message(answer: httpx.Response) -> str:
 
 
 def _read(kind: type[_Model], answer: httpx.Response) -> _Model:
-    """The answer's body as `kind`. Raises `VllmAnswerError`."""
+    """Return the answer's body as `kind`. Raises `VllmAnswerError`."""
     try:
         return kind.model_validate_json(answer.content)
     except ValidationError as error:

@@ -94,8 +94,7 @@ def list_not_asked(inputs: CorrectionInputs) -> list[str]:
 
 
 def hash_checks(inputs: CorrectionInputs) -> dict[str, Any]:
-    """Return the values on which the gates' measurements depend; prompt sets are hashed by content.
-    """
+    """Return the values on which the gates' measurements depend; prompt sets go by content."""
     gates = inputs.spec.gates
     document = gates.model_dump(mode="json")
     for name in type(gates).model_fields:
