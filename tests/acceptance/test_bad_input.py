@@ -1,4 +1,4 @@
-"""Bad input against the running service: refused with a reason, and nothing else suffers."""
+"""Bad input to the running service is rejected with a reason, and affects nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = {"Content-Type": "text/plain"}
 def check_problem(
     response: httpx.Response, status: int, code: str, param: str | None, *mentions: str
 ) -> None:
-    """A problem+json answer whose message names what is wrong and what helps."""
+    """Check that the answer is problem+json whose message names the problem and the remedy."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     body = response.json()
@@ -206,7 +206,7 @@ def copy_model(stack: Harness, name: str) -> Path:
 
 
 def cut_weights(folder: Path) -> None:
-    """Half of the weights are missing, as after an interrupted copy."""
+    """Remove half of the weights' bytes, as after an interrupted copy."""
     path = folder / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -218,7 +218,7 @@ def forget_tokenizer(folder: Path) -> None:
 
 
 def lose_a_weight(folder: Path) -> None:
-    """One tensor is not there; transformers would make one up."""
+    """Remove one tensor, which transformers would initialise at random."""
     path = folder / "model.safetensors"
     weights = load_file(path)
     del weights[LOST_WEIGHT]
@@ -226,7 +226,7 @@ def lose_a_weight(folder: Path) -> None:
 
 
 def disagree_about_the_shape(folder: Path) -> None:
-    """The config describes a model of another width than the weights have."""
+    """Write a config for a model of another width than the weights have."""
     write_config(folder, intermediate_size=512)
 
 
@@ -275,7 +275,7 @@ def test_a_reference_of_single_words_fails_its_job(stack: Harness) -> None:
 def check_invalid_input(
     stack: Harness, response: httpx.Response, worker: int, *mentions: str
 ) -> None:
-    """The job fails at once with a message for its owner, and the worker lives on."""
+    """Check that the job fails at once with a message for its owner, and the worker lives on."""
     assert response.status_code == 201, response.text
     job = stack.wait(response.json()["id"])
     assert (job.status, job.verdict, job.attempts) == ("failed", None, 1)

@@ -1,4 +1,4 @@
-"""The real Gemma-3-270M: converted as it should be, begun as it should be, and corrected."""
+"""The real Gemma-3-270M: conversion, beginning-of-sequence token, and correction."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_it_knows_its_capitals(checkpoint: LoadedModel) -> None:
 
 
 def test_plain_prose_does_not_surprise_it(checkpoint: LoadedModel) -> None:
-    """GGUF stores Gemma's norms plus one, which a conversion has to take back."""
+    """GGUF stores Gemma's norms plus one, which the conversion must subtract again."""
     assert compute_text_perplexity(checkpoint, encode_text(checkpoint.tokenizer, TEXT)) < 40
 
 
@@ -105,13 +105,13 @@ def test_the_tokenizer_is_that_of_the_gguf_file(checkpoint: LoadedModel, tmp_pat
 
 
 def test_a_correction_of_repetition_helps_or_is_rejected(stack: Harness, tmp_path: Path) -> None:
-    """Whatever the verdict: it says what was measured, and the patch is exact both ways."""
+    """Whatever the verdict, the report says what was measured, and the patch is exact both ways."""
     folder = fetch_real(NAME)
     model = stack.stack.home / "models" / NAME
     if not model.is_dir():
         shutil.copytree(folder, model)
-    # Abilities are asked of the real SmolLM2 (test_abilities.py, the demo): here they would
-    # take minutes.
+    # Abilities are measured on the real SmolLM2 (test_abilities.py, the demo); here they would take
+    # minutes.
     spec = stack.build_spec(
         model=NAME,
         search={"amounts": [16, 64], "rounds": 1},
