@@ -24,7 +24,7 @@ CACHE, UPLOAD = "actions/cache", "actions/upload-artifact"
 
 @pytest.fixture
 def host() -> Iterator[tuple[Host, Server]]:
-    """GitHub's API with a pull request that nobody has commented on."""
+    """GitHub's API with a pull request that has no comments."""
     found = Host([])
     with serve(found.answer) as server:
         yield found, server
@@ -107,7 +107,7 @@ def test_a_token_that_may_not_write_changes_no_verdict(repository: Path, command
 
 @pytest.fixture
 def service(settings: Any, make_key: Any) -> Iterator[tuple[str, str]]:
-    """A service without any worker: its address, and a key."""
+    """A service without workers: its address, and a key."""
     with serve_in_process(settings) as (_, url):
         yield url, make_key()
 

@@ -1,4 +1,4 @@
-"""What linters of GitHub and GitLab say of the action, the workflow and the component."""
+"""Linters of GitHub and GitLab accept the action, the workflow and the component."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CI = ROOT / "deploy" / "ci"
 
 
 def find_program(name: str) -> str:
-    """The linter beside this Python, or on the PATH."""
+    """Return the linter from this Python's folder, or from the PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -27,7 +27,7 @@ def find_program(name: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository that uses the action as the guide says."""
+    """A repository that uses the action as described in the guide."""
     (tmp_path / ".git").mkdir()
     workflows = tmp_path / ".github" / "workflows"
     workflows.mkdir(parents=True)
@@ -42,7 +42,7 @@ def run(*arguments: str, cwd: Path) -> None:
 
 
 def test_actionlint_finds_nothing_in_the_workflow(repository: Path) -> None:
-    """It also checks the inputs against those that the action has."""
+    """It also checks the inputs against the action's."""
     run(find_program("actionlint"), "-no-color", cwd=repository)
 
 

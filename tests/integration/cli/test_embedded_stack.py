@@ -1,4 +1,4 @@
-"""The embedded stack with its real parts: it starts, heals, and leaves nobody behind."""
+"""The embedded stack with its real parts: it starts, recovers, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START_SECONDS = 90
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home any user may walk into, unlike pytest's own temporary folders."""
+    """A home that any user may enter, unlike pytest's own temporary folders."""
     folder = Path(tempfile.mkdtemp(prefix="excise-home-", dir="/tmp"))
     folder.chmod(0o755)
     yield folder
@@ -51,7 +51,7 @@ def excise(environment: dict[str, str], *arguments: str) -> subprocess.Completed
 
 @contextmanager
 def up(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`excise up` in a process of its own, ended at the latest when the block is left."""
+    """Yield `excise up` in a process of its own, which is ended with the context at the latest."""
     command = [sys.executable, "-m", "excise.cli.app", "up", "--port", str(find_free_port())]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
@@ -159,7 +159,7 @@ def test_nobody_outlives_an_interrupted_start(
         process.wait(40)
         wait_until(lambda: not any(map(is_alive, family)), 5, log)
     text = log.read_text()
-    assert "Traceback" not in text or "<frozen" in text  # before our handler: python's own imports
+    assert "Traceback" not in text or "<frozen" in text  # python's own imports, before our handler
 
 
 def test_a_taken_port_is_a_clear_error(environment: dict[str, str], postgres_url: URL) -> None:
@@ -188,7 +188,7 @@ def test_external_servers_are_used_and_left_alone(
 
 @contextmanager
 def run_postgres(home: Path) -> Iterator[postgres.Postgres]:
-    """A server over `home`, and nothing else."""
+    """Yield a server over `home`, without any other part."""
     (home / "logs").mkdir(exist_ok=True)
     with acquire_lock(home) as lock:
         guardian = Guardian(lock)
@@ -223,7 +223,7 @@ def test_a_home_out_of_reach_is_left_as_it_is(home: Path, monkeypatch: pytest.Mo
     closed.mkdir(mode=0o700)
     own = closed / "home"
     own.mkdir()
-    for _ in range(2):  # the second time it finds its data again
+    for _ in range(2):  # the second time, its data exists already
         with run_postgres(own) as server:
             assert (home / "fallback") in server.program.folder.parents
     assert closed.stat().st_mode & 0o777 == 0o700

@@ -1,4 +1,4 @@
-"""With proxies in the environment, every request to this machine goes past them, key and all."""
+"""With proxies in the environment, all requests to this machine bypass them, with their keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANSWER = json.dumps(
 
 @dataclass
 class Recorder:
-    """A server that writes down whatever arrives; as a proxy, it sees whole requests."""
+    """A server that records every request; as a proxy, it sees whole requests."""
 
     port: int = 0
     requests: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ def run_server(host: str = "127.0.0.1") -> Iterator[Recorder]:
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    """A proxy that every variable of the environment names, and no exception from it."""
+    """A proxy named by every environment variable for proxies, without exceptions."""
     for recorder in run_server():
         for name in VARIABLES:
             for spelled in (name, name.lower()):
@@ -157,7 +157,7 @@ def test_the_loopback_of_ipv6_is_this_machine(proxy: Recorder, service_on_ipv6: 
 
 
 def send_all_here(monkeypatch: pytest.MonkeyPatch, addresses: dict[str, str]) -> None:
-    """Look up `addresses` as given, and connect to this machine whatever address was found."""
+    """Look up `addresses` as given, but connect to this machine whatever address was found."""
     look_up, connect = socket.getaddrinfo, socket.create_connection
 
     def find(host: Any, port: Any, *arguments: Any, **options: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`excise gate` in processes of its own, on tiny checkpoints: exit 0, 100, 1, and its files."""
+"""`excise gate` in processes of its own, on tiny checkpoints: exit codes 0, 100, 1, and files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder of checkpoints and files, and what runs `excise` on them."""
+    """A folder of checkpoints and files, and a command that runs `excise` on them."""
 
     folder: Path
     command: WarmCommand
@@ -74,7 +74,7 @@ def write_lines(path: Path, count: int, length: int) -> None:
 
 
 def write_chats(path: Path, questions: Sequence[str]) -> None:
-    """Chats of several turns, each with a system message and the question last."""
+    """Write chats of several turns, each with a system message and ending with the question."""
     turns = [("system", "w1"), ("user", "w2"), ("assistant", "w3")]
     chats = [
         [{"role": role, "content": text} for role, text in (*turns, ("user", question))]
@@ -85,19 +85,20 @@ def write_chats(path: Path, questions: Sequence[str]) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """Checkpoints base, other, silent and broken, chatty and slogan with a template, and files."""
+    """Checkpoints base, other, silent, broken; chatty and slogan with chat templates; and files."""
     folder = tmp_path_factory.mktemp("gate")
     save_tiny_checkpoint(folder / "base", build_tiny_model(eos_token_id=100))
     save_tiny_checkpoint(folder / "other", build_tiny_model(1, eos_token_id=100))
     silent = build_tiny_model(eos_token_id=100)
-    silent.model.norm.weight.data.zero_()  # every logit is 0, the first token wins: make it the end
+    # all logits are 0, so the first token wins: make it the end token
+    silent.model.norm.weight.data.zero_()
     silent.generation_config.eos_token_id = 0
     save_tiny_checkpoint(folder / "silent", silent)
     broken = build_tiny_model(eos_token_id=100)
-    broken.model.norm.weight.data[:] = 3e38  # finite, and all that is computed with it is not
+    broken.model.norm.weight.data[:] = 3e38  # finite, but everything computed with it is not
     save_tiny_checkpoint(folder / "broken", broken)
     slogan = build_tiny_model(eos_token_id=100)
-    slogan.lm_head.weight.data.zero_()  # but for two tokens, of which one always wins
+    slogan.lm_head.weight.data.zero_()  # except for two tokens, one of which always wins
     slogan.lm_head.weight.data[7], slogan.lm_head.weight.data[8] = 1, -1
     save_tiny_checkpoint(folder / "slogan", slogan)
     save_tiny_checkpoint(folder / "chatty", build_tiny_model(eos_token_id=100))
@@ -116,11 +117,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 
 
 def _install_entry_points(site: Path) -> None:
-    """Offer the commands pyproject.toml names, whatever was installed when, and a scorer."""
+    """Install the commands that pyproject.toml names, whatever else is installed, and a scorer."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     offered = project["entry-points"]["excise.commands"]
-    # A name of its own each: of two distributions of one name only the first on the path counts,
-    # and a checkout with an editable installation has one of this name.
+    # Each distribution needs a name of its own: of two with the same name, only the first on the
+    # path counts, and a checkout with an editable installation has one with this name.
     _offer(site, "excise", "excise.commands", offered)
     _offer(site, "length-scorer", "excise.scorers", {"length": "length_scorer:LengthScorer"})
     (site / "length_scorer.py").write_text(SCORER)

@@ -1,4 +1,4 @@
-"""The chart: rendered with several sets of values, and held against what it promises."""
+"""The chart, rendered with several sets of values, keeps its promises."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ def test_vllm_is_reached_by_the_api_alone() -> None:
     [peer] = rule["from"]
     labels = peer["podSelector"]["matchLabels"]
     assert labels["app.kubernetes.io/component"] == "api"
-    assert set(peer) == {"podSelector"}  # with a namespace beside it, others' pods could match
+    # with a namespace as well, other namespaces' pods could match
+    assert set(peer) == {"podSelector"}
     assert rule["ports"] == [{"port": 8000, "protocol": "TCP"}]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert "egress" not in policy

@@ -1,4 +1,4 @@
-"""Prometheus's own tool reads the rules, runs their tests, and reads what a worker tells."""
+"""Prometheus's own tool parses the rules, runs their tests, and parses a worker's metrics."""
 
 from __future__ import annotations
 

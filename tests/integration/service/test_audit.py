@@ -1,4 +1,4 @@
-"""The audit log over a real database: every change is in it, nothing takes it out again."""
+"""The audit log over a real database: every change is in it, and nothing removes entries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AUDITED = {
     ("POST", "/v1/aliases/{alias}/rollback"): "alias.rollback",
     ("POST", "/v1/aliases/{alias}/split"): "alias.split",
 }
-"""Each call that changes something, and what the log says of it."""
+"""Each call that changes something → the audit log's action for it."""
 CHANGES_NOTHING = {
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
@@ -71,7 +71,7 @@ def find_tenant(database: Database, client: TestClient) -> str:
 
 
 def list_routes(app: FastAPI) -> set[tuple[str, str]]:
-    """Every call that may change something."""
+    """Return every call that may change something."""
     schema = app.openapi()["paths"]
     return {
         (method.upper(), path)
@@ -82,7 +82,7 @@ def list_routes(app: FastAPI) -> set[tuple[str, str]]:
 
 
 def test_every_call_that_changes_something_is_on_the_list(settings: Settings) -> None:
-    """A new one has to say what the log says of it, here and in `Action`."""
+    """A new call must be added here, with its action, and to `Action`."""
     routes = list_routes(create_app(settings))
     assert routes == set(AUDITED) | CHANGES_NOTHING
 
@@ -94,10 +94,10 @@ def test_changes_are_written_down_with_who_and_from_where(admin: TestClient) -> 
     job = submit(admin)
     admin.post(f"/v1/jobs/{job['id']}/cancel")
     admin.delete(f"/v1/keys/{key_id}")
-    admin.delete(f"/v1/keys/{key_id}")  # a second time changes nothing
+    admin.delete(f"/v1/keys/{key_id}")  # the second time, this changes nothing
     entries = read(admin)
     assert [entry["action"] for entry in entries] == [
-        "key.create",  # the test's own, made before there was a request
+        "key.create",  # the test's own key, made before any request
         "key.create",
         "prompt_set.create",
         "prompt_set.create",
@@ -185,13 +185,13 @@ def test_pages_go_on_where_the_last_one_ended(admin: TestClient) -> None:
 
 
 def test_a_reader_misses_no_change_that_is_under_way(admin: TestClient, database: Database) -> None:
-    """An entry with a small id that is committed late comes before the reader goes past it."""
+    """A reader does not get past an entry with a small id that is committed late."""
     tenant = find_tenant(database, admin)
     with database.transaction() as session:
         record(session, tenant, "job.cancel", "job_slow")
         session.flush()
         answer = admin.get("/v1/audit")
-        assert answer.status_code == 503  # not a page without it
+        assert answer.status_code == 503  # rather than a page without it
     targets = [entry["target"] for entry in read(admin)]
     assert targets[-1] == "job_slow"
 

@@ -1,4 +1,4 @@
-"""Downloads: straight from the store, whole or refused, and in nobody's way."""
+"""Downloads: streamed from the store, whole or refused, and never blocking other requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNREAD = 12  # more than there are threads of either kind
 def finish_with(
     client: TestClient, database: Database, settings: Settings, content: bytes
 ) -> tuple[str, str]:
-    """A job with `content` as its patch, and the hash of it."""
+    """Finish a job with `content` as its patch; return the job and the hash."""
     job_id = str(submit(client)["id"])
     sha256 = LocalArtifactStore(Path(settings.artifacts)).put_bytes(content)
     with database.transaction() as session:

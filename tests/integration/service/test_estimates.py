@@ -1,4 +1,4 @@
-"""What a job will take, asked for and refused over HTTP, for workers that are in the database."""
+"""Estimates over HTTP, and refusals of jobs, for workers that are in the database."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Tell = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def workers(database: Database) -> Iterator[None]:
-    """No worker but those of the test."""
+    """Removes all workers but the test's own."""
     clear(database)
     yield
     clear(database)
@@ -47,7 +47,7 @@ def clear(database: Database) -> None:
 
 @pytest.fixture(autouse=True)
 def models(model_root: Path) -> None:
-    """A large model and a small one whose sizes are told."""
+    """A large model and a small one whose sizes are known."""
     build_checkpoint(model_root / "large", **LLAMA_8B)
     build_checkpoint(
         model_root / "small", **LLAMA_8B | {"num_hidden_layers": 1, "vocab_size": 32000}
@@ -56,7 +56,7 @@ def models(model_root: Path) -> None:
 
 @pytest.fixture
 def tell(database: Database) -> Tell:
-    """A function by which a worker says what it is."""
+    """A function that makes a worker report its machine."""
 
     def tell(name: str, machine: Machine | None, *, busy: str | None = None) -> None:
         with database.transaction() as session:
@@ -106,7 +106,7 @@ def test_workers_that_are_alive_are_estimated_for_the_tightest_first(
     assert (small["fits"], small["workers"], small["source"]) == (False, 1, "worker")
     assert "of main memory, of 8.0 GiB" in small["problem"]
     assert (large["fits"], large["workers"]) == (True, 2)
-    assert large["machine"]["flops"] == 5e13  # the slowest stands for both
+    assert large["machine"]["flops"] == 5e13  # the slower one represents both
 
 
 def test_a_heartbeat_that_does_not_say_it_again_forgets_nothing(
@@ -196,7 +196,7 @@ def test_estimates_need_a_key_that_may_submit(
         assert client.post("/v1/estimates", json=body, headers=headers).status_code == status
     headers = {"Authorization": f"Bearer {make_key()}"}
     other = client.post("/v1/estimates", json=body, headers=headers)
-    assert other.json()["error"]["param"] == "spec.behaviours[0].prompts"  # another tenant's
+    assert other.json()["error"]["param"] == "spec.behaviours[0].prompts"  # another tenant's set
 
 
 def test_a_job_carries_its_estimate(client: TestClient, tell: Tell) -> None:

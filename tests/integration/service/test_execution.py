@@ -1,4 +1,4 @@
-"""What workers call: leases fence, attempts are counted, stages and results are kept."""
+"""The functions that workers call: fencing by leases, attempts, stages and results."""
 
 from __future__ import annotations
 

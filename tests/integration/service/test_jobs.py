@@ -25,7 +25,7 @@ from tests.integration.service.conftest import build_spec, submit, upload
 
 
 def replace(spec: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """`spec` with the value at a dotted path replaced, made or (with ...) removed."""
+    """Return `spec` with the value at a dotted path replaced, added or (with ...) removed."""
     head, _, rest = path.partition(".")
     copy: Any = list(spec) if isinstance(spec, list) else dict(spec)
     key: Any = int(head) if head.isdigit() else head
@@ -213,7 +213,7 @@ def test_concurrent_duplicates_give_one_job(
 def test_a_crash_before_the_response_loses_and_doubles_nothing(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
-    """The job is committed, the answer is lost, the client asks again."""
+    """The job is committed, the response is lost, and the client asks again."""
     spec = build_spec(client)
     key = {"Idempotency-Key": "crash"}
     original = Database.transaction

@@ -1,4 +1,4 @@
-"""API keys: stored as hashes, scoped, revocable; tenants see nothing of each other."""
+"""API keys: stored as hashes, scoped, revocable, and confined to their tenant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Circuit and compression jobs through the API: their prompt sets, stages and refusals."""
+"""Circuit and compression jobs through the API: their prompt sets, stages and rejections."""
 
 from __future__ import annotations
 

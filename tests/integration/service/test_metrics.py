@@ -1,4 +1,4 @@
-"""`/metrics` over a real database and broker: what it tells, to whom, and during outages."""
+"""`/metrics` over a real database and broker: its content, its readers, and outages."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def open_app(settings: Settings, host: str = "127.0.0.1") -> Iterator[TestClient
 
 @pytest.fixture
 def scraper(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """A Prometheus on this machine, whose every scrape asks anew."""
+    """A Prometheus on this machine whose scrapes are never answered from a cache."""
     monkeypatch.setattr(figures_module, "FRESH_SECONDS", -1.0)
     with open_app(settings) as client:
         yield client
 
 
 def scrape(client: TestClient) -> Samples:
-    """Every sample by name and labels."""
+    """Return every sample by name and labels."""
     answer = client.get("/metrics")
     assert answer.status_code == 200, answer.text
     return read_samples(answer.text)
@@ -157,7 +157,8 @@ def test_requests_are_told_by_route_and_never_by_path(scraper: TestClient) -> No
         name = "excise_http_seconds_count"
         return find(after, name, **labels) - find(before, name, **labels)
 
-    assert count(method="GET", route="none", status="4xx") == 2  # no key: no route was looked for
+    # without a key, no route is looked up
+    assert count(method="GET", route="none", status="4xx") == 2
     assert count(method="other") == 1
     assert count(method="GET", route="/metrics", status="2xx") == 1
     routes = {dict(labels).get("route", "") for _, labels in after}

@@ -1,4 +1,4 @@
-"""What a container engine asks: is a process ready, and may it be stopped."""
+"""Probes of a container engine: whether a process is ready, and whether it may be stopped."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_api_is_ready_when_it_says_so(path: str, status: int) -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         assert probes.main(["api", str(server.server_port)]) == int(status != 200)
         server.shutdown()
-    assert probes.main(["live", str(server.server_port)]) == 1  # nothing listens any more
+    assert probes.main(["live", str(server.server_port)]) == 1  # nothing is listening any more
 
 
 def test_a_worker_is_ready_while_its_heart_beats(database: Database, busy_worker: str) -> None:

@@ -1,4 +1,4 @@
-"""Prompt sets over HTTP: limits, sameness, paging."""
+"""Prompt sets over HTTP: limits, duplicates, paging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tenants may have, and how what they have is deleted again."""
+"""Tenants' quotas, and how tenants' things are deleted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADMIN = ("submit", "admin")
 
 @contextmanager
 def limited(settings: Settings, key: str, **quotas: int) -> Iterator[TestClient]:
-    """A client of a service whose tenants may have this much."""
+    """A client of a service whose tenants have these quotas."""
     changed = settings.model_copy(update={"quotas": Quotas(**quotas)})
     with TestClient(create_app(changed), raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {key}"
@@ -33,7 +33,7 @@ def limited(settings: Settings, key: str, **quotas: int) -> Iterator[TestClient]
 
 
 def check_refusal(response: object, quota: str, remedy: str) -> None:
-    """The answer names the quota, the limit and what helps."""
+    """Check that the answer names the quota, the limit and the remedy."""
     assert response.status_code == 409  # type: ignore[attr-defined]
     body = response.json()  # type: ignore[attr-defined]
     assert body["error"]["code"] == "quota_exceeded"
@@ -90,7 +90,7 @@ def test_keys_are_limited(settings: Settings, make_key: Callable[..., str]) -> N
         body = {"name": "another", "scopes": ["submit"]}
         made = client.post("/v1/keys", json=body)
         assert made.status_code == 201
-        client.delete(f"/v1/keys/{made.json()['id']}")  # does not make room at once
+        client.delete(f"/v1/keys/{made.json()['id']}")  # which makes no room at first
         check_refusal(client.post("/v1/keys", json=body), "keys", "Revoke some")
 
 
@@ -155,7 +155,7 @@ def test_another_tenants_things_cannot_be_deleted(
 
 
 def run_job(client: TestClient, database: Database, store: LocalArtifactStore, text: bytes) -> str:
-    """A job that ended with a report of its own and a file it shares, and a stage's result."""
+    """Run a job that ends with a report of its own, a file that it shares, and a stage's result."""
     job_id = str(submit(client)["id"])
     with database.transaction() as session:
         claim = claim_job(session, job_id, "w", 30)
@@ -222,7 +222,7 @@ def test_a_tenant_is_deleted_with_everything(
     assert client.get("/v1/jobs").status_code == 401
     with database.transaction() as session:
         for table in Base.metadata.sorted_tables:
-            if "tenant_id" in table.c and table.name != "audit_log":  # which only grows
+            if "tenant_id" in table.c and table.name != "audit_log":  # which is append-only
                 rows = session.execute(table.select().where(table.c.tenant_id == tenant_id))
                 assert rows.all() == [], table.name
         assert session.get(Tenant, tenant_id) is None

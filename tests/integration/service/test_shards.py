@@ -1,4 +1,4 @@
-"""Shards in the database: leased, fenced, joined, freed, and gone with their job."""
+"""Shards in the database: leased, fenced, combined, released, and deleted with their job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COUNT = 3
 
 @pytest.fixture
 def claim(client: TestClient, database: Database) -> execution.Claim:
-    """A job somebody runs, its stage cut into three shards."""
+    """A claim on a running job whose stage is cut into three shards."""
     clear_jobs(database)
     job_id = str(submit(client)["id"])
     with database.transaction() as session:
@@ -172,7 +172,7 @@ def test_the_owners_shards_are_freed_with_its_job(
     freed = read(database, held.shard_id)
     assert (freed.status, freed.attempts) == ("pending", attempts)
     assert read(database, other.shard_id).status == "succeeded"
-    file(database, helper)  # a helper goes on while the job waits for a new owner
+    file(database, helper)  # a helper continues while the job waits for a new owner
 
 
 def test_a_dead_owner_loses_its_shards_to_the_sweeper(

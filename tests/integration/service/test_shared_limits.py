@@ -1,4 +1,4 @@
-"""Rate limits that all API processes share, and what happens without the broker."""
+"""Rate limits that all API processes share, and their behaviour without the broker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_two_processes_count_together(broker: Redis, broker_url: str) -> None:
     async def ask() -> None:
         limiters = [SharedLimiter(broker_url, per_minute=6, burst=4) for _ in range(3)]
         try:
-            for limiter in limiters * 4:  # none of them alone is over its own
+            for limiter in limiters * 4:  # each alone is below its own limit
                 await limiter.take(key)
         finally:
             assert all(limiter.is_shared for limiter in limiters)
@@ -33,7 +33,7 @@ def test_two_processes_count_together(broker: Redis, broker_url: str) -> None:
         asyncio.run(ask())
     assert caught.value.retry_after_seconds >= 1
     (name,) = [name for name in broker.keys("excise:limits*") if key.encode() in name]
-    assert int(broker.get(name)) == 10  # 6 a minute, and a burst of 4
+    assert int(broker.get(name)) == 10  # 6 per minute, and a burst of 4
 
 
 def test_other_keys_are_not_held_up(broker: Redis, broker_url: str) -> None:
@@ -86,7 +86,7 @@ def test_a_broker_that_is_back_counts_again(
             patched.setattr(limiter._window, "hit", fail)
             await limiter.take("b")
         await limiter.take("b")
-        assert not limiter.is_shared  # it is not asked yet
+        assert not limiter.is_shared  # the broker has not been asked yet
         clock.now += 6
         await limiter.take("b")
         assert limiter.is_shared

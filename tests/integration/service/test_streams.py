@@ -1,4 +1,4 @@
-"""Event streams: one look for all of them, limits, slow readers, jobs that vanish."""
+"""Event streams: one query for all of them, limits, slow readers, jobs that are deleted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_identity(tenant: str, key: str) -> Identity:
 
 
 def read(content: bytes) -> tuple[str, dict[str, Any]]:
-    """The type and the data of one message."""
+    """Return the type and the data of one message."""
     fields = dict(line.split(": ", 1) for line in content.decode().splitlines() if line)
     return fields["event"], json.loads(fields["data"])
 
@@ -47,7 +47,7 @@ def job_id(client: Any, database: Database) -> str:
 
 
 def note(database: Database, job_id: str, count: int) -> int:
-    """Claim the job and write that many events; the lease's token."""
+    """Claim the job and write that many events; return the lease's token."""
     with database.transaction() as session:
         claim = claim_job(session, job_id, "w", 30)
         assert claim
@@ -57,7 +57,7 @@ def note(database: Database, job_id: str, count: int) -> int:
 
 
 def test_many_streams_make_one_look(database: Database, job_id: str) -> None:
-    """Sixty streams of one job ask no more than one does, and all see everything."""
+    """Sixty streams of one job query no more than one does, and all receive everything."""
     looks = 0
 
     def count(*_: object) -> None:
@@ -88,7 +88,7 @@ def test_many_streams_make_one_look(database: Database, job_id: str) -> None:
 def test_a_stream_reads_what_was_before_it_and_what_comes_after(
     database: Database, job_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database's pages, those still in memory, and a reader slower than both."""
+    """Events from the database's pages, events still in memory, and a reader slower than both."""
     monkeypatch.setattr(feeds, "_PAGE_SIZE", 7)
     monkeypatch.setattr(feeds, "_RECENT_EVENTS", 5)
     monkeypatch.setattr(feeds, "_MAX_NEW_EVENTS", 3)

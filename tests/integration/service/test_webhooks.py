@@ -31,7 +31,7 @@ MakeKey = Callable[..., str]
 
 
 class Receiver:
-    """Answers as told, 204 by default."""
+    """A receiver that answers as configured, by default with 204."""
 
     def __init__(self, server: Server, statuses: list[int]) -> None:
         self.server = server
@@ -98,7 +98,7 @@ def list_deliveries(client: TestClient, webhook: dict[str, Any]) -> list[dict[st
 
 
 def is_signed(request: Request, secret: str) -> bool:
-    """Verify as a receiver does, from the specification's words."""
+    """Verify the signature as a receiver would, following the specification."""
     signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}."
     key = base64.b64decode(secret.removeprefix("whsec_"))
     digest = hmac.new(key, signed.encode() + request.body, hashlib.sha256).digest()
@@ -151,7 +151,7 @@ def test_what_is_rolled_back_is_not_told(
 def test_a_webhook_that_goes_meanwhile_stops_no_job(
     client: TestClient, receiver: Receiver, database: Database
 ) -> None:
-    """A job that tells of its end keeps the webhook until its transaction is over."""
+    """A job that announces its end keeps the webhook until its transaction is over."""
     webhook = create(client, receiver)
     job = submit(client)
     with database.transaction() as session:

@@ -1,4 +1,4 @@
-"""A version carries what its job's report says about abilities, however it is looked at."""
+"""A version keeps what its job's report says about abilities, and shows it everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole checkpoints on several servers: switching without a gap, places, and what is tidied up."""
+"""Whole checkpoints on several servers: switching without a gap, places, and retirement."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def speak(weights: str, prompt: Prompt) -> Sequence[int]:
 
 @pytest.fixture
 def hall(database: Database, database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Hall]:
-    """A service on the embedded stack's checkpoint servers, which are stand-ins."""
+    """A service on the embedded stack's checkpoint servers, which are fakes."""
     settings = build_settings(database_url, broker_url, tmp_path, "http://127.0.0.1:1", "key", 4)
     models = tmp_path / "models"
     (models / BASE_MODEL).mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_what_a_server_needs_grows_with_its_weights(tmp_path: Path) -> None:
 
 
 class Ledger:
-    """Versions of whole checkpoints in the database alone; no service and no server."""
+    """Versions of whole checkpoints in the database only, without service or server."""
 
     def __init__(self, database: Database, settings: Settings, tenant: str, servers: int) -> None:
         self.database = database
@@ -123,7 +123,7 @@ class Ledger:
             self.identity = authenticate(session, key)
 
     def publish(self, alias: str | None = ALIAS) -> str:
-        """The id of a version that is live."""
+        """Return the id of a version that is live."""
         job_id = self.stage.make_job(self.tenant)
         with self.database.transaction() as session:
             request = PublishRequest(alias=alias)

@@ -23,7 +23,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(
     stage: Stage, tenant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
-    """A function that runs a command: exit code, standard output, standard error."""
+    """A function that runs a command and returns exit code, standard output and standard error."""
     monkeypatch.setenv("EXCISE_API_KEY", stage.make_key(tenant, "submit", "publish"))
     monkeypatch.setenv("EXCISE_URL", stage.url)
 

@@ -34,7 +34,7 @@ def version_id(stage: Stage, client: httpx.Client, tenant: str) -> str:
 
 @pytest.fixture
 def app_client(stage: Stage, tenant: str) -> Iterator[httpx.Client]:
-    """An application's client: it may call models and nothing else."""
+    """An application's client, which may only call models."""
     with stage.connect(tenant, "infer") as opened:
         yield opened
 
@@ -152,7 +152,7 @@ def test_a_url_is_no_model(stage: Stage, app_client: httpx.Client, path: str, mo
 
 @pytest.mark.parametrize("model", ["../../etc", "/etc/passwd", "base", "a\nb", "", "x" * 300])
 def test_other_names_that_are_no_models(stage: Stage, app_client: httpx.Client, model: str) -> None:
-    """`base` is what the server calls the base; applications call it by its own name."""
+    """`base` is the server's name for the base; applications use the base's own name."""
     assert ask(app_client, model=model).status_code in {404, 422}
     assert stage.vllm.state.count("/v1/completions") == 0
 
@@ -258,7 +258,7 @@ def test_nothing_of_a_client_but_its_request_reaches_the_server(
     ],
 )
 def test_the_servers_other_paths_are_not_there(stage: Stage, tenant: str, path: str) -> None:
-    """Sent as they are: a client library would tidy the path up."""
+    """Sent byte for byte, because a client library would normalise the path."""
     key = stage.make_key(tenant, "infer", "admin")
     body = json.dumps({"lora_name": "x", "lora_path": "/etc", "model": "x", "prompt": "x"})
     status = send_raw(
@@ -274,7 +274,7 @@ def test_the_servers_other_paths_are_not_there(stage: Stage, tenant: str, path: 
 def test_a_request_hidden_in_another_is_not_sent_on(
     stage: Stage, tenant: str, version_id: str
 ) -> None:
-    """Content-Length and Transfer-Encoding at once: whatever it is taken for, one body arrives."""
+    """Content-Length and Transfer-Encoding together: however it is read, one body arrives."""
     key = stage.make_key(tenant, "infer")
     hidden = "POST /v1/load_lora_adapter HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
     body = json.dumps({"model": ALIAS, "prompt": "x", "max_tokens": 1})
@@ -354,7 +354,7 @@ def test_a_wrong_key_for_the_server_is_an_outage_not_a_leak(
 
 
 def send_raw(url: str, request: str) -> int:
-    """The status of the answer to a request sent byte for byte."""
+    """Return the status of the answer to a request sent byte for byte."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request.encode())

@@ -1,4 +1,4 @@
-"""`excise webhooks` against a running service, and what versions and aliases are told about."""
+"""`excise webhooks` against a running service, and the messages about versions and aliases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excise.cli.app import app
 from tests.integration.serving.conftest import Stage
 
 ALIAS = "tiny@hooked"
-ADDRESS = "https://93.184.216.34/hook"  # public, and nothing is sent: no deliverer runs here
+ADDRESS = "https://93.184.216.34/hook"  # public, but nothing is sent because no deliverer runs here
 
 Run = Callable[..., str]
 
@@ -21,7 +21,7 @@ Run = Callable[..., str]
 def run(
     stage: Stage, tenant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
-    """A function that runs a command which ends well, and gives its standard output."""
+    """A function that runs a command, checks that it succeeds, and returns its standard output."""
     monkeypatch.setenv("EXCISE_API_KEY", stage.make_key(tenant, "admin"))
     monkeypatch.setenv("EXCISE_URL", stage.url)
 

@@ -37,7 +37,7 @@ from workers.publishing.adapters import build_adapter
 
 @pytest.fixture(scope="module")
 def loaded(running: RealVllm, corrections: dict[str, Correction]) -> Vllm:
-    """The server with all three adapters, and no others."""
+    """The server with exactly the three adapters loaded."""
     running.refresh()
 
     async def load(server: VllmServer) -> None:
@@ -49,7 +49,7 @@ def loaded(running: RealVllm, corrections: dict[str, Correction]) -> Vllm:
 
 
 def ask(vllm: Vllm, questions: Sequence[tuple[str, Tokens]]) -> list[Tokens]:
-    """The answers to (model, prompt) asked all at once."""
+    """Return the answers to (model, prompt) pairs, all asked at once."""
 
     async def go(server: VllmServer) -> list[Tokens]:
         answers = await asyncio.gather(
@@ -64,7 +64,7 @@ def ask(vllm: Vllm, questions: Sequence[tuple[str, Tokens]]) -> list[Tokens]:
 
 
 def count_differences(tokens: Mapping[str, Sequence[Tokens]]) -> dict[tuple[str, str], int]:
-    """On how many prompts two models differ."""
+    """Return on how many prompts two models differ."""
     return {
         (one, other): sum(a != b for a, b in zip(tokens[one], tokens[other], strict=True))
         for one in tokens

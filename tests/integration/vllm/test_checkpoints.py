@@ -1,4 +1,4 @@
-"""An alias that goes from one whole checkpoint to the next before real vLLM."""
+"""An alias that moves from one whole checkpoint to the next with real vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's context over a real database: stages done once, cancellation seen, writes fenced."""
+"""A job's context over a real database: stages run once, writes are fenced, cancelling works."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read(database: Database, job_id: str) -> Job:
 
 
 def count_runs(context: JobContext, inputs: dict[str, object], result: bytes = b"result") -> int:
-    """How often the stage's work was done for one call of it."""
+    """Return how often the stage's work ran for one call."""
     runs = 0
 
     def work(progress: Progress) -> bytes:
@@ -82,7 +82,7 @@ def test_another_jobs_result_is_not_reused(
 
 
 def remember(context: JobContext, key: str, result: bytes = b"found") -> int:
-    """How often a finding was made for one call of it."""
+    """Return how often a finding was computed for one call."""
     runs = 0
 
     def work() -> bytes:
@@ -217,7 +217,7 @@ def test_stage_seconds_are_those_of_finished_stages(
         assert load_stage_seconds(session, job_id) == {"prepare": 90.0}
     assert count_runs(context, {}) == 0
     with database.transaction() as session:
-        assert load_stage_seconds(session, job_id) == {"prepare": 90.0}  # as when it was made
+        assert load_stage_seconds(session, job_id) == {"prepare": 90.0}  # as when it was recorded
         assert session.get_one(Stage, (job_id, "attribute")).status == "skipped"
 
 

@@ -1,4 +1,4 @@
-"""What a job takes on the worker that has it: filed with the job, refused where it is too much."""
+"""What a job needs on the worker that holds it: stored with the job, or a reason to refuse it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ LARGE = SMALL.model_copy(update={"host_bytes": 512 * GIB})
 
 @pytest.fixture(autouse=True)
 def own_logging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child's code runs in this process, whose logging is pytest's."""
+    """Keeps pytest's logging, because the child's code runs in this process."""
     monkeypatch.setattr(child, "configure_logging", lambda *_, **__: None)
 
 
 @pytest.fixture
 def large_job(database: Database, settings: WorkerSettings, job_id: str) -> str:
-    """A job whose model turns out to be large once it is submitted, as one of the hub may."""
+    """A job whose model turns out to be large only after submission, as a hub's model may."""
     folder = settings.model_roots[0] / "tiny"
     (folder / "config.json").unlink()
     (folder / "model.safetensors").unlink()
@@ -120,7 +120,7 @@ def test_a_job_that_fits_says_what_it_takes_here(
     estimate = read_estimate(database, large_job)
     assert estimate["fits"]
     assert estimate["host_bytes"] > 32 * GIB
-    assert estimate["machine"]["disk_bytes"] > 0  # as it is now, whatever the worker said
+    assert estimate["machine"]["disk_bytes"] > 0  # the current value, whatever the worker reported
 
 
 def test_a_worker_that_has_not_said_what_it_is_is_measured(

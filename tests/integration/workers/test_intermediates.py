@@ -1,4 +1,4 @@
-"""What stages hand to one another goes once nobody needs it; a job's files never do."""
+"""Intermediate results are deleted once nobody needs them; a job's files never are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAIT_SECONDS = 90.0
 
 @pytest.fixture
 def content(tmp_path: Path) -> bytes:
-    """What two jobs make alike, and those of no other test."""
+    """Content that two jobs produce, and no other test."""
     return str(tmp_path).encode()
 
 
@@ -38,8 +38,8 @@ def store(settings: WorkerSettings) -> ArtifactStore:
 
 @pytest.fixture
 def relay(database: Database, settings: WorkerSettings, broker_url: str) -> Iterator[Relay]:
-    """A relay that collects when told to, a second after a job's end."""
-    with database.transaction() as session:  # other tests' files lie elsewhere
+    """A relay that collects when called, a second after a job's end."""
+    with database.transaction() as session:  # other tests' files are elsewhere
         session.execute(text("DELETE FROM stage_results"))
     broker = Broker(broker_url)
     yield Relay(database, broker, settings.model_copy(update={"retention_seconds": 60.0}))
@@ -74,9 +74,9 @@ def test_a_result_goes_with_its_job_and_files_stay(
     result, manifest = run(context, b"relevance"), run(context, b"manifest", "package")
     context.publish_file("manifest.json", b"manifest", "application/json")
     context.publish_file("report.md", b"report", "text/markdown")
-    assert relay.collect_once() == 0  # the job still runs
+    assert relay.collect_once() == 0  # the job is still running
     end(context, seconds_ago=1.0)
-    assert relay.collect_once() == 0  # it ended just now
+    assert relay.collect_once() == 0  # it has only just ended
     end_again = text("UPDATE jobs SET finished_at = now() - interval '61 s' WHERE id = :id")
     with context.database.transaction() as session:
         session.execute(end_again, {"id": context.job_id})
@@ -185,7 +185,8 @@ def test_what_is_deleted_between_writing_and_naming_is_written_anew(
     end(first)
 
     def write(sha256: str) -> None:
-        # The second job found the file there and wrote nothing; it goes before it is named.
+        # The second job found the file and wrote nothing; the file is deleted before the job names
+        # it.
         assert relay.collect_once() == 1
         assert not store.exists(sha256)
         claim = second.claim
@@ -226,7 +227,7 @@ def test_what_is_being_named_is_not_deleted(
 
 
 def wait_for_a_waiting_lock(database: Database) -> None:
-    """Until some transaction waits for an artifact that another one has."""
+    """Wait until some transaction waits for an artifact that another one has locked."""
     waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     deadline = time.monotonic() + WAIT_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus: its own counts, and those of children however they ended."""
+"""A worker's metrics: its own counts, and those of its children, however they ended."""
 
 from __future__ import annotations
 

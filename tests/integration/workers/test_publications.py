@@ -1,4 +1,4 @@
-"""Published versions built by workers over a real database: every ending, and twice the same."""
+"""Published versions built by workers over a real database: every ending, and repeatability."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ MANY = select_components({DOWN.format(0): list(range(20))}, Granularity.NEURON)
 
 @dataclass(frozen=True)
 class Publisher:
-    """What makes versions, and a look at them."""
+    """Makes versions and inspects them."""
 
     database: Database
     settings: WorkerSettings
@@ -90,7 +90,7 @@ class Publisher:
         behaviour: BehaviourSpecBase | None = None,
         dtype: ComputeDtype = ComputeDtype.FLOAT32,
     ) -> str:
-        """The id of a queued version of a job that made this correction."""
+        """Return the id of a queued version of a job that made this correction."""
         patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))
         undesired, reference = self.prompt_sets
         behaviour = behaviour or RepetitionSpec(name="a", kind="repetition", prompts=undesired)
@@ -115,7 +115,7 @@ class Publisher:
             )[0].id
 
     def build(self, version_id: str) -> ModelVersion:
-        """The version, built in this process."""
+        """Build the version in this process."""
         with self.database.transaction() as session:
             claim = claim_publication(session, version_id, "worker", 30)
         assert claim is not None
@@ -161,7 +161,7 @@ def publisher(database: Database, settings: WorkerSettings) -> Publisher:
 
 
 def build_lively_model() -> LlamaForCausalLM:
-    """A tiny model whose MLPs matter, so that a few neurons change what it says."""
+    """Build a tiny model whose MLPs have such an effect that a few neurons change its answers."""
     model = build_tiny_model()
     with torch.no_grad():
         for layer in model.model.layers:
@@ -291,7 +291,7 @@ def test_a_worker_builds_it_in_a_child(publisher: Publisher, supervisor: Supervi
     version_id = publisher.publish(NEURONS)
     supervisor.run(LeasedPublication(), version_id)
     assert publisher.read(version_id).status == VersionStatus.BUILT
-    supervisor.run(LeasedPublication(), version_id)  # redelivered
+    supervisor.run(LeasedPublication(), version_id)  # the message is redelivered
     assert publisher.read(version_id).attempts == 1
 
 

@@ -83,7 +83,7 @@ def test_a_finished_job_is_left_as_the_child_ended_it(
 ) -> None:
     job = children.ActingJob(children.finish)
     supervisor.run(job, job_id)
-    supervisor.run(job, job_id)  # delivered a second time
+    supervisor.run(job, job_id)  # the message is delivered a second time
     row = read(database, job_id)
     assert (row.status, row.verdict, row.attempts) == ("succeeded", "passed", 1)
     assert list_types(database, job_id).count("job.succeeded") == 1
@@ -101,7 +101,7 @@ def test_a_child_that_dies_after_finishing_changes_nothing(
 def fail_three_times(
     database: Database, supervisor: Supervisor, work: LeasedJob, job_id: str
 ) -> str:
-    """What is said of a job whose children all die, tried again until it counts as poison."""
+    """Return the error of a job whose children all die, retried until it counts as poison."""
     for attempt in (1, 2, 3):
         assert read(database, job_id).status == "queued"
         supervisor.run(work, job_id)
@@ -142,7 +142,7 @@ def test_a_shutdown_gives_the_job_back_without_counting(
         child = wait_for_child(settings, job_id)
         assert stopped.job_id == job_id
         stopped.stop()
-        if reaches_child:  # a group, a container or a systemd unit gets the signal as a whole
+        if reaches_child:  # a group, a container or a systemd unit signals all processes
             child.terminate()
         ending.result(60)
         assert is_gone(child)
@@ -215,13 +215,13 @@ def test_an_idle_worker_that_hears_of_no_job_gives_itself_up(
     signs = LifeSigns(database, settings, supervisor)
     wait = threading.Event().wait
     wait(2 * settings.silence_seconds)
-    assert signs.beat()  # nothing waits
+    assert signs.beat()  # nothing is waiting
     make_job()
     assert signs.beat()  # not for long yet
     wait(2 * settings.silence_seconds)
     supervisor.job_id = "job_other"
     assert signs.beat()  # busy
     supervisor.job_id = None
-    assert signs.beat()  # idle, but only just
+    assert signs.beat()  # idle, but not for long
     wait(2 * settings.silence_seconds)
     assert not signs.beat()
