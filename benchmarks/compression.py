@@ -190,7 +190,7 @@ def parse_pattern(text: str) -> RowShare | NOfM:
 
 
 def list_variants(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Variant]:
-    """Return every method with every seed, seed by seed; methods without samples appear once."""
+    """Yield every method with every seed, seed by seed; methods without samples appear once."""
     for seed in seeds:
         for method in methods:
             if seed == seeds[0] or method not in ("dense", "magnitude"):

@@ -53,7 +53,7 @@ class Timings:
 
 
 async def stand_in(scope: Any, receive: Any, send: Any) -> None:
-    """Return an ASGI application that answers like vLLM, with one event every PACE seconds."""
+    """Answer like vLLM, as an ASGI application, with one event every PACE seconds."""
     if scope["type"] != "http":
         return
     path = scope["path"]
@@ -272,7 +272,7 @@ def report(name: str, direct: Timings, through: Timings) -> None:
 def _open_upstream(
     stack: ExitStack, options: argparse.Namespace, port: int
 ) -> tuple[str, str | None, str]:
-    """Yield the server to measure: its URL, its API key and a description."""
+    """Return URL, API key and description of the server to measure; `stack` stops it."""
     if options.upstream is not None:
         return options.upstream, os.environ.get(KEY_VARIABLE), options.upstream
     if options.vllm:

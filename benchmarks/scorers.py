@@ -90,7 +90,7 @@ def read_set(labelled: LabelledSet, rows: int) -> list[Labelled]:
 
 
 def load_scorers(names: Sequence[str], roots: Sequence[Path]) -> Iterator[BehaviourScorer]:
-    """Return the named scorers."""
+    """Yield the named scorers."""
     for name in names:
         if name == DISTRIBUTION:
             yield load_profanity()

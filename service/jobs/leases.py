@@ -87,7 +87,7 @@ class ShardLeases(LeasePolicy[Shard]):
 
     @property
     def is_named(self) -> ColumnElement[bool]:
-        """Return whether a message is about the shard."""
+        """Whether a message is about the shard."""
         return OutboxMessage.shard_id == Shard.id
 
     def select_waiting(self) -> Select[Shard]:
@@ -175,7 +175,7 @@ class JobLeases(LeasePolicy[Job]):
 
     @property
     def is_named(self) -> ColumnElement[bool]:
-        """Return whether a message is about the job itself."""
+        """Whether a message is about the job itself."""
         return and_(
             OutboxMessage.job_id == Job.id,
             OutboxMessage.shard_id.is_(None),

@@ -36,7 +36,7 @@ def check_patterns(spec: JobSpec) -> None:
 
 
 def _list_patterns(spec: JobSpec) -> Iterator[tuple[str, Expression]]:
-    """Return the fields that hold patterns, with their patterns."""
+    """Yield the fields that hold patterns, with their patterns."""
     if not isinstance(spec, CorrectionSpec):
         return
     for index, behaviour in enumerate(spec.behaviours):

@@ -86,7 +86,7 @@ class VersionLeases(LeasePolicy[ModelVersion]):
 
     @property
     def is_named(self) -> ColumnElement[bool]:
-        """Return whether a message is about the version."""
+        """Whether a message is about the version."""
         return OutboxMessage.version_id == ModelVersion.id
 
     def select_waiting(self) -> Select[ModelVersion]:

@@ -49,7 +49,7 @@ def run_job(stack: Harness, spec: dict[str, Any], folder: Path) -> Path:
 
 
 def list_specs(stack: Harness) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return a small job of every kind, by name."""
+    """Yield a small job of every kind, with its name."""
     yield "neurons", stack.build_spec()
     for granularity in ("weight", "head"):
         name = f"faulty-{granularity}"
@@ -105,7 +105,7 @@ def list_specs(stack: Harness) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def fingerprint_tiny(scratch: Path, only: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Return the fingerprint of each small job, and of the adapter made from the first."""
+    """Yield the fingerprint of each small job, and of the adapter made from the first."""
     with running_stack() as stack:
         for name, spec in list_specs(stack):
             if not only or name in only:
@@ -119,7 +119,7 @@ def fingerprint_tiny(scratch: Path, only: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def fingerprint_real(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Return the fingerprints of the reduced demo, and of a job for toxicity and repetition."""
+    """Yield the fingerprints of the reduced demo, and of a job for toxicity and repetition."""
     root = Path(__file__).resolve().parents[2]
     excise = Path(sys.executable).with_name("excise")
     demo = scratch / "demo"

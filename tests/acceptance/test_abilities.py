@@ -58,7 +58,7 @@ def find_induction_heads(checkpoint: LoadedModel, count: int) -> Selection:
     return Selection(Granularity.HEAD, indices)
 
 
-def test_a_model_without_its_two_strongest_induction_heads_is_refused(
+def test_a_model_without_its_two_strongest_induction_heads_is_rejected(
     checkpoint: LoadedModel,
 ) -> None:
     model = checkpoint.model

@@ -65,7 +65,7 @@ UPLOADS: dict[str, tuple[bytes, int, str, str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", UPLOADS)
-def test_a_bad_prompt_file_is_refused(stack: Harness, name: str) -> None:
+def test_a_bad_prompt_file_is_rejected(stack: Harness, name: str) -> None:
     content, status, code, param, mentions = UPLOADS[name]
     check_problem(upload(stack, content), status, code, param, *mentions)
     assert stack.get("/healthz").status_code == 200
@@ -111,7 +111,7 @@ def use_another_architecture(folder: Path) -> None:
         (use_another_architecture, ("BertModel", "supported are", "LlamaForCausalLM")),
     ],
 )
-def test_an_unsafe_checkpoint_is_refused(
+def test_an_unsafe_checkpoint_is_rejected(
     stack: Harness, spoil: Callable[[Path], None], mentions: tuple[str, ...]
 ) -> None:
     folder = copy_model(stack, f"bad-{spoil.__name__}")
@@ -132,13 +132,13 @@ def test_an_unsafe_checkpoint_is_refused(
         ("meta-llama/Llama-3@main", ("pinned", "40")),
     ],
 )
-def test_a_model_out_of_bounds_is_refused(
+def test_a_model_out_of_bounds_is_rejected(
     stack: Harness, model: str, mentions: tuple[str, ...]
 ) -> None:
     check_problem(submit(stack, model=model), 422, "invalid_request", "model", *mentions)
 
 
-def test_a_path_outside_the_roots_is_refused_whether_it_exists_or_not(stack: Harness) -> None:
+def test_a_path_outside_the_roots_is_rejected_whether_it_exists_or_not(stack: Harness) -> None:
     answers = {submit(stack, model=path).text for path in ("/etc", "/nowhere", "/root")}
     assert len(answers) == 1
 
@@ -152,13 +152,13 @@ def test_a_path_outside_the_roots_is_refused_whether_it_exists_or_not(stack: Har
         ({"search": {"amounts": []}}, "search.amounts", ("search.amounts", "1")),
     ],
 )
-def test_a_spec_that_breaks_a_rule_is_refused(
+def test_a_spec_that_breaks_a_rule_is_rejected(
     stack: Harness, changes: dict[str, Any], param: str, mentions: tuple[str, ...]
 ) -> None:
     check_problem(submit(stack, **changes), 422, "invalid_request", param, *mentions)
 
 
-def test_no_key_and_a_wrong_key_are_refused(stack: Harness) -> None:
+def test_a_missing_key_and_a_wrong_key_are_rejected(stack: Harness) -> None:
     for value, mention in (
         ("", "no API key"),
         ("Bearer exc_" + "x" * 43, "unknown or revoked"),
@@ -239,7 +239,7 @@ def disagree_about_the_shape(folder: Path) -> None:
         (disagree_about_the_shape, ("shapes", "config.json")),
     ],
 )
-def test_a_broken_checkpoint_fails_its_job_alone(
+def test_a_broken_checkpoint_fails_only_its_own_job(
     stack: Harness, spoil: Callable[[Path], None], mentions: tuple[str, ...]
 ) -> None:
     worker = stack.worker_pid()

@@ -72,7 +72,7 @@ def check_prepared_once(stack: Harness, job_id: str) -> None:
     assert prepared[0]["data"]["sha256"] == prepared[1]["data"]["sha256"]
 
 
-def test_a_killed_worker_is_replaced_and_its_job_goes_on(
+def test_a_killed_worker_is_replaced_and_its_job_continues(
     stack: Harness, folder: Path, first_files: dict[str, bytes]
 ) -> None:
     before = stack.restarts("worker")
@@ -100,7 +100,7 @@ def test_a_killed_job_process_is_replaced_by_the_same_worker(
     check_finished(stack, job, folder, first_files)
 
 
-def test_a_worker_told_to_end_gives_its_job_back(
+def test_a_worker_told_to_stop_gives_its_job_back(
     stack: Harness, folder: Path, first_files: dict[str, bytes]
 ) -> None:
     before = stack.restarts("worker")
@@ -174,7 +174,9 @@ def list_job_ids(stack: Harness) -> set[str]:
     return {job.id for job in stack.client.list_jobs(limit=100).data}
 
 
-def test_a_submission_the_api_died_in_is_repeated_by_the_client(stack: Harness) -> None:
+def test_a_submission_interrupted_by_the_apis_death_is_repeated_by_the_client(
+    stack: Harness,
+) -> None:
     earlier, restarts = list_job_ids(stack), stack.restarts("api")
     spec = stack.build_spec()
     with ThreadPoolExecutor(1) as pool:
@@ -189,7 +191,7 @@ def test_a_submission_the_api_died_in_is_repeated_by_the_client(stack: Harness) 
     assert list_job_ids(stack) - earlier == {job.id}
 
 
-def test_a_submission_whose_answer_was_lost_is_not_done_twice(stack: Harness) -> None:
+def test_a_submission_whose_answer_was_lost_is_not_repeated(stack: Harness) -> None:
     earlier, restarts = list_job_ids(stack), stack.restarts("api")
     spec = stack.build_spec()
     headers = {"Idempotency-Key": "lost-answer", "Authorization": f"Bearer {stack.key}"}
@@ -220,7 +222,7 @@ def test_an_emptied_broker_loses_no_job(
     check_quick(stack.wait(queued))
 
 
-def test_a_killed_broker_leaves_no_worker_deaf(
+def test_workers_hear_of_jobs_after_the_broker_was_killed(
     stack: Harness, folder: Path, first_files: dict[str, bytes]
 ) -> None:
     before = stack.restarts("valkey")
@@ -260,7 +262,7 @@ def test_a_restarted_database_loses_no_job(
     check_finished(stack, job, folder, first_files)
 
 
-def test_cancelling_ends_a_queued_job_and_a_running_one(stack: Harness) -> None:
+def test_cancellation_ends_queued_and_running_jobs(stack: Harness) -> None:
     running, queued = stack.submit(), stack.submit()
     stack.wait_for_attribution(running)
     worker, child = stack.worker_pid(), stack.job_process()

@@ -51,13 +51,13 @@ def test_zizmor_finds_nothing_in_workflow_and_action(repository: Path) -> None:
     run(find_program("zizmor"), "--offline", "--no-progress", *paths, cwd=repository)
 
 
-def test_the_action_is_of_githubs_schema() -> None:
+def test_the_action_matches_githubs_schema() -> None:
     program = find_program("check-jsonschema")
     action = str(CI / "github" / "action.yml")
     run(program, "--builtin-schema", "vendor.github-actions", action, cwd=ROOT)
 
 
-def test_the_component_is_of_gitlabs_schema(tmp_path: Path) -> None:
+def test_the_component_matches_gitlabs_schema(tmp_path: Path) -> None:
     header, body = (CI / "gitlab" / "templates" / "excise.yml").read_text().split("\n---\n")
     inputs = yaml.safe_load(header)["spec"]["inputs"]
     defaults = {name: str((one or {}).get("default", "true")) for name, one in inputs.items()}
@@ -67,7 +67,7 @@ def test_the_component_is_of_gitlabs_schema(tmp_path: Path) -> None:
     run(program, "--builtin-schema", "vendor.gitlab-ci", "pipeline.yml", cwd=tmp_path)
 
 
-def test_every_use_of_a_foreign_action_is_pinned() -> None:
+def test_every_third_party_action_is_pinned() -> None:
     for path in (CI / "github").glob("*.yml"):
         for used in re.findall(r"uses: (\S+)", path.read_text()):
             assert used.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", used), used

@@ -85,7 +85,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_the_stack_starts_heals_and_stops(
+def test_the_stack_starts_recovers_and_stops(
     home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "up.log"
@@ -129,7 +129,7 @@ def test_the_stack_starts_heals_and_stops(
     assert "Traceback" not in log.read_text()
 
 
-def test_nobody_outlives_a_killed_supervisor(
+def test_no_process_outlives_a_killed_supervisor(
     home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "up.log"
@@ -145,7 +145,7 @@ def test_nobody_outlives_a_killed_supervisor(
 
 
 @pytest.mark.parametrize("seconds", [0.8, 1.6, 2.6, 4.0])
-def test_nobody_outlives_an_interrupted_start(
+def test_no_process_outlives_an_interrupted_start(
     environment: dict[str, str], tmp_path: Path, seconds: float
 ) -> None:
     log = tmp_path / "up.log"
@@ -217,7 +217,9 @@ def test_a_home_with_a_long_and_odd_path_works(home: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as us, so any home works")
-def test_a_home_out_of_reach_is_left_as_it_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inaccessible_home_is_left_unchanged(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(postgres, "FALLBACK_ROOT", home / "fallback")
     closed = home / "closed"
     closed.mkdir(mode=0o700)
@@ -231,7 +233,7 @@ def test_a_home_out_of_reach_is_left_as_it_is(home: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as us, so any folder works")
-def test_programs_out_of_reach_are_copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_programs_are_copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "FALLBACK_ROOT", home / "fallback")
     closed = home / "closed"
     closed.mkdir(mode=0o700)
@@ -245,7 +247,7 @@ def test_programs_out_of_reach_are_copied(home: Path, monkeypatch: pytest.Monkey
     assert postgres._can_run(copied / "pginstall" / "bin" / "initdb", account)
 
 
-def test_data_of_another_version_is_refused(home: Path) -> None:
+def test_data_of_another_version_is_rejected(home: Path) -> None:
     with run_postgres(home) as server:
         data = server.program.folder
     (data / "PG_VERSION").write_text("9\n")
@@ -253,7 +255,7 @@ def test_data_of_another_version_is_refused(home: Path) -> None:
         pass
 
 
-def test_an_interrupted_initialisation_is_done_again(home: Path) -> None:
+def test_an_interrupted_initialisation_is_repeated(home: Path) -> None:
     half = home / "postgres.new"
     half.mkdir()
     (half / "PG_VERSION").write_text("18\n")

@@ -162,7 +162,7 @@ def cases(output: Path) -> dict[str, ElementTree.Element]:
     return {str(case.get("name")): case for case in suite}
 
 
-def test_a_checkpoint_against_itself_passes(workplace: Workplace, tmp_path: Path) -> None:
+def test_a_checkpoint_compared_with_itself_passes(workplace: Workplace, tmp_path: Path) -> None:
     result = gate(workplace, tmp_path)
     assert result.returncode == 0, result.stderr
     assert found(tmp_path) == NAMES
@@ -180,7 +180,9 @@ def test_a_checkpoint_against_itself_passes(workplace: Workplace, tmp_path: Path
     }
 
 
-def test_another_checkpoint_does_not_meet_the_gates(workplace: Workplace, tmp_path: Path) -> None:
+def test_a_different_checkpoint_does_not_meet_the_gates(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     result = gate(workplace, tmp_path, model="other")
     assert result.returncode == 100, result.stderr
     assert json.loads((tmp_path / "gate.json").read_text())["outcome"] == "gates_not_met"
@@ -190,9 +192,7 @@ def test_another_checkpoint_does_not_meet_the_gates(workplace: Workplace, tmp_pa
     assert "Not every gate is met" in (tmp_path / "gate.md").read_text()
 
 
-def test_a_checkpoint_that_says_a_phrase_in_every_answer_is_told_so(
-    workplace: Workplace, tmp_path: Path
-) -> None:
+def test_a_phrase_in_every_answer_is_reported(workplace: Workplace, tmp_path: Path) -> None:
     against = str(workplace / "chatty")
     result = gate(workplace, tmp_path, model="slogan", config="slogan.yaml", against=against)
     assert result.returncode == 100, result.stderr
@@ -204,7 +204,9 @@ def test_a_checkpoint_that_says_a_phrase_in_every_answer_is_told_so(
     assert "12 of 12 responses show it" in (tmp_path / "gate.md").read_text()
 
 
-def test_its_corrected_version_passes_beside_it(workplace: Workplace, tmp_path: Path) -> None:
+def test_its_corrected_version_passes_compared_with_it(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     against = str(workplace / "slogan")
     result = gate(workplace, tmp_path, model="chatty", config="slogan.yaml", against=against)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -214,7 +216,7 @@ def test_its_corrected_version_passes_beside_it(workplace: Workplace, tmp_path: 
     assert gates["behaviour_share_rise:slogan"]["after"] < 1.0
 
 
-def test_scorers_of_the_user_s_own_are_asked(
+def test_the_users_own_scorers_are_called(
     workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = workplace / "own.yaml"
@@ -244,7 +246,7 @@ def test_chats_without_a_template_are_refused(workplace: Workplace, tmp_path: Pa
     assert found(tmp_path) == set()
 
 
-def test_both_are_computed_in_what_the_configuration_says(
+def test_both_checkpoints_are_computed_in_the_configured_dtype(
     workplace: Workplace, tmp_path: Path
 ) -> None:
     reports = {}
@@ -271,16 +273,14 @@ def test_a_silenced_checkpoint_is_rejected_for_emptiness(
     assert cases(tmp_path)["shorter"].findall("failure")
 
 
-def test_what_cannot_be_measured_is_an_error_of_the_gate(
-    workplace: Workplace, tmp_path: Path
-) -> None:
+def test_a_gate_that_cannot_be_measured_is_an_error(workplace: Workplace, tmp_path: Path) -> None:
     result = gate(workplace, tmp_path, model="broken")
     assert result.returncode == 100, result.stderr
     for name in ("perplexity", "kl", "zero_shot:winogrande"):
         assert cases(tmp_path)[name].findall("error"), name
 
 
-def test_nothing_of_an_earlier_run_survives_a_failure(workplace: Workplace, tmp_path: Path) -> None:
+def test_no_file_of_an_earlier_run_survives_a_failure(workplace: Workplace, tmp_path: Path) -> None:
     (workplace / "typo.yaml").write_text("kl: {prompts: none.txt}")
     (workplace / "twice.yaml").write_text("kl: {prompts: text.txt}\nkl: {prompts: text.txt}")
     assert gate(workplace, tmp_path).returncode == 0
@@ -329,7 +329,7 @@ def test_an_output_that_cannot_be_written_is_an_error(workplace: Workplace, tmp_
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_configuration_in_the_way_of_the_output_is_kept(
+def test_the_output_does_not_overwrite_the_configuration(
     workplace: Workplace, tmp_path: Path
 ) -> None:
     config = tmp_path / "gate.json"

@@ -66,7 +66,7 @@ def restore(fleet: Fleet, folder: Path) -> None:
     subprocess.run([find_tool("pg_restore"), *arguments, f"{folder}/excise.dump"], check=True)
 
 
-def test_restored_elsewhere_jobs_go_on_and_hashes_match(
+def test_after_a_restore_elsewhere_jobs_continue_and_hashes_match(
     fleets: list[Fleet], tmp_path: Path
 ) -> None:
     here, elsewhere = fleets

@@ -55,7 +55,7 @@ def run_once(engine: Engine, image: str, *arguments: str, entry: str = "excise")
 
 
 @pytest.mark.parametrize(("image", "lock"), [(API, "api"), (WORKER, "worker-cpu")])
-def test_an_image_holds_what_it_needs_and_nothing_to_build_with(
+def test_an_image_has_its_dependencies_and_no_build_tools(
     engine: Engine, image: str, lock: str
 ) -> None:
     assert run_once(engine, image, "version") == "excise 0.1.0"
@@ -202,7 +202,7 @@ def ask(stack: Stack, key: str) -> int:
     return httpx.get(f"{stack.url}/v1/jobs", headers=headers, trust_env=False).status_code
 
 
-def test_one_api_may_die(stack: Stack, harness: DeployedHarness) -> None:
+def test_the_service_survives_a_dead_api(stack: Stack, harness: DeployedHarness) -> None:
     first, second = stack.compose("ps", "--quiet", "api").split()
     stack.engine.run("kill", first)
     for _ in range(20):

@@ -106,7 +106,7 @@ def test_api_and_worker_reach_a_broker_behind_tls(tls_port: int, certificate: Pa
         app.close()
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tls_port: int) -> None:
+def test_an_untrusted_certificate_is_rejected(tls_port: int) -> None:
     broker = Broker(f"rediss://127.0.0.1:{tls_port}/0?ssl_cert_reqs=required")
     with pytest.raises(redis.ConnectionError, match=r"certificate|CERTIFICATE"):
         broker.ping()

@@ -99,7 +99,7 @@ def read_revision(url: str) -> str | None:
         database.dispose()
 
 
-def test_the_release_before_works_on_the_new_schema_in_the_middle_of_a_job(
+def test_the_previous_release_works_on_the_new_schema_during_a_job(
     previous: Path, fleet: Fleet
 ) -> None:
     fleet.migrate(previous)
@@ -162,7 +162,7 @@ def test_this_release_waits_until_the_database_is_migrated(fleet: Fleet) -> None
     harness.close()
 
 
-def test_a_newer_schema_is_left_as_it_is(fleet: Fleet) -> None:
+def test_a_newer_schema_is_left_unchanged(fleet: Fleet) -> None:
     fleet.migrate(ROOT)
     with psycopg.connect(fleet.database_url.replace("+psycopg", ""), autocommit=True) as newer:
         newer.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -174,14 +174,14 @@ def test_a_newer_schema_is_left_as_it_is(fleet: Fleet) -> None:
     harness.close()
 
 
-def test_what_is_behind_is_said_to_be(fleet: Fleet) -> None:
+def test_an_outdated_schema_is_reported(fleet: Fleet) -> None:
     database = Database(fleet.database_url, pool_size=1, max_overflow=0)
     with database.engine.connect() as connection:
         assert "at None, needs" in (find_outdated(connection) or "")
     database.dispose()
 
 
-def test_migrations_since_the_release_before_only_add(fleet: Fleet) -> None:
+def test_migrations_since_the_previous_release_only_add(fleet: Fleet) -> None:
     database = Database(fleet.database_url, pool_size=1, max_overflow=0)
     with database.engine.begin() as connection:
         upgrade(connection, PREVIOUS_REVISION)

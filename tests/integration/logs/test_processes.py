@@ -136,7 +136,7 @@ def test_an_api_without_a_database_writes_no_secret(tmp_path: Path) -> None:
     assert any("api_key=***" in line["message"] for line in lines)
 
 
-def test_silence_and_levels_are_the_operators_choice(tmp_path: Path) -> None:
+def test_the_operator_chooses_the_level(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     environment = build_environment(
         EXCISE_ARTIFACTS=str(tmp_path / "artifacts"), EXCISE_LOG_LEVEL="ERROR"
@@ -213,7 +213,7 @@ def create_key_of(session: Session, job_id: str) -> str:
     ],
     ids=lambda arguments: arguments[-1].rpartition(":")[2],
 )
-def test_a_badly_encoded_url_is_refused_unseen(
+def test_a_badly_encoded_url_is_rejected_and_not_logged(
     tmp_path: Path, url: str, arguments: tuple[str, ...]
 ) -> None:
     environment = build_environment(
@@ -234,7 +234,7 @@ def test_a_badly_encoded_url_is_refused_unseen(
 
 
 @pytest.mark.parametrize("password", [b"Zq7rT9\xff/x", b"Zq7rT9/x"])
-def test_a_broker_url_that_is_none_is_refused_unseen(tmp_path: Path, password: bytes) -> None:
+def test_an_invalid_broker_url_is_rejected_and_not_logged(tmp_path: Path, password: bytes) -> None:
     environment = build_environment(
         EXCISE_BROKER_URL=os.fsdecode(b"redis://:" + password + b"@127.0.0.1:1/0"),
         EXCISE_ARTIFACTS=str(tmp_path),
@@ -308,7 +308,7 @@ def split(log: Path) -> tuple[str, list[dict[str, str]]]:
     return "\n".join(line for line in lines if not line.startswith("{")), logged
 
 
-def test_the_end_of_a_stack_that_does_not_start_is_text(tmp_path: Path) -> None:
+def test_a_stack_that_fails_to_start_prints_text(tmp_path: Path) -> None:
     """What a user sees at the terminal: the reason, without JSON or secrets."""
     environment = build_environment(EXCISE_HOME=str(tmp_path / "home"))
     command = [sys.executable, "-m", "excise.cli.app", "up", "--port", str(find_free_port())]

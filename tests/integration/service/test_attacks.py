@@ -51,7 +51,7 @@ def is_alive(client: httpx.Client) -> bool:
     return False
 
 
-def test_an_unterminated_string_is_refused_unread(url: str) -> None:
+def test_an_unterminated_string_is_rejected_unread(url: str) -> None:
     """64 KB without a key once stopped the service for half a minute."""
 
     def attack(path: str) -> httpx.Response:
@@ -63,7 +63,7 @@ def test_an_unterminated_string_is_refused_unread(url: str) -> None:
     assert [one.result().status_code for one in attacks] == [404, 401, 405, 401] * 2
 
 
-def test_the_same_with_a_key_is_no_json(url: str, make_key: Callable[..., str]) -> None:
+def test_with_a_key_it_is_rejected_as_invalid_json(url: str, make_key: Callable[..., str]) -> None:
     headers = JSON | {"Authorization": f"Bearer {make_key()}"}
     body = b'"' + b'\\"' * 500_000  # close to the limit on bodies
 
@@ -76,7 +76,7 @@ def test_the_same_with_a_key_is_no_json(url: str, make_key: Callable[..., str]) 
     assert [one.result().status_code for one in attacks] == [422] * 4
 
 
-def test_costly_patterns_are_refused(url: str, make_key: Callable[..., str]) -> None:
+def test_costly_patterns_are_rejected(url: str, make_key: Callable[..., str]) -> None:
     """Each of them once exhausted the service's memory or time."""
     headers = {"Authorization": f"Bearer {make_key()}"}
     with httpx.Client(base_url=url, headers=headers, timeout=240) as client:
@@ -99,7 +99,7 @@ def test_costly_patterns_are_refused(url: str, make_key: Callable[..., str]) -> 
         assert attack(r"\bas an AI\b").status_code == 201
 
 
-def test_a_body_that_does_not_come_holds_nothing_up(url: str, make_key: Callable[..., str]) -> None:
+def test_a_body_that_never_arrives_blocks_nothing(url: str, make_key: Callable[..., str]) -> None:
     """A caller without a key gets its answer before it has sent its body."""
     release = threading.Event()
 

@@ -87,7 +87,7 @@ def test_every_call_that_changes_something_is_on_the_list(settings: Settings) ->
     assert routes == set(AUDITED) | CHANGES_NOTHING
 
 
-def test_changes_are_written_down_with_who_and_from_where(admin: TestClient) -> None:
+def test_changes_are_recorded_with_actor_and_origin(admin: TestClient) -> None:
     headers = {"X-Request-ID": "request-44"}
     made = admin.post("/v1/keys", json={"name": "ci", "scopes": ["submit"]}, headers=headers)
     key_id = made.json()["id"]
@@ -117,7 +117,7 @@ def test_changes_are_written_down_with_who_and_from_where(admin: TestClient) -> 
     assert made.json()["key"] not in json.dumps(entries)
 
 
-def test_what_changes_nothing_is_not_written_down(admin: TestClient) -> None:
+def test_calls_without_effect_are_not_recorded(admin: TestClient) -> None:
     upload(admin, 8)
     before = len(read(admin))
     upload(admin, 8)  # the same set again
@@ -125,9 +125,7 @@ def test_what_changes_nothing_is_not_written_down(admin: TestClient) -> None:
     assert len(read(admin)) == before
 
 
-def test_a_change_that_is_rolled_back_is_not_written_down(
-    admin: TestClient, database: Database
-) -> None:
+def test_a_rolled_back_change_is_not_recorded(admin: TestClient, database: Database) -> None:
     tenant = find_tenant(database, admin)
 
     def fail() -> None:
@@ -150,7 +148,7 @@ def test_a_change_that_is_rolled_back_is_not_written_down(
         "TRUNCATE audit_log",
     ],
 )
-def test_the_database_refuses_to_change_it(
+def test_the_database_refuses_to_change_entries(
     admin: TestClient, database: Database, statement: str
 ) -> None:
     before = read(admin)
@@ -159,7 +157,7 @@ def test_the_database_refuses_to_change_it(
     assert read(admin) == before
 
 
-def test_only_admins_read_it_and_only_their_tenants(
+def test_only_admins_read_it_and_only_their_own_tenants(
     admin: TestClient, make_key: Callable[..., str]
 ) -> None:
     mine = read(admin)
@@ -170,7 +168,7 @@ def test_only_admins_read_it_and_only_their_tenants(
     assert not {entry["id"] for entry in mine} & {entry["id"] for entry in theirs}
 
 
-def test_pages_go_on_where_the_last_one_ended(admin: TestClient) -> None:
+def test_each_page_continues_where_the_last_one_ended(admin: TestClient) -> None:
     for number in range(3):
         upload(admin, 8, f"set{number}")
     first = admin.get("/v1/audit", params={"limit": 3}).json()
@@ -184,7 +182,7 @@ def test_pages_go_on_where_the_last_one_ended(admin: TestClient) -> None:
     assert admin.get("/v1/audit", params={"action": "job.destroy"}).status_code == 422
 
 
-def test_a_reader_misses_no_change_that_is_under_way(admin: TestClient, database: Database) -> None:
+def test_a_reader_misses_no_uncommitted_change(admin: TestClient, database: Database) -> None:
     """A reader does not get past an entry with a small id that is committed late."""
     tenant = find_tenant(database, admin)
     with database.transaction() as session:
@@ -196,7 +194,7 @@ def test_a_reader_misses_no_change_that_is_under_way(admin: TestClient, database
     assert targets[-1] == "job_slow"
 
 
-def test_the_command_line_exports_it_and_is_written_down(
+def test_the_command_line_exports_it_and_is_recorded(
     admin: TestClient, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXCISE_DATABASE_URL", database_url)

@@ -48,7 +48,7 @@ def scrape(client: TestClient) -> Samples:
     return read_samples(answer.text)
 
 
-def test_jobs_are_told_by_state_and_age(
+def test_jobs_are_reported_by_state_and_age(
     scraper: TestClient, database: Database, make_key: Callable[..., str]
 ) -> None:
     clear_jobs(database)
@@ -71,7 +71,7 @@ def test_jobs_are_told_by_state_and_age(
     assert find(samples, "excise_database_up") == find(samples, "excise_broker_up") == 1
 
 
-def test_the_outbox_is_seen_to_be_sent(
+def test_the_outbox_lag_is_reported(
     scraper: TestClient,
     database: Database,
     settings: Settings,
@@ -95,7 +95,7 @@ def test_the_outbox_is_seen_to_be_sent(
     assert find(after, "excise_broker_messages") == 1
 
 
-def test_workers_are_told_by_what_they_do(scraper: TestClient, database: Database) -> None:
+def test_workers_are_reported_by_what_they_do(scraper: TestClient, database: Database) -> None:
     with database.transaction() as session:
         session.execute(text("DELETE FROM workers"))
         heartbeat_worker(session, "idle", "host", 1, None)
@@ -116,7 +116,7 @@ def test_workers_are_told_by_what_they_do(scraper: TestClient, database: Databas
     assert find(samples, "excise_workers", state="silent") == 1
 
 
-def test_artifacts_have_few_tenants_by_name(
+def test_artifacts_name_only_a_few_tenants(
     scraper: TestClient,
     database: Database,
     make_key: Callable[..., str],
@@ -146,7 +146,7 @@ def test_artifacts_have_few_tenants_by_name(
     assert by_tenant["other"] == 210
 
 
-def test_requests_are_told_by_route_and_never_by_path(scraper: TestClient) -> None:
+def test_requests_are_reported_by_route_and_never_by_path(scraper: TestClient) -> None:
     before = scrape(scraper)
     scraper.get("/v1/jobs/job_000000000000000000000000")
     scraper.get("/no/such/page")
@@ -165,7 +165,7 @@ def test_requests_are_told_by_route_and_never_by_path(scraper: TestClient) -> No
     assert not any("job_0" in route or "such" in route for route in routes)
 
 
-def test_the_room_that_artifacts_have_is_told(scraper: TestClient, settings: Settings) -> None:
+def test_the_space_for_artifacts_is_reported(scraper: TestClient, settings: Settings) -> None:
     Path(settings.artifacts).mkdir(exist_ok=True)
     samples = scrape(scraper)
     free = find(samples, "excise_artifact_store_bytes", state="free")
@@ -175,7 +175,7 @@ def test_the_room_that_artifacts_have_is_told(scraper: TestClient, settings: Set
         assert "excise_artifact_store_bytes" not in client.get("/metrics").text
 
 
-def test_the_figures_are_asked_for_once_in_a_while(settings: Settings, database: Database) -> None:
+def test_the_figures_are_cached_for_a_while(settings: Settings, database: Database) -> None:
     with open_app(settings) as client:
         first = scrape(client)
         with database.transaction() as session:
@@ -185,7 +185,7 @@ def test_the_figures_are_asked_for_once_in_a_while(settings: Settings, database:
     assert find(first, name, state="idle") == find(second, name, state="idle")
 
 
-def test_an_outage_is_told_and_breaks_nothing(settings: Settings) -> None:
+def test_an_outage_is_reported_and_breaks_nothing(settings: Settings) -> None:
     down = settings.model_copy(
         update={
             "database_url": SecretStr("postgresql://postgres:x@127.0.0.1:1/postgres"),

@@ -95,7 +95,7 @@ def test_two_relays_do_not_send_the_same_row(
         assert send_unsent(second, publish) == 0
 
 
-def test_a_wiped_broker_is_filled_again(
+def test_a_wiped_broker_is_refilled(
     client: TestClient, relay: Relay, broker: Redis, database: Database
 ) -> None:
     waiting, running = submit(client)["id"], submit(client)["id"]

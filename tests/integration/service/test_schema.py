@@ -192,7 +192,9 @@ def test_every_json_body_has_an_example(app_client: TestClient) -> None:
         ("/healthz", "GET"),
     ],
 )
-def test_a_wrong_method_is_told_all_right_ones(client: TestClient, path: str, methods: str) -> None:
+def test_a_wrong_method_is_answered_with_the_allowed_ones(
+    client: TestClient, path: str, methods: str
+) -> None:
     response = client.patch(path)
     assert (response.status_code, response.headers["allow"]) == (405, methods)
     assert response.headers["content-type"] == PROBLEM
@@ -201,7 +203,7 @@ def test_a_wrong_method_is_told_all_right_ones(client: TestClient, path: str, me
 @pytest.mark.parametrize(
     ("body", "place"), [("{", 1), ('{"kind": }', 9), ("", 0), ("[1, 2", 5), ("nothing", 0)]
 )
-def test_malformed_json_is_called_that(client: TestClient, body: str, place: int) -> None:
+def test_malformed_json_is_reported_as_such(client: TestClient, body: str, place: int) -> None:
     headers = {"Content-Type": "application/json"}
     error = client.post("/v1/jobs", content=body, headers=headers).json()["error"]
     assert error["param"] == "body"
@@ -213,19 +215,19 @@ def test_malformed_json_is_called_that(client: TestClient, body: str, place: int
     "query",
     ["limit=1_0", "limit=%205", "limit=5.0", "limit=+5", "limit=", "after=job_x", "limit=0"],
 )
-def test_queries_are_read_as_strictly_as_they_are_described(client: TestClient, query: str) -> None:
+def test_queries_are_parsed_as_strictly_as_described(client: TestClient, query: str) -> None:
     response = client.get(f"/v1/jobs?{query}")
     assert response.status_code == 422
     assert response.json()["error"]["param"] == query.partition("=")[0]
 
 
 @pytest.mark.parametrize("word", ["1", "yes", "on", "t", ""])
-def test_a_truth_is_written_out(client: TestClient, word: str) -> None:
+def test_booleans_are_written_out(client: TestClient, word: str) -> None:
     response = client.get(f"/v1/jobs/job_{'0' * 24}/events?stream={word}")
     assert (response.status_code, response.json()["error"]["param"]) == (422, "stream")
 
 
-def test_a_path_with_a_slash_too_many_leads_nowhere_else(client: TestClient) -> None:
+def test_a_trailing_slash_does_not_redirect(client: TestClient) -> None:
     """It once redirected to whatever host the client named."""
     response = client.get("/v1/jobs/", headers={"Host": "evil.example"}, follow_redirects=False)
     assert response.status_code == 404
@@ -233,13 +235,13 @@ def test_a_path_with_a_slash_too_many_leads_nowhere_else(client: TestClient) -> 
 
 
 @pytest.mark.parametrize("name", ["", "a" * 129, "a\tb", "a\u2028b", "a\u200bb", "\u00a0"])
-def test_names_no_set_may_have(client: TestClient, name: str) -> None:
+def test_names_that_sets_must_not_have(client: TestClient, name: str) -> None:
     headers = {"Content-Type": "text/plain"}
     response = client.post("/v1/prompt-sets", params={"name": name}, content="one", headers=headers)
     assert (response.status_code, response.json()["error"]["param"]) == (422, "name")
 
 
-def test_names_of_many_scripts_are_taken(client: TestClient) -> None:
+def test_names_in_many_scripts_are_accepted(client: TestClient) -> None:
     headers = {"Content-Type": "text/plain"}
     for name in ("Ärger über alles", "笨蛋 1", "प्रश्न", "loops 🔁 (1)"):
         response = client.post(

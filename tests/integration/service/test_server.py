@@ -53,7 +53,7 @@ def http(settings: Settings, make_key: Callable[..., str]) -> Iterator[httpx.Cli
             yield client
 
 
-def test_a_large_upload_is_refused_before_it_is_read(http: httpx.Client) -> None:
+def test_a_large_upload_is_rejected_before_it_is_read(http: httpx.Client) -> None:
     """Declared and undeclared sizes; the connection remains usable."""
     declared = http.post("/v1/prompt-sets?name=a", content=b"a" * 10_000_000, headers=TEXT)
     assert declared.status_code == 413
@@ -75,7 +75,7 @@ def test_a_client_that_leaves_in_the_middle_does_no_harm(http: httpx.Client) -> 
     assert http.get("/v1/prompt-sets").json()["data"] == []
 
 
-def test_the_schema_is_what_the_models_say(database: Database, database_url: str) -> None:
+def test_the_schema_matches_the_models(database: Database, database_url: str) -> None:
     upgrade_to_head(database_url)  # the second time, this changes nothing
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []

@@ -36,7 +36,7 @@ def test_two_processes_count_together(broker: Redis, broker_url: str) -> None:
     assert int(broker.get(name)) == 10  # 6 per minute, and a burst of 4
 
 
-def test_other_keys_are_not_held_up(broker: Redis, broker_url: str) -> None:
+def test_other_keys_are_not_limited(broker: Redis, broker_url: str) -> None:
     async def ask() -> None:
         limiter = SharedLimiter(broker_url, per_minute=2, burst=1)
         await limiter.take(new_id("key"))
@@ -46,7 +46,7 @@ def test_other_keys_are_not_held_up(broker: Redis, broker_url: str) -> None:
     asyncio.run(ask())
 
 
-def test_without_the_broker_each_process_goes_on_by_itself(
+def test_without_the_broker_each_process_counts_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
@@ -68,7 +68,7 @@ def test_without_the_broker_each_process_goes_on_by_itself(
     ]
 
 
-def test_a_broker_that_is_back_counts_again(
+def test_counting_returns_with_the_broker(
     broker: Redis,
     broker_url: str,
     caplog: pytest.LogCaptureFixture,

@@ -56,7 +56,7 @@ def note(database: Database, job_id: str, count: int) -> int:
         return claim.token
 
 
-def test_many_streams_make_one_look(database: Database, job_id: str) -> None:
+def test_many_streams_share_one_query(database: Database, job_id: str) -> None:
     """Sixty streams of one job query no more than one does, and all receive everything."""
     looks = 0
 
@@ -85,7 +85,7 @@ def test_many_streams_make_one_look(database: Database, job_id: str) -> None:
     assert looks <= 11
 
 
-def test_a_stream_reads_what_was_before_it_and_what_comes_after(
+def test_a_stream_sends_earlier_and_later_events(
     database: Database, job_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events from the database's pages, events still in memory, and a reader slower than both."""
@@ -142,7 +142,7 @@ def test_a_stream_of_a_job_that_vanishes_ends(database: Database) -> None:
     assert asyncio.run(watch()) == []
 
 
-def test_limits_count_by_key_by_tenant_and_in_all() -> None:
+def test_limits_apply_per_key_per_tenant_and_in_total() -> None:
     limits = StreamLimits(in_all=4, of_key=2)
     first, second, other = (make_identity(*pair) for pair in (("t", "a"), ("t", "b"), ("u", "c")))
     for identity in (first, first, second):
@@ -160,7 +160,7 @@ def test_limits_count_by_key_by_tenant_and_in_all() -> None:
     limits.take(second, 3)
 
 
-def test_a_stream_too_many_is_a_429_and_a_closed_one_counts_no_more(
+def test_one_stream_too_many_is_a_429_and_a_closed_one_no_longer_counts(
     settings: Settings, make_key: Callable[..., str], database: Database
 ) -> None:
     limited = settings.model_copy(update={"max_streams_per_key": 2})

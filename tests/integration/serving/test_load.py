@@ -46,7 +46,7 @@ def test_versions_and_base_answer_together(scene: Scene) -> None:
     scenarios.answer_together(scene)
 
 
-def test_a_failed_canary_under_load_leaves_the_alias(
+def test_a_failed_canary_under_load_leaves_the_alias_unchanged(
     stage: Stage, client: httpx.Client, tenant: str, scene: Scene
 ) -> None:
     scenarios.fail_a_canary(
@@ -54,7 +54,7 @@ def test_a_failed_canary_under_load_leaves_the_alias(
     )
 
 
-def test_what_asks_after_a_switch_gets_the_new_version(scene: Scene) -> None:
+def test_requests_after_a_switch_get_the_new_version(scene: Scene) -> None:
     for version_id in scene.versions * 5:
         scene.client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": version_id})
         assert scene.ask(ALIAS, 0).version == version_id

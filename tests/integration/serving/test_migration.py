@@ -44,7 +44,7 @@ def job_id(database: Database, settings: Settings, tenant: str) -> str:
     return made
 
 
-def test_a_version_of_before_has_no_abilities_on_record(
+def test_an_earlier_version_has_no_abilities_on_record(
     database: Database, database_url: str, job_id: str
 ) -> None:
     downgrade(database, "0003")

@@ -36,7 +36,7 @@ def run(
     return run_command
 
 
-def test_versions_and_aliases_are_told_of(
+def test_events_of_versions_and_aliases_are_sent(
     stage: Stage, client: httpx.Client, tenant: str, run: Run
 ) -> None:
     webhook = run("create", ADDRESS, "--description", "chat").split("\n")[0]

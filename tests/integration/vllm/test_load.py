@@ -119,7 +119,7 @@ def test_switching_and_rolling_back_under_load(play: Play) -> None:
     scenarios.switch_and_roll_back(play.scene, REQUESTS)
 
 
-def test_a_failed_canary_under_load_leaves_the_alias(play: Play) -> None:
+def test_a_failed_canary_under_load_leaves_the_alias_unchanged(play: Play) -> None:
     scenarios.fail_a_canary(play.scene, lambda: play.publish("second", "third", ALIAS))
 
 

@@ -63,7 +63,7 @@ def test_a_result_is_reused_for_equal_inputs_only(
     assert count_runs(second, {"model": "a", "seed": 0}) == 0
 
 
-def test_a_result_whose_file_is_gone_is_made_again(
+def test_a_result_whose_file_is_missing_is_computed_again(
     context: JobContext, settings: WorkerSettings
 ) -> None:
     inputs: dict[str, object] = {"model": "a"}
@@ -111,7 +111,7 @@ def test_findings_survive_an_attempt(
     assert remember(second, "one") == 1
 
 
-def test_what_an_attempt_told_is_not_told_again(
+def test_an_earlier_attempts_events_are_not_repeated(
     database: Database, settings: WorkerSettings, context: JobContext
 ) -> None:
     context.event("search.trial", "round 1\0", {"kl": 0.1}, once=True)
@@ -137,7 +137,7 @@ def test_another_jobs_findings_are_not_reused(
     assert remember(first, "one") == remember(second, "one") == 1
 
 
-def test_progress_sees_a_cancellation(
+def test_progress_notices_a_cancellation(
     database: Database, context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(context_module, "PROGRESS_SECONDS", 0.0)

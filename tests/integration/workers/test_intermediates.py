@@ -67,7 +67,7 @@ def run(context: JobContext, data: bytes, stage: str = "prepare") -> str:
     return context.run_stage(stage, {}, lambda progress: data).sha256
 
 
-def test_a_result_goes_with_its_job_and_files_stay(
+def test_a_result_is_deleted_with_its_job_and_files_are_kept(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, settings: WorkerSettings
 ) -> None:
     context = begin()
@@ -87,7 +87,7 @@ def test_a_result_goes_with_its_job_and_files_stay(
     assert relay.collect_once() == 0
 
 
-def test_an_artifact_that_another_job_needs_stays_until_that_ends(
+def test_an_artifact_that_another_job_needs_is_kept_until_that_ends(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, content: bytes
 ) -> None:
     first, second = begin(), begin()
@@ -101,7 +101,7 @@ def test_an_artifact_that_another_job_needs_stays_until_that_ends(
     assert not store.exists(shared)
 
 
-def test_what_another_job_published_stays(
+def test_files_of_another_job_are_kept(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, content: bytes
 ) -> None:
     first, second = begin(), begin()
@@ -114,7 +114,7 @@ def test_what_another_job_published_stays(
 
 
 @pytest.mark.parametrize("place", ["patch_sha256", "canary_sha256", "files"])
-def test_what_a_published_version_needs_stays(
+def test_files_of_a_published_version_are_kept(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, place: str
 ) -> None:
     context = begin()
@@ -143,7 +143,7 @@ def test_what_a_published_version_needs_stays(
 
 
 @pytest.mark.parametrize("outcome", ["finished", "unfinished"])
-def test_results_of_shards_go_with_their_job(
+def test_results_of_shards_are_deleted_with_their_job(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, outcome: str
 ) -> None:
     context = begin()
@@ -167,7 +167,7 @@ def test_results_of_shards_go_with_their_job(
     assert relay.collect_once() == 0
 
 
-def test_a_file_that_is_gone_already_is_no_error(
+def test_a_file_already_deleted_is_no_error(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay
 ) -> None:
     context = begin()
@@ -177,7 +177,7 @@ def test_a_file_that_is_gone_already_is_no_error(
     assert relay.collect_once() == 0
 
 
-def test_what_is_deleted_between_writing_and_naming_is_written_anew(
+def test_a_file_deleted_between_writing_and_naming_is_written_again(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, content: bytes
 ) -> None:
     first, second = begin(), begin()
@@ -198,7 +198,7 @@ def test_what_is_deleted_between_writing_and_naming_is_written_anew(
     assert relay.collect_once() == 0
 
 
-def test_what_is_being_named_is_not_deleted(
+def test_a_file_being_named_is_not_deleted(
     begin: Callable[[], JobContext],
     database: Database,
     store: ArtifactStore,
@@ -238,7 +238,7 @@ def wait_for_a_waiting_lock(database: Database) -> None:
         time.sleep(0.05)
 
 
-def test_how_far_a_stage_came_is_kept_once_and_goes_when_it_is_done(
+def test_a_stages_progress_is_kept_once_and_deleted_when_done(
     begin: Callable[[], JobContext], store: ArtifactStore, settings: WorkerSettings, content: bytes
 ) -> None:
     context = begin()
@@ -255,7 +255,7 @@ def test_how_far_a_stage_came_is_kept_once_and_goes_when_it_is_done(
     context.forget("attribute.segments", "key")
 
 
-def test_what_another_job_saved_alike_stays(
+def test_identical_progress_of_another_job_is_kept(
     begin: Callable[[], JobContext], content: bytes
 ) -> None:
     first, second = begin(), begin()

@@ -169,7 +169,7 @@ def test_a_finished_stage_is_not_built_again(
     assert (job["status"], job["attempts"]) == ("succeeded", 2)
 
 
-def test_its_own_errors_say_what_is_wrong_with_the_input(
+def test_its_own_errors_state_what_is_wrong_with_the_input(
     database: Database, settings: WorkerSettings, identity: Identity, submit: Callable[..., str]
 ) -> None:
     job_id = submit([*TWELVE, "___"])

@@ -172,7 +172,7 @@ def build_lively_model() -> LlamaForCausalLM:
 
 
 @pytest.mark.parametrize("selection", [NEURONS, ON_LINES], ids=["neurons", "weights"])
-def test_what_lies_on_few_lines_becomes_an_adapter_that_peft_loads(
+def test_weights_on_few_lines_become_an_adapter_that_peft_loads(
     selection: Selection, publisher: Publisher, tmp_path: Path
 ) -> None:
     version = publisher.build(publisher.publish(selection))
@@ -189,7 +189,7 @@ def test_what_lies_on_few_lines_becomes_an_adapter_that_peft_loads(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_canary_is_what_base_and_pruned_model_say_in_float32(
+def test_the_canary_holds_base_and_pruned_answers_in_float32(
     publisher: Publisher, dtype: ComputeDtype
 ) -> None:
     document = publisher.read_canary(publisher.build(publisher.publish(NEURONS, dtype=dtype)))
@@ -227,7 +227,7 @@ def test_a_metric_the_service_cannot_compute_comes_with_its_values(publisher: Pu
             )
 
 
-def test_a_scorer_of_the_users_own_is_not_asked_for_a_canary(publisher: Publisher) -> None:
+def test_a_users_own_scorer_is_not_called_for_a_canary(publisher: Publisher) -> None:
     custom = CustomSpec(
         name="own",
         kind="custom",
@@ -257,7 +257,7 @@ def test_built_twice_a_version_has_the_same_artifacts(publisher: Publisher) -> N
 @pytest.mark.parametrize(
     ("selection", "kind"), [(WEIGHTS, "lora"), (MANY, "lora"), (NEURONS, "checkpoint")]
 )
-def test_what_fits_no_adapter_becomes_a_checkpoint(
+def test_a_correction_too_large_for_an_adapter_becomes_a_checkpoint(
     selection: Selection, kind: str, publisher: Publisher, tmp_path: Path
 ) -> None:
     version = publisher.build(publisher.publish(selection, kind=kind))
@@ -295,7 +295,7 @@ def test_a_worker_builds_it_in_a_child(publisher: Publisher, supervisor: Supervi
     assert publisher.read(version_id).attempts == 1
 
 
-def test_what_cannot_be_built_is_failed_with_the_reason(
+def test_a_version_that_cannot_be_built_fails_with_the_reason(
     publisher: Publisher, supervisor: Supervisor
 ) -> None:
     version_id = publisher.publish(NEURONS)
@@ -320,7 +320,7 @@ def run_in_thread(
     return thread
 
 
-def test_a_killed_childs_version_is_queued_again_and_given_up_in_the_end(
+def test_a_killed_childs_version_is_requeued_and_finally_given_up(
     publisher: Publisher, supervisor: Supervisor
 ) -> None:
     version_id = publisher.publish(NEURONS)

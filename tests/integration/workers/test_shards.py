@@ -232,7 +232,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_changes_no_bit(
     assert read(database, job_id).attempts == (2 if victim == "owner" else 1)
 
 
-def test_a_broker_that_forgets_everything_holds_up_nothing(
+def test_a_broker_that_forgets_everything_delays_nothing(
     database: Database,
     workers: Workers,
     make_job: Callable[[], str],

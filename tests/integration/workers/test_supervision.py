@@ -78,7 +78,7 @@ def run(
     return pool.submit(supervisor.run, children.ActingJob(act), job_id)
 
 
-def test_a_finished_job_is_left_as_the_child_ended_it(
+def test_a_finished_job_stays_as_the_child_ended_it(
     database: Database, supervisor: Supervisor, job_id: str
 ) -> None:
     job = children.ActingJob(children.finish)
@@ -120,7 +120,7 @@ def test_three_dead_children_make_a_poison_job(
     assert read(database, job_id).attempts == 3
 
 
-def test_a_lack_of_memory_is_tried_again_and_then_named(
+def test_a_lack_of_memory_is_retried_and_then_reported(
     database: Database, supervisor: Supervisor, job_id: str
 ) -> None:
     message = fail_three_times(database, supervisor, children.OversizedJob(), job_id)
@@ -154,7 +154,7 @@ def test_a_shutdown_gives_the_job_back_without_counting(
     assert claim(database, job_id).attempt == 1
 
 
-def test_a_cancelled_child_that_does_not_listen_is_killed(
+def test_a_cancelled_child_that_does_not_stop_is_killed(
     database: Database,
     settings: WorkerSettings,
     supervisor: Supervisor,
@@ -206,7 +206,7 @@ def test_an_orphaned_child_ends_itself(
     wait_until(lambda: is_gone(child))
 
 
-def test_an_idle_worker_that_hears_of_no_job_gives_itself_up(
+def test_an_idle_worker_that_gets_no_jobs_exits(
     database: Database,
     settings: WorkerSettings,
     supervisor: Supervisor,
