@@ -166,8 +166,8 @@ class Settings(BaseSettings):
             _ = urlsplit(url.get_secret_value()).port
         except ValueError:
             raise ValueError(
-                "EXCISE_BROKER_URL is not the URL of a broker. Percent-encode what is special in "
-                "user and password, such as / as %2F."
+                "EXCISE_BROKER_URL is not the URL of a broker. Percent-encode special characters "
+                "in user and password, such as / as %2F."
             ) from None
         return url
 

@@ -10,9 +10,7 @@ from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
 
 
 def print_audit_log(
-    after: Annotated[
-        int, typer.Option("--after", min=0, help="The last id that is known already.")
-    ] = 0,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only entries after this id.")] = 0,
     action: Annotated[
         str | None, typer.Option("--action", help="Only changes of this kind, such as job.submit.")
     ] = None,

@@ -97,9 +97,7 @@ def load_manifest(path: Path) -> Manifest:
     except DuplicateKeyError as error:
         raise CommandError(f"{path}: {error}") from None
     except (ValueError, RecursionError):
-        raise CommandError(
-            f"{path} is no manifest. Give the manifest.json that a job left."
-        ) from None
+        raise CommandError(f"{path} is not a manifest. Give the manifest.json of a job.") from None
     if found.format_version != 2:
         raise CommandError(
             f"{path} is a manifest of format {found.format_version}; this version reads format 2."
@@ -185,7 +183,7 @@ def _hash_files(folder: Path, wanted: set[str]) -> dict[str, Path]:
 
 def _explain_missing(missing: list[NamedSet], folder: Path | None) -> str:
     names = ", ".join(f"{clean(one.name)} (SHA-256 {clean(one.sha256)[:12]}…)" for one in missing)
-    where = f"{folder} has no file of that content" if folder else "no --prompts-dir was given"
+    where = f"{folder} has no file with that content" if folder else "no --prompts-dir was given"
     return (
         f"The service lacks {names}, and {where}. Give --prompts-dir the folder with the files as "
         "they were uploaded."
@@ -209,4 +207,4 @@ def _fetch_manifest(client: Client, job: JobView) -> Manifest:
     try:
         return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, JobFile.MANIFEST)))
     except (ValueError, RecursionError):
-        raise CommandError("The new job's manifest.json is no manifest.") from None
+        raise CommandError("The new job's manifest.json is not a manifest.") from None

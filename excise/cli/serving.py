@@ -52,7 +52,9 @@ def publish(
     reason: ReasonOption = None,
     override: Annotated[
         str | None,
-        typer.Option(help="An admin's reason to publish what did not pass; no alias takes it."),
+        typer.Option(
+            help="An admin's reason to publish what did not pass; no alias may point at it."
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is live.")] = False,
     url: UrlOption = DEFAULT_URL,

@@ -53,8 +53,9 @@ def parse_answer(model: type[_Model], response: httpx.Response) -> _Model:
         return model.model_validate_json(response.content)
     except ValidationError:
         raise ClientError(
-            f"{response.request.url.copy_with(query=None)} answered with something that is no "
-            f"{model.__name__.removesuffix('View')}. Is this the Excise service, in this version?"
+            f"{response.request.url.copy_with(query=None)} answered with something that is "
+            f"not a valid {model.__name__.removesuffix('View')}. Is this the Excise service, "
+            "in this version?"
         ) from None
 
 

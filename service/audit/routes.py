@@ -22,7 +22,7 @@ _MAX_ID = 2**63 - 1
 def list_audit(
     context: Context,
     admin: Admin,
-    after: Annotated[int, Query(ge=0, le=_MAX_ID, description="The last id that is known")] = 0,
+    after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only entries after this id")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many to list")] = 100,
     action: Annotated[Action | None, Query(description="Only changes of this kind")] = None,
 ) -> AuditList:

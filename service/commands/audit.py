@@ -19,9 +19,7 @@ def export_audit(
     tenant: Annotated[
         str | None, typer.Option("--tenant", help="Only this tenant's; all by default.")
     ] = None,
-    after: Annotated[
-        int, typer.Option("--after", min=0, help="The last id that is known already.")
-    ] = 0,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only entries after this id.")] = 0,
     since: Annotated[
         datetime | None, typer.Option("--since", help="Only from this time on (UTC).")
     ] = None,

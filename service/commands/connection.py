@@ -48,6 +48,6 @@ def open_database() -> Iterator[Database]:
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise CommandError(
-            f"The database does not do what it should: {reason}. "
+            f"The database reports an error: {reason}. "
             "Is it running, and migrated (excise migrate)?"
         ) from None

@@ -138,7 +138,7 @@ def build_spec(
             spec["protect"] = None
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         path = options.examples / "repetition.job.json"
-        raise CommandError(f"{path} is no correction job: {error!r}.") from None
+        raise CommandError(f"{path} is not a correction job: {error!r}.") from None
     return dict(spec)
 
 
@@ -202,7 +202,7 @@ def check_files(job: JobView, report: JobReport, folder: Path) -> None:
     if job.verdict is not Verdict.PASSED:
         expected.remove(JobFile.PATCH)
     if missing := sorted(name for name in expected if not (folder / name).is_file()):
-        raise CommandError(f"The job gave no {', '.join(missing)}.")
+        raise CommandError(f"The job produced no {', '.join(missing)}.")
     if report.verdict != job.verdict:
         raise CommandError(
             f"report.json says {report.verdict}, but the job's verdict is {job.verdict}."
@@ -262,10 +262,10 @@ def _conclude(client: Client, job: JobView, options: DemoOptions, console: Conso
         if artifact.name in FILES:
             client.download_artifact(job.id, artifact, options.output)
     if not (options.output / JobFile.REPORT).is_file():
-        raise CommandError("The job gave no report.json.")
+        raise CommandError("The job produced no report.json.")
     report = read_report((options.output / JobFile.REPORT).read_bytes())
     if not isinstance(report, JobReport):
-        raise CommandError("The job's report.json is none of a job.")
+        raise CommandError("The job's report.json is not a job's report.")
     check_files(job, report, options.output)
     print_report(report, console)
     console.print()

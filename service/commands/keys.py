@@ -16,9 +16,9 @@ from service.errors import ExciseError
 from service.keys import operations, repository
 from service.models import ApiKey, Tenant
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
-TenantOption = Annotated[str, typer.Option("--tenant", help="Whose key it is.")]
+TenantOption = Annotated[str, typer.Option("--tenant", help="The tenant that owns the key.")]
 
 
 @app.command("create")
@@ -27,7 +27,7 @@ def create_key(
     scope: Annotated[
         list[KeyScope] | None, typer.Option(help="May be given several times.")
     ] = None,
-    name: Annotated[str, typer.Option(help="What to call the key.")] = "cli",
+    name: Annotated[str, typer.Option(help="Name of the key.")] = "cli",
 ) -> None:
     """Create a key and print it on standard output; it cannot be shown again."""
     scopes = [chosen.value for chosen in scope or [KeyScope.SUBMIT]]

@@ -22,7 +22,7 @@ def api(
     host: Annotated[str, typer.Option(help="Address the API listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port it listens on.")] = 8100,
     grace_seconds: Annotated[
-        int, typer.Option(min=0, help="How long open requests may take once it is told to stop.")
+        int, typer.Option(min=0, help="Seconds for open requests after it is told to stop.")
     ] = 20,
 ) -> None:
     """Run one API process, using the servers in EXCISE_DATABASE_URL and EXCISE_BROKER_URL.
@@ -34,9 +34,7 @@ def api(
 
 
 def worker(
-    name: Annotated[
-        str, typer.Option(help="Its name, its own among the workers of this host.")
-    ] = "excise",
+    name: Annotated[str, typer.Option(help="The worker's name, unique on this host.")] = "excise",
 ) -> None:
     """Run one worker, using the servers in EXCISE_DATABASE_URL and EXCISE_BROKER_URL.
 

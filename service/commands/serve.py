@@ -145,7 +145,7 @@ def check_snippet_client() -> None:
     """Raise `CommandError` unless the client that one of the snippets uses is installed."""
     if importlib.util.find_spec("openai") is None:
         raise CommandError(
-            "`excise serve` asks with the openai client, too, which is not installed. "
+            "`excise serve` also uses the openai client, which is not installed. "
             "Run: pip install openai"
         )
 
@@ -249,7 +249,7 @@ def show(snippets: Snippets, console: Console) -> None:
 def describe_next_steps(stack: EmbeddedStack) -> str:
     """Return what a user types in another terminal to continue."""
     return (
-        "\nIt goes on answering. In another terminal:\n"
+        "\nIt continues to answer. In another terminal:\n"
         f"  export EXCISE_HOME={stack.home} EXCISE_URL={stack.url}\n"
         f"  export EXCISE_API_KEY=$(excise keys create --tenant {TENANT} --scope infer)\n"
         f"Logs: {stack.home / 'logs'}. Ctrl-C stops everything."

@@ -59,7 +59,7 @@ def up(
         with stack:
             print_line(
                 f"\nExcise answers at {stack.url} (API page: {stack.url}/docs)\n"
-                "In another terminal, make a key and tell the client:\n"
+                "In another terminal, create a key and configure the client:\n"
                 f"  export EXCISE_HOME={stack.home} EXCISE_URL={stack.url}\n"
                 f"  export EXCISE_API_KEY=$({find_program()} keys create)\n"
                 f"Logs: {stack.home / 'logs'}. Ctrl-C stops everything."

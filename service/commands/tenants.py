@@ -51,7 +51,7 @@ def set_quota(
     name: NameArgument,
     changes: Annotated[
         list[str],
-        typer.Argument(help="NAME=NUMBER, or NAME=default for what the settings say."),
+        typer.Argument(help="NAME=NUMBER, or NAME=default for the value in the settings."),
     ],
 ) -> None:
     """Set a tenant's own quotas."""
@@ -64,7 +64,7 @@ def set_quota(
 @app.command("delete")
 def delete_tenant(
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Really: nothing of it can be restored.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm: nothing of it can be restored.")],
 ) -> None:
     """Delete a tenant with its keys, prompt sets, jobs, versions and files."""
     if not yes:

@@ -24,8 +24,8 @@ from service.jobs.prompt_set_checks import check_prompt_sets
 from service.settings import Settings
 
 NOBODY_SAID = (
-    "No worker has said what it is, so this is for a usual machine: two cores and 24 GiB. Start a "
-    "worker, or describe one as machine."
+    "No worker has reported its machine, so this is for a usual one: two cores and 24 GiB. Start a "
+    "worker, or describe a machine in the field machine."
 )
 
 
@@ -140,8 +140,8 @@ def _require_shape(folder: Path | None) -> ModelShape:
     """The model's shape. Raises `InvalidRequestError` where it is not known here."""
     if folder is None:
         raise InvalidRequestError(
-            "model is on the hub, so nothing here knows its size before a worker has fetched it. "
-            "Submit the job: the worker says what it takes, and refuses it where that is too much.",
+            "model is on the hub, so its size is unknown until a worker has fetched it. "
+            "Submit the job: the worker estimates it, and refuses it if it does not fit.",
             param="model",
         )
     shape = find_shape(folder)

@@ -109,7 +109,9 @@ class ShardLeases(LeasePolicy[Shard]):
     ) -> None:
         """Tell the job's owner that a shard has to be done again."""
         number = row.position + 1
-        message = f"Shard {number} of the stage {row.stage} is to be done again: {ended.reason}"
+        message = (
+            f"Shard {number} of the stage {row.stage} has to be computed again: {ended.reason}"
+        )
         data = {"stage": row.stage, "shard": number, "attempt": row.attempts}
         append_event(session, row.job_id, "shard.requeued", message, data, "warning")
 

@@ -18,9 +18,9 @@ def check_model(spec: JobSpec, settings: Settings) -> ModelSource:
         organisation, allowed = source.repository.partition("/")[0], settings.hub_organisations
         if not {organisation, "*"} & set(allowed):
             raise InvalidRequestError(
-                f"model is of the hub's organisation {organisation}, which is not among those "
-                f"allowed here ({', '.join(allowed) or 'none'}). Use a folder under the model "
-                "roots, or have the operator add it to EXCISE_HUB_ORGANISATIONS.",
+                f"model belongs to the hub organisation {organisation}, which is not among "
+                f"those allowed here ({', '.join(allowed) or 'none'}). Use a folder under the "
+                "model roots, or have the operator add it to EXCISE_HUB_ORGANISATIONS.",
                 param="model",
             )
     return source

@@ -112,7 +112,7 @@ def cancel_job(session: Session, tenant_id: str, job_id: str) -> Job:
         cancel(session, job)
     elif not job.cancel_requested:
         job.cancel_requested = True
-        message = "Cancellation was asked for; the worker stops at its next check."
+        message = "Cancellation was requested; the worker stops at its next check."
         append_event(session, job.id, "job.cancel_requested", message)
     session.flush()
     return get_job(session, tenant_id, job_id)
@@ -141,7 +141,7 @@ def delete_job(database: Database, store: ArtifactStore, tenant_id: str, job_id:
         job = _get_ended(session, tenant_id, job_id)
         if repository.has_version(session, job.id):
             raise ConflictError(
-                "The job was published, so it stays on record. Delete its files alone, with "
+                "The job was published, so it stays on record. Delete only its files, with "
                 "DELETE /v1/jobs/{id}/artifacts."
             )
         files = tenant_repository.list_files(session, Job.id == job.id)

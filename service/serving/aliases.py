@@ -45,7 +45,7 @@ def promote(
     """
     if not ALIAS.fullmatch(name):
         raise InvalidRequestError(
-            "An alias is called like model@stage: letters, digits, dots, dashes.", param="alias"
+            "An alias has a name like model@stage: letters, digits, dots, dashes.", param="alias"
         )
     # lock aliases before versions
     repository.find_alias(session, tenant_id, name, lock=True)

@@ -126,7 +126,7 @@ class PoolKeeper:
             repository.store_pool_state(session, self._pool.name, status, detail, server_version)
             suspended = 0
             if status != PoolStatus.UP:
-                why = "Its server is away."
+                why = "Its server is unavailable."
                 suspended = transitions.suspend_all(session, self._pool.name, why)
         self._count("suspend", suspended)
         if is_news:
@@ -172,7 +172,7 @@ class PoolKeeper:
             logger.warning("pool %s went away during a canary: %s", self._pool.name, error)
             return
         except (AdapterRankError, ExciseError, ValueError) as error:
-            problem = f"It could not be put on its server: {error}"
+            problem = f"It could not be loaded on its server: {error}"
         except (VllmError, OSError) as error:
             await self._try_later(server, version, served_name, str(error))
             return

@@ -99,5 +99,5 @@ def _check_hashes(files: Mapping[str, str], folder: Path) -> None:
             found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != dict(files):
         raise ArtifactCorruptError(
-            f"{folder} does not hold what its name says. Delete it; it will be made again."
+            f"{folder} does not match the hash in its name. Delete it; it will be created again."
         )

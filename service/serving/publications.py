@@ -66,7 +66,7 @@ class VersionLeases(LeasePolicy[ModelVersion]):
         """Fail the version, with the remedy."""
         reason = reason or "The worker stopped answering."
         message = (
-            f"Building it ended its worker {row.attempts} times. Last reason: {reason} "
+            f"Building it killed its worker {row.attempts} times. Last reason: {reason} "
             "Look at the worker's log, then publish the job again."
         )
         _fail(session, row, message)
@@ -198,7 +198,7 @@ def _fail(session: Session, version: ModelVersion, message: str) -> None:
 def _describe_poison(version: ModelVersion, reason: str) -> str:
     """Return why the version is given up, with the remedy."""
     return (
-        f"Building it ended its worker {version.attempts} times. Last reason: {reason} "
+        f"Building it killed its worker {version.attempts} times. Last reason: {reason} "
         "Look at the worker's log, then publish the job again."
     )
 

@@ -81,7 +81,7 @@ def view_pool(pool: ServingPool, state: PoolState | None) -> PoolView:
             "capacity": pool.capacity,
             "max_rank": pool.max_rank,
             "status": state.status if state else "unknown",
-            "detail": state.detail if state else "It was not looked at yet.",
+            "detail": state.detail if state else "It has not been checked yet.",
             "server_version": state.server_version if state else None,
             "checked_at": state.checked_at if state else None,
         }

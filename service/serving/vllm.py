@@ -248,7 +248,7 @@ class VllmServer:
         except httpx.HTTPError as error:
             raise VllmUnreachableError(
                 f"vLLM at {self.url} does not answer ({type(error).__name__}). "
-                "It may be starting; if it stays so, look at its log."
+                "It may be starting; if that does not change, look at its log."
             ) from None
         if answer.status_code >= 300:
             raise _build_refusal(answer, path)
@@ -282,7 +282,7 @@ def _build_refusal(answer: httpx.Response, path: str) -> VllmRefusalError:
     text = f"vLLM refused {path.partition('?')[0]} ({status}): {message}"
     lowered = message.lower()
     if "already been loaded" in lowered or "already loaded" in lowered:
-        return AdapterAlreadyLoadedError(f"{text} Unload it first, or take another name.", status)
+        return AdapterAlreadyLoadedError(f"{text} Unload it first, or use another name.", status)
     if "lora rank" in lowered and "max_lora_rank" in lowered:
         return AdapterRankError(f"{text} Restart it with a larger --max-lora-rank.", status)
     if status == 404 or "no adapter found" in lowered or "cannot be found" in lowered:
@@ -312,6 +312,6 @@ def _read(kind: type[_Model], answer: httpx.Response) -> _Model:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise VllmAnswerError(
-            f"{answer.url.path} gave something else than expected ({place}: {first['msg']}). "
+            f"{answer.url.path} gave an unexpected answer ({place}: {first['msg']}). "
             "Check that the URL is a vLLM server's."
         ) from None

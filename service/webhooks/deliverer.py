@@ -201,7 +201,7 @@ class Deliverer:
         """Disable a webhook whose receiver is gone, or has failed for too long."""
         reason = None
         if outcome.status_code == GONE:
-            reason = f"The receiver answered {GONE}: it wants no messages any more."
+            reason = f"The receiver answered {GONE}: it no longer wants messages."
         elif webhook.failing_since is not None and is_given_up(
             webhook.failing_since, fetch_now(session), self._settings.webhook_give_up_seconds
         ):

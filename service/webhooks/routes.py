@@ -28,7 +28,7 @@ _DISABLED: dict[str, Any] = {"description": "The webhook is disabled"}
 
 
 @router.post(
-    "", status_code=201, responses={409: {"description": "There are as many as there may be"}}
+    "", status_code=201, responses={409: {"description": "The limit on webhooks is reached"}}
 )
 def create_webhook(
     request: WebhookRequest, context: Context, admin: Admin, response: Response

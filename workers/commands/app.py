@@ -83,7 +83,7 @@ def apply_command(
     patch: PatchOption,
     output: OutputOption,
     rejected: Annotated[
-        bool, typer.Option("--rejected", help="Apply it though its job did not pass.")
+        bool, typer.Option("--rejected", help="Apply it even though its job did not pass.")
     ] = False,
 ) -> None:
     """Write the corrected checkpoint: the base with the patch's components removed."""
@@ -149,7 +149,7 @@ def _read_job_report(file: Path) -> JobReport:
 
     report = read_report(file.read_bytes())
     if isinstance(report, GateReport):
-        raise ValueError(f"{file} is of excise gate; give the report.json of the patch's job")
+        raise ValueError(f"{file} is from excise gate; give the report.json of the patch's job")
     return report
 
 
@@ -170,7 +170,7 @@ def _say_left_out(names: Sequence[str]) -> None:
     if names:
         shown = ", ".join(names[:LISTED_NAMES])
         more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-        typer.echo(f"left out, as no part of the model: {clean(shown)}{more}")
+        typer.echo(f"left out, because not part of the model: {clean(shown)}{more}")
 
 
 def _describe_operation(patch: Patch) -> str:
@@ -243,7 +243,7 @@ def export_command(
         str | None, typer.Option("--base-model", help="Its name; by default, the folder's.")
     ] = None,
     rejected: Annotated[
-        bool, typer.Option("--rejected", help="Export it though its job did not pass.")
+        bool, typer.Option("--rejected", help="Export it even though its job did not pass.")
     ] = False,
 ) -> None:
     """Write a correction for other tools: adapter, checkpoint or GGUF, with card and hashes."""
@@ -298,12 +298,12 @@ def gate_command(
     device: Annotated[
         str,
         typer.Option(
-            "--device", help="cpu, cuda, auto for a GPU where there is one, or balanced for all."
+            "--device", help="cpu, cuda, auto for a GPU if there is one, or balanced for all."
         ),
     ] = "auto",
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", help="Folder that keeps what is measured of --against."),
+        typer.Option("--cache", help="Folder in which figures of --against are cached."),
     ] = None,
     baseline: Annotated[
         Path | None,
@@ -312,7 +312,7 @@ def gate_command(
     fail_if_worse: Annotated[
         bool,
         typer.Option(
-            "--fail-if-worse", help="End with 100 where a figure is clearly worse than --baseline."
+            "--fail-if-worse", help="Exit with 100 if a figure is clearly worse than --baseline."
         ),
     ] = False,
 ) -> None:

@@ -95,7 +95,7 @@ def test_costly_patterns_are_rejected(url: str, make_key: Callable[..., str]) ->
             assert one.result().status_code == 422, name
             assert one.result().json()["error"]["param"] == "behaviours[0].pattern", name
             assert "takes more than" in one.result().json()["detail"], name
-        assert attack("(x").json()["detail"].startswith("behaviours[0].pattern is no regular")
+        assert attack("(x").json()["detail"].startswith("behaviours[0].pattern is not a regular")
         assert attack(r"\bas an AI\b").status_code == 201
 
 

@@ -78,7 +78,7 @@ def ask(client: TestClient, machine: Machine | None = None, **changes: Any) -> d
 def test_without_workers_a_usual_machine_is_assumed_and_named(client: TestClient) -> None:
     found = ask(client, model="small")
     assert (found["object"], found["model"], found["fits"]) == ("estimate", "small", True)
-    assert "No worker has said what it is" in found["note"]
+    assert "No worker has reported its machine" in found["note"]
     (only,) = found["data"]
     assert (only["source"], only["workers"]) == ("usual", 0)
     assert only["machine"]["host_bytes"] == USUAL_MACHINE.host_bytes
@@ -179,7 +179,7 @@ def test_a_hub_model_is_unknown_until_a_worker_has_it(
     model = f"org/name@{'0' * 40}"
     response = client.post("/v1/estimates", json={"spec": build_spec(client, model=model)})
     assert response.status_code == 422
-    assert "nothing here knows its size" in response.json()["detail"]
+    assert "its size is unknown until a worker" in response.json()["detail"]
     assert submit(client, model=model)["estimate"] is None
 
 

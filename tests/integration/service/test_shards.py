@@ -214,7 +214,7 @@ def test_a_shard_that_keeps_killing_its_workers_fails_the_job(
     job = read_job(client, claim)
     assert (job["status"], job["error"]["code"]) == ("failed", "poison_job")
     message = job["error"]["message"]
-    assert message.startswith("Shard 1 of the stage attribute ended its worker 3 times")
+    assert message.startswith("Shard 1 of the stage attribute killed its worker 3 times")
     assert "Ended by SIGKILL." in message
     with pytest.raises(LeaseLostError):
         take_next(database, claim)

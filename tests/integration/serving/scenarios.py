@@ -223,7 +223,7 @@ def survive_a_kill(scene: Scene) -> None:
     assert max(answer.ended_at - answer.began_at for answer in away) < _FAST_SECONDS
     scene.check([answer for answer in answers if answer.is_whole])
     cut = [answer for answer in answers if answer.status == 200 and not answer.is_whole]
-    assert all(answer.error and "went away" in answer.error for answer in cut)
+    assert all(answer.error and "was lost" in answer.error for answer in cut)
     assert len(cut) <= STREAMS  # those that were in progress
 
     assert scene.read_alias()["version"] == first

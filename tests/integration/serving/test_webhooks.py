@@ -79,7 +79,7 @@ def test_events_of_versions_and_aliases_are_sent(
 def test_every_command(run: Run) -> None:
     webhook, secret, _ = run("create", ADDRESS, "--event", "job.failed").split("\n")
     assert webhook in run("list")
-    assert "told of: job.failed" in run("show", webhook)
+    assert "events: job.failed" in run("show", webhook)
     rotated = run("rotate", webhook).split("\n")[1]
     assert rotated.startswith("whsec_")
     assert rotated != secret

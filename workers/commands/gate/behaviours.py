@@ -82,7 +82,9 @@ def _check_form(described: object) -> object:
             f"{described['max_new_tokens']}}}`."
         )
     if "min_effect" in described:
-        raise ValueError("min_effect is a job's. Set max_share_rise, max_share or min_improvement.")
+        raise ValueError(
+            "min_effect is a setting of jobs. Set max_share_rise, max_share or min_improvement."
+        )
     return described
 
 

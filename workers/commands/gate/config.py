@@ -71,7 +71,7 @@ def load_config(path: Path) -> GateConfig:
         reason = " ".join(str(error).split())
         raise GateConfigError(f"{path} is not YAML: {reason}") from error
     if not isinstance(document, dict):
-        raise GateConfigError(f"{path} holds no mapping; write `kl:`, `general:` and so on")
+        raise GateConfigError(f"{path} does not hold a mapping; write `kl:`, `general:` and so on")
     try:
         config = GateConfig.model_validate(document)
     except ValidationError as error:

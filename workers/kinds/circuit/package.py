@@ -22,7 +22,7 @@ MAX_PATCH_BYTES = 512 * 1024 * 1024
 _INDEX_BYTES = 4
 _NOTE = (
     "The patch sets everything outside the circuit to zero and takes it back bit for bit. It shows "
-    "what the circuit does alone; it is no model to ship."
+    "what the circuit does alone; it is not a model to ship."
 )
 _OTHER_ABLATION_NOTE = (
     " This circuit was found with the {ablation} activation in place of everything outside it; "

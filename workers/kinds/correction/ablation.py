@@ -13,7 +13,7 @@ def check_ablations(inputs: CorrectionInputs) -> None:
         return
     if Granularity.WEIGHT in inputs.granularities:
         raise InvalidInputError(
-            'search.ablations has "mean", which single weights do not take; prune neurons or '
+            'search.ablations has "mean", which single weights do not support; prune neurons or '
             'heads, or leave "mean" out'
         )
     for granularity in inputs.granularities:

@@ -211,6 +211,6 @@ class _HeldOutBench:
             ]
         except ValueError as error:
             raise InvalidInputError(
-                f"no random selection can be set beside the chosen one: {error}; "
+                f"no random selection of the chosen one's size can be drawn: {error}; "
                 "lower search.amounts"
             ) from error

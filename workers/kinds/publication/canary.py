@@ -80,7 +80,7 @@ def build_canary(
     pairs = [TracePair(*pair) for pair in zip(before, after, strict=True)]
     if not any(pair.is_telling for pair in pairs):
         raise InvalidInputError(
-            f"Base and corrected model say the same to all {len(pairs)} prompts tried, "
+            f"Base and corrected model answer all {len(pairs)} prompts tried alike, "
             f"{NEW_TOKENS} tokens each, so no canary can tell whether the correction is served. "
             "Correct with more prompts that show the behaviour."
         )
@@ -132,7 +132,7 @@ def _choose_candidates(inputs: CorrectionJobInputs) -> list[_Candidate]:
     chosen += [_Candidate(window, is_held_out=False) for window in windows]
     if len(chosen) < MIN_PROMPTS:
         raise InvalidInputError(
-            f"The job has {len(chosen)} prompts and reference texts of fitting length, a canary "
+            f"The job has {len(chosen)} prompts and reference texts of suitable length; a canary "
             f"needs {MIN_PROMPTS}. Correct with more of them."
         )
     return chosen

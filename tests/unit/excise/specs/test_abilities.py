@@ -97,7 +97,7 @@ def test_protection_that_says_nothing_clear_is_refused(
 
 @pytest.mark.parametrize("name", BudgetLimit)
 def test_no_set_can_take_the_name_of_a_limit_on_text_as_a_whole(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"has the name {name}, which a limit"):
+    with pytest.raises(ValidationError, match=f"has the name {name}, which is also a limit"):
         parse(protect={"sets": [{"name": str(name), "prompts": "ps_3"}]})
 
 
