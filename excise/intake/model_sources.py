@@ -205,7 +205,7 @@ def _read_folder(folder: Path, roots: Sequence[Path]) -> CheckpointFiles:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The JSON object in the file at `path`, which must be small. Raises `ModelSourceError`."""
+    """Return the JSON object in the small file at `path`. Raises `ModelSourceError`."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelSourceError(
             f"The checkpoint's {path.name} is over {MAX_CONFIG_BYTES} bytes. "

@@ -26,7 +26,7 @@ def list_audit(
     limit: Annotated[int, Query(ge=1, le=1000, description="How many to list")] = 100,
     action: Annotated[Action | None, Query(description="Only changes of this kind")] = None,
 ) -> AuditList:
-    """One page of the tenant's audit log, oldest first."""
+    """List one page of the tenant's audit log, oldest first."""
     page, has_more = operations.list_entries(
         context.database, admin.tenant_id, after=after, limit=limit, action=action
     )

@@ -1,4 +1,4 @@
-"""Which version of which server answers for a model's name."""
+"""Which version on which server answers for a model's name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Route:
     second_percent: int = 0
 
     def pick(self, draw: float) -> Target:
-        """The target for a request that drew a number in [0, 1). Raises `UnavailableError`."""
+        """Return the target for a random number in [0, 1). Raises `UnavailableError`."""
         if self.second is not None and draw * 100 < self.second_percent:
             return self.second
         if self.target is None:
@@ -60,7 +60,7 @@ class Router:
         self._routes: ShortCache[Route] = ShortCache(keep_seconds)
 
     async def find_route(self, tenant_id: str, model: str) -> Route:
-        """Where the tenant's requests for `model` go. Raises `NotFoundError`."""
+        """Return where the tenant's requests for `model` go. Raises `NotFoundError`."""
 
         async def load() -> Route:
             return await run_in_threadpool(self._load, tenant_id, model)

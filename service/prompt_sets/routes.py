@@ -35,7 +35,7 @@ _UPLOAD = {
 
 
 async def _read_body(request: Request) -> bytes:
-    """The raw body; its size was checked as it arrived."""
+    """Return the raw body, whose size was checked as it arrived."""
     return await request.body()
 
 

@@ -162,7 +162,7 @@ class Deliverer:
     def _record(self, post: _Post, outcome: Outcome) -> None:
         with self._database.transaction() as session:
             webhook = repository.lock_webhook(session, post.webhook_id)
-            if webhook is None:  # deleted meanwhile
+            if webhook is None:  # it was deleted meanwhile
                 return
             webhook.busy_until = fetch_now(session)  # moves it to the end of the order of claims
             delivery = repository.find_delivery(session, webhook.id, post.delivery_id)

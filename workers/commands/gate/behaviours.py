@@ -65,7 +65,10 @@ class CustomGateSpec(CustomDefinition, BehaviourGateBase):
 
 
 def _check_form(described: object) -> object:
-    """`described`, if it has a kind and nothing of the form that gate.yaml had before."""
+    """Return `described` if it has a kind and nothing of gate.yaml's earlier form.
+
+    Raises `ValueError` otherwise.
+    """
     if not isinstance(described, dict):
         return described
     if "scorer" in described:

@@ -22,7 +22,7 @@ MAX_CONFIG_BYTES = 1024 * 1024
 
 
 def _check_behaviours(behaviours: list[BehaviourGateSpec]) -> list[BehaviourGateSpec]:
-    """`behaviours`, if no name is taken; raises `ValueError` otherwise."""
+    """Return `behaviours` if no name is taken; raises `ValueError` otherwise."""
     taken: set[str] = {GatedSet.GENERAL, GatedSet.HARMFUL, GatedSet.LOOK_ALIKE, GatedSet.CONTRAST}
     for behaviour in behaviours:
         if behaviour.name in taken:
