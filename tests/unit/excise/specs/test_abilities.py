@@ -80,7 +80,7 @@ def test_sets_of_a_team_s_own_have_a_limit_each() -> None:
     ("changes", "message"),
     [
         ({"sets": [{"name": "a", "prompts": "p"}] * 2}, "names a set twice"),
-        ({"sets": [{"name": "kl", "prompts": "p"}]}, "has the name kl, which a limit"),
+        ({"sets": [{"name": "kl", "prompts": "p"}]}, "has the name kl, which is also a limit"),
         ({"sets": [{"name": "perplexity", "prompts": "p"}]}, "has the name perplexity"),
         ({"sets": [{"name": "A b", "prompts": "p"}]}, "pattern"),
         ({"sets": [{"name": "a", "prompts": "p", "max_nats_rise": 0}]}, "greater than 0"),
