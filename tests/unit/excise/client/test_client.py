@@ -89,7 +89,7 @@ def test_answers_that_are_no_problem_are_errors_all_the_same(connect: Connect, b
 @pytest.mark.parametrize("body", [b"hello", b"{}", b'{"id": 3}'])
 def test_answers_of_something_else_are_no_job(connect: Connect, body: bytes) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
-    with pytest.raises(ClientError, match="no Job"):
+    with pytest.raises(ClientError, match="not a valid Job"):
         connect("http://x", transport=transport).get_job("j")
 
 
