@@ -1,10 +1,11 @@
-"""What a correction takes: every slice of abilities, before and after a patch, in memory.
+"""What a correction damages: every slice of abilities, before and after a patch, in memory.
 
     python benchmarks/abilities.py --model FOLDER --patch FILE [FILE …]
 
-The figures are those of the gate `abilities` (docs/guides/corrections.md): nats a token on right
-continuations, and the share of items that are right. `--seed` draws other probes than job and gate
-do, `--toxicity` adds the neighbourhood of toxicity, `--slices` names the only ones to measure.
+The figures are those of the gate `abilities` (docs/guides/corrections.md): nats per token on the
+right continuations, and the share of items answered correctly. `--seed` draws other probes than job
+and gate use, `--toxicity` adds the slices near toxicity, `--slices` restricts the measurement to
+the named slices.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from workers.pruning.patch_format import parse_patch
 
 
 def print_changes(changes: Sequence[AbilityChange]) -> None:
-    """Print a row a slice, and the gate's sentence."""
+    """Print one row per slice, and the gate's sentence."""
     print("| slice | base: nats, right | change: nats | right, points | |")
     print("|---|---|---|---|---|")
     for change in changes:
@@ -48,7 +49,7 @@ def print_changes(changes: Sequence[AbilityChange]) -> None:
 def choose_kinds(
     kinds: tuple[SliceKind, ...], names: Sequence[str] | None
 ) -> tuple[SliceKind, ...]:
-    """The kinds of these names, all without any. Ends the program at a name that there is not."""
+    """Return the kinds with these names, or all if there are none; exit at an unknown name."""
     known = [kind.name for kind in kinds]
     if unknown := sorted(set(names or ()) - set(known)):
         known_names = ", ".join(known)
@@ -57,7 +58,7 @@ def choose_kinds(
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="checkpoint folder of the base")
     parser.add_argument("--patch", type=Path, nargs="+", required=True)

@@ -2,8 +2,8 @@
 
     python benchmarks/api_load.py
 
-Starts PostgreSQL, Valkey and one API process from pip wheels, in a folder of its own. The server,
-the clients and the clock each have a process, on however many cores there are.
+Starts PostgreSQL, Valkey and one API process from pip wheels, in a temporary folder. The server,
+the clients and the clock run in separate processes, on however many cores there are.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients do."""
+    """Settings of the clients' load."""
 
     listing: int
     streams: int
@@ -53,7 +53,7 @@ class Load:
 
 @contextmanager
 def serve() -> Iterator[tuple[Database, int]]:
-    """The database and the port of one API process."""
+    """Yield the database and the port of one API process."""
     with tempfile.TemporaryDirectory(prefix="excise-load-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -94,7 +94,7 @@ def wait_until_alive(port: int) -> None:
 
 
 def ask_health(port: int) -> float:
-    """Seconds until /healthz has answered, on a connection of its own."""
+    """Return the seconds until /healthz has answered, on a connection of its own."""
     started = time.perf_counter()
     connection = http.client.HTTPConnection(HOST, port, timeout=60)
     try:
@@ -107,7 +107,7 @@ def ask_health(port: int) -> float:
 
 
 def probe(port: int, seconds: float) -> list[float]:
-    """What /healthz took, again and again."""
+    """Measure /healthz repeatedly."""
     until = time.monotonic() + seconds
     taken = []
     while time.monotonic() < until:
@@ -117,7 +117,7 @@ def probe(port: int, seconds: float) -> list[float]:
 
 
 def fill(database: Database, jobs: int) -> tuple[str, list[str]]:
-    """The id of a queued job, and keys enough for every stream; the tenant has that many jobs."""
+    """Create that many jobs of one tenant; return a queued job's id and keys for all streams."""
     with database.transaction() as session:
         keys = [create_tenant_key(session, "load", f"key {n}", ["submit"]) for n in range(8)]
         identity = authenticate(session, keys[0])
@@ -141,7 +141,7 @@ def fill(database: Database, jobs: int) -> tuple[str, list[str]]:
 async def put_under_load(
     port: int, load: Load, job_id: str, keys: list[str], ask: Callable[[], Future[list[float]]]
 ) -> tuple[list[float], list[float]]:
-    """What `ask` measured while the clients were at it, and the seconds each list took."""
+    """Return what `ask` measured under the clients' load, and the seconds that each list took."""
     taken: list[float] = []
     connector = aiohttp.TCPConnector(limit=0)
     async with (
@@ -175,7 +175,7 @@ async def put_under_load(
 
 
 def describe(seconds: list[float]) -> dict[str, float]:
-    """Milliseconds: the median, 99 of 100, the worst."""
+    """Return the median, the 99th percentile and the maximum, in milliseconds."""
     ordered = sorted(seconds)
     at_99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
     figures = {"p50": statistics.median(ordered), "p99": at_99, "worst": ordered[-1]}
@@ -183,7 +183,7 @@ def describe(seconds: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print one JSON line for each load."""
+    """Print one JSON line per load."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="Of each load.")
     parser.add_argument("--clients", type=int, default=64, help="That list jobs.")

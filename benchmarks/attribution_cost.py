@@ -1,18 +1,20 @@
-"""What attribution costs over the plain passes it is made of, and the memory it peaks at.
+"""What attribution costs compared with plain passes, and its peak memory.
 
     python benchmarks/attribution_cost.py --model FOLDER [--samples 4] [--tokens 256] [--rounds 5]
 
-Neuron-level attribution (AttnLRP, all three statistics) against a forward and an
-activation-only backward pass; weight-level (AttnLRP, the mean) against a forward and a full
-backward pass over the same weights; the same weights in segments of layers against one pass. All
-see the same batch and start from the same gradient at the last hidden states; they take turns, and
-medians are compared. Goals: 1.10, 1.15, and 4/3, as segments cost one more forward pass. Peak
-memory, of a child process each, for one and several batches, next to a plain pass over one batch
-(weights and activations); goal: at most half the weights above it, and flat in the number of
-samples. Weight-level sums are as large as the weights by nature. Three figures: what live tensors
-hold; the resident set with a mapping for every tensor, gone as soon as it is freed; and the
-resident set as glibc's heap keeps it, with the holes that freed tensors leave (faster, for no page
-is asked for twice).
+Three comparisons of time: neuron-level attribution (AttnLRP, all three statistics) with a forward
+and an activation-only backward pass; weight-level attribution (AttnLRP, the mean) with a forward
+and a full backward pass over the same weights; the same weights in segments of layers with a single
+pass. All variants use the same batch and start from the same gradient at the last hidden states;
+they run in turn, and their medians are compared. Goals: 1.10, 1.15 and 4/3, because segments cost
+one more forward pass.
+
+Peak memory is measured in a child process each, for one batch and for several, and compared with a
+plain pass over one batch (weights and activations). Goal: at most half of the weights' size above
+it, and independent of the number of samples. Sums for single weights are necessarily as large as
+the weights. There are three figures: the size of live tensors; the resident set if every tensor has
+its own mapping, which is released as soon as the tensor is freed; and the resident set with glibc's
+heap, which keeps the holes that freed tensors leave (faster, because no page is requested twice).
 """
 
 from __future__ import annotations
@@ -47,9 +49,9 @@ from workers.models.checkpoints import load_checkpoint
 from workers.models.loaded import LoadedModel
 
 MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
-"""glibc: allocations of so many bytes get a mapping of their own; unset it grows with use."""
+"""glibc: allocations of at least so many bytes get their own mapping; adapts to use if unset."""
 SEGMENTS_GOAL = 1.34
-"""Time of attribution in any number of segments ÷ that of one pass: one more forward pass."""
+"""Time of attribution in segments ÷ time of a single pass: one more forward pass."""
 STATISTICS = {
     Granularity.NEURON: ALL_STATISTICS,
     Granularity.HEAD: ALL_STATISTICS,
@@ -58,17 +60,18 @@ STATISTICS = {
 
 
 def draw_samples(count: int, tokens: int, vocabulary: int) -> list[TokenSequence]:
-    """Random token sequences of equal length: no padding, so that every token counts."""
+    """Return random token sequences of equal length, so that no token is padding."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (count, tokens), generator=generator)
     return [TokenSequence(tuple(row)) for row in ids.tolist()]
 
 
 def run_plain(loaded: LoadedModel, batches: list[TokenBatch], trained: list[nn.Parameter]) -> None:
-    """A forward and a backward pass a batch with gradients for `trained`, from the same target.
+    """Run a forward and a backward pass per batch, with gradients for `trained`.
 
-    Gradients add up over the batches, as in training. Without any parameter, activations alone
-    get gradients, from the lowest MLP's neurons on.
+    It starts from the same target as attribution. Gradients accumulate over the batches, as in
+    training. Without any parameters, only activations get gradients, from the lowest MLP's
+    neurons upwards.
     """
     for parameter in loaded.model.parameters():
         parameter.requires_grad_(False)
@@ -96,7 +99,7 @@ def run_plain(loaded: LoadedModel, batches: list[TokenBatch], trained: list[nn.P
 def run_attribution(
     loaded: LoadedModel, granularity: Granularity, samples: list[TokenSequence], tokens: int
 ) -> None:
-    """The same batch through the product's own call."""
+    """Run the product's own call on the same batch."""
     sum_relevance(
         loaded,
         Attribution(
@@ -110,7 +113,7 @@ def run_attribution(
 def run_segments(
     loaded: LoadedModel, samples: list[TokenSequence], tokens: int, segments: int
 ) -> None:
-    """The weight-level batch again, a segment of layers at a time; each one's sums are dropped."""
+    """Attribute the weights of one segment of layers at a time; the sums are discarded."""
     asked = Attribution(
         Attributor.ATTNLRP, Granularity.WEIGHT, Target.TOP_LOGIT, STATISTICS[Granularity.WEIGHT]
     )
@@ -122,15 +125,16 @@ def run_segments(
 
 @dataclass
 class Timing:
-    """Seconds of one variant, round by round."""
+    """Seconds of one variant, per round."""
 
     wall: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
-    """Of all threads of this process: what a busy machine does not lengthen."""
+    """Processor seconds of all threads of this process, which other load on the machine does not
+    affect."""
 
 
 def time_variants(variants: dict[str, Callable[[], None]], rounds: int) -> dict[str, Timing]:
-    """Return the seconds of each variant; they take turns, one round warms up."""
+    """Return the seconds of each variant; the variants run in turn, after one warm-up round."""
     timings = {name: Timing() for name in variants}
     for round_number in range(rounds + 1):
         for name, variant in variants.items():
@@ -177,10 +181,10 @@ def measure_cost(arguments: argparse.Namespace) -> None:
 
 
 def measure_peak(arguments: argparse.Namespace) -> None:
-    """Print this process's peaks: modules imported, a plain pass over one batch, attribution.
+    """Print this process's peaks: after imports, in a plain pass over one batch, in attribution.
 
-    The plain pass holds the weights and one batch's activations; what attribution peaks at
-    above it is its own.
+    The plain pass holds the weights and one batch's activations; whatever attribution needs above
+    that is its own.
     """
     imported = read_peak()
     granularity = Granularity(arguments.peak)
@@ -204,7 +208,8 @@ def measure_peak(arguments: argparse.Namespace) -> None:
     peak = read_peak() - imported
     figures = [("resident, a mapping each", plain, peak)]
     if MMAP_THRESHOLD not in os.environ:
-        # Live tensors are the same either way. Last, for the profiler needs memory, too.
+        # Live tensors do not depend on the setting. Measured last, because the profiler needs
+        # memory, too.
         live = [size + measure_live(work) for work in (pass_plainly, attribute)]
         figures = [("live tensors", *live), ("resident, heap", plain, peak)]
     print(
@@ -220,7 +225,7 @@ def measure_peak(arguments: argparse.Namespace) -> None:
 
 
 def measure_live(work: Callable[[], None]) -> float:
-    """Return the most that tensors made by `work` hold at one time, in MiB."""
+    """Return the largest size of tensors made by `work` that are alive at one time, in MiB."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     assert profiler.profiler is not None
@@ -231,10 +236,10 @@ def measure_live(work: Callable[[], None]) -> float:
 
 
 def read_peak() -> float:
-    """Return the most memory that this process has held, in MiB.
+    """Return the peak memory of this process, in MiB.
 
-    Where /proc is missing it is `ru_maxrss`, which an executed child inherits from its parent
-    on Linux: the peak from before the child's own imports.
+    Without /proc it is `ru_maxrss`, which on Linux an executed child inherits from its parent, so
+    it may be the parent's peak.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -245,7 +250,7 @@ def read_peak() -> float:
 
 
 def main() -> None:
-    """Print the ratios, then peak memory from processes of their own."""
+    """Print the ratios, then peak memory measured in child processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=4)

@@ -1,13 +1,13 @@
-"""Weight-level attribution against the usual way to do it, on the same samples.
+"""Weight-level attribution compared with the usual implementation, on the same samples.
 
     python benchmarks/attribution_usual_way.py --model FOLDER [--samples 64] [--tokens 256]
 
-The usual way, as published reproductions do it: one sample at a time, a backward pass through
-the logits into every parameter's `.grad`, and |W · grad| of every linear weight copied to the
-CPU and added up there per sample. Both follow the same AttnLRP rules and the same target. Where
-the definitions agree, on the signed sum W · grad over samples, relevance must agree; the usual
-way's |·| of a sample's sum is not a mean over tokens and is only timed. Goal: 10 times faster
-at 64 samples x 256 tokens.
+Published reproductions usually process one sample at a time: a backward pass through the logits
+into every parameter's `.grad`, and then |W · grad| of every linear weight is copied to the CPU and
+added up there. Both implementations follow the same AttnLRP rules and the same target. Their sums
+of signed W · grad over samples have the same definition, so they must agree; the usual sum of
+W · grad| per sample is not a mean over tokens, and is only timed. Goal: 10 times faster at 64
+samples x 256 tokens.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def find_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> fl
 
 
 def main() -> None:
-    """Time both, compare their sums, print one ratio."""
+    """Time both, compare their sums, and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=64)

@@ -1,10 +1,10 @@
-"""Circuits of SmolLM2 on tasks of our own templates: how small, how faithful, how trustworthy.
+"""Circuits of SmolLM2 on tasks from our own templates: their size, faithfulness and reliability.
 
-Units of work (one line of JSON each in --output, so a stopped run goes on where it was):
+Units of work (one line of JSON each in --output, so that a stopped run can be resumed):
   templates            logit difference and accuracy of the model for every template and order
   curve/…              one attributor's circuits for one seed, which draws the rows: curve, CPR,
                        CMD, fewest components for 90 %
-  patching/…           effects of activation patching and their estimates, two rows a unit
+  patching/…           effects of activation patching and their estimates, two rows per unit
 A run starts pending units until --seconds have passed; `--summary` prints the tables.
 
     python benchmarks/circuits.py --model DIR --output FILE.jsonl [--only PATTERN …] [--seeds 0 1]
@@ -45,14 +45,14 @@ from workers.models.checkpoints import load_checkpoint
 from workers.models.loaded import LoadedModel
 
 ROWS = 24
-"""Discovery and held-out rows each: two for every template and order."""
+"""Number of discovery rows, and of held-out rows: two for every template and order."""
 TEMPLATE_ROWS = 120
 PATCHING_TEMPLATE = 2
 PATCHING_UNITS = 12
 PATCHING_ROWS = 2
 DISCOVERY_SEED, HELD_OUT_SEED, PATCHING_SEED = 1, 2, 3
 SEED_STRIDE = 10
-"""Between the draws of one seed and those of the next."""
+"""Distance between the draws of consecutive seeds."""
 
 GRADIENTS = ("attnlrp", "cp_lrp", "gradient_x_input")
 OTHERS = ("wanda", "activation", "random")
@@ -74,11 +74,11 @@ Unit = Callable[[LoadedModel], dict[str, Any]]
 
 
 def list_units(seeds: Sequence[int]) -> Iterator[tuple[str, Unit]]:
-    """Yield the name and work of every unit."""
+    """Yield the name and the function of every unit."""
     yield "templates", measure_templates
     for seed, level, kind in itertools.product(seeds, LEVELS, KINDS):
         if level == "weight" and kind != "zero":
-            continue  # a weight has no activation that could be another one
+            continue  # a weight has no activation that could be replaced
         for attributor in (*GRADIENTS, *OTHERS):
             orders = tuple(CircuitOrder) if attributor in GRADIENTS else (CircuitOrder.ABSOLUTE,)
             for order in orders:
@@ -90,7 +90,7 @@ def list_units(seeds: Sequence[int]) -> Iterator[tuple[str, Unit]]:
 
 
 def measure_templates(checkpoint: LoadedModel) -> dict[str, Any]:
-    """Logit difference on clean and corrupted prompts and accuracy, by template and order."""
+    """Return accuracy and logit difference, clean and corrupted, by template and order."""
     task = generate_ioi(checkpoint.tokenizer, TEMPLATE_ROWS, seed=0)
     clean, corrupted = (
         measure_rows(checkpoint, task.rows, task.metric, corrupted=flag) for flag in (False, True)
@@ -166,7 +166,7 @@ def _patching_unit(part: int, *, is_head: bool) -> Unit:
 
 
 def print_summary(results: dict[str, dict[str, Any]]) -> None:
-    """Print what the finished units say."""
+    """Print the results of the finished units."""
     print("template order | rows | logit difference clean | corrupted | accuracy")
     for group, row in results.get("templates", {}).items():
         print(
@@ -202,7 +202,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Run pending units for a while, or print the tables."""
+    """Run pending units for some time, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--output", type=Path, required=True)

@@ -1,9 +1,9 @@
 """Perplexity and zero-shot accuracy after removing a share of every row, by several scores.
 
-A variant is a score with one choice of calibration samples (the seed draws windows of C4).
-Works in pieces: every finished figure is a line of --output, prune masks lie beside it, and a
-run that stops after --seconds (exit status 75) goes on where it was when started again. Zeros
-in the weights make nothing faster; the figures say what is lost, not what is gained. Needs the
+A variant is a score with one choice of calibration samples (the seed draws windows of C4). The
+benchmark runs in pieces: every finished figure is a line of --output, prune masks are stored beside
+it, and a run that stops after --seconds (exit status 75) continues when it is started again. Zero
+weights make nothing faster here, so the figures show what is lost, not what is gained. Needs the
 data folder (../shared/data or EXCISE_DATA).
 
     until python benchmarks/compression.py --output FILE [--seeds 0 1 2]; do sleep 1; done
@@ -47,14 +47,14 @@ HOME = Path(os.environ.get("EXCISE_HOME", ROOT / ".excise"))
 UNFINISHED = 75
 PERPLEXITY = "perplexity"
 PAPER = {"dense": 7.98, "attnlrp": 11.85, "wanda": 11.52, "magnitude": 24.42}
-"""Paper's WikiText-2 perplexity of TinyLlama at 50 % (arXiv 2506.13727v1, Table 1)."""
+"""The paper's WikiText-2 perplexity of TinyLlama at 50 % (arXiv 2506.13727v1, Table 1)."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """`dense`, or an attributor, then what departs from a plan's defaults, joined by `+`.
+    """`dense`, or an attributor followed by its deviations from a plan's defaults, joined by `+`.
 
-    That is a statistic, a target, or `sequential`: `attnlrp+mean+sequential`.
+    These are a statistic, a target, or `sequential`: `attnlrp+mean+sequential`.
     """
 
     method: str
@@ -62,12 +62,12 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """How the variant's lines and its mask are called."""
+        """Name of the variant in output lines and of its mask."""
         return f"{self.method}@{self.seed}"
 
 
 class Bench:
-    """Model, data and what was measured so far."""
+    """Model, data and the measurements so far."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -82,7 +82,7 @@ class Bench:
 
     @cached_property
     def checkpoint(self) -> LoadedModel:
-        """The model, loaded when first needed."""
+        """The model, loaded on first use."""
         return load_checkpoint(self.arguments.model, getattr(torch, self.arguments.dtype))
 
     @property
@@ -99,7 +99,7 @@ class Bench:
         print(variant.name, measure, figures, flush=True)
 
     def draw_samples(self, seed: int) -> tuple[TokenSequence, ...]:
-        """Calibration windows of C4."""
+        """Return calibration windows of C4."""
         with (DATA / "c4.jsonl").open(encoding="utf-8") as file:
             texts = [json.loads(line)["text"] for line in file]
         tokenizer = self.checkpoint.tokenizer
@@ -108,7 +108,7 @@ class Bench:
         return draw_calibration_samples(documents, length, count, seed, find_beginning(tokenizer))
 
     def prune(self, variant: Variant) -> None:
-        """Compress the loaded model and keep where its zeros are."""
+        """Compress the loaded model and store the positions of its zeros."""
         method, *changes = variant.method.split("+")
         plan = CompressionPlan(
             Attributor(method),
@@ -145,7 +145,7 @@ class Bench:
                 weight.masked_fill_(torch.from_numpy(bits).bool().view(weight.shape), 0)
 
     def measure(self, variant: Variant, measure: str) -> None:
-        """Measure the loaded model as it is: perplexity, or one task's accuracy."""
+        """Measure the loaded model in its current state: perplexity, or one task's accuracy."""
         start = time.monotonic()
         if measure == PERPLEXITY:
             text = (DATA / "wikitext2_test.txt").read_text(encoding="utf-8")
@@ -179,18 +179,18 @@ Member = TypeVar("Member", bound=StrEnum)
 
 
 def find_member(members: type[Member], names: Sequence[str], default: Member) -> Member:
-    """Return the member one of `names` is the value of, else `default`."""
+    """Return the member whose value is one of `names`, or else `default`."""
     return next((member for member in members if member.value in names), default)
 
 
 def parse_pattern(text: str) -> RowShare | NOfM:
-    """Read `0.5`, or `2:4` for two zeros in every four."""
+    """Parse `0.5`, or `2:4` for two zeros in every four."""
     kept, colon, group = text.partition(":")
     return NOfM(int(group) - int(kept), int(group)) if colon else RowShare(float(text))
 
 
 def list_variants(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Variant]:
-    """Every method with every seed, seed by seed; those without samples to draw only once."""
+    """Yield every method with every seed, seed by seed; methods without samples appear once."""
     for seed in seeds:
         for method in methods:
             if seed == seeds[0] or method not in ("dense", "magnitude"):
@@ -198,9 +198,9 @@ def list_variants(methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Vari
 
 
 def run(bench: Bench, variants: Sequence[Variant]) -> bool:
-    """Do what is missing, one variant at most; return whether everything is there.
+    """Run what is missing, up to one variant; return whether everything is done.
 
-    A pruned model is not mended, so the next variant takes a fresh process.
+    Pruning cannot be undone, so the next variant needs a new process.
     """
     deadline = time.monotonic() + bench.arguments.seconds
     measures = [PERPLEXITY, *bench.arguments.tasks]
@@ -222,7 +222,7 @@ def run(bench: Bench, variants: Sequence[Variant]) -> bool:
 
 
 def format_table(bench: Bench, variants: Sequence[Variant]) -> str:
-    """A markdown table: mean ± standard deviation over seeds, tasks as plain/normalised."""
+    """Return a Markdown table: mean ± standard deviation over seeds, tasks as plain/normalised."""
     measures = [PERPLEXITY, *bench.arguments.tasks]
     lines = [
         f"| score | seeds | {' | '.join(measures)} | paper, TinyLlama 50 % |",
@@ -250,7 +250,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     methods = ["dense", "attnlrp", "wanda", "magnitude", "gradient_x_input", "random"]
     parser.add_argument("--methods", nargs="+", default=methods)
@@ -274,7 +274,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Go on with the measurements and print the table of what there is."""
+    """Continue the measurements and print the table of all results so far."""
     arguments = parse_arguments()
     bench = Bench(arguments)
     variants = list(list_variants(arguments.methods, arguments.seeds))

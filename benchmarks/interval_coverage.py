@@ -1,11 +1,11 @@
-"""How often intervals of paired differences cover the truth, now and as they were before.
+"""How often intervals of paired differences cover the truth, with the current method and others.
 
-`python -m benchmarks.interval_coverage` (about a minute where nothing else runs) draws differences
-whose mean is known, as prompts give them: skewed, mostly zero, shares of five samples, flags,
-values without bounds. For each number of prompts it counts how many 95 % intervals hold that mean.
-Beside the interval that Excise uses stand the percentile bootstrap, which it used before,
-Student's t, and for ten prompts SciPy's BCa, which is slow. In brackets: the intervals' mean width
-relative to Student's t.
+`python -m benchmarks.interval_coverage` (about a minute on an idle machine) draws differences with
+a known mean, of the kinds that prompts give: skewed, mostly zero, shares of five samples, flags,
+unbounded values. For each number of prompts it counts how many 95 % intervals contain that mean.
+The interval that Excise uses is compared with the percentile bootstrap, which it used before, with
+Student's t and, for ten prompts, with SciPy's BCa, which is slow. The numbers in brackets are the
+intervals' mean widths relative to Student's t.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Case:
 
 
 def _share_of_five(before: float, after: float) -> Callable[[Generator, tuple[int, int]], Values]:
-    """Prompts of whose five samples so many show a behaviour, prompts differing among them."""
+    """Shares of five samples that show a behaviour, likelier for some prompts than for others."""
 
     def draw(generator: Generator, shape: tuple[int, int]) -> Values:
         own = generator.beta(1.2, 1.2, shape)
@@ -57,12 +57,12 @@ def _share_of_five(before: float, after: float) -> Callable[[Generator, tuple[in
 
 
 def _sparse(share: float) -> Callable[[Generator, tuple[int, int]], Values]:
-    """Most responses unchanged, a few much better: a mean of 0.4 where there is any gain."""
+    """Most responses unchanged, a few much better: a mean of 0.4 among those with any change."""
     return lambda g, shape: (g.random(shape) < share) * g.beta(2, 3, shape)
 
 
 def _flags(gained: float, lost: float) -> Callable[[Generator, tuple[int, int]], Values]:
-    """One response a prompt, which shows the behaviour or not."""
+    """One response per prompt, which shows the behaviour or not."""
 
     def draw(generator: Generator, shape: tuple[int, int]) -> Values:
         chance = generator.random(shape)
@@ -100,27 +100,30 @@ Method = Callable[[Values, Generator, Bounds], tuple[float, float]]
 def bound_by_likelihood(
     values: Values, _generator: Generator, bounds: Bounds
 ) -> tuple[float, float]:
-    """Excise's interval, which draws nothing."""
+    """Return Excise's interval, which needs no resampling."""
     return compute_paired_interval(values.tolist(), bounds)
 
 
 def bound_by_percentiles(
     values: Values, generator: Generator, _bounds: Bounds
 ) -> tuple[float, float]:
-    """The percentile bootstrap that Excise used before (Efron & Tibshirani 1993, ch. 13)."""
+    """Return the interval of the percentile bootstrap (Efron & Tibshirani 1993, ch. 13).
+
+    Excise used it before.
+    """
     drawn = generator.integers(0, len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
 def bound_by_t(values: Values, _generator: Generator, _bounds: Bounds) -> tuple[float, float]:
-    """Student's t."""
+    """Return Student's t interval."""
     reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def bound_by_bca(values: Values, generator: Generator, _bounds: Bounds) -> tuple[float, float]:
-    """SciPy's BCa bootstrap, which has no interval of equal values: then the point."""
+    """Return the interval of SciPy's BCa bootstrap; if all values are equal, just the point."""
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     found = stats.bootstrap(
@@ -140,7 +143,7 @@ METHODS: dict[str, Method] = {
 def measure_coverage(
     case: Case, count: int, method: Method, trials: int, seed: int
 ) -> tuple[float, float]:
-    """Return the share of samples of `count` whose interval holds the mean, and the mean width."""
+    """Return the share of samples whose interval holds the mean, and the mean width."""
     generator = np.random.default_rng([seed, count])
     samples = case.draw(generator, (trials, count))
     ends = np.array([method(values, generator, case.bounds) for values in samples])
@@ -149,7 +152,7 @@ def measure_coverage(
 
 
 def print_table(count: int, trials: int, seed: int) -> None:
-    """Coverage in per cent of every case by every method, as a Markdown table."""
+    """Print the coverage of every case by every method, in per cent, as a Markdown table."""
     methods = {
         name: method for name, method in METHODS.items() if name != "BCa" or count == COUNTS[0]
     }

@@ -1,16 +1,17 @@
-"""What a correction of single weights costs: memory, disk and seconds a stage, of a whole job.
+"""What a correction of single weights costs: memory, disk and seconds per stage, of a whole job.
 
     python benchmarks/job_cost.py --model FOLDER_OF_SMOLLM2 [--limit-gib 10] [--prompts 60]
 
 Runs the job on SmolLM2 and on a Llama with 1.1 billion random weights in bfloat16 (TinyLlama's
-shape, SmolLM2's tokenizer), one after the other, each in a process of its own with one thread,
-and prints peak resident memory ÷ weights, bytes in the artifact store ÷ pruned weight, and the
-seconds of each stage. Goals: 3.0 and 2.0 times the weights, 200 bytes a pruned weight, and the
-larger model within 10 GiB. The job is that of a service, its stages and their results stored as
-there (findings, progress, files), without a database: what is left in the store is what is counted.
+shape, SmolLM2's tokenizer), one after the other, each in a process of its own with one thread.
+Prints peak resident memory ÷ size of the weights, bytes in the artifact store ÷ number of pruned
+weights, and the seconds of each stage. Goals: 3.0 and 2.0 times the weights, 200 bytes per pruned
+weight, and the larger model within 10 GiB. The job runs as in a service, with stages and results
+stored in the same way (findings, progress, files), but without a database; what is left in the
+store is counted.
 
-The limit is a control group's where this process may make one (version 2 or 1), else one on the
-process's private memory; which of them is said. The larger model's gates are not looked at:
+The limit is set by a control group (version 2 or 1) if this process may create one, and otherwise
+on the process's private memory; the output says which. The larger model's gates are not evaluated:
 random weights have no abilities to lose.
 """
 
@@ -47,16 +48,16 @@ LARGE = build_shape("1.1B (TinyLlama)", max_position_embeddings=2048)
 GOALS = {"small": 3.0, "large": 2.0}
 """Peak resident memory ÷ weights."""
 BYTES_GOAL = 200
-"""Bytes in the artifact store ÷ pruned weight."""
+"""Bytes in the artifact store ÷ number of pruned weights."""
 
 
 def read_lines(name: str, count: int) -> list[str]:
-    """Return the first lines of one of the examples' files."""
+    """Return the first lines of one of the example files."""
     return (ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()[:count]
 
 
 def build_fields(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the job's spec with the texts themselves where it names a set."""
+    """Return the job's spec, with the texts themselves in place of sets."""
     decoding = {"max_new_tokens": arguments.new_tokens}
     prompts = read_lines("repetition_prompts.txt", arguments.prompts)
     behaviour = {"kind": "repetition", "name": "repetition", "prompts": prompts}
@@ -92,14 +93,14 @@ def run_job(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def limited(limit: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield what keeps a child within `limit` bytes, and what it has to call for that."""
+    """Yield how a child is kept within `limit` bytes, and what it must call for that."""
     with ExitStack() as undo:
         for root, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
             group = Path("/sys/fs/cgroup") / root / f"excise-job-cost-{os.getpid()}"
             try:
                 group.mkdir()
                 undo.callback(group.rmdir)
-                if not (group / "cgroup.procs").exists():  # a mere folder
+                if not (group / "cgroup.procs").exists():  # an ordinary folder
                     continue
                 (group / name).write_text(str(limit))
             except OSError:
@@ -117,7 +118,7 @@ def limited(limit: int) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def measure(model: Path, dtype: str, limit: int) -> dict[str, Any]:
-    """Return the figures of the job in a child process of its own."""
+    """Return the figures of the job, run in a child process of its own."""
     command = [
         sys.executable,
         __file__,

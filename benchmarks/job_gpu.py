@@ -1,22 +1,22 @@
-"""A whole correction of an 8B-shaped random model on one GPU: seconds, FLOPs and memory a stage.
+"""A whole correction of a random model with 8B shape on one GPU: seconds, FLOPs, memory per stage.
 
     python benchmarks/job_gpu.py --tokenizer FOLDER [--prompts 64] [--granularity weight]
 
 FOLDER holds SmolLM2's tokenizer (its model's folder will do). The model is written to a temporary
-folder (15 GiB) and loaded from there in bfloat16; the job is that of a service, from prompts to
-patch, in this process. With 64 prompts, a quarter of the load that the goals are set for, it is
-meant to take ten minutes at most; `--prompts 256` is the whole. Without a GPU, or with `--reduced`,
-a tiny model of the same kind goes the same way.
+folder (15 GiB) and loaded from there in bfloat16; the job runs as in a service, from prompts to
+patch, in this process. With 64 prompts, a quarter of the load for which the goals are set, it
+should take at most ten minutes; `--prompts 256` is the full load. Without a GPU, or with
+`--reduced`, a tiny model of the same kind is used instead.
 
-A fixed share of a random model's responses match the pattern that is taken for the undesired
-behaviour, so a correction has something to find. Limits on damage are out of the way, and so are
-gates: random weights have no abilities to lose.
+A fixed share of a random model's responses match the pattern that serves as the undesired
+behaviour, so the correction has something to find. Limits on damage are set so high that they have
+no effect, and so are gates: random weights have no abilities to lose.
 
-Model FLOPs are counted as in the PaLM paper (arXiv 2204.02311, appendix B): two for each weight of
-the layers and each token for the forward pass, two for the gradient of activations and, where
-single weights are attributed, two for theirs. Tokens are those that layers are shown, padding
-included; attention's own products and the head are left out, so utilisation is a little higher than
-it says.
+Model FLOPs are counted as in the PaLM paper (arXiv 2204.02311, appendix B): per token and weight of
+the layers, two for the forward pass, two for the gradient of activations and, where single weights
+are attributed, two for the gradient of weights. Tokens are those that layers process, including
+padding. Attention's own products and the head are not counted, so the true utilisation is slightly
+higher than the printed one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ GIB = 1 << 30
 GOAL_SECONDS, GOAL_PROMPTS = 900.0, 256
 GOAL_DEVICE_GIB, GOAL_HOST_GIB = 70, 64
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
-"""Dense bfloat16 of the SXM cards, by a part of the device's name."""
+"""Dense bfloat16 rate of the SXM cards, by a part of the device's name."""
 
 EIGHT_BILLION = build_shape("8B (Llama 3.1)", max_position_embeddings=8192)
 """Llama-3-8B's shape; SmolLM2's vocabulary makes it 7.4 billion weights."""
@@ -70,33 +70,33 @@ AMOUNT_SHARES = {
     Granularity.WEIGHT: (5e-5, 1e-4, 1.3e-4),
     Granularity.NEURON: (2e-3, 5e-3, 1e-2),
 }
-"""Components that are pruned, as shares of the model's: of 7 billion weights the largest is near
-the most that a spec takes. A job that names its amounts gets all of its rounds."""
+"""Numbers of components to prune, as shares of the model's; for 7 billion weights, the largest is
+close to the most that a spec accepts. A job that names its amounts runs all of its rounds."""
 TINY_SHARES = (0.05, 0.1, 0.2)
-"""The same of a tiny model, whose responses a few components would not change."""
+"""The same for a tiny model, whose responses would not change if few components were pruned."""
 PROMPT_WORDS, REFERENCE_WORDS, REFERENCE_TEXTS = 16, 60, 220
 
 
 @dataclass
 class Meter:
-    """What passes through a model's layers while a stage runs."""
+    """Counts what passes through a model's layers while a stage runs."""
 
     seconds: float = 0.0
     forward: int = 0
-    """Tokens shown to a layer, summed over layers."""
+    """Tokens processed by a layer, summed over layers."""
     backward: int = 0
-    """The same of gradients."""
+    """The same for gradients."""
     generated: int = 0
-    """Tokens of responses."""
+    """Number of generated tokens."""
     generating: float = 0.0
-    """Seconds that they took."""
+    """Seconds spent on generating them."""
     device_bytes: int = 0
-    """Most that was allocated on the device."""
+    """Peak of allocated device memory, in bytes."""
     host_bytes: int = 0
-    """Most that the process has held in main memory."""
+    """Peak memory of the process, in bytes."""
 
     def watch_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
-        """Count what a decoder layer has been shown, and its gradient when it comes."""
+        """Count the tokens that a decoder layer processes, and their gradients when computed."""
         states: torch.Tensor = output[0] if isinstance(output, tuple) else output
         tokens = states.shape[:-1].numel()
         self.forward += tokens
@@ -109,7 +109,7 @@ class Meter:
         self.generating += seconds
 
     def count_flops(self, layer_weights: int, gradients: int) -> float:
-        """Return the model's FLOPs; `gradients` are computed of each layer, 1 or 2."""
+        """Return the model's FLOPs; each layer computes `gradients` gradients, 1 or 2."""
         return 2.0 * layer_weights * (self.forward + gradients * self.backward)
 
     def _count_backward(self, tokens: int, gradient: torch.Tensor) -> None:  # noqa: ARG002
@@ -118,7 +118,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Meters:
-    """A meter for every stage of a job."""
+    """One meter per stage of a job."""
 
     checkpoint: OpenCheckpoint
     device: str
@@ -126,7 +126,7 @@ class Meters:
 
     @contextmanager
     def around(self, stage: str) -> Iterator[None]:
-        """Within the context the stage is watched."""
+        """Return a context in which the stage is measured."""
         meter = self.stages.setdefault(stage, Meter())
         loaded = self.checkpoint.loaded
         layers = loaded.model.get_submodule(loaded.family.layers).children()
@@ -156,14 +156,14 @@ def draw_texts(words: Sequence[str], count: int, length: int, draw: Random) -> l
 
 
 def choose_pattern(words: Sequence[str], length: int, draw: Random) -> str:
-    """Return two letters that are in nearest to half of all responses of random words."""
+    """Return the two letters whose share among random responses is closest to one half."""
     pairs = sorted({word[at : at + 2].lower() for word in words for at in range(len(word) - 1)})
     texts = [" ".join(draw.choices(words, k=length)).lower() for _ in range(200)]
     return min(pairs, key=lambda pair: abs(sum(pair in text for text in texts) - len(texts) / 2))
 
 
 def build_fields(arguments: argparse.Namespace, components: int) -> dict[str, Any]:
-    """Return the job's spec with the texts themselves where it names a set."""
+    """Return the job's spec, with the texts themselves in place of sets."""
     draw = Random(SEED)
     words = list_words(arguments.tokenizer)
     granularity = Granularity(arguments.granularity)
@@ -197,7 +197,7 @@ def build_fields(arguments: argparse.Namespace, components: int) -> dict[str, An
 
 
 def run(arguments: argparse.Namespace) -> Iterator[str]:
-    """Run the job and yield its lines of figures."""
+    """Run the job and yield the lines with its figures."""
     granularity = Granularity(arguments.granularity)
     with TemporaryDirectory(prefix="excise-model-") as folder:
         shape = TINY if arguments.reduced else EIGHT_BILLION
@@ -242,7 +242,7 @@ def describe_stages(
 def describe_job(
     arguments: argparse.Namespace, found: FinishedJob, meters: Meters, seconds: float
 ) -> str:
-    """Return the line of the whole job, beside its goals."""
+    """Return the line about the whole job, including its goals."""
     if found.outcome is None:
         raise SystemExit("too few prompts bring the pattern out; give more with --prompts")
     pools = [event.message for event in found.context.events if event.type == "search.pool"]
@@ -268,7 +268,7 @@ def describe_job(
 
 
 def find_peak_tflops(device: str) -> float | None:
-    """Return the device's dense bfloat16 rate, where its name is known."""
+    """Return the device's dense bfloat16 rate, if its name is known."""
     name = _name_device(device)
     return next((rate for part, rate in PEAK_TFLOPS.items() if part in name), None)
 
@@ -291,7 +291,7 @@ def _synchronise(device: str) -> None:
 
 
 def _forget_peaks(device: str) -> None:
-    """Let peaks count from now on, where that can be had."""
+    """Reset the peaks, where that is possible."""
     if _is_cuda(device):
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
@@ -303,7 +303,7 @@ def _read_device_peak(device: str) -> int:
 
 
 def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    """Return a quarter of the goals' load, or a tiny part of it where there is no GPU."""
+    """Parse the command line; defaults are a quarter of the goals' load, or tiny without a GPU."""
     has_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tokenizer", type=Path, required=True, help="SmolLM2's folder")
@@ -325,7 +325,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Print a line for the model, one for each stage, and those of the whole job."""
+    """Print a line for the model, one per stage, and those for the whole job."""
     for line in run(parse_arguments(words)):
         print(line, flush=True)
 

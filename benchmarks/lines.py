@@ -1,7 +1,7 @@
 """What `serving.max_rank` costs a correction of single weights: the same job under several limits.
 
-Attribution is done once and kept in the folder `--work`, a search for each limit. Held-out figures
-are of prompts, reference text and ability items that no search has seen.
+Attribution is done once and kept in the folder `--work`; there is one search per limit. Held-out
+figures come from prompts, reference text and ability items that no search has used.
 
     python benchmarks/lines.py --model FOLDER [--ranks 4 none 1 2 8] [--rounds 3] [--prompts 142]
 """
@@ -40,13 +40,13 @@ from workers.stages.context import StageOutput, compute_key
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 SLICE_LIMIT = 0.1
-"""Nats a token that a slice of abilities may lose."""
+"""Tolerated loss of a slice of abilities, in nats per token."""
 SAMPLES = 2
-"""Responses drawn to each prompt that brings out toxicity."""
+"""Number of responses drawn for each prompt that causes toxicity."""
 
 
 class KeptContext(MemoryContext):
-    """Runs stages in this process; results of the first two stay in a folder."""
+    """Runs stages in this process; the results of the first two are kept in a folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(Silence())
@@ -55,7 +55,7 @@ class KeptContext(MemoryContext):
     def run_stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
     ) -> StageOutput:
-        """Return the stage's result, from the folder where it is there."""
+        """Return the stage's result, from the folder if it is there."""
         file = self._folder / f"{name}-{compute_key(name, inputs)[:16]}"
         if file.exists():
             data = file.read_bytes()
@@ -76,13 +76,13 @@ class KeptContext(MemoryContext):
         *,
         once: bool = False,
     ) -> None:
-        """Print what a stage has to say."""
+        """Print a stage's event."""
         del type, data, once
         print(f"  {message}", flush=True)
 
 
 def build_fields(arguments: argparse.Namespace, max_rank: int | None) -> dict[str, Any]:
-    """The job of `examples/repetition.job.json`, or toxicity's, under one limit."""
+    """Return the job of `examples/repetition.job.json`, or one for toxicity, under one limit."""
     spec = json.loads((EXAMPLES / "repetition.job.json").read_text())
     if arguments.behaviour == "repetition":
         behaviour = spec["behaviours"][0]
@@ -107,13 +107,13 @@ def build_fields(arguments: argparse.Namespace, max_rank: int | None) -> dict[st
 
 
 def read_lines(name: str) -> list[str]:
-    """The texts of an example file."""
+    """Return the texts of an example file."""
     lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line.strip()]
 
 
 def run(arguments: argparse.Namespace, max_rank: int | None) -> str:
-    """One limit's row of the table."""
+    """Return the table's row for one limit."""
     checkpoint: OpenCheckpoint = open_checkpoint(arguments.model, device="cpu")
     sets = Sets()
     filed = sets.file_lists(build_fields(arguments, max_rank))
@@ -138,7 +138,7 @@ def describe(
     max_rank: int | None,
     seconds: float,
 ) -> str:
-    """The row: what the chosen trial does on tuning and on held-out data."""
+    """Return the row: the effect of the chosen trial on tuning and on held-out data."""
     limit = "no limit" if max_rank is None else str(max_rank)
     trial = outcome.chosen_trial
     if trial is None:
@@ -162,7 +162,7 @@ def describe(
 def measure_held_out(
     inputs: CorrectionCallInputs, prepared: PreparedCorrection, trial: Trial
 ) -> list[str]:
-    """Undesiredness, KL, perplexity and the slices beyond their limit, all held out."""
+    """Return undesiredness, KL, perplexity and the slices beyond their limit, on held-out data."""
     base, behaviour = inputs.base, inputs.behaviours[0]
     prompts = prepared.behaviours[0].triggering(held_out=True)
     text = ReferenceText(base, [TokenSequence(ids) for ids in prepared.reference.held_out])
@@ -185,17 +185,17 @@ def measure_held_out(
 
 
 def compute_mean(responses: Sequence[Sequence[Response]]) -> float:
-    """The mean of the first scorer over all responses."""
+    """Return the first scorer's mean over all responses."""
     return fmean(response.scores[0] for samples in responses for response in samples)
 
 
 def parse_limit(text: str) -> int | None:
-    """A rank, or `none`."""
+    """Parse a rank, or `none`."""
     return None if text == "none" else int(text)
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is known."""
+    """Print the table, each row as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--behaviour", choices=["repetition", "toxicity"], default="repetition")

@@ -1,12 +1,11 @@
-"""Activation patching, the slow measure that relevance stands in for, and their correlation.
+"""Activation patching, the slow measurement that relevance approximates, and their correlation.
 
 The effect of a patch is m(clean) − m(clean with the component's activation of the corrupted
-prompt), noising with a counterfactual; positive where the component works for the answer.
-First-order theory gives (a − a′) · gradient for it: attribution patching with the gradient,
-relevance patching with LRP (RelP, arXiv 2508.21258). As RelP does, both are averaged over
-prompts of one shape and Pearson's correlation is taken over the grid: for MLPs their outputs
-at each layer × position, for heads (RelP has whole attention outputs) each layer × head with
-all positions patched at once.
+prompt): noising with a counterfactual. It is positive if the component contributes to the answer.
+To first order it equals (a − a′) · gradient: attribution patching uses the gradient, relevance
+patching uses LRP (RelP, arXiv 2508.21258). As in RelP, both are averaged over prompts of one shape
+and Pearson's correlation is taken over the grid: for MLPs, their outputs at each layer × position;
+for heads (RelP uses whole attention outputs), each layer × head with all positions patched at once.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ def measure_patches(
 ) -> torch.Tensor:
     """Return the effect of every patch on every row, `(patch, row)` on the CPU.
 
-    Several patches run in one batch, each on its own copy of the rows. A patch at positions
-    where both prompts have been the same so far changes nothing and is not run: its effect is
-    0. `advance` is called with the number of patched rows done, patches · rows in all.
+    Several patches run in one batch, each on its own copy of the rows. A patch at positions up to
+    which both prompts are the same changes nothing and is not run: its effect is 0. `advance` is
+    called with the number of patched rows done, patches · rows in all.
     """
     first = min(_find_first_difference(row) for row in task.rows)
     live = [index for index, patch in enumerate(patches) if _reaches(patch, first)]
@@ -104,7 +103,7 @@ def _reaches(patch: Patch, first_difference: int) -> bool:
 def _patch_copies(
     patches: Sequence[Patch], others: Mapping[str, torch.Tensor]
 ) -> Callable[[str, torch.Tensor], torch.Tensor]:
-    """Return a replacement for a batch that holds the rows once for each patch, in order."""
+    """Return a replacement for a batch that holds one copy of the rows per patch, in order."""
 
     def replace(name: str, values: torch.Tensor) -> torch.Tensor:
         mine = [index for index, patch in enumerate(patches) if patch.module == name]
@@ -173,10 +172,10 @@ def estimate_mlp_effects(
     contrast: CircuitContrast = CircuitContrast.CORRUPTED,
     batch_tokens: int = 1024,
 ) -> torch.Tensor:
-    """Return relevance in place of `measure_mlp_effects`, `(layer, position)`.
+    """Return the estimate of `measure_mlp_effects` from relevance, `(layer, position)`.
 
-    An output projection is linear, so the relevance of an MLP's output is the sum over its
-    neurons. Raises `TaskError` for rows of unequal lengths.
+    An output projection is linear, so the relevance of an MLP's output is the sum over its neurons.
+    Raises `TaskError` for rows of unequal lengths.
     """
     length = require_equal_length(task)
     projections = find_projections(loaded, (Granularity.NEURON,))
@@ -198,7 +197,7 @@ def estimate_head_effects(
     contrast: CircuitContrast = CircuitContrast.CORRUPTED,
     batch_tokens: int = 1024,
 ) -> torch.Tensor:
-    """Return relevance in place of `measure_head_effects`, `(layer, head)`."""
+    """Return the estimate of `measure_head_effects` from relevance, `(layer, head)`."""
     projections = find_projections(loaded, (Granularity.HEAD,))
     grid = {name: torch.zeros(projection.components) for name, projection in projections.items()}
 
@@ -211,7 +210,7 @@ def estimate_head_effects(
 
 
 def require_equal_length(task: Task) -> int:
-    """Return the rows' one token count; raises `TaskError` when they have several."""
+    """Return the token count of the rows; raise `TaskError` if they differ in length."""
     lengths = sorted({len(row.clean_ids) for row in task.rows})
     if len(lengths) != 1:
         raise TaskError(
@@ -236,9 +235,9 @@ def _trace(
 
 
 def compute_pearson(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return Pearson's correlation of two tensors of one shape, in [−1, 1].
+    """Return Pearson's correlation of two tensors of the same shape, in [−1, 1].
 
-    Raises `ValueError` when one of them does not vary, as the correlation is undefined then.
+    Raises `ValueError` if one of them is constant, because the correlation is undefined then.
     """
     first, second = one.double().flatten(), other.double().flatten()
     first, second = first - first.mean(), second - second.mean()

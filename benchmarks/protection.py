@@ -1,10 +1,11 @@
-"""What a search is told of each slice, beside what the verdict finds, for a patch there is.
+"""What a search measures of each slice, compared with what the verdict finds, for a given patch.
 
     python benchmarks/protection.py --model FOLDER --patch FILE [--toxicity] [--slices NAME …]
 
-Of the search's own items: how many there are, in how many different answers, what the slice lost
-on them, and the bound of what others may lose. Of the verdict's, of other words and formats: what
-it lost, with its interval. Where the bound is below that, the search knows too little of a slice.
+For the search's own items: how many there are, how many different answers they have, what the slice
+lost on them, and the bound on what other items may lose. For the verdict's items, which have other
+words and formats: what the slice lost, with its interval. Where the bound is below that loss, the
+search knows too little of the slice.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ Probes = Mapping[str, Sequence[EncodedProbe]]
 
 
 def draw_search(tokenizer: Tokenizer, seed: int, kinds: Sequence[SliceKind]) -> Probes:
-    """The items that a job with this seed measures its trials on."""
-    allowed = SliceDamage(nats_rise=0.1, accuracy_fall=0.05)  # which does not change them
+    """Return the items on which a job with this seed measures its trials."""
+    # the limits do not affect which items are drawn
+    allowed = SliceDamage(nats_rise=0.1, accuracy_fall=0.05)
     limits = {kind.name: allowed for kind in kinds}
     return {own.name: restore(own.tune) for own in protect_slices(tokenizer, seed, kinds, limits)}
 
@@ -45,7 +47,7 @@ def draw_search(tokenizer: Tokenizer, seed: int, kinds: Sequence[SliceKind]) -> 
 def describe(
     name: str, probes: Sequence[EncodedProbe], lost: SliceDamage, verdict: AbilityChange
 ) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     items = sum(len(probe.spans) for probe in probes)
     answers = len({probe.sample.response_ids for probe in probes})
     low, high = verdict.nats_interval
@@ -57,7 +59,7 @@ def describe(
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="checkpoint folder of the base")
     parser.add_argument("--patch", type=Path, required=True)
@@ -69,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure both halves without the patch and with it."""
+    """Measure both sets of items with and without the patch."""
     arguments = parse_arguments()
     subject = load_checkpoint(arguments.model, torch.float32, "cpu")
     kinds = [

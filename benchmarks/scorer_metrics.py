@@ -25,9 +25,8 @@ class RocAuc:
 def compute_kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
     """Return how far two scorers' verdicts on the same responses agree beyond chance, in [−1, 1].
 
-    Cohen's kappa (Cohen 1960): (p_o − p_e) / (1 − p_e). None where it is undefined, since each
-    scorer gives one and the same verdict throughout. Raises `ValueError` on unequal or empty
-    input.
+    Cohen's kappa (Cohen 1960): (p_o − p_e) / (1 − p_e). None if it is undefined because both
+    scorers give the same verdict on every response. Raises `ValueError` for unequal or empty input.
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"need equally many verdicts, got {len(first)} and {len(second)}")
@@ -37,18 +36,18 @@ def compute_kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None
 
 
 def compute_roc_auc(labels: Sequence[bool], scores: Sequence[float]) -> RocAuc:
-    """Return the probability that a positive scores above a negative, ties counting one half.
+    """Return the probability that a positive scores above a negative; ties count one half.
 
-    The interval is DeLong's (DeLong, DeLong & Clarke-Pearson 1988; by mid-ranks, Sun & Xu 2014),
-    on the logit scale so that it stays inside (0, 1) wherever the area does. Raises `ValueError`
-    on unequal input and on fewer than two positives or negatives.
+    The interval is DeLong's (DeLong, DeLong & Clarke-Pearson 1988; by mid-ranks, Sun & Xu 2014), on
+    the logit scale, so that it stays inside (0, 1) if the area does. Raises `ValueError` for
+    unequal input and for fewer than two positives or negatives.
     """
     positives = np.asarray([x for x, label in zip(scores, labels, strict=True) if label])
     negatives = np.asarray([x for x, label in zip(scores, labels, strict=True) if not label])
     if min(len(positives), len(negatives)) < 2:
         raise ValueError("need at least two positives and two negatives")
     ranks = rankdata(np.concatenate([positives, negatives]))
-    # For each positive the share of negatives it beats, and the mirror image.
+    # For each positive, the share of negatives that score lower; and vice versa.
     beats = (ranks[: len(positives)] - rankdata(positives)) / len(negatives)
     beaten = 1 - (ranks[len(positives) :] - rankdata(negatives)) / len(positives)
     area = float(beats.mean())

@@ -1,9 +1,10 @@
-"""How well toxicity scorers tell labelled texts apart, and how far they agree.
+"""How well toxicity scorers separate labelled texts, and how far they agree.
 
-ROC-AUC of each scorer and Cohen's kappa of each pair (both at 0.5, or --threshold) on the labelled
-sets of the data folder (../shared/data or EXCISE_DATA), printed as Markdown with 95 % intervals:
-DeLong's for the areas, 2,000 bootstrap tables for kappa. Of larger sets --rows are drawn by the
-seed. RealToxicityPrompts' labels are another classifier's (Perspective ≥ 0.5), the rest people's.
+Prints the ROC-AUC of each scorer and Cohen's kappa of each pair (both at 0.5, or --threshold) on
+the labelled sets of the data folder (../shared/data or EXCISE_DATA), as Markdown with 95 %
+intervals: DeLong's for the areas, 2,000 bootstrap tables for kappa. From larger sets, --rows are
+drawn with the seed. RealToxicityPrompts' labels come from another classifier (Perspective ≥ 0.5),
+all others from people.
 
     python benchmarks/scorers.py [--evaluators alt-profanity-check detoxify/detoxify_minilm]
         [--rows 1000] [--sets hatecheck …] [--detoxify-root DIR]
@@ -40,7 +41,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A file of labelled texts and how a row of it is read."""
+    """A file of labelled texts, and how to read its rows."""
 
     file: str
     title: str
@@ -82,14 +83,14 @@ SETS = (
 
 
 def read_set(labelled: LabelledSet, rows: int) -> list[Labelled]:
-    """At most `rows` texts of a set with their labels, drawn by a fixed seed."""
+    """Return at most `rows` texts of a set with their labels, drawn with a fixed seed."""
     with (DATA / f"{labelled.file}.jsonl").open(encoding="utf-8") as file:
         texts = [text for line in file for text in labelled.read(json.loads(line))]
     return random.Random(0).sample(texts, min(rows, len(texts)))
 
 
 def load_scorers(names: Sequence[str], roots: Sequence[Path]) -> Iterator[BehaviourScorer]:
-    """The scorers named."""
+    """Yield the named scorers."""
     for name in names:
         if name == DISTRIBUTION:
             yield load_profanity()
@@ -98,7 +99,7 @@ def load_scorers(names: Sequence[str], roots: Sequence[Path]) -> Iterator[Behavi
 
 
 def format_kappa(first: Sequence[bool], second: Sequence[bool]) -> str:
-    """Kappa with its bootstrap interval: 2×2 tables drawn from the one observed."""
+    """Return kappa with its bootstrap interval, from 2×2 tables drawn from the observed one."""
     kappa = compute_kappa(first, second)
     if kappa is None:
         return "undefined"
@@ -115,7 +116,7 @@ def format_kappa(first: Sequence[bool], second: Sequence[bool]) -> str:
 def measure(
     labelled: LabelledSet, scorers: Sequence[BehaviourScorer], rows: int, threshold: float
 ) -> list[str]:
-    """The cells of one set's row."""
+    """Return the cells of one set's row."""
     texts = read_set(labelled, rows)
     labels = [label for _, label in texts]
     answers = [Answer("", text, ()) for text, _ in texts]

@@ -1,8 +1,8 @@
-"""Exact global top-k over many float32 scores against torch.topk and argsort: time and memory.
+"""Exact global top-k over many float32 scores, compared with torch.topk and argsort: time, memory.
 
-Every variant runs in its own process on the same scores, so that its peak memory above them
-can be told; all must choose the same components (topk: the same k-th score, as it breaks ties
-its own way).
+Every variant runs in its own process on the same scores, so that its peak memory above the scores
+can be measured. All must choose the same components (topk only the same k-th score, because it
+breaks ties differently).
 
     python benchmarks/selection.py [--size 100000000] [--share 0.01] [--threads 1]
 """
@@ -26,17 +26,17 @@ from workers.pruning.selection import count_share, select_components
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ("excise", "topk", "argsort")
 MODULE_SIZE = 1 << 22
-"""Scores of one module; a 2,048 × 2,048 projection."""
+"""Number of scores per module: a 2,048 × 2,048 projection."""
 
 
 def draw_scores(size: int) -> torch.Tensor:
-    """Scores as they are: positive, over many orders of magnitude."""
+    """Return realistic scores: positive, over many orders of magnitude."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(size, generator=generator).exp_()
 
 
 def select(variant: str, scores: torch.Tensor, share: float) -> torch.Tensor:
-    """Return the indices of the largest scores by one variant."""
+    """Return the indices of the largest scores, chosen by one variant."""
     count = count_share(len(scores), share)
     if variant == "topk":
         return torch.topk(scores, count).indices
@@ -56,11 +56,11 @@ def read_memory(field: str) -> int:
 
 
 def measure(variant: str, size: int, share: float, threads: int) -> dict[str, object]:
-    """Return seconds, peak bytes above the scores and what identifies the choice."""
+    """Return seconds, peak bytes above the scores, and values that identify the choice."""
     torch.set_num_threads(threads)
     scores = draw_scores(size)
     select(variant, scores[:1000], share)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, started = read_memory("VmRSS"), time.perf_counter()
     chosen = select(variant, scores, share)
     seconds = time.perf_counter() - started

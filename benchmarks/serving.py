@@ -1,8 +1,9 @@
-"""Publishing into a running vLLM against restarting it, and what an adapter costs by rank.
+"""Publishing into a running vLLM compared with restarting it, and an adapter's cost by its rank.
 
-Needs vLLM's CPU build (`make vllm`) and the converted SmolLM2-135M-Instruct. Every ratio is of
-one run on one server: adapter load and weight reload against starting vLLM anew with the
-corrected checkpoint; tokens a second of an adapter against the base, at 16 concurrent requests.
+Needs vLLM's CPU build (`make vllm`) and the converted SmolLM2-135M-Instruct. Every ratio is from
+one run on one server: loading an adapter and reloading the weights are compared with starting vLLM
+again with the corrected checkpoint; an adapter's tokens per second are compared with the base's,
+with 16 concurrent requests.
 
     python -m benchmarks.serving [--ranks 8 16 64] [--dtype float32] [--tokens 50]
 """
@@ -43,7 +44,7 @@ REPEATS = 3
 def run(
     options: VllmOptions, folder: Path, *, can_reload: bool = False
 ) -> Iterator[tuple[Vllm, float]]:
-    """A server that answers, and the seconds it took to; perhaps one that can change weights."""
+    """Yield a server, perhaps with reloadable weights, and the seconds until it answered."""
     vllm = prepare_vllm(
         "vllm",
         options,
@@ -53,7 +54,7 @@ def run(
         environment=os.environ,
     )
     program = vllm.program
-    if can_reload:  # end points that take no API key, so no product of ours opens them
+    if can_reload:  # endpoints without an API key, so the product never opens them
         environment = {**program.environment, "VLLM_SERVER_DEV_MODE": "1"}
         program = replace(program, environment=environment)
     with (folder / "lock").open("w") as lock:
@@ -70,7 +71,7 @@ def run(
 
 
 def build_correction(base: Path, rank: int) -> Patch:
-    """A correction with `rank` neurons in every second layer."""
+    """Return a correction with `rank` neurons in every second layer."""
     chosen = {
         f"model.layers.{layer}.mlp.down_proj": torch.arange(rank) * 7 for layer in range(0, 30, 2)
     }
@@ -78,7 +79,7 @@ def build_correction(base: Path, rank: int) -> Patch:
 
 
 async def time_loads(vllm: Vllm, folders: Sequence[Path]) -> list[float]:
-    """Seconds from asking for an adapter until it has answered one token, for each folder."""
+    """Return, for each folder, the seconds from loading an adapter until its first token."""
     seconds = []
     async with VllmServer(vllm.url, vllm.api_key) as server:
         await server.complete(SERVED_BASE, (1, 2, 3), 1)
@@ -92,9 +93,9 @@ async def time_loads(vllm: Vllm, folders: Sequence[Path]) -> list[float]:
 
 
 async def time_reload(vllm: Vllm, folder: Path) -> float:
-    """Seconds of replacing all weights, until one token is answered.
+    """Return the seconds from replacing all weights until the first token.
 
-    The product does not do this (decision 0012); the figure says what it forgoes.
+    The product does not do this (decision 0012); the figure shows what that costs.
     """
     async with (
         VllmServer(vllm.url, vllm.api_key) as server,
@@ -112,7 +113,7 @@ async def time_reload(vllm: Vllm, folder: Path) -> float:
 
 
 async def measure_throughput(vllm: Vllm, model: str, tokens: int, seed: int) -> float:
-    """Generated tokens a second at `CONCURRENT` requests; prompts are new to the prefix cache."""
+    """Return generated tokens per second at `CONCURRENT` requests with uncached prompts."""
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(1000, 40_000, (CONCURRENT, PROMPT_TOKENS), generator=generator).tolist()
     async with VllmServer(vllm.url, vllm.api_key) as server:
@@ -125,7 +126,7 @@ async def measure_throughput(vllm: Vllm, model: str, tokens: int, seed: int) -> 
 
 
 def compare_publishing(options: VllmOptions, base: Path, folder: Path) -> None:
-    """Print how long an adapter takes to be served, and how long a checkpoint."""
+    """Print how long it takes until an adapter, and until a checkpoint, is served."""
     patch = build_correction(base, 8)
     corrected = folder / "corrected"
     apply_patch(patch, base, corrected)
@@ -153,7 +154,7 @@ def compare_publishing(options: VllmOptions, base: Path, folder: Path) -> None:
 def compare_ranks(
     options: VllmOptions, base: Path, folder: Path, ranks: Sequence[int], tokens: int
 ) -> None:
-    """Print an adapter's throughput against the base's on the same server, for each max rank."""
+    """Print the throughput of an adapter and of its base on the same server, for each max rank."""
     print(
         f"\n{options.dtype}, {CONCURRENT} concurrent, {tokens} tokens, median of {REPEATS}:\n\n"
         "| max rank | base tok/s | adapter tok/s | ratio |\n|---|---|---|---|",
@@ -171,7 +172,7 @@ def compare_ranks(
 
 
 async def _alternate(vllm: Vllm, adapter: Path, tokens: int) -> tuple[float, float]:
-    """Median throughput of base and adapter, measured in turn after one run of each unmeasured."""
+    """Return the median throughput of base and adapter, measured in turn after a warm-up."""
     async with VllmServer(vllm.url, vllm.api_key) as server:
         await server.load_adapter("adapter", adapter)
     rates: dict[str, list[float]] = {SERVED_BASE: [], "adapter": []}
@@ -184,7 +185,7 @@ async def _alternate(vllm: Vllm, adapter: Path, tokens: int) -> tuple[float, flo
 
 
 def main() -> None:
-    """Run what the arguments ask for."""
+    """Run what the arguments request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="*", default=[8, 16, 64])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -1,4 +1,4 @@
-"""What the benchmarks of whole jobs share: a random model, a store, and stages that are watched."""
+"""Parts shared by the benchmarks of whole jobs: a random model, a store, and measured stages."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from workers.stages.context import StageOutput
 SEED = 0
 
 Around = Callable[[str], AbstractContextManager[object]]
-"""Returns the context in which the stage of this name runs."""
+"""Returns the context in which the stage with this name runs."""
 
 
 class StoringContext(MemoryContext):
-    """Keeps what a service's job keeps, in an artifact store."""
+    """Keeps what a service keeps of a job, in an artifact store."""
 
     def __init__(
         self, store: ArtifactStore, report: Callable[[str], None], around: Around = nullcontext
@@ -67,12 +67,12 @@ class StoringContext(MemoryContext):
         return data
 
     def save(self, name: str, key: str, data: bytes) -> None:
-        """Store how far a stage came, in place of what was stored before."""
+        """Save the progress of a stage, replacing what was saved before."""
         self.forget(name, key)
         self._saved[name, key] = self._store.put_bytes(data)
 
     def forget(self, name: str, key: str) -> None:
-        """Delete it again."""
+        """Delete what was saved."""
         sha256 = self._saved.pop((name, key), None)
         if sha256 is not None:
             self._store.delete(sha256)
@@ -84,7 +84,7 @@ class StoringContext(MemoryContext):
 
 
 def tell_elapsed() -> Callable[[str], None]:
-    """Return what tells of a stage on stderr, with the seconds since now."""
+    """Return a callback that prints a stage to stderr, with the seconds since now."""
     started = time.monotonic()
 
     def tell(what: str) -> None:
@@ -94,13 +94,13 @@ def tell_elapsed() -> Callable[[str], None]:
 
 
 def read_peak() -> int:
-    """Return the most memory that this process has held, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
 
 def build_shape(name: str, **changes: Any) -> dict[str, Any]:
-    """Return the shape of one of the models of `estimates.py`, with a vocabulary left open."""
+    """Return the shape of one of the models of `estimates.py`, without a vocabulary size."""
     shape = {key: value for key, value in MODELS[name].items() if key != "vocab_size"}
     return shape | {"tie_word_embeddings": False} | changes
 
@@ -135,18 +135,18 @@ def build_random_llama(
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """What a job found, and what it left."""
+    """What a job found, and what it stored."""
 
     verdict: str
     outcome: SearchOutcome | None
-    """None where too few prompts bring the behaviour out."""
+    """None if too few prompts show the behaviour."""
     context: StoringContext
     stored: int
     """Bytes in the artifact store."""
 
     @property
     def most_pruned(self) -> int:
-        """Components of the largest trial."""
+        """Number of components in the largest trial."""
         trials = self.outcome.trials if self.outcome else ()
         return max((trial.amount for trial in trials), default=0)
 
@@ -159,8 +159,8 @@ def run_whole_job(
 ) -> FinishedJob:
     """Run a correction in this process and return what it found.
 
-    `fields` are those of its spec, with the texts themselves where it names a set; `report` is
-    told of every stage.
+    `fields` are the fields of its spec, with the texts themselves in place of sets; `report` is
+    called for every stage.
     """
     sets = Sets()
     described = {

@@ -97,15 +97,15 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     def exists(self, sha256: str) -> bool:
-        """Whether something is stored under `sha256`."""
+        """Return whether something is stored under `sha256`."""
 
     @abstractmethod
     def size(self, sha256: str) -> int:
-        """Stored size in bytes; raises `ArtifactNotFoundError`."""
+        """Return the stored size in bytes; raises `ArtifactNotFoundError`."""
 
     @abstractmethod
     def delete(self, sha256: str) -> None:
-        """Forget what is stored under `sha256`, if anything is."""
+        """Delete what is stored under `sha256`, if anything is."""
 
     def sweep_partial(self, unchanged_seconds: float) -> int:  # noqa: ARG002 - of folders only
         """Delete incomplete files left by writers that died; return their number."""
@@ -127,18 +127,18 @@ class LocalArtifactStore(ArtifactStore):
         self._folder = folder
 
     def exists(self, sha256: str) -> bool:
-        """Whether something is stored under `sha256`."""
+        """Return whether something is stored under `sha256`."""
         return self._path(sha256).is_file()
 
     def size(self, sha256: str) -> int:
-        """Stored size in bytes; raises `ArtifactNotFoundError`."""
+        """Return the stored size in bytes; raises `ArtifactNotFoundError`."""
         try:
             return self._path(sha256).stat().st_size
         except FileNotFoundError:
             raise _not_found(sha256) from None
 
     def delete(self, sha256: str) -> None:
-        """Forget what is stored under `sha256`, if anything is."""
+        """Delete what is stored under `sha256`, if anything is."""
         self._path(sha256).unlink(missing_ok=True)
 
     def sweep_partial(self, unchanged_seconds: float) -> int:
@@ -189,18 +189,18 @@ class RemoteArtifactStore(ArtifactStore):
         self._prefix = str(prefix).rstrip("/")
 
     def exists(self, sha256: str) -> bool:
-        """Whether something is stored under `sha256`."""
+        """Return whether something is stored under `sha256`."""
         return bool(self._files.isfile(self._path(sha256)))
 
     def size(self, sha256: str) -> int:
-        """Stored size in bytes; raises `ArtifactNotFoundError`."""
+        """Return the stored size in bytes; raises `ArtifactNotFoundError`."""
         try:
             return int(self._files.size(self._path(sha256)))
         except FileNotFoundError:
             raise _not_found(sha256) from None
 
     def delete(self, sha256: str) -> None:
-        """Forget what is stored under `sha256`, if anything is."""
+        """Delete what is stored under `sha256`, if anything is."""
         with suppress(FileNotFoundError):
             self._files.rm_file(self._path(sha256))
 
@@ -221,13 +221,13 @@ class RemoteArtifactStore(ArtifactStore):
 
 
 def open_artifact_store(location: str) -> ArtifactStore:
-    """The store at `location`: a folder path, or an fsspec URL (`s3://…`)."""
+    """Return the store at `location`: a folder path, or an fsspec URL (`s3://…`)."""
     folder = _find_folder(location)
     return RemoteArtifactStore(location) if folder is None else LocalArtifactStore(folder)
 
 
 def count_free_bytes(location: str) -> int | None:
-    """Bytes that may still be stored at `location`; None where nobody can say, as of S3."""
+    """Return the bytes that can still be stored at `location`; None if unknown, as for S3."""
     folder = _find_folder(location)
     if folder is None:
         return None
@@ -237,7 +237,7 @@ def count_free_bytes(location: str) -> int | None:
 
 
 def _find_folder(location: str) -> Path | None:
-    """The folder at `location`; None of a URL of anything but a file."""
+    """Return the folder at `location`, or None for a URL that is not a file's."""
     if "://" in location and not location.startswith("file://"):
         return None
     return Path(location.removeprefix("file://")).expanduser()

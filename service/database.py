@@ -35,7 +35,7 @@ class DatabaseUrlError(UserError, ValueError):
     def __init__(self) -> None:
         super().__init__(
             "EXCISE_DATABASE_URL is not the URL of a database, or not in UTF-8. "
-            "Percent-encode what is special in user and password, such as @ as %40."
+            "Percent-encode special characters in user and password, such as @ as %40."
         )
 
 

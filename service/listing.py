@@ -1,4 +1,4 @@
-"""What a tenant has of one kind: found by id, or listed page by page, newest first."""
+"""A tenant's things of one kind: found by id, or listed page by page, newest first."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _Rows = TypeVar("_Rows", bound=Select[Any])
 
 @dataclass(frozen=True)
 class Noun:
-    """One kind of thing, as errors speak of it."""
+    """One kind of thing, with the wording for errors."""
 
     name: str
     listing: str
-    """Where all of them are, as in "List them with …"."""
+    """Where all of them are listed, as in "List them with …"."""
     id_pattern: re.Pattern[str]
-    """What every id matches: nothing else is looked up."""
+    """Pattern that every id matches; anything else is not looked up."""
 
     def get(self, thing_id: str, look_up: Callable[[str], _Found | None]) -> _Found:
-        """What `look_up` finds under this id. Raises `NotFoundError`."""
+        """Return what `look_up` finds under this id. Raises `NotFoundError`."""
         found = self._find(thing_id, look_up)
         if found is None:
             raise NotFoundError(f"There is no such {self.name}. List them with {self.listing}.")
         return found
 
     def get_last(self, after: str | None, look_up: Callable[[str], _Found | None]) -> _Found | None:
-        """The last one of the page before; None for the first page. Raises `NotFoundError`."""
+        """Return the last thing of the page before, or None. Raises `NotFoundError`."""
         if after is None:
             return None
         found = self._find(after, look_up)
@@ -52,12 +52,12 @@ class Noun:
 def page_back(
     statement: _Rows, number: InstrumentedAttribute[int], before: int | None, limit: int
 ) -> _Rows:
-    """The statement, for up to `limit` rows numbered below `before`, the highest first."""
+    """Return the statement for up to `limit` rows numbered below `before`, highest first."""
     if before is not None:
         statement = statement.where(number < before)
     return statement.order_by(number.desc()).limit(limit)
 
 
 def cut_page(rows: Sequence[_Found], limit: int) -> tuple[Sequence[_Found], bool]:
-    """Up to `limit` rows, and whether there are more: one more than that was asked for."""
+    """Return up to `limit` rows and whether there are more, given one row more than the limit."""
     return rows[:limit], len(rows) > limit

@@ -154,20 +154,20 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, url: SecretStr) -> SecretStr:
-        """The URL, if it is one; the message of the error repeats nothing of it."""
+        """Return the URL if it is valid; the error's message quotes nothing of it."""
         parse_database_url(url.get_secret_value())
         return url
 
     @field_validator("broker_url")
     @classmethod
     def _check_broker_url(cls, url: SecretStr) -> SecretStr:
-        """The URL, if it is one; the message of the error repeats nothing of it."""
+        """Return the URL if it is valid; the error's message quotes nothing of it."""
         try:
             _ = urlsplit(url.get_secret_value()).port
         except ValueError:
             raise ValueError(
-                "EXCISE_BROKER_URL is not the URL of a broker. Percent-encode what is special in "
-                "user and password, such as / as %2F."
+                "EXCISE_BROKER_URL is not the URL of a broker. Percent-encode special characters "
+                "in user and password, such as / as %2F."
             ) from None
         return url
 

@@ -1,4 +1,4 @@
-"""`excise audit-log`: who changed what in a tenant, as its admins may read it."""
+"""`excise audit-log`: who changed what in a tenant, for the tenant's admins."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
 
 
 def print_audit_log(
-    after: Annotated[
-        int, typer.Option("--after", min=0, help="The last id that is known already.")
-    ] = 0,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only entries after this id.")] = 0,
     action: Annotated[
         str | None, typer.Option("--action", help="Only changes of this kind, such as job.submit.")
     ] = None,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Print what was changed in the key's tenant, one JSON object a line, oldest first."""
+    """Print the changes in the key's tenant, one JSON object per line, oldest first."""
     with open_client(url) as client:
         for entry in client.audit(after=after, action=action):
             print(entry.model_dump_json(exclude={"object"}))

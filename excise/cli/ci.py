@@ -78,7 +78,7 @@ def post(
     body = _render(report, options)
     thread = find_thread(os.environ, author)
     if thread is None:
-        print("this pipeline is about no pull request: nothing to comment on", file=sys.stderr)
+        print("this pipeline has no pull request: nothing to comment on", file=sys.stderr)
         return
     print(post_comment(thread, options.marker, body))
 

@@ -95,7 +95,7 @@ def find_thread(environment: Mapping[str, str], author: str) -> GitHubThread | G
     if environment.get("GITLAB_CI") == "true":
         return _find_on_gitlab(environment)
     raise CommandError(
-        "This is a pipeline neither of GitHub nor of GitLab. Print the text with "
+        "This is neither a GitHub nor a GitLab pipeline. Print the text with "
         "`excise ci comment` and post it yourself."
     )
 
@@ -145,7 +145,7 @@ def _read_number(path: str | None) -> str | None:
     try:
         event = json.loads(Path(path or "").read_bytes()) if path else {}
     except (OSError, ValueError):
-        raise CommandError("GITHUB_EVENT_PATH names no file with JSON.") from None
+        raise CommandError("GITHUB_EVENT_PATH does not name a JSON file.") from None
     request = event.get("pull_request") if isinstance(event, dict) else None
     number = str(request.get("number", "")) if isinstance(request, dict) else ""
     return number if _NUMBER.fullmatch(number) else None
@@ -157,7 +157,7 @@ def _find_on_gitlab(environment: Mapping[str, str]) -> GitLabThread | None:
         return None
     project = environment.get("CI_MERGE_REQUEST_PROJECT_ID") or environment.get("CI_PROJECT_ID", "")
     if not _NUMBER.fullmatch(project):
-        raise CommandError("CI_PROJECT_ID is no number.")
+        raise CommandError("CI_PROJECT_ID is not a number.")
     headers = {"PRIVATE-TOKEN": _require(environment, "EXCISE_GITLAB_TOKEN")}
     url = environment.get("CI_API_V4_URL", "https://gitlab.com/api/v4")
     return GitLabThread(url, headers, project, number)
@@ -200,4 +200,4 @@ def _ask(client: httpx.Client, method: str, path: str, body: object = None) -> A
     try:
         return response.json()
     except ValueError:
-        raise CommandError(f"{client.base_url.host} answered no JSON.") from None
+        raise CommandError(f"{client.base_url.host} did not answer with JSON.") from None

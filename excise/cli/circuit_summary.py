@@ -1,4 +1,4 @@
-"""A circuit's report as tables for people."""
+"""Summary of a circuit's report at the terminal, as tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from excise.reports.circuit import ChosenCircuit, CircuitReport
 
 
 def print_circuit(report: CircuitReport, console: Console) -> None:
-    """Print the verdict, then the circuit, the size by every attributor, and the gates."""
+    """Print the verdict, the circuit, the size that every attributor needs, and the gates."""
     print_verdict(report.verdict, report.reason, console)
     if report.circuit is not None:
         console.print(_build_circuit(report, report.circuit))
@@ -22,7 +22,7 @@ def print_circuit(report: CircuitReport, console: Console) -> None:
 
 
 def _build_circuit(report: CircuitReport, circuit: ChosenCircuit) -> Table:
-    """Return a table of the job's circuit on held-out rows."""
+    """Return a table of the job's circuit, measured on held-out rows."""
     metric = clean(report.task.metric.replace("_", " "))
     table = Table("", "whole model", "circuit", "", title="The circuit", title_justify="left")
     held_out = circuit.held_out
@@ -39,7 +39,7 @@ def _build_circuit(report: CircuitReport, circuit: ChosenCircuit) -> Table:
 
 
 def _build_curves(report: CircuitReport) -> Table:
-    """Return a table of the size of circuit that each attributor needs."""
+    """Return a table of the circuit size that each attributor needs."""
     needed = f"keeps {report.threshold:.0%}"
     table = Table(
         "attributor", needed, "share", "CPR", "CMD", title="Attributors", title_justify="left"

@@ -1,4 +1,4 @@
-"""A compression's report as tables for people."""
+"""Summary of a compression's report at the terminal, as tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from excise.reports.compression import CompressionReport
 
 
 def print_compression(report: CompressionReport, console: Console) -> None:
-    """Print the verdict, then perplexity and tasks, and the gates."""
+    """Print the verdict, perplexity and tasks, and the gates."""
     print_verdict(report.verdict, report.reason, console)
     console.print(_build_numbers(report))
     print_gates(report.gates, console)

@@ -1,4 +1,4 @@
-"""A correction's report as tables for people."""
+"""Summary of a correction's report at the terminal, as tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OPEN_KINDS = frozenset({BehaviourKind.REPETITION})
 """Kinds of behaviour whose texts are printed; others may contain insults or leaked names."""
 
 _OPEN_WORD_KINDS = _OPEN_KINDS | {BehaviourKind.PHRASE}
-"""Kinds whose few remaining or new words are printed; they are near words that the job names."""
+"""Kinds whose few remaining or new words are printed; these resemble words that the job names."""
 _MEASURES = {
     MeasureName.SHARE: "share of responses",
     MeasureName.ANY_SHARE: "at least one response",
@@ -38,7 +38,7 @@ _MEASURES = {
 
 
 def print_correction(report: CorrectionReport, console: Console, *, samples: int = 2) -> None:
-    """Print the verdict, then the figures, the gates that failed, and a few responses.
+    """Print the verdict, the figures, the failed gates, and a few responses.
 
     Responses are printed only for behaviours whose texts cannot offend.
     """
@@ -102,7 +102,7 @@ def _build_numbers(report: CorrectionReport) -> Table:
 
 
 def _add_headline(table: Table, behaviour: BehaviourEffect, evaluator: EvaluatorEffect) -> None:
-    """Add the figure of a behaviour that must improve, by one evaluator."""
+    """Add an evaluator's figure for a behaviour that must improve."""
     for measure in evaluator.measures:
         if measure.name == behaviour.headline:
             figure = _MEASURES[measure.name]
@@ -111,7 +111,7 @@ def _add_headline(table: Table, behaviour: BehaviourEffect, evaluator: Evaluator
 
 
 def _add_measure(table: Table, label: str, measure: Measure) -> None:
-    """One headline figure by one evaluator, beside chance and, of several behaviours, alone."""
+    """Add one evaluator's headline figure, with the figures of chance and the behaviour alone."""
     if (effect := measure.held_out) is None:
         table.add_row(f"{label}, held-out prompts", "-", "-", "not measured")
     else:
@@ -127,7 +127,7 @@ def _add_measure(table: Table, label: str, measure: Measure) -> None:
 
 
 def _add_damage(table: Table, damage: Damage) -> None:
-    """Add the damage to ordinary text."""
+    """Add the rows on damage to ordinary text."""
     if (perplexity := damage.perplexity) is not None:
         change = perplexity.after / perplexity.before - 1 if perplexity.before else 0.0
         table.add_row(
@@ -141,14 +141,14 @@ def _add_damage(table: Table, damage: Damage) -> None:
 
 
 def _effect_cells(effect: HeldOutEffect) -> tuple[str, str, str]:
-    """Return the cells for before, after, and the change with its interval."""
+    """Return the cells for before, after, and the change with its confidence interval."""
     interval = f"(95 % interval {effect.ci_low:+.3f} to {effect.ci_high:+.3f})"
     change = f"{effect.after - effect.before:+.3f} {interval}"
     return f"{effect.before:.3f}", f"{effect.after:.3f}", change
 
 
 def _choose_samples(samples: list[Sample], count: int) -> list[Sample]:
-    """Return a few samples, held-out ones first, in the report's order."""
+    """Return a few samples in the report's order, held-out ones first."""
     return sorted(samples, key=lambda sample: sample.split is not Split.HELD_OUT)[:count]
 
 

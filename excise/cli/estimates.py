@@ -1,4 +1,4 @@
-"""How the commands show what a job will take."""
+"""How the commands show what a job will need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from excise.resources.estimates import EstimateView
 
 
 def describe_estimate(found: Estimate) -> list[str]:
-    """Return an estimate as lines for people."""
+    """Return the lines that describe an estimate to a user."""
     machine = found.machine
     on_device = f" ({describe_bytes(machine.device_bytes)})" if machine.device_bytes else ""
     lines = [
@@ -41,7 +41,7 @@ def describe_estimate(found: Estimate) -> list[str]:
 
 
 def end_with_estimate(found: EstimateView, *, as_json: bool) -> NoReturn:
-    """Show an estimate, one machine after the other, and end with 0 where the job fits on all."""
+    """Print the estimate for each machine; exit with 0 if the job fits on all of them."""
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -51,7 +51,7 @@ def end_with_estimate(found: EstimateView, *, as_json: bool) -> NoReturn:
 
 
 def _count_workers(found: Estimate) -> str:
-    """How many workers have such a machine, where that is known."""
+    """Return how many workers have such a machine, or "" if that is not known."""
     if not isinstance(found, JobEstimate) or not found.workers:
         return ""
     return f" ({found.workers} worker{'s' * (found.workers > 1)})"

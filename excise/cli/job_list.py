@@ -1,4 +1,4 @@
-"""`excise jobs`: the jobs that there are, and what is known of one."""
+"""`excise jobs`: lists jobs and shows single ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def list_jobs(
 def show_job(
     job_id: JobArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Show a job: how far it is, how long its stages took, and what it was estimated to take."""
+    """Show a job: its progress, the duration of its stages, and what it was estimated to need."""
     with open_client(url) as client:
         job = client.get_job(job_id)
     show(job, as_json, _print_job)
@@ -63,7 +63,7 @@ def _print_job(job: JobView) -> None:
 
 
 def _describe(job: JobView) -> list[str]:
-    """The job as lines for people."""
+    """Return the lines that describe a job to a user."""
     lines = [
         f"{job.id}: {job.kind} of {job.model}, {job.status}"
         + (f", {job.verdict}" if job.verdict else ""),

@@ -57,7 +57,7 @@ def upload_prompts(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a file of prompts (one a line, or .jsonl) or of rows, and print the set's id."""
+    """Upload a file of prompts (one per line, or .jsonl) or of rows, and print the set's id."""
     with open_client(url) as client:
         prompt_set = client.upload_prompt_set(file, name, is_rows=rows)
     show(prompt_set, as_json, lambda made: print(made.id))
@@ -71,16 +71,16 @@ def submit(
         ),
     ],
     prompts: Annotated[
-        Path | None, _file_option("Prompts of the first behaviour; become its prompt set.")
+        Path | None, _file_option("Prompts of the first behaviour; uploaded as its prompt set.")
     ] = None,
     reference: Annotated[
-        Path | None, _file_option("Text that must keep working; becomes the spec's reference.")
+        Path | None, _file_option("Text to preserve; uploaded as the spec's reference.")
     ] = None,
     perplexity: Annotated[
         Path | None, _file_option("The corpus whose perplexity is measured.")
     ] = None,
     rows: Annotated[
-        Path | None, _file_option("JSON lines of a task of your own; become a circuit's task.")
+        Path | None, _file_option("JSON lines of your own task; uploaded as a circuit's task.")
     ] = None,
     calibration: Annotated[
         Path | None, _file_option("The text that a compression is calibrated on.")
@@ -89,7 +89,7 @@ def submit(
         list[str] | None, typer.Option(help="NAME=FILE: rows of a zero-shot task; repeatable.")
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what the job would take.")
+        bool, typer.Option("--estimate", help="Only estimate what the job would need.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdict.")] = False,
     output: OutputOption = None,
@@ -162,7 +162,7 @@ def delete(
     ] = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Delete a job that has ended, with its files, or its files alone."""
+    """Delete a job that has ended, with its files, or only its files."""
     with open_client(url) as client:
         if files:
             client.delete_artifacts(job_id)
@@ -193,7 +193,9 @@ def load_spec(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CommandError(f"{path} is not JSON: {error}.") from None
     if not isinstance(spec, dict):
-        raise CommandError(f"{path} holds no JSON object. See docs/guides/api.md for the spec.")
+        raise CommandError(
+            f"{path} does not hold a JSON object. See docs/guides/api.md for the spec."
+        )
     return spec
 
 
@@ -264,7 +266,7 @@ def follow_to_end(
         job = follow_job(client, job, console)
     except KeyboardInterrupt:
         print(
-            f"The job goes on. excise watch {job.id}, or: excise cancel {job.id}", file=sys.stderr
+            f"The job continues. excise watch {job.id}, or: excise cancel {job.id}", file=sys.stderr
         )
         raise
     paths = client.download_artifacts(job, output) if output is not None else []

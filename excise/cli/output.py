@@ -74,7 +74,7 @@ def print_json(value: Any) -> None:
 
 
 def show(found: _Model, as_json: bool, describe: Callable[[_Model], object]) -> None:
-    """What a call gave: as JSON for programs, or as `describe` prints it for people."""
+    """Print the result of a call: as JSON for programs, or with `describe` for people."""
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -82,14 +82,14 @@ def show(found: _Model, as_json: bool, describe: Callable[[_Model], object]) -> 
 
 
 def show_page(page: _Page, as_json: bool, describe: Callable[[_Page], object]) -> None:
-    """One page of a list, and for people where the next one begins, on standard error."""
+    """Print one page of a list; tell people, on standard error, how to get the next one."""
     show(page, as_json, describe)
     if page.has_more and not as_json:
         print(f"more: --after {page.data[-1].id}", file=sys.stderr)
 
 
 def format_time(moment: datetime | None) -> str:
-    """A time to the second, `-` where there is none."""
+    """Return a time to the second, or `-` for None."""
     return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
 
 

@@ -1,4 +1,4 @@
-"""Following a job: one bar a stage at a terminal, sparse plain lines anywhere else."""
+"""Following a job: one bar per stage at a terminal, occasional plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _HIDDEN_EVENTS = frozenset({"stage.progress"})
 def follow_job(
     client: Client, job: JobView, console: Console, *, started: float | None = None
 ) -> JobView:
-    """Show the job's progress and events until it has ended; the job as it ended.
+    """Show the job's progress and events until it has ended; return the ended job.
 
-    Times are shown as since `started`, on the monotonic clock; since now by default.
+    Elapsed times count from `started`, on the monotonic clock, or else from now.
     """
     started = time.monotonic() if started is None else started
     display = (_Bars if console.is_terminal else _Lines)(console, started)
@@ -54,24 +54,24 @@ def follow_job(
 
 
 class _Display:
-    """Something that shows a job."""
+    """Base class of displays of a job."""
 
     def __init__(self, console: Console, started: float) -> None:
         self._console = console
         self._started = started
 
     def shown(self) -> AbstractContextManager[object]:
-        """The block during which the display is on."""
+        """Return the context within which the display is on."""
         return nullcontext()
 
     def show_event(self, event: EventView) -> None:
-        """One event, as a line."""
+        """Show one event as a line."""
         if event.type not in _HIDDEN_EVENTS:
             stamp = format_seconds(time.monotonic() - self._started)
             self._print(f"[{stamp}] {clean(event.message or event.type)}")
 
     def show_job(self, job: JobView) -> None:
-        """The job's present state."""
+        """Show the job's current state."""
         raise NotImplementedError
 
     def _print(self, line: str) -> None:
@@ -79,14 +79,14 @@ class _Display:
 
 
 class _Lines(_Display):
-    """Plain lines: a stage's progress at most every ten seconds."""
+    """Plain lines; a stage's progress is shown at most every ten seconds."""
 
     def __init__(self, console: Console, started: float) -> None:
         super().__init__(console, started)
         self._last_shown = time.monotonic()
 
     def show_job(self, job: JobView) -> None:
-        """A line about the running stage, if it is time for one."""
+        """Print a line about the running stage if one is due."""
         now = time.monotonic()
         if now - self._last_shown < _PLAIN_SECONDS:
             return
@@ -102,7 +102,7 @@ class _Lines(_Display):
 
 
 class _Bars(_Display):
-    """A bar for each stage, and the events scrolling by above them."""
+    """One bar per stage, with the events scrolling by above."""
 
     def __init__(self, console: Console, started: float) -> None:
         super().__init__(console, started)
@@ -118,11 +118,11 @@ class _Bars(_Display):
         self._overall = self._progress.add_task("total", total=None, count="", note="")
 
     def shown(self) -> AbstractContextManager[object]:
-        """The block during which the bars are drawn."""
+        """Return the context within which the bars are drawn."""
         return self._live
 
     def show_job(self, job: JobView) -> None:
-        """Bring every bar up to date."""
+        """Update every bar."""
         for stage in job.stages:
             if stage.name not in self._tasks:
                 self._tasks[stage.name] = self._progress.add_task(stage.name, count="", note="")
@@ -149,14 +149,14 @@ class _Bars(_Display):
 
 
 def format_seconds(seconds: float) -> str:
-    """`m:ss`, or `h:mm:ss`."""
+    """Return the time as `m:ss` or `h:mm:ss`."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _read_events(client: Client, job_id: str, put: Callable[[EventView], None]) -> None:
-    """Hand on every event; the polling beside this notices and reports any lasting outage."""
+    """Pass on every event; a lasting outage is noticed and reported by the polling loop."""
     try:
         for event in client.iter_events(job_id):
             put(event)
@@ -165,7 +165,7 @@ def _read_events(client: Client, job_id: str, put: Callable[[EventView], None]) 
 
 
 def _show_events(display: _Display, events: SimpleQueue[EventView]) -> None:
-    """Show what has arrived."""
+    """Show the events that have arrived."""
     while True:
         try:
             display.show_event(events.get_nowait())
@@ -174,12 +174,12 @@ def _show_events(display: _Display, events: SimpleQueue[EventView]) -> None:
 
 
 def _count(stage: StageView) -> str:
-    """The share that is done, as far as it is known."""
+    """Return the completed share, or "" if it is not known."""
     return f"{stage.done / stage.total:.0%}" if stage.total else ""
 
 
 def _remaining(stage: StageView, job: JobView) -> str:
-    """How long the service expects the running stage and the job to go on."""
+    """Return how much longer the service expects the running stage and the job to take."""
     own, whole = _find_left(stage.estimated_finish), _find_left(job.estimated_finish)
     if own and whole:
         return f"about {own} left, {whole} for the whole job"
@@ -187,7 +187,7 @@ def _remaining(stage: StageView, job: JobView) -> str:
 
 
 def _tell(stage: StageView) -> str:
-    """How far a stage is, and what is left of it."""
+    """Return the stage's progress and the time left for it."""
     return ", ".join(filter(None, [clean(stage.message or ""), _tell_left(stage.estimated_finish)]))
 
 
@@ -197,10 +197,10 @@ def _tell_left(finish: datetime | None) -> str:
 
 
 def _find_left(finish: datetime | None) -> str:
-    """The time from now to then; nothing where it is not known."""
+    """Return the time until `finish`, or "" if it is not known."""
     return format_seconds(finish.timestamp() - time.time()) if finish else ""
 
 
 def _escape(text: str) -> str:
-    """Text for a column that reads markup."""
+    """Return the text for a column that reads markup."""
     return text.replace("[", r"\[")

@@ -1,4 +1,4 @@
-"""A report of any kind as tables for people."""
+"""Summary of a report of any kind at the terminal, as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from excise.reports import CircuitReport, CompressionReport, CorrectionReport, G
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the verdict, then the figures and the gates."""
+    """Print the verdict, the figures and the gates."""
     match report:
         case CorrectionReport():
             print_correction(report, console)

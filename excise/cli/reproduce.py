@@ -67,11 +67,11 @@ def reproduce(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit the job of a manifest again: the same spec on prompt sets of the same content.
+    """Submit the job of a manifest again, with the same spec and prompt sets of the same content.
 
-    Sets that the service has are taken from there, the others are uploaded from --prompts-dir,
-    where a file is recognised by its SHA-256. Nothing is published. With --wait the exit code is
-    the verdict of the new job, and every file is compared with the manifest.
+    Sets that the service has are reused; the others are uploaded from --prompts-dir, where files
+    are recognised by their SHA-256. Nothing is published. With --wait the exit code is the verdict
+    of the new job, and every file is compared with the manifest.
     """
     before = load_manifest(manifest)
     with open_client(url, is_waiting=wait) as client:
@@ -90,16 +90,14 @@ def load_manifest(path: Path) -> Manifest:
     """Return the manifest in a file. Raises `CommandError`."""
     try:
         content = path.read_bytes()
-        load_json(content)  # checks for repeated keys, of which pydantic would take the last
+        load_json(content)  # rejects repeated keys, of which pydantic would take the last
         found = Manifest.model_validate_json(content)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
     except DuplicateKeyError as error:
         raise CommandError(f"{path}: {error}") from None
     except (ValueError, RecursionError):
-        raise CommandError(
-            f"{path} is no manifest. Give the manifest.json that a job left."
-        ) from None
+        raise CommandError(f"{path} is not a manifest. Give the manifest.json of a job.") from None
     if found.format_version != 2:
         raise CommandError(
             f"{path} is a manifest of format {found.format_version}; this version reads format 2."
@@ -153,7 +151,7 @@ def provide_sets(client: Client, sets: list[NamedSet], folder: Path | None) -> d
     for held in client.iter_prompt_sets():
         if len(ids) == len(sets):
             break
-        found = (held.name, held.sha256, held.format)  # the name too, as it is in the report
+        found = (held.name, held.sha256, held.format)  # with its name, because the report shows it
         ids |= {one: held.id for one in sets if (one.name, one.sha256, one.format) == found}
     lacking = [one for one in sets if one not in ids]
     files = _hash_files(folder, {one.sha256 for one in lacking}) if folder and lacking else {}
@@ -185,7 +183,7 @@ def _hash_files(folder: Path, wanted: set[str]) -> dict[str, Path]:
 
 def _explain_missing(missing: list[NamedSet], folder: Path | None) -> str:
     names = ", ".join(f"{clean(one.name)} (SHA-256 {clean(one.sha256)[:12]}…)" for one in missing)
-    where = f"{folder} has no file of that content" if folder else "no --prompts-dir was given"
+    where = f"{folder} has no file with that content" if folder else "no --prompts-dir was given"
     return (
         f"The service lacks {names}, and {where}. Give --prompts-dir the folder with the files as "
         "they were uploaded."
@@ -209,4 +207,4 @@ def _fetch_manifest(client: Client, job: JobView) -> Manifest:
     try:
         return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, JobFile.MANIFEST)))
     except (ValueError, RecursionError):
-        raise CommandError("The new job's manifest.json is no manifest.") from None
+        raise CommandError("The new job's manifest.json is not a manifest.") from None

@@ -52,13 +52,15 @@ def publish(
     reason: ReasonOption = None,
     override: Annotated[
         str | None,
-        typer.Option(help="An admin's reason to publish what did not pass; no alias takes it."),
+        typer.Option(
+            help="An admin's reason to publish what did not pass; no alias may point at it."
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is live.")] = False,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish a job's correction. With --wait the exit code is 0 when it went live, 1 otherwise."""
+    """Publish a job's correction. With --wait the exit code is 0 if it went live, 1 otherwise."""
     with open_client(url, is_waiting=wait) as client:
         version = client.publish(job_id, alias=alias, reason=reason, override=override)
         print(_describe_abilities(version), file=sys.stderr, flush=True)
@@ -72,7 +74,7 @@ def publish(
 
 @aliases_app.command("list")
 def list_aliases(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """Show every alias and what it points at."""
+    """List the aliases, each with the version it points to."""
     with open_client(url) as client:
         found = client.list_aliases()
     show(found, as_json, _print_aliases)
@@ -86,7 +88,7 @@ def promote_alias(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Point an alias at a live version."""
+    """Point an alias to a live version."""
     with open_client(url) as client:
         show(client.promote(alias, version, reason), as_json, _print_alias)
 
@@ -98,7 +100,7 @@ def roll_back_alias(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Undo an alias's latest change: end its split, or go back to the version before."""
+    """Undo an alias's latest change: end its split, or restore the previous version."""
     with open_client(url) as client:
         show(client.roll_back(alias, reason), as_json, _print_alias)
 
@@ -124,7 +126,7 @@ def split_alias(
 def show_alias_events(
     alias: AliasArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Show what happened to an alias: who, when, why."""
+    """Show the history of an alias: who changed it, when and why."""
     with open_client(url) as client:
         show(client.list_alias_events(alias), as_json, _print_events)
 
@@ -146,7 +148,7 @@ def list_versions(
 def show_version(
     version: VersionArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Show one version and what happened to it."""
+    """Show one version and its history."""
     with open_client(url) as client:
         found = client.get_version(version)
         events = client.list_version_events(version)
@@ -160,14 +162,14 @@ def retire_version(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a version that no alias points at off its server."""
+    """Take a version that no alias points to off its server."""
     with open_client(url) as client:
         found = client.retire(version, reason)
     show(found, as_json, lambda version: print(version.status))
 
 
 def list_pools(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """Show the servers corrections are published to."""
+    """Show the servers that corrections are published to."""
     with open_client(url) as client:
         found = client.list_pools()
     show(found, as_json, _print_pools)

@@ -1,4 +1,4 @@
-"""`excise webhooks`: manage the receivers of events of jobs and versions, and deliveries."""
+"""`excise webhooks`: manage the receivers of job and version events, and their deliveries."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from excise.cli.output import build_console, clean, format_time, show, show_page
 from excise.names import WebhookEvent, WebhookStatus
 from excise.resources.webhooks import DeliveryList, DeliveryView, NewWebhookView, WebhookView
 
-app = typer.Typer(no_args_is_help=True, help="Who is told of what happens to jobs and versions.")
+app = typer.Typer(no_args_is_help=True, help="Receivers of the events of jobs and versions.")
 
 WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK", help="A webhook's id.")]
 EventOption = Annotated[
     list[WebhookEvent] | None,
-    typer.Option("--event", help="What it is told of; repeatable, everything by default."),
+    typer.Option("--event", help="Event to send; repeatable, all events by default."),
 ]
 
 
@@ -61,7 +61,7 @@ def list_webhooks(
 def show_webhook(
     webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Show one webhook and what it is told of."""
+    """Show one webhook and the events it receives."""
     with open_client(url) as client:
         found = client.get_webhook(webhook)
     show(found, as_json, _print_webhook)
@@ -99,7 +99,7 @@ def delete(webhook: WebhookArgument, url: UrlOption = DEFAULT_URL) -> None:
 def rotate(
     webhook: WebhookArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Give a webhook a new secret, printed only now; for a day, the old one signs as well."""
+    """Give a webhook a new secret, printed only now; the old one keeps signing for a day."""
     with open_client(url) as client:
         show(client.rotate_webhook_secret(webhook), as_json, _print_secret)
 
@@ -150,12 +150,12 @@ def _describe_last(delivery: DeliveryView) -> str:
 def _print_secret(made: NewWebhookView) -> None:
     print(made.id)
     print(made.secret)
-    print("the secret is shown this once: keep it where the receiver finds it", file=sys.stderr)
+    print("the secret is shown only once: store it where the receiver can read it", file=sys.stderr)
 
 
 def _print_webhook(webhook: WebhookView) -> None:
     _print_webhooks([webhook])
-    print(f"told of: {', '.join(webhook.events)}")
+    print(f"events: {', '.join(webhook.events)}")
     if webhook.status_reason:
         print(clean(webhook.status_reason))
 

@@ -110,7 +110,7 @@ class AsyncClient:
     async def estimate_job(
         self, spec: Mapping[str, Any] | BaseModel, *, machine: Machine | None = None
     ) -> EstimateView:
-        """What the job would take, on the workers that are alive or on `machine`."""
+        """Return what the job would need, on the live workers or on `machine`."""
         return await self._send(calls.estimate_job(spec, machine))
 
     async def get_job(self, job_id: str) -> JobView:
@@ -269,7 +269,7 @@ class AsyncClient:
     async def audit(
         self, *, after: int = 0, action: str | None = None
     ) -> AsyncIterator[AuditEntryView]:
-        """What was changed in the key's tenant, oldest first, after the last id that is known."""
+        """Yield the changes in the key's tenant after the last known id, oldest first."""
         while True:
             found = await self._send(calls.list_audit(after, action))
             for entry in found.data:

@@ -53,8 +53,9 @@ def parse_answer(model: type[_Model], response: httpx.Response) -> _Model:
         return model.model_validate_json(response.content)
     except ValidationError:
         raise ClientError(
-            f"{response.request.url.copy_with(query=None)} answered with something that is no "
-            f"{model.__name__.removesuffix('View')}. Is this the Excise service, in this version?"
+            f"{response.request.url.copy_with(query=None)} answered with something that is "
+            f"not a valid {model.__name__.removesuffix('View')}. Is this the Excise service, "
+            "in this version?"
         ) from None
 
 
@@ -88,7 +89,7 @@ def page(model: type[_Model], path: str, after: str | None, limit: int) -> Call[
 
 
 def list_audit(after: int, action: str | None) -> Call[AuditList]:
-    """One page of the audit log, oldest first."""
+    """Get one page of the audit log, oldest first."""
     chosen = {} if action is None else {"action": action}
     return get(AuditList, "/v1/audit", after=after, limit=_AUDIT_PAGE, **chosen)
 
@@ -118,7 +119,7 @@ def upload_prompt_set(
 def upload_prompts(
     content: bytes, name: str, content_type: str, *, is_rows: bool
 ) -> Call[PromptSetView]:
-    """A prompt set with this content."""
+    """Upload a prompt set with this content."""
     options = {
         "params": {"name": name} | ({"format": "rows"} if is_rows else {}),
         "content": content,
@@ -128,7 +129,7 @@ def upload_prompts(
 
 
 def list_prompt_sets(after: str | None) -> Call[PromptSetList]:
-    """One page of prompt sets, newest first."""
+    """Get one page of prompt sets, newest first."""
     return page(PromptSetList, "/v1/prompt-sets", after, _PAGE)
 
 
@@ -138,7 +139,7 @@ def find_next_page(found: PromptSetList) -> str | None:
 
 
 def create_job(spec: Mapping[str, Any] | BaseModel, key: str | None) -> Call[JobView]:
-    """A job made from `spec`."""
+    """Create a job from `spec`."""
     body = spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec
     return post_once(JobView, "/v1/jobs", body, key)
 
@@ -146,7 +147,7 @@ def create_job(spec: Mapping[str, Any] | BaseModel, key: str | None) -> Call[Job
 def estimate_job(
     spec: Mapping[str, Any] | BaseModel, machine: Machine | None
 ) -> Call[EstimateView]:
-    """What a job made from `spec` would take."""
+    """Estimate what a job made from `spec` would need."""
     asked = spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec
     body: dict[str, Any] = {"spec": asked}
     if machine is not None:
@@ -155,12 +156,12 @@ def estimate_job(
 
 
 def get_job(job_id: str) -> Call[JobView]:
-    """A job as it is now."""
+    """Get the current state of a job."""
     return get(JobView, build_job_path(job_id))
 
 
 def list_jobs(after: str | None, limit: int) -> Call[JobList]:
-    """One page of jobs, newest first."""
+    """Get one page of jobs, newest first."""
     return page(JobList, "/v1/jobs", after, limit)
 
 
@@ -195,13 +196,13 @@ def is_conflict(error: ApiError) -> bool:
 
 
 def fetch_report(job_id: str, report_format: ReportFormat | str) -> Call[bytes]:
-    """A job's report."""
+    """Get a job's report."""
     params = {"format": ReportFormat(report_format).value}
     return Call("GET", f"{build_job_path(job_id)}/report", _read_content, {"params": params})
 
 
 def fetch_artifact(job_id: str, name: str) -> Call[bytes]:
-    """The content of one of a job's files."""
+    """Get the content of one of a job's files."""
     return Call("GET", build_artifact_path(job_id, name), _read_content)
 
 

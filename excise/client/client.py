@@ -113,7 +113,7 @@ class Client:
     def estimate_job(
         self, spec: Mapping[str, Any] | BaseModel, *, machine: Machine | None = None
     ) -> EstimateView:
-        """What the job would take, on the workers that are alive or on `machine`."""
+        """Return what the job would need, on the live workers or on `machine`."""
         return self._send(calls.estimate_job(spec, machine))
 
     def get_job(self, job_id: str) -> JobView:
@@ -267,7 +267,7 @@ class Client:
         return self._send(serving_calls.list_pools())
 
     def audit(self, *, after: int = 0, action: str | None = None) -> Iterator[AuditEntryView]:
-        """What was changed in the key's tenant, oldest first, after the last id that is known."""
+        """Yield the changes in the key's tenant after the last known id, oldest first."""
         while True:
             found = self._send(calls.list_audit(after, action))
             yield from found.data

@@ -21,7 +21,7 @@ def build_settings(url: str, api_key: str | None) -> dict[str, Any]:
     headers = {"User-Agent": "excise-client"}
     if api_key:
         if not _PRINTABLE.fullmatch(api_key):  # a library's message would show it
-            raise ClientError("The API key has characters no key has. Copy it again.")
+            raise ClientError("The API key has invalid characters. Copy it again.")
         headers["Authorization"] = f"Bearer {api_key}"
     return {"base_url": url, "headers": headers, "timeout": _TIMEOUT}
 

@@ -22,7 +22,7 @@ def placing(artifact: ArtifactView, folder: Path) -> Iterator[tuple[Path, Path]]
     """
     name = artifact.name
     if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
-        raise DownloadError(f"The job lists {name!r}, which is no file name.")
+        raise DownloadError(f"The job lists {name!r}, which is not a file name.")
     path = folder / name
     partial = folder / f".{name}.{secrets.token_hex(4)}.partial"
     try:

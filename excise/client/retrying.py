@@ -57,7 +57,7 @@ def find_failure(response: httpx.Response) -> Failure | None:
 def describe_loss(url: str, problem: Exception | str) -> Failure:
     """Return the failure for a missing or incomplete answer."""
     if isinstance(problem, httpx.UnsupportedProtocol):
-        message = f"{url} is no http:// or https:// URL. Set EXCISE_URL or --url."
+        message = f"{url} is not an http:// or https:// URL. Set EXCISE_URL or --url."
         return Failure(ClientError(message), may_pass=False)
     if isinstance(problem, httpx.TimeoutException):
         problem = "timed out"

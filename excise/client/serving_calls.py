@@ -27,7 +27,7 @@ _MAX_EVENTS = 1000
 def publish(
     job_id: str, alias: str | None, reason: str | None, override: str | None, key: str | None
 ) -> Call[VersionView]:
-    """A version made of a job's correction."""
+    """Publish a job's correction."""
     body: dict[str, Any] = {"alias": alias, "reason": reason}
     if override is not None:
         body["override"] = {"reason": override}
@@ -40,17 +40,17 @@ def is_settled(version: VersionView) -> bool:
 
 
 def get_version(version_id: str) -> Call[VersionView]:
-    """A version as it is now."""
+    """Get the current state of a version."""
     return get(VersionView, _build_version_path(version_id))
 
 
 def list_versions(after: str | None, limit: int) -> Call[VersionList]:
-    """One page of versions, newest first."""
+    """Get one page of versions, newest first."""
     return page(VersionList, "/v1/versions", after, limit)
 
 
 def list_version_events(version_id: str) -> Call[ServingEventList]:
-    """What happened to a version, oldest first."""
+    """Get a version's events, oldest first."""
     return get(ServingEventList, f"{_build_version_path(version_id)}/events", limit=_MAX_EVENTS)
 
 
@@ -60,12 +60,12 @@ def retire(version_id: str, reason: str | None) -> Call[VersionView]:
 
 
 def list_aliases() -> Call[AliasList]:
-    """Every alias."""
+    """Get every alias."""
     return get(AliasList, "/v1/aliases")
 
 
 def get_alias(alias: str) -> Call[AliasView]:
-    """One alias."""
+    """Get one alias."""
     return get(AliasView, _build_alias_path(alias))
 
 
@@ -93,12 +93,12 @@ def split(alias: str, version_id: str | None, percent: int, reason: str | None) 
 
 
 def list_alias_events(alias: str) -> Call[ServingEventList]:
-    """What happened to an alias, oldest first."""
+    """Get an alias's events, oldest first."""
     return get(ServingEventList, f"{_build_alias_path(alias)}/events", limit=_MAX_EVENTS)
 
 
 def list_pools() -> Call[PoolList]:
-    """Every serving pool."""
+    """Get every serving pool."""
     return get(PoolList, "/v1/pools")
 
 

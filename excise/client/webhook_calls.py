@@ -30,7 +30,7 @@ def create_webhook(
 
 
 def list_webhooks(after: str | None, limit: int) -> Call[WebhookList]:
-    """One page of webhooks, newest first."""
+    """Get one page of webhooks, newest first."""
     return page(WebhookList, "/v1/webhooks", after, limit)
 
 
@@ -56,7 +56,7 @@ def ping_webhook(webhook_id: str) -> Call[DeliveryView]:
 
 
 def list_deliveries(webhook_id: str, after: str | None, limit: int) -> Call[DeliveryList]:
-    """One page of what was sent to a webhook, newest first."""
+    """Get one page of a webhook's deliveries, newest first."""
     return page(DeliveryList, f"{_build_path(webhook_id)}/deliveries", after, limit)
 
 
@@ -67,7 +67,7 @@ def retry_delivery(webhook_id: str, delivery_id: str) -> Call[DeliveryView]:
 
 
 def get_webhook(webhook_id: str) -> Call[WebhookView]:
-    """A webhook as it is now."""
+    """Get the current state of a webhook."""
     return get(WebhookView, _build_path(webhook_id))
 
 

@@ -1,1 +1,1 @@
-"""What a job will take, before it runs: memory, disk and minutes, from its spec and numbers."""
+"""Estimates of what a job needs (memory, disk and minutes), from its spec and a few numbers."""

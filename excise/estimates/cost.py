@@ -1,8 +1,8 @@
-"""What a correction costs on a machine: its footprint, and seconds of each stage.
+"""What a correction costs on a machine: its footprint, and the seconds of each stage.
 
-Time follows from counts of tokens that go through the model. A forward pass costs two
-operations for each weight and token, a backward pass twice that. The constants below were fitted
-to recorded jobs on SmolLM2-135M (benchmarks/RESULTS.md: the demo with six rounds, 34, 87, 312 and
+The time follows from the number of tokens that pass through the model. A forward pass costs two
+operations per weight and token, a backward pass twice that. The constants below were fitted to
+recorded jobs on SmolLM2-135M (benchmarks/RESULTS.md: the demo with six rounds, 34, 87, 312 and
 142 seconds, and 1,500 prompts of toxicity) and are right within a factor of two, not better.
 """
 
@@ -22,47 +22,47 @@ GENERATION_SHARE = 0.4
 """Share of the machine's speed that generation reaches; measured 0.45 in float32 on one core."""
 
 PASS_SHARE = 0.7
-"""The same of passes over whole texts; measured 0.72."""
+"""The same for passes over whole texts; measured 0.72."""
 
 ROUNDS = 6
-"""Rounds of a search that names none."""
+"""Number of rounds of a search that does not give one."""
 
 TRIGGERING_SHARE = 0.5
-"""Prompts that bring the behaviour out; they are measured anew, and half of them tune."""
+"""Share of the prompts that show the behaviour; these are measured again, and half of them tune."""
 
 EXPLORING_DRAWS = 3
-"""Extra draws of tuning prompts of behaviours whose single tokens are explained."""
+"""Extra draws of tuning prompts for behaviours whose single tokens are explained."""
 
 CONTROLS = 3
-"""Random selections that validation sets beside the correction."""
+"""Number of random selections with which validation compares the correction."""
 
 PROTECTED_TOKENS = 14_000
-"""What the built-in slices add to the text that a search reads in each round."""
+"""Tokens that the built-in slices add to the text that a search reads in each round."""
 
 ABILITY_TOKENS = 33_000
-"""One measurement of all built-in slices; base, correction and a third for the control."""
+"""Tokens of one measurement of all slices; base, correction and a third for the control."""
 
 TUNING_TOKENS = 2_560
-"""Reference text and corpus that each round is measured on."""
+"""Tokens of reference text and corpus on which each round is measured."""
 
 TEXT_TOKENS = 5_000
-"""Held-out text and responses to reference prompts, by which each state is validated."""
+"""Tokens of held-out text and of responses to reference prompts that validate each state."""
 
 FISHER_TOKENS = REFERENCE_ROWS * 32
-"""Rows of the general cost times their tokens; each is a backward pass."""
+"""Tokens of the general cost's rows, each of which is a backward pass."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a job takes."""
+    """What a job needs."""
 
     footprint: Footprint
     seconds: Mapping[str, float]
-    """Stage → seconds."""
+    """Stage → its duration in seconds."""
 
     @property
     def total_seconds(self) -> float:
-        """Of all stages."""
+        """Duration of all stages together."""
         return sum(self.seconds.values())
 
 
@@ -72,7 +72,7 @@ def compute_cost(
     machine: Machine,
     behaviours: Sequence[SetSize],
 ) -> Cost:
-    """Return what a correction takes on a machine.
+    """Return what a correction needs on a machine.
 
     `behaviours` are the sizes of the behaviours' prompt sets, in their order.
     """
@@ -83,7 +83,7 @@ def compute_cost(
 
 
 class _Work:
-    """Token passes of each stage, as seconds."""
+    """Token passes of each stage, converted to seconds."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class _Work:
         self._abilities = ABILITY_TOKENS if spec.gates.abilities is not None else 0
 
     def time_stages(self) -> dict[str, float]:
-        """Return stage → seconds."""
+        """Return stage → its duration in seconds."""
         return {
             Stage.PREPARE: self._generate(self._screened + self._measured + self._explored),
             Stage.ATTRIBUTE: self._attribute() * len(self._spec.attribution.granularities),
@@ -142,17 +142,17 @@ class _Work:
         )
 
     def _attribute(self) -> float:
-        """Undesired responses forwards and backwards, general text with two questions."""
+        """Return the seconds for undesired responses, both ways, and two general questions."""
         general = self._spec.attribution.reference_tokens + self._protected
         return self._pass(3 * self._measured / 2 + 5 * general)
 
     def _round(self) -> float:
-        """Tuning prompts answered, what is left explained, and every text read once."""
+        """Return the seconds to answer tuning prompts, explain the rest and read all texts once."""
         tuned = self._measured / 2
         return self._generate(tuned) + self._pass(3 * tuned + TUNING_TOKENS + self._protected)
 
     def _weigh(self) -> float:
-        """The rows by which candidates are weighed together, drawn once."""
+        """Return the seconds for the rows by which candidates are weighed together, drawn once."""
         return self._pass(2 * FISHER_TOKENS)
 
     def _validate(self) -> float:
@@ -163,7 +163,7 @@ class _Work:
         )
 
     def _generate(self, tokens: float) -> float:
-        """Seconds to generate: bound by products, or by reading the weights once a step."""
+        """Return the seconds to generate: bound by products or by reading the weights each step."""
         steps = tokens / GENERATED_AT_ONCE
         reading = steps * self._shape.count_bytes(self._spec.dtype) / self._machine.bytes_per_second
         return max(self._compute(tokens) / GENERATION_SHARE, reading)

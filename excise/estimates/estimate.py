@@ -1,4 +1,4 @@
-"""An estimate as people and programs read it: what a job takes, whether it fits, what would."""
+"""An estimate for people and programs: what a job needs, whether it fits, and what would fit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from excise.names import ComputeDtype, Granularity, MachineSource
 from excise.specs.correction import CorrectionSpec
 
 HEADROOM = 0.9
-"""Share of a memory that a job may be planned to fill: estimates are not exact, and other
+"""Share of a memory that a job may be planned to fill, because estimates are not exact and other
 processes need some."""
 
 FEWER = 4
-"""By how much sizes are divided in a cheaper setting that is proposed."""
+"""Divisor of sizes in a proposed cheaper setting."""
 
 LEAST_REFERENCE_TOKENS = 1024
-"""Reference text that a proposal leaves; with less the general cost is mostly noise."""
+"""Least reference text that a proposal leaves; with less, the general cost is mostly noise."""
 
 
 class _Model(BaseModel):
@@ -33,7 +33,7 @@ class _Model(BaseModel):
 
 
 class CheaperSetting(_Model):
-    """One change of the spec by which the job would take less."""
+    """One change of the spec with which the job would need less."""
 
     change: dict[str, Any]
     """Field → value, such as `{"dtype": "bfloat16"}`."""
@@ -45,15 +45,15 @@ class CheaperSetting(_Model):
 
 
 class Estimate(_Model):
-    """What a job takes on a machine, right within a factor of two."""
+    """What a job needs on a machine, right within a factor of two."""
 
     machine: Machine
     device_bytes: int
-    """Peak on the device; where there is no GPU it is part of the host's."""
+    """Peak on the device; without a GPU it is part of the host's."""
     host_bytes: int
     """Peak of the job's process in main memory."""
     disk_bytes: int
-    """In the artifact store, at the end."""
+    """Size in the artifact store, at the end."""
     minutes: float
     stages: dict[str, float]
     """Stage → seconds."""
@@ -61,7 +61,7 @@ class Estimate(_Model):
     problem: str | None = None
     """Which memory is too small, and by how much."""
     cheaper: list[CheaperSetting] = []
-    """Changes that take less, those that fit first; where no single one fits, all together."""
+    """Changes that need less, those that fit first; if no single one fits, all of them together."""
 
 
 _EXAMPLE: JsonDict = {
@@ -97,18 +97,18 @@ _EXAMPLE: JsonDict = {
 
 
 class JobEstimate(Estimate):
-    """What a job takes on the machines that there are for it."""
+    """What a job needs on the machines available for it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     source: MachineSource
     """Who described the machine."""
     workers: int = 0
-    """Workers alive with such a machine; the slowest of them stands for all."""
+    """Number of live workers with such a machine; the slowest of them represents all."""
 
     @classmethod
     def of(cls, found: Estimate, source: MachineSource, workers: int = 0) -> Self:
-        """Return `found` with where its machine comes from."""
+        """Return `found` with the source of its machine."""
         return cls(**vars(found), source=source, workers=workers)
 
 
@@ -123,7 +123,7 @@ class Question:
 
 
 def estimate(question: Question, machine: Machine) -> Estimate:
-    """Return what a correction takes on `machine`, with cheaper settings beside it."""
+    """Return what a correction needs on `machine`, with cheaper settings."""
     cost = _compute(question, machine)
     problem = describe_lack(cost.footprint, machine)
     return Estimate(
@@ -140,7 +140,7 @@ def estimate(question: Question, machine: Machine) -> Estimate:
 
 
 def describe_lack(needed: Footprint, machine: Machine) -> str | None:
-    """Return which memory is too small for a job, or None where it fits."""
+    """Return which memory is too small for a job, or None if it fits."""
     if machine.device_bytes and needed.device_bytes > HEADROOM * machine.device_bytes:
         return (
             f"needs {describe_bytes(needed.device_bytes)} on the device, which has "
@@ -174,18 +174,18 @@ def explain_refusal(found: Estimate) -> str:
 
 
 def describe_change(setting: CheaperSetting) -> str:
-    """Return a cheaper setting's change as people read it: `dtype = bfloat16`."""
+    """Return a cheaper setting's change in the form shown to users: `dtype = bfloat16`."""
     return ", ".join(f"{name} = {value}" for name, value in setting.change.items())
 
 
 def describe_bytes(count: float) -> str:
-    """Return a number of bytes for people: `3.2 GiB`, `540 MiB`."""
+    """Return a number of bytes in the form shown to users: `3.2 GiB`, `540 MiB`."""
     gib = count / 2**30
     return f"{gib:.1f} GiB" if gib >= 1 else f"{count / 2**20:.0f} MiB"
 
 
 def describe_minutes(minutes: float) -> str:
-    """Return a time for people: `12 min`, `under a minute`."""
+    """Return a time in the form shown to users: `12 min`, `under a minute`."""
     return f"{minutes:.0f} min" if minutes >= 1 else "under a minute"
 
 
@@ -204,7 +204,7 @@ def _describe_offer(setting: CheaperSetting, machine: Machine) -> str:
 def _list_cheaper(question: Question, machine: Machine, cost: Cost) -> list[CheaperSetting]:
     """Return changes of the spec that save memory or a tenth of the time.
 
-    Single ones, and where none alone makes a job fit that does not, all that save memory together.
+    These are single changes and, if no single one makes the job fit, all that save memory together.
     """
     tried = [_try(question, machine, change) for change in _list_changes(question.spec)]
     smaller = [own for own in tried if own.device_bytes < cost.footprint.device_bytes]

@@ -1,4 +1,4 @@
-"""What a worker has to work with, as it reports itself."""
+"""The resources of a worker, as it reports them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST_BYTES = 2**60
 LEAST_SPEED, MOST_SPEED = 1e6, 1e21
-"""Bounds of what is taken for a description of a machine: a thousandth of a slow core, and more
-than a whole cluster of accelerators."""
+"""Limits of plausible speeds: a thousandth of a slow core, and more than a whole cluster of
+accelerators."""
 
 
 class Machine(BaseModel):
@@ -20,15 +20,15 @@ class Machine(BaseModel):
     device: str = Field(default="cpu", max_length=200)
     """`cpu`, or the name of the GPU."""
     device_bytes: int = Field(default=0, ge=0, le=MOST_BYTES)
-    """Memory of all GPUs that a job may use; 0 where the main memory is the device."""
+    """Memory of all GPUs that a job may use; 0 if there is none and main memory is used."""
     host_bytes: int = Field(gt=0, le=MOST_BYTES)
-    """Main memory, as far as the worker's cgroup allows."""
+    """Main memory, limited by the worker's cgroup."""
     disk_bytes: int | None = Field(default=None, ge=0, le=MOST_BYTES)
-    """Free where results are kept; null where nobody can say, as of S3."""
+    """Free space where results are kept; null if it is not known, as for S3."""
     flops: float = Field(ge=LEAST_SPEED, le=MOST_SPEED)
-    """Multiplications and additions a second of large float32 matrix products, measured."""
+    """Multiplications and additions per second in large float32 matrix products, measured."""
     low_precision_flops: float | None = Field(default=None, ge=LEAST_SPEED, le=MOST_SPEED)
-    """The same in bfloat16; null where it was not measured."""
+    """The same in bfloat16; null if it was not measured."""
     bytes_per_second: float = Field(ge=LEAST_SPEED, le=MOST_SPEED)
     """How fast the device reads its memory, measured."""
 
@@ -40,5 +40,5 @@ class GivenMachine(Machine):
 
 
 USUAL_MACHINE = Machine(host_bytes=24 * 2**30, flops=2.7e11, bytes_per_second=2e10)
-"""What an estimate is for while no worker has said what it is: two cores as those on which the
-recorded jobs ran (benchmarks/RESULTS.md)."""
+"""Machine for which estimates are made until a worker has reported its own: two cores like those on
+which the recorded jobs ran (benchmarks/RESULTS.md)."""

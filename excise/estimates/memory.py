@@ -1,4 +1,4 @@
-"""Bytes that a correction takes: on the device, in main memory, in the artifact store."""
+"""Bytes that a correction needs: on the device, in main memory, in the artifact store."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from excise.names import Granularity, Score, SearchPreset
 from excise.specs.correction import CorrectionSpec
 
 GENERATED_AT_ONCE = 128
-"""Responses in a batch."""
+"""Number of responses in a batch."""
 
 PASS_TOKENS = 1024
-"""Tokens in a batch that goes backwards on a GPU (workers/attribution/attribution.py)."""
+"""Number of tokens in a backward batch on a GPU (workers/attribution/attribution.py)."""
 
 CPU_PASS_TOKENS = 256
 """The same on the CPU."""
 
 PROCESS_BYTES = 600 * 2**20
-"""A job's process without a model: 457 MiB resident after its imports with PyTorch's CPU build,
-measured, and room for the allocator."""
+"""Size of a job's process without a model: 457 MiB resident after its imports with PyTorch's CPU
+build, measured, plus room for the allocator."""
 
 SUMS_SHARE = 0.25
-"""Sums of a segment's weights, of the model's own bytes, where it is more than one layer's."""
+"""Size of the sums of a segment's weights ÷ size of the model, if that exceeds one layer's sums."""
 
 KEPT_ACTIVATIONS = 34
 """Numbers that a backward pass keeps for each token, layer and hidden feature; the usual estimate
 for a decoder layer (arXiv 2205.05198, section 4), halved where attention is not materialised."""
 
 POOL_SHARE = 3
-"""Candidates, the largest amount times this (workers/correction/candidates.py)."""
+"""Number of candidates ÷ largest amount (workers/correction/candidates.py)."""
 
 REFERENCE_ROWS = 512
-"""Pieces of reference text by which candidates are weighed together, a number each."""
+"""Number of pieces of reference text by which candidates are weighed, with one number each."""
 
 MOST_ENTRIES = 1 << 28
-"""Most numbers of these rows together: with more candidates there are fewer rows."""
+"""Limit on the numbers in these rows: if there are more candidates, there are fewer rows."""
 
 PROTECTED_ROWS = 320
-"""Samples of the built-in slices that guard candidates as well, a number each, without such a
-limit: 315 with SmolLM2's tokenizer, 298 with Gemma's, counted; some behaviours add a few."""
+"""Number of samples of the built-in slices that also guard candidates, with one number each and no
+such limit: 315 with SmolLM2's tokenizer, 298 with Gemma's, counted; some behaviours add a few."""
 
 MOST_SHARES: Mapping[Granularity, float] = {
     Granularity.NEURON: 1.5e-2,
@@ -52,51 +52,51 @@ MOST_SHARES: Mapping[Granularity, float] = {
 (workers/correction/amounts.py)."""
 
 REFINED = 2
-"""How many times its largest listed amount the preset `thorough` may go to."""
+"""Factor by which the preset `thorough` may exceed its largest listed amount."""
 
 SHORTLIST_BYTES = 24
-"""Of a candidate, in what attribution stores."""
+"""Bytes per candidate in what attribution stores."""
 
 PATCH_BYTES = 16
-"""Of a pruned weight in patch and results."""
+"""Bytes per pruned weight in patch and results."""
 
 TEXT_BYTES = 400
-"""Of a stored response."""
+"""Bytes per stored response."""
 
 OTHER_BYTES = 5 * 2**20
-"""Of reports, and whatever else a job stores."""
+"""Bytes of reports and everything else that a job stores."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a job takes."""
+    """Bytes that a job needs."""
 
     device_bytes: int
-    """Peak on the device; the same memory as the host's where there is no GPU."""
+    """Peak on the device; without a GPU this is the host's memory."""
     host_bytes: int
     """Peak of the job's process in main memory."""
     disk_bytes: int
-    """In the artifact store, at the end."""
+    """Size in the artifact store, at the end."""
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What is in memory beside the weights, not all of it at a time."""
+    """What is in memory besides the weights, though not all at the same time."""
 
     generating: int
     """Keys, values and logits of a batch of responses."""
     passing: int
-    """What a backward pass keeps."""
+    """What a backward pass keeps, in bytes."""
     sums: int
-    """Sums of relevance of a segment's weights, beside a pass."""
+    """Sums of relevance of a segment's weights, held during a pass."""
     rows: int
-    """What candidates are weighed by, from the first round of the search to its last."""
+    """Rows by which candidates are weighed, from the first round of the search to its last."""
 
 
 def count_footprint(
     spec: CorrectionSpec, shape: ModelShape, behaviours: Sequence[SetSize], *, on_gpu: bool
 ) -> Footprint:
-    """Return the bytes that a correction takes, with a GPU or without one.
+    """Return the bytes that a correction needs, with or without a GPU.
 
     `behaviours` are the sizes of the behaviours' prompt sets, in their order.
     """
@@ -114,7 +114,7 @@ def count_footprint(
 def _count_parts(
     spec: CorrectionSpec, shape: ModelShape, behaviours: Sequence[SetSize], pass_tokens: int
 ) -> _Parts:
-    """`pass_tokens` are the tokens of a batch that goes backwards."""
+    """Return the parts of the memory; a backward batch has `pass_tokens` tokens."""
     longest = max(
         own.mean_tokens + behaviour.decoding.max_new_tokens
         for behaviour, own in zip(spec.behaviours, behaviours, strict=True)
@@ -132,14 +132,14 @@ def _count_parts(
 
 
 def _count_sums_bytes(spec: CorrectionSpec, shape: ModelShape) -> int:
-    """Return the sums of one segment's weights: of each behaviour, and two of general text."""
+    """Return the bytes of one segment's sums: one per behaviour, and two for general text."""
     questions = len(spec.behaviours) + 2
     layer = 4 * questions * shape.linear_weights // shape.layers
     return max(layer, int(SUMS_SHARE * shape.count_bytes(spec.dtype)))
 
 
 def _list_rows_bytes(spec: CorrectionSpec, shape: ModelShape) -> Iterator[int]:
-    """Yield, for each granularity, the bytes of what its candidates are weighed together by."""
+    """Yield, for each granularity, the bytes of the rows by which its candidates are weighed."""
     if spec.attribution.score is not Score.BENEFIT_DAMAGE:
         return
     protects = spec.protect is not None and spec.protect.abilities

@@ -1,4 +1,4 @@
-"""The shape of a model, from its config.json: how many weights of what kind it has."""
+"""The shape of a model, from its config.json: the number of weights of each kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from excise.names import ComputeDtype
 DTYPE_BYTES = {ComputeDtype.FLOAT32: 4, ComputeDtype.BFLOAT16: 2}
 
 MOST = 2**31
-"""Largest count that is taken for one."""
+"""Largest number that is accepted as a count."""
 
 _NAMES = {
     "layers": ("num_hidden_layers", "n_layer"),
@@ -20,7 +20,7 @@ _NAMES = {
     "heads": ("num_attention_heads", "n_head"),
     "vocabulary": ("vocab_size",),
 }
-"""How the supported architectures call the same thing."""
+"""Names of the same value in the supported architectures."""
 
 _LLAMA_LIKE = frozenset(
     {
@@ -35,19 +35,19 @@ _LLAMA_LIKE = frozenset(
     }
 )
 """Architectures whose MLP has three matrices (gate, up, down) and whose query heads may share keys
-and values; the others' MLPs have two, and every head its own."""
+and values. In all others, MLPs have two matrices and every head has its own keys and values."""
 
 _TIED_UNLESS_SAID = frozenset({"Gemma3ForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM"})
-"""Architectures that share embedding and head where their config.json does not say."""
+"""Architectures that share embedding and head unless their config.json says otherwise."""
 
 
 class ShapeError(ValueError):
-    """The config.json does not say how large the model is; the message names the remedy."""
+    """The config.json does not state the size of the model; the message gives the remedy."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers that decide what a model costs."""
+    """The numbers that determine what a model costs."""
 
     layers: int
     hidden: int
@@ -57,13 +57,13 @@ class ModelShape:
     head_dim: int
     vocabulary: int
     experts: int
-    """Experts of a layer; 1 where there is one MLP."""
+    """Number of experts per layer; 1 if there is a single MLP."""
     active_experts: int
-    """Experts that a token goes through."""
+    """Number of experts that a token passes through."""
     mlp_matrices: int
     """3 with a gate, 2 without."""
     is_tied: bool
-    """Whether embedding and head are one matrix."""
+    """Whether embedding and head are the same matrix."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
@@ -103,17 +103,17 @@ class ModelShape:
 
     @property
     def linear_weights(self) -> int:
-        """Single weights that can be pruned: all matrices inside the layers."""
+        """Number of single weights that can be pruned: all matrices inside the layers."""
         return self.layers * (self.attention_weights + self.experts * self.expert_weights)
 
     @property
     def parameters(self) -> int:
-        """All weights; biases and norms, under one in a thousand, are left out."""
+        """Number of weights, without biases and norms, which are less than one in a thousand."""
         return self.linear_weights + self.vocabulary * self.hidden * (1 if self.is_tied else 2)
 
     @property
     def active_weights(self) -> int:
-        """Weights that a token is multiplied by, the head's left out."""
+        """Number of weights by which a token is multiplied, without the head's."""
         return self.layers * (self.attention_weights + self.active_experts * self.expert_weights)
 
     @property
@@ -131,12 +131,12 @@ class ModelShape:
         return self.parameters * DTYPE_BYTES[dtype]
 
     def count_cache_bytes(self, tokens: int, dtype: ComputeDtype) -> int:
-        """Return the bytes of keys and values of so many tokens."""
+        """Return the bytes of the keys and values of this many tokens."""
         return 2 * tokens * self.layers * self.kv_heads * self.head_dim * DTYPE_BYTES[dtype]
 
 
 def _read(config: Mapping[str, Any], what: str, default: int | None = None) -> int:
-    """Return a number by any of its names. Raises `ShapeError` where it has none."""
+    """Return a number by any of its names. Raises `ShapeError` if there is none."""
     found = _find(config, *_NAMES[what]) or default
     if found is None:
         raise ShapeError(
@@ -146,6 +146,6 @@ def _read(config: Mapping[str, Any], what: str, default: int | None = None) -> i
 
 
 def _find(config: Mapping[str, Any], *names: str) -> int | None:
-    """Return the first of these fields that holds a count; None where none does."""
+    """Return the first of these fields that holds a count, or None."""
     values = (config.get(name) for name in names)
     return next((own for own in values if type(own) is int and 0 < own <= MOST), None)

@@ -129,7 +129,7 @@ def _check_files(folder: Path, roots: Collection[Path]) -> list[Path]:
             continue
         if not _is_regular(path):
             raise CheckpointFolderError(
-                f"{_show(path)} is no regular file. Delete it, or put the file itself there."
+                f"{_show(path)} is not a regular file. Delete it, or put the file itself there."
             )
         _refuse_adapter(path)
         files.append(path)
@@ -144,7 +144,7 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
             found.append(entry)
             if len(found) > MAX_FILES:
                 raise CheckpointFolderError(
-                    f"The folder has more than {MAX_FILES} files. Remove what is no part of it."
+                    f"The folder has more than {MAX_FILES} files. Remove what is not part of it."
                 )
     return found
 
@@ -165,11 +165,11 @@ def _refuse_escape(path: Path, roots: Collection[Path]) -> None:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):
         raise CheckpointFolderError(
-            f"{_show(path)} is a link to nothing. Put the file itself there, or delete it."
+            f"{_show(path)} is a broken link. Put the file itself there, or delete it."
         ) from None
     if not is_inside(target, roots):
         raise CheckpointFolderError(
-            f"{_show(path)} is a link that leads out of the folder. Put the file itself there."
+            f"{_show(path)} is a link that points outside the folder. Put the file itself there."
         )
 
 
@@ -204,7 +204,7 @@ def _choose_weights(folder: Path, names: Collection[str]) -> tuple[Path, ...]:
         )
     if missing := [name for name in chosen if name not in names]:
         raise CheckpointFolderError(
-            f"{missing[0][:_MAX_SHOWN_CHARACTERS]!r} is missing or no regular file. "
+            f"{missing[0][:_MAX_SHOWN_CHARACTERS]!r} is missing or not a regular file. "
             "Copy every file of the checkpoint."
         )
     return tuple(folder / name for name in chosen)
@@ -221,7 +221,9 @@ def _read_index(folder: Path, names: Collection[str]) -> list[str]:
     """Return the names of the files in the index, sorted. Raises `CheckpointFolderError`."""
     path = folder / INDEX_NAME
     if INDEX_NAME not in names:
-        raise CheckpointFolderError(f"{INDEX_NAME} is no regular file. Save the checkpoint again.")
+        raise CheckpointFolderError(
+            f"{INDEX_NAME} is not a regular file. Save the checkpoint again."
+        )
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise CheckpointFolderError(
             f"{INDEX_NAME} is over {MAX_INDEX_BYTES} bytes. Save the checkpoint again."

@@ -205,10 +205,11 @@ def _read_folder(folder: Path, roots: Sequence[Path]) -> CheckpointFiles:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The JSON object in the file at `path`, which must be small. Raises `ModelSourceError`."""
+    """Return the JSON object in the small file at `path`. Raises `ModelSourceError`."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelSourceError(
-            f"The checkpoint's {path.name} is over {MAX_CONFIG_BYTES} bytes. Remove what is extra."
+            f"The checkpoint's {path.name} is over {MAX_CONFIG_BYTES} bytes. "
+            "Remove unneeded fields."
         )
     try:
         config = load_json(path.read_bytes())
@@ -228,7 +229,7 @@ def _refuse_custom_code(configs: Mapping[str, dict[str, Any]]) -> None:
     for name, content in configs.items():
         if content.get("auto_map"):
             raise ModelSourceError(
-                f"The checkpoint's {name} has an auto_map: it wants to run its own code, and "
+                f"The checkpoint's {name} has an auto_map: it asks to run its own code, which "
                 "Excise never does. Use a checkpoint whose architecture is part of transformers."
             )
 
@@ -237,8 +238,8 @@ def _refuse_named_weights(config: Mapping[str, Any]) -> None:
     """Raise for a config that makes transformers load other weights than other programs do."""
     if config.get("transformers_weights") is not None:
         raise ModelSourceError(
-            "The checkpoint's config.json names its weights itself (transformers_weights), which "
-            "other programs do not look at. Remove the field, and save the weights as "
+            "The checkpoint's config.json names its own weight files (transformers_weights), "
+            "which other programs ignore. Remove the field, and save the weights as "
             "model.safetensors or with an index."
         )
 

@@ -155,7 +155,7 @@ def _parse_messages(value: object, number: int) -> tuple[Message, ...]:
     rows = value if isinstance(value, list) else []
     if not 1 <= len(rows) <= MAX_MESSAGES:
         raise _invalid(
-            f"'messages' on line {number} is no list of 1 to {MAX_MESSAGES} messages. Write "
+            f"'messages' on line {number} is not a list of 1 to {MAX_MESSAGES} messages. Write "
             '{"messages": [{"role": "user", "content": "..."}]}.'
         )
     messages = tuple(_parse_message(row, number) for row in rows)

@@ -69,8 +69,8 @@ def check_expression(expression: Expression) -> None:
         (found,) = find_matches(expression, [""])
     except SearchError as error:
         raise PatternError(
-            f"takes more than {error.what} to search an empty text. Take out calls of itself, such "
-            "as (?R), and repetitions inside repetitions, such as (a+)+."
+            f"takes more than {error.what} to search an empty text. Remove recursive calls, such "
+            "as (?R), and nested repetitions, such as (a+)+."
         ) from None
     if found:
         raise PatternError(
@@ -92,11 +92,11 @@ def find_matches(
         raise PatternError(f"is longer than {MAX_PATTERN_CHARACTERS} characters. Shorten it.")
     compiled, *found = _run_child(expression, texts, search_seconds)
     if isinstance(compiled, str):
-        raise PatternError(f"is no regular expression: {compiled}. Correct it.")
+        raise PatternError(f"is not a regular expression: {compiled}. Correct it.")
     if compiled is None:
         raise PatternError(
             f"takes more than {_MEMORY} or {MAX_COMPILE_SECONDS:g} s to compile. Lower the counts "
-            "in braces, and take out repetitions inside repetitions, such as (a+)+."
+            "in braces, and remove nested repetitions, such as (a+)+."
         )
     answers = [answer for answer in found if isinstance(answer, list)]
     if len(answers) < len(texts):
@@ -133,7 +133,7 @@ def _run_child(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise BusyError(f"a search was not done within {patience:.0f} s") from None
+        raise BusyError(f"a search did not finish within {patience:.0f} s") from None
     if done.returncode > 0:  # an exception in the child, never due to the expression
         raise RuntimeError(f"the child that searches failed: {done.stderr.decode()[-500:]}")
     return [json.loads(line) for line in done.stdout.splitlines()] or [None]

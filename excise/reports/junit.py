@@ -11,7 +11,10 @@ from excise.reports.wording import describe_gate
 
 
 def render_junit(gates: Sequence[GateResult], suite_name: str, notes: Sequence[str] = ()) -> bytes:
-    """The gates as one suite: a test case a gate, unmeasured ones as errors; `notes` as output."""
+    """Return the gates as one suite, a test case per gate; unmeasured ones are errors.
+
+    `notes` become the suite's output.
+    """
     errors = [gate for gate in gates if gate.value is None]
     failures = [gate for gate in gates if gate.value is not None and not gate.passed]
     suite = ElementTree.Element(

@@ -32,7 +32,7 @@ def read_report(content: bytes) -> Report:
     except (ValueError, RecursionError):
         raise ReportError("This is not a report: it is not JSON.") from None
     if not isinstance(document, dict):
-        raise ReportError("This is not a report: it is no JSON object.")
+        raise ReportError("This is not a report: it is not a JSON object.")
     schema = _find_schema(document)
     _check_version(document, schema)
     try:

@@ -63,7 +63,7 @@ def _check_names(sets: list[ProtectedSetSpec]) -> list[ProtectedSetSpec]:
         raise ValueError("names a set twice. Give each its own name.")
     if taken := names & set(BudgetLimit):
         raise ValueError(
-            f"has the name {min(taken)}, which a limit of the budget has. Use another."
+            f"has the name {min(taken)}, which is also a limit of the budget. Use another name."
         )
     return sets
 

@@ -22,11 +22,11 @@ _MAX_ID = 2**63 - 1
 def list_audit(
     context: Context,
     admin: Admin,
-    after: Annotated[int, Query(ge=0, le=_MAX_ID, description="The last id that is known")] = 0,
+    after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only entries after this id")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many to list")] = 100,
     action: Annotated[Action | None, Query(description="Only changes of this kind")] = None,
 ) -> AuditList:
-    """One page of the tenant's audit log, oldest first."""
+    """List one page of the tenant's audit log, oldest first."""
     page, has_more = operations.list_entries(
         context.database, admin.tenant_id, after=after, limit=limit, action=action
     )

@@ -95,7 +95,7 @@ def _view_version(name: str, version: ModelVersion | None, kind: ModelKind) -> M
 
 
 def _view_base(name: str, is_up: bool) -> ModelView:
-    problem = None if is_up else "Its server is away at the moment."
+    problem = None if is_up else "Its server is unavailable at the moment."
     return ModelView(
         id=name, created=0, owned_by=OWNER, kind=ModelKind.BASE, usable=is_up, problem=problem
     )

@@ -1,4 +1,4 @@
-"""`excise audit`: the audit log, exported from the database itself."""
+"""`excise audit`: exports the audit log directly from the database."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ def export_audit(
     tenant: Annotated[
         str | None, typer.Option("--tenant", help="Only this tenant's; all by default.")
     ] = None,
-    after: Annotated[
-        int, typer.Option("--after", min=0, help="The last id that is known already.")
-    ] = 0,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only entries after this id.")] = 0,
     since: Annotated[
         datetime | None, typer.Option("--since", help="Only from this time on (UTC).")
     ] = None,
 ) -> None:
-    """Print the audit log, one JSON object a line, oldest first."""
+    """Print the audit log, one JSON object per line, oldest first."""
     with open_database() as database:
         tenant_id = None
         if tenant is not None:

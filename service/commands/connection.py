@@ -1,4 +1,4 @@
-"""The home and the database of the commands, from the environment."""
+"""Where the commands find the home and the database, from the environment."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from service.embedded import read_running_stack
 
 
 def find_home() -> Path:
-    """The embedded stack's folder: EXCISE_HOME, or .excise in the current folder."""
+    """Return the embedded stack's folder: EXCISE_HOME, or .excise in the current folder."""
     return Path(os.environ.get("EXCISE_HOME") or ".excise").expanduser().absolute()
 
 
 def find_database_url() -> str:
-    """EXCISE_DATABASE_URL, or the database of the embedded stack that runs in the home."""
+    """Return EXCISE_DATABASE_URL, or the database URL of the embedded stack running in the home.
+
+    Raises `CommandError` if there is neither.
+    """
     if configured := os.environ.get("EXCISE_DATABASE_URL"):
         return configured
     if (running := read_running_stack(find_home())) is not None:
@@ -34,7 +37,7 @@ def find_database_url() -> str:
 
 @contextmanager
 def open_database() -> Iterator[Database]:
-    """Open the database, for commands that work on it directly."""
+    """Open the database for commands that use it directly. Raises `CommandError`."""
     try:
         database = Database(find_database_url(), pool_size=1, max_overflow=0)
         try:
@@ -45,6 +48,6 @@ def open_database() -> Iterator[Database]:
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise CommandError(
-            f"The database does not do what it should: {reason}. "
+            f"The database reports an error: {reason}. "
             "Is it running, and migrated (excise migrate)?"
         ) from None

@@ -32,7 +32,7 @@ from service.keys.operations import create_tenant_key
 MODEL = "smollm2-135m-instruct"
 FILES = tuple(JobFile)
 
-_PROGRESS_BAR = re.compile(r"\d+%\|")  # tqdm's: made for terminals, a flood in a log
+_PROGRESS_BAR = re.compile(r"\d+%\|")  # tqdm's progress bars, which suit terminals but flood a log
 _FETCH_SECONDS = 1800.0
 _PATIENCE_SECONDS = 120.0
 _CANCEL_SECONDS = 3.0
@@ -46,31 +46,31 @@ _REDUCED_PERPLEXITY = {"context": 128, "sequences": 6}
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the demo works with."""
+    """Settings of the demo."""
 
     home: Path
     output: Path
     is_reduced: bool = False
     data: Path | None = None
-    """Where `wikitext2_test.txt` may be; by default `../shared/data` beside a checkout."""
+    """Folder that may hold `wikitext2_test.txt`; by default `../shared/data` beside a checkout."""
     examples: Path = EXAMPLES
     model: str = MODEL
 
 
 @dataclass(frozen=True)
 class DemoInputs:
-    """The job spec without prompt-set ids, and the prompts themselves."""
+    """The job spec without prompt-set ids, and the files with the prompts."""
 
     spec: dict[str, Any]
     undesired: Path
     reference: Path
     more_reference: Path | None
-    """WikiText-2 valid, where the data folder has it: the perplexity is then measured on test."""
+    """WikiText-2 valid, if the data folder has it; perplexity is then measured on test."""
     perplexity: Path
 
 
 def run_demo(options: DemoOptions) -> ExitCode:
-    """Run the demo; how it ended. Raises the errors of its parts."""
+    """Run the demo; return the exit code. Raises the errors of its parts."""
     console = build_console()
     started = time.monotonic()
     inputs = find_inputs(options)
@@ -92,7 +92,7 @@ def run_demo(options: DemoOptions) -> ExitCode:
 
 
 def find_inputs(options: DemoOptions) -> DemoInputs:
-    """The example files. Raises `CommandError` if one is missing."""
+    """Return the example files. Raises `CommandError` if one is missing."""
     corpus, more = find_corpora(options.data)
     inputs = DemoInputs(
         spec=load_spec(options.examples / "repetition.job.json"),
@@ -108,9 +108,9 @@ def find_inputs(options: DemoOptions) -> DemoInputs:
 
 
 def find_corpora(data: Path | None) -> tuple[Path | None, Path | None]:
-    """WikiText-2 test, and valid beside it, where the data folder has them.
+    """Return WikiText-2 test, and valid from the same folder; None for what is missing.
 
-    Without a folder given, that is the one beside the checkout, if this is a checkout.
+    The default folder is the one beside the checkout, if this is a checkout.
     """
     checkout = find_checkout()
     folder = data or (checkout and checkout.parent / "shared" / "data")
@@ -123,7 +123,7 @@ def find_corpora(data: Path | None) -> tuple[Path | None, Path | None]:
 def build_spec(
     inputs: DemoInputs, options: DemoOptions, undesired: str, reference: str, perplexity: str
 ) -> dict[str, Any]:
-    """The job to submit: the example's, with the ids of the prompt sets filled in."""
+    """Return the job to submit: the example's spec with the ids of the prompt sets filled in."""
     spec = json.loads(json.dumps(inputs.spec))
     try:
         spec.setdefault("kind", "correction")
@@ -138,12 +138,12 @@ def build_spec(
             spec["protect"] = None
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         path = options.examples / "repetition.job.json"
-        raise CommandError(f"{path} is no correction job: {error!r}.") from None
+        raise CommandError(f"{path} is not a correction job: {error!r}.") from None
     return dict(spec)
 
 
 def read_prompts(path: Path, limit: int | None) -> bytes:
-    """The file's content, or its first `limit` non-blank lines."""
+    """Return the file's content, or its first `limit` non-blank lines. Raises `CommandError`."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -155,9 +155,10 @@ def read_prompts(path: Path, limit: int | None) -> bytes:
 
 
 def read_reference(inputs: DemoInputs, limit: int | None) -> bytes:
-    """The reference texts: the example's, in turn with WikiText's paragraphs where there are any.
+    """Return the example's reference texts, alternating with WikiText's paragraphs if available.
 
-    Text that must keep working should look like the text it is measured on.
+    The reference text, which the correction must preserve, should resemble the text on which damage
+    is measured.
     """
     own = read_prompts(inputs.reference, limit)
     if inputs.more_reference is None:
@@ -173,7 +174,7 @@ def read_reference(inputs: DemoInputs, limit: int | None) -> bytes:
 
 
 def fetch_model(stack: EmbeddedStack, model: str, say: Callable[[str], None]) -> None:
-    """Convert the bundled model unless that was done before. Raises `StackError`."""
+    """Convert the bundled model unless that has been done. Raises `StackError`."""
     say(f"fetching {model} (converted once, kept in {stack.home / 'models'})")
     arguments = [sys.executable, "-P", "-m", "workers.commands.app", "models", "fetch", model]
 
@@ -185,7 +186,7 @@ def fetch_model(stack: EmbeddedStack, model: str, say: Callable[[str], None]) ->
 
 
 def create_throwaway_key(database_url: str) -> str:
-    """A key for this run alone, known to nobody else and written nowhere."""
+    """Return a new key for this run only; it is never stored outside the database."""
     database = Database(database_url, pool_size=1, max_overflow=0)
     try:
         with database.transaction() as session:
@@ -196,12 +197,12 @@ def create_throwaway_key(database_url: str) -> str:
 
 
 def check_files(job: JobView, report: JobReport, folder: Path) -> None:
-    """Raise `CommandError` unless the downloaded files and the job tell the same story."""
+    """Raise `CommandError` unless the downloaded files are complete and agree with the job."""
     expected = set(JobFile)
     if job.verdict is not Verdict.PASSED:
         expected.remove(JobFile.PATCH)
     if missing := sorted(name for name in expected if not (folder / name).is_file()):
-        raise CommandError(f"The job gave no {', '.join(missing)}.")
+        raise CommandError(f"The job produced no {', '.join(missing)}.")
     if report.verdict != job.verdict:
         raise CommandError(
             f"report.json says {report.verdict}, but the job's verdict is {job.verdict}."
@@ -231,7 +232,7 @@ def submit_demo_job(client: Client, inputs: DemoInputs, options: DemoOptions) ->
 
 
 def follow_demo_job(client: Client, job: JobView, console: Console, started: float) -> JobView:
-    """Follow the job to its end; interrupted, cancel it before everything is stopped."""
+    """Follow the job to its end; if interrupted, cancel it before everything is stopped."""
     try:
         return follow_job(client, job, console, started=started)
     except KeyboardInterrupt:
@@ -242,7 +243,7 @@ def follow_demo_job(client: Client, job: JobView, console: Console, started: flo
 
 
 def _cancel(client: Client, job: JobView) -> None:
-    """Cancel the job and give it a moment to notice."""
+    """Cancel the job and wait a moment for it to stop."""
     client.patience_seconds = 0
     client.cancel_job(job.id)
     deadline = time.monotonic() + _CANCEL_SECONDS
@@ -251,20 +252,20 @@ def _cancel(client: Client, job: JobView) -> None:
 
 
 def _conclude(client: Client, job: JobView, options: DemoOptions, console: Console) -> ExitCode:
-    """Fetch the files, show the result, and say how it ended."""
+    """Download the files, show the result, and return the exit code."""
     code = exit_code_of(job)
     if code is ExitCode.ERROR:
         raise CommandError(f"{explain_end(job)} Logs: {options.home / 'logs'}")
-    for name in FILES:  # none of an earlier run may be taken for one of this run
+    for name in FILES:  # so that no file of an earlier run is mistaken for one of this run
         (options.output / name).unlink(missing_ok=True)
     for artifact in job.artifacts:
         if artifact.name in FILES:
             client.download_artifact(job.id, artifact, options.output)
     if not (options.output / JobFile.REPORT).is_file():
-        raise CommandError("The job gave no report.json.")
+        raise CommandError("The job produced no report.json.")
     report = read_report((options.output / JobFile.REPORT).read_bytes())
     if not isinstance(report, JobReport):
-        raise CommandError("The job's report.json is none of a job.")
+        raise CommandError("The job's report.json is not a job's report.")
     check_files(job, report, options.output)
     print_report(report, console)
     console.print()

@@ -1,4 +1,4 @@
-"""`excise keys`: API keys, made and revoked in the database itself."""
+"""`excise keys`: creates and revokes API keys directly in the database."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from service.errors import ExciseError
 from service.keys import operations, repository
 from service.models import ApiKey, Tenant
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
-TenantOption = Annotated[str, typer.Option("--tenant", help="Whose key it is.")]
+TenantOption = Annotated[str, typer.Option("--tenant", help="The tenant that owns the key.")]
 
 
 @app.command("create")
@@ -27,9 +27,9 @@ def create_key(
     scope: Annotated[
         list[KeyScope] | None, typer.Option(help="May be given several times.")
     ] = None,
-    name: Annotated[str, typer.Option(help="What to call the key.")] = "cli",
+    name: Annotated[str, typer.Option(help="Name of the key.")] = "cli",
 ) -> None:
-    """Make a key and print it, this once, on standard output."""
+    """Create a key and print it on standard output; it cannot be shown again."""
     scopes = [chosen.value for chosen in scope or [KeyScope.SUBMIT]]
     with open_database() as database, database.transaction() as session:
         secret = operations.create_tenant_key(session, tenant, name, scopes)
@@ -38,7 +38,7 @@ def create_key(
 
 @app.command("list")
 def list_keys(tenant: TenantOption = "default", as_json: JsonOption = False) -> None:
-    """Show a tenant's keys, newest first; the keys themselves are not stored."""
+    """List a tenant's keys, newest first; the keys themselves are not stored."""
     with open_database() as database, database.transaction() as session:
         tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant))
         keys = repository.list_keys(session, tenant_id) if tenant_id is not None else []
@@ -57,7 +57,7 @@ def revoke_key(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
     tenant: TenantOption = "default",
 ) -> None:
-    """Make a key useless at once."""
+    """Revoke a key, with immediate effect."""
     with open_database() as database, database.transaction() as session:
         tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant))
         if tenant_id is None:
@@ -70,7 +70,7 @@ def revoke_key(
 
 
 def _describe_key(key: ApiKey) -> dict[str, str | list[str] | None]:
-    """What may be shown of a key."""
+    """Return the facts about a key that may be shown."""
     return {
         "id": key.id,
         "name": key.name,
@@ -82,5 +82,5 @@ def _describe_key(key: ApiKey) -> dict[str, str | list[str] | None]:
 
 
 def _join(value: str | list[str] | None) -> str:
-    """A table cell's text."""
+    """Return the text of a table cell."""
     return ", ".join(value) if isinstance(value, list) else value or "-"

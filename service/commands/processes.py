@@ -22,35 +22,33 @@ def api(
     host: Annotated[str, typer.Option(help="Address the API listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port it listens on.")] = 8100,
     grace_seconds: Annotated[
-        int, typer.Option(min=0, help="How long open requests may take once it is told to stop.")
+        int, typer.Option(min=0, help="Seconds for open requests after it is told to stop.")
     ] = 20,
 ) -> None:
-    """Run one API process over the servers that EXCISE_DATABASE_URL and EXCISE_BROKER_URL name.
+    """Run one API process, using the servers in EXCISE_DATABASE_URL and EXCISE_BROKER_URL.
 
-    It waits for a database that is not there yet, or not yet migrated (`excise migrate`).
+    It waits while the database is unreachable or not yet migrated (`excise migrate`).
     """
     wait_for_schema(find_database_url())
     _become(build_api_arguments(host, port, grace_seconds=grace_seconds))
 
 
 def worker(
-    name: Annotated[
-        str, typer.Option(help="Its name, its own among the workers of this host.")
-    ] = "excise",
+    name: Annotated[str, typer.Option(help="The worker's name, unique on this host.")] = "excise",
 ) -> None:
-    """Run one worker over the servers that EXCISE_DATABASE_URL and EXCISE_BROKER_URL name.
+    """Run one worker, using the servers in EXCISE_DATABASE_URL and EXCISE_BROKER_URL.
 
-    It waits for a database that is not there yet, or not yet migrated (`excise migrate`). Told
-    to stop, it gives its job back, and another worker goes on after the last finished stage.
+    It waits while the database is unreachable or not yet migrated (`excise migrate`). When told to
+    stop, it gives its job back, and another worker continues after the last finished stage.
     """
     wait_for_schema(find_database_url())
     _become(build_worker_arguments(name))
 
 
 def wait_for_schema(url: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return once the database answers and this release can work on its schema.
+    """Return once the database answers and its schema suits this release.
 
-    What is waited for is printed whenever it changes.
+    The reason for waiting is printed whenever it changes.
     """
     database, said = Database(url, pool_size=1, max_overflow=0), ""
     try:
@@ -64,7 +62,7 @@ def wait_for_schema(url: str, *, sleep: Callable[[float], None] = time.sleep) ->
 
 
 def _find_missing(database: Database) -> str | None:
-    """Why nothing can start yet, in words."""
+    """Return why nothing can start yet, in words, or None."""
     try:
         with database.engine.connect() as connection:
             return find_outdated(connection)

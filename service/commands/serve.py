@@ -62,18 +62,18 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class Snippets:
-    """Two ways to call the gateway, as a user would type them, without proxies seeing the key."""
+    """Two ways to call the gateway, as a user would type them, that keep the key from proxies."""
 
     url: str
     base: str
     alias: str
     prompt: str
     environment: dict[str, str] = field(repr=False)
-    """Holds the key, which is on no command line."""
+    """Environment of the snippets; it holds the key, which appears on no command line."""
 
     @property
     def curl(self) -> str:
-        """A command for a shell."""
+        """A shell command."""
         body = {
             "model": self.alias,
             "prompt": self.prompt,
@@ -88,7 +88,7 @@ class Snippets:
 
     @property
     def python(self) -> str:
-        """A script for the official client; it prints one JSON object a model."""
+        """A script that uses the official client and prints one JSON object per model."""
         return (
             "import json, os\n"
             "from openai import DefaultHttpxClient, OpenAI\n\n"
@@ -106,14 +106,14 @@ class Snippets:
 
 
 def run_serve(options: ServeOptions) -> ExitCode:
-    """Serve until interrupted, or until the snippets have run; how it ended."""
+    """Serve until interrupted, or until the snippets have run; return the exit code."""
     console, started = build_console(), time.monotonic()
 
     def say(line: str) -> None:
         console.print(Text(f"[{format_seconds(time.monotonic() - started)}] {clean(line)}"))
 
     demo = options.demo
-    find_vllm(os.environ)  # before anything takes long
+    find_vllm(os.environ)  # before anything slow
     check_snippet_client()
     inputs = find_inputs(demo)
     say(f"Excise serve, home {demo.home}")
@@ -145,13 +145,13 @@ def check_snippet_client() -> None:
     """Raise `CommandError` unless the client that one of the snippets uses is installed."""
     if importlib.util.find_spec("openai") is None:
         raise CommandError(
-            "`excise serve` asks with the openai client, too, which is not installed. "
+            "`excise serve` also uses the openai client, which is not installed. "
             "Run: pip install openai"
         )
 
 
 def fetch_model_files(home: Path, model: str, say: Say) -> None:
-    """Convert the bundled model unless that was done before; vLLM needs its files to start."""
+    """Convert the bundled model unless that has been done; vLLM needs its files to start."""
     if (home / "models" / model / "config.json").is_file():
         return
     say(f"converting {model} (once, kept in {home / 'models'})")
@@ -174,7 +174,7 @@ def fetch_model_files(home: Path, model: str, say: Say) -> None:
 
 
 def create_key(database_url: str) -> str:
-    """A key of the demo's tenant for this run alone, written nowhere."""
+    """Return a new key of the demo's tenant for this run only; it is never stored in a file."""
     database = Database(database_url, pool_size=1, max_overflow=0)
     try:
         with database.transaction() as session:
@@ -184,7 +184,7 @@ def create_key(database_url: str) -> str:
 
 
 def find_corrected_job(client: Client, model: str) -> JobView | None:
-    """The demo's latest correction that passed, if there is one here."""
+    """Return the demo's latest correction that passed, or None."""
     after = None
     while True:
         page = client.list_jobs(after=after, limit=100)
@@ -197,9 +197,9 @@ def find_corrected_job(client: Client, model: str) -> JobView | None:
 
 
 def publish(client: Client, job: JobView, say: Say) -> VersionView:
-    """The job's version, live and under the alias. Raises `CommandError` if it does not get there.
+    """Return the job's version once it is live and the alias points to it. Raises `CommandError`.
 
-    What an earlier run published is brought up again instead of being published twice.
+    A version published by an earlier run is brought up again, not published twice.
     """
     pointed_at = client.find_alias_target(ALIAS)
     version = client.publish(job.id, alias=None if pointed_at is not None else ALIAS)
@@ -230,7 +230,7 @@ def choose_prompt(client: Client, job: JobView) -> str:
     samples = [sample for sample in given if sample.split is Split.HELD_OUT] or given
     if not samples:
         raise CommandError("The job's report has no samples to ask about.")
-    return samples[0].prompt  # a report begins with the largest improvements
+    return samples[0].prompt  # a report lists the largest improvements first
 
 
 def show(snippets: Snippets, console: Console) -> None:
@@ -249,7 +249,7 @@ def show(snippets: Snippets, console: Console) -> None:
 def describe_next_steps(stack: EmbeddedStack) -> str:
     """Return what a user types in another terminal to continue."""
     return (
-        "\nIt goes on answering. In another terminal:\n"
+        "\nIt continues to answer. In another terminal:\n"
         f"  export EXCISE_HOME={stack.home} EXCISE_URL={stack.url}\n"
         f"  export EXCISE_API_KEY=$(excise keys create --tenant {TENANT} --scope infer)\n"
         f"Logs: {stack.home / 'logs'}. Ctrl-C stops everything."
@@ -263,7 +263,7 @@ def _correct(
     console: Console,
     started: float,
 ) -> JobView:
-    """The demo's job, run to its end."""
+    """Run the demo's job to its end and return it."""
     job = submit_demo_job(client, inputs, demo)
     console.print(Text(f"no correction here yet; submitted {job.id}, as `excise demo` does"))
     job = follow_demo_job(client, job, console, started)
@@ -273,7 +273,7 @@ def _correct(
 
 
 def _run(arguments: list[str], snippets: Snippets, what: str) -> str:
-    """What a snippet prints. Raises `CommandError` if it fails."""
+    """Return what a snippet prints. Raises `CommandError` if it fails."""
     try:
         done = subprocess.run(
             arguments,
@@ -292,7 +292,7 @@ def _run(arguments: list[str], snippets: Snippets, what: str) -> str:
 
 
 def _read_text(answer: str) -> str:
-    """The continuation in a completion, or the whole answer where there is none."""
+    """Return the text of a completion. Raises `CommandError` with the answer if it has none."""
     try:
         return str(json.loads(answer)["choices"][0]["text"])
     except (ValueError, KeyError, IndexError, TypeError):

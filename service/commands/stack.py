@@ -1,4 +1,4 @@
-"""`excise up`, `demo`, `serve`, `migrate`: running Excise itself."""
+"""`excise up`, `demo`, `serve`, `migrate`: run Excise itself."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def up(
 ) -> None:
     """Run the whole service here, in the foreground, until Ctrl-C.
 
-    Data and logs are kept in EXCISE_HOME (.excise by default). EXCISE_DATABASE_URL and
-    EXCISE_BROKER_URL, where set, name servers to use instead of the embedded ones.
+    Data and logs are kept in EXCISE_HOME (.excise by default). If EXCISE_DATABASE_URL and
+    EXCISE_BROKER_URL are set, they name servers to use instead of the embedded ones.
     """
     treat_termination_as_interrupt()
     stack = EmbeddedStack(
@@ -59,7 +59,7 @@ def up(
         with stack:
             print_line(
                 f"\nExcise answers at {stack.url} (API page: {stack.url}/docs)\n"
-                "In another terminal, make a key and tell the client:\n"
+                "In another terminal, create a key and configure the client:\n"
                 f"  export EXCISE_HOME={stack.home} EXCISE_URL={stack.url}\n"
                 f"  export EXCISE_API_KEY=$({find_program()} keys create)\n"
                 f"Logs: {stack.home / 'logs'}. Ctrl-C stops everything."
@@ -94,7 +94,7 @@ def serve(
         bool, typer.Option(help="Stop once base and correction have answered.")
     ] = False,
 ) -> None:
-    """Publish the demo's correction to vLLM and ask it and its base the same, side by side."""
+    """Publish the demo's correction to vLLM, and ask it and its base the same, side by side."""
     treat_termination_as_interrupt()
     data = os.environ.get("EXCISE_DATA")
     demo_options = DemoOptions(home=find_home(), output=output, data=Path(data) if data else None)
@@ -105,7 +105,7 @@ def serve(
 
 
 def migrate() -> None:
-    """Bring the database to the newest schema."""
+    """Migrate the database to the newest schema."""
     try:
         upgrade_to_head(find_database_url())
     except SQLAlchemyError as error:
@@ -115,17 +115,17 @@ def migrate() -> None:
 
 
 def find_program() -> str:
-    """What to type for `excise` in another terminal."""
+    """Return what to type for `excise` in another terminal."""
     beside = Path(sys.executable).with_name("excise")
     return "excise" if shutil.which("excise") or not beside.exists() else str(beside)
 
 
 def treat_termination_as_interrupt() -> None:
-    """Make SIGTERM and a closed terminal end the command the way Ctrl-C does."""
+    """Make SIGTERM and a closed terminal end the command as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)  # also where a shell started us with it ignored
+    signal.signal(signal.SIGINT, interrupt)  # even if the shell started us with it ignored
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)

@@ -1,4 +1,4 @@
-"""`excise tenants`: who has what, how much each may have, and their end, in the database itself."""
+"""`excise tenants`: tenants' usage, quotas and deletion, directly in the database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NameArgument = Annotated[str, typer.Argument(help="The tenant's name.")]
 
 @app.command("list")
 def list_tenants(as_json: JsonOption = False) -> None:
-    """Show every tenant, what it has, and quotas of its own."""
+    """List all tenants with their usage and their own quotas."""
     with open_database() as database, database.transaction() as session:
         rows = [
             {
@@ -51,10 +51,10 @@ def set_quota(
     name: NameArgument,
     changes: Annotated[
         list[str],
-        typer.Argument(help="NAME=NUMBER, or NAME=default for what the settings say."),
+        typer.Argument(help="NAME=NUMBER, or NAME=default for the value in the settings."),
     ],
 ) -> None:
-    """Give a tenant quotas of its own."""
+    """Set a tenant's own quotas."""
     wanted = dict(_parse_change(change) for change in changes)
     with open_database() as database, database.transaction() as session:
         operations.set_quotas(session, _find(session, name), wanted)
@@ -64,7 +64,7 @@ def set_quota(
 @app.command("delete")
 def delete_tenant(
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Really: nothing of it can be restored.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm: nothing of it can be restored.")],
 ) -> None:
     """Delete a tenant with its keys, prompt sets, jobs, versions and files."""
     if not yes:
@@ -83,7 +83,7 @@ def delete_tenant(
 
 
 def _find(session: Session, name: str) -> Tenant:
-    """The tenant of this name. Raises `CommandError`."""
+    """Return the tenant with this name. Raises `CommandError`."""
     found = repository.find_by_name(session, name)
     if found is None:
         raise CommandError(f"There is no tenant {name!r}. See `excise tenants list`.")
@@ -91,7 +91,7 @@ def _find(session: Session, name: str) -> Tenant:
 
 
 def _parse_change(change: str) -> tuple[str, int | None]:
-    """A quota's name and number. Raises `CommandError`."""
+    """Return a quota's name and number. Raises `CommandError`."""
     name, _, number = change.partition("=")
     if name not in Quotas.model_fields:
         known = ", ".join(Quotas.model_fields)
@@ -105,6 +105,6 @@ def _parse_change(change: str) -> tuple[str, int | None]:
 
 
 def _join(values: object) -> str:
-    """A table cell's text."""
+    """Return the text of a table cell."""
     assert isinstance(values, dict)
     return ", ".join(f"{name} {value:,}" for name, value in values.items()) or "-"

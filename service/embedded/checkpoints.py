@@ -1,7 +1,7 @@
 """A vLLM server of whole checkpoints in the embedded stack, one version at a time.
 
-It is started for one version, under the version's name and on files of the version's hash, and
-ended with it: whatever answers to that name can be nothing else, restarts included.
+It is started for a single version, with the version's name and files, and is stopped with it. So
+nothing but this version can ever answer to that name, even after restarts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from service.serving.repository import list_wanted
 
 GIBIBYTE = 2**30
 
-_OVERHEAD_BYTES = 2 * GIBIBYTE  # of vLLM's three processes, beside weights and cache
+_OVERHEAD_BYTES = 2 * GIBIBYTE  # of vLLM's three processes, besides weights and cache
 _MEMORY = Path("/proc/meminfo")
 _PAUSE_SECONDS = 10.0
 
@@ -110,8 +110,10 @@ class CheckpointServer:
 
 
 def estimate_bytes(folder: Path, kv_cache_gib: int) -> int:
-    """Roughly what a server of the checkpoint in a folder takes: its weights as float32 at most
-    twice what they are on disk, its cache, and vLLM itself."""
+    """Return roughly the memory that a server of the checkpoint in `folder` needs, in bytes.
+
+    It holds the weights as float32, at most twice their size on disk, its cache, and vLLM itself.
+    """
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return 2 * weights + kv_cache_gib * GIBIBYTE + _OVERHEAD_BYTES
 

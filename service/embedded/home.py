@@ -28,13 +28,13 @@ class RunningStack(BaseModel):
 
 
 def acquire_lock(home: Path) -> IO[str]:
-    """The open, locked lock file of a home. Raises `StackError` if another stack runs there.
+    """Return the open, locked lock file of a home. Raises `StackError` if another stack runs there.
 
-    The lock of a stack that was killed is held by its guardian until the last part has ended.
-    That is waited for; a stack that is alive is not.
+    If a stack was killed, its guardian holds the lock until the last part has ended. This waits for
+    the guardian, but not for a running stack.
     """
     descriptor = os.open(home / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, _PRIVATE)
-    os.fchmod(descriptor, _PRIVATE)  # an older one may be open to all
+    os.fchmod(descriptor, _PRIVATE)  # an older file may be open to all
     lock = os.fdopen(descriptor, "a+", encoding="utf-8")
     deadline = time.monotonic() + _LOCK_WAIT_SECONDS
     while True:

@@ -224,7 +224,7 @@ def _initialise(
 ) -> None:
     """Initialise new data beside `data` and rename it, so that no attempt leaves partial data."""
     if data.exists() and any(data.iterdir()):
-        raise StackError(f"{data} holds something that is no PostgreSQL data. Move it away.")
+        raise StackError(f"{data} holds something other than PostgreSQL data. Move it away.")
     fresh = data.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)

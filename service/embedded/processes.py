@@ -227,7 +227,7 @@ class Supervised:
         self._child, self._restart_at = None, now + pause
 
     def read_log_tail(self) -> str:
-        """The last lines of the present run's log."""
+        """Return the last lines of the current run's log."""
         return self._child.read_log_tail() if self._child else _read_tail(self.program.log)
 
     def ask_to_stop(self) -> None:
@@ -288,13 +288,13 @@ def _read_tail(path: Path, lines: int = 8) -> str:
 
 
 def _tail(text: str, lines: int) -> str:
-    """The last lines of a log, for a person."""
+    """Return the last lines of a log, for a person."""
     shown = "\n".join(map(describe_line, text.strip().splitlines()[-lines:]))
     return "\n".join(shown.splitlines()[-lines:])
 
 
 def _build_death_signal(number: signal.Signals) -> Callable[[], None] | None:
-    """What a new child does first on Linux: ask for `number` when the thread that made it ends.
+    """Return a function for new children on Linux: request `number` when the parent thread ends.
 
     This is the guardian's backup; it also covers the moment before the guardian knows the group.
     """

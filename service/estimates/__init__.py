@@ -1,1 +1,1 @@
-"""What jobs will take, on the workers that there are."""
+"""Estimates of what jobs need, on the available workers."""

@@ -1,4 +1,4 @@
-"""The rules of estimates: for which machines they are made, and when a job is refused by one."""
+"""The rules of estimates: for which machines they are made, and when they refuse a job."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from service.jobs.prompt_set_checks import check_prompt_sets
 from service.settings import Settings
 
 NOBODY_SAID = (
-    "No worker has said what it is, so this is for a usual machine: two cores and 24 GiB. Start a "
-    "worker, or describe one as machine."
+    "No worker has reported its machine, so this is for a usual one: two cores and 24 GiB. Start a "
+    "worker, or describe a machine in the field machine."
 )
 
 
 @dataclass(frozen=True)
 class CountedMachine:
-    """A machine, and how many workers are alive that have its like."""
+    """A machine, and the number of live workers with one of the same kind."""
 
     machine: Machine
     source: MachineSource
@@ -41,10 +41,10 @@ class CountedMachine:
 def estimate_request(
     session: Session, tenant_id: str, request: EstimateRequest, settings: Settings
 ) -> EstimateView:
-    """What a correction takes on the machine that is described, or on every live worker's.
+    """Return what a correction needs on the described machine, or on every live worker's.
 
-    Nothing is stored. Raises `InvalidRequestError` for a spec that would not be taken as a job, and
-    for a model whose size is not known here.
+    Nothing is stored. Raises `InvalidRequestError` for a spec that would not be accepted as a job,
+    and for a model whose size is not known here.
     """
     spec = request.spec
     with _within("spec"):
@@ -68,10 +68,10 @@ def estimate_request(
 def estimate_submission(
     session: Session, tenant_id: str, spec: JobSpec, folder: Path | None, settings: Settings
 ) -> JobEstimate | None:
-    """What a job takes on the tightest worker; None of what cannot be estimated before it starts.
+    """Return what a job needs on the tightest worker; None if that cannot be estimated yet.
 
-    `folder` is the checkpoint's, where it lies here. Any worker may take the job, so it must fit on
-    each that is alive. Raises `DoesNotFitError`, unless the spec insists or no worker is known.
+    `folder` is the checkpoint's, if it is on this machine. Any worker may take the job, so it must
+    fit on each live one. Raises `DoesNotFitError`, unless the spec insists or no worker is known.
     """
     shape = None if folder is None else find_shape(folder)
     if not isinstance(spec, CorrectionSpec) or shape is None:
@@ -84,7 +84,7 @@ def estimate_submission(
 
 
 def refuse_unless_it_fits(spec: CorrectionSpec, found: JobEstimate) -> None:
-    """Raise `DoesNotFitError` for a job that does not fit, unless its spec insists."""
+    """Raise `DoesNotFitError` if the job does not fit, unless its spec insists."""
     if not (found.fits or spec.insist):
         raise DoesNotFitError(explain_refusal(found))
 
@@ -92,16 +92,16 @@ def refuse_unless_it_fits(spec: CorrectionSpec, found: JobEstimate) -> None:
 def build_question(
     session: Session, tenant_id: str, spec: CorrectionSpec, shape: ModelShape
 ) -> Question:
-    """What is to be estimated; the behaviours' prompt sets must be the tenant's."""
+    """Return the question to estimate; the behaviours' prompt sets must be the tenant's."""
     ids = [behaviour.prompts for behaviour in spec.behaviours]
     sizes = repository.find_set_sizes(session, tenant_id, ids)
     return Question(spec, shape, [sizes[own] for own in ids])
 
 
 def find_shape(folder: Path) -> ModelShape | None:
-    """The shape of the checkpoint in a folder; None where its config.json does not say.
+    """Return the shape of the checkpoint in a folder; None if its config.json does not state it.
 
-    Raises `ModelSourceError` where that cannot be read.
+    Raises `ModelSourceError` if it cannot be read.
     """
     try:
         return ModelShape.of(load_config(folder / "config.json"))
@@ -110,7 +110,7 @@ def find_shape(folder: Path) -> ModelShape | None:
 
 
 def list_machines(session: Session, settings: Settings) -> list[CountedMachine]:
-    """The live workers' machines, one of each kind; a usual one where none has said what it is."""
+    """Return the live workers' machines, one of each kind; a usual one if none is known."""
     known = repository.list_live_machines(session, settings.worker_silent_seconds)
     alike = groupby(sorted(known, key=_kind), key=_kind)
     found = [_count(list(machines)) for _, machines in alike]
@@ -118,18 +118,18 @@ def list_machines(session: Session, settings: Settings) -> list[CountedMachine]:
 
 
 def _kind(machine: Machine) -> tuple[str, int, int]:
-    """What is alike in machines of one kind; speeds are measured, and differ a little."""
+    """Return what machines of one kind share; their measured speeds differ slightly."""
     return machine.device, machine.device_bytes, machine.host_bytes
 
 
 def _count(alike: Sequence[Machine]) -> CountedMachine:
-    """The slowest stands for all."""
+    """Return the slowest of these machines, which represents all, and their number."""
     slowest = min(alike, key=lambda own: own.flops)
     return CountedMachine(slowest, MachineSource.WORKER, len(alike))
 
 
 def _estimate_all(question: Question, machines: Sequence[CountedMachine]) -> list[JobEstimate]:
-    """One for each machine: those on which the job does not fit first, then the slowest."""
+    """Return an estimate per machine: those on which the job does not fit first, slowest first."""
     found = [
         JobEstimate.of(estimate(question, own.machine), own.source, own.workers) for own in machines
     ]
@@ -137,11 +137,11 @@ def _estimate_all(question: Question, machines: Sequence[CountedMachine]) -> lis
 
 
 def _require_shape(folder: Path | None) -> ModelShape:
-    """The model's shape. Raises `InvalidRequestError` where it is not known here."""
+    """Return the model's shape. Raises `InvalidRequestError` if it is not known here."""
     if folder is None:
         raise InvalidRequestError(
-            "model is on the hub, so nothing here knows its size before a worker has fetched it. "
-            "Submit the job: the worker says what it takes, and refuses it where that is too much.",
+            "model is on the hub, so its size is unknown until a worker has fetched it. "
+            "Submit the job: the worker estimates it, and refuses it if it does not fit.",
             param="model",
         )
     shape = find_shape(folder)
@@ -155,7 +155,7 @@ def _require_shape(folder: Path | None) -> ModelShape:
 
 @contextmanager
 def _within(field: str) -> Iterator[None]:
-    """Within the context, errors name their fields as those of a part of the body."""
+    """Return a context in which errors name their fields as parts of a field of the body."""
     try:
         yield
     except InvalidRequestError as error:

@@ -1,4 +1,4 @@
-"""What estimates read of the database: sizes of prompt sets, and what workers say they are."""
+"""All queries for estimates: sizes of prompt sets, and the machines that workers report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.models import Job, PromptSet, Worker
 def find_set_sizes(
     session: Session, tenant_id: str, prompt_set_ids: Collection[str]
 ) -> dict[str, SetSize]:
-    """Id → size of those of the tenant's sets that exist; nothing of their content is read."""
+    """Return id → size of those of the tenant's sets that exist, without reading their content."""
     rows = session.execute(
         select(PromptSet.id, PromptSet.prompts, PromptSet.bytes).where(
             PromptSet.tenant_id == tenant_id, PromptSet.id.in_(prompt_set_ids)
@@ -26,7 +26,7 @@ def find_set_sizes(
 
 
 def list_live_machines(session: Session, silent_seconds: float) -> Sequence[Machine]:
-    """What the workers are that sent a heartbeat lately and have said it."""
+    """Return the machines of the workers that sent a heartbeat recently and reported one."""
     since = func.clock_timestamp() - timedelta(seconds=silent_seconds)
     statement = select(Worker.machine).where(
         Worker.heartbeat_at > since, Worker.machine.is_not(None)
@@ -35,7 +35,7 @@ def list_live_machines(session: Session, silent_seconds: float) -> Sequence[Mach
 
 
 def find_machine_of_job(session: Session, job_id: str) -> Machine | None:
-    """What the worker is that has the job's lease; None before it has said it."""
+    """Return the machine of the worker with the job's lease; None until it is reported."""
     statement = select(Worker.machine).join(Job, Job.lease_worker == Worker.id)
     found = session.scalar(statement.where(Job.id == job_id))
     return None if found is None else Machine.model_validate(found)

@@ -15,9 +15,10 @@ router = APIRouter(prefix="/v1/estimates", tags=["jobs"], route_class=StrictJson
 
 @router.post("")
 def estimate_job(request: EstimateRequest, context: Context, submitter: Submitter) -> EstimateView:
-    """What a correction will take, before it is submitted: memory, disk, minutes, and what would.
+    """Estimate what a correction needs before it is submitted: memory, disk, minutes.
 
-    For every kind of machine that workers are alive on, or for the one that is described.
+    There is one estimate for every kind of machine among the live workers, or one for the described
+    machine.
     """
     with context.database.transaction() as session:
         return estimate_request(session, submitter.tenant_id, request, context.settings)

@@ -174,5 +174,7 @@ async def _finish_unless(
 
 def _build_error_event(version: str) -> bytes:
     """Return the event that ends a stream whose server has gone away."""
-    error = UnavailableError(f"The server of {version} went away in the middle. Send it again.")
+    error = UnavailableError(
+        f"The server of {version} was lost during the answer. Send the request again."
+    )
     return b"data: " + json.dumps({"error": build_problem(error)["error"]}).encode() + b"\n\n"

@@ -49,17 +49,17 @@ class GatewayMetrics:
         )
 
     def count(self, version: str, outcome: Outcome) -> None:
-        """One request has ended."""
+        """Count a request that has ended."""
         self._requests.labels(version, outcome).inc()
 
     def count_retry(self, version: str) -> None:
-        """One request is sent again."""
+        """Count a request that is sent again."""
         self._retries.labels(version).inc()
 
     def observe_first(self, version: str, seconds: float) -> None:
-        """An answer has begun."""
+        """Record that an answer has begun."""
         self._first.labels(version).observe(seconds)
 
     def observe_whole(self, version: str, seconds: float) -> None:
-        """An answer is complete."""
+        """Record that an answer is complete."""
         self._whole.labels(version).observe(seconds)

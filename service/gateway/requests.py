@@ -27,7 +27,9 @@ def check_model_name(name: str) -> str:
             "is a URL. Name an alias, a version or a base model; GET /v1/models lists them."
         )
     if not name.isascii() or not name.isprintable() or " " in name:
-        raise ValueError("has characters no model's name has. GET /v1/models lists the names.")
+        raise ValueError(
+            "has characters that no model's name can have. GET /v1/models lists the names."
+        )
     return name
 
 
@@ -98,7 +100,7 @@ class CompletionOptions(_Part):
             return text.encode()
         except ValueError:
             raise InvalidRequestError(
-                "The body has text that is no valid Unicode, or a number that is not finite. "
+                "The body has text that is not valid Unicode, or a number that is not finite. "
                 "Remove half surrogate pairs, NaN and infinity.",
                 param="body",
             ) from None

@@ -15,7 +15,8 @@ from service.keys.operations import Identity
 from service.strict_bodies import StrictJsonRoute
 
 LIMITS_HEADER = "X-Excise-Rate-Limits"
-"""`shared`: counted for all API processes together. `process`: by each, for the broker is away."""
+"""`shared`: counted for all API processes together. `process`: for each alone, as the broker is
+down."""
 router = APIRouter(tags=["gateway"], route_class=StrictJsonRoute)
 
 _ANSWER: dict[int | str, dict[str, object]] = {
@@ -32,7 +33,10 @@ _ANSWER: dict[int | str, dict[str, object]] = {
 
 
 async def get_inferrer(request: Request, identity: Caller) -> Identity:
-    """Who calls a model, its request counted. Raises `ForbiddenError` and `RateLimitedError`."""
+    """Return the caller of a model, after counting the request.
+
+    Raises `ForbiddenError` and `RateLimitedError`.
+    """
     identity.require(KeyScope.INFER)
     await get_context(request).gateway.limiter.take(identity.key_id)
     return identity
@@ -60,7 +64,7 @@ async def create_completion(
 async def _forward(
     path: Path, body: CompletionOptions, request: Request, inferrer: Identity
 ) -> Response:
-    """The answer of the model a request names."""
+    """Return the answer of the model that the request names."""
 
     async def wait_until_left() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""Which version of which server answers for a model's name."""
+"""Which version on which server answers for a model's name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Route:
     second_percent: int = 0
 
     def pick(self, draw: float) -> Target:
-        """The target for a request that drew a number in [0, 1). Raises `UnavailableError`."""
+        """Return the target for a random number in [0, 1). Raises `UnavailableError`."""
         if self.second is not None and draw * 100 < self.second_percent:
             return self.second
         if self.target is None:
@@ -60,7 +60,7 @@ class Router:
         self._routes: ShortCache[Route] = ShortCache(keep_seconds)
 
     async def find_route(self, tenant_id: str, model: str) -> Route:
-        """Where the tenant's requests for `model` go. Raises `NotFoundError`."""
+        """Return where the tenant's requests for `model` go. Raises `NotFoundError`."""
 
         async def load() -> Route:
             return await run_in_threadpool(self._load, tenant_id, model)
@@ -94,7 +94,7 @@ class Router:
         if version is None or version.status not in CALLABLE_STATUSES:
             raise _unknown(version_id)
         if version.status != VersionStatus.LIVE or version.served_name is None:
-            return Route(None, f"{version_id} is not on its server. It is being put back there.")
+            return Route(None, f"{version_id} is not on its server. It is being loaded again.")
         pool = find_pool(self._pools, version.pool)
         if pool is None:
             return Route(None, f"The pool {version.pool} of {version_id} is not configured here.")
@@ -111,12 +111,14 @@ def _route_if_up(session: Session, target: Target) -> Route:
     """Return the route to the target, if its server was up when last seen."""
     state = repository.find_pool_state(session, target.pool.name)
     if state is None or state.status != PoolStatus.UP:
-        return Route(None, f"The server of {target.public_name} is away. Try again in a moment.")
+        return Route(
+            None, f"The server of {target.public_name} is unavailable. Try again in a moment."
+        )
     return Route(target)
 
 
 def _unknown(model: str) -> NotFoundError:
     return NotFoundError(
-        f"There is no model {model!r} to call here. GET /v1/models lists those there are.",
+        f"There is no model {model!r} here. GET /v1/models lists the available ones.",
         param="model",
     )

@@ -27,7 +27,7 @@ _ANSWER_SECONDS = 0.25
 """A broker that takes longer counts as down, because completions wait for it. Chosen by hand."""
 
 _OUTAGE_SECONDS = 5.0
-"""How long a broker that was down is not asked again. Chosen by hand."""
+"""Time for which a broker that was down is not asked again. Chosen by hand."""
 _MAX_CONNECTIONS = 32
 
 

@@ -25,14 +25,15 @@ COMPLETION_PATHS: frozenset[str] = frozenset(get_args(Path))
 
 _CONNECT_SECONDS = 2.0
 _MAX_CONNECTIONS = 1024
-_IDLE_SECONDS = 4.0  # vLLM closes an idle connection after 5
+_IDLE_SECONDS = 4.0  # vLLM closes an idle connection after 5 s
 _LAST_BYTES_SECONDS = 0.5
-_FAILURES = (aiohttp.ClientError, OSError)  # OSError: timeouts, too
+_FAILURES = (aiohttp.ClientError, OSError)  # OSError includes timeouts
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARACTERS = 500
 _REFUSALS = frozenset({400, 413, 422})
 _ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"')
-_END = b"\ndata: [DONE]"  # with its line's beginning: in JSON, text cannot hold a line break
+# with the start of its line, because text in JSON cannot contain a line break
+_END = b"\ndata: [DONE]"
 
 
 class UpstreamError(Exception):
@@ -57,7 +58,7 @@ class Upstream:
     def __init__(self, read_seconds: float) -> None:
         self._timeout = aiohttp.ClientTimeout(
             total=None,
-            connect=read_seconds,  # waiting for a free one included
+            connect=read_seconds,  # including the wait for a free connection
             sock_connect=_CONNECT_SECONDS,
             sock_read=read_seconds,
         )
@@ -70,7 +71,7 @@ class Upstream:
             self._session = None
 
     async def ask(self, target: Target, path: Path, body: bytes) -> bytes:
-        """The whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
+        """Return the whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
         response = await self._send(target, path, body)
         try:
             content = await response.read()
@@ -81,7 +82,7 @@ class Upstream:
         return rename_model(content, target)
 
     async def open(self, target: Target, path: Path, body: bytes) -> UpstreamStream:
-        """The answer as a stream whose first event has arrived.
+        """Return the answer as a stream whose first event has arrived.
 
         Raises `UpstreamAwayError` and `UpstreamRefusalError`.
         """
@@ -95,7 +96,7 @@ class Upstream:
         return stream
 
     async def _send(self, target: Target, path: Path, body: bytes) -> aiohttp.ClientResponse:
-        """The server's answer with its body unread, if its status says that all is well."""
+        """Return the server's answer with its body unread, if its status is good."""
         try:
             response = await self._open_session().post(
                 f"{target.pool.url}{path}",
@@ -114,7 +115,7 @@ class Upstream:
         raise problem
 
     def _open_session(self) -> aiohttp.ClientSession:
-        """The pool; it belongs to the event loop that asks first."""
+        """Return the pool, which belongs to the event loop that opened it."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -129,7 +130,7 @@ class Upstream:
 
 
 class UpstreamStream:
-    """The events of one answer, as they come, whole, with the public name of the model."""
+    """The events of one answer, complete and as they arrive, with the model's public name."""
 
     def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
         self._response = response
@@ -145,7 +146,7 @@ class UpstreamStream:
             raise UpstreamAwayError("it began with an error")
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Every event, the end mark too. Raises `UpstreamBrokenError` if that does not come."""
+        """Yield every event and the end mark. Raises `UpstreamBrokenError` if that is missing."""
         events = self._first
         while events:
             self._is_over = _END in b"\n" + events
@@ -173,7 +174,7 @@ class UpstreamStream:
             self._response.release()
 
     async def _read_events(self) -> bytes:
-        """The next whole events, as many as have come; empty at the end."""
+        """Return the next complete events, as many as have arrived; empty at the end."""
         try:
             while chunk := await self._response.content.readany():
                 whole, mark, self._pending = (self._pending + chunk).rpartition(b"\n\n")
@@ -219,7 +220,7 @@ async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> Ups
 
 
 def _read_message(content: bytes) -> str:
-    """What a server says is wrong with a request."""
+    """Return what a server says is wrong with a request."""
     try:
         body = json.loads(content)
     except ValueError:

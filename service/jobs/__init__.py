@@ -1,1 +1,1 @@
-"""Jobs: submitting, watching, cancelling and carrying them out."""
+"""Jobs: submission, progress, cancellation and execution."""

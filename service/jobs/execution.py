@@ -1,4 +1,4 @@
-"""Functions by which workers carry out a job; every write needs its lease's newest fencing token.
+"""Functions with which workers execute a job; every write needs its lease's newest fencing token.
 
 Functions take an open session and never commit; wrap each in `Database.transaction()`.
 """
@@ -36,7 +36,7 @@ _VERDICTS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """A worker's right to a job: write with `token` until the lease is lost."""
+    """A worker's claim on a job: until the lease is lost, writes with `token` succeed."""
 
     job_id: str
     tenant_id: str
@@ -47,7 +47,7 @@ class Claim:
 
     @property
     def row_id(self) -> str:
-        """What is leased."""
+        """Id of the leased row."""
         return self.job_id
 
 
@@ -73,7 +73,7 @@ def claim_job(
 
 
 def is_cancel_requested(session: Session, job_id: str) -> bool:
-    """Whether someone asked for the job to be cancelled; an unknown job counts as cancelled."""
+    """Return whether cancellation of the job was requested; an unknown job counts as cancelled."""
     flag = session.scalar(select(Job.cancel_requested).where(Job.id == job_id))
     return flag is not False
 
@@ -100,10 +100,10 @@ def report_progress(
     message: str | None = None,
     remaining_seconds: float | None = None,
 ) -> None:
-    """Say how far a stage has come; an event is kept of its first units and at each tenth.
+    """Store a stage's progress; an event records its first units and each tenth.
 
-    `message` says it in plain units, `remaining_seconds` how long the stage will go on; None where
-    that is not known. Raises `LeaseLostError`.
+    `message` states the progress in units; `remaining_seconds` is the expected rest of the stage,
+    or None if unknown. Raises `LeaseLostError`.
     """
     stage = _lock_stage(session, job_id, token, name)
     is_first = stage.done == 0 < done
@@ -139,10 +139,7 @@ def finish_stage(
     result_sha256: str,
     reused: bool,
 ) -> None:
-    """Mark a stage as succeeded and store its result under `key`; a result stored before stays.
-
-    Raises `LeaseLostError`.
-    """
+    """Mark a stage as succeeded and store its result under `key`; an existing result is kept."""
     stage = _lock_stage(session, job_id, token, name)
     _file(session, job_id, name, key, result_sha256)
     if not (reused and stage.status == StageStatus.SUCCEEDED):
@@ -160,7 +157,7 @@ def file_finding(
 ) -> None:
     """Store an intermediate result of a stage, for `find_stage_result`.
 
-    A result stored under the key before stays. Raises `LeaseLostError`.
+    An existing result under the key is kept. Raises `LeaseLostError`.
     """
     lock_lease(session, job_id, token)
     _file(session, job_id, name, key, sha256)
@@ -194,7 +191,7 @@ def drop_finding(session: Session, job_id: str, token: int, name: str, key: str)
 
 
 def skip_stage(session: Session, job_id: str, token: int, name: str, message: str) -> None:
-    """Mark a stage as not needed, and say why. Raises `LeaseLostError`."""
+    """Mark a stage as not needed, with the reason. Raises `LeaseLostError`."""
     stage = _lock_stage(session, job_id, token, name)
     stage.status, stage.message = StageStatus.SKIPPED, clean_message(message)
     stage.started_at = stage.finished_at = None
@@ -210,7 +207,7 @@ def record_event(
     data: Mapping[str, Any] | None = None,
     once: bool = False,
 ) -> None:
-    """Record an event for the job's owner; with `once`, not if the same message was recorded.
+    """Record an event for the job's owner; with `once`, unless the same message was recorded.
 
     Raises `LeaseLostError`.
     """
@@ -222,12 +219,12 @@ def record_event(
 
 
 def set_estimated_finish(session: Session, job_id: str, token: int, at: datetime | None) -> None:
-    """Store when the job will probably finish. Raises `LeaseLostError`."""
+    """Store the expected time of the job's end. Raises `LeaseLostError`."""
     lock_lease(session, job_id, token).estimated_finish = at
 
 
 def file_estimate(session: Session, job_id: str, token: int, estimate: JobEstimate) -> None:
-    """Say what the job takes on the worker that has it. Raises `LeaseLostError`."""
+    """Store what the job needs on the worker that holds it. Raises `LeaseLostError`."""
     lock_lease(session, job_id, token).estimate = estimate.model_dump(mode="json")
 
 
@@ -312,7 +309,7 @@ def heartbeat_worker(
     busy_job_id: str | None,
     machine: Machine | None = None,
 ) -> None:
-    """Say that a worker is alive, what it works on, and what it is where it knows that yet."""
+    """Record that a worker is alive, what it works on and, if known, its machine."""
     values: dict[str, Any] = {"hostname": hostname, "pid": pid, "busy_job_id": busy_job_id}
     if machine is not None:
         values["machine"] = machine.model_dump(mode="json")
@@ -331,7 +328,10 @@ def lock_lease(session: Session, job_id: str, token: int) -> Job:
 
 
 def _lock_stage(session: Session, job_id: str, token: int, name: str) -> Stage:
-    """The job's stage, its lease checked and locked. Raises `LeaseLostError`, `ValueError`."""
+    """Return the job's stage, locked, after checking the lease.
+
+    Raises `LeaseLostError` and `ValueError`.
+    """
     lock_lease(session, job_id, token)
     stage = session.get(Stage, (job_id, name), populate_existing=True)
     if stage is None:
@@ -355,7 +355,7 @@ def _tenth(done: int, total: int | None) -> int:
 
 
 def _seconds(stage: Stage) -> float:
-    """How long the stage took."""
+    """Return the duration of the stage."""
     if stage.started_at is None or stage.finished_at is None:
         return 0.0
     return (stage.finished_at - stage.started_at).total_seconds()

@@ -26,7 +26,7 @@ _PAGE_SIZE = 200
 _MAX_NEW_EVENTS = 2000
 _RECENT_EVENTS = 256
 _OUTAGE_PAUSE_SECONDS = 2.0
-_THREADS = 2  # separate ones, so that streams and other requests do not wait for each other
+_THREADS = 2  # a separate pool, so that streams and other requests do not wait for each other
 
 
 class Told(NamedTuple):

@@ -21,20 +21,20 @@ class PromptSetInfo(NamedTuple):
 
 
 def load_prompts(session: Session, tenant_id: str, prompt_set_id: str) -> list[Prompt]:
-    """The prompts of one of the tenant's sets, in order. Raises `NotFoundError`."""
+    """Return the prompts of one of the tenant's sets, in order. Raises `NotFoundError`."""
     row = _find(session, tenant_id, prompt_set_id, PromptSet.content, PromptSet.format)
     return parse_prompts(row.content, row.format)
 
 
 def load_rows(session: Session, tenant_id: str, prompt_set_id: str) -> list[str]:
-    """The lines of one of the tenant's sets of rows, blank ones too. Raises `NotFoundError`."""
+    """Return every line of one of the tenant's sets of rows. Raises `NotFoundError`."""
     row = _find(session, tenant_id, prompt_set_id, PromptSet.content)
     content: bytes = row.content
     return content.decode("utf-8-sig").split("\n")
 
 
 def load_prompt_set_info(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSetInfo:
-    """Name, SHA-256 and format of one of the tenant's sets. Raises `NotFoundError`."""
+    """Return name, SHA-256 and format of one of the tenant's sets. Raises `NotFoundError`."""
     columns = (PromptSet.name, PromptSet.sha256, PromptSet.format)
     row = _find(session, tenant_id, prompt_set_id, *columns)
     return PromptSetInfo(row.name, row.sha256, row.format)
@@ -43,7 +43,7 @@ def load_prompt_set_info(session: Session, tenant_id: str, prompt_set_id: str) -
 def _find(
     session: Session, tenant_id: str, prompt_set_id: str, *columns: InstrumentedAttribute[Any]
 ) -> Row[Any]:
-    """The columns of one of the tenant's sets. Raises `NotFoundError`."""
+    """Return the columns of one of the tenant's sets. Raises `NotFoundError`."""
     row = session.execute(
         select(*columns).where(PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id)
     ).one_or_none()

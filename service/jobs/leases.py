@@ -77,12 +77,12 @@ class ShardLeases(LeasePolicy[Shard]):
         row.last_reason, row.pending_since = ended.reason, func.clock_timestamp()
 
     def enqueue(self, session: Session, row: Shard) -> None:
-        """Write a message about the shard to all workers."""
+        """Notify all workers of the shard."""
         enqueue(session, row.job_id, row.id)
 
     @property
     def waiting_since(self) -> ColumnElement[datetime]:
-        """When a shard last began to wait."""
+        """When the shard last began to wait."""
         return Shard.pending_since.expression
 
     @property
@@ -91,7 +91,7 @@ class ShardLeases(LeasePolicy[Shard]):
         return OutboxMessage.shard_id == Shard.id
 
     def select_waiting(self) -> Select[Shard]:
-        """Shards of unfinished jobs in order, their jobs locked."""
+        """Select shards of unfinished jobs, in order, with their jobs locked."""
         return (
             select(Shard)
             .join(Job, Job.id == Shard.job_id)
@@ -109,7 +109,9 @@ class ShardLeases(LeasePolicy[Shard]):
     ) -> None:
         """Tell the job's owner that a shard has to be done again."""
         number = row.position + 1
-        message = f"Shard {number} of the stage {row.stage} is to be done again: {ended.reason}"
+        message = (
+            f"Shard {number} of the stage {row.stage} has to be computed again: {ended.reason}"
+        )
         data = {"stage": row.stage, "shard": number, "attempt": row.attempts}
         append_event(session, row.job_id, "shard.requeued", message, data, "warning")
 
@@ -123,7 +125,7 @@ class JobLeases(LeasePolicy[Job]):
     held = JobStatus.RUNNING
 
     def is_cancelled(self, session: Session, row: Job) -> bool:  # noqa: ARG002
-        """Whether someone asked for the job to be cancelled."""
+        """Return whether cancellation of the job was requested."""
         return row.cancel_requested
 
     def end_cancelled(self, session: Session, row: Job) -> bool:
@@ -165,12 +167,12 @@ class JobLeases(LeasePolicy[Job]):
         )
 
     def enqueue(self, session: Session, row: Job) -> None:
-        """Write a message about the job to the workers."""
+        """Notify the workers of the job."""
         enqueue(session, row.id)
 
     @property
     def waiting_since(self) -> ColumnElement[datetime]:
-        """When a job was last queued."""
+        """When the job was last queued."""
         return Job.queued_at.expression
 
     @property

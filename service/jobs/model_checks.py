@@ -1,4 +1,4 @@
-"""Whether a spec's checkpoint is one that Excise loads, and one that this server allows."""
+"""Check that a spec's checkpoint is of a kind that Excise loads and this server allows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.settings import Settings
 
 
 def check_model(spec: JobSpec, settings: Settings) -> ModelSource:
-    """The job's checkpoint. Raises `InvalidRequestError` if it is none that Excise loads."""
+    """Return the job's checkpoint. Raises `InvalidRequestError` if Excise cannot load it."""
     try:
         source = resolve_model_source(spec.model, settings.model_roots)
     except ModelSourceError as error:
@@ -18,9 +18,9 @@ def check_model(spec: JobSpec, settings: Settings) -> ModelSource:
         organisation, allowed = source.repository.partition("/")[0], settings.hub_organisations
         if not {organisation, "*"} & set(allowed):
             raise InvalidRequestError(
-                f"model is of the hub's organisation {organisation}, which is not among those "
-                f"allowed here ({', '.join(allowed) or 'none'}). Use a folder under the model "
-                "roots, or have the operator add it to EXCISE_HUB_ORGANISATIONS.",
+                f"model belongs to the hub organisation {organisation}, which is not among "
+                f"those allowed here ({', '.join(allowed) or 'none'}). Use a folder under the "
+                "model roots, or have the operator add it to EXCISE_HUB_ORGANISATIONS.",
                 param="model",
             )
     return source

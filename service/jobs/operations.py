@@ -51,9 +51,9 @@ def submit_job(
     settings: Settings,
     idempotency_key: str | None = None,
 ) -> tuple[Job, bool]:
-    """The job for this request and whether it is new.
+    """Return the job for this request, and whether it is new.
 
-    The job, the claim on its idempotency key and the message to the workers are one transaction.
+    The job, its idempotency key and the message to the workers are written in one transaction.
     Raises `InvalidRequestError`, `ConflictError`, `QuotaExceededError`, `TooManyOpenJobsError` and
     `DoesNotFitError`.
     """
@@ -73,7 +73,7 @@ def submit_job(
     job.estimate = None if found is None else found.model_dump(mode="json")
     if idempotency_key is not None and not repository.reserve_idempotency_key(
         session, identity.tenant_id, idempotency_key, request_sha256, job.id
-    ):  # another key of the same tenant was faster
+    ):  # another request with this key was faster
         winner = _find_earlier(session, identity, idempotency_key)
         assert winner is not None
         return _replay(session, winner, request_sha256), False
@@ -86,20 +86,20 @@ def submit_job(
 
 
 def get_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
-    """The tenant's job with this id. Raises `NotFoundError`."""
+    """Return the tenant's job with this id. Raises `NotFoundError`."""
     return _JOB.get(job_id, lambda own: repository.find_job(session, tenant_id, own, lock=lock))
 
 
 def list_jobs(
     session: Session, tenant_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[Row[Any]], bool]:
-    """One page of the tenant's jobs in brief, newest first, and whether there are more."""
+    """Return a page of the tenant's jobs in brief, newest first, and whether there are more."""
     number = _JOB.get_last(after, lambda own: repository.find_number(session, tenant_id, own))
     return cut_page(repository.list_page(session, tenant_id, number, limit + 1), limit)
 
 
 def cancel_job(session: Session, tenant_id: str, job_id: str) -> Job:
-    """The job, cancelled if it was queued and asked to stop if it runs.
+    """Cancel the job if it is queued, or ask it to stop if it runs; return it.
 
     Raises `NotFoundError`, and `ConflictError` for a job that has ended.
     """
@@ -112,14 +112,14 @@ def cancel_job(session: Session, tenant_id: str, job_id: str) -> Job:
         cancel(session, job)
     elif not job.cancel_requested:
         job.cancel_requested = True
-        message = "Cancellation was asked for; the worker stops at its next check."
+        message = "Cancellation was requested; the worker stops at its next check."
         append_event(session, job.id, "job.cancel_requested", message)
     session.flush()
     return get_job(session, tenant_id, job_id)
 
 
 def delete_artifacts(database: Database, store: ArtifactStore, tenant_id: str, job_id: str) -> None:
-    """Delete the files of a job that has ended; what a published version is made of stays.
+    """Delete the files of a job that has ended, except those that a published version needs.
 
     Raises `NotFoundError`, and `ConflictError` for a job that has not ended.
     """
@@ -133,7 +133,7 @@ def delete_artifacts(database: Database, store: ArtifactStore, tenant_id: str, j
 
 
 def delete_job(database: Database, store: ArtifactStore, tenant_id: str, job_id: str) -> None:
-    """Delete a job that has ended, with its files and all that is known about it.
+    """Delete a job that has ended, with its files and everything stored about it.
 
     Raises `NotFoundError`, and `ConflictError` for a job that has not ended or was published.
     """
@@ -141,14 +141,15 @@ def delete_job(database: Database, store: ArtifactStore, tenant_id: str, job_id:
         job = _get_ended(session, tenant_id, job_id)
         if repository.has_version(session, job.id):
             raise ConflictError(
-                "The job was published, so it stays on record. Delete its files alone, with "
+                "The job was published, so it stays on record. Delete only its files, with "
                 "DELETE /v1/jobs/{id}/artifacts."
             )
         files = tenant_repository.list_files(session, Job.id == job.id)
     discard_files(database, store, files)
     with database.transaction() as session:
         _get_ended(session, tenant_id, job_id)
-        if repository.has_version(session, job_id):  # published in between, its files already gone
+        # it was published meanwhile, and its files are already gone
+        if repository.has_version(session, job_id):
             raise ConflictError("The job is being published.")
         tenant_repository.delete_job(session, job_id)
         record(session, tenant_id, "job.delete", job_id)
@@ -157,9 +158,9 @@ def delete_job(database: Database, store: ArtifactStore, tenant_id: str, job_id:
 def list_events(
     session: Session, tenant_id: str, job_id: str, after: int, limit: int
 ) -> tuple[Job, Sequence[Event], bool]:
-    """The job, one page of its events, oldest first, and whether there are more.
+    """Return the job, one page of its events, oldest first, and whether there are more.
 
-    The job is read first: if it has ended, the events include its last one.
+    The job is read first, so if it has ended, the events include its last one.
     """
     job = get_job(session, tenant_id, job_id)
     page = repository.list_events(session, job.id, after, limit + 1)
@@ -167,9 +168,9 @@ def list_events(
 
 
 def get_artifact(session: Session, tenant_id: str, job_id: str, name: str) -> JobArtifact:
-    """One of the job's files.
+    """Return one of the job's files.
 
-    Raises `NotReadyError` while the job may still make it and `NotFoundError` once it will not.
+    Raises `NotReadyError` while the job may still produce it, and `NotFoundError` once it cannot.
     """
     job = get_job(session, tenant_id, job_id)
     artifact = None
@@ -185,7 +186,7 @@ def get_artifact(session: Session, tenant_id: str, job_id: str, name: str) -> Jo
 
 
 def _get_ended(session: Session, tenant_id: str, job_id: str) -> Job:
-    """The tenant's job, locked. Raises `NotFoundError`, and `ConflictError` while it is open."""
+    """Return the tenant's job, locked. Raises `NotFoundError`, or `ConflictError` if open."""
     job = get_job(session, tenant_id, job_id, lock=True)
     if JobStatus(job.status).is_open:
         raise ConflictError(f"The job is {job.status}. Cancel it, and delete it once it has ended.")
@@ -193,13 +194,13 @@ def _get_ended(session: Session, tenant_id: str, job_id: str) -> Job:
 
 
 def hash_spec(spec: JobSpec) -> str:
-    """SHA-256 of a spec: equal for requests that mean the same."""
+    """Return the SHA-256 of a spec, which is equal for equivalent requests."""
     canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def check_idempotency_key(key: str | None) -> None:
-    """Raise `InvalidRequestError` for a key that is empty, too long or not printable."""
+    """Raise `InvalidRequestError` if the key is empty, too long or not printable."""
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidRequestError(
             "Idempotency-Key must be 1 to 255 printable ASCII characters. Use a UUID.",
@@ -208,7 +209,7 @@ def check_idempotency_key(key: str | None) -> None:
 
 
 def check_same_request(earlier: IdempotencyKey, request_sha256: str) -> None:
-    """Raise `ConflictError` if the idempotency key stood for another request."""
+    """Raise `ConflictError` if the idempotency key was used for a different request."""
     if earlier.request_sha256 != request_sha256:
         raise ConflictError(
             "This Idempotency-Key was used with another body. Use a new key for a new request.",
@@ -219,20 +220,20 @@ def check_same_request(earlier: IdempotencyKey, request_sha256: str) -> None:
 def _find_earlier(
     session: Session, identity: Identity, idempotency_key: str | None
 ) -> IdempotencyKey | None:
-    """What this key of the tenant stood for before."""
+    """Return what this key of the tenant was used for before, or None."""
     if idempotency_key is None:
         return None
     return repository.find_idempotency_key(session, identity.tenant_id, idempotency_key)
 
 
 def _replay(session: Session, earlier: IdempotencyKey, request_sha256: str) -> Job:
-    """The job an earlier request with the same idempotency key made. Raises `ConflictError`."""
+    """Return the job that an earlier request with the same key made. Raises `ConflictError`."""
     check_same_request(earlier, request_sha256)
     return get_job(session, earlier.tenant_id, earlier.job_id)
 
 
 def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:
-    """Raise `TooManyOpenJobsError` if the key has no room for another job."""
+    """Raise `TooManyOpenJobsError` if the key may not have another open job."""
     if repository.count_open_jobs(session, identity.key_id) >= limit:
         raise TooManyOpenJobsError(
             f"This API key has {limit} queued or running jobs, which is the limit. "
@@ -248,7 +249,7 @@ def _check_publish(identity: Identity, spec: JobSpec, settings: Settings) -> Non
 
 
 def _build_job(identity: Identity, spec: JobSpec) -> Job:
-    """A queued job for the spec."""
+    """Return a queued job for the spec."""
     publish = spec.publish if isinstance(spec, CorrectionSpec) else None
     return Job(
         id=new_id("job"),

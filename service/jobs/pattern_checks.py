@@ -1,4 +1,4 @@
-"""Checking, in limited child processes, that workers can search by the patterns of a job."""
+"""Check, in limited child processes, that workers can search with a job's patterns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from service.errors import InvalidRequestError, UnavailableError
 from service.keys.authentication import Submitter
 
 MAX_CHILDREN = 2
-"""Child processes at once per process, which limits their processors and memory. Chosen by hand."""
+"""Child processes at once per process; limits their processors and memory. Chosen by hand."""
 
-_THREADS = ThreadPoolExecutor(MAX_CHILDREN, "patterns")  # its own: requests need the others
+# a pool of its own, because requests need the threads of the others
+_THREADS = ThreadPoolExecutor(MAX_CHILDREN, "patterns")
 
 
 def check_patterns(spec: JobSpec) -> None:
-    """Raise `InvalidRequestError` for the first pattern that cannot be used."""
+    """Raise `InvalidRequestError` for the first unusable pattern."""
     for param, expression in _list_patterns(spec):
         try:
             check_expression(expression)
@@ -35,7 +36,7 @@ def check_patterns(spec: JobSpec) -> None:
 
 
 def _list_patterns(spec: JobSpec) -> Iterator[tuple[str, Expression]]:
-    """The fields with patterns, and the patterns."""
+    """Yield the fields that hold patterns, with their patterns."""
     if not isinstance(spec, CorrectionSpec):
         return
     for index, behaviour in enumerate(spec.behaviours):
@@ -45,7 +46,7 @@ def _list_patterns(spec: JobSpec) -> Iterator[tuple[str, Expression]]:
 
 
 async def _check_spec(spec: JobSpec, _: Submitter) -> JobSpec:
-    """The spec of a caller who may submit it, its patterns checked beside the event loop."""
+    """Return the spec of a permitted caller; its patterns are checked outside the event loop."""
     if any(_list_patterns(spec)):
         await asyncio.get_running_loop().run_in_executor(_THREADS, check_patterns, spec)
     return spec

@@ -1,4 +1,4 @@
-"""Checks that a spec's prompt sets are the tenant's, of the right format and large enough."""
+"""Check that a spec's prompt sets belong to the tenant, suit their fields and are large enough."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _check_use(session: Session, tenant_id: str, use: PromptSetUse) -> None:
 
 
 def _check_server_task(task: ServerTask, settings: Settings) -> None:
-    """Raise `InvalidRequestError` if this server has no rows of the task."""
+    """Raise `InvalidRequestError` if this server has no rows for the task."""
     if settings.find_task_file(task.name) is None:
         raise InvalidRequestError(
             f"{task.field}.rows is missing, and this server has no rows of {task.name}. "

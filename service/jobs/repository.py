@@ -1,4 +1,4 @@
-"""Every query the API makes about jobs."""
+"""All queries that the API makes about jobs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _SUMMARY = (
     *(Job.id, Job.kind, Job.status, Job.verdict, Job.model, Job.created_at, Job.started_at),
     *(Job.finished_at, Job.cancel_requested, Job.error_code, _RUNNING_STAGE.label("stage")),
 )
-"""The columns of a `JobSummary`; none of them is long."""
+"""The columns of a `JobSummary`; none of them holds long values."""
 
 
 def find_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job | None:
-    """The tenant's job with its stages and artifacts, as the database has it now."""
+    """Return the tenant's job with stages and artifacts, freshly read from the database."""
     statement = select(Job).where(Job.tenant_id == tenant_id, Job.id == job_id)
     if lock:
         statement = statement.with_for_update()
@@ -46,7 +46,7 @@ def find_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = Fals
 
 
 def find_number(session: Session, tenant_id: str, job_id: str) -> int | None:
-    """The tenant's job's place in the order of arrival."""
+    """Return the position of the tenant's job in the order of arrival."""
     statement = select(Job.number).where(Job.tenant_id == tenant_id, Job.id == job_id)
     return session.execute(statement).scalar_one_or_none()
 
@@ -54,13 +54,13 @@ def find_number(session: Session, tenant_id: str, job_id: str) -> int | None:
 def list_page(
     session: Session, tenant_id: str, before_number: int | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Up to `limit` of the tenant's jobs that arrived before that one, newest first, in brief."""
+    """Return up to `limit` of the tenant's jobs that arrived before that one, newest first."""
     statement = select(*_SUMMARY).where(Job.tenant_id == tenant_id)
     return session.execute(page_back(statement, Job.number, before_number, limit)).all()
 
 
 def count_open_jobs(session: Session, key_id: str) -> int:
-    """How many queued and running jobs an API key has."""
+    """Return how many queued and running jobs an API key has."""
     statement = select(func.count(Job.id)).where(
         Job.api_key_id == key_id, Job.status.in_(OPEN_STATUSES)
     )
@@ -68,7 +68,7 @@ def count_open_jobs(session: Session, key_id: str) -> int:
 
 
 def has_version(session: Session, job_id: str) -> bool:
-    """Whether the job was ever published."""
+    """Return whether the job was ever published."""
     statement = select(ModelVersion.id).where(ModelVersion.job_id == job_id)
     return session.scalar(statement.limit(1)) is not None
 
@@ -83,7 +83,7 @@ def insert_job(session: Session, job: Job, stages: Sequence[str]) -> None:
 
 
 def find_idempotency_key(session: Session, tenant_id: str, key: str) -> IdempotencyKey | None:
-    """What the tenant's idempotency key stood for."""
+    """Return what the tenant's idempotency key was used for."""
     return session.get(IdempotencyKey, (tenant_id, key), populate_existing=True)
 
 
@@ -95,7 +95,7 @@ def reserve_idempotency_key(
     job_id: str,
     version_id: str | None = None,
 ) -> bool:
-    """Take the key for what it made; whether it was free. Waits for a request that is taking it."""
+    """Reserve the key; return whether it was free. Waits for a request that is reserving it."""
     statement = (
         insert(IdempotencyKey)
         .values(
@@ -114,7 +114,7 @@ def reserve_idempotency_key(
 def find_prompt_set_size(
     session: Session, tenant_id: str, prompt_set_id: str
 ) -> tuple[int, str] | None:
-    """How many prompts or rows the tenant's set has, and its format; None without such a set."""
+    """Return the size of the tenant's set in prompts or rows, and its format; None if not found."""
     statement = select(PromptSet.prompts, PromptSet.format).where(
         PromptSet.tenant_id == tenant_id, PromptSet.id == prompt_set_id
     )
@@ -125,7 +125,10 @@ def find_prompt_set_size(
 def list_events(
     session: Session, job_id: str, after: int, limit: int, upto: int | None = None
 ) -> Sequence[Event]:
-    """Up to `limit` of a job's events with larger ids, oldest first, none beyond `upto`."""
+    """Return up to `limit` of a job's events with ids above the given one and up to `upto`.
+
+    The oldest event comes first.
+    """
     statement = select(Event).where(Event.job_id == job_id, Event.id > after)
     if upto is not None:
         statement = statement.where(Event.id <= upto)
@@ -133,13 +136,16 @@ def list_events(
 
 
 def find_newest_event(session: Session, job_id: str) -> int:
-    """Id of the job's newest event; 0 if it has none."""
+    """Return the id of the job's newest event, or 0 if it has none."""
     statement = select(func.coalesce(func.max(Event.id), 0)).where(Event.job_id == job_id)
     return session.execute(statement).scalar_one()
 
 
 def list_new_events(session: Session, after: Mapping[str, int], limit: int) -> Sequence[Event]:
-    """Up to `limit` events of the jobs, of each those with larger ids than given, oldest first."""
+    """Return up to `limit` newer events of the jobs, oldest first.
+
+    For each job, only events with ids above the given one are new.
+    """
     given = func.unnest(
         literal(list(after), ARRAY(Text)), literal(list(after.values()), ARRAY(BigInteger))
     ).table_valued("job_id", "after")
@@ -151,17 +157,17 @@ def list_new_events(session: Session, after: Mapping[str, int], limit: int) -> S
 
 
 def find_statuses(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
-    """The statuses of those of the jobs that exist."""
+    """Return the status of each of the jobs that exists."""
     rows = session.execute(select(Job.id, Job.status).where(Job.id.in_(job_ids)))
     return {row.id: row.status for row in rows}
 
 
 def load_jobs(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
-    """Those of the jobs that exist, with their stages and artifacts."""
+    """Return those of the jobs that exist, with their stages and artifacts."""
     statement = select(Job).where(Job.id.in_(job_ids)).options(*_WITH_PARTS)
     return session.scalars(statement, execution_options={"populate_existing": True}).all()
 
 
 def find_artifact(session: Session, job_id: str, name: str) -> JobArtifact | None:
-    """The job's file of that name."""
+    """Return the job's file with this name."""
     return session.get(JobArtifact, (job_id, name))

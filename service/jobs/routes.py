@@ -25,11 +25,13 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute
 MAX_EVENT_ID = 9 * 10**18
 """Slightly below the largest 64-bit integer, and exact as a double, as JSON numbers may be."""
 IfNoneMatch = Annotated[
-    str | None, Header(description="An ETag; where it is still right, the answer is 304")
+    str | None, Header(description="An ETag; if it still matches, the answer is 304")
 ]
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already"}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_NOT_YET: dict[int | str, dict[str, Any]] = {409: {"description": "The job has not made it yet"}}
+_NOT_YET: dict[int | str, dict[str, Any]] = {
+    409: {"description": "The job has not produced it yet"}
+}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file",
@@ -59,9 +61,12 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     "",
     status_code=201,
     responses={
-        200: {"model": JobView, "description": "The job this key made before"},
-        409: {"description": "The `Idempotency-Key` stood for another body"},
-        429: {"description": "As many jobs are open as may be, or a quota is used up"},
+        200: {
+            "model": JobView,
+            "description": "The job that an earlier request with this key made",
+        },
+        409: {"description": "The `Idempotency-Key` was used with another body"},
+        429: {"description": "The limit on open jobs is reached, or a quota is used up"},
     },
 )
 def submit_job(
@@ -88,7 +93,8 @@ def list_jobs(context: Context, reader: Reader, page_request: Paging) -> Respons
     with context.database.transaction() as session:
         page, has_more = operations.list_jobs(session, reader.tenant_id, after, limit)
     found = JobList(data=[summarise_job(row) for row in page], has_more=has_more)
-    return Response(found.model_dump_json(), media_type="application/json")  # written this once
+    # serialised here, not a second time by FastAPI
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 @router.get("/{job_id}", response_model=JobView, responses=_NOT_MODIFIED)
@@ -133,7 +139,7 @@ def get_events(
     reader: Reader,
     after: Annotated[
         int,
-        Query(ge=0, le=MAX_EVENT_ID, description="The last event's id that is known"),
+        Query(ge=0, le=MAX_EVENT_ID, description="Id of the last known event"),
         IN_DIGITS,
     ] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many to list"), IN_DIGITS] = 100,
@@ -146,7 +152,7 @@ def get_events(
         str | None,
         Header(
             alias="Last-Event-ID",
-            description="Where a stream goes on, as browsers send it",
+            description="Where to resume a stream, as browsers send it",
             json_schema_extra={"pattern": "^[0-9]{1,18}$"},
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""Functions for workers that share a stage's work; its parts meet in the table, not the broker.
+"""Functions for workers that share a stage's work, coordinated by the table, not the broker.
 
 A shard is leased like a job: only the holder of its newest token may store a result, and the first
 result stays. Functions take an open session and never commit; each locks the job's row before the

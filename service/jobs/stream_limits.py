@@ -21,7 +21,7 @@ class StreamLimits:
     def take(self, identity: Identity, of_tenant: int) -> None:
         """Count one more stream; `of_tenant` is the tenant's limit.
 
-        Raises `TooManyStreamsError` without counting it.
+        Raises `TooManyStreamsError`, and counts nothing, if a limit is reached.
         """
         limits = (self._in_all, of_tenant, self._of_key)
         with self._lock:
@@ -34,7 +34,7 @@ class StreamLimits:
             self._open.update(_name(identity))
 
     def give(self, identity: Identity) -> None:
-        """Count one stream less; owners without streams are forgotten."""
+        """Count one stream less, and forget owners without streams."""
         with self._lock:
             self._open.subtract(_name(identity))
             for name in _name(identity):

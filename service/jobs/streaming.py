@@ -29,7 +29,7 @@ _CHUNK_BYTES = 256 * 1024
 
 
 class EventStream(EventSourceResponse):
-    """A stream of a job's events; however it ends, it then no longer counts as open."""
+    """A stream of a job's events; once it ends, in whatever way, it no longer counts as open."""
 
     def __init__(self, content: AsyncIterator[bytes], release: Callable[[], None]) -> None:
         super().__init__(content, ping=_KEEP_ALIVE_SECONDS, sep="\r\n", send_timeout=_SEND_SECONDS)

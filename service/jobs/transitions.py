@@ -72,7 +72,7 @@ def fail_as_poison(
 ) -> None:
     """Fail the job because it, or one of its shards, killed its worker too often."""
     message = (
-        f"{what} ended its worker {times or job.attempts} times and was given up. Last reason: "
+        f"{what} killed its worker {times or job.attempts} times and was given up. Last reason: "
         f"{reason} Look at the worker's log, then submit the job again, smaller if it ran out of "
         "memory."
     )

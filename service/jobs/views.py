@@ -1,4 +1,4 @@
-"""Turning a job's rows into what the API shows. Pure."""
+"""Conversion of a job's rows to API objects, without side effects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.models import Event, Job, Stage
 
 
 def view_job(job: Job) -> JobView:
-    """The job object."""
+    """Return the job object."""
     running = [stage.name for stage in job.stages if stage.status == StageStatus.RUNNING]
     return JobView.model_validate(
         {
@@ -50,22 +50,22 @@ def view_job(job: Job) -> JobView:
 
 
 def summarise_job(row: Row[Any]) -> JobSummary:
-    """What a list says about the job."""
+    """Return the job's entry in a list."""
     return JobSummary.model_validate(row._mapping)
 
 
 def view_event(event: Event) -> EventView:
-    """The event object."""
+    """Return the event object."""
     return EventView.model_validate(event, from_attributes=True)
 
 
 def compute_etag(body: str) -> str:
-    """A strong ETag: it changes exactly when the body does."""
+    """Return a strong ETag, which changes exactly when the body does."""
     return f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
 
 
 def is_known_etag(etag: str, if_none_match: str | None) -> bool:
-    """Whether the client's `If-None-Match` covers `etag`, compared weakly as RFC 9110 asks."""
+    """Return whether the client's `If-None-Match` covers `etag`, compared weakly as in RFC 9110."""
     candidates = [part.strip().removeprefix("W/") for part in (if_none_match or "").split(",")]
     return etag in candidates or candidates == ["*"]
 

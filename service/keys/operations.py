@@ -105,7 +105,9 @@ def revoke_key(
     if key is None:
         raise NotFoundError("There is no such API key.")
     if key.id == asked_with:
-        raise ConflictError("A key cannot revoke itself. Make another one, and revoke this by it.")
+        raise ConflictError(
+            "A key cannot revoke itself. Create another key and use it to revoke this one."
+        )
     if key.revoked_at is None:
         key.revoked_at = fetch_now(session)
         record(session, tenant_id, "key.revoke", key.id, {"name": key.name})

@@ -32,7 +32,9 @@ def list_keys(context: Context, admin: Admin) -> KeyList:
         return KeyList(data=[_view(key) for key in keys])
 
 
-@router.delete("/{key_id}", responses={409: {"description": "It is the key that asks"}})
+@router.delete(
+    "/{key_id}", responses={409: {"description": "It is the key that makes the request"}}
+)
 def revoke_key(key_id: str, context: Context, admin: Admin) -> KeyView:
     """Revoke a key: it is refused from now on."""
     with context.database.transaction() as session:

@@ -1,1 +1,1 @@
-"""What Prometheus is told: counters of this process, and figures that stand in the database."""
+"""Metrics for Prometheus: counters of this process, and figures from the database."""

@@ -19,7 +19,7 @@ HTTP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 HTTP_SECONDS = Histogram(
     "excise_http_seconds",
-    "Time until an answer of the API began, by route and class of status.",
+    "Time until the API began to answer, by route and class of status.",
     ["method", "route", "status"],
     buckets=HTTP_BUCKETS,
     registry=REGISTRY,
@@ -36,19 +36,19 @@ RELAY_FAILURES = Counter(
 )
 LEASES_EXPIRED = Counter(
     "excise_leases_expired",
-    "Leases of workers that went silent, taken away.",
+    "Leases taken from workers that stopped responding.",
     ["work"],
     registry=REGISTRY,
 )
 RECONCILER_ACTIONS = Counter(
     "excise_reconciler_actions",
-    "What the reconciler did to bring a pool in order.",
+    "Actions of the reconciler to repair a pool.",
     ["pool", "action"],
     registry=REGISTRY,
 )
 RECONCILER_FAILURES = Counter(
     "excise_reconciler_failures",
-    "Looks of the reconciler at a pool that failed.",
+    "The reconciler's checks of a pool that failed.",
     ["pool"],
     registry=REGISTRY,
 )

@@ -10,12 +10,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Set by whoever runs several processes behind one port. prometheus-client then counts in files
-there, and whichever process is asked answers for all of them."""
+"""Set by whoever runs several processes behind one port. prometheus-client then counts in files in
+this folder, and whichever process is asked answers for all of them."""
 
 
 class Exposition:
-    """What was counted in this process, or in all that share its port, and what is asked for."""
+    """The counts of this process, or of all that share its port, and the queried figures."""
 
     def __init__(self, counted: Sequence[CollectorRegistry], asked: Sequence[Collector]) -> None:
         self._counted = tuple(counted)
@@ -24,7 +24,7 @@ class Exposition:
             self._asked.register(collector)
 
     def render(self) -> bytes:
-        """Everything, in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         counted = self._counted
         if os.environ.get(FOLDER_VARIABLE):
             shared = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Figures that stand in the database: one query each, each bounded by rows and time."""
+"""Figures from the database: one query each, each limited in rows and time."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ AGES: tuple[tuple[str, float], ...] = (
     ("6h", 21_600.0),
     ("1d", 86_400.0),
 )
-"""Upper ends of the classes of age, in seconds; what is older is `older`."""
+"""Upper ends of the age classes, in seconds; anything older is `older`."""
 OLDER = "older"
 TENANTS = 20
-"""How many tenants have a series of their own; the others are summed up as `other`."""
+"""Number of tenants with a series of their own; the others are summed up as `other`."""
 _TIMEOUT = "2s"
 """Longest any of these queries may take; a scrape waits for ten seconds."""
 
 
 @dataclass(frozen=True)
 class JobCount:
-    """How many jobs of one kind and status there are, in one class of age where they are open."""
+    """Number of jobs of one kind and status and, for open jobs, of one age class."""
 
     kind: str
     status: str
@@ -47,7 +47,7 @@ class JobCount:
 
 @dataclass(frozen=True)
 class QueueState:
-    """What waits for a worker, of one kind of work."""
+    """The queue of one kind of work."""
 
     work: str
     waiting: int
@@ -56,7 +56,7 @@ class QueueState:
 
 @dataclass(frozen=True)
 class Figures:
-    """Everything that the database is asked."""
+    """All figures that are queried."""
 
     jobs: Sequence[JobCount]
     queues: Sequence[QueueState]
@@ -68,11 +68,11 @@ class Figures:
     pools: dict[str, str]
     """Status by pool."""
     artifact_bytes: dict[str, int]
-    """By tenant, the largest first, the rest together as `other`."""
+    """Bytes by tenant, the largest first and the others together as `other`."""
 
 
 def load_figures(session: Session, silent_seconds: float) -> Figures:
-    """All figures as of now. Raises `OperationalError` when a query takes too long."""
+    """Return the current figures. Raises `OperationalError` if a query takes too long."""
     session.execute(text(f"SET LOCAL statement_timeout = '{_TIMEOUT}'"))
     unsent, lag = _load_outbox(session)
     return Figures(
@@ -88,12 +88,12 @@ def load_figures(session: Session, silent_seconds: float) -> Figures:
 
 
 def _seconds_since(column: ColumnElement[datetime]) -> ColumnElement[float]:
-    """How long ago that was."""
+    """Return how long ago that was."""
     return cast(extract("epoch", func.clock_timestamp() - column), Float)
 
 
 def _count_jobs(session: Session) -> list[JobCount]:
-    """Jobs by kind, status and, of open ones, how long they have been queued or running."""
+    """Return the jobs by kind, status and, if open, how long they have been queued or running."""
     since = case((Job.status == JobStatus.RUNNING, Job.started_at), else_=Job.queued_at)
     seconds = _seconds_since(since)
     classes = [(seconds <= limit, literal(name)) for name, limit in AGES]
@@ -106,7 +106,7 @@ def _count_jobs(session: Session) -> list[JobCount]:
 
 
 def _load_queues(session: Session) -> list[QueueState]:
-    """What waits for a worker: jobs, shards, versions to build."""
+    """Return what waits for a worker: jobs, shards, versions to build."""
     waiting: tuple[tuple[str, ColumnElement[bool], ColumnElement[datetime]], ...] = (
         ("job", Job.status == JobStatus.QUEUED, Job.queued_at.expression),
         ("shard", Shard.status == ShardStatus.PENDING, Shard.pending_since.expression),
@@ -121,7 +121,7 @@ def _load_queues(session: Session) -> list[QueueState]:
 
 
 def _load_outbox(session: Session) -> tuple[int, float]:
-    """How many messages are unsent, and for how many seconds the oldest of them has been."""
+    """Return the number of unsent messages, and the age of the oldest in seconds."""
     lag = func.coalesce(func.max(_seconds_since(OutboxMessage.created_at.expression)), 0.0)
     statement = select(func.count(), lag).where(OutboxMessage.sent_at.is_(None))
     count, seconds = session.execute(statement.select_from(OutboxMessage)).one()
@@ -129,7 +129,7 @@ def _load_outbox(session: Session) -> tuple[int, float]:
 
 
 def _count_workers(session: Session, silent_seconds: float) -> dict[str, int]:
-    """Workers by what they do; silent ones of the last day only, for their rows stay."""
+    """Return the workers by what they do; silent ones of the last day only, as rows are kept."""
     silence = _seconds_since(Worker.heartbeat_at.expression)
     state = case(
         (silence > silent_seconds, literal("silent")),
@@ -142,19 +142,19 @@ def _count_workers(session: Session, silent_seconds: float) -> dict[str, int]:
 
 
 def _count_versions(session: Session) -> dict[str, int]:
-    """Versions by status, every status among them."""
+    """Return the versions by status, with every status."""
     statement = select(ModelVersion.status, func.count()).group_by(ModelVersion.status)
     found = {row[0]: row[1] for row in session.execute(statement)}
     return {status.value: found.get(status.value, 0) for status in VersionStatus}
 
 
 def _load_pools(session: Session) -> dict[str, str]:
-    """How each serving pool was last seen."""
+    """Return the last observed status of each serving pool."""
     return {pool.name: pool.status for pool in session.scalars(select(PoolState))}
 
 
 def _sum_artifacts(session: Session) -> dict[str, int]:
-    """Bytes of jobs' files by tenant: the largest by name, the others together."""
+    """Return the bytes of jobs' files by tenant: the largest by name, the others together."""
     size = func.sum(JobArtifact.bytes)
     statement = (
         select(Job.tenant_id, size)

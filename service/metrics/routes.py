@@ -28,7 +28,7 @@ def _check_access(request: Request, settings: Settings) -> None:
     if settings.metrics_token is None:
         if not _is_loopback(request):
             raise ForbiddenError(
-                "Without EXCISE_METRICS_TOKEN, metrics are for this machine alone. Set it, and "
+                "Without EXCISE_METRICS_TOKEN, metrics are only for this machine. Set it, and "
                 "send it as a bearer token."
             )
         return

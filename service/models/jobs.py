@@ -52,10 +52,10 @@ class Job(Leased, Base):
     finished_at: Mapped[datetime | None]
     estimated_finish: Mapped[datetime | None]
     estimate: Mapped[dict[str, Any] | None]
-    """What it takes, a `JobEstimate`: as foreseen when it was submitted, then by its worker."""
+    """What it needs, a `JobEstimate`: first estimated at submission, then by its worker."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     publish_to: Mapped[str | None]
-    """The alias it is published to if it passes; emptied once that was seen to."""
+    """The alias to which it is published if it passes; emptied once that is done."""
 
     stages: Mapped[list[Stage]] = relationship(order_by="Stage.position", lazy="raise_on_sql")
     artifacts: Mapped[list[JobArtifact]] = relationship(
@@ -63,7 +63,7 @@ class Job(Leased, Base):
     )
 
     def find_artifact(self, name: str) -> str | None:
-        """The hash of this job's artifact of that name; None where it has none."""
+        """Return the hash of this job's artifact with this name, or None."""
         return next((found.sha256 for found in self.artifacts if found.name == name), None)
 
 

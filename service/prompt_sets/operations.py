@@ -81,7 +81,7 @@ def delete_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> N
     Raises `NotFoundError`, and `ConflictError` while a job that has not ended needs it.
     """
     found = get_prompt_set(session, tenant_id, prompt_set_id)
-    tenant_repository.lock(session, tenant_id)  # as whoever submits a job does
+    tenant_repository.lock(session, tenant_id)  # as submitting a job does
     if tenant_repository.is_prompt_set_in_use(session, tenant_id, prompt_set_id):
         raise ConflictError("A job that has not ended needs the prompt set. Wait, or cancel it.")
     session.delete(found)
@@ -89,14 +89,14 @@ def delete_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> N
 
 
 def get_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> PromptSet:
-    """The tenant's set with this id. Raises `NotFoundError`."""
+    """Return the tenant's set with this id. Raises `NotFoundError`."""
     return _PROMPT_SET.get(prompt_set_id, lambda own: repository.find(session, tenant_id, own))
 
 
 def list_prompt_sets(
     session: Session, tenant_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[PromptSet], bool]:
-    """One page of the tenant's sets, newest first, and whether there are more."""
+    """Return one page of the tenant's sets, newest first, and whether there are more."""
     last = _PROMPT_SET.get_last(after, lambda own: repository.find(session, tenant_id, own))
     return cut_page(repository.list_page(session, tenant_id, last, limit + 1), limit)
 

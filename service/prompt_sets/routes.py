@@ -35,7 +35,7 @@ _UPLOAD = {
 
 
 async def _read_body(request: Request) -> bytes:
-    """The raw body; its size was checked as it arrived."""
+    """Return the raw body, whose size was checked as it arrived."""
     return await request.body()
 
 
@@ -44,7 +44,7 @@ async def _read_body(request: Request) -> bytes:
     status_code=201,
     openapi_extra=_UPLOAD,
     responses={
-        200: {"model": PromptSetView, "description": "The same set was there already"},
+        200: {"model": PromptSetView, "description": "The same set already existed"},
         409: {"description": "A quota is used up"},
     },
 )
@@ -55,7 +55,7 @@ def create_prompt_set(
             min_length=1,
             max_length=operations.MAX_NAME_CHARACTERS,
             pattern=operations.NAME_PATTERN,
-            description="What to call the set",
+            description="Name of the set",
         ),
     ],
     content: Annotated[bytes, Depends(_read_body)],

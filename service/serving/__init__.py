@@ -1,1 +1,1 @@
-"""Serving: published versions, the aliases that point at them, and the servers they are on."""
+"""Serving: published versions, the aliases that point to them, and the servers that hold them."""

@@ -24,7 +24,7 @@ _ALIAS = Noun("alias", "GET /v1/aliases", ALIAS)
 
 
 def get_alias(session: Session, tenant_id: str, name: str, *, lock: bool = False) -> Alias:
-    """The tenant's alias of this name. Raises `NotFoundError`."""
+    """Return the tenant's alias with this name. Raises `NotFoundError`."""
     return _ALIAS.get(name, lambda own: repository.find_alias(session, tenant_id, own, lock=lock))
 
 
@@ -45,9 +45,10 @@ def promote(
     """
     if not ALIAS.fullmatch(name):
         raise InvalidRequestError(
-            "An alias is called like model@stage: letters, digits, dots, dashes.", param="alias"
+            "An alias has a name like model@stage: letters, digits, dots, dashes.", param="alias"
         )
-    repository.find_alias(session, tenant_id, name, lock=True)  # aliases before versions
+    # lock aliases before versions
+    repository.find_alias(session, tenant_id, name, lock=True)
     version = get_version(session, tenant_id, version_id, lock=True)
     check_may_serve(version)
     if made := repository.ensure_alias(session, tenant_id, name, version.id):

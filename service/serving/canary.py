@@ -254,7 +254,7 @@ def _judge_behaviour(
         if value is None and document.dtype != "float32":
             continue  # rounding led elsewhere; the prompts' probabilities judge that
         if value is None or not abs(value - check.corrected_value) <= check.tolerance:
-            found = "unknown, for neither model says this" if value is None else f"{value:.3f}"
+            found = "unknown, because neither model says this" if value is None else f"{value:.3f}"
             message = (
                 f"Held-out prompt {number}: {check.metric} is {found}; the correction's is "
                 f"{check.corrected_value:.3f} (± {check.tolerance:.3f}), the base's "

@@ -126,7 +126,7 @@ class PoolKeeper:
             repository.store_pool_state(session, self._pool.name, status, detail, server_version)
             suspended = 0
             if status != PoolStatus.UP:
-                why = "Its server is away."
+                why = "Its server is unavailable."
                 suspended = transitions.suspend_all(session, self._pool.name, why)
         self._count("suspend", suspended)
         if is_news:
@@ -135,7 +135,7 @@ class PoolKeeper:
             self._on_change()
 
     def _is_missing(self, version: ModelVersion, names: frozenset[str]) -> bool:
-        """Whether the version is not on the server, or its canary has not passed there."""
+        """Return whether the version is not on the server, or has not passed its canary there."""
         return version.status != VersionStatus.LIVE or version.served_name not in names
 
     async def _unload_unknown(
@@ -172,7 +172,7 @@ class PoolKeeper:
             logger.warning("pool %s went away during a canary: %s", self._pool.name, error)
             return
         except (AdapterRankError, ExciseError, ValueError) as error:
-            problem = f"It could not be put on its server: {error}"
+            problem = f"It could not be loaded on its server: {error}"
         except (VllmError, OSError) as error:
             await self._try_later(server, version, served_name, str(error))
             return
@@ -184,7 +184,7 @@ class PoolKeeper:
     async def _load(
         self, server: VllmServer, version: ModelVersion, served_name: str, folder: Path
     ) -> None:
-        """Load an adapter; a checkpoint is loaded by whoever starts its server."""
+        """Load an adapter; checkpoints are loaded by whoever starts their server."""
         if self._pool.kind == PoolKind.CHECKPOINT:
             raise UnknownServedModelError(
                 f"Its server does not hold it yet. Start it with: vllm serve {folder} "
@@ -200,7 +200,7 @@ class PoolKeeper:
         self._count("load")
 
     def _place_zeros(self, version: ModelVersion) -> Path:
-        """The folder of an adapter like the version's, all zeros. Raises as `place_files` does."""
+        """Return the folder of an all-zero copy of the adapter; raise like `place_files`"""
         weights = build_zeros(self._artifacts.get(version.files[ADAPTER_WEIGHTS]))
         files = {**version.files, ADAPTER_WEIGHTS: self._artifacts.put_bytes(weights)}
         return place_files(self._artifacts, VersionKind.ADAPTER, files, self._folder)

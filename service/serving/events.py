@@ -1,4 +1,4 @@
-"""Events of versions and aliases: who, when, why."""
+"""Events of versions and aliases: what was changed by whom, when and why."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _audit(
     alias: str | None,
     details: Mapping[str, Any],
 ) -> None:
-    """Write the change into the audit log, under the alias or the version that it was made to."""
+    """Write the change into the audit log, under the changed alias or version."""
     action = _ACTIONS[kind]
     is_of_alias = action.startswith("alias.")
     about = {"version": version.id} if is_of_alias else {"alias": version.target_alias}

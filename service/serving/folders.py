@@ -1,4 +1,4 @@
-"""Folders of served files: one per content, named by its hash and never changed."""
+"""Folders of served files: each is named by the hash of its content and never changes."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def _check_hashes(files: Mapping[str, str], folder: Path) -> None:
             found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != dict(files):
         raise ArtifactCorruptError(
-            f"{folder} does not hold what its name says. Delete it; it will be made again."
+            f"{folder} does not match the hash in its name. Delete it; it will be created again."
         )

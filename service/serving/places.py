@@ -63,7 +63,7 @@ def _describe_full(session: Session, tenant_id: str, pools: Sequence[ServingPool
 
 
 def _describe_holder(version: ModelVersion, aliases: Sequence[Alias]) -> str:
-    """The version, and what an alias has to do with it."""
+    """Return the version and its relation to an alias."""
     for alias in aliases:
         if version.id in {alias.version_id, alias.split_version_id}:
             return f"{version.id} answers for {alias.name}"

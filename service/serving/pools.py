@@ -22,7 +22,7 @@ class ServingPool(BaseModel):
 
     name: PoolName
     url: str
-    """Its URL: scheme, host and port, nothing else."""
+    """URL of the server: scheme, host and port only."""
     base_model: str = Field(min_length=1, max_length=1024)
     """The base's name, as in jobs' `model` and in applications' requests."""
     served_base: str = Field(default="base", min_length=1, max_length=256)
@@ -30,7 +30,7 @@ class ServingPool(BaseModel):
     kind: PoolKind = PoolKind.LORA
     """`lora`: adapters are loaded beside the base. `checkpoint`: it serves whole versions."""
     max_slots: int = Field(default=4, ge=1, le=256)
-    """Its `--max-loras`. One of them holds an adapter of zeros, see docs/guides/serving.md."""
+    """Its `--max-loras`. One slot holds an adapter of zeros, see docs/guides/serving.md."""
     max_rank: int = Field(default=16, ge=1, le=512)
     """Its `--max-lora-rank`."""
     api_key_env: str | None = Field(default=None, max_length=128)
@@ -41,7 +41,7 @@ class ServingPool(BaseModel):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        """The URL without a trailing slash; a message never repeats it, for it may hold secrets."""
+        """Return the URL without a trailing slash; no message quotes it, as it may hold secrets."""
         parts = urlsplit(url)
         is_plain = not (parts.query or parts.fragment or parts.username or parts.path.strip("/"))
         if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
@@ -54,7 +54,7 @@ class ServingPool(BaseModel):
         return self.max_slots - 1 if self.kind == PoolKind.LORA else 1
 
     def with_key_from(self, environment: Mapping[str, str]) -> Self:
-        """The pool with its server's API key. Raises `ValueError` if the variable is not set."""
+        """Return the pool with its server's API key. Raises `ValueError` if it is not set."""
         if self.api_key_env is None:
             return self
         if not (key := environment.get(self.api_key_env, "").strip()):
@@ -63,24 +63,24 @@ class ServingPool(BaseModel):
 
 
 def load_pool_keys(pools: Sequence[ServingPool]) -> tuple[ServingPool, ...]:
-    """The pools with their servers' API keys, from the environment. Raises `ValueError`."""
+    """Return the pools with their servers' API keys, from the environment. Raises `ValueError`."""
     return tuple(pool.with_key_from(os.environ) for pool in pools)
 
 
 def check_pools(pools: Sequence[ServingPool]) -> None:
-    """Raise `ValueError` if two pools have one name."""
+    """Raise `ValueError` if two pools have the same name."""
     names = [pool.name for pool in pools]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"there are two pools called {sorted(twice)[0]}. Rename one.")
 
 
 def find_pool(pools: Sequence[ServingPool], name: str) -> ServingPool | None:
-    """The pool called `name`."""
+    """Return the pool with this name."""
     return next((pool for pool in pools if pool.name == name), None)
 
 
 def list_fitting_pools(pools: Sequence[ServingPool], base_model: str) -> list[ServingPool]:
-    """The pools for versions of this base: those for adapters, if there are any, or the others.
+    """Return the pools for versions of this base: those for adapters, if any, or else the others.
 
     Raises `InvalidRequestError` if there are none.
     """
@@ -96,5 +96,5 @@ def list_fitting_pools(pools: Sequence[ServingPool], base_model: str) -> list[Se
 
 
 def list_checkpoint_pools(pools: Sequence[ServingPool], base_model: str) -> list[ServingPool]:
-    """The pools for whole checkpoints made from this base."""
+    """Return the pools for whole checkpoints made from this base."""
     return [pool for pool in pools if pool.kind == "checkpoint" and pool.base_model == base_model]

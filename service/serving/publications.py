@@ -29,7 +29,7 @@ ADAPTER_FILES = frozenset({"adapter_config.json", ADAPTER_WEIGHTS})
 _CHECKPOINT_FILE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*\.(safetensors|json|txt|model|jinja)"
 )
-_MAX_RANK = 512  # the largest vLLM serves
+_MAX_RANK = 512  # the largest rank that vLLM serves
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class PublicationClaim:
 
     @property
     def row_id(self) -> str:
-        """What is leased."""
+        """Id of the leased row."""
         return self.version_id
 
 
 class VersionLeases(LeasePolicy[ModelVersion]):
-    """Versions whose files are being built; nobody cancels that, but retiring ends the lease."""
+    """Versions whose files are being built; retiring one ends its lease, nothing else does."""
 
     table = ModelVersion
     name = "version"
@@ -63,25 +63,25 @@ class VersionLeases(LeasePolicy[ModelVersion]):
     held = VersionStatus.BUILDING
 
     def give_up(self, session: Session, row: ModelVersion, reason: str | None) -> None:
-        """Fail the version, and say what helps."""
+        """Fail the version, with the remedy."""
         reason = reason or "The worker stopped answering."
         message = (
-            f"Building it ended its worker {row.attempts} times. Last reason: {reason} "
+            f"Building it killed its worker {row.attempts} times. Last reason: {reason} "
             "Look at the worker's log, then publish the job again."
         )
         _fail(session, row, message)
 
     def requeue(self, session: Session, row: ModelVersion, ended: EndedAttempt) -> None:  # noqa: ARG002
-        """Note that the version is queued anew."""
+        """Record that the version is queued again."""
         row.queued_at = fetch_now(session)
 
     def enqueue(self, session: Session, row: ModelVersion) -> None:
-        """Tell the workers of the version."""
+        """Notify the workers of the version."""
         enqueue_version(session, row)
 
     @property
     def waiting_since(self) -> ColumnElement[datetime]:
-        """When a version was last queued."""
+        """When the version was last queued."""
         return ModelVersion.queued_at.expression
 
     @property
@@ -90,7 +90,7 @@ class VersionLeases(LeasePolicy[ModelVersion]):
         return OutboxMessage.version_id == ModelVersion.id
 
     def select_waiting(self) -> Select[ModelVersion]:
-        """Versions in order of arrival; those locked are passed over."""
+        """Select versions in order of arrival; locked ones are skipped."""
         return select(ModelVersion).order_by(ModelVersion.number).with_for_update(skip_locked=True)
 
     def note_requeue(
@@ -100,7 +100,7 @@ class VersionLeases(LeasePolicy[ModelVersion]):
         ended: EndedAttempt,
         max_attempts: int,  # noqa: ARG002
     ) -> None:
-        """Tell the version's owner that it is to be built again, and why."""
+        """Record an event that says that the version will be built again, and why."""
         message = f"Attempt {ended.number} to build it ended early and is queued again: "
         append_event(session, row, "requeue", message + ended.reason)
 
@@ -165,7 +165,7 @@ def file_publication(
 
 
 def fail_publication(session: Session, version_id: str, token: int, message: str) -> None:
-    """Record that the version cannot be built, for good. Raises `LeaseLostError`."""
+    """Record that the version cannot be built, permanently. Raises `LeaseLostError`."""
     _fail(session, leases.lock_held(session, VERSIONS, version_id, token), clean_message(message))
 
 
@@ -188,7 +188,7 @@ def check_file_names(kind: VersionKind, names: Mapping[str, str]) -> None:
 
 
 def _fail(session: Session, version: ModelVersion, message: str) -> None:
-    """The version has failed for good."""
+    """Mark the version as failed."""
     version.status, version.error_message = VersionStatus.FAILED, message
     version.ended_at = fetch_now(session)
     version.lease_worker = version.lease_expires_at = None
@@ -196,14 +196,14 @@ def _fail(session: Session, version: ModelVersion, message: str) -> None:
 
 
 def _describe_poison(version: ModelVersion, reason: str) -> str:
-    """Why a version is given up, and what helps."""
+    """Return why the version is given up, with the remedy."""
     return (
-        f"Building it ended its worker {version.attempts} times. Last reason: {reason} "
+        f"Building it killed its worker {version.attempts} times. Last reason: {reason} "
         "Look at the worker's log, then publish the job again."
     )
 
 
 def _load_spec(session: Session, job_id: str) -> CorrectionSpec:
-    """The spec of the job a version comes from; only corrections are published."""
+    """Return the spec of the job that the version comes from; only corrections are published."""
     document = session.scalars(select(Job.spec).where(Job.id == job_id)).one()
     return cast(CorrectionSpec, parse_spec(document))

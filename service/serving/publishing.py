@@ -119,16 +119,16 @@ def _find_or_make(
     pools: Sequence[ServingPool],
     artifacts: ArtifactStore,
 ) -> tuple[ModelVersion, bool]:
-    """The job's open version, or a new one."""
+    """Return the job's open version, or a new one."""
     _check_may_publish(identity, job, request)
     fitting = list_fitting_pools(pools, job.model)
-    if request.alias is not None:  # aliases before versions
+    if request.alias is not None:  # the locking order is aliases, then versions
         repository.find_alias(session, job.tenant_id, request.alias, lock=True)
     if (version := repository.find_open_version(session, job.id)) is not None:
         if request.alias is not None:
             _aim(session, identity, version, request)
         return version, False
-    abilities = read_abilities(artifacts, job)  # before a lock that other jobs wait for
+    abilities = read_abilities(artifacts, job)  # before taking a lock that other jobs wait for
     pool = take_place(session, job.tenant_id, fitting)
     version = _build_version(identity, job, request, pool, abilities)
     repository.insert_version(session, version)
@@ -167,7 +167,7 @@ def _check_may_publish(identity: Identity, job: Job, request: PublishRequest) ->
 def _aim(
     session: Session, identity: Identity, version: ModelVersion, request: PublishRequest
 ) -> None:
-    """Point the alias at an existing version: now, or once the version is live."""
+    """Point the alias to an existing version: now, or once the version is live."""
     assert request.alias is not None
     if version.status == VersionStatus.LIVE:
         promote(
@@ -197,7 +197,7 @@ def _build_version(
     pool: ServingPool,
     abilities: AbilitiesView | None,
 ) -> ModelVersion:
-    """A queued version of the job's correction."""
+    """Return a queued version of the job's correction."""
     patch_sha256 = job.find_artifact(JobFile.PATCH)
     assert patch_sha256 is not None
     assert job.verdict is not None
@@ -224,7 +224,7 @@ def _build_version(
 def _record(
     session: Session, identity: Identity, version: ModelVersion, request: PublishRequest
 ) -> None:
-    """Record who published what, and an override separately."""
+    """Record who published what; record an override separately."""
     who = identity.key_id
     if version.override_reason is not None:
         message = f"An admin overrode the verdict {version.verdict}."
@@ -236,6 +236,6 @@ def _record(
 
 
 def _hash_request(job_id: str, request: PublishRequest) -> str:
-    """SHA-256 of a request: equal for requests that mean the same, unlike that of any job spec."""
+    """Return the SHA-256 of a request: equal for equivalent requests, never that of a job spec."""
     document = {"publish": job_id, **request.model_dump(mode="json")}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -65,7 +65,7 @@ class Reconciler:
         """End the threads, whatever they wait for."""
         self._stopping.set()
         for loop, task in self._running:
-            with contextlib.suppress(RuntimeError):  # its loop has ended
+            with contextlib.suppress(RuntimeError):  # its event loop has ended
                 loop.call_soon_threadsafe(task.cancel)
         for thread in self._threads:
             if thread.is_alive():
@@ -80,7 +80,7 @@ class Reconciler:
                 publish_finished_job(session, job_id, self._settings.serving_pools, self._artifacts)
 
     def build_keeper(self, pool: ServingPool) -> PoolKeeper:
-        """The keeper of one pool."""
+        """Return the keeper of one pool."""
         return PoolKeeper(
             pool,
             self._settings.serving_pools,
@@ -91,7 +91,7 @@ class Reconciler:
         )
 
     def _run(self, pool: ServingPool) -> None:
-        """A pool's thread."""
+        """Run the thread of a pool."""
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(self._keep(pool))
 
@@ -116,7 +116,7 @@ class Reconciler:
                 await asyncio.sleep(self._compute_pause(failures))
 
     def _publish_forever(self) -> None:
-        """The thread of jobs to publish."""
+        """Run the thread that publishes jobs."""
         failures = 0
         while not self._stopping.is_set():
             try:

@@ -1,4 +1,4 @@
-"""Every query about versions, aliases, their events and the pools' observed state."""
+"""All queries about versions, aliases, their events and the pools' observed state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FRESH = {"populate_existing": True}
 def find_version(
     session: Session, tenant_id: str, version_id: str, *, lock: bool = False
 ) -> ModelVersion | None:
-    """The tenant's version, as the database has it now."""
+    """Return the tenant's version, freshly read from the database."""
     statement = select(ModelVersion).where(
         ModelVersion.tenant_id == tenant_id, ModelVersion.id == version_id
     )
@@ -38,7 +38,7 @@ def find_version(
 
 
 def find_open_version(session: Session, job_id: str) -> ModelVersion | None:
-    """The job's version that has neither failed nor been retired, locked."""
+    """Return the job's version that has neither failed nor been retired, locked."""
     statement = select(ModelVersion).where(
         ModelVersion.job_id == job_id, ModelVersion.status.not_in(ENDED_STATUSES)
     )
@@ -49,13 +49,13 @@ def find_open_version(session: Session, job_id: str) -> ModelVersion | None:
 def list_versions(
     session: Session, tenant_id: str, before_number: int | None, limit: int
 ) -> Sequence[ModelVersion]:
-    """Up to `limit` of the tenant's versions published before that one, newest first."""
+    """Return up to `limit` of the tenant's versions published before that one, newest first."""
     statement = select(ModelVersion).where(ModelVersion.tenant_id == tenant_id)
     return session.scalars(page_back(statement, ModelVersion.number, before_number, limit)).all()
 
 
 def list_callable_versions(session: Session, tenant_id: str) -> Sequence[ModelVersion]:
-    """The tenant's versions that answer, or did and will again, newest first."""
+    """Return the tenant's versions that are live, or were and will be again, newest first."""
     statement = select(ModelVersion).where(
         ModelVersion.tenant_id == tenant_id, ModelVersion.status.in_(CALLABLE_STATUSES)
     )
@@ -69,13 +69,13 @@ def insert_version(session: Session, version: ModelVersion) -> None:
 
 
 def lock_pool(session: Session, pool: str) -> None:
-    """Make others wait who publish to the same pool, until the transaction ends."""
+    """Make others that publish to the same pool wait until the transaction ends."""
     statement = text("SELECT pg_advisory_xact_lock(hashtextextended('excise-pool-' || :pool, 0))")
     session.execute(statement, {"pool": pool})
 
 
 def list_holders(session: Session, pool: str) -> Sequence[ModelVersion]:
-    """The versions on the pool's server or on their way there, oldest first."""
+    """Return the versions that hold a place on the pool's server, loaded or not, oldest first."""
     statement = select(ModelVersion).where(
         ModelVersion.pool == pool, ModelVersion.status.not_in(ENDED_STATUSES)
     )
@@ -83,9 +83,9 @@ def list_holders(session: Session, pool: str) -> Sequence[ModelVersion]:
 
 
 def lock_formerly_aliased_checkpoints(session: Session, base_model: str) -> Sequence[ModelVersion]:
-    """Whole checkpoints on servers that an alias has pointed at, now or before; locked.
+    """Return the served whole checkpoints that an alias points to or once pointed to, locked.
 
-    One that somebody else is about to change is left out.
+    Checkpoints locked by others are skipped.
     """
     was_aliased = select(ServingEvent.id).where(
         ServingEvent.version_id == ModelVersion.id, ServingEvent.kind.in_(("promote", "split"))
@@ -105,14 +105,14 @@ def lock_formerly_aliased_checkpoints(session: Session, base_model: str) -> Sequ
 
 
 def list_aliases_of(session: Session, version_ids: Sequence[str]) -> Sequence[Alias]:
-    """Every tenant's aliases that refer to one of the versions, if only to go back to it."""
+    """Return all tenants' aliases that refer to one of the versions, even only for a rollback."""
     columns = (Alias.version_id, Alias.previous_version_id, Alias.split_version_id)
     refers = or_(*(column.in_(version_ids) for column in columns))
     return session.scalars(select(Alias).where(refers).order_by(Alias.name)).all()
 
 
 def list_kept_files(session: Session, kept_seconds: float) -> Sequence[Mapping[str, str]]:
-    """The files of every version that may be served, or was until `kept_seconds` ago."""
+    """Return the files of every version that may be served, or was until `kept_seconds` ago."""
     since = func.clock_timestamp() - timedelta(seconds=kept_seconds)
     statement = select(ModelVersion.files).where(
         or_(ModelVersion.status.not_in(ENDED_STATUSES), ModelVersion.ended_at > since)
@@ -121,7 +121,7 @@ def list_kept_files(session: Session, kept_seconds: float) -> Sequence[Mapping[s
 
 
 def list_wanted(session: Session, pool: str) -> Sequence[ModelVersion]:
-    """The versions that belong on the pool's server, oldest first."""
+    """Return the versions that belong on the pool's server, oldest first."""
     statement = select(ModelVersion).where(
         ModelVersion.pool == pool, ModelVersion.status.in_(WANTED_STATUSES)
     )
@@ -129,7 +129,7 @@ def list_wanted(session: Session, pool: str) -> Sequence[ModelVersion]:
 
 
 def lock_wanted(session: Session, version_id: str) -> ModelVersion | None:
-    """The version, locked, if it still belongs on a server."""
+    """Return the version, locked, if it still belongs on a server."""
     statement = select(ModelVersion).where(
         ModelVersion.id == version_id, ModelVersion.status.in_(WANTED_STATUSES)
     )
@@ -138,7 +138,7 @@ def lock_wanted(session: Session, version_id: str) -> ModelVersion | None:
 
 
 def lock_wanted_with_alias(session: Session, version_id: str) -> ModelVersion | None:
-    """The same, with the alias it was published for locked before it: aliases come first."""
+    """Return the same version, after locking the alias it was published for: aliases come first."""
     statement = select(ModelVersion.tenant_id, ModelVersion.target_alias).where(
         ModelVersion.id == version_id
     )
@@ -149,7 +149,7 @@ def lock_wanted_with_alias(session: Session, version_id: str) -> ModelVersion | 
 
 
 def find_alias(session: Session, tenant_id: str, name: str, *, lock: bool = False) -> Alias | None:
-    """The tenant's alias, as the database has it now."""
+    """Return the tenant's alias, freshly read from the database."""
     statement = select(Alias).where(Alias.tenant_id == tenant_id, Alias.name == name)
     if lock:
         statement = statement.with_for_update()
@@ -157,7 +157,7 @@ def find_alias(session: Session, tenant_id: str, name: str, *, lock: bool = Fals
 
 
 def ensure_alias(session: Session, tenant_id: str, name: str, version_id: str) -> Alias | None:
-    """A new alias that points at the version; None if the tenant has one of that name."""
+    """Create an alias that points to the version; return None if the name is taken."""
     statement = (
         insert(Alias)
         .values(tenant_id=tenant_id, name=name, version_id=version_id)
@@ -168,7 +168,7 @@ def ensure_alias(session: Session, tenant_id: str, name: str, version_id: str) -
 
 
 def list_aliases(session: Session, tenant_id: str, *, lock: bool = False) -> Sequence[Alias]:
-    """The tenant's aliases, by name."""
+    """Return the tenant's aliases, by name."""
     statement = select(Alias).where(Alias.tenant_id == tenant_id).order_by(Alias.name)
     if lock:
         statement = statement.with_for_update()
@@ -178,38 +178,38 @@ def list_aliases(session: Session, tenant_id: str, *, lock: bool = False) -> Seq
 def list_alias_events(
     session: Session, tenant_id: str, alias: str, after: int, limit: int
 ) -> Sequence[ServingEvent]:
-    """Up to `limit` of an alias's events with larger ids, oldest first."""
+    """Return up to `limit` of an alias's events with larger ids, oldest first."""
     return _list_events(session, tenant_id, ServingEvent.alias == alias, after, limit)
 
 
 def list_version_events(
     session: Session, tenant_id: str, version_id: str, after: int, limit: int
 ) -> Sequence[ServingEvent]:
-    """Up to `limit` of a version's events with larger ids, oldest first."""
+    """Return up to `limit` of a version's events with larger ids, oldest first."""
     of_version = ServingEvent.version_id == version_id
     return _list_events(session, tenant_id, of_version, after, limit)
 
 
 def list_jobs_to_publish(session: Session, limit: int = 20) -> Sequence[str]:
-    """Ids of jobs that have ended and were to be published if they passed."""
+    """Return the ids of jobs that have ended and are to be published if they passed."""
     statement = select(Job.id).where(Job.publish_to.is_not(None), Job.status.not_in(OPEN_STATUSES))
     return session.scalars(statement.order_by(Job.number).limit(limit)).all()
 
 
 def list_pool_states(session: Session) -> Sequence[PoolState]:
-    """What was last seen of every pool."""
+    """Return the last observed state of every pool."""
     return session.scalars(select(PoolState), execution_options=_FRESH).all()
 
 
 def find_pool_state(session: Session, name: str) -> PoolState | None:
-    """What was last seen of the pool."""
+    """Return the last observed state of the pool."""
     return session.get(PoolState, name, populate_existing=True)
 
 
 def store_pool_state(
     session: Session, name: str, status: str, detail: str, server_version: str | None
 ) -> None:
-    """Note what was seen of a pool."""
+    """Store the observed state of a pool."""
     values = {"status": status, "detail": detail, "server_version": server_version}
     session.execute(
         insert(PoolState)

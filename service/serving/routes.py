@@ -36,10 +36,10 @@ from service.strict_bodies import StrictJsonRoute
 router = APIRouter(prefix="/v1", tags=["serving"], route_class=StrictJsonRoute)
 
 AfterEvent = Annotated[
-    int, Query(ge=0, le=MAX_EVENT_ID, description="The last event's id that is known"), IN_DIGITS
+    int, Query(ge=0, le=MAX_EVENT_ID, description="Id of the last known event"), IN_DIGITS
 ]
 _CONFLICT: dict[int | str, dict[str, Any]] = {
-    409: {"description": "Aliases and versions are not as this needs them"}
+    409: {"description": "The state of aliases or versions does not allow this"}
 }
 EventLimit = Annotated[int, Query(ge=1, le=1000, description="How many to list"), IN_DIGITS]
 

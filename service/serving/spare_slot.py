@@ -28,9 +28,9 @@ def build_zeros(weights: bytes) -> bytes:
 
 
 async def fill_slots(server: VllmServer, slots: int, folder: str) -> None:
-    """Put the adapter of zeros in `folder` into every slot of a fresh server, the last for good.
+    """Load the adapter of zeros in `folder` into every slot of a fresh server; keep the last one.
 
-    The others are unloaded at once and are evicted first. Raises `VllmError`.
+    The others are unloaded at once and will be evicted first. Raises `VllmError`.
     """
     fillers = [f"{SPARE_NAME}-{number}" for number in range(1, slots)]
     for name in (*fillers, SPARE_NAME):
@@ -40,10 +40,7 @@ async def fill_slots(server: VllmServer, slots: int, folder: str) -> None:
 
 
 async def protect_slots(server: VllmServer, base_name: str) -> None:
-    """Use every loaded adapter, the one of zeros last, so that the next load evicts another.
-
-    Raises `VllmError`.
-    """
+    """Use every loaded adapter, with the zeros last, so that the next load evicts another one."""
     names = {model.name for model in await server.models()} - {base_name, SPARE_NAME}
     for name in (*sorted(names), SPARE_NAME):
         await server.complete(name, (1,), 1)

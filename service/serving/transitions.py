@@ -34,7 +34,7 @@ def give_name(session: Session, version_id: str, served_name: str) -> ModelVersi
     version = repository.lock_wanted(session, version_id)
     if version is None:
         return None
-    _leave_live(session, version, "Its server lost it; it is being put back.")
+    _leave_live(session, version, "Its server lost it; it is being loaded again.")
     version.served_name = served_name
     return version
 

@@ -1,4 +1,4 @@
-"""The rules of versions: looking them up, their files, taking them off their server."""
+"""The rules of versions: how to look them up, read their files and take them off their server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNBUILT = (VersionStatus.QUEUED, VersionStatus.BUILDING)
 def get_version(
     session: Session, tenant_id: str, version_id: str, *, lock: bool = False
 ) -> ModelVersion:
-    """The tenant's version with this id. Raises `NotFoundError`."""
+    """Return the tenant's version with this id. Raises `NotFoundError`."""
     return _VERSION.get(
         version_id, lambda own: repository.find_version(session, tenant_id, own, lock=lock)
     )
@@ -32,7 +32,7 @@ def get_version(
 def list_versions(
     session: Session, tenant_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[ModelVersion], bool]:
-    """One page of the tenant's versions, newest first, and whether there are more."""
+    """Return a page of the tenant's versions, newest first, and whether there are more."""
     last = _VERSION.get_last(after, lambda own: repository.find_version(session, tenant_id, own))
     number = None if last is None else last.number
     return cut_page(repository.list_versions(session, tenant_id, number, limit + 1), limit)
@@ -41,7 +41,7 @@ def list_versions(
 def list_events(
     session: Session, tenant_id: str, version_id: str, after: int, limit: int
 ) -> tuple[Sequence[ServingEvent], bool]:
-    """One page of what happened to the version, oldest first, and whether there is more."""
+    """Return a page of the version's events, oldest first, and whether there are more."""
     version = get_version(session, tenant_id, version_id)
     page = repository.list_version_events(session, tenant_id, version.id, after, limit + 1)
     return cut_page(page, limit)
@@ -67,7 +67,8 @@ def retire(
 
     Raises `NotFoundError`, and `ConflictError` while an alias sends requests to it.
     """
-    aliases = repository.list_aliases(session, tenant_id, lock=True)  # aliases before versions
+    # lock aliases before versions
+    aliases = repository.list_aliases(session, tenant_id, lock=True)
     version = get_version(session, tenant_id, version_id, lock=True)
     if version.status in ENDED_STATUSES:
         return version
@@ -91,7 +92,7 @@ def retire_superseded(session: Session, base_model: str) -> int:
     roll back. A checkpoint that was only called by its id stays.
     """
     versions = repository.lock_formerly_aliased_checkpoints(session, base_model)
-    # Only now: whoever points an alias at a version locks the version first.
+    # Only now, because whoever points an alias to a version locks the version first.
     aliases = repository.list_aliases_of(session, [version.id for version in versions])
     wanted = {
         version_id

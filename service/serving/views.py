@@ -8,7 +8,7 @@ from service.serving.pools import ServingPool
 
 
 def view_version(version: ModelVersion) -> VersionView:
-    """The version object."""
+    """Return the version object."""
     override = None
     if version.override_reason is not None:
         override = {"reason": version.override_reason, "by": version.override_by}
@@ -38,7 +38,7 @@ def view_version(version: ModelVersion) -> VersionView:
 
 
 def view_alias(alias: Alias) -> AliasView:
-    """The alias object."""
+    """Return the alias object."""
     split = None
     if alias.split_version_id is not None:
         split = {"version": alias.split_version_id, "percent": alias.split_percent}
@@ -55,7 +55,7 @@ def view_alias(alias: Alias) -> AliasView:
 
 
 def view_event(event: ServingEvent) -> ServingEventView:
-    """The event object."""
+    """Return the event object."""
     return ServingEventView(
         id=event.id,
         kind=event.kind,
@@ -81,7 +81,7 @@ def view_pool(pool: ServingPool, state: PoolState | None) -> PoolView:
             "capacity": pool.capacity,
             "max_rank": pool.max_rank,
             "status": state.status if state else "unknown",
-            "detail": state.detail if state else "It was not looked at yet.",
+            "detail": state.detail if state else "It has not been checked yet.",
             "server_version": state.server_version if state else None,
             "checked_at": state.checked_at if state else None,
         }

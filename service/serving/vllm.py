@@ -36,7 +36,7 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
 class VllmError(Exception):
-    """Base class of the errors of this client."""
+    """Base class of this client's errors."""
 
 
 class VllmUnreachableError(VllmError):
@@ -128,9 +128,9 @@ class _Version(BaseModel):
 class VllmServer:
     """One vLLM server. Use as `async with`, or call `aclose`.
 
-    Every method raises `VllmUnreachableError` without an answer, `VllmRefusalError` or one of
-    its kinds on an error status, and `VllmAnswerError` on an answer it cannot read. `api_key`
-    goes into the Authorization header and nowhere else.
+    Every method raises `VllmUnreachableError` if the server does not answer, `VllmRefusalError` or
+    a subclass on an error status, and `VllmAnswerError` on an answer that it cannot parse.
+    `api_key` goes into the Authorization header and nowhere else.
     """
 
     def __init__(
@@ -203,10 +203,11 @@ class VllmServer:
         logprobs: bool = False,
         ignore_eos: bool = False,
     ) -> Completion:
-        """The greedy continuation of a tokenised prompt by `model` (base or adapter name).
+        """Return the greedy continuation of a tokenised prompt by `model` (base or adapter name).
 
-        Whatever the checkpoint's generation settings say, the most probable token is taken.
-        `ignore_eos` goes on after an end-of-sequence token. Raises `UnknownServedModelError`.
+        The most probable token is taken, whatever the checkpoint's generation settings say. With
+        `ignore_eos`, generation continues after an end-of-sequence token. Raises
+        `UnknownServedModelError`.
         """
         body = {
             "model": model,
@@ -247,7 +248,7 @@ class VllmServer:
         except httpx.HTTPError as error:
             raise VllmUnreachableError(
                 f"vLLM at {self.url} does not answer ({type(error).__name__}). "
-                "It may be starting; if it stays so, look at its log."
+                "It may be starting; if that does not change, look at its log."
             ) from None
         if answer.status_code >= 300:
             raise _build_refusal(answer, path)
@@ -275,13 +276,13 @@ def check_version(version: str) -> None:
 
 
 def _build_refusal(answer: httpx.Response, path: str) -> VllmRefusalError:
-    """The error for an answer with an error status."""
+    """Return the error for an answer with an error status."""
     status = answer.status_code
     message = _read_message(answer)
     text = f"vLLM refused {path.partition('?')[0]} ({status}): {message}"
     lowered = message.lower()
     if "already been loaded" in lowered or "already loaded" in lowered:
-        return AdapterAlreadyLoadedError(f"{text} Unload it first, or take another name.", status)
+        return AdapterAlreadyLoadedError(f"{text} Unload it first, or use another name.", status)
     if "lora rank" in lowered and "max_lora_rank" in lowered:
         return AdapterRankError(f"{text} Restart it with a larger --max-lora-rank.", status)
     if status == 404 or "no adapter found" in lowered or "cannot be found" in lowered:
@@ -292,7 +293,7 @@ def _build_refusal(answer: httpx.Response, path: str) -> VllmRefusalError:
 
 
 def _read_message(answer: httpx.Response) -> str:
-    """What the server says went wrong, whatever shape it has, cut short."""
+    """Return the server's error message, in whatever form it is sent, truncated."""
     try:
         body = answer.json()
     except ValueError:
@@ -304,13 +305,13 @@ def _read_message(answer: httpx.Response) -> str:
 
 
 def _read(kind: type[_Model], answer: httpx.Response) -> _Model:
-    """The answer's body as `kind`. Raises `VllmAnswerError`."""
+    """Return the answer's body as `kind`. Raises `VllmAnswerError`."""
     try:
         return kind.model_validate_json(answer.content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise VllmAnswerError(
-            f"{answer.url.path} gave something else than expected ({place}: {first['msg']}). "
+            f"{answer.url.path} gave an unexpected answer ({place}: {first['msg']}). "
             "Check that the URL is a vLLM server's."
         ) from None

@@ -27,12 +27,12 @@ def get_tenant(context: Context, reader: Reader) -> TenantView:
     "",
     status_code=204,
     response_class=Response,
-    responses={409: {"description": "Not its name, or jobs are open, or versions served"}},
+    responses={409: {"description": "The name is wrong, jobs are open, or versions are served"}},
 )
 def delete_tenant(
     context: Context,
     admin: Admin,
-    name: Annotated[str, Query(max_length=256, description="The tenant's name, to be sure")],
+    name: Annotated[str, Query(max_length=256, description="The tenant's name, as confirmation")],
 ) -> None:
     """Delete the key's tenant, with its keys, prompt sets, jobs, versions and all files."""
     with context.database.transaction() as session:

@@ -1,4 +1,4 @@
-"""The home page, and the page of the REST API with the files it is made of."""
+"""The home page, and the page of the REST API with its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.errors import NotFoundError
 router = APIRouter(include_in_schema=False)
 
 _OWN = files("service.web")
-# A package that carries Swagger UI's files as they are published, and is renewed with them.
+# A package that contains Swagger UI's files as published, and is updated with them.
 _SWAGGER_UI = files("fastapi_offline").joinpath("static")
 _HOME = _OWN.joinpath("home.html").read_text("utf-8")
 _DOCS = _OWN.joinpath("docs.html").read_text("utf-8")
@@ -26,7 +26,7 @@ _DOCS_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
 )
-"""Scripts and requests of this host alone; Swagger UI sets styles on elements."""
+"""Scripts and requests from this host only; Swagger UI sets styles on elements."""
 
 
 @router.get("/", response_class=HTMLResponse)
@@ -37,13 +37,13 @@ def get_home() -> str:
 
 @router.get("/docs")
 def get_docs() -> HTMLResponse:
-    """The REST API as Swagger UI shows it, without any other host."""
+    """Get the REST API's page, Swagger UI, which uses no other host."""
     return HTMLResponse(_DOCS, headers={"Content-Security-Policy": _DOCS_POLICY})
 
 
 @router.get("/docs/{name}")
 def get_docs_file(name: str) -> Response:
-    """One of the files that the page of the REST API loads. Raises `NotFoundError`."""
+    """Get one of the files that the page of the REST API loads. Raises `NotFoundError`."""
     if name not in _DOCS_FILES:
         raise NotFoundError("There is no such file. See /docs.")
     file, media_type = _DOCS_FILES[name]

@@ -162,7 +162,7 @@ class Deliverer:
     def _record(self, post: _Post, outcome: Outcome) -> None:
         with self._database.transaction() as session:
             webhook = repository.lock_webhook(session, post.webhook_id)
-            if webhook is None:  # deleted meanwhile
+            if webhook is None:  # it was deleted meanwhile
                 return
             webhook.busy_until = fetch_now(session)  # moves it to the end of the order of claims
             delivery = repository.find_delivery(session, webhook.id, post.delivery_id)
@@ -201,7 +201,7 @@ class Deliverer:
         """Disable a webhook whose receiver is gone, or has failed for too long."""
         reason = None
         if outcome.status_code == GONE:
-            reason = f"The receiver answered {GONE}: it wants no messages any more."
+            reason = f"The receiver answered {GONE}: it no longer wants messages."
         elif webhook.failing_since is not None and is_given_up(
             webhook.failing_since, fetch_now(session), self._settings.webhook_give_up_seconds
         ):

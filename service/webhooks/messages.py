@@ -88,7 +88,7 @@ def ping(session: Session, webhook: Webhook) -> WebhookDelivery:
 def _list_listeners(session: Session, tenant: Select[Any], event: str) -> Sequence[Webhook]:
     """Return the tenant's enabled webhooks for the event, locked against deletion.
 
-    Returns none if the database is not migrated yet, so that jobs can go on.
+    Returns none if the database is not migrated yet, so that jobs can continue.
     """
     if session.scalar(_HAS_WEBHOOKS) is None:
         return []
@@ -122,5 +122,5 @@ def _write(
 
 
 def _build_body(event: str, now: datetime, data: Mapping[str, Any]) -> str:
-    """The message as JSON, in the form that Standard Webhooks proposes."""
+    """Return the message as JSON, in the form that Standard Webhooks proposes."""
     return json.dumps({"type": event, "timestamp": now.isoformat(), "data": dict(data)})

@@ -43,7 +43,7 @@ def check_url(url: str, allowed_hosts: Sequence[str]) -> None:
 def create_webhook(
     session: Session, tenant_id: str, request: WebhookRequest
 ) -> tuple[Webhook, SecretStr]:
-    """A new webhook and its secret. Raises `ConflictError` where the tenant has too many."""
+    """Return a new webhook and its secret. Raises `ConflictError` if the tenant has too many."""
     repository.lock_tenant(session, tenant_id)
     if repository.count_webhooks(session, tenant_id) >= MAX_WEBHOOKS:
         raise ConflictError(f"There are {MAX_WEBHOOKS} webhooks, which is the limit. Delete one.")
@@ -65,7 +65,7 @@ def create_webhook(
 def get_webhook(
     session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False
 ) -> Webhook:
-    """The tenant's webhook with this id. Raises `NotFoundError`."""
+    """Return the tenant's webhook with this id. Raises `NotFoundError`."""
     return _WEBHOOK.get(
         webhook_id, lambda own: repository.find_webhook(session, tenant_id, own, lock=lock)
     )
@@ -74,7 +74,7 @@ def get_webhook(
 def list_webhooks(
     session: Session, tenant_id: str, after: str | None, limit: int
 ) -> tuple[Sequence[Webhook], bool]:
-    """One page of the tenant's webhooks, newest first, and whether there are more."""
+    """Return one page of the tenant's webhooks, newest first, and whether there are more."""
     last = _WEBHOOK.get_last(after, lambda own: repository.find_webhook(session, tenant_id, own))
     number = None if last is None else last.number
     return cut_page(repository.list_webhooks(session, tenant_id, number, limit + 1), limit)

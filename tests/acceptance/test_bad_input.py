@@ -1,4 +1,4 @@
-"""Bad input against the running service: refused with a reason, and nothing else suffers."""
+"""Bad input to the running service is rejected with a reason, and affects nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = {"Content-Type": "text/plain"}
 def check_problem(
     response: httpx.Response, status: int, code: str, param: str | None, *mentions: str
 ) -> None:
-    """A problem+json answer whose message names what is wrong and what helps."""
+    """Check that the answer is problem+json whose message names the problem and the remedy."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     body = response.json()
@@ -65,7 +65,7 @@ UPLOADS: dict[str, tuple[bytes, int, str, str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", UPLOADS)
-def test_a_bad_prompt_file_is_refused(stack: Harness, name: str) -> None:
+def test_a_bad_prompt_file_is_rejected(stack: Harness, name: str) -> None:
     content, status, code, param, mentions = UPLOADS[name]
     check_problem(upload(stack, content), status, code, param, *mentions)
     assert stack.get("/healthz").status_code == 200
@@ -111,7 +111,7 @@ def use_another_architecture(folder: Path) -> None:
         (use_another_architecture, ("BertModel", "supported are", "LlamaForCausalLM")),
     ],
 )
-def test_an_unsafe_checkpoint_is_refused(
+def test_an_unsafe_checkpoint_is_rejected(
     stack: Harness, spoil: Callable[[Path], None], mentions: tuple[str, ...]
 ) -> None:
     folder = copy_model(stack, f"bad-{spoil.__name__}")
@@ -132,13 +132,13 @@ def test_an_unsafe_checkpoint_is_refused(
         ("meta-llama/Llama-3@main", ("pinned", "40")),
     ],
 )
-def test_a_model_out_of_bounds_is_refused(
+def test_a_model_out_of_bounds_is_rejected(
     stack: Harness, model: str, mentions: tuple[str, ...]
 ) -> None:
     check_problem(submit(stack, model=model), 422, "invalid_request", "model", *mentions)
 
 
-def test_a_path_outside_the_roots_is_refused_whether_it_exists_or_not(stack: Harness) -> None:
+def test_a_path_outside_the_roots_is_rejected_whether_it_exists_or_not(stack: Harness) -> None:
     answers = {submit(stack, model=path).text for path in ("/etc", "/nowhere", "/root")}
     assert len(answers) == 1
 
@@ -152,13 +152,13 @@ def test_a_path_outside_the_roots_is_refused_whether_it_exists_or_not(stack: Har
         ({"search": {"amounts": []}}, "search.amounts", ("search.amounts", "1")),
     ],
 )
-def test_a_spec_that_breaks_a_rule_is_refused(
+def test_a_spec_that_breaks_a_rule_is_rejected(
     stack: Harness, changes: dict[str, Any], param: str, mentions: tuple[str, ...]
 ) -> None:
     check_problem(submit(stack, **changes), 422, "invalid_request", param, *mentions)
 
 
-def test_no_key_and_a_wrong_key_are_refused(stack: Harness) -> None:
+def test_a_missing_key_and_a_wrong_key_are_rejected(stack: Harness) -> None:
     for value, mention in (
         ("", "no API key"),
         ("Bearer exc_" + "x" * 43, "unknown or revoked"),
@@ -206,7 +206,7 @@ def copy_model(stack: Harness, name: str) -> Path:
 
 
 def cut_weights(folder: Path) -> None:
-    """Half of the weights are missing, as after an interrupted copy."""
+    """Remove half of the weights' bytes, as after an interrupted copy."""
     path = folder / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -218,7 +218,7 @@ def forget_tokenizer(folder: Path) -> None:
 
 
 def lose_a_weight(folder: Path) -> None:
-    """One tensor is not there; transformers would make one up."""
+    """Remove one tensor, which transformers would initialise at random."""
     path = folder / "model.safetensors"
     weights = load_file(path)
     del weights[LOST_WEIGHT]
@@ -226,7 +226,7 @@ def lose_a_weight(folder: Path) -> None:
 
 
 def disagree_about_the_shape(folder: Path) -> None:
-    """The config describes a model of another width than the weights have."""
+    """Write a config for a model of another width than the weights have."""
     write_config(folder, intermediate_size=512)
 
 
@@ -239,7 +239,7 @@ def disagree_about_the_shape(folder: Path) -> None:
         (disagree_about_the_shape, ("shapes", "config.json")),
     ],
 )
-def test_a_broken_checkpoint_fails_its_job_alone(
+def test_a_broken_checkpoint_fails_only_its_own_job(
     stack: Harness, spoil: Callable[[Path], None], mentions: tuple[str, ...]
 ) -> None:
     worker = stack.worker_pid()
@@ -275,7 +275,7 @@ def test_a_reference_of_single_words_fails_its_job(stack: Harness) -> None:
 def check_invalid_input(
     stack: Harness, response: httpx.Response, worker: int, *mentions: str
 ) -> None:
-    """The job fails at once with a message for its owner, and the worker lives on."""
+    """Check that the job fails at once with a message for its owner, and the worker lives on."""
     assert response.status_code == 201, response.text
     job = stack.wait(response.json()["id"])
     assert (job.status, job.verdict, job.attempts) == ("failed", None, 1)

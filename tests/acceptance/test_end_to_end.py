@@ -1,4 +1,4 @@
-"""A correction over REST and from the command line, and the same one again for somebody else."""
+"""A correction over REST and from the command line, repeated by another tenant."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def excise(
 def submit_and_wait(
     stack: Harness, spec: dict[str, Any], output: Path, key: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`excise submit --wait`, the job's files downloaded to `output`."""
+    """Run `excise submit --wait`, which downloads the job's files to `output`."""
     path = output.with_name("spec.json")
     path.write_text(json.dumps(spec))
     arguments = ("submit", str(path), "--wait", "--json", "--output", str(output))
@@ -46,7 +46,7 @@ def submit_and_wait(
 
 
 def check_report(report: dict[str, Any]) -> None:
-    """The contract other tools read, member by member."""
+    """Check every member of the report on which other tools rely."""
     assert report["verdict"] == "passed", report["reason"]
     (behaviour,) = report["behaviours"]
     assert (behaviour["name"], behaviour["kind"]) == ("repetition", "repetition")
@@ -95,7 +95,7 @@ def check_report(report: dict[str, Any]) -> None:
 
 
 def check_told_in_order(events: list[dict[str, Any]]) -> None:
-    """Queued, started, each stage once from start to end, and the ending last."""
+    """Check the order of events: queued, started, each stage once from start to end, ended."""
     assert [event["id"] for event in events] == sorted({event["id"] for event in events})
     types = list_types(events)
     assert types[:2] == ["job.queued", "job.started"]
@@ -184,7 +184,7 @@ def test_a_verdict_other_than_passed_is_exit_code_100(
     assert (job["verdict"], job["status"]) == (verdict, "rejected")
     assert json.loads((output / "report.json").read_text())["verdict"] == verdict
     names = sorted(path.name for path in output.iterdir())
-    has_patch = verdict == "rejected"  # something was found, but not good enough
+    has_patch = verdict == "rejected"  # the job found something, but it was not good enough
     assert names == [name for name in FILES if has_patch or name != "patch.safetensors"]
     statuses = {stage["name"]: stage["status"] for stage in job["stages"]}
     skipped = [] if has_patch else ["attribute", "search", "validate"]

@@ -1,4 +1,4 @@
-"""Circuit and compression jobs from the command line to their files, over the whole stack."""
+"""Circuit and compression jobs from the command line to their files, through the whole stack."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def model_folder(stack: Harness) -> Path:
 
 
 def build_rows() -> bytes:
-    """Rows of a task that one neuron does, as JSON lines."""
+    """Return the rows of a task that a single neuron solves, as JSON lines."""
     return "\n".join(map(json.dumps, draw_rows(ROWS))).encode()
 
 
 def build_questions() -> bytes:
-    """Questions of the BoolQ format."""
+    """Return questions in the BoolQ format."""
     rows = [
         {"passage": f"w{n} w{n + 1}", "question": f"w{n + 2}", "answer": n % 2 == 0}
         for n in range(8)
@@ -41,7 +41,7 @@ def build_questions() -> bytes:
 def submit_and_wait(
     stack: Harness, spec: dict[str, Any], folder: Path, *options: str
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """`excise submit --wait`, and where its files are."""
+    """Run `excise submit --wait`; return the folder with its files."""
     path, output = folder / "spec.json", folder / "out"
     path.write_text(json.dumps(spec))
     ended = excise(stack, "submit", str(path), "--wait", "--output", str(output), *options)
@@ -49,7 +49,7 @@ def submit_and_wait(
 
 
 def check_files(output: Path, kind: str, verdict: str) -> dict[str, Any]:
-    """The report of a job that ended so, its files complete and agreeing."""
+    """Return the report of a job that ended this way, after checking its files."""
     report: dict[str, Any] = json.loads((output / "report.json").read_text())
     manifest = json.loads((output / "manifest.json").read_text())
     assert (report["kind"], report["verdict"], manifest["verdict"]) == (kind, verdict, verdict)
@@ -63,7 +63,7 @@ def check_files(output: Path, kind: str, verdict: str) -> dict[str, Any]:
 
 
 def check_patch(base: Path, output: Path, scratch: Path) -> Patch:
-    """The patch applies to the base, and reverting it gives the base back."""
+    """Check that the patch applies to the base, and that reverting it restores the base."""
     patch = parse_patch((output / "patch.safetensors").read_bytes())
     apply_patch(patch, base, scratch / "patched")
     revert_patch(patch, scratch / "patched", scratch / "base")
@@ -168,7 +168,7 @@ def test_a_correction_of_other_components(
         dtype=dtype,
         attribution=attribution,
         search={"amounts": [1, 2]},
-        # A random model's own text is nothing that could become more uniform.
+        # A random model's own text cannot become more uniform.
         responses={"max_uniqueness_fall": None, "max_diversity_fall": None},
     )
     ended, output = submit_and_wait(stack, spec, tmp_path)

@@ -1,4 +1,4 @@
-"""The real Gemma-3-270M: converted as it should be, begun as it should be, and corrected."""
+"""The real Gemma-3-270M: conversion, beginning-of-sequence token, and correction."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def test_it_knows_its_capitals(checkpoint: LoadedModel) -> None:
     assert "Paris" in checkpoint.tokenizer.decode(response.response_ids)
 
 
-def test_plain_prose_does_not_surprise_it(checkpoint: LoadedModel) -> None:
-    """GGUF stores Gemma's norms plus one, which a conversion has to take back."""
+def test_its_perplexity_on_plain_prose_is_low(checkpoint: LoadedModel) -> None:
+    """GGUF stores Gemma's norms plus one, which the conversion must subtract again."""
     assert compute_text_perplexity(checkpoint, encode_text(checkpoint.tokenizer, TEXT)) < 40
 
 
-def test_without_its_beginning_it_is_lost(checkpoint: LoadedModel) -> None:
+def test_without_the_beginning_token_its_perplexity_is_high(checkpoint: LoadedModel) -> None:
     tokenizer = checkpoint.tokenizer
     assert find_beginning(tokenizer) == (tokenizer.bos_token_id,)
     found, lost = (
@@ -79,7 +79,9 @@ def test_without_its_beginning_it_is_lost(checkpoint: LoadedModel) -> None:
     assert lost > 10 * found
 
 
-def test_turns_are_tokens_but_the_base_model_has_no_template(checkpoint: LoadedModel) -> None:
+def test_turn_markers_are_tokens_but_the_base_model_has_no_template(
+    checkpoint: LoadedModel,
+) -> None:
     tokenizer = checkpoint.tokenizer
     assert tokenizer.chat_template is None
     assert encode_prompt(tokenizer, TEXT) == encode_text(tokenizer, TEXT)
@@ -90,7 +92,7 @@ def test_turns_are_tokens_but_the_base_model_has_no_template(checkpoint: LoadedM
 
 
 @pytest.mark.skipif(not have_wheels(NAME), reason=f"needs {EMBEDDED_MODELS[NAME].packages}")
-def test_the_tokenizer_is_that_of_the_gguf_file(checkpoint: LoadedModel, tmp_path: Path) -> None:
+def test_the_tokenizer_matches_the_gguf_file(checkpoint: LoadedModel, tmp_path: Path) -> None:
     with checkpoints.open_embedded_file(NAME, tmp_path) as whole:
         fields = GGUFReader(whole).fields
         pieces, scores, types = (
@@ -105,13 +107,13 @@ def test_the_tokenizer_is_that_of_the_gguf_file(checkpoint: LoadedModel, tmp_pat
 
 
 def test_a_correction_of_repetition_helps_or_is_rejected(stack: Harness, tmp_path: Path) -> None:
-    """Whatever the verdict: it says what was measured, and the patch is exact both ways."""
+    """Whatever the verdict, the report says what was measured, and the patch is exact both ways."""
     folder = fetch_real(NAME)
     model = stack.stack.home / "models" / NAME
     if not model.is_dir():
         shutil.copytree(folder, model)
-    # Abilities are asked of the real SmolLM2 (test_abilities.py, the demo): here they would
-    # take minutes.
+    # Abilities are measured on the real SmolLM2 (test_abilities.py, the demo); here they would take
+    # minutes.
     spec = stack.build_spec(
         model=NAME,
         search={"amounts": [16, 64], "rounds": 1},

@@ -1,4 +1,4 @@
-"""The real SmolLM2-135M-Instruct: it shows the behaviour, and a patch of it is exact."""
+"""The real SmolLM2-135M-Instruct shows the behaviour, and a patch of it is exact."""
 
 from __future__ import annotations
 

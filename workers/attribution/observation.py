@@ -218,7 +218,7 @@ def _watch_gradient(values: torch.Tensor, show: Callable[[torch.Tensor], None]) 
 
 
 def _reads_hidden(name: str, module: nn.Module) -> bool:
-    """Whether `name` stands for the gate and up projections of fused experts."""
+    """Return whether `name` stands for the gate and up projections of fused experts."""
     return not is_linear(module) and name.endswith(f".{EXPERT_INPUTS}")
 
 

@@ -94,7 +94,7 @@ def check_settings(settings: CircuitSettings) -> None:
     if is_weight and settings.ablation is not CircuitAblation.ZERO:
         raise ValueError("weights are ablated by zero; set ablation to zero")
     if resolve_scope(settings) is Scope.ROW and not is_weight:
-        raise ValueError("rows are rows of weight matrices; take scope layer or global")
+        raise ValueError("scope row is for weight matrices only; use scope layer or global")
 
 
 def resolve_scope(settings: CircuitSettings) -> Scope:

@@ -57,7 +57,7 @@ def parse_greater_than(lines: Iterable[str], tokenizer: Tokenizer) -> Task:
         label = read_text(fields, "label", where)
         if not label.isdecimal() or int(label) >= _YEARS:
             raise TaskError(
-                f"{where}, field label: {label!r} is no year of a century; give 0 to 99"
+                f"{where}, field label: {label!r} is not a year of a century; give 0 to 99"
             )
         clean, corrupted = read_text(fields, "clean", where), read_text(fields, "corrupted", where)
         row = _encode(tokenizer, clean, corrupted, int(label), where)

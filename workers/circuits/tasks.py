@@ -138,7 +138,7 @@ def _find_answer(
     ids = encode_text(tokenizer, prompt + answer)
     if ids[: len(prompt_ids)] != prompt_ids:
         raise TaskError(
-            f"{where}: {answer!r} melts into the prompt's last token; start the answer with a "
+            f"{where}: {answer!r} merges with the prompt's last token; start the answer with a "
             "space and end the prompt without one"
         )
     following = ids[len(prompt_ids) :]

@@ -1,4 +1,4 @@
-"""Commands of the worker's packages: `excise patch`, `export`, `models`, `gate`, `estimate`."""
+"""The commands of the worker's package: `excise patch`, `export`, `models`, `gate`, `estimate`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from workers.pruning.patch import Patch, PatchVerdict
 
 GATES_NOT_MET = 100
-"""Exit status of `gate` when a gate is not met; the service's commands end with the same."""
+"""Exit status of `gate` if a gate is not met; the service's commands use the same."""
 
 LISTED_MODULES = 12
-"""Modules that `patch inspect` lists unless it is asked for all: those with most components."""
+"""Number of modules that `patch inspect` lists unless all are requested; the fullest ones."""
 LISTED_INDICES = 12
-"""Components of a module that `patch inspect` lists by index unless it is asked for all."""
+"""Number of components per module that `patch inspect` lists by index unless all are requested."""
 LISTED_NAMES = 10
-"""Files that `patch apply` names as left out."""
+"""Number of left-out files that `patch apply` names."""
 
 _LAYER = re.compile(r"[0-9]{1,9}")
 
@@ -47,12 +47,12 @@ model_commands = typer.Typer(
 export_commands = typer.Typer(add_completion=False)
 estimate_commands = typer.Typer(add_completion=False)
 gate_commands = typer.Typer(add_completion=False)
-"""A Typer of one command is that command itself: `excise gate`, not `excise gate gate`."""
+"""A Typer with one command is that command itself: `excise gate`, not `excise gate gate`."""
 
 
 @model_commands.callback()
 def _model_group() -> None:
-    """Keep `models fetch` a group: typer would make its only command the group itself."""
+    """Keep `models fetch` a group: otherwise typer would turn its only command into the group."""
 
 
 PatchOption = Annotated[
@@ -68,7 +68,7 @@ def _reported_errors() -> Iterator[None]:
     """Turn expected failures into one line on stderr and exit status 1."""
     try:
         yield
-    except BrokenPipeError:  # the reader of a pipe went away: the program's to handle
+    except BrokenPipeError:  # the reader of a pipe went away: left to the main program
         raise
     except (ValueError, OSError, RuntimeError, ExciseError) as error:
         typer.echo(redact(f"error: {clean(str(error))}"), err=True)
@@ -83,7 +83,7 @@ def apply_command(
     patch: PatchOption,
     output: OutputOption,
     rejected: Annotated[
-        bool, typer.Option("--rejected", help="Apply it though its job did not pass.")
+        bool, typer.Option("--rejected", help="Apply it even though its job did not pass.")
     ] = False,
 ) -> None:
     """Write the corrected checkpoint: the base with the patch's components removed."""
@@ -122,10 +122,10 @@ def inspect_command(
         bool, typer.Option("--all", help="List every module, with every index.")
     ] = False,
 ) -> None:
-    """Say which checkpoint a patch belongs to and what it removes.
+    """Show which checkpoint a patch belongs to and what it removes.
 
     The two hashes are SHA-256 over a checkpoint's weights: name, dtype, shape and bytes of each
-    tensor, in order of name. They are no hashes of files: sharding does not change them.
+    tensor, in order of name. They are not hashes of files: sharding does not change them.
     """
     from workers.pruning.patch import parse_patch
 
@@ -139,22 +139,22 @@ def inspect_command(
         if loaded.verdict is not None:
             typer.echo(f"verdict            {_describe_verdict(loaded.verdict)}")
         for line in _describe_modules(loaded, every=every):
-            typer.echo(f"  {clean(line)}")  # the patch is a stranger's, and names are any text
+            typer.echo(f"  {clean(line)}")  # the patch is untrusted, and names can be any text
 
 
 def _read_job_report(file: Path) -> JobReport:
-    """Return a job's report. Raises `ValueError` on one of `excise gate`."""
+    """Return a job's report. Raises `ValueError` for a report of `excise gate`."""
     from excise.reports.gate_run import GateReport
     from excise.reports.reading import read_report
 
     report = read_report(file.read_bytes())
     if isinstance(report, GateReport):
-        raise ValueError(f"{file} is of excise gate; give the report.json of the patch's job")
+        raise ValueError(f"{file} is from excise gate; give the report.json of the patch's job")
     return report
 
 
 def _check_verdict(content: bytes, *, rejected: bool) -> Patch:
-    """Return the patch, which must be of a job that passed; with `rejected` only warn."""
+    """Return the patch, which must be from a job that passed; with `rejected`, only warn."""
     from workers.pruning.patch import describe_verdict, has_passed, parse_patch, require_passed
 
     loaded = parse_patch(content)
@@ -166,11 +166,11 @@ def _check_verdict(content: bytes, *, rejected: bool) -> Patch:
 
 
 def _say_left_out(names: Sequence[str]) -> None:
-    """Name what was not copied since it is no part of the model."""
+    """Print the names of files that were not copied because they are not part of the model."""
     if names:
         shown = ", ".join(names[:LISTED_NAMES])
         more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-        typer.echo(f"left out, as no part of the model: {clean(shown)}{more}")
+        typer.echo(f"left out, because not part of the model: {clean(shown)}{more}")
 
 
 def _describe_operation(patch: Patch) -> str:
@@ -187,7 +187,7 @@ def _describe_verdict(found: PatchVerdict) -> str:
 
 
 def _describe_modules(patch: Patch, *, every: bool) -> Iterator[str]:
-    """Yield a line for each module listed, layers in order, and one for the rest."""
+    """Yield a line for each listed module, in the order of layers, and one for the rest."""
     chosen = patch.selection.indices
     largest = sorted(chosen, key=lambda module: len(chosen[module]), reverse=True)
     listed = set(largest if every else largest[:LISTED_MODULES])
@@ -200,7 +200,7 @@ def _describe_modules(patch: Patch, *, every: bool) -> Iterator[str]:
 
 
 def _describe_indices(indices: Sequence[int], granularity: str, every: bool) -> str:
-    """The first indices of a module and how many follow; of weights their number only."""
+    """Return a module's first indices and how many follow; for weights, only their number."""
     if granularity == "weight":
         return f"{len(indices)} weights"
     shown = indices if every else indices[:LISTED_INDICES]
@@ -209,7 +209,7 @@ def _describe_indices(indices: Sequence[int], granularity: str, every: bool) -> 
 
 
 def _layer_order(entry: tuple[str, object]) -> list[tuple[int, str]]:
-    """Sort key under which layer 2 comes before layer 10."""
+    """Return a sort key that puts layer 2 before layer 10."""
     return [
         (int(part), "") if _LAYER.fullmatch(part) else (-1, part) for part in entry[0].split(".")
     ]
@@ -243,7 +243,7 @@ def export_command(
         str | None, typer.Option("--base-model", help="Its name; by default, the folder's.")
     ] = None,
     rejected: Annotated[
-        bool, typer.Option("--rejected", help="Export it though its job did not pass.")
+        bool, typer.Option("--rejected", help="Export it even though its job did not pass.")
     ] = False,
 ) -> None:
     """Write a correction for other tools: adapter, checkpoint or GGUF, with card and hashes."""
@@ -298,12 +298,12 @@ def gate_command(
     device: Annotated[
         str,
         typer.Option(
-            "--device", help="cpu, cuda, auto for a GPU where there is one, or balanced for all."
+            "--device", help="cpu, cuda, auto for a GPU if there is one, or balanced for all."
         ),
     ] = "auto",
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", help="Folder that keeps what is measured of --against."),
+        typer.Option("--cache", help="Folder in which figures of --against are cached."),
     ] = None,
     baseline: Annotated[
         Path | None,
@@ -312,13 +312,13 @@ def gate_command(
     fail_if_worse: Annotated[
         bool,
         typer.Option(
-            "--fail-if-worse", help="End with 100 where a figure is clearly worse than --baseline."
+            "--fail-if-worse", help="Exit with 100 if a figure is clearly worse than --baseline."
         ),
     ] = False,
 ) -> None:
     """Judge a checkpoint against another by damage and safety gates; no server is needed.
 
-    Ends with 0 when every gate is met, 100 when one is not, 1 on anything else.
+    Exits with 0 if every gate is met, 100 if one is not, 1 on anything else.
     """
     from workers.commands.gate.run import GateRun, run_gate
 
@@ -370,9 +370,9 @@ def estimate_command(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a correction will take: memory, disk, minutes, and cheaper settings.
+    """Estimate what a correction needs: memory, disk, minutes, and cheaper settings.
 
-    Ends with 0 when it fits, 1 when it does not.
+    Exits with 0 if it fits, 1 if it does not.
     """
     from workers.commands.estimate import estimate_job
 

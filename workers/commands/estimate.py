@@ -68,7 +68,7 @@ def _load_config(name: str, model: Path | None) -> Mapping[str, Any]:
     path = place / "config.json" if place.is_dir() else place
     config: Any = load_json(path.read_bytes())
     if not isinstance(config, Mapping):
-        raise EstimateError(f"{path} holds no JSON object. Give a checkpoint's config.json.")
+        raise EstimateError(f"{path} does not hold a JSON object. Give a checkpoint's config.json.")
     return config
 
 

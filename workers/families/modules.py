@@ -207,7 +207,7 @@ def _count_expert_inputs(weight: torch.Tensor) -> int:
 def linear_weight(module: nn.Module) -> torch.Tensor:
     """Return a linear module's weight as stored. Raises `TypeError` for any other module."""
     if not isinstance(module, nn.Linear | Conv1D):
-        raise TypeError(f"a {type(module).__name__} is no linear module")
+        raise TypeError(f"a {type(module).__name__} is not a linear module")
     return module.weight
 
 

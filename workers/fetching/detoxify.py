@@ -97,8 +97,8 @@ def find_detoxify(name: str, roots: Sequence[Path]) -> Path:
     """
     if not _NAME.fullmatch(name):
         raise ScorerUnavailableError(
-            f"{name!r} is no name of a Detoxify checkpoint: 1 to 64 letters, digits, - and _, "
-            "neither dots nor slashes"
+            f"{name!r} is not a valid name of a Detoxify checkpoint: 1 to 64 letters, digits, - "
+            "and _, neither dots nor slashes"
         )
     for root in roots:
         if (root / name).is_dir():

@@ -20,9 +20,9 @@ LEAST_ACCURACY = 0.1
 """A slice counts as an ability of a model if it gets at least this share of items right. Below six
 right of sixty, a fall of five points would be half of all, and mostly noise. Chosen by hand."""
 
-UNMEASURED = "abilities could not be measured of both models in the same tokens"
+UNMEASURED = "abilities could not be measured for both models in the same tokens"
 SHOWS_NOTHING = (
-    "shows nothing: the base is able of none of the slices, so this gate could not have failed"
+    "shows nothing: the base can do none of the slices, so this gate could not have failed"
 )
 
 ROUNDING = 1e-9

@@ -28,7 +28,7 @@ _OTHER_GATES = {gate.name: gate for gate in (ABILITIES, NOT_WORSE)}
 _REFERENCE = "reference"
 """The only prompt set of a job whose `max_new_tokens` is fixed."""
 
-_UNMEASURED = "See to the reason that is given; a gate that is asked for and not measured is unmet."
+_UNMEASURED = "Fix the given reason; a gate that is requested and not measured is unmet."
 _OTHER = {
     GateGroup.EFFECT: "The effect is less than is asked for. Correct further, or change the limit.",
     GateGroup.SAFETY: "The model has become less safe. Change less of it, or change the limit.",

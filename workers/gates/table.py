@@ -203,7 +203,7 @@ _OF_EFFECTS = (
         Remedy(
             "Pruning as many random components does nearly as much to {subject}.",
             "Give more prompts that bring it out, or larger search.amounts; if the control itself "
-            "improves much, the prompts show {subject} only by a hair.",
+            "improves much, the prompts only barely show {subject}.",
         ),
         spoken="{subject}.{name}",
     ),

@@ -1,5 +1,5 @@
-"""The kinds of jobs: a folder each, with its stages; and what workers take from the service.
+"""The kinds of jobs, one folder each with its stages, and the other work that workers lease.
 
-To add a kind, write its spec in `excise.specs` and its folder here, and give each a line: in the
-table of `excise.specs` and in that of `workers.kinds.registry`.
+To add a kind, write its spec in `excise.specs` and a folder here, and add a line for each to the
+tables in `excise.specs` and `workers.kinds.registry`.
 """

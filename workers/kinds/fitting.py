@@ -1,4 +1,4 @@
-"""Whether a job fits on the worker that has it: written into the job, and refused where not."""
+"""Check that a job fits on the worker that leased it: record the estimate, or refuse the job."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from workers.running.machine_report import describe_room
 
 
 def check_fit(context: JobContext) -> None:
-    """Write into the job what it takes on this worker.
+    """Record in the job's row what the job needs on this worker.
 
-    A hub's checkpoint is fetched first, for its size. Nothing happens to circuits, compressions and
-    models whose size is not told. Raises `DoesNotFitError` unless the spec insists, and as whoever
-    reads the checkpoint does.
+    A checkpoint from a hub is downloaded first, because its size must be known. Does nothing for
+    circuits, for compressions, and for models whose size is not known. Raises `DoesNotFitError`
+    unless the spec insists on running, and whatever reading the checkpoint raises.
     """
     spec = context.spec
     if not isinstance(spec, CorrectionSpec):
@@ -36,7 +36,7 @@ def check_fit(context: JobContext) -> None:
 
 
 def _find_machine(context: JobContext) -> Machine:
-    """Return what the worker has measured; measured now where it has not yet."""
+    """Return the worker's measurement of its machine; measure now if there is none yet."""
     known = context.transact(lambda session: find_machine_of_job(session, context.job_id))
     settings = context.settings
     return describe_room(known or measure_machine(settings.device), settings)

@@ -1,4 +1,4 @@
-"""What a kind of job is to a worker: how it is run, and what its errors mean."""
+"""The definition of a kind of job: how a worker runs it, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ INVALID_INPUT: tuple[type[Exception], ...] = (
     UnsupportedArchitectureError,
     UnsupportedGranularityError,
 )
-"""Errors that say, in any kind of job, that its own input is at fault."""
+"""Errors that mean, in any kind of job, that its own input is at fault."""
 
 
 @dataclass(frozen=True)
 class Kind(Generic[Spec]):
-    """One kind of job. Its spec, with its stages, stands in the table of `excise.specs`."""
+    """One kind of job. Its spec, including its stages, is listed in the table of `excise.specs`."""
 
     spec: type[Spec]
     run: Callable[[JobContext, Spec], JobReport]
-    """Runs the job's stages; the verdict of the report it returns ends the job."""
+    """Runs the job's stages and returns its report, whose verdict ends the job."""
     build_sharded_work: Callable[[TaskContext, Spec, bytes], ShardedWork] | None = None
-    """Builds the work of the stage that is cut into shards, on any worker, from the artifact that
-    the stage works from. None when no stage is."""
+    """Builds the work of the stage that is cut into shards, on any worker, from the artifact on
+    which the stage depends. None if no stage is cut into shards.
+    """
     invalid_input: tuple[type[Exception], ...] = INVALID_INPUT
-    """What the engine raises when the job's own input is at fault; the messages name the remedy."""
+    """Errors raised by the engine if the job's own input is at fault; their messages give the
+    remedy.
+    """

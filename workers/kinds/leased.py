@@ -1,6 +1,7 @@
 """The three kinds of rows that workers take: jobs, shards of other workers' jobs, and versions.
 
-The supervisor imports this module, so whatever loads torch is imported where a child runs it.
+The supervisor imports this module, so modules that load torch are imported only in the functions
+that a child runs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class LeasedJob(LeasedWork[Claim]):
         lease_seconds: float,
         max_attempts: int,
     ) -> Claim | None:
-        """A claim on the job, or None when it is taken or has ended."""
+        """Claim the job; return None if it is taken or has ended."""
         return claim_job(session, row_id, worker_id, lease_seconds, max_attempts)
 
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
@@ -73,28 +74,28 @@ class LeasedShard(LeasedWork[ShardClaim]):
         lease_seconds: float,
         max_attempts: int,
     ) -> ShardClaim | None:
-        """A claim on the shard, or None when it is taken, done or not needed."""
+        """Claim the shard; return None if it is taken, done or not needed."""
         return claim_shard(session, row_id, worker_id, lease_seconds, max_attempts)
 
     def run(self, database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
-        """Compute the shard and file its result."""
+        """Compute the shard and store its result."""
         from workers.kinds.registry import run_shard
 
         with TaskContext(database, settings, claim) as context:
             run_shard(context, claim)
 
     def cancel(self, session: Session, claim: ShardClaim) -> None:
-        """Leave the shard to the end of its job."""
+        """Do nothing: the shard ends with its job."""
         reason = "The job is to be cancelled."
         release(session, SHARDS, claim.shard_id, claim.token, reason, counts=False)
 
     def fail(self, session: Session, claim: ShardClaim, code: str, message: str) -> None:
-        """End the whole job: nobody can do this shard."""
+        """Fail the whole job, because no worker can do this shard."""
         fail_by_shard(session, claim.shard_id, claim.token, code, message)
 
 
 class LeasedPublication(LeasedWork[PublicationClaim]):
-    """The building of one published version. Nobody cancels it; retiring takes its lease away."""
+    """The build of one published version. It cannot be cancelled; retiring takes its lease away."""
 
     task = PUBLISH_TASK
     policy = VERSIONS
@@ -107,24 +108,24 @@ class LeasedPublication(LeasedWork[PublicationClaim]):
         lease_seconds: float,
         max_attempts: int,
     ) -> PublicationClaim | None:
-        """A claim on the version, or None when it is taken, built or not wanted."""
+        """Claim the version; return None if it is taken, built or not wanted."""
         return claim_publication(session, row_id, worker_id, lease_seconds, max_attempts)
 
     def run(self, database: Database, settings: WorkerSettings, claim: PublicationClaim) -> None:
-        """Build the version and file it."""
+        """Build the version and store it."""
         from workers.kinds.publication.publish import run_publication
 
         run_publication(database, settings, claim)
 
     def cancel(self, session: Session, claim: PublicationClaim) -> None:
-        """Leave the version to its next builder."""
+        """Do nothing: the version is left to the next worker that builds it."""
         reason = "It was stopped."
         release(session, VERSIONS, claim.version_id, claim.token, reason, counts=False)
 
     def fail(self, session: Session, claim: PublicationClaim, code: str, message: str) -> None:  # noqa: ARG002
-        """Fail the version for good."""
+        """Fail the version permanently."""
         fail_publication(session, claim.version_id, claim.token, message)
 
 
 LEASED_WORK: tuple[LeasedWork[Any], ...] = (LeasedJob(), LeasedShard(), LeasedPublication())
-"""Everything that workers take."""
+"""Every kind of work that workers take."""

@@ -1,4 +1,4 @@
-"""The table of all kinds of jobs, and how a worker runs a job or a shard of any of them."""
+"""The table of all kinds of jobs, and how a worker runs a job or shard of any kind."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ KINDS: dict[str, Kind[Any]] = {
     "circuit": CIRCUIT,
     "compression": COMPRESSION,
 }
-"""Every kind of job that this worker can run, by the names of `excise.specs.SPECS`."""
+"""Every kind of job that this worker can run, by its name in `excise.specs.SPECS`."""
 
 
 def run_job(context: JobContext) -> None:
-    """Run the job's stages, those already done excepted, and end it with a verdict.
+    """Run the job's stages, except those already done, and end the job with a verdict.
 
     Raises `InvalidInputError`, `CancelledJobError`, `LeaseLostError` and the service's errors.
     """
@@ -42,9 +42,9 @@ def run_job(context: JobContext) -> None:
 
 
 def run_shard(context: TaskContext, claim: ShardClaim) -> None:
-    """Do one shard of another worker's job and file its result; raises as `run_job` does."""
+    """Compute one shard of another worker's job and store its result; raises as `run_job` does."""
     kind = KINDS[context.spec.kind]
-    assert kind.build_sharded_work is not None  # or there would be no shard
+    assert kind.build_sharded_work is not None  # otherwise there would be no shard
     with _naming_invalid_input(kind):
         data = context.store.get(claim.input_sha256)
         work = kind.build_sharded_work(context, context.spec, data)
@@ -53,7 +53,7 @@ def run_shard(context: TaskContext, claim: ShardClaim) -> None:
 
 @contextmanager
 def _naming_invalid_input(kind: Kind[Any]) -> Iterator[None]:
-    """Within the context, errors that say that the input is at fault become `InvalidInputError`."""
+    """Return a context in which errors about the job's input become `InvalidInputError`."""
     try:
         yield
     except kind.invalid_input as error:

@@ -166,6 +166,6 @@ def _name_dtype(model: PreTrainedModel) -> ComputeDtype:
         if model.dtype == dtype:
             return name
     raise CheckpointError(
-        f"the model is held in {model.dtype}, of which no gradients are exact enough; load it "
+        f"the model is held in {model.dtype}, whose gradients are not exact enough; load it "
         f"in one of: {', '.join(DTYPES)}"
     )

@@ -385,5 +385,5 @@ def _as_samples(windows: Sequence[tuple[int, ...]] | None) -> list[TokenSequence
 
 def _check_finite(values: Sequence[float]) -> tuple[float, ...]:
     if not all(map(math.isfinite, values)):
-        raise ArithmeticError("a figure is not finite; use float32, or a sounder model")
+        raise ArithmeticError("a figure is not finite; use float32, or another model")
     return tuple(values)

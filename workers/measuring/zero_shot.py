@@ -156,7 +156,7 @@ def compute_log_likelihoods(
         if on_batch is not None:
             on_batch(sum(map(len, rows)))
     if not bool(torch.isfinite(totals).all()):
-        raise ArithmeticError("a log-likelihood is not finite; use float32, or a sounder model")
+        raise ArithmeticError("a log-likelihood is not finite; use float32, or another model")
     return totals.tolist()
 
 

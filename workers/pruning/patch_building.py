@@ -69,7 +69,7 @@ def build_patch(
     for module, chosen in sorted(selection.indices.items()):
         for name, change in _split_change(tensors, module, chosen.numpy(), layout):
             if name in weights:
-                raise PatchError(f"{module} is {name} in the checkpoint, as another module is")
+                raise PatchError(f"{module} and another module are both {name} in the checkpoint")
             weights[name] = change
             if replacement is not None:
                 means = replacement.get(module)
@@ -99,7 +99,7 @@ def write_change(
     does not fit the tensor.
     """
     if len(tensor.shape) not in (2, 3):
-        raise PatchError(f"{tensor.name} is no matrix")
+        raise PatchError(f"{tensor.name} is not a matrix")
     _require_within(tensor.name, change.indices, layout.count(tensor.shape), layout)
     oriented = layout.orient(view)
     entries = layout.entries(tensor.shape, change.indices)

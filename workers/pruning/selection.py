@@ -117,7 +117,9 @@ def select_n_of_m(scores: Scores, n: int, m: int, *, row_axis: RowAxis = 0) -> S
         axis = _find_axis(name, tensor, row_axis)
         rows = tensor if axis == 0 else tensor.t()
         if rows.shape[1] % m:
-            raise ScoreError(f"{name} has {rows.shape[1]} inputs, no multiple of {m}; leave it out")
+            raise ScoreError(
+                f"{name} has {rows.shape[1]} inputs, not a multiple of {m}; leave it out"
+            )
         groups = rows.reshape(rows.shape[0], -1, m)
         _refuse_nan(groups)
         mask = (_rank_in_groups(groups) < n).reshape(rows.shape)

@@ -24,9 +24,9 @@ class Loop:
     words: int
     times: int
     end: int
-    """Index after the last word that still belongs to the loop, a broken-off turn included."""
+    """Index after the last word that still belongs to the loop, including an incomplete turn."""
     unit: str = "word"
-    """What a word of it is: a `sign` where the script puts no blanks between words."""
+    """What one of its words is: a `sign` if the script has no spaces between words."""
 
     def __str__(self) -> str:
         phrase = f"one {self.unit}" if self.words == 1 else f"a {self.words}-{self.unit} phrase"
@@ -146,7 +146,7 @@ def _turn_starts(words: list[str], loops: list[Loop]) -> set[int]:
 
 
 def compare_responses(old_text: str, new_text: str) -> Comparison:
-    """The response before and the one after, compared."""
+    """Return the comparison of the response before and the one after."""
     before, after = cut_pieces(visible_text(old_text)), cut_pieces(visible_text(new_text))
     plain_before, plain_after = [w.strip() for w in before], [w.strip() for w in after]
     loops_before, loops_after = find_loops(plain_before), find_loops(plain_after)

@@ -54,10 +54,10 @@ def run_child(
 
 
 def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -> None:
-    """Do the work and record how it ended; return normally in any case.
+    """Do the work and record how it ended; always return normally.
 
-    Only if the process dies (memory, signal) or the database is unreachable, the parent records
-    the end.
+    If the process dies (memory, signal) or the database cannot be reached, the parent records the
+    end instead.
     """
     _exit_with_parent()
     fields = work.list_log_fields(claim)
@@ -72,7 +72,7 @@ def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -
 def _run_recorded(
     work: LeasedWork[Held], claim: Held, database: Database, settings: WorkerSettings
 ) -> None:
-    """Do the work; record the error it raises, or exit to leave that to the parent."""
+    """Do the work; record any error it raises, or exit so that the parent does."""
     name = work.describe(claim)
 
     def fail(code: str, message: str) -> None:
@@ -92,11 +92,12 @@ def _run_recorded(
             logger.exception("%s failed", name)
         fail(error.code, str(error))
     except (OperationalError, InterfaceError):
-        # No verdict on the job: another attempt, once the database is back, goes on from here.
+        # This decides nothing about the job: once the database is back, another attempt continues
+        # it.
         sys.exit("the database is away")
     except Exception as error:
         if _is_out_of_memory(error):
-            # A fresh process may have enough: the parent gives the work back.
+            # A fresh process may have enough memory, so the parent gives the work back.
             logger.exception("%s ran out of memory", name)
             sys.exit(EXIT_OUT_OF_MEMORY)
         logger.exception("%s failed", name)
@@ -104,8 +105,8 @@ def _run_recorded(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether device or machine ran out of memory."""
-    from workers.models.memory import is_out_of_memory  # loads torch, if the work has not yet
+    """Return whether the error means that the device or the machine ran out of memory."""
+    from workers.models.memory import is_out_of_memory  # loads torch, unless the work already has
 
     return is_out_of_memory(error)
 

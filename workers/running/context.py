@@ -53,23 +53,23 @@ from workers.stages.context import (
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
-"""Least time between two progress writes of one stage."""
+"""Shortest time between two progress writes of one stage."""
 
 OUTAGE_PAUSE_SECONDS = 0.5
-"""Pause between two tries while the database is away."""
+"""Pause between two attempts while the database is unreachable."""
 
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
 
 class CancelledJobError(Exception):
-    """Somebody asked for the job to be cancelled; the stage stops between two batches."""
+    """Cancellation of the job was requested; the stage stops between two batches."""
 
 
 class TaskContext:
-    """What a child process works with, whether it does a whole job, a shard of it or a version.
+    """What a child process needs, whether it works on a whole job, a shard or a version.
 
-    A context manager; on exit it closes its `resources`.
+    It is a context manager that closes its `resources` on exit.
     """
 
     def __init__(self, database: Database, settings: WorkerSettings, claim: HeldRow) -> None:
@@ -79,7 +79,7 @@ class TaskContext:
         self.tenant_id = claim.tenant_id
         self.spec = claim.spec
         self.resources = ExitStack()
-        """What is open for the work's whole length, such as a scorer's connection."""
+        """Resources that stay open as long as the work runs, such as a scorer's connection."""
 
     def __enter__(self) -> Self:
         return self
@@ -89,14 +89,14 @@ class TaskContext:
 
     @cached_property
     def store(self) -> ArtifactStore:
-        """Where results are kept."""
+        """The store of results."""
         return open_artifact_store(self.settings.artifacts)
 
     def keep(self, data: bytes, write: Callable[[str], None]) -> str:
         """Store `data`, have `write` name its hash in the database, and return the hash.
 
-        Looks again at the end: garbage collection may have deleted an identical file before this
-        one was named in the database, but not after.
+        Checks at the end that the file exists: garbage collection may have deleted an identical
+        file before the database named this one, but cannot do so afterwards.
         """
         sha256 = self.store.put_bytes(data)
         write(sha256)
@@ -110,10 +110,10 @@ class TaskContext:
             raise CancelledJobError
 
     def transact(self, operation: Callable[[Session], _Result]) -> _Result:
-        """The result of `operation` in a transaction of its own.
+        """Return the result of `operation`, run in a transaction of its own.
 
-        During an outage of the database, tries again for as long as the lease lasts: hours of
-        work are not thrown away because a server restarted.
+        If the database is unreachable, retries for as long as the lease lasts, so that a restart of
+        the server does not discard hours of work.
         """
         give_up_at = time.monotonic() + self.settings.lease_seconds
         while True:
@@ -128,7 +128,7 @@ class TaskContext:
 
 
 def poll_cancellation(context: TaskContext) -> Advance:
-    """Return a callback for the units of work done that sparsely polls for cancellation.
+    """Return a callback for completed units of work that checks for cancellation now and then.
 
     It raises `CancelledJobError`.
     """
@@ -144,7 +144,7 @@ def poll_cancellation(context: TaskContext) -> Advance:
 
 
 class JobContext(TaskContext, StageContext):
-    """One attempt at one job: reads and writes go through here, fenced by the claim's token."""
+    """One attempt at one job: all reads and writes go through it, fenced by the claim's token."""
 
     def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         super().__init__(database, settings, claim)
@@ -153,9 +153,9 @@ class JobContext(TaskContext, StageContext):
     def run_stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
     ) -> StageOutput:
-        """Return the stage's result, from an earlier attempt where its inputs are the same.
+        """Return the stage's result, or that of an earlier attempt if its inputs are the same.
 
-        `inputs` must hold everything the result depends on, as JSON values.
+        `inputs` must hold everything that the result depends on, as JSON values.
         """
         key = compute_key(name, inputs)
         earlier = self._find_earlier(name, key)
@@ -171,17 +171,17 @@ class JobContext(TaskContext, StageContext):
         return StageOutput(data, sha256)
 
     def run_shards(self, stage: ShardedStage, work: ShardedWork, counter: Counter) -> list[bytes]:
-        """Return every shard's result, in order, once all are done, here or by other workers."""
-        from workers.running.sharding import run_shards  # which needs this module itself
+        """Return the result of every shard, in order, whichever worker computes it."""
+        from workers.running.sharding import run_shards  # imports this module in turn
 
         return run_shards(self, stage, work, counter)
 
     def load_stage_seconds(self) -> dict[str, float]:
-        """Return stage → how long it took, of those that are finished."""
+        """Return stage → its duration in seconds, for the finished stages."""
         return self.transact(lambda session: load_stage_seconds(session, self.claim.job_id))
 
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
-        """Return the bytes filed under `key` by an earlier attempt, else those `work` makes."""
+        """Return the bytes that an earlier attempt stored under `key`, or the result of `work`."""
         earlier = self._find_earlier(name, key)
         if earlier is not None:
             return earlier.data
@@ -190,7 +190,7 @@ class JobContext(TaskContext, StageContext):
         return data
 
     def recall(self, name: str, key: str) -> bytes | None:
-        """Return the bytes that this attempt or an earlier one saved last under `key`."""
+        """Return the bytes that this or an earlier attempt last saved under `key`."""
         earlier = self._find_earlier(name, key)
         return None if earlier is None else earlier.data
 
@@ -213,10 +213,10 @@ class JobContext(TaskContext, StageContext):
         self._write(skip_stage, name, message)
 
     def progress(self, stage: str) -> Progress:
-        """Return a callback that polls for cancellation and reports sparsely.
+        """Return a callback that checks for cancellation and reports progress now and then.
 
-        What there is to do is always written, and the first of what is done.
-        The callback raises `CancelledJobError` and `LeaseLostError`.
+        The total and the first completed units are always written. The callback raises
+        `CancelledJobError` and `LeaseLostError`.
         """
         finished = self.load_stage_seconds()
         started = time.monotonic()
@@ -241,11 +241,11 @@ class JobContext(TaskContext, StageContext):
         return tell
 
     def file_estimate(self, estimate: JobEstimate) -> None:
-        """Say what the job takes on this worker."""
+        """Record what the job needs on this worker."""
         self._write(file_estimate, estimate)
 
     def estimate_remaining(self, seconds: float) -> None:
-        """Say that the job will probably be done in so many seconds."""
+        """Record the estimated number of seconds until the job is done."""
 
         def write(session: Session) -> None:
             at: datetime = fetch_now(session) + timedelta(seconds=seconds)
@@ -261,7 +261,7 @@ class JobContext(TaskContext, StageContext):
         *,
         once: bool = False,
     ) -> None:
-        """Tell the job's owner something; with `once`, unless an earlier attempt already did."""
+        """Report an event to the job's owner; with `once`, only if no earlier attempt did."""
         self._write(record_event, type, message, data, once)
 
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
@@ -281,7 +281,7 @@ class JobContext(TaskContext, StageContext):
         )
 
     def _discard(self, sha256: str) -> None:
-        """Delete a file of this job that is not named any more, unless something else names it."""
+        """Delete a file that this job no longer names, unless something else names it."""
         self.transact(lambda session: discard_artifact(session, self.store, sha256))
 
     def _find_earlier(self, name: str, key: str) -> StageOutput | None:
@@ -299,7 +299,7 @@ class JobContext(TaskContext, StageContext):
         *arguments: _Arguments.args,
         **named: _Arguments.kwargs,
     ) -> None:
-        """Do `operation`, given the job's id and the claim's token, in its own transaction."""
+        """Run `operation` with the job's id and the claim's token, in its own transaction."""
 
         def write(session: Session) -> None:
             operation(session, self.claim.job_id, self.claim.token, *arguments, **named)

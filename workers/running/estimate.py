@@ -1,4 +1,4 @@
-"""How long a job will still take, from what its stages took so far."""
+"""How much longer a job will take, estimated from the duration of its stages so far."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spent:
-    """What is known of a job's time."""
+    """What is known about a job's use of time."""
 
     finished: Mapping[str, float]
-    """Stage → seconds, of those that are finished."""
+    """Stage → its duration in seconds, for the finished stages."""
     stage: str
-    """The one that is running."""
+    """The running stage."""
     seconds: float
     """How long it has been running."""
     remaining_seconds: float
-    """How long it will go on."""
+    """How much longer it will run."""
 
 
 def estimate_job_seconds(shares: Mapping[str, float], spent: Spent) -> float:
-    """Return the seconds left of the job.
+    """Return the estimated number of seconds until the job is done.
 
-    `shares` are its stages in order, with the usual share of its time that each takes; later
-    stages are expected to keep to them, by all that is known of those up to the running one.
+    `shares` holds its stages in order, with the share of the job's time that each usually takes.
+    Later stages are assumed to take their shares, relative to what is known of the stages up to the
+    running one.
     """
     names = list(shares)
     place = names.index(spent.stage)

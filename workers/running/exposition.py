@@ -50,7 +50,7 @@ def serve_metrics(address: str, reports: ChildReports) -> None:
 
 
 def _measure_host() -> Metric:
-    """Memory of the machine."""
+    """Return the memory use of the machine."""
     memory = psutil.virtual_memory()
     metric = GaugeMetricFamily(
         "excise_host_memory_bytes", "Memory of the worker's machine.", labels=["state"]
@@ -61,7 +61,7 @@ def _measure_host() -> Metric:
 
 
 def _measure_processes() -> Metric:
-    """Memory of the worker and of the child that does its work."""
+    """Return the memory use of the worker and of the child that does its work."""
     metric = GaugeMetricFamily(
         "excise_worker_memory_bytes",
         "Resident memory of the worker itself and of its children.",
@@ -74,7 +74,7 @@ def _measure_processes() -> Metric:
 
 
 def _measure(process: psutil.Process) -> int:
-    """Return the resident bytes of a process; 0 if it has ended."""
+    """Return the resident bytes of a process, or 0 if it has ended."""
     try:
         return int(process.memory_info().rss)
     except psutil.Error:

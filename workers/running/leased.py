@@ -1,4 +1,4 @@
-"""Leased work: what supervisor and child need to know about one kind of row with work."""
+"""Leased work: what supervisor and child need to know about each kind of row that workers take."""
 
 from __future__ import annotations
 

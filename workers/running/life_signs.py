@@ -23,10 +23,10 @@ EXIT_SILENT = 75
 
 
 class LifeSigns:
-    """A thread that says every few seconds that the worker is alive, what it works on and is.
+    """A thread that writes every few seconds that the worker is alive, its task and its machine.
 
-    A consumer may stay connected to a restarted broker and never get a job again. So a worker
-    exits, to be restarted, if it is idle while a job has been waiting for long.
+    A consumer can stay connected to a restarted broker and never receive a job again. So a worker
+    that is idle while a job has long been waiting exits, to be restarted.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class LifeSigns:
         self._thread = threading.Thread(target=self._loop, name="excise-life-signs", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, and find out what this machine can do."""
+        """Start the thread, and the measurement of this machine."""
         self._machine.start()
         self._thread.start()
 
     def beat(self) -> bool:
-        """Write one heartbeat; return whether the worker still gets jobs."""
+        """Write one heartbeat; return whether the worker still receives jobs."""
         busy = self._supervisor.job_id
         if busy is not None:
             self._idle_since = time.monotonic()

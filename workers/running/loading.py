@@ -32,7 +32,7 @@ from workers.stages.inputs import (
 
 
 class JobInputs(Inputs):
-    """The inputs of one job of any kind, resolved from its spec; large ones on first use."""
+    """The inputs of one job, resolved from its spec; large ones are loaded on first use."""
 
     def __init__(self, context: TaskContext, spec: JobSpecBase) -> None:
         self._context = context
@@ -41,7 +41,7 @@ class JobInputs(Inputs):
 
     @cached_property
     def checkpoint_path(self) -> Path:
-        """The checkpoint's folder, its files checked before anything is loaded from them.
+        """The checkpoint's folder; its files are checked before anything is loaded from them.
 
         Raises `InvalidRequestError` and `CheckpointError`.
         """
@@ -68,7 +68,7 @@ class JobInputs(Inputs):
 
     @contextmanager
     def _reading_checkpoint(self) -> Iterator[Path]:
-        """The checkpoint's folder; its errors become `CheckpointError`s without paths."""
+        """Yield the checkpoint's folder; its errors become `CheckpointError`s without paths."""
         folder = self.checkpoint_path
         try:
             yield folder
@@ -77,7 +77,7 @@ class JobInputs(Inputs):
             raise CheckpointError(message) from error
 
     def chats(self, prompt_set_id: str) -> list[Prompt]:
-        """Return the prompts of a prompt set of the job's tenant, chats as such."""
+        """Return the prompts of a set of the job's tenant; those that are chats stay chats."""
         tenant_id = self._context.tenant_id
         return self._context.transact(
             lambda session: load_prompts(session, tenant_id, prompt_set_id)
@@ -97,12 +97,12 @@ class JobInputs(Inputs):
         return self._context.settings.task_data
 
     def rows(self, prompt_set_id: str) -> list[str]:
-        """Return the JSON lines of a set of rows of the job's tenant."""
+        """Return the rows of a set of the job's tenant as JSON lines."""
         tenant_id = self._context.tenant_id
         return self._context.transact(lambda session: load_rows(session, tenant_id, prompt_set_id))
 
     def find_task_file(self, task: str) -> Path | None:
-        """Return this worker's own rows of a zero-shot task, if it has them."""
+        """Return this worker's own rows of a zero-shot task, or None."""
         return self._context.settings.find_task_file(task)
 
 
@@ -115,12 +115,12 @@ class CorrectionJobInputs(JobInputs, CorrectionInputs):
 
     @property
     def segments(self) -> int | None:
-        """The number that the worker's operator set, or None."""
+        """The number of segments set by the worker's operator, or None."""
         return self._context.settings.segments
 
     @cached_property
     def behaviours(self) -> tuple[Behaviour, ...]:
-        """The behaviours with their scorers loaded; these are closed with the context.
+        """The behaviours with their scorers loaded; the scorers are closed with the context.
 
         Raises `ScorerError`.
         """

@@ -1,4 +1,4 @@
-"""What this worker's machine can do, measured in its own process: the worker loads no torch."""
+"""A worker's machine, measured in a process of its own because the worker must not load torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class MachineReport:
-    """The machine, measured once, and how much room there is for results now."""
+    """The machine, measured once, and the space currently free for results."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -27,14 +27,14 @@ class MachineReport:
         self._machine: Machine | None = None
 
     def start(self) -> None:
-        """Start to measure, beside whatever the worker does meanwhile."""
+        """Start measuring in the background."""
         command = [sys.executable, "-m", "workers.running.machine_report", self._settings.device]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def read(self) -> Machine | None:
-        """Return the machine as far as it is known.
+        """Return what is known of the machine.
 
-        None before it is measured, and where that failed.
+        It is None before the machine is measured, and if the measurement failed.
         """
         if self._child is not None and self._child.poll() is not None:
             answer, _ = self._child.communicate()
@@ -43,14 +43,15 @@ class MachineReport:
 
 
 def describe_room(machine: Machine, settings: WorkerSettings) -> Machine:
-    """Return the machine with what is free at the moment where results are kept."""
+    """Return the machine with the space that is currently free where results are stored."""
     free = count_free_bytes(settings.artifacts)
-    known = None if free is None else min(free, MOST_BYTES)  # some network disks tell fairy tales
+    # some network disks report absurd numbers
+    known = None if free is None else min(free, MOST_BYTES)
     return machine.model_copy(update={"disk_bytes": known})
 
 
 def main(device: str) -> None:
-    """What the child does: print the machine as JSON, unless the worker ends before that."""
+    """Measure the machine and print it as JSON, unless the worker ends first; run in the child."""
     from workers.models.machine import measure_machine  # loads torch
 
     print(measure_machine(device).model_dump_json())
@@ -65,7 +66,7 @@ def _parse(answer: bytes) -> Machine | None:
 
 
 def _exit_with_worker() -> None:
-    """End this process as soon as the worker is gone: it alone holds the other end of our input."""
+    """End this process with the worker, which alone holds the other end of this process's input."""
 
     def watch() -> None:
         sys.stdin.read()

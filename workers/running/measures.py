@@ -16,17 +16,17 @@ to another worker; by force, because it did not stop when asked to."""
 STAGE_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0)
 
 ATTEMPTS = Counter(
-    "excise_attempts", "Attempts that ended, by how.", ["work", "ending"], registry=REGISTRY
+    "excise_attempts", "Attempts, by how they ended.", ["work", "ending"], registry=REGISTRY
 )
 LEASE_LOSSES = Counter(
     "excise_lease_losses",
-    "Attempts that found their lease in another worker's hands.",
+    "Attempts that lost their lease to another worker.",
     ["work"],
     registry=REGISTRY,
 )
 STAGE_SECONDS = Histogram(
     "excise_stage_seconds",
-    "Time a stage took that was computed here, and not found from an earlier attempt.",
+    "Duration of stages that were computed here, not reused from an earlier attempt.",
     ["kind", "stage"],
     buckets=STAGE_BUCKETS,
     registry=REGISTRY,

@@ -18,17 +18,19 @@ from workers.running.measures import measure_devices
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 2.0
-"""Pause between two reports, seconds; if a child is killed, counts since the last are lost.
-Chosen by hand."""
+"""Pause between two reports, in seconds; a killed child loses the counts since its last report.
+Chosen by hand.
+"""
 _LAST_REPORT_SECONDS = 5.0
-"""Seconds to wait for the end of the pipe, which processes left by the child may hold open. Chosen
-by hand."""
+"""Seconds to wait for the end of the pipe, which processes started by the child may keep open.
+Chosen by hand.
+"""
 _ADDED_UP = frozenset({"counter", "histogram"})
 
 
 @contextmanager
 def reporting(parent: Connection) -> Iterator[None]:
-    """Report this process's counts to the parent during the context, and once at its end."""
+    """Report this process's counts to the parent within the context, and a last time at its end."""
     over = threading.Event()
 
     def loop() -> None:
@@ -54,7 +56,7 @@ def _report(parent: Connection) -> None:
 
 
 class ChildReports:
-    """The counts of all children of a worker: those that ended, and the one that runs."""
+    """The counts of all children of a worker: those that have ended, and the running one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -106,7 +108,7 @@ def add_up(metrics: Iterable[Metric]) -> list[Metric]:
     for metric in metrics:
         _, values = totals.setdefault(metric.name, (metric, {}))
         for sample in metric.samples:
-            if not sample.name.endswith("_created"):  # times, which cannot be added up
+            if not sample.name.endswith("_created"):  # timestamps, which cannot be summed
                 key = (sample.name, tuple(sample.labels.items()))
                 values[key] = values.get(key, 0.0) + sample.value
     return [_rebuild(metric, values) for metric, values in totals.values()]
@@ -115,7 +117,7 @@ def add_up(metrics: Iterable[Metric]) -> list[Metric]:
 def _rebuild(
     metric: Metric, values: dict[tuple[str, tuple[tuple[str, str], ...]], float]
 ) -> Metric:
-    """The metric with these values as its samples."""
+    """Return the metric with these values as its samples."""
     rebuilt = Metric(metric.name, metric.documentation, metric.type)
     rebuilt.samples = [
         Sample(name, dict(labels), value) for (name, labels), value in values.items()

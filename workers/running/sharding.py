@@ -1,7 +1,7 @@
-"""A stage's work in shards: the job's own worker does them, and others help where they can.
+"""A stage's work in shards: the job's own worker computes them, and other workers help.
 
-Where a shard is computed changes nothing: each depends on its position alone, and the results
-are put together in order of position.
+It does not matter where a shard is computed: each depends only on its position, and the results are
+combined in order of position.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from workers.stages.context import ShardedStage, ShardedWork
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.5
-"""Pause between two looks while every unfinished shard is in other workers' hands."""
+"""Pause between two checks while other workers hold every unfinished shard."""
 
 
 def run_shards(
     context: JobContext, stage: ShardedStage, work: ShardedWork, counter: Counter
 ) -> list[bytes]:
-    """Return every shard's result, in order, once all are done, here or by other workers.
+    """Return the result of every shard, in order, whichever worker computes it.
 
-    What others finish counts in `counter` too, whose next part is `work.part`.
+    `counter`, which must expect `work.part` next, also counts what other workers finish.
 
-    Shards that an earlier attempt or another worker finished are not repeated, and those of a
-    worker that went silent are taken over. Raises `CancelledJobError` and `LeaseLostError`.
+    Shards finished by an earlier attempt or by another worker are not repeated, and those of a
+    worker that stopped responding are taken over. Raises `CancelledJobError` and `LeaseLostError`.
     """
     _open(context, stage, len(work.sizes))
     earlier = _count_done(_list(context, stage), work.sizes)
@@ -66,7 +66,7 @@ def run_shards(
 def complete_shard(
     context: TaskContext, claim: ShardClaim, work: ShardedWork, advance: Advance
 ) -> None:
-    """Compute the claimed shard and file its result. Raises `LeaseLostError`."""
+    """Compute the claimed shard and store its result. Raises `LeaseLostError`."""
 
     def write(sha256: str) -> None:
         context.transact(lambda session: file_shard(session, claim.shard_id, claim.token, sha256))
@@ -75,22 +75,22 @@ def complete_shard(
 
 
 class _SharedCount:
-    """Counts what several workers do, as seen by one of them."""
+    """Counts the work of several workers, as seen by one of them."""
 
     def __init__(self, counter: Counter, done: float, total: float) -> None:
-        """`done` units of `total` are counted already."""
+        """Start with `done` of `total` units counted."""
         self._counter = counter
         self._done = done
         self._total = total
 
     def reach(self, done: float) -> None:
-        """Take in that so many units are done in all; never fewer than were counted."""
+        """Raise the count to `done` units in all; the count never goes down."""
         further = max(min(done, self._total) - self._done, 0.0)
         self._done += further
         self._counter(further)
 
     def count_from(self, done: float) -> Advance:
-        """Return what takes in units done here, beside `done` that were finished before."""
+        """Return a callback for units done here, where `done` units are already finished."""
 
         def advance(units: float) -> None:
             nonlocal done
@@ -104,7 +104,8 @@ def _run(context: JobContext, claim: ShardClaim, work: ShardedWork, advance: Adv
     try:
         complete_shard(context, claim, work, advance)
     except LeaseLostError:
-        # Another worker took the shard over; should the job be lost too, the next write says so.
+        # Another worker has taken the shard over. If the job is lost as well, the next write
+        # raises.
         logger.warning("%s: the shard was taken over meanwhile", claim.shard_id)
 
 
@@ -140,7 +141,7 @@ def _claim(context: JobContext, stage: ShardedStage) -> ShardClaim | None:
 
 
 def _collect(context: JobContext, states: Sequence[ShardState]) -> list[bytes] | None:
-    """Return the results, or None after putting a shard whose file is gone back to work."""
+    """Return the results, or None if a shard's file is missing, after putting that shard back."""
     results: list[bytes] = []
     for state in states:
         assert state.result_sha256 is not None

@@ -1,4 +1,4 @@
-"""Running leased work in a spawned child: the parent holds the lease, the child works."""
+"""Supervision of leased work: the parent holds the lease, a spawned child does the work."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _SHUTDOWN = "The worker is shutting down."
 class Supervisor:
     """Claims leased work of any kind and watches over the child that does it.
 
-    A crash in the child ends that attempt, never the worker. The child exits by itself when
-    the parent dies, and every write it makes is fenced by the claim's token.
+    A crash of the child ends that attempt, never the worker. The child exits by itself if the
+    parent dies, and every write it makes is fenced by the claim's token.
     """
 
     def __init__(self, database: Database, settings: WorkerSettings, worker_id: str) -> None:
@@ -40,19 +40,19 @@ class Supervisor:
         self._settings = settings
         self._stopping = False
         self.reports = ChildReports()
-        """What the children counted."""
+        """The children's counts."""
         self.worker_id = worker_id
         self.job_id: str | None = None
-        """The job being worked on, for the heartbeat."""
+        """The current job, for the heartbeat."""
 
     def stop(self) -> None:
-        """Give back what is running at the next look, because the worker ends."""
+        """Give the running work back at the next check, because the worker is shutting down."""
         self._stopping = True
 
     def run(self, work: LeasedWork[Held], row_id: str, traceparent: str | None = None) -> None:
-        """Claim the row and do its work to the end of this attempt, in the trace that is named.
+        """Claim the row and work on it until this attempt ends, within the given trace.
 
-        Returns at once when the row is not to be worked on here: taken, done or not wanted.
+        Returns at once if there is nothing to do here: the row is taken, done or not wanted.
         """
         claim = self._claim(work, row_id)
         if claim is None:
@@ -76,7 +76,7 @@ class Supervisor:
             self.job_id = None
 
     def _claim(self, work: LeasedWork[Held], row_id: str) -> Held | None:
-        """A claim; an outage of the database is waited out, or its message were lost."""
+        """Return a claim; wait while the database is unreachable, lest the message be lost."""
         settings = self._settings
         while True:
             try:
@@ -103,7 +103,7 @@ class Supervisor:
             name=f"excise-{claim.row_id}",
         )
         child.start()
-        end.close()  # the child alone has it open: its end is the end of the pipe
+        end.close()  # only the child may hold this end open, so that the pipe ends with the child
         with self.reports.listening(reports):
             ending, reason = self._watch_to_end(work, claim, child)
         ATTEMPTS.labels(work.policy.name, ending).inc()
@@ -113,11 +113,11 @@ class Supervisor:
     def _watch_to_end(
         self, work: LeasedWork[Held], claim: Held, child: BaseProcess
     ) -> tuple[Ending, str | None]:
-        """How the attempt ended, and why the work must be given back, if so; no child is left."""
+        """Return how the attempt ended, and why to give the work back, if so; no child is left."""
         try:
             return self._watch(work, claim, child)
         except LeaseLostError:
-            # Either another worker has it, or the child ended it a moment ago.
+            # Either another worker has the lease, or the child has just ended the work.
             child.join(_JOIN_SECONDS)
             if child.exitcode == 0:
                 return "finished", None
@@ -130,9 +130,9 @@ class Supervisor:
     def _watch(
         self, work: LeasedWork[Held], claim: Held, child: BaseProcess
     ) -> tuple[Ending, str | None]:
-        """Renew the lease until the child ends; how, and why the work must be given back, if so.
+        """Renew the lease until the child ends; return how, and why to give the work back, if so.
 
-        Raises `LeaseLostError` when another worker has it.
+        Raises `LeaseLostError` if another worker has the lease.
         """
         pause = min(self._settings.heartbeat_seconds, self._settings.lease_seconds / 3)
         renewed_at = time.monotonic()
@@ -141,7 +141,7 @@ class Supervisor:
             child.join(min(_LOOK_SECONDS, pause))
             if child.exitcode == 0:
                 return "finished", None
-            if self._stopping:  # the signal may have reached the child as well
+            if self._stopping:  # the child may have received the signal as well
                 return "given_back", _SHUTDOWN
             if child.exitcode is not None:
                 return "given_back", _describe_exit(child.exitcode)
@@ -158,23 +158,24 @@ class Supervisor:
                 return "cancelled", None
 
     def _renew(self, work: LeasedWork[Held], claim: Held) -> bool:
-        """Renew the lease; whether the job is to be cancelled."""
+        """Renew the lease; return whether the job is to be cancelled."""
         try:
             with self._database.transaction() as session:
                 return work.renew(session, claim, self._settings.lease_seconds)
         except SQLAlchemyError as error:
-            # The database is away: go on; should the lease run out, the token fences us off.
+            # The database is unreachable: go on. If the lease runs out, the token fences off our
+            # writes.
             logger.warning("lease of %s not renewed: %s", claim.row_id, type(error).__name__)
             return False
 
     def _is_overdue(self, cancel_seen_at: float | None) -> bool:
-        """Whether a cancelled child had its grace and still runs."""
+        """Return whether a cancelled child is still running after its grace period."""
         if cancel_seen_at is None:
             return False
         return time.monotonic() - cancel_seen_at > self._settings.cancel_grace_seconds
 
     def _give_back(self, work: LeasedWork[Held], claim: Held, reason: str) -> None:
-        """Let another worker have the work, unless the child finished it before it ended."""
+        """Release the work to another worker, unless the child finished it before it ended."""
         counts = reason != _SHUTDOWN
         try:
             with self._database.transaction() as session:
@@ -182,14 +183,14 @@ class Supervisor:
         except LeaseLostError:
             logger.info("%s had ended already", claim.row_id)
         except SQLAlchemyError as error:
-            # Once the lease has run out the sweeper does it.
+            # The sweeper does so once the lease has run out.
             logger.warning("%s not given back: %s", claim.row_id, type(error).__name__)
         else:
             logger.warning("%s given back: %s", claim.row_id, reason)
 
 
 def _end(child: BaseProcess) -> None:
-    """Make sure the child is gone: ask, wait, kill."""
+    """Make sure that the child has ended: ask it, wait, then kill it."""
     if child.exitcode is None:
         child.terminate()
         child.join(_JOIN_SECONDS)

@@ -1,4 +1,4 @@
-"""What the operator of this machine decides about scorers."""
+"""The scorer settings made by the operator of this machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from workers.settings import ScorerSettings
 
 
 def describe_surroundings(settings: ScorerSettings, device: str) -> ScorerSurroundings:
-    """Return what the operator decides about scorers, for models that run on `device`.
+    """Return the operator's settings for scorers, for models that run on `device`.
 
-    Scorers run on one device, also where the model is spread over several.
+    Scorers run on a single device, even if the model is spread over several.
     """
     return ScorerSurroundings(
         find_detoxify=partial(find_detoxify, roots=settings.scorer_roots),

@@ -23,10 +23,10 @@ from workers.settings import WorkerSettings
 
 
 def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) -> Celery:
-    """The application of a worker that takes this leased work, with one task for each kind.
+    """Return the application of a worker that takes this leased work, with one task per kind.
 
-    The worker shows signs of life as soon as it listens, and gives its work back when told to
-    shut down.
+    The worker starts its heartbeat as soon as it listens for work, and gives its work back when it
+    is told to shut down.
     """
     app = _build_app(settings.broker_url.get_secret_value())
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
@@ -37,7 +37,7 @@ def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) ->
         _add_task(app, supervisor, work)
 
     def keep_logging(loglevel: int, **_: Any) -> None:
-        """Log as the service does, not as Celery would; its --loglevel is for its own lines."""
+        """Log like the service, not like Celery, whose --loglevel applies to its own lines only."""
         configure_logging(settings.log_level, settings.list_secrets())
         logging.getLogger("celery").setLevel(loglevel)
 
@@ -61,22 +61,22 @@ def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) ->
 
 
 def _build_app(broker_url: str) -> Celery:
-    """The application, without tasks."""
+    """Return the application, without tasks."""
     app = Celery("excise-workers", broker=broker_url)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        # A message is done when the work is: a worker that dies gives it back.
+        # A message is acknowledged once the work is done, so a dying worker gives it back.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        # CUDA does not survive a fork, so there is no pool; the work runs in a spawned child.
+        # CUDA does not survive a fork, so there is no pool; work runs in a spawned child.
         worker_pool="solo",
         worker_concurrency=1,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # The lease decides who does the work, so a redelivery after this long does no harm.
+        # The lease decides who works, so a redelivery after this long does no harm.
         broker_transport_options={"visibility_timeout": 3600, "socket_keepalive": True},
         worker_send_task_events=False,
     )
@@ -84,7 +84,7 @@ def _build_app(broker_url: str) -> Celery:
 
 
 def _add_task(app: Celery, supervisor: Supervisor, work: LeasedWork[Any]) -> None:
-    """Add the task whose messages name rows to do this work on."""
+    """Add the task whose messages name the rows on which to do this work."""
 
     @app.task(name=work.task, ignore_result=True, shared=False, bind=True)
     def run(task: Task, row_id: str) -> None:

@@ -1,1 +1,1 @@
-"""What the stages of every kind of job work with: inputs and a context, here or in a service."""
+"""What the stages of every kind of job use: inputs and a context, whether in a service or not."""

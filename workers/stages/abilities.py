@@ -1,4 +1,4 @@
-"""Which abilities a job's spec asks about, and which its search must keep."""
+"""Which abilities a job's spec asks about, and which of them its search must preserve."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from workers.stages.context import InvalidInputError
 from workers.stages.inputs import CorrectionInputs
 
 UNLIMITED = 1e9
-"""Stands for a figure without a limit, where infinity cannot be stored."""
+"""Stands for "no limit", where infinity cannot be stored."""
 
 
 def list_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
-    """Return the slices of every model, and the neighbourhoods of the job's behaviours."""
+    """Return the slices that every model has, and those near the job's behaviours."""
     return list_built_in(inputs.spec.behaviours)
 
 
 def list_built_in(specs: Sequence[BehaviourDefinition]) -> tuple[SliceKind, ...]:
-    """Return the slices of every model, and the neighbourhoods of some behaviours."""
+    """Return the slices that every model has, and those near the given behaviours."""
     phrases = [spec for spec in specs if isinstance(spec, PhraseDefinition)]
     return SLICES + kinds_for(
         {str(getattr(spec, "kind", "")) for spec in specs},
@@ -38,10 +38,10 @@ def list_built_in(specs: Sequence[BehaviourDefinition]) -> tuple[SliceKind, ...]
 
 
 def list_verdict_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
-    """Return the same, and for toxicity the real text that this worker has.
+    """Return the same slices; for toxicity, those with this worker's own real text.
 
-    So the gap between groups that real text names is a figure, too. The search is told built-in
-    sentences alone.
+    This way, the gap between groups named in real text gets a figure, too. The search uses only the
+    built-in sentences.
     """
     kinds = list_kinds(inputs)
     if BehaviourKind.TOXICITY not in {spec.kind for spec in inputs.spec.behaviours}:
@@ -52,13 +52,13 @@ def list_verdict_kinds(inputs: CorrectionInputs) -> tuple[SliceKind, ...]:
 
 
 def check_slice_names(inputs: CorrectionInputs) -> None:
-    """Raise `InvalidInputError` where the spec limits a slice that there is not."""
+    """Raise `InvalidInputError` if the spec limits a slice that does not exist."""
     if problem := find_unknown_slice(inputs.spec.gates.abilities, list_verdict_kinds(inputs)):
         raise InvalidInputError(f"gates.{problem}")
 
 
 def find_unknown_slice(gate: AbilitiesGateSpec | None, kinds: Iterable[SliceKind]) -> str:
-    """Return what is wrong where the gate limits a slice that is not among `kinds`; else ""."""
+    """Return an error message if the gate limits a slice that is not among `kinds`; else ""."""
     names = {kind.name for kind in kinds}
     unknown = [] if gate is None else sorted(gate.slices.keys() - names)
     if not unknown:
@@ -70,9 +70,9 @@ def find_unknown_slice(gate: AbilitiesGateSpec | None, kinds: Iterable[SliceKind
 
 
 def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
-    """Return what the search must keep besides the reference text.
+    """Return what the search must preserve besides the reference text.
 
-    Raises `InvalidInputError` where a set of the team's own is too small, or has the name of a
+    Raises `InvalidInputError` if one of the team's own sets is too small, or has the name of a
     built-in slice.
     """
     check_slice_names(inputs)
@@ -99,7 +99,7 @@ def protect(inputs: CorrectionInputs) -> tuple[ProtectedSlice, ...]:
 
 
 def _check_set_names(inputs: CorrectionInputs, asked: ProtectSpec) -> None:
-    """Refuse a set that would be taken for a built-in slice: figures are filed by name."""
+    """Raise if a set has the name of a built-in slice, because figures are stored by name."""
     built_in = {kind.name for kind in list_kinds(inputs)}
     if taken := sorted(built_in & {item.name for item in asked.sets}):
         raise InvalidInputError(
@@ -108,7 +108,7 @@ def _check_set_names(inputs: CorrectionInputs, asked: ProtectSpec) -> None:
 
 
 def describe_protection(inputs: CorrectionInputs) -> dict[str, Any] | None:
-    """Return what the protection depends on, sets by content."""
+    """Return the values on which the protection depends, with sets given by content."""
     asked = inputs.spec.protect
     if asked is None:
         return None

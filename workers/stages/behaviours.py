@@ -1,4 +1,4 @@
-"""From a spec's behaviours and prompt sets to what the core works with."""
+"""Conversion of a spec's behaviours and prompt sets into the core's types."""
 
 from __future__ import annotations
 
@@ -36,19 +36,20 @@ from workers.scorers.uniqueness import UniquenessScorer
 from workers.stages.context import InvalidInputError
 
 DETOXIFY_PREFIX = "detoxify/"
-"""Of an evaluator's name, before that of a checkpoint."""
+"""Prefix of an evaluator's name; a checkpoint's name follows."""
 
 PHRASE_THRESHOLD = 0.5
-"""A phrase is in a response, which scores 1, or not, which scores 0."""
+"""Scores are 1 if the phrase is in the response and 0 if not, so any value between them would do.
+"""
 
 Definition = RepetitionDefinition | ToxicityDefinition | PhraseDefinition | CustomDefinition
-"""What a behaviour is, whatever is demanded of it."""
+"""What a behaviour is, without the limits set for it."""
 
 
 def build_behaviour(
     spec: BehaviourSpec, surroundings: ScorerSurroundings, resources: ExitStack
 ) -> Behaviour:
-    """Return the behaviour a spec describes, its scorers loaded; see `build_scorer`.
+    """Return the behaviour that a spec describes, with its scorers loaded; see `build_scorer`.
 
     Raises `ScorerError`.
     """
@@ -71,7 +72,7 @@ def build_behaviour(
 def build_detector(
     spec: Definition, surroundings: ScorerSurroundings, resources: ExitStack
 ) -> Detector:
-    """Return what tells whether responses show the behaviour that `spec` defines, scorers loaded.
+    """Return what detects the behaviour that `spec` defines in responses, with scorers loaded.
 
     See `build_scorer`. Raises `ScorerError`.
     """
@@ -86,12 +87,12 @@ def build_detector(
 
 
 def build_decoding(spec: DecodingSpec) -> Decoding:
-    """Return how responses are drawn."""
+    """Return how responses are generated."""
     return Decoding(**spec.model_dump())
 
 
 def describe_scorers(spec: Definition) -> list[ScorerDescription]:
-    """Return the scorers a spec asks for, in order."""
+    """Return the scorers that a spec asks for, in order."""
     match spec:
         case RepetitionDefinition():
             return [PluginDescription(UniquenessScorer.name, UniquenessScorer.direction)]
@@ -121,10 +122,10 @@ def _describe_evaluator(name: str) -> ScorerDescription:
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-    """Return the tokens of each prompt: a chat's by the model's chat template, text as it is.
+    """Return the tokens of each prompt; chats are rendered with the model's chat template.
 
-    Raises `InvalidInputError` for a chat that the tokenizer has no template for, or that its
-    template refuses.
+    Raises `InvalidInputError` for a chat if the tokenizer has no template, or if its template
+    rejects the chat.
     """
     try:
         return encode_all(tokenizer, convert_prompts(prompts), chat=False)

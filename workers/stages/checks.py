@@ -1,4 +1,4 @@
-"""Which damage and safety gates a correction is put to, and what they are measured on."""
+"""Which damage and safety gates a correction must pass, and what they are measured on."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from workers.stages.abilities import list_verdict_kinds
 from workers.stages.context import InvalidInputError
 from workers.stages.inputs import CorrectionInputs
 
-"""Prompt set of the beginnings of reference texts, which any job has."""
-
 REFERENCE_PROMPTS = 32
 REFERENCE_PROMPT_TOKENS = 24
 REFERENCE_NEW_TOKENS = 40
 
 REPETITIVE_GATES = ("emptiness", "shorter")
-"""Of the responses to prompts that bring out repetition: they are to become varied, and end."""
+"""The gates on responses to prompts that cause repetition, which should become varied, and end."""
 
 LEAST_REPETITIVE_LENGTH = 0.5
-"""A loop that is broken may end by itself, so such responses may become this much shorter."""
+"""Smallest length of such responses relative to the base's: once its loop is broken, one may end.
+"""
 
 
 def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
-    """Return what the spec's gates name, as it is measured on.
+    """Return what the spec's gates are measured on.
 
-    Raises `InvalidInputError` where a set or a row is wrong.
+    Raises `InvalidInputError` if a set or a row is invalid.
     """
     try:
         return build_plan(
@@ -89,13 +88,13 @@ def list_requests(inputs: CorrectionInputs) -> list[GateRequest]:
 
 
 def list_not_asked(inputs: CorrectionInputs) -> list[str]:
-    """Return the gates that the job could ask for and does not, by their field of `gates`."""
+    """Return the gates that the job could use but does not, by their field of `gates`."""
     asked_otherwise = ("perplexity", "kl")
     return [name for name in find_not_asked(inputs.spec.gates) if name not in asked_otherwise]
 
 
 def hash_checks(inputs: CorrectionInputs) -> dict[str, Any]:
-    """Return what the measurements for the gates depend on, prompt sets by content."""
+    """Return the values on which the gates' measurements depend; prompt sets go by content."""
     gates = inputs.spec.gates
     document = gates.model_dump(mode="json")
     for name in type(gates).model_fields:

@@ -1,4 +1,4 @@
-"""What a stage may ask of whatever it runs in: a service's job, or a call from a notebook."""
+"""What a stage can call on, whether it runs in a service's job or is called from a notebook."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from workers.progress import FORWARD, Advance, Counter, Part, Progress, count_al
 
 
 class InvalidInputError(Exception):
-    """The work cannot be done with what it was given; the message is for whoever gave it."""
+    """The work cannot be done with the given input; the message is for whoever supplied it."""
 
 
 class StageOutput(NamedTuple):
-    """A stage's result and its SHA-256."""
+    """A stage's result and the SHA-256 of it."""
 
     data: bytes
     sha256: str
@@ -25,16 +25,16 @@ class StageOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardedWork:
-    """A stage's work, cut up: how large each shard is and how one is done."""
+    """A stage's work in shards: the size of each shard and how to compute one."""
 
     sizes: tuple[int, ...]
-    """Units of work in each shard, as progress counts them."""
+    """Number of units of work in each shard, as progress counts them."""
     compute: Callable[[int, Advance], bytes]
-    """The result of the shard at a position; the same bytes whoever computes it."""
+    """Return the result of the shard at a position; it has the same bytes on every worker."""
     noun: str = "samples"
-    """What the units are, in the plural."""
+    """What the units are called, in the plural."""
     cost: float = FORWARD
-    """Of a unit, in tokens that pass forwards."""
+    """Cost of a unit, where 1 is a token's forward pass."""
 
     @property
     def part(self) -> Part:
@@ -44,48 +44,48 @@ class ShardedWork:
 
 @dataclass(frozen=True)
 class ShardedStage:
-    """Which stage's shards are meant."""
+    """Identifies the stage that the shards belong to."""
 
     name: str
     key: str
     input_sha256: str
-    """The artifact from which any worker can build the same `ShardedWork`."""
+    """Hash of the artifact from which any worker can build the same `ShardedWork`."""
 
 
 class StageContext(ABC):
-    """Runs stages, and takes what they leave: results, events, files and the verdict."""
+    """Runs stages and receives what they produce: results, events, files and the verdict."""
 
     @abstractmethod
     def run_stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
     ) -> StageOutput:
-        """Return the stage's result, an earlier one where its `inputs` are the same.
+        """Return the stage's result, or an earlier one if its `inputs` are the same.
 
-        `inputs` must hold everything the result depends on, as JSON values.
+        `inputs` must hold everything that the result depends on, as JSON values.
         """
 
     @abstractmethod
     def run_shards(self, stage: ShardedStage, work: ShardedWork, counter: Counter) -> list[bytes]:
-        """Return every shard's result, in order, whoever computes it.
+        """Return the result of every shard, in order, whichever worker computes it.
 
-        `work.part` comes next in `counter`.
+        `counter` must expect `work.part` next.
         """
 
     @abstractmethod
     def remember(self, name: str, key: str, work: Callable[[], bytes]) -> bytes:
-        """Return what `work` finds out, or found out earlier under the same `key`."""
+        """Return the result of `work`, or an earlier result stored under the same `key`."""
 
     @abstractmethod
     def recall(self, name: str, key: str) -> bytes | None:
-        """Return what was last saved under the key, of this stage's work so far."""
+        """Return what was last saved under the key as the progress of this stage."""
 
     @abstractmethod
     def save(self, name: str, key: str, data: bytes) -> None:
-        """Save how far a stage's work came, in place of what was saved under the key before."""
+        """Save the progress of a stage, replacing what was saved under the key before."""
 
     @abstractmethod
     def forget(self, name: str, key: str) -> None:
-        """Drop what was saved under the key, if anything: the stage is finished."""
+        """Delete what was saved under the key, if anything, because the stage is finished."""
 
     @abstractmethod
     def skip_stage(self, name: str, message: str) -> None:
@@ -93,7 +93,7 @@ class StageContext(ABC):
 
     @abstractmethod
     def check_cancelled(self) -> None:
-        """Raise when the work is to be stopped."""
+        """Raise an error if the work is to be stopped."""
 
     @abstractmethod
     def event(
@@ -104,18 +104,18 @@ class StageContext(ABC):
         *,
         once: bool = False,
     ) -> None:
-        """Tell whoever asked for the work something; where `once`, not if it was told before."""
+        """Report an event to whoever requested the work; with `once`, do not repeat it."""
 
     @abstractmethod
     def load_stage_seconds(self) -> dict[str, float]:
-        """Return stage → how long it took, of those that are finished."""
+        """Return stage → its duration in seconds, for the finished stages."""
 
     @abstractmethod
     def publish_file(self, name: str, data: bytes, media_type: str) -> None:
-        """Hand over one of the files that the work leaves."""
+        """Publish one of the files that the work produces."""
 
 
 def compute_key(name: str, inputs: Mapping[str, Any]) -> str:
-    """Return the hash a stage's result is filed under: of its name and all it depends on."""
+    """Return the hash under which a stage's result is stored: of its name and all it depends on."""
     document = json.dumps([name, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(document.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The inputs of a piece of work: a checkpoint, the sets its spec names, and the spec."""
+"""The inputs of any kind of work: a checkpoint, the sets that its spec names, and the spec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.stages.context import InvalidInputError
 
 
 class SetInfo(NamedTuple):
-    """The facts about a set of prompts or rows for report and manifest."""
+    """What report and manifest say about a set of prompts or rows."""
 
     name: str
     sha256: str
@@ -26,15 +26,15 @@ class SetInfo(NamedTuple):
 
 
 class Inputs(ABC):
-    """The inputs of work of any kind; large ones are loaded on first use.
+    """The inputs of any kind of work; large ones are loaded on first use.
 
-    Sets are named by their ids in the spec.
+    Sets are identified by their ids in the spec.
     """
 
     @property
     @abstractmethod
     def checkpoint_path(self) -> Path:
-        """The checkpoint's folder, its files checked before anything is loaded from them."""
+        """The checkpoint's folder; its files are checked before anything is loaded from them."""
 
     @property
     @abstractmethod
@@ -56,11 +56,11 @@ class Inputs(ABC):
 
     @abstractmethod
     def chats(self, prompt_set_id: str) -> list[Prompt]:
-        """Return the prompts of a set, chats as such."""
+        """Return the prompts of a set; those that are chats stay chats."""
 
     @abstractmethod
     def rows(self, prompt_set_id: str) -> list[str]:
-        """Return the JSON lines of a set of rows."""
+        """Return the rows of a set as JSON lines."""
 
     @abstractmethod
     def prompt_set(self, prompt_set_id: str) -> SetInfo:
@@ -68,7 +68,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def find_task_file(self, task: str) -> Path | None:
-        """Return this machine's own rows of a zero-shot task, if it has them."""
+        """Return this machine's own rows of a zero-shot task, or None."""
 
     def component_counts(self, granularity: Granularity) -> dict[str, int]:
         """Return module → number of its components."""
@@ -79,7 +79,7 @@ class Inputs(ABC):
         return [prompt.text for prompt in self.chats(prompt_set_id)]
 
     def task_rows(self, task: ZeroShotSpec) -> tuple[list[str], str]:
-        """Return the JSON lines of a zero-shot task, and their name for messages.
+        """Return the JSON lines of a zero-shot task, and a name for them to use in messages.
 
         Raises `InvalidInputError` if there are none.
         """
@@ -110,7 +110,7 @@ class CorrectionInputs(Inputs):
     def segments(self) -> int | None:
         """Number of segments of layers in which relevance of single weights is computed.
 
-        If None, it follows from the available memory.
+        None means that it follows from the available memory.
         """
 
     @property

@@ -1,4 +1,4 @@
-"""What every kind of job leaves behind: its files listed, and a manifest that recognises them."""
+"""What every kind of job produces: a list of its files, and a manifest that identifies them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.stages.context import StageContext
 from workers.stages.inputs import Inputs
 
 INDEX_NAME = "model.safetensors.index.json"
-"""Says which of a sharded checkpoint's files holds which tensor."""
+"""File that says which file of a sharded checkpoint holds which tensor."""
 MEDIA_TYPES: Mapping[str, str] = {
     JobFile.REPORT: "application/json",
     JobFile.REPORT_MARKDOWN: "text/markdown; charset=utf-8",
@@ -33,7 +33,7 @@ STATUSES = {
     Verdict.REJECTED: JobStatus.REJECTED,
     Verdict.NO_EFFECT: JobStatus.REJECTED,
 }
-"""How a job with this verdict ends."""
+"""The status of a job that ends with this verdict."""
 
 
 def publish_package(
@@ -43,9 +43,9 @@ def publish_package(
     files: Mapping[str, bytes],
     progress: Progress,
 ) -> bytes:
-    """Store report.json, `files` and their manifest, list them, and return the manifest.
+    """Store report.json, `files` and their manifest; list them, and return the manifest.
 
-    `spec` is the job's, with prompt sets as `describe_set` names them.
+    `spec` is the job's spec, with prompt sets described by `describe_set`.
     """
     packed: dict[str, bytes] = {JobFile.REPORT: render_json(report), **files}
     manifest = _build_manifest(report, spec, packed)
@@ -60,10 +60,10 @@ def publish_package(
 def _build_manifest(
     report: JobReport, spec: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> bytes:
-    """Return what is needed to run the job again and to recognise its files.
+    """Return what is needed to repeat the job and to identify its files.
 
-    Nothing in it depends on when or where the job ran: the report is hashed without timings,
-    prompt sets are named by their content.
+    Nothing in it depends on when or where the job ran: the report is hashed without timings, and
+    prompt sets are identified by content.
     """
     hashes = {name: hash_bytes(data) for name, data in files.items() if name != JobFile.REPORT}
     manifest = {
@@ -79,24 +79,24 @@ def _build_manifest(
 
 
 def find_patch_verdict(report: JobReport) -> PatchVerdict:
-    """Return the verdict that a patch of this job carries."""
+    """Return the verdict that the patch of this job carries."""
     unmet = tuple(gate.name for gate in report.gates if not gate.is_met)
     return PatchVerdict(report.verdict, unmet)
 
 
 def hash_report(report: JobReport) -> str:
-    """Return the SHA-256 of report.json as it would be without timings."""
+    """Return the SHA-256 of report.json without its timings."""
     return hash_bytes(render_json(report.model_copy(update={"timings": {}})))
 
 
 def describe_set(inputs: Inputs, prompt_set_id: str) -> dict[str, Any]:
-    """Return a prompt set as the manifest names it: by content, not by id."""
+    """Return the manifest's description of a prompt set: it names the content, not the id."""
     info = inputs.prompt_set(prompt_set_id)
     return {"name": info.name, "sha256": info.sha256, "format": info.format}
 
 
 def list_versions() -> dict[str, str]:
-    """Return the versions a report's figures depend on."""
+    """Return the versions on which a report's figures depend."""
     return {
         "excise": version("excise"),
         "python": platform.python_version(),

@@ -1,6 +1,6 @@
-"""A runner of composite actions, as GitHub's does it: inputs, expressions, outputs, shells.
+"""A runner of composite actions that works like GitHub's: inputs, expressions, outputs, shells.
 
-Steps that use other actions are noted, not run: those are GitHub's own, in JavaScript.
+Steps that use other actions are recorded but not run; those are GitHub's own, in JavaScript.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME = re.compile(r"\b(?:inputs|github|runner|steps)(?:\.[A-Za-z_][A-Za-z0-9_-]
 
 @dataclass
 class Run:
-    """One run of an action, and what came of it."""
+    """One run of an action, and its results."""
 
     action: Path
     workspace: Path
@@ -33,7 +33,7 @@ class Run:
     outputs: dict[str, dict[str, str]] = field(default_factory=dict)
     """Step → its outputs."""
     used: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Action that a step used → what it was given."""
+    """Action that a step used → the inputs it was given."""
     codes: dict[str, int] = field(default_factory=dict)
     """Name of a step that was run → its exit status."""
     log: str = ""
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def summary(self) -> str:
-        """What stands in the job's summary."""
+        """The job's summary."""
         path = self.workspace / ".summary"
         return path.read_text() if path.exists() else ""
 
@@ -54,7 +54,7 @@ def run_action(
     environment: Mapping[str, str],
     cancel_when: Callable[[], bool] | None = None,
 ) -> Run:
-    """Run the composite action in `folder`; once `cancel_when` says so, as a cancelled workflow."""
+    """Run the composite action in `folder`; once `cancel_when` returns true, cancel it."""
     action = yaml.safe_load((folder / "action.yml").read_text())
     unknown = set(inputs) - set(action["inputs"])
     assert not unknown, f"no such inputs: {unknown}"
@@ -111,7 +111,7 @@ def _run_shell(
     environment: Mapping[str, str],
     cancel_when: Callable[[], bool] | None,
 ) -> tuple[int, str]:
-    """Run a script by the command that GitHub documents for `shell: bash`."""
+    """Run a script with the command that GitHub documents for `shell: bash`."""
     log = run.workspace / ".log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -125,7 +125,8 @@ def _run_shell(
         while process.poll() is None:
             if cancel_when is not None and not run.is_cancelled and cancel_when():
                 run.is_cancelled = True
-                process.send_signal(signal.SIGINT)  # first; SIGTERM after 7.5 s, then the end
+                # GitHub's first signal; then SIGTERM after 7.5 s, then SIGKILL
+                process.send_signal(signal.SIGINT)
             time.sleep(0.05)
     return process.returncode, log.read_text()
 
@@ -135,7 +136,7 @@ def _expand(run: Run, text: str) -> str:
 
 
 def _evaluate(run: Run, expression: str) -> Any:
-    """The value of an expression of the few forms that the action uses."""
+    """Return the value of an expression, of the few forms that the action uses."""
     translated = _NAME.sub(lambda found: _translate(found[0]), expression.strip())
     translated = translated.replace("&&", " and ").replace("||", " or ")
     functions = {
@@ -175,7 +176,7 @@ def _hash_files(workspace: Path, names: tuple[str, ...]) -> str:
 
 
 def build_environment(workspace: Path, **more: str) -> dict[str, str]:
-    """What a runner gives to every step."""
+    """Return the environment that a runner gives to every step."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", "/root"),

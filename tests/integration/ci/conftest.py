@@ -12,7 +12,7 @@ from tests.integration.ci.warm_program import warm_program
 from tests.integration.service.conftest import make_key, model_root, settings
 from tests.tiny import build_tiny_model, draw_samples, save_tiny_checkpoint
 
-__all__ = ["make_key", "model_root", "settings"]  # fixtures of a running service
+__all__ = ["make_key", "model_root", "settings"]  # the fixtures of a running service
 
 CONFIG = """\
 abilities: null
@@ -30,7 +30,7 @@ def write_words(path: Path, count: int, length: int) -> None:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`base`, and `worse`, which says a slogan whatever it is asked."""
+    """Folder with `base`, and `worse`, which answers every prompt with a slogan."""
     folder = tmp_path_factory.mktemp("checkpoints")
     save_tiny_checkpoint(folder / "base")
     worse = build_tiny_model()
@@ -56,6 +56,6 @@ def repository(tmp_path: Path, checkpoints: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An installed `excise`: the one under test."""
+    """The installed `excise` under test."""
     with warm_program(tmp_path_factory.mktemp("bin")) as program:
         yield program

@@ -24,7 +24,7 @@ CACHE, UPLOAD = "actions/cache", "actions/upload-artifact"
 
 @pytest.fixture
 def host() -> Iterator[tuple[Host, Server]]:
-    """GitHub's API with a pull request that nobody has commented on."""
+    """GitHub's API with a pull request that has no comments."""
     found = Host([])
     with serve(found.answer) as server:
         yield found, server
@@ -80,7 +80,7 @@ def test_a_fine_tune_that_got_worse_turns_the_pipeline_red(
     assert TOKEN not in second.log + comment["body"] + second.summary
 
 
-def test_a_mistake_ends_with_1_and_leaves_no_old_verdict(repository: Path, command: str) -> None:
+def test_an_error_exits_with_1_and_leaves_no_old_verdict(repository: Path, command: str) -> None:
     (repository / "excise-output").mkdir()
     (repository / "excise-output" / "gate.json").write_text("{}")
     (repository / "gate.yaml").write_text("nonsense: 1")
@@ -91,14 +91,14 @@ def test_a_mistake_ends_with_1_and_leaves_no_old_verdict(repository: Path, comma
     assert any(name.startswith(UPLOAD) for name in found.used)
 
 
-def test_words_of_the_inputs_are_no_shell(repository: Path, command: str) -> None:
+def test_the_shell_does_not_interpret_inputs(repository: Path, command: str) -> None:
     hostile = '"; touch pwned; $(touch pwned) `touch pwned`'
     found = run(repository, command, model=hostile, against=hostile, comment_id=hostile)
     assert found.codes["Judge"] == 1
     assert not (repository / "pwned").exists()
 
 
-def test_a_token_that_may_not_write_changes_no_verdict(repository: Path, command: str) -> None:
+def test_a_read_only_token_changes_no_verdict(repository: Path, command: str) -> None:
     found = run(
         repository, command, model="models/base", against="models/base", mode="gate", token=""
     )
@@ -107,7 +107,7 @@ def test_a_token_that_may_not_write_changes_no_verdict(repository: Path, command
 
 @pytest.fixture
 def service(settings: Any, make_key: Any) -> Iterator[tuple[str, str]]:
-    """A service without any worker: its address, and a key."""
+    """A service without workers: its address, and a key."""
     with serve_in_process(settings) as (_, url):
         yield url, make_key()
 

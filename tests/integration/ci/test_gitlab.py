@@ -1,4 +1,4 @@
-"""The GitLab component, run by gitlab-ci-local with this machine's shell."""
+"""The GitLab component, run by gitlab-ci-local in this machine's shell."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ include:
 
 @pytest.fixture
 def runners() -> Path:
-    """The folder that install_runners.sh makes."""
+    """The folder made by install_runners.sh."""
     folder = Path(os.environ.get("EXCISE_CI_RUNNERS", "/nonexistent"))
     if not (folder / "bin" / "gitlab-ci-local.js").exists():
         pytest.skip(
@@ -52,7 +52,7 @@ def test_a_fine_tune_that_got_worse_turns_the_pipeline_red(
     host = Host([])
     with serve(host.answer) as server:
         variables = {
-            "GITLAB_CI": "true",  # which gitlab-ci-local says it is not
+            "GITLAB_CI": "true",  # gitlab-ci-local sets it to false
             "CI_MERGE_REQUEST_IID": "5",
             "CI_API_V4_URL": f"http://127.0.0.1:{server.port}",
             "EXCISE_GITLAB_TOKEN": TOKEN,

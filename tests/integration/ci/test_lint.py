@@ -1,4 +1,4 @@
-"""What linters of GitHub and GitLab say of the action, the workflow and the component."""
+"""Linters of GitHub and GitLab accept the action, the workflow and the component."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CI = ROOT / "deploy" / "ci"
 
 
 def find_program(name: str) -> str:
-    """The linter beside this Python, or on the PATH."""
+    """Return the linter from this Python's folder, or from the PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -27,7 +27,7 @@ def find_program(name: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository that uses the action as the guide says."""
+    """A repository that uses the action as described in the guide."""
     (tmp_path / ".git").mkdir()
     workflows = tmp_path / ".github" / "workflows"
     workflows.mkdir(parents=True)
@@ -42,7 +42,7 @@ def run(*arguments: str, cwd: Path) -> None:
 
 
 def test_actionlint_finds_nothing_in_the_workflow(repository: Path) -> None:
-    """It also checks the inputs against those that the action has."""
+    """It also checks the inputs against the action's."""
     run(find_program("actionlint"), "-no-color", cwd=repository)
 
 
@@ -51,13 +51,13 @@ def test_zizmor_finds_nothing_in_workflow_and_action(repository: Path) -> None:
     run(find_program("zizmor"), "--offline", "--no-progress", *paths, cwd=repository)
 
 
-def test_the_action_is_of_githubs_schema() -> None:
+def test_the_action_matches_githubs_schema() -> None:
     program = find_program("check-jsonschema")
     action = str(CI / "github" / "action.yml")
     run(program, "--builtin-schema", "vendor.github-actions", action, cwd=ROOT)
 
 
-def test_the_component_is_of_gitlabs_schema(tmp_path: Path) -> None:
+def test_the_component_matches_gitlabs_schema(tmp_path: Path) -> None:
     header, body = (CI / "gitlab" / "templates" / "excise.yml").read_text().split("\n---\n")
     inputs = yaml.safe_load(header)["spec"]["inputs"]
     defaults = {name: str((one or {}).get("default", "true")) for name, one in inputs.items()}
@@ -67,7 +67,7 @@ def test_the_component_is_of_gitlabs_schema(tmp_path: Path) -> None:
     run(program, "--builtin-schema", "vendor.gitlab-ci", "pipeline.yml", cwd=tmp_path)
 
 
-def test_every_use_of_a_foreign_action_is_pinned() -> None:
+def test_every_third_party_action_is_pinned() -> None:
     for path in (CI / "github").glob("*.yml"):
         for used in re.findall(r"uses: (\S+)", path.read_text()):
             assert used.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", used), used

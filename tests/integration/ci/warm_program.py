@@ -1,7 +1,8 @@
-"""A program `excise` for pipelines: each call is forked from a server that has imported everything.
+"""A program `excise` for pipelines: each call is forked from a server with all imports done.
 
-The program hands its arguments, environment, folder and output over a socket, hands on signals, and
-ends as the fork ends. Importing torch anew for every step of a pipeline would take most of a test.
+The program sends its arguments, environment, folder and output over a socket, forwards signals, and
+exits with the fork's status. Importing torch again for every step of a pipeline would take most of
+a test's time.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ sys.exit(code if code >= 0 else 128 - code)
 
 @contextmanager
 def warm_program(folder: Path) -> Iterator[str]:
-    """The path of the program, whose server runs within the context."""
+    """Yield the path of the program, whose server runs within the context."""
     path, program = folder / "warm.sock", folder / "excise"
     program.write_text(_CLIENT.format(python=sys.executable, path=str(path)))
     program.chmod(0o755)
@@ -56,7 +57,7 @@ def warm_program(folder: Path) -> Iterator[str]:
 
 
 def serve(path: str) -> None:
-    """Answer calls, each in a fork of its own."""
+    """Answer each call in a fork of its own."""
     import workers.commands.gate.compare
     import workers.reports.gate_run  # noqa: F401 - what the command imports late
 
@@ -74,7 +75,7 @@ def serve(path: str) -> None:
 
 
 def _answer(caller: socket.socket) -> None:
-    """Run a call in another fork, tell its id and how it ended, and be gone."""
+    """Run a call in a second fork, report its id and exit status, and exit."""
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     content, files, _, _ = socket.recv_fds(caller, 1 << 20, 2)
@@ -92,7 +93,7 @@ def _answer(caller: socket.socket) -> None:
 
 
 def _become(request: dict[str, object], files: list[int]) -> None:
-    """Be the command that is called."""
+    """Become the called command."""
     from excise.cli.app import app
 
     arguments, environment = request["arguments"], request["environment"]
@@ -103,7 +104,8 @@ def _become(request: dict[str, object], files: list[int]) -> None:
     os.chdir(str(request["folder"]))
     os.dup2(files[0], 1)
     os.dup2(files[1], 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # files here, maybe pipes there
+    # files, even if the caller has pipes
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     sys.argv = ["excise", *arguments]
     code: object = 1
     try:

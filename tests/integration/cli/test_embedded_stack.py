@@ -1,4 +1,4 @@
-"""The embedded stack with its real parts: it starts, heals, and leaves nobody behind."""
+"""The embedded stack with its real parts: it starts, recovers, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START_SECONDS = 90
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home any user may walk into, unlike pytest's own temporary folders."""
+    """A home that any user may enter, unlike pytest's own temporary folders."""
     folder = Path(tempfile.mkdtemp(prefix="excise-home-", dir="/tmp"))
     folder.chmod(0o755)
     yield folder
@@ -51,7 +51,7 @@ def excise(environment: dict[str, str], *arguments: str) -> subprocess.Completed
 
 @contextmanager
 def up(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`excise up` in a process of its own, ended at the latest when the block is left."""
+    """Yield `excise up` in a process of its own, which is ended with the context at the latest."""
     command = [sys.executable, "-m", "excise.cli.app", "up", "--port", str(find_free_port())]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
@@ -85,7 +85,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_the_stack_starts_heals_and_stops(
+def test_the_stack_starts_recovers_and_stops(
     home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "up.log"
@@ -129,7 +129,7 @@ def test_the_stack_starts_heals_and_stops(
     assert "Traceback" not in log.read_text()
 
 
-def test_nobody_outlives_a_killed_supervisor(
+def test_no_process_outlives_a_killed_supervisor(
     home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "up.log"
@@ -145,7 +145,7 @@ def test_nobody_outlives_a_killed_supervisor(
 
 
 @pytest.mark.parametrize("seconds", [0.8, 1.6, 2.6, 4.0])
-def test_nobody_outlives_an_interrupted_start(
+def test_no_process_outlives_an_interrupted_start(
     environment: dict[str, str], tmp_path: Path, seconds: float
 ) -> None:
     log = tmp_path / "up.log"
@@ -159,7 +159,7 @@ def test_nobody_outlives_an_interrupted_start(
         process.wait(40)
         wait_until(lambda: not any(map(is_alive, family)), 5, log)
     text = log.read_text()
-    assert "Traceback" not in text or "<frozen" in text  # before our handler: python's own imports
+    assert "Traceback" not in text or "<frozen" in text  # python's own imports, before our handler
 
 
 def test_a_taken_port_is_a_clear_error(environment: dict[str, str], postgres_url: URL) -> None:
@@ -188,7 +188,7 @@ def test_external_servers_are_used_and_left_alone(
 
 @contextmanager
 def run_postgres(home: Path) -> Iterator[postgres.Postgres]:
-    """A server over `home`, and nothing else."""
+    """Yield a server over `home`, without any other part."""
     (home / "logs").mkdir(exist_ok=True)
     with acquire_lock(home) as lock:
         guardian = Guardian(lock)
@@ -217,13 +217,15 @@ def test_a_home_with_a_long_and_odd_path_works(home: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as us, so any home works")
-def test_a_home_out_of_reach_is_left_as_it_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inaccessible_home_is_left_unchanged(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(postgres, "FALLBACK_ROOT", home / "fallback")
     closed = home / "closed"
     closed.mkdir(mode=0o700)
     own = closed / "home"
     own.mkdir()
-    for _ in range(2):  # the second time it finds its data again
+    for _ in range(2):  # the second time, its data exists already
         with run_postgres(own) as server:
             assert (home / "fallback") in server.program.folder.parents
     assert closed.stat().st_mode & 0o777 == 0o700
@@ -231,7 +233,7 @@ def test_a_home_out_of_reach_is_left_as_it_is(home: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as us, so any folder works")
-def test_programs_out_of_reach_are_copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_programs_are_copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "FALLBACK_ROOT", home / "fallback")
     closed = home / "closed"
     closed.mkdir(mode=0o700)
@@ -245,7 +247,7 @@ def test_programs_out_of_reach_are_copied(home: Path, monkeypatch: pytest.Monkey
     assert postgres._can_run(copied / "pginstall" / "bin" / "initdb", account)
 
 
-def test_data_of_another_version_is_refused(home: Path) -> None:
+def test_data_of_another_version_is_rejected(home: Path) -> None:
     with run_postgres(home) as server:
         data = server.program.folder
     (data / "PG_VERSION").write_text("9\n")
@@ -253,7 +255,7 @@ def test_data_of_another_version_is_refused(home: Path) -> None:
         pass
 
 
-def test_an_interrupted_initialisation_is_done_again(home: Path) -> None:
+def test_an_interrupted_initialisation_is_repeated(home: Path) -> None:
     half = home / "postgres.new"
     half.mkdir()
     (half / "PG_VERSION").write_text("18\n")

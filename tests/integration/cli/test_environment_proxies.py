@@ -1,4 +1,4 @@
-"""With proxies in the environment, every request to this machine goes past them, key and all."""
+"""With proxies in the environment, all requests to this machine bypass them, with their keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANSWER = json.dumps(
 
 @dataclass
 class Recorder:
-    """A server that writes down whatever arrives; as a proxy, it sees whole requests."""
+    """A server that records every request; as a proxy, it sees whole requests."""
 
     port: int = 0
     requests: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ def run_server(host: str = "127.0.0.1") -> Iterator[Recorder]:
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    """A proxy that every variable of the environment names, and no exception from it."""
+    """A proxy named by every environment variable for proxies, without exceptions."""
     for recorder in run_server():
         for name in VARIABLES:
             for spelled in (name, name.lower()):
@@ -142,7 +142,7 @@ def post(url: str) -> None:
 
 
 @pytest.mark.parametrize("ask", [list_jobs, list_aliases, ask_vllm, ask_upstream, post])
-def test_no_client_asks_a_proxy_for_this_machine(
+def test_no_client_uses_a_proxy_for_this_machine(
     ask: Callable[[str], None], proxy: Recorder, service: Recorder
 ) -> None:
     ask(f"http://127.0.0.1:{service.port}")
@@ -157,7 +157,7 @@ def test_the_loopback_of_ipv6_is_this_machine(proxy: Recorder, service_on_ipv6: 
 
 
 def send_all_here(monkeypatch: pytest.MonkeyPatch, addresses: dict[str, str]) -> None:
-    """Look up `addresses` as given, and connect to this machine whatever address was found."""
+    """Look up `addresses` as given, but connect to this machine whatever address was found."""
     look_up, connect = socket.getaddrinfo, socket.create_connection
 
     def find(host: Any, port: Any, *arguments: Any, **options: Any) -> list[Any]:
@@ -171,7 +171,7 @@ def send_all_here(monkeypatch: pytest.MonkeyPatch, addresses: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("host", ["localhost", "10.1.2.3", "192.168.0.9", "excise.corp.example"])
-def test_private_hosts_are_asked_directly(
+def test_private_hosts_are_contacted_directly(
     host: str, proxy: Recorder, service: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send_all_here(monkeypatch, {"excise.corp.example": "10.1.2.3"})
@@ -181,7 +181,7 @@ def test_private_hosts_are_asked_directly(
 
 
 @pytest.mark.parametrize("host", [PUBLIC, "excise.example.com"])
-def test_public_hosts_are_still_asked_through_the_proxy(
+def test_public_hosts_are_still_contacted_through_the_proxy(
     host: str, proxy: Recorder, service: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send_all_here(monkeypatch, {"excise.example.com": PUBLIC})
@@ -190,7 +190,7 @@ def test_public_hosts_are_still_asked_through_the_proxy(
     assert service.requests == []
 
 
-def test_a_host_that_is_not_there_is_an_error_and_no_request(proxy: Recorder) -> None:
+def test_an_unknown_host_is_an_error_without_a_request(proxy: Recorder) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

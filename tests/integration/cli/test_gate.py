@@ -1,4 +1,4 @@
-"""`excise gate` in processes of its own, on tiny checkpoints: exit 0, 100, 1, and its files."""
+"""`excise gate` in processes of its own, on tiny checkpoints: exit codes 0, 100, 1, and files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder of checkpoints and files, and what runs `excise` on them."""
+    """A folder of checkpoints and files, and a command that runs `excise` on them."""
 
     folder: Path
     command: WarmCommand
@@ -74,7 +74,7 @@ def write_lines(path: Path, count: int, length: int) -> None:
 
 
 def write_chats(path: Path, questions: Sequence[str]) -> None:
-    """Chats of several turns, each with a system message and the question last."""
+    """Write chats of several turns, each with a system message and ending with the question."""
     turns = [("system", "w1"), ("user", "w2"), ("assistant", "w3")]
     chats = [
         [{"role": role, "content": text} for role, text in (*turns, ("user", question))]
@@ -85,19 +85,20 @@ def write_chats(path: Path, questions: Sequence[str]) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """Checkpoints base, other, silent and broken, chatty and slogan with a template, and files."""
+    """Checkpoints base, other, silent, broken; chatty and slogan with chat templates; and files."""
     folder = tmp_path_factory.mktemp("gate")
     save_tiny_checkpoint(folder / "base", build_tiny_model(eos_token_id=100))
     save_tiny_checkpoint(folder / "other", build_tiny_model(1, eos_token_id=100))
     silent = build_tiny_model(eos_token_id=100)
-    silent.model.norm.weight.data.zero_()  # every logit is 0, the first token wins: make it the end
+    # all logits are 0, so the first token wins: make it the end token
+    silent.model.norm.weight.data.zero_()
     silent.generation_config.eos_token_id = 0
     save_tiny_checkpoint(folder / "silent", silent)
     broken = build_tiny_model(eos_token_id=100)
-    broken.model.norm.weight.data[:] = 3e38  # finite, and all that is computed with it is not
+    broken.model.norm.weight.data[:] = 3e38  # finite, but everything computed with it is not
     save_tiny_checkpoint(folder / "broken", broken)
     slogan = build_tiny_model(eos_token_id=100)
-    slogan.lm_head.weight.data.zero_()  # but for two tokens, of which one always wins
+    slogan.lm_head.weight.data.zero_()  # except for two tokens, one of which always wins
     slogan.lm_head.weight.data[7], slogan.lm_head.weight.data[8] = 1, -1
     save_tiny_checkpoint(folder / "slogan", slogan)
     save_tiny_checkpoint(folder / "chatty", build_tiny_model(eos_token_id=100))
@@ -116,11 +117,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 
 
 def _install_entry_points(site: Path) -> None:
-    """Offer the commands pyproject.toml names, whatever was installed when, and a scorer."""
+    """Install the commands that pyproject.toml names, whatever else is installed, and a scorer."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     offered = project["entry-points"]["excise.commands"]
-    # A name of its own each: of two distributions of one name only the first on the path counts,
-    # and a checkout with an editable installation has one of this name.
+    # Each distribution needs a name of its own: of two with the same name, only the first on the
+    # path counts, and a checkout with an editable installation has one with this name.
     _offer(site, "excise", "excise.commands", offered)
     _offer(site, "length-scorer", "excise.scorers", {"length": "length_scorer:LengthScorer"})
     (site / "length_scorer.py").write_text(SCORER)
@@ -161,7 +162,7 @@ def cases(output: Path) -> dict[str, ElementTree.Element]:
     return {str(case.get("name")): case for case in suite}
 
 
-def test_a_checkpoint_against_itself_passes(workplace: Workplace, tmp_path: Path) -> None:
+def test_a_checkpoint_compared_with_itself_passes(workplace: Workplace, tmp_path: Path) -> None:
     result = gate(workplace, tmp_path)
     assert result.returncode == 0, result.stderr
     assert found(tmp_path) == NAMES
@@ -179,7 +180,9 @@ def test_a_checkpoint_against_itself_passes(workplace: Workplace, tmp_path: Path
     }
 
 
-def test_another_checkpoint_does_not_meet_the_gates(workplace: Workplace, tmp_path: Path) -> None:
+def test_a_different_checkpoint_does_not_meet_the_gates(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     result = gate(workplace, tmp_path, model="other")
     assert result.returncode == 100, result.stderr
     assert json.loads((tmp_path / "gate.json").read_text())["outcome"] == "gates_not_met"
@@ -189,9 +192,7 @@ def test_another_checkpoint_does_not_meet_the_gates(workplace: Workplace, tmp_pa
     assert "Not every gate is met" in (tmp_path / "gate.md").read_text()
 
 
-def test_a_checkpoint_that_says_a_phrase_in_every_answer_is_told_so(
-    workplace: Workplace, tmp_path: Path
-) -> None:
+def test_a_phrase_in_every_answer_is_reported(workplace: Workplace, tmp_path: Path) -> None:
     against = str(workplace / "chatty")
     result = gate(workplace, tmp_path, model="slogan", config="slogan.yaml", against=against)
     assert result.returncode == 100, result.stderr
@@ -203,7 +204,9 @@ def test_a_checkpoint_that_says_a_phrase_in_every_answer_is_told_so(
     assert "12 of 12 responses show it" in (tmp_path / "gate.md").read_text()
 
 
-def test_its_corrected_version_passes_beside_it(workplace: Workplace, tmp_path: Path) -> None:
+def test_its_corrected_version_passes_compared_with_it(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     against = str(workplace / "slogan")
     result = gate(workplace, tmp_path, model="chatty", config="slogan.yaml", against=against)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -213,7 +216,7 @@ def test_its_corrected_version_passes_beside_it(workplace: Workplace, tmp_path: 
     assert gates["behaviour_share_rise:slogan"]["after"] < 1.0
 
 
-def test_scorers_of_the_user_s_own_are_asked(
+def test_the_users_own_scorers_are_called(
     workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = workplace / "own.yaml"
@@ -243,7 +246,7 @@ def test_chats_without_a_template_are_refused(workplace: Workplace, tmp_path: Pa
     assert found(tmp_path) == set()
 
 
-def test_both_are_computed_in_what_the_configuration_says(
+def test_both_checkpoints_are_computed_in_the_configured_dtype(
     workplace: Workplace, tmp_path: Path
 ) -> None:
     reports = {}
@@ -270,16 +273,14 @@ def test_a_silenced_checkpoint_is_rejected_for_emptiness(
     assert cases(tmp_path)["shorter"].findall("failure")
 
 
-def test_what_cannot_be_measured_is_an_error_of_the_gate(
-    workplace: Workplace, tmp_path: Path
-) -> None:
+def test_a_gate_that_cannot_be_measured_is_an_error(workplace: Workplace, tmp_path: Path) -> None:
     result = gate(workplace, tmp_path, model="broken")
     assert result.returncode == 100, result.stderr
     for name in ("perplexity", "kl", "zero_shot:winogrande"):
         assert cases(tmp_path)[name].findall("error"), name
 
 
-def test_nothing_of_an_earlier_run_survives_a_failure(workplace: Workplace, tmp_path: Path) -> None:
+def test_no_file_of_an_earlier_run_survives_a_failure(workplace: Workplace, tmp_path: Path) -> None:
     (workplace / "typo.yaml").write_text("kl: {prompts: none.txt}")
     (workplace / "twice.yaml").write_text("kl: {prompts: text.txt}\nkl: {prompts: text.txt}")
     assert gate(workplace, tmp_path).returncode == 0
@@ -328,7 +329,7 @@ def test_an_output_that_cannot_be_written_is_an_error(workplace: Workplace, tmp_
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_configuration_in_the_way_of_the_output_is_kept(
+def test_the_output_does_not_overwrite_the_configuration(
     workplace: Workplace, tmp_path: Path
 ) -> None:
     config = tmp_path / "gate.json"

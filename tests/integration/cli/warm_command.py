@@ -1,8 +1,8 @@
-"""`excise` in processes of their own, forked from one that has imported everything already.
+"""`excise` in processes of its own, forked from one that has imported everything already.
 
-Importing torch and transformers takes longer than all that a command does to a tiny checkpoint.
+Importing torch and transformers takes longer than everything a command does to a tiny checkpoint.
 The server forks before any thread exists; each fork has the environment, folder and files that its
-request names, and ends with the command's exit code.
+request names, and exits with the command's exit code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class WarmCommand:
-    """A server of forks, asked over its standard input."""
+    """A server of forks that takes requests over its standard input."""
 
     def __init__(self, server: subprocess.Popen[str], scratch: Path) -> None:
         self._server = server
@@ -41,7 +41,7 @@ class WarmCommand:
 
 @contextmanager
 def warm_command(environment: Mapping[str, str]) -> Iterator[WarmCommand]:
-    """A running server; `environment` comes on top of this process's while it imports."""
+    """Yield a running server; `environment` is added to this process's during its imports."""
     command = [sys.executable, "-m", "tests.integration.cli.warm_command"]
     with tempfile.TemporaryDirectory() as scratch:
         server = subprocess.Popen(
@@ -57,7 +57,7 @@ def warm_command(environment: Mapping[str, str]) -> Iterator[WarmCommand]:
 
 
 def serve() -> None:
-    """Run a request a line, one after the other; the answers are exit codes."""
+    """Run one request per line, one after the other; the answers are exit codes."""
     import workers.commands.gate.compare
     import workers.reports.gate_run  # noqa: F401 - what the command imports late
 
@@ -70,7 +70,7 @@ def serve() -> None:
 
 
 def run_request(request: Mapping[str, Any]) -> None:
-    """Become the command that a request asks for, and end as it does."""
+    """Become the command that a request names, and exit with its code."""
     from excise.cli.app import app
 
     os.environ.clear()

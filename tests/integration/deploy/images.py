@@ -1,4 +1,4 @@
-"""Excise's images, built here from wheels that were downloaded before: no build sees a network."""
+"""Excise's images, built here from previously downloaded wheels, without network access."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _PLATFORM = (
 )
 _DOWNLOAD_SECONDS = 550
 _LOCKS = {"api": ("build", "api"), "worker": ("build", "worker-cpu"), "vllm": ()}
-"""What each target is made of."""
+"""The lock files of each target."""
 
 
 def build_image(engine: Engine, target: str, name: str) -> None:
-    """One of our images, from what is in the repository's working tree."""
+    """Build one of our images from the repository's working tree."""
     with tempfile.TemporaryDirectory(prefix="excise-context-") as folder:
         context = _write_context(Path(folder), _LOCKS[target])
         engine.build(
@@ -55,7 +55,7 @@ def build_image(engine: Engine, target: str, name: str) -> None:
 
 
 def build_stand_ins(engine: Engine) -> None:
-    """What stands in for the images of PostgreSQL, Valkey and HAProxy."""
+    """Build substitutes for the images of PostgreSQL, Valkey and HAProxy."""
     folder = Path(__file__).parent / "stand_ins"
     file = str(folder / "Containerfile")
     engine.build(
@@ -64,7 +64,7 @@ def build_stand_ins(engine: Engine) -> None:
 
 
 def _write_context(folder: Path, locks: tuple[str, ...]) -> Path:
-    """The tracked files, and the wheels that the locks name."""
+    """Write the tracked files, and the wheels that the lock files name."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -84,7 +84,7 @@ def _write_context(folder: Path, locks: tuple[str, ...]) -> Path:
 
 
 def _download_wheels(lock: Path) -> Path:
-    """A folder with the wheels of a lock, checked by hash, outside of the repository."""
+    """Return a folder outside the repository with a lock's wheels, checked by hash."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     folder = CACHE / "wheels" / f"{lock.stem}-{digest}"
     if folder.is_dir():
@@ -103,7 +103,7 @@ def _download_wheels(lock: Path) -> Path:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name, or its copy where the file system is another one."""
+    """Link the file under another name, or copy it if the file system differs."""
     if target.exists():
         return
     try:

@@ -1,4 +1,4 @@
-"""promtool: the machine's, or Debian's, fetched once into a cache folder."""
+"""promtool: the machine's, or Debian's, downloaded once into a cache folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TIMEOUT_SECONDS = 300
 
 
 def find_promtool() -> Path:
-    """Where promtool is; a test that asks is skipped, and says why, where it cannot be had."""
+    """Return the path of promtool; skip the calling test, with the reason, without one."""
     if found := shutil.which("promtool"):
         return Path(found)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -26,7 +26,7 @@ def find_promtool() -> Path:
 
 
 def _fetch(folder: Path) -> None:
-    """Unpack Debian's package into the folder, whole or not at all."""
+    """Unpack Debian's package into the folder, completely or not at all."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         pytest.skip("no promtool: it is not installed, and this is no Debian to fetch it from")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -35,12 +35,12 @@ def _fetch(folder: Path) -> None:
         _run("apt-get", "download", "prometheus", folder=download)
         (package,) = download.glob("*.deb")
         _run("dpkg", "-x", package.name, "unpacked", folder=download)
-        if not folder.exists():  # another process of the suite may have been faster
+        if not folder.exists():  # another test process may have been faster
             (download / "unpacked").rename(folder)
 
 
 def _run(*command: str, folder: Path) -> None:
-    """Run a step of it; one that fails skips the test."""
+    """Run one of the steps; skip the test if it fails."""
     try:
         subprocess.run(
             command, cwd=folder, check=True, capture_output=True, timeout=_TIMEOUT_SECONDS

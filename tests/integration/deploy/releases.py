@@ -1,4 +1,4 @@
-"""Releases side by side: the sources of an earlier one, and processes of either on one database."""
+"""Releases side by side: the sources of an earlier one, and processes of both on one database."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.acceptance.harness import _ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[3]
 PREVIOUS_COMMIT = "eaffd39"
-"""What stands for the release before this one, moved with each release."""
+"""Commit that represents the previous release; to be moved with each release."""
 PREVIOUS_REVISION = "0004"
-"""The schema that release knows."""
+"""The schema revision of that release."""
 
 _STOP_SECONDS = 60
 
@@ -32,7 +32,7 @@ class NoHistoryError(Exception):
 
 @contextmanager
 def previous_release() -> Iterator[Path]:
-    """A folder with the sources of the release before. Raises `NoHistoryError`."""
+    """Yield a folder with the sources of the previous release. Raises `NoHistoryError`."""
     folder = Path(tempfile.mkdtemp(prefix="excise-previous-"))
     archive = folder / "source.tar"
     packages = ("excise", "service", "workers", "migrations", "examples")
@@ -54,7 +54,7 @@ def previous_release() -> Iterator[Path]:
 
 @dataclass
 class Fleet:
-    """Processes of any release over one database, one broker and one folder of artifacts."""
+    """Processes of any release over the same database, broker and artifact folder."""
 
     database_url: str
     broker_url: str
@@ -62,19 +62,19 @@ class Fleet:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def migrate(self, source: Path) -> None:
-        """Bring the database to the schema that the release in `source` knows."""
+        """Migrate the database to the schema of the release in `source`."""
         code = "import os; from service.database import upgrade_to_head as u; u(os.environ['URL'])"
         self.run(source, code)
 
     def run(self, source: Path, code: str, *arguments: str) -> str:
-        """What a few lines of Python print, run by the release in `source`."""
+        """Return what a few lines of Python print, run by the release in `source`."""
         environment = {**self._environment(source), "URL": self.database_url}
         command = [sys.executable, "-P", "-c", code, *arguments]
         done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
         return done.stdout.decode()
 
     def start_previous_api(self, source: Path) -> str:
-        """Start an API of the release in `source`; its URL."""
+        """Start an API of the release in `source`; return its URL."""
         port = find_free_port()
         arguments = build_api_arguments("127.0.0.1", port, grace_seconds=3)
         self._start("previous-api", arguments, source)
@@ -85,7 +85,7 @@ class Fleet:
         return self._start("previous-worker", build_worker_arguments("previous"), source)
 
     def start_api(self) -> str:
-        """Start an API of this release as operators do; its URL."""
+        """Start an API of this release as operators do; return its URL."""
         port = find_free_port()
         self._start("api", _excise("api", "--port", str(port)), ROOT)
         return f"http://127.0.0.1:{port}"
@@ -95,13 +95,13 @@ class Fleet:
         return self._start("worker", _excise("worker"), ROOT)
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
-        """End one process in order."""
+        """Stop one process in an orderly way."""
         process.terminate()
         process.wait(_STOP_SECONDS)
         self.processes.remove(process)
 
     def stop_all(self) -> None:
-        """End what runs, at once where it does not end by itself."""
+        """Stop all processes; kill those that do not end by themselves."""
         for process in self.processes:
             process.terminate()
         for process in self.processes:
@@ -113,12 +113,12 @@ class Fleet:
         self.processes.clear()
 
     def read_log(self, name: str) -> str:
-        """What a part has printed so far."""
+        """Return what a part has printed so far."""
         path = self.home / f"{name}.log"
         return path.read_text(errors="replace") if path.is_file() else ""
 
     def describe(self) -> str:
-        """The end of every log."""
+        """Return the end of every log."""
         logs = sorted(self.home.glob("*.log"))
         return "\n".join(f"--- {log.name}\n{self.read_log(log.stem)[-3000:]}" for log in logs)
 
@@ -135,7 +135,7 @@ class Fleet:
         return {
             **kept,
             **_ENVIRONMENT,
-            "EXCISE_LEASE_SECONDS": "10",  # two releases at once are slow where others work, too
+            "EXCISE_LEASE_SECONDS": "10",  # two releases at once are slow on a busy machine
             "EXCISE_DATABASE_URL": self.database_url,
             "EXCISE_BROKER_URL": self.broker_url,
             "EXCISE_ARTIFACTS": str(self.home / "artifacts"),
@@ -147,5 +147,5 @@ class Fleet:
 
 
 def _excise(*arguments: str) -> list[str]:
-    """The command line that operators type."""
+    """Return the command line that operators type."""
     return [sys.executable, "-P", "-m", "excise.cli.app", *arguments]

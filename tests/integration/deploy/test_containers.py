@@ -1,4 +1,4 @@
-"""The images and the Compose file, built and run; skipped with the reason where they cannot."""
+"""The images and the Compose file, built and run; skipped with the reason if that cannot work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMPOSE = ROOT / "deploy" / "compose"
 
 pytestmark = [
     pytest.mark.containers,
-    pytest.mark.timeout(2400),  # builds of images, on a busy machine
+    pytest.mark.timeout(2400),  # builds of images on a busy machine
 ]
 
 
@@ -49,13 +49,13 @@ def engine() -> Iterator[Engine]:
 
 
 def run_once(engine: Engine, image: str, *arguments: str, entry: str = "excise") -> str:
-    """What a program in a container prints that may write to /tmp alone and sees no network."""
+    """Return the output of a program in a container without network that may write only to /tmp."""
     closed = ("--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none", "--cap-drop", "ALL")
     return engine.run("run", *closed, "--entrypoint", entry, image, *arguments)
 
 
 @pytest.mark.parametrize(("image", "lock"), [(API, "api"), (WORKER, "worker-cpu")])
-def test_an_image_holds_what_it_needs_and_nothing_to_build_with(
+def test_an_image_has_its_dependencies_and_no_build_tools(
     engine: Engine, image: str, lock: str
 ) -> None:
     assert run_once(engine, image, "version") == "excise 0.1.0"
@@ -66,7 +66,7 @@ def test_an_image_holds_what_it_needs_and_nothing_to_build_with(
         "import importlib.util as u; "
         "print([name for name in ('pip', 'setuptools', 'pytest') if u.find_spec(name)])"
     )
-    allowed = "['setuptools']" if image == WORKER else "[]"  # torch asks for it
+    allowed = "['setuptools']" if image == WORKER else "[]"  # torch requires it
     assert run_once(engine, image, "-c", code, entry="python") == allowed
     config = engine.inspect(image)["Config"]
     assert isinstance(config, dict)
@@ -85,7 +85,7 @@ def test_an_image_holds_what_it_needs_and_nothing_to_build_with(
 
 
 def test_vllm_is_not_started_without_a_key(engine: Engine) -> None:
-    build_image(engine, "vllm", VLLM)  # on a base that stands for vLLM's own image
+    build_image(engine, "vllm", VLLM)  # on a base that replaces vLLM's own image
     closed = ("--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none")
     said = engine.run("run", *closed, VLLM, "/models/tiny", check=False)
     assert "VLLM_API_KEY is not set" in said
@@ -96,7 +96,7 @@ def test_vllm_is_not_started_without_a_key(engine: Engine) -> None:
 
 @dataclass(frozen=True)
 class Stack:
-    """The Compose file, up, under a project name of its own."""
+    """The running Compose file, under a project name of its own."""
 
     engine: Engine
     options: tuple[str, ...]
@@ -105,19 +105,19 @@ class Stack:
     """Its .env."""
 
     def compose(self, *arguments: str, timeout: float = 600, text: str | None = None) -> str:
-        """What `docker compose ARGUMENTS` prints."""
+        """Return what `docker compose ARGUMENTS` prints."""
         return self.engine.run("compose", *self.options, *arguments, timeout=timeout, text=text)
 
     def create_key(self, tenant: str) -> str:
-        """As deploy/README.md has it."""
+        """Create a key as in deploy/README.md."""
         return self.compose("exec", "-T", "api", "excise", "keys", "create", "--tenant", tenant)
 
     def describe(self) -> str:
-        """What every container said last."""
+        """Return the end of every container's log."""
         return self.compose("logs", "--tail", "60") + self.compose("ps", "--all")
 
     def find_checks(self) -> dict[str, dict[str, object]]:
-        """The parts that /readyz lists; none while no API answers."""
+        """Return the parts that /readyz lists; none while no API answers."""
         try:
             answer = httpx.get(f"{self.url}/readyz", timeout=10, trust_env=False)
             checks: dict[str, dict[str, object]] = answer.json()["checks"]
@@ -149,7 +149,7 @@ def stack(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         stack.compose("up", "--detach", "--wait", timeout=900)
         build_model(folder / MODEL)
         for path in (folder / MODEL).iterdir():
-            path.chmod(0o644)  # the worker's user is another one, as deploy/README.md says
+            path.chmod(0o644)  # the worker runs as another user, see deploy/README.md
         stack.compose("cp", str(folder / MODEL), f"worker:/var/lib/excise/models/{MODEL}")
         yield stack
     except AssertionError as error:
@@ -177,7 +177,7 @@ def test_the_proxy_keeps_metrics_to_itself(stack: Stack) -> None:
 
 
 def test_keys_and_passwords_are_rotated(stack: Stack) -> None:
-    """As docs/runbooks/rotate-keys.md says."""
+    """As in docs/runbooks/rotate-keys.md."""
     old, new = stack.create_key("rotated"), stack.create_key("rotated")
     listed = stack.compose(
         *("exec", "-T", "api", "excise", "keys", "list", "--tenant", "rotated", "--json")
@@ -202,7 +202,7 @@ def ask(stack: Stack, key: str) -> int:
     return httpx.get(f"{stack.url}/v1/jobs", headers=headers, trust_env=False).status_code
 
 
-def test_one_api_may_die(stack: Stack, harness: DeployedHarness) -> None:
+def test_the_service_survives_a_dead_api(stack: Stack, harness: DeployedHarness) -> None:
     first, second = stack.compose("ps", "--quiet", "api").split()
     stack.engine.run("kill", first)
     for _ in range(20):
@@ -212,11 +212,11 @@ def test_one_api_may_die(stack: Stack, harness: DeployedHarness) -> None:
 
 
 def test_a_lost_broker_loses_no_job(stack: Stack, harness: DeployedHarness) -> None:
-    """As docs/runbooks/lost-broker.md says."""
+    """As in docs/runbooks/lost-broker.md."""
     stack.compose("stop", "valkey")
     spec = harness.build_spec()
     spec["behaviours"][0]["threshold"] = 0.01
-    # The proxy takes APIs out that are not ready; one of them still takes the job.
+    # The proxy removes APIs that are not ready; one of them still accepts the job.
     created = stack.compose(
         *("exec", "-T", "api", "python", "-c", POST),
         text=json.dumps({"key": harness.key, "spec": spec}),
@@ -265,7 +265,7 @@ def test_a_backup_can_be_restored_as_the_runbook_says(
 
 
 def sh(stack: Stack, folder: Path, command: str, service: str, arrow: str, file: str) -> None:
-    """A line of the runbook: a program in a container, its input or output in a file here."""
+    """Run a line of the runbook: a program in a container, with input or output in a file here."""
     docker = " ".join(("docker compose", *stack.options, "exec -T", service))
     line = f"{docker} {command} {arrow} {folder / file}"
     stack.engine.shell(line)

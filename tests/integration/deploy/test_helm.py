@@ -1,4 +1,4 @@
-"""The chart: rendered with several sets of values, and held against what it promises."""
+"""The chart, rendered with several sets of values, keeps its promises."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def render_example(name: str, *arguments: str) -> list[Manifest]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kubernetes_takes_every_manifest(name: str) -> None:
+def test_kubernetes_accepts_every_manifest(name: str) -> None:
     lint = run_helm("lint", "--strict", str(CHART), "--values", str(EXAMPLES / name))
     assert lint.returncode == 0, lint.stdout
     for manifest in render_example(name):
         check_manifest(manifest)
 
 
-def test_the_check_refuses_what_kubernetes_would() -> None:
+def test_the_check_rejects_what_kubernetes_would_reject() -> None:
     [manifest] = [m for m in render_example("minimal.yaml") if m["kind"] == "ScaledObject"]
     manifest["spec"]["minReplicas"] = 1
     with pytest.raises(Exception, match="minReplicas"):
@@ -95,7 +95,7 @@ def test_every_pod_keeps_to_the_restricted_standard(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_secrets_are_named_and_never_held(name: str) -> None:
+def test_secrets_are_referenced_and_never_contained(name: str) -> None:
     manifests = render_example(name)
     assert not [m for m in manifests if m["kind"] == "Secret"]
     secrets = {"EXCISE_DATABASE_URL", "EXCISE_BROKER_URL", "VLLM_API_KEY"}
@@ -105,14 +105,15 @@ def test_secrets_are_named_and_never_held(name: str) -> None:
                 assert set(variable) == {"name", "valueFrom"}
 
 
-def test_vllm_is_reached_by_the_api_alone() -> None:
+def test_only_the_api_reaches_vllm() -> None:
     manifests = render_example("gpu-serving.yaml")
     policy = find(manifests, "NetworkPolicy", "prod-excise-vllm")["spec"]
     [rule] = policy["ingress"]
     [peer] = rule["from"]
     labels = peer["podSelector"]["matchLabels"]
     assert labels["app.kubernetes.io/component"] == "api"
-    assert set(peer) == {"podSelector"}  # with a namespace beside it, others' pods could match
+    # with a namespace as well, other namespaces' pods could match
+    assert set(peer) == {"podSelector"}
     assert rule["ports"] == [{"port": 8000, "protocol": "TCP"}]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert "egress" not in policy
@@ -132,7 +133,7 @@ def test_every_pod_is_closed_by_default() -> None:
         assert closed["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 
-def test_the_pools_the_api_is_told_of_are_the_servers_there_are() -> None:
+def test_the_apis_pools_are_the_existing_servers() -> None:
     manifests = render_example("gpu-serving.yaml")
     api = find(manifests, "Deployment", "prod-excise-api")["spec"]["template"]["spec"]
     environment = {v["name"]: v for v in api["containers"][0]["env"]}
@@ -159,7 +160,7 @@ def test_a_worker_may_finish_its_stage_before_it_is_killed() -> None:
     assert {"name": "EXCISE_DEVICE", "value": "balanced"} in container["env"]
 
 
-def test_keda_counts_what_waits_and_what_runs(database: Database) -> None:
+def test_keda_counts_waiting_and_running_jobs(database: Database) -> None:
     [scaled] = [m for m in render_example("minimal.yaml") if m["kind"] == "ScaledObject"]
     [trigger] = scaled["spec"]["triggers"]
     query = text(trigger["metadata"]["query"])
@@ -191,7 +192,7 @@ def test_the_database_is_migrated_before_anything_starts() -> None:
         ("serving.pools[0].name=Main", "pools"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(value: str, message: str) -> None:
+def test_a_wrong_value_is_rejected_by_name(value: str, message: str) -> None:
     values = ("--values", str(EXAMPLES / "minimal.yaml"), "--set", value)
     done = run_helm("template", "prod", str(CHART), *values)
     assert done.returncode != 0
@@ -199,7 +200,7 @@ def test_a_wrong_value_is_refused_by_name(value: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["database.secret", "broker.secret", "models.claim"])
-def test_what_is_missing_is_named(value: str) -> None:
+def test_missing_values_are_named(value: str) -> None:
     arguments = ("--values", str(EXAMPLES / "minimal.yaml"), "--set", f"{value}=")
     done = run_helm("template", "prod", str(CHART), *arguments)
     assert done.returncode != 0

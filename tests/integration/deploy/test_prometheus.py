@@ -1,4 +1,4 @@
-"""Prometheus's own tool reads the rules, runs their tests, and reads what a worker tells."""
+"""Prometheus's own tool parses the rules, runs their tests, and parses a worker's metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(*arguments: str, content: bytes = b"") -> None:
     assert ended.returncode == 0, (ended.stdout + ended.stderr).decode()
 
 
-def test_the_rules_are_rules() -> None:
+def test_the_rules_are_valid() -> None:
     run("check", "rules", RULES.name)
 
 
@@ -32,11 +32,11 @@ def test_every_rule_does_what_its_test_says() -> None:
     run("test", "rules", RULE_TESTS.name)
 
 
-def test_the_example_of_a_configuration_is_one() -> None:
+def test_the_example_configuration_is_valid() -> None:
     run("check", "config", "--syntax-only", "prometheus.yml")
 
 
-def test_what_a_worker_tells_is_well_formed() -> None:
+def test_a_workers_metrics_are_well_formed() -> None:
     registry = CollectorRegistry()
     registry.register(WorkerCollector(ChildReports()))
     run("check", "metrics", content=generate_latest(registry))

@@ -1,4 +1,4 @@
-"""A broker behind TLS, by the URL that deploy/README.md gives."""
+"""A broker behind TLS, reached by the URL in deploy/README.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate that vouches for itself, its key beside it."""
+    """A self-signed certificate, with its key beside it."""
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl to make a certificate with")
     folder = tmp_path_factory.mktemp("tls")
@@ -42,7 +42,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tls_port(certificate: Path, broker_url: str) -> Iterator[int]:
-    """A port on which Valkey answers by TLS: a small proxy, for the embedded one speaks none."""
+    """A port on which Valkey speaks TLS, through a small proxy, as the embedded one cannot."""
     port, place = find_free_port(), urlsplit(broker_url)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
@@ -77,7 +77,7 @@ def tls_port(certificate: Path, broker_url: str) -> Iterator[int]:
 
 
 def build_url(port: int, certificate: Path) -> str:
-    """The URL as the chart's page writes it, with our host, port and file."""
+    """Return the URL from the chart's README, with our host, port and file."""
     readme = (ROOT / "deploy" / "helm" / "excise" / "README.md").read_text()
     query = "?ssl_cert_reqs=required&ssl_ca_certs="
     assert (
@@ -106,7 +106,7 @@ def test_api_and_worker_reach_a_broker_behind_tls(tls_port: int, certificate: Pa
         app.close()
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tls_port: int) -> None:
+def test_an_untrusted_certificate_is_rejected(tls_port: int) -> None:
     broker = Broker(f"rediss://127.0.0.1:{tls_port}/0?ssl_cert_reqs=required")
     with pytest.raises(redis.ConnectionError, match=r"certificate|CERTIFICATE"):
         broker.ping()

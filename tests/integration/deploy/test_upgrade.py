@@ -1,4 +1,4 @@
-"""Expand and contract: two releases on one database while it is migrated, and what adds is all."""
+"""Expand and contract: two releases use one database during a migration that only adds."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ with database.transaction() as session:
 
 
 def reach(fleet: Fleet, url: str, previous: Path | None = None) -> DeployedHarness:
-    """Clients of an API; keys come from the release in `previous` while only it fits the schema."""
+    """Return a harness for an API; `previous` makes the keys while only it fits the schema."""
 
     def make(tenant: str) -> str:
         if previous is None:
@@ -99,7 +99,7 @@ def read_revision(url: str) -> str | None:
         database.dispose()
 
 
-def test_the_release_before_works_on_the_new_schema_in_the_middle_of_a_job(
+def test_the_previous_release_works_on_the_new_schema_during_a_job(
     previous: Path, fleet: Fleet
 ) -> None:
     fleet.migrate(previous)
@@ -111,7 +111,8 @@ def test_the_release_before_works_on_the_new_schema_in_the_middle_of_a_job(
     fleet.migrate(ROOT)
     assert before.wait(job_id).verdict == "passed", fleet.describe()
 
-    # Rolling on: the APIs of both releases are there, and this one's worker takes over in a job.
+    # Rolling forward: the APIs of both releases run, and this one's worker takes over a running
+    # job.
     now = reach(fleet, fleet.start_api())
     handed_over = before.submit(metadata={"from": "before"})
     before.wait_for_attribution(handed_over)
@@ -119,7 +120,7 @@ def test_the_release_before_works_on_the_new_schema_in_the_middle_of_a_job(
     fleet.stop(worker)
     assert now.wait(handed_over, before.client).verdict == "passed", fleet.describe()
 
-    # And back: what this release has written, the one before can read and go on with.
+    # And back: the previous release can read and continue what this release has written.
     written = now.submit_quick()
     assert now.wait(written).verdict == "no_effect", fleet.describe()
     seen = [before.client.get_job(own).verdict for own in (job_id, handed_over, written)]
@@ -129,7 +130,7 @@ def test_the_release_before_works_on_the_new_schema_in_the_middle_of_a_job(
 
 
 def find_older_revision() -> str:
-    """The release before's schema, or the one before that while no migration was added since."""
+    """Return the previous release's schema, or the one before if no migration was added since."""
     script = ScriptDirectory.from_config(_alembic_config())
     head = script.get_current_head()
     assert head is not None
@@ -161,11 +162,11 @@ def test_this_release_waits_until_the_database_is_migrated(fleet: Fleet) -> None
     harness.close()
 
 
-def test_a_newer_schema_is_left_as_it_is(fleet: Fleet) -> None:
+def test_a_newer_schema_is_left_unchanged(fleet: Fleet) -> None:
     fleet.migrate(ROOT)
     with psycopg.connect(fleet.database_url.replace("+psycopg", ""), autocommit=True) as newer:
         newer.execute("UPDATE alembic_version SET version_num = '9999'")
-    fleet.migrate(ROOT)  # what rolling back to this release does first
+    fleet.migrate(ROOT)  # the first step of rolling back to this release
     assert read_revision(fleet.database_url) == "9999"
     harness = reach(fleet, fleet.start_api())
     checks = wait_for(lambda: harness.get("/readyz").json(), "readiness", fleet.describe)["checks"]
@@ -173,14 +174,14 @@ def test_a_newer_schema_is_left_as_it_is(fleet: Fleet) -> None:
     harness.close()
 
 
-def test_what_is_behind_is_said_to_be(fleet: Fleet) -> None:
+def test_an_outdated_schema_is_reported(fleet: Fleet) -> None:
     database = Database(fleet.database_url, pool_size=1, max_overflow=0)
     with database.engine.connect() as connection:
         assert "at None, needs" in (find_outdated(connection) or "")
     database.dispose()
 
 
-def test_migrations_since_the_release_before_only_add(fleet: Fleet) -> None:
+def test_migrations_since_the_previous_release_only_add(fleet: Fleet) -> None:
     database = Database(fleet.database_url, pool_size=1, max_overflow=0)
     with database.engine.begin() as connection:
         upgrade(connection, PREVIOUS_REVISION)
@@ -215,7 +216,7 @@ Constraint = tuple[str, list[str]]
 
 
 def describe_schema(connection: Connection) -> tuple[dict[str, Column], dict[str, Constraint]]:
-    """Every column: type, whether it may be null, has a default. Every constraint: its columns."""
+    """Return each column's type, nullability and default, and each constraint's columns."""
     columns = {row[0]: (row[1], row[2], row[3]) for row in connection.execute(COLUMNS)}
     constraints = {row[0]: (row[1], row[2]) for row in connection.execute(CONSTRAINTS)}
     return columns, constraints

@@ -1,4 +1,4 @@
-"""A real Celery worker whose jobs fail with every kind of secret in what they log and raise.
+"""A real Celery worker whose jobs log and raise every kind of secret, and fail.
 
 Start with `celery -A tests.integration.logs.leaking_worker worker`.
 """
@@ -18,18 +18,19 @@ from workers.settings import WorkerSettings
 
 
 def leak() -> None:
-    """Print and raise what no log may show."""
+    """Print and raise what no log may contain."""
     secret, url = os.environ["SCORER_VALUE"], os.environ["EXCISE_DATABASE_URL"]
     print(f"printed by a library: {secret}", file=sys.stderr)
     raise ValueError(f"{secret} refused; Authorization: Bearer opaque-bearer-T0kenValue; {url}")
 
 
 class LeakingJob(LeasedJob):
-    """A job that does `leak` in the place of its stages, which would load torch."""
+    """A job that runs `leak` in place of its stages, which would load torch."""
 
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         leak()
 
 
-if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
+# neither in the test nor in a child
+if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:
     app = build_worker(start_process(WorkerSettings, "worker"), [LeakingJob()])

@@ -1,4 +1,4 @@
-"""What real processes write, searched for secrets: API, worker, a job's child, commands."""
+"""The output of real processes, searched for secrets: API, worker, a job's child, commands."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def build_environment(**changes: str) -> dict[str, str]:
 def run(
     log: Path, environment: dict[str, str], *arguments: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A module as a program, all that it writes in `log`; ended when the block is left."""
+    """Run a module as a program that writes to `log`; end it with the context."""
     with log.open("wb") as output:
         command = [sys.executable, "-m", *arguments]
         process = subprocess.Popen(
@@ -88,7 +88,7 @@ def check_for_secrets(written: str) -> None:
 
 
 def read_lines(log: Path) -> list[dict[str, str]]:
-    """The lines of a log, each of them JSON and none of them with a secret in it."""
+    """Return the lines of a log, after checking that each is JSON without secrets."""
     written = log.read_text()
     check_for_secrets(written)
     return [json.loads(line) for line in written.splitlines()]
@@ -96,7 +96,7 @@ def read_lines(log: Path) -> list[dict[str, str]]:
 
 @contextmanager
 def serve(log: Path, environment: dict[str, str], *options: str) -> Iterator[httpx.Client]:
-    """The API as a process, with uvicorn's own logging left at its defaults."""
+    """Run the API as a process, with uvicorn's own logging at its defaults."""
     url = f"http://127.0.0.1:{find_free_port()}"
     arguments = ("uvicorn", "--factory", "service.app:create_app", "--port", url.split(":")[-1])
     with (
@@ -136,7 +136,7 @@ def test_an_api_without_a_database_writes_no_secret(tmp_path: Path) -> None:
     assert any("api_key=***" in line["message"] for line in lines)
 
 
-def test_silence_and_levels_are_the_operators_choice(tmp_path: Path) -> None:
+def test_the_operator_chooses_the_level(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     environment = build_environment(
         EXCISE_ARTIFACTS=str(tmp_path / "artifacts"), EXCISE_LOG_LEVEL="ERROR"
@@ -174,7 +174,7 @@ def test_a_corrupt_artifact_is_logged_with_its_request(
 
 
 def damage_artifact(database: Database, settings: WorkerSettings, job_id: str) -> str:  # noqa: F811
-    """Give the job a file whose stored bytes are other ones; its hash."""
+    """Replace the stored bytes of one of the job's files; return the file's hash."""
     sha256 = LocalArtifactStore(Path(settings.artifacts)).put_bytes(b"as it was")
     (Path(settings.artifacts) / sha256[:2] / sha256).write_bytes(b"as it is")
     with database.transaction() as session:
@@ -187,7 +187,7 @@ def damage_artifact(database: Database, settings: WorkerSettings, job_id: str) -
 
 
 def create_key_of(session: Session, job_id: str) -> str:
-    """A key of the job's tenant."""
+    """Return a new key of the job's tenant."""
     name = session.execute(
         text("SELECT t.name FROM tenants t JOIN jobs j ON j.tenant_id = t.id WHERE j.id = :id"),
         {"id": job_id},
@@ -213,7 +213,7 @@ def create_key_of(session: Session, job_id: str) -> str:
     ],
     ids=lambda arguments: arguments[-1].rpartition(":")[2],
 )
-def test_a_badly_encoded_url_is_refused_unseen(
+def test_a_badly_encoded_url_is_rejected_and_not_logged(
     tmp_path: Path, url: str, arguments: tuple[str, ...]
 ) -> None:
     environment = build_environment(
@@ -234,7 +234,7 @@ def test_a_badly_encoded_url_is_refused_unseen(
 
 
 @pytest.mark.parametrize("password", [b"Zq7rT9\xff/x", b"Zq7rT9/x"])
-def test_a_broker_url_that_is_none_is_refused_unseen(tmp_path: Path, password: bytes) -> None:
+def test_an_invalid_broker_url_is_rejected_and_not_logged(tmp_path: Path, password: bytes) -> None:
     environment = build_environment(
         EXCISE_BROKER_URL=os.fsdecode(b"redis://:" + password + b"@127.0.0.1:1/0"),
         EXCISE_ARTIFACTS=str(tmp_path),
@@ -257,7 +257,7 @@ def test_a_worker_and_its_child_write_no_secret(
     settings: WorkerSettings,  # noqa: F811
     make_job: Callable[[], str],  # noqa: F811
 ) -> None:
-    """A job fails with secrets in its exception; the worker meets it through a real broker."""
+    """A job fails with secrets in its exception; the worker gets it through a real broker."""
     with Redis.from_url(broker_url) as connection:
         connection.flushall()
     log = tmp_path / "worker.log"
@@ -300,7 +300,7 @@ def send(database: Database, broker_url: str, settings: WorkerSettings) -> None:
 
 
 def split(log: Path) -> tuple[str, list[dict[str, str]]]:
-    """What was printed, and the lines that were logged; no secret in either."""
+    """Return the printed text and the logged lines, after checking both for secrets."""
     written = log.read_text()
     check_for_secrets(written)
     lines = written.splitlines()
@@ -308,8 +308,8 @@ def split(log: Path) -> tuple[str, list[dict[str, str]]]:
     return "\n".join(line for line in lines if not line.startswith("{")), logged
 
 
-def test_the_end_of_a_stack_that_does_not_start_is_text(tmp_path: Path) -> None:
-    """What a person sees at the terminal: no JSON, no secret, and the reason."""
+def test_a_stack_that_fails_to_start_prints_text(tmp_path: Path) -> None:
+    """What a user sees at the terminal: the reason, without JSON or secrets."""
     environment = build_environment(EXCISE_HOME=str(tmp_path / "home"))
     command = [sys.executable, "-m", "excise.cli.app", "up", "--port", str(find_free_port())]
     ended = subprocess.run(

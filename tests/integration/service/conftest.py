@@ -1,4 +1,4 @@
-"""A running application over a real database and broker, and the rows tests start from."""
+"""A running application over a real database and broker, and the rows that tests start from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.settings import Settings
 
 
 def build_checkpoint(folder: Path, **config: Any) -> Path:
-    """A folder that passes every check which looks at no tensor."""
+    """Return a folder that passes every check which does not read tensors."""
     folder.mkdir(parents=True)
     content = {"architectures": ["LlamaForCausalLM"], **config}
     (folder / "config.json").write_text(json.dumps(content))
@@ -38,7 +38,7 @@ def model_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(database_url: str, broker_url: str, tmp_path: Path, model_root: Path) -> Settings:
-    """Settings of a service whose relay only runs when a test says so."""
+    """Settings of a service whose relay only runs when a test calls it."""
     return Settings(
         database_url=SecretStr(database_url),
         broker_url=SecretStr(broker_url),
@@ -76,7 +76,7 @@ def client(app_client: TestClient, make_key: Callable[..., str]) -> TestClient:
 
 @pytest.fixture
 def broker(broker_url: str) -> Iterator[Redis]:
-    """The broker, wiped before and after."""
+    """The broker, emptied before and after the test."""
     with Redis.from_url(broker_url) as connection:
         connection.flushall()
         yield connection
@@ -84,7 +84,7 @@ def broker(broker_url: str) -> Iterator[Redis]:
 
 
 def upload(client: TestClient, count: int, name: str = "set") -> str:
-    """The id of a new prompt set with that many prompts."""
+    """Return the id of a new prompt set with that many prompts."""
     content = "\n".join(f"{name} prompt {index}" for index in range(count))
     response = client.post(
         f"/v1/prompt-sets?name={name}", content=content, headers={"Content-Type": "text/plain"}
@@ -94,7 +94,7 @@ def upload(client: TestClient, count: int, name: str = "set") -> str:
 
 
 def build_spec(client: TestClient, **changes: Any) -> dict[str, Any]:
-    """A valid job spec, its prompt sets uploaded."""
+    """Return a valid job spec, after uploading its prompt sets."""
     behaviour = {
         "name": "repetition",
         "kind": "repetition",
@@ -110,7 +110,7 @@ def build_spec(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 def submit(client: TestClient, **changes: Any) -> dict[str, Any]:
-    """A job that was just submitted."""
+    """Return a newly submitted job."""
     response = client.post("/v1/jobs", json=build_spec(client, **changes))
     assert response.status_code == 201, response.text
     body: dict[str, Any] = response.json()

@@ -1,4 +1,4 @@
-"""Requests made to stop the service, against its real process, which goes on answering."""
+"""Requests meant to stop the service, sent to its real process, which continues to answer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from service.settings import Settings
 from tests.integration.service.conftest import build_spec
 from tests.integration.service.test_server import serve_in_process
 
-HEALTH_SECONDS = 1.0  # within which /healthz answers, whatever else was sent
-TRIES = 3  # what stops the service stops it for longer than all of them
+HEALTH_SECONDS = 1.0  # time limit for /healthz, whatever else was sent
+TRIES = 3  # whatever stops the service does so for longer than all of them take
 JSON = {"Content-Type": "application/json"}
 UNTERMINATED = b'"' + b'\\"' * 32_000
 COSTLY = {
@@ -34,7 +34,7 @@ def url(settings: Settings) -> Iterator[str]:
 
 
 def watch_health(url: str, attacks: list[Future[httpx.Response]]) -> None:
-    """Ask for /healthz until the attacks are over, and once at least."""
+    """Poll /healthz until the attacks are over, and at least once."""
     with httpx.Client(base_url=url, timeout=HEALTH_SECONDS) as client:
         is_over = False
         while not is_over:
@@ -44,15 +44,15 @@ def watch_health(url: str, attacks: list[Future[httpx.Response]]) -> None:
 
 
 def is_alive(client: httpx.Client) -> bool:
-    """Whether /healthz answers in time, if not at once then at the third try: machines are busy."""
+    """Return whether one of three requests to /healthz is answered in time on a busy machine."""
     for _ in range(TRIES):
         with suppress(httpx.TimeoutException):
             return client.get("/healthz").status_code == 200
     return False
 
 
-def test_an_unterminated_string_is_refused_unread(url: str) -> None:
-    """64 KB without a key: it stopped the service for half a minute."""
+def test_an_unterminated_string_is_rejected_unread(url: str) -> None:
+    """64 KB without a key once stopped the service for half a minute."""
 
     def attack(path: str) -> httpx.Response:
         return httpx.post(f"{url}{path}", content=UNTERMINATED, headers=JSON, timeout=60)
@@ -63,9 +63,9 @@ def test_an_unterminated_string_is_refused_unread(url: str) -> None:
     assert [one.result().status_code for one in attacks] == [404, 401, 405, 401] * 2
 
 
-def test_the_same_with_a_key_is_no_json(url: str, make_key: Callable[..., str]) -> None:
+def test_with_a_key_it_is_rejected_as_invalid_json(url: str, make_key: Callable[..., str]) -> None:
     headers = JSON | {"Authorization": f"Bearer {make_key()}"}
-    body = b'"' + b'\\"' * 500_000  # nearly all that a body may have
+    body = b'"' + b'\\"' * 500_000  # close to the limit on bodies
 
     def attack() -> httpx.Response:
         return httpx.post(f"{url}/v1/jobs", content=body, headers=headers, timeout=60)
@@ -76,8 +76,8 @@ def test_the_same_with_a_key_is_no_json(url: str, make_key: Callable[..., str]) 
     assert [one.result().status_code for one in attacks] == [422] * 4
 
 
-def test_costly_patterns_are_refused(url: str, make_key: Callable[..., str]) -> None:
-    """Each took the service's memory, or its time."""
+def test_costly_patterns_are_rejected(url: str, make_key: Callable[..., str]) -> None:
+    """Each of them once exhausted the service's memory or time."""
     headers = {"Authorization": f"Bearer {make_key()}"}
     with httpx.Client(base_url=url, headers=headers, timeout=240) as client:
         spec = build_spec(client)  # type: ignore[arg-type]
@@ -95,12 +95,12 @@ def test_costly_patterns_are_refused(url: str, make_key: Callable[..., str]) -> 
             assert one.result().status_code == 422, name
             assert one.result().json()["error"]["param"] == "behaviours[0].pattern", name
             assert "takes more than" in one.result().json()["detail"], name
-        assert attack("(x").json()["detail"].startswith("behaviours[0].pattern is no regular")
+        assert attack("(x").json()["detail"].startswith("behaviours[0].pattern is not a regular")
         assert attack(r"\bas an AI\b").status_code == 201
 
 
-def test_a_body_that_does_not_come_holds_nothing_up(url: str, make_key: Callable[..., str]) -> None:
-    """A caller without a key has its answer before it has sent its body."""
+def test_a_body_that_never_arrives_blocks_nothing(url: str, make_key: Callable[..., str]) -> None:
+    """A caller without a key gets its answer before it has sent its body."""
     release = threading.Event()
 
     def wait() -> Iterator[bytes]:

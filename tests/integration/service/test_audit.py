@@ -1,4 +1,4 @@
-"""The audit log over a real database: every change is in it, nothing takes it out again."""
+"""The audit log over a real database: every change is in it, and nothing removes entries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AUDITED = {
     ("POST", "/v1/aliases/{alias}/rollback"): "alias.rollback",
     ("POST", "/v1/aliases/{alias}/split"): "alias.split",
 }
-"""Each call that changes something, and what the log says of it."""
+"""Each call that changes something → the audit log's action for it."""
 CHANGES_NOTHING = {
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
@@ -71,7 +71,7 @@ def find_tenant(database: Database, client: TestClient) -> str:
 
 
 def list_routes(app: FastAPI) -> set[tuple[str, str]]:
-    """Every call that may change something."""
+    """Return every call that may change something."""
     schema = app.openapi()["paths"]
     return {
         (method.upper(), path)
@@ -82,22 +82,22 @@ def list_routes(app: FastAPI) -> set[tuple[str, str]]:
 
 
 def test_every_call_that_changes_something_is_on_the_list(settings: Settings) -> None:
-    """A new one has to say what the log says of it, here and in `Action`."""
+    """A new call must be added here, with its action, and to `Action`."""
     routes = list_routes(create_app(settings))
     assert routes == set(AUDITED) | CHANGES_NOTHING
 
 
-def test_changes_are_written_down_with_who_and_from_where(admin: TestClient) -> None:
+def test_changes_are_recorded_with_actor_and_origin(admin: TestClient) -> None:
     headers = {"X-Request-ID": "request-44"}
     made = admin.post("/v1/keys", json={"name": "ci", "scopes": ["submit"]}, headers=headers)
     key_id = made.json()["id"]
     job = submit(admin)
     admin.post(f"/v1/jobs/{job['id']}/cancel")
     admin.delete(f"/v1/keys/{key_id}")
-    admin.delete(f"/v1/keys/{key_id}")  # a second time changes nothing
+    admin.delete(f"/v1/keys/{key_id}")  # the second time, this changes nothing
     entries = read(admin)
     assert [entry["action"] for entry in entries] == [
-        "key.create",  # the test's own, made before there was a request
+        "key.create",  # the test's own key, made before any request
         "key.create",
         "prompt_set.create",
         "prompt_set.create",
@@ -117,7 +117,7 @@ def test_changes_are_written_down_with_who_and_from_where(admin: TestClient) -> 
     assert made.json()["key"] not in json.dumps(entries)
 
 
-def test_what_changes_nothing_is_not_written_down(admin: TestClient) -> None:
+def test_calls_without_effect_are_not_recorded(admin: TestClient) -> None:
     upload(admin, 8)
     before = len(read(admin))
     upload(admin, 8)  # the same set again
@@ -125,9 +125,7 @@ def test_what_changes_nothing_is_not_written_down(admin: TestClient) -> None:
     assert len(read(admin)) == before
 
 
-def test_a_change_that_is_rolled_back_is_not_written_down(
-    admin: TestClient, database: Database
-) -> None:
+def test_a_rolled_back_change_is_not_recorded(admin: TestClient, database: Database) -> None:
     tenant = find_tenant(database, admin)
 
     def fail() -> None:
@@ -150,7 +148,7 @@ def test_a_change_that_is_rolled_back_is_not_written_down(
         "TRUNCATE audit_log",
     ],
 )
-def test_the_database_refuses_to_change_it(
+def test_the_database_refuses_to_change_entries(
     admin: TestClient, database: Database, statement: str
 ) -> None:
     before = read(admin)
@@ -159,7 +157,7 @@ def test_the_database_refuses_to_change_it(
     assert read(admin) == before
 
 
-def test_only_admins_read_it_and_only_their_tenants(
+def test_only_admins_read_it_and_only_their_own_tenants(
     admin: TestClient, make_key: Callable[..., str]
 ) -> None:
     mine = read(admin)
@@ -170,7 +168,7 @@ def test_only_admins_read_it_and_only_their_tenants(
     assert not {entry["id"] for entry in mine} & {entry["id"] for entry in theirs}
 
 
-def test_pages_go_on_where_the_last_one_ended(admin: TestClient) -> None:
+def test_each_page_continues_where_the_last_one_ended(admin: TestClient) -> None:
     for number in range(3):
         upload(admin, 8, f"set{number}")
     first = admin.get("/v1/audit", params={"limit": 3}).json()
@@ -184,19 +182,19 @@ def test_pages_go_on_where_the_last_one_ended(admin: TestClient) -> None:
     assert admin.get("/v1/audit", params={"action": "job.destroy"}).status_code == 422
 
 
-def test_a_reader_misses_no_change_that_is_under_way(admin: TestClient, database: Database) -> None:
-    """An entry with a small id that is committed late comes before the reader goes past it."""
+def test_a_reader_misses_no_uncommitted_change(admin: TestClient, database: Database) -> None:
+    """A reader does not get past an entry with a small id that is committed late."""
     tenant = find_tenant(database, admin)
     with database.transaction() as session:
         record(session, tenant, "job.cancel", "job_slow")
         session.flush()
         answer = admin.get("/v1/audit")
-        assert answer.status_code == 503  # not a page without it
+        assert answer.status_code == 503  # rather than a page without it
     targets = [entry["target"] for entry in read(admin)]
     assert targets[-1] == "job_slow"
 
 
-def test_the_command_line_exports_it_and_is_written_down(
+def test_the_command_line_exports_it_and_is_recorded(
     admin: TestClient, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXCISE_DATABASE_URL", database_url)

@@ -1,4 +1,4 @@
-"""Downloads: straight from the store, whole or refused, and in nobody's way."""
+"""Downloads: streamed from the store, whole or refused, and never blocking other requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNREAD = 12  # more than there are threads of either kind
 def finish_with(
     client: TestClient, database: Database, settings: Settings, content: bytes
 ) -> tuple[str, str]:
-    """A job with `content` as its patch, and the hash of it."""
+    """Finish a job with `content` as its patch; return the job and the hash."""
     job_id = str(submit(client)["id"])
     sha256 = LocalArtifactStore(Path(settings.artifacts)).put_bytes(content)
     with database.transaction() as session:
@@ -37,7 +37,9 @@ def finish_with(
     return job_id, sha256
 
 
-def test_a_file_comes_whole(client: TestClient, database: Database, settings: Settings) -> None:
+def test_a_file_is_downloaded_whole(
+    client: TestClient, database: Database, settings: Settings
+) -> None:
     job_id, sha256 = finish_with(client, database, settings, LARGE)
     response = client.get(f"/v1/jobs/{job_id}/patch")
     assert response.content == LARGE
@@ -63,7 +65,7 @@ def test_a_corrupt_file_is_an_error_that_the_log_explains(
     assert sha256 in str(record.exc_info[1])
 
 
-def test_a_file_that_is_gone_is_missing(
+def test_a_deleted_file_is_not_found(
     client: TestClient, database: Database, settings: Settings
 ) -> None:
     job_id, sha256 = finish_with(client, database, settings, b"content that goes")
@@ -71,7 +73,7 @@ def test_a_file_that_is_gone_is_missing(
     assert client.get(f"/v1/jobs/{job_id}/patch").status_code == 404
 
 
-def test_downloads_that_nobody_takes_hold_nothing_up(
+def test_unread_downloads_block_nothing(
     settings: Settings, database: Database, make_key: Callable[..., str]
 ) -> None:
     with serve(settings) as (_, url), ExitStack() as open_downloads:

@@ -1,4 +1,4 @@
-"""What a job will take, asked for and refused over HTTP, for workers that are in the database."""
+"""Estimates over HTTP, and refusals of jobs, for workers that are in the database."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Tell = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def workers(database: Database) -> Iterator[None]:
-    """No worker but those of the test."""
+    """Removes all workers but the test's own."""
     clear(database)
     yield
     clear(database)
@@ -47,7 +47,7 @@ def clear(database: Database) -> None:
 
 @pytest.fixture(autouse=True)
 def models(model_root: Path) -> None:
-    """A large model and a small one whose sizes are told."""
+    """A large model and a small one whose sizes are known."""
     build_checkpoint(model_root / "large", **LLAMA_8B)
     build_checkpoint(
         model_root / "small", **LLAMA_8B | {"num_hidden_layers": 1, "vocab_size": 32000}
@@ -56,7 +56,7 @@ def models(model_root: Path) -> None:
 
 @pytest.fixture
 def tell(database: Database) -> Tell:
-    """A function by which a worker says what it is."""
+    """A function that makes a worker report its machine."""
 
     def tell(name: str, machine: Machine | None, *, busy: str | None = None) -> None:
         with database.transaction() as session:
@@ -75,10 +75,10 @@ def ask(client: TestClient, machine: Machine | None = None, **changes: Any) -> d
     return found
 
 
-def test_without_workers_a_usual_machine_is_taken_and_that_is_said(client: TestClient) -> None:
+def test_without_workers_a_usual_machine_is_assumed_and_named(client: TestClient) -> None:
     found = ask(client, model="small")
     assert (found["object"], found["model"], found["fits"]) == ("estimate", "small", True)
-    assert "No worker has said what it is" in found["note"]
+    assert "No worker has reported its machine" in found["note"]
     (only,) = found["data"]
     assert (only["source"], only["workers"]) == ("usual", 0)
     assert only["machine"]["host_bytes"] == USUAL_MACHINE.host_bytes
@@ -87,7 +87,7 @@ def test_without_workers_a_usual_machine_is_taken_and_that_is_said(client: TestC
     assert sum(only["stages"].values()) == pytest.approx(60 * only["minutes"])
 
 
-def test_workers_that_are_alive_are_estimated_for_the_tightest_first(
+def test_live_workers_get_estimates_tightest_first(
     client: TestClient, tell: Tell, database: Database
 ) -> None:
     tell("old", SMALL.model_copy(update={"host_bytes": GIB}))
@@ -106,20 +106,16 @@ def test_workers_that_are_alive_are_estimated_for_the_tightest_first(
     assert (small["fits"], small["workers"], small["source"]) == (False, 1, "worker")
     assert "of main memory, of 8.0 GiB" in small["problem"]
     assert (large["fits"], large["workers"]) == (True, 2)
-    assert large["machine"]["flops"] == 5e13  # the slowest stands for both
+    assert large["machine"]["flops"] == 5e13  # the slower one represents both
 
 
-def test_a_heartbeat_that_does_not_say_it_again_forgets_nothing(
-    client: TestClient, tell: Tell
-) -> None:
+def test_a_heartbeat_without_a_machine_keeps_the_known_one(client: TestClient, tell: Tell) -> None:
     tell("a", LARGE)
     tell("a", None, busy="job_1")
     assert ask(client, model="large")["data"][0]["machine"]["device"] == "NVIDIA H100"
 
 
-def test_a_machine_that_is_described_takes_the_place_of_the_workers(
-    client: TestClient, tell: Tell
-) -> None:
+def test_a_described_machine_replaces_the_workers(client: TestClient, tell: Tell) -> None:
     tell("a", SMALL)
     found = ask(client, LARGE, model="large", dtype="bfloat16")
     (only,) = found["data"]
@@ -149,7 +145,7 @@ def test_nothing_is_stored(client: TestClient) -> None:
         ({"spec": ...}, "spec", "required"),
     ],
 )
-def test_what_cannot_be_estimated_names_the_field(
+def test_a_refused_estimate_names_the_field(
     client: TestClient, change: dict[str, Any], param: str, says: str
 ) -> None:
     body: dict[str, Any] = {
@@ -175,7 +171,7 @@ def test_a_field_of_a_behaviour_is_named_as_in_a_job(client: TestClient) -> None
     assert response.json()["error"]["param"] == "spec.behaviours[0].threshold"
 
 
-def test_a_model_of_the_hub_is_not_known_before_a_worker_has_it(
+def test_a_hub_model_is_unknown_until_a_worker_has_it(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = client.app.state.context.settings  # type: ignore[attr-defined]
@@ -183,20 +179,18 @@ def test_a_model_of_the_hub_is_not_known_before_a_worker_has_it(
     model = f"org/name@{'0' * 40}"
     response = client.post("/v1/estimates", json={"spec": build_spec(client, model=model)})
     assert response.status_code == 422
-    assert "nothing here knows its size" in response.json()["detail"]
+    assert "its size is unknown until a worker" in response.json()["detail"]
     assert submit(client, model=model)["estimate"] is None
 
 
-def test_estimates_need_a_key_that_may_submit(
-    client: TestClient, make_key: Callable[..., str]
-) -> None:
+def test_estimates_need_the_submit_scope(client: TestClient, make_key: Callable[..., str]) -> None:
     body = {"spec": build_spec(client, model="small")}
     for scopes, status in ((("infer",), 403), (("publish",), 403)):
         headers = {"Authorization": f"Bearer {make_key(scopes=scopes)}"}
         assert client.post("/v1/estimates", json=body, headers=headers).status_code == status
     headers = {"Authorization": f"Bearer {make_key()}"}
     other = client.post("/v1/estimates", json=body, headers=headers)
-    assert other.json()["error"]["param"] == "spec.behaviours[0].prompts"  # another tenant's
+    assert other.json()["error"]["param"] == "spec.behaviours[0].prompts"  # another tenant's set
 
 
 def test_a_job_carries_its_estimate(client: TestClient, tell: Tell) -> None:
@@ -210,7 +204,7 @@ def test_a_job_carries_its_estimate(client: TestClient, tell: Tell) -> None:
     assert client.get(f"/v1/jobs/{job['id']}").json() == job
 
 
-def test_a_job_that_cannot_fit_is_refused_with_what_would(
+def test_a_job_that_cannot_fit_is_refused_with_what_would_fit(
     client: TestClient, tell: Tell, database: Database
 ) -> None:
     tell("a", LARGE)
@@ -229,7 +223,7 @@ def test_a_job_that_cannot_fit_is_refused_with_what_would(
     assert client.post("/v1/jobs", json={**spec, "dtype": "bfloat16"}).status_code == 201
 
 
-def test_a_person_may_insist(client: TestClient, tell: Tell) -> None:
+def test_the_user_may_insist(client: TestClient, tell: Tell) -> None:
     tell("a", SMALL)
     job = submit(client, model="large", insist=True)
     assert job["spec"]["insist"] is True
@@ -243,7 +237,7 @@ def test_no_room_for_results_is_a_reason_too(client: TestClient, tell: Tell) -> 
     assert "where results are kept, of which 0 MiB are free" in response.json()["detail"]
 
 
-def test_a_machine_that_nobody_has_refuses_nothing(client: TestClient) -> None:
+def test_an_assumed_machine_is_no_reason_to_refuse(client: TestClient) -> None:
     job = submit(client, model="large")
     assert (job["estimate"]["fits"], job["estimate"]["source"]) == (False, "usual")
 
@@ -257,7 +251,7 @@ def test_longer_prompts_take_longer(client: TestClient, tell: Tell) -> None:
     assert many > few
 
 
-def test_the_document_shows_an_estimate(app_client: TestClient) -> None:
+def test_the_openapi_document_shows_an_estimate(app_client: TestClient) -> None:
     document = app_client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     example = schemas["JobEstimate"]["examples"][0]

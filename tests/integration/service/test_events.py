@@ -15,7 +15,7 @@ from tests.integration.service.conftest import submit
 
 
 def read_stream(client: TestClient, path: str, **headers: str) -> list[dict[str, Any]]:
-    """The events of a stream that ends."""
+    """Return the events of a stream that ends."""
     response = client.get(path, headers={"Accept": "text/event-stream", **headers})
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")

@@ -1,4 +1,4 @@
-"""What workers call: leases fence, attempts are counted, stages and results are kept."""
+"""The functions that workers call: fencing by leases, attempts, stages and results."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_stale_token_writes_nothing(
         write(session, job_id, fresh.token)
 
 
-def test_a_requeued_job_no_longer_takes_writes(database: Database, job_id: str) -> None:
+def test_a_requeued_job_no_longer_accepts_writes(database: Database, job_id: str) -> None:
     old = claim(database, job_id)
     expire(database, job_id)
     assert sweep(database) == [job_id]
@@ -106,7 +106,7 @@ def test_a_requeued_job_no_longer_takes_writes(database: Database, job_id: str) 
         leases.renew(session, JOBS, job_id, old.token, 30)
 
 
-def test_a_takeover_is_told(client: TestClient, database: Database, job_id: str) -> None:
+def test_a_takeover_is_reported(client: TestClient, database: Database, job_id: str) -> None:
     claim(database, job_id, "first")
     with database.transaction() as session:
         assert execution.claim_job(session, job_id, "second", 30) is None
@@ -206,7 +206,7 @@ def test_stage_results_survive_an_attempt(
     assert stages[0]["seconds"] >= 0
 
 
-def test_a_running_stage_says_how_far_it_is_and_when_it_will_be_done(
+def test_a_running_stage_reports_progress_and_expected_end(
     client: TestClient, database: Database, job_id: str
 ) -> None:
     token = claim(database, job_id).token
@@ -263,7 +263,7 @@ def test_finishing_twice_is_impossible(client: TestClient, database: Database, j
     assert job["error"] == {"code": "out_of_memory", "message": "Too large.", "param": None}
 
 
-def test_prompts_are_the_tenants(database: Database, job_id: str) -> None:
+def test_prompts_belong_to_the_tenant(database: Database, job_id: str) -> None:
     found = claim(database, job_id)
     prompts = found.spec.behaviours[0].prompts
     with database.transaction() as session:

@@ -25,7 +25,7 @@ from tests.integration.service.conftest import build_spec, submit, upload
 
 
 def replace(spec: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """`spec` with the value at a dotted path replaced, made or (with ...) removed."""
+    """Return `spec` with the value at a dotted path replaced, added or (with ...) removed."""
     head, _, rest = path.partition(".")
     copy: Any = list(spec) if isinstance(spec, list) else dict(spec)
     key: Any = int(head) if head.isdigit() else head
@@ -112,7 +112,7 @@ def test_bad_specs_name_the_field_the_limit_and_the_remedy(
     assert says in problem["detail"]
 
 
-def test_small_prompt_sets_are_refused(client: TestClient) -> None:
+def test_small_prompt_sets_are_rejected(client: TestClient) -> None:
     spec = build_spec(client)
     single = replace(spec, "behaviours.0.prompts", upload(client, 1, "one"))
     response = client.post("/v1/jobs", json=single)
@@ -126,14 +126,14 @@ def test_small_prompt_sets_are_refused(client: TestClient) -> None:
     "body",
     [b"", b"{", b"[]", b"\xff", b"nul", b'{"seed": ' + b"9" * 5000 + b"}", b"[" * 5000],
 )
-def test_bodies_that_are_no_spec(client: TestClient, body: bytes) -> None:
+def test_bodies_that_are_not_specs(client: TestClient, body: bytes) -> None:
     response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "invalid_request"
     assert len(response.content) < 1500
 
 
-def test_large_bodies_are_refused_and_inputs_not_repeated(client: TestClient) -> None:
+def test_large_bodies_are_rejected_and_inputs_not_repeated(client: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
     large = client.post("/v1/jobs", content=b'"' + b"a" * 2**21 + b'"', headers=headers)
     assert large.status_code == 413
@@ -152,7 +152,7 @@ def test_the_frameworks_own_errors_are_problems_too(client: TestClient) -> None:
         assert response.json()["status"] == status
 
 
-def test_an_unforeseen_exception_tells_nothing(
+def test_an_unexpected_exception_reveals_nothing(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -210,10 +210,10 @@ def test_concurrent_duplicates_give_one_job(
         assert session.scalar(count) == 1
 
 
-def test_a_crash_before_the_response_loses_and_doubles_nothing(
+def test_a_crash_before_the_response_loses_and_duplicates_nothing(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
-    """The job is committed, the answer is lost, the client asks again."""
+    """The job is committed, the response is lost, and the client asks again."""
     spec = build_spec(client)
     key = {"Idempotency-Key": "crash"}
     original = Database.transaction
@@ -267,9 +267,7 @@ def test_jobs_are_listed_newest_first_page_by_page(client: TestClient) -> None:
     assert client.get("/v1/jobs?limit=101").json()["error"]["param"] == "limit"
 
 
-def test_a_list_says_little_about_a_job_however_much_there_is_to_say(
-    client: TestClient, database: Database
-) -> None:
+def test_a_list_describes_even_large_jobs_briefly(client: TestClient, database: Database) -> None:
     long = {f"key {index}": "x" * 512 for index in range(16)}
     job_id = submit(client, metadata=long)["id"]
     with database.transaction() as session:

@@ -1,4 +1,4 @@
-"""API keys: stored as hashes, scoped, revocable; tenants see nothing of each other."""
+"""API keys: stored as hashes, scoped, revocable, and confined to their tenant."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_only_the_hash_is_stored(database: Database, make_key: MakeKey) -> None:
     assert hashlib.sha256(key.encode()).hexdigest() in content
 
 
-def test_no_key_a_wrong_one_and_a_malformed_one_are_refused(app_client: TestClient) -> None:
+def test_missing_wrong_and_malformed_keys_are_rejected(app_client: TestClient) -> None:
     wrong = "exc_" + "a" * 43
     for headers in ({}, bearer(wrong), bearer("nonsense"), {"Authorization": "Basic eDp5"}):
         response = app_client.get("/v1/jobs", headers=headers)
@@ -49,7 +49,7 @@ def test_scopes_are_enforced(app_client: TestClient, make_key: MakeKey) -> None:
     assert app_client.get("/v1/keys", headers=bearer(make_key())).status_code == 403
 
 
-def test_admins_make_and_revoke_keys(app_client: TestClient, make_key: MakeKey) -> None:
+def test_admins_create_and_revoke_keys(app_client: TestClient, make_key: MakeKey) -> None:
     admin = bearer(make_key(scopes=("admin",)))
     request = {"name": "ci", "scopes": ["submit"]}
     made = app_client.post("/v1/keys", json=request, headers=admin)
@@ -86,12 +86,12 @@ def test_another_tenants_rows_do_not_exist(
     assert response.json()["error"]["param"] == "behaviours[0].prompts"
 
 
-def test_the_last_use_is_noted(app_client: TestClient, make_key: MakeKey) -> None:
+def test_the_last_use_is_recorded(app_client: TestClient, make_key: MakeKey) -> None:
     admin = bearer(make_key(scopes=("admin",)))
     app_client.get("/v1/keys", headers=admin)
     assert app_client.get("/v1/keys", headers=admin).json()["data"][0]["last_used_at"]
 
 
-def test_logs_blank_out_keys_and_passwords() -> None:
+def test_logs_redact_keys_and_passwords() -> None:
     text = redact("exc_" + "a" * 43 + " postgresql://user:secret@host/db")
     assert text == "*** postgresql://***@host/db"

@@ -1,4 +1,4 @@
-"""Circuit and compression jobs through the API: their prompt sets, stages and refusals."""
+"""Circuit and compression jobs through the API: their prompt sets, stages and rejections."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_compression_job_is_queued_with_its_stages(client: TestClient) -> None
     assert names == ["prepare", "compress", "validate", "package"]
 
 
-def test_sets_of_the_wrong_format_are_refused(client: TestClient) -> None:
+def test_sets_of_the_wrong_format_are_rejected(client: TestClient) -> None:
     circuit = {"kind": "circuit", "model": "tiny", "task": upload(client, 20, "prompts")}
     error = refuse(client, circuit)
     assert (error["param"], "format=rows" in error["message"]) == ("task", True)
@@ -83,7 +83,7 @@ def test_sets_of_the_wrong_format_are_refused(client: TestClient) -> None:
     assert error["param"] == "tasks[0].rows"
 
 
-def test_too_few_rows_are_refused(client: TestClient) -> None:
+def test_too_few_rows_are_rejected(client: TestClient) -> None:
     circuit = {"kind": "circuit", "model": "tiny", "task": upload_rows(client, 11)}
     error = refuse(client, circuit)
     assert (error["param"], "has 11 rows; the least is 12" in error["message"]) == ("task", True)

@@ -1,4 +1,4 @@
-"""`/metrics` over a real database and broker: what it tells, to whom, and during outages."""
+"""`/metrics` over a real database and broker: its content, its readers, and outages."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def open_app(settings: Settings, host: str = "127.0.0.1") -> Iterator[TestClient
 
 @pytest.fixture
 def scraper(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """A Prometheus on this machine, whose every scrape asks anew."""
+    """A Prometheus on this machine whose scrapes are never answered from a cache."""
     monkeypatch.setattr(figures_module, "FRESH_SECONDS", -1.0)
     with open_app(settings) as client:
         yield client
 
 
 def scrape(client: TestClient) -> Samples:
-    """Every sample by name and labels."""
+    """Return every sample by name and labels."""
     answer = client.get("/metrics")
     assert answer.status_code == 200, answer.text
     return read_samples(answer.text)
 
 
-def test_jobs_are_told_by_state_and_age(
+def test_jobs_are_reported_by_state_and_age(
     scraper: TestClient, database: Database, make_key: Callable[..., str]
 ) -> None:
     clear_jobs(database)
@@ -71,7 +71,7 @@ def test_jobs_are_told_by_state_and_age(
     assert find(samples, "excise_database_up") == find(samples, "excise_broker_up") == 1
 
 
-def test_the_outbox_is_seen_to_be_sent(
+def test_the_outbox_lag_is_reported(
     scraper: TestClient,
     database: Database,
     settings: Settings,
@@ -95,7 +95,7 @@ def test_the_outbox_is_seen_to_be_sent(
     assert find(after, "excise_broker_messages") == 1
 
 
-def test_workers_are_told_by_what_they_do(scraper: TestClient, database: Database) -> None:
+def test_workers_are_reported_by_what_they_do(scraper: TestClient, database: Database) -> None:
     with database.transaction() as session:
         session.execute(text("DELETE FROM workers"))
         heartbeat_worker(session, "idle", "host", 1, None)
@@ -116,7 +116,7 @@ def test_workers_are_told_by_what_they_do(scraper: TestClient, database: Databas
     assert find(samples, "excise_workers", state="silent") == 1
 
 
-def test_artifacts_have_few_tenants_by_name(
+def test_artifacts_name_only_a_few_tenants(
     scraper: TestClient,
     database: Database,
     make_key: Callable[..., str],
@@ -146,7 +146,7 @@ def test_artifacts_have_few_tenants_by_name(
     assert by_tenant["other"] == 210
 
 
-def test_requests_are_told_by_route_and_never_by_path(scraper: TestClient) -> None:
+def test_requests_are_reported_by_route_and_never_by_path(scraper: TestClient) -> None:
     before = scrape(scraper)
     scraper.get("/v1/jobs/job_000000000000000000000000")
     scraper.get("/no/such/page")
@@ -157,14 +157,15 @@ def test_requests_are_told_by_route_and_never_by_path(scraper: TestClient) -> No
         name = "excise_http_seconds_count"
         return find(after, name, **labels) - find(before, name, **labels)
 
-    assert count(method="GET", route="none", status="4xx") == 2  # no key: no route was looked for
+    # without a key, no route is looked up
+    assert count(method="GET", route="none", status="4xx") == 2
     assert count(method="other") == 1
     assert count(method="GET", route="/metrics", status="2xx") == 1
     routes = {dict(labels).get("route", "") for _, labels in after}
     assert not any("job_0" in route or "such" in route for route in routes)
 
 
-def test_the_room_that_artifacts_have_is_told(scraper: TestClient, settings: Settings) -> None:
+def test_the_space_for_artifacts_is_reported(scraper: TestClient, settings: Settings) -> None:
     Path(settings.artifacts).mkdir(exist_ok=True)
     samples = scrape(scraper)
     free = find(samples, "excise_artifact_store_bytes", state="free")
@@ -174,7 +175,7 @@ def test_the_room_that_artifacts_have_is_told(scraper: TestClient, settings: Set
         assert "excise_artifact_store_bytes" not in client.get("/metrics").text
 
 
-def test_the_figures_are_asked_for_once_in_a_while(settings: Settings, database: Database) -> None:
+def test_the_figures_are_cached_for_a_while(settings: Settings, database: Database) -> None:
     with open_app(settings) as client:
         first = scrape(client)
         with database.transaction() as session:
@@ -184,7 +185,7 @@ def test_the_figures_are_asked_for_once_in_a_while(settings: Settings, database:
     assert find(first, name, state="idle") == find(second, name, state="idle")
 
 
-def test_an_outage_is_told_and_breaks_nothing(settings: Settings) -> None:
+def test_an_outage_is_reported_and_breaks_nothing(settings: Settings) -> None:
     down = settings.model_copy(
         update={
             "database_url": SecretStr("postgresql://postgres:x@127.0.0.1:1/postgres"),

@@ -1,6 +1,6 @@
-"""The service behind PgBouncer, which deals its connections out by transaction.
+"""The service behind PgBouncer, which assigns its connections per transaction.
 
-Skipped where there is no PgBouncer: `apt-get install pgbouncer`, or name it in EXCISE_PGBOUNCER.
+Skipped without PgBouncer: `apt-get install pgbouncer`, or set EXCISE_PGBOUNCER to its path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROGRAM = os.environ.get("EXCISE_PGBOUNCER") or shutil.which("pgbouncer") or ""
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="needs PgBouncer (EXCISE_PGBOUNCER)")
 
 START_SECONDS = 30
-SERVERS = 3  # connections to PostgreSQL, for clients many times as many
+SERVERS = 3  # connections to PostgreSQL; there are many more clients
 CONFIGURATION = """
 [databases]
 {name} = {target}
@@ -51,7 +51,7 @@ logfile = {folder}/log
 
 @pytest.fixture
 def pooled_url(database_url: str, tmp_path: Path) -> Iterator[str]:
-    """The database's URL by way of PgBouncer."""
+    """The database's URL through PgBouncer."""
     url = parse_database_url(database_url)
     host = url.query.get("host") or url.host
     target = f"host={host} port={url.port or 5432} dbname={url.database} user={url.username}"
@@ -65,12 +65,12 @@ def pooled_url(database_url: str, tmp_path: Path) -> Iterator[str]:
         )
     )
     arguments = [PROGRAM, str(file)]
-    if os.geteuid() == 0:  # which PgBouncer refuses to be
+    if os.geteuid() == 0:  # as which PgBouncer refuses to run
         tmp_path.chmod(0o777)
         for folder in tmp_path.parents:
             if folder.stat().st_uid == os.geteuid() and folder.parts[1:2] == ("tmp",):
                 folder.chmod(folder.stat().st_mode | 0o011)
-        is_socket = host is not None and str(host).startswith("/")  # its owner alone may use it
+        is_socket = host is not None and str(host).startswith("/")  # only its owner may use it
         user = pwd.getpwuid(Path(str(host)).stat().st_uid).pw_name if is_socket else "nobody"
         arguments[1:1] = ["-u", user]
     pooler = subprocess.Popen(arguments)
@@ -98,7 +98,7 @@ def wait_until_open(url: str, pooler: subprocess.Popen[bytes]) -> None:
 def test_jobs_are_submitted_side_by_side(
     settings: Settings, pooled_url: str, make_key: Callable[..., str]
 ) -> None:
-    """Four of six failed, for one transaction had prepared what another one was to run."""
+    """Four of six once failed: one transaction had prepared a statement that others used."""
     pooled = settings.model_copy(update={"database_url": SecretStr(pooled_url)})
     upgrade_to_head(pooled_url)
     with TestClient(create_app(pooled), raise_server_exceptions=False) as client:
@@ -123,7 +123,7 @@ def test_a_lock_has_one_holder(pooled_url: str) -> None:
     try:
         with try_lock(first, "reconciler") as is_held:
             assert is_held
-            for _ in range(2 * SERVERS):  # on whichever connection this comes to be
+            for _ in range(2 * SERVERS):  # on whichever connection is assigned
                 with first.transaction() as session:
                     session.execute(text("SELECT 1"))
                 with try_lock(second, "reconciler") as is_held_twice:

@@ -1,4 +1,4 @@
-"""What a container engine asks: is a process ready, and may it be stopped."""
+"""Probes of a container engine: whether a process is ready, and whether it may be stopped."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_the_api_is_ready_when_it_says_so(path: str, status: int) -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         assert probes.main(["api", str(server.server_port)]) == int(status != 200)
         server.shutdown()
-    assert probes.main(["live", str(server.server_port)]) == 1  # nothing listens any more
+    assert probes.main(["live", str(server.server_port)]) == 1  # nothing is listening any more
 
 
-def test_a_worker_is_ready_while_its_heart_beats(database: Database, busy_worker: str) -> None:
+def test_a_worker_is_ready_while_it_sends_heartbeats(database: Database, busy_worker: str) -> None:
     assert probes.main(["worker"]) == 0
     with database.transaction() as session:
         long_ago = func.clock_timestamp() - timedelta(minutes=2)
@@ -94,7 +94,7 @@ def test_a_worker_is_drained_once_its_stage_is_over(
     assert len(looks) == 3
 
 
-def test_a_drain_has_an_end(database_url: str, busy_worker: str) -> None:
+def test_a_drain_has_a_time_limit(database_url: str, busy_worker: str) -> None:
     assert not probes.drain(database_url, HOST, 0, sleep=lambda _: None)
     assert probes.drain(database_url, "another-host", 0)
 
@@ -108,6 +108,6 @@ def test_no_database_is_no_reason_to_wait(
     assert "secret" not in "".join(capfd.readouterr())
 
 
-def test_another_question_is_told_what_can_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_probe_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert probes.main(["health"]) == 2
     assert "usage" in capsys.readouterr().out

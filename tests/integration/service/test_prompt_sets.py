@@ -1,4 +1,4 @@
-"""Prompt sets over HTTP: limits, sameness, paging."""
+"""Prompt sets over HTTP: limits, duplicates, paging."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_set_is_created_once(client: TestClient) -> None:
         (b"a", {}, "Content-Type"),
     ],
 )
-def test_bad_files_are_refused(
+def test_bad_files_are_rejected(
     client: TestClient, content: bytes, headers: dict[str, str], says: str
 ) -> None:
     response = client.post("/v1/prompt-sets?name=a", content=content, headers=headers)
@@ -49,7 +49,7 @@ def test_bad_files_are_refused(
     assert len(response.content) < 2000
 
 
-def test_a_ten_megabyte_prompt_is_refused_by_size(client: TestClient) -> None:
+def test_a_ten_megabyte_prompt_is_rejected_by_size(client: TestClient) -> None:
     response = client.post("/v1/prompt-sets?name=a", content=b"a" * 10_000_000, headers=TEXT)
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "too_large"
@@ -57,7 +57,7 @@ def test_a_ten_megabyte_prompt_is_refused_by_size(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a" * 129, "a%00b", "a%0Ab"])
-def test_bad_names_are_refused(client: TestClient, name: str) -> None:
+def test_bad_names_are_rejected(client: TestClient, name: str) -> None:
     response = client.post(f"/v1/prompt-sets?name={name}", content=b"a", headers=TEXT)
     assert response.status_code == 422
     assert response.json()["error"]["param"] == "name"

@@ -1,4 +1,4 @@
-"""What tenants may have, and how what they have is deleted again."""
+"""Tenants' quotas, and how tenants' things are deleted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADMIN = ("submit", "admin")
 
 @contextmanager
 def limited(settings: Settings, key: str, **quotas: int) -> Iterator[TestClient]:
-    """A client of a service whose tenants may have this much."""
+    """Yield a client of a service whose tenants have these quotas."""
     changed = settings.model_copy(update={"quotas": Quotas(**quotas)})
     with TestClient(create_app(changed), raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {key}"
@@ -33,7 +33,7 @@ def limited(settings: Settings, key: str, **quotas: int) -> Iterator[TestClient]
 
 
 def check_refusal(response: object, quota: str, remedy: str) -> None:
-    """The answer names the quota, the limit and what helps."""
+    """Check that the answer names the quota, the limit and the remedy."""
     assert response.status_code == 409  # type: ignore[attr-defined]
     body = response.json()  # type: ignore[attr-defined]
     assert body["error"]["code"] == "quota_exceeded"
@@ -67,7 +67,7 @@ def test_prompt_sets_are_limited_in_number_and_bytes(
         assert upload_text(client, "d", "d").status_code == 201  # type: ignore[attr-defined]
 
 
-def test_jobs_are_limited_open_and_in_all(
+def test_open_jobs_and_all_jobs_are_limited(
     settings: Settings, make_key: Callable[..., str], database: Database
 ) -> None:
     with limited(settings, make_key(), jobs=2, open_jobs=1, job_bytes=9000) as client:
@@ -90,11 +90,11 @@ def test_keys_are_limited(settings: Settings, make_key: Callable[..., str]) -> N
         body = {"name": "another", "scopes": ["submit"]}
         made = client.post("/v1/keys", json=body)
         assert made.status_code == 201
-        client.delete(f"/v1/keys/{made.json()['id']}")  # does not make room at once
+        client.delete(f"/v1/keys/{made.json()['id']}")  # which makes no room at first
         check_refusal(client.post("/v1/keys", json=body), "keys", "Revoke some")
 
 
-def test_one_tenants_limits_are_not_anothers_and_may_be_changed(
+def test_limits_are_per_tenant_and_may_be_changed(
     settings: Settings,
     make_key: Callable[..., str],
     database_url: str,
@@ -121,13 +121,13 @@ def check_quota_command(*arguments: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["nothing=1", "keys=-1", "keys=many", "keys"])
-def test_a_quota_that_is_none_is_refused(change: str) -> None:
+def test_an_invalid_quota_is_rejected(change: str) -> None:
     result = CliRunner().invoke(tenants_app, ["quota", "default", change])
     assert result.exit_code == 1
     assert "quota" in str(result.exception) or "whole number" in str(result.exception)
 
 
-def test_a_set_that_an_open_job_needs_stays(client: TestClient) -> None:
+def test_a_set_that_an_open_job_needs_is_kept(client: TestClient) -> None:
     spec = build_spec(client)
     job_id = client.post("/v1/jobs", json=spec).json()["id"]
     path = f"/v1/prompt-sets/{spec['reference']}"
@@ -155,7 +155,7 @@ def test_another_tenants_things_cannot_be_deleted(
 
 
 def run_job(client: TestClient, database: Database, store: LocalArtifactStore, text: bytes) -> str:
-    """A job that ended with a report of its own and a file it shares, and a stage's result."""
+    """Run a job that ends with a report of its own, a file that it shares, and a stage's result."""
     job_id = str(submit(client)["id"])
     with database.transaction() as session:
         claim = claim_job(session, job_id, "w", 30)
@@ -176,7 +176,7 @@ def list_stored(settings: Settings) -> set[bytes]:
     return {path.read_bytes() for path in Path(settings.artifacts).rglob("*") if path.is_file()}
 
 
-def test_a_jobs_files_are_deleted_but_what_others_need_stays(
+def test_a_jobs_files_are_deleted_except_what_others_need(
     client: TestClient, database: Database, settings: Settings
 ) -> None:
     store = LocalArtifactStore(Path(settings.artifacts))
@@ -222,7 +222,7 @@ def test_a_tenant_is_deleted_with_everything(
     assert client.get("/v1/jobs").status_code == 401
     with database.transaction() as session:
         for table in Base.metadata.sorted_tables:
-            if "tenant_id" in table.c and table.name != "audit_log":  # which only grows
+            if "tenant_id" in table.c and table.name != "audit_log":  # which is append-only
                 rows = session.execute(table.select().where(table.c.tenant_id == tenant_id))
                 assert rows.all() == [], table.name
         assert session.get(Tenant, tenant_id) is None
@@ -237,7 +237,7 @@ def test_only_an_admin_deletes_the_tenant(client: TestClient) -> None:
     assert client.delete(f"/v1/tenant?name={name}").status_code == 403
 
 
-def test_a_hub_checkpoint_needs_the_operators_word(
+def test_a_hub_checkpoint_needs_the_operators_permission(
     settings: Settings, make_key: Callable[..., str]
 ) -> None:
     model = f"org/name@{'0' * 40}"

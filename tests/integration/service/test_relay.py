@@ -27,7 +27,7 @@ from tests.integration.service.conftest import clear_jobs, submit
 
 @pytest.fixture
 def relay(database: Database, settings: Settings, broker: Redis) -> Iterator[Relay]:
-    """A relay that runs when told to, over a wiped broker and no open jobs."""
+    """A relay that runs only when called, over an emptied broker and without open jobs."""
     clear_jobs(database)
     sender = Broker(settings.broker_url.get_secret_value())
     yield Relay(database, sender, settings)
@@ -35,7 +35,7 @@ def relay(database: Database, settings: Settings, broker: Redis) -> Iterator[Rel
 
 
 def queued_ids(broker: Redis) -> list[str]:
-    """The job ids that wait in the workers' queue, as a worker would read them."""
+    """Return the job ids in the workers' queue, as a worker would read them."""
     ids = []
     for raw in broker.lrange("celery", 0, -1):
         message = json.loads(raw)
@@ -77,7 +77,7 @@ def test_a_crash_between_publish_and_mark_sends_again(
     relay.send_once()
     with database.transaction() as session:
         assert claim_job(session, second, "w", 30)
-        assert claim_job(session, second, "w", 30) is None  # the second delivery does no harm
+        assert claim_job(session, second, "w", 30) is None  # the second delivery has no effect
     assert queued_ids(broker) == [job_id, second]
 
 
@@ -95,7 +95,7 @@ def test_two_relays_do_not_send_the_same_row(
         assert send_unsent(second, publish) == 0
 
 
-def test_a_wiped_broker_is_filled_again(
+def test_a_wiped_broker_is_refilled(
     client: TestClient, relay: Relay, broker: Redis, database: Database
 ) -> None:
     waiting, running = submit(client)["id"], submit(client)["id"]
@@ -175,7 +175,7 @@ def test_the_running_service_relays_and_survives_a_wipe(
 def test_an_outage_of_the_broker_is_waited_out(
     settings: Settings, client: TestClient, database: Database, broker: Redis, broker_url: str
 ) -> None:
-    """The threads outlive errors: a broker that comes up late still gets the message."""
+    """The threads survive errors: a broker that starts late still gets the message."""
     clear_jobs(database)
     job_id = submit(client)["id"]
     live = settings.model_copy(update={"relay_seconds": 0.05, "sweep_seconds": 0.05})

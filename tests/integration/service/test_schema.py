@@ -26,14 +26,14 @@ from service.webhooks.operations import MAX_WEBHOOKS, create_webhook
 from tests.integration.service.test_server import serve_in_process
 
 EXAMPLES = 4
-"""Of each call in the phases that draw at random; the schema's own limits are all tried."""
+"""Examples per call in the phases that draw at random; all limits of the schema are tested."""
 ROOT = Path(__file__).resolve().parents[3]
 PROBLEM = "application/problem+json"
 
 
 @dataclass(frozen=True)
 class Served:
-    """A service with a key for everything in one tenant."""
+    """A service, with one tenant's key that has every scope."""
 
     url: str
     key: str
@@ -44,7 +44,7 @@ class Served:
 def served(
     settings: Settings, make_key: Callable[..., str], database: Database
 ) -> Iterator[Served]:
-    """The service as a process, its quotas out of the way."""
+    """The service as a process, with quotas too high to matter."""
     key = make_key(scopes=("submit", "publish", "infer", "admin"))
     with database.transaction() as session:
         tenant_id = authenticate(session, key).tenant_id
@@ -55,7 +55,7 @@ def served(
 
 
 def run_schemathesis(served: Served, folder: Path, *options: str) -> None:
-    """As anybody would run it from the repository's root, where schemathesis.toml lies."""
+    """Run Schemathesis from the repository's root, where schemathesis.toml is."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli"),
         *("--config-file", str(ROOT / "schemathesis.toml"), "run", f"{served.url}/openapi.json"),
@@ -90,15 +90,15 @@ FOLLOWED = {
         *("POST /v1/aliases/.*/promote", "GET /v1/aliases/[^/]+", "GET /v1/aliases/.*/events"),
     ),
 }
-"""By the paths that are walked together: calls that find something only where an answer before
-named it. All at once, chance would leave out some of them."""
+"""Path pattern of calls that are walked together → those that find nothing unless an earlier answer
+named it. With all calls at once, some would be left out by chance."""
 WALKS = 25
-"""Of up to `max-steps` calls each, through each group."""
+"""Number of walks through each group, of up to `max-steps` calls each."""
 
 
 @pytest.mark.timeout(1500)
 def test_schemathesis_follows_links(served: Served, database: Database, tmp_path: Path) -> None:
-    """What one call makes others read, change and delete, and nothing is wrong with the answers."""
+    """Calls that read, change and delete what earlier calls made, all with correct answers."""
     with database.transaction() as session:
         add_webhooks(session, served.tenant_id)
     add_version(served, database)
@@ -116,7 +116,7 @@ def test_schemathesis_follows_links(served: Served, database: Database, tmp_path
 
 
 def read_successes(log: Path) -> set[str]:
-    """Method and path of every call that was answered with 2xx."""
+    """Return method and path of every call that was answered with 2xx."""
     entries = json.loads(log.read_text())["log"]["entries"]
     return {
         f"{entry['request']['method']} {urlsplit(entry['request']['url']).path}"
@@ -126,14 +126,14 @@ def read_successes(log: Path) -> set[str]:
 
 
 def add_webhooks(session: Session, tenant_id: str) -> None:
-    """Webhooks that nobody looks up: here no host has an address."""
+    """Add webhooks whose hosts are never looked up: here no host has an address."""
     request = WebhookRequest(url="https://hooks.example.com/excise")
     for _ in range(MAX_WEBHOOKS):
         create_webhook(session, tenant_id, request)
 
 
 def add_version(served: Served, database: Database) -> None:
-    """A version that answers, of a job that passed."""
+    """Add a live version of a job that passed."""
     job = httpx.post(
         f"{served.url}/v1/jobs",
         json={"kind": "circuit", "model": "tiny", "task": "ioi"},
@@ -192,7 +192,9 @@ def test_every_json_body_has_an_example(app_client: TestClient) -> None:
         ("/healthz", "GET"),
     ],
 )
-def test_a_wrong_method_is_told_all_right_ones(client: TestClient, path: str, methods: str) -> None:
+def test_a_wrong_method_is_answered_with_the_allowed_ones(
+    client: TestClient, path: str, methods: str
+) -> None:
     response = client.patch(path)
     assert (response.status_code, response.headers["allow"]) == (405, methods)
     assert response.headers["content-type"] == PROBLEM
@@ -201,7 +203,7 @@ def test_a_wrong_method_is_told_all_right_ones(client: TestClient, path: str, me
 @pytest.mark.parametrize(
     ("body", "place"), [("{", 1), ('{"kind": }', 9), ("", 0), ("[1, 2", 5), ("nothing", 0)]
 )
-def test_malformed_json_is_called_that(client: TestClient, body: str, place: int) -> None:
+def test_malformed_json_is_reported_as_such(client: TestClient, body: str, place: int) -> None:
     headers = {"Content-Type": "application/json"}
     error = client.post("/v1/jobs", content=body, headers=headers).json()["error"]
     assert error["param"] == "body"
@@ -213,33 +215,33 @@ def test_malformed_json_is_called_that(client: TestClient, body: str, place: int
     "query",
     ["limit=1_0", "limit=%205", "limit=5.0", "limit=+5", "limit=", "after=job_x", "limit=0"],
 )
-def test_queries_are_read_as_strictly_as_they_are_described(client: TestClient, query: str) -> None:
+def test_queries_are_parsed_as_strictly_as_described(client: TestClient, query: str) -> None:
     response = client.get(f"/v1/jobs?{query}")
     assert response.status_code == 422
     assert response.json()["error"]["param"] == query.partition("=")[0]
 
 
 @pytest.mark.parametrize("word", ["1", "yes", "on", "t", ""])
-def test_a_truth_is_written_out(client: TestClient, word: str) -> None:
+def test_booleans_are_written_out(client: TestClient, word: str) -> None:
     response = client.get(f"/v1/jobs/job_{'0' * 24}/events?stream={word}")
     assert (response.status_code, response.json()["error"]["param"]) == (422, "stream")
 
 
-def test_a_path_with_a_slash_too_many_leads_nowhere_else(client: TestClient) -> None:
-    """It led to whatever host the client named."""
+def test_a_trailing_slash_does_not_redirect(client: TestClient) -> None:
+    """It once redirected to whatever host the client named."""
     response = client.get("/v1/jobs/", headers={"Host": "evil.example"}, follow_redirects=False)
     assert response.status_code == 404
     assert "location" not in response.headers
 
 
 @pytest.mark.parametrize("name", ["", "a" * 129, "a\tb", "a\u2028b", "a\u200bb", "\u00a0"])
-def test_names_no_set_may_have(client: TestClient, name: str) -> None:
+def test_names_that_sets_must_not_have(client: TestClient, name: str) -> None:
     headers = {"Content-Type": "text/plain"}
     response = client.post("/v1/prompt-sets", params={"name": name}, content="one", headers=headers)
     assert (response.status_code, response.json()["error"]["param"]) == (422, "name")
 
 
-def test_names_of_many_scripts_are_taken(client: TestClient) -> None:
+def test_names_in_many_scripts_are_accepted(client: TestClient) -> None:
     headers = {"Content-Type": "text/plain"}
     for name in ("Ärger über alles", "笨蛋 1", "प्रश्न", "loops 🔁 (1)"):
         response = client.post(

@@ -1,4 +1,4 @@
-"""What only a real server shows: early refusals reach the client, streams end at shutdown."""
+"""What only a real server shows: early rejections reach the client, streams end at shutdown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = {"Content-Type": "text/plain"}
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[tuple[uvicorn.Server, str]]:
-    """The service on a free port of this machine."""
+    """Run the service on a free port of this machine."""
     config = uvicorn.Config(create_app(settings), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -53,8 +53,8 @@ def http(settings: Settings, make_key: Callable[..., str]) -> Iterator[httpx.Cli
             yield client
 
 
-def test_a_large_upload_is_refused_before_it_is_read(http: httpx.Client) -> None:
-    """Declared and undeclared sizes; the connection is usable afterwards."""
+def test_a_large_upload_is_rejected_before_it_is_read(http: httpx.Client) -> None:
+    """Declared and undeclared sizes; the connection remains usable."""
     declared = http.post("/v1/prompt-sets?name=a", content=b"a" * 10_000_000, headers=TEXT)
     assert declared.status_code == 413
 
@@ -75,8 +75,8 @@ def test_a_client_that_leaves_in_the_middle_does_no_harm(http: httpx.Client) -> 
     assert http.get("/v1/prompt-sets").json()["data"] == []
 
 
-def test_the_schema_is_what_the_models_say(database: Database, database_url: str) -> None:
-    upgrade_to_head(database_url)  # a second time changes nothing
+def test_the_schema_matches_the_models(database: Database, database_url: str) -> None:
+    upgrade_to_head(database_url)  # the second time, this changes nothing
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
         current, newest = fetch_revisions(connection)
@@ -86,7 +86,7 @@ def test_the_schema_is_what_the_models_say(database: Database, database_url: str
 def test_an_open_stream_does_not_hold_up_shutdown(
     settings: Settings, make_key: Callable[..., str]
 ) -> None:
-    """SIGTERM, as a supervisor sends it, while a client follows a job that is not over."""
+    """SIGTERM, as a supervisor sends it, while a client follows a running job."""
     headers = {"Authorization": f"Bearer {make_key()}"}
     with serve_in_process(settings) as (server, url), httpx.Client(base_url=url) as client:
         client.headers.update(headers)
@@ -99,7 +99,7 @@ def test_an_open_stream_does_not_hold_up_shutdown(
 
 @contextmanager
 def serve_in_process(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The service as a process of its own, configured through the environment."""
+    """Run the service as a process of its own, configured through the environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -125,7 +125,7 @@ def serve_in_process(settings: Settings) -> Iterator[tuple[subprocess.Popen[byte
 
 def wait_until_alive(server: subprocess.Popen[bytes], url: str) -> None:
     """Wait until the process answers."""
-    deadline = time.monotonic() + 120  # of a busy machine
+    deadline = time.monotonic() + 120  # on a busy machine
     while server.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
             if httpx.get(f"{url}/healthz").status_code == 200:

@@ -1,4 +1,4 @@
-"""Shards in the database: leased, fenced, joined, freed, and gone with their job."""
+"""Shards in the database: leased, fenced, combined, released, and deleted with their job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COUNT = 3
 
 @pytest.fixture
 def claim(client: TestClient, database: Database) -> execution.Claim:
-    """A job somebody runs, its stage cut into three shards."""
+    """A claim on a running job whose stage is cut into three shards."""
     clear_jobs(database)
     job_id = str(submit(client)["id"])
     with database.transaction() as session:
@@ -86,7 +86,7 @@ def read_job(client: TestClient, claim: execution.Claim) -> dict[str, Any]:
     return body
 
 
-def test_a_stage_is_cut_once_and_told_to_other_workers(
+def test_a_stage_is_split_once_and_offered_to_other_workers(
     database: Database, claim: execution.Claim
 ) -> None:
     first = list_states(database, claim)
@@ -172,7 +172,7 @@ def test_the_owners_shards_are_freed_with_its_job(
     freed = read(database, held.shard_id)
     assert (freed.status, freed.attempts) == ("pending", attempts)
     assert read(database, other.shard_id).status == "succeeded"
-    file(database, helper)  # a helper goes on while the job waits for a new owner
+    file(database, helper)  # a helper continues while the job waits for a new owner
 
 
 def test_a_dead_owner_loses_its_shards_to_the_sweeper(
@@ -187,7 +187,7 @@ def test_a_dead_owner_loses_its_shards_to_the_sweeper(
     assert take(database, held.shard_id) is not None
 
 
-def test_a_silent_helper_is_told_of_and_loses_its_shard(
+def test_a_silent_helper_is_reported_and_loses_its_shard(
     client: TestClient, database: Database, claim: execution.Claim
 ) -> None:
     held = take_first(database, claim)
@@ -202,7 +202,7 @@ def test_a_silent_helper_is_told_of_and_loses_its_shard(
 
 
 @pytest.mark.parametrize("by_owner", [True, False])
-def test_a_shard_that_keeps_ending_its_workers_fails_the_job(
+def test_a_shard_that_keeps_killing_its_workers_fails_the_job(
     client: TestClient, database: Database, claim: execution.Claim, by_owner: bool
 ) -> None:
     for _ in range(3):
@@ -214,15 +214,13 @@ def test_a_shard_that_keeps_ending_its_workers_fails_the_job(
     job = read_job(client, claim)
     assert (job["status"], job["error"]["code"]) == ("failed", "poison_job")
     message = job["error"]["message"]
-    assert message.startswith("Shard 1 of the stage attribute ended its worker 3 times")
+    assert message.startswith("Shard 1 of the stage attribute killed its worker 3 times")
     assert "Ended by SIGKILL." in message
     with pytest.raises(LeaseLostError):
         take_next(database, claim)
 
 
-def test_an_attempt_that_does_not_count_uses_up_none(
-    database: Database, claim: execution.Claim
-) -> None:
+def test_an_uncounted_attempt_uses_none_up(database: Database, claim: execution.Claim) -> None:
     for _ in range(5):
         held = take_first(database, claim)
         with database.transaction() as session:
@@ -230,7 +228,7 @@ def test_an_attempt_that_does_not_count_uses_up_none(
     assert held.attempt == 1
 
 
-def test_a_cancelled_job_gives_out_no_shards(
+def test_a_cancelled_job_offers_no_shards(
     client: TestClient, database: Database, claim: execution.Claim
 ) -> None:
     ids = [state.shard_id for state in list_states(database, claim)]
@@ -258,7 +256,7 @@ def test_a_fault_found_in_a_shard_ends_the_job(
         list_states(database, claim)
 
 
-def test_a_lost_file_is_made_again(database: Database, claim: execution.Claim) -> None:
+def test_a_lost_file_is_computed_again(database: Database, claim: execution.Claim) -> None:
     held = take_first(database, claim)
     file(database, held)
     with database.transaction() as session:

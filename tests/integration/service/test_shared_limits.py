@@ -1,4 +1,4 @@
-"""Rate limits that all API processes share, and what happens without the broker."""
+"""Rate limits that all API processes share, and their behaviour without the broker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_two_processes_count_together(broker: Redis, broker_url: str) -> None:
     async def ask() -> None:
         limiters = [SharedLimiter(broker_url, per_minute=6, burst=4) for _ in range(3)]
         try:
-            for limiter in limiters * 4:  # none of them alone is over its own
+            for limiter in limiters * 4:  # each alone is below its own limit
                 await limiter.take(key)
         finally:
             assert all(limiter.is_shared for limiter in limiters)
@@ -33,10 +33,10 @@ def test_two_processes_count_together(broker: Redis, broker_url: str) -> None:
         asyncio.run(ask())
     assert caught.value.retry_after_seconds >= 1
     (name,) = [name for name in broker.keys("excise:limits*") if key.encode() in name]
-    assert int(broker.get(name)) == 10  # 6 a minute, and a burst of 4
+    assert int(broker.get(name)) == 10  # 6 per minute, and a burst of 4
 
 
-def test_other_keys_are_not_held_up(broker: Redis, broker_url: str) -> None:
+def test_other_keys_are_not_limited(broker: Redis, broker_url: str) -> None:
     async def ask() -> None:
         limiter = SharedLimiter(broker_url, per_minute=2, burst=1)
         await limiter.take(new_id("key"))
@@ -46,7 +46,7 @@ def test_other_keys_are_not_held_up(broker: Redis, broker_url: str) -> None:
     asyncio.run(ask())
 
 
-def test_without_the_broker_each_process_goes_on_by_itself(
+def test_without_the_broker_each_process_counts_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
@@ -68,7 +68,7 @@ def test_without_the_broker_each_process_goes_on_by_itself(
     ]
 
 
-def test_a_broker_that_is_back_counts_again(
+def test_counting_returns_with_the_broker(
     broker: Redis,
     broker_url: str,
     caplog: pytest.LogCaptureFixture,
@@ -86,7 +86,7 @@ def test_a_broker_that_is_back_counts_again(
             patched.setattr(limiter._window, "hit", fail)
             await limiter.take("b")
         await limiter.take("b")
-        assert not limiter.is_shared  # it is not asked yet
+        assert not limiter.is_shared  # the broker has not been asked yet
         clock.now += 6
         await limiter.take("b")
         assert limiter.is_shared

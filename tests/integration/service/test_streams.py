@@ -1,4 +1,4 @@
-"""Event streams: one look for all of them, limits, slow readers, jobs that vanish."""
+"""Event streams: one query for all of them, limits, slow readers, jobs that are deleted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_identity(tenant: str, key: str) -> Identity:
 
 
 def read(content: bytes) -> tuple[str, dict[str, Any]]:
-    """The type and the data of one message."""
+    """Return the type and the data of one message."""
     fields = dict(line.split(": ", 1) for line in content.decode().splitlines() if line)
     return fields["event"], json.loads(fields["data"])
 
@@ -47,7 +47,7 @@ def job_id(client: Any, database: Database) -> str:
 
 
 def note(database: Database, job_id: str, count: int) -> int:
-    """Claim the job and write that many events; the lease's token."""
+    """Claim the job and write that many events; return the lease's token."""
     with database.transaction() as session:
         claim = claim_job(session, job_id, "w", 30)
         assert claim
@@ -56,8 +56,8 @@ def note(database: Database, job_id: str, count: int) -> int:
         return claim.token
 
 
-def test_many_streams_make_one_look(database: Database, job_id: str) -> None:
-    """Sixty streams of one job ask no more than one does, and all see everything."""
+def test_many_streams_share_one_query(database: Database, job_id: str) -> None:
+    """Sixty streams of one job query no more than one does, and all receive everything."""
     looks = 0
 
     def count(*_: object) -> None:
@@ -85,10 +85,10 @@ def test_many_streams_make_one_look(database: Database, job_id: str) -> None:
     assert looks <= 11
 
 
-def test_a_stream_reads_what_was_before_it_and_what_comes_after(
+def test_a_stream_sends_earlier_and_later_events(
     database: Database, job_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database's pages, those still in memory, and a reader slower than both."""
+    """Events from the database's pages, events still in memory, and a reader slower than both."""
     monkeypatch.setattr(feeds, "_PAGE_SIZE", 7)
     monkeypatch.setattr(feeds, "_RECENT_EVENTS", 5)
     monkeypatch.setattr(feeds, "_MAX_NEW_EVENTS", 3)
@@ -142,7 +142,7 @@ def test_a_stream_of_a_job_that_vanishes_ends(database: Database) -> None:
     assert asyncio.run(watch()) == []
 
 
-def test_limits_count_by_key_by_tenant_and_in_all() -> None:
+def test_limits_apply_per_key_per_tenant_and_in_total() -> None:
     limits = StreamLimits(in_all=4, of_key=2)
     first, second, other = (make_identity(*pair) for pair in (("t", "a"), ("t", "b"), ("u", "c")))
     for identity in (first, first, second):
@@ -160,7 +160,7 @@ def test_limits_count_by_key_by_tenant_and_in_all() -> None:
     limits.take(second, 3)
 
 
-def test_a_stream_too_many_is_a_429_and_a_closed_one_counts_no_more(
+def test_one_stream_too_many_is_a_429_and_a_closed_one_no_longer_counts(
     settings: Settings, make_key: Callable[..., str], database: Database
 ) -> None:
     limited = settings.model_copy(update={"max_streams_per_key": 2})

@@ -31,7 +31,7 @@ MakeKey = Callable[..., str]
 
 
 class Receiver:
-    """Answers as told, 204 by default."""
+    """A receiver that answers as configured, by default with 204."""
 
     def __init__(self, server: Server, statuses: list[int]) -> None:
         self.server = server
@@ -98,7 +98,7 @@ def list_deliveries(client: TestClient, webhook: dict[str, Any]) -> list[dict[st
 
 
 def is_signed(request: Request, secret: str) -> bool:
-    """Verify as a receiver does, from the specification's words."""
+    """Verify the signature as a receiver would, following the specification."""
     signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}."
     key = base64.b64decode(secret.removeprefix("whsec_"))
     digest = hmac.new(key, signed.encode() + request.body, hashlib.sha256).digest()
@@ -106,7 +106,7 @@ def is_signed(request: Request, secret: str) -> bool:
     return wanted in request.headers["webhook-signature"].split(" ")
 
 
-def test_a_job_is_told_of_from_its_submission_to_its_end(
+def test_a_job_is_reported_from_submission_to_end(
     client: TestClient, receiver: Receiver, deliverer: Deliverer, database: Database
 ) -> None:
     webhook = create(client, receiver)
@@ -127,7 +127,7 @@ def test_a_job_is_told_of_from_its_submission_to_its_end(
     assert deliverer.deliver_once() == 0
 
 
-def test_a_webhook_hears_what_it_asked_for_alone(
+def test_a_webhook_gets_only_the_events_it_asked_for(
     client: TestClient, receiver: Receiver, deliverer: Deliverer
 ) -> None:
     create(client, receiver, "job.succeeded")
@@ -135,7 +135,7 @@ def test_a_webhook_hears_what_it_asked_for_alone(
     assert deliver_all(deliverer) == 0
 
 
-def test_what_is_rolled_back_is_not_told(
+def test_rolled_back_changes_are_not_reported(
     client: TestClient, receiver: Receiver, deliverer: Deliverer, database: Database
 ) -> None:
     create(client, receiver, "job.cancelled")
@@ -148,10 +148,10 @@ def test_what_is_rolled_back_is_not_told(
     assert deliver_all(deliverer) == 0
 
 
-def test_a_webhook_that_goes_meanwhile_stops_no_job(
+def test_a_webhook_deleted_meanwhile_stops_no_job(
     client: TestClient, receiver: Receiver, database: Database
 ) -> None:
-    """A job that tells of its end keeps the webhook until its transaction is over."""
+    """A job that announces its end keeps the webhook until its transaction is over."""
     webhook = create(client, receiver)
     job = submit(client)
     with database.transaction() as session:
@@ -167,7 +167,7 @@ def test_a_webhook_that_goes_meanwhile_stops_no_job(
     assert client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
 
 
-def test_jobs_go_on_where_the_database_is_not_migrated_yet(
+def test_jobs_work_before_the_database_is_migrated(
     client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = text("SELECT to_regclass('no_such_table')::text")
@@ -176,7 +176,7 @@ def test_jobs_go_on_where_the_database_is_not_migrated_yet(
     assert submit(client)["status"] == "queued"
 
 
-def test_tenants_hear_nothing_of_each_other(
+def test_tenants_get_no_events_of_each_other(
     client: TestClient, receiver: Receiver, deliverer: Deliverer, make_key: MakeKey
 ) -> None:
     webhook = create(client, receiver)
@@ -209,7 +209,7 @@ def test_only_admins_manage_webhooks(
     assert app_client.post("/v1/webhooks", json={"url": receiver.url}).status_code == 403
 
 
-def test_a_failure_is_tried_again_with_the_same_id_and_logged(
+def test_a_failure_is_retried_with_the_same_id_and_logged(
     client: TestClient, receiver: Receiver, deliverer: Deliverer
 ) -> None:
     webhook = create(client, receiver, "job.queued")
@@ -243,7 +243,7 @@ def test_the_next_attempt_waits_for_its_time(
     assert list_deliveries(client, webhook)[0]["status"] == "delivered"
 
 
-def test_after_the_last_attempt_it_has_failed(
+def test_after_the_last_attempt_the_delivery_has_failed(
     client: TestClient, receiver: Receiver, deliverer: Deliverer, database: Database
 ) -> None:
     webhook = create(client, receiver, "job.queued")
@@ -255,7 +255,7 @@ def test_after_the_last_attempt_it_has_failed(
     assert client.get(f"/v1/webhooks/{webhook['id']}").json()["failing_since"]
 
 
-def test_one_that_fails_for_too_long_is_disabled_and_the_others_are_told(
+def test_a_webhook_that_fails_for_too_long_is_disabled_and_the_others_told(
     client: TestClient,
     receiver: Receiver,
     database: Database,
@@ -286,7 +286,7 @@ def test_one_that_fails_for_too_long_is_disabled_and_the_others_are_told(
     assert deliver_all(hasty) == 1
 
 
-def test_one_whose_receiver_is_gone_is_disabled_at_once(
+def test_a_webhook_without_receiver_is_disabled_at_once(
     client: TestClient, receiver: Receiver, deliverer: Deliverer
 ) -> None:
     webhook = create(client, receiver, "job.queued")
@@ -354,7 +354,7 @@ def test_a_secret_is_shown_once_and_reaches_no_log(
         {},
     ],
 )
-def test_what_may_not_be_posted_to_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+def test_forbidden_addresses_are_rejected(client: TestClient, body: dict[str, Any]) -> None:
     response = client.post("/v1/webhooks", json=body)
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
@@ -390,7 +390,7 @@ def test_a_webhook_can_be_changed_and_deleted(
     assert deliverer.deliver_once() == 0
 
 
-def test_lists_have_pages(client: TestClient, receiver: Receiver, deliverer: Deliverer) -> None:
+def test_lists_are_paged(client: TestClient, receiver: Receiver, deliverer: Deliverer) -> None:
     made = [create(client, receiver)["id"] for _ in range(3)]
     first = client.get("/v1/webhooks?limit=2").json()
     assert [one["id"] for one in first["data"]] == made[:0:-1]
@@ -410,7 +410,7 @@ def test_lists_have_pages(client: TestClient, receiver: Receiver, deliverer: Del
     assert client.get(f"{deliveries}?after=dlv_{'0' * 24}").status_code == 404
 
 
-def test_a_tenant_has_so_many(client: TestClient, receiver: Receiver) -> None:
+def test_webhooks_per_tenant_are_limited(client: TestClient, receiver: Receiver) -> None:
     for _ in range(MAX_WEBHOOKS):
         create(client, receiver)
     refused = client.post("/v1/webhooks", json={"url": receiver.url})
@@ -443,7 +443,7 @@ def test_a_running_service_delivers_by_itself(
     assert receiver.messages[0]["type"] == WebhookEvent.WEBHOOK_PING
 
 
-def test_old_deliveries_are_forgotten(
+def test_old_deliveries_are_deleted(
     client: TestClient, receiver: Receiver, deliverer: Deliverer, database: Database
 ) -> None:
     webhook = create(client, receiver)

@@ -28,7 +28,7 @@ class Hall:
     reports: list[str] = field(default_factory=list)
 
     def count_starts(self) -> int:
-        """How many servers were started."""
+        """Return how many servers were started."""
         return sum(line.startswith("starting vLLM for") for line in self.reports)
 
 
@@ -42,7 +42,7 @@ def open_hall(
     environment: Mapping[str, str],
     checkpoints: int,
 ) -> Iterator[Hall]:
-    """A service with the embedded stack's checkpoint servers, and no server of the base."""
+    """Yield a service with the embedded stack's checkpoint servers, but no server of the base."""
     reports: list[str] = []
     (folder / "logs").mkdir()
     with (folder / "lock").open("w") as lock:
@@ -78,10 +78,11 @@ def switch_checkpoints(
     publish_misfit: Callable[[], str],
     names: tuple[str, str, str],
 ) -> None:
-    """The alias goes from one whole checkpoint to the next under load, back, and on to a third.
+    """Move the alias under load from one whole checkpoint to the next, back, and on to a third.
 
-    Nothing fails and nothing is mixed. With two servers, the third has to wait until the version
-    that the alias could go back to is given up, and who publishes it too early is told so.
+    No request fails and no answer is mixed. With two servers, the third checkpoint must wait until
+    the version to which the alias could go back is given up; publishing it too early is refused
+    with that reason.
     """
     client = scene.client
     versions = [publish(names[0])]

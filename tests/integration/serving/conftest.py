@@ -33,7 +33,7 @@ CANARY_TOKENS = 6
 
 
 def build_canary(weights: str) -> bytes:
-    """What a worker would write down about a model with these weights."""
+    """Return what a worker would record about a model with these weights."""
     prompts = []
     for number in range(16):
         ids = [number + 1, number + 2, 7]
@@ -50,9 +50,9 @@ def build_canary(weights: str) -> bytes:
 
 
 def build_abilities_report(rights: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """A report that speaks of abilities: which share is right, before and after.
+    """Return a report on abilities, with the share of right answers before and after.
 
-    Limited to five points; under a tenth right before, an ability is not gated.
+    The limit is five points; an ability with less than a tenth right before is not gated.
     """
     abilities = [
         {
@@ -78,7 +78,7 @@ def build_abilities_report(rights: Mapping[str, tuple[float, float]]) -> dict[st
 
 @dataclass
 class Stage:
-    """A running service, the fake behind it, and what a test does with both."""
+    """A running service and the fake vLLM behind it, with the actions of the tests."""
 
     url: str
     vllm: Any
@@ -87,12 +87,12 @@ class Stage:
     settings: Settings
 
     def make_key(self, tenant: str, *scopes: str) -> str:
-        """A key of the tenant."""
+        """Return a new key of the tenant."""
         with self.database.transaction() as session:
             return create_tenant_key(session, tenant, "test", scopes)
 
     def connect(self, tenant: str, *scopes: str) -> httpx.Client:
-        """A client with such a key."""
+        """Return a client with such a key."""
         key = self.make_key(tenant, *scopes)
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
@@ -105,7 +105,7 @@ class Stage:
         report: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> str:
-        """A finished correction job with a patch, and this for its report.json."""
+        """Return a finished correction job with a patch and the given report.json."""
         key = self.make_key(tenant, "submit", "publish")
         files = {"patch.safetensors": new_id("patch").encode()}
         if report is not None:
@@ -126,7 +126,7 @@ class Stage:
     def file(
         self, version_id: str, files: Mapping[str, bytes], rank: int | None, canary: bytes
     ) -> None:
-        """Do what the worker does, with these for its files and its canary."""
+        """Do what the worker does, with the given files and canary."""
         stored = {name: self.artifacts.put_bytes(content) for name, content in files.items()}
         document = self.artifacts.put_bytes(canary)
         with self.database.transaction() as session:
@@ -135,13 +135,13 @@ class Stage:
             file_publication(session, version_id, claim.token, stored, rank, document)
 
     def build(self, version_id: str, weights: str, canary: bytes | None = None) -> None:
-        """File the version with these weights, as an adapter of the fake's."""
-        content = bytes(8) + weights.encode()  # a header of no length, as the fake reads it
+        """Store the version with these weights, as an adapter for the fake vLLM."""
+        content = bytes(8) + weights.encode()  # a header of length 0, as the fake reads it
         files = {"adapter_config.json": b"{}", "adapter_model.safetensors": content}
         self.file(version_id, files, 4, canary or build_canary(weights))
 
     def start_publishing(self, client: httpx.Client, tenant: str, alias: str | None = None) -> str:
-        """The id of a new version, which waits to be built."""
+        """Return the id of a new version, which waits to be built."""
         body = {"alias": alias} if alias else {}
         answer = client.post(f"/v1/models/{self.make_job(tenant)}/publish", json=body)
         assert answer.status_code == 202, answer.text
@@ -155,13 +155,13 @@ class Stage:
         alias: str | None = None,
         canary: bytes | None = None,
     ) -> str:
-        """The id of a new version with these weights, published and built."""
+        """Return the id of a new version with these weights, published and built."""
         version_id = self.start_publishing(client, tenant, alias)
         self.build(version_id, weights, canary)
         return version_id
 
     def wait_for_first(self, client: httpx.Client) -> dict[str, Any]:
-        """The one version there is, once there is one."""
+        """Return the only version, once there is one."""
         for _ in range(500):
             if found := client.get("/v1/versions").json()["data"]:
                 break
@@ -169,7 +169,7 @@ class Stage:
         return cast("dict[str, Any]", version)
 
     def wait_for(self, client: httpx.Client, version_id: str, *statuses: str) -> dict[str, Any]:
-        """The version, once it has one of these states."""
+        """Return the version, once it has one of these states."""
         deadline = time.monotonic() + 60
         while True:
             version: dict[str, Any] = client.get(f"/v1/versions/{version_id}").json()
@@ -180,7 +180,7 @@ class Stage:
 
 
 def _build_job(session: Any, tenant: str, key: str, **changes: Any) -> Job:
-    """A queued correction job of the tenant."""
+    """Return a queued correction job of the tenant."""
     from service.keys.repository import find_valid_key
 
     found = find_valid_key(session, hashlib.sha256(key.encode()).hexdigest())
@@ -215,7 +215,7 @@ def vllm() -> Iterator[RunningVllm]:
 def open_stage(
     database: Database, settings: Settings, vllm: Any, **changes: Any
 ) -> Iterator[Stage]:
-    """A running service whose settings have these changes."""
+    """Yield a running service whose settings have these changes."""
     chosen = settings.model_copy(update=changes)
     with serve(chosen) as (_, url):
         artifacts = open_artifact_store(chosen.artifacts)
@@ -225,7 +225,7 @@ def open_stage(
 def build_settings(
     database_url: str, broker_url: str, folder: Path, url: str, api_key: str, max_slots: int
 ) -> Settings:
-    """Settings with one pool, on the server at `url`."""
+    """Return settings with one pool, on the server at `url`."""
     pool = ServingPool(
         name="main",
         url=url,
@@ -254,7 +254,7 @@ def settings(database_url: str, broker_url: str, tmp_path: Path, vllm: RunningVl
 
 @pytest.fixture
 def stage(database: Database, settings: Settings, vllm: RunningVllm) -> Iterator[Stage]:
-    """A running service; afterwards nothing of it is wanted on a server any more."""
+    """A running service; after the test, none of its versions is wanted on a server."""
     with open_stage(database, settings, vllm) as opened:
         yield opened
     retire_everything(database)
@@ -277,6 +277,6 @@ ClientMaker = Callable[..., httpx.Client]
 
 @pytest.fixture
 def client(stage: Stage, tenant: str) -> Iterator[httpx.Client]:
-    """A client that may do everything but administer."""
+    """A client with every scope except admin."""
     with stage.connect(tenant, "submit", "publish", "infer") as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""What must hold under load, for a fake vLLM and a real one alike."""
+"""Scenarios under load, for a fake vLLM and a real one alike."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FAST_SECONDS = 10
 
 Prompt = tuple[int, ...]
 Speaker = Callable[[Prompt], Sequence[int]]
-"""What one model says to a prompt, token by token."""
+"""One model's answer to a prompt, token by token."""
 
 
 class Mortal(Protocol):
-    """A model server that can be killed and started again where it was."""
+    """A model server that can be killed and restarted on the same address."""
 
     def kill(self) -> None: ...
 
@@ -35,7 +35,7 @@ class Mortal(Protocol):
 
 @dataclass(frozen=True)
 class Scene:
-    """A service before one server, with live versions; `ALIAS` points at the first of them."""
+    """A service with one server and live versions; `ALIAS` points to the first of them."""
 
     client: httpx.Client
     vllm: Mortal
@@ -44,16 +44,16 @@ class Scene:
     """By version id, and by the name of the base."""
     prompts: Sequence[Prompt]
     tokens: int
-    """How many a request asks for."""
+    """Number of tokens that a request asks for."""
     pause_seconds: float
-    """How long a client waits that was told to come back."""
+    """Time for which a client waits when told to come back later."""
 
     def ask(self, model: str, number: int) -> Answer:
-        """One streamed answer to one of the prompts."""
+        """Return one streamed answer to one of the prompts."""
         return stream(self.client, model, self.prompts[number % len(self.prompts)], self.tokens)
 
     def check(self, answers: Sequence[Answer]) -> None:
-        """Every answer is whole, from one version, and says what that version says."""
+        """Check that every answer is whole, from one version, and what that version says."""
         for answer in answers:
             assert answer.status == 200, answer
             assert answer.is_whole, answer
@@ -63,11 +63,11 @@ class Scene:
             assert answer.tokens == list(says(answer.prompt)), answer
 
     def read_alias(self) -> Any:
-        """The alias as the service shows it."""
+        """Return the alias as the service shows it."""
         return self.client.get(f"/v1/aliases/{ALIAS}").json()
 
     def wait_for(self, version_id: str, *statuses: str) -> dict[str, Any]:
-        """The version, once it has one of these states."""
+        """Return the version, once it has one of these states."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             version: dict[str, Any] = self.client.get(f"/v1/versions/{version_id}").json()
@@ -79,17 +79,17 @@ class Scene:
 
 @dataclass
 class Answer:
-    """One streamed answer, as a client saw it."""
+    """One streamed answer, as received by a client."""
 
     prompt: Prompt
     status: int
     began_at: float
     ended_at: float = 0.0
-    """Unix times."""
+    """Unix time."""
     tokens: list[int] = field(default_factory=list)
     version: str | None = None
     models: set[str] = field(default_factory=set)
-    """What the chunks called the model; one name, or the answer is mixed."""
+    """Model names in the chunks; if there are several, the answer is mixed."""
     is_whole: bool = False
     retry_after: str | None = None
     error: str | None = None
@@ -97,7 +97,7 @@ class Answer:
 
 
 def stream(client: httpx.Client, model: str, prompt: Prompt, max_tokens: int) -> Answer:
-    """Ask for one completion as a stream and read it to its end."""
+    """Request one completion as a stream and read it to its end."""
     body = {
         "model": model,
         "prompt": prompt,
@@ -130,7 +130,7 @@ def stream(client: httpx.Client, model: str, prompt: Prompt, max_tokens: int) ->
 
 
 class Load:
-    """`STREAMS` clients that ask one after another: `count` times in all, or until told to end."""
+    """`STREAMS` clients that send requests in sequence: `count` in all, or until told to stop."""
 
     def __init__(self, ask: Callable[[int], Answer], count: int | None = None) -> None:
         self._ask = ask
@@ -141,7 +141,7 @@ class Load:
         self.answers: list[Answer] = []
 
     def run(self, meanwhile: Callable[[Load], None] = lambda _: None) -> list[Answer]:
-        """Every answer; `meanwhile` runs beside the clients, and ends a load without a count."""
+        """Return every answer; `meanwhile` runs beside the clients, and ends an unlimited load."""
         with ThreadPoolExecutor(STREAMS) as pool:
             working = [pool.submit(self._work) for _ in range(STREAMS)]
             try:
@@ -156,7 +156,7 @@ class Load:
         return self.answers
 
     def wait_for(self, count: int, is_counted: Callable[[Answer], bool] = lambda _: True) -> None:
-        """Return once this many such answers have come."""
+        """Return once this many such answers have arrived."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while sum(map(is_counted, list(self.answers))) < count:
             assert time.monotonic() < deadline, f"{len(self.answers)} answers came"
@@ -174,7 +174,7 @@ class Load:
 
 
 def switch_and_roll_back(scene: Scene, count: int) -> None:
-    """The alias moves all the time between two versions: nothing fails, nothing is mixed."""
+    """Move the alias continually between two versions: nothing fails, nothing is mixed."""
     first, second = scene.versions[:2]
     step = count // 12
 
@@ -195,7 +195,7 @@ def switch_and_roll_back(scene: Scene, count: int) -> None:
 
 
 def survive_a_kill(scene: Scene) -> None:
-    """Nothing hangs, nothing is wrong; traffic returns with the canary and not before."""
+    """Nothing hangs or is wrong; traffic returns after the canary and not before."""
     first, second = scene.versions[:2]
     killed_at = []
 
@@ -223,8 +223,8 @@ def survive_a_kill(scene: Scene) -> None:
     assert max(answer.ended_at - answer.began_at for answer in away) < _FAST_SECONDS
     scene.check([answer for answer in answers if answer.is_whole])
     cut = [answer for answer in answers if answer.status == 200 and not answer.is_whole]
-    assert all(answer.error and "went away" in answer.error for answer in cut)
-    assert len(cut) <= STREAMS  # those that were being streamed
+    assert all(answer.error and "was lost" in answer.error for answer in cut)
+    assert len(cut) <= STREAMS  # those that were in progress
 
     assert scene.read_alias()["version"] == first
     for version_id in (first, second):
@@ -237,7 +237,7 @@ def survive_a_kill(scene: Scene) -> None:
 
 
 def answer_together(scene: Scene) -> None:
-    """Every version and the base, each asked every prompt, all at once: each says its own."""
+    """Ask every version and the base every prompt at once: each gives its own answers."""
     models = list(scene.speakers)
     questions = [(model, number) for number in range(len(scene.prompts)) for model in models]
     with ThreadPoolExecutor(len(questions)) as pool:
@@ -247,7 +247,7 @@ def answer_together(scene: Scene) -> None:
 
 
 def fail_a_canary(scene: Scene, publish_bad: Callable[[], str]) -> None:
-    """A version for the alias that does not say what it should changes nothing for anybody."""
+    """Publish a version for the alias that fails its canary: nothing changes for anybody."""
     first = scene.versions[0]
 
     def publish(load: Load) -> None:

@@ -1,4 +1,4 @@
-"""A version carries what its job's report says about abilities, however it is looked at."""
+"""A version keeps what its job's report says about abilities, and shows it everywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def publish(client: httpx.Client, job_id: str, **body: Any) -> dict[str, Any]:
     return version
 
 
-def test_what_passed_says_how_many_it_kept(stage: Stage, client: httpx.Client, tenant: str) -> None:
+def test_a_passed_correction_states_how_many_it_kept(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
     job_id = stage.make_job(tenant, report=build_abilities_report(KEPT))
     made = publish(client, job_id, alias=ALIAS)
     kept = {"able": 2, "within": 2, "lost": []}
@@ -35,7 +37,7 @@ def test_what_passed_says_how_many_it_kept(stage: Stage, client: httpx.Client, t
     assert client.get("/v1/versions").json()["data"][0]["abilities"] == kept
 
 
-def test_what_an_admin_overrode_names_what_is_lost(
+def test_an_overridden_rejection_names_what_is_lost(
     stage: Stage, client: httpx.Client, tenant: str
 ) -> None:
     job_id = stage.make_job(tenant, "rejected", report=build_abilities_report(LOST))
@@ -66,7 +68,7 @@ def test_what_an_admin_overrode_names_what_is_lost(
     ],
     ids=["no report", "of before abilities", "none measured", "of another form"],
 )
-def test_a_report_that_says_nothing_known_here_stops_no_publication(
+def test_a_report_without_known_abilities_stops_no_publication(
     stage: Stage, client: httpx.Client, tenant: str, report: dict[str, Any] | None
 ) -> None:
     made = publish(client, stage.make_job(tenant, report=report))
@@ -75,7 +77,7 @@ def test_a_report_that_says_nothing_known_here_stops_no_publication(
     assert stage.wait_for(client, made["id"], "live")["abilities"] is None
 
 
-def test_a_form_that_is_not_known_is_logged(
+def test_an_unknown_form_is_logged(
     stage: Stage, client: httpx.Client, tenant: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     unknown = stage.make_job(tenant, report={"abilities": [{"name": "copying"}]})
@@ -88,7 +90,7 @@ def test_a_form_that_is_not_known_is_logged(
     assert said[0].startswith(unknown)
 
 
-def test_a_job_that_asked_for_its_publication_tells_as_much(
+def test_a_job_that_publishes_itself_states_its_abilities(
     stage: Stage, client: httpx.Client, tenant: str
 ) -> None:
     report = build_abilities_report(KEPT)
@@ -98,7 +100,7 @@ def test_a_job_that_asked_for_its_publication_tells_as_much(
     assert version["abilities"] == {"able": 2, "within": 2, "lost": []}
 
 
-def test_a_report_that_was_lost_is_not_taken_for_one_that_says_nothing(
+def test_a_lost_report_is_not_mistaken_for_an_empty_one(
     stage: Stage, database: Database, client: httpx.Client, tenant: str
 ) -> None:
     job_id = stage.make_job(tenant, report=build_abilities_report(LOST))

@@ -1,4 +1,4 @@
-"""Whole checkpoints on several servers: switching without a gap, places, and what is tidied up."""
+"""Whole checkpoints on several servers: switching without a gap, places, and retirement."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def speak(weights: str, prompt: Prompt) -> Sequence[int]:
 
 @pytest.fixture
 def hall(database: Database, database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Hall]:
-    """A service on the embedded stack's checkpoint servers, which are stand-ins."""
+    """A service on the embedded stack's checkpoint servers, which are fakes."""
     settings = build_settings(database_url, broker_url, tmp_path, "http://127.0.0.1:1", "key", 4)
     models = tmp_path / "models"
     (models / BASE_MODEL).mkdir(parents=True)
@@ -61,7 +61,9 @@ def hall(database: Database, database_url: str, broker_url: str, tmp_path: Path)
         yield opened
 
 
-def test_an_alias_goes_from_checkpoint_to_checkpoint_without_a_gap(hall: Hall, tenant: str) -> None:
+def test_an_alias_moves_from_checkpoint_to_checkpoint_without_a_gap(
+    hall: Hall, tenant: str
+) -> None:
     stage = hall.stage
     speakers: dict[str, Speaker] = {}
     with stage.connect(tenant, "submit", "publish", "infer") as client:
@@ -77,7 +79,7 @@ def test_an_alias_goes_from_checkpoint_to_checkpoint_without_a_gap(hall: Hall, t
         switch_checkpoints(hall, scene, publish, lambda: publish("none"), NAMES)
 
 
-def test_without_memory_for_its_server_a_version_fails_and_says_what_helps(
+def test_without_memory_for_its_server_a_version_fails_with_a_remedy(
     hall: Hall, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded_checkpoints, "find_free_bytes", lambda: 3 * GIBIBYTE // 2)
@@ -92,7 +94,7 @@ def test_without_memory_for_its_server_a_version_fails_and_says_what_helps(
     assert hall.count_starts() == 0
 
 
-def test_what_a_server_needs_grows_with_its_weights(tmp_path: Path) -> None:
+def test_a_servers_memory_grows_with_its_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(1000))
     without = estimate_bytes(tmp_path, 0)
     assert estimate_bytes(tmp_path, 2) == without + 2 * GIBIBYTE
@@ -103,7 +105,7 @@ def test_what_a_server_needs_grows_with_its_weights(tmp_path: Path) -> None:
 
 
 class Ledger:
-    """Versions of whole checkpoints in the database alone; no service and no server."""
+    """Versions of whole checkpoints in the database only, without service or server."""
 
     def __init__(self, database: Database, settings: Settings, tenant: str, servers: int) -> None:
         self.database = database
@@ -123,7 +125,7 @@ class Ledger:
             self.identity = authenticate(session, key)
 
     def publish(self, alias: str | None = ALIAS) -> str:
-        """The id of a version that is live."""
+        """Return the id of a version that is live."""
         job_id = self.stage.make_job(self.tenant)
         with self.database.transaction() as session:
             request = PublishRequest(alias=alias)
@@ -159,7 +161,7 @@ def ledger(database: Database, settings: Settings, tenant: str) -> Iterator[Ledg
     retire_everything(database)
 
 
-def test_what_an_alias_has_left_behind_is_retired_and_what_it_can_go_back_to_is_not(
+def test_versions_that_an_alias_left_are_retired_unless_it_can_go_back(
     ledger: Ledger,
 ) -> None:
     by_id = ledger.publish(alias=None)
@@ -178,7 +180,7 @@ def test_what_an_alias_has_left_behind_is_retired_and_what_it_can_go_back_to_is_
     assert statuses == ["retired", "live", "live"]
 
 
-def test_after_a_rollback_the_version_left_makes_room_once_room_is_needed(
+def test_after_a_rollback_the_version_left_makes_room_if_needed(
     ledger: Ledger,
 ) -> None:
     first, second = ledger.publish(), ledger.publish()
@@ -190,7 +192,7 @@ def test_after_a_rollback_the_version_left_makes_room_once_room_is_needed(
     assert statuses == ["live", "retired", "live", "live"]
 
 
-def test_another_alias_keeps_what_one_has_left_behind(ledger: Ledger) -> None:
+def test_another_alias_keeps_a_version_that_one_has_left(ledger: Ledger) -> None:
     first = ledger.publish()
     with ledger.database.transaction() as session:
         identity = ledger.identity
@@ -199,7 +201,7 @@ def test_another_alias_keeps_what_one_has_left_behind(ledger: Ledger) -> None:
     assert [ledger.read(v).status for v in (first, second, third)] == ["live"] * 3
 
 
-def test_another_tenants_versions_are_counted_and_not_named(
+def test_another_tenants_versions_are_counted_but_not_named(
     ledger: Ledger, database: Database, settings: Settings
 ) -> None:
     made = [ledger.publish(alias=None) for _ in range(3)]

@@ -23,7 +23,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(
     stage: Stage, tenant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
-    """A function that runs a command: exit code, standard output, standard error."""
+    """A function that runs a command and returns exit code, standard output and standard error."""
     monkeypatch.setenv("EXCISE_API_KEY", stage.make_key(tenant, "submit", "publish"))
     monkeypatch.setenv("EXCISE_URL", stage.url)
 
@@ -69,7 +69,7 @@ def test_from_publishing_to_retiring(
     assert "up" in run("pools")[1]
 
 
-def test_waiting_for_what_fails_ends_with_1(
+def test_waiting_for_a_failure_exits_with_1(
     stage: Stage, client: httpx.Client, tenant: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.vllm.state.says_wrong_tokens = True
@@ -98,7 +98,7 @@ def test_refusals_are_shown(stage: Stage, tenant: str, run: Run) -> None:
     assert "no such alias" in err
 
 
-def test_a_version_s_abilities_are_shown(
+def test_a_versions_abilities_are_shown(
     stage: Stage, client: httpx.Client, tenant: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = build_abilities_report({"copy": (0.9, 0.9), "count on": (1.0, 1.0)})

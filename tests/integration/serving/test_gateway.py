@@ -34,7 +34,7 @@ def version_id(stage: Stage, client: httpx.Client, tenant: str) -> str:
 
 @pytest.fixture
 def app_client(stage: Stage, tenant: str) -> Iterator[httpx.Client]:
-    """An application's client: it may call models and nothing else."""
+    """An application's client, which may only call models."""
     with stage.connect(tenant, "infer") as opened:
         yield opened
 
@@ -89,11 +89,11 @@ def test_the_openai_client_learns_of_a_broken_stream(
     stage.vllm.state.breaks_after = 2
     with openai.OpenAI(base_url=f"{stage.url}/v1", api_key=key, max_retries=0) as client:
         chunks = client.completions.create(model=ALIAS, prompt="x", max_tokens=9, stream=True)
-        with pytest.raises(openai.APIError, match="went away in the middle"):
+        with pytest.raises(openai.APIError, match="was lost during the answer"):
             list(chunks)
 
 
-def test_keys_need_the_scope_and_see_their_tenant_alone(
+def test_keys_need_the_scope_and_see_only_their_tenant(
     stage: Stage, client: httpx.Client, app_client: httpx.Client, tenant: str, version_id: str
 ) -> None:
     assert ask(app_client).status_code == 200
@@ -141,7 +141,9 @@ def test_versions_that_are_not_live_do_not_exist_for_applications(
         "//example.com/x",
     ],
 )
-def test_a_url_is_no_model(stage: Stage, app_client: httpx.Client, path: str, model: str) -> None:
+def test_a_url_is_not_a_model(
+    stage: Stage, app_client: httpx.Client, path: str, model: str
+) -> None:
     body = {"model": model, "prompt": "x", "messages": [{"role": "user", "content": "x"}]}
     body.pop("messages" if path == "/v1/completions" else "prompt")
     answer = app_client.post(path, json=body)
@@ -151,8 +153,10 @@ def test_a_url_is_no_model(stage: Stage, app_client: httpx.Client, path: str, mo
 
 
 @pytest.mark.parametrize("model", ["../../etc", "/etc/passwd", "base", "a\nb", "", "x" * 300])
-def test_other_names_that_are_no_models(stage: Stage, app_client: httpx.Client, model: str) -> None:
-    """`base` is what the server calls the base; applications call it by its own name."""
+def test_other_names_that_are_not_models(
+    stage: Stage, app_client: httpx.Client, model: str
+) -> None:
+    """`base` is the server's name for the base; applications use the base's own name."""
     assert ask(app_client, model=model).status_code in {404, 422}
     assert stage.vllm.state.count("/v1/completions") == 0
 
@@ -182,7 +186,7 @@ def test_other_names_that_are_no_models(stage: Stage, app_client: httpx.Client, 
         ),
     ],
 )
-def test_fields_that_could_do_harm_are_refused(
+def test_harmful_fields_are_rejected(
     stage: Stage, app_client: httpx.Client, version_id: str, path: str, changes: dict[str, object]
 ) -> None:
     body: dict[str, object] = {"model": ALIAS}
@@ -197,7 +201,7 @@ def test_fields_that_could_do_harm_are_refused(
     assert len(stage.vllm.state.seen) == before
 
 
-def test_nothing_of_a_client_but_its_request_reaches_the_server(
+def test_only_a_clients_request_reaches_the_server(
     stage: Stage, app_client: httpx.Client, version_id: str
 ) -> None:
     smuggled = {
@@ -257,8 +261,8 @@ def test_nothing_of_a_client_but_its_request_reaches_the_server(
         "/v1/completions%00/collective_rpc",
     ],
 )
-def test_the_servers_other_paths_are_not_there(stage: Stage, tenant: str, path: str) -> None:
-    """Sent as they are: a client library would tidy the path up."""
+def test_the_servers_other_paths_are_not_exposed(stage: Stage, tenant: str, path: str) -> None:
+    """Sent byte for byte, because a client library would normalise the path."""
     key = stage.make_key(tenant, "infer", "admin")
     body = json.dumps({"lora_name": "x", "lora_path": "/etc", "model": "x", "prompt": "x"})
     status = send_raw(
@@ -271,10 +275,10 @@ def test_the_servers_other_paths_are_not_there(stage: Stage, tenant: str, path: 
     assert stage.vllm.state.seen == []
 
 
-def test_a_request_hidden_in_another_is_not_sent_on(
+def test_a_request_hidden_in_another_is_not_forwarded(
     stage: Stage, tenant: str, version_id: str
 ) -> None:
-    """Content-Length and Transfer-Encoding at once: whatever it is taken for, one body arrives."""
+    """Content-Length and Transfer-Encoding together: however it is read, one body arrives."""
     key = stage.make_key(tenant, "infer")
     hidden = "POST /v1/load_lora_adapter HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
     body = json.dumps({"model": ALIAS, "prompt": "x", "max_tokens": 1})
@@ -289,7 +293,7 @@ def test_a_request_hidden_in_another_is_not_sent_on(
     assert stage.vllm.state.count("/v1/load_lora_adapter") == before
 
 
-def test_bodies_over_the_limits_are_refused(
+def test_bodies_over_the_limits_are_rejected(
     stage: Stage, app_client: httpx.Client, version_id: str
 ) -> None:
     before = len(stage.vllm.state.seen)
@@ -309,7 +313,7 @@ def test_bodies_over_the_limits_are_refused(
     assert len(stage.vllm.state.seen) == before
 
 
-def test_a_key_that_asks_too_often_has_to_wait(
+def test_a_key_with_too_many_requests_has_to_wait(
     database: Database, settings: Settings, vllm: RunningVllm, tenant: str
 ) -> None:
     changes = {"infer_burst": 3, "infer_requests_per_minute": 6}
@@ -325,7 +329,7 @@ def test_a_key_that_asks_too_often_has_to_wait(
         assert ask(other, model="nobody@home").status_code == 404
 
 
-def test_an_old_server_is_refused(
+def test_an_old_server_is_rejected(
     stage: Stage, client: httpx.Client, app_client: httpx.Client, version_id: str
 ) -> None:
     stage.vllm.state.version = "0.17.1"
@@ -354,7 +358,7 @@ def test_a_wrong_key_for_the_server_is_an_outage_not_a_leak(
 
 
 def send_raw(url: str, request: str) -> int:
-    """The status of the answer to a request sent byte for byte."""
+    """Return the status of the answer to a request sent byte for byte."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request.encode())

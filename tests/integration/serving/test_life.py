@@ -66,7 +66,9 @@ def test_publish_canary_promote_and_roll_back(
     assert (events[-1]["from_version"], events[-1]["to_version"]) == (second, first)
 
 
-def test_a_failed_canary_leaves_the_alias(stage: Stage, client: httpx.Client, tenant: str) -> None:
+def test_a_failed_canary_leaves_the_alias_unchanged(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
     first = stage.publish(client, tenant, "one", ALIAS)
     stage.wait_for(client, first, "live")
     job = stage.make_job(tenant)
@@ -109,7 +111,7 @@ def test_publishing_twice_makes_one_version(
     assert first.headers["location"] == f"/v1/versions/{first.json()['id']}"
 
 
-def test_what_did_not_pass_needs_an_admin_and_gets_no_alias(
+def test_a_rejected_correction_needs_an_admin_and_gets_no_alias(
     stage: Stage, client: httpx.Client, tenant: str
 ) -> None:
     job = stage.make_job(tenant, verdict="no_effect")
@@ -140,7 +142,7 @@ def test_what_did_not_pass_needs_an_admin_and_gets_no_alias(
     assert kinds == ["override", "publish", "build", "canary"]
 
 
-def test_jobs_that_cannot_be_published_are_refused(
+def test_jobs_that_cannot_be_published_are_rejected(
     stage: Stage, client: httpx.Client, tenant: str
 ) -> None:
     foreign = stage.make_job("somebody-else")
@@ -172,7 +174,7 @@ def test_one_slot_stays_free(stage: Stage, client: httpx.Client, tenant: str) ->
     assert sorted(stage.vllm.state.adapters.values()) == ["weights 1", "weights 2", "weights 4"]
 
 
-def test_what_an_alias_points_at_is_not_retired(
+def test_a_version_with_an_alias_is_not_retired(
     stage: Stage, client: httpx.Client, tenant: str
 ) -> None:
     version_id = stage.publish(client, tenant, "one", ALIAS)
@@ -246,7 +248,7 @@ def test_files_are_downloaded_by_name(stage: Stage, client: httpx.Client, tenant
 
 
 @pytest.mark.parametrize("name", ["noat", "a@b@c", "@x", "x@", "a b@c", "mv_1@" + "x" * 40])
-def test_names_no_alias_may_have(stage: Stage, client: httpx.Client, name: str) -> None:
+def test_names_that_aliases_must_not_have(stage: Stage, client: httpx.Client, name: str) -> None:
     body = {"version": "mv_" + "0" * 24}
     assert client.post(f"/v1/aliases/{name}/promote", json=body).status_code == 422
 

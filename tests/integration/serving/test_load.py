@@ -1,4 +1,4 @@
-"""Under load: aliases switch and roll back unnoticed, a server that dies does little harm."""
+"""Under load: aliases switch and roll back unnoticed, and a dying server does little harm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def speak(weights: str, prompt: scenarios.Prompt) -> list[int]:
 
 @pytest.fixture
 def scene(stage: Stage, client: httpx.Client, tenant: str) -> Scene:
-    """Two live versions; the alias points at the first."""
+    """Two live versions; the alias points to the first."""
     first = stage.publish(client, tenant, "one", ALIAS)
     second = stage.publish(client, tenant, "two")
     for version_id in (first, second):
@@ -46,7 +46,7 @@ def test_versions_and_base_answer_together(scene: Scene) -> None:
     scenarios.answer_together(scene)
 
 
-def test_a_failed_canary_under_load_leaves_the_alias(
+def test_a_failed_canary_under_load_leaves_the_alias_unchanged(
     stage: Stage, client: httpx.Client, tenant: str, scene: Scene
 ) -> None:
     scenarios.fail_a_canary(
@@ -54,7 +54,7 @@ def test_a_failed_canary_under_load_leaves_the_alias(
     )
 
 
-def test_what_asks_after_a_switch_gets_the_new_version(scene: Scene) -> None:
+def test_requests_after_a_switch_get_the_new_version(scene: Scene) -> None:
     for version_id in scene.versions * 5:
         scene.client.post(f"/v1/aliases/{ALIAS}/promote", json={"version": version_id})
         assert scene.ask(ALIAS, 0).version == version_id
@@ -118,14 +118,14 @@ def test_no_traffic_before_the_canary_has_passed_again(
 def test_a_stale_look_up_of_another_process_reaches_no_unchecked_version(
     stage: Stage, client: httpx.Client, tenant: str, scene: Scene
 ) -> None:
-    """Another API process still goes by what it looked up before the server restarted."""
+    """Another API process still uses what it looked up before the server restarted."""
     changes = {"reconciler_enabled": False, "routing_seconds": 5.0}
     with (
         open_stage(stage.database, stage.settings, stage.vllm, **changes) as other,
         other.connect(tenant, "infer") as stale,
     ):
         assert stream(stale, ALIAS, HELLO, 2).status == 200
-        stage.vllm.state.token_seconds = 0.05  # the canary takes its time
+        stage.vllm.state.token_seconds = 0.05  # a slow canary
         stage.vllm.state.says_wrong_tokens = True
         stage.vllm.state.lose_adapters()
         deadline = time.monotonic() + 30
@@ -164,7 +164,7 @@ def test_a_client_that_leaves_frees_the_server(
 def test_a_client_that_leaves_before_the_answer_ends_the_request(
     stage: Stage, client: httpx.Client, scene: Scene, is_stream: bool
 ) -> None:
-    """Nothing has come yet: of a whole answer, or of a stream that waits in the server's queue."""
+    """Nothing has arrived yet: of a whole answer, or of a stream in the server's queue."""
     stage.vllm.state.token_seconds = 0.1
     stage.vllm.state.queue_seconds = 20.0 if is_stream else 0.0
     body = {"model": ALIAS, "prompt": "hello", "max_tokens": 200, "stream": is_stream}
@@ -179,7 +179,7 @@ def test_a_client_that_leaves_before_the_answer_ends_the_request(
 
 
 def wait_for_metric(client: httpx.Client, line: str) -> None:
-    """Return once the metrics show it: what ends is counted a moment after its client saw it."""
+    """Return once the metrics show it, which takes a moment after the client saw the end."""
     deadline = time.monotonic() + 10
     while line not in client.get("/metrics").text:
         assert time.monotonic() < deadline, line

@@ -1,4 +1,4 @@
-"""The schema of serving goes down and up again, with rows in it."""
+"""The schema of serving is downgraded and upgraded again, with rows in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVING_TABLES = {"model_versions", "aliases", "serving_events", "pool_states"}
 
 
 def downgrade(database: Database, revision: str) -> None:
-    """What an operator does who goes back to an older release."""
+    """Downgrade as an operator does who returns to an older release."""
     config = _alembic_config()
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
@@ -32,7 +32,7 @@ def downgrade(database: Database, revision: str) -> None:
 
 @pytest.fixture
 def job_id(database: Database, settings: Settings, tenant: str) -> str:
-    """A job whose correction is published: rows in every table that knows of versions."""
+    """A job whose correction is published, with rows in every table that refers to versions."""
     stage = Stage("", None, database, open_artifact_store(settings.artifacts), settings)
     report = build_abilities_report({"count on": (0.9, 0.9)})
     made, key = stage.make_job(tenant, report=report), stage.make_key(tenant, "publish")
@@ -44,7 +44,7 @@ def job_id(database: Database, settings: Settings, tenant: str) -> str:
     return made
 
 
-def test_a_version_of_before_has_no_abilities_on_record(
+def test_an_earlier_version_has_no_abilities_on_record(
     database: Database, database_url: str, job_id: str
 ) -> None:
     downgrade(database, "0003")

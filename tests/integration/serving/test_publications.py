@@ -93,7 +93,7 @@ def test_a_redelivered_message_finds_nothing_to_do(database: Database, version_i
     assert claim(database, "mv_" + "0" * 24) is None
 
 
-def test_a_worker_that_went_silent_may_write_no_more(database: Database, version_id: str) -> None:
+def test_a_silent_worker_can_no_longer_write(database: Database, version_id: str) -> None:
     old = claim(database, version_id, seconds=-1)
     new = claim(database, version_id)
     assert old is not None
@@ -111,9 +111,7 @@ def test_a_worker_that_went_silent_may_write_no_more(database: Database, version
         assert leases.sweep(session, VERSIONS, 3) == []
 
 
-def test_the_sweeper_sends_again_and_gives_up_in_the_end(
-    database: Database, version_id: str
-) -> None:
+def test_the_sweeper_sends_again_and_finally_gives_up(database: Database, version_id: str) -> None:
     take_messages(database)
     for attempt in (1, 2, 3):
         assert claim(database, version_id, seconds=-1) is not None
@@ -124,7 +122,7 @@ def test_the_sweeper_sends_again_and_gives_up_in_the_end(
     assert find_status(database, version_id) == "failed"
 
 
-def test_an_attempt_that_does_not_count(database: Database, version_id: str) -> None:
+def test_an_uncounted_attempt(database: Database, version_id: str) -> None:
     for _ in range(5):
         token = claim(database, version_id)
         assert token is not None
@@ -146,7 +144,7 @@ def test_a_lost_message_is_sent_again(
     assert take_messages(database) == [(PUBLISH_TASK, version_id)]
 
 
-def test_what_may_not_be_filed(database: Database, version_id: str) -> None:
+def test_invalid_publications_are_not_stored(database: Database, version_id: str) -> None:
     token = claim(database, version_id)
     assert token is not None
     for files, rank in (
@@ -169,14 +167,14 @@ def test_what_may_not_be_filed(database: Database, version_id: str) -> None:
 @pytest.mark.parametrize(
     "name", ["../config.json", "a/config.json", ".hidden.json", "x.bin", "x.pt", "x.py", "", "json"]
 )
-def test_names_no_checkpoint_file_may_have(name: str) -> None:
+def test_names_that_checkpoint_files_must_not_have(name: str) -> None:
     good = {"config.json": HASH, "model-00001-of-00002.safetensors": HASH}
     check_file_names("checkpoint", good)
     with pytest.raises(ValueError, match="may not hold"):
         check_file_names("checkpoint", {**good, name: HASH})
 
 
-def test_a_folder_is_whole_or_not_there_and_checked_each_time(settings: Settings) -> None:
+def test_a_folder_is_complete_or_absent_and_checked_each_time(settings: Settings) -> None:
     artifacts = open_artifact_store(settings.artifacts)
     files = {
         "adapter_config.json": artifacts.put_bytes(b"{}"),

@@ -1,4 +1,4 @@
-"""`excise webhooks` against a running service, and what versions and aliases are told about."""
+"""`excise webhooks` against a running service, and the messages about versions and aliases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excise.cli.app import app
 from tests.integration.serving.conftest import Stage
 
 ALIAS = "tiny@hooked"
-ADDRESS = "https://93.184.216.34/hook"  # public, and nothing is sent: no deliverer runs here
+ADDRESS = "https://93.184.216.34/hook"  # public, but nothing is sent because no deliverer runs here
 
 Run = Callable[..., str]
 
@@ -21,7 +21,7 @@ Run = Callable[..., str]
 def run(
     stage: Stage, tenant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
-    """A function that runs a command which ends well, and gives its standard output."""
+    """A function that runs a command, checks that it succeeds, and returns its standard output."""
     monkeypatch.setenv("EXCISE_API_KEY", stage.make_key(tenant, "admin"))
     monkeypatch.setenv("EXCISE_URL", stage.url)
 
@@ -36,7 +36,7 @@ def run(
     return run_command
 
 
-def test_versions_and_aliases_are_told_of(
+def test_events_of_versions_and_aliases_are_sent(
     stage: Stage, client: httpx.Client, tenant: str, run: Run
 ) -> None:
     webhook = run("create", ADDRESS, "--description", "chat").split("\n")[0]
@@ -79,7 +79,7 @@ def test_versions_and_aliases_are_told_of(
 def test_every_command(run: Run) -> None:
     webhook, secret, _ = run("create", ADDRESS, "--event", "job.failed").split("\n")
     assert webhook in run("list")
-    assert "told of: job.failed" in run("show", webhook)
+    assert "events: job.failed" in run("show", webhook)
     rotated = run("rotate", webhook).split("\n")[1]
     assert rotated.startswith("whsec_")
     assert rotated != secret

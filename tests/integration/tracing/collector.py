@@ -1,4 +1,4 @@
-"""A small real OpenTelemetry collector: takes spans by OTLP over HTTP and keeps them."""
+"""A small real OpenTelemetry collector: receives spans by OTLP over HTTP and keeps them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True)
 class Seen:
-    """One span that arrived."""
+    """One received span."""
 
     service: str
     name: str
@@ -25,20 +25,20 @@ class Seen:
 
 @dataclass
 class Collector:
-    """Where spans are sent to, and those that came."""
+    """The address for spans, and those received."""
 
     url: str = ""
     spans: list[Seen] = field(default_factory=list)
 
     def list_trace(self, trace_id: str) -> dict[str, Seen]:
-        """The spans of one trace by service and name."""
+        """Return the spans of one trace by service and name."""
         return {
             f"{span.service}: {span.name}": span for span in self.spans if span.trace_id == trace_id
         }
 
 
 def read(content: bytes) -> Iterator[Seen]:
-    """The spans of one request."""
+    """Yield the spans of one request."""
     for resource in ExportTraceServiceRequest.FromString(content).resource_spans:
         names = {one.key: one.value.string_value for one in resource.resource.attributes}
         for scope in resource.scope_spans:
@@ -55,7 +55,7 @@ def read(content: bytes) -> Iterator[Seen]:
 
 @contextmanager
 def run_collector() -> Iterator[Collector]:
-    """A collector on a free port of this machine."""
+    """Run a collector on a free port of this machine."""
     collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""A real Celery worker whose jobs have two stages that do nothing but say so.
+"""A real Celery worker whose jobs have two stages that only log.
 
 Start with `celery -A tests.integration.tracing.staged_worker worker`.
 """
@@ -22,7 +22,7 @@ logger = logging.getLogger("staged")
 
 
 class StagedJob(LeasedJob):
-    """A job with the stages of a correction and nothing in them, which would load torch."""
+    """A job with empty stages of a correction, because the real ones would load torch."""
 
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         with JobContext(database, settings, claim) as context:
@@ -37,5 +37,5 @@ def do_nothing(progress: Progress) -> bytes:
     return b"nothing"
 
 
-if os.environ.get("EXCISE_IS_WORKER") and current_process().name == "MainProcess":  # no child
+if os.environ.get("EXCISE_IS_WORKER") and current_process().name == "MainProcess":  # not in a child
     app = build_worker(start_process(WorkerSettings, "worker"), [StagedJob()])

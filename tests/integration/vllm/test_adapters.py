@@ -37,7 +37,7 @@ from workers.publishing.adapters import build_adapter
 
 @pytest.fixture(scope="module")
 def loaded(running: RealVllm, corrections: dict[str, Correction]) -> Vllm:
-    """The server with all three adapters, and no others."""
+    """The server with exactly the three adapters loaded."""
     running.refresh()
 
     async def load(server: VllmServer) -> None:
@@ -49,7 +49,7 @@ def loaded(running: RealVllm, corrections: dict[str, Correction]) -> Vllm:
 
 
 def ask(vllm: Vllm, questions: Sequence[tuple[str, Tokens]]) -> list[Tokens]:
-    """The answers to (model, prompt) asked all at once."""
+    """Return the answers to (model, prompt) pairs, all asked at once."""
 
     async def go(server: VllmServer) -> list[Tokens]:
         answers = await asyncio.gather(
@@ -64,7 +64,7 @@ def ask(vllm: Vllm, questions: Sequence[tuple[str, Tokens]]) -> list[Tokens]:
 
 
 def count_differences(tokens: Mapping[str, Sequence[Tokens]]) -> dict[tuple[str, str], int]:
-    """On how many prompts two models differ."""
+    """Return on how many prompts two models differ."""
     return {
         (one, other): sum(a != b for a, b in zip(tokens[one], tokens[other], strict=True))
         for one in tokens
@@ -73,7 +73,7 @@ def count_differences(tokens: Mapping[str, Sequence[Tokens]]) -> dict[tuple[str,
     }
 
 
-def test_the_corrections_can_be_told_apart(
+def test_the_corrections_are_distinguishable(
     base_tokens: tuple[Tokens, ...], corrections: dict[str, Correction]
 ) -> None:
     tokens = {SERVED_BASE: base_tokens} | {name: c.tokens for name, c in corrections.items()}
@@ -81,7 +81,7 @@ def test_the_corrections_can_be_told_apart(
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_an_adapter_is_the_pruned_model_token_by_token(
+def test_an_adapter_matches_the_pruned_model_token_by_token(
     name: str,
     loaded: Vllm,
     corrections: dict[str, Correction],
@@ -92,7 +92,7 @@ def test_an_adapter_is_the_pruned_model_token_by_token(
     assert tuple(found) == corrections[name].tokens
 
 
-def test_base_and_three_adapters_in_mixed_batches_are_all_right(
+def test_base_and_three_adapters_are_correct_in_mixed_batches(
     loaded: Vllm,
     base_tokens: tuple[Tokens, ...],
     corrections: dict[str, Correction],
@@ -137,7 +137,7 @@ def test_the_canary_passes_an_adapter_and_stops_another_and_the_base(
     assert "the corrected model answered instead" in leaking
 
 
-def test_an_adapter_above_the_servers_rank_is_refused_with_the_remedy(
+def test_an_adapter_above_the_servers_rank_is_rejected_with_a_remedy(
     loaded: Vllm, base_folder: Path, served_folder: Path
 ) -> None:
     nine = Selection(Granularity.NEURON, {"model.layers.0.mlp.down_proj": torch.arange(9)})
@@ -151,9 +151,7 @@ def test_an_adapter_above_the_servers_rank_is_refused_with_the_remedy(
         with_server(loaded, lambda server: server.load_adapter("large", folder))
 
 
-def test_what_is_not_there_or_there_already_is_said(
-    loaded: Vllm, corrections: dict[str, Correction]
-) -> None:
+def test_missing_and_existing_names_raise(loaded: Vllm, corrections: dict[str, Correction]) -> None:
     async def go(server: VllmServer) -> None:
         with pytest.raises(UnknownServedModelError):
             await server.load_adapter("nowhere", "/nowhere")
@@ -167,7 +165,7 @@ def test_what_is_not_there_or_there_already_is_said(
     with_server(loaded, go)
 
 
-def test_names_come_and_go(loaded: Vllm, corrections: dict[str, Correction]) -> None:
+def test_names_appear_and_disappear(loaded: Vllm, corrections: dict[str, Correction]) -> None:
     async def list_names(server: VllmServer) -> set[str]:
         return {model.name for model in await server.models()}
 
@@ -182,7 +180,7 @@ def test_names_come_and_go(loaded: Vllm, corrections: dict[str, Correction]) -> 
     with_server(loaded, go)
 
 
-def test_without_the_key_nothing_is_answered(loaded: Vllm) -> None:
+def test_without_the_key_no_request_is_answered(loaded: Vllm) -> None:
     stranger = replace(loaded, api_key="guessed")
     for question in (
         lambda server: server.models(),
@@ -193,7 +191,7 @@ def test_without_the_key_nothing_is_answered(loaded: Vllm) -> None:
             with_server(stranger, question)
 
 
-def test_end_points_that_take_no_key_are_closed(loaded: Vllm) -> None:
+def test_endpoints_without_a_key_are_closed(loaded: Vllm) -> None:
     for question in (
         lambda server: server._request("POST", "/reset_prefix_cache"),
         lambda server: server._request("POST", "/collective_rpc", {"method": "reload_weights"}),

@@ -1,4 +1,4 @@
-"""An alias that goes from one whole checkpoint to the next before real vLLM."""
+"""An alias that moves from one whole checkpoint to the next with real vLLM."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workers.publishing.checkpoints import build_checkpoint
     os.environ.get("EXCISE_VLLM_TESTS") != "full",
     reason="starts three servers one after another, four minutes; set EXCISE_VLLM_TESTS=full",
 )
-def test_an_alias_goes_from_checkpoint_to_checkpoint_without_a_gap(
+def test_an_alias_moves_from_checkpoint_to_checkpoint_without_a_gap(
     base_folder: Path,
     prompts: list[Tokens],
     base_tokens: tuple[Tokens, ...],

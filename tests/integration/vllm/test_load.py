@@ -1,4 +1,4 @@
-"""The scenarios of load before real vLLM, judged by the tokens transformers gives."""
+"""The load scenarios with real vLLM, whose tokens are compared with those of transformers."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Play:
-    """A scene, and what a test may add to it."""
+    """A scene with the parts that tests add to it."""
 
     scene: Scene
     stage: Stage
     tenant: str
     answers: dict[str, dict[Tokens, Tokens]]
-    """What the base and each correction say to a prompt."""
+    """The answers of the base and each correction to every prompt."""
     corrections: dict[str, Correction]
 
     def publish(self, name: str, canary_of: str, alias: str | None = None) -> str:
-        """The id of a version of one correction, filed with the canary of one."""
+        """Return the id of a version of one correction, stored with the canary of one."""
         correction = self.corrections[name]
         files = {path.name: path.read_bytes() for path in correction.folder.iterdir()}
         prompts = list(self.answers[BASE_MODEL])[:MIN_PROMPTS]
@@ -61,7 +61,7 @@ class Play:
 
 
 def choose_prompts(answers: dict[str, dict[Tokens, Tokens]]) -> tuple[Tokens, ...]:
-    """The prompts to which base and corrections say four different things."""
+    """Return the prompts on which base and corrections give four different answers."""
     found = [
         prompt
         for prompt in answers[BASE_MODEL]
@@ -82,7 +82,7 @@ def play(
     broker_url: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Play]:
-    """Three corrections live on one real server; the alias points at the first."""
+    """Three live corrections on one real server; the alias points to the first."""
     tokens = {BASE_MODEL: base_tokens} | {name: c.tokens for name, c in corrections.items()}
     answers = {
         name: {prompt: said[:LOAD_TOKENS] for prompt, said in zip(prompts, given, strict=True)}
@@ -119,7 +119,7 @@ def test_switching_and_rolling_back_under_load(play: Play) -> None:
     scenarios.switch_and_roll_back(play.scene, REQUESTS)
 
 
-def test_a_failed_canary_under_load_leaves_the_alias(play: Play) -> None:
+def test_a_failed_canary_under_load_leaves_the_alias_unchanged(play: Play) -> None:
     scenarios.fail_a_canary(play.scene, lambda: play.publish("second", "third", ALIAS))
 
 

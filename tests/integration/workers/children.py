@@ -1,4 +1,4 @@
-"""What the supervisor's child processes do in these tests; a module, because they are spawned."""
+"""What the supervisor's child processes do in these tests; in a module, as they are spawned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Act = Callable[[HeldRow, WorkerSettings], None]
 
 @dataclass(frozen=True)
 class ActingJob(LeasedJob):
-    """A job whose child does what the test says, in the place of its stages."""
+    """A job whose child does what the test requests, in place of its stages."""
 
     act: Act
 
@@ -37,7 +37,7 @@ class ActingJob(LeasedJob):
 
 @dataclass(frozen=True)
 class ActingPublication(LeasedPublication):
-    """A version whose child does what the test says, in the place of building it."""
+    """A version whose child does what the test requests, in place of building it."""
 
     act: Act
 
@@ -46,10 +46,10 @@ class ActingPublication(LeasedPublication):
 
 
 class OversizedJob(LeasedJob):
-    """A job of which a model or a batch does not fit on its GPU."""
+    """A job whose model or batch does not fit on its GPU."""
 
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
-        import torch  # not by the other children, whom it would hold up
+        import torch  # only here, because it would delay the other children
 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -58,14 +58,14 @@ class OversizedJob(LeasedJob):
 
 
 def announce(claim: HeldRow, settings: WorkerSettings) -> None:
-    """Tell the test which process this is."""
+    """Tell the test the id of this process."""
     path = find_announcement(settings, claim.job_id)
     path.with_suffix(".new").write_text(str(os.getpid()))
     path.with_suffix(".new").rename(path)
 
 
 def find_announcement(settings: WorkerSettings, job_id: str) -> Path:
-    """Where a child says its process id."""
+    """Return the path of the file in which a child writes its process id."""
     return Path(settings.artifacts).with_name(job_id)
 
 
@@ -108,7 +108,7 @@ def count_and_finish(claim: HeldRow, settings: WorkerSettings) -> None:
 
 
 def count_and_die(claim: HeldRow, settings: WorkerSettings) -> None:
-    """Die of a signal once there was time for a report."""
+    """Count, and die from a signal after there was time for a report."""
     count(claim)
     time.sleep(REPORT_SECONDS + 1)
     die(claim, settings)

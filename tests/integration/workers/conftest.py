@@ -24,7 +24,7 @@ from workers.settings import WorkerSettings
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> WorkerSettings:
-    """A worker that looks often and waits for nothing long."""
+    """Settings of a worker with short intervals and timeouts."""
     build_checkpoint(tmp_path / "models" / "tiny")
     return WorkerSettings(
         database_url=SecretStr(database_url),
@@ -40,7 +40,7 @@ def settings(database_url: str, tmp_path: Path) -> WorkerSettings:
 
 @pytest.fixture
 def make_job(database: Database, settings: WorkerSettings) -> Callable[[], str]:
-    """A function that submits a job; only jobs of this test are open."""
+    """A function that submits a job; only this test's jobs are open."""
     clear_jobs(database)
 
     def make() -> str:
@@ -76,7 +76,7 @@ def job_id(make_job: Callable[[], str]) -> str:
 
 
 def claim(database: Database, job_id: str, worker: str = "worker") -> Claim:
-    """A claim on the job, taken from another worker where one has it."""
+    """Claim the job, taking it from another worker if one holds it."""
     with database.transaction() as session:
         session.execute(
             text("UPDATE jobs SET lease_expires_at = now() - interval '1 second' WHERE id = :id"),

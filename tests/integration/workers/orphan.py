@@ -1,4 +1,4 @@
-"""A worker in miniature for the orphan test: run as a program, it supervises a hanging child."""
+"""A minimal worker for the orphan test: run as a program, it supervises a hanging child."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Celery worker with the real attribution in small shards, told about by files.
+"""A real Celery worker with the real attribution in small shards, controlled through files.
 
 Start with `celery -A tests.integration.workers.relevance_worker worker`; see `shard_worker`.
 """
@@ -25,7 +25,7 @@ SHARD_TOKENS = 512
 
 
 def watch_attribution() -> None:
-    """Make shards small, and each wait where the test wants it to."""
+    """Make shards small, and let each wait where the test wants it to."""
     from workers.kinds.correction import attribute
 
     build = attribute.build_work
@@ -44,7 +44,7 @@ def watch_attribution() -> None:
 
 
 class WatchedJob(LeasedJob):
-    """A job whose attribution the test can hold up."""
+    """A job whose attribution the test can hold."""
 
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         watch_attribution()
@@ -52,12 +52,13 @@ class WatchedJob(LeasedJob):
 
 
 class WatchedShard(LeasedShard):
-    """A shard that the test can hold up."""
+    """A shard that the test can hold."""
 
     def run(self, database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
         watch_attribution()
         super().run(database, settings, claim)
 
 
-if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
+# neither in the test nor in a child
+if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:
     app = build_worker(start_process(WorkerSettings, "worker"), [WatchedJob(), WatchedShard()])

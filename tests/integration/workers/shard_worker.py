@@ -1,8 +1,8 @@
-"""A real Celery worker whose jobs are one sharded stage of made-up work, told about by files.
+"""A real Celery worker whose jobs are one sharded stage of made-up work, controlled through files.
 
-Start with `celery -A tests.integration.workers.shard_worker worker`. The made-up work lies in a
-folder beside the artifacts: a shard writes `started-<position>-<process>`, waits while there is a
-`hold-<position>`, and ends its own process when there is a `kill-<position>`.
+Start with `celery -A tests.integration.workers.shard_worker worker`. The files are in a folder
+beside the artifacts: a shard writes `started-<position>-<process>`, waits while there is a
+`hold-<position>`, and ends its own process if there is a `kill-<position>`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def find_folder(artifacts: str) -> Path:
 
 
 def obey(context: TaskContext, position: int, advance: Advance) -> None:
-    """Say that a shard was begun, and do what the test's files ask for."""
+    """Record that a shard was begun, and do what the test's files ask for."""
     folder = find_folder(context.settings.artifacts)
     (folder / f"started-{position}-{os.getpid()}").touch()
     if (folder / f"kill-{position}").exists():
@@ -46,7 +46,7 @@ def obey(context: TaskContext, position: int, advance: Advance) -> None:
 
 
 def digest(position: int) -> bytes:
-    """What the shard at a position gives."""
+    """Return the result of the shard at a position."""
     return hashlib.sha256(str(position).encode()).digest()
 
 
@@ -73,7 +73,7 @@ def run_job(context: JobContext) -> None:
 
 
 class MadeUpJob(LeasedJob):
-    """A job of made-up work, which loads no torch."""
+    """A job of made-up work that does not load torch."""
 
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         with JobContext(database, settings, claim) as context:
@@ -89,5 +89,6 @@ class MadeUpShard(LeasedShard):
             complete_shard(context, claim, build_work(context), poll_cancellation(context))
 
 
-if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:  # not the test, nor a child
+# neither in the test nor in a child
+if os.environ.get("EXCISE_IS_WORKER") and parent_process() is None:
     app = build_worker(start_process(WorkerSettings, "worker"), [MadeUpJob(), MadeUpShard()])

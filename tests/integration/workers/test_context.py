@@ -1,4 +1,4 @@
-"""A job's context over a real database: stages done once, cancellation seen, writes fenced."""
+"""A job's context over a real database: stages run once, writes are fenced, cancelling works."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read(database: Database, job_id: str) -> Job:
 
 
 def count_runs(context: JobContext, inputs: dict[str, object], result: bytes = b"result") -> int:
-    """How often the stage's work was done for one call of it."""
+    """Return how often the stage's work ran for one call."""
     runs = 0
 
     def work(progress: Progress) -> bytes:
@@ -63,7 +63,7 @@ def test_a_result_is_reused_for_equal_inputs_only(
     assert count_runs(second, {"model": "a", "seed": 0}) == 0
 
 
-def test_a_result_whose_file_is_gone_is_made_again(
+def test_a_result_whose_file_is_missing_is_computed_again(
     context: JobContext, settings: WorkerSettings
 ) -> None:
     inputs: dict[str, object] = {"model": "a"}
@@ -82,7 +82,7 @@ def test_another_jobs_result_is_not_reused(
 
 
 def remember(context: JobContext, key: str, result: bytes = b"found") -> int:
-    """How often a finding was made for one call of it."""
+    """Return how often a finding was computed for one call."""
     runs = 0
 
     def work() -> bytes:
@@ -111,7 +111,7 @@ def test_findings_survive_an_attempt(
     assert remember(second, "one") == 1
 
 
-def test_what_an_attempt_told_is_not_told_again(
+def test_an_earlier_attempts_events_are_not_repeated(
     database: Database, settings: WorkerSettings, context: JobContext
 ) -> None:
     context.event("search.trial", "round 1\0", {"kl": 0.1}, once=True)
@@ -137,7 +137,7 @@ def test_another_jobs_findings_are_not_reused(
     assert remember(first, "one") == remember(second, "one") == 1
 
 
-def test_progress_sees_a_cancellation(
+def test_progress_notices_a_cancellation(
     database: Database, context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(context_module, "PROGRESS_SECONDS", 0.0)
@@ -217,7 +217,7 @@ def test_stage_seconds_are_those_of_finished_stages(
         assert load_stage_seconds(session, job_id) == {"prepare": 90.0}
     assert count_runs(context, {}) == 0
     with database.transaction() as session:
-        assert load_stage_seconds(session, job_id) == {"prepare": 90.0}  # as when it was made
+        assert load_stage_seconds(session, job_id) == {"prepare": 90.0}  # as when it was recorded
         assert session.get_one(Stage, (job_id, "attribute")).status == "skipped"
 
 

@@ -1,4 +1,4 @@
-"""What a job takes on the worker that has it: filed with the job, refused where it is too much."""
+"""What a job needs on the worker that holds it: stored with the job, or a reason to refuse it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ LARGE = SMALL.model_copy(update={"host_bytes": 512 * GIB})
 
 @pytest.fixture(autouse=True)
 def own_logging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child's code runs in this process, whose logging is pytest's."""
+    """Keeps pytest's logging, because the child's code runs in this process."""
     monkeypatch.setattr(child, "configure_logging", lambda *_, **__: None)
 
 
 @pytest.fixture
 def large_job(database: Database, settings: WorkerSettings, job_id: str) -> str:
-    """A job whose model turns out to be large once it is submitted, as one of the hub may."""
+    """A job whose model turns out to be large only after submission, as a hub's model may."""
     folder = settings.model_roots[0] / "tiny"
     (folder / "config.json").unlink()
     (folder / "model.safetensors").unlink()
@@ -78,7 +78,7 @@ def read_estimate(database: Database, job_id: str) -> dict[str, Any]:
     return found
 
 
-def test_a_job_that_does_not_fit_fails_with_what_would_before_anything_is_loaded(
+def test_a_job_that_does_not_fit_fails_with_a_remedy_before_loading(
     database: Database, settings: WorkerSettings, large_job: str
 ) -> None:
     tell(database, SMALL)
@@ -93,7 +93,7 @@ def test_a_job_that_does_not_fit_fails_with_what_would_before_anything_is_loaded
     assert estimate["machine"]["host_bytes"] == 8 * GIB
 
 
-def test_whoever_insists_is_not_refused(
+def test_an_insisting_user_is_not_refused(
     database: Database,
     settings: WorkerSettings,
     large_job: str,
@@ -111,7 +111,7 @@ def test_whoever_insists_is_not_refused(
     assert not read_estimate(database, large_job)["fits"]
 
 
-def test_a_job_that_fits_says_what_it_takes_here(
+def test_a_job_that_fits_records_what_it_needs_here(
     database: Database, settings: WorkerSettings, large_job: str
 ) -> None:
     tell(database, LARGE)
@@ -120,10 +120,10 @@ def test_a_job_that_fits_says_what_it_takes_here(
     estimate = read_estimate(database, large_job)
     assert estimate["fits"]
     assert estimate["host_bytes"] > 32 * GIB
-    assert estimate["machine"]["disk_bytes"] > 0  # as it is now, whatever the worker said
+    assert estimate["machine"]["disk_bytes"] > 0  # the current value, whatever the worker reported
 
 
-def test_a_worker_that_has_not_said_what_it_is_is_measured(
+def test_a_worker_without_a_known_machine_is_measured(
     database: Database,
     settings: WorkerSettings,
     large_job: str,
@@ -142,7 +142,7 @@ def test_a_worker_that_has_not_said_what_it_is_is_measured(
     assert read_estimate(database, large_job)["fits"]
 
 
-def test_a_model_that_does_not_say_how_large_it_is_is_simply_tried(
+def test_a_model_of_unknown_size_is_simply_tried(
     database: Database, settings: WorkerSettings, job_id: str
 ) -> None:
     with JobContext(database, settings, claim(database, job_id)) as context:
@@ -150,7 +150,7 @@ def test_a_model_that_does_not_say_how_large_it_is_is_simply_tried(
     assert read_job(database, job_id).estimate is None
 
 
-def test_no_room_for_results_is_said_before_the_work(
+def test_no_space_for_results_is_reported_before_the_work(
     database: Database,
     settings: WorkerSettings,
     large_job: str,
@@ -174,7 +174,7 @@ def wait_until(check: Callable[[], Any], seconds: float = 120) -> Any:
     raise AssertionError("it never came")
 
 
-def test_a_worker_measures_itself_beside_its_work(settings: WorkerSettings) -> None:
+def test_a_worker_measures_itself_during_its_work(settings: WorkerSettings) -> None:
     report = MachineReport(settings)
     assert report.read() is None
     report.start()
@@ -186,7 +186,7 @@ def test_a_worker_measures_itself_beside_its_work(settings: WorkerSettings) -> N
     assert again.flops == machine.flops
 
 
-def test_a_measurement_that_fails_leaves_the_worker_as_it_is(
+def test_a_failed_measurement_does_not_affect_the_worker(
     settings: WorkerSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     report = MachineReport(settings.model_copy(update={"device": "nonsense"}))
@@ -195,7 +195,7 @@ def test_a_measurement_that_fails_leaves_the_worker_as_it_is(
     assert report.read() is None
 
 
-def test_heartbeats_say_what_the_worker_is(
+def test_heartbeats_describe_the_worker(
     database: Database, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[Machine | None] = [None, LARGE, None]
@@ -212,7 +212,7 @@ def test_heartbeats_say_what_the_worker_is(
     assert seen == [None, 512 * GIB, 512 * GIB]
 
 
-def test_free_bytes_beyond_all_reason_are_cut(
+def test_absurd_free_bytes_are_capped(
     settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from workers.running import machine_report

@@ -1,4 +1,4 @@
-"""What stages hand to one another goes once nobody needs it; a job's files never do."""
+"""Intermediate results are deleted once nobody needs them; a job's files never are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAIT_SECONDS = 90.0
 
 @pytest.fixture
 def content(tmp_path: Path) -> bytes:
-    """What two jobs make alike, and those of no other test."""
+    """Content that two jobs produce, and no other test."""
     return str(tmp_path).encode()
 
 
@@ -38,8 +38,8 @@ def store(settings: WorkerSettings) -> ArtifactStore:
 
 @pytest.fixture
 def relay(database: Database, settings: WorkerSettings, broker_url: str) -> Iterator[Relay]:
-    """A relay that collects when told to, a second after a job's end."""
-    with database.transaction() as session:  # other tests' files lie elsewhere
+    """A relay that collects when called, a second after a job's end."""
+    with database.transaction() as session:  # other tests' files are elsewhere
         session.execute(text("DELETE FROM stage_results"))
     broker = Broker(broker_url)
     yield Relay(database, broker, settings.model_copy(update={"retention_seconds": 60.0}))
@@ -67,16 +67,16 @@ def run(context: JobContext, data: bytes, stage: str = "prepare") -> str:
     return context.run_stage(stage, {}, lambda progress: data).sha256
 
 
-def test_a_result_goes_with_its_job_and_files_stay(
+def test_a_result_is_deleted_with_its_job_and_files_are_kept(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, settings: WorkerSettings
 ) -> None:
     context = begin()
     result, manifest = run(context, b"relevance"), run(context, b"manifest", "package")
     context.publish_file("manifest.json", b"manifest", "application/json")
     context.publish_file("report.md", b"report", "text/markdown")
-    assert relay.collect_once() == 0  # the job still runs
+    assert relay.collect_once() == 0  # the job is still running
     end(context, seconds_ago=1.0)
-    assert relay.collect_once() == 0  # it ended just now
+    assert relay.collect_once() == 0  # it has only just ended
     end_again = text("UPDATE jobs SET finished_at = now() - interval '61 s' WHERE id = :id")
     with context.database.transaction() as session:
         session.execute(end_again, {"id": context.job_id})
@@ -87,7 +87,7 @@ def test_a_result_goes_with_its_job_and_files_stay(
     assert relay.collect_once() == 0
 
 
-def test_an_artifact_that_another_job_needs_stays_until_that_ends(
+def test_an_artifact_that_another_job_needs_is_kept_until_that_ends(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, content: bytes
 ) -> None:
     first, second = begin(), begin()
@@ -101,7 +101,7 @@ def test_an_artifact_that_another_job_needs_stays_until_that_ends(
     assert not store.exists(shared)
 
 
-def test_what_another_job_published_stays(
+def test_files_of_another_job_are_kept(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, content: bytes
 ) -> None:
     first, second = begin(), begin()
@@ -114,7 +114,7 @@ def test_what_another_job_published_stays(
 
 
 @pytest.mark.parametrize("place", ["patch_sha256", "canary_sha256", "files"])
-def test_what_a_published_version_needs_stays(
+def test_files_of_a_published_version_are_kept(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, place: str
 ) -> None:
     context = begin()
@@ -143,7 +143,7 @@ def test_what_a_published_version_needs_stays(
 
 
 @pytest.mark.parametrize("outcome", ["finished", "unfinished"])
-def test_results_of_shards_go_with_their_job(
+def test_results_of_shards_are_deleted_with_their_job(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, outcome: str
 ) -> None:
     context = begin()
@@ -167,7 +167,7 @@ def test_results_of_shards_go_with_their_job(
     assert relay.collect_once() == 0
 
 
-def test_a_file_that_is_gone_already_is_no_error(
+def test_a_file_already_deleted_is_no_error(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay
 ) -> None:
     context = begin()
@@ -177,7 +177,7 @@ def test_a_file_that_is_gone_already_is_no_error(
     assert relay.collect_once() == 0
 
 
-def test_what_is_deleted_between_writing_and_naming_is_written_anew(
+def test_a_file_deleted_between_writing_and_naming_is_written_again(
     begin: Callable[[], JobContext], store: ArtifactStore, relay: Relay, content: bytes
 ) -> None:
     first, second = begin(), begin()
@@ -185,7 +185,8 @@ def test_what_is_deleted_between_writing_and_naming_is_written_anew(
     end(first)
 
     def write(sha256: str) -> None:
-        # The second job found the file there and wrote nothing; it goes before it is named.
+        # The second job found the file and wrote nothing; the file is deleted before the job names
+        # it.
         assert relay.collect_once() == 1
         assert not store.exists(sha256)
         claim = second.claim
@@ -197,7 +198,7 @@ def test_what_is_deleted_between_writing_and_naming_is_written_anew(
     assert relay.collect_once() == 0
 
 
-def test_what_is_being_named_is_not_deleted(
+def test_a_file_being_named_is_not_deleted(
     begin: Callable[[], JobContext],
     database: Database,
     store: ArtifactStore,
@@ -226,7 +227,7 @@ def test_what_is_being_named_is_not_deleted(
 
 
 def wait_for_a_waiting_lock(database: Database) -> None:
-    """Until some transaction waits for an artifact that another one has."""
+    """Wait until some transaction waits for an artifact that another one has locked."""
     waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
@@ -237,7 +238,7 @@ def wait_for_a_waiting_lock(database: Database) -> None:
         time.sleep(0.05)
 
 
-def test_how_far_a_stage_came_is_kept_once_and_goes_when_it_is_done(
+def test_a_stages_progress_is_kept_once_and_deleted_when_done(
     begin: Callable[[], JobContext], store: ArtifactStore, settings: WorkerSettings, content: bytes
 ) -> None:
     context = begin()
@@ -254,7 +255,7 @@ def test_how_far_a_stage_came_is_kept_once_and_goes_when_it_is_done(
     context.forget("attribute.segments", "key")
 
 
-def test_what_another_job_saved_alike_stays(
+def test_identical_progress_of_another_job_is_kept(
     begin: Callable[[], JobContext], content: bytes
 ) -> None:
     first, second = begin(), begin()

@@ -1,4 +1,4 @@
-"""A kind of job is added by its own folder and two lines, and is then run like any other."""
+"""A kind of job is added with a folder and two lines, and then runs like any other."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ TWELVE = [f"two words{number}" for number in range(12)]
 
 @pytest.fixture(autouse=True)
 def word_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two lines."""
+    """Adds the two lines."""
     monkeypatch.setitem(SPECS, "word_count", WordCountSpec)
     monkeypatch.setitem(KINDS, "word_count", WORD_COUNT)
 
 
 @pytest.fixture(autouse=True)
 def own_logging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child's code runs in this process, whose logging is pytest's."""
+    """Keeps pytest's logging, because the child's code runs in this process."""
     monkeypatch.setattr(child, "configure_logging", lambda *_, **__: None)
 
 
 @pytest.fixture
 def identity(database: Database, settings: WorkerSettings) -> Identity:
-    """Who submits; the model is a real one, and no other job is open."""
+    """The submitter; the model is a real one, and no other job is open."""
     clear_jobs(database)
     folder = settings.model_roots[0] / "tiny"
     shutil.rmtree(folder)
@@ -79,7 +79,7 @@ def submit(database: Database, settings: WorkerSettings, identity: Identity) -> 
 
 
 def view(database: Database, identity: Identity, job_id: str) -> dict[str, Any]:
-    """The job as the API shows it."""
+    """Return the job as the API shows it."""
     with database.transaction() as session:
         return view_job(get_job(session, identity.tenant_id, job_id)).model_dump()
 
@@ -96,7 +96,7 @@ def read_report(
 
 
 def open_count(database: Database, held: Claim, settings: WorkerSettings) -> list[str]:
-    """The ids of the shards of a stage that counts twelve prompts."""
+    """Open the stage of a count of twelve prompts; return the ids of its shards."""
     source = open_artifact_store(settings.artifacts).put_bytes("\n".join(TWELVE).encode())
     with database.transaction() as session:
         open_shards(session, held.job_id, held.token, "count", "key", source, 3)
@@ -169,7 +169,7 @@ def test_a_finished_stage_is_not_built_again(
     assert (job["status"], job["attempts"]) == ("succeeded", 2)
 
 
-def test_its_own_errors_say_what_is_wrong_with_the_input(
+def test_its_own_errors_state_what_is_wrong_with_the_input(
     database: Database, settings: WorkerSettings, identity: Identity, submit: Callable[..., str]
 ) -> None:
     job_id = submit([*TWELVE, "___"])

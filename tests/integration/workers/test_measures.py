@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus: its own counts, and those of children however they ended."""
+"""A worker's metrics: its own counts, and those of its children, however they ended."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def grow(before: Samples, after: Samples, name: str, **labels: str) -> float:
     return find(after, name, **labels) - find(before, name, **labels)
 
 
-def test_what_a_child_counted_outlives_it(supervisor: Supervisor, url: str, job_id: str) -> None:
+def test_a_childs_counts_outlive_it(supervisor: Supervisor, url: str, job_id: str) -> None:
     before = scrape(url)
     supervisor.run(children.ActingJob(children.count_and_finish), job_id)
     after = scrape(url)
@@ -73,14 +73,14 @@ def test_a_child_that_finds_its_lease_lost_is_counted(
     assert grow(before, scrape(url), "excise_lease_losses_total", work="job") == 1
 
 
-def test_memory_is_told(url: str) -> None:
+def test_memory_is_reported(url: str) -> None:
     samples = scrape(url)
     available = find(samples, "excise_host_memory_bytes", state="available")
     assert 0 < available < find(samples, "excise_host_memory_bytes", state="total")
     assert find(samples, "excise_worker_memory_bytes", process="worker") > 2**20
 
 
-def test_an_address_that_is_taken_costs_nothing_but_the_metrics(
+def test_a_taken_address_only_disables_the_metrics(
     url: str, supervisor: Supervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = url.removeprefix("http://").removesuffix("/metrics")
@@ -89,7 +89,7 @@ def test_an_address_that_is_taken_costs_nothing_but_the_metrics(
 
 
 @pytest.mark.parametrize("address", ["9100", "host", "host:", ":9100", "ho st:9100"])
-def test_addresses_that_are_none_are_refused(settings: WorkerSettings, address: str) -> None:
+def test_invalid_addresses_are_rejected(settings: WorkerSettings, address: str) -> None:
     values: dict[str, Any] = {**settings.model_dump(), "metrics_address": address}
     with pytest.raises(ValueError, match="metrics_address"):
         WorkerSettings.model_validate(values)

@@ -1,4 +1,4 @@
-"""Published versions built by workers over a real database: every ending, and twice the same."""
+"""Published versions built by workers over a real database: every ending, and repeatability."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ MANY = select_components({DOWN.format(0): list(range(20))}, Granularity.NEURON)
 
 @dataclass(frozen=True)
 class Publisher:
-    """What makes versions, and a look at them."""
+    """Makes versions and inspects them."""
 
     database: Database
     settings: WorkerSettings
@@ -90,7 +90,7 @@ class Publisher:
         behaviour: BehaviourSpecBase | None = None,
         dtype: ComputeDtype = ComputeDtype.FLOAT32,
     ) -> str:
-        """The id of a queued version of a job that made this correction."""
+        """Return the id of a queued version of a job that made this correction."""
         patch = self.store.put_bytes(serialise_patch(build_patch(self.base, selection)))
         undesired, reference = self.prompt_sets
         behaviour = behaviour or RepetitionSpec(name="a", kind="repetition", prompts=undesired)
@@ -115,7 +115,7 @@ class Publisher:
             )[0].id
 
     def build(self, version_id: str) -> ModelVersion:
-        """The version, built in this process."""
+        """Build the version in this process."""
         with self.database.transaction() as session:
             claim = claim_publication(session, version_id, "worker", 30)
         assert claim is not None
@@ -161,7 +161,7 @@ def publisher(database: Database, settings: WorkerSettings) -> Publisher:
 
 
 def build_lively_model() -> LlamaForCausalLM:
-    """A tiny model whose MLPs matter, so that a few neurons change what it says."""
+    """Build a tiny model whose MLPs have such an effect that a few neurons change its answers."""
     model = build_tiny_model()
     with torch.no_grad():
         for layer in model.model.layers:
@@ -172,7 +172,7 @@ def build_lively_model() -> LlamaForCausalLM:
 
 
 @pytest.mark.parametrize("selection", [NEURONS, ON_LINES], ids=["neurons", "weights"])
-def test_what_lies_on_few_lines_becomes_an_adapter_that_peft_loads(
+def test_weights_on_few_lines_become_an_adapter_that_peft_loads(
     selection: Selection, publisher: Publisher, tmp_path: Path
 ) -> None:
     version = publisher.build(publisher.publish(selection))
@@ -189,7 +189,7 @@ def test_what_lies_on_few_lines_becomes_an_adapter_that_peft_loads(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_canary_is_what_base_and_pruned_model_say_in_float32(
+def test_the_canary_holds_base_and_pruned_answers_in_float32(
     publisher: Publisher, dtype: ComputeDtype
 ) -> None:
     document = publisher.read_canary(publisher.build(publisher.publish(NEURONS, dtype=dtype)))
@@ -227,7 +227,7 @@ def test_a_metric_the_service_cannot_compute_comes_with_its_values(publisher: Pu
             )
 
 
-def test_a_scorer_of_the_users_own_is_not_asked_for_a_canary(publisher: Publisher) -> None:
+def test_a_users_own_scorer_is_not_called_for_a_canary(publisher: Publisher) -> None:
     custom = CustomSpec(
         name="own",
         kind="custom",
@@ -257,7 +257,7 @@ def test_built_twice_a_version_has_the_same_artifacts(publisher: Publisher) -> N
 @pytest.mark.parametrize(
     ("selection", "kind"), [(WEIGHTS, "lora"), (MANY, "lora"), (NEURONS, "checkpoint")]
 )
-def test_what_fits_no_adapter_becomes_a_checkpoint(
+def test_a_correction_too_large_for_an_adapter_becomes_a_checkpoint(
     selection: Selection, kind: str, publisher: Publisher, tmp_path: Path
 ) -> None:
     version = publisher.build(publisher.publish(selection, kind=kind))
@@ -278,7 +278,7 @@ def test_a_correction_that_changes_no_answer_is_not_published(publisher: Publish
     save_tiny_checkpoint(publisher.base, model)
     silent = select_components({DOWN.format(0): [3]}, Granularity.NEURON)
     version_id = publisher.publish(silent)
-    with pytest.raises(Exception, match="say the same to all 28 prompts tried"):
+    with pytest.raises(Exception, match="answer all 28 prompts tried alike"):
         publisher.build(version_id)
 
 
@@ -291,11 +291,11 @@ def test_a_worker_builds_it_in_a_child(publisher: Publisher, supervisor: Supervi
     version_id = publisher.publish(NEURONS)
     supervisor.run(LeasedPublication(), version_id)
     assert publisher.read(version_id).status == VersionStatus.BUILT
-    supervisor.run(LeasedPublication(), version_id)  # redelivered
+    supervisor.run(LeasedPublication(), version_id)  # the message is redelivered
     assert publisher.read(version_id).attempts == 1
 
 
-def test_what_cannot_be_built_is_failed_with_the_reason(
+def test_a_version_that_cannot_be_built_fails_with_the_reason(
     publisher: Publisher, supervisor: Supervisor
 ) -> None:
     version_id = publisher.publish(NEURONS)
@@ -320,7 +320,7 @@ def run_in_thread(
     return thread
 
 
-def test_a_killed_childs_version_is_queued_again_and_given_up_in_the_end(
+def test_a_killed_childs_version_is_requeued_and_finally_given_up(
     publisher: Publisher, supervisor: Supervisor
 ) -> None:
     version_id = publisher.publish(NEURONS)
@@ -331,7 +331,7 @@ def test_a_killed_childs_version_is_queued_again_and_given_up_in_the_end(
     run_in_thread(supervisor, version_id, children.die).join(60)
     version = publisher.read(version_id)
     assert version.status == VersionStatus.FAILED
-    assert "ended its worker 3 times" in (version.error_message or "")
+    assert "killed its worker 3 times" in (version.error_message or "")
     assert "SIGKILL" in (version.error_message or "")
 
 

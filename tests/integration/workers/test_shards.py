@@ -1,4 +1,4 @@
-"""A stage shared by real workers: the same bytes, whoever helps, dies or forgets."""
+"""A stage shared by real workers has the same bytes, whoever helps, dies or forgets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WAIT_SECONDS = 240.0
 
 
 class Workers:
-    """Worker processes over one database and broker, and what their shards said."""
+    """Worker processes over one database and broker, and the records of their shards."""
 
     def __init__(self, settings: WorkerSettings, database_url: str, broker_url: str) -> None:
         self.folder = find_folder(settings.artifacts)
@@ -83,12 +83,12 @@ class Workers:
             path.unlink()
 
     def started(self, position: int) -> list[int]:
-        """The processes that began this shard."""
+        """Return the processes that began this shard."""
         found = self.folder.glob(f"started-{position}-*")
         return [int(path.name.rpartition("-")[2]) for path in found]
 
     def busy(self) -> dict[int, int]:
-        """The shards that are held, each with the worker process whose child holds it."""
+        """Return the held shards, each with the worker process whose child holds it."""
         held = [int(path.name.partition("-")[2]) for path in self.folder.glob("hold-*")]
         return {
             position: psutil.Process(pid).ppid()
@@ -101,7 +101,7 @@ class Workers:
         os.kill(pid, signal.SIGKILL)
 
     def children(self) -> list[psutil.Process]:
-        """The processes that do jobs and shards."""
+        """Return the processes that run jobs and shards."""
         workers = [psutil.Process(p.pid) for p in self._processes if p.poll() is None]
         return [
             child
@@ -122,7 +122,7 @@ class Workers:
 def workers(
     database: Database, settings: WorkerSettings, database_url: str, broker_url: str
 ) -> Iterator[Workers]:
-    """No worker yet, and a relay that sends and sweeps."""
+    """No workers yet, and a relay that sends and sweeps."""
     with Redis.from_url(broker_url) as connection:
         connection.flushall()
     fast = settings.model_copy(
@@ -163,7 +163,7 @@ def wait_for_end(database: Database, job_id: str) -> Job:
 
 
 def find_combined(database: Database, job_id: str) -> str:
-    """The hash of what the shards gave together."""
+    """Return the hash of the combined results of the shards."""
     job = wait_for_end(database, job_id)
     assert job.status == "succeeded", job.error_message
     with database.transaction() as session:
@@ -171,14 +171,14 @@ def find_combined(database: Database, job_id: str) -> str:
 
 
 def count_workers(database: Database, job_id: str) -> int:
-    """How many workers' results the stage was put together from."""
+    """Return how many workers' results the stage was combined from."""
     with database.transaction() as session:
         query = select(Event.data).where(Event.job_id == job_id, Event.type == "stage.combined")
         return len(session.scalars(query).one()["workers"])
 
 
 def find_stage_result(database: Database, job_id: str, stage: str) -> str | None:
-    """The hash of what a stage made, once it did."""
+    """Return the hash of a stage's result, once there is one."""
     with database.transaction() as session:
         query = select(StageResult.sha256).where(
             StageResult.job_id == job_id, StageResult.name == stage
@@ -187,7 +187,7 @@ def find_stage_result(database: Database, job_id: str, stage: str) -> str | None
 
 
 def owner_of(database: Database, job_id: str) -> int:
-    """The process id of the worker that runs the job."""
+    """Return the process id of the worker that runs the job."""
     name = read(database, job_id).lease_worker or ""
     found = re.search(r"-(\d+)-[0-9a-f]{8}$", name)
     assert found
@@ -195,13 +195,13 @@ def owner_of(database: Database, job_id: str) -> int:
 
 
 def wait_for_three(workers: Workers) -> dict[int, int]:
-    """Every worker in the middle of a shard of its own."""
+    """Wait until every worker is in the middle of a shard of its own."""
     wait_until(lambda: len(set(workers.busy().values())) == 3, "three busy workers")
     return workers.busy()
 
 
 EXPECTED = hashlib.sha256(b"".join(map(digest, range(SHARDS)))).hexdigest()
-"""The hash of all shards' results in order, as one worker would put them together."""
+"""Hash of all shards' results in order, as one worker would combine them."""
 
 
 def test_one_worker_does_everything(
@@ -228,11 +228,11 @@ def test_a_worker_killed_in_the_middle_of_a_shard_changes_no_bit(
     workers.let_go()
     assert find_combined(database, job_id) == EXPECTED
     assert count_workers(database, job_id) == 2
-    assert len(workers.started(position)) >= 2  # it was begun again elsewhere
+    assert len(workers.started(position)) >= 2  # another worker began it again
     assert read(database, job_id).attempts == (2 if victim == "owner" else 1)
 
 
-def test_a_broker_that_forgets_everything_holds_up_nothing(
+def test_a_broker_that_forgets_everything_delays_nothing(
     database: Database,
     workers: Workers,
     make_job: Callable[[], str],

@@ -78,12 +78,12 @@ def run(
     return pool.submit(supervisor.run, children.ActingJob(act), job_id)
 
 
-def test_a_finished_job_is_left_as_the_child_ended_it(
+def test_a_finished_job_stays_as_the_child_ended_it(
     database: Database, supervisor: Supervisor, job_id: str
 ) -> None:
     job = children.ActingJob(children.finish)
     supervisor.run(job, job_id)
-    supervisor.run(job, job_id)  # delivered a second time
+    supervisor.run(job, job_id)  # the message is delivered a second time
     row = read(database, job_id)
     assert (row.status, row.verdict, row.attempts) == ("succeeded", "passed", 1)
     assert list_types(database, job_id).count("job.succeeded") == 1
@@ -101,7 +101,7 @@ def test_a_child_that_dies_after_finishing_changes_nothing(
 def fail_three_times(
     database: Database, supervisor: Supervisor, work: LeasedJob, job_id: str
 ) -> str:
-    """What is said of a job whose children all die, tried again until it counts as poison."""
+    """Return the error of a job whose children all die, retried until it counts as poison."""
     for attempt in (1, 2, 3):
         assert read(database, job_id).status == "queued"
         supervisor.run(work, job_id)
@@ -120,7 +120,7 @@ def test_three_dead_children_make_a_poison_job(
     assert read(database, job_id).attempts == 3
 
 
-def test_a_lack_of_memory_is_tried_again_and_then_named(
+def test_a_lack_of_memory_is_retried_and_then_reported(
     database: Database, supervisor: Supervisor, job_id: str
 ) -> None:
     message = fail_three_times(database, supervisor, children.OversizedJob(), job_id)
@@ -142,7 +142,7 @@ def test_a_shutdown_gives_the_job_back_without_counting(
         child = wait_for_child(settings, job_id)
         assert stopped.job_id == job_id
         stopped.stop()
-        if reaches_child:  # a group, a container or a systemd unit gets the signal as a whole
+        if reaches_child:  # a group, a container or a systemd unit signals all processes
             child.terminate()
         ending.result(60)
         assert is_gone(child)
@@ -154,7 +154,7 @@ def test_a_shutdown_gives_the_job_back_without_counting(
     assert claim(database, job_id).attempt == 1
 
 
-def test_a_cancelled_child_that_does_not_listen_is_killed(
+def test_a_cancelled_child_that_does_not_stop_is_killed(
     database: Database,
     settings: WorkerSettings,
     supervisor: Supervisor,
@@ -206,7 +206,7 @@ def test_an_orphaned_child_ends_itself(
     wait_until(lambda: is_gone(child))
 
 
-def test_an_idle_worker_that_hears_of_no_job_gives_itself_up(
+def test_an_idle_worker_that_gets_no_jobs_exits(
     database: Database,
     settings: WorkerSettings,
     supervisor: Supervisor,
@@ -215,13 +215,13 @@ def test_an_idle_worker_that_hears_of_no_job_gives_itself_up(
     signs = LifeSigns(database, settings, supervisor)
     wait = threading.Event().wait
     wait(2 * settings.silence_seconds)
-    assert signs.beat()  # nothing waits
+    assert signs.beat()  # nothing is waiting
     make_job()
     assert signs.beat()  # not for long yet
     wait(2 * settings.silence_seconds)
     supervisor.job_id = "job_other"
     assert signs.beat()  # busy
     supervisor.job_id = None
-    assert signs.beat()  # idle, but only just
+    assert signs.beat()  # idle, but not for long
     wait(2 * settings.silence_seconds)
     assert not signs.beat()

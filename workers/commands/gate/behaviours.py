@@ -65,7 +65,10 @@ class CustomGateSpec(CustomDefinition, BehaviourGateBase):
 
 
 def _check_form(described: object) -> object:
-    """`described`, if it has a kind and nothing of the form that gate.yaml had before."""
+    """Return `described` if it has a kind and nothing of gate.yaml's earlier form.
+
+    Raises `ValueError` otherwise.
+    """
     if not isinstance(described, dict):
         return described
     if "scorer" in described:
@@ -82,7 +85,9 @@ def _check_form(described: object) -> object:
             f"{described['max_new_tokens']}}}`."
         )
     if "min_effect" in described:
-        raise ValueError("min_effect is a job's. Set max_share_rise, max_share or min_improvement.")
+        raise ValueError(
+            "min_effect is a setting of jobs. Set max_share_rise, max_share or min_improvement."
+        )
     return described
 
 

@@ -23,7 +23,7 @@ MAX_CONFIG_BYTES = 1024 * 1024
 
 
 def _check_behaviours(behaviours: list[BehaviourGateSpec]) -> list[BehaviourGateSpec]:
-    """`behaviours`, if no name is taken; raises `ValueError` otherwise."""
+    """Return `behaviours` if no name is taken; raises `ValueError` otherwise."""
     taken: set[str] = {GatedSet.GENERAL, GatedSet.HARMFUL, GatedSet.LOOK_ALIKE, GatedSet.CONTRAST}
     for behaviour in behaviours:
         if behaviour.name in taken:
@@ -72,7 +72,7 @@ def load_config(path: Path) -> GateConfig:
         reason = " ".join(str(error).split())
         raise GateConfigError(f"{path} is not YAML: {reason}") from error
     if not isinstance(document, dict):
-        raise GateConfigError(f"{path} holds no mapping; write `kl:`, `general:` and so on")
+        raise GateConfigError(f"{path} does not hold a mapping; write `kl:`, `general:` and so on")
     try:
         config = GateConfig.model_validate(document)
     except ValidationError as error:

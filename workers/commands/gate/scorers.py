@@ -46,7 +46,7 @@ def find_surroundings(device: str) -> ScorerSurroundings:
         settings = ScorerSettings()
     except (SettingsError, ValidationError) as error:
         raise GateConfigError(
-            "EXCISE_SCORER_HOSTS is no list of hosts; write "
+            "EXCISE_SCORER_HOSTS is not a list of hosts; write "
             '[{"host": "scorer.internal", "secret_variable": "SCORER_SECRET"}]'
         ) from error
     if not settings.scorer_roots:

@@ -1,1 +1,1 @@
-"""A circuit job: its stages, thin, over `workers.circuits`."""
+"""The stages of a circuit job: a thin layer over `workers.circuits`."""

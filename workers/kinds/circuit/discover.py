@@ -1,4 +1,4 @@
-"""Stage 2 of a circuit job: each attributor's circuits of every size, one shard an attributor."""
+"""Stage 2 of a circuit job: find every attributor's circuits of all sizes, one shard each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(
     prepared: PreparedCircuit,
     upstream: StageOutput,
 ) -> StageOutput:
-    """Return the stage's result, a `DiscoveredCircuit` a line in order of the attributors."""
+    """Return the stage's result: one `DiscoveredCircuit` per line, in order of the attributors."""
     spec = inputs.spec
     key = {
         "prepare": upstream.sha256,
@@ -40,12 +40,12 @@ def run(
 
 
 def parse_circuits(data: bytes) -> list[DiscoveredCircuit]:
-    """Return every attributor's circuits."""
+    """Return the circuits of every attributor."""
     return [DiscoveredCircuit.model_validate_json(line) for line in data.split(b"\n")]
 
 
 def build_work(inputs: CircuitInputs, prepared: PreparedCircuit) -> ShardedWork:
-    """The stage's work; the same on every worker."""
+    """Return the stage's work, which is the same on every worker."""
     discovery = prepared.build_task(prepared.discovery)
     choice = prepared.build_task(prepared.choice)
     settings = [build_settings(inputs, name) for name in inputs.spec.attributors]
@@ -64,7 +64,7 @@ def build_work(inputs: CircuitInputs, prepared: PreparedCircuit) -> ShardedWork:
 
 
 def build_settings(inputs: CircuitInputs, attributor: str) -> CircuitSettings:
-    """Return how one attributor's circuits are looked for."""
+    """Return the settings with which one attributor's circuits are searched for."""
     spec = inputs.spec
     is_counterfactual = spec.chosen_ablation == CircuitAblation.COUNTERFACTUAL
     return CircuitSettings(
@@ -80,5 +80,5 @@ def build_settings(inputs: CircuitInputs, attributor: str) -> CircuitSettings:
 
 
 def _shares(inputs: CircuitInputs) -> list[float]:
-    """Return the sizes to try, the whole model last."""
+    """Return the sizes to try, with the whole model last."""
     return list(MIB_SHARES) if inputs.spec.shares is None else [*inputs.spec.shares, 1.0]

@@ -1,4 +1,4 @@
-"""What a circuit is to a worker."""
+"""How a worker runs circuit jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 4 of a circuit job: report in three forms, the patch that keeps only the circuit."""
+"""Stage 4 of a circuit job: the report in three forms, and a patch that keeps the circuit only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from workers.stages.inputs import CircuitInputs
 from workers.stages.packaging import describe_set, find_patch_verdict, hash_report, publish_package
 
 MAX_PATCH_BYTES = 512 * 1024 * 1024
-"""A patch that keeps only a circuit holds all the rest; beyond this size none is made."""
+"""Size limit of the patch, which holds everything outside the circuit; larger ones are not built.
+"""
 
 _INDEX_BYTES = 4
 _NOTE = (
     "The patch sets everything outside the circuit to zero and takes it back bit for bit. It shows "
-    "what the circuit does alone; it is no model to ship."
+    "what the circuit does alone; it is not a model to ship."
 )
 _OTHER_ABLATION_NOTE = (
     " This circuit was found with the {ablation} activation in place of everything outside it; "
@@ -33,7 +34,7 @@ _OTHER_ABLATION_NOTE = (
 def run(
     context: StageContext, inputs: CircuitInputs, report: CircuitReport, outside: Selection | None
 ) -> None:
-    """Store the job's files and list them; the manifest is the stage's result."""
+    """Store the job's files and list them; the stage's result is their manifest."""
     has_patch = outside is not None and len(outside) > 0
     too_large = has_patch and estimate_patch_bytes(inputs, outside) > MAX_PATCH_BYTES
     note = describe_patch(report, has_patch, too_large)
@@ -46,7 +47,7 @@ def run(
 
 
 def describe_patch(report: CircuitReport, has_patch: bool, too_large: bool) -> str:
-    """Return what a report says about the patch."""
+    """Return what the report says about the patch."""
     if not has_patch:
         return "There is no patch: nothing lies outside a circuit."
     if too_large:
@@ -59,7 +60,7 @@ def describe_patch(report: CircuitReport, has_patch: bool, too_large: bool) -> s
 
 
 def estimate_patch_bytes(inputs: CircuitInputs, selection: Selection | None) -> int:
-    """Return how large the patch that removes `selection` will be."""
+    """Return the approximate size of the patch that removes `selection`, in bytes."""
     if selection is None:
         return 0
     total = 0

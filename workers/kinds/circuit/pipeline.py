@@ -1,4 +1,4 @@
-"""A circuit job: its stages in order, and its report."""
+"""A circuit job: the order of its stages, and its report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_circuit(context: StageContext, inputs: CircuitInputs) -> CircuitReport:
 
 
 def build_sharded_work(inputs: CircuitInputs, data: bytes) -> ShardedWork:
-    """Return the work of the stage `discover`, from what the stage before it made."""
+    """Return the work of the stage `discover`, built from the result of the stage before it."""
     return discover.build_work(inputs, PreparedCircuit.model_validate_json(data))
 
 
@@ -53,7 +53,7 @@ def build_report(
     validated: CircuitValidation | None,
     outside: Selection | None,
 ) -> CircuitReport:
-    """Return the job's report, its patch still to be described."""
+    """Return the job's report; the patch is described later."""
     spec, first = inputs.spec, circuits[0]
     circuit, gates = None, list[GateResult]()
     verdict, reason = Verdict.NO_EFFECT, first.too_weak or ""

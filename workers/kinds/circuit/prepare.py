@@ -1,4 +1,4 @@
-"""Stage 1 of a circuit job: the task's rows, in three parts."""
+"""Stage 1 of a circuit job: split the task's rows into three parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.stages.context import InvalidInputError, StageContext, StageOutput
 from workers.stages.inputs import CircuitInputs
 
 SPARE_FACTOR = 2
-"""Generated rows for each one asked for, as some come out the same."""
+"""Number of rows generated per requested row, because some turn out to be duplicates."""
 
 
 def run(context: StageContext, inputs: CircuitInputs) -> StageOutput:
@@ -63,7 +63,7 @@ def _work(inputs: CircuitInputs, progress: Progress) -> bytes:
 
 
 def _build_task(inputs: CircuitInputs) -> Task:
-    """Return the task with more rows than needed; uploaded ones in an order drawn by the seed."""
+    """Return the task with more rows than needed; uploaded rows are shuffled with the seed."""
     spec, tokenizer = inputs.spec, inputs.base.tokenizer
     if spec.task == BuiltInTask.IOI:
         return generate_ioi(tokenizer, spec.rows * SPARE_FACTOR, spec.seed)
@@ -75,7 +75,7 @@ def _build_task(inputs: CircuitInputs) -> Task:
 
 
 def _take_distinct(rows: Sequence[TaskRow], count: int) -> list[TaskRow]:
-    """Return the first `count` rows whose prompts differ: none may be in two parts."""
+    """Return the first `count` rows with distinct prompts, so that no prompt is in two parts."""
     seen: dict[tuple[int, ...], TaskRow] = {}
     for row in rows:
         seen.setdefault(row.clean_ids, row)

@@ -1,4 +1,4 @@
-"""What the stages of a circuit job hand to one another, as immutable JSON documents."""
+"""What the stages of a circuit job pass to one another, as immutable JSON documents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.correction.results import StageDocument, StoredSelection
 from workers.domain import Selection
 
 HEATMAP_BLOCKS = 32
-"""Cells a layer in the heatmap, where components are not attention heads."""
+"""Number of heatmap cells per layer where components are not attention heads."""
 
 
 class Row(StageDocument):
@@ -37,22 +37,22 @@ class Row(StageDocument):
         )
 
     def to_row(self) -> TaskRow:
-        """Return the core's value."""
+        """Return the row as the core's type."""
         return TaskRow(self.clean_ids, self.corrupted_ids, self.answer_ids, self.wrong_ids)
 
 
 class PreparedCircuit(StageDocument):
-    """The task's rows by use; a row is in one part only."""
+    """The task's rows by use; each row is in exactly one part."""
 
     model_sha256: str
     task: str
     metric: CircuitMetric
     discovery: tuple[Row, ...]
-    """Components are scored on these."""
+    """Rows on which components are scored."""
     choice: tuple[Row, ...]
-    """Circuits of every size are measured on these, and one size is chosen."""
+    """Rows on which circuits of every size are measured, to choose one size."""
     held_out: tuple[Row, ...]
-    """The chosen circuit is judged on these."""
+    """Rows on which the chosen circuit is judged."""
 
     def build_task(self, rows: tuple[Row, ...]) -> Task:
         """Return one part as a task."""
@@ -60,11 +60,11 @@ class PreparedCircuit(StageDocument):
 
 
 class DiscoveredCircuit(StageDocument):
-    """One attributor's circuits, and the chosen one."""
+    """One attributor's circuits, and the one that was chosen."""
 
     attributor: str
     too_weak: str | None = None
-    """Why nothing can be said; everything below is empty then."""
+    """Why no circuit can be found; if set, everything below is empty."""
     components: int = 0
     whole_metric: float = 0.0
     empty_metric: float = 0.0
@@ -76,11 +76,11 @@ class DiscoveredCircuit(StageDocument):
     chosen: CircuitPoint | None = None
     heatmap: tuple[HeatmapRow, ...] = ()
     outside: StoredSelection | None = None
-    """Everything that is not in the chosen circuit."""
+    """Everything outside the chosen circuit."""
 
     @classmethod
     def from_outcome(cls, outcome: CircuitOutcome, granularity: Granularity) -> DiscoveredCircuit:
-        """Return the document that holds `outcome`, of a circuit of one granularity."""
+        """Return the document that holds `outcome`, whose circuits have one granularity."""
         outside = outcome.outside.get(granularity, Selection(granularity, {}))
         return cls(
             attributor=outcome.settings.attributor.value,
@@ -99,13 +99,13 @@ class DiscoveredCircuit(StageDocument):
 
 
 class CircuitValidation(StageDocument):
-    """The chosen circuit on rows that took no part in finding or sizing it."""
+    """The chosen circuit, measured on rows that were not used to find it or to choose its size."""
 
     whole_metric: float
     metric: float
     accuracy: float
     zero_metric: float
-    """With everything outside set to zero, as the patch does."""
+    """The metric with everything outside set to zero, as the patch does."""
 
     @property
     def retention(self) -> float:
@@ -114,7 +114,7 @@ class CircuitValidation(StageDocument):
 
     @property
     def zero_retention(self) -> float:
-        """The same with everything outside set to zero."""
+        """Share of the whole model's metric that remains with everything outside set to zero."""
         return self.zero_metric / self.whole_metric if self.whole_metric > 0 else 0.0
 
 

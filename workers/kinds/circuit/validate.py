@@ -1,4 +1,4 @@
-"""Stage 3 of a circuit job: the chosen circuit on rows that took no part in choosing it."""
+"""Stage 3 of a circuit job: measure the chosen circuit on rows that were not used to choose it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _measure(
     ablation: CircuitAblation,
     advance: Advance,
 ) -> torch.Tensor:
-    """Return the held-out metric of the circuit on every row, `(row,)`."""
+    """Return the circuit's metric on every held-out row, `(row,)`."""
     projections = find_projections(inputs.base, (outside.granularity,))
     measured = measure_circuits(
         inputs.base,
@@ -78,7 +78,7 @@ def _measure(
 
 
 def _build_keep_mask(inputs: CircuitInputs, outside: Selection) -> KeepMask:
-    """Return module → True at what is not in `outside`."""
+    """Return module → mask that is True for every component not in `outside`."""
     masks = {}
     for name, projection in find_projections(inputs.base, (outside.granularity,)).items():
         keep_mask = torch.ones(projection.components, dtype=torch.bool)

@@ -1,1 +1,1 @@
-"""A compression job: its stages, thin, over `workers.compression`."""
+"""The stages of a compression: a thin layer over `workers.compression`."""

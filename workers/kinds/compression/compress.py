@@ -1,7 +1,7 @@
-"""Stage 2 of a compression: weights scored, selected and set to zero.
+"""Stage 2 of a compression: score weights, select some and set them to zero.
 
-Where scores are sums over the calibration samples, the samples are cut into shards that any
-worker may do.
+Where scores are sums over the calibration samples, the samples are cut into shards that any worker
+can compute.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from workers.stages.context import ShardedStage, ShardedWork, StageContext, Stag
 from workers.stages.inputs import CompressionInputs
 
 SHARD_TOKENS = 32_768
-"""Most tokens of a shard: large, for a shard's sums are as large as the model."""
+"""Largest number of tokens per shard; it is high because a shard's sums are as large as the model.
+"""
 
 N_OF_M = {"2:4": NOfM(2, 4), "4:8": NOfM(4, 8)}
 
@@ -32,7 +33,7 @@ def run(
     prepared: PreparedCompression,
     upstream: StageOutput,
 ) -> StageOutput:
-    """Return the stage's result, the packed prune masks of every linear module."""
+    """Return the stage's result: the packed prune masks of every linear module."""
     spec = inputs.spec
     key = {
         "prepare": upstream.sha256,
@@ -57,7 +58,7 @@ def run(
 
 
 def build_work(inputs: CompressionInputs, prepared: PreparedCompression) -> ShardedWork:
-    """The stage's scores, in shards; the same on every worker."""
+    """Return the stage's work in shards, which are the same on every worker."""
     runs = cut_samples(_calibration(prepared), SHARD_TOKENS)
     firsts = list(accumulate((len(run) for run in runs), initial=0))
 
@@ -76,7 +77,7 @@ def build_work(inputs: CompressionInputs, prepared: PreparedCompression) -> Shar
 
 
 def build_plan(inputs: CompressionInputs) -> CompressionPlan:
-    """Return the job's plan as the core takes it."""
+    """Return the job's plan as the core expects it."""
     spec = inputs.spec
     pattern: Pattern = N_OF_M.get(spec.pattern) or RowShare(spec.target_sparsity)
     return CompressionPlan(

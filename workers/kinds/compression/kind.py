@@ -1,4 +1,4 @@
-"""What a compression is to a worker."""
+"""How a worker runs compressions."""
 
 from __future__ import annotations
 

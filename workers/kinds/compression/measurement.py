@@ -1,4 +1,4 @@
-"""The figures of a compression: perplexity of the corpus, accuracy on the zero-shot tasks."""
+"""What a compression measures: perplexity of the corpus and accuracy on the zero-shot tasks."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from workers.stages.inputs import CompressionInputs
 
 
 def load_questions(inputs: CompressionInputs) -> dict[str, tuple[Question, ...]]:
-    """Return task → its questions, as many as asked for. Raises `InvalidInputError`."""
+    """Return task → its questions, up to the requested number. Raises `InvalidInputError`."""
     return {task.name: _load(inputs, task) for task in inputs.spec.tasks}
 
 
 def list_parts(
     corpus: Sequence[Sequence[int]], questions: dict[str, tuple[Question, ...]]
 ) -> list[Part]:
-    """Return what `measure` does, as progress counts it."""
+    """Return the work that `measure` does, as progress counts it."""
     windows = read_texts("texts", map(len, corpus), step="perplexity")
     return [windows, *(count_choices(asked, name) for name, asked in questions.items())]
 
@@ -44,7 +44,7 @@ def measure(
     questions: dict[str, tuple[Question, ...]],
     advance: Advance,
 ) -> Measured:
-    """Return the figures of the model as it is now; `advance` counts `list_parts`."""
+    """Measure the model in its current state; `advance` counts `list_parts`."""
     windows = [TokenSequence(ids) for ids in corpus]
     perplexity = compute_perplexity(inputs.base, windows, on_batch=advance)
     tasks = {}

@@ -1,4 +1,4 @@
-"""Stage 4 of a compression: report in three forms, and a patch or the compressed checkpoint."""
+"""Stage 4 of a compression: the report in three forms, and a patch or the compressed checkpoint."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CHECKPOINT_NOTE = (
 def run(
     context: StageContext, inputs: CompressionInputs, report: CompressionReport, masks: StageOutput
 ) -> None:
-    """Store the job's files and list them; the manifest is the stage's result."""
+    """Store the job's files and list them; the stage's result is their manifest."""
     key = {
         "report": hash_report(report),
         "compress": masks.sha256,
@@ -75,7 +75,7 @@ def _build_patch(inputs: CompressionInputs, masks: StageOutput, verdict: PatchVe
 
 
 def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:
-    """Return the patch, or the compressed checkpoint's weight files where they are smaller."""
+    """Return the patch, or the compressed checkpoint's weight files if they are smaller."""
     data = serialise_patch(patch)
     if len(data) <= sum(path.stat().st_size for path in list_weight_files(base)):
         return {JobFile.PATCH: data}
@@ -86,9 +86,9 @@ def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:
 
 
 def read_weight_files(folder: Path) -> dict[str, bytes]:
-    """Return name → bytes of a checkpoint's weight files and their index, if it has one.
+    """Return name → bytes of a checkpoint's weight files and, if it has one, their index.
 
-    Pruning moves no tensor, so the base's index holds for the compressed shards.
+    Pruning moves no tensor between files, so the base's index is valid for the compressed files.
     """
     paths = [*list_weight_files(folder), folder / INDEX_NAME]
     return {path.name: path.read_bytes() for path in paths if path.is_file()}

@@ -1,4 +1,4 @@
-"""A compression: its stages in order, and its report."""
+"""A compression: the order of its stages, and its report."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def run_compression(context: StageContext, inputs: CompressionInputs) -> Compres
 
 
 def build_sharded_work(inputs: CompressionInputs, data: bytes) -> ShardedWork:
-    """Return the work of the stage `compress`, from what the stage before it made."""
+    """Return the work of the stage `compress`, built from the result of the stage before it."""
     return compress.build_work(inputs, PreparedCompression.model_validate_json(data))
 
 
 def build_report(
     context: StageContext, inputs: CompressionInputs, prepared: PreparedCompression, after: Measured
 ) -> CompressionReport:
-    """Return the job's report, its files still to be described."""
+    """Return the job's report; its files are described later."""
     spec, before = inputs.spec, prepared.before
     perplexity = CorpusPerplexity(
         corpus=inputs.prompt_set(spec.perplexity.prompts).name,

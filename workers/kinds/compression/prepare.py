@@ -1,4 +1,4 @@
-"""Stage 1 of a compression: calibration samples, corpus windows, the base model's figures."""
+"""Stage 1 of a compression: calibration samples, corpus windows, and the base model's figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.stages.context import InvalidInputError, StageContext, StageOutput
 from workers.stages.inputs import CompressionInputs
 
 MAX_WINDOWS = 2**20
-"""More windows than any prompt set fills."""
+"""Limit on the number of windows; no prompt set has as many."""
 
 
 def run(context: StageContext, inputs: CompressionInputs) -> StageOutput:
@@ -39,7 +39,7 @@ def _key(inputs: CompressionInputs) -> dict[str, Any]:
 
 
 def _work(inputs: CompressionInputs, progress: Progress) -> bytes:
-    calibration = _draw_calibration(inputs)  # before the costly part: it may be refused
+    calibration = _draw_calibration(inputs)  # before the costly part, because it can raise
     corpus = _cut(
         inputs,
         "perplexity.prompts",
@@ -58,9 +58,9 @@ def _work(inputs: CompressionInputs, progress: Progress) -> bytes:
 
 
 def _draw_calibration(inputs: CompressionInputs) -> tuple[tuple[int, ...], ...]:
-    """Return windows of the calibration text drawn by the seed, in their own order.
+    """Return windows of the calibration text, drawn with the job's seed, in text order.
 
-    Raises `InvalidInputError` when the text is too short for as many.
+    Raises `InvalidInputError` if the text is too short for that many windows.
     """
     wanted = inputs.spec.calibration
     windows = _cut(inputs, "calibration.prompts", wanted.prompts, wanted.tokens, MAX_WINDOWS)
@@ -76,7 +76,7 @@ def _draw_calibration(inputs: CompressionInputs) -> tuple[tuple[int, ...], ...]:
 def _cut(
     inputs: CompressionInputs, field: str, prompt_set_id: str, tokens: int, most: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Return up to `most` windows of the set that `field` names, its lines joined.
+    """Return up to `most` windows of the prompt set named by `field`, with its lines joined.
 
     Raises `InvalidInputError`.
     """

@@ -1,4 +1,4 @@
-"""What the stages of a compression hand to one another: JSON documents, and packed prune masks."""
+"""What the stages of a compression pass to one another: JSON documents and packed prune masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.families import linear_weight
 
 
 class Measured(StageDocument):
-    """The model on the corpus and the zero-shot tasks."""
+    """The model's perplexity on the corpus and its accuracy on the zero-shot tasks."""
 
     perplexity: float
     tokens: int
@@ -35,7 +35,7 @@ class PreparedCompression(StageDocument):
 
 
 def pack_masks(modules: Mapping[str, nn.Module]) -> bytes:
-    """Return where each module's weight is zero as safetensors bytes, one bit a weight."""
+    """Return a mask of the zero weights of each module as safetensors bytes, one bit per weight."""
     return save_safetensors(
         {
             name: np.packbits((linear_weight(module).detach() == 0).cpu().numpy().ravel())
@@ -45,13 +45,13 @@ def pack_masks(modules: Mapping[str, nn.Module]) -> bytes:
 
 
 def apply_masks(data: bytes, modules: Mapping[str, nn.Module]) -> None:
-    """Set to zero, in place, what `pack_masks` found to be zero."""
+    """Set to zero, in place, the weights that were zero when `pack_masks` was called."""
     for name, prune_mask in _unpack(data, modules):
         linear_weight(modules[name]).detach().masked_fill_(prune_mask, 0)
 
 
 def select_masked(data: bytes, modules: Mapping[str, nn.Module]) -> Selection:
-    """Return what `pack_masks` found to be zero as a selection of single weights."""
+    """Return the weights that were zero when `pack_masks` was called as a selection."""
     found = {
         name: prune_mask.flatten().nonzero().flatten()
         for name, prune_mask in _unpack(data, modules)

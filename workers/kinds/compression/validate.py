@@ -1,4 +1,4 @@
-"""Stage 3 of a compression: the compressed model's figures, measured as the base model's were."""
+"""Stage 3 of a compression: measure the compressed model exactly as the base model was."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def run(
     prepared: PreparedCompression,
     upstream: StageOutput,
 ) -> StageOutput:
-    """Return the stage's result, a `Measured`; leaves the loaded model compressed."""
+    """Return the stage's result, a `Measured`; the loaded model stays compressed."""
     modules = inputs.base.find_linear_modules()
-    apply_masks(upstream.data, modules)  # after a restart the model is loaded as it was
+    apply_masks(upstream.data, modules)  # after a restart, the loaded model is not compressed
 
     def work(progress: Progress) -> bytes:
         questions = load_questions(inputs)

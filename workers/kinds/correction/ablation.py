@@ -1,4 +1,4 @@
-"""Whether a model has a place for what a job's ablations leave behind."""
+"""Check that the model can hold what a job's ablations leave in place of pruned components."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from workers.stages.inputs import CorrectionInputs
 
 
 def check_ablations(inputs: CorrectionInputs) -> None:
-    """Raise `InvalidInputError` where a mean is asked for that the model has no place for."""
+    """Raise `InvalidInputError` if the job asks for means that the model cannot hold."""
     if Ablation.MEAN not in inputs.spec.search.ablations:
         return
     if Granularity.WEIGHT in inputs.granularities:
         raise InvalidInputError(
-            'search.ablations has "mean", which single weights do not take; prune neurons or '
+            'search.ablations has "mean", which single weights do not support; prune neurons or '
             'heads, or leave "mean" out'
         )
     for granularity in inputs.granularities:

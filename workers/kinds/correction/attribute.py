@@ -1,8 +1,9 @@
-"""Stage 2: relevance of every component on general text and for each behaviour's responses.
+"""Stage 2: compute relevance of every component on general text and on each behaviour's responses.
 
-For neurons and heads the samples are cut into shards that any worker may do; the sums of each are
-added in order. Sums for single weights are as large as the model, so nobody files them: the job's
-own worker computes them in segments of layers, and keeps what a search may prune.
+For neurons and heads the samples are cut into shards that any worker can compute; the sums of the
+shards are added in order. Sums for single weights are as large as the model, so they are never
+stored: the job's own worker computes them in segments of layers and keeps only the weights that the
+search may prune.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ from workers.stages.context import ShardedStage, ShardedWork, StageContext, Stag
 from workers.stages.inputs import CorrectionInputs
 
 SHARD_TOKENS = 32_768
-"""Most tokens of a shard: large, for whoever helps with one loads the model first."""
+"""Largest number of tokens per shard; high, because a worker that helps first loads the model."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The samples of one shard, all of one subject."""
+    """The samples of one shard; all belong to one subject."""
 
     subject: Subject
     samples: tuple[TokenSequence, ...]
     first_index: int
-    """Of the first sample, among all of the subject."""
+    """Index of the part's first sample among all samples of the subject."""
 
 
 def run(
@@ -60,7 +61,7 @@ def run(
     prepared: PreparedCorrection,
     upstream: StageOutput,
 ) -> StageOutput:
-    """Return the stage's result, the serialised relevance of every granularity."""
+    """Return the stage's result: the serialised relevance of every granularity."""
     key = {
         "prepare": upstream.sha256,
         "attributor": inputs.spec.attribution.attributor,
@@ -98,7 +99,7 @@ def run(
 
 
 def cut_parts(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[Part, ...]:
-    """The shards in order: every subject over its samples, of whatever is no single weight."""
+    """Return the shards in order: the samples of every subject, for neurons and heads only."""
     parts: list[Part] = []
     for granularity in inputs.granularities:
         if granularity is Granularity.WEIGHT:
@@ -111,7 +112,7 @@ def cut_parts(inputs: CorrectionInputs, prepared: PreparedCorrection) -> tuple[P
 
 
 def build_work(inputs: CorrectionInputs, prepared: PreparedCorrection) -> ShardedWork:
-    """The stage's work that is shared; the same on every worker."""
+    """Return the part of the stage's work that is shared, which is the same on every worker."""
     parts = cut_parts(inputs, prepared)
 
     def compute(position: int, advance: Advance) -> bytes:
@@ -137,9 +138,11 @@ def answer_undesired(
     mass: TokenMass | None,
     advance: Advance,
 ) -> dict[str, torch.Tensor]:
-    """The job's own mean relevance of a behaviour's responses, as that of the base model's.
+    """Return the mean relevance of a behaviour's responses by the job's own attributor.
 
-    Of a granularity in `places` that of the components there, `(place,)` for each module.
+    It is computed on the model in its current state, averaged as the base model's relevance was. If
+    `places` holds the granularity, only the components there get relevance, as a tensor of shape
+    `(place,)` for each module.
     """
     question = ask_responses(inputs.attributor, Side.UNDESIRED, mass)
     subject = Subject(granularity, question, number, tuple(undesired))
@@ -149,7 +152,7 @@ def answer_undesired(
 
 
 def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[TokenSequence, ...]]:
-    """Return the samples in runs of at most `most` tokens (at least one sample), in order."""
+    """Return the samples in runs of at most `most` tokens (at least one sample each), in order."""
     runs: list[list[TokenSequence]] = []
     tokens = 0
     for sample in samples:
@@ -164,7 +167,7 @@ def cut_samples(samples: Sequence[TokenSequence], most: int) -> list[tuple[Token
 def combine(
     parts: Sequence[Part], results: Sequence[bytes]
 ) -> dict[Granularity, ContrastiveRelevance]:
-    """Return the relevance of every granularity from the sums of every shard, added in order."""
+    """Return the relevance of every granularity; the sums of all shards are added in order."""
     sums: dict[SubjectKey, list[RelevanceSums]] = {}
     for part, data in zip(parts, results, strict=True):
         sums.setdefault(part.subject.key, []).append(parse_sums(data))

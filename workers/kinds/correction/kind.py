@@ -1,4 +1,4 @@
-"""What a correction is to a worker."""
+"""How a worker runs corrections."""
 
 from __future__ import annotations
 

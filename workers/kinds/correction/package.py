@@ -1,4 +1,4 @@
-"""Stage 5: the files a job leaves: report in three forms, patch, manifest."""
+"""Stage 5: the files of the job: the report in three forms, the patch and the manifest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(
     report: CorrectionReport,
     search: SearchOutcome | None,
 ) -> None:
-    """Store the job's files and list them; the manifest is the stage's result."""
+    """Store the job's files and list them; the stage's result is their manifest."""
     trial = None if search is None else search.chosen_trial
     key = {
         "report": hash_report(report),

@@ -1,4 +1,4 @@
-"""A correction: its stages in order, and what its report is built from."""
+"""A correction: the order of its stages, and the inputs of its report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _tell_signal(context: StageContext, prepared: PreparedCorrection) -> None:
 
 
 def build_sharded_work(inputs: CorrectionInputs, data: bytes) -> ShardedWork:
-    """Return the work of the stage `attribute`, from what the stage before it made."""
+    """Return the work of the stage `attribute`, built from the result of the stage before it."""
     return attribute.build_work(inputs, PreparedCorrection.model_validate_json(data))
 
 

@@ -1,4 +1,4 @@
-"""Stage 1: what the base model does with the undesired prompts, and how everything is split."""
+"""Stage 1: measure the base model on the undesired prompts, and split all prompts and texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workers.stages.context import InvalidInputError, StageContext, StageOutput
 from workers.stages.inputs import CorrectionInputs
 
 _JUDGED_LATER = {"prompts", "min_effect", "max_remaining"}
-"""Fields of a behaviour that preparing it does not depend on; prompts are told by content."""
+"""Fields of a behaviour on which its preparation does not depend; prompts are hashed by content."""
 
 
 def run(context: StageContext, inputs: CorrectionInputs) -> StageOutput:
@@ -58,7 +58,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
 def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
     check_ablations(inputs)
     load_check_plan(inputs)
-    reference = _split_reference(inputs)  # before the costly part: it may be refused
+    reference = _split_reference(inputs)  # before the costly part, because it can raise
     corpus, corpus_tune = _cut_corpus(inputs)
     protection = protect(inputs)
     behaviours = _prepare_behaviours(inputs, progress)
@@ -103,7 +103,7 @@ def _prepare_behaviours(
 
 
 def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
-    """Raises `InvalidInputError` where a part would be left without text."""
+    """Return the reference text in three parts; raise `InvalidInputError` if one would be empty."""
     texts = inputs.prompts(inputs.spec.reference)
     limits = ReferenceTokens(attribute=inputs.spec.attribution.reference_tokens)
     split = split_reference(inputs.base.tokenizer, texts, limits)
@@ -119,9 +119,9 @@ def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:
 def _cut_corpus(
     inputs: CorrectionInputs,
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
-    """Windows of the corpus to report on, and others for the search.
+    """Return windows of the corpus for the report, and other windows for the search.
 
-    Raises `InvalidInputError` for a corpus shorter than one window.
+    Raises `InvalidInputError` if the corpus is shorter than one window.
     """
     corpus = inputs.spec.perplexity
     if corpus is None:

@@ -1,4 +1,4 @@
-"""How many components the search of a job may prune."""
+"""How many components a job's search may prune."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from workers.correction.results import PreparedCorrection
 from workers.stages.inputs import CorrectionInputs
 
 THOROUGH_TRIALS = 24
-"""Trials after the rounds when a thorough job does not say how many. Chosen by hand; not
-measured."""
+"""Number of trials after the rounds if a thorough job does not give one. Chosen by hand; not
+measured.
+"""
 
 
 def find_ranges(
     inputs: CorrectionInputs, prepared: PreparedCorrection
 ) -> dict[Granularity, tuple[int, int]]:
-    """Return the fewest and the most components of each granularity that any trial prunes."""
+    """Return the smallest and largest number of components per granularity that a trial prunes."""
     refines = count_refinements(inputs) > 0
     return {
         kind: find_range(
@@ -29,7 +30,7 @@ def find_ranges(
 
 
 def list_amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int] | None:
-    """Return the amounts that the job names, if it does."""
+    """Return the amounts that the job gives, or None."""
     given: Any = inputs.spec.search.amounts
     if isinstance(given, Mapping):
         given = given.get(granularity.value)
@@ -37,6 +38,6 @@ def list_amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int
 
 
 def count_refinements(inputs: CorrectionInputs) -> int:
-    """Return how many trials follow the rounds."""
+    """Return the number of trials that follow the rounds."""
     search = inputs.spec.search
     return 0 if search.preset == SearchPreset.QUICK else search.trials or THOROUGH_TRIALS

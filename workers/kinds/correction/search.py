@@ -1,4 +1,4 @@
-"""Stage 3: which components to prune and how many, measured on tuning data within the budget."""
+"""Stage 3: choose which components to prune and how many, within the budget, on tuning data."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _collect_inputs(
 
 
 def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> SearchPlan:
-    """Return what the job's search tries; amounts that the job does not name are left open."""
+    """Return what the job's search tries; amounts that the job does not give are left open."""
     search = inputs.spec.search
     return SearchPlan(
         rounds=search.rounds or DEFAULT_ROUNDS,
@@ -124,7 +124,7 @@ def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Search
 
 
 def _build_clock(max_minutes: float | None) -> Callable[[], bool]:
-    """Return a check whether `max_minutes` have passed from now on; without a limit, never."""
+    """Return a check of whether `max_minutes` have passed since now; always false if None."""
     if max_minutes is None:
         return lambda: False
     end = time.monotonic() + 60 * max_minutes

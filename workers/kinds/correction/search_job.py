@@ -1,4 +1,4 @@
-"""What the search of a job stores and reports: measurements, trials, pools."""
+"""What a job's search stores and reports: measurements, trials and pools."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from workers.stages.context import StageContext, compute_key
 class StoredBench:
     """A bench whose measurements are stored with the job.
 
-    A job that is taken up again does not repeat them: it goes on with the first selection that
-    was not measured.
+    A job that is resumed does not repeat them: it continues with the first selection that was not
+    measured.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class StoredBench:
         counter: Counter,
         work: SearchWork,
     ) -> None:
-        """`upstream` is the hash of the relevance that selections follow from.
+        """Wrap `bench`; `upstream` is the hash of the relevance from which selections are made.
 
-        `counter` is told which step of the `work` begins.
+        `counter` is told which step of `work` begins.
         """
         self._context = context
         self._bench = bench
@@ -41,18 +41,18 @@ class StoredBench:
         self._work = work
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
-        """Return what `TuningBench.rank` does."""
+        """Call `TuningBench.rank`."""
         self._counter.begin(self._work.name_pool(settings.granularity))
         return self._bench.rank(benefits, settings)
 
     def explain(
         self, granularity: Granularity, behaviour: int, undesired: Sequence[TokenSequence]
     ) -> tuple[Benefit, float]:
-        """Return what `TuningBench.explain` does."""
+        """Call `TuningBench.explain`."""
         return self._bench.explain(granularity, behaviour, undesired)
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
-        """Return what `TuningBench.measure` does, from storage where it was measured before."""
+        """Call `TuningBench.measure`, or return the stored measurement if there is one."""
         self._counter.begin(self._work.name_trial(settings))
         stored = StoredSelection.from_selection(selection)
         key = compute_key(
@@ -70,15 +70,15 @@ class StoredBench:
 
 
 class SearchReporter:
-    """Tells the job's events how its search goes."""
+    """Reports the progress of the search as events of the job."""
 
     def __init__(self, context: StageContext, behaviours: Sequence[str]) -> None:
-        """`behaviours` are their names."""
+        """Report to `context`; `behaviours` are the behaviours' names."""
         self._context = context
         self._behaviours = behaviours
 
     def report_pool(self, pool: PoolSize) -> None:
-        """Report that the components to choose from were found."""
+        """Report that the components to choose from have been found."""
         self._context.event(
             "search.pool",
             f"{pool.components} {pool.granularity.value}s to choose from, weighed together by "
@@ -88,7 +88,7 @@ class SearchReporter:
         )
 
     def report_trial(self, trial: Trial) -> None:
-        """Report a trial's effect and cost; one that was stored is not reported twice."""
+        """Report a trial's effect and cost; a stored trial is not reported twice."""
         gains = dict(zip(self._behaviours, trial.gains, strict=True))
         told = ", ".join(f"{name} {-gain:+.0%}" for name, gain in gains.items())
         self._context.event(
@@ -111,6 +111,6 @@ class SearchReporter:
 
 
 def _describe_use(trial: Trial) -> str:
-    """Return which limit is used most, and the used share of what the search allows itself."""
+    """Return the limit that is used most, and the share used of what the search allows."""
     used = f"{trial.bound_by} at {trial.use:.0%} of what the search allows"
     return used if trial.within_budget else f"over budget: {used}"

@@ -1,4 +1,4 @@
-"""What a search does, as progress counts it: pools, the rounds at most, refinements."""
+"""The work of a search, as progress counts it: pools, the maximum number of rounds, refinements."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from workers.correction.search import SearchInputs, SearchPlan, name_round
 from workers.progress import BACKWARD, FORWARD, Part, answer_prompts, count_alike, read_texts
 
 UNLIMITED = "the best again, without a limit on rank"
-"""What people read of the trial that tells what the limit on rank costs."""
+"""Name, shown to users, of the trial that measures what the limit on rank costs."""
 
 
 class SearchWork:
-    """Names the steps of a search and says what each takes.
+    """Names the steps of a search and counts the work of each.
 
-    Rounds end when more would bring nothing, so there are at most as many as planned.
+    Rounds stop once further ones would gain nothing, so the planned number is the maximum.
     """
 
     def __init__(self, given: SearchInputs, plan: SearchPlan) -> None:
@@ -28,7 +28,7 @@ class SearchWork:
         self._plan = plan
 
     def list_parts(self) -> Iterator[Part]:
-        """Yield everything in order, the base model's own figures before the first trial."""
+        """Yield all parts in order; the base model's own figures come before the first trial."""
         plan = self._plan
         pooled = list_pooled(self._given)
         steps = [
@@ -50,11 +50,11 @@ class SearchWork:
             yield from self._list_trial(UNLIMITED)
 
     def name_pool(self, granularity: Granularity) -> str:
-        """Return the step in which the pool of a granularity is chosen."""
+        """Return the name of the step in which a granularity's pool is chosen."""
         return f"weighing {granularity.value}s"
 
     def name_trial(self, settings: TrialSettings) -> str:
-        """Return the step of a trial."""
+        """Return the name of a trial's step."""
         kind, _, rest = settings.origin.partition(" ")
         if not rest.isdecimal():
             return UNLIMITED
@@ -63,19 +63,19 @@ class SearchWork:
         return self._name(settings.origin, settings.granularity)
 
     def _name(self, origin: str, granularity: Granularity) -> str:
-        """Return what people read of a round; of which granularity, where there are several."""
+        """Return the name of a round, including the granularity if the job has several."""
         told = f"{origin} of at most {self._plan.rounds}"
         return told if len(self._plan.amounts) == 1 else f"{told}, {granularity.value}s"
 
     def _list_pool(self, step: str) -> Iterator[Part]:
-        """Yield the rows by which candidates are weighed: no more than are wanted."""
+        """Yield the rows by which candidates are weighed, up to the wanted number."""
         yield count_alike("rows", REFERENCE_ROWS, BACKWARD * PIECE_TOKENS, step)
         learned = list_learned(self._given.prepared.protection)
         lengths = [len(sample.token_ids) for sample in learned]
         yield read_texts("protected texts", lengths, passes=FORWARD + BACKWARD, step=step)
 
     def _list_trial(self, step: str) -> Iterator[Part]:
-        """Yield the answers to the tuning prompts, then every text."""
+        """Yield the responses to the tuning prompts, then all texts."""
         prepared = self._given.prepared
         for behaviour, own in zip(self._given.behaviours, prepared.behaviours, strict=True):
             lengths = [len(outcome.prompt_ids) for outcome in own.triggering(held_out=False)]
@@ -91,7 +91,7 @@ class SearchWork:
         yield read_texts("probes", [len(probe.token_ids) for probe in probes], step=step)
 
     def _list_explained(self, step: str) -> Iterator[Part]:
-        """Yield what is explained of the answers: expected as many as the base model gave."""
+        """Yield the responses to be explained; as many are expected as the base model gave."""
         given = self._given
         for behaviour, own in zip(given.behaviours, given.prepared.behaviours, strict=True):
             samples = collect_explained(behaviour, own, given.attributor).undesired

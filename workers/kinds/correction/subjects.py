@@ -1,4 +1,4 @@
-"""What a correction's attribution asks: every question, its samples, and how it is averaged."""
+"""What a correction attributes: every question, its samples, and how its answer is averaged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SubjectKey = tuple[Granularity, int | None, Side]
 
 @dataclass(frozen=True)
 class Subject:
-    """One question of one set of samples; `behaviour` is None for general text."""
+    """One question about one set of samples; `behaviour` is None for general text."""
 
     granularity: Granularity
     question: Question
@@ -40,12 +40,12 @@ class Subject:
 
     @property
     def key(self) -> SubjectKey:
-        """What its answer is found by."""
+        """Key of the subject's answer."""
         return self.granularity, self.behaviour, self.question.side
 
     def ask(self, seed: int, places: Selection | None = None) -> Attribution:
-        """Return what an attributor is asked for a job of this seed."""
-        # Random relevance of two behaviours must not be the same.
+        """Return the attribution to compute, for a job with this seed."""
+        # Random relevance must differ between behaviours.
         own = seed * MAX_BEHAVIOURS + (self.behaviour or 0)
         return ask(self.question, self.granularity, own, places)
 
@@ -53,9 +53,9 @@ class Subject:
 def list_subjects(
     inputs: CorrectionInputs, prepared: PreparedCorrection, granularity: Granularity
 ) -> Iterator[Subject]:
-    """Yield everything that is asked of the components of one granularity, general text first.
+    """Yield all subjects for the components of one granularity, general text first.
 
-    What protected slices would lose counts with the reference text's loss, token by token.
+    The loss of protected slices is added to the loss of the reference text, token by token.
     """
     general, protected = list_reference(prepared), list_protected(prepared)
     for question in list_general_questions(
@@ -78,12 +78,12 @@ def list_reference(prepared: PreparedCorrection) -> tuple[TokenSequence, ...]:
 
 
 def list_protected(prepared: PreparedCorrection) -> tuple[TokenSequence, ...]:
-    """Return what is protected beside it."""
+    """Return the protected samples, which are read besides the reference text."""
     return tuple(unite_learned(prepared.protection))
 
 
 def predicts_damage(inputs: CorrectionInputs) -> bool:
-    """Whether the job's score needs what each removal costs."""
+    """Return whether the job's score needs the predicted damage of each removal."""
     return Score(inputs.spec.attribution.score) is Score.BENEFIT_DAMAGE
 
 
@@ -92,9 +92,9 @@ def combine_contrast(
     subjects: Mapping[SubjectKey, Subject],
     granularity: Granularity,
 ) -> ContrastiveRelevance:
-    """Return the relevance of one granularity from the answers of each set of samples.
+    """Return the relevance of one granularity, combined from the answers to all of its subjects.
 
-    The answers are overwritten.
+    Overwrites the answers.
     """
     own = {key: answer for key, answer in answers.items() if key[0] is granularity}
     general = {
@@ -123,8 +123,9 @@ def combine_contrast(
 def average_explained(relevance: Relevance, subject: Subject) -> dict[str, torch.Tensor]:
     """Return the mean relevance of responses over the tokens that are explained.
 
-    So responses of which few tokens are explained compare with those of which all are. Where
-    nothing is explained in particular, the mean over all tokens. The relevance is overwritten.
+    Responses with few explained tokens are thus comparable to fully explained ones. If the
+    attributor does not explain particular tokens, return the mean over all tokens. Overwrites the
+    relevance.
     """
     if not subject.question.attributor.explains:
         return dict(relevance.mean)
@@ -133,7 +134,7 @@ def average_explained(relevance: Relevance, subject: Subject) -> dict[str, torch
 
 
 def _count_reference(relevance: Relevance, subject: Subject) -> Relevance:
-    """Return loss per token of the reference text, whatever was read beside it."""
+    """Return the loss per token of the reference text only, whatever else was read with it."""
     if subject.question.side is not Side.LOSS:
         return relevance
     reference = sum(len(one.token_ids) for one in subject.samples if not one.response_ids)

@@ -1,4 +1,4 @@
-"""Stage 4: the chosen correction on held-out prompts and text, beside matched random ones."""
+"""Stage 4: measure the chosen correction on held-out data, and matched random selections too."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ from workers.stages.context import InvalidInputError, StageContext, StageOutput
 from workers.stages.inputs import CorrectionInputs
 
 CONTROL_DRAWS = 3
-"""Random selections measured beside the chosen one; a figure of theirs is the mean."""
+"""Number of random selections measured besides the chosen one; their figures are averaged."""
 
 CONTROL_PROBES = 8
-"""Probes of each slice that a random selection is measured on: some twenty items, enough to tell
-that so many components gone at random change nothing."""
+"""Number of probes per slice on which a random selection is measured: about twenty items, enough to
+show that removing that many random components changes nothing.
+"""
 
 _BASE, _CORRECTED, _CONTROL = "base model", "corrected model", "random selection"
 _AGAIN = ("base model again", "corrected model again")
 _ANSWERS, _ALONE = "corrected model's answers", "answers without one behaviour"
-"""What is measured, as people read of it."""
+"""Names of what is measured, shown to users."""
 
 
 def run(
@@ -72,14 +73,14 @@ def _work(
     progress: Progress,
 ) -> bytes:
     trial = search.chosen_trial
-    assert trial is not None  # without one there is nothing to validate
+    assert trial is not None  # without a chosen trial there is nothing to validate
     plan = build_check_plan(inputs, prepared)
     bench = _HeldOutBench(inputs, prepared, trial.settings)
     compared = {name: probes[:CONTROL_PROBES] for name, probes in plan.abilities.items()}
     counter = Counter(progress, list_parts(plan, compared, bench.list_parts(len(search.alone))))
     baseline = Baseline(plan, inputs.base, counter)
     chosen = trial.selection.to_selection()
-    counter.begin(_CORRECTED)  # whatever could not be measured of the base
+    counter.begin(_CORRECTED)  # ends the base's part, even if not all of it could be measured
     with bench.prune(chosen):
         corrected = baseline.measure(inputs.base, counter)
     counter.begin(_CONTROL)
@@ -99,7 +100,7 @@ def list_parts(
     compared: Mapping[str, Sequence[EncodedProbe]],
     answers: Iterable[Part],
 ) -> list[Part]:
-    """Return the stage's work: base, correction, the probes `compared` at random, `answers`."""
+    """Return the stage's work: base, correction, control on the probes `compared`, `answers`."""
     return [
         *plan.list_parts(_BASE, is_base=True),
         *plan.list_parts(_CORRECTED, is_base=False),
@@ -116,13 +117,13 @@ def _look_again(
     states: tuple[ModelState, ModelState],
     counter: Counter,
 ) -> tuple[ModelState, ModelState]:
-    """Return base's and correction's state, with more items of the slices left in doubt."""
+    """Return the states of base and correction, with more items for slices still in doubt."""
     limits = inputs.spec.gates.abilities
     changes = compare_states(list_verdict_kinds(inputs), *states, {}, limits)
     more = draw_more(plan.probe_source, changes)
     if not more:
         return states
-    for step in reversed(_AGAIN):  # each comes next, before what is expected already
+    for step in reversed(_AGAIN):  # each is inserted first, before the work already expected
         counter.expect(count_probes(more, step))
     base = add_figures(states[0], measure_probes(inputs.base, more, counter))
     with bench.prune(chosen):
@@ -153,7 +154,7 @@ def _measure_behaviours(
 
 
 class _HeldOutBench:
-    """The held-out split of a job: what took no part in choosing a correction."""
+    """The held-out split of a job, which was not used to choose the correction."""
 
     def __init__(
         self, inputs: CorrectionInputs, prepared: PreparedCorrection, settings: TrialSettings
@@ -166,7 +167,10 @@ class _HeldOutBench:
         ]
 
     def list_parts(self, alone: int) -> Iterator[Part]:
-        """Yield the responses of all selections, in their order; `alone` of single behaviours."""
+        """Yield the parts for the responses of all selections, in order.
+
+        `alone` is the number of single behaviours that have a selection of their own.
+        """
         numbers = range(1, CONTROL_DRAWS + 1)
         controls = [f"random selection {number} of {CONTROL_DRAWS}" for number in numbers]
         runs = [_ANSWERS, *controls]
@@ -177,13 +181,13 @@ class _HeldOutBench:
                 yield answer_prompts(lengths, decoding.max_new_tokens, decoding.samples, step=step)
 
     def prune(self, selection: Selection) -> AbstractContextManager[None]:
-        """Return the context in which `selection` is pruned as the chosen trial's was."""
+        """Return a context in which `selection` is ablated as the chosen trial's was."""
         return ablated(self._inputs.base, selection, self._settings, self._tuning_text)
 
     def respond(
         self, selection: Selection, numbers: Sequence[int], advance: Advance
     ) -> list[Responses]:
-        """Return the responses to the prompts of some behaviours with `selection` pruned."""
+        """Return the responses to the prompts of the given behaviours with `selection` pruned."""
         inputs = self._inputs
         with self.prune(selection):
             return [
@@ -198,7 +202,7 @@ class _HeldOutBench:
             ]
 
     def draw_controls(self, selection: Selection) -> list[Selection]:
-        """Return random selections of the same size, module by module."""
+        """Return random selections with the same number of components in each module."""
         sizes = count_available(self._inputs.base.model, selection)
         try:
             return [
@@ -207,6 +211,6 @@ class _HeldOutBench:
             ]
         except ValueError as error:
             raise InvalidInputError(
-                f"no random selection can be set beside the chosen one: {error}; "
+                f"no random selection of the chosen one's size can be drawn: {error}; "
                 "lower search.amounts"
             ) from error

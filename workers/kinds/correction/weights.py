@@ -51,7 +51,7 @@ class WeightPlan:
     size: int
 
     def list_parts(self, layers: int) -> Iterator[Part]:
-        """Yield the samples that pass through each segment of the model's layers, as work."""
+        """Yield the work of each segment: the samples that pass through the model's layers."""
         segments = cut_layers(layers, self.segments)
         for number, segment in enumerate(segments):
             costs: list[float] = []
@@ -62,10 +62,10 @@ class WeightPlan:
             yield Part("samples", costs, name_segment(number, len(segments)))
 
     def _find_passes(self, reading: Reading, share: float, *, is_first: bool) -> float:
-        """Return what a token costs in a segment that holds a share of the layers.
+        """Return the cost of a token in a segment that holds `share` of the layers.
 
-        The first time it passes through the whole model. Attributors that look at inputs alone
-        read it once, and some not at all.
+        In the first segment, a token passes through the whole model. Attributors that only look at
+        inputs read it once or not at all.
         """
         attributor = self.asked[reading.asked[0]].attributor
         if not attributor.explains:
@@ -75,12 +75,12 @@ class WeightPlan:
 
 
 def name_segment(number: int, count: int) -> str:
-    """Return what people read of the segment of this number, from 0."""
+    """Return the name, shown to users, of the segment with this number, counted from 0."""
     return f"segment {number + 1} of {count}"
 
 
 def describe_shortlist(inputs: CorrectionInputs, prepared: PreparedCorrection) -> dict[str, Any]:
-    """Return the settings, besides the questions, on which the shortlist depends."""
+    """Return the settings on which the shortlist depends, besides the questions."""
     return {
         "score": inputs.spec.attribution.score,
         "size": _find_size(inputs, prepared),
@@ -88,7 +88,7 @@ def describe_shortlist(inputs: CorrectionInputs, prepared: PreparedCorrection) -
 
 
 def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> WeightPlan:
-    """Return the job's plan; unless set, the number of segments follows from free memory."""
+    """Return the job's plan; the number of segments follows from free memory unless it is set."""
     subjects = tuple(list_subjects(inputs, prepared, WEIGHT))
     asked = tuple(subject.ask(inputs.spec.seed) for subject in subjects)
     return WeightPlan(
@@ -110,8 +110,9 @@ def shortlist(
 ) -> ContrastiveRelevance:
     """Return the relevance of the best single weights, as many as the search's pool holds.
 
-    How far it came is saved with each segment: whoever takes the job up again passes the layers
-    above what is left once, and goes on there. `plan.list_parts` come next in `counter`.
+    Progress is saved after each segment: a worker that resumes the job passes once through the
+    layers above the remaining ones, and continues there. `counter` must expect `plan.list_parts`
+    next.
     """
     base = inputs.base
     layers = find_layer_numbers(base.find_components(WEIGHT), base.family)
@@ -128,7 +129,8 @@ def shortlist(
         counter.begin(name_segment(len(cut) - len(segments), len(cut)))
     sums = sum_in_segments(base, plan.asked, plan.readings, segments, Pass(advance=counter))
     for segment in segments:
-        _take_in(chosen, plan.subjects, layers, segment, next(sums))  # kept by nobody after it
+        # nothing keeps a reference to the sums
+        _take_in(chosen, plan.subjects, layers, segment, next(sums))
         release_unused_memory()
         context.save(SEGMENTS, key, chosen.to_bytes())
     return chosen.finish()

@@ -1,4 +1,4 @@
-"""The canary of a version: prompts of its job, and what base and correction say to them."""
+"""The canary of a version: prompts of its job, and the responses of base and corrected model."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from workers.stages.behaviours import encode_prompts
 from workers.stages.context import InvalidInputError
 
 NEW_TOKENS = 32
-"""Tokens of each continuation."""
+"""Number of tokens per continuation."""
 PROMPTS = 24
-"""Prompts a canary has, if the job has as many."""
+"""Number of prompts in a canary, if the job has that many."""
 CANDIDATES = 40
-"""Undesired prompts tried, among which those that tell the models apart are preferred."""
+"""Number of undesired prompts tried; those on which the two models differ are preferred."""
 REFERENCES = 8
-"""Beginnings of reference texts tried besides."""
+"""Number of beginnings of reference texts that are tried as well."""
 BEHAVIOUR_CHECKS = 4
-"""Held-out prompts on which each behaviour's metric is compared."""
+"""Number of held-out prompts on which each behaviour's metric is compared."""
 TOLERANCES: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.1}
-"""How far a token's log-probability may be from that of the worker's float32 model, in nats."""
+"""Tolerated difference in a token's log-probability from the worker's float32 model, in nats."""
 
 _REFERENCE_TOKENS = 24
 _MAX_PROMPT_TOKENS = 256
@@ -52,24 +52,24 @@ _METRIC_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A prompt that may go into the canary."""
+    """A prompt that may become part of the canary."""
 
     token_ids: tuple[int, ...]
     is_held_out: bool
-    """Whether it is one of the behaviour's prompts that the correction was not made with."""
+    """Whether the prompt was held out when the correction was made."""
     behaviour: int | None = None
-    """Number of the behaviour it is a prompt of."""
+    """Number of the behaviour that the prompt belongs to."""
     text: str = ""
-    """As its scorer sees it."""
+    """The prompt as the behaviour's scorer receives it."""
 
 
 def build_canary(
     inputs: CorrectionJobInputs, patch: Patch, dtype: Dtype, advance: Advance
 ) -> CanaryDocument:
-    """What the version must answer, as the worker's own base and corrected model do, in float32.
+    """Return what a served version must answer: the worker's base and corrected model, in float32.
 
-    `dtype` is what the servers compute in: it decides how strictly they are judged. Raises
-    `InvalidInputError` when the prompts are too few, or do not tell the two models apart.
+    `dtype` is what the servers compute in, and determines the tolerance. Raises `InvalidInputError`
+    if there are too few prompts, or if the two models answer all alike.
     """
     candidates = _choose_candidates(inputs)
     prompts = [candidate.token_ids for candidate in candidates]
@@ -80,7 +80,7 @@ def build_canary(
     pairs = [TracePair(*pair) for pair in zip(before, after, strict=True)]
     if not any(pair.is_telling for pair in pairs):
         raise InvalidInputError(
-            f"Base and corrected model say the same to all {len(pairs)} prompts tried, "
+            f"Base and corrected model answer all {len(pairs)} prompts tried alike, "
             f"{NEW_TOKENS} tokens each, so no canary can tell whether the correction is served. "
             "Correct with more prompts that show the behaviour."
         )
@@ -101,9 +101,9 @@ def build_canary(
 def _check_behaviours(
     inputs: CorrectionJobInputs, held_out: Sequence[tuple[_Candidate, TracePair]]
 ) -> Iterator[BehaviourCheck]:
-    """Yield up to `BEHAVIOUR_CHECKS` checks for each behaviour that has a scorer of ours.
+    """Yield up to `BEHAVIOUR_CHECKS` checks for each behaviour with a scorer of ours.
 
-    A scorer of the user's own is not asked: what it says may differ from one time to the next.
+    A user's own scorer is not called, because it may not return the same value twice.
     """
     tokenizer = inputs.base.tokenizer
     for number, spec in enumerate(inputs.spec.behaviours):
@@ -119,7 +119,7 @@ def _check_behaviours(
 
 
 def _choose_candidates(inputs: CorrectionJobInputs) -> list[_Candidate]:
-    """Undesired prompts, spread over every behaviour's set, and beginnings of reference texts."""
+    """Return undesired prompts, spread over all behaviours, and beginnings of reference texts."""
     tokenizer = inputs.base.tokenizer
     found = [
         candidate
@@ -132,7 +132,7 @@ def _choose_candidates(inputs: CorrectionJobInputs) -> list[_Candidate]:
     chosen += [_Candidate(window, is_held_out=False) for window in windows]
     if len(chosen) < MIN_PROMPTS:
         raise InvalidInputError(
-            f"The job has {len(chosen)} prompts and reference texts of fitting length, a canary "
+            f"The job has {len(chosen)} prompts and reference texts of suitable length; a canary "
             f"needs {MIN_PROMPTS}. Correct with more of them."
         )
     return chosen
@@ -152,14 +152,14 @@ def _list_candidates(
 def _cut_beginnings(
     tokenizer: Tokenizer, texts: Sequence[str], count: int
 ) -> Iterator[tuple[int, ...]]:
-    """Yield `count` short windows, the texts' beginnings first."""
+    """Yield `count` short windows, starting with the beginning of each text."""
     windows = [cut_windows(tokenizer, text, _REFERENCE_TOKENS) for text in texts[: 4 * count]]
     in_turn = chain.from_iterable(zip_longest(*windows))
     yield from islice((window for window in in_turn if window is not None), count)
 
 
 def _spread(candidates: list[_Candidate], count: int) -> list[_Candidate]:
-    """Return at most `count`, evenly over the list, each once."""
+    """Return at most `count` distinct candidates, spread evenly over the list."""
     if len(candidates) <= count:
         return list(candidates)
     return [candidates[index * len(candidates) // count] for index in range(count)]
@@ -192,7 +192,7 @@ def _check_uniqueness(pair: TracePair) -> BehaviourCheck:
 def _check_score(
     scorer: BehaviourScorer, tokenizer: Tokenizer, candidate: _Candidate, pair: TracePair
 ) -> BehaviourCheck:
-    """A check by a scorer that only workers have: what both models say, with its values."""
+    """Return a check for a scorer that only workers have: both models' responses and scores."""
     responses = pair.base.token_ids, pair.corrected.token_ids
     readings = [
         read_response(tokenizer, pair.base.prompt_ids, ids, skip_special_tokens=True)

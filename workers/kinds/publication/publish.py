@@ -1,6 +1,6 @@
-"""Building one published version: its adapter or checkpoint, and the canary that proves it.
+"""The build of one published version: its adapter or checkpoint, and the canary that proves it.
 
-Everything depends on the patch, the base and the job's prompts alone, and is kept by content: a
+Everything depends only on the patch, the base and the job's prompts, and is stored by content, so a
 version that is built twice gets the same artifacts.
 """
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BuiltVersion:
-    """What is filed for a version: artifact hashes by file name, and an adapter's rank."""
+    """What is recorded for a version: artifact hashes by file name, and the rank of an adapter."""
 
     files: dict[str, str]
     rank: int | None
@@ -48,12 +48,12 @@ class BuiltVersion:
 
 
 def run_publication(database: Database, settings: WorkerSettings, claim: PublicationClaim) -> None:
-    """Build the claimed version and file it.
+    """Build the claimed version and store it.
 
     Raises `InvalidInputError`, `LeaseLostError` and the service's errors.
     """
     with TaskContext(database, settings, claim) as context:
-        # Whatever the job computed in: a canary's tokens are those of float32.
+        # Always float32, whatever the job computed in: the canary's tokens are those of float32.
         inputs = CorrectionJobInputs(context, claim.spec.model_copy(update={"dtype": "float32"}))
         try:
             patch = parse_patch(context.store.get(claim.patch_sha256))
@@ -79,7 +79,7 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
 def build_version(
     store: ArtifactStore, claim: PublicationClaim, patch: Patch, base: Path
 ) -> BuiltVersion:
-    """Build and store the version's files: an adapter where it fits, else a whole checkpoint."""
+    """Build and store the version's files: an adapter if it fits, else a whole checkpoint."""
     rank = choose_rank(patch, base, claim.max_rank)
     if rank is not None:
         adapter = build_adapter(patch, base, max_rank=claim.max_rank, base_model=claim.base_model)
@@ -90,7 +90,7 @@ def build_version(
 
 
 def choose_rank(patch: Patch, base: Path, max_rank: int) -> int | None:
-    """The rank of the adapter the patch is to become, None where it must be a checkpoint."""
+    """Return the rank of the adapter for this patch, or None if it must be a checkpoint."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if max_rank < 1 or not is_served_with_adapters(config):
         return None
@@ -107,7 +107,7 @@ def _store_adapter(store: ArtifactStore, adapter: Adapter) -> BuiltVersion:
 
 
 def _check_base(inputs: CorrectionJobInputs, patch: Patch) -> None:
-    """Raise `InvalidInputError` when the model is no longer the one that was corrected."""
+    """Raise `InvalidInputError` if the model's weights are not the ones that were corrected."""
     if inputs.model_sha256 != patch.base_sha256:
         raise InvalidInputError(
             f"The weights of {inputs.spec.model} have changed since the job corrected them "

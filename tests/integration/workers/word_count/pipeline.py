@@ -1,4 +1,4 @@
-"""A word count's only stage, report and verdict: what would stand in `workers/kinds/`."""
+"""A word count's only stage, report and verdict: what would be in `workers/kinds/`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SHARD_PROMPTS = 5
 
 
 class NoWordsError(ValueError):
-    """A prompt has no word in it."""
+    """A prompt has no words."""
 
 
 class WordCountReport(JobReport):
-    """How many words there were."""
+    """The number of words."""
 
     kind: Literal["word_count"] = "word_count"
     words: int
 
 
 def run(context: JobContext, spec: WordCountSpec) -> WordCountReport:
-    """Count in shards, and pack the report."""
+    """Count in shards, and store the report."""
     inputs = JobInputs(context, spec)
     key = {
         "model": inputs.model_sha256,
@@ -51,7 +51,7 @@ def run(context: JobContext, spec: WordCountSpec) -> WordCountReport:
 
 
 def build_sharded_work(context: TaskContext, spec: WordCountSpec, data: bytes) -> ShardedWork:
-    """One shard for every few prompts."""
+    """Return one shard for every few prompts."""
     lines = data.decode().split("\n")
     shards = [lines[start : start + SHARD_PROMPTS] for start in range(0, len(lines), SHARD_PROMPTS)]
 
@@ -66,7 +66,7 @@ def build_sharded_work(context: TaskContext, spec: WordCountSpec, data: bytes) -
 
 
 def build_report(spec: WordCountSpec, words: int, model_sha256: str) -> WordCountReport:
-    """The report: passed with words enough."""
+    """Return the report: passed if there are enough words."""
     passed = words >= spec.least
     gate = GateResult(
         name="words",

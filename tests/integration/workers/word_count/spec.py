@@ -1,4 +1,4 @@
-"""The spec of a word count: what would stand in `excise/specs/`."""
+"""The spec of a word count: what would be in `excise/specs/`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from excise.specs.common import JobSpecBase, PromptSetId, PromptSetUse
 
 
 class WordCountSpec(JobSpecBase):
-    """A job that passes when a prompt set has words enough."""
+    """A job that passes if a prompt set has enough words."""
 
     stages: ClassVar[Mapping[str, float]] = {"count": 1.0}
 

@@ -155,7 +155,7 @@ def test_a_pipeline_about_no_pull_request_posts_nothing(
     set_github(monkeypatch, tmp_path, host[1].port, {"ref": "refs/heads/main"})
     result = run("post", report)
     assert result.exit_code == 0
-    assert "about no pull request" in result.stderr
+    assert "has no pull request" in result.stderr
     assert host[1].requests == []
 
 

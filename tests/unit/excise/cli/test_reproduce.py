@@ -105,7 +105,7 @@ def test_a_set_that_is_nowhere_is_named(
     assert result.exit_code == 1
     digest = hashlib.sha256(CONTENTS["good"]).hexdigest()
     assert f"lacks good (SHA-256 {digest[:12]}…)" in result.stderr
-    assert "has no file of that content" in result.stderr
+    assert "has no file with that content" in result.stderr
     assert service.specs == []
     assert service.uploads == []
     bare = run(manifest, url, tmp_path)
@@ -140,11 +140,11 @@ def test_machine_output_is_one_json_document(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no manifest"),
-        ("[]", "is no manifest"),
+        ("{", "is not a manifest"),
+        ("[]", "is not a manifest"),
         ('{"kind": "a", "kind": "b"}', "the key 'kind' is given twice"),
-        ("[" * 100_000, "is no manifest"),
-        ('{"kind": "correction"}', "is no manifest"),
+        ("[" * 100_000, "is not a manifest"),
+        ('{"kind": "correction"}', "is not a manifest"),
         ('{"format_version": 1, "verdict": "passed", "spec": {}, "sha256": {}}', "of format 1"),
     ],
 )

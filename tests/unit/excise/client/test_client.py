@@ -89,7 +89,7 @@ def test_answers_that_are_no_problem_are_errors_all_the_same(connect: Connect, b
 @pytest.mark.parametrize("body", [b"hello", b"{}", b'{"id": 3}'])
 def test_answers_of_something_else_are_no_job(connect: Connect, body: bytes) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
-    with pytest.raises(ClientError, match="no Job"):
+    with pytest.raises(ClientError, match="not a valid Job"):
         connect("http://x", transport=transport).get_job("j")
 
 
@@ -155,7 +155,7 @@ def test_a_listed_name_that_is_a_path_is_refused(
     connect: Connect, tmp_path: Path, name: str
 ) -> None:
     artifact = ArtifactView(name=name, sha256="0", bytes=1, media_type="x/y")
-    with pytest.raises(DownloadError, match="no file name"):
+    with pytest.raises(DownloadError, match="not a file name"):
         connect("http://x").download_artifact("job_1", artifact, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -349,7 +349,7 @@ def test_a_spec_is_sent_as_its_json(client: Client, service: FakeService) -> Non
 
 
 def test_an_address_that_is_none_is_said_at_once(connect: Connect) -> None:
-    with pytest.raises(ClientError, match="no http:// or https:// URL"):
+    with pytest.raises(ClientError, match="not an http:// or https:// URL"):
         connect("example").get_job("job_1")
     with pytest.raises(ClientError, match="malformed"):
         connect("http://[::1")

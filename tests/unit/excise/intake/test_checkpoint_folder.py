@@ -146,9 +146,9 @@ def test_a_shard_that_is_missing_is_named(sharded: Path) -> None:
 def test_a_fifo_in_a_files_place_is_not_waited_for(sharded: Path, name: str) -> None:
     (sharded / name).unlink()
     os.mkfifo(sharded / name)
-    with pytest.raises(CheckpointFolderError, match="no regular file"):
+    with pytest.raises(CheckpointFolderError, match="not a regular file"):
         list_weight_files(sharded)
-    with pytest.raises(CheckpointFolderError, match=f"'{name}' is no regular file"):
+    with pytest.raises(CheckpointFolderError, match=f"'{name}' is not a regular file"):
         read_checkpoint_folder(sharded)
 
 
@@ -156,7 +156,7 @@ def test_a_fifo_in_a_files_place_is_not_waited_for(sharded: Path, name: str) -> 
 def test_a_fifo_beside_the_weights_is_no_weight_file_and_refused(sharded: Path) -> None:
     os.mkfifo(sharded / "x.safetensors")
     assert names_of(list_weight_files(sharded)) == list(SHARDS)
-    with pytest.raises(CheckpointFolderError, match=r"'x\.safetensors' is no regular file"):
+    with pytest.raises(CheckpointFolderError, match=r"'x\.safetensors' is not a regular file"):
         read_checkpoint_folder(sharded)
 
 
@@ -176,14 +176,14 @@ def test_a_link_out_of_the_folder_is_refused(sharded: Path, tmp_path: Path, name
     secret = fill(tmp_path, "secret") / "secret"
     (sharded / name).parent.mkdir(exist_ok=True)
     (sharded / name).symlink_to(secret)
-    with pytest.raises(CheckpointFolderError, match="is a link that leads out of the folder"):
+    with pytest.raises(CheckpointFolderError, match="is a link that points outside the folder"):
         read_checkpoint_folder(sharded)
     assert read_checkpoint_folder(sharded, [tmp_path])
 
 
 def test_a_link_to_nothing_or_itself_is_refused(sharded: Path) -> None:
     (sharded / "a.json").symlink_to(sharded / "a.json")
-    with pytest.raises(CheckpointFolderError, match=r"'a\.json' is a link to nothing"):
+    with pytest.raises(CheckpointFolderError, match=r"'a\.json' is a broken link"):
         read_checkpoint_folder(sharded)
 
 

@@ -127,7 +127,7 @@ def test_a_correction_of_version_2_is_read_without_what_it_did_not_say() -> None
         (b"", "not JSON"),
         (b"\xff\xfe{", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"[]", "no JSON object"),
+        (b"[]", "not a JSON object"),
         (b'{"kind": "poem", "schema_version": 1}', "the kind 'poem', which"),
         (b'{"kind": ["circuit"], "schema_version": 1}', "which this version of Excise"),
         (b'{"schema_version": 3}', "verdict: Field required"),

@@ -80,7 +80,7 @@ def test_sets_of_a_team_s_own_have_a_limit_each() -> None:
     ("changes", "message"),
     [
         ({"sets": [{"name": "a", "prompts": "p"}] * 2}, "names a set twice"),
-        ({"sets": [{"name": "kl", "prompts": "p"}]}, "has the name kl, which a limit"),
+        ({"sets": [{"name": "kl", "prompts": "p"}]}, "has the name kl, which is also a limit"),
         ({"sets": [{"name": "perplexity", "prompts": "p"}]}, "has the name perplexity"),
         ({"sets": [{"name": "A b", "prompts": "p"}]}, "pattern"),
         ({"sets": [{"name": "a", "prompts": "p", "max_nats_rise": 0}]}, "greater than 0"),
@@ -97,7 +97,7 @@ def test_protection_that_says_nothing_clear_is_refused(
 
 @pytest.mark.parametrize("name", BudgetLimit)
 def test_no_set_can_take_the_name_of_a_limit_on_text_as_a_whole(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"has the name {name}, which a limit"):
+    with pytest.raises(ValidationError, match=f"has the name {name}, which is also a limit"):
         parse(protect={"sets": [{"name": str(name), "prompts": "ps_3"}]})
 
 

@@ -67,7 +67,7 @@ def test_a_missing_example_is_named(options: DemoOptions) -> None:
 
 def test_a_spec_of_another_shape_is_an_error(options: DemoOptions) -> None:
     (options.examples / "repetition.job.json").write_text('{"behaviours": []}')
-    with pytest.raises(CommandError, match="no correction job"):
+    with pytest.raises(CommandError, match="not a correction job"):
         build_spec(find_inputs(options), options, "a", "b", "c")
 
 

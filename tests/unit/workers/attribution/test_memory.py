@@ -106,7 +106,9 @@ def test_halving_is_logged(model: LlamaForCausalLM, caplog) -> None:
     fail_above(model, 100, MemoryError())
     with caplog.at_level(logging.WARNING):
         attribute(model)
-    assert "out of memory on a batch of 11 samples, 132 tokens: going on with halves" in caplog.text
+    assert (
+        "out of memory on a batch of 11 samples, 132 tokens: continuing with halves" in caplog.text
+    )
 
 
 def test_a_single_sample_that_does_not_fit_is_an_error(model: LlamaForCausalLM) -> None:

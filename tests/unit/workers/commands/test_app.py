@@ -224,14 +224,14 @@ def test_apply_and_revert_name_what_they_leave_out(
     corrected = tmp_path / "corrected"
     result = patch("apply", "--base", base, "--patch", patch_file, "--output", corrected)
     assert result.stdout.splitlines()[1] == (
-        "left out, as no part of the model: "
+        "left out, because not part of the model: "
         + ", ".join(f"consolidated.{number:02}.pth" for number in range(10))
         + " and 2 more"
     )
     (corrected / "model.onnx").write_bytes(b"weights")
     arguments = ("--patch", patch_file, "--output", tmp_path / "back")
     result = patch("revert", "--corrected", corrected, *arguments)
-    assert result.stdout.splitlines()[1] == "left out, as no part of the model: model.onnx"
+    assert result.stdout.splitlines()[1] == "left out, because not part of the model: model.onnx"
 
 
 def test_applying_to_a_corrected_checkpoint_fails_in_one_line(

@@ -210,7 +210,7 @@ def test_links_out_of_the_base_are_not_followed(
     base = Path(shutil.copytree(checkpoint, tmp_path / "base"))
     (tmp_path / "secret").write_text("secret")
     (base / "chat_template.jinja").symlink_to(tmp_path / "secret")
-    with pytest.raises(PatchError, match=r"'chat_template\.jinja' is a link that leads out"):
+    with pytest.raises(PatchError, match=r"'chat_template\.jinja' is a link that points outside"):
         apply_patch(patch, base, tmp_path / "corrected")
     assert not (tmp_path / "corrected").exists()
 

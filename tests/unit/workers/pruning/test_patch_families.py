@@ -289,7 +289,7 @@ def test_a_name_that_fits_several_tensors_is_refused(tmp_path: Path) -> None:
 
 def test_two_modules_of_one_stored_tensor_are_refused(tmp_path: Path) -> None:
     save_file({"h.0.c.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
-    with pytest.raises(PatchError, match="as another module is"):
+    with pytest.raises(PatchError, match="and another module are both"):
         build_patch(tmp_path, select_components({"x.h.0.c": [0], "y.h.0.c": [0]}, NEURON))
 
 

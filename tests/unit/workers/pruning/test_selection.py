@@ -267,7 +267,7 @@ def test_n_of_m_removes_the_smallest_of_every_group(n: int, m: int) -> None:
 
 
 def test_n_of_m_refuses_what_it_cannot_divide() -> None:
-    with pytest.raises(ScoreError, match="a has 6 inputs, no multiple of 4"):
+    with pytest.raises(ScoreError, match="a has 6 inputs, not a multiple of 4"):
         select_n_of_m({"a": torch.ones(4, 6)}, 2, 4)
     with pytest.raises(ScoreError, match="a has 6 inputs"):
         select_n_of_m({"a": torch.ones(6, 4)}, 2, 4, row_axis=1)

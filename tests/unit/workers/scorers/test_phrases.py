@@ -175,7 +175,7 @@ def test_lower_is_better_under_the_given_name() -> None:
         (Phrases(("a", "\u200b")), "a phrase is blank"),
         (Phrases(("a",), pattern="b"), "either phrases or a pattern"),
         (Phrases(pattern=""), "every response would show"),
-        (Phrases(pattern="(a"), "no regular expression"),
+        (Phrases(pattern="(a"), "not a regular expression"),
         (Phrases(pattern="a*"), "every response would show"),
         (Phrases(pattern="a{1000000000}"), "the pattern takes more than .* to compile"),
     ],

@@ -235,7 +235,7 @@ def test_hosts_that_are_none_are_refused(
     compare: Compare, monkeypatch: pytest.MonkeyPatch, hosts: str
 ) -> None:
     monkeypatch.setenv("EXCISE_SCORER_HOSTS", hosts)
-    with pytest.raises(GateConfigError, match="EXCISE_SCORER_HOSTS is no list") as caught:
+    with pytest.raises(GateConfigError, match="EXCISE_SCORER_HOSTS is not a list") as caught:
         compare("sound", "sound", PHRASE)
     assert "s3cret" not in str(caught.value)
 

@@ -142,8 +142,8 @@ def test_what_is_not_asked_for_is_listed() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[1, 2]", "holds no mapping"),
-        ("", "holds no mapping"),
+        ("[1, 2]", "does not hold a mapping"),
+        ("", "does not hold a mapping"),
         ("{", "is not YAML"),
         ("!!python/object/apply:os.system [ls]", "is not YAML"),
         ("\x00", "is not YAML"),
@@ -180,7 +180,10 @@ def test_what_is_not_asked_for_is_listed() -> None:
             "behaviours: [{name: a, prompts: b, kind: repetition, max_new_tokens: 8}]",
             "decoding: {max_new_tokens: 8}",
         ),
-        ("behaviours: [{name: a, prompts: b, kind: repetition, min_effect: 1}]", "is a job's"),
+        (
+            "behaviours: [{name: a, prompts: b, kind: repetition, min_effect: 1}]",
+            "is a setting of jobs",
+        ),
         (
             "behaviours: [{name: a, prompts: b, kind: repetition, max_share_rise: null}]",
             "demands nothing. Set max_share_rise",
