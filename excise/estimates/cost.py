@@ -36,8 +36,9 @@ EXPLORING_DRAWS = 3
 CONTROLS = 3
 """Number of random selections with which validation compares the correction."""
 
-PROTECTED_TOKENS = 14_000
-"""Tokens that the built-in slices add to the text that a search reads in each round."""
+PROTECTED_TOKENS = 20_000
+"""Tokens that the built-in slices add to the text that a search reads in each round: 19,500 with
+SmolLM2's tokenizer, counted. Weighing candidates reads as many again, forwards and backwards."""
 
 ABILITY_TOKENS = 33_000
 """Tokens of one measurement of all slices; base, correction and a third for the control."""
@@ -153,7 +154,7 @@ class _Work:
 
     def _weigh(self) -> float:
         """Return the seconds for the rows by which candidates are weighed together, drawn once."""
-        return self._pass(2 * FISHER_TOKENS)
+        return self._pass(2 * (FISHER_TOKENS + self._protected))
 
     def _validate(self) -> float:
         held_out = self._measured / 2

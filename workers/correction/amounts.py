@@ -96,15 +96,16 @@ class OpenAmounts:
     def choose_next(self, trials: Sequence[Trial], use: float) -> int:
         """Return the amount predicted to use `TARGET_USE`, at most `GROWTH` times the last one.
 
-        It is never larger than the amount that `find_middle` gives, if it gives one. After a trial
-        over budget it may be smaller: a search that went straight to the middle gained more and
-        chose a trial that the verdict rejected (benchmarks/RESULTS.md, "Scale").
+        If `find_middle` gives an amount, it is the limit after a trial within the budget, and the
+        result after a trial over budget.
         """
         wanted = GROWTH if use <= 0 else (TARGET_USE / use) ** (1 / DAMAGE_EXPONENT)
         factor = min(max(wanted, 1 / GROWTH), GROWTH)
         grown = max(1, round(trials[-1].amount * factor))
         between = find_middle(trials)
-        return min(grown, self.most if between is None else between)
+        if between is None:
+            return min(grown, self.most)
+        return min(grown, between) if trials[-1].within_budget else between
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:
         """Return whether the last `PATIENCE` rounds hardly raised the best gain within budget.

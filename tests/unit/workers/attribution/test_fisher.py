@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +17,12 @@ from tests.tiny import as_loaded, draw_samples, select_components
 from tests.tiny_families import build_family_model
 from workers.attribution import fisher
 from workers.attribution.fisher import (
+    LEAD_SCALE,
     PIECE_TOKENS,
     MarginRows,
     compute_fisher_rows,
     compute_margin_rows,
+    weigh_leads,
 )
 from workers.attribution.memory import SampleTooLargeError
 from workers.domain import Selection, TokenSequence
@@ -265,7 +269,36 @@ def test_margin_rows_are_the_gradient_of_the_mean_lead_times_the_values(
         with read(model, family, components, sample.token_ids) as (logits, relate):
             expected = compute_leads(logits, sample)
             torch.testing.assert_close(leads, expected.detach(), rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(row.double(), relate(expected.mean()), rtol=1e-3, atol=1e-5)
+            edge = [math.exp(-max(lead, 0.0) / LEAD_SCALE) for lead in expected.tolist()]
+            mean = torch.stack([w * lead for w, lead in zip(edge, expected, strict=True)]).sum()
+            mean = mean / sum(edge)
+            torch.testing.assert_close(row.double(), relate(mean), rtol=1e-3, atol=1e-5)
+        assert bool(row.any())
+
+
+@pytest.mark.parametrize("granularity", list(Granularity))
+def test_samples_of_one_text_share_its_forward_pass(
+    model: nn.Module, granularity: Granularity
+) -> None:
+    one, two = draw_samples([(3, 4), (5, 6)], seed=8)
+
+    def mark(sample: TokenSequence, *places: int) -> TokenSequence:
+        marks = tuple(place in places for place in range(len(sample.response_ids)))
+        return replace(sample, is_explained=marks)
+
+    samples = [mark(one, 0), mark(two, 1, 2), one, mark(one, 1, 3), mark(two, 0), mark(one, 2, 3)]
+    components = choose(model, find_family(model), granularity, 3)
+    read_texts: list[int] = []
+    handle = model.model.layers[0].register_forward_pre_hook(
+        lambda module, args: read_texts.append(args[0].shape[0])
+    )
+    found = compute_margin_rows(as_loaded(model), components, samples)
+    handle.remove()
+    assert sum(read_texts) == 3  # a text that marks nothing is read for itself
+    for sample, row, leads in zip(samples, found.rows, found.leads, strict=True):
+        alone = compute_margin_rows(as_loaded(model), components, [sample])
+        torch.testing.assert_close(row, alone.rows[0])
+        torch.testing.assert_close(leads, alone.leads[0])
         assert bool(row.any())
 
 
@@ -280,7 +313,10 @@ def test_what_a_small_removal_takes_from_the_leads_is_foretold(model: nn.Module)
             flat = linear_weight(modules[name]).view(-1)
             flat[indices] -= scale * flat[indices]
     after = compute_margin_rows(as_loaded(model), weights, samples)
-    falls = [float((old - new).mean()) for old, new in zip(before.leads, after.leads, strict=True)]
+    falls = [
+        float((weigh_leads(old) * (old - new)).sum())
+        for old, new in zip(before.leads, after.leads, strict=True)
+    ]
     assert (before.rows.sum(dim=1) * scale).tolist() == pytest.approx(falls, rel=0.1, abs=1e-3)
     assert max(map(abs, falls)) > 0.005
 

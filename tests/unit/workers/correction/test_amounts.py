@@ -60,7 +60,7 @@ def test_the_next_open_amount_is_foretold_to_use_most_of_the_budget(
         ([(100, False), (100, False), (100, True)], 200),  # the prices did help
         ([(101, False), (101, False), (100, True)], 100),
         ([(100, True), (200, False), (100, True), (200, False), (200, False)], 141),
-        ([(190, True), (200, False), (199, False)], 194),
+        ([(190, True), (200, False), (199, False)], 194),  # not back below what was within
     ],
 )
 def test_an_amount_refused_again_and_again_is_neared_by_halves(
