@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from excise.estimates.estimate import (
     Estimate,
     JobEstimate,
@@ -78,6 +80,16 @@ def test_a_job_that_does_not_fit_says_what_would() -> None:
 def test_eight_billion_weights_fit_one_gpu_in_bfloat16_alone() -> None:
     assert ask(build_spec(dtype="bfloat16"), LLAMA_8B, H100).fits
     assert ask(build_spec(dtype="float32"), LLAMA_8B, H100).device_bytes > 32 * GIB
+
+
+def test_low_precision_gains_no_more_on_a_cpu_than_a_pass_does() -> None:
+    """Products of matrices may be a dozen times as fast, but a pass is not only these."""
+    fast = TWO_CORES.model_copy(update={"low_precision_flops": 13 * TWO_CORES.flops})
+    usual, low = (ask(build_spec(dtype=own), SMOLLM2, fast) for own in ("float32", "bfloat16"))
+    assert usual.stages["attribute"] / low.stages["attribute"] == pytest.approx(3.3)
+    slow = TWO_CORES.model_copy(update={"low_precision_flops": 2 * TWO_CORES.flops})
+    twice = ask(build_spec(dtype="bfloat16"), SMOLLM2, slow)
+    assert usual.stages["attribute"] / twice.stages["attribute"] == pytest.approx(2)
 
 
 def test_proposals_that_fit_come_first() -> None:
