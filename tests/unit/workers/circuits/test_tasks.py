@@ -43,7 +43,10 @@ def test_rows_of_a_file():
         (line(corrupted="w1 w4"), "line 2, field corrupted: 2 tokens where clean has 3; swap"),
         (line(corrupted="w1 w2 w3"), "line 2, field corrupted: the same tokens"),
         (line(answer=" w5 w6"), "line 2, field answer: ' w5 w6' is 2 tokens .* one token"),
-        (line(wrong="w6"), "line 2, field wrong: 'w6' merges with .* start the answer with a space"),
+        (
+            line(wrong="w6"),
+            "line 2, field wrong: 'w6' merges with .* start the answer with a space",
+        ),
         (line(wrong=" w5"), "line 2: answer and wrong begin alike"),
     ],
 )
