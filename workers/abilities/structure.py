@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 from workers.abilities import words
 from workers.abilities.probe import Area, Probe, SliceKind, probe
@@ -152,46 +154,33 @@ def _draw_keys(source: Source) -> Probe:
     return _follow_rows(f"# {', '.join(fields)}\n", rows)
 
 
-def _draw_getters(source: Source) -> Probe:
-    fields = source.nouns(4)
-    rows = [f"int get_{field}() {{ return {field}; }}\n" for field in fields]
-    return _follow_rows(f"int {', '.join(fields)};\n", rows)
-
-
-def _draw_imports(source: Source) -> Probe:
-    fields = source.nouns(4)
-    rows = [f"import {{ {field} }} from './{field}';\n" for field in fields]
-    return _follow_rows(f"// uses {', '.join(fields)}\n", rows)
-
-
-def _draw_cases(source: Source) -> Probe:
-    fields = source.nouns(4)
-    rows = [f'        case "{field}": return {field.upper()};\n' for field in fields]
-    return _follow_rows(f"    switch (word) {{  // {', '.join(fields)}\n", rows)
-
-
-def _draw_constants(source: Source) -> Probe:
-    fields = source.nouns(4)
-    rows = [f'const {field.upper()} = "{field}";\n' for field in fields]
-    return _follow_rows(f"/* {', '.join(fields)} */\n", rows)
-
-
 def _draw_columns(source: Source) -> Probe:
     fields = source.nouns(4)
     rows = [f"    {field} TEXT NOT NULL,  -- the {field}\n" for field in fields]
     return _follow_rows(f"-- {', '.join(fields)}\nCREATE TABLE {source.nouns(1)[0]} (\n", rows)
 
 
-def _draw_options(source: Source) -> Probe:
+def _draw_listing(opening: str, row: str, source: Source) -> Probe:
+    """Draw a program with one line per name, after an opening that lists the names."""
     fields = source.nouns(4)
-    rows = [f'<option value="{field}">{field.title()}</option>\n' for field in fields]
-    return _follow_rows(f"<!-- {', '.join(fields)} -->\n", rows)
+    rows = [row.format(field=one, upper=one.upper(), title=one.title()) for one in fields]
+    return _follow_rows(opening.format(fields=", ".join(fields)), rows)
 
 
-_PROGRAMS = (
-    _draw_class, _draw_keys, _draw_getters, _draw_imports,
-    _draw_cases, _draw_constants, _draw_columns, _draw_options,
-)  # fmt: skip
+_PROGRAMS: tuple[Callable[[Source], Probe], ...] = (
+    _draw_class,
+    _draw_keys,
+    partial(_draw_listing, "int {fields};\n", "int get_{field}() {{ return {field}; }}\n"),
+    partial(_draw_listing, "// uses {fields}\n", "import {{ {field} }} from './{field}';\n"),
+    partial(
+        _draw_listing,
+        "    switch (word) {{  // {fields}\n",
+        '        case "{field}": return {upper};\n',
+    ),
+    partial(_draw_listing, "/* {fields} */\n", 'const {upper} = "{field}";\n'),
+    _draw_columns,
+    partial(_draw_listing, "<!-- {fields} -->\n", '<option value="{field}">{title}</option>\n'),
+)
 
 
 def draw_counting(source: Source) -> Probe:

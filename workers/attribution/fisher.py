@@ -36,6 +36,13 @@ MOST_ROWS = 1024
 MOST_ENTRIES = 1 << 28
 """Of all rows together, 1 GiB: with more components there are fewer rows."""
 
+LEAD_SCALE = 3.0
+"""Logits by which a lead must rise for its token to weigh e times less; SmolLM2's tokens that are
+sure lead by 5 to 15. Chosen by hand."""
+
+NO_ROW = -1
+"""In place of a row's number: the pass is about nothing of this text."""
+
 
 def compute_fisher_rows(
     loaded: LoadedModel,
@@ -71,7 +78,7 @@ def compute_fisher_rows(
     rows = _Rows(loaded, components, draws * len(pieces))
 
     def step(batch: TokenBatch) -> None:
-        rows.fill(batch, Target.SAMPLED_LOG_PROBABILITY, range(draws), len(pieces), seed)
+        rows.fill(batch, range(draws), len(pieces), seed)
 
     runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
     with rows.observed():
@@ -143,14 +150,6 @@ def weigh_leads(leads: torch.Tensor) -> torch.Tensor:
     not lead all weigh as much as one on the edge.
     """
     return (-leads.clamp(min=0) / LEAD_SCALE).softmax(dim=0)
-
-
-LEAD_SCALE = 3.0
-"""Logits by which a lead must rise for its token to weigh e times less; SmolLM2's tokens that are
-sure lead by 5 to 15. Chosen by hand."""
-
-NO_ROW = -1
-"""In place of a row's number: the pass is about nothing of this text."""
 
 
 @dataclass(frozen=True)
@@ -257,19 +256,13 @@ class _Rows(Overwritten):
         ):
             yield
 
-    def fill(
-        self, batch: TokenBatch, target: Target, draws: range, pieces: int, seed: int
-    ) -> torch.Tensor:
-        """Fill the rows of a batch: one forward pass, and a backward one for every draw.
-
-        Return the last draw's target at each explained position, `(position,)` on the CPU.
-        """
+    def fill(self, batch: TokenBatch, draws: range, pieces: int, seed: int) -> None:
+        """Fill the rows of a batch: one forward pass, and a backward one for every draw."""
         states, find_directions = predict(self._loaded, batch)
         for draw in draws:
             self._targets = torch.tensor(batch.sample_indices) + draw * pieces
-            directions = find_directions(target, seed * len(draws) + draw)
+            directions = find_directions(Target.SAMPLED_LOG_PROBABILITY, seed * len(draws) + draw)
             torch.autograd.backward([states], [directions], retain_graph=draw < draws[-1])
-        return (states.detach().float() * directions.float()).sum(dim=-1).cpu()
 
     def fill_leads(self, batch: TokenBatch, texts: Sequence[SharedText]) -> torch.Tensor:
         """Fill the rows of all samples of a batch of texts: their leads' relevance.
