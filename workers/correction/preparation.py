@@ -41,6 +41,10 @@ MIN_TRIGGERING = 4
 """Fewest prompts in each split that must show the behaviour for a job to go on. Chosen by hand; not
 measured."""
 
+UNEVEN = 1.5
+"""From this ratio of the larger split to the smaller on, the user is told why they differ. Chosen
+by hand."""
+
 DISTURBED_SHARE = 0.001
 """Share of the MLP neurons removed, at random, while greedy prompts are screened
 (docs/decisions/0008). Chosen by hand; not measured."""
@@ -297,13 +301,23 @@ def describe_signal(prepared: PreparedBehaviour) -> str:
     held_out = len(prepared.triggering(held_out=True))
     told = (
         f"{tuning + held_out} of {len(prepared.prompts)} prompts bring out {prepared.name}: "
-        f"{tuning} tuning, {held_out} held-out."
+        f"{tuning} tuning, {held_out} held-out.{_explain_sizes(tuning, held_out)}"
     )
     if held_out >= MIN_HELD_OUT:
         return told
     return (
         f"{told} A correction passes with {MIN_HELD_OUT} held-out ones or more, so this job "
         "cannot: cancel it, and submit it again with more prompts."
+    )
+
+
+def _explain_sizes(tuning: int, held_out: int) -> str:
+    """Return a sentence on why the splits differ in size; empty if they hardly do."""
+    if max(tuning, held_out) < UNEVEN * min(tuning, held_out):
+        return ""
+    return (
+        " A hash halves the prompts, and those that resemble each other stay together, so the "
+        "parts differ in size."
     )
 
 

@@ -401,9 +401,15 @@ def test_too_few_on_either_side_are_a_weak_signal(tune: int, held_out: int) -> N
 
 
 def test_a_signal_says_how_many_prompts_bring_the_behaviour_out() -> None:
-    assert describe_signal(many(5, 10)) == (
-        "15 of 18 prompts bring out rudeness: 5 tuning, 10 held-out."
+    assert describe_signal(many(8, 11)) == (
+        "19 of 22 prompts bring out rudeness: 8 tuning, 11 held-out."
     )
+
+
+@pytest.mark.parametrize(("tune", "held_out"), [(8, 12), (12, 8), (19, 37), (0, 12)])
+def test_a_signal_says_why_its_parts_differ_in_size(tune: int, held_out: int) -> None:
+    told = describe_signal(many(tune, held_out))
+    assert "held-out. A hash halves the prompts, and those that resemble each other stay" in told
 
 
 def test_a_signal_too_small_to_pass_says_so_before_the_costly_stages() -> None:
