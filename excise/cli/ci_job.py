@@ -26,6 +26,7 @@ from excise.cli.jobs import end_of_job, fill_in_prompt_sets, load_spec
 from excise.cli.output import CommandError, build_console
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
+from excise.cli.set_options import CORRECTION_OPTIONS, naming_options
 from excise.client import Client, ClientError
 from excise.names import JobFile
 from excise.reports.junit import render_junit
@@ -88,7 +89,8 @@ def _run_or_cancel(client: Client, body: dict[str, Any], output: Path) -> JobVie
     """Return the job once it has ended; if interrupted, cancel it and re-raise the interrupt."""
     key = uuid4().hex  # submitting again with the same key gives the same job
     try:
-        job = client.create_job(body, idempotency_key=key)
+        with naming_options(CORRECTION_OPTIONS):
+            job = client.create_job(body, idempotency_key=key)
         (output / ID_NAME).write_text(f"{job.id}\n")
         console = build_console()
         print(f"job {job.id}", flush=True)

@@ -23,6 +23,7 @@ from excise.cli.output import (
 )
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
+from excise.cli.set_options import ALL_OPTIONS, naming_options
 from excise.client import ApiError, Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
@@ -106,9 +107,10 @@ def submit(
     with open_client(url, is_waiting=wait) as client:
         fill_in_prompt_sets(client, body, prompts, reference, perplexity)
         fill_in_rows(client, body, rows, calibration, task or [])
-        if estimate:
-            end_with_estimate(client.estimate_job(body), as_json=as_json)
-        job = client.create_job(body)
+        with naming_options(ALL_OPTIONS):
+            if estimate:
+                end_with_estimate(client.estimate_job(body), as_json=as_json)
+            job = client.create_job(body)
         if wait:
             _wait_and_end(client, job, output, as_json)
     show(job, as_json, lambda made: print(made.id))

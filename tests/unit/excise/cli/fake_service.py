@@ -152,6 +152,8 @@ class FakeService:
         self.specs: list[dict[str, Any]] = []
         self.estimated: list[dict[str, Any]] = []
         self.fits = True
+        self.lacking = ""
+        """Field that names no prompt set; empty where all name one."""
         self.idempotency_keys: list[str] = []
         self.resumed_from: list[str | None] = []
         self.uploads: list[tuple[str, str, bytes]] = []
@@ -245,6 +247,9 @@ class FakeService:
         spec = await request.json()
         if spec.get("kind") != "correction":
             return problem(422, "invalid_request", "kind is unknown.", "kind")
+        if self.lacking:
+            message = f"{self.lacking} names no prompt set. Upload one with POST /v1/prompt-sets."
+            return problem(422, "invalid_request", message, self.lacking)
         key = request.headers["idempotency-key"]
         if key not in self.idempotency_keys:
             self.idempotency_keys.append(key)

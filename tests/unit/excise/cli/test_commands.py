@@ -92,6 +92,37 @@ def test_the_service_error_names_the_field(url: str, tmp_path: Path) -> None:
     assert result.stderr == "error: kind is unknown. (field: kind)\n"
 
 
+@pytest.mark.parametrize(
+    ("field", "remedy"),
+    [
+        ("reference", "Here, --reference FILE uploads one and fills in its id."),
+        ("behaviours[0].prompts", "--prompts FILE uploads"),
+        ("behaviours[1].prompts", "`excise prompts upload FILE` uploads"),
+        ("perplexity.prompts", "--perplexity FILE uploads"),
+        ("calibration.prompts", "--calibration FILE uploads"),
+        ("task", "--rows FILE uploads"),
+        ("tasks[12].rows", "--task NAME=FILE uploads"),
+        ("gates.zero_shot[0].rows", "`excise prompts upload FILE --rows` uploads"),
+    ],
+)
+def test_a_set_that_there_is_not_names_what_uploads_it(
+    service: FakeService, url: str, spec: Path, field: str, remedy: str
+) -> None:
+    service.lacking = field
+    result = run("submit", spec, "--url", url)
+    assert result.exit_code == 1
+    assert f"{field} names no prompt set. Upload one with POST" in result.stderr
+    assert remedy in result.stderr
+    assert result.stderr.endswith(f"(field: {field})\n")
+
+
+def test_an_error_about_another_field_names_no_upload(
+    service: FakeService, url: str, spec: Path
+) -> None:
+    service.lacking = "model"
+    assert "Here" not in run("submit", spec, "--url", url).stderr
+
+
 def test_a_spec_that_gives_a_key_twice_is_not_sent(
     service: FakeService, url: str, tmp_path: Path
 ) -> None:
