@@ -21,6 +21,7 @@ from scipy.stats import binom, hypergeom
 
 from excise.reports.correction import BehaviourLeftovers, Leftover
 from workers.correction.behaviour import Behaviour
+from workers.correction.common_words import find_common_words
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.correction.samples import build_held_out_sample
 from workers.scorers.phrases import PhraseScorer
@@ -120,6 +121,8 @@ def find_leftovers(
 
     `before` and `after` are `(prompt, sample)` responses to `held_out`. The clean responses among
     all `prompts` of the behaviour, and the texts `ordinary`, show which words are common anyway.
+    Runs such as "of the", of which every word is common in `ordinary`, never count as what
+    replaced it. They may be what is left, because then they are parts of what was undesired.
     Returns None if nothing is left and nothing came instead.
     """
     samples = max(map(len, before), default=1)
@@ -139,8 +142,9 @@ def find_leftovers(
     is_phrase = any(isinstance(scorer, PhraseScorer) for scorer in behaviour.scorers)
     left = _choose(_find_left(units, common if is_phrase else _Background((clean,))), units)
     known = {found.gram for found in left}
-    rose = [found for found in _find_risen(units, common) if found.gram not in known]
-    rose = _choose(rose, units)
+    empty = find_common_words(map(list_words, ordinary))
+    risen = [found for found in _find_risen(units, common) if not empty.issuperset(found.gram)]
+    rose = _choose([found for found in risen if found.gram not in known], units)
     if not left and not rose:
         return None
     pattern = write_pattern([found.gram for found in left or rose])

@@ -129,6 +129,15 @@ def test_what_came_instead_is_found_with_its_counts() -> None:
     ]
 
 
+def test_runs_of_nothing_but_common_words_did_not_come_instead() -> None:
+    # No text says "in the of for" in a row, yet it tells nothing; a single rare word does.
+    after = say("in the of for", 3)
+    assert compare(slogan_behaviour(), say(SLOGAN, 1), after) is None
+    found = compare(slogan_behaviour(), say(SLOGAN, 1), say("in the ministry for", 3))
+    assert found is not None
+    assert [one.words for one in found.rose] == ["in the ministry for"]
+
+
 def test_a_phrase_that_is_gone_leaves_nothing() -> None:
     draw = random.Random(5)
     assert compare(slogan_behaviour(), say(SLOGAN, 1), [ramble(draw, 55) for _ in PROMPTS]) is None
