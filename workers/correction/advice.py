@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from excise.names import Direction, Granularity
-from workers.correction.amounts import DAMAGE_EXPONENT
+from workers.correction.amounts import DAMAGE_EXPONENT, LEAST_RISE
 from workers.correction.behaviour import Behaviour
 from workers.correction.budget import BUDGET_SHARE, Budget
 from workers.correction.preparation import MIN_TRIGGERING
 from workers.correction.results import PreparedBehaviour, PreparedCorrection, SearchOutcome, Trial
+from workers.correction.search import name_round
 
 WORTHWHILE = 1.25
 """Larger amounts are advised if the search could have pruned this many times its largest amount
@@ -25,19 +26,27 @@ def list_advice(
     behaviours: Sequence[Behaviour],
     budget: Budget,
     most_amounts: Mapping[Granularity, int],
+    rounds: int,
     prepared: PreparedCorrection,
     search: SearchOutcome | None,
 ) -> list[str]:
-    """Return what to try, in one or two sentences each; empty if there is nothing to advise."""
+    """Return what to try, in one or two sentences each; empty if there is nothing to advise.
+
+    `rounds` is the largest number of rounds per granularity.
+    """
     if prepared.too_weak is not None:
         pairs = zip(behaviours, prepared.behaviours, strict=True)
         return [text for pair in pairs if (text := _advise_signal(*pair))]
     if search is None:
         return []
-    if search.chosen_trial is None:
-        return [_advise_search(search.trials, budget)]
-    found = _advise_amounts(search.chosen_trial, budget, most_amounts)
-    return [] if found is None else [found]
+    chosen = search.chosen_trial
+    found = (
+        _advise_search(search.trials, budget)
+        if chosen is None
+        else _advise_amounts(chosen, budget, most_amounts),
+        _advise_rounds(search.trials, chosen, budget, rounds),
+    )
+    return [text for text in found if text is not None]
 
 
 def describe_search(trials: Sequence[Trial]) -> str:
@@ -99,10 +108,7 @@ def _advise_amounts(
     most = most_amounts.get(kind)
     if most is None or amount < most:
         return None
-    shares = (
-        _divide(trial.kl_mean, budget.kl_mean),
-        _divide(trial.perplexity_increase, budget.perplexity_increase),
-    )
+    shares = _compute_shares(trial, budget)
     times = _foretell_times(max(shares))
     if times < WORTHWHILE:
         return None
@@ -110,6 +116,47 @@ def _advise_amounts(
         f"The search stopped at its largest amount, {most:,} {kind.value}s, with "
         f"{shares[0]:.0%} of the KL budget and {shares[1]:.0%} of the perplexity budget used on "
         f"tuning text: larger search.amounts, up to about {_round(amount * times):,}, may do more."
+    )
+
+
+def _advise_rounds(
+    trials: Sequence[Trial], chosen: Trial | None, budget: Budget, rounds: int
+) -> str | None:
+    """Return a note if rounds ran out before slices were spared that kept the best trial away."""
+    finished = {
+        trial.settings.granularity
+        for trial in trials
+        if trial.settings.origin == name_round(rounds)
+    }
+    missed = [
+        trial
+        for trial in trials
+        if trial.settings.granularity in finished and _is_over_slices_alone(trial, budget)
+    ]
+    best = max(missed, key=lambda trial: trial.gain, default=None)
+    gain = 0.0 if chosen is None else chosen.gain
+    if best is None or best.gain - gain < LEAST_RISE:
+        return None
+    settings = best.settings
+    told = "nothing was chosen" if chosen is None else f"the chosen trial gained {gain:.0%}"
+    return (
+        f"Protected slices bound the search: {settings.origin} of {settings.granularity.value}s "
+        f"gained {best.gain:.0%} and was within the budget but for {best.bound_by}, while {told}. "
+        f"From each round the search learns which slices to spare, and all {rounds} were used: "
+        "more search.rounds may keep that gain within their limits."
+    )
+
+
+def _is_over_slices_alone(trial: Trial, budget: Budget) -> bool:
+    """Return whether nothing but protected slices keeps the trial out of the search's budget."""
+    return not trial.within_budget and max(_compute_shares(trial, budget)) <= BUDGET_SHARE
+
+
+def _compute_shares(trial: Trial, budget: Budget) -> tuple[float, float]:
+    """Return the used shares of the limits on KL divergence and on perplexity."""
+    return (
+        _divide(trial.kl_mean, budget.kl_mean),
+        _divide(trial.perplexity_increase, budget.perplexity_increase),
     )
 
 

@@ -42,6 +42,7 @@ from workers.correction.results import (
     ValidationOutcome,
 )
 from workers.correction.samples import choose_samples
+from workers.correction.search import DEFAULT_ROUNDS
 from workers.domain import Selection
 from workers.gates.abilities import (
     AbilityLimits,
@@ -80,6 +81,8 @@ class ReportFrame:
     timings: Mapping[str, float]
     most_amounts: Mapping[Granularity, int] = field(default_factory=dict)
     """Largest number of components that the search may prune."""
+    rounds: int = DEFAULT_ROUNDS
+    """Largest number of rounds per granularity."""
     ordinary: tuple[str, ...] = ()
     """Ordinary texts; words that are common in them say nothing about a behaviour."""
     abilities: AbilityLimits | None = None
@@ -124,7 +127,9 @@ def build_report(
         gates=gates,
         abilities=abilities,
         not_asked=list(frame.not_asked),
-        advice=list_advice(frame.behaviours, frame.budget, frame.most_amounts, prepared, search),
+        advice=list_advice(
+            frame.behaviours, frame.budget, frame.most_amounts, frame.rounds, prepared, search
+        ),
         leftovers=_list_leftovers(frame, prepared, sides),
         samples=choose_samples(frame.behaviours, prepared, sides),
         attribution=dict(frame.attribution),

@@ -8,7 +8,7 @@ from workers.correction.preparation import describe_signal
 from workers.correction.results import PreparedCorrection, SearchOutcome, ValidationOutcome
 from workers.correction.verdict import ReportFrame, build_report
 from workers.kinds.correction import attribute, package, prepare, search, validate
-from workers.kinds.correction.ranges import find_ranges
+from workers.kinds.correction.ranges import count_rounds, find_ranges
 from workers.stages.abilities import list_verdict_kinds
 from workers.stages.checks import list_not_asked, list_requests
 from workers.stages.context import ShardedWork, StageContext
@@ -84,6 +84,7 @@ def _frame(
         model_id=spec.model,
         timings=context.load_stage_seconds(),
         most_amounts={kind: most for kind, (_, most) in ranges.items()},
+        rounds=count_rounds(inputs),
         ordinary=tuple(inputs.prompts(spec.reference)),
     )
 

@@ -1,4 +1,4 @@
-"""How many components a job's search may prune."""
+"""How many components a job's search may prune, and how many trials it has."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from excise.names import Granularity, SearchPreset
 from workers.correction.amounts import find_range
 from workers.correction.results import PreparedCorrection
+from workers.correction.search import DEFAULT_ROUNDS
 from workers.stages.inputs import CorrectionInputs
 
 THOROUGH_TRIALS = 24
@@ -35,6 +36,11 @@ def list_amounts(inputs: CorrectionInputs, granularity: Granularity) -> list[int
     if isinstance(given, Mapping):
         given = given.get(granularity.value)
     return None if given is None else list(given)
+
+
+def count_rounds(inputs: CorrectionInputs) -> int:
+    """Return the largest number of rounds per granularity."""
+    return inputs.spec.search.rounds or DEFAULT_ROUNDS
 
 
 def count_refinements(inputs: CorrectionInputs) -> int:

@@ -14,7 +14,6 @@ from workers.correction.candidates import Candidates
 from workers.correction.refinement import Space
 from workers.correction.results import PreparedCorrection
 from workers.correction.search import (
-    DEFAULT_ROUNDS,
     Search,
     SearchInputs,
     SearchPlan,
@@ -22,7 +21,12 @@ from workers.correction.search import (
     start_benefits,
 )
 from workers.kinds.correction.attribute import answer_undesired
-from workers.kinds.correction.ranges import count_refinements, find_ranges, list_amounts
+from workers.kinds.correction.ranges import (
+    count_refinements,
+    count_rounds,
+    find_ranges,
+    list_amounts,
+)
 from workers.kinds.correction.search_job import SearchReporter, StoredBench
 from workers.kinds.correction.search_work import SearchWork
 from workers.progress import Counter, Progress
@@ -107,7 +111,7 @@ def build_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> Search
     """Return what the job's search tries; amounts that the job does not give are left open."""
     search = inputs.spec.search
     return SearchPlan(
-        rounds=search.rounds or DEFAULT_ROUNDS,
+        rounds=count_rounds(inputs),
         amounts={
             kind: build_amounts(list_amounts(inputs, kind), kind, prepared.components[kind])
             for kind in inputs.granularities

@@ -37,7 +37,7 @@ def prepared(tune: int = 5, held_out: int = 5, too_weak: str | None = None) -> P
 def advise(*trials: Trial, chosen: int | None = 0, most: int | None = 400) -> list[str]:
     amounts = {} if most is None else {NEURON: most}
     search = SearchOutcome(trials=trials, chosen=chosen)
-    return list_advice((RUDE,), BUDGET, amounts, prepared(), search)
+    return list_advice((RUDE,), BUDGET, amounts, 3, prepared(), search)
 
 
 def largest(kl: float = 0.01, perplexity: float = 9.9, count: int = 400) -> Trial:
@@ -71,6 +71,40 @@ def test_no_more_is_advised_than_can_be_foretold() -> None:
     assert "up to about 1,600" in text
 
 
+def bound(gain: float = 0.88, kl: float = 0.03, origin: str = "round 1") -> Trial:
+    """A trial that loses too much of a slice; of KL the search may use 0.032."""
+    return build_trial((gain,), kl=kl, within=False, bound_by="sums", origin=origin)
+
+
+LAST = build_trial((0.5,), origin="round 3")
+
+
+def test_rounds_that_ran_out_before_a_slice_was_spared_are_told() -> None:
+    (text,) = advise(LAST, bound())
+    assert "round 1 of neurons gained 88% and was within the budget but for sums" in text
+    assert "the chosen trial gained 50%" in text
+    assert "all 3 were used: more search.rounds may" in text
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        (LAST, bound(kl=0.033)),  # text as a whole was damaged too much as well
+        (LAST, bound(gain=0.505)),  # it hardly gained more
+        (build_trial((0.5,), origin="round 2"), bound()),  # rounds were left
+        (LAST, build_trial((0.4,))),  # within the budget
+    ],
+)
+def test_more_rounds_are_not_advised_where_they_would_not_help(trials: tuple[Trial, ...]) -> None:
+    assert advise(*trials) == []
+
+
+def test_without_a_choice_more_rounds_are_advised_as_well() -> None:
+    budget, rounds = advise(bound(), bound(0.3, origin="round 3"), chosen=None)
+    assert "Every trial took more" in budget
+    assert "while nothing was chosen" in rounds
+
+
 @pytest.mark.parametrize(
     ("trials", "words"),
     [
@@ -96,10 +130,10 @@ def test_the_reason_counts_the_trials() -> None:
 
 def test_a_weak_signal_names_counts_threshold_and_remedy() -> None:
     weak = prepared(tune=5, held_out=3, too_weak="signal too weak")
-    (text,) = list_advice((RUDE,), BUDGET, {}, weak, None)
+    (text,) = list_advice((RUDE,), BUDGET, {}, 3, weak, None)
     assert "scores ≥ 0.5 by 2 of 2 scorers; 5 tuning and 3 held-out prompts do, 4 of each" in text
     assert "Give more prompts" in text
     dull = build_behaviour(FunctionScorer(direction=HIGHER), threshold=0.25)
-    (text,) = list_advice((dull,), BUDGET, {}, weak, None)
+    (text,) = list_advice((dull,), BUDGET, {}, 3, weak, None)
     assert "scores ≤ 0.25 by 1 of 1" in text
-    assert list_advice((RUDE,), BUDGET, {}, prepared(too_weak="other"), None) == []
+    assert list_advice((RUDE,), BUDGET, {}, 3, prepared(too_weak="other"), None) == []

@@ -410,6 +410,15 @@ def test_a_search_at_its_largest_amount_is_told() -> None:
     assert "largest amount, 3 neurons" in text
 
 
+def test_the_job_s_own_number_of_rounds_decides_whether_they_ran_out() -> None:
+    dearer = build_trial((0.99,), kl=0.001, within=False, bound_by="sums")
+    search = SEARCH.model_copy(update={"trials": (*SEARCH.trials, dearer)})
+    assert build_report(FRAME, correction(), search, validate()).advice == []
+    frame = replace(FRAME, rounds=1)
+    (text,) = build_report(frame, correction(), search, validate()).advice
+    assert "search.rounds" in text
+
+
 def test_what_came_instead_is_in_the_report() -> None:
     def say(text: str, scores: Responses) -> Responses:
         return tuple(
