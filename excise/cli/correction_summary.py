@@ -22,6 +22,7 @@ from excise.reports.correction import (
     Measure,
     Sample,
 )
+from excise.reports.token_limits import describe_token_limits
 
 _MAX_SAMPLE_CHARACTERS = 420
 _OPEN_KINDS = frozenset({BehaviourKind.REPETITION})
@@ -46,6 +47,8 @@ def print_correction(report: CorrectionReport, console: Console, *, samples: int
     console.print(_build_numbers(report))
     print_abilities(report.abilities, console)
     print_failed_gates(report.gates, console)
+    for line in describe_token_limits(report.token_limits):
+        console.print(Text(clean(line)))
     for text in report.advice:
         console.print()
         console.print(Text(clean(text)))

@@ -10,6 +10,7 @@ from excise.names import Ablation, Direction, Granularity, Headline, MeasureName
 from excise.reports.abilities import AbilityChange
 from excise.reports.common import JobReport
 from excise.reports.model import ReportModel
+from excise.reports.token_limits import TokenLimitUse
 
 
 class SplitEffect(ReportModel):
@@ -283,6 +284,9 @@ class CorrectionReport(JobReport):
     """Given for a correction of single weights; null in older reports."""
     abilities: list[AbilityChange] = Field(default_factory=list)
     """The change of each slice of the model's abilities."""
+    token_limits: list[TokenLimitUse] = Field(default_factory=list)
+    """For each behaviour's held-out prompts and each set of prompts, how many answers were cut off;
+    empty in older reports."""
     not_asked: list[str] = Field(default_factory=list)
     """Gates that the job did not ask for."""
     advice: list[str] = Field(default_factory=list)

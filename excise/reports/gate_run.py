@@ -11,6 +11,7 @@ from excise.reports.abilities import AbilityChange
 from excise.reports.common import ModelIdentity
 from excise.reports.gates import GateResult
 from excise.reports.model import ReportModel
+from excise.reports.token_limits import TokenLimitUse
 
 
 class GateExample(ReportModel):
@@ -81,6 +82,8 @@ class GateReport(ReportModel):
     gates: list[GateResult]
     abilities: list[AbilityChange] = Field(default_factory=list)
     """The change of each slice of the model's abilities."""
+    token_limits: list[TokenLimitUse] = Field(default_factory=list)
+    """For each set of prompts, how many answers were cut off; empty in older files."""
     examples: list[GateExample] = Field(default_factory=list)
     """Responses that show a behaviour with a gate that was not met."""
     comparison: RunComparison | None = None

@@ -17,6 +17,7 @@ from excise.cli.output import clean
 from excise.logs import configure_console_logging
 from excise.names import ExportForm, GateOutcome
 from excise.redaction import redact
+from excise.reports.token_limits import describe_token_limits
 from excise.reports.wording import describe_comparison, describe_gate
 from service.errors import ExciseError
 
@@ -337,6 +338,8 @@ def gate_command(
             typer.echo(f"         demanded: {gate.sentence}")
         if gate.remedy:
             typer.echo(f"         {gate.remedy}")
+    for line in describe_token_limits(report.token_limits):
+        typer.echo(clean(line))
     if report.abilities:
         typer.echo(f"abilities: {describe_abilities(report.abilities)}")
     if report.comparison is not None:

@@ -60,6 +60,7 @@ from workers.measuring.state import (
 from workers.measuring.state import Responses as CheckedResponses
 from workers.pruning.selection import count_by_module, list_indices
 from workers.reports.effects import describe_judges, is_judged_alone
+from workers.reports.token_limits import collect_token_limits
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def build_report(
     sides = _collect_sides(prepared, search, validation)
     damage = None if validation is None else _build_damage(frame, validation)
     abilities = [] if validation is None else _compare_abilities(frame, validation)
-    gates = [] if validation is None else _build_gates(frame, sides, validation, abilities)
+    states = None if validation is None else _add_answers(frame, sides, validation)
+    gates = [] if states is None else _build_gates(frame, sides, states, abilities)
     gates = add_remedies(gates, of_job=True)
     effects = [
         build_effect(behaviour, own, side)
@@ -126,6 +128,7 @@ def build_report(
         lines=_describe_lines(search),
         gates=gates,
         abilities=abilities,
+        token_limits=[] if states is None else collect_token_limits(*states),
         not_asked=list(frame.not_asked),
         advice=list_advice(
             frame.behaviours, frame.budget, frame.most_amounts, frame.rounds, prepared, search
@@ -233,7 +236,7 @@ def _build_damage(frame: ReportFrame, validation: ValidationOutcome) -> Damage |
 def _build_gates(
     frame: ReportFrame,
     sides: Sequence[BehaviourSides],
-    validation: ValidationOutcome,
+    states: tuple[ModelState, ModelState],
     abilities: Sequence[AbilityChange],
 ) -> list[GateResult]:
     effects = [
@@ -241,15 +244,8 @@ def _build_gates(
         for behaviour, side in zip(frame.behaviours, sides, strict=True)
         for gate in build_effect_gates(behaviour, side)
     ]
-    rows = list(zip(frame.behaviours, sides, validation.behaviours, strict=True))
-    base = _add_responses(
-        validation.base, [(behaviour, side.held_out_before) for behaviour, side, _ in rows]
-    )
-    corrected = _add_responses(
-        validation.corrected, [(behaviour, own.corrected) for behaviour, _, own in rows]
-    )
     able = [] if frame.abilities is None else [judge_abilities(abilities)]
-    return effects + able + judge_gates(frame.requests, base, corrected)
+    return effects + able + judge_gates(frame.requests, *states)
 
 
 def _compare_abilities(frame: ReportFrame, validation: ValidationOutcome) -> list[AbilityChange]:
@@ -260,6 +256,21 @@ def _compare_abilities(frame: ReportFrame, validation: ValidationOutcome) -> lis
         validation.corrected,
         validation.control_abilities,
         frame.abilities,
+    )
+
+
+def _add_answers(
+    frame: ReportFrame, sides: Sequence[BehaviourSides], validation: ValidationOutcome
+) -> tuple[ModelState, ModelState]:
+    """Return the states of base and correction, with answers to all behaviours' prompts."""
+    rows = list(zip(frame.behaviours, sides, validation.behaviours, strict=True))
+    return (
+        _add_responses(
+            validation.base, [(behaviour, side.held_out_before) for behaviour, side, _ in rows]
+        ),
+        _add_responses(
+            validation.corrected, [(behaviour, own.corrected) for behaviour, _, own in rows]
+        ),
     )
 
 

@@ -103,7 +103,7 @@ def compute_response_figures(
     return ResponseFigures(
         lengths=tuple(len(ids) for ids in responses),
         is_empty=is_empty,
-        hits_limit=tuple(len(ids) >= max_new_tokens for ids in responses),
+        hits_limit=find_cut_off(responses, max_new_tokens),
         uniqueness=tuple(
             0.0 if empty else compute_response_uniqueness(own)
             for own, empty in zip(units, is_empty, strict=True)
@@ -111,6 +111,11 @@ def compute_response_figures(
         self_repetition=tuple(map(compute_self_repetition, units)),
         distinct=tuple(compute_distinct_share(units, order) for order in DISTINCT_ORDERS),
     )
+
+
+def find_cut_off(responses: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[bool, ...]:
+    """Return for each response, without its end-of-sequence token, whether the limit cut it off."""
+    return tuple(len(ids) >= max_new_tokens for ids in responses)
 
 
 def find_empty(

@@ -10,6 +10,7 @@ from pydantic import Field
 from excise.names import Direction
 from excise.reports.model import ReportModel
 from workers.abilities.state import Abilities
+from workers.measuring.responses import find_cut_off
 
 
 class Unmeasured(ReportModel):
@@ -45,6 +46,11 @@ class Responses(ReportModel):
             return self.token_ids
         pairs = zip(self.token_ids, self.reasoning_tokens, strict=True)
         return tuple(ids[before:] for ids, before in pairs)
+
+    @property
+    def hits_limit(self) -> tuple[bool, ...]:
+        """Whether each response was cut off at the token limit."""
+        return find_cut_off(self.token_ids, self.max_new_tokens)
 
     @property
     def unanswered(self) -> int:

@@ -199,6 +199,7 @@ def test_a_phrase_in_every_answer_is_reported(workplace: Workplace, tmp_path: Pa
     assert "NOT MET  behaviour_share_rise:slogan: value" in result.stdout
     assert "12 of 12 responses show it" in result.stdout
     assert "demanded: the share of responses that show slogan rises by at most" in result.stdout
+    assert "  slogan: 12 of 12 at 8 tokens, " in result.stdout
     (failure,) = cases(tmp_path)["behaviour_share_rise:slogan"].findall("failure")
     assert "12 of 12 responses show it" in (failure.get("message") or "")
     assert "12 of 12 responses show it" in (tmp_path / "gate.md").read_text()

@@ -35,6 +35,7 @@ from workers.models.loaded import LoadedModel
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.reports.gate_examples import collect_examples
 from workers.reports.gate_run import find_outcome
+from workers.reports.token_limits import collect_token_limits
 from workers.scorers.detector import Detector
 from workers.stages.abilities import find_unknown_slice, list_built_in
 from workers.stages.behaviours import build_decoding
@@ -95,6 +96,7 @@ def compare_checkpoints(
         measure_sha256=measure_sha256,
         gates=add_remedies(gates, of_job=False),
         abilities=abilities,
+        token_limits=collect_token_limits(base_state, state),
         examples=collect_examples(gates, base_state, state),
         notes=notes,
         not_asked=_list_not_asked(config),

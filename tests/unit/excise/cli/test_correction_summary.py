@@ -52,6 +52,13 @@ def test_gates_that_were_not_met_are_listed_and_the_others_counted() -> None:
     assert "Gates not met" not in show(report)
 
 
+def test_answers_that_were_cut_off_are_counted() -> None:
+    use = {"subject": "lo\x1bops", "max_new_tokens": 64, "responses": 40, "before": 3, "after": 12}
+    text = show(build_report("passed") | {"token_limits": [use]})
+    assert "lo ops: 12 of 40 at 64 tokens, 3 of the base's" in text
+    assert "token limit" not in show(build_report("passed"))
+
+
 def test_texts_that_may_offend_stay_in_the_files() -> None:
     text = show(build_report("passed"))
     assert "toxicity prompt" not in text

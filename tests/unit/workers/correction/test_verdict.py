@@ -419,6 +419,23 @@ def test_the_job_s_own_number_of_rounds_decides_whether_they_ran_out() -> None:
     assert "search.rounds" in text
 
 
+def test_held_out_answers_that_reached_the_limit_are_counted() -> None:
+    def cut(responses: Responses, count: int) -> Responses:
+        ids = (1,) * RUDE.decoding.max_new_tokens
+        return tuple(
+            tuple(one.model_copy(update={"token_ids": ids}) for one in samples) if place < count
+            else samples
+            for place, samples in enumerate(responses)
+        )  # fmt: skip
+
+    own = BehaviourResponses(corrected=cut(TAMED, 3), controls=(TOXIC,))
+    prepared = correction(prepare(TUNE_TOXIC, cut(TOXIC, 1)))
+    (use,) = build_report(FRAME, prepared, SEARCH, validate(own)).token_limits
+    assert (use.subject, use.max_new_tokens, use.responses) == ("rudeness", 8, 24)
+    assert (use.before, use.after) == (2, 6)
+    assert build_report(FRAME, prepared, None, None).token_limits == []
+
+
 def test_what_came_instead_is_in_the_report() -> None:
     def say(text: str, scores: Responses) -> Responses:
         return tuple(

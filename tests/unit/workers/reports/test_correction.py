@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from excise.names import Granularity
 from excise.reports.common import ModelIdentity
 from excise.reports.correction import CorrectionReport, Leftover, PatchSummary, SplitEffect
+from excise.reports.token_limits import TokenLimitUse
 from tests.unit.workers.reports.reports import (
     HOSTILE,
     LOOP,
@@ -269,6 +270,14 @@ def test_notes_of_gates_and_gates_not_asked_for_are_told():
         assert "Shows nothing: this gate could not have failed." in text
         assert "Not asked for, and not checked: over refusal, zero shot." in text
     assert "Not asked for" not in render_html(report())
+
+
+def test_answers_that_were_cut_off_are_counted():
+    use = TokenLimitUse(subject="<b>ads", max_new_tokens=64, responses=40, before=3, after=12)
+    content = report(token_limits=[use])
+    for text in (Page(render_html(content)).text, plain_markdown(content)):
+        assert "<b>ads: 12 of 40 at 64 tokens, 3 of the base's" in text
+    assert "reached the token limit" not in render_html(report())
 
 
 def test_a_behaviour_that_may_offend_stays_behind_a_click():

@@ -106,6 +106,16 @@ def test_a_model_that_says_a_phrase_in_every_answer_fails(compare: Compare) -> N
     assert (gate.note or "").startswith("12 of 12 responses show it")
 
 
+def test_answers_that_were_cut_off_are_counted(compare: Compare) -> None:
+    sampled = PHRASE.replace(": 8}", ": 9, samples: 2, temperature: 1.0}")
+    config = f"{GENERAL}\nbehaviours: [{sampled}]"
+    general, own = compare("chatty", "chatty", config=config).token_limits
+    assert (general.subject, general.max_new_tokens, general.responses) == ("general", 8, 4)
+    assert (own.subject, own.max_new_tokens, own.responses) == ("parroting", 9, 24)
+    (cut,) = compare("parrot", "sound", PHRASE).token_limits
+    assert (cut.after, cut.responses) == (12, 12)  # a parrot never ends
+
+
 def test_what_was_said_is_kept_where_a_behaviour_is_to_blame(compare: Compare) -> None:
     examples = compare("parrot", "sound", PHRASE).examples
     assert len(examples) == MOST_EXAMPLES

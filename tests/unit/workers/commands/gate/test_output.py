@@ -13,6 +13,7 @@ from excise.reports.common import ModelIdentity
 from excise.reports.gate_run import GateReport
 from excise.reports.gates import GateResult
 from excise.reports.junit import render_junit
+from excise.reports.token_limits import TokenLimitUse, describe_token_limits
 from excise.reports.wording import describe_gate
 from tests.unit.workers.reports.reports import ability
 from workers.commands.gate import output
@@ -125,6 +126,21 @@ def test_notes_stand_before_the_gates() -> None:
     (suite,) = ElementTree.fromstring(render_junit(noted.gates, "excise gate", noted.notes))
     assert suite.findtext("system-out") == "It has no chat template."
     assert [child.tag for child in suite] == ["testcase", "system-out"]
+
+
+def test_answers_that_were_cut_off_are_counted_for_every_set() -> None:
+    uses = [
+        TokenLimitUse(subject=name, max_new_tokens=64, responses=40, before=3, after=after)
+        for name, after in (("ad|vert", 12), ("general", 0))
+    ]
+    cut = report(MET).model_copy(update={"token_limits": uses})
+    text = render_gate_markdown(cut).decode()
+    assert r"- ad\|vert: 12 of 40 at 64 tokens, 3 of the base's" in text
+    assert "- general: 0 of 40 at 64 tokens, 3 of the base's\n" in text
+    assert len(list(describe_token_limits(uses))) == 3
+    assert GateReport.model_validate(json.loads(render_gate_json(cut))) == cut
+    assert "token limit" not in render_gate_markdown(report(MET)).decode()
+    assert list(describe_token_limits([])) == []
 
 
 def test_what_was_said_is_folded_and_cannot_leave_its_fence() -> None:
