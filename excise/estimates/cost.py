@@ -43,7 +43,8 @@ CONTROLS = 3
 
 PROTECTED_TOKENS = 20_000
 """Tokens that the built-in slices add to the text that a search reads in each round: 19,500 with
-SmolLM2's tokenizer, counted. Weighing candidates reads as many again, forwards and backwards."""
+SmolLM2's tokenizer, counted. Weighing candidates reads as many again, forwards and backwards, of
+the base model and half-way to the first trial."""
 
 ABILITY_TOKENS = 33_000
 """Tokens of one measurement of all slices; base, correction and a third for the control."""
@@ -159,7 +160,7 @@ class _Work:
 
     def _weigh(self) -> float:
         """Return the seconds for the rows by which candidates are weighed together, drawn once."""
-        return self._pass(2 * (FISHER_TOKENS + self._protected))
+        return self._pass(2 * FISHER_TOKENS + 4 * self._protected)
 
     def _validate(self) -> float:
         held_out = self._measured / 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 
 import torch
@@ -39,9 +40,6 @@ MOST_ENTRIES = 1 << 28
 LEAD_SCALE = 3.0
 """Logits by which a lead must rise for its token to weigh e times less; SmolLM2's tokens that are
 sure lead by 5 to 15. Chosen by hand."""
-
-NO_ROW = -1
-"""In place of a row's number: the pass is about nothing of this text."""
 
 
 def compute_fisher_rows(
@@ -115,31 +113,42 @@ def compute_margin_rows(
 
     A row is the gradient of the leads of a sample's explained tokens times the values (gradient
     × input), as a mean over these tokens, weighted by `weigh_leads`. Leads are linear in the last
-    hidden states, so they
-    tell of harm where the likelihood is flat: a token that is almost certain keeps its
-    probability until its lead is gone. Samples that explain different tokens of one text share its
-    forward pass. `advance` is called with the number of samples of each batch. Raises
-    `SampleTooLargeError`.
+    hidden states, so they tell of harm where the likelihood is flat: a token that is almost
+    certain keeps its probability until its lead is gone. Samples that explain different tokens of
+    one text share its forward pass. `advance` is called with the number of samples of each batch.
+    Raises `SampleTooLargeError`.
     """
-    texts = unite_texts(samples)
     rows = _Rows(loaded, components, len(samples))
     leads = [torch.empty(0)] * len(samples)
-
-    def step(batch: TokenBatch) -> None:
-        asked = [texts[index] for index in batch.sample_indices]
-        found = rows.fill_leads(batch, asked)
-        counts = find_target_positions(batch).sum(dim=1).tolist()
-        for text, part in zip(asked, found.split(counts), strict=True):
-            for turn, index in enumerate(text.indices):
-                leads[index] = part[text.find_own(turn, len(part))]
-
-    runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
+    size = choose_batch_tokens(batch_tokens, loaded.device)
     with rows.observed():
-        size = choose_batch_tokens(batch_tokens, loaded.device)
-        for batch in build_batches([text.united for text in texts], size, loaded.pad_id):
-            runner.run(batch)
-            advance(sum(len(texts[index].indices) for index in batch.sample_indices))
+        for turns, texts in _group_by_samples(unite_texts(samples)).items():
+            step = partial(_fill_margins, rows, texts, leads)
+            runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
+            for batch in build_batches([text.united for text in texts], size, loaded.pad_id):
+                runner.run(batch)
+                advance(turns * len(batch.sample_indices))
     return MarginRows(rows.values, tuple(leads))
+
+
+def _group_by_samples(texts: Sequence[SharedText]) -> dict[int, list[SharedText]]:
+    """Return number of samples → the texts with so many, which take as many backward passes."""
+    groups: dict[int, list[SharedText]] = {}
+    for text in texts:
+        groups.setdefault(len(text.indices), []).append(text)
+    return groups
+
+
+def _fill_margins(
+    rows: _Rows, texts: Sequence[SharedText], leads: list[torch.Tensor], batch: TokenBatch
+) -> None:
+    """Fill the rows and the leads of all samples of a batch of `texts`."""
+    asked = [texts[index] for index in batch.sample_indices]
+    found = rows.fill_leads(batch, asked)
+    counts = find_target_positions(batch).sum(dim=1).tolist()
+    for text, part in zip(asked, found.split(counts), strict=True):
+        for turn, index in enumerate(text.indices):
+            leads[index] = part[text.find_own(turn, len(part))]
 
 
 def weigh_leads(leads: torch.Tensor) -> torch.Tensor:
@@ -163,23 +172,17 @@ class SharedText:
     marks: tuple[tuple[bool, ...], ...]
     """For each of the samples, which response tokens it explains; none means all."""
 
-    def find_row(self, turn: int) -> int:
-        """Return the place of the sample of this number, from 0; `NO_ROW` if there are fewer."""
-        return self.indices[turn] if turn < len(self.indices) else NO_ROW
-
     def find_own(self, turn: int, explained: int) -> torch.Tensor:
-        """Return which of the text's `explained` tokens the sample of this number explains.
+        """Return which of the text's `explained` tokens its sample number `turn` explains.
 
-        The result is bool `(explained,)`: False everywhere if there are fewer samples.
+        Samples count from 0; the result is bool `(explained,)`.
         """
-        if turn >= len(self.indices):
-            return torch.zeros(explained, dtype=torch.bool)
         if not any(self.united.is_explained):
             return torch.ones(explained, dtype=torch.bool)
         return torch.tensor(list(compress(self.marks[turn], self.united.is_explained)))
 
     def weigh(self, turn: int, leads: torch.Tensor) -> torch.Tensor:
-        """Return the weight of each of the text's leads in the mean of the sample of this number.
+        """Return the weight of each of the text's leads in the mean of its sample number `turn`.
 
         Both are `(explained,)`; tokens that the sample does not explain weigh nothing.
         """
@@ -267,17 +270,17 @@ class _Rows(Overwritten):
     def fill_leads(self, batch: TokenBatch, texts: Sequence[SharedText]) -> torch.Tensor:
         """Fill the rows of all samples of a batch of texts: their leads' relevance.
 
-        The texts are read once; there is a backward pass for their first samples, one for their
-        second samples, and so on. Return the leads at each explained position, `(position,)` on
-        the CPU.
+        All texts have the same number of samples. They are read once; there is a backward pass for
+        their first samples, one for their second samples, and so on. Return the leads at each
+        explained position, `(position,)` on the CPU.
         """
         states, find_directions = predict(self._loaded, batch)
         directions = find_directions(Target.EMITTED_MINUS_RUNNER_UP, 0)
         leads = (states.detach().float() * directions.float()).sum(dim=-1).cpu()
         parts = leads.split(find_target_positions(batch).sum(dim=1).tolist())
-        turns = max(len(text.indices) for text in texts)
+        turns = len(texts[0].indices)
         for turn in range(turns):
-            self._targets = torch.tensor([text.find_row(turn) for text in texts])
+            self._targets = torch.tensor([text.indices[turn] for text in texts])
             pairs = zip(texts, parts, strict=True)
             weights = torch.cat([text.weigh(turn, part) for text, part in pairs])
             asked = directions * weights[:, None].to(directions)
@@ -292,8 +295,7 @@ class _Rows(Overwritten):
             values.float().view(samples, -1, values.shape[-1]),
             gradient.float().view(samples, -1, gradient.shape[-1]),
         )
-        kept = self._targets != NO_ROW
-        self.values[:, columns][self._targets[kept]] = found.cpu()[kept]
+        self.values[:, columns][self._targets] = found.cpu()
 
     def _build_reduction(self, module: nn.Module, indices: torch.Tensor) -> Reduce:
         if self._granularity is Granularity.WEIGHT:

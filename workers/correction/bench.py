@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -75,6 +75,10 @@ class TuningBench:
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, ranked by all behaviours' benefits."""
         return self._candidates.rank(benefits, settings)
+
+    def learn_slices(self, selection: Selection, names: Collection[str]) -> None:
+        """Learn anew what these protected slices need; see `Candidates.learn_slices`."""
+        self._candidates.learn_slices(selection, names)
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
         """Return the effect of pruning `selection` on responses, text and protected slices."""

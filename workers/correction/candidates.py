@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
@@ -11,16 +11,16 @@ import torch
 
 from excise.names import BudgetLimit, Granularity, Score
 from workers.attribution.contrastive import ContrastiveRelevance
-from workers.attribution.fisher import compute_fisher_rows, compute_margin_rows
+from workers.attribution.fisher import compute_fisher_rows
 from workers.correction.line_use import (
     allow_best_lines,
     describe_limit,
     describe_lines,
     mark,
 )
-from workers.correction.protection import list_learned
 from workers.correction.results import TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
+from workers.correction.slice_guards import LEAST_LIMIT, guard_slices, learn_half_way
 from workers.domain import GeneralCost, Selection, TokenSequence
 from workers.families import find_layer_numbers, is_linear, named_weight
 from workers.models.loaded import LoadedModel
@@ -44,9 +44,6 @@ REFERENCE_ROWS = 512
 """Pieces of reference text from which the joint damage of components is predicted. KL was 0.0080
 with 512 and 0.0067 with 1,024 (docs/decisions/0014); 512 take half the time, which is spent on the
 protected slices."""
-
-LEAST_LIMIT = 1e-6
-"""Nats per token used in place of a limit of 0, so that shares of it are finite."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,41 @@ class Candidates:
         self._pools: dict[Granularity, _PlacedPool] = {}
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
-        """Return the components that the settings allow, ranked by all behaviours' benefits."""
+        """Return the components that the settings allow, ranked by all behaviours' benefits.
+
+        The first ranking of a granularity is made twice: what protected slices need is learned
+        from the base model first, and then half-way to pruning what that would choose.
+        """
+        is_first = settings.granularity not in self._pools
+        ranked = self._rank(benefits, settings)
+        if not is_first or settings.granularity not in self._pools:
+            return ranked
+        names = [own.name for own in self._inputs.prepared.protection]
+        pilot = ranked.ranking.top(settings.amount)
+        self.learn_slices(pilot, names)
+        return self._rank(benefits, settings)
+
+    def learn_slices(self, chosen: Selection, names: Collection[str]) -> None:
+        """Learn anew what the protected slices of these names need, half-way to pruning `chosen`.
+
+        Nothing happens where components are ranked one by one.
+        """
+        placed = self._pools.get(chosen.granularity)
+        if placed is None or not names or not len(chosen):
+            return
+        pool = placed.pool
+        reference, *guards = pool.guards
+        asked = [own for own in guards if isinstance(own, MarginGuard) and own.name in names]
+        protection = {own.name: own for own in self._inputs.prepared.protection}
+        learned = learn_half_way(
+            self._base, pool.components, protection, asked, chosen, self._advance
+        )
+        new = {guard.name: guard for guard in learned}
+        kept = (reference, *(new.get(guard.name, guard) for guard in guards))
+        self._pools[chosen.granularity] = replace(placed, pool=replace(pool, guards=kept))
+
+    def _rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
+        """Return the components that the settings allow, by what is known of protected slices."""
         granularity = settings.granularity
         contrast, floor = self._inputs.relevance[granularity], self._floors[granularity]
         general, shortlist = contrast.general, contrast.shortlist
@@ -264,7 +295,14 @@ class Candidates:
             advance=self._advance,
         )
         self._advance(REFERENCE_ROWS - len(rows))  # pieces may be drawn for fewer
-        guards = self._guard_slices(components)
+        inputs = self._inputs
+        guards = guard_slices(
+            self._base,
+            components,
+            inputs.prepared.protection,
+            inputs.budget.slices,
+            self._advance,
+        )
         self._on_pool(PoolSize(granularity, len(components), len(rows), len(guards)))
         reference = DivergenceGuard(
             name=BudgetLimit.DIVERGENCE,
@@ -274,25 +312,6 @@ class Candidates:
             rows=rows,
         )
         return _PlacedPool(Pool(components, (reference, *guards)), places)
-
-    def _guard_slices(self, components: Selection) -> tuple[MarginGuard, ...]:
-        """Return a guard for each protected slice, based on the leads of its right tokens."""
-        protection = self._inputs.prepared.protection
-        if not protection or not len(components):
-            return ()
-        found = compute_margin_rows(
-            self._base,
-            components,
-            list_learned(protection),
-            advance=self._advance,
-        )
-        guards, start = [], 0
-        for own in protection:
-            part = slice(start, start + len(own.learn))
-            limit = max(self._inputs.budget.slices[own.name].nats_rise, LEAST_LIMIT)
-            guards.append(MarginGuard(own.name, limit, found.rows[part], found.leads[part]))
-            start = part.stop
-        return tuple(guards)
 
 
 def _mask(scores: Mapping[str, torch.Tensor], allowed: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ suppresses the next loop then loses its rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -136,6 +136,9 @@ class Bench(Protocol):
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
         """Return the effect of pruning `selection`."""
+
+    def learn_slices(self, selection: Selection, names: Collection[str]) -> None:
+        """Learn anew what these protected slices need, half-way to pruning `selection`."""
 
     def explain(
         self, granularity: Granularity, behaviour: int, undesired: Sequence[TokenSequence]
@@ -269,6 +272,7 @@ class Search:
                 return
             if number < self.plan.rounds:
                 self._explain(granularity, tried.undesired)
+                self._learn_slices(tried.trial)
 
     def refine(self, is_time_up: Callable[[], bool]) -> None:
         """Try settings proposed from all trials so far, until `is_time_up`.
@@ -343,6 +347,12 @@ class Search:
             if responses:
                 benefit, weight = self.bench.explain(granularity, behaviour, responses)
                 self.benefits[granularity][behaviour].add(benefit, weight)
+
+    def _learn_slices(self, trial: Trial) -> None:
+        """Learn anew what the slices need that lost more than they may in this trial."""
+        uses = self.budget.compute_slice_uses(trial.slices)
+        if over := [name for name, use in uses.items() if use > 1]:
+            self.bench.learn_slices(trial.selection.to_selection(), over)
 
     def _try_unlimited(self, chosen: Tried) -> UnlimitedTrial | None:
         """Return the chosen trial repeated, with its own ranking but without the rank limit.

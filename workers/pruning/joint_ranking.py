@@ -105,14 +105,22 @@ class _DivergenceLedger:
 
 @dataclass(frozen=True, eq=False)
 class MarginGuard:
-    """Guard of right continuations, by each token's lead: its logit minus the best other logit."""
+    """Guard of right continuations, by each token's lead: its logit minus the best other logit.
+
+    It watches both figures that a slice is judged by: nats per token, and the share of items that
+    are right.
+    """
 
     name: str
     limit: float
+    fall_limit: float
+    """Largest fall of the share of items that are right."""
     rows: torch.Tensor
     """`(sample, component)` float32: fall of a sample's mean lead per removed component, logits."""
     leads: tuple[torch.Tensor, ...]
     """One tensor `(token,)` per sample: the leads of its tokens in the base model, logits."""
+    edges: torch.Tensor
+    """`(item,)`: the smallest lead of each item's tokens in the base model, logits."""
 
     def open(self) -> Ledger:
         """Return a ledger in which nothing is chosen yet."""
@@ -120,30 +128,57 @@ class MarginGuard:
 
 
 class _MarginLedger:
-    """Logistic loss of the leads, log(1 + exp(−lead)), averaged over tokens."""
+    """The figure of a slice that is nearer to its limit, in nats per token.
+
+    The loss is log(1 + exp(−lead)), averaged over tokens. The share of items that are right is the
+    mean of σ(smallest lead of an item). Which of a slice's items are near the edge is chance, so
+    the fall of every sample is held against the smallest leads of all items. A fall of that share
+    is converted to nats by the ratio of the two limits.
+    """
 
     def __init__(self, guard: MarginGuard) -> None:
         self._rows = guard.rows
         self._counts = torch.tensor([len(part) for part in guard.leads])
         self._leads = torch.cat(guard.leads).double()
+        self._edges = guard.edges.double()
         self._falls = torch.zeros(len(guard.rows), dtype=torch.float64)
+        self._nats_per_share = guard.limit / guard.fall_limit
 
     def add(self, taken: torch.Tensor) -> None:
         self._falls += self._rows[:, taken].sum(dim=1)
 
     @property
     def damage(self) -> float:
+        return max(self._rise, self._fall)
+
+    def compute_costs(self) -> torch.Tensor:
+        if self._rise >= self._fall:
+            slopes = torch.sigmoid(-self._left()).split(self._counts.tolist())
+            weights = torch.stack([part.sum() for part in slopes]).div_(len(self._leads))
+        else:
+            right = torch.sigmoid(self._edges_left())
+            weights = (right * (1 - right)).mean(dim=1).div_(len(right)).mul_(self._nats_per_share)
+        return (self._rows.T @ weights.mul_(FALL_SPREAD).float()).double().clamp_(min=0)
+
+    @property
+    def _rise(self) -> float:
+        """The rise of the loss, nats per token."""
         after = functional.softplus(-self._left()).mean()
         return float(after - functional.softplus(-self._leads).mean())
 
-    def compute_costs(self) -> torch.Tensor:
-        slopes = torch.sigmoid(-self._left()).split(self._counts.tolist())
-        weights = torch.stack([part.sum() for part in slopes]).mul_(FALL_SPREAD / len(self._leads))
-        return (self._rows.T @ weights.float()).double().clamp_(min=0)
+    @property
+    def _fall(self) -> float:
+        """The fall of the share of right items, converted to nats per token."""
+        lost = torch.sigmoid(self._edges).mean() - torch.sigmoid(self._edges_left()).mean()
+        return float(lost) * self._nats_per_share
 
     def _left(self) -> torch.Tensor:
         """Return each token's predicted lead after the chosen removals, `(token,)`, logits."""
         return self._leads - FALL_SPREAD * self._falls.repeat_interleave(self._counts)
+
+    def _edges_left(self) -> torch.Tensor:
+        """Return each item's smallest lead if it fell as each sample's does, `(sample, item)`."""
+        return self._edges[None, :] - FALL_SPREAD * self._falls[:, None]
 
 
 @dataclass(frozen=True, eq=False)

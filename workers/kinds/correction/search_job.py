@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from excise.names import Granularity
 from workers.correction.bench import Findings, TuningBench
@@ -50,6 +50,11 @@ class StoredBench:
     ) -> tuple[Benefit, float]:
         """Call `TuningBench.explain`."""
         return self._bench.explain(granularity, behaviour, undesired)
+
+    def learn_slices(self, selection: Selection, names: Collection[str]) -> None:
+        """Call `TuningBench.learn_slices`."""
+        self._counter.expect(self._work.count_learned(names))
+        self._bench.learn_slices(selection, names)
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
         """Call `TuningBench.measure`, or return the stored measurement if there is one."""

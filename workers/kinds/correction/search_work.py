@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from excise.names import Granularity
 from workers.attribution.fisher import PIECE_TOKENS
 from workers.correction.candidates import REFERENCE_ROWS, list_pooled
 from workers.correction.explained import collect_explained
 from workers.correction.protection import list_learned
-from workers.correction.results import TrialSettings
+from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import SearchInputs, SearchPlan, name_round
 from workers.progress import BACKWARD, FORWARD, Part, answer_prompts, count_alike, read_texts
 
@@ -67,12 +67,20 @@ class SearchWork:
         told = f"{origin} of at most {self._plan.rounds}"
         return told if len(self._plan.amounts) == 1 else f"{told}, {granularity.value}s"
 
+    def count_learned(self, names: Collection[str]) -> Part:
+        """Return the reading of these protected slices, to learn anew what they need."""
+        asked = [own for own in self._given.prepared.protection if own.name in names]
+        return self._read_protected(asked, f"learning what {', '.join(names)} needs")
+
+    def _read_protected(self, slices: Sequence[ProtectedSlice], step: str) -> Part:
+        lengths = [len(sample.token_ids) for sample in list_learned(slices)]
+        return read_texts("protected texts", lengths, passes=FORWARD + BACKWARD, step=step)
+
     def _list_pool(self, step: str) -> Iterator[Part]:
         """Yield the rows by which candidates are weighed, up to the wanted number."""
         yield count_alike("rows", REFERENCE_ROWS, BACKWARD * PIECE_TOKENS, step)
-        learned = list_learned(self._given.prepared.protection)
-        lengths = [len(sample.token_ids) for sample in learned]
-        yield read_texts("protected texts", lengths, passes=FORWARD + BACKWARD, step=step)
+        for _ in ("of the base model", "half-way to the first trial"):
+            yield self._read_protected(self._given.prepared.protection, step)
 
     def _list_trial(self, step: str) -> Iterator[Part]:
         """Yield the responses to the tuning prompts, then all texts."""
