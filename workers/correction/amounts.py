@@ -38,9 +38,9 @@ turn exceeded their limits, and none tried an amount between that and half of it
 (benchmarks/RESULTS.md)."""
 
 NEARLY = 0.95
-"""From this share of it on, an amount within budget overrules one that was over it. On Gemma-3-270M
+"""From this share of it on, an amount within budget overrules one refused before. On Gemma-3-270M
 15,041 weights were refused twice before slices had their prices, and the search never went beyond
-them although 14,928 used half of each limit (benchmarks/RESULTS.md)."""
+them although 14,984 used half of each limit (benchmarks/RESULTS.md)."""
 
 START_SHARES = {Granularity.NEURON: 2e-3, Granularity.HEAD: 4e-3, Granularity.WEIGHT: 1.5e-4}
 """Share of all components that the first round of an open search prunes: 92 neurons, 1 head or
@@ -129,17 +129,22 @@ class OpenAmounts:
 def find_middle(trials: Sequence[Trial]) -> int | None:
     """Return the geometric mean of the largest amount within budget and the smallest one over it.
 
-    Only amounts above the largest within budget count as over it. The loss of slices is hard to
+    Only amounts above the largest within budget count as over it, and those refused before it only
+    if they are clearly larger: what was refused then is allowed now. The loss of slices is hard to
     predict: even after their prices rose, they or others may exceed their limits again. Returns
-    None before `FAILED_TRIES` such trials, if no trial was within budget, and once one within it
-    had nearly as many components as the smallest over it: what was refused then is allowed now.
+    None before `FAILED_TRIES` such trials, and if no trial was within budget.
     """
-    within = max((trial.amount for trial in trials if trial.within_budget), default=0)
-    beyond = [trial.amount for trial in trials if not trial.within_budget]
-    further = [amount for amount in beyond if amount > within]
-    if not within or len(further) < FAILED_TRIES or within >= NEARLY * min(further):
+    allowed = [place for place, trial in enumerate(trials) if trial.within_budget]
+    if not allowed:
         return None
-    return round(math.sqrt(within * min(further)))
+    best = max(allowed, key=lambda place: (trials[place].amount, place))
+    within = trials[best].amount
+    earlier, later = trials[:best], trials[best:]
+    refused = [trial.amount for trial in earlier if within < NEARLY * trial.amount]
+    refused += [trial.amount for trial in later if within < trial.amount]
+    if len(refused) < FAILED_TRIES:
+        return None
+    return round(math.sqrt(within * min(refused)))
 
 
 def _find_best_gain(trials: Sequence[Trial]) -> float:

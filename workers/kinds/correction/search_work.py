@@ -70,7 +70,7 @@ class SearchWork:
     def count_learned(self, names: Collection[str]) -> Part:
         """Return the reading of these protected slices, to learn anew what they need."""
         asked = [own for own in self._given.prepared.protection if own.name in names]
-        return self._read_protected(asked, f"learning what {', '.join(names)} needs")
+        return self._read_protected(asked, f"learning to spare {', '.join(names)}")
 
     def _read_protected(self, slices: Sequence[ProtectedSlice], step: str) -> Part:
         lengths = [len(sample.token_ids) for sample in list_learned(slices)]

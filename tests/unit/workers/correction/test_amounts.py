@@ -58,7 +58,8 @@ def test_the_next_open_amount_is_foretold_to_use_most_of_the_budget(
         ([(200, False), (200, False), (141, True)], 168),
         ([(110, False), (110, False), (100, False)], 200),  # nothing is within: it goes by use
         ([(100, False), (100, False), (100, True)], 200),  # the prices did help
-        ([(101, False), (101, False), (100, True)], 100),
+        ([(110, False), (110, False), (100, True)], 105),
+        ([(104, False), (104, False), (100, True)], 200),  # as good as what was refused before
         ([(100, True), (200, False), (100, True), (200, False), (200, False)], 141),
         ([(190, True), (200, False), (199, False)], 194),  # not back below what was within
     ],

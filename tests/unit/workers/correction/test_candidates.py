@@ -30,19 +30,27 @@ from workers.attribution.contrastive import BehaviourRelevance, ContrastiveRelev
 from workers.attribution.fisher import compute_margin_rows
 from workers.correction.budget import BUDGET_SHARE
 from workers.correction.candidates import (
-    LEAST_LIMIT,
     POOL_SHARE,
     Candidates,
     PoolSize,
     list_pooled,
     weighs_together,
 )
+from workers.correction.line_use import mark
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import Benefit
-from workers.domain import GeneralCost, Relevance, Shortlist
+from workers.correction.slice_guards import LEAST_LIMIT
+from workers.domain import GeneralCost, Relevance, Selection, Shortlist
 from workers.families import LLAMA, find_components, linear_weight
-from workers.pruning.joint_ranking import DivergenceGuard, MarginGuard, Pool
+from workers.pruning.components import pruned
+from workers.pruning.joint_ranking import (
+    DivergenceGuard,
+    MarginGuard,
+    Pool,
+    gather,
+    rank_jointly,
+)
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import (
     combine_benefits,
@@ -288,6 +296,9 @@ class Chosen:
         own = benefit or {name: torch.ones(NEURONS) for name in MODULES}
         return self._candidates.rank([own], SETTINGS.model_copy(update=settings)).ranking
 
+    def learn(self, selection: Selection, names: list[str]) -> None:
+        self._candidates.learn_slices(selection, names)
+
     def rank_unlimited(self, benefit: Benefit, amount: int) -> Ranking | None:
         settings = SETTINGS.model_copy(update={"amount": amount})
         return self._candidates.rank([benefit], settings).unlimited
@@ -321,14 +332,55 @@ def test_every_protected_slice_is_guarded_by_its_own_samples(inputs: FakeInputs)
         expected = compute_margin_rows(
             inputs.base, pool.components, [one.to_sequence() for one in own.learn]
         )
-        torch.testing.assert_close(guard.rows, expected.rows)
         for mine, theirs in zip(guard.leads, expected.leads, strict=True):
             torch.testing.assert_close(mine, theirs)
+        assert not torch.allclose(guard.rows, expected.rows)  # those are learned half-way
     assert guards[0].limit == pytest.approx(SEARCH_SHARE * 0.2)
     assert guards[1].limit == LEAST_LIMIT  # of nothing: shares of it can still be told
     (size,) = chosen.sizes
     assert (size.components, size.slices) == (5 * POOL_SHARE, 2)
     assert size.rows == len(pool.guards[0].rows)  # type: ignore[attr-defined]
+
+
+def test_what_slices_need_is_learned_half_way_to_what_the_first_ranking_would_prune(
+    inputs: FakeInputs,
+) -> None:
+    words = build_slice("words", learn=2, nats_rise=100.0)
+    chosen = Chosen(inputs, (words,), most=24)
+    pool = chosen.pool
+    samples = [one.to_sequence() for one in words.learn]
+    base = compute_margin_rows(inputs.base, pool.components, samples)
+    guard = pool.guards[1]
+    assert isinstance(guard, MarginGuard)
+    free = replace(guard, rows=base.rows)
+    falling = torch.arange(NEURONS, 0, -1).float()
+    benefit = {name: falling - number for number, name in enumerate(MODULES)}
+    pilot = rank_jointly(
+        Pool(pool.components, (pool.guards[0], free)),
+        gather(pool.components, benefit),
+        compute_floor(build_general(), Score.BENEFIT_DAMAGE),
+        24,
+    ).top(24)
+    with pruned(inputs.base.model, pilot, scale=0.5):
+        expected = compute_margin_rows(inputs.base, pool.components, samples).rows
+    expected[:, mark(pool.components, pilot)] *= 2  # of whole neurons, not of half ones
+    torch.testing.assert_close(guard.rows, expected)
+    assert not torch.allclose(expected, base.rows)
+
+
+def test_only_the_slices_asked_for_are_learned_anew(inputs: FakeInputs) -> None:
+    words, lists = build_slice("words", learn=2), build_slice("lists", learn=3, seed=9)
+    chosen = Chosen(inputs, (words, lists))
+    _, before, other = chosen.pool.guards
+    chosen.learn(chosen.rank(amount=2).top(2), ["words"])
+    _, after, same = chosen.pool.guards
+    assert isinstance(before, MarginGuard)
+    assert isinstance(after, MarginGuard)
+    assert same is other
+    assert not torch.equal(after.rows, before.rows)
+    assert after.leads is before.leads  # the base model's
+    chosen.learn(chosen.rank(amount=2).top(2), [])
+    assert chosen.pool.guards[1] is after
 
 
 def test_a_budget_of_nothing_is_a_limit_that_shares_can_be_told_of(inputs: FakeInputs) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -71,6 +71,7 @@ class Bench:
     told: list[Trial] = field(default_factory=list)
     explained: list[tuple[Granularity, int, Sequence[TokenSequence]]] = field(default_factory=list)
     ranked: list[Sequence[Benefit]] = field(default_factory=list)
+    learned: list[tuple[int, list[str]]] = field(default_factory=list)
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         self.ranked.append(benefits)
@@ -88,6 +89,9 @@ class Bench:
             slices=self.lost[number],
             undesired=self.left[number],
         )
+
+    def learn_slices(self, selection: Selection, names: Collection[str]) -> None:
+        self.learned.append((len(selection), sorted(names)))
 
     def explain(
         self, granularity: Granularity, behaviour: int, undesired: Sequence[TokenSequence]
@@ -415,12 +419,14 @@ def test_prices_follow_each_slice_from_round_to_round() -> None:
         {"words": lost(0.04), "lists": lost(0.15)},  # 0.8 and 1.5
         {"words": lost(), "lists": lost()},
     ]
-    trials = Bench(lost=rounds, budget=GUARDED).run((4,), 3)
+    bench = Bench(lost=rounds, budget=GUARDED)
+    trials = bench.run((4,), 3)
     assert [trial.settings.prices for trial in trials] == [
         {},
         {"words": pytest.approx(2.0)},
         {"words": pytest.approx(1.6), "lists": pytest.approx(1.5)},
     ]
+    assert bench.learned == [(4, ["words"]), (4, ["lists"])]  # what lost too much, each time
 
 
 def test_where_a_slice_binds_for_the_first_time_its_price_comes_before_the_amount() -> None:

@@ -183,8 +183,37 @@ def test_a_text_s_damage_is_half_the_squared_disturbance() -> None:
     assert guard.open().damage == 0.0  # each ranking has a ledger of its own
 
 
-def guard_margin(*rows: list[float], leads: tuple[list[float], ...], limit: float = 1.0) -> Guard:
-    return MarginGuard("words", limit, torch.tensor(rows), tuple(map(torch.tensor, leads)))
+NEVER = 1e9
+"""A limit on the share of right items that no fall comes near."""
+
+
+def guard_margin(
+    *rows: list[float],
+    leads: tuple[list[float], ...],
+    limit: float = 1.0,
+    fall_limit: float = NEVER,
+    edges: tuple[float, ...] = (0.0,),
+) -> Guard:
+    return MarginGuard(
+        name="words",
+        limit=limit,
+        fall_limit=fall_limit,
+        rows=torch.tensor(rows),
+        leads=tuple(map(torch.tensor, leads)),
+        edges=torch.tensor(edges),
+    )
+
+
+def build_margin(
+    name: str,
+    limit: float,
+    rows: torch.Tensor,
+    *leads: torch.Tensor,
+    fall_limit: float = NEVER,
+    edges: torch.Tensor | None = None,
+) -> MarginGuard:
+    edges = torch.zeros(1) if edges is None else edges
+    return MarginGuard(name, limit, fall_limit, rows, leads, edges)
 
 
 def squash(lead: float) -> float:
@@ -204,6 +233,22 @@ def test_a_slice_s_damage_is_the_logistic_loss_of_its_leads() -> None:
     assert ledger.damage == pytest.approx(expected)
     ledger.add(torch.tensor([1]))
     assert ledger.damage < 0  # the leads rose: nothing is lost
+
+
+def test_every_sample_s_fall_is_held_against_the_smallest_leads_of_all_items() -> None:
+    """No token is lost by itself, but items are, if they fall as the first sample does."""
+    ledger = guard_margin(
+        [0.5, 0.0], [-0.5, 0.0], leads=([9.0], [9.0]), limit=0.4, fall_limit=0.1, edges=(1.0, 2.0)
+    ).open()
+    ledger.add(torch.tensor([0]))
+    pairs = [(edge, fall) for fall in (1.0, -1.0) for edge in (1.0, 2.0)]
+    lost = sum(squash(edge) - squash(edge - fall) for edge, fall in pairs) / 4
+    assert lost > 0.02
+    assert ledger.damage == pytest.approx(lost * 0.4 / 0.1)  # in nats, by the ratio of limits
+    first = sum(squash(edge - 1.0) * squash(1.0 - edge) for edge in (1.0, 2.0)) / 4
+    second = sum(squash(edge + 1.0) * squash(-1.0 - edge) for edge in (1.0, 2.0)) / 4
+    expected = FALL_SPREAD * (0.5 * first - 0.5 * second) * 0.4 / 0.1
+    assert ledger.compute_costs().tolist() == pytest.approx([expected, 0.0])
 
 
 def test_what_a_component_costs_a_slice_rises_as_its_leads_fall() -> None:
@@ -280,8 +325,8 @@ def test_a_slice_that_loses_nothing_changes_nothing() -> None:
     rows = torch.randn(12, 60, generator=generator)
     benefit = torch.rand(60, generator=generator).tolist()
     general = build_general(*rows.square().sum(dim=0).tolist())
-    spared = MarginGuard(
-        "words", 0.1, -torch.rand(2, 60, generator=generator), (torch.zeros(3), torch.zeros(1))
+    spared = build_margin(
+        "words", 0.1, -torch.rand(2, 60, generator=generator), torch.zeros(3), torch.zeros(1)
     )
     alone, beside = pool_of(general, rows), pool_of(general, rows, spared)
     assert rank(beside, benefit, 40) == rank(alone, benefit, 40)
@@ -293,12 +338,37 @@ def rank_slowly(pool: Pool, benefit: list[float], floor: float, limit: int) -> l
     assert isinstance(text, DivergenceGuard)
     chosen: list[int] = []
 
-    def left_of(own: MarginGuard) -> list[list[float]]:
-        falls = [sum(float(row[one]) for one in chosen) for row in own.rows]
-        return [
-            [float(lead) - FALL_SPREAD * fall for lead in leads]
-            for leads, fall in zip(own.leads, falls, strict=True)
+    def falls_of(own: MarginGuard) -> list[float]:
+        return [FALL_SPREAD * sum(float(row[one]) for one in chosen) for row in own.rows]
+
+    def lose_nats(own: MarginGuard, one: int) -> tuple[float, float]:
+        """The share of the limit on nats that is used, and what the component adds, in nats."""
+        left = [
+            [float(lead) - fall for lead in leads]
+            for leads, fall in zip(own.leads, falls_of(own), strict=True)
         ]
+        count = sum(map(len, left))
+        before = sum(lose(float(lead)) for leads in own.leads for lead in leads)
+        rise = (sum(lose(lead) for leads in left for lead in leads) - before) / count
+        slope = sum(
+            float(row[one]) * squash(-lead)
+            for row, leads in zip(own.rows, left, strict=True)
+            for lead in leads
+        )
+        return rise / own.limit, FALL_SPREAD * slope / count
+
+    def lose_items(own: MarginGuard, one: int) -> tuple[float, float]:
+        """The same for the share of items that are right; what is added is converted to nats."""
+        falls, edges = falls_of(own), own.edges.tolist()
+        pairs = len(falls) * len(edges)
+        fall = sum(squash(edge) - squash(edge - fall) for fall in falls for edge in edges) / pairs
+        slope = sum(
+            float(row[one]) * squash(edge - fall) * squash(fall - edge)
+            for row, fall in zip(own.rows, falls, strict=True)
+            for edge in edges
+        )
+        added = FALL_SPREAD * slope / pairs
+        return fall / own.fall_limit, added * own.limit / own.fall_limit
 
     def cost(one: int) -> float:
         coupled = sum(float(row[one]) * sum(float(row[c]) for c in chosen) for row in text.rows)
@@ -307,17 +377,9 @@ def rank_slowly(pool: Pool, benefit: list[float], floor: float, limit: int) -> l
         total = max(whole, LEAST_DIVERGENCE_SHARE * own) + floor
         for guard in slices:
             assert isinstance(guard, MarginGuard)
-            left = left_of(guard)
-            count = sum(map(len, left))
-            before = sum(lose(float(lead)) for leads in guard.leads for lead in leads)
-            damage = (sum(lose(lead) for leads in left for lead in leads) - before) / count
-            slope = sum(
-                float(row[one]) * squash(-lead)
-                for row, leads in zip(guard.rows, left, strict=True)
-                for lead in leads
-            )
-            harm = max(FALL_SPREAD * slope / count, 0.0)
-            total += compute_price(damage / guard.limit) * harm * text.limit / guard.limit
+            nats, items = lose_nats(guard, one), lose_items(guard, one)
+            use, harm = nats if nats[0] >= items[0] else items
+            total += compute_price(use) * max(harm, 0.0) * text.limit / guard.limit
         return total
 
     while len(chosen) < limit:
@@ -334,12 +396,23 @@ def test_the_order_is_that_of_plain_loops() -> None:
 
     rows = draw(6, 30) * 0.3
     general = build_general(*rows.square().sum(dim=0).tolist(), first=0.01)
-    words = MarginGuard("words", 0.2, draw(3, 30) * 0.1, (draw(4), draw(1), draw(2) + 3))
-    lists = MarginGuard("lists", 0.05, draw(2, 30) * 0.1, (draw(2) + 1, draw(5)))
+    words = build_margin("words", 0.2, draw(3, 30) * 0.1, draw(4), draw(1), draw(2) + 3)
+    lists = build_margin("lists", 0.05, draw(2, 30) * 0.1, draw(2) + 1, draw(5))
+    songs = build_margin(
+        "songs",
+        0.5,
+        draw(2, 30) * 0.4,
+        draw(1) + 4,
+        draw(2) + 3,
+        fall_limit=0.02,
+        edges=draw(3) + 1,
+    )
     benefit = draw(30).abs().tolist()
-    pool = pool_of(general, rows, words, lists, limit=0.5)
+    pool = pool_of(general, rows, words, lists, songs, limit=0.5)
     found = rank(pool, benefit, 20, floor=0.02)
     assert found == rank_slowly(pool, benefit, 0.02, 20)
+    without = pool_of(general, rows, words, lists, limit=0.5)
+    assert found != rank(without, benefit, 20, floor=0.02)
     assert found != rank(pool_of(general, rows, limit=0.5), benefit, 20, floor=0.02)
 
 
