@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -398,21 +399,14 @@ def test_the_order_is_that_of_plain_loops() -> None:
     general = build_general(*rows.square().sum(dim=0).tolist(), first=0.01)
     words = build_margin("words", 0.2, draw(3, 30) * 0.1, draw(4), draw(1), draw(2) + 3)
     lists = build_margin("lists", 0.05, draw(2, 30) * 0.1, draw(2) + 1, draw(5))
-    songs = build_margin(
-        "songs",
-        0.5,
-        draw(2, 30) * 0.4,
-        draw(1) + 4,
-        draw(2) + 3,
-        fall_limit=0.02,
-        edges=draw(3) + 1,
-    )
+    own = draw(2, 30).abs() * 0.1
+    songs = build_margin("songs", 0.5, own, draw(1) + 4, draw(2), fall_limit=0.5, edges=draw(3) + 1)
     benefit = draw(30).abs().tolist()
     pool = pool_of(general, rows, words, lists, songs, limit=0.5)
     found = rank(pool, benefit, 20, floor=0.02)
     assert found == rank_slowly(pool, benefit, 0.02, 20)
-    without = pool_of(general, rows, words, lists, limit=0.5)
-    assert found != rank(without, benefit, 20, floor=0.02)
+    for other in ((words, lists), (words, lists, replace(songs, fall_limit=NEVER))):
+        assert found != rank(pool_of(general, rows, *other, limit=0.5), benefit, 20, floor=0.02)
     assert found != rank(pool_of(general, rows, limit=0.5), benefit, 20, floor=0.02)
 
 
