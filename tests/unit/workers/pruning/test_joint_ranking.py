@@ -400,7 +400,7 @@ def test_the_order_is_that_of_plain_loops() -> None:
     words = build_margin("words", 0.2, draw(3, 30) * 0.1, draw(4), draw(1), draw(2) + 3)
     lists = build_margin("lists", 0.05, draw(2, 30) * 0.1, draw(2) + 1, draw(5))
     own = draw(2, 30).abs() * 0.1
-    songs = build_margin("songs", 0.5, own, draw(1) + 4, draw(2), fall_limit=0.5, edges=draw(3) + 1)
+    songs = build_margin("songs", 0.5, own, draw(1) + 4, draw(2), fall_limit=0.1, edges=draw(3) + 1)
     benefit = draw(30).abs().tolist()
     pool = pool_of(general, rows, words, lists, songs, limit=0.5)
     found = rank(pool, benefit, 20, floor=0.02)
