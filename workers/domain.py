@@ -29,6 +29,16 @@ class Selection:
     def __len__(self) -> int:
         return sum(len(chosen) for chosen in self.indices.values())
 
+    def mark(self, chosen: Selection) -> torch.Tensor:
+        """Return which of these components, in their order, are `chosen`: bool `(component,)`."""
+        parts = [
+            torch.isin(own, chosen.indices[name])
+            if name in chosen.indices
+            else torch.zeros(len(own), dtype=torch.bool)
+            for name, own in self.indices.items()
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
+
 
 @dataclass(frozen=True)
 class Shortlist:

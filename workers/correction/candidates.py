@@ -16,7 +16,6 @@ from workers.correction.line_use import (
     allow_best_lines,
     describe_limit,
     describe_lines,
-    mark,
 )
 from workers.correction.results import TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
@@ -211,7 +210,7 @@ class Candidates:
         if limit is None:
             return Ranked(free, lines=describe_lines(pruned, self._shapes))
         candidates, benefit = order.candidates, order.benefit
-        worth = torch.where(mark(candidates, pruned), benefit, 0.0)
+        worth = torch.where(candidates.mark(pruned), benefit, 0.0)
         ranking = order.rank(allowed=allow_best_lines(candidates, worth, self._shapes, limit))
         chosen = ranking.top(amount)
         use = describe_limit(chosen, pruned, candidates, benefit, self._shapes, limit)

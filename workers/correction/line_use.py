@@ -80,7 +80,7 @@ def describe_limit(
 
     `benefit` has one value per candidate, `(candidate,)`; both selections are candidates.
     """
-    kept, whole = (mark(candidates, own) for own in (chosen, free))
+    kept, whole = (candidates.mark(own) for own in (chosen, free))
     total = float(benefit[whole].sum())
     return LineUse(
         max_rank=limit,
@@ -92,14 +92,3 @@ def describe_limit(
             free_rank=max(count_ranks(free, shapes).values(), default=0),
         ),
     )
-
-
-def mark(candidates: Selection, chosen: Selection) -> torch.Tensor:
-    """Return which of the candidates are chosen, `(candidate,)` bool."""
-    parts = [
-        torch.isin(indices, chosen.indices[name])
-        if name in chosen.indices
-        else torch.zeros(len(indices), dtype=torch.bool)
-        for name, indices in candidates.indices.items()
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from workers.attribution.fisher import compute_margin_rows, unite_texts
-from workers.correction.line_use import mark
 from workers.correction.protection import list_learned
 from workers.correction.results import ProtectedSlice, SliceDamage
 from workers.domain import Selection
@@ -77,7 +76,7 @@ def learn_half_way(
     samples = list_learned([protection[guard.name] for guard in guards])
     with pruned(base.model, chosen, scale=HALF_WAY):
         rows = compute_margin_rows(base, components, samples, advance=advance).rows
-    rows[:, mark(components, chosen)] /= HALF_WAY
+    rows[:, components.mark(chosen)] /= HALF_WAY
     parts = rows.split([len(guard.rows) for guard in guards])
     return tuple(replace(guard, rows=part) for guard, part in zip(guards, parts, strict=True))
 

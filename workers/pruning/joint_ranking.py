@@ -29,7 +29,8 @@ STEPS = 128
 FALL_SPREAD = 2.0
 """Every token's lead is assumed to fall this many times as fast as its sample's mean lead, because
 leads do not fall evenly: a correction raised the leads of a list's words and lowered those of its
-commas (docs/decisions/0016). Chosen by hand; not measured."""
+commas (docs/decisions/0016). With 1, the first trial of the demo's job loses 18 points of refrains;
+with 2, less than 1.3 (benchmarks/RESULTS.md)."""
 
 DEAREST = 64.0
 """Highest price of damage to a text, reached near its limit; the price at half the limit is 1.

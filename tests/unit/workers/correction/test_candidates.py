@@ -36,7 +36,6 @@ from workers.correction.candidates import (
     list_pooled,
     weighs_together,
 )
-from workers.correction.line_use import mark
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import Benefit
@@ -363,7 +362,7 @@ def test_what_slices_need_is_learned_half_way_to_what_the_first_ranking_would_pr
     ).top(24)
     with pruned(inputs.base.model, pilot, scale=0.5):
         expected = compute_margin_rows(inputs.base, pool.components, samples).rows
-    expected[:, mark(pool.components, pilot)] *= 2  # of whole neurons, not of half ones
+    expected[:, pool.components.mark(pilot)] *= 2  # of whole neurons, not of half ones
     torch.testing.assert_close(guard.rows, expected)
     assert not torch.allclose(expected, base.rows)
 
