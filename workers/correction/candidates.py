@@ -17,7 +17,7 @@ from workers.correction.line_use import (
     describe_limit,
     describe_lines,
 )
-from workers.correction.results import TrialSettings
+from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
 from workers.correction.slice_guards import LEAST_LIMIT, guard_slices, learn_half_way
 from workers.domain import GeneralCost, Selection, TokenSequence
@@ -81,6 +81,22 @@ class _PlacedPool:
     pool: Pool
     places: Selection
     """The pool's components, or their positions in the shortlist if only some were kept."""
+    slices: Mapping[str, ProtectedSlice]
+    """Name → the slice, with the samples on which its guard is based."""
+
+    @property
+    def margins(self) -> tuple[MarginGuard, ...]:
+        """The guards of protected slices."""
+        return tuple(own for own in self.pool.guards if isinstance(own, MarginGuard))
+
+    def replace_guards(
+        self, guards: Sequence[MarginGuard], slices: Mapping[str, ProtectedSlice]
+    ) -> _PlacedPool:
+        """Return the pool with other guards and slices in place of those of the same names."""
+        new = {guard.name: guard for guard in guards}
+        kept = tuple(new.get(own.name, own) for own in self.pool.guards)
+        pool = replace(self.pool, guards=kept)
+        return replace(self, pool=pool, slices={**self.slices, **slices})
 
 
 class _Rank(Protocol):
@@ -144,28 +160,37 @@ class Candidates:
         if not is_first or settings.granularity not in self._pools:
             return ranked
         names = [own.name for own in self._inputs.prepared.protection]
-        pilot = ranked.ranking.top(settings.amount)
-        self.learn_slices(pilot, names)
+        self._learn_half_way(ranked.ranking.top(settings.amount), names)
         return self._rank(benefits, settings)
 
     def learn_slices(self, chosen: Selection, names: Collection[str]) -> None:
         """Learn anew what the protected slices of these names need, half-way to pruning `chosen`.
 
-        Nothing happens where components are ranked one by one.
+        From then on more of their samples are read. Nothing happens where components are ranked
+        one by one.
         """
-        placed = self._pools.get(chosen.granularity)
-        if placed is None or not names or not len(chosen):
-            return
-        pool = placed.pool
-        reference, *guards = pool.guards
-        asked = [own for own in guards if isinstance(own, MarginGuard) and own.name in names]
-        protection = {own.name: own for own in self._inputs.prepared.protection}
-        learned = learn_half_way(
-            self._base, pool.components, protection, asked, chosen, self._advance
-        )
-        new = {guard.name: guard for guard in learned}
-        kept = (reference, *(new.get(guard.name, guard) for guard in guards))
-        self._pools[chosen.granularity] = replace(placed, pool=replace(pool, guards=kept))
+        if chosen.granularity in self._pools:
+            self._read_more(chosen.granularity, names)
+            self._learn_half_way(chosen, names)
+
+    def _read_more(self, granularity: Granularity, names: Collection[str]) -> None:
+        """Base the guards of these slices on all samples that there are to learn from."""
+        placed = self._pools[granularity]
+        wider = {
+            name: placed.slices[name].with_more() for name in names if placed.slices[name].more
+        }
+        guards = self._guard(placed.pool.components, list(wider.values()))
+        self._pools[granularity] = placed.replace_guards(guards, wider)
+
+    def _learn_half_way(self, chosen: Selection, names: Collection[str]) -> None:
+        """Replace the rows of these slices' guards by those half-way to pruning `chosen`."""
+        placed = self._pools[chosen.granularity]
+        asked = [own for own in placed.margins if own.name in names]
+        if asked and len(chosen):
+            learned = learn_half_way(
+                self._base, placed.pool.components, placed.slices, asked, chosen, self._advance
+            )
+            self._pools[chosen.granularity] = placed.replace_guards(learned, {})
 
     def _rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, by what is known of protected slices."""
@@ -294,14 +319,8 @@ class Candidates:
             advance=self._advance,
         )
         self._advance(REFERENCE_ROWS - len(rows))  # pieces may be drawn for fewer
-        inputs = self._inputs
-        guards = guard_slices(
-            self._base,
-            components,
-            inputs.prepared.protection,
-            inputs.budget.slices,
-            self._advance,
-        )
+        slices = self._inputs.prepared.protection
+        guards = self._guard(components, slices)
         self._on_pool(PoolSize(granularity, len(components), len(rows), len(guards)))
         reference = DivergenceGuard(
             name=BudgetLimit.DIVERGENCE,
@@ -310,7 +329,15 @@ class Candidates:
             divergence=compute_divergence(gather(places, general.fisher)),
             rows=rows,
         )
-        return _PlacedPool(Pool(components, (reference, *guards)), places)
+        pool = Pool(components, (reference, *guards))
+        return _PlacedPool(pool, places, {own.name: own for own in slices})
+
+    def _guard(
+        self, components: Selection, slices: Sequence[ProtectedSlice]
+    ) -> tuple[MarginGuard, ...]:
+        """Return a guard for each of the slices, from the base model."""
+        limits = self._inputs.budget.slices
+        return guard_slices(self._base, components, slices, limits, self._advance)
 
 
 def _mask(scores: Mapping[str, torch.Tensor], allowed: torch.Tensor) -> dict[str, torch.Tensor]:

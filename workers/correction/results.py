@@ -187,6 +187,12 @@ class ProtectedSlice(StageDocument):
     """Samples by which components are ranked."""
     tune: tuple[ProtectedSample, ...]
     """Samples on which trials are measured."""
+    more: tuple[ProtectedSample, ...] = ()
+    """Further samples like those of `learn`, for a slice of which a trial lost too much."""
+
+    def with_more(self) -> ProtectedSlice:
+        """Return the slice with all of its samples to learn from."""
+        return self.model_copy(update={"learn": (*self.learn, *self.more), "more": ()})
 
 
 class PreparedCorrection(StageDocument):

@@ -68,9 +68,13 @@ class SearchWork:
         return told if len(self._plan.amounts) == 1 else f"{told}, {granularity.value}s"
 
     def count_learned(self, names: Collection[str]) -> Part:
-        """Return the reading of these protected slices, to learn anew what they need."""
-        asked = [own for own in self._given.prepared.protection if own.name in names]
-        return self._read_protected(asked, f"learning to spare {', '.join(names)}")
+        """Return the reading of these protected slices, to learn anew what they need.
+
+        It is the most there is to read: the second time, the base model does not read them.
+        """
+        protection = self._given.prepared.protection
+        asked = [own.with_more() for own in protection if own.name in names]
+        return self._read_protected([*asked, *asked], f"learning to spare {', '.join(names)}")
 
     def _read_protected(self, slices: Sequence[ProtectedSlice], step: str) -> Part:
         lengths = [len(sample.token_ids) for sample in list_learned(slices)]

@@ -382,6 +382,30 @@ def test_only_the_slices_asked_for_are_learned_anew(inputs: FakeInputs) -> None:
     assert chosen.pool.guards[1] is after
 
 
+def test_a_slice_of_which_too_much_was_lost_is_learned_from_more_samples(
+    inputs: FakeInputs,
+) -> None:
+    further = build_slice("words", learn=3, seed=9).learn
+    words = build_slice("words", learn=2).model_copy(update={"more": further})
+    chosen = Chosen(inputs, (words,))
+    first = chosen.pool.guards[1]
+    pruned_by_then = chosen.rank(amount=2).top(2)
+    chosen.learn(pruned_by_then, ["words"])
+    guard = chosen.pool.guards[1]
+    assert isinstance(first, MarginGuard)
+    assert isinstance(guard, MarginGuard)
+    assert (len(first.rows), len(guard.rows)) == (2, 5)
+    samples = [one.to_sequence() for one in (*words.learn, *further)]
+    base = compute_margin_rows(inputs.base, chosen.pool.components, samples)
+    with pruned(inputs.base.model, pruned_by_then, scale=0.5):
+        half_way = compute_margin_rows(inputs.base, chosen.pool.components, samples).rows
+    half_way[:, chosen.pool.components.mark(pruned_by_then)] *= 2
+    torch.testing.assert_close(guard.rows, half_way)
+    for mine, theirs in zip(guard.leads, base.leads, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert (len(first.edges), len(guard.edges)) == (4, 10)  # two items in each
+
+
 def test_a_budget_of_nothing_is_a_limit_that_shares_can_be_told_of(inputs: FakeInputs) -> None:
     inputs = with_spec(inputs, budget={"kl_mean": 0.0})
     assert Chosen(inputs).pool.guards[0].limit == LEAST_LIMIT

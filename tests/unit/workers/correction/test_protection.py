@@ -101,11 +101,22 @@ def test_learning_tuning_and_verdict_draw_different_probes_of_every_seed() -> No
         verdicts = build_slices(BYTES, Purpose.VERDICT, seed, kinds=KINDS)
         for name, own in protect(seed=seed).items():
             verdict = {probe.sample.token_ids for probe in verdicts[name]}
-            for drawn in (verdict, set(texts_of(own.learn)), set(texts_of(own.tune))):
+            learned = set(texts_of(own.with_more().learn))
+            for drawn in (verdict, learned, set(texts_of(own.tune))):
                 assert not drawn & seen
                 seen |= drawn
     seeds = [3 * seed + offset for seed in range(50) for offset in (LEARN_SEED, TUNE_SEED)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_there_is_as_much_again_to_learn_from() -> None:
+    for own in protect().values():
+        first, further = set(texts_of(own.learn)), set(texts_of(own.more))
+        assert not first & further
+        assert 0.5 * len(first) <= len(further) <= len(first)
+        whole = own.with_more()
+        assert whole.learn == (*own.learn, *own.more)
+        assert (whole.more, whole.tune, whole.limit) == ((), own.tune, own.limit)
 
 
 def test_learning_tells_words_from_what_stands_between_them() -> None:
