@@ -84,10 +84,11 @@ class _PlacedPool:
     slices: Mapping[str, ProtectedSlice]
     """Name → the slice, with the samples on which its guard is based."""
 
-    @property
-    def margins(self) -> tuple[MarginGuard, ...]:
-        """The guards of protected slices."""
-        return tuple(own for own in self.pool.guards if isinstance(own, MarginGuard))
+    def find_guard(self, name: str) -> MarginGuard:
+        """Return the guard of the slice of this name."""
+        (guard,) = (own for own in self.pool.guards if own.name == name)
+        assert isinstance(guard, MarginGuard)
+        return guard
 
     def replace_guards(
         self, guards: Sequence[MarginGuard], slices: Mapping[str, ProtectedSlice]
@@ -183,14 +184,21 @@ class Candidates:
         self._pools[granularity] = placed.replace_guards(guards, wider)
 
     def _learn_half_way(self, chosen: Selection, names: Collection[str]) -> None:
-        """Replace the rows of these slices' guards by those half-way to pruning `chosen`."""
-        placed = self._pools[chosen.granularity]
-        asked = [own for own in placed.margins if own.name in names]
-        if asked and len(chosen):
-            learned = learn_half_way(
-                self._base, placed.pool.components, placed.slices, asked, chosen, self._advance
+        """Replace the rows of these slices' guards by those half-way to pruning `chosen`.
+
+        It goes slice by slice, so that hardly more rows are kept at once than before.
+        """
+        for name in names if len(chosen) else ():
+            placed = self._pools[chosen.granularity]
+            guard = learn_half_way(
+                self._base,
+                placed.pool.components,
+                placed.slices[name],
+                placed.find_guard(name),
+                chosen,
+                self._advance,
             )
-            self._pools[chosen.granularity] = placed.replace_guards(learned, {})
+            self._pools[chosen.granularity] = placed.replace_guards([guard], {})
 
     def _rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, by what is known of protected slices."""

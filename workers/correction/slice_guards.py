@@ -59,26 +59,24 @@ def guard_slices(
 def learn_half_way(
     base: LoadedModel,
     components: Selection,
-    protection: Mapping[str, ProtectedSlice],
-    guards: Sequence[MarginGuard],
+    own: ProtectedSlice,
+    guard: MarginGuard,
     chosen: Selection,
     advance: Advance,
-) -> tuple[MarginGuard, ...]:
-    """Return the guards with rows that hold half-way from the base model to pruning `chosen`.
+) -> MarginGuard:
+    """Return a slice's guard with rows that hold half-way from the base model to pruning `chosen`.
 
     There, `chosen`, which must be among `components`, are multiplied by ½. The rows are still for
     the removal of whole components. Summed over `chosen`, they tell what leads lose by it to
     second order: the midpoint rule for the integral of gradients along the way (Sundararajan et
     al. 2017, equation 1). For the first selection of the demo's job, they missed each sample's
     change by 0.24 logits, and the base model's rows by 0.56, where leads changed by 1.5
-    (benchmarks/RESULTS.md). Only slices that have one of the `guards` are read.
+    (benchmarks/RESULTS.md).
     """
-    samples = list_learned([protection[guard.name] for guard in guards])
     with pruned(base.model, chosen, scale=HALF_WAY):
-        rows = compute_margin_rows(base, components, samples, advance=advance).rows
+        rows = compute_margin_rows(base, components, list_learned([own]), advance=advance).rows
     rows[:, components.mark(chosen)] /= HALF_WAY
-    parts = rows.split([len(guard.rows) for guard in guards])
-    return tuple(replace(guard, rows=part) for guard, part in zip(guards, parts, strict=True))
+    return replace(guard, rows=rows)
 
 
 def find_edges(own: ProtectedSlice, leads: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -56,7 +56,7 @@ def test_rows_are_the_slopes_of_the_leads_half_way(granularity: Granularity) -> 
     base, own, step = as_loaded(model), build_probes(), 0.001
     components = choose(model, find_family(model), granularity, 1)
     (guard,) = guard_slices(base, components, (own,), {"words": LIMIT}, ignore)
-    (learned,) = learn_half_way(base, components, {"words": own}, [guard], components, ignore)
+    learned = learn_half_way(base, components, own, guard, components, ignore)
     samples = [one.to_sequence() for one in own.learn]
 
     def find_leads(scale: float) -> tuple[torch.Tensor, ...]:
@@ -79,7 +79,7 @@ def test_half_way_the_falls_of_a_selection_are_foretold_better() -> None:
     base, own = as_loaded(model), build_probes()
     components = choose_weights(model, find_family(model), 6)
     (guard,) = guard_slices(base, components, (own,), {"words": LIMIT}, ignore)
-    (learned,) = learn_half_way(base, components, {"words": own}, [guard], components, ignore)
+    learned = learn_half_way(base, components, own, guard, components, ignore)
     with pruned(model, components):
         samples = [one.to_sequence() for one in own.learn]
         after = compute_margin_rows(base, components, samples).leads
@@ -97,5 +97,5 @@ def test_the_model_is_left_as_it_was() -> None:
     own = build_slice(sample((7, 30, 4), (3,), (1, 1, 1)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     (guard,) = guard_slices(base, components, (own,), {"words": LIMIT}, ignore)
-    learn_half_way(base, components, {"words": own}, [guard], components, ignore)
+    learn_half_way(base, components, own, guard, components, ignore)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
