@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from excise.names import Direction, Granularity
-from workers.correction.amounts import DAMAGE_EXPONENT, LEAST_RISE
+from workers.correction.amounts import DAMAGE_EXPONENT, LEAST_RISE, compute_text_uses
 from workers.correction.behaviour import Behaviour
 from workers.correction.budget import BUDGET_SHARE, Budget
 from workers.correction.preparation import MIN_TRIGGERING
@@ -108,7 +107,7 @@ def _advise_amounts(
     most = most_amounts.get(kind)
     if most is None or amount < most:
         return None
-    shares = _compute_shares(trial, budget)
+    shares = compute_text_uses(trial, budget)
     times = _foretell_times(max(shares))
     if times < WORTHWHILE:
         return None
@@ -149,15 +148,7 @@ def _advise_rounds(
 
 def _is_over_slices_alone(trial: Trial, budget: Budget) -> bool:
     """Return whether nothing but protected slices keeps the trial out of the search's budget."""
-    return not trial.within_budget and max(_compute_shares(trial, budget)) <= BUDGET_SHARE
-
-
-def _compute_shares(trial: Trial, budget: Budget) -> tuple[float, float]:
-    """Return the used shares of the limits on KL divergence and on perplexity."""
-    return (
-        _divide(trial.kl_mean, budget.kl_mean),
-        _divide(trial.perplexity_increase, budget.perplexity_increase),
-    )
+    return not trial.within_budget and max(compute_text_uses(trial, budget)) <= BUDGET_SHARE
 
 
 def _foretell_times(use: float) -> float:
@@ -165,12 +156,6 @@ def _foretell_times(use: float) -> float:
     if use <= 0:
         return MOST_TIMES
     return float(min(MOST_TIMES, (BUDGET_SHARE / use) ** (1 / DAMAGE_EXPONENT)))
-
-
-def _divide(damage: float, limit: float) -> float:
-    if damage <= 0:
-        return 0.0
-    return damage / limit if limit > 0 else math.inf
 
 
 def _round(amount: float) -> int:

@@ -209,7 +209,7 @@ def predict_use(trials: Sequence[Trial], budget: Budget) -> float:
     over = _find_slices_over(last, budget)
     before = _find_slices_over(trials[-2], budget) if len(trials) > 1 else {}
     stubborn = [over[name] for name in over.keys() & before.keys()]
-    return max([_compute_text_use(last, budget), TARGET_USE, *stubborn])
+    return max([*compute_text_uses(last, budget), TARGET_USE, *stubborn])
 
 
 def _find_slices_over(trial: Trial, budget: Budget) -> dict[str, float]:
@@ -218,11 +218,11 @@ def _find_slices_over(trial: Trial, budget: Budget) -> dict[str, float]:
     return {name: use for name, use in uses.items() if use > 1}
 
 
-def _compute_text_use(trial: Trial, budget: Budget) -> float:
-    """Return the larger of the used shares of the two limits on text as a whole."""
-    return max(
-        divide_by_limit(trial.perplexity_increase, budget.perplexity_increase),
+def compute_text_uses(trial: Trial, budget: Budget) -> tuple[float, float]:
+    """Return the used shares of the limits on KL divergence and on perplexity."""
+    return (
         divide_by_limit(trial.kl_mean, budget.kl_mean),
+        divide_by_limit(trial.perplexity_increase, budget.perplexity_increase),
     )
 
 
@@ -232,6 +232,6 @@ def may_still_rise(trials: Sequence[Trial], budget: Budget) -> bool:
     Their prices rise from round to round, so a later trial may keep this gain within the budget.
     """
     last = trials[-1]
-    if _compute_text_use(last, budget) > 1 or not _find_slices_over(last, budget):
+    if max(compute_text_uses(last, budget)) > 1 or not _find_slices_over(last, budget):
         return False
     return last.gain - _find_best_gain(trials) >= LEAST_RISE

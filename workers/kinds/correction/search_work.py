@@ -83,8 +83,8 @@ class SearchWork:
     def _list_pool(self, step: str) -> Iterator[Part]:
         """Yield the rows by which candidates are weighed, up to the wanted number."""
         yield count_alike("rows", REFERENCE_ROWS, BACKWARD * PIECE_TOKENS, step)
-        for _ in ("of the base model", "half-way to the first trial"):
-            yield self._read_protected(self._given.prepared.protection, step)
+        protected = self._read_protected(self._given.prepared.protection, step)
+        yield from (protected, protected)  # of the base model, and half-way to the first trial
 
     def _list_trial(self, step: str) -> Iterator[Part]:
         """Yield the responses to the tuning prompts, then all texts."""
