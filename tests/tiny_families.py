@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": None,
         **SLIDING,
     },
+    "olmo2": {"head_dim": 12, "attention_bias": True},
     "phi3": {"partial_rotary_factor": 0.5},
     "opt": {
         "ffn_dim": 48,

@@ -15,7 +15,7 @@ from excise.client import calls, serving_calls, webhook_calls
 from excise.client.calls import Call
 from excise.client.connection import STREAM_TIMEOUT, build_settings, describe_bad_url
 from excise.client.downloads import check_hash, placing, settle
-from excise.client.errors import ApiError
+from excise.client.errors import ApiError, check_open
 from excise.client.events import EventCursor, is_last
 from excise.client.retrying import Retries, describe_loss, find_failure, find_stream_failure
 from excise.estimates.machine import Machine
@@ -149,6 +149,7 @@ class Client:
         cursor = EventCursor(job_id, after)
         retries = Retries(self.patience_seconds)
         while True:
+            check_open(self._http)
             try:
                 with connect_sse(
                     self._http, "GET", cursor.path, headers=cursor.headers, timeout=STREAM_TIMEOUT

@@ -48,3 +48,9 @@ def build_api_error(response: httpx.Response) -> ApiError:
         reason = response.reason_phrase or "no reason given"
         message = f"The service answered {response.status_code} ({reason}){': ' * bool(text)}{text}"
     return ApiError(code, message, str(param) if param else None, response.status_code)
+
+
+def check_open(http: httpx.Client | httpx.AsyncClient) -> None:
+    """Raise `ConnectionLostError` if the client was closed, perhaps by another thread."""
+    if http.is_closed:
+        raise ConnectionLostError("The client was closed while it waited for events.")

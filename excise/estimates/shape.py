@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from excise.architectures import ARCHITECTURES, UNKNOWN
 from excise.names import ComputeDtype
 
 DTYPE_BYTES = {ComputeDtype.FLOAT32: 4, ComputeDtype.BFLOAT16: 2}
@@ -21,24 +22,6 @@ _NAMES = {
     "vocabulary": ("vocab_size",),
 }
 """Names of the same value in the supported architectures."""
-
-_LLAMA_LIKE = frozenset(
-    {
-        "Gemma3ForCausalLM",
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "MixtralForCausalLM",
-        "Phi3ForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-        "Qwen3MoeForCausalLM",
-    }
-)
-"""Architectures whose MLP has three matrices (gate, up, down) and whose query heads may share keys
-and values. In all others, MLPs have two matrices and every head has its own keys and values."""
-
-_TIED_UNLESS_SAID = frozenset({"Gemma3ForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM"})
-"""Architectures that share embedding and head unless their config.json says otherwise."""
 
 
 class ShapeError(ValueError):
@@ -68,9 +51,9 @@ class ModelShape:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
         """Return the shape that a config.json describes. Raises `ShapeError`."""
-        architecture = next(iter(config.get("architectures") or [""]))
+        name = next(iter(config.get("architectures") or [""]))
+        architecture = ARCHITECTURES.get(name, UNKNOWN)
         hidden, heads = _read(config, "hidden"), _read(config, "heads")
-        is_llama_like = architecture in _LLAMA_LIKE
         experts = _find(config, "num_local_experts", "num_experts") or 1
         intermediate = _read(config, "intermediate", default=4 * hidden)
         if experts > 1:
@@ -80,15 +63,13 @@ class ModelShape:
             hidden=hidden,
             intermediate=intermediate,
             heads=heads,
-            kv_heads=(is_llama_like and _find(config, "num_key_value_heads")) or heads,
+            kv_heads=(architecture.shares_keys and _find(config, "num_key_value_heads")) or heads,
             head_dim=_find(config, "head_dim") or max(1, hidden // heads),
             vocabulary=_read(config, "vocabulary"),
             experts=experts,
             active_experts=_find(config, "num_experts_per_tok") or 1,
-            mlp_matrices=3 if is_llama_like else 2,
-            is_tied=bool(
-                config.get("tie_word_embeddings", architecture in _TIED_UNLESS_SAID),
-            ),
+            mlp_matrices=architecture.mlp_matrices,
+            is_tied=bool(config.get("tie_word_embeddings", architecture.is_tied)),
         )
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from excise.architectures import ARCHITECTURES
 from excise.errors import UserError
 from excise.intake.checkpoint_folder import (
     PICKLE_SUFFIXES,
@@ -19,22 +20,6 @@ from excise.intake.checkpoint_folder import (
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
 
-ALLOWED_ARCHITECTURES = frozenset(
-    {
-        "GPT2LMHeadModel",
-        "GPTNeoXForCausalLM",
-        "Gemma3ForCausalLM",
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "MixtralForCausalLM",
-        "OPTForCausalLM",
-        "Phi3ForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-        "Qwen3MoeForCausalLM",
-    }
-)
-"""The architectures described in `workers/families`; a test keeps the two in agreement."""
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_CONFIG_COUNTS = {
     "num_hidden_layers": 1024,
@@ -270,9 +255,9 @@ def _check_architecture(config: dict[str, Any]) -> str:
     architectures = config.get("architectures")
     if isinstance(architectures, list) and len(architectures) == 1:
         architecture = architectures[0]
-        if isinstance(architecture, str) and architecture in ALLOWED_ARCHITECTURES:
+        if isinstance(architecture, str) and architecture in ARCHITECTURES:
             return architecture
     raise ModelSourceError(
         f"The checkpoint's architecture is {str(architectures)[:100]}; supported are "
-        f"{', '.join(sorted(ALLOWED_ARCHITECTURES))}. Use a checkpoint of one of these."
+        f"{', '.join(sorted(ARCHITECTURES))}. Use a checkpoint of one of these."
     )

@@ -73,8 +73,8 @@ class Layer:
     up: Linear
     down: Linear
     gate: Linear | None
-    attention_norm: Norm
-    mlp_norm: Norm
+    attention_norm: Norm | None
+    mlp_norm: Norm | None
     activation: Callable[[Tensor], Tensor]
     heads: int
     scaling: float
@@ -84,6 +84,10 @@ class Layer:
     """Cosines and sines `(token, feature)` of the rotary embedding; the rest is not rotated."""
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    """On each head by itself."""
+    queries_norm: Norm | None = None
+    keys_norm: Norm | None = None
+    """On all heads together."""
     attention_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
     neuron_relevance: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -93,14 +97,15 @@ class Layer:
 
     def forward(self, x: Tensor) -> Tensor:
         self.x = x
-        self.n1 = self.attention_norm(x)
-        self.q, self.k, self.v = self.query(self.n1), self.key(self.n1), self.value(self.n1)
+        self.n1 = post(self.attention_norm, x)
+        self.raw_q, self.raw_k, self.v = self.query(self.n1), self.key(self.n1), self.value(self.n1)
+        self.q, self.k = post(self.queries_norm, self.raw_q), post(self.keys_norm, self.raw_k)
         self.mixed = torch.cat([self.forward_head(head) for head in range(self.heads)], dim=1)
         self.written = self.output(self.mixed)
         self.attended = post(self.attention_post_norm, self.written)
         self.middle = x + self.attended
         self.source = x if self.is_parallel else self.middle
-        self.n2 = self.mlp_norm(self.source)
+        self.n2 = post(self.mlp_norm, self.source)
         inner = self.up(self.n2)
         if self.gate is None:
             self.neurons = self.activation(inner)
@@ -160,7 +165,7 @@ class Layer:
         mixed = self.output.redistribute(self.mixed, to_written)
         self.head_relevance = mixed.unflatten(1, (self.heads, -1)).sum(-1)
         to_n1 = self.backward_heads(mixed)
-        to_x = to_x + self.attention_norm.redistribute(self.x, to_n1)
+        to_x = to_x + back(self.attention_norm, self.x, to_n1)
         return to_x + to_source if self.is_parallel else to_x
 
     def backward_mlp(self, relevance: Tensor) -> Tensor:
@@ -170,7 +175,7 @@ class Layer:
         else:  # uniform rule on gate · up
             half = self.neuron_relevance / 2
             to_n2 = self.gate.redistribute(self.n2, half) + self.up.redistribute(self.n2, half)
-        return self.mlp_norm.redistribute(self.source, to_n2)
+        return back(self.mlp_norm, self.source, to_n2)
 
     def backward_heads(self, mixed: Tensor) -> Tensor:
         to_q, to_k, to_v = (torch.zeros_like(part) for part in (self.q, self.k, self.v))
@@ -188,6 +193,8 @@ class Layer:
             to_q[:, own] += back(self.query_norm, self.q[:, own], q_back)
             to_k[:, shared] += back(self.key_norm, self.k[:, shared], k_back)
             to_v[:, shared] += from_v
+        to_q = back(self.queries_norm, self.raw_q, to_q)
+        to_k = back(self.keys_norm, self.raw_k, to_k)
         parts = ((self.query, to_q), (self.key, to_k), (self.value, to_v))
         return sum(linear.redistribute(self.n1, part) for linear, part in parts)
 

@@ -117,18 +117,21 @@ def _read_llama_like(name: str, state: dict[str, Tensor], config: Any, index: in
     base = f"model.layers.{index}"
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    post = {"attention_post_norm": None, "mlp_post_norm": None}
-    mlp_norm = "post_attention_layernorm"
+    paths = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+    after = {
+        "attention_post_norm": "post_attention_layernorm",
+        "mlp_post_norm": "post_feedforward_layernorm",
+    }
     if name == "gemma3_text":
-        mlp_norm = "pre_feedforward_layernorm"
-        post = {
-            "attention_post_norm": _norm(name, state, config, f"{base}.post_attention_layernorm"),
-            "mlp_post_norm": _norm(name, state, config, f"{base}.post_feedforward_layernorm"),
-        }
-    small = {}
+        paths = paths | after | {"mlp_norm": "pre_feedforward_layernorm"}
+    elif name == "olmo2":
+        paths = after
     if name in ("qwen3", "gemma3_text"):
-        for part, path in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
-            small[part] = _norm(name, state, config, f"{base}.self_attn.{path}")
+        paths = paths | {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+    elif name == "olmo2":
+        paths = paths | {"queries_norm": "self_attn.q_norm", "keys_norm": "self_attn.k_norm"}
+    norms: dict[str, Any] = {"attention_norm": None, "mlp_norm": None}
+    norms |= {part: _norm(name, state, config, f"{base}.{path}") for part, path in paths.items()}
     types = getattr(config, "layer_types", None)
     is_sliding = types[index] == "sliding_attention" if types else True
     scalar = getattr(config, "query_pre_attn_scalar", None) or head_dim
@@ -137,14 +140,11 @@ def _read_llama_like(name: str, state: dict[str, Tensor], config: Any, index: in
         **_llama_linears(name, state, base, heads * head_dim),
         output=_linear(state, f"{base}.self_attn.o_proj"),
         down=_linear(state, f"{base}.mlp.down_proj"),
-        attention_norm=_norm(name, state, config, f"{base}.input_layernorm"),
-        mlp_norm=_norm(name, state, config, f"{base}.{mlp_norm}"),
         activation=ACTIVATIONS[activation],
         heads=heads,
         scaling=scalar**-0.5,
         window=getattr(config, "sliding_window", None) if is_sliding else None,
-        **small,
-        **post,
+        **norms,
     )
 
 

@@ -113,7 +113,10 @@ def replaced_inputs(projections: Mapping[str, Projection], replace: Replace) -> 
 def read_inputs(
     loaded: LoadedModel, projections: Mapping[str, Projection], token_ids: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return module → its input `(row, token, feature)` when the model reads `token_ids`."""
+    """Return module → its input when the model reads `token_ids`, in the shape that it gets.
+
+    That is `(row, token, feature)`, and for the MLPs of OPT `(row · token, feature)`.
+    """
     read: dict[str, torch.Tensor] = {}
 
     def keep(name: str, values: torch.Tensor) -> torch.Tensor:

@@ -166,7 +166,8 @@ def _average_written(
         others = read_contrast(loaded, projections, batch, contrast)
         for name, values in read_inputs(loaded, projections, batch.clean_ids).items():
             difference = values - others[name] if others else values
-            real = difference[batch.is_token.to(difference.device)].float()
+            is_token = batch.is_token.flatten().to(difference.device)
+            real = difference.reshape(len(is_token), -1)[is_token].float()
             width = projections[name].width
             sums.add(name, partial(_sum_written, real * norms.get(name, 1.0), width, power))
         advance(len(batch.rows))

@@ -57,7 +57,7 @@ def read_contrast(
     batch: RowBatch,
     contrast: CircuitContrast,
 ) -> Mapping[str, torch.Tensor]:
-    """Return module → input to subtract, `(row, token, feature)`; empty for contrast `ZERO`."""
+    """Return module → input to subtract, as `read_inputs` does; empty for contrast `ZERO`."""
     if contrast is CircuitContrast.ZERO:
         return {}
     return read_inputs(loaded, projections, batch.corrupted_ids)
@@ -74,7 +74,7 @@ def _contrast(others: Mapping[str, torch.Tensor], batch: RowBatch, take: Take) -
 
     def see(site: Site, values: torch.Tensor, gradient: torch.Tensor) -> None:
         if site.module in others:
-            values = values - others[site.module].flatten(0, 1)
+            values = values - others[site.module].reshape(values.shape)
         if not bool(torch.isfinite(gradient).all() & torch.isfinite(values).all()):
             raise NonFiniteRelevanceError(
                 f"non-finite relevance at {site.module} in rows {list(batch.sample_indices)}"

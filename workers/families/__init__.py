@@ -1,19 +1,6 @@
 """Model families: where each keeps its norms, activations, products and projections."""
 
-from workers.families.catalogue import (
-    FAMILIES,
-    GEMMA3,
-    GPT2,
-    GPT_NEOX,
-    LLAMA,
-    MISTRAL,
-    MIXTRAL,
-    OPT,
-    PHI3,
-    QWEN2,
-    QWEN3,
-    QWEN3_MOE,
-)
+from workers.families.catalogue import FAMILIES, LLAMA
 from workers.families.description import (
     Family,
     FusedLayout,
@@ -55,17 +42,7 @@ __all__ = [
     "EXPERT_INPUTS",
     "EXPERT_OUTPUTS",
     "FAMILIES",
-    "GEMMA3",
-    "GPT2",
-    "GPT_NEOX",
     "LLAMA",
-    "MISTRAL",
-    "MIXTRAL",
-    "OPT",
-    "PHI3",
-    "QWEN2",
-    "QWEN3",
-    "QWEN3_MOE",
     "Family",
     "FusedLayout",
     "FusedProjection",

@@ -64,6 +64,19 @@ GEMMA3 = replace(
 )
 """The text model of Gemma 3."""
 
+OLMO2 = replace(
+    LLAMA,
+    name="olmo2",
+    architectures=("Olmo2ForCausalLM",),
+    layer_norms=(
+        "post_attention_layernorm",
+        "post_feedforward_layernorm",
+        "self_attn.q_norm",
+        "self_attn.k_norm",
+    ),
+)
+"""OLMo 2, whose norms follow attention and MLP and span all queries and all keys."""
+
 PHI3 = replace(
     LLAMA,
     name="phi3",
@@ -146,4 +159,17 @@ QWEN3_MOE = replace(
     ),
 )
 
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, PHI3, OPT, GPT2, GPT_NEOX, MIXTRAL, QWEN3_MOE)
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA3,
+    OLMO2,
+    PHI3,
+    OPT,
+    GPT2,
+    GPT_NEOX,
+    MIXTRAL,
+    QWEN3_MOE,
+)

@@ -86,12 +86,13 @@ _LLAMA = GgufFamily(
     MODEL_ARCH.LLAMA,
     {"q_proj": _interleave("num_attention_heads"), "k_proj": _interleave("num_key_value_heads")},
 )
-FAMILIES = {
+GGUF_FAMILIES = {
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": _LLAMA,
     "Qwen2ForCausalLM": GgufFamily(MODEL_ARCH.QWEN2, {}),
     "Qwen3ForCausalLM": GgufFamily(MODEL_ARCH.QWEN3, {}),
     "Gemma3ForCausalLM": GgufFamily(MODEL_ARCH.GEMMA3, {}),
+    "Olmo2ForCausalLM": GgufFamily(MODEL_ARCH.OLMO2, {}),
     "Phi3ForCausalLM": GgufFamily(MODEL_ARCH.PHI3, {}),
     "GPT2LMHeadModel": GgufFamily(MODEL_ARCH.GPT2, {}),
     "GPTNeoXForCausalLM": GgufFamily(MODEL_ARCH.GPTNEOX, {"query_key_value": _part_heads}),
@@ -106,11 +107,11 @@ class GgufNames:
         """Look up the checkpoint in folder `base`. Raises `GgufError` for an unknown family."""
         self._config = read_config(base)
         architectures = self._config.get("architectures") or ["none"]
-        known = [FAMILIES[name] for name in architectures if name in FAMILIES]
+        known = [GGUF_FAMILIES[name] for name in architectures if name in GGUF_FAMILIES]
         if not known:
             raise GgufError(
                 f"llama.cpp has no family for {architectures[0]}; export a PEFT adapter or the "
-                f"merged checkpoint. In GGUF: {', '.join(sorted(FAMILIES))}"
+                f"merged checkpoint. In GGUF: {', '.join(sorted(GGUF_FAMILIES))}"
             )
         self._family = known[0]
         layers: Any = self._config.get("num_hidden_layers", self._config.get("n_layer"))

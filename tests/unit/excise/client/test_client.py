@@ -144,6 +144,17 @@ def test_a_service_that_stays_away_is_given_up(connect: Connect, url: str) -> No
         list(client.iter_events("job_1"))
 
 
+def test_events_end_with_a_clear_error_when_the_client_is_closed(
+    client: Client, service: FakeService
+) -> None:
+    service.drop_stream_after = 2
+    events = client.iter_events(client.create_job(SPEC).id)
+    next(events)
+    client.close()
+    with pytest.raises(ConnectionLostError, match="was closed"):
+        list(events)
+
+
 def test_events_of_an_unknown_key_are_refused_at_once(connect: Connect, url: str) -> None:
     client = connect(url, "exc_other", patience_seconds=60)
     with pytest.raises(ApiError, match="unknown"):

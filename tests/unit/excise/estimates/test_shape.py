@@ -33,6 +33,18 @@ def test_the_weights_are_those_of_the_model(name: str) -> None:
     if shape.experts == 1:
         linear = find_linear_modules(model, find_family(model)).values()
         assert shape.linear_weights == sum(linear_weight(module).numel() for module in linear)
+    # By kind, too: a matrix too few in the MLP can be as large as keys and values too many.
+    assert shape.mlp_matrices == 2 + find_family(model).mlp_product
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_config_that_does_not_say_whether_the_head_is_tied_means_what_transformers_means(
+    name: str,
+) -> None:
+    model = build_family_model(name)
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    del config["tie_word_embeddings"]
+    assert ModelShape.of(config).is_tied == type(model.config)().tie_word_embeddings
 
 
 def _count(parameter) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from excise.architectures import ARCHITECTURES
 from excise.intake.model_sources import (
-    ALLOWED_ARCHITECTURES,
     ModelSourceError,
     list_checkpoints,
     resolve_model_source,
@@ -199,7 +199,7 @@ def test_the_first_root_wins(root: Path, tmp_path: Path) -> None:
 
 def test_every_described_architecture_is_allowed_and_no_other() -> None:
     described = {name for family in FAMILIES for name in family.architectures}
-    assert described == ALLOWED_ARCHITECTURES
+    assert described == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size", "vocab_size"])

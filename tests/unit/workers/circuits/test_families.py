@@ -1,18 +1,9 @@
-"""Circuits where weights are stored the other way round, projections fused, or MLPs experts."""
+"""Circuits of every dense family, and what is refused in experts."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-)
 
 from excise.names import (
     Attributor,
@@ -22,7 +13,8 @@ from excise.names import (
     Granularity,
     Scope,
 )
-from tests.tiny import as_loaded, build_tiny_model, weight_bytes
+from tests.tiny import as_loaded, weight_bytes
+from tests.tiny_families import DENSE, build_family_model
 from tests.unit.workers.circuits.build import PAD, draw_task, turn_towards_answers
 from workers.attribution.attribution import Attribution
 from workers.attribution.attributors import compute_relevance
@@ -36,40 +28,29 @@ from workers.domain import TokenSequence
 from workers.families import UnsupportedGranularityError
 from workers.pruning.components import pruned
 
-SMALL = {"vocab_size": 101, "num_hidden_layers": 2, "bos_token_id": None, "eos_token_id": None}
-WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
 
-
-def build_gpt2() -> nn.Module:
-    settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=101, bos_token_id=None, eos_token_id=None, **settings)
-    )
-
-
-def build_gpt_neox() -> nn.Module:
-    return GPTNeoXForCausalLM(GPTNeoXConfig(initializer_range=0.2, **SMALL, **WIDTHS))
-
-
-BUILDERS = {"gpt2": build_gpt2, "gpt_neox": build_gpt_neox, "llama": build_tiny_model}
-
-
-@pytest.fixture(params=BUILDERS)
+@pytest.fixture(params=["gpt2", "gpt_neox", "llama", "opt"])
 def any_model(request):
-    torch.manual_seed(0)
-    return BUILDERS[request.param]().eval()
+    """Weights stored transposed, projections fused, neither, and tokens of all rows in one axis."""
+    return build_family_model(request.param)
 
 
+@pytest.mark.parametrize("family", DENSE)
 @pytest.mark.parametrize(
-    "granularities",
-    [(Granularity.NEURON, Granularity.HEAD), (Granularity.WEIGHT,)],
+    ("attributor", "granularities"),
+    [
+        (Attributor.ATTNLRP, (Granularity.NEURON, Granularity.HEAD)),
+        (Attributor.ACTIVATION, (Granularity.NEURON, Granularity.HEAD)),
+        (Attributor.ATTNLRP, (Granularity.WEIGHT,)),
+    ],
 )
-def test_every_family_has_circuits_and_gets_its_model_back(any_model, granularities):
-    task = turn_towards_answers(any_model, draw_task())
-    before = weight_bytes(any_model)
+def test_every_family_has_circuits_and_gets_its_model_back(family, attributor, granularities):
+    model = build_family_model(family)
+    task = turn_towards_answers(model, draw_task())
+    before = weight_bytes(model)
     is_weight = granularities == (Granularity.WEIGHT,)
     settings = CircuitSettings(
-        Attributor.ATTNLRP,
+        attributor,
         granularities,
         ablation=CircuitAblation.ZERO if is_weight else CircuitAblation.COUNTERFACTUAL,
         scope=Scope.ROW if is_weight else Scope.GLOBAL,
@@ -77,12 +58,12 @@ def test_every_family_has_circuits_and_gets_its_model_back(any_model, granularit
         refinements=1,
     )
 
-    outcome = discover_circuit(as_loaded(any_model, pad_id=PAD), task, task, settings)
+    outcome = discover_circuit(as_loaded(model, pad_id=PAD), task, task, settings)
 
     assert outcome.curve[-1].faithfulness == 1.0
     outside = sum(len(selection) for selection in outcome.outside.values())
     assert outside + outcome.chosen.kept == outcome.components
-    assert weight_bytes(any_model) == before
+    assert weight_bytes(model) == before
 
 
 @pytest.mark.parametrize("granularity", Granularity)
@@ -129,10 +110,7 @@ def test_scores_without_contrast_are_the_relevance_of_attribution(any_model, att
 
 
 def test_what_lies_in_experts_is_refused():
-    config = MixtralConfig(
-        **SMALL, **WIDTHS, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1
-    )
-    model = MixtralForCausalLM(config).eval()
+    model = build_family_model("mixtral")
     for granularity in (Granularity.NEURON, Granularity.WEIGHT):
         with pytest.raises(UnsupportedGranularityError, match=f"{granularity}s of mixtral.*heads"):
             find_projections(as_loaded(model), (granularity,))

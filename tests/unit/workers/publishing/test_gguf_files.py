@@ -27,14 +27,14 @@ from workers.pruning.components import pruned
 from workers.pruning.patch import WrongCheckpointError, build_patch
 from workers.publishing.adapters import factorise
 from workers.publishing.gguf_files import (
-    FAMILIES,
+    GGUF_FAMILIES,
     GgufError,
     GgufNames,
     merge_into_gguf,
     write_gguf_adapter,
 )
 
-HELD = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "gpt2", "gpt_neox")
+HELD = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "olmo2", "phi3", "gpt2", "gpt_neox")
 """Families that llama.cpp holds, too."""
 READ = ("llama", "qwen2")
 """Those of them whose GGUF transformers reads back here."""
@@ -293,7 +293,7 @@ def test_what_llama_cpp_does_not_have_is_refused_with_what_it_has(tmp_path: Path
     case = build_pruned("opt", tmp_path / "base")
     with pytest.raises(GgufError, match=r"no family for OPTForCausalLM.*LlamaForCausalLM"):
         write_gguf_adapter(case.patch, case.folder, tmp_path / "a.gguf", base_model="tiny")
-    assert "OPTForCausalLM" not in FAMILIES
+    assert "OPTForCausalLM" not in GGUF_FAMILIES
     means = {name: torch.ones(48) for name in case.selection.indices}
     patch = build_patch(case.folder, case.selection, replacement=means)
     with pytest.raises(GgufError, match="mean change biases"):
