@@ -22,6 +22,7 @@ from excise.specs import SPECS, parse_spec
 from excise.specs.behaviours import BehaviourSpec
 from workers.commands.gate.config import load_config
 from workers.commands.gate.files import GateFiles
+from workers.scorers.built_in import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -90,6 +91,11 @@ def test_the_example_gate_asks_for_files_that_are_there() -> None:
 def test_the_guides_jobs_are_valid() -> None:
     specs = [parse_spec(document) for document in find_specs(SPECS)]
     assert {spec.kind for spec in specs} == set(SPECS)
+
+
+def test_the_guide_names_every_built_in_scorer() -> None:
+    text = (ROOT / "docs" / "guides" / "corrections.md").read_text(encoding="utf-8")
+    assert [name for name in BUILT_IN if f"`{name}` (" not in text] == []
 
 
 def test_the_guides_behaviours_are_valid() -> None:

@@ -52,7 +52,9 @@ def judge_with_remedy(gate: Gate, limit: float, figure: Figure) -> GateResult:
     result = judge_figure(gate, limit, figure)
     if result.is_met:
         return result
-    return result.model_copy(update={"remedy": gate.remedy.write("", "", gate.limit, of_job=True)})
+    return result.model_copy(
+        update={"remedy": gate.remedy.write("", "", gate.limit_field, of_job=True)}
+    )
 
 
 def find_remedy(result: GateResult, *, of_job: bool) -> str:
@@ -73,7 +75,7 @@ def find_remedy(result: GateResult, *, of_job: bool) -> str:
     if name == "token_limit" and subject != _REFERENCE:
         remedy, subject = _ENDLESS, subject or "gates.general"
     spoken = subject.replace("_", " " if name in EFFECT_GATES else "-")
-    return remedy.write(spoken, part, gate.limit, of_job=of_job)
+    return remedy.write(spoken, part, gate.limit_field, of_job=of_job)
 
 
 def _split(identifier: str) -> tuple[str, str]:

@@ -96,10 +96,22 @@ def build_requests(spec: GatesSpec) -> list[GateRequest]:
     return requests
 
 
-def build_response_requests(limits: ResponseLimitsSpec, subject: str) -> list[GateRequest]:
-    """Return the gates on responses to the prompt set `subject`; a limit of None means no gate."""
-    asked = [(gate.name, getattr(limits, gate.limit)) for gate in GATES.values() if gate.limit]
-    return [GateRequest(name, limit, subject) for name, limit in asked if limit is not None]
+def build_response_requests(
+    limits: ResponseLimitsSpec, subject: str, *, causes_loops: bool = False
+) -> list[GateRequest]:
+    """Return the gates on responses to the prompt set `subject`; a limit of None means no gate.
+
+    `causes_loops` says whether these prompts were chosen because the base model loops on them;
+    each gate's row then decides about its limit.
+    """
+    requests = []
+    for gate in GATES.values():
+        limit = getattr(limits, gate.limit_field) if gate.limit_field else None
+        if limit is not None and causes_loops:
+            limit = gate.on_loops(limit)
+        if limit is not None:
+            requests.append(GateRequest(gate.name, limit, subject))
+    return requests
 
 
 def list_not_asked(spec: GatesSpec) -> list[str]:

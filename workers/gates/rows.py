@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from excise.names import GateBound, GateGroup
 from excise.reports.gates import GateResult
 from workers.measuring.estimates import Estimator
+
+LEAST_LENGTH_ON_LOOPS = 0.5
+"""Smallest length, relative to the base's, of responses to prompts that cause repetition: once its
+loop is broken, a response may end. Chosen by hand."""
 
 LESS = "give smaller search.amounts or a smaller budget, so that less is pruned"
 
@@ -32,6 +36,21 @@ class Remedy:
         return f"{self.cause} {what}".format(subject=subject, part=part, limit=limit)
 
 
+def keep_limit(limit: float) -> float | None:
+    """Return the limit, which holds for prompts that cause repetition as for any others."""
+    return limit
+
+
+def drop_limit(limit: float) -> float | None:  # noqa: ARG001 - one of three such rules
+    """Return None: responses to prompts that cause repetition are meant to change in this."""
+    return None
+
+
+def relax_length(limit: float) -> float | None:
+    """Return the limit on length for prompts that cause repetition."""
+    return min(limit, LEAST_LENGTH_ON_LOOPS)
+
+
 @dataclass(frozen=True)
 class Gate:
     """One row of the table: the requirement, its subject, and how its figure is computed."""
@@ -49,8 +68,11 @@ class Gate:
     """Computes the figure from two model states; None if an engine provides the figure."""
     subject: str = ""
     """The default subject."""
-    limit: str = ""
+    limit_field: str = ""
     """Field of `ResponseLimitsSpec` that asks for the gate; "" if another part of a spec does."""
+    on_loops: Callable[[float], float | None] = keep_limit
+    """Returns the limit on responses to prompts that cause repetition, if the base's loops and
+    their end would change the figure themselves; None where it then means nothing."""
     spoken: str = "{name}:{subject}"
     """Name of a result whose subject is not the default."""
 

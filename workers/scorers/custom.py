@@ -119,12 +119,17 @@ def load_plugin(name: str) -> BehaviourScorer:
     found = [entry for entry in offered if entry.name == name and _NAME.fullmatch(name)]
     if name in BUILT_IN and not found:
         return BUILT_IN[name]()
-    if name in BUILT_IN or len(found) != 1:
+    if len(found) + (name in BUILT_IN) > 1:
         also = ", and it is built in" if name in BUILT_IN else ""
         raise ScorerUnavailableError(
             f"{len(found)} installed packages offer the scorer {name!r} in the entry point group "
-            f"{ENTRY_POINT_GROUP}{also}; exactly one scorer must be called so. Offered: "
-            f"{', '.join(sorted(offered.names)) or 'none'}. Built in: {', '.join(BUILT_IN)}."
+            f"{ENTRY_POINT_GROUP}{also}; exactly one scorer must be called so."
+        )
+    if not found:
+        raise ScorerUnavailableError(
+            f"no scorer is called {name!r}. Built in: {', '.join(BUILT_IN)}. From installed "
+            f"packages (entry point group {ENTRY_POINT_GROUP}): "
+            f"{', '.join(sorted(offered.names)) or 'none'}."
         )
     return _load_entry_point(found[0])
 

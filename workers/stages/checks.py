@@ -21,13 +21,6 @@ REFERENCE_PROMPTS = 32
 REFERENCE_PROMPT_TOKENS = 24
 REFERENCE_NEW_TOKENS = 40
 
-REPETITIVE_GATES = ("emptiness", "shorter")
-"""The gates on responses to prompts that cause repetition, which should become varied, and end."""
-
-LEAST_REPETITIVE_LENGTH = 0.5
-"""Smallest length of such responses relative to the base's: once its loop is broken, one may end.
-"""
-
 
 def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
     """Return what the spec's gates are measured on.
@@ -74,16 +67,8 @@ def list_requests(inputs: CorrectionInputs) -> list[GateRequest]:
         *build_response_requests(limits, GatedSet.REFERENCE),
     ]
     for behaviour in inputs.behaviours:
-        own = build_response_requests(limits, behaviour.name)
-        if behaviour.kind == BehaviourKind.REPETITION:
-            own = [
-                replace(request, limit=min(request.limit, LEAST_REPETITIVE_LENGTH))
-                if request.name == "shorter"
-                else request
-                for request in own
-                if request.name in REPETITIVE_GATES
-            ]
-        requests += own
+        loops = behaviour.kind == BehaviourKind.REPETITION
+        requests += build_response_requests(limits, behaviour.name, causes_loops=loops)
     return requests + build_requests(inputs.spec.gates)
 
 
@@ -94,9 +79,12 @@ def list_not_asked(inputs: CorrectionInputs) -> list[str]:
 
 
 def hash_checks(inputs: CorrectionInputs) -> dict[str, Any]:
-    """Return the values on which the gates' measurements depend; prompt sets go by content."""
+    """Return the values on which the gates' measurements depend; prompt sets go by content.
+
+    What is None is left out, so that a new gate that nobody asks for changes no stored key.
+    """
     gates = inputs.spec.gates
-    document = gates.model_dump(mode="json")
+    document = gates.model_dump(mode="json", exclude_none=True)
     for name in type(gates).model_fields:
         if isinstance(asked := getattr(gates, name), PromptGateSpec):
             document[name]["prompts"] = inputs.prompt_set(asked.prompts).sha256

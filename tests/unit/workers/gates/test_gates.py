@@ -338,8 +338,20 @@ def test_a_share_of_all_responses_that_may_show_it_demands_nothing() -> None:
 
 
 def test_every_limit_on_responses_is_asked_for_by_one_row() -> None:
-    asked = [gate.limit for gate in GATES.values() if gate.limit]
+    asked = [gate.limit_field for gate in GATES.values() if gate.limit_field]
     assert sorted(asked) == sorted(ResponseLimitsSpec.model_fields)
+
+
+def test_prompts_that_cause_loops_are_not_judged_by_what_ends_with_the_loops() -> None:
+    limits = ResponseLimitsSpec(min_length_ratio=0.8)
+    asked = build_response_requests(limits, "loops", causes_loops=True)
+    assert [(request.name, request.limit) for request in asked] == [
+        ("emptiness", limits.max_empty_rise),
+        ("shorter", 0.5),
+    ]
+    others = build_response_requests(limits, "others")
+    assert {request.name: request.limit for request in others}["shorter"] == 0.8
+    assert len(others) == len(ResponseLimitsSpec.model_fields)
 
 
 def test_a_new_gate_is_a_row_and_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

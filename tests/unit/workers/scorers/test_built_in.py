@@ -20,10 +20,12 @@ from workers.scorers.scorer import Answer
 from workers.stages.behaviours import build_behaviour, build_detector
 
 SURROUNDINGS = ScorerSurroundings(find_detoxify=Path)
+NAME = "shouting-of-this-test"
+"""A name that no scorer of Excise will have: it would be tested in its place."""
 SHOUTING = {
     "name": "loud",
     "kind": "custom",
-    "entry_point": "shouting",
+    "entry_point": NAME,
     "direction": "lower_is_better",
     "threshold": 0.5,
 }
@@ -32,7 +34,7 @@ SHOUTING = {
 class ShoutingScorer:
     """Scores a response by words in capitals / words, in [0, 1]; 0 without words."""
 
-    name = "shouting"
+    name = NAME
     direction = Direction.LOWER_IS_BETTER
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
@@ -47,7 +49,7 @@ def compute_capital_share(text: str) -> float:
 
 @pytest.fixture(autouse=True)
 def _added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BUILT_IN, "shouting", ShoutingScorer)  # type: ignore[arg-type]
+    monkeypatch.setitem(BUILT_IN, NAME, ShoutingScorer)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -61,7 +63,7 @@ def test_a_job_takes_a_new_one_by_its_name() -> None:
     spec = TypeAdapter(BehaviourSpec).validate_python({**SHOUTING, "prompts": "ps_1"})
     behaviour = build_behaviour(spec, SURROUNDINGS, ExitStack())
     (scorer,) = behaviour.scorers
-    assert scorer.name == "shouting"
+    assert scorer.name == NAME
     assert scorer.score(answers("HELP me NOW !", "quiet", "")) == [2 / 3, 0.0, 0.0]
 
 

@@ -102,9 +102,9 @@ def test_an_installed_scorer() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("unknown", "0 installed packages offer .* Offered: absent, broken"),
+        ("unknown", "no scorer is called .*Built in: .* group excise.scorers.: absent, broken"),
         ("twice", "2 installed packages offer"),
-        ("other", "0 installed packages offer"),
+        ("other", "no scorer is called"),
         ("absent", "gave no scorer"),
         ("sideways", "gave no scorer"),
     ],
