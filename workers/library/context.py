@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, Protocol
 
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
@@ -52,28 +54,53 @@ class StageBars:
         """Move the stage's bar."""
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, note="")
-        left = standing.remaining_seconds
-        parts = (standing.message, "" if left is None else f"{timedelta(seconds=round(left))} left")
+        note = f"{standing.message or ''}{_describe_left(standing)}".removeprefix(", ")
         self._bars.update(
             self._tasks[stage],
             completed=standing.done,
             total=max(standing.total, 1),
-            note=escape(", ".join(filter(None, parts))),
+            note=escape(note),
         )
+
+
+class StageLines:
+    """A listener that prints a line per stage and tenth of it, where no bar can be shown."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, int]] = set()
+
+    def hear(self, stage: str, standing: Standing) -> None:
+        """Print how far the stage came, unless this tenth of it was printed."""
+        tenth = int(10 * standing.done / max(standing.total, 1))
+        if (stage, tenth) not in self._told:
+            self._told.add((stage, tenth))
+            print(f"{stage} {10 * tenth} %{_describe_left(standing)}", flush=True)  # noqa: T201
+
+
+def _describe_left(standing: Standing) -> str:
+    left = standing.remaining_seconds
+    return "" if left is None else f", {timedelta(seconds=round(left))} left"
 
 
 @contextmanager
 def listening(*, shows_progress: bool) -> Iterator[Listener]:
-    """Within the context, provide a listener that shows progress bars, or nothing if not wanted."""
+    """Within the context, provide a listener that shows progress bars, or nothing if not wanted.
+
+    A notebook without ipywidgets can show no bars, and gets lines.
+    """
     if not shows_progress:
         yield Silence()
+        return
+    console = Console()
+    if console.is_jupyter and find_spec("ipywidgets") is None:
+        yield StageLines()
         return
     columns = (
         TextColumn("{task.description:>10}"),
         BarColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Bars(*columns) as bars:
+    with Bars(*columns, console=console) as bars:
         yield StageBars(bars)
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 
+import pytest
+
+from workers.library import context as contexts
 from workers.library.context import MemoryContext, Silence, listening
 from workers.progress import Advance, Counter, Standing
 from workers.stages.context import ShardedStage, ShardedWork
@@ -97,3 +101,19 @@ def test_how_far_a_stage_came_is_kept_until_it_is_done() -> None:
     context.forget("attribute.segments", "key")
     context.forget("attribute.segments", "key")
     assert context.recall("attribute.segments", "key") is None
+
+
+def test_a_notebook_without_widgets_gets_a_line_per_tenth(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(contexts, "Console", lambda: SimpleNamespace(is_jupyter=True))
+    monkeypatch.setattr(contexts, "find_spec", lambda name: None)
+    with listening(shows_progress=True) as listener:
+        for done in (0, 1, 9, 10, 55, 59, 100):
+            listener.hear("search", Standing(done, 100, remaining_seconds=100.0 - done))
+    assert capsys.readouterr().out.splitlines() == [
+        "search 0 %, 0:01:40 left",
+        "search 10 %, 0:01:30 left",
+        "search 50 %, 0:00:45 left",
+        "search 100 %, 0:00:00 left",
+    ]
