@@ -74,7 +74,7 @@ class StageLines:
         tenth = int(10 * standing.done / max(standing.total, 1))
         if (stage, tenth) not in self._told:
             self._told.add((stage, tenth))
-            print(f"{stage} {10 * tenth} %{_describe_left(standing)}", flush=True)  # noqa: T201
+            print(f"{stage} {10 * tenth} %{_describe_left(standing)}", flush=True)
 
 
 def _describe_left(standing: Standing) -> str:
