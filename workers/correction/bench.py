@@ -9,14 +9,12 @@ from functools import cached_property
 import torch
 
 from excise.names import Granularity
-from workers.abilities.state import SliceFigures
 from workers.attribution.targets import TokenMass
 from workers.correction.ablation import ablated
 from workers.correction.behaviour import Behaviour
 from workers.correction.candidates import Candidates
 from workers.correction.explained import Explained, collect_explained
 from workers.correction.measurement import collect_undesired, mark_shown, measure_responses
-from workers.correction.protection import restore
 from workers.correction.results import (
     PromptOutcome,
     Responses,
@@ -25,9 +23,8 @@ from workers.correction.results import (
     TrialSettings,
 )
 from workers.correction.search import Benefit, Measurement, Ranked, SearchInputs
-from workers.correction.slice_damage import compare_slice
+from workers.correction.slice_bench import SliceBench
 from workers.domain import Selection, TokenSequence
-from workers.measuring.probes import measure_probes
 from workers.measuring.text_damage import ReferenceText, TextDamage
 from workers.progress import Advance
 
@@ -70,7 +67,8 @@ class TuningBench:
         self._tune = [entry.triggering(held_out=False) for entry in prepared.behaviours]
         self._text = [TokenSequence(ids) for ids in prepared.reference.tune]
         self._corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
-        self._probes = {own.name: restore(own.tune) for own in prepared.protection}
+        limits = inputs.budget.slices
+        self._slices = SliceBench(inputs.base, prepared.protection, limits, advance)
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, ranked by all behaviours' benefits."""
@@ -92,14 +90,14 @@ class TuningBench:
         """
         behaviours = self._inputs.behaviours
         # The base model's figures come first, before it is pruned.
-        reference, named, before = self._reference, self._named, self._slices_before
+        reference, named, _ = self._reference, self._named, self._slices.before
         with ablated(self._base, selection, settings, self._text):
             responses = tuple(map(self._respond, behaviours, self._tune, self._explained))
             damage = reference.measure(self._base, self._advance)
             if named is not reference:
                 perplexity = named.measure(self._base, self._advance).perplexity
                 damage = replace(damage, perplexity=perplexity)
-            slices = self._measure_slices(before)
+            slices = self._slices.read()
         return Findings(
             responses=responses,
             perplexity=damage.perplexity,
@@ -107,7 +105,7 @@ class TuningBench:
             kl_p95=damage.kl_p95,
             tokens=damage.tokens,
             base_perplexity=named.base_perplexity,
-            slices=slices,
+            slices=self._slices.compare(slices),
         )
 
     def judge(self, found: Findings) -> Measurement:
@@ -149,14 +147,6 @@ class TuningBench:
             return responses
         return mark_shown(self._base, behaviour, tune, responses)
 
-    def _measure_slices(self, before: Mapping[str, SliceFigures]) -> dict[str, SliceDamage]:
-        """Return each protected slice's loss relative to the base model's figures `before`."""
-        found = measure_probes(self._base, self._probes, self._advance)
-        return {
-            name: compare_slice(self._probes[name], before[name], own)
-            for name, own in found.items()
-        }
-
     @cached_property
     def _reference(self) -> ReferenceText:
         return self._build_text(self._text)
@@ -165,11 +155,6 @@ class TuningBench:
     def _named(self) -> ReferenceText:
         """The text whose perplexity is measured."""
         return self._build_text(self._corpus) if self._corpus else self._reference
-
-    @cached_property
-    def _slices_before(self) -> dict[str, SliceFigures]:
-        """The base model's figures on protected slices."""
-        return measure_probes(self._base, self._probes, self._advance)
 
     def _build_text(self, samples: Sequence[TokenSequence]) -> ReferenceText:
         return ReferenceText(self._base, samples, on_batch=self._advance)

@@ -189,6 +189,8 @@ class ProtectedSlice(StageDocument):
     """Samples on which trials are measured."""
     more: tuple[ProtectedSample, ...] = ()
     """Further samples like those of `learn`, for a slice of which a trial lost too much."""
+    tune_more: tuple[ProtectedSample, ...] = ()
+    """Further samples like those of `tune`, for a slice that a trial seems to lose too much of."""
 
     def with_more(self) -> ProtectedSlice:
         """Return the slice with all of its samples to learn from."""

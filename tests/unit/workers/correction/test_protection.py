@@ -21,6 +21,7 @@ from workers.correction.protection import (
     SET_TOKENS,
     SET_TUNE_TOKENS,
     TUNE,
+    TUNE_TIMES,
     TUNE_SEED,
     list_learned,
     protect_slices,
@@ -102,7 +103,7 @@ def test_learning_tuning_and_verdict_draw_different_probes_of_every_seed() -> No
         for name, own in protect(seed=seed).items():
             verdict = {probe.sample.token_ids for probe in verdicts[name]}
             learned = set(texts_of(own.with_more().learn))
-            for drawn in (verdict, learned, set(texts_of(own.tune))):
+            for drawn in (verdict, learned, set(texts_of((*own.tune, *own.tune_more)))):
                 assert not drawn & seen
                 seen |= drawn
     seeds = [3 * seed + offset for seed in range(50) for offset in (LEARN_SEED, TUNE_SEED)]
@@ -117,6 +118,13 @@ def test_there_is_as_much_again_to_learn_from() -> None:
         whole = own.with_more()
         assert whole.learn == (*own.learn, *own.more)
         assert (whole.more, whole.tune, whole.limit) == ((), own.tune, own.limit)
+
+
+def test_there_are_twice_as_many_further_items_to_measure_on() -> None:
+    for own in protect().values():
+        first, further = set(texts_of(own.tune)), set(texts_of(own.tune_more))
+        assert not first & further
+        assert len(further) == pytest.approx((TUNE_TIMES - 1) * len(first), rel=0.3)
 
 
 def test_learning_tells_words_from_what_stands_between_them() -> None:
