@@ -17,7 +17,7 @@ import torch
 
 from excise.names import Attributor, Granularity, Score
 from workers.attribution.contrastive import ContrastiveRelevance
-from workers.correction.amounts import Amounts, may_still_rise, predict_use
+from workers.correction.amounts import Amounts, predict_use
 from workers.correction.behaviour import Behaviour
 from workers.correction.budget import BUDGET_SHARE, Budget, raise_prices
 from workers.correction.choice import choose_trial
@@ -214,8 +214,6 @@ class Rounds:
     @property
     def is_flat(self) -> bool:
         """Return whether more rounds would gain nothing, even with raised prices."""
-        if may_still_rise(self._trials, self._budget):
-            return False
         return self._amounts.is_flat(self._trials)
 
 
