@@ -61,7 +61,10 @@ _OF_STATES = (
         "uniqueness", _DAMAGE, "relative", _AT_MOST,
         "responses to {subject} prompts lose at most this share of their mean uniqueness: "
         "the model must not start to loop",
-        remedy_responses("Responses repeat words more than before: the model begins to loop."),
+        remedy_responses(
+            "Responses repeat words more than before: the model begins to loop, or they have only "
+            "become longer (compare the gate longer), and longer texts repeat words by themselves."
+        ),
         estimates.estimate_uniqueness_fall, GatedSet.GENERAL, "max_uniqueness_fall",
         drop_limit,
     ),
