@@ -71,8 +71,8 @@ class Gate:
     limit_field: str = ""
     """Field of `ResponseLimitsSpec` that asks for the gate; "" if another part of a spec does."""
     on_loops: Callable[[float], float | None] = keep_limit
-    """Returns the limit on responses to prompts that cause repetition, if the base's loops and
-    their end would change the figure themselves; None where it then means nothing."""
+    """Returns the limit for prompts on which the base loops; None where the end of the loops alone
+    would move the figure."""
     spoken: str = "{name}:{subject}"
     """Name of a result whose subject is not the default."""
 
