@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -119,16 +120,59 @@ def compute_margin_rows(
     Raises `SampleTooLargeError`.
     """
     rows = _Rows(loaded, components, len(samples))
-    leads = [torch.empty(0)] * len(samples)
-    size = choose_batch_tokens(batch_tokens, loaded.device)
+    read = _TextReader(loaded, choose_batch_tokens(batch_tokens, loaded.device), advance, on_halved)
     with rows.observed():
+        leads = read.run(samples, rows.fill_leads, rows)
+    return MarginRows(rows.values, leads)
+
+
+def compute_leads(
+    loaded: LoadedModel,
+    samples: Sequence[TokenSequence],
+    *,
+    batch_tokens: int | None = None,
+    advance: Advance = ignore,
+    on_halved: OnHalved = log_halved,
+) -> tuple[torch.Tensor, ...]:
+    """Return the leads that `compute_margin_rows` returns, without rows: by forward passes alone.
+
+    Raises `SampleTooLargeError`.
+    """
+    read = _TextReader(loaded, choose_batch_tokens(batch_tokens, loaded.device), advance, on_halved)
+
+    def find(batch: TokenBatch, _: Sequence[SharedText]) -> torch.Tensor:
+        return _predict_leads(loaded, batch).leads
+
+    with torch.no_grad():
+        return read.run(samples, find, Overwritten())
+
+
+FindLeads = Callable[[TokenBatch, Sequence["SharedText"]], torch.Tensor]
+"""Returns the leads at each explained position of a batch of texts, `(position,)` on the CPU."""
+
+
+@dataclass(frozen=True)
+class _TextReader:
+    """Reads texts in batches of those that as many samples share."""
+
+    loaded: LoadedModel
+    batch_tokens: int
+    advance: Advance
+    on_halved: OnHalved
+
+    def run(
+        self, samples: Sequence[TokenSequence], find: FindLeads, results: Overwritten
+    ) -> tuple[torch.Tensor, ...]:
+        """Return each sample's leads, as `find` reads them text by text; it may fill `results`."""
+        leads = [torch.empty(0)] * len(samples)
         for turns, texts in _group_by_samples(unite_texts(samples)).items():
-            step = partial(_fill_margins, rows, texts, leads)
-            runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
-            for batch in build_batches([text.united for text in texts], size, loaded.pad_id):
+            step = partial(_deal_leads, find, texts, leads)
+            runner: HalvingRunner[TokenBatch] = HalvingRunner(step, results, self.on_halved)
+            united = [text.united for text in texts]
+            for batch in build_batches(united, self.batch_tokens, self.loaded.pad_id):
                 runner.run(batch)
-                advance(turns * len(batch.sample_indices))
-    return MarginRows(rows.values, tuple(leads))
+                self.advance(turns * len(batch.sample_indices))
+        return tuple(leads)
 
 
 def _group_by_samples(texts: Sequence[SharedText]) -> dict[int, list[SharedText]]:
@@ -139,16 +183,34 @@ def _group_by_samples(texts: Sequence[SharedText]) -> dict[int, list[SharedText]
     return groups
 
 
-def _fill_margins(
-    rows: _Rows, texts: Sequence[SharedText], leads: list[torch.Tensor], batch: TokenBatch
+def _deal_leads(
+    find: FindLeads, texts: Sequence[SharedText], leads: list[torch.Tensor], batch: TokenBatch
 ) -> None:
-    """Fill the rows and the leads of all samples of a batch of `texts`."""
+    """Put the leads of all samples of a batch of `texts` in their places."""
     asked = [texts[index] for index in batch.sample_indices]
-    found = rows.fill_leads(batch, asked)
+    found = find(batch, asked)
     counts = find_target_positions(batch).sum(dim=1).tolist()
     for text, part in zip(asked, found.split(counts), strict=True):
         for turn, index in enumerate(text.indices):
             leads[index] = part[text.find_own(turn, len(part))]
+
+
+class _Predicted(NamedTuple):
+    """The predicting states of a batch and what their leads are."""
+
+    states: torch.Tensor
+    """`(position, hidden)`."""
+    directions: torch.Tensor
+    """Of the right token's logit minus the best other's, `(position, hidden)`."""
+    leads: torch.Tensor
+    """`(position,)` float32 on the CPU."""
+
+
+def _predict_leads(loaded: LoadedModel, batch: TokenBatch) -> _Predicted:
+    states, find_directions = predict(loaded, batch)
+    directions = find_directions(Target.EMITTED_MINUS_RUNNER_UP, 0)
+    leads = (states.detach().float() * directions.float()).sum(dim=-1).cpu()
+    return _Predicted(states, directions, leads)
 
 
 def weigh_leads(leads: torch.Tensor) -> torch.Tensor:
@@ -274,9 +336,7 @@ class _Rows(Overwritten):
         their first samples, one for their second samples, and so on. Return the leads at each
         explained position, `(position,)` on the CPU.
         """
-        states, find_directions = predict(self._loaded, batch)
-        directions = find_directions(Target.EMITTED_MINUS_RUNNER_UP, 0)
-        leads = (states.detach().float() * directions.float()).sum(dim=-1).cpu()
+        states, directions, leads = _predict_leads(self._loaded, batch)
         parts = leads.split(find_target_positions(batch).sum(dim=1).tolist())
         turns = len(texts[0].indices)
         for turn in range(turns):

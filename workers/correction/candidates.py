@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
@@ -81,8 +81,6 @@ class _PlacedPool:
     pool: Pool
     places: Selection
     """The pool's components, or their positions in the shortlist if only some were kept."""
-    slices: Mapping[str, ProtectedSlice]
-    """Name → the slice, with the samples on which its guard is based."""
 
     def find_guard(self, name: str) -> MarginGuard:
         """Return the guard of the slice of this name."""
@@ -90,14 +88,10 @@ class _PlacedPool:
         assert isinstance(guard, MarginGuard)
         return guard
 
-    def replace_guards(
-        self, guards: Sequence[MarginGuard], slices: Mapping[str, ProtectedSlice]
-    ) -> _PlacedPool:
-        """Return the pool with other guards and slices in place of those of the same names."""
-        new = {guard.name: guard for guard in guards}
-        kept = tuple(new.get(own.name, own) for own in self.pool.guards)
-        pool = replace(self.pool, guards=kept)
-        return replace(self, pool=pool, slices={**self.slices, **slices})
+    def replace_guard(self, guard: MarginGuard) -> _PlacedPool:
+        """Return the pool with another guard in place of that of the same name."""
+        kept = tuple(guard if own.name == guard.name else own for own in self.pool.guards)
+        return replace(self, pool=replace(self.pool, guards=kept))
 
 
 class _Rank(Protocol):
@@ -160,8 +154,8 @@ class Candidates:
         ranked = self._rank(benefits, settings)
         if not is_first or settings.granularity not in self._pools:
             return ranked
-        names = [own.name for own in self._inputs.prepared.protection]
-        self._learn_half_way(ranked.ranking.top(settings.amount), names)
+        slices = self._inputs.prepared.protection
+        self._learn_half_way(ranked.ranking.top(settings.amount), slices)
         return self._rank(benefits, settings)
 
     def learn_slices(self, chosen: Selection, names: Collection[str]) -> None:
@@ -171,34 +165,26 @@ class Candidates:
         one by one.
         """
         if chosen.granularity in self._pools:
-            self._read_more(chosen.granularity, names)
-            self._learn_half_way(chosen, names)
+            protection = self._inputs.prepared.protection
+            asked = [own.with_more() for own in protection if own.name in names]
+            self._learn_half_way(chosen, asked)
 
-    def _read_more(self, granularity: Granularity, names: Collection[str]) -> None:
-        """Base the guards of these slices on all samples that there are to learn from."""
-        placed = self._pools[granularity]
-        wider = {
-            name: placed.slices[name].with_more() for name in names if placed.slices[name].more
-        }
-        guards = self._guard(placed.pool.components, list(wider.values()))
-        self._pools[granularity] = placed.replace_guards(guards, wider)
-
-    def _learn_half_way(self, chosen: Selection, names: Collection[str]) -> None:
+    def _learn_half_way(self, chosen: Selection, slices: Iterable[ProtectedSlice]) -> None:
         """Replace the rows of these slices' guards by those half-way to pruning `chosen`.
 
         It goes slice by slice, so that hardly more rows are kept at once than before.
         """
-        for name in names if len(chosen) else ():
+        for own in slices if len(chosen) else ():
             placed = self._pools[chosen.granularity]
             guard = learn_half_way(
                 self._base,
                 placed.pool.components,
-                placed.slices[name],
-                placed.find_guard(name),
+                own,
+                placed.find_guard(own.name),
                 chosen,
                 self._advance,
             )
-            self._pools[chosen.granularity] = placed.replace_guards([guard], {})
+            self._pools[chosen.granularity] = placed.replace_guard(guard)
 
     def _rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, by what is known of protected slices."""
@@ -328,7 +314,8 @@ class Candidates:
         )
         self._advance(REFERENCE_ROWS - len(rows))  # pieces may be drawn for fewer
         slices = self._inputs.prepared.protection
-        guards = self._guard(components, slices)
+        limits = self._inputs.budget.slices
+        guards = guard_slices(self._base, components, slices, limits, self._advance)
         self._on_pool(PoolSize(granularity, len(components), len(rows), len(guards)))
         reference = DivergenceGuard(
             name=BudgetLimit.DIVERGENCE,
@@ -338,14 +325,7 @@ class Candidates:
             rows=rows,
         )
         pool = Pool(components, (reference, *guards))
-        return _PlacedPool(pool, places, {own.name: own for own in slices})
-
-    def _guard(
-        self, components: Selection, slices: Sequence[ProtectedSlice]
-    ) -> tuple[MarginGuard, ...]:
-        """Return a guard for each of the slices, from the base model."""
-        limits = self._inputs.budget.slices
-        return guard_slices(self._base, components, slices, limits, self._advance)
+        return _PlacedPool(pool, places)
 
 
 def _mask(scores: Mapping[str, torch.Tensor], allowed: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -13,6 +13,9 @@ from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import SearchInputs, SearchPlan, name_round
 from workers.progress import BACKWARD, FORWARD, Part, answer_prompts, count_alike, read_texts
 
+PROTECTED = "protected texts"
+"""What the samples are called, to users, from which protected slices are learned."""
+
 UNLIMITED = "the best again, without a limit on rank"
 """Name, shown to users, of the trial that measures what the limit on rank costs."""
 
@@ -70,15 +73,22 @@ class SearchWork:
     def count_learned(self, names: Collection[str]) -> Part:
         """Return the reading of these protected slices, to learn anew what they need.
 
-        It is the most there is to read: the second time, the base model does not read them.
+        It is the most there is to read: the base model reads them the first time only.
         """
         protection = self._given.prepared.protection
         asked = [own.with_more() for own in protection if own.name in names]
-        return self._read_protected([*asked, *asked], f"learning to spare {', '.join(names)}")
+        step = f"learning to spare {', '.join(names)}"
+        costs: list[float] = []
+        for own in asked:
+            for passes in (FORWARD, FORWARD + BACKWARD):  # of the base model, and half-way
+                costs += self._read_protected([own], step, passes).costs
+        return Part(PROTECTED, costs, step)
 
-    def _read_protected(self, slices: Sequence[ProtectedSlice], step: str) -> Part:
+    def _read_protected(
+        self, slices: Sequence[ProtectedSlice], step: str, passes: float = FORWARD + BACKWARD
+    ) -> Part:
         lengths = [len(sample.token_ids) for sample in list_learned(slices)]
-        return read_texts("protected texts", lengths, passes=FORWARD + BACKWARD, step=step)
+        return read_texts(PROTECTED, lengths, passes=passes, step=step)
 
     def _list_pool(self, step: str) -> Iterator[Part]:
         """Yield the rows by which candidates are weighed, up to the wanted number."""

@@ -21,6 +21,7 @@ from workers.attribution.fisher import (
     PIECE_TOKENS,
     MarginRows,
     compute_fisher_rows,
+    compute_leads,
     compute_margin_rows,
     weigh_leads,
 )
@@ -295,6 +296,9 @@ def test_samples_of_one_text_share_its_forward_pass(
     found = compute_margin_rows(as_loaded(model), components, samples)
     handle.remove()
     assert sum(read_texts) == 3  # a text that marks nothing is read for itself
+    leads_alone = compute_leads(as_loaded(model), samples)
+    assert all(map(torch.equal, leads_alone, found.leads))
+    assert not any(leads.requires_grad for leads in leads_alone)
     for sample, row, leads in zip(samples, found.rows, found.leads, strict=True):
         alone = compute_margin_rows(as_loaded(model), components, [sample])
         torch.testing.assert_close(row, alone.rows[0])
