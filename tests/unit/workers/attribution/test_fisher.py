@@ -239,7 +239,7 @@ def list_explained(sample: TokenSequence) -> list[int]:
     return [begin + place for place, mark in enumerate(marks) if mark]
 
 
-def compute_leads(logits: torch.Tensor, sample: TokenSequence) -> torch.Tensor:
+def slow_leads(logits: torch.Tensor, sample: TokenSequence) -> torch.Tensor:
     """Each explained token's logit minus the best other one."""
     leads = []
     for place in list_explained(sample):
@@ -268,7 +268,7 @@ def test_margin_rows_are_the_gradient_of_the_mean_lead_times_the_values(
     assert len(counts) > 1
     for sample, row, leads in zip(samples, found.rows, found.leads, strict=True):
         with read(model, family, components, sample.token_ids) as (logits, relate):
-            expected = compute_leads(logits, sample)
+            expected = slow_leads(logits, sample)
             torch.testing.assert_close(leads, expected.detach(), rtol=1e-3, atol=1e-4)
             edge = [math.exp(-max(lead, 0.0) / LEAD_SCALE) for lead in expected.tolist()]
             mean = torch.stack([w * lead for w, lead in zip(edge, expected, strict=True)]).sum()
