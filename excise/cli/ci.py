@@ -18,7 +18,7 @@ from excise.cli.ci_posting import find_thread, post_comment
 from excise.cli.output import CommandError
 from excise.redaction import find_secrets, redact, register_secrets
 from excise.reports.annotations import list_annotations
-from excise.reports.comment import CommentOptions, render_comment
+from excise.reports.comment import CommentOptions, render_comment, render_no_verdict
 from excise.reports.junit import render_junit
 from excise.reports.reading import Report, read_report
 
@@ -31,6 +31,15 @@ ReportArgument = Annotated[
     Path,
     typer.Argument(
         metavar="REPORT", exists=True, dir_okay=False, help="gate.json, or a job's report.json."
+    ),
+]
+CommentedArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[REPORT]",
+        exists=True,
+        dir_okay=False,
+        help="gate.json, or a job's report.json; without it: there is no verdict.",
     ),
 ]
 IdOption = Annotated[
@@ -49,7 +58,7 @@ app.command("job")(run_job)
 
 @app.command("comment")
 def comment(
-    report: ReportArgument,
+    report: CommentedArgument = None,
     identifier: IdOption = "excise",
     link: LinkOption = None,
     responses: ResponsesOption = True,
@@ -61,7 +70,7 @@ def comment(
 
 @app.command("post")
 def post(
-    report: ReportArgument,
+    report: CommentedArgument = None,
     identifier: IdOption = "excise",
     link: LinkOption = None,
     responses: ResponsesOption = True,
@@ -97,7 +106,9 @@ def junit(report: ReportArgument) -> None:
     sys.stdout.buffer.write(render_junit(_read(report).gates, "excise"))
 
 
-def _render(path: Path, options: CommentOptions) -> str:
+def _render(path: Path | None, options: CommentOptions) -> str:
+    if path is None:
+        return render_no_verdict(options)
     return render_comment(_read(path), options, _keep_secrets())
 
 

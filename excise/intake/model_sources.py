@@ -130,8 +130,8 @@ def _explain_malformed(model: str) -> str:
         return f"model must not contain '..' or backslashes. {_FORMS}"
     if _HUB_UNPINNED.fullmatch(model):
         return (
-            "model is a hub id that is not pinned to a commit. "
-            "Append @ and the commit's 40 lower-case hex digits, not a branch or tag."
+            "model is no folder here, and as a hub id it is not pinned to a commit. Check the "
+            "path, or append @ and the commit's 40 lower-case hex digits, not a branch or tag."
         )
     return f"model is not in a known form. {_FORMS}"
 

@@ -91,6 +91,18 @@ def render_comment(report: Report, options: CommentOptions, clean: Clean = str) 
     return "\n\n".join(part for part in (head, shown, tail) if part) + "\n"
 
 
+def render_no_verdict(options: CommentOptions) -> str:
+    """Return the comment on a run that ended before there was a verdict."""
+    parts = (
+        options.marker,
+        "### ⚠️ Excise: no verdict",
+        "The run ended with an error before anything was judged; its log says why. An earlier "
+        "verdict does not hold for this state.",
+        _render_links(options),
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def _list_parts(report: Report, options: CommentOptions, clean: Clean) -> Iterator[str]:
     yield options.marker
     yield f"### {_find_headline(report, clean)}"
@@ -233,7 +245,7 @@ def _escape(text: str, clean: Clean) -> str:
 
 def _render_end(report: Report, options: CommentOptions, clean: Clean) -> str:
     """Return the links, and which checkpoints and versions the report is about."""
-    links = " · ".join(f"[{_escape(name, str)}](<{url}>)" for name, url in options.links)
+    links = _render_links(options)
     of = f"{code_span(clean(report.model.id))} {report.model.sha256[:12]}"
     if isinstance(report, GateReport):
         cached = ", measured by an earlier run" if report.is_against_cached else ""
@@ -242,3 +254,7 @@ def _render_end(report: Report, options: CommentOptions, clean: Clean) -> str:
         )
     version = _escape(report.versions.get("excise", "?"), clean)
     return "\n\n".join(part for part in (links, f"<sub>{of}; Excise {version}</sub>") if part)
+
+
+def _render_links(options: CommentOptions) -> str:
+    return " · ".join(f"[{_escape(name, str)}](<{url}>)" for name, url in options.links)

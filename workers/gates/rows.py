@@ -136,7 +136,7 @@ def remedy_responses(cause: str) -> Remedy:
     return Remedy(
         cause,
         f"Read the responses in the report; {LESS}, or set {{part}}.{{limit}} to what you accept.",
-        "Read what the checkpoint answers, and train it on texts of these prompts' kind, or set "
+        "Let the checkpoint answer these prompts, and train it on texts of their kind, or set "
         "{part}.{limit} to what you accept.",
     )
 

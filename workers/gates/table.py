@@ -185,7 +185,8 @@ ABILITIES = Gate(
     Remedy(
         "The model has lost an ability that the base has.",
         f"Protect it: put text that needs it into reference; {LESS}.",
-        "Train on text that needs it as well, or raise the gate's limit.",
+        "Train on text that needs it as well, or raise abilities.max_accuracy_fall or "
+        "abilities.max_nats_rise; for one slice, the same under abilities.slices.",
     ),
 )  # fmt: skip
 

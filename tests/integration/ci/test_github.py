@@ -87,7 +87,9 @@ def test_an_error_exits_with_1_and_leaves_no_old_verdict(repository: Path, comma
     found = run(repository, command, model="models/base", against="models/base")
     assert found.codes["Judge"] == 1
     assert found.outputs["action"] == {"exit-code": "1", "report": ""}
-    assert "Tell" not in found.codes
+    assert found.codes["Tell"] == 0
+    assert "no verdict" in found.summary
+    assert "::error title=Excise::there is no verdict" in found.log
     assert any(name.startswith(UPLOAD) for name in found.used)
 
 

@@ -44,6 +44,13 @@ def test_the_text_goes_to_standard_output(report: Path, monkeypatch: pytest.Monk
     assert "<details>" not in run("comment", report, "--no-responses").stdout
 
 
+def test_without_a_report_the_comment_says_that_there_is_no_verdict() -> None:
+    result = run("comment", "--link", "run=https://ci.example/1")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{MARKER}\n\n### ⚠️ Excise: no verdict\n")
+    assert result.stdout.endswith("[run](<https://ci.example/1>)\n")
+
+
 def test_annotations_and_junit(report: Path) -> None:
     assert run("annotations", report).stdout.startswith("::error title=Excise%3A kl::")
     suite = ElementTree.fromstring(run("junit", report).stdout_bytes).find("testsuite")
@@ -144,6 +151,8 @@ def test_one_comment_is_written_and_then_updated(
     assert run("post", report).stdout == "updated the comment\n"
     assert found.comments[:-1] == before, "a stranger's comment with our first line is not ours"
     assert found.comments[-1]["body"].startswith(f"{MARKER}\n\n### ✅")
+    assert run("post").stdout == "updated the comment\n"
+    assert found.comments[-1]["body"].startswith(f"{MARKER}\n\n### ⚠️ Excise: no verdict")
     header = "Authorization" if kind == "github" else "PRIVATE-TOKEN"
     assert all(TOKEN in request.headers[header] for request in server.requests)
     assert all(TOKEN.encode() not in request.body for request in server.requests)
