@@ -15,7 +15,8 @@ from workers.gates.table import ABILITIES, EFFECT_GATES, GATES, NOT_WORSE
 
 _ENDLESS = Remedy(
     GATES["token_limit"].remedy.cause + " Where the base ended its answers with what is now gone, "
-    "they go on until the limit.",
+    "they go on until the limit; if self_repetition rose as well, they loop, and more room does "
+    "not help.",
     "Raise decoding.max_new_tokens of {subject}, so that answers have the room to end by "
     "themselves, or set responses.{limit} to what you accept.",
     "Raise max_new_tokens of these prompts, so that answers have the room to end, or set "
