@@ -199,7 +199,7 @@ def test_an_installed_scorer_judges(compare: Compare, monkeypatch: pytest.Monkey
     monkeypatch.setattr(custom.importlib.metadata, "entry_points", lambda group: offered)
     assert not only(compare("parrot", "sound", OWN + "entry_point: parrot}")).passed
     assert only(compare("sound", "parrot", OWN + "entry_point: parrot}")).passed
-    with pytest.raises(ScorerUnavailableError, match="no scorer is called .other.*: parrot"):
+    with pytest.raises(ScorerUnavailableError, match=r"no scorer is called .other.*: parrot"):
         compare("sound", "parrot", OWN + "entry_point: other}")
 
 
