@@ -38,6 +38,8 @@ MAX_FILES = 10_000
 """Limit for files in a folder; the largest published checkpoints have under a thousand."""
 
 _MAX_SHOWN_CHARACTERS = 100
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What every pointer of Git LFS begins with (its specification, "The Pointer")."""
 _ADAPTER_SUFFIXES = frozenset({".json", ".safetensors", ".bin"})
 
 
@@ -75,12 +77,15 @@ def read_checkpoint_folder(folder: Path, roots: Collection[Path] | None = None) 
 
     Links may point anywhere below `roots`; by default into the folder itself and, for a snapshot
     in the hub's cache, to the blobs of its repository. Raises `CheckpointFolderError` for a link
-    that points elsewhere, for special files such as FIFOs, for files of a PEFT adapter (which
-    would be applied to the weights unasked), and what `list_weight_files` raises.
+    that points elsewhere, for special files such as FIFOs, for files that cannot be read, for
+    pointers of Git LFS, for files of a PEFT adapter (which would be applied to the weights
+    unasked), and what `list_weight_files` raises.
     """
     files = _check_files(folder, list_own_roots(folder) if roots is None else roots)
     weights = _choose_weights(folder, {path.name for path in files if path.parent == folder})
     others = tuple(path for path in files if _is_kept(path, folder))
+    for path in (*weights, *others):
+        _refuse_pointer(path)
     kept = {path.relative_to(folder).parts[0] for path in (*weights, *others)}
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in kept)
     return CheckpointFiles(folder, weights, others, tuple(left_out))
@@ -181,6 +186,20 @@ def _refuse_adapter(path: Path) -> None:
             f"{_show(path)} is a file of a PEFT adapter, which would be applied to the weights "
             "unasked. Delete it if the adapter is merged already; otherwise merge it with "
             "merge_and_unload() and save the result into a folder of its own."
+        )
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Raise for what a checkout without Git LFS leaves in place of a large file."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(_POINTER))
+    except OSError as error:
+        raise CheckpointFolderError(f"{_show(path)} cannot be read: {error.strerror}.") from None
+    if beginning == _POINTER:
+        raise CheckpointFolderError(
+            f"{_show(path)} is a pointer of Git LFS, not the file itself. Fetch the file with "
+            "git lfs pull; in a GitHub workflow, give actions/checkout lfs: true."
         )
 
 

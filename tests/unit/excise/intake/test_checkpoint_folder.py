@@ -217,3 +217,12 @@ def test_a_copy_holds_the_model_and_nothing_else(sharded: Path, tmp_path: Path) 
     templates = {"additional_chat_templates", "additional_chat_templates/rag.jinja"}
     assert found == {*SHARDS, *BESIDE, INDEX_NAME, *templates}
     assert set(files.left_out) == {*SECOND_SETS, "original", ".hidden.json", "run.py"}
+
+
+@pytest.mark.parametrize("name", [SHARDS[1], "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_not_the_file(sharded: Path, name: str) -> None:
+    (sharded / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 269060552\n"
+    )
+    with pytest.raises(CheckpointFolderError, match=f"{name}.*pointer of Git LFS.*git lfs pull"):
+        read_checkpoint_folder(sharded)
