@@ -120,9 +120,10 @@ def compute_margin_rows(
     Raises `SampleTooLargeError`.
     """
     rows = _Rows(loaded, components, len(samples))
-    read = _TextReader(loaded, choose_batch_tokens(batch_tokens, loaded.device), advance, on_halved)
+    size = choose_batch_tokens(batch_tokens, loaded.device)
+    reader = _TextReader(loaded, size, advance, on_halved)
     with rows.observed():
-        leads = read.run(samples, rows.fill_leads, rows)
+        leads = reader.run(samples, rows.fill_leads, rows)
     return MarginRows(rows.values, leads)
 
 
@@ -138,13 +139,14 @@ def compute_leads(
 
     Raises `SampleTooLargeError`.
     """
-    read = _TextReader(loaded, choose_batch_tokens(batch_tokens, loaded.device), advance, on_halved)
+    size = choose_batch_tokens(batch_tokens, loaded.device)
+    reader = _TextReader(loaded, size, advance, on_halved)
 
     def find(batch: TokenBatch, _: Sequence[SharedText]) -> torch.Tensor:
         return _predict_leads(loaded, batch).leads
 
     with torch.no_grad():
-        return read.run(samples, find, Overwritten())
+        return reader.run(samples, find, Overwritten())
 
 
 FindLeads = Callable[[TokenBatch, Sequence["SharedText"]], torch.Tensor]
