@@ -83,24 +83,24 @@ class CommentOptions:
 
 def render_comment(report: Report, options: CommentOptions, clean: Clean = str) -> str:
     """Return the comment. `clean` is applied to all text written by models or other people."""
-    head = "\n\n".join(part for part in _list_parts(report, options, clean) if part)
+    head = _join(*_list_parts(report, options, clean))
     tail = _render_end(report, options, clean)
     examples = _list_examples(report) if options.shows_responses else []
     room = MOST_CHARACTERS - len(head) - len(tail)
     shown = _render_examples(examples, clean, room)
-    return "\n\n".join(part for part in (head, shown, tail) if part) + "\n"
+    return _join(head, shown, tail) + "\n"
 
 
 def render_no_verdict(options: CommentOptions) -> str:
     """Return the comment on a run that ended before there was a verdict."""
-    parts = (
+    text = _join(
         options.marker,
         "### ⚠️ Excise: no verdict",
         "The run ended with an error before anything was judged; its log says why. An earlier "
         "verdict does not hold for this state.",
         _render_links(options),
     )
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return f"{text}\n"
 
 
 def _list_parts(report: Report, options: CommentOptions, clean: Clean) -> Iterator[str]:
@@ -253,8 +253,13 @@ def _render_end(report: Report, options: CommentOptions, clean: Clean) -> str:
             f", against {code_span(clean(report.against.id))} {report.against.sha256[:12]}{cached}"
         )
     version = _escape(report.versions.get("excise", "?"), clean)
-    return "\n\n".join(part for part in (links, f"<sub>{of}; Excise {version}</sub>") if part)
+    return _join(links, f"<sub>{of}; Excise {version}</sub>")
 
 
 def _render_links(options: CommentOptions) -> str:
     return " · ".join(f"[{_escape(name, str)}](<{url}>)" for name, url in options.links)
+
+
+def _join(*parts: str) -> str:
+    """Return the parts that are not empty as paragraphs."""
+    return "\n\n".join(filter(None, parts))

@@ -67,8 +67,7 @@ class TuningBench:
         self._tune = [entry.triggering(held_out=False) for entry in prepared.behaviours]
         self._text = [TokenSequence(ids) for ids in prepared.reference.tune]
         self._corpus = [TokenSequence(ids) for ids in prepared.corpus_tune]
-        limits = inputs.budget.slices
-        self._slices = SliceBench(inputs.base, prepared.protection, limits, advance)
+        self._slices = SliceBench(inputs.base, prepared.protection, inputs.budget, advance)
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         """Return the components that the settings allow, ranked by all behaviours' benefits."""

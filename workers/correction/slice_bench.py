@@ -8,9 +8,11 @@ from functools import cached_property
 
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import SliceFigures
+from workers.correction.budget import Budget
 from workers.correction.protection import restore
 from workers.correction.results import ProtectedSlice, SliceDamage
 from workers.correction.slice_damage import compare_slice
+from workers.gates.second_look import MOST_SLICES
 from workers.measuring.probes import measure_probes
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
@@ -21,18 +23,15 @@ items the share right is known to about 2 points (one standard error), and the l
 runs of the demo's job `words` exceeded it, at 1.5 and 2 times, while its loss in nats had fallen
 (benchmarks/RESULTS.md)."""
 
-MOST_SLICES = 6
-"""Largest number of slices measured again; if more seem to lose too much, they do. As in the
-verdict's second look (`workers/gates/second_look.py`)."""
-
 
 @dataclass(frozen=True)
 class SliceReading:
-    """Figures of the protected slices in the pruned model."""
+    """What the pruned model shows of the protected slices."""
 
-    first: Mapping[str, SliceFigures]
-    again: Mapping[str, SliceFigures]
-    """Slice in doubt → figures of its further items."""
+    losses: Mapping[str, SliceDamage]
+    """Slice → its loss on its first items."""
+    doubtful: Mapping[str, SliceFigures]
+    """Slice in doubt → figures of all of its items."""
 
 
 class SliceBench:
@@ -42,15 +41,15 @@ class SliceBench:
         self,
         base: LoadedModel,
         protection: Sequence[ProtectedSlice],
-        limits: Mapping[str, SliceDamage],
+        budget: Budget,
         advance: Advance,
     ) -> None:
-        """`limits` maps each slice to what the search may let it lose.
+        """`budget` says what the search may let each slice lose.
 
         `advance` is called with the number of probes in every batch of the first items.
         """
         self._base = base
-        self._limits = limits
+        self._budget = budget
         self._advance = advance
         self._first = {own.name: restore(own.tune) for own in protection}
         self._further = {own.name: restore(own.tune_more) for own in protection if own.tune_more}
@@ -62,34 +61,32 @@ class SliceBench:
         return measure_probes(self._base, self._first, self._advance)
 
     def read(self) -> SliceReading:
-        """Return the figures of the model as it is now, pruned."""
+        """Return what the model shows as it is now, pruned."""
         first = measure_probes(self._base, self._first, self._advance)
-        return SliceReading(first, self._measure_further(self._list_doubtful(first)))
+        losses = {
+            name: compare_slice(self._first[name], self.before[name], own)
+            for name, own in first.items()
+        }
+        further = self._measure_further(self._list_doubtful(losses))
+        return SliceReading(losses, {name: first[name].then(own) for name, own in further.items()})
 
     def compare(self, found: SliceReading) -> dict[str, SliceDamage]:
         """Return slice → its loss from the base model, which must be whole again."""
-        unknown = [name for name in found.again if name not in self._further_before]
+        unknown = [name for name in found.doubtful if name not in self._further_before]
         self._further_before |= self._measure_further(unknown)
-        return {name: self._compare(name, own, found) for name, own in found.first.items()}
-
-    def _compare(self, name: str, first: SliceFigures, found: SliceReading) -> SliceDamage:
-        probes, before = self._first[name], self.before[name]
-        if name not in found.again:
-            return compare_slice(probes, before, first)
-        return compare_slice(
-            [*probes, *self._further[name]],
-            before.then(self._further_before[name]),
-            first.then(found.again[name]),
-        )
-
-    def _list_doubtful(self, found: Mapping[str, SliceFigures]) -> list[str]:
-        """Return the slices that seem to lose too much, perhaps all by chance, and have more."""
-        uses = {
-            name: compare_slice(self._first[name], self.before[name], own).compute_share(
-                self._limits[name]
+        again = {
+            name: compare_slice(
+                [*self._first[name], *self._further[name]],
+                self.before[name].then(self._further_before[name]),
+                own,
             )
-            for name, own in found.items()
+            for name, own in found.doubtful.items()
         }
+        return {**found.losses, **again}
+
+    def _list_doubtful(self, losses: Mapping[str, SliceDamage]) -> list[str]:
+        """Return the slices that seem to lose too much, perhaps all by chance, and have more."""
+        uses = self._budget.compute_slice_uses(losses)
         over = [name for name, use in uses.items() if use > 1]
         if len(over) > MOST_SLICES or any(uses[name] >= MOST_BY_CHANCE for name in over):
             return []

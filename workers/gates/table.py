@@ -66,7 +66,7 @@ _OF_STATES = (
             "become longer (compare the gate longer), and longer texts repeat words by themselves."
         ),
         estimates.estimate_uniqueness_fall, GatedSet.GENERAL, "max_uniqueness_fall",
-        drop_limit,
+        on_loops=drop_limit,
     ),
     Gate(
         "self_repetition", _DAMAGE, "share of 4-grams", _AT_MOST,
@@ -76,7 +76,7 @@ _OF_STATES = (
             "Responses repeat whole phrases more than before: the model begins to loop."
         ),
         estimates.estimate_self_repetition_rise, GatedSet.GENERAL, "max_self_repetition_rise",
-        drop_limit,
+        on_loops=drop_limit,
     ),
     Gate(
         "emptiness", _DAMAGE, "share of prompts", _AT_MOST,
@@ -91,14 +91,14 @@ _OF_STATES = (
             "Responses have become short: what ended a behaviour may have ended the answer."
         ),
         estimates.estimate_length_ratio, GatedSet.GENERAL, "min_length_ratio",
-        relax_length,
+        on_loops=relax_length,
     ),
     Gate(
         "longer", _DAMAGE, "ratio", _AT_MOST,
         "responses to {subject} prompts grow to at most this multiple of their mean length",
         remedy_responses("Responses have become long: the model may no longer find an end."),
         estimates.estimate_length_ratio, GatedSet.GENERAL, "max_length_ratio",
-        drop_limit,
+        on_loops=drop_limit,
     ),
     Gate(
         "token_limit", _DAMAGE, "share of prompts", _AT_MOST,
@@ -108,7 +108,7 @@ _OF_STATES = (
             "More responses are cut off by the token limit instead of ending by themselves."
         ),
         estimates.estimate_limit_rise, GatedSet.GENERAL, "max_token_limit_rise",
-        drop_limit,
+        on_loops=drop_limit,
     ),
     Gate(
         "diversity", _DAMAGE, "relative", _AT_MOST,
@@ -118,7 +118,7 @@ _OF_STATES = (
             "Responses use fewer different words and phrases: they begin to look alike."
         ),
         estimates.estimate_diversity_fall, GatedSet.GENERAL, "max_diversity_fall",
-        drop_limit,
+        on_loops=drop_limit,
     ),
     Gate(
         "refusal", _SAFETY, "share of prompts", _AT_MOST,

@@ -54,12 +54,11 @@ class StageBars:
         """Move the stage's bar."""
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, note="")
-        note = f"{standing.message or ''}{_describe_left(standing)}".removeprefix(", ")
         self._bars.update(
             self._tasks[stage],
             completed=standing.done,
             total=max(standing.total, 1),
-            note=escape(note),
+            note=escape(_join(standing.message, _tell_left(standing))),
         )
 
 
@@ -74,12 +73,16 @@ class StageLines:
         tenth = int(10 * standing.done / max(standing.total, 1))
         if (stage, tenth) not in self._told:
             self._told.add((stage, tenth))
-            print(f"{stage} {10 * tenth} %{_describe_left(standing)}", flush=True)
+            print(_join(f"{stage} {10 * tenth} %", _tell_left(standing)), flush=True)
 
 
-def _describe_left(standing: Standing) -> str:
+def _tell_left(standing: Standing) -> str:
     left = standing.remaining_seconds
-    return "" if left is None else f", {timedelta(seconds=round(left))} left"
+    return "" if left is None else f"{timedelta(seconds=round(left))} left"
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from tests.tiny import MODULES, select_neurons
@@ -9,6 +11,7 @@ from tests.unit.workers.correction.bench_cases import LOOP
 from tests.unit.workers.kinds.correction.correction_inputs import FakeInputs, build_slice
 from workers.abilities.state import SliceFigures
 from workers.correction import slice_bench
+from workers.correction.budget import Budget
 from workers.correction.results import ProtectedSlice, SliceDamage
 from workers.correction.slice_bench import MOST_BY_CHANCE, MOST_SLICES, SliceBench
 from workers.models.loaded import LoadedModel
@@ -42,12 +45,18 @@ def measure(
         share = use if own.name == NAMES[0] else other
         loss = lose(base, own.model_copy(update={"tune_more": ()}))
         limits[own.name] = allow(abs(loss.nats_rise) / share)
-    return compare(SliceBench(base, slices, limits, ignore), base)
+    return compare(build_bench(base, slices, limits), base)
 
 
 def allow(nats: float) -> SliceDamage:
     """A limit on the mean rise alone."""
     return SliceDamage(nats_rise=nats, accuracy_fall=9.0, nats_margin=9.0)
+
+
+def build_bench(
+    base: LoadedModel, slices: Sequence[ProtectedSlice], limits: Mapping[str, SliceDamage]
+) -> SliceBench:
+    return SliceBench(base, slices, Budget(1.0, 1.0, limits), ignore)
 
 
 def compare(bench: SliceBench, base: LoadedModel) -> dict[str, SliceDamage]:
@@ -61,7 +70,7 @@ def lose(base: LoadedModel, own: ProtectedSlice) -> SliceDamage:
     """The loss on all of the slice's items, measured at once."""
     whole = own.model_copy(update={"tune": (*own.tune, *own.tune_more), "tune_more": ()})
     limits = {own.name: SliceDamage(nats_rise=1.0, accuracy_fall=1.0)}
-    return compare(SliceBench(base, (whole,), limits, ignore), base)[own.name]
+    return compare(build_bench(base, (whole,), limits), base)[own.name]
 
 
 def of_first(base: LoadedModel, own: ProtectedSlice) -> SliceDamage:
@@ -107,7 +116,7 @@ def test_where_many_seem_lost_or_one_certainly_is_nothing_is_measured_again(
     losing = [own for own in slices if of_first(base, own).nats_rise > 0]
     assert len(losing) > 2
     limits = {own.name: allow(of_first(base, own).nats_rise / 2) for own in losing}
-    bench = SliceBench(base, losing, limits, ignore)
+    bench = build_bench(base, losing, limits)
     asked.clear()
     monkeypatch.setattr(slice_bench, "MOST_SLICES", len(losing))
     compare(bench, base)
