@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
 
 from excise.estimates.cost import Cost, compute_cost
-from excise.estimates.machine import Machine
+from excise.estimates.machine import Machine, choose_dtype
 from excise.estimates.memory import Footprint
 from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
@@ -124,6 +124,8 @@ class Question:
 
 def estimate(question: Question, machine: Machine) -> Estimate:
     """Return what a correction needs on `machine`, with cheaper settings."""
+    dtype = choose_dtype(question.spec.dtype, [machine])
+    question = replace(question, spec=question.spec.model_copy(update={"dtype": dtype}))
     cost = _compute(question, machine)
     problem = describe_lack(cost.footprint, machine)
     return Estimate(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from excise.names import ComputeDtype
 
 MOST_BYTES = 2**60
 LEAST_SPEED, MOST_SPEED = 1e6, 1e21
 """Limits of plausible speeds: a thousandth of a slow core, and more than a whole cluster of
 accelerators."""
+
+
+LEAST_LOW_PRECISION_GAIN = 2.0
+"""How much faster products in bfloat16 must be for `auto` to choose it. With AMX and on GPUs they
+are four times as fast or more; on other CPUs mostly slower."""
 
 
 class Machine(BaseModel):
@@ -31,6 +40,15 @@ class Machine(BaseModel):
     """The same in bfloat16; null if it was not measured."""
     bytes_per_second: float = Field(ge=LEAST_SPEED, le=MOST_SPEED)
     """How fast the device reads its memory, measured."""
+
+
+def choose_dtype(wanted: ComputeDtype, machines: Sequence[Machine]) -> ComputeDtype:
+    """Return `wanted`, or for `auto` the one that suits all of these machines."""
+    if wanted is not ComputeDtype.AUTO:
+        return wanted
+    gains = [(own.low_precision_flops or 0) / own.flops for own in machines]
+    gains_enough = min(gains, default=0) >= LEAST_LOW_PRECISION_GAIN
+    return ComputeDtype.BFLOAT16 if gains_enough else ComputeDtype.FLOAT32
 
 
 class GivenMachine(Machine):

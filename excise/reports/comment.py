@@ -30,7 +30,7 @@ MOST_CHARACTERS = 60_000
 """Longest comment; GitHub refuses more than 65,536 characters."""
 
 MOST_GATES = 30
-"""Largest number of unmet gates in the table; the report lists all. Chosen by hand."""
+"""Largest number of gates in each table; the report lists all. Chosen by hand."""
 
 MOST_EXAMPLES = 5
 """Largest number of prompts whose responses are shown. Chosen by hand."""
@@ -127,36 +127,80 @@ def _find_headline(report: Report, clean: Clean) -> str:
 
 
 def _render_gates(gates: Sequence[GateResult], clean: Clean) -> str:
-    """Return how many gates are met, and a table of those that are not."""
-    unmet = [gate for gate in gates if not gate.is_met]
+    """Return how many gates are met, a table of those that are not, and one of those that are.
+
+    Gates that are clearly not met come first, then those that chance may have decided.
+    """
+    unmet = sorted((gate for gate in gates if not gate.is_met), key=lambda gate: gate.is_close)
+    met = [gate for gate in gates if gate.is_met]
     if not gates:
         return ""
-    if not unmet:
-        return f"All {len(gates)} gates are met."
+    return _join(
+        f"{len(unmet)} of {len(gates)} gates are not met." if unmet else _count_met(len(met)),
+        _render_unmet(unmet, clean),
+        _say_what_is_close(unmet, clean),
+        _render_met(met, clean),
+    )
+
+
+def _count_met(count: int) -> str:
+    return "The only gate is met." if count == 1 else f"All {count} gates are met."
+
+
+def _render_unmet(gates: Sequence[GateResult], clean: Clean) -> str:
+    if not gates:
+        return ""
     lines = [
-        f"{len(unmet)} of {len(gates)} gates are not met.",
-        "",
         "| Gate | Before | After | Value (95 %) | Limit | What to do |",
         "|:--|--:|--:|--:|--:|:--|",
-        *(_render_gate(gate, clean) for gate in unmet[:MOST_GATES]),
     ]
-    if len(unmet) > MOST_GATES:
-        lines += ["", f"And {len(unmet) - MOST_GATES} more, which the report lists."]
+    for gate in gates[:MOST_GATES]:
+        remedy = _escape(shorten(gate.remedy or "", RESPONSE_CHARACTERS), clean)
+        lines.append(_render_row(_describe_gate(gate, clean), gate, clean, remedy))
+    if len(gates) > MOST_GATES:
+        lines += ["", f"And {len(gates) - MOST_GATES} more, which the report lists."]
     return "\n".join(lines)
 
 
-def _render_gate(gate: GateResult, clean: Clean) -> str:
-    words = [gate.sentence, gate.note or ""]
-    about = " ".join(sentence(clean(shorten(text, RESPONSE_CHARACTERS))) for text in words if text)
+def _say_what_is_close(gates: Sequence[GateResult], clean: Clean) -> str:
+    """Return which of these gates would possibly be met with other prompts of the same kind."""
+    names = [code_span(clean(gate.name)) for gate in gates if gate.is_close][:MOST_GATES]
+    if not names:
+        return ""
+    return (
+        f"The limit lies within the 95 % interval of {', '.join(names)}: chance may have decided, "
+        "and more prompts make the interval narrower."
+    )
+
+
+def _render_met(gates: Sequence[GateResult], clean: Clean) -> str:
+    """Return a folded table of gates that are met."""
+    if not gates:
+        return ""
+    lines = ["| Gate | Before | After | Value (95 %) | Limit |", "|:--|--:|--:|--:|--:|"]
+    for gate in gates[:MOST_GATES]:
+        lines.append(_render_row(code_span(clean(gate.name)), gate, clean))
+    count = "1 gate that is met" if len(gates) == 1 else f"{len(gates)} gates that are met"
+    table = "\n".join(lines)
+    return f"<details>\n<summary>{count}</summary>\n\n{table}\n\n</details>"
+
+
+def _render_row(name: str, gate: GateResult, clean: Clean, *more: str) -> str:
     cells = (
-        f"{code_span(clean(gate.name))} {_escape(about, str)}",
+        name,
         "–" if gate.before is None else format_compact(gate.before),
         "–" if gate.after is None else format_compact(gate.after),
         _describe_value(gate, clean),
         _describe_limit(gate),
-        _escape(shorten(gate.remedy or "", RESPONSE_CHARACTERS), clean),
+        *more,
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _describe_gate(gate: GateResult, clean: Clean) -> str:
+    words = [gate.sentence, gate.note or ""]
+    about = " ".join(sentence(clean(shorten(text, RESPONSE_CHARACTERS))) for text in words if text)
+    return f"{code_span(clean(gate.name))} {_escape(about, str)}"
 
 
 def _describe_value(gate: GateResult, clean: Clean) -> str:

@@ -39,3 +39,10 @@ class GateResult(ReportModel):
     def is_met(self) -> bool:
         """Whether it was measured and met; a gate that was not measured is not met."""
         return self.passed and self.value is not None
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the limit lies within the value's interval, so that chance may have decided."""
+        if self.ci_low is None or self.ci_high is None:
+            return False
+        return self.ci_low < self.limit < self.ci_high

@@ -7,21 +7,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
 from excise.estimates.estimate import JobEstimate, Question, estimate, explain_refusal
-from excise.estimates.machine import USUAL_MACHINE, Machine
+from excise.estimates.machine import USUAL_MACHINE, Machine, choose_dtype
 from excise.estimates.shape import ModelShape, ShapeError
 from excise.intake.model_sources import load_config
-from excise.names import MachineSource
+from excise.names import ComputeDtype, MachineSource
 from excise.resources.estimates import EstimateRequest, EstimateView
 from excise.specs import CorrectionSpec, JobSpec
+from excise.specs.common import JobSpecBase
 from service.errors import DoesNotFitError, InvalidRequestError
 from service.estimates import repository
 from service.jobs.model_checks import check_model
 from service.jobs.prompt_set_checks import check_prompt_sets
 from service.settings import Settings
+
+_Spec = TypeVar("_Spec", bound=JobSpecBase)
 
 NOBODY_SAID = (
     "No worker has reported its machine, so this is for a usual one: two cores and 24 GiB. Start a "
@@ -81,6 +85,14 @@ def estimate_submission(
     if tightest.source is MachineSource.WORKER:
         refuse_unless_it_fits(spec, tightest)
     return tightest
+
+
+def choose_spec_dtype(session: Session, spec: _Spec, settings: Settings) -> _Spec:
+    """Return the spec with a dtype that suits every live worker in place of `auto`."""
+    if spec.dtype is not ComputeDtype.AUTO:
+        return spec
+    machines = [own.machine for own in list_machines(session, settings)]
+    return spec.model_copy(update={"dtype": choose_dtype(spec.dtype, machines)})
 
 
 def refuse_unless_it_fits(spec: CorrectionSpec, found: JobEstimate) -> None:

@@ -23,7 +23,7 @@ from service.errors import (
     NotReadyError,
     TooManyOpenJobsError,
 )
-from service.estimates.operations import estimate_submission
+from service.estimates.operations import choose_spec_dtype, estimate_submission
 from service.jobs import repository
 from service.jobs.intermediates import discard_files
 from service.jobs.model_checks import check_model
@@ -65,6 +65,7 @@ def submit_job(
     _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
     source = check_model(spec, settings)
     _check_publish(identity, spec, settings)
+    spec = choose_spec_dtype(session, spec, settings)
     job = _build_job(identity, spec)
     size = len(json.dumps(job.spec))
     check_room_for_job(session, identity.tenant_id, settings.quotas, size)

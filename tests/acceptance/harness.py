@@ -185,10 +185,9 @@ class Harness:
     def job_processes(self) -> list[psutil.Process]:
         """Return the processes in which jobs run."""
         try:
-            children = psutil.Process(self.worker_pid()).children(recursive=True)
+            return list_job_processes(psutil.Process(self.worker_pid()))
         except psutil.NoSuchProcess:
             return []
-        return [child for child in children if is_job_process(child)]
 
     def job_process(self) -> psutil.Process:
         """Return the process in which the running job runs."""
@@ -300,10 +299,23 @@ def wait_for(
     return value
 
 
-def is_job_process(process: psutil.Process) -> bool:
-    """Return whether a child of the worker is the spawned process of a job."""
+def list_job_processes(worker: psutil.Process) -> list[psutil.Process]:
+    """Return the processes in which a worker's jobs and shards run.
+
+    Raises `psutil.NoSuchProcess` if the worker has ended.
+    """
+    return [own for own in worker.children(recursive=True) if _is_job_process(own)]
+
+
+def _is_job_process(process: psutil.Process) -> bool:
+    """Return whether the process was spawned, or forked from the server that forks them all."""
     try:
-        return any("spawn_main" in part for part in process.cmdline())
+        parent = process.parent()
+        if "spawn_main" in " ".join(process.cmdline()):
+            return True
+        return parent is not None and all(
+            "multiprocessing.forkserver" in " ".join(own.cmdline()) for own in (process, parent)
+        )
     except psutil.Error:
         return False
 

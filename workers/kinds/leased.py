@@ -32,6 +32,7 @@ class LeasedJob(LeasedWork[Claim]):
 
     task = JOB_TASK
     policy = JOBS
+    loads = "workers.kinds.registry"
 
     def claim(
         self,
@@ -65,6 +66,7 @@ class LeasedShard(LeasedWork[ShardClaim]):
 
     task = SHARD_TASK
     policy = SHARDS
+    loads = "workers.kinds.registry"
 
     def claim(
         self,
@@ -99,6 +101,7 @@ class LeasedPublication(LeasedWork[PublicationClaim]):
 
     task = PUBLISH_TASK
     policy = VERSIONS
+    loads = "workers.kinds.publication.publish"
 
     def claim(
         self,

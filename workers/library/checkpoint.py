@@ -21,6 +21,7 @@ from workers.fetching.sources import find_checkpoint, list_model_roots
 from workers.models.checkpoints import CheckpointError, load_checkpoint, require_tokenizer
 from workers.models.devices import BALANCED, DTYPES, find_device
 from workers.models.loaded import LoadedModel
+from workers.models.machine import choose_own_dtype
 from workers.models.quiet import quiet_transformers
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 
@@ -69,14 +70,15 @@ def open_checkpoint(
             raise CheckpointError(
                 "tokenizer goes with a loaded model; a folder or a name has its own. Leave it out"
             )
-        chosen = _parse_dtype(dtype or ComputeDtype.FLOAT32)
+        wanted = _parse_dtype(dtype or ComputeDtype.FLOAT32)
         _check_device(device)
+        chosen = choose_own_dtype(wanted, device)
         folder = _find_folder(str(model))
         require_tokenizer(folder)
         return OpenCheckpoint(str(model), folder, chosen, device)
     _check_loaded(model, tokenizer)
     own = _name_dtype(model)
-    if dtype is not None and _parse_dtype(dtype) != own:
+    if dtype not in (None, ComputeDtype.AUTO) and _parse_dtype(dtype) != own:
         raise CheckpointError(
             f"dtype is {dtype}, but the model is held in {own}; load it in {dtype}, or leave "
             "dtype out"
@@ -157,7 +159,7 @@ def _parse_dtype(dtype: Any) -> ComputeDtype:
         return ComputeDtype(dtype)
     except ValueError:
         raise CheckpointError(
-            f"dtype is {dtype!r}; give one of these names: {', '.join(DTYPES)}"
+            f"dtype is {dtype!r}; give one of these names: {', '.join(ComputeDtype)}"
         ) from None
 
 

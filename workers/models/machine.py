@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from excise.estimates.machine import Machine
+from excise.estimates.machine import Machine, choose_dtype
+from excise.names import ComputeDtype
 from workers.models.devices import BALANCED, choose_device, count_devices
 from workers.models.memory import count_memory
 
@@ -37,6 +38,13 @@ def measure_machine(device: str = "auto") -> Machine:
         low_precision_flops=_measure_products(place, torch.bfloat16),
         bytes_per_second=_measure_reading(place),
     )
+
+
+def choose_own_dtype(wanted: ComputeDtype, device: str) -> ComputeDtype:
+    """Return `wanted`, or for `auto` the one that suits this machine's device."""
+    if wanted is not ComputeDtype.AUTO:
+        return wanted
+    return choose_dtype(wanted, [measure_machine(device)])
 
 
 def _list_gpus(chosen: str) -> list[torch.device]:

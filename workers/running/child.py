@@ -1,5 +1,4 @@
-"""The spawned child process of a worker: makes one attempt at a piece of work, and records how it
-ended."""
+"""The child process of a worker: makes one attempt at a piece of work, and records how it ended."""
 
 from __future__ import annotations
 
@@ -121,7 +120,7 @@ def _record(database: Database, name: str, write: Callable[[Session], None]) -> 
 
 
 def _exit_with_parent() -> None:
-    """End this process as soon as the worker that spawned it has ended for any reason."""
+    """End this process as soon as the worker that started it has ended for any reason."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

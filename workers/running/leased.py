@@ -48,7 +48,7 @@ Held = TypeVar("Held", bound=HeldRow)
 class LeasedWork(ABC, Generic[Held]):
     """One kind of row that workers take: jobs, shards or versions.
 
-    Instances are passed to the spawned child with a claim, so they must be picklable, and their
+    Instances are passed to the child process with a claim, so they must be picklable, and their
     modules must not import torch, which the supervisor never loads. Every method that takes a claim
     raises `LeaseLostError` if another worker has the lease.
     """
@@ -56,6 +56,9 @@ class LeasedWork(ABC, Generic[Held]):
     task: str
     """The broker task whose messages name such rows."""
     policy: LeasePolicy[Any]
+    loads: str | None = None
+    """The module that `run` imports, which takes seconds as it loads torch. Where child processes
+    can be forked, it is imported once for all of them."""
 
     @abstractmethod
     def claim(

@@ -1,9 +1,8 @@
-"""Supervision of leased work: the parent holds the lease, a spawned child does the work."""
+"""Supervision of leased work: the parent holds the lease, a child process does the work."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import signal
 import time
 from multiprocessing.process import BaseProcess
@@ -16,6 +15,7 @@ from service.database import Database
 from service.errors import LeaseLostError
 from service.tracing import continue_trace, get_traceparent
 from workers.running.child import EXIT_OUT_OF_MEMORY, run_child
+from workers.running.launching import get_process_context
 from workers.running.leased import Held, LeasedWork
 from workers.running.measures import ATTEMPTS, LEASE_LOSSES, Ending
 from workers.running.reporting import ChildReports
@@ -95,7 +95,7 @@ class Supervisor:
                 time.sleep(_LOOK_SECONDS)
 
     def _run_child(self, work: LeasedWork[Held], claim: Held) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = get_process_context(self._settings.device)
         reports, end = context.Pipe(duplex=False)
         child = context.Process(
             target=run_child,

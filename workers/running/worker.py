@@ -16,6 +16,7 @@ from excise.logs import configure_logging
 from service.database import Database
 from service.tracing import HEADER, flush_traces
 from workers.running.exposition import serve_metrics
+from workers.running.launching import preload
 from workers.running.leased import LeasedWork
 from workers.running.life_signs import LifeSigns
 from workers.running.supervision import Supervisor
@@ -35,6 +36,7 @@ def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) ->
     life_signs = LifeSigns(database, settings, supervisor)
     for work in leased:
         _add_task(app, supervisor, work)
+    preload(work.loads for work in leased if work.loads is not None)
 
     def keep_logging(loglevel: int, **_: Any) -> None:
         """Log like the service, not like Celery, whose --loglevel applies to its own lines only."""
@@ -71,7 +73,7 @@ def _build_app(broker_url: str) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        # CUDA does not survive a fork, so there is no pool; work runs in a spawned child.
+        # The supervisor starts a child for each piece of work itself, so there is no pool.
         worker_pool="solo",
         worker_concurrency=1,
         broker_connection_retry_on_startup=True,

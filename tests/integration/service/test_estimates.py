@@ -258,3 +258,20 @@ def test_the_openapi_document_shows_an_estimate(app_client: TestClient) -> None:
     assert {"machine", "host_bytes", "cheaper", "source"} <= set(example)
     assert json.dumps(schemas["JobView"]["properties"]["estimate"]).count("JobEstimate") == 1
     assert "insist" in schemas["CorrectionSpec"]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("machines", "chosen"), [([], "float32"), ([LARGE], "bfloat16"), ([LARGE, SMALL], "float32")]
+)
+def test_an_automatic_dtype_is_decided_when_the_job_is_submitted(
+    client: TestClient, tell: Tell, machines: list[Machine], chosen: str
+) -> None:
+    for number, machine in enumerate(machines):
+        tell(str(number), machine)
+    spec = build_spec(client, model="small", dtype="auto")
+    headers = {"Idempotency-Key": f"automatic-{chosen}-{len(machines)}"}
+    job = client.post("/v1/jobs", json=spec, headers=headers).json()
+    assert job["spec"]["dtype"] == chosen
+    tell("0", SMALL)  # another machine changes nothing about a job that is there
+    again = client.post("/v1/jobs", json=spec, headers=headers).json()
+    assert (again["id"], again["spec"]["dtype"]) == (job["id"], chosen)

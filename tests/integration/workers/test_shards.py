@@ -29,7 +29,7 @@ from service.keys.operations import Identity
 from service.models import ApiKey, Event, Job, JobArtifact, Shard, StageResult
 from service.prompt_sets.operations import create_prompt_set
 from service.relay import Relay
-from tests.acceptance.harness import build_model, build_prompts
+from tests.acceptance.harness import build_model, build_prompts, list_job_processes
 from tests.faulty import LOOP
 from tests.integration.service.conftest import clear_jobs
 from tests.integration.workers.shard_worker import SHARDS, digest, find_folder
@@ -106,9 +106,8 @@ class Workers:
         return [
             child
             for worker in workers
-            for child in worker.children()
+            for child in list_job_processes(worker)
             if child.status() != psutil.STATUS_ZOMBIE
-            and any("spawn_main" in part for part in child.cmdline())
         ]
 
     def stop(self) -> None:

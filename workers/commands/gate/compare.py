@@ -32,6 +32,7 @@ from workers.measuring.probes import measure_probes
 from workers.models.checkpoints import load_checkpoint
 from workers.models.devices import DTYPES
 from workers.models.loaded import LoadedModel
+from workers.models.machine import choose_own_dtype
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.reports.gate_examples import collect_examples
 from workers.reports.gate_run import find_outcome
@@ -58,7 +59,8 @@ def compare_checkpoints(
     `UnsupportedArchitectureError`; a gate that cannot be measured is in the report.
     """
     folder, base_folder = find_checkpoint(model), find_checkpoint(against)
-    dtype = DTYPES[config.dtype]
+    chosen = choose_own_dtype(config.dtype, device)
+    dtype = DTYPES[chosen]
     kinds = list_built_in(config.behaviours)
     if problem := find_unknown_slice(config.abilities, kinds):
         raise GateConfigError(problem)
@@ -69,7 +71,7 @@ def compare_checkpoints(
         measurer = BaseMeasurer(checkpoint, cache, say)
         base = checkpoint.load()
         plan = _build_plan(config, files, base, detectors, kinds)
-        measure_sha256 = compute_measure_sha256(plan, config.dtype)
+        measure_sha256 = compute_measure_sha256(plan, chosen)
         baseline, tokenizer = measurer.measure(plan, base, measure_sha256), base.tokenizer
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
@@ -100,7 +102,7 @@ def compare_checkpoints(
         examples=collect_examples(gates, base_state, state),
         notes=notes,
         not_asked=_list_not_asked(config),
-        dtype=config.dtype,
+        dtype=chosen,
         seed=config.seed,
         versions=list_versions(),
     )

@@ -41,7 +41,8 @@ def test_the_text_goes_to_standard_output(report: Path, monkeypatch: pytest.Monk
     assert result.stdout.startswith("<!-- excise-comment:nightly -->\n")
     assert "[run](<https://ci.example/1>)" in result.stdout
     assert TOKEN not in result.stdout
-    assert "<details>" not in run("comment", report, "--no-responses").stdout
+    assert "may offend" in result.stdout
+    assert "may offend" not in run("comment", report, "--no-responses").stdout
 
 
 def test_without_a_report_the_comment_says_that_there_is_no_verdict() -> None:

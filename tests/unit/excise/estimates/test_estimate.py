@@ -12,7 +12,7 @@ from excise.estimates.estimate import (
     estimate,
     explain_refusal,
 )
-from excise.estimates.machine import Machine
+from excise.estimates.machine import Machine, choose_dtype
 from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
 from excise.names import ComputeDtype, MachineSource
@@ -156,3 +156,29 @@ def test_an_estimate_says_for_whose_machine_it_is() -> None:
     told = JobEstimate.of(found, MachineSource.WORKER, 3)
     assert (told.minutes, told.source, told.workers) == (found.minutes, "worker", 3)
     assert JobEstimate.model_validate(told.model_dump(mode="json")) == told
+
+
+SLOW_IN_BFLOAT16 = TWO_CORES.model_copy(update={"low_precision_flops": TWO_CORES.flops / 8})
+
+
+@pytest.mark.parametrize(
+    ("machines", "chosen"),
+    [
+        ([H100], "bfloat16"),
+        ([H100, SLOW_IN_BFLOAT16], "float32"),
+        ([H100, TWO_CORES], "float32"),  # whose speed in bfloat16 was not measured
+        ([], "float32"),
+    ],
+)
+def test_an_automatic_dtype_suits_every_machine(machines: list[Machine], chosen: str) -> None:
+    assert choose_dtype(ComputeDtype.AUTO, machines) == chosen
+    assert choose_dtype(ComputeDtype.FLOAT32, machines) == "float32"
+    assert choose_dtype(ComputeDtype.BFLOAT16, machines) == "bfloat16"
+
+
+def test_an_automatic_dtype_is_estimated_as_what_it_would_be() -> None:
+    automatic, low = (ask(build_spec(dtype=own), SMOLLM2, H100) for own in ("auto", "bfloat16"))
+    assert automatic == low
+    assert ask(build_spec(dtype="auto"), SMOLLM2, TWO_CORES) == ask(
+        build_spec(), SMOLLM2, TWO_CORES
+    )

@@ -37,7 +37,9 @@ KL = GateResult(
 LOST = GateResult(
     name="refusal", sentence="it refuses", limit=0.05, value=None, passed=False, unmeasured="no way"
 )
-MET = KL.model_copy(update={"name": "perplexity", "passed": True, "value": 0.0})
+MET = KL.model_copy(
+    update={"name": "perplexity", "passed": True, "value": 0.0, "ci_low": -0.01, "ci_high": 0.02}
+)
 
 
 def build(*gates: GateResult, **changes: Any) -> GateReport:
@@ -74,6 +76,15 @@ def test_a_failing_run_in_full() -> None:
         "| `refusal` It refuses. | – | – | not measured: no way | 0.05 |  |\n"
         "\n"
         "<details>\n"
+        "<summary>1 gate that is met</summary>\n"
+        "\n"
+        "| Gate | Before | After | Value (95 %) | Limit |\n"
+        "|:--|--:|--:|--:|--:|\n"
+        "| `perplexity` | – | – | 0 (−0.01 … 0.02) | ≤ 0.03 nats a token |\n"
+        "\n"
+        "</details>\n"
+        "\n"
+        "<details>\n"
         "<summary>1 prompt, and what was answered before and after; may offend</summary>\n"
         "\n"
         "**slogan**\n"
@@ -99,14 +110,24 @@ def test_a_failing_run_in_full() -> None:
 def test_a_passing_run_is_short() -> None:
     text = render_comment(build(MET, outcome=GateOutcome.PASSED, is_against_cached=True), OPTIONS)
     assert "### ✅ Excise: every gate is met: `candidate` against `base`" in text
-    assert "All 1 gates are met." in text
-    assert "|" not in text
+    assert "The only gate is met." in text
+    assert "What to do" not in text
+    assert text.count("\n| `") == 1
     assert "measured by an earlier run" in text
+
+
+def test_gates_that_chance_may_have_decided_come_last_and_are_named() -> None:
+    close = KL.model_copy(update={"name": "copying", "ci_low": 0.01})
+    text = render_comment(build(close, KL, LOST), OPTIONS)
+    rows = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert rows == ["kl", "refusal", "copying"]
+    assert "The limit lies within the 95 % interval of `copying`: chance may" in text
+    assert "The limit lies" not in render_comment(build(KL, LOST), OPTIONS)
 
 
 def test_notes_are_told_first() -> None:
     text = render_comment(build(MET, notes=["it has no @template"]), OPTIONS)
-    assert text.index("It has no @\N{WORD JOINER}template.") < text.index("gates are met")
+    assert text.index("It has no @\N{WORD JOINER}template.") < text.index("gate is met")
 
 
 def test_what_moved_since_an_earlier_run_is_told() -> None:

@@ -51,6 +51,11 @@ def test_an_unknown_architecture_is_refused_before_it_is_written(
     assert not any(tmp_path.iterdir())
 
 
+def test_a_loaded_model_decides_its_own_dtype_if_it_is_automatic() -> None:
+    opened = open_checkpoint(build_tiny_model(), build_tiny_tokenizer(), dtype="auto")
+    assert opened.dtype == "float32"
+
+
 def test_a_dtype_that_the_loaded_model_is_not_held_in() -> None:
     with pytest.raises(CheckpointError, match="dtype is bfloat16, but the model is held in float"):
         open_checkpoint(build_tiny_model(), build_tiny_tokenizer(), dtype="bfloat16")
@@ -59,7 +64,7 @@ def test_a_dtype_that_the_loaded_model_is_not_held_in() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "float16"}, "give one of these names: float32, bfloat16"),
+        ({"dtype": "float16"}, "give one of these names: float32, bfloat16, auto"),
         ({"dtype": torch.float32}, "dtype is torch.float32; give one of these names"),
         ({"device": "gpu"}, "device is 'gpu'; give auto, cpu, cuda"),
         ({"tokenizer": build_tiny_tokenizer()}, "a folder or a name has its own"),

@@ -8,9 +8,10 @@ import psutil
 import pytest
 import torch
 
+from excise.names import ComputeDtype
 from workers.models import machine
 from workers.models.devices import BALANCED
-from workers.models.machine import measure_machine
+from workers.models.machine import choose_own_dtype, measure_machine
 
 
 def test_this_machine_is_measured() -> None:
@@ -36,3 +37,13 @@ def test_all_gpus_count_where_a_model_is_spread_over_them(
     monkeypatch.setattr(machine, "_measure_reading", lambda *_: 1e9)
     found = measure_machine(asked)
     assert (found.device, found.device_bytes) == ("GPU" if gpus else "cpu", size)
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(4, "bfloat16"), (0.2, "float32")])
+def test_an_automatic_dtype_is_the_one_that_this_machine_gains_by(
+    monkeypatch: pytest.MonkeyPatch, gain: float, chosen: str
+) -> None:
+    speeds = {torch.float32: 1e11, torch.bfloat16: gain * 1e11}
+    monkeypatch.setattr(machine, "_measure_products", lambda _, dtype: speeds[dtype])
+    assert choose_own_dtype(ComputeDtype.AUTO, "cpu") == chosen
+    assert choose_own_dtype(ComputeDtype.FLOAT32, "cpu") == "float32"
