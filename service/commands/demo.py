@@ -22,7 +22,7 @@ from excise.cli.progress import follow_job, format_seconds
 from excise.cli.report_summary import print_report
 from excise.client import Client, ClientError, build_set_name
 from excise.installation import EXAMPLES, find_checkout
-from excise.names import ComputeDtype, JobFile, KeyScope, MachineSource, Verdict
+from excise.names import JobFile, KeyScope, Verdict
 from excise.reports import JobReport, read_report
 from excise.resources.jobs import JobView
 from service.database import Database
@@ -36,7 +36,6 @@ _PROGRESS_BAR = re.compile(r"\d+%\|")  # tqdm's progress bars, which suit termin
 _FETCH_SECONDS = 1800.0
 _PATIENCE_SECONDS = 120.0
 _CANCEL_SECONDS = 3.0
-_MACHINE_SECONDS = 60.0
 _REDUCED_PROMPTS = 48
 _REDUCED_REFERENCE = 24
 _REDUCED_ROUNDS = 2
@@ -87,7 +86,7 @@ def run_demo(options: DemoOptions) -> ExitCode:
         key = create_throwaway_key(stack.database_url)
         with Client(stack.url, key, patience_seconds=_PATIENCE_SECONDS) as client:
             job = submit_demo_job(client, inputs, options)
-            say(f"submitted {job.id}: correct {job.model}, in {job.spec['dtype']}")
+            say(f"submitted {job.id}: correct {job.model}")
             job = follow_demo_job(client, job, console, started)
             return _conclude(client, job, options, console)
 
@@ -229,19 +228,7 @@ def submit_demo_job(client: Client, inputs: DemoInputs, options: DemoOptions) ->
             read_prompts(inputs.perplexity, None), build_set_name(inputs.perplexity)
         ).id,
     ]
-    spec = build_spec(inputs, options, *ids)
-    if spec.get("dtype") == ComputeDtype.AUTO:
-        _wait_for_machine(client, spec)
-    return client.create_job(spec)
-
-
-def _wait_for_machine(client: Client, spec: dict[str, Any]) -> None:
-    """Wait until the worker has said how fast it is, or has had time enough to say so."""
-    deadline = time.monotonic() + _MACHINE_SECONDS
-    while time.monotonic() < deadline:
-        if client.estimate_job(spec).data[0].source is MachineSource.WORKER:
-            return
-        time.sleep(1)
+    return client.create_job(build_spec(inputs, options, *ids))
 
 
 def follow_demo_job(client: Client, job: JobView, console: Console, started: float) -> JobView:

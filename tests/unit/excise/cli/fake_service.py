@@ -152,7 +152,6 @@ class FakeService:
         self.specs: list[dict[str, Any]] = []
         self.estimated: list[dict[str, Any]] = []
         self.fits = True
-        self.machine_source = "worker"
         self.lacking = ""
         """Field that names no prompt set; empty where all name one."""
         self.idempotency_keys: list[str] = []
@@ -261,7 +260,7 @@ class FakeService:
 
     async def estimate(self, request: Request) -> Any:
         self.estimated.append(await request.json())
-        shown = {**ESTIMATE, "fits": self.fits, "source": self.machine_source}
+        shown = {**ESTIMATE, "fits": self.fits}
         view = {"object": "estimate", "model": "m", "fits": self.fits, "note": None}
         return view | {"data": [shown]}
 

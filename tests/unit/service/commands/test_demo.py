@@ -81,24 +81,6 @@ def test_reduced_runs_ask_for_less(options: DemoOptions) -> None:
     assert len(read_prompts(inputs.undesired, 60).splitlines()) == 60
 
 
-def test_an_automatic_dtype_waits_for_a_worker_that_says_how_fast_it_is(
-    service: FakeService, client: Client, options: DemoOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits: list[float] = []
-
-    def report_machine(seconds: float) -> None:
-        waits.append(seconds)
-        service.machine_source = "worker"
-
-    monkeypatch.setattr("service.commands.demo.time.sleep", report_machine)
-    service.machine_source = "usual"
-    path = options.examples / "repetition.job.json"
-    path.write_text(json.dumps({**SPEC, "dtype": "auto"}))
-    submit_demo_job(client, find_inputs(options), options)
-    assert len(waits) == 1
-    assert len(service.estimated) == 2
-
-
 @pytest.mark.parametrize(
     ("verdict", "reduced", "code"),
     [
