@@ -21,6 +21,22 @@ def preload(modules: Iterable[str]) -> None:
     multiprocessing.set_forkserver_preload(sorted(set(modules)))
 
 
+def warm_up(device: str) -> None:
+    """Return once the next child can start at once: the server process has imported everything.
+
+    Whoever holds a lease must not wait for that.
+    """
+    context = get_process_context(device)
+    if isinstance(context, ForkServerContext):
+        first = context.Process(target=_do_nothing, name="excise-warm-up")
+        first.start()  # returns when it has been forked
+        first.join()
+
+
+def _do_nothing() -> None:
+    """Be forked, and end."""
+
+
 def get_process_context(device: str) -> ForkServerContext | SpawnContext:
     """Return what starts child processes whose models run on `device`, a worker's setting.
 

@@ -15,7 +15,7 @@ from service.database import Database
 from service.errors import LeaseLostError
 from service.tracing import continue_trace, get_traceparent
 from workers.running.child import EXIT_OUT_OF_MEMORY, run_child
-from workers.running.launching import get_process_context
+from workers.running.launching import get_process_context, warm_up
 from workers.running.leased import Held, LeasedWork
 from workers.running.measures import ATTEMPTS, LEASE_LOSSES, Ending
 from workers.running.reporting import ChildReports
@@ -54,6 +54,7 @@ class Supervisor:
 
         Returns at once if there is nothing to do here: the row is taken, done or not wanted.
         """
+        warm_up(self._settings.device)
         claim = self._claim(work, row_id)
         if claim is None:
             logger.info("%s is not to be run here", row_id)
