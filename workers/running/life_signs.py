@@ -47,7 +47,7 @@ class LifeSigns:
     def beat(self) -> bool:
         """Write one heartbeat; return whether the worker still receives jobs."""
         busy = self._supervisor.job_id
-        if busy is not None:
+        if busy is not None or self._supervisor.is_warming_up:
             self._idle_since = time.monotonic()
         silence, machine = self._settings.silence_seconds, self._machine.read()
         with self._database.transaction() as session:

@@ -44,6 +44,8 @@ class Supervisor:
         self.worker_id = worker_id
         self.job_id: str | None = None
         """The current job, for the heartbeat."""
+        self.is_warming_up = False
+        """Whether it waits for the first child to be startable, with a message in its hands."""
 
     def stop(self) -> None:
         """Give the running work back at the next check, because the worker is shutting down."""
@@ -54,7 +56,11 @@ class Supervisor:
 
         Returns at once if there is nothing to do here: the row is taken, done or not wanted.
         """
-        warm_up(self._settings.device)
+        self.is_warming_up = True
+        try:
+            warm_up(self._settings.device)
+        finally:
+            self.is_warming_up = False
         claim = self._claim(work, row_id)
         if claim is None:
             logger.info("%s is not to be run here", row_id)

@@ -90,8 +90,9 @@ class Workers:
     def busy(self) -> dict[int, int]:
         """Return the held shards, each with the worker process whose child holds it."""
         held = [int(path.name.partition("-")[2]) for path in self.folder.glob("hold-*")]
+        workers = {process.pid for process in self._processes}
         return {
-            position: psutil.Process(pid).ppid()
+            position: next(own.pid for own in psutil.Process(pid).parents() if own.pid in workers)
             for position in held
             for pid in self.started(position)
             if psutil.pid_exists(pid)

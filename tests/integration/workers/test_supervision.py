@@ -219,6 +219,10 @@ def test_an_idle_worker_that_gets_no_jobs_exits(
     make_job()
     assert signs.beat()  # not for long yet
     wait(2 * settings.silence_seconds)
+    supervisor.is_warming_up = True
+    assert signs.beat()  # it has a message, and loads what a job needs
+    supervisor.is_warming_up = False
+    wait(2 * settings.silence_seconds)
     supervisor.job_id = "job_other"
     assert signs.beat()  # busy
     supervisor.job_id = None
