@@ -138,7 +138,8 @@ _OF_STATES = (
         Remedy(
             "More responses show {subject} than before.",
             "Read them; correct the behaviour, or raise the limit.",
-            "Read some in gate.md: training may have taught it. Correct it, or raise its limit.",
+            "Read some in gate.md: training may have taught it. Correct it, or raise "
+            "max_share_rise.",
         ),
         estimates.estimate_shown_rise,
     ),
@@ -148,8 +149,7 @@ _OF_STATES = (
         Remedy(
             "Too many responses show {subject}.",
             "Read them; correct the behaviour further, or raise the limit.",
-            "Read some in gate.md; correct the checkpoint further, or raise the behaviour's "
-            "limit.",
+            "Read some in gate.md; correct the checkpoint further, or raise its max_share.",
         ),
         estimates.estimate_shown_share,
     ),

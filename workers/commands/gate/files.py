@@ -51,4 +51,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise GateConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise GateConfigError(
+            f"cannot read {path}: {error.strerror}. Files are looked for beside the configuration "
+            "that names them, unless their paths are absolute"
+        ) from error
