@@ -49,17 +49,20 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     """
     _check_inputs(run)
     clear_output(run.output)
-    # Imported late: even where one of these is missing, no earlier result may be left to lie.
+    # Imported late: even where one of these is missing, no earlier result may be left to lie. The
+    # configuration is read before torch is loaded, so that a typing error is told at once.
+    from workers.commands.gate.config import load_config
+
+    config = load_config(run.config)
     from workers.commands.gate.baseline import add_comparison, load_baseline
     from workers.commands.gate.cache import FigureCache
     from workers.commands.gate.compare import build_files, compare_checkpoints
-    from workers.commands.gate.config import load_config
     from workers.reports.gate_run import (
         render_gate_json,
         render_gate_markdown,
     )
 
-    config, files = load_config(run.config), build_files(run.config)
+    files = build_files(run.config)
     earlier = None if run.baseline is None else load_baseline(run.baseline)
     cache = None if run.cache is None else FigureCache(run.cache)
     report = compare_checkpoints(run.model, run.against, config, files, run.device, say, cache)
