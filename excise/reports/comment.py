@@ -150,16 +150,15 @@ def _count_met(count: int) -> str:
 def _render_unmet(gates: Sequence[GateResult], clean: Clean) -> str:
     if not gates:
         return ""
-    lines = [
-        "| Gate | Before | After | Value (95 %) | Limit | What to do |",
-        "|:--|--:|--:|--:|--:|:--|",
-    ]
+    rows = []
     for gate in gates[:MOST_GATES]:
         remedy = _escape(shorten(gate.remedy or "", RESPONSE_CHARACTERS), clean)
-        lines.append(_render_row(_describe_gate(gate, clean), gate, clean, remedy))
-    if len(gates) > MOST_GATES:
-        lines += ["", f"And {len(gates) - MOST_GATES} more, which the report lists."]
-    return "\n".join(lines)
+        rows.append(_render_row(_describe_gate(gate, clean), gate, clean, remedy))
+    head = (
+        "| Gate | Before | After | Value (95 %) | Limit | What to do |",
+        "|:--|--:|--:|--:|--:|:--|",
+    )
+    return _render_table(head, rows, len(gates))
 
 
 def _say_what_is_close(gates: Sequence[GateResult], clean: Clean) -> str:
@@ -177,12 +176,18 @@ def _render_met(gates: Sequence[GateResult], clean: Clean) -> str:
     """Return a folded table of gates that are met."""
     if not gates:
         return ""
-    lines = ["| Gate | Before | After | Value (95 %) | Limit |", "|:--|--:|--:|--:|--:|"]
-    for gate in gates[:MOST_GATES]:
-        lines.append(_render_row(code_span(clean(gate.name)), gate, clean))
+    rows = [_render_row(code_span(clean(own.name)), own, clean) for own in gates[:MOST_GATES]]
+    head = ("| Gate | Before | After | Value (95 %) | Limit |", "|:--|--:|--:|--:|--:|")
+    table = _render_table(head, rows, len(gates))
     count = "1 gate that is met" if len(gates) == 1 else f"{len(gates)} gates that are met"
-    table = "\n".join(lines)
     return f"<details>\n<summary>{count}</summary>\n\n{table}\n\n</details>"
+
+
+def _render_table(head: Sequence[str], rows: Sequence[str], count: int) -> str:
+    """Return a table, and below it how many of the `count` gates have no row."""
+    left = count - len(rows)
+    more = ["", f"And {left} more, which the report lists."] if left else []
+    return "\n".join([*head, *rows, *more])
 
 
 def _render_row(name: str, gate: GateResult, clean: Clean, *more: str) -> str:
