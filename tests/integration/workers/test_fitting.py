@@ -30,6 +30,7 @@ from workers.running import child, life_signs
 from workers.running.context import JobContext
 from workers.running.life_signs import LifeSigns
 from workers.running.machine_report import MachineReport
+from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
 
 GIB = 2**30
@@ -201,7 +202,7 @@ def test_heartbeats_describe_the_worker(
     found: list[Machine | None] = [None, LARGE, None]
     report = SimpleNamespace(read=lambda: found.pop(0))
     monkeypatch.setattr(life_signs, "MachineReport", lambda _: report)
-    supervisor: Any = SimpleNamespace(worker_id=f"w-{os.getpid()}", job_id=None)
+    supervisor = Supervisor(database, settings, f"w-{os.getpid()}")
     signs = LifeSigns(database, settings, supervisor)
     seen = []
     for _ in range(3):
