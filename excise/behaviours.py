@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from excise.wording import count_noun
+
 Prompts = Sequence[str | Sequence[Mapping[str, str]]]
 """Texts, or chats: lists of messages with role and content."""
 
@@ -31,7 +33,7 @@ class LocalBehaviour:
 
     def __repr__(self) -> str:
         count = len(self.fields["prompts"])
-        return f"<{type(self).__name__} {self.fields['name']!r}, {count} prompts>"
+        return f"<{type(self).__name__} {self.fields['name']!r}, {count_noun(count, 'prompt')}>"
 
 
 class Repetition(LocalBehaviour):

@@ -25,6 +25,7 @@ from excise.reports.text import (
     shorten,
 )
 from excise.reports.wording import SIGNS, describe_values
+from excise.wording import count_noun
 
 MOST_CHARACTERS = 60_000
 """Longest comment; GitHub refuses more than 65,536 characters."""
@@ -270,7 +271,7 @@ def _render_examples(examples: Sequence[GateExample], clean: Clean, room: int) -
         rendered.append(text)
     if not rendered:
         return ""
-    count = "1 prompt" if len(rendered) == 1 else f"{len(rendered)} prompts"
+    count = count_noun(len(rendered), "prompt")
     summary = f"<summary>{count}, and what was answered before and after; may offend</summary>"
     body = "\n\n".join(rendered)
     return f"<details>\n{summary}\n\n{body}\n\n</details>"

@@ -77,7 +77,7 @@ def test_a_set_of_one_prompt_can_be_kept_but_not_corrected(stack: Harness) -> No
     spec = stack.build_spec()
     spec["behaviours"][0]["prompts"] = prompts.json()["id"]
     response = stack.request("POST", "/v1/jobs", json=spec)
-    mentions = ("has 1 prompts", "least is 4", "larger set")
+    mentions = ("has 1 prompt", "least is 4", "larger set")
     check_problem(response, 422, "invalid_request", "behaviours[0].prompts", *mentions)
 
 

@@ -16,6 +16,7 @@ from excise.reports.correction import (
     RandomControl,
     SplitEffect,
 )
+from excise.wording import count_noun
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import (
     BehaviourResponses,
@@ -104,10 +105,9 @@ def describe_decoding(behaviour: Behaviour) -> str:
     decoding = behaviour.decoding
     if decoding.temperature == 0:
         return f"greedy, up to {decoding.max_new_tokens} tokens"
-    noun = "sample" if decoding.samples == 1 else "samples"
     return (
-        f"{decoding.samples} {noun} a prompt, temperature {decoding.temperature:g}, top-p "
-        f"{decoding.top_p:g}, up to {decoding.max_new_tokens} tokens"
+        f"{count_noun(decoding.samples, 'sample')} a prompt, temperature {decoding.temperature:g}, "
+        f"top-p {decoding.top_p:g}, up to {decoding.max_new_tokens} tokens"
     )
 
 

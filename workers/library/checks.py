@@ -11,6 +11,7 @@ from excise.behaviours import LocalBehaviour
 from excise.specs import JobSpec
 from excise.specs.common import JobSpecBase, PromptSetUse, SpecModel
 from excise.specs.correction import CorrectionSpec
+from excise.wording import count_noun
 from workers.library.inputs import find_task_file
 from workers.library.sets import Sets
 from workers.stages.context import InvalidInputError
@@ -79,7 +80,5 @@ def _list_fields(annotation: Any) -> set[str]:
 def _check_length(use: PromptSetUse, sets: Sets) -> None:
     count = sets.count(use.prompt_set_id)
     if count < use.least:
-        noun = "rows" if use.is_rows else "texts"
-        raise InvalidInputError(
-            f"{use.field} has {count} {noun}; the least is {use.least}. Give more."
-        )
+        found = count_noun(count, "row" if use.is_rows else "text")
+        raise InvalidInputError(f"{use.field} has {found}; the least is {use.least}. Give more.")

@@ -16,8 +16,9 @@ from workers.progress import Advance, ignore
 POSITIONS_AT_ONCE = 512
 """Positions whose full next-token distribution is held in memory at a time. Chosen by hand."""
 
-BATCH_TOKENS = 4096
-"""Padded tokens per batch. Chosen by hand; affects memory and time only."""
+BATCH_TOKENS = 1024
+"""Padded tokens per batch. On a CPU, 4096 took a quarter more time, partly for padding
+(benchmarks/RESULTS.md)."""
 
 
 def measure_probes(

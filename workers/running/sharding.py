@@ -11,6 +11,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Sequence
 
+from excise.wording import count_noun
 from service.errors import ArtifactNotFoundError, LeaseLostError
 from service.jobs.shards import (
     ShardClaim,
@@ -168,6 +169,7 @@ def _tell_workers(context: JobContext, stage: ShardedStage, states: Sequence[Sha
     workers = Tally(state.worker or "unknown" for state in states)
     context.event(
         "stage.combined",
-        f"Stage {stage.name}: {len(states)} shards by {len(workers)} workers put together.",
+        f"Stage {stage.name}: {count_noun(len(states), 'shard')} by "
+        f"{count_noun(len(workers), 'worker')} put together.",
         {"stage": stage.name, "shards": len(states), "workers": dict(workers)},
     )

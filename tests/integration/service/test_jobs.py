@@ -117,7 +117,7 @@ def test_small_prompt_sets_are_rejected(client: TestClient) -> None:
     single = replace(spec, "behaviours.0.prompts", upload(client, 1, "one"))
     response = client.post("/v1/jobs", json=single)
     assert response.json()["error"]["param"] == "behaviours[0].prompts"
-    assert "has 1 prompts; the least is 4" in response.json()["detail"]
+    assert "has 1 prompt; the least is 4" in response.json()["detail"]
     response = client.post("/v1/jobs", json=replace(spec, "reference", upload(client, 7, "seven")))
     assert response.json()["error"]["param"] == "reference"
 

@@ -181,7 +181,7 @@ def test_its_own_errors_state_what_is_wrong_with_the_input(
 
 
 def test_its_prompt_sets_and_fields_are_checked(submit: Callable[..., str]) -> None:
-    with pytest.raises(InvalidRequestError, match="prompts has 1 prompts; the least is 2"):
+    with pytest.raises(InvalidRequestError, match="prompts has 1 prompt; the least is 2"):
         submit(["one"])
     with pytest.raises(InvalidRequestError, match="prompts names no prompt set"):
         submit(prompts="ps_none")

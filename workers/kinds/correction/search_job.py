@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from excise.names import Granularity
+from excise.wording import count_noun
 from workers.correction.bench import Findings, TuningBench
 from workers.correction.candidates import PoolSize
 from workers.correction.results import StoredSelection, Trial, TrialSettings
@@ -86,8 +87,9 @@ class SearchReporter:
         """Report that the components to choose from have been found."""
         self._context.event(
             "search.pool",
-            f"{pool.components} {pool.granularity.value}s to choose from, weighed together by "
-            f"{pool.rows} pieces of reference text and {pool.slices} protected slices.",
+            f"{count_noun(pool.components, pool.granularity.value)} to choose from, weighed "
+            f"together by {count_noun(pool.rows, 'piece')} of reference text and "
+            f"{count_noun(pool.slices, 'protected slice')}.",
             {"components": pool.components, "rows": pool.rows, "slices": pool.slices},
             once=True,
         )
@@ -98,7 +100,8 @@ class SearchReporter:
         told = ", ".join(f"{name} {-gain:+.0%}" for name, gain in gains.items())
         self._context.event(
             "search.trial",
-            f"{trial.settings.origin}, {trial.amount} {trial.settings.granularity.value}s: {told}, "
+            f"{trial.settings.origin}, "
+            f"{count_noun(trial.amount, trial.settings.granularity.value)}: {told}, "
             f"perplexity {trial.perplexity_increase:+.2%}, KL {trial.kl_mean:.4f}"
             f", {_describe_use(trial)}",
             {

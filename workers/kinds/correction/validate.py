@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import accumulate
 
 from workers.abilities.encoding import EncodedProbe
 from workers.correction.ablation import ablated
@@ -35,9 +36,9 @@ from workers.stages.inputs import CorrectionInputs
 CONTROL_DRAWS = 3
 """Number of random selections measured besides the chosen one; their figures are averaged."""
 
-CONTROL_PROBES = 8
-"""Number of probes per slice on which a random selection is measured: about twenty items, enough to
-show that removing that many random components changes nothing.
+CONTROL_ITEMS = 12
+"""Smallest number of items per slice on which a random selection is measured: a fifth of the
+verdict's, enough to show that removing that many random components changes nothing.
 """
 
 _BASE, _CORRECTED, _CONTROL = "base model", "corrected model", "random selection"
@@ -76,7 +77,7 @@ def _work(
     assert trial is not None  # without a chosen trial there is nothing to validate
     plan = build_check_plan(inputs, prepared)
     bench = _HeldOutBench(inputs, prepared, trial.settings)
-    compared = {name: probes[:CONTROL_PROBES] for name, probes in plan.abilities.items()}
+    compared = {name: take_items(probes, CONTROL_ITEMS) for name, probes in plan.abilities.items()}
     counter = Counter(progress, list_parts(plan, compared, bench.list_parts(len(search.alone))))
     baseline = Baseline(plan, inputs.base, counter)
     chosen = trial.selection.to_selection()
@@ -93,6 +94,12 @@ def _work(
         corrected=states[1],
         control_abilities=control,
     ).to_bytes()
+
+
+def take_items(probes: Sequence[EncodedProbe], items: int) -> tuple[EncodedProbe, ...]:
+    """Return the first probes with at least so many items in total, or all if there are fewer."""
+    before = accumulate((len(probe.spans) for probe in probes), initial=0)
+    return tuple(probe for probe, count in zip(probes, before, strict=False) if count < items)
 
 
 def list_parts(

@@ -213,5 +213,5 @@ def test_wrong_input_is_refused_before_anything_runs(folder: Path) -> None:
     alike = [f"{' '.join(['w1 w2 w3 w4'] * 8)} w{number}" for number in range(8)]
     with pytest.raises(InvalidInputError, match=r"reference has 8 texts \(1 when near-duplicates"):
         excise.correct(folder, [repetition], alike, shows_progress=False, **SETTINGS)
-    with pytest.raises(InvalidInputError, match="reference has 1 texts"):
+    with pytest.raises(InvalidInputError, match="reference has 1 text"):
         excise.correct(folder, [repetition], ["w1 w2"], shows_progress=False, **SETTINGS)

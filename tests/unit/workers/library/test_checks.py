@@ -40,7 +40,7 @@ def test_enough_of_everything_is_fine() -> None:
         ({"reference": TEXTS[:7]}, "reference has 7 texts; the least is 8"),
         (
             {"protect": {"sets": [{"name": "own", "prompts": ["one"]}]}},
-            r"protect.sets\[0\].prompts has 1 texts; the least is 2",
+            r"protect.sets\[0\].prompts has 1 text; the least is 2",
         ),
         ({"publish": {"alias": "a@b"}}, "publish needs a service"),
     ],

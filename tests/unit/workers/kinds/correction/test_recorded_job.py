@@ -66,6 +66,9 @@ EXPLAINED = "explained responses"
 UNITS_VALIDATED = 2220
 """Texts, responses and probes, as the log counted them."""
 
+CONTROL_PROBES = 8
+"""Probes per slice on which that job measured a random selection."""
+
 STEPS_A_SECOND = 2
 """How often the stage comes further in the replay."""
 
@@ -267,7 +270,7 @@ def replay_validate() -> Replay:
     inputs: Any = FakeInputs((behaviour(),))
     settings = TrialSettings(origin="round 5", granularity=WEIGHT, amount=1)
     bench = validate._HeldOutBench(inputs, prepared(), settings)
-    compared = {name: own[: validate.CONTROL_PROBES] for name, own in probes.items()}
+    compared = {name: own[:CONTROL_PROBES] for name, own in probes.items()}
     parts = validate.list_parts(plan, compared, bench.list_parts(0))
     again = tuple(EncodedProbe(text(length), ()) for length in JOB["probes_again"])
     more = [count_probes({"refrains": again}, step) for step in validate._AGAIN]

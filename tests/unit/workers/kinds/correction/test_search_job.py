@@ -112,7 +112,7 @@ def test_every_trial_is_an_event() -> None:
     (kind, message, data), (_, over, later) = context.events
     assert kind == "search.trial"
     assert message == (
-        "round 1, 1 neurons: loop -50%, rudeness +25%, perplexity +1.00%, KL 0.0123, "
+        "round 1, 1 neuron: loop -50%, rudeness +25%, perplexity +1.00%, KL 0.0123, "
         "kl at 50% of what the search allows"
     )
     assert over.endswith(", over budget: words at 120% of what the search allows")
