@@ -246,14 +246,22 @@ def _import_image(engine: Engine, name: str, suite: str, packages: str) -> None:
                 "--dpkgopt=path-exclude=/usr/share/locale/*",
             ),
             *(f"--include={packages}", suite, str(tar), _MIRROR),
+            environment={**os.environ, "PATH": f"{os.environ['PATH']}:{mmdebstrap.parent}"},
         )
         engine.run("import", "--change", f"ENV {_PATH}", str(tar), name)
-    except subprocess.SubprocessError as error:
-        raise ContainersUnavailableError(f"mmdebstrap failed ({error})") from None
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().splitlines()[-3:]
+        raise ContainersUnavailableError(f"mmdebstrap failed: {'; '.join(last)}") from None
+    except subprocess.TimeoutExpired as error:
+        raise ContainersUnavailableError(f"mmdebstrap took over {error.timeout:g} s") from None
     finally:
         tar.unlink(missing_ok=True)
 
 
-def _run(*arguments: str, folder: Path | None = None) -> None:
-    """Run a program to its end."""
-    subprocess.run(arguments, cwd=folder, check=True, capture_output=True, timeout=300)
+def _run(
+    *arguments: str, folder: Path | None = None, environment: dict[str, str] | None = None
+) -> None:
+    """Run a program to its end, by default in this process's environment."""
+    subprocess.run(
+        arguments, cwd=folder, env=environment, check=True, capture_output=True, timeout=600
+    )
