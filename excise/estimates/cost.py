@@ -2,8 +2,9 @@
 
 The time follows from the number of tokens that pass through the model. A forward pass costs two
 operations per weight and token, a backward pass twice that. The constants below were fitted to
-recorded jobs on SmolLM2-135M (benchmarks/RESULTS.md: the demo with six rounds, 34, 87, 312 and
-142 seconds, and 1,500 prompts of toxicity) and are right within a factor of two, not better.
+recorded jobs on SmolLM2-135M (benchmarks/RESULTS.md: the demo with eight rounds, in float32 42,
+134, 779 and 205 seconds, in bfloat16 30, 127, 604 and 113) and are right within a factor of two,
+not better.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ GENERATION_SHARE = 0.4
 PASS_SHARE = 0.7
 """The same for passes over whole texts; measured 0.72."""
 
-CPU_LOW_PRECISION_GAIN = 3.3
-"""Largest factor by which bfloat16 is faster on a CPU, whatever its matrix products gain, because
-the rest of a pass does not gain: with AMX, products of 2048² took a fifth of the time of float32,
-and a pass of SmolLM2-135M over 1,024 tokens 0.30 of it (2026-11-29)."""
+CPU_PASS_GAIN, CPU_GENERATION_GAIN, CPU_RELEVANCE_GAIN = 2.0, 1.4, 1.0
+"""Largest factors by which bfloat16 makes passes over text, generation and passes with relevance
+faster on a CPU, whatever its matrix products gain, because the rest does not gain: with AMX,
+products of 2048² took a fifth of the time of float32; of the demo's job, the passes of validation
+took half, answers seven tenths, and attribution and rows of relevance as long (2026-11-30)."""
 
 ROUNDS = 6
 """Number of rounds of a search that does not give one."""
@@ -41,13 +43,21 @@ EXPLORING_DRAWS = 3
 CONTROLS = 3
 """Number of random selections with which validation compares the correction."""
 
-PROTECTED_TOKENS = 20_000
-"""Tokens that the built-in slices add to the text that a search reads in each round: 19,500 with
-SmolLM2's tokenizer, counted. Weighing candidates reads as many again, forwards and backwards, of
-the base model and half-way to the first trial."""
+LEARNED_TOKENS = 20_000
+"""Tokens of the built-in slices by which a search ranks: 19,500 with SmolLM2's tokenizer, counted.
+They are explained with the reference text, and read twice to weigh the candidates."""
 
-ABILITY_TOKENS = 33_000
-"""Tokens of one measurement of all slices; base, correction and a third for the control."""
+LEARNED_AGAIN = 0.1
+"""Share of them that a round reads again, for slices that a trial lost."""
+
+TUNED_TOKENS = 26_000
+"""Tokens of the built-in slices on which each trial is measured: 25,800, counted likewise."""
+
+ABILITY_TOKENS = 40_000
+"""Tokens of one measurement of all slices: 39,470, counted likewise."""
+
+ABILITY_STATES = 2.2
+"""Measurements of all slices: base, correction, and a fifth of the items for the control."""
 
 TUNING_TOKENS = 2_560
 """Tokens of reference text and corpus on which each round is measured."""
@@ -103,7 +113,8 @@ class _Work:
         self._shape = shape
         self._machine = machine
         self._sets = list(zip(spec.behaviours, behaviours, strict=True))
-        self._protected = PROTECTED_TOKENS if spec.protect is not None else 0
+        self._learned = LEARNED_TOKENS if spec.protect is not None else 0
+        self._tuned = TUNED_TOKENS if spec.protect is not None else 0
         self._abilities = ABILITY_TOKENS if spec.gates.abilities is not None else 0
 
     def time_stages(self) -> dict[str, float]:
@@ -150,38 +161,45 @@ class _Work:
 
     def _attribute(self) -> float:
         """Return the seconds for undesired responses, both ways, and two general questions."""
-        general = self._spec.attribution.reference_tokens + self._protected
-        return self._pass(3 * self._measured / 2 + 5 * general)
+        general = self._spec.attribution.reference_tokens + self._learned
+        return self._explain(3 * self._measured / 2 + 5 * general)
 
     def _round(self) -> float:
         """Return the seconds to answer tuning prompts, explain the rest and read all texts once."""
         tuned = self._measured / 2
-        return self._generate(tuned) + self._pass(3 * tuned + TUNING_TOKENS + self._protected)
+        return (
+            self._generate(tuned)
+            + self._pass(TUNING_TOKENS + self._tuned)
+            + self._explain(3 * (tuned + LEARNED_AGAIN * self._learned))
+        )
 
     def _weigh(self) -> float:
         """Return the seconds for the rows by which candidates are weighed together, drawn once."""
-        return self._pass(2 * FISHER_TOKENS + 4 * self._protected)
+        return self._explain(2 * FISHER_TOKENS + 6 * self._learned)
 
     def _validate(self) -> float:
         held_out = self._measured / 2
-        states = 2 + 1 / 3
         return self._generate((1 + CONTROLS) * held_out) + self._pass(
-            2 * TEXT_TOKENS + states * self._abilities
+            2 * TEXT_TOKENS + ABILITY_STATES * self._abilities
         )
 
     def _generate(self, tokens: float) -> float:
         """Return the seconds to generate: bound by products or by reading the weights each step."""
         steps = tokens / GENERATED_AT_ONCE
         reading = steps * self._shape.count_bytes(self._spec.dtype) / self._machine.bytes_per_second
-        return max(self._compute(tokens) / GENERATION_SHARE, reading)
+        return max(self._compute(tokens, CPU_GENERATION_GAIN) / GENERATION_SHARE, reading)
 
     def _pass(self, tokens: float) -> float:
-        return self._compute(tokens) / PASS_SHARE
+        return self._compute(tokens, CPU_PASS_GAIN) / PASS_SHARE
 
-    def _compute(self, tokens: float) -> float:
+    def _explain(self, tokens: float) -> float:
+        """Return the seconds of passes that show relevance; a backward pass counts as two."""
+        return self._compute(tokens, CPU_RELEVANCE_GAIN) / PASS_SHARE
+
+    def _compute(self, tokens: float, cpu_gain: float) -> float:
         machine = self._machine
         flops = machine.flops
         if self._spec.dtype is ComputeDtype.BFLOAT16:
             low = machine.low_precision_flops or flops
-            flops = min(low, CPU_LOW_PRECISION_GAIN * flops) if machine.device == "cpu" else low
+            flops = min(low, cpu_gain * flops) if machine.device == "cpu" else low
         return 2 * tokens * (self._shape.active_weights + self._shape.head_weights) / flops
