@@ -12,7 +12,7 @@ import argparse
 import time
 from pathlib import Path
 
-from workers.abilities.catalogue import SLICES, build_slices
+from workers.abilities.catalogue import build_slices
 from workers.abilities.source import Purpose
 from workers.measuring import probes as measured
 from workers.models.batches import build_batches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from excise.wording import count_noun
+from excise.plurals import count_noun
 
 Prompts = Sequence[str | Sequence[Mapping[str, str]]]
 """Texts, or chats: lists of messages with role and content."""

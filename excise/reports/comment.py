@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from excise.names import GateOutcome, JobKind, Verdict
+from excise.plurals import count_noun
 from excise.reports.correction import CorrectionReport
 from excise.reports.gate_run import GateExample, GateReport
 from excise.reports.gates import GateResult
@@ -25,7 +26,6 @@ from excise.reports.text import (
     shorten,
 )
 from excise.reports.wording import SIGNS, describe_values
-from excise.wording import count_noun
 
 MOST_CHARACTERS = 60_000
 """Longest comment; GitHub refuses more than 65,536 characters."""

@@ -18,13 +18,14 @@ class GateExample(ReportModel):
     """A prompt, and the responses of both checkpoints."""
 
     behaviour: str
+    """Name of the behaviour or prompt set."""
     prompt: str
     before: tuple[str, ...]
     """Responses of the checkpoint compared with, without reasoning."""
     after: tuple[str, ...]
     """Responses of the checkpoint that was judged."""
-    shown: int
-    """Number of the latter that show the behaviour."""
+    shown: int | None = None
+    """Number of the latter that show the behaviour; None for a prompt set without one."""
 
 
 class FigureChange(ReportModel):
@@ -85,7 +86,7 @@ class GateReport(ReportModel):
     token_limits: list[TokenLimitUse] = Field(default_factory=list)
     """For each set of prompts, how many answers were cut off; empty in older files."""
     examples: list[GateExample] = Field(default_factory=list)
-    """Responses that show a behaviour with a gate that was not met."""
+    """Responses to prompts of each behaviour and prompt set with a gate that was not met."""
     comparison: RunComparison | None = None
     """Comparison with an earlier run, if one was given."""
     not_asked: list[str]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from excise.names import PromptSetFormat
+from excise.plurals import count_noun
 from excise.specs import JobSpec
 from excise.specs.common import PromptSetUse, ServerTask
-from excise.wording import count_noun
 from service.errors import InvalidRequestError
 from service.jobs import repository
 from service.settings import Settings
@@ -44,9 +44,9 @@ def _check_use(session: Session, tenant_id: str, use: PromptSetUse) -> None:
             param=use.field,
         )
     if count < use.least:
-        found = count_noun(count, "row" if use.is_rows else "prompt")
+        given = count_noun(count, "row" if use.is_rows else "prompt")
         raise InvalidRequestError(
-            f"{use.field} has {found}; the least is {use.least}. Upload a larger set.",
+            f"{use.field} has {given}; the least is {use.least}. Upload a larger set.",
             param=use.field,
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from excise.names import Direction, MeasureName
+from excise.plurals import count_noun
 from excise.reports.correction import (
     BehaviourEffect,
     ControlledEffect,
@@ -16,7 +17,6 @@ from excise.reports.correction import (
     RandomControl,
     SplitEffect,
 )
-from excise.wording import count_noun
 from workers.correction.behaviour import Behaviour
 from workers.correction.results import (
     BehaviourResponses,

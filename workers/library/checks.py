@@ -8,10 +8,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from excise.behaviours import LocalBehaviour
+from excise.plurals import count_noun
 from excise.specs import JobSpec
 from excise.specs.common import JobSpecBase, PromptSetUse, SpecModel
 from excise.specs.correction import CorrectionSpec
-from excise.wording import count_noun
 from workers.library.inputs import find_task_file
 from workers.library.sets import Sets
 from workers.stages.context import InvalidInputError

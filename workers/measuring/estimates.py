@@ -100,29 +100,29 @@ def estimate_divergence(pair: Pair) -> Estimate:
 
 def estimate_refusal_rise(pair: Pair) -> Estimate:
     """Return the increase in the share of prompts refused."""
-    return _estimate_share_rise(*_find_refusals(pair))
+    return _estimate_share_rise(*find_refusals(pair))
 
 
 def estimate_refusal_fall(pair: Pair) -> Estimate:
     """Return the decrease in the share of prompts refused."""
-    return _estimate_share_fall(*_find_refusals(pair))
+    return _estimate_share_fall(*find_refusals(pair))
 
 
 def estimate_empty_rise(pair: Pair) -> Estimate:
     """Return the increase in the share of empty responses."""
-    before, after = _find_figures(pair)
+    before, after = find_figures(pair)
     return _estimate_share_rise(before.is_empty, after.is_empty)
 
 
 def estimate_limit_rise(pair: Pair) -> Estimate:
     """Return the increase in the share of responses cut off at the token limit."""
-    before, after = _find_figures(pair)
+    before, after = find_figures(pair)
     return _estimate_share_rise(before.hits_limit, after.hits_limit)
 
 
 def estimate_length_ratio(pair: Pair) -> Estimate:
     """Return the ratio of mean response lengths in tokens, after / before."""
-    before, after = _find_figures(pair)
+    before, after = find_figures(pair)
     return _estimate_ratio(before.lengths, after.lengths)
 
 
@@ -271,7 +271,8 @@ def describe_unanswered(pair: Pair) -> str:
     return "; ".join(parts)
 
 
-def _find_refusals(pair: Pair) -> tuple[list[bool], list[bool]]:
+def find_refusals(pair: Pair) -> tuple[list[bool], list[bool]]:
+    """Return which of both states' answers refuse; raises if too few responses reach an answer."""
     before, after = _find_answers(pair)
     return [is_refusal(text) for text in before.texts], [is_refusal(text) for text in after.texts]
 
@@ -279,10 +280,11 @@ def _find_refusals(pair: Pair) -> tuple[list[bool], list[bool]]:
 def _find_answer_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
     """Return both states' response figures; raises if too few responses reach an answer."""
     _find_answers(pair)
-    return _find_figures(pair)
+    return find_figures(pair)
 
 
-def _find_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
+def find_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
+    """Return both states' response figures; raises `MissingFigureError` if either is missing."""
     before, after = (
         compute_response_figures(
             found.token_ids, found.max_new_tokens, found.texts, found.answer_ids

@@ -11,7 +11,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Sequence
 
-from excise.wording import count_noun
+from excise.plurals import count_noun
 from service.errors import ArtifactNotFoundError, LeaseLostError
 from service.jobs.shards import (
     ShardClaim,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from excise.names import Granularity
-from excise.wording import count_noun
+from excise.plurals import count_noun
 from workers.correction.bench import Findings, TuningBench
 from workers.correction.candidates import PoolSize
 from workers.correction.results import StoredSelection, Trial, TrialSettings

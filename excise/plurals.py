@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Nouns after numbers."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Numbers in sentences."""
+"""Nouns after numbers."""
 
 from __future__ import annotations
 
 import pytest
 
-from excise.wording import count_noun
+from excise.plurals import count_noun
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 heads"), (1, "1 head"), (2, "2 heads")])
