@@ -8,7 +8,7 @@
             print(event.message)
         report = read_report(client.fetch_report(job.id))
 
-`correct`, `find_circuit`, `compress` and `apply` do the work in this process (see
+`correct`, `estimate`, `find_circuit`, `compress` and `apply` do the work in this process (see
 docs/guides/library.md); they need `pip install 'excise[worker]'`.
 Every name below is imported on first use, so that `import excise` is fast and imports nothing
 else.
@@ -72,6 +72,7 @@ __all__ = [
     "apply",
     "compress",
     "correct",
+    "estimate",
     "find_circuit",
     "parse_spec",
     "read_report",
@@ -87,7 +88,14 @@ _HOMES = {
         "ConnectionLostError",
         "DownloadError",
     ),
-    "excise.engine": ("EngineMissingError", "apply", "compress", "correct", "find_circuit"),
+    "excise.engine": (
+        "EngineMissingError",
+        "apply",
+        "compress",
+        "correct",
+        "estimate",
+        "find_circuit",
+    ),
     "excise.errors": ("UserError",),
     "excise.installation": ("__version__",),
     "excise.reports": (

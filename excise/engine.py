@@ -9,7 +9,7 @@ from excise.errors import UserError
 
 ENTRY_POINT_GROUP = "excise.engine"
 
-CALLS = ("apply", "compress", "correct", "find_circuit")
+CALLS = ("apply", "compress", "correct", "estimate", "find_circuit")
 """Names of the engine's calls, as `excise` exports them."""
 
 

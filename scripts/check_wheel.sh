@@ -19,6 +19,7 @@ unset PYTHONPATH PYTHONHOME "${!EXCISE_@}"
 build() {
     "$python" -m build --no-isolation --outdir "$scratch/dist" "$root" >"$scratch/build.log" 2>&1 ||
         { cat "$scratch/build.log" >&2; exit 1; }
+    rm -rf "$root/excise.egg-info"  # else Python takes its entry points for this checkout's
     "$python" "$root/scripts/check_distribution.py" "$scratch"/dist/*.tar.gz "$scratch"/dist/*.whl
 }
 

@@ -13,7 +13,6 @@ from excise.cli.connection import (
     UrlOption,
     open_client,
 )
-from excise.cli.estimates import describe_estimate
 from excise.cli.jobs import JobArgument, explain_end
 from excise.cli.output import build_console, clean, format_time, show, show_page
 from excise.cli.progress import format_seconds
@@ -72,7 +71,7 @@ def _describe(job: JobView) -> list[str]:
     if job.status is JobStatus.FAILED:
         lines.append(explain_end(job))
     if job.estimate is not None:
-        lines += ["", "What it was estimated to take:", *describe_estimate(job.estimate)]
+        lines += ["", "What it was estimated to take:", *str(job.estimate).splitlines()]
     return lines
 
 

@@ -14,7 +14,8 @@ from excise.estimates.machine import Machine, choose_dtype
 from excise.estimates.memory import Footprint
 from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
-from excise.names import ComputeDtype, Granularity, MachineSource
+from excise.names import ComputeDtype, Granularity, MachineSource, Stage
+from excise.plurals import count_noun
 from excise.specs.correction import CorrectionSpec
 
 HEADROOM = 0.9
@@ -63,6 +64,33 @@ class Estimate(_Model):
     cheaper: list[CheaperSetting] = []
     """Changes that need less, those that fit first; if no single one fits, all of them together."""
 
+    def __str__(self) -> str:
+        """Return the lines that describe the estimate to a user."""
+        machine = self.machine
+        on_device = f" ({describe_bytes(machine.device_bytes)})" if machine.device_bytes else ""
+        lines = [
+            f"machine      {machine.device}{on_device}, {describe_bytes(machine.host_bytes)} of "
+            f"main memory, {machine.flops / 1e9:.0f} GFLOP/s{self._describe_workers()}",
+            f"memory       {describe_bytes(self.host_bytes)}"
+            + (f", on the device {describe_bytes(self.device_bytes)}" if on_device else ""),
+            f"disk         {describe_bytes(self.disk_bytes)} in the artifact store",
+            f"time         {describe_minutes(self.minutes)}: "
+            + ", ".join(f"{own} {self.stages[own]:.0f} s" for own in Stage if own in self.stages),
+            f"fits         {'yes' if self.fits else f'no: it {self.problem}'}",
+        ]
+        for setting in self.cheaper:
+            fits = "" if setting.fits else ", does not fit either"
+            lines.append(
+                f"cheaper      {describe_change(setting)}: {describe_bytes(setting.host_bytes)}, "
+                + (f"device {describe_bytes(setting.device_bytes)}, " if on_device else "")
+                + f"{describe_minutes(setting.minutes)}{fits}"
+            )
+        return "\n".join([*lines, "Estimates are right within a factor of two, not better."])
+
+    def _describe_workers(self) -> str:
+        """Return how many workers have such a machine, or "" if that is not known."""
+        return ""
+
 
 _EXAMPLE: JsonDict = {
     "machine": {
@@ -110,6 +138,9 @@ class JobEstimate(Estimate):
     def of(cls, found: Estimate, source: MachineSource, workers: int = 0) -> Self:
         """Return `found` with the source of its machine."""
         return cls(**vars(found), source=source, workers=workers)
+
+    def _describe_workers(self) -> str:
+        return f" ({count_noun(self.workers, 'worker')})" if self.workers else ""
 
 
 @dataclass(frozen=True)

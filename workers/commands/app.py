@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from excise.cli.estimates import describe_estimate
 from excise.cli.group import degrade_output
 from excise.cli.output import clean
 from excise.logs import configure_console_logging
@@ -384,8 +383,7 @@ def estimate_command(
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
-        for line in describe_estimate(found):
-            typer.echo(clean(line))
+        typer.echo(clean(str(found), keep_lines=True))
     raise typer.Exit(0 if found.fits else 1)
 
 

@@ -1,7 +1,8 @@
-"""The library's calls: `correct`, `find_circuit`, `compress` and `apply`."""
+"""The library's calls: `correct`, `estimate`, `find_circuit`, `compress` and `apply`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +14,9 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from excise.behaviours import LocalBehaviour
+from excise.estimates.estimate import Estimate, Question
+from excise.estimates.estimate import estimate as estimate_on
+from excise.estimates.shape import ModelShape
 from excise.names import JobFile
 from excise.reports.circuit import CircuitReport
 from excise.reports.common import JobReport
@@ -33,6 +37,7 @@ from workers.library.context import MemoryContext, listening
 from workers.library.inputs import CircuitCallInputs, CompressionCallInputs, CorrectionCallInputs
 from workers.library.outcome import CHECKPOINT_FOLDER, Outcome, ReportT
 from workers.library.sets import Sets
+from workers.models.machine import measure_machine
 from workers.pruning.patch import Patch, apply_patch, parse_patch, require_passed
 
 Texts = Sequence[str]
@@ -65,13 +70,8 @@ def correct(
     settings, `InvalidInputError` for too few prompts or texts, `TypeError` for a single text or
     behaviour instead of a list, `CheckpointError` and `ModelSourceError`.
     """
-    fields = {
-        **settings,
-        "behaviours": list_behaviours(behaviours),
-        "reference": as_list(reference),
-    }
     checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
-    spec, sets = _build_spec(CorrectionSpec, "correction", checkpoint, fields)
+    spec, sets = _ask(checkpoint, behaviours, reference, settings)
     with ExitStack() as resources:
         inputs = CorrectionCallInputs(checkpoint, sets, spec, resources)
         return _run(
@@ -80,6 +80,30 @@ def correct(
             checkpoint,
             shows_progress,
         )
+
+
+def estimate(
+    model: Given,
+    behaviours: Sequence[LocalBehaviour | Mapping[str, Any]],
+    reference: Texts,
+    *,
+    tokenizer: Any = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    **settings: Settings,
+) -> Estimate:
+    """Return what `correct` with these arguments needs on this machine, which it measures.
+
+    `print` it for memory, minutes of each stage and cheaper settings. Nothing is loaded, except a
+    model that is loaded already. Raises the same errors as `correct`, and `ShapeError` for a
+    checkpoint whose config.json lacks a size.
+    """
+    checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
+    spec, sets = _ask(checkpoint, behaviours, reference, settings)
+    config = json.loads((checkpoint.folder / "config.json").read_bytes())
+    sizes = [sets.measure(behaviour.prompts) for behaviour in spec.behaviours]
+    question = Question(spec, ModelShape.of(config), sizes)
+    return estimate_on(question, measure_machine(checkpoint.device))
 
 
 def find_circuit(
@@ -180,6 +204,20 @@ def _run(
         events=tuple(context.events),
         base=checkpoint,
     )
+
+
+def _ask(
+    checkpoint: OpenCheckpoint,
+    behaviours: Sequence[LocalBehaviour | Mapping[str, Any]],
+    reference: Texts,
+    settings: Mapping[str, Settings],
+) -> tuple[CorrectionSpec, Sets]:
+    fields = {
+        **settings,
+        "behaviours": list_behaviours(behaviours),
+        "reference": as_list(reference),
+    }
+    return _build_spec(CorrectionSpec, "correction", checkpoint, fields)
 
 
 def _build_spec(

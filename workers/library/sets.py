@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from excise.estimates.prompts import SetSize
 from excise.intake.prompt_sets import Prompt, PromptSetError, parse_prompts, parse_rows
 from workers.stages.context import InvalidInputError
 from workers.stages.inputs import SetInfo
@@ -60,6 +61,10 @@ class Sets:
     def count(self, set_id: str) -> int:
         """Return the number of prompts or rows in a set."""
         return self._sets[set_id].content.count(b"\n") + 1
+
+    def measure(self, set_id: str) -> SetSize:
+        """Return the size of a set, with its tokens counted by its bytes."""
+        return SetSize.of_file(self.count(set_id), len(self._sets[set_id].content))
 
     def describe(self, set_id: str) -> SetInfo:
         """Return the name, hash and format of a set, as shown in reports."""

@@ -26,6 +26,7 @@ from tests.unit.workers.library.cases import (
     draw_texts,
 )
 from workers.library import Outcome
+from workers.library.checkpoint import OpenCheckpoint
 from workers.models.checkpoints import CheckpointError
 from workers.pruning.patch import RejectedPatchError
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
@@ -66,6 +67,20 @@ def test_a_correction_finds_the_planted_fault(correction: Outcome[CorrectionRepo
     trials = [event for event in correction.events if event.type == "search.trial"]
     assert len(trials) == len(correction.report.search)
     assert sorted(correction.report.timings) == ["attribute", "prepare", "search", "validate"]
+
+
+def test_a_call_is_estimated_without_loading_the_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OpenCheckpoint, "load", lambda *_: pytest.fail("the model was loaded"))
+    arguments: Any = (str(folder), [excise.Repetition(UNDESIRED)], REFERENCE)
+    found = excise.estimate(*arguments, device="cpu", **SETTINGS)
+    more = excise.estimate(*arguments, device="cpu", **{**SETTINGS, "search": {"rounds": 20}})
+    assert found.fits
+    assert found.stages["search"] < more.stages["search"]
+    assert str(found).startswith("machine      cpu, ")
+    with pytest.raises(ValidationError, match="atribution"):
+        excise.estimate(*arguments, atribution={})
 
 
 def test_a_loaded_model_gives_the_same_and_stays_as_it_is(
