@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
 from excise.names import Granularity
+from excise.plurals import count_noun
 from workers.domain import Selection
 from workers.pruning.score_stream import (
     NaNScoreError,
@@ -15,6 +18,9 @@ from workers.pruning.score_stream import (
     load_scores,
     split_chunks,
 )
+
+SHOWN = 10
+"""Number of the best components that a ranking's `repr` names."""
 
 SPARE = 1 << 16
 """Once this many scores are held beyond twice the ranking's length, the surplus is dropped. Chosen
@@ -34,6 +40,17 @@ class Ranking:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        """Yield each component's module and its index in that module, best first."""
+        for owner, index in zip(self.owners.tolist(), self.indices.tolist(), strict=True):
+            yield self.modules[owner], index
+
+    def __repr__(self) -> str:
+        first = [f"{module}[{index}]" for module, index in islice(self, SHOWN)]
+        more = [f"{len(self) - SHOWN} more"] if len(self) > SHOWN else []
+        found = count_noun(len(self), self.granularity.value)
+        return f"<Ranking of {found}: {', '.join([*first, *more])}>"
 
     def top(self, count: int) -> Selection:
         """Return the best `count` components, or all if there are fewer."""

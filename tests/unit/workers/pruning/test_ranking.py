@@ -12,19 +12,14 @@ from hypothesis import strategies as st
 
 from excise.names import Granularity
 from workers.pruning import ranking, score_stream
-from workers.pruning.ranking import Ranking, rank_components
+from workers.pruning.ranking import rank_components
 from workers.pruning.score_stream import NaNScoreError, ScoreError
 from workers.pruning.selection import list_indices
 
 
-def list_ranked(ranking: Ranking) -> list[tuple[str, int]]:
-    owners = [ranking.modules[owner] for owner in ranking.owners.tolist()]
-    return list(zip(owners, ranking.indices.tolist(), strict=True))
-
-
 def rank(scores: dict[str, list[float]], limit: int = 100) -> list[tuple[str, int]]:
     tensors = {name: torch.tensor(values) for name, values in scores.items()}
-    return list_ranked(rank_components(tensors, Granularity.NEURON, limit))
+    return list(rank_components(tensors, Granularity.NEURON, limit))
 
 
 def test_modules_compete_with_one_another() -> None:
@@ -37,6 +32,14 @@ def test_equal_scores_keep_the_order_of_modules_and_features() -> None:
     many = {"z": [1.0] * 500, "a": [1.0] * 500}
     assert rank(many, 1000) == [(name, index) for name in "za" for index in range(500)]
     assert rank(many, 501) == [("z", index) for index in range(500)] + [("a", 0)]
+
+
+def test_a_ranking_shows_its_best() -> None:
+    few = {"b": torch.tensor([0.1, 5.0]), "a": torch.tensor([4.0])}
+    assert repr(rank_components(few, Granularity.HEAD, 2)) == "<Ranking of 2 heads: b[1], a[0]>"
+    many = rank_components({"a": torch.arange(1.0, 13.0)}, Granularity.NEURON, 12)
+    assert repr(many).startswith("<Ranking of 12 neurons: a[11], a[10], ")
+    assert repr(many).endswith(", a[2], 2 more>")
 
 
 def test_the_limit_cuts_the_tail() -> None:
@@ -71,10 +74,10 @@ def test_modules_of_unequal_size_and_an_empty_one() -> None:
 def test_matrices_are_ranked_by_their_flat_index() -> None:
     scores = {"a": torch.tensor([[1.0, 4.0], [3.0, 2.0]])}
     ranked = rank_components(scores, Granularity.WEIGHT, 3)
-    assert list_ranked(ranked) == [("a", 1), ("a", 2), ("a", 3)]
+    assert list(ranked) == [("a", 1), ("a", 2), ("a", 3)]
     assert ranked.granularity is Granularity.WEIGHT
     across = rank_components({"a": scores["a"].t()}, Granularity.WEIGHT, 2)
-    assert list_ranked(across) == [("a", 2), ("a", 1)]
+    assert list(across) == [("a", 2), ("a", 1)]
 
 
 def test_ranking_leaves_the_scores_alone() -> None:
@@ -98,12 +101,12 @@ def test_a_cap_leaves_the_best_of_every_module() -> None:
     tensors = {"b": torch.tensor([0.1, 5.0, 0.3, 2.0]), "a": torch.tensor([0.2, 4.0, 1.0])}
     ranked = rank_components(tensors, Granularity.NEURON, 100)
     capped = ranked.cap(2)
-    assert list_ranked(capped) == [("b", 1), ("a", 1), ("b", 3), ("a", 2)]
+    assert list(capped) == [("b", 1), ("a", 1), ("b", 3), ("a", 2)]
     assert list_indices(capped.top(3)) == {"a": [1], "b": [1, 3]}
     assert capped.granularity is Granularity.NEURON
-    assert list_ranked(ranked.cap(1)) == [("b", 1), ("a", 1)]
-    assert list_ranked(ranked.cap(4)) == list_ranked(ranked)
-    assert list_ranked(ranked.cap(0)) == []
+    assert list(ranked.cap(1)) == [("b", 1), ("a", 1)]
+    assert list(ranked.cap(4)) == list(ranked)
+    assert list(ranked.cap(0)) == []
     assert len(rank_components({}, Granularity.NEURON, 5).cap(2)) == 0
 
 
@@ -157,7 +160,7 @@ def test_surplus_is_dropped_on_the_way(monkeypatch, order: str, dtype: torch.dty
     scores = {"b": values[:90].view(9, 10), "a": values[90:]}
     for limit in (1, 5, 17, 199):
         ranked = rank_components(scores, Granularity.WEIGHT, limit)
-        assert list_ranked(ranked) == rank_slowly(scores, limit)
+        assert list(ranked) == rank_slowly(scores, limit)
 
 
 def test_scores_of_several_dtypes_are_refused() -> None:
