@@ -132,13 +132,15 @@ class ChosenPlaces:
         outputs, features = self._outputs, self._inputs
         if own is not None:
             outputs, features = outputs[own], features[own]
+        # With the features first, what is picked lies together in memory.
+        lefts, rights = (values.permute(2, 0, 1).contiguous() for values in (gradient, inputs))
         parts = [
-            torch.einsum("sti,sti->si", gradient[:, :, left], inputs[:, :, right])
+            lefts.index_select(0, left).mul_(rights.index_select(0, right)).sum(dim=-1)
             for left, right in zip(
                 outputs.split(PLACES_AT_ONCE), features.split(PLACES_AT_ONCE), strict=True
             )
         ]
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts).T
 
 
 Matrix = WholeMatrix | ChosenPlaces
