@@ -25,11 +25,12 @@ GENERATION_SHARE = 0.4
 PASS_SHARE = 0.7
 """The same for passes over whole texts; measured 0.72."""
 
-CPU_PASS_GAIN, CPU_GENERATION_GAIN, CPU_RELEVANCE_GAIN = 2.0, 1.4, 1.0
+CPU_PASS_GAIN, CPU_GENERATION_GAIN, CPU_RELEVANCE_GAIN = 2.0, 1.4, 1.2
 """Largest factors by which bfloat16 makes passes over text, generation and passes with relevance
 faster on a CPU, whatever its matrix products gain, because the rest does not gain: with AMX,
 products of 2048² took a fifth of the time of float32; of the demo's job, the passes of validation
-took half, answers seven tenths, and attribution and rows of relevance as long (2026-11-30)."""
+took half and answers seven tenths; attribution of single weights took three quarters and rows of
+protected texts four fifths (`benchmarks/low_precision.py`, 2026-11-30)."""
 
 ROUNDS = 6
 """Number of rounds of a search that does not give one."""

@@ -96,7 +96,7 @@ def test_low_precision_gains_no_more_on_a_cpu_than_a_pass_does() -> None:
     usual, low = (ask(build_spec(dtype=own), SMOLLM2, fast).stages for own in DEMO)
     gains = {stage: usual[stage] / low[stage] for stage in ("prepare", "attribute", "validate")}
     assert gains["prepare"] == pytest.approx(1.4)
-    assert gains["attribute"] == 1
+    assert gains["attribute"] == pytest.approx(1.2)
     assert 1.4 < gains["validate"] < 2
 
 
