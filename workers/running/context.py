@@ -149,6 +149,8 @@ class JobContext(TaskContext, StageContext):
     def __init__(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         super().__init__(database, settings, claim)
         self.claim = claim
+        self._usual: Mapping[str, float] = self.spec.stages
+        """Stage → how long it usually takes, in any unit."""
 
     def run_stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
@@ -236,13 +238,14 @@ class JobContext(TaskContext, StageContext):
             )
             if left is not None:
                 spent = Spent(finished, stage, now - started, left)
-                self.estimate_remaining(estimate_job_seconds(self.spec.stages, spent))
+                self.estimate_remaining(estimate_job_seconds(self._usual, spent))
 
         return tell
 
     def file_estimate(self, estimate: JobEstimate) -> None:
-        """Record what the job needs on this worker."""
+        """Record what the job needs on this worker, and expect its stages to take as long."""
         self._write(file_estimate, estimate)
+        self._usual = estimate.stages
 
     def estimate_remaining(self, seconds: float) -> None:
         """Record the estimated number of seconds until the job is done."""

@@ -20,16 +20,15 @@ class Spent:
     """How much longer it will run."""
 
 
-def estimate_job_seconds(shares: Mapping[str, float], spent: Spent) -> float:
+def estimate_job_seconds(usual: Mapping[str, float], spent: Spent) -> float:
     """Return the estimated number of seconds until the job is done.
 
-    `shares` holds its stages in order, with the share of the job's time that each usually takes.
-    Later stages are assumed to take their shares, relative to what is known of the stages up to the
-    running one.
+    `usual` holds its stages in order, with the time that each was estimated to take or usually
+    takes, in any unit. Later stages are assumed to deviate from it as those up to the running one.
     """
-    names = list(shares)
+    names = list(usual)
     place = names.index(spent.stage)
     known = {name: spent.finished[name] for name in names[:place] if name in spent.finished}
     known[spent.stage] = spent.seconds + spent.remaining_seconds
-    pace = sum(known.values()) / sum(shares[name] for name in known)
-    return spent.remaining_seconds + pace * sum(shares[name] for name in names[place + 1 :])
+    pace = sum(known.values()) / sum(usual[name] for name in known)
+    return spent.remaining_seconds + pace * sum(usual[name] for name in names[place + 1 :])

@@ -225,6 +225,17 @@ def test_a_job_goes_on_after_its_stage(clock: SimpleNamespace) -> None:
     assert context.estimates == pytest.approx([5 + 20 / known * (1 - known)])
 
 
+def test_a_job_with_an_estimate_is_expected_to_keep_to_it(clock: SimpleNamespace) -> None:
+    """A job that searches two granularities spends its time otherwise than the usual one."""
+    context = RecordingContext()
+    stages = {"prepare": 6.0, "attribute": 10.0, "search": 100.0, "validate": 3.0, "package": 1.0}
+    context.file_estimate(SimpleNamespace(stages=stages))  # type: ignore[arg-type]
+    advance = context.progress("attribute")
+    clock.now += 3
+    advance(Standing(1, 3, "", 17.0))  # both took twice as long: 12 and 20 seconds
+    assert context.estimates == pytest.approx([17 + 2 * (100 + 3 + 1)])
+
+
 def test_progress_stops_a_cancelled_job(clock: SimpleNamespace) -> None:
     context = RecordingContext()
     advance = context.progress("search")
