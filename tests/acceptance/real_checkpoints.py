@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 def have_wheels(name: str) -> bool:
     """Return whether every wheel of the model is installed."""
-    packages = [package for package, _ in EMBEDDED_MODELS[name].files]
+    packages = [file.package for file in EMBEDDED_MODELS[name].files]
     return all(importlib.util.find_spec(package) is not None for package in packages)
 
 

